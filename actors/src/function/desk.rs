@@ -1,0 +1,215 @@
+//! Where callers get their slots: the part of a function that any thread may use.
+//!
+//! [`Desk::acquire`] takes a free slot from the shared table (`slots.rs`) when there is one, else it asks the function's
+//! actor and waits. The [`Lease`] it returns is the slot: it goes back when the lease is dropped, whatever happened,
+//! so whoever moves the bytes keeps it inside the response body until the last one is sent.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use actix::Addr;
+use tokio::{sync::oneshot, time::Instant};
+
+use super::{
+    FunctionActor,
+    refusal::Refusal,
+    slots::{Gate, Returned, Slots, Taken},
+};
+use crate::{
+    id::InstanceId,
+    messages::{Abandon, Acquire, Replenish, SlotReturned},
+    spec::FunctionSpec,
+    stats::FunctionStats,
+};
+
+/// One function, as those see it who have requests for it.
+#[derive(Debug)]
+pub struct Desk {
+    name: String,
+    slots: Mutex<Slots>,
+    actor: Addr<FunctionActor>,
+    tickets: AtomicU64,
+    stats: FunctionStats,
+}
+
+/// A ready instance, as those see it who send requests to it.
+#[derive(Debug)]
+pub struct Endpoint {
+    /// The instance.
+    pub instance: InstanceId,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// The spec it was started from.
+    pub spec: Arc<FunctionSpec>,
+    /// Which version of the function's spec that was.
+    pub revision: u64,
+    /// When it became ready, and how long after the order to start it.
+    pub(crate) ready: OnceLock<(Instant, Duration)>,
+    /// Cleared when the instance ends, however it ends.
+    pub(crate) live: AtomicBool,
+}
+
+impl Endpoint {
+    /// Whether the instance still runs, as far as its actor knows.
+    pub fn is_live(&self) -> bool {
+        self.live.load(Ordering::Acquire)
+    }
+
+    /// When it became ready. Nobody outside the actors sees an endpoint that is not.
+    pub fn ready_at(&self) -> Option<Instant> {
+        self.ready.get().map(|(at, _)| *at)
+    }
+
+    /// From the order to start it until it was ready.
+    pub fn boot(&self) -> Duration {
+        self.ready.get().map_or(Duration::ZERO, |(_, boot)| *boot)
+    }
+}
+
+impl Desk {
+    pub(crate) fn new(name: String, gate: Gate, queue: usize, actor: Addr<FunctionActor>) -> Self {
+        let slots = Mutex::new(Slots::new(gate, queue));
+        Self { name, slots, actor, tickets: AtomicU64::new(0), stats: FunctionStats::default() }
+    }
+
+    /// The function's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What became of the function's requests and boots.
+    pub fn stats(&self) -> &FunctionStats {
+        &self.stats
+    }
+
+    /// The largest request body the function takes now, in bytes.
+    pub fn max_body(&self) -> Option<u64> {
+        self.slots().max_body()
+    }
+
+    /// The actor that decides for this function.
+    pub fn actor(&self) -> &Addr<FunctionActor> {
+        &self.actor
+    }
+
+    /// The table of slots. Held for a few instructions only, never across an await or a message's handler.
+    pub(crate) fn slots(&self) -> MutexGuard<'_, Slots> {
+        // Every operation leaves the table whole, so a panic elsewhere in a holder does not taint it.
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A slot of a ready instance, waited for if need be.
+    ///
+    /// Dropping the future gives up the place in the queue.
+    pub async fn acquire(self: &Arc<Self>) -> Result<Lease, Refusal> {
+        let now = Instant::now();
+        let taken = self.slots().take(now, |slots| self.saturated(slots));
+        match taken {
+            Taken::Slot { endpoint, fresh } => Ok(Lease::new(self.clone(), endpoint, fresh, now)),
+            Taken::Refused(refusal) => Err(refusal),
+            Taken::Wait => self.wait(now).await,
+        }
+    }
+
+    async fn wait(self: &Arc<Self>, since: Instant) -> Result<Lease, Refusal> {
+        let ticket = self.tickets.fetch_add(1, Ordering::Relaxed);
+        let (reply, answer) = oneshot::channel();
+        self.actor.do_send(Acquire { ticket, since, reply });
+        let mut place = Place { desk: self, ticket, answered: false };
+        let answer = answer.await;
+        place.answered = true;
+        // An actor that died in between has dropped its end: its successor has a new desk.
+        answer.unwrap_or(Err(Refusal::Lost))
+    }
+
+    fn saturated(&self, slots: &Slots) -> Refusal {
+        let waiting = slots.waiting();
+        Refusal::Saturated { waiting, retry_after: self.time_to_serve(waiting, slots.capacity()) }
+    }
+
+    /// When a caller that is refused now may expect to find room.
+    pub(crate) fn retry_after(&self, waiting: usize) -> Duration {
+        let capacity = self.slots().capacity();
+        self.time_to_serve(waiting, capacity)
+    }
+
+    /// How long it takes to serve as many as wait, as far as the past tells.
+    fn time_to_serve(&self, waiting: usize, capacity: usize) -> Duration {
+        let service = self.stats.usual_service();
+        if capacity == 0 {
+            return self.stats.usual_boot() + service;
+        }
+        let rounds = waiting.div_ceil(capacity);
+        service.saturating_mul(u32::try_from(rounds).unwrap_or(u32::MAX))
+    }
+}
+
+/// A place in the queue; leaving it without an answer gives it up.
+struct Place<'a> {
+    desk: &'a Desk,
+    ticket: u64,
+    answered: bool,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.desk.actor.do_send(Abandon { ticket: self.ticket });
+        }
+    }
+}
+
+/// A slot of an instance. Dropping it gives the slot back.
+#[derive(Debug)]
+pub struct Lease {
+    desk: Arc<Desk>,
+    endpoint: Arc<Endpoint>,
+    fresh: bool,
+    since: Instant,
+    reusable: bool,
+}
+
+impl Lease {
+    pub(crate) fn new(desk: Arc<Desk>, endpoint: Arc<Endpoint>, fresh: bool, now: Instant) -> Self {
+        if endpoint.spec.single_use && endpoint.spec.min_instances > 0 {
+            // The successor is started now, not when this request is done.
+            desk.actor.do_send(Replenish);
+        }
+        Self { desk, endpoint, fresh, since: now, reusable: true }
+    }
+
+    /// The instance that serves.
+    pub fn endpoint(&self) -> &Arc<Endpoint> {
+        &self.endpoint
+    }
+
+    /// Whether this is the first request of its instance.
+    pub fn is_fresh(&self) -> bool {
+        self.fresh
+    }
+
+    /// The instance failed this request: it gets no other, and ends when those it has are done.
+    pub fn condemn(&mut self) {
+        self.reusable = false;
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let now = Instant::now();
+        let instance = self.endpoint.instance;
+        let returned = self.desk.slots().give_back(instance, self.reusable, now);
+        if self.reusable {
+            self.desk.stats.observe_service(now - self.since);
+        }
+        if returned != Returned::Quiet {
+            self.desk.actor.do_send(SlotReturned { instance, returned, failed: !self.reusable });
+        }
+    }
+}

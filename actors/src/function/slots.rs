@@ -1,0 +1,258 @@
+//! Which instances of a function have room: the one table that HTTP workers and the function's actor share.
+//!
+//! A warm request takes its slot and gives it back right here, under a short lock and without a message, because waking
+//! another thread twice per request costs a third of the throughput. Everything that is not "take a free slot of a
+//! ready instance" is decided by the actors: they add instances, retire them and serve the queue; the table tells its
+//! caller when one of them has to be woken.
+//!
+//! Pure: no clock, no lock, no actor. `desk.rs` wraps it.
+//!
+//! Invariants: an instance is in `ready` exactly when it may take one more request; `in_flight` never exceeds the
+//! capacity; a retired instance never takes a request again; while anybody waits, newcomers wait too.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{desk::Endpoint, refusal::Refusal};
+use crate::id::InstanceId;
+
+#[derive(Debug)]
+pub(crate) struct Slots {
+    gate: Gate,
+    /// Requests that may wait at once.
+    queue: usize,
+    /// Requests that wait or are on their way to the actor's queue.
+    waiting: usize,
+    seats: HashMap<InstanceId, Seat>,
+    /// Instances with room; the most recently used one is last and is taken first, so that the others may idle out.
+    ready: Vec<InstanceId>,
+}
+
+/// Whether requests are taken at all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Gate {
+    Open { max_body: Option<u64> },
+    Misconfigured(Arc<str>),
+    Draining,
+}
+
+#[derive(Debug)]
+struct Seat {
+    endpoint: Arc<Endpoint>,
+    capacity: usize,
+    in_flight: usize,
+    served: u64,
+    /// When `in_flight` last became zero or stopped being zero.
+    since: Instant,
+    /// Takes no more requests and ends when the last one is done.
+    retired: bool,
+    /// The instance wants to know when it is idle: its keepalive alarm found it busy.
+    tell_when_idle: bool,
+}
+
+/// The answer to somebody who wants a slot.
+#[derive(Debug)]
+pub(crate) enum Taken {
+    /// A slot of this instance; `fresh` if it never served before.
+    Slot { endpoint: Arc<Endpoint>, fresh: bool },
+    /// None is free: the caller is counted as waiting and must ask the actor.
+    Wait,
+    /// No.
+    Refused(Refusal),
+}
+
+/// What the return of a slot means to the actors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Returned {
+    /// Nothing: the slot is free for the next caller.
+    Quiet,
+    /// Somebody waits for it.
+    Wanted,
+    /// The instance is retired and has now served its last request.
+    Vacated,
+    /// The instance is idle and asked to be told; somebody may wait for it as well.
+    Idle,
+}
+
+/// Whether an instance may be ended for having had nothing to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Idleness {
+    /// It has been retired: nobody will get a slot of it any more.
+    Retired,
+    /// It has not been idle for long enough: ask again then.
+    Until(Instant),
+    /// It is serving; [`Returned::Idle`] will tell when it is not.
+    Busy,
+    /// The function wants that many instances kept ready.
+    Needed,
+}
+
+impl Slots {
+    pub fn new(gate: Gate, queue: usize) -> Self {
+        Self { gate, queue, waiting: 0, seats: HashMap::new(), ready: Vec::new() }
+    }
+
+    /// From now on newcomers meet this gate and may wait in a queue of this length.
+    pub fn open(&mut self, gate: Gate, queue: usize) {
+        self.gate = gate;
+        self.queue = queue;
+    }
+
+    /// The largest request body that is let in, in bytes.
+    pub fn max_body(&self) -> Option<u64> {
+        match self.gate {
+            Gate::Open { max_body } => max_body,
+            Gate::Misconfigured(_) | Gate::Draining => None,
+        }
+    }
+
+    pub fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    /// Takes a slot for a newcomer, or counts it as waiting.
+    pub fn take(&mut self, now: Instant, saturated: impl FnOnce(&Self) -> Refusal) -> Taken {
+        match &self.gate {
+            Gate::Open { .. } => {}
+            Gate::Misconfigured(reason) => return Taken::Refused(Refusal::Misconfigured { reason: reason.clone() }),
+            Gate::Draining => return Taken::Refused(Refusal::Draining),
+        }
+        if self.waiting == 0
+            && let Some((endpoint, fresh)) = self.take_ready(0, now)
+        {
+            return Taken::Slot { endpoint, fresh };
+        }
+        if self.waiting >= self.queue {
+            return Taken::Refused(saturated(self));
+        }
+        self.waiting += 1;
+        Taken::Wait
+    }
+
+    /// Takes a slot for the head of the queue, of an instance at least as new as `revision`.
+    pub fn take_ready(&mut self, revision: u64, now: Instant) -> Option<(Arc<Endpoint>, bool)> {
+        let position = self
+            .ready
+            .iter()
+            .rposition(|id| self.seats.get(id).is_some_and(|seat| seat.endpoint.revision >= revision))?;
+        let id = self.ready[position];
+        let seat = self.seats.get_mut(&id)?;
+        if seat.in_flight == 0 {
+            seat.since = now;
+        }
+        let fresh = seat.served == 0;
+        seat.in_flight += 1;
+        seat.served += 1;
+        if seat.endpoint.spec.single_use {
+            seat.retired = true;
+        }
+        if seat.retired || seat.in_flight == seat.capacity {
+            self.ready.remove(position);
+        }
+        Some((seat.endpoint.clone(), fresh))
+    }
+
+    /// One caller less in the queue: it was served, refused, or left.
+    pub fn left_queue(&mut self) {
+        debug_assert!(self.waiting > 0, "more callers left the queue than entered it");
+        self.waiting = self.waiting.saturating_sub(1);
+    }
+
+    /// Gives a slot back. An instance that is not `reusable` gets no further request.
+    pub fn give_back(&mut self, id: InstanceId, reusable: bool, now: Instant) -> Returned {
+        // The instance may be gone: it died, and its requests learn of that later than its actor.
+        let Some(seat) = self.seats.get_mut(&id) else { return Returned::Quiet };
+        let was_full = seat.in_flight == seat.capacity;
+        seat.in_flight = seat.in_flight.saturating_sub(1);
+        if seat.in_flight == 0 {
+            seat.since = now;
+        }
+        if !reusable && !seat.retired {
+            seat.retired = true;
+            self.ready.retain(|ready| *ready != id);
+        }
+        if seat.retired {
+            return if seat.in_flight == 0 { Returned::Vacated } else { Returned::Quiet };
+        }
+        if was_full {
+            self.ready.push(id);
+        }
+        // Idle goes first: whoever handles it serves the queue as well.
+        if seat.in_flight == 0 && std::mem::take(&mut seat.tell_when_idle) {
+            return Returned::Idle;
+        }
+        if self.waiting > 0 {
+            return Returned::Wanted;
+        }
+        Returned::Quiet
+    }
+
+    /// Adds an instance that has just become ready.
+    pub fn seat(&mut self, endpoint: Arc<Endpoint>, now: Instant) {
+        let id = endpoint.instance;
+        let capacity = endpoint.spec.concurrent_requests.get();
+        let seat =
+            Seat { endpoint, capacity, in_flight: 0, served: 0, since: now, retired: false, tell_when_idle: false };
+        self.seats.insert(id, seat);
+        self.ready.push(id);
+    }
+
+    /// Lets an instance take no more requests. Returns how many it still serves.
+    pub fn retire(&mut self, id: InstanceId) -> usize {
+        let Some(seat) = self.seats.get_mut(&id) else { return 0 };
+        seat.retired = true;
+        self.ready.retain(|ready| *ready != id);
+        seat.in_flight
+    }
+
+    /// Forgets an instance.
+    pub fn unseat(&mut self, id: InstanceId) {
+        self.retire(id);
+        self.seats.remove(&id);
+    }
+
+    /// Retires the instance if it has been idle for `keepalive` and the function does not need it for its minimum.
+    pub fn idleness(&mut self, id: InstanceId, keepalive: Duration, minimum: usize, now: Instant) -> Idleness {
+        let revision = self.seats.get(&id).map_or(0, |seat| seat.endpoint.revision);
+        let kept = self.usable(revision);
+        let Some(seat) = self.seats.get_mut(&id) else { return Idleness::Retired };
+        if seat.in_flight > 0 {
+            seat.tell_when_idle = true;
+            return Idleness::Busy;
+        }
+        if seat.since + keepalive > now {
+            return Idleness::Until(seat.since + keepalive);
+        }
+        if kept <= minimum {
+            return Idleness::Needed;
+        }
+        self.retire(id);
+        Idleness::Retired
+    }
+
+    /// Instances of `revision` or newer that may still take requests, now or later.
+    pub fn usable(&self, revision: u64) -> usize {
+        self.seats.values().filter(|seat| !seat.retired && seat.endpoint.revision >= revision).count()
+    }
+
+    /// What `/debug` shows of an instance that is seated.
+    pub fn occupancy(&self, id: InstanceId) -> Option<Occupancy> {
+        let seat = self.seats.get(&id)?;
+        Some(Occupancy { in_flight: seat.in_flight, served: seat.served, since: seat.since })
+    }
+
+    /// Slots of all instances that may still take requests.
+    pub fn capacity(&self) -> usize {
+        self.seats.values().filter(|seat| !seat.retired).map(|seat| seat.capacity).sum()
+    }
+}
+
+/// How busy an instance is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Occupancy {
+    pub in_flight: usize,
+    pub served: u64,
+    /// When it last became busy or idle.
+    pub since: Instant,
+}

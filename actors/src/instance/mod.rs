@@ -1,0 +1,432 @@
+//! InstanceActor: one VM, container or process, and every host resource of it.
+//!
+//! A thin shell around [`life`]: it turns messages, exits and alarms into events, and carries out the effects. It is
+//! never restarted; its FunctionActor decides whether there is to be another one. It is the only owner of the
+//! [`Guest`], so nothing of an instance can outlive it.
+
+mod life;
+
+use std::{
+    rc::Rc,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use actix::{
+    Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, MessageResult, SpawnHandle, WrapFuture,
+};
+use serde::Serialize;
+use slog::{Logger, debug, error, info, o, warn};
+use tokio::{sync::oneshot, time::Instant};
+
+use crate::{
+    function::{Desk, Endpoint, FunctionActor},
+    id::{InstanceId, ReadyToken},
+    messages::{CalledBack, InstanceGone, InstanceLost, InstanceQuestion, InstanceReady, Rested, Stop},
+    notice::ExitNotice,
+    output::OutputLog,
+    sandbox::{Guest, LaunchError, LaunchOrder, Launched, RECLAIM_TIMEOUT},
+    spec::FunctionSpec,
+    world::World,
+};
+pub use life::{Cause, Verdict};
+use life::{Effect, Event, Life, State, Times};
+
+/// Lines of output that go into the error of a failed boot.
+const LAST_WORDS: usize = 20;
+/// Callbacks kept while the instance's address is not known; a guest makes one.
+const EARLY_CALLBACKS: usize = 4;
+
+/// What an instance is made from.
+pub(crate) struct Birth {
+    pub spec: Arc<FunctionSpec>,
+    pub revision: u64,
+    pub desk: Arc<Desk>,
+    pub parent: Addr<FunctionActor>,
+    pub world: Rc<World>,
+    pub log: Logger,
+}
+
+/// One VM, container or process.
+pub struct InstanceActor {
+    id: InstanceId,
+    token: ReadyToken,
+    birth: Birth,
+    log: Logger,
+    life: Life,
+    ordered_at: Instant,
+    /// Of the life's beginning, to be carried out when the actor starts.
+    first_effects: Vec<Effect>,
+    alarm: Option<SpawnHandle>,
+    probe: Option<SpawnHandle>,
+    output: OutputLog,
+    body: Body,
+    early_callbacks: Vec<CalledBack>,
+    /// Declared last, so that the parent is told after everything else has been dropped.
+    notice: ExitNotice<InstanceGone>,
+}
+
+/// What there is of the instance outside the daemon.
+#[derive(Default)]
+enum Body {
+    #[default]
+    None,
+    Running {
+        guest: Box<dyn Guest>,
+        endpoint: Arc<Endpoint>,
+        facts: Facts,
+    },
+    Reclaiming {
+        facts: Facts,
+    },
+}
+
+struct Facts {
+    address: std::net::SocketAddr,
+    pid: Option<u32>,
+    engine_id: Option<String>,
+    resources: Vec<String>,
+}
+
+impl InstanceActor {
+    /// Orders an instance. It starts its life at once, on the arbiter of the caller.
+    pub(crate) fn launch(birth: Birth) -> (InstanceId, Addr<Self>) {
+        let id = InstanceId::random();
+        let ordered_at = Instant::now();
+        let times = Times {
+            boot_timeout: birth.spec.boot_timeout,
+            keepalive: birth.spec.keepalive,
+            stop_grace: birth.spec.stop_grace,
+        };
+        let (life, first_effects) = Life::begin(ordered_at, times);
+        let log = birth.log.new(o!("instance" => id.to_string()));
+        let notice = ExitNotice::new(birth.parent.clone().recipient(), InstanceGone { instance: id, bug: true });
+        let actor = Self {
+            id,
+            token: ReadyToken::random(),
+            birth,
+            log,
+            life,
+            ordered_at,
+            first_effects,
+            alarm: None,
+            probe: None,
+            output: OutputLog::default(),
+            body: Body::None,
+            early_callbacks: Vec::new(),
+            notice,
+        };
+        (id, actor.start())
+    }
+
+    fn on(&mut self, event: Event, ctx: &mut Context<Self>) {
+        let before = self.life.epoch();
+        let effects = self.life.on(event, Instant::now());
+        if self.life.epoch() != before {
+            debug!(self.log, "state changed"; "state" => ?self.life.state(), "epoch" => self.life.epoch());
+        }
+        self.carry_out(effects, ctx);
+    }
+
+    fn carry_out(&mut self, effects: Vec<Effect>, ctx: &mut Context<Self>) {
+        for effect in effects {
+            match effect {
+                Effect::SetAlarm { serial, at } => self.set_alarm(serial, at, ctx),
+                Effect::ClearAlarm => self.clear_alarm(ctx),
+                Effect::Probe => self.start_probe(ctx),
+                Effect::Ready => self.become_ready(ctx),
+                Effect::Lost(cause) => self.become_lost(cause, ctx),
+                Effect::CheckIdle => self.check_idle(ctx),
+                Effect::AskToStop => self.with_guest(|guest| guest.ask_to_stop()),
+                Effect::Kill => self.with_guest(|guest| guest.kill()),
+                Effect::Reclaim => self.reclaim(ctx),
+                Effect::Finish => {
+                    self.notice.amend(|last_words| last_words.bug = false);
+                    info!(self.log, "instance is gone");
+                    ctx.stop();
+                }
+            }
+        }
+    }
+
+    fn set_alarm(&mut self, serial: u64, at: Instant, ctx: &mut Context<Self>) {
+        self.clear_alarm(ctx);
+        let rest = at.saturating_duration_since(Instant::now());
+        self.alarm = Some(ctx.run_later(rest, move |actor, ctx| {
+            actor.alarm = None;
+            actor.on(Event::Alarm(serial), ctx);
+        }));
+    }
+
+    fn clear_alarm(&mut self, ctx: &mut Context<Self>) {
+        if let Some(alarm) = self.alarm.take() {
+            ctx.cancel_future(alarm);
+        }
+    }
+
+    fn start_launch(&mut self, ctx: &mut Context<Self>) {
+        let order = LaunchOrder {
+            instance: self.id,
+            spec: self.birth.spec.clone(),
+            token: self.token,
+            output: self.output.clone(),
+            log: self.log.clone(),
+        };
+        let launch = self.birth.world.sandboxes.launch(order);
+        ctx.spawn(launch.into_actor(self).map(|result, actor, ctx| actor.launched(result, ctx)));
+    }
+
+    fn launched(&mut self, result: Result<Launched, LaunchError>, ctx: &mut Context<Self>) {
+        match result {
+            Ok(launched) => {
+                let callback_source = launched.callback_source;
+                let exited = launched.exited;
+                debug!(self.log, "instance was launched"; "address" => %launched.address, "pid" => launched.pid,
+                    "engine_id" => launched.engine_id.as_deref());
+                self.body = Body::Running {
+                    guest: launched.guest,
+                    endpoint: Arc::new(self.endpoint(launched.address)),
+                    facts: Facts {
+                        address: launched.address,
+                        pid: launched.pid,
+                        engine_id: launched.engine_id,
+                        resources: launched.resources,
+                    },
+                };
+                ctx.spawn(exited.into_actor(self).map(|exit, actor, ctx| {
+                    debug!(actor.log, "guest ended"; "how" => %exit);
+                    actor.on(Event::Exited(exit), ctx);
+                }));
+                self.on(Event::Launched { callback_source }, ctx);
+            }
+            Err(error) => self.on(Event::LaunchFailed(error), ctx),
+        }
+        for callback in std::mem::take(&mut self.early_callbacks) {
+            self.called_back(callback, ctx);
+        }
+    }
+
+    fn endpoint(&self, address: std::net::SocketAddr) -> Endpoint {
+        Endpoint {
+            instance: self.id,
+            address,
+            spec: self.birth.spec.clone(),
+            revision: self.birth.revision,
+            ready: OnceLock::new(),
+            live: AtomicBool::new(true),
+        }
+    }
+
+    fn start_probe(&mut self, ctx: &mut Context<Self>) {
+        let Body::Running { endpoint, .. } = &self.body else { return };
+        let probe = self.birth.world.sandboxes.probe(endpoint.address, &self.birth.spec.readiness);
+        self.probe = Some(ctx.spawn(probe.into_actor(self).map(|(), actor, ctx| {
+            actor.probe = None;
+            actor.on(Event::Probed, ctx);
+        })));
+    }
+
+    fn stop_probe(&mut self, ctx: &mut Context<Self>) {
+        if let Some(probe) = self.probe.take() {
+            ctx.cancel_future(probe);
+        }
+    }
+
+    fn become_ready(&mut self, ctx: &mut Context<Self>) {
+        self.stop_probe(ctx);
+        let Body::Running { endpoint, .. } = &self.body else { return };
+        let now = Instant::now();
+        let boot = now - self.ordered_at;
+        // Set once: `Ready` is an effect of the one change to `Serving`.
+        let _ = endpoint.ready.set((now, boot));
+        info!(self.log, "instance is ready"; "boot_ms" => boot.as_secs_f64() * 1e3);
+        self.birth.desk.stats().observe_boot(boot);
+        self.birth.desk.slots().seat(endpoint.clone(), now);
+        self.birth.parent.do_send(InstanceReady { instance: self.id });
+    }
+
+    fn become_lost(&mut self, cause: Cause, ctx: &mut Context<Self>) {
+        self.stop_probe(ctx);
+        if let Body::Running { endpoint, .. } = &self.body {
+            endpoint.live.store(false, Ordering::Release);
+        }
+        self.birth.desk.slots().unseat(self.id);
+        let output = match cause {
+            Cause::BootFailed(_) | Cause::BootTimedOut => self.output.tail(LAST_WORDS),
+            _ => Vec::new(),
+        };
+        match &cause {
+            Cause::LaunchFailed(error) => warn!(self.log, "instance could not be started"; "error" => %error),
+            Cause::BootFailed(exit) => warn!(self.log, "instance ended before it was ready"; "how" => %exit,
+                "output" => output.join(" | ")),
+            Cause::BootTimedOut => warn!(self.log, "instance was not ready in time"; "output" => output.join(" | ")),
+            Cause::Exited(exit) => warn!(self.log, "instance ended by itself"; "how" => %exit),
+            cause => info!(self.log, "instance is being ended"; "why" => cause.word()),
+        }
+        self.birth.parent.do_send(InstanceLost { instance: self.id, cause, output });
+    }
+
+    fn check_idle(&mut self, ctx: &mut Context<Self>) {
+        let spec = &self.birth.spec;
+        let idleness = self.birth.desk.slots().idleness(self.id, spec.keepalive, spec.min_instances, Instant::now());
+        self.on(Event::Checked(idleness), ctx);
+    }
+
+    fn with_guest(&mut self, act: impl FnOnce(&mut dyn Guest)) {
+        if let Body::Running { guest, .. } = &mut self.body {
+            act(guest.as_mut());
+        }
+    }
+
+    fn reclaim(&mut self, ctx: &mut Context<Self>) {
+        let Body::Running { guest, facts, .. } = std::mem::take(&mut self.body) else {
+            return self.on(Event::Reclaimed, ctx);
+        };
+        self.body = Body::Reclaiming { facts };
+        let reclaim = tokio::time::timeout(RECLAIM_TIMEOUT, guest.reclaim());
+        ctx.spawn(reclaim.into_actor(self).map(|result, actor, ctx| {
+            match result {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => error!(actor.log, "a resource has leaked"; "error" => %error),
+                Err(_) => error!(actor.log, "resources were not given back in time"; "after" => ?RECLAIM_TIMEOUT),
+            }
+            actor.body = Body::None;
+            actor.on(Event::Reclaimed, ctx);
+        }));
+    }
+
+    fn called_back(&mut self, callback: CalledBack, ctx: &mut Context<Self>) {
+        let (verdict, effects) = self.life.callback(callback.from, Instant::now());
+        match verdict {
+            None if self.early_callbacks.len() < EARLY_CALLBACKS => self.early_callbacks.push(callback),
+            None => answer_callback(self, callback.reply, Verdict::NotExpected),
+            Some(verdict) => answer_callback(self, callback.reply, verdict),
+        }
+        self.carry_out(effects, ctx);
+    }
+}
+
+fn answer_callback(actor: &InstanceActor, reply: oneshot::Sender<Verdict>, verdict: Verdict) {
+    if verdict != Verdict::Accepted {
+        actor.birth.desk.stats().count_refused_callback();
+        warn!(actor.log, "ready callback was refused"; "why" => ?verdict);
+    }
+    // A caller that has hung up does not need the answer.
+    let _ = reply.send(verdict);
+}
+
+impl Actor for InstanceActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        self.birth.world.callbacks.expect(self.token, ctx.address().recipient());
+        let effects = std::mem::take(&mut self.first_effects);
+        self.carry_out(effects, ctx);
+        self.start_launch(ctx);
+    }
+}
+
+impl Drop for InstanceActor {
+    fn drop(&mut self) {
+        // Also the way out of a panic: the guest is dropped with the body, and its Drop kills it.
+        self.birth.world.callbacks.forget(self.token);
+        if let Body::Running { endpoint, .. } = &self.body {
+            endpoint.live.store(false, Ordering::Release);
+        }
+    }
+}
+
+impl Handler<CalledBack> for InstanceActor {
+    type Result = ();
+
+    fn handle(&mut self, callback: CalledBack, ctx: &mut Self::Context) {
+        self.called_back(callback, ctx);
+    }
+}
+
+impl Handler<Stop> for InstanceActor {
+    type Result = ();
+
+    fn handle(&mut self, Stop { cause, now }: Stop, ctx: &mut Self::Context) {
+        self.on(Event::Stop { cause, now }, ctx);
+    }
+}
+
+impl Handler<Rested> for InstanceActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Rested, ctx: &mut Self::Context) {
+        self.on(Event::Rested, ctx);
+    }
+}
+
+/// What `/debug` shows of an instance.
+#[derive(Debug, Clone, Serialize)]
+pub struct InstanceSnapshot {
+    /// Its public name.
+    pub id: InstanceId,
+    /// Where in its life it is.
+    pub state: &'static str,
+    /// How long it has been in that state.
+    pub since_seconds: f64,
+    /// Changes of state so far.
+    pub epoch: u64,
+    /// The version of the function's spec it was started from.
+    pub revision: u64,
+    /// Process id on the host.
+    pub pid: Option<u32>,
+    /// What the engine calls it.
+    pub engine_id: Option<String>,
+    /// Where it listens.
+    pub address: Option<String>,
+    /// Requests it serves now.
+    pub in_flight: usize,
+    /// Requests it was given so far.
+    pub served: u64,
+    /// The last lines it printed.
+    pub output: Vec<String>,
+    /// What the host lends it.
+    pub resources: Vec<String>,
+}
+
+impl Handler<InstanceQuestion> for InstanceActor {
+    type Result = MessageResult<InstanceQuestion>;
+
+    fn handle(&mut self, _: InstanceQuestion, _: &mut Self::Context) -> Self::Result {
+        let occupancy = self.birth.desk.slots().occupancy(self.id);
+        let in_flight = occupancy.map_or(0, |occupancy| occupancy.in_flight);
+        let state = match self.life.state() {
+            State::Launching { .. } => "launching",
+            State::Booting { .. } => "booting",
+            State::Serving if in_flight > 0 => "busy",
+            State::Serving => "idle",
+            State::Stopping { .. } => "stopping",
+            State::Reaping => "reaping",
+            State::Gone => "gone",
+        };
+        let since = match (self.life.state(), occupancy) {
+            (State::Serving, Some(occupancy)) => occupancy.since,
+            _ => self.life.since(),
+        };
+        let facts = match &self.body {
+            Body::Running { facts, .. } | Body::Reclaiming { facts } => Some(facts),
+            Body::None => None,
+        };
+        MessageResult(InstanceSnapshot {
+            id: self.id,
+            state,
+            since_seconds: since.elapsed().as_secs_f64(),
+            epoch: self.life.epoch(),
+            revision: self.birth.revision,
+            pid: facts.and_then(|facts| facts.pid),
+            engine_id: facts.and_then(|facts| facts.engine_id.clone()),
+            address: facts.map(|facts| facts.address.to_string()),
+            in_flight,
+            served: occupancy.map_or(0, |occupancy| occupancy.served),
+            output: self.output.tail(LAST_WORDS),
+            resources: facts.map_or_else(Vec::new, |facts| facts.resources.clone()),
+        })
+    }
+}

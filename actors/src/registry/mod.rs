@@ -1,0 +1,296 @@
+//! RegistryActor: which functions exist. The directory on disk is the truth; this actor follows it.
+//!
+//! It starts, reconfigures and drains one FunctionActor per function, rebuilds one that panicked, and publishes who
+//! there is in the [`Directory`], so that no request has to ask it.
+
+mod diff;
+mod scan;
+mod watch;
+
+use std::{
+    collections::{HashMap, VecDeque},
+    path::PathBuf,
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
+
+use actix::{Actor, Addr, AsyncContext, Context, Handler, SpawnHandle};
+use slog::{Logger, error, info, warn};
+use tokio::{sync::oneshot, time::Instant};
+
+use crate::{
+    directory::Directory,
+    function::{Desk, FunctionActor},
+    messages::{Changed, Configure, Drain, DrainAll, FunctionGone, Scanned},
+    world::World,
+};
+use diff::{Doubts, Step};
+pub use scan::{Draft, scan_all, scan_one};
+pub use watch::Changes;
+use watch::Watch;
+
+/// From the first sign of a change until it is looked at; changes in between are looked at together.
+const SETTLING: Duration = Duration::from_millis(50);
+/// Until a function that seems bad or gone is looked at again.
+const SECOND_LOOK: Duration = Duration::from_millis(250);
+/// Between looks at the whole registry where the system cannot watch it.
+const POLLING: Duration = Duration::from_secs(2);
+/// A function's actor may panic this often within [`RESTART_WINDOW`]; then the function is given up until its file changes.
+const RESTARTS: usize = 3;
+const RESTART_WINDOW: Duration = Duration::from_secs(10);
+
+/// The functions of the daemon.
+pub struct RegistryActor {
+    root: PathBuf,
+    directory: Arc<Directory>,
+    world: Rc<World>,
+    log: Logger,
+    functions: HashMap<String, Entry>,
+    /// Functions that were removed and still have instances, by the serial of their actor.
+    leaving: HashMap<u64, Arc<Desk>>,
+    serials: u64,
+    doubts: Doubts,
+    pending: Changes,
+    look: Option<SpawnHandle>,
+    watch: Option<Watch>,
+    /// Who is told when everything has ended; non-empty from the first `DrainAll` on.
+    draining: Vec<oneshot::Sender<()>>,
+}
+
+struct Entry {
+    desk: Arc<Desk>,
+    draft: Draft,
+    serial: u64,
+    panics: VecDeque<Instant>,
+}
+
+impl RegistryActor {
+    /// Serves what `drafts` say, and follows the files below `root` from then on.
+    ///
+    /// `root` is absolute. The actor runs on the arbiter of the caller, and so do all actors below it.
+    pub fn launch(
+        root: PathBuf,
+        drafts: impl IntoIterator<Item = (String, Draft)>,
+        directory: Arc<Directory>,
+        world: World,
+        log: Logger,
+    ) -> Addr<Self> {
+        let drafts: Vec<_> = drafts.into_iter().collect();
+        Self::create(|ctx| {
+            let mut actor = Self {
+                root,
+                directory,
+                world: Rc::new(world),
+                log,
+                functions: HashMap::new(),
+                leaving: HashMap::new(),
+                serials: 0,
+                doubts: Doubts::new(),
+                pending: Changes::default(),
+                look: None,
+                watch: None,
+                draining: Vec::new(),
+            };
+            // Here and not in `started`, so that the directory is filled when this returns.
+            for (name, draft) in drafts {
+                actor.start_function(name, draft, VecDeque::new(), ctx);
+            }
+            actor.publish();
+            actor
+        })
+    }
+
+    fn start_function(&mut self, name: String, draft: Draft, panics: VecDeque<Instant>, ctx: &mut Context<Self>) {
+        if let Err(reason) = &draft {
+            warn!(self.log, "function is misconfigured"; "function" => &name, "reason" => %reason);
+        }
+        self.serials += 1;
+        let serial = self.serials;
+        let parent = ctx.address().recipient();
+        let desk = FunctionActor::launch(&name, draft.clone(), self.world.clone(), &self.log, parent, serial);
+        self.functions.insert(name, Entry { desk, draft, serial, panics });
+    }
+
+    fn publish(&self) {
+        let functions = self.functions.iter().map(|(name, entry)| (name.clone(), entry.desk.clone()));
+        self.directory.publish(functions.collect());
+    }
+
+    fn take_step(&mut self, name: String, step: Step, ctx: &mut Context<Self>) {
+        match step {
+            Step::Start(draft) => {
+                info!(self.log, "function was added"; "function" => &name);
+                self.start_function(name, draft, VecDeque::new(), ctx);
+            }
+            Step::Reconfigure(draft) => {
+                if let Some(entry) = self.functions.get_mut(&name) {
+                    entry.draft = draft.clone();
+                    entry.panics.clear();
+                    entry.desk.actor().do_send(Configure(draft));
+                }
+            }
+            Step::Drain => {
+                info!(self.log, "function was removed"; "function" => &name);
+                if let Some(entry) = self.functions.remove(&name) {
+                    let grace = entry.draft.as_ref().ok().and_then(|spec| spec.timeout).unwrap_or(Duration::MAX);
+                    entry.desk.actor().do_send(Drain { grace });
+                    self.leaving.insert(entry.serial, entry.desk);
+                }
+            }
+            Step::Doubt => {
+                ctx.run_later(SECOND_LOOK, move |actor, ctx| {
+                    actor.pending.names.insert(name);
+                    actor.look_soon(ctx);
+                });
+            }
+        }
+    }
+
+    fn look_soon(&mut self, ctx: &mut Context<Self>) {
+        if self.look.is_none() && self.draining.is_empty() {
+            self.look = Some(ctx.run_later(SETTLING, |actor, ctx| {
+                actor.look = None;
+                actor.look_now(ctx);
+            }));
+        }
+    }
+
+    /// Reads the files in question on a thread that may block; the result comes back as [`Scanned`].
+    fn look_now(&mut self, ctx: &mut Context<Self>) {
+        let changes = std::mem::take(&mut self.pending);
+        let (root, me, log) = (self.root.clone(), ctx.address(), self.log.clone());
+        tokio::task::spawn_blocking(move || {
+            let scanned = if changes.all {
+                match scan_all(&root) {
+                    Ok(drafts) => {
+                        let drafts = drafts.into_iter().map(|(name, draft)| (name, Some(draft))).collect();
+                        Scanned { drafts, complete: true }
+                    }
+                    Err(error) => {
+                        // Nothing is known then, least of all that the functions are gone.
+                        warn!(log, "the registry cannot be read"; "registry" => %root.display(), "error" => %error);
+                        return;
+                    }
+                }
+            } else {
+                let look = |name: String| {
+                    let draft = scan_one(&root, &name);
+                    (name, draft)
+                };
+                Scanned { drafts: changes.names.into_iter().map(look).collect(), complete: false }
+            };
+            me.do_send(scanned);
+        });
+    }
+
+    fn poll(&mut self, ctx: &mut Context<Self>) {
+        ctx.run_later(POLLING, |actor, ctx| {
+            actor.pending.all = true;
+            actor.look_soon(ctx);
+            actor.poll(ctx);
+        });
+    }
+
+    fn answer_when_drained(&mut self) {
+        if self.functions.is_empty() && self.leaving.is_empty() {
+            for done in self.draining.drain(..) {
+                // Whoever asked may have stopped waiting.
+                let _ = done.send(());
+            }
+        }
+    }
+}
+
+impl Actor for RegistryActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        // Thousands of functions may report at once; admission is the desks' business, not the mailbox's.
+        ctx.set_mailbox_capacity(0);
+        match Watch::start(&self.root, ctx.address().recipient()) {
+            Ok(watch) => self.watch = Some(watch),
+            Err(error) => {
+                warn!(self.log, "the registry cannot be watched and is read at intervals instead";
+                    "error" => %error, "interval" => ?POLLING);
+                self.poll(ctx);
+            }
+        }
+        // What changed between the first reading and the start of the watch.
+        self.pending.all = true;
+        self.look_soon(ctx);
+    }
+}
+
+impl Handler<Changed> for RegistryActor {
+    type Result = ();
+
+    fn handle(&mut self, Changed(changes): Changed, ctx: &mut Self::Context) {
+        self.pending.merge(changes);
+        self.look_soon(ctx);
+    }
+}
+
+impl Handler<Scanned> for RegistryActor {
+    type Result = ();
+
+    fn handle(&mut self, scanned: Scanned, ctx: &mut Self::Context) {
+        if !self.draining.is_empty() {
+            return;
+        }
+        let mut drafts: HashMap<_, _> = scanned.drafts.into_iter().collect();
+        if scanned.complete {
+            for name in self.functions.keys() {
+                drafts.entry(name.clone()).or_insert(None);
+            }
+        }
+        let mut published = true;
+        for (name, seen) in drafts {
+            let current = self.functions.get(&name).map(|entry| &entry.draft);
+            if let Some(step) = diff::step(&name, current, seen, &mut self.doubts) {
+                published &= !matches!(step, Step::Start(_) | Step::Drain);
+                self.take_step(name, step, ctx);
+            }
+        }
+        if !published {
+            self.publish();
+        }
+    }
+}
+
+impl Handler<FunctionGone> for RegistryActor {
+    type Result = ();
+
+    fn handle(&mut self, gone: FunctionGone, ctx: &mut Self::Context) {
+        self.leaving.remove(&gone.serial);
+        let current = self.functions.get(&gone.name).is_some_and(|entry| entry.serial == gone.serial);
+        if current && let Some(mut entry) = self.functions.remove(&gone.name) {
+            if gone.bug && self.draining.is_empty() {
+                error!(self.log, "a function's actor panicked"; "function" => &gone.name);
+                let now = Instant::now();
+                entry.panics.push_back(now);
+                entry.panics.retain(|at| now - *at <= RESTART_WINDOW);
+                let given_up = entry.panics.len() > RESTARTS;
+                let draft =
+                    if given_up { Err("the function's actor keeps failing; see the log".into()) } else { entry.draft };
+                self.start_function(gone.name, draft, entry.panics, ctx);
+            }
+            self.publish();
+        }
+        self.answer_when_drained();
+    }
+}
+
+impl Handler<DrainAll> for RegistryActor {
+    type Result = ();
+
+    fn handle(&mut self, DrainAll { grace, done }: DrainAll, _: &mut Self::Context) {
+        self.draining.push(done);
+        self.watch = None;
+        let current = self.functions.values().map(|entry| &entry.desk);
+        for desk in current.chain(self.leaving.values()) {
+            desk.actor().do_send(Drain { grace });
+        }
+        self.answer_when_drained();
+    }
+}

@@ -1,0 +1,76 @@
+//! Reads the registry's directory: which functions there are, and what each one's file says.
+//!
+//! Blocking; the actor runs it on a thread for such work.
+
+use std::{collections::BTreeMap, io, path::Path, sync::Arc};
+
+use crate::spec::{FunctionSpec, SPEC_FILE};
+
+/// What a function's file comes to: a spec, or every problem of the file.
+pub type Draft = Result<Arc<FunctionSpec>, Arc<str>>;
+
+/// Every function of the registry.
+///
+/// # Errors
+/// When the registry itself cannot be read. A function that cannot be read is a draft with a reason.
+pub fn scan_all(root: &Path) -> io::Result<BTreeMap<String, Draft>> {
+    let mut drafts = BTreeMap::new();
+    for entry in std::fs::read_dir(root)? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if let Some(draft) = scan_one(root, &name) {
+            drafts.insert(name, draft);
+        }
+    }
+    Ok(drafts)
+}
+
+/// One function of the registry. `None`: there is no such directory, or it holds no function.
+pub fn scan_one(root: &Path, name: &str) -> Option<Draft> {
+    // Editors and version control keep their own things in hidden directories.
+    if name.starts_with('.') {
+        return None;
+    }
+    let directory = root.join(name);
+    // Not `exists`: a dangling link or an unreadable file is a function with a problem.
+    if !directory.is_dir() || directory.join(SPEC_FILE).symlink_metadata().is_err_and(is_absence) {
+        return None;
+    }
+    let draft = FunctionSpec::load(&directory);
+    Some(draft.map(Arc::new).map_err(|error| error.to_string().into()))
+}
+
+fn is_absence(error: io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn every_directory_with_a_function_file_is_a_function() {
+        let root = tempfile::tempdir().unwrap();
+        for name in ["good", "bad", "empty", ".hidden"] {
+            fs::create_dir(root.path().join(name)).unwrap();
+        }
+        let good = "[process]\ncommand = [\"/bin/true\"]\n";
+        fs::write(root.path().join("good/function.toml"), good).unwrap();
+        fs::write(root.path().join("bad/function.toml"), "keepalive = \"long\"").unwrap();
+        fs::write(root.path().join(".hidden/function.toml"), good).unwrap();
+        fs::write(root.path().join("function.toml"), good).unwrap();
+
+        let drafts = scan_all(root.path()).unwrap();
+        assert_eq!(drafts.keys().collect::<Vec<_>>(), ["bad", "good"]);
+        assert_eq!(drafts["good"].as_ref().unwrap().name, "good");
+        assert!(drafts["bad"].as_ref().unwrap_err().contains("keepalive"));
+    }
+
+    #[test]
+    fn a_registry_that_is_not_there_is_an_error() {
+        let root = tempfile::tempdir().unwrap();
+        assert_eq!(scan_all(&root.path().join("nowhere")).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert!(scan_one(root.path(), "nobody").is_none());
+    }
+}

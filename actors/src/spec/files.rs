@@ -1,0 +1,122 @@
+//! What only the disk can tell about a function: the text of its `function.toml`, and the files which that names.
+
+use std::{
+    fs::{self, File, Metadata},
+    io::{self, Read},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
+
+use super::{
+    FunctionSpec, SPEC_FILE,
+    check::check,
+    error::{Problem, SpecError},
+    raw::{Section, line_at},
+};
+
+/// Largest `function.toml`, in bytes.
+const MAX_SIZE: u64 = 64 << 10;
+
+/// A file that a function needs, and where it is named.
+pub(super) struct Reference {
+    key: String,
+    line: Option<usize>,
+    path: PathBuf,
+    target: Target,
+}
+
+/// What has to be at the end of a path.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Target {
+    /// A regular file that the daemon can read.
+    File,
+    /// A directory that the daemon can read.
+    Directory,
+    /// A regular file that somebody may execute.
+    Program,
+}
+
+impl Reference {
+    pub(super) fn new(section: &Section<'_>, key: &str, path: PathBuf, target: Target) -> Self {
+        Reference { key: section.path_of(key), line: section.line_of(key), path, target }
+    }
+
+    fn check(&self) -> Result<(), Problem> {
+        look(&self.path, self.target).map_err(|reason| Problem {
+            key: Some(self.key.clone()),
+            line: self.line,
+            message: format!("{:?} {reason}", self.path),
+        })
+    }
+}
+
+pub(super) fn load(directory: &Path) -> Result<FunctionSpec, SpecError> {
+    let refuse = |file: PathBuf, problem| Err(SpecError::new(file, vec![problem]));
+    let absolute = match std::path::absolute(directory) {
+        Ok(absolute) => absolute,
+        Err(error) => return refuse(directory.join(SPEC_FILE), Problem::of_file(format!("no usable path: {error}"))),
+    };
+    let file = absolute.join(SPEC_FILE);
+    let text = match read(&file) {
+        Ok(text) => text,
+        Err(problem) => return refuse(file, problem),
+    };
+    let name = absolute.file_name().unwrap_or_default().to_string_lossy();
+    let mut checked = check(&name, &absolute, &text);
+    checked.problems.extend(checked.references.iter().filter_map(|reference| reference.check().err()));
+    checked.finish(file)
+}
+
+fn read(file: &Path) -> Result<String, Problem> {
+    let unreadable = |error: io::Error| Problem::of_file(reason(&error));
+    // Opening something else, a named pipe for instance, could block.
+    regular(&fs::metadata(file).map_err(unreadable)?).map_err(Problem::of_file)?;
+    let mut bytes = Vec::new();
+    File::open(file).and_then(|file| file.take(MAX_SIZE + 1).read_to_end(&mut bytes)).map_err(unreadable)?;
+    if bytes.len() as u64 > MAX_SIZE {
+        return Err(Problem::of_file(format!("is larger than {} KiB", MAX_SIZE >> 10)));
+    }
+    String::from_utf8(bytes).map_err(|error| Problem {
+        key: None,
+        line: Some(line_at(error.as_bytes(), error.utf8_error().valid_up_to())),
+        message: "is not UTF-8".to_owned(),
+    })
+}
+
+/// Whether `path` leads to what it should; the error is a predicate for it.
+fn look(path: &Path, target: Target) -> Result<(), String> {
+    let metadata = fs::metadata(path).map_err(|error| reason(&error))?;
+    match target {
+        Target::Directory if !metadata.is_dir() => Err("is not a directory".to_owned()),
+        Target::Directory => fs::read_dir(path).map(drop).map_err(|error| reason(&error)),
+        Target::File => {
+            regular(&metadata)?;
+            File::open(path).map(drop).map_err(|error| reason(&error))
+        }
+        Target::Program => {
+            regular(&metadata)?;
+            match metadata.permissions().mode() & 0o111 {
+                0 => Err("is not executable".to_owned()),
+                _ => Ok(()),
+            }
+        }
+    }
+}
+
+fn regular(metadata: &Metadata) -> Result<(), String> {
+    if metadata.is_dir() {
+        Err("is a directory, not a file".to_owned())
+    } else if !metadata.is_file() {
+        Err("is not a regular file".to_owned())
+    } else {
+        Ok(())
+    }
+}
+
+pub(super) fn reason(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => "does not exist".to_owned(),
+        io::ErrorKind::PermissionDenied => "may not be read by the daemon's user".to_owned(),
+        _ => format!("cannot be read: {error}"),
+    }
+}

@@ -1,0 +1,94 @@
+//! Which keys each table of a `function.toml` knows, and what to say about a key that a table does not know.
+
+/// One kind of table.
+pub(super) struct Table {
+    /// As it is called in a message.
+    name: &'static str,
+    pub(super) keys: &'static [&'static str],
+}
+
+pub(super) static FILE: Table = Table {
+    name: "the file's top level",
+    keys: &[
+        "concurrent-requests",
+        "single-use",
+        "keepalive",
+        "min-instances",
+        "max-instances",
+        "timeout",
+        "boot-timeout",
+        "stop-grace",
+        "queue",
+        "queue-timeout",
+        "max-body",
+        "port",
+        "readiness",
+        "env",
+        "process",
+        "container",
+        "vm",
+    ],
+};
+
+pub(super) static READINESS: Table = Table { name: "the table of `readiness`", keys: &["http"] };
+
+pub(super) static PROCESS: Table = Table { name: "[process]", keys: &["command", "memory", "user"] };
+
+pub(super) static CONTAINER: Table =
+    Table { name: "[container]", keys: &["image", "command", "memory", "cpus", "runtime", "network"] };
+
+pub(super) static VM: Table =
+    Table { name: "[vm]", keys: &["kernel", "image", "initrd", "memory", "cpus", "cmdline", "hypervisor"] };
+
+pub(super) static FIRECRACKER: Table =
+    Table { name: "a hypervisor of type \"firecracker\"", keys: &["type", "copy-rootfs", "read-only"] };
+
+pub(super) static QEMU: Table =
+    Table { name: "a hypervisor of type \"qemu\"", keys: &["type", "disk-type", "accel", "args", "read-only"] };
+
+pub(super) static MICROVM: Table = Table {
+    name: "a hypervisor of type \"microvm\"",
+    keys: &["type", "disk-type", "accel", "args", "read-only", "pic", "pit", "rtc", "acpi", "auto-kernel-cmdline"],
+};
+
+pub(super) static TABLES: [&Table; 8] = [&FILE, &READINESS, &PROCESS, &CONTAINER, &VM, &FIRECRACKER, &QEMU, &MICROVM];
+
+/// What is wrong with `key`, which `here` does not know. `None`: it does know it.
+pub(super) fn objection(key: &str, here: &Table) -> Option<String> {
+    if here.keys.contains(&key) {
+        return None;
+    }
+    let homes: Vec<_> = TABLES.iter().filter(|table| table.keys.contains(&key)).map(|table| table.name).collect();
+    let hint = if !homes.is_empty() {
+        format!("it belongs to {}", listing(&homes, "or"))
+    } else if let Some(near) = nearest(key, here.keys) {
+        format!("did you mean `{near}`?")
+    } else {
+        format!("known there: {}", here.keys.join(", "))
+    };
+    Some(format!("unknown key in {}; {hint}", here.name))
+}
+
+/// The key that `key` is probably meant to be. Case and `_` for `-` cost nothing.
+fn nearest(key: &str, keys: &[&'static str]) -> Option<&'static str> {
+    let key = key.to_lowercase().replace('_', "-");
+    let longest = keys.iter().map(|known| known.len()).max().unwrap_or_default();
+    if key.len() > 2 * longest {
+        return None;
+    }
+    let (distance, near) =
+        keys.iter().map(|known| (strsim::damerau_levenshtein(&key, known), *known)).min_by_key(|(d, _)| *d)?;
+    (distance * 3 <= near.len()).then_some(near)
+}
+
+/// `a, b or c`
+pub(super) fn listing(items: &[impl AsRef<str>], last: &str) -> String {
+    match items {
+        [] => String::new(),
+        [only] => only.as_ref().to_owned(),
+        [init @ .., end] => {
+            let init: Vec<_> = init.iter().map(AsRef::as_ref).collect();
+            format!("{} {last} {}", init.join(", "), end.as_ref())
+        }
+    }
+}

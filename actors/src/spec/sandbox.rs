@@ -1,0 +1,153 @@
+//! `[process]`, `[container]` and `[vm]` with its hypervisors: what an instance is.
+
+use std::path::Path;
+
+use super::{
+    Accel, ContainerSpec, DiskType, Hypervisor, MicrovmOptions, ProcessSpec, Qemu, VmSpec,
+    files::{Reference, Target},
+    keys,
+    raw::{Section, resolve},
+};
+
+const DEFAULT_MEMORY: u64 = 128;
+/// 16 TiB in MiB.
+const MAX_MEMORY: u64 = 16 << 20;
+/// No engine accepts less, in MiB.
+const MIN_CONTAINER_MEMORY: u64 = 6;
+/// The kernel accepts no smaller share of a CPU.
+const MIN_CONTAINER_CPUS: f64 = 0.01;
+const MAX_CONTAINER_CPUS: f64 = 1024.0;
+/// As many as Firecracker accepts.
+const MAX_VM_CPUS: u64 = 32;
+
+pub(super) fn process(section: &Section<'_>, directory: &Path, references: &mut Vec<Reference>) -> ProcessSpec {
+    section.only(&keys::PROCESS);
+    section.require("command");
+    let command = section.command("command").unwrap_or_default();
+    // A bare name is looked up in PATH, and what `%` stands for is known only when an instance starts.
+    if let Some(program) = command.first().filter(|program| program.contains('/') && !program.contains('%')) {
+        references.push(Reference::new(section, "command", resolve(directory, program), Target::Program));
+    }
+    ProcessSpec { command, memory: memory(section, 1), user: user(section) }
+}
+
+/// A name or a numeric id. The highest number is the one that system calls take for "no change".
+fn user(section: &Section<'_>) -> Option<String> {
+    let user = section.word("user")?;
+    let digits = user.bytes().all(|byte| byte.is_ascii_digit());
+    if user.contains(':') || (digits && !user.parse().is_ok_and(|id: u32| id < u32::MAX)) {
+        return section.mismatch("user", "the name or numeric id of a user", section.value("user")?);
+    }
+    Some(user)
+}
+
+pub(super) fn container(section: &Section<'_>) -> ContainerSpec {
+    section.only(&keys::CONTAINER);
+    section.require("image");
+    let cpus = format!("a number of CPUs from {MIN_CONTAINER_CPUS} to {MAX_CONTAINER_CPUS}");
+    ContainerSpec {
+        image: section.word("image").unwrap_or_default(),
+        command: section.command("command"),
+        memory: memory(section, MIN_CONTAINER_MEMORY),
+        cpus: section.number("cpus", &cpus, |cpus| (MIN_CONTAINER_CPUS..=MAX_CONTAINER_CPUS).contains(&cpus)),
+        runtime: section.word("runtime"),
+        network: section.word("network"),
+    }
+}
+
+pub(super) fn vm(section: &Section<'_>, directory: &Path, references: &mut Vec<Reference>) -> Option<VmSpec> {
+    section.only(&keys::VM);
+    section.require("kernel");
+    section.require("hypervisor");
+    let kernel = section.path("kernel", directory);
+    let image = section.path("image", directory);
+    let initrd = section.path("initrd", directory);
+    let hypervisor = section.section("hypervisor").and_then(|table| hypervisor(&table, section.given("image")));
+
+    let root = match &hypervisor {
+        Some(Hypervisor::Qemu(qemu) | Hypervisor::Microvm { qemu, .. }) if qemu.disk_type == DiskType::NineP => {
+            Some(Target::Directory)
+        }
+        Some(_) => Some(Target::File),
+        None => None,
+    };
+    let targets =
+        [("kernel", &kernel, Some(Target::File)), ("image", &image, root), ("initrd", &initrd, Some(Target::File))];
+    for (key, path, target) in targets {
+        if let (Some(path), Some(target)) = (path, target) {
+            references.push(Reference::new(section, key, path.clone(), target));
+        }
+    }
+    let memory = memory(section, 1);
+    let cpus = section.integer("cpus", "virtual CPUs", 1..=MAX_VM_CPUS);
+    let cmdline = section.string("cmdline").unwrap_or_default().to_owned();
+    let cpus = cpus.and_then(|cpus| cpus.try_into().ok()).unwrap_or(1);
+    Some(VmSpec { kernel: kernel?, image, initrd, memory, cpus, cmdline, hypervisor: hypervisor? })
+}
+
+fn memory(section: &Section<'_>, least: u64) -> u64 {
+    section.integer("memory", "MiB", least..=MAX_MEMORY).unwrap_or(DEFAULT_MEMORY)
+}
+
+/// Reads the table of one type; the flag says whether the VM has an image.
+type ReadHypervisor = fn(&Section<'_>, bool) -> Hypervisor;
+
+/// Which keys are known depends on the type, so without one nothing else is looked at.
+fn hypervisor(table: &Section<'_>, has_image: bool) -> Option<Hypervisor> {
+    let types: [(&str, ReadHypervisor); 3] = [("firecracker", firecracker), ("qemu", qemu), ("microvm", microvm)];
+    table.require("type");
+    let read = table.choice("type", &types)?;
+    Some(read(table, has_image))
+}
+
+fn firecracker(table: &Section<'_>, has_image: bool) -> Hypervisor {
+    table.only(&keys::FIRECRACKER);
+    let read_only = root_switch(table, "read-only", has_image).unwrap_or(false);
+    let copy_rootfs = root_switch(table, "copy-rootfs", has_image);
+    if read_only && copy_rootfs == Some(true) {
+        table.fail("copy-rootfs", "a read-only root disk is shared, not copied: read-only and this exclude each other");
+    }
+    Hypervisor::Firecracker { copy_rootfs: copy_rootfs.unwrap_or(!read_only), read_only }
+}
+
+fn qemu(table: &Section<'_>, has_image: bool) -> Hypervisor {
+    table.only(&keys::QEMU);
+    Hypervisor::Qemu(any_qemu(table, has_image))
+}
+
+fn microvm(table: &Section<'_>, has_image: bool) -> Hypervisor {
+    table.only(&keys::MICROVM);
+    Hypervisor::Microvm {
+        qemu: any_qemu(table, has_image),
+        options: MicrovmOptions {
+            pic: table.boolean("pic"),
+            pit: table.boolean("pit"),
+            rtc: table.boolean("rtc"),
+            acpi: table.boolean("acpi"),
+            auto_kernel_cmdline: table.boolean("auto-kernel-cmdline"),
+        },
+    }
+}
+
+fn any_qemu(table: &Section<'_>, has_image: bool) -> Qemu {
+    let disk_type = table.choice("disk-type", &[("block", DiskType::Block), ("9p", DiskType::NineP)]);
+    if disk_type == Some(DiskType::NineP) && !has_image {
+        table.fail("disk-type", "\"9p\" shares a directory, and vm.image is not given to name it");
+    }
+    let accel = table.choice("accel", &[("auto", Accel::Auto), ("kvm", Accel::Kvm), ("tcg", Accel::Tcg)]);
+    Qemu {
+        disk_type: disk_type.unwrap_or(DiskType::Block),
+        accel: accel.unwrap_or(Accel::Auto),
+        args: table.strings("args").unwrap_or_default(),
+        read_only: root_switch(table, "read-only", has_image).unwrap_or(false),
+    }
+}
+
+/// A switch that only makes sense for a VM with a root disk.
+fn root_switch(table: &Section<'_>, key: &str, has_image: bool) -> Option<bool> {
+    let switch = table.boolean(key);
+    if switch == Some(true) && !has_image {
+        table.fail(key, "there is no root disk: vm.image is not given");
+    }
+    switch
+}

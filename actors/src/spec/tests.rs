@@ -1,0 +1,86 @@
+//! Tests of the whole way from a text, or a directory, to a checked spec or its problems.
+
+mod broken;
+mod disk;
+mod garbage;
+mod good;
+mod secrets;
+
+use std::path::Path;
+
+use super::{FunctionSpec, SpecError};
+
+/// Every key of a file, except for those of the two other kinds of instance.
+const FULL_PROCESS: &str = r#"
+concurrent-requests = 4
+single-use = false
+keepalive = 1.5
+min-instances = 1
+max-instances = 3
+timeout = 7
+boot-timeout = 2.5
+stop-grace = 0
+queue = 12
+queue-timeout = 0.25
+max-body = 1.5
+readiness = { http = "/healthz?full=1" }
+[env]
+GREETING = "hello"
+EMPTY = ""
+[process]
+command = ["./f", "%callback", "%unknown", "100%"]
+memory = 64
+user = "nobody"
+"#;
+
+const FULL_CONTAINER: &str = r#"
+port = 80
+readiness = "tcp"
+[container]
+image = "registry.local:5000/team/hello:1.2"
+command = ["--url", "%callback"]
+memory = 256
+cpus = 0.5
+runtime = "runsc"
+network = "faas"
+[env]
+GREETING = "hello"
+"#;
+
+const FULL_MICROVM: &str = r#"
+port = 9000
+readiness = "callback"
+[vm]
+kernel = "kernel.img"
+image = "./disk//root.img"
+initrd = "/boot/initrd"
+memory = 512
+cpus = 2
+cmdline = "console=ttyS0"
+[vm.hypervisor]
+type = "microvm"
+disk-type = "block"
+accel = "tcg"
+args = ["-device", "", "virtio-rng-device"]
+read-only = true
+pic = false
+pit = true
+rtc = false
+acpi = true
+auto-kernel-cmdline = false
+"#;
+
+const FULL_FIRECRACKER: &str = r#"
+[vm]
+kernel = "k"
+image = "i"
+hypervisor = { type = "firecracker", copy-rootfs = false, read-only = true }
+"#;
+
+fn parse(text: &str) -> Result<FunctionSpec, SpecError> {
+    FunctionSpec::parse("hello", Path::new("/registry/hello"), text)
+}
+
+fn good(text: &str) -> FunctionSpec {
+    parse(text).unwrap_or_else(|error| panic!("{text}\n{error}"))
+}

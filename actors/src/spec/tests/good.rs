@@ -1,0 +1,257 @@
+//! Files that are right, and what they mean.
+
+use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
+
+use super::{FULL_CONTAINER, FULL_FIRECRACKER, FULL_MICROVM, FULL_PROCESS, good};
+use crate::spec::{Accel, DiskType, Hypervisor, MicrovmOptions, Qemu, Readiness, SandboxSpec, VmSpec, check_name};
+
+fn vm(text: &str) -> VmSpec {
+    match good(text).sandbox {
+        SandboxSpec::Vm(vm) => vm,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn hypervisor(line: &str) -> Hypervisor {
+    vm(&format!("[vm]\nkernel = \"k\"\nimage = \"i\"\n{line}")).hypervisor
+}
+
+const PLAIN_QEMU: Qemu = Qemu { disk_type: DiskType::Block, accel: Accel::Auto, args: Vec::new(), read_only: false };
+
+#[test]
+fn a_process_with_every_key_means_what_it_says() {
+    let spec = good(FULL_PROCESS);
+    assert_eq!(spec.name, "hello");
+    assert_eq!(spec.directory, PathBuf::from("/registry/hello"));
+    assert_eq!(spec.concurrent_requests.get(), 4);
+    assert!(!spec.single_use);
+    assert_eq!(spec.keepalive, Duration::from_millis(1500));
+    assert_eq!(spec.min_instances, 1);
+    assert_eq!(spec.max_instances, NonZeroUsize::new(3));
+    assert_eq!(spec.timeout, Some(Duration::from_secs(7)));
+    assert_eq!(spec.boot_timeout, Duration::from_millis(2500));
+    assert_eq!(spec.stop_grace, Duration::ZERO);
+    assert_eq!(spec.queue.get(), 12);
+    assert_eq!(spec.queue_timeout, Duration::from_millis(250));
+    assert_eq!(spec.max_body, Some(3 << 19));
+    assert_eq!(spec.readiness, Readiness::Http("/healthz?full=1".to_owned()));
+    assert_eq!(spec.env.get("GREETING").map(String::as_str), Some("hello"));
+    assert_eq!(spec.env.get("EMPTY").map(String::as_str), Some(""));
+    assert_eq!(spec.memory(), 64);
+    let SandboxSpec::Process(process) = spec.sandbox else { panic!("not a process") };
+    assert_eq!(process.command, ["./f", "%callback", "%unknown", "100%"]);
+    assert_eq!(process.user.as_deref(), Some("nobody"));
+}
+
+#[test]
+fn a_container_with_every_key_means_what_it_says() {
+    let spec = good(FULL_CONTAINER);
+    assert_eq!(spec.port, 80);
+    assert_eq!(spec.readiness, Readiness::Tcp);
+    assert_eq!(spec.env.len(), 1);
+    let SandboxSpec::Container(container) = spec.sandbox else { panic!("not a container") };
+    assert_eq!(container.image, "registry.local:5000/team/hello:1.2");
+    assert_eq!(container.command, Some(vec!["--url".to_owned(), "%callback".to_owned()]));
+    assert_eq!(container.memory, 256);
+    assert_eq!(container.cpus, Some(0.5));
+    assert_eq!(container.runtime.as_deref(), Some("runsc"));
+    assert_eq!(container.network.as_deref(), Some("faas"));
+}
+
+#[test]
+fn a_microvm_with_every_key_means_what_it_says() {
+    let spec = good(FULL_MICROVM);
+    assert_eq!(spec.port, 9000);
+    let qemu = Qemu {
+        disk_type: DiskType::Block,
+        accel: Accel::Tcg,
+        args: ["-device", "", "virtio-rng-device"].map(str::to_owned).to_vec(),
+        read_only: true,
+    };
+    let options = MicrovmOptions {
+        pic: Some(false),
+        pit: Some(true),
+        rtc: Some(false),
+        acpi: Some(true),
+        auto_kernel_cmdline: Some(false),
+    };
+    let expected = VmSpec {
+        kernel: "/registry/hello/kernel.img".into(),
+        image: Some("/registry/hello/disk/root.img".into()),
+        initrd: Some("/boot/initrd".into()),
+        memory: 512,
+        cpus: 2,
+        cmdline: "console=ttyS0".to_owned(),
+        hypervisor: Hypervisor::Microvm { qemu, options },
+    };
+    assert_eq!(spec.sandbox, SandboxSpec::Vm(expected));
+}
+
+#[test]
+fn a_file_that_spells_out_every_default_means_the_same_as_one_without() {
+    let spelled = r#"
+        concurrent-requests = 1
+        single-use = false
+        keepalive = 60
+        min-instances = 0
+        timeout = 60.0
+        boot-timeout = 25
+        stop-grace = 0.5
+        queue = 1000
+        queue-timeout = 30
+        port = 8080
+        readiness = "callback"
+    "#;
+    let container = "[container]\nimage = \"i\"\n";
+    assert_eq!(good(&format!("{spelled}{container}memory = 128\n[env]\n")), good(container));
+
+    let spelled = spelled.replace("port = 8080\n", "");
+    let process = "[process]\ncommand = [\"f\"]\n";
+    assert_eq!(good(&format!("{spelled}{process}memory = 128\n")), good(process));
+
+    let vm = "[vm]\nkernel = \"k\"\nhypervisor = { type = \"qemu\" }\n";
+    let full = "[vm]\nkernel = \"k\"\nmemory = 128\ncpus = 1\ncmdline = \"\"\n\
+        hypervisor = { type = \"qemu\", disk-type = \"block\", accel = \"auto\", args = [], read-only = false }\n";
+    assert_eq!(good(full), good(vm));
+}
+
+#[test]
+fn the_defaults_have_no_limit_but_the_documented_ones() {
+    let spec = good("[container]\nimage = \"i\"");
+    assert_eq!((spec.max_instances, spec.max_body), (None, None));
+    let SandboxSpec::Container(container) = spec.sandbox else { panic!("not a container") };
+    assert_eq!((container.command, container.cpus, container.runtime, container.network), (None, None, None, None));
+}
+
+#[test]
+fn the_hypervisors_of_the_prototype_mean_what_they_meant() {
+    let firecracker = Hypervisor::Firecracker { copy_rootfs: true, read_only: false };
+    assert_eq!(hypervisor(r#"hypervisor = { type = "firecracker", copy-rootfs = true }"#), firecracker);
+    assert_eq!(hypervisor(r#"hypervisor = { type = "firecracker" }"#), firecracker);
+    let qemu = hypervisor(r#"hypervisor = { type = "qemu", disk-type = "block" }"#);
+    assert_eq!(qemu, Hypervisor::Qemu(PLAIN_QEMU));
+    let nine_p = hypervisor(r#"hypervisor = { type = "qemu", disk-type = "9p" }"#);
+    assert_eq!(nine_p, Hypervisor::Qemu(Qemu { disk_type: DiskType::NineP, ..PLAIN_QEMU }));
+    let microvm = hypervisor(
+        r#"hypervisor = { type = "microvm", disk-type = "block", pic = false, pit = false, rtc = false,
+                   acpi = false, auto-kernel-cmdline = true }      # defaults as shown"#,
+    );
+    let options = MicrovmOptions {
+        pic: Some(false),
+        pit: Some(false),
+        rtc: Some(false),
+        acpi: Some(false),
+        auto_kernel_cmdline: Some(true),
+    };
+    assert_eq!(microvm, Hypervisor::Microvm { qemu: PLAIN_QEMU, options });
+    let bare = Hypervisor::Microvm { qemu: PLAIN_QEMU, options: MicrovmOptions::default() };
+    assert_eq!(hypervisor(r#"hypervisor = { type = "microvm" }"#), bare);
+}
+
+#[test]
+fn a_read_only_firecracker_disk_is_not_copied() {
+    let expected = Hypervisor::Firecracker { copy_rootfs: false, read_only: true };
+    assert_eq!(hypervisor(r#"hypervisor = { type = "firecracker", read-only = true }"#), expected);
+    assert_eq!(vm(FULL_FIRECRACKER).hypervisor, expected);
+}
+
+#[test]
+fn command_lines_survive_byte_for_byte() {
+    for cmdline in [
+        "net.ip=%ip net.gw=%gateway net.mask=%netmask callback.url=%callback",
+        "--ip=eth0,%ip,%netmask --defaultgw=%gateway --nameserver=%gateway --rootfs=rofs /benchmark.so %callback",
+        "callback=%callback ip=%ip::%gateway:%netmask:vm:eth0:off ro noapic acpi=off pci=off nomodule \
+         random.trust_cpu=on",
+        "  two  spaces,\ttab and 100% ü ",
+    ] {
+        let text = format!("[vm]\nkernel = \"k\"\ncmdline = \"{cmdline}\"\nhypervisor = {{ type = \"qemu\" }}");
+        assert_eq!(vm(&text).cmdline, cmdline);
+    }
+}
+
+#[test]
+fn a_prototype_file_for_a_container_parses() {
+    let spec = good(
+        "concurrent-requests = 100\nsingle-use = false\nkeepalive = 30\n\n[container]\nimage = \"faas/go\"\n\
+         memory = 128\nruntime = \"runsc\"\n",
+    );
+    assert_eq!(spec.concurrent_requests.get(), 100);
+    assert_eq!(spec.keepalive, Duration::from_secs(30));
+}
+
+#[test]
+fn a_single_use_instance_serves_one_request_whatever_the_file_says() {
+    let spec = good("single-use = true\nconcurrent-requests = 8\n[container]\nimage = \"i\"");
+    assert_eq!((spec.single_use, spec.concurrent_requests.get()), (true, 1));
+}
+
+#[test]
+fn no_timeout_is_written_as_zero_and_only_as_zero() {
+    let timeout = |value: &str| good(&format!("timeout = {value}\n[container]\nimage = \"i\"")).timeout;
+    for none in ["0", "0.0", "-0.0", "0x0"] {
+        assert_eq!(timeout(none), None, "{none}");
+    }
+    assert_eq!(timeout("1e-300"), Some(Duration::from_nanos(1)));
+    assert_eq!(timeout("1_000"), Some(Duration::from_secs(1000)));
+    assert_eq!(timeout("1e9"), Some(Duration::from_secs(1_000_000_000)));
+}
+
+#[test]
+fn the_time_in_the_queue_outlasts_a_boot_by_default() {
+    let spec = good("boot-timeout = 1e9\n[container]\nimage = \"i\"");
+    assert_eq!(spec.queue_timeout, Duration::from_secs(1_000_000_005));
+}
+
+#[test]
+fn the_smallest_body_limit_is_one_byte() {
+    assert_eq!(good("max-body = 1e-12\n[container]\nimage = \"i\"").max_body, Some(1));
+    assert_eq!(good("max-body = 2\n[container]\nimage = \"i\"").max_body, Some(2 << 20));
+}
+
+#[test]
+fn bounds_belong_to_what_is_allowed() {
+    for top in ["port = 1", "port = 65535", "min-instances = 2\nmax-instances = 2", "queue = 1", "keepalive = 0"] {
+        good(&format!("{top}\n[container]\nimage = \"i\""));
+    }
+    for container in ["memory = 6", "memory = 16777216", "cpus = 0.01", "cpus = 1024", "cpus = 2"] {
+        good(&format!("[container]\nimage = \"i\"\n{container}"));
+    }
+    for process in ["memory = 1", "user = \"0\"", "user = \"4294967294\"", "user = \"www-data\""] {
+        good(&format!("[process]\ncommand = [\"f\"]\n{process}"));
+    }
+    for vm in ["memory = 1", "cpus = 32"] {
+        good(&format!("[vm]\nkernel = \"k\"\nhypervisor = {{ type = \"firecracker\" }}\n{vm}"));
+    }
+}
+
+#[test]
+fn a_path_may_leave_its_directory_and_keeps_what_depends_on_links() {
+    let vm = vm("[vm]\nkernel = \"../shared/./kernel\"\nhypervisor = { type = \"qemu\" }");
+    assert_eq!(vm.kernel.as_os_str(), "/registry/hello/../shared/kernel");
+}
+
+#[test]
+fn windows_line_ends_and_a_byte_order_mark_are_accepted() {
+    good("\u{feff}keepalive = 1\r\n[container]\r\nimage = \"i\"\r\n");
+}
+
+#[test]
+fn names_are_what_urls_and_engines_accept() {
+    for name in ["a", "0", "hello-world_1.2", &"x".repeat(63)] {
+        assert_eq!(check_name(name), Ok(()), "{name}");
+    }
+    for (name, reason) in [
+        ("", "empty"),
+        (".hidden", "'.'"),
+        ("-f", "'-'"),
+        ("..", "'.'"),
+        ("über", "'ü'"),
+        ("a b", "' '"),
+        ("a/b", "'/'"),
+        ("a\nb", "'\\n'"),
+        (&"x".repeat(64), "64"),
+    ] {
+        let error = check_name(name).unwrap_err().to_string();
+        assert!(error.contains(reason), "{name}: {error}");
+    }
+}

@@ -1,0 +1,313 @@
+//! What each path answers, well-behaved and otherwise.
+
+use std::{cell::Cell, fmt::Write, io, rc::Rc, time::Duration};
+
+use futures::{SinkExt, StreamExt};
+use tokio::{
+    io::AsyncWriteExt,
+    net::TcpStream,
+    time::{sleep, timeout},
+};
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{handshake::derive_accept_key, protocol::Role},
+};
+
+use crate::{
+    call_back,
+    options::Options,
+    say,
+    wire::{Connection, Request},
+};
+
+/// The running function.
+pub(crate) struct Function {
+    pub options: Options,
+    in_flight: Cell<u64>,
+    most_in_flight: Cell<u64>,
+}
+
+impl Function {
+    pub fn new(options: Options) -> Self {
+        Self { options, in_flight: Cell::new(0), most_in_flight: Cell::new(0) }
+    }
+}
+
+/// Counts a request for as long as it is being answered.
+struct InFlight(Rc<Function>);
+
+impl InFlight {
+    fn enter(function: &Rc<Function>) -> Self {
+        let now = function.in_flight.get() + 1;
+        function.in_flight.set(now);
+        function.most_in_flight.set(function.most_in_flight.get().max(now));
+        Self(Rc::clone(function))
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.set(self.0.in_flight.get() - 1);
+    }
+}
+
+/// What becomes of the connection after an answer.
+#[derive(PartialEq, Eq)]
+enum After {
+    Keep,
+    Close,
+}
+
+/// Serves one connection to its end.
+pub(crate) async fn serve(function: &Rc<Function>, stream: TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut connection = Connection::new(stream);
+    let mut served = 0;
+    while let Some(request) = connection.request().await? {
+        if function.options.forgetful && served > 0 {
+            return Ok(());
+        }
+        served += 1;
+        let _counted = InFlight::enter(function);
+        if request.path() == "/ws" {
+            return web_socket(connection, &request).await;
+        }
+        let after = answer(function, &mut connection, &request).await?;
+        if after == After::Close || request.closes() {
+            return Ok(());
+        }
+        connection.drain().await?;
+    }
+    Ok(())
+}
+
+async fn answer(function: &Function, connection: &mut Connection, request: &Request) -> io::Result<After> {
+    match request.path() {
+        "/expect" if request.expects_continue() => {
+            connection.send("HTTP/1.1 413 Content Too Large\r\nContent-Length: 8\r\n\r\ntoo much").await?;
+            return linger(connection).await;
+        }
+        "/early" => {
+            plain(connection, request, "200 OK", "", "without having read it").await?;
+            return linger(connection).await;
+        }
+        _ => {}
+    }
+    if request.expects_continue() {
+        connection.send("HTTP/1.1 100 Continue\r\n\r\n").await?;
+    }
+    if request.path() == "/echo" {
+        return echo(connection, request).await.map(|()| After::Keep);
+    }
+    let received = connection.drain().await?;
+    let wait = || sleep(Duration::from_millis(request.number("ms", 100)));
+    match request.path() {
+        "/pid" => plain(connection, request, "200 OK", "", &std::process::id().to_string()).await?,
+        "/in-flight-max" => {
+            let most = function.most_in_flight.get().to_string();
+            plain(connection, request, "200 OK", "", &most).await?;
+        }
+        "/sleep" => {
+            let now = function.in_flight.get();
+            wait().await;
+            plain(connection, request, "200 OK", "", &format!("{} {now}", std::process::id())).await?;
+        }
+        "/received" => plain(connection, request, "200 OK", "", &received.to_string()).await?,
+        "/headers" => {
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", request.raw.len());
+            connection.send(head).await?;
+            connection.send(&request.raw).await?;
+        }
+        "/callback" => plain(connection, request, "200 OK", "", &function.options.callback).await?,
+        "/callback/again" => {
+            let status = call_back(&function.options).await?;
+            plain(connection, request, "200 OK", "", &status).await?;
+        }
+        "/env" => {
+            let value = request.text("name").and_then(|name| std::env::var(name).ok()).unwrap_or_default();
+            plain(connection, request, "200 OK", "", &value).await?;
+        }
+        "/uid" => plain(connection, request, "200 OK", "", &nix::unistd::getuid().to_string()).await?,
+        "/say" => {
+            say(request.text("line").unwrap_or_default());
+            plain(connection, request, "200 OK", "", "said").await?;
+        }
+        "/odd-headers" => odd_headers(connection).await?,
+        "/hop" => {
+            let headers = "Connection: x-private, keep-alive\r\nKeep-Alive: timeout=7\r\nX-Private: 1\r\n\
+                           Proxy-Authenticate: Basic\r\nProxy-Connection: keep-alive\r\nX-Public: 1\r\n";
+            plain(connection, request, "200 OK", headers, "hop").await?;
+        }
+        "/timing" => plain(connection, request, "200 OK", "Server-Timing: db;dur=53\r\n", "timed").await?,
+        "/bytes" => bytes(connection, request).await?,
+        "/stream" => stream(connection, request, "text/plain", |n| format!("line {n}\n")).await?,
+        "/sse" => stream(connection, request, "text/event-stream", |n| format!("data: {n}\n\n")).await?,
+        "/allocate" => {
+            let hoard = vec![1_u8; (request.number("mib", 1) << 20) as usize];
+            plain(connection, request, "200 OK", "", &hoard.len().to_string()).await?;
+        }
+        "/exit" => exit(request.number("code", 0)),
+        "/garbage" => return raw(connection, "\u{1}\u{2} this is not HTTP\r\n\r\n").await,
+        "/mute" => return Ok(After::Close),
+        "/truncate" => return raw(connection, "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\npart of it").await,
+        "/truncate-chunked" => {
+            return raw(connection, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\na\r\npart of it\r\n").await;
+        }
+        "/bad-chunk" => {
+            return raw(connection, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\nno number\r\n").await;
+        }
+        "/two-lengths" => {
+            return raw(connection, "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 5\r\n\r\nabcde").await;
+        }
+        "/close-delimited" => return raw(connection, "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nto the end").await,
+        "/http10" => return raw(connection, "HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\n\r\nof old").await,
+        "/reset" => {
+            if request.text("after") == Some("head") {
+                connection.send("HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\npart of it").await?;
+                wait().await;
+            }
+            connection.stream.set_zero_linger()?;
+            return Ok(After::Close);
+        }
+        "/big-head" => {
+            let mut headers = String::new();
+            for n in 0..request.number("kib", 1) {
+                let _ = write!(headers, "X-Big-{n}: {}\r\n", "b".repeat(1000));
+            }
+            plain(connection, request, "200 OK", &headers, "big").await?;
+        }
+        "/drip" => {
+            for byte in b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndrip" {
+                connection.send([*byte]).await?;
+                sleep(Duration::from_millis(2)).await;
+            }
+        }
+        path => match path.strip_prefix("/status/").and_then(|code| code.parse::<u16>().ok()) {
+            Some(code) => status(connection, request, code).await?,
+            None => plain(connection, request, "200 OK", "", &format!("{} {}", request.method, request.target)).await?,
+        },
+    }
+    Ok(After::Keep)
+}
+
+async fn plain(
+    connection: &mut Connection,
+    request: &Request,
+    status: &str,
+    headers: &str,
+    body: &str,
+) -> io::Result<()> {
+    let mut answer = format!("HTTP/1.1 {status}\r\n{headers}Content-Length: {}\r\n\r\n", body.len());
+    if request.method != "HEAD" {
+        answer.push_str(body);
+    }
+    connection.send(answer).await
+}
+
+async fn raw(connection: &mut Connection, bytes: &str) -> io::Result<After> {
+    connection.send(bytes).await.map(|()| After::Close)
+}
+
+async fn status(connection: &mut Connection, request: &Request, code: u16) -> io::Result<()> {
+    if code == 204 || code == 304 {
+        return connection.send(format!("HTTP/1.1 {code} Bare\r\nETag: \"e\"\r\n\r\n")).await;
+    }
+    plain(connection, request, &format!("{code} As Asked"), "", "the function's own words").await
+}
+
+/// Ends a connection on which more is under way. Closing it at once would reset it, and the answer with it.
+async fn linger(connection: &mut Connection) -> io::Result<After> {
+    connection.stream.shutdown().await?;
+    let _ = timeout(Duration::from_secs(2), connection.drain()).await;
+    Ok(After::Close)
+}
+
+/// Sends the body back as it comes in, framed as it came in.
+async fn echo(connection: &mut Connection, request: &Request) -> io::Result<()> {
+    let chunked = request.declared_length().is_none();
+    let framing = request
+        .declared_length()
+        .map_or_else(|| "Transfer-Encoding: chunked".to_owned(), |length| format!("Content-Length: {length}"));
+    connection.send(format!("HTTP/1.1 200 OK\r\n{framing}\r\n\r\n")).await?;
+    while let Some(piece) = connection.piece().await? {
+        if chunked {
+            connection.send(format!("{:x}\r\n", piece.len())).await?;
+        }
+        connection.send(&piece).await?;
+        if chunked {
+            connection.send("\r\n").await?;
+        }
+    }
+    if chunked { connection.send("0\r\n\r\n").await } else { Ok(()) }
+}
+
+async fn bytes(connection: &mut Connection, request: &Request) -> io::Result<()> {
+    let mib = request.number("mib", 1);
+    connection.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", mib << 20)).await?;
+    let block = vec![b'x'; 1 << 20];
+    for _ in 0..mib {
+        connection.send(&block).await?;
+    }
+    Ok(())
+}
+
+/// `n` pieces, `ms` apart.
+async fn stream(
+    connection: &mut Connection,
+    request: &Request,
+    content_type: &str,
+    piece: impl Fn(u64) -> String,
+) -> io::Result<()> {
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\nTransfer-Encoding: chunked\r\n\r\n");
+    connection.send(head).await?;
+    for n in 0..request.number("n", 5) {
+        if n > 0 {
+            sleep(Duration::from_millis(request.number("ms", 100))).await;
+        }
+        let piece = piece(n);
+        connection.send(format!("{:x}\r\n{piece}\r\n", piece.len())).await?;
+    }
+    connection.send("0\r\n\r\n").await
+}
+
+/// Header fields of every legal kind: any byte of obs-text, repeated, empty, long, odd names, odd case.
+async fn odd_headers(connection: &mut Connection) -> io::Result<()> {
+    let mut head = b"HTTP/1.1 200 OK\r\n".to_vec();
+    head.extend_from_slice(b"X-Bytes: ");
+    head.extend(0x80..=0xff_u8);
+    head.extend_from_slice(b"\r\nX-Text: \ttab \"quoted\" (comment) \\ ~!\r\nX-Empty:\r\n");
+    head.extend_from_slice(b"Set-Cookie: a=1\r\nSet-Cookie: b=2\r\nsEt-CoOkIe: c=3\r\n!#$%&'*+-.^_`|~0: odd name\r\n");
+    head.extend_from_slice(format!("X-Long: {}\r\n", "l".repeat(4000)).as_bytes());
+    for n in 0..60 {
+        head.extend_from_slice(format!("X-Many-{n}: {n}\r\n").as_bytes());
+    }
+    head.extend_from_slice(b"Content-Length: 3\r\n\r\nodd");
+    connection.send(head).await
+}
+
+/// Accepts the upgrade and sends every message back.
+async fn web_socket(mut connection: Connection, request: &Request) -> io::Result<()> {
+    let key = request.header("sec-websocket-key").unwrap_or_default();
+    if key.is_empty() {
+        return plain(&mut connection, request, "426 Upgrade Required", "Upgrade: websocket\r\n", "").await;
+    }
+    let accept = derive_accept_key(key);
+    let head = format!(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Accept: {accept}\r\n\r\n"
+    );
+    connection.send(head).await?;
+    let (stream, read) = connection.into_parts();
+    let mut socket = WebSocketStream::from_partially_read(stream, read, Role::Server, None).await;
+    while let Some(Ok(message)) = socket.next().await {
+        if (message.is_text() || message.is_binary()) && socket.send(message).await.is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+#[allow(clippy::disallowed_methods, reason = "nothing here is worth an orderly ending")]
+fn exit(code: u64) -> ! {
+    std::process::exit(i32::try_from(code).unwrap_or(1))
+}

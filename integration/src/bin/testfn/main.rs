@@ -1,0 +1,148 @@
+//! The function under test: a small HTTP/1.1 server that can misbehave in every way a function may.
+//!
+//! Written by hand down to the bytes, because a well-kept server library refuses to do most of what is asked of it here.
+//! This file starts it: listening, the ready callback, the ways not to start. `options.rs` names the misbehaviours at
+//! boot, `answers.rs` those per path, `wire.rs` reads requests.
+
+mod answers;
+mod options;
+mod wire;
+
+use std::{
+    io::{self, Write},
+    process::{Command, ExitCode, Stdio},
+    rc::Rc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use clap::Parser;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    signal::unix::{SignalKind, signal},
+    task::LocalSet,
+    time::sleep,
+};
+
+use crate::{
+    answers::Function,
+    options::{Options, Relative},
+};
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let options = Options::parse();
+    match LocalSet::new().run_until(run(options)).await {
+        Ok(code) => code,
+        Err(error) => {
+            say(&format!("testfn: {error}"));
+            ExitCode::from(99)
+        }
+    }
+}
+
+async fn run(options: Options) -> io::Result<ExitCode> {
+    if options.linger {
+        return linger().await;
+    }
+    // Held to the end: with the handler in place, SIGTERM no longer ends the process.
+    let _term = if options.ignore_sigterm { Some(signal(SignalKind::terminate())?) } else { None };
+    for line in &options.say {
+        say(line);
+    }
+    if let Some(relative) = options.relative {
+        spawn_relative(relative, &options)?;
+    }
+    let _hoard = vec![1_u8; options.allocate << 20];
+    sleep(Duration::from_millis(options.boot_delay)).await;
+    if let Some(code) = options.exit_at_boot {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        say(&format!("exiting at {} us", now.as_micros()));
+        return Ok(ExitCode::from(code));
+    }
+
+    let function = Rc::new(Function::new(options));
+    if function.options.listen_delay > 0 {
+        let early = Rc::clone(&function);
+        tokio::task::spawn_local(async move { call_back_as_told(&early).await });
+        sleep(Duration::from_millis(function.options.listen_delay)).await;
+        serve(function).await
+    } else {
+        let listener = listen().await?;
+        call_back_as_told(&function).await;
+        accept(function, listener).await
+    }
+}
+
+async fn serve(function: Rc<Function>) -> io::Result<ExitCode> {
+    let listener = listen().await?;
+    accept(function, listener).await
+}
+
+async fn listen() -> io::Result<TcpListener> {
+    let host = std::env::var("HOST").unwrap_or_else(|_| "127.0.0.1".to_owned());
+    let port = std::env::var("PORT").unwrap_or_else(|_| "8080".to_owned());
+    TcpListener::bind(format!("{host}:{port}")).await
+}
+
+async fn accept(function: Rc<Function>, listener: TcpListener) -> io::Result<ExitCode> {
+    loop {
+        let (stream, _) = listener.accept().await?;
+        let function = Rc::clone(&function);
+        tokio::task::spawn_local(async move {
+            // A peer that went away is nothing to tell anybody about.
+            let _ = answers::serve(&function, stream).await;
+        });
+    }
+}
+
+async fn call_back_as_told(function: &Function) {
+    for _ in 0..function.options.callbacks {
+        match call_back(&function.options).await {
+            Ok(status) => say(&format!("callback answered {status}")),
+            Err(error) => say(&format!("callback failed: {error}")),
+        }
+    }
+}
+
+/// Makes the ready callback; the status of the answer.
+pub(crate) async fn call_back(options: &Options) -> io::Result<String> {
+    let malformed = || io::Error::new(io::ErrorKind::InvalidInput, "not a callback URL");
+    let rest = options.callback.strip_prefix("http://").ok_or_else(malformed)?;
+    let (authority, path) = rest.split_once('/').ok_or_else(malformed)?;
+    let mut stream = TcpStream::connect(authority).await?;
+    let method = &options.callback_method;
+    let head =
+        format!("{method} /{path} HTTP/1.1\r\nHost: {authority}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    stream.write_all(head.as_bytes()).await?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await?;
+    let answer = String::from_utf8_lossy(&answer);
+    Ok(answer.split(' ').nth(1).unwrap_or("nothing").to_owned())
+}
+
+/// Writes one line where the daemon keeps it.
+pub(crate) fn say(line: &str) {
+    // Nobody is left to be told when this fails.
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// Starts a second process that ignores SIGTERM and never ends by itself.
+fn spawn_relative(relative: Relative, options: &Options) -> io::Result<()> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(["none", "--linger", "--token", &options.token]).stdin(Stdio::null());
+    if relative == Relative::OwnSession {
+        command.arg("--own-session");
+    }
+    command.spawn().map(drop)
+}
+
+async fn linger() -> io::Result<ExitCode> {
+    if std::env::args().any(|argument| argument == "--own-session") {
+        nix::unistd::setsid()?;
+    }
+    let mut term = signal(SignalKind::terminate())?;
+    loop {
+        term.recv().await;
+    }
+}

@@ -1,0 +1,205 @@
+//! An HTTP/1.1 client that keeps out of the way: one connection, no redirects, no decoding, pieces as they arrive.
+
+use std::{convert::Infallible, net::SocketAddr, time::Duration};
+
+use bytes::Bytes;
+use futures::Stream;
+use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
+use hyper::{
+    HeaderMap, Request, Response,
+    body::{Frame, Incoming},
+    client::conn::http1::{self, SendRequest},
+};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::{
+    net::TcpStream,
+    task::JoinHandle,
+    time::{Instant, timeout},
+};
+
+/// No request of these tests takes longer.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The body of a request.
+pub type Body = BoxBody<Bytes, Infallible>;
+
+/// A body that is known as a whole.
+pub fn body_of(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into()).boxed()
+}
+
+/// No body.
+pub fn empty() -> Body {
+    body_of(Bytes::new())
+}
+
+/// A request to be filled in. The path is sent as it stands.
+///
+/// # Panics
+/// When the path cannot be in a request.
+#[track_caller]
+pub fn request(method: &str, path: &str, body: Body) -> Request<Body> {
+    Request::builder().method(method).uri(path).body(body).expect("a valid request")
+}
+
+/// One connection.
+pub struct Connection {
+    sender: SendRequest<Body>,
+    host: String,
+    driver: JoinHandle<()>,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+impl Connection {
+    /// Connects.
+    ///
+    /// # Errors
+    /// When that is refused.
+    pub async fn open(to: SocketAddr) -> std::io::Result<Self> {
+        let stream = TcpStream::connect(to).await?;
+        stream.set_nodelay(true)?;
+        let handshake = http1::Builder::new().max_headers(2048).handshake(TokioIo::new(stream));
+        let (sender, connection) = handshake.await.expect("no bytes yet");
+        let driver = tokio::spawn(async move {
+            // What goes wrong here is told to those whose request it was.
+            let _ = connection.await;
+        });
+        Ok(Self { sender, host: to.to_string(), driver })
+    }
+
+    /// Sends a request; the head of the answer, its body to be read.
+    ///
+    /// # Errors
+    /// When the connection ends without an answer.
+    pub async fn start(&mut self, mut request: Request<Body>) -> hyper::Result<Response<Incoming>> {
+        if !request.headers().contains_key("host") {
+            request.headers_mut().insert("host", self.host.parse().expect("an address is a header value"));
+        }
+        self.sender.ready().await?;
+        timeout(PATIENCE, self.sender.send_request(request)).await.expect("an answer in time")
+    }
+
+    /// Sends a request; the whole answer.
+    ///
+    /// # Errors
+    /// When the connection ends before the answer does.
+    pub async fn send(&mut self, request: Request<Body>) -> hyper::Result<Reply> {
+        let started = Instant::now();
+        let (head, body) = self.start(request).await?.into_parts();
+        let body = timeout(PATIENCE, body.collect()).await.expect("a whole answer in time")?;
+        Ok(Reply {
+            status: head.status.as_u16(),
+            headers: head.headers,
+            body: body.to_bytes(),
+            took: started.elapsed(),
+        })
+    }
+}
+
+/// A whole answer.
+#[derive(Debug, Clone)]
+pub struct Reply {
+    /// The status code.
+    pub status: u16,
+    /// The header fields.
+    pub headers: HeaderMap,
+    /// The body.
+    pub body: Bytes,
+    /// From the request's first byte to the answer's last.
+    pub took: Duration,
+}
+
+impl Reply {
+    /// The body as text.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    /// The first header of that name, as text.
+    pub fn header(&self, name: &str) -> Option<String> {
+        self.headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+    }
+
+    /// The body as JSON.
+    ///
+    /// # Panics
+    /// When it is none.
+    #[track_caller]
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.text()))
+    }
+
+    /// This, if the function itself answered 200.
+    ///
+    /// # Panics
+    /// When it did not.
+    #[track_caller]
+    pub fn ok(self) -> Self {
+        assert_eq!((self.status, self.header("x-unifaas-error")), (200, None), "{}", self.text());
+        self
+    }
+
+    /// The pid that the function under test wrote first.
+    #[track_caller]
+    pub fn pid(&self) -> u32 {
+        let text = self.text();
+        text.split(' ').next().and_then(|word| word.parse().ok()).unwrap_or_else(|| panic!("no pid: {text}"))
+    }
+
+    /// The problem document, which must be whole and of this status and code.
+    ///
+    /// # Panics
+    /// When it is not.
+    #[track_caller]
+    pub fn problem(&self, status: u16, code: &str) -> Value {
+        assert_eq!((self.status, self.header("x-unifaas-error").as_deref()), (status, Some(code)), "{}", self.text());
+        assert_eq!(self.header("content-type").as_deref(), Some("application/problem+json"));
+        let problem = self.json();
+        assert_eq!((&problem["status"], &problem["code"]), (&Value::from(status), &Value::from(code)), "{problem}");
+        for member in ["type", "title", "detail", "request_id"] {
+            assert!(problem[member].as_str().is_some_and(|text| !text.is_empty()), "no {member} in {problem}");
+        }
+        assert_eq!(problem["request_id"].as_str(), self.header("x-request-id").as_deref());
+        problem
+    }
+
+    /// The seconds after which to try again.
+    ///
+    /// # Panics
+    /// When there are none.
+    #[track_caller]
+    pub fn retry_after(&self) -> u64 {
+        let value = self.header("retry-after").expect("a Retry-After");
+        value.parse().unwrap_or_else(|_| panic!("not a number of seconds: {value}"))
+    }
+}
+
+/// Reads a body piece by piece.
+pub struct Pieces {
+    body: Incoming,
+}
+
+impl Pieces {
+    /// Takes the body of an answer.
+    pub fn of(response: Response<Incoming>) -> Self {
+        Self { body: response.into_body() }
+    }
+
+    /// The next piece; `None` at the clean end, an error when the connection was broken off.
+    pub async fn next(&mut self) -> Option<hyper::Result<Bytes>> {
+        let frame = timeout(PATIENCE, self.body.frame()).await.expect("something in time")?;
+        Some(frame.map(|frame| frame.into_data().unwrap_or_default()))
+    }
+}
+
+/// A body that is made while it is sent.
+pub fn streamed(pieces: impl Stream<Item = Bytes> + Send + Sync + 'static) -> Body {
+    use futures::StreamExt;
+    BodyExt::boxed(StreamBody::new(pieces.map(|piece| Ok(Frame::data(piece)))))
+}

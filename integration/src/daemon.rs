@@ -1,0 +1,409 @@
+//! Starts the binary with a registry of its own, asks it things, and sees that it ends without leaving anything behind.
+
+use std::{
+    env, fs,
+    net::SocketAddr,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::{ExitStatus, Stdio},
+    sync::{Arc, OnceLock},
+    thread,
+    time::Duration,
+};
+
+use hyper::{Request, Response, body::Incoming};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::{Child, ChildStdout, Command},
+    time::{Instant, timeout},
+};
+
+use crate::{
+    client::{Body, Connection, Reply, body_of, empty, request},
+    eventually,
+    function::Function,
+    processes,
+};
+
+const START: Duration = Duration::from_secs(15);
+const END: Duration = Duration::from_secs(15);
+
+/// The binary under test: `UNIFAAS_EXE`, or the one that was built along with the tests.
+///
+/// # Panics
+/// When there is none.
+pub fn unifaas() -> PathBuf {
+    env::var_os("UNIFAAS_EXE").map_or_else(|| built("unifaas"), PathBuf::from)
+}
+
+/// The function under test, at a place where an unprivileged user may run it.
+///
+/// # Panics
+/// When it has not been built or cannot be copied.
+pub fn testfn() -> &'static Path {
+    static PLACE: OnceLock<(TempDir, PathBuf)> = OnceLock::new();
+    let (_, path) = PLACE.get_or_init(|| {
+        let directory = public_directory("testfn-");
+        let path = directory.path().join("testfn");
+        // By another process: one of ours that is being forked meanwhile would hold the file open for writing, and
+        // nobody could run it.
+        let copied = std::process::Command::new("cp").arg(built("testfn")).arg(&path).status();
+        assert!(copied.is_ok_and(|status| status.success()), "testfn cannot be copied");
+        (directory, path)
+    });
+    path
+}
+
+fn built(program: &str) -> PathBuf {
+    let this = env::current_exe().expect("the test has a path");
+    let found = this.ancestors().skip(1).map(|directory| directory.join(program)).find(|path| path.is_file());
+    found.unwrap_or_else(|| panic!("no {program} above {}: build it first", this.display()))
+}
+
+fn public_directory(prefix: &str) -> TempDir {
+    let public = fs::Permissions::from_mode(0o755);
+    tempfile::Builder::new().prefix(prefix).permissions(public).tempdir().expect("a temporary directory")
+}
+
+/// The directories of a daemon. They outlive it, so that a second one can take over.
+#[derive(Debug)]
+pub struct Home {
+    directory: TempDir,
+    token: String,
+}
+
+impl Home {
+    /// An empty registry and no state.
+    ///
+    /// # Panics
+    /// When directories cannot be made.
+    pub fn new() -> Arc<Self> {
+        let directory = public_directory("unifaas-");
+        fs::create_dir(directory.path().join("registry")).expect("a registry");
+        let token = format!("token-of-{}", directory.path().file_name().unwrap_or_default().to_string_lossy());
+        Arc::new(Self { directory, token })
+    }
+
+    /// A path inside.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// The directory with the functions.
+    pub fn registry(&self) -> PathBuf {
+        self.path("registry")
+    }
+
+    /// What every process of this registry's functions carries among its arguments.
+    pub fn token(&self) -> &str {
+        &self.token
+    }
+
+    /// Writes a function into the registry, or rewrites it.
+    #[track_caller]
+    pub fn put(&self, function: &Function) {
+        function.write(&self.registry(), &self.token);
+    }
+
+    /// Takes a function out of the registry.
+    ///
+    /// # Panics
+    /// When it is not there.
+    #[track_caller]
+    pub fn remove(&self, function: &str) {
+        fs::remove_dir_all(self.registry().join(function)).expect("the function is there");
+    }
+
+    /// Processes of the functions, whoever started them.
+    pub fn processes(&self) -> Vec<u32> {
+        processes::with_token(&self.token)
+    }
+}
+
+/// A daemon that is yet to be started.
+#[derive(Debug)]
+pub struct Setup {
+    home: Arc<Home>,
+    arguments: Vec<String>,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self { home: Home::new(), arguments: Vec::new() }
+    }
+}
+
+impl Setup {
+    /// With the directories of an earlier one.
+    pub fn at(home: &Arc<Home>) -> Self {
+        Self { home: Arc::clone(home), arguments: Vec::new() }
+    }
+
+    /// With a function in its registry.
+    #[track_caller]
+    pub fn function(self, function: Function) -> Self {
+        self.home.put(&function);
+        self
+    }
+
+    /// With a further option on the command line.
+    pub fn option(mut self, name: &str, value: &str) -> Self {
+        self.arguments.extend([name.to_owned(), value.to_owned()]);
+        self
+    }
+
+    /// The command that starts it.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(unifaas());
+        command.arg("--registry").arg(self.home.registry()).arg("--state-dir").arg(self.home.path("state"));
+        command.args(["--listen", "127.0.0.1:0", "--callback-listen", "127.0.0.1:0", "--log-format", "json"]);
+        // Of two options of the same name the last one counts.
+        command.args(&self.arguments).stdin(Stdio::null());
+        command
+    }
+
+    /// Starts it and waits until it serves.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub async fn start(self) -> Daemon {
+        let log = self.home.path("log");
+        let errors = fs::OpenOptions::new().create(true).append(true).open(&log).expect("a log");
+        let mut child = self.command().stdout(Stdio::piped()).stderr(errors).spawn().expect("unifaas can be run");
+        let mut stdout = BufReader::new(child.stdout.take().expect("its output"));
+        let mut line = String::new();
+        let announced = timeout(START, stdout.read_line(&mut line)).await;
+        let parts: Vec<_> = line.trim_end().splitn(7, ' ').collect();
+        let (listen, callback) = match parts.as_slice() {
+            ["unifaas:", "serving", listen, "callback", callback, "registry", _] => {
+                (address(listen), address(callback))
+            }
+            _ => panic!("{announced:?}, stdout {line:?}, stderr:\n{}", fs::read_to_string(log).unwrap_or_default()),
+        };
+        let pid = child.id().expect("it has just said that it serves");
+        Daemon { home: self.home, child, _stdout: stdout, pid, listen, callback }
+    }
+}
+
+fn address(url: &str) -> SocketAddr {
+    let authority = url.strip_prefix("http://").expect("an http URL");
+    authority.parse().unwrap_or_else(|_| panic!("not an address: {authority}"))
+}
+
+/// A running daemon. When it goes out of scope it is told to end, and must leave no process behind.
+#[derive(Debug)]
+pub struct Daemon {
+    /// Its directories.
+    pub home: Arc<Home>,
+    /// Its process id.
+    pub pid: u32,
+    /// Where it takes requests.
+    pub listen: SocketAddr,
+    /// Where it takes ready callbacks.
+    pub callback: SocketAddr,
+    child: Child,
+    /// Held open, lest the daemon writes to nobody.
+    _stdout: BufReader<ChildStdout>,
+}
+
+/// How a daemon ended.
+#[derive(Debug)]
+pub struct Ending {
+    /// With which status.
+    pub status: ExitStatus,
+    /// How long after it was asked to.
+    pub took: Duration,
+}
+
+impl Daemon {
+    /// A daemon with one function.
+    pub async fn with(function: Function) -> Self {
+        Setup::default().function(function).start().await
+    }
+
+    /// A new connection to it.
+    ///
+    /// # Panics
+    /// When that is refused.
+    pub async fn connect(&self) -> Connection {
+        Connection::open(self.listen).await.expect("the daemon accepts connections")
+    }
+
+    /// Sends a request over a connection of its own.
+    ///
+    /// # Errors
+    /// When the connection ends before the answer does.
+    pub async fn send(&self, request: Request<Body>) -> hyper::Result<Reply> {
+        self.connect().await.send(request).await
+    }
+
+    /// Sends a request over a connection of its own, which is handed over with the head of the answer.
+    ///
+    /// # Panics
+    /// When there is no answer.
+    pub async fn start(&self, request: Request<Body>) -> (Connection, Response<Incoming>) {
+        let mut connection = self.connect().await;
+        let response = connection.start(request).await.expect("an answer");
+        (connection, response)
+    }
+
+    /// GET.
+    ///
+    /// # Panics
+    /// When there is no whole answer.
+    pub async fn get(&self, path: &str) -> Reply {
+        self.send(request("GET", path, empty())).await.unwrap_or_else(|error| panic!("GET {path}: {error:?}"))
+    }
+
+    /// POST.
+    ///
+    /// # Panics
+    /// When there is no whole answer.
+    pub async fn post(&self, path: &str, body: &str) -> Reply {
+        let request = request("POST", path, body_of(body.to_owned()));
+        self.send(request).await.unwrap_or_else(|error| panic!("POST {path}: {error:?}"))
+    }
+
+    /// What `/debug` says.
+    pub async fn debug(&self) -> Value {
+        self.get("/debug").await.ok().json()
+    }
+
+    /// What `/debug/functions/<name>` says.
+    pub async fn function(&self, name: &str) -> Value {
+        self.get(&format!("/debug/functions/{name}")).await.ok().json()
+    }
+
+    /// The instances of a function, as `/debug` shows them.
+    ///
+    /// # Panics
+    /// When it shows none, not even an empty list.
+    pub async fn instances(&self, function: &str) -> Vec<Value> {
+        let mut function = self.function(function).await;
+        match function["instances"].take() {
+            Value::Array(instances) => instances,
+            other => panic!("no list of instances: {other}"),
+        }
+    }
+
+    /// One of the counters of a function.
+    ///
+    /// # Panics
+    /// When there is no such counter.
+    pub async fn counter(&self, function: &str, name: &str) -> u64 {
+        let function = self.function(function).await;
+        function["counters"][name].as_u64().unwrap_or_else(|| panic!("no counter {name} in {function}"))
+    }
+
+    /// Waits until `/debug/functions/<name>` satisfies a condition; what it said then.
+    ///
+    /// # Panics
+    /// When it never does.
+    #[track_caller]
+    pub fn settled(
+        &self,
+        name: &str,
+        what: impl Into<String>,
+        condition: impl Fn(&Value) -> bool,
+    ) -> impl Future<Output = Value> {
+        let path = format!("/debug/functions/{name}");
+        eventually(Duration::from_secs(10), format!("{name}: {}", what.into()), async move || {
+            let reply = self.get(&path).await;
+            (reply.status == 200).then(|| reply.json()).filter(&condition)
+        })
+    }
+
+    /// Waits until so many instances of a function are in that state.
+    ///
+    /// # Panics
+    /// When that never is so.
+    #[track_caller]
+    pub fn until(&self, function: &str, state: &str, count: usize) -> impl Future<Output = Value> {
+        let wanted = state.to_owned();
+        self.settled(function, format!("{count} {state}"), move |function| {
+            let instances = function["instances"].as_array().into_iter().flatten();
+            instances.filter(|instance| instance["state"] == wanted.as_str()).count() == count
+        })
+    }
+
+    /// What it wrote to its log.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.home.path("log")).unwrap_or_default()
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        processes::signal(self.pid, signal);
+    }
+
+    /// Waits for its end, which must come soon.
+    ///
+    /// # Panics
+    /// When it does not end.
+    pub async fn ended(&mut self) -> Ending {
+        let asked = Instant::now();
+        let status = timeout(END, self.child.wait()).await.expect("it ends in time").expect("it can be waited for");
+        Ending { status, took: asked.elapsed() }
+    }
+
+    /// Asks it to end and waits until it has.
+    pub async fn end(&mut self) -> Ending {
+        self.signal(Signal::SIGTERM);
+        self.ended().await
+    }
+
+    #[allow(clippy::disallowed_methods, reason = "a destructor cannot await; it runs at the end of a test")]
+    fn pause() {
+        thread::sleep(Duration::from_millis(10));
+    }
+
+    /// Waits until `done`; whether that came to be.
+    fn wait_for(limit: Duration, mut done: impl FnMut() -> bool) -> bool {
+        let rounds = limit.as_millis() / 10;
+        (0..rounds).any(|_| {
+            done() || {
+                Self::pause();
+                false
+            }
+        })
+    }
+}
+
+impl Drop for Daemon {
+    #[allow(clippy::print_stderr, reason = "the test runner shows it when the test fails")]
+    fn drop(&mut self) {
+        let mut over = matches!(self.child.try_wait(), Ok(Some(_)));
+        let mut in_time = true;
+        if !over {
+            self.signal(Signal::SIGTERM);
+            over = Self::wait_for(END, || matches!(self.child.try_wait(), Ok(Some(_))));
+            in_time = over;
+        }
+        if !over {
+            self.signal(Signal::SIGKILL);
+            Self::wait_for(END, || matches!(self.child.try_wait(), Ok(Some(_))));
+        }
+        let left = self.home.processes();
+        for pid in &left {
+            processes::signal(*pid, Signal::SIGKILL);
+        }
+        let log = self.log();
+        if thread::panicking() {
+            let lines: Vec<_> = log.lines().collect();
+            eprintln!("--- the last lines of the daemon's log\n{}", lines[lines.len().saturating_sub(40)..].join("\n"));
+            return;
+        }
+        assert!(in_time, "the daemon did not end within {END:?} of SIGTERM");
+        assert!(left.is_empty(), "processes were left behind: {left:?}");
+        assert!(!log.contains("panicked"), "the daemon panicked:\n{log}");
+    }
+}
+
+/// What a value must be for a test to go on, with the whole of it in the message.
+#[track_caller]
+pub fn number(value: &Value, member: &str) -> u64 {
+    value[member].as_u64().unwrap_or_else(|| panic!("no {member} in {value}"))
+}

@@ -1,0 +1,100 @@
+//! Writes the files that make a function.
+
+use std::{fmt::Write, fs, path::Path};
+
+use crate::daemon::testfn;
+
+/// A function of the registry, as files.
+///
+/// By default it is the function under test, run as a process that calls back.
+#[derive(Debug, Clone)]
+pub struct Function {
+    name: String,
+    keys: Vec<(String, String)>,
+    process_keys: Vec<(String, String)>,
+    env: Vec<(String, String)>,
+    flags: Vec<String>,
+    text: Option<String>,
+}
+
+impl Function {
+    /// The function under test, under that name.
+    pub fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            keys: Vec::new(),
+            process_keys: Vec::new(),
+            env: Vec::new(),
+            flags: Vec::new(),
+            text: None,
+        }
+    }
+
+    /// A function whose `function.toml` is `text`, whatever that is.
+    pub fn verbatim(name: &str, text: &str) -> Self {
+        Self { text: Some(text.to_owned()), ..Self::new(name) }
+    }
+
+    /// Sets a top-level key. The value is TOML: strings need their quotes.
+    pub fn set(mut self, key: &str, value: impl ToString) -> Self {
+        self.keys.retain(|(present, _)| present != key);
+        self.keys.push((key.to_owned(), value.to_string()));
+        self
+    }
+
+    /// Sets a key of `[process]`.
+    pub fn process(mut self, key: &str, value: impl ToString) -> Self {
+        self.process_keys.push((key.to_owned(), value.to_string()));
+        self
+    }
+
+    /// Sets a variable of `[env]`.
+    pub fn env(mut self, key: &str, value: &str) -> Self {
+        self.env.push((key.to_owned(), toml_string(value)));
+        self
+    }
+
+    /// Adds a flag of the function under test: see `src/bin/testfn/options.rs`.
+    pub fn flag(mut self, flag: &str) -> Self {
+        self.flags.push(flag.to_owned());
+        self
+    }
+
+    /// The name of the function.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Writes (or rewrites) the function into a registry, as an editor would. `token` marks its processes.
+    ///
+    /// # Panics
+    /// When the files cannot be written.
+    #[track_caller]
+    pub fn write(&self, registry: &Path, token: &str) {
+        let directory = registry.join(&self.name);
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(directory.join("function.toml"), self.toml(token)).unwrap();
+    }
+
+    fn toml(&self, token: &str) -> String {
+        if let Some(text) = &self.text {
+            return text.clone();
+        }
+        let mut command = vec![testfn().to_string_lossy().into_owned(), "%callback".to_owned()];
+        command.extend(["--token".to_owned(), token.to_owned()]);
+        command.extend(self.flags.iter().cloned());
+        let command: Vec<_> = command.iter().map(|word| toml_string(word)).collect();
+        let mut text = lines(&self.keys);
+        let _ = write!(text, "\n[process]\ncommand = [{}]\n{}", command.join(", "), lines(&self.process_keys));
+        let _ = write!(text, "\n[env]\n{}", lines(&self.env));
+        text
+    }
+}
+
+fn lines(keys: &[(String, String)]) -> String {
+    keys.iter().map(|(key, value)| format!("{key} = {value}\n")).collect()
+}
+
+fn toml_string(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
+}

@@ -1,0 +1,71 @@
+//! What the black-box tests have in common. They know the binary, HTTP and the file formats, and nothing else.
+//!
+//! `daemon.rs` starts and ends the binary, `function.rs` writes `function.toml`, `client.rs` is an HTTP client that sees
+//! pieces as they arrive, `raw.rs` a socket for what no client would send, `processes.rs` reads the process table.
+//! `src/bin/testfn` is the function under test; the tests themselves are in `tests/`, a file for each theme.
+//!
+//! Everything here panics when it fails, at the caller's line where that can be had: it is part of tests.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a helper of tests fails by panicking")]
+
+mod client;
+mod daemon;
+mod function;
+pub mod processes;
+mod raw;
+
+use std::{future::Future, panic::Location, time::Duration};
+
+pub use client::{Body, Connection, Pieces, Reply, body_of, empty, request, streamed};
+pub use daemon::{Daemon, Ending, Home, Setup, number, testfn, unifaas};
+pub use function::Function;
+pub use raw::{End, Head, Raw};
+
+/// Waits until `ready` gives a value, asking again and again.
+///
+/// # Panics
+/// When there is none within `limit`.
+#[track_caller]
+pub fn eventually<T>(
+    limit: Duration,
+    what: impl Into<String>,
+    mut ready: impl AsyncFnMut() -> Option<T>,
+) -> impl Future<Output = T> {
+    let caller = Location::caller();
+    let what = what.into();
+    async move {
+        let attempts = async {
+            loop {
+                if let Some(value) = ready().await {
+                    return value;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        match tokio::time::timeout(limit, attempts).await {
+            Ok(value) => value,
+            Err(_) => panic!("{caller}: not within {limit:?}: {what}"),
+        }
+    }
+}
+
+/// Awaits something that must not take longer than `limit`.
+///
+/// # Panics
+/// When it does.
+#[track_caller]
+pub fn within<F: Future>(limit: Duration, what: impl Into<String>, future: F) -> impl Future<Output = F::Output> {
+    let caller = Location::caller();
+    let what = what.into();
+    async move {
+        match tokio::time::timeout(limit, future).await {
+            Ok(value) => value,
+            Err(_) => panic!("{caller}: took longer than {limit:?}: {what}"),
+        }
+    }
+}
+
+/// Milliseconds, for brevity.
+pub const fn ms(milliseconds: u64) -> Duration {
+    Duration::from_millis(milliseconds)
+}

@@ -1,0 +1,55 @@
+//! The process table, as `/proc` has it.
+
+use std::{fs, path::Path};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+/// The processes that carry `token` among their arguments. Zombies have no arguments and are not found here.
+pub fn with_token(token: &str) -> Vec<u32> {
+    let entries = fs::read_dir("/proc").expect("/proc is there");
+    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    pids.filter(|pid| arguments(*pid).iter().any(|argument| argument == token)).collect()
+}
+
+/// The arguments of a process; none when there is no such process or it is a zombie.
+pub fn arguments(pid: u32) -> Vec<String> {
+    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    line.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect()
+}
+
+/// Whether there is such a process. A zombie is one: nobody has reaped it.
+pub fn exists(pid: u32) -> bool {
+    Path::new(&format!("/proc/{pid}")).exists()
+}
+
+/// The children of a process that have ended and were not reaped.
+pub fn zombies_of(parent: u32) -> Vec<u32> {
+    let entries = fs::read_dir("/proc").expect("/proc is there");
+    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let is_zombie = |pid: &u32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let fields = stat.rsplit(')').next().unwrap_or_default();
+        let mut fields = fields.split_whitespace();
+        fields.next() == Some("Z") && fields.next() == Some(parent.to_string().as_str())
+    };
+    pids.filter(is_zombie).collect()
+}
+
+/// The most memory a process ever had resident, in KiB.
+///
+/// # Panics
+/// When there is no such process.
+#[track_caller]
+pub fn peak_memory_kib(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process is there");
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("its peak is known");
+    line.split_whitespace().nth(1).and_then(|word| word.parse().ok()).expect("a number of KiB")
+}
+
+/// Sends a signal to one process; whether it was there.
+pub fn signal(pid: u32, signal: Signal) -> bool {
+    i32::try_from(pid).is_ok_and(|pid| kill(Pid::from_raw(pid), signal).is_ok())
+}

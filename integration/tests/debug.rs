@@ -1,0 +1,174 @@
+//! `/debug`: what it shows, under which names.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+use integration::{Daemon, Function, Setup, ms, number};
+use serde_json::Value;
+
+const CODES: [&str; 16] = [
+    "ok",
+    "client_gone",
+    "function_misconfigured",
+    "function_saturated",
+    "host_saturated",
+    "draining",
+    "start_failed",
+    "boot_failed",
+    "boot_timed_out",
+    "queue_timed_out",
+    "instance_failed",
+    "function_timed_out",
+    "bad_request",
+    "body_too_large",
+    "request_timed_out",
+    "internal",
+];
+
+#[track_caller]
+fn has(value: &Value, members: &[&str]) {
+    for member in members {
+        assert!(value.get(member).is_some(), "no {member} in {value}");
+    }
+}
+
+#[tokio::test]
+async fn it_shows_the_daemon_its_functions_and_their_instances() {
+    let daemon = Setup::default()
+        .function(Function::new("f").set("concurrent-requests", 2).flag("--say").flag("hello from the function"))
+        .function(Function::verbatim("bad", "nonsense = 1\n"))
+        .start()
+        .await;
+    let pid = daemon.get("/invoke/f/pid").await.ok().pid();
+    let reply = daemon.get("/debug").await.ok();
+    assert!(reply.header("content-type").unwrap().starts_with("application/json"));
+    let debug = reply.json();
+
+    has(&debug["daemon"], &["version", "pid", "uptime_seconds", "settings", "callbacks_refused"]);
+    assert_eq!(number(&debug["daemon"], "pid"), u64::from(daemon.pid));
+    assert!(debug["daemon"]["uptime_seconds"].as_f64().is_some_and(|seconds| seconds > 0.0 && seconds < 60.0));
+    assert!(debug["daemon"]["settings"].to_string().contains(&*daemon.home.registry().to_string_lossy()));
+
+    let f = &debug["functions"]["f"];
+    has(f, &["state", "spec", "revision", "waiting", "counters", "instances_started", "callbacks_refused"]);
+    assert_eq!((&f["state"], &f["spec"]["concurrent_requests"]), (&"serving".into(), &2.into()));
+    for code in CODES {
+        let expected = u64::from(code == "ok");
+        assert_eq!(number(&f["counters"], code), expected, "{code}");
+    }
+    assert_eq!(number(&f["counters"], "requests"), 1);
+
+    let boots = &f["boot_seconds"];
+    assert_eq!((number(boots, "count"), number(&boots["buckets"], "+Inf")), (1, 1));
+    assert!(boots["sum"].as_f64().is_some_and(|sum| sum > 0.0 && sum < 10.0), "{boots}");
+    let buckets = boots["buckets"].as_object().unwrap();
+    let mut bounds: Vec<(f64, u64)> = buckets
+        .iter()
+        .map(|(bound, count)| (bound.trim_start_matches('+').parse().unwrap(), count.as_u64().unwrap()))
+        .collect();
+    bounds.sort_by(|a, b| a.0.total_cmp(&b.0));
+    assert!(bounds.len() > 5 && bounds.windows(2).all(|pair| pair[0].1 <= pair[1].1), "not cumulative: {bounds:?}");
+
+    let instance = &f["instances"][0];
+    has(instance, &["id", "state", "since_seconds", "epoch", "revision", "pid", "engine_id", "address", "in_flight"]);
+    has(instance, &["served", "output", "resources"]);
+    assert_eq!((&instance["state"], number(instance, "pid")), (&"idle".into(), u64::from(pid)));
+    assert_eq!((number(instance, "served"), number(instance, "in_flight")), (1, 0));
+    assert!(
+        instance["output"].as_array().unwrap().iter().any(|line| line.to_string().contains("hello from the function"))
+    );
+    let address = instance["address"].as_str().unwrap();
+    assert!(instance["resources"].to_string().contains(address), "the port is a resource: {instance}");
+
+    let bad = &debug["functions"]["bad"];
+    assert_eq!(bad["state"], "misconfigured");
+    assert!(bad["reason"].as_str().unwrap().contains("nonsense"));
+}
+
+#[tokio::test]
+async fn functions_and_instances_have_addresses_of_their_own() {
+    let daemon = Daemon::with(Function::new("f")).await;
+    daemon.get("/invoke/f/pid").await.ok();
+    let whole = daemon.debug().await["functions"]["f"].clone();
+    let part = daemon.function("f").await;
+    assert_eq!((&whole["counters"], &whole["spec"]), (&part["counters"], &part["spec"]));
+    let id = part["instances"][0]["id"].as_str().unwrap();
+    let instance = daemon.get(&format!("/debug/instances/{id}")).await.ok().json();
+    assert_eq!((&instance["id"], &instance["function"]), (&id.into(), &"f".into()));
+    assert_eq!(instance["pid"], part["instances"][0]["pid"]);
+    for path in ["/debug/functions/g", "/debug/functions/", "/debug/instances/0000000000000000", "/debug/instances/x"] {
+        assert_eq!(daemon.get(path).await.status, 404, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn it_shows_what_goes_on_while_it_goes_on() {
+    let function = Function::new("f").set("max-instances", 1).flag("--boot-delay").flag("600");
+    let daemon = Daemon::with(function.set("keepalive", 0.3)).await;
+    let requests = futures::future::join(daemon.get("/invoke/f/sleep?ms=800"), daemon.get("/invoke/f/pid"));
+    let watch = async {
+        let booting = daemon.until("f", "booting", 1).await;
+        assert!(number(&booting, "waiting") >= 1);
+        let busy = daemon.until("f", "busy", 1).await;
+        assert_eq!(number(&busy["instances"][0], "in_flight"), 1);
+        assert!(number(&busy["instances"][0], "epoch") > number(&booting["instances"][0], "epoch"));
+        assert!(busy["instances"][0]["since_seconds"].as_f64().is_some_and(|seconds| seconds < 2.0));
+    };
+    let ((first, second), ()) = futures::join!(requests, watch);
+    first.ok();
+    second.ok();
+    daemon.until("f", "idle", 1).await;
+    daemon.settled("f", "none left", |f| f["instances"] == serde_json::json!([])).await;
+}
+
+#[tokio::test]
+async fn secrets_of_the_environment_are_not_shown() {
+    let daemon = Daemon::with(Function::new("f").env("PASSWORD", "open-sesame-4711")).await;
+    daemon.get("/invoke/f/pid").await.ok();
+    let debug = daemon.debug().await.to_string();
+    assert!(debug.contains("PASSWORD") && !debug.contains("open-sesame-4711"));
+    assert!(!daemon.log().contains("open-sesame-4711"));
+}
+
+#[tokio::test]
+async fn it_is_healthy() {
+    let daemon = Setup::default().start().await;
+    assert_eq!(daemon.get("/healthz").await.ok().text().trim(), "ok");
+    assert_eq!(daemon.debug().await["functions"], serde_json::json!({}));
+}
+
+#[tokio::test]
+async fn it_answers_while_everything_is_busy() {
+    let daemon = Daemon::with(Function::new("f").set("max-instances", 1).set("queue", 50)).await;
+    let load = futures::future::join_all((0..20).map(|_| daemon.get("/invoke/f/sleep?ms=50")));
+    let watch = async {
+        daemon.until("f", "busy", 1).await;
+        for _ in 0..10 {
+            let reply = daemon.get("/debug").await.ok();
+            assert!(reply.took < ms(500), "{:?}", reply.took);
+        }
+    };
+    let (replies, ()) = futures::join!(load, watch);
+    replies.into_iter().for_each(|reply| drop(reply.ok()));
+}
+
+#[tokio::test]
+async fn the_admin_pages_can_be_moved_to_a_listener_of_their_own() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let daemon =
+        Setup::default().option("--admin-listen", &port.to_string()).function(Function::new("f")).start().await;
+    let mut admin = integration::Connection::open(port).await.expect("the admin listener");
+    let debug = admin.send(integration::request("GET", "/debug", integration::empty())).await.unwrap().ok().json();
+    assert_eq!(debug["functions"]["f"]["state"], "serving");
+    assert_eq!(daemon.get("/debug").await.status, 404);
+    daemon.get("/invoke/f/pid").await.ok();
+}
+
+#[tokio::test]
+async fn the_log_is_one_json_object_a_line_with_function_and_instance() {
+    let daemon = Daemon::with(Function::new("f")).await;
+    daemon.get("/invoke/f/pid").await.ok();
+    let id = daemon.instances("f").await[0]["id"].as_str().unwrap().to_owned();
+    let log = daemon.log();
+    let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
+    assert!(lines.iter().any(|line| line["function"] == "f" && line["instance"] == id.as_str()), "{log}");
+}

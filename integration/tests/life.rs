@@ -1,0 +1,244 @@
+//! The life of an instance from its readiness to its end: kept, used once, killed, outlived by nothing.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+use std::time::Duration;
+
+use futures::future::join_all;
+use integration::{Daemon, Function, Pieces, empty, eventually, ms, number, processes, request, within};
+use nix::sys::signal::Signal;
+use tokio::time::Instant;
+
+/// Waits until a process is gone; how long that took.
+async fn gone(pid: u32) -> Duration {
+    let since = Instant::now();
+    while processes::exists(pid) {
+        assert!(since.elapsed() < Duration::from_secs(10), "{pid} is still there");
+        tokio::time::sleep(ms(5)).await;
+    }
+    since.elapsed()
+}
+
+#[tokio::test]
+async fn single_use_requests_get_a_process_each_that_is_gone_within_a_second_of_the_last_byte() {
+    let daemon = Daemon::with(Function::new("once").set("single-use", true)).await;
+    let mut pids = Vec::new();
+    let mut endings = Vec::new();
+    for _ in 0..200 {
+        let pid = daemon.get("/invoke/once/pid").await.ok().pid();
+        pids.push(pid);
+        endings.push(tokio::spawn(gone(pid)));
+    }
+    for ending in join_all(endings).await {
+        let took = ending.unwrap();
+        assert!(took < Duration::from_secs(1), "a process lived on for {took:?}");
+    }
+    pids.sort_unstable();
+    pids.dedup();
+    assert_eq!(pids.len(), 200);
+    assert_eq!(daemon.counter("once", "ok").await, 200);
+    assert!(processes::zombies_of(daemon.pid).is_empty());
+}
+
+#[tokio::test]
+async fn a_single_use_instance_lives_until_its_response_has_been_sent() {
+    let daemon = Daemon::with(Function::new("once").set("single-use", true).set("keepalive", 0)).await;
+    let (_connection, response) = daemon.start(request("GET", "/invoke/once/stream?n=10&ms=100", empty())).await;
+    let mut pieces = Pieces::of(response);
+    let mut text = Vec::new();
+    while let Some(piece) = pieces.next().await {
+        text.extend_from_slice(&piece.expect("the whole stream"));
+    }
+    assert_eq!(String::from_utf8_lossy(&text).lines().count(), 10);
+    assert_eq!(daemon.function("once").await["instances_started"], 1);
+}
+
+#[tokio::test]
+async fn requests_after_each_other_share_an_instance() {
+    let daemon = Daemon::with(Function::new("f")).await;
+    let first = daemon.get("/invoke/f/pid").await.ok().pid();
+    for _ in 0..20 {
+        assert_eq!(daemon.get("/invoke/f/pid").await.ok().pid(), first);
+    }
+    let function = daemon.function("f").await;
+    assert_eq!(function["instances_started"], 1);
+    assert_eq!(number(&function["instances"][0], "served"), 21);
+    assert_eq!(number(&function["instances"][0], "pid"), u64::from(first));
+}
+
+#[tokio::test]
+async fn an_idle_instance_ends_when_its_keepalive_is_over_and_not_before() {
+    let daemon = Daemon::with(Function::new("f").set("keepalive", 0.7)).await;
+    let pid = daemon.get("/invoke/f/pid").await.ok().pid();
+    let rest = gone(pid).await;
+    assert!(rest > ms(600) && rest < ms(1500), "it lived on for {rest:?}");
+    daemon.settled("f", "no instance", |function| function["instances"] == serde_json::json!([])).await;
+}
+
+#[tokio::test]
+async fn each_request_starts_the_keepalive_anew() {
+    let daemon = Daemon::with(Function::new("f").set("keepalive", 0.6)).await;
+    let first = daemon.get("/invoke/f/pid").await.ok().pid();
+    for _ in 0..4 {
+        assert_eq!(daemon.get("/invoke/f/sleep?ms=400").await.ok().pid(), first);
+    }
+    let rest = gone(first).await;
+    assert!(rest > ms(500), "it was gone {rest:?} after its last request");
+}
+
+#[tokio::test]
+async fn an_idle_instance_that_was_killed_is_replaced_without_a_wait() {
+    let daemon = Daemon::with(Function::new("f")).await;
+    for _ in 0..5 {
+        let pid = daemon.get("/invoke/f/pid").await.ok().pid();
+        processes::signal(pid, Signal::SIGKILL);
+        // At once: the daemon may not have noticed yet.
+        let reply = daemon.get("/invoke/f/pid").await.ok();
+        assert_ne!(reply.pid(), pid);
+        assert!(reply.took < ms(500), "{:?}", reply.took);
+    }
+    assert!(processes::zombies_of(daemon.pid).is_empty());
+}
+
+#[tokio::test]
+async fn killing_an_instance_fails_the_request_it_serves_at_once_and_no_other() {
+    let daemon = Daemon::with(Function::new("f").set("min-instances", 2)).await;
+    daemon.until("f", "idle", 2).await;
+    let first = async {
+        let reply = daemon.get("/invoke/f/sleep?ms=1500").await;
+        (Instant::now(), reply)
+    };
+    let second = async { daemon.get("/invoke/f/sleep?ms=1500").await };
+    let kill = async {
+        let function = daemon.until("f", "busy", 2).await;
+        // Both are being served for certain: nothing of either is retried.
+        tokio::time::sleep(ms(200)).await;
+        let victim = u32::try_from(number(&function["instances"][0], "pid")).unwrap();
+        processes::signal(victim, Signal::SIGKILL);
+        Instant::now()
+    };
+    let (first, second, killed) = futures::join!(first, async { (second.await, Instant::now()) }, kill);
+    let mut outcomes = [(first.1, first.0), second];
+    outcomes.sort_by_key(|(reply, _)| reply.status);
+    let [(lives, _), (fails, failed)] = outcomes;
+    lives.ok();
+    fails.problem(502, "instance_failed");
+    assert!(failed - killed < ms(300), "it failed only {:?} after the kill", failed - killed);
+    daemon.until("f", "idle", 2).await;
+}
+
+#[tokio::test]
+async fn killing_an_instance_breaks_off_the_response_that_has_begun() {
+    let daemon = Daemon::with(Function::new("f")).await;
+    let pid = daemon.get("/invoke/f/pid").await.ok().pid();
+    let (_connection, response) = daemon.start(request("GET", "/invoke/f/stream?n=50&ms=100", empty())).await;
+    assert_eq!(response.status(), 200);
+    let mut pieces = Pieces::of(response);
+    pieces.next().await.expect("a piece").expect("a good one");
+    processes::signal(pid, Signal::SIGKILL);
+    let broken = within(ms(1000), "the break", async {
+        loop {
+            match pieces.next().await {
+                Some(Ok(_)) => {}
+                end => return end,
+            }
+        }
+    });
+    assert!(matches!(broken.await, Some(Err(_))), "a truncated response must not look whole");
+    daemon.get("/invoke/f/pid").await.ok();
+    assert_eq!(daemon.counter("f", "instance_failed").await, 1);
+}
+
+#[tokio::test]
+async fn an_instance_that_exits_while_it_serves_is_a_502_and_is_replaced() {
+    let daemon = Daemon::with(Function::new("f")).await;
+    let pid = daemon.get("/invoke/f/pid").await.ok().pid();
+    daemon.get("/invoke/f/exit?code=3").await.problem(502, "instance_failed");
+    assert_ne!(daemon.get("/invoke/f/pid").await.ok().pid(), pid);
+}
+
+#[tokio::test]
+async fn min_instances_are_kept_ready_when_nobody_asks() {
+    let daemon = Daemon::with(Function::new("f").set("min-instances", 2).set("keepalive", 0.2)).await;
+    let function = daemon.until("f", "idle", 2).await;
+    let pids: Vec<_> = (0..2).map(|n| u32::try_from(number(&function["instances"][n], "pid")).unwrap()).collect();
+    tokio::time::sleep(ms(700)).await;
+    assert!(pids.iter().all(|pid| processes::exists(*pid)), "keepalive ended instances that are to be kept");
+    processes::signal(pids[0], Signal::SIGKILL);
+    daemon.settled("f", "three were started", |function| number(function, "instances_started") == 3).await;
+    daemon.until("f", "idle", 2).await;
+    assert!(daemon.get("/invoke/f/pid").await.ok().took < ms(300));
+}
+
+#[tokio::test]
+async fn a_single_use_function_with_min_instances_has_the_next_one_ready() {
+    let daemon = Daemon::with(Function::new("f").set("min-instances", 1).set("single-use", true)).await;
+    let mut pids = Vec::new();
+    for _ in 0..5 {
+        daemon.until("f", "idle", 1).await;
+        pids.push(daemon.get("/invoke/f/pid").await.ok().pid());
+    }
+    pids.sort_unstable();
+    pids.dedup();
+    assert_eq!(pids.len(), 5);
+}
+
+#[tokio::test]
+async fn an_instance_that_ignores_sigterm_is_killed_after_its_grace() {
+    let function = Function::new("f").flag("--ignore-sigterm").set("keepalive", 0.1).set("stop-grace", 0.5);
+    let daemon = Daemon::with(function).await;
+    let pid = daemon.get("/invoke/f/pid").await.ok().pid();
+    let took = gone(pid).await;
+    assert!(took > ms(500) && took < ms(1500), "{took:?}");
+}
+
+#[tokio::test]
+async fn relatives_of_an_instance_end_with_it() {
+    for relative in ["same-group", "own-session"] {
+        let function = Function::new("f").flag("--relative").flag(relative).set("single-use", true);
+        let daemon = Daemon::with(function.set("stop-grace", 0.3)).await;
+        daemon.get("/invoke/f/pid").await.ok();
+        eventually(Duration::from_secs(3), format!("a relative in {relative} is gone"), async || {
+            daemon.home.processes().is_empty().then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn an_instance_gets_its_environment_and_no_more_rights_than_it_needs() {
+    let daemon = Daemon::with(Function::new("f").env("GREETING", "good morning, \"you\"")).await;
+    assert_eq!(daemon.get("/invoke/f/env?name=GREETING").await.ok().text(), "good morning, \"you\"");
+    let port: u16 = daemon.get("/invoke/f/env?name=PORT").await.ok().text().parse().expect("a port");
+    let instance = &daemon.instances("f").await[0];
+    assert_eq!(instance["address"], format!("127.0.0.1:{port}"));
+    let pid = number(instance, "pid");
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    assert!(status.contains("NoNewPrivs:\t1"), "{status}");
+    assert_ne!(daemon.get("/invoke/f/uid").await.ok().text(), "0");
+    let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+    let targets: Vec<_> = descriptors.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok()).collect();
+    let daemons = std::fs::read_dir(format!("/proc/{}/fd", daemon.pid)).unwrap();
+    let daemons: Vec<_> = daemons.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok()).collect();
+    let sockets = |links: &[std::path::PathBuf]| -> Vec<_> {
+        links.iter().filter(|link| link.to_string_lossy().starts_with("socket:")).cloned().collect()
+    };
+    for socket in sockets(&targets) {
+        assert!(!sockets(&daemons).contains(&socket), "the function holds a socket of the daemon: {targets:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_instance_that_takes_too_much_memory_is_ended_and_replaced_where_the_host_can_limit_it() {
+    let daemon = Daemon::with(Function::new("f").process("memory", 64)).await;
+    let pid = daemon.get("/invoke/f/pid").await.ok().pid();
+    let limited = daemon.instances("f").await[0]["resources"].to_string().contains("cgroup");
+    let reply = daemon.get("/invoke/f/allocate?mib=256").await;
+    if limited {
+        reply.problem(502, "instance_failed");
+        assert_ne!(daemon.get("/invoke/f/pid").await.ok().pid(), pid);
+    } else {
+        reply.ok();
+        assert!(daemon.log().contains("memory"), "a limit that cannot be had must be warned of");
+    }
+}

@@ -1,0 +1,280 @@
+//! What a hostile or broken client may try, and that the daemon outlives it.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+use std::time::Duration;
+
+use integration::{Daemon, End, Function, Raw, body_of, empty, ms, number, request, within};
+use tokio::time::Instant;
+
+/// Sends bytes; everything that comes back until the connection ends.
+async fn exchange(daemon: &Daemon, bytes: &[u8]) -> (String, End) {
+    let mut raw = Raw::connect(daemon.listen).await;
+    // The daemon may answer and close while it is still being talked to.
+    let _ = raw.send(bytes).await;
+    let (answer, end) = raw.rest(ms(3000)).await;
+    (String::from_utf8_lossy(&answer).into_owned(), end)
+}
+
+/// The statuses of all answers in what came back.
+fn statuses(answer: &str) -> Vec<u16> {
+    let lines = answer.split("HTTP/1.1 ").skip(1);
+    lines.filter_map(|line| line.split(' ').next()?.parse().ok()).collect()
+}
+
+/// What a smuggler puts behind the body: were it taken for a request, there would be a second answer.
+const SMUGGLED: &str = "GET /invoke/f/smuggled HTTP/1.1\r\nHost: h\r\n\r\n";
+
+#[tokio::test]
+async fn requests_with_ambiguous_ends_are_a_400_and_the_connection_is_closed() {
+    let daemon = Daemon::with(Function::new("f")).await;
+    let framings = [
+        "Content-Length: 4\r\nTransfer-Encoding: chunked",
+        "Transfer-Encoding: chunked\r\nContent-Length: 4",
+        "Content-Length: 4\r\nContent-Length: 5",
+        "Content-Length: 5\r\nX: y\r\ncontent-length: 4",
+        "Content-Length: 4, 5",
+        "Content-Length: +4",
+        "Content-Length: -4",
+        "Content-Length: 4 4",
+        "Content-Length: 0x4",
+        "Content-Length: 4a",
+        "Content-Length:",
+        "Content-Length: 99999999999999999999999",
+        "Content-Length : 4",
+        "Content-Length\t: 4",
+        "Transfer-Encoding: xchunked",
+        "Transfer-Encoding: chunked, identity",
+        "Transfer-Encoding: chunked, chunked",
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity",
+        "Transfer-Encoding : chunked",
+        "Transfer-Encoding: \x0bchunked",
+        "Transfer-Encoding: \"chunked\"",
+        "X: y\r\n Transfer-Encoding: chunked",
+        "X Y: z",
+        "no colon at all",
+        ": no name",
+        "X: a\0b",
+        "X: a\rb",
+    ];
+    for framing in framings {
+        let head = format!("POST /invoke/f/received HTTP/1.1\r\nHost: h\r\n{framing}\r\n\r\n0\r\n\r\n{SMUGGLED}");
+        let (answer, end) = exchange(&daemon, head.as_bytes()).await;
+        let statuses = statuses(&answer);
+        let refused = matches!(statuses.as_slice(), [400]) || (framing.starts_with("Transfer") && statuses == [501]);
+        assert!(refused, "{framing:?} was answered {statuses:?}: {answer}");
+        assert_ne!(end, End::Open, "{framing:?}: the connection is still open");
+    }
+    let good = daemon.post("/invoke/f/received", "four").await.ok();
+    assert_eq!(good.text(), "4");
+    assert_eq!(daemon.counter("f", "ok").await, 1, "something was smuggled in");
+}
+
+#[tokio::test]
+async fn an_old_client_cannot_send_chunks() {
+    let daemon = Daemon::with(Function::new("f")).await;
+    let head = "POST /invoke/f/received HTTP/1.0\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let (answer, end) = exchange(&daemon, format!("{head}0\r\n\r\n{SMUGGLED}").as_bytes()).await;
+    assert_eq!(answer.matches("HTTP/1.").count(), 1, "{answer}");
+    assert_ne!(end, End::Open);
+}
+
+#[tokio::test]
+async fn bad_chunking_is_a_400_and_the_function_sees_no_clean_end() {
+    let daemon = Daemon::with(Function::new("f").set("concurrent-requests", 4)).await;
+    daemon.get("/invoke/f/pid").await.ok();
+    for body in [
+        "Z\r\nhello\r\n0\r\n\r\n",
+        "-5\r\nhello\r\n0\r\n\r\n",
+        "0x5\r\nhello\r\n0\r\n\r\n",
+        "5 5\r\nhello\r\n0\r\n\r\n",
+        "\r\nhello\r\n0\r\n\r\n",
+        ";ext\r\nhello\r\n0\r\n\r\n",
+        "5\r\nhelloX\r\n0\r\n\r\n",
+        "5\r\nhello0\r\n\r\n",
+        "3\r\nhello\r\n0\r\n\r\n",
+        "FFFFFFFFFFFFFFFFF\r\nhello\r\n0\r\n\r\n",
+        "5\r\nhello\r\nG\r\n\r\n",
+    ] {
+        let head = "POST /invoke/f/received HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let (answer, end) = exchange(&daemon, format!("{head}{body}{SMUGGLED}").as_bytes()).await;
+        assert_eq!(statuses(&answer), [400], "{body:?} was answered {answer}");
+        assert_ne!(end, End::Open, "{body:?}: the connection is still open");
+    }
+    assert_eq!(daemon.counter("f", "ok").await, 1);
+    daemon.get("/invoke/f/pid").await.ok();
+}
+
+#[tokio::test]
+async fn a_body_that_stops_short_is_never_passed_on_as_a_whole_one() {
+    let daemon = Daemon::with(Function::new("f").set("max-instances", 1)).await;
+    daemon.get("/invoke/f/pid").await.ok();
+    for (framing, part) in [("Content-Length: 100", "only this"), ("Transfer-Encoding: chunked", "5\r\nhello\r\n")] {
+        let head = format!("POST /invoke/f/received HTTP/1.1\r\nHost: h\r\n{framing}\r\n\r\n{part}");
+        let mut raw = Raw::request(daemon.listen, head).await;
+        raw.finish().await;
+        let (answer, _) = raw.rest(ms(3000)).await;
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        assert!(matches!(statuses(&answer).as_slice(), [] | [400]), "{answer}");
+    }
+    let reply = daemon.get("/invoke/f/pid").await.ok();
+    assert!(reply.took < ms(1000), "the slot came back after {:?}", reply.took);
+}
+
+#[tokio::test]
+async fn heads_of_a_mebibyte_are_a_431() {
+    let daemon = Daemon::with(Function::new("f")).await;
+    let long = format!("X-Long: {}\r\n", "l".repeat(1 << 20));
+    let many: String = (0..20_000).map(|n| format!("X-Many-{n}: {}\r\n", "m".repeat(40))).collect();
+    for fields in [long, many] {
+        let head = format!("GET /invoke/f/pid HTTP/1.1\r\nHost: h\r\n{fields}\r\n");
+        let (answer, end) = exchange(&daemon, head.as_bytes()).await;
+        assert_eq!(statuses(&answer), [431], "{answer}");
+        assert_ne!(end, End::Open);
+    }
+    daemon.get("/invoke/f/pid").await.ok();
+}
+
+#[tokio::test]
+async fn a_head_that_comes_too_slowly_is_a_408() {
+    let daemon = Daemon::with(Function::new("f")).await;
+    let stalled = async {
+        let mut raw = Raw::request(daemon.listen, "GET /invoke/f/pid HTTP/1.1\r\nHost:").await;
+        raw.head().await.map(|head| head.status)
+    };
+    let dripping = async {
+        let mut raw = Raw::request(daemon.listen, "GET /invoke/f/pid HTTP/1.1\r\n").await;
+        let started = Instant::now();
+        while started.elapsed() < Duration::from_secs(15) && raw.send("X: y\r\n").await.is_ok() {
+            let (answer, end) = raw.rest(ms(300)).await;
+            if !answer.is_empty() || end != End::Open {
+                return statuses(&String::from_utf8_lossy(&answer)).first().copied();
+            }
+        }
+        None
+    };
+    let both = futures::future::join(stalled, dripping);
+    assert_eq!(within(Duration::from_secs(16), "two refusals", both).await, (Some(408), Some(408)));
+    daemon.get("/invoke/f/pid").await.ok();
+}
+
+#[tokio::test]
+async fn a_body_that_never_comes_holds_its_slot_no_longer_than_the_timeout() {
+    let daemon = Daemon::with(Function::new("f").set("timeout", 1).set("max-instances", 1)).await;
+    daemon.get("/invoke/f/pid").await.ok();
+    let head = "POST /invoke/f/received HTTP/1.1\r\nHost: h\r\nContent-Length: 100\r\n\r\nthe first of it";
+    let mut raw = Raw::request(daemon.listen, head).await;
+    let status = within(ms(3000), "an answer", raw.expect_head()).await.status;
+    assert_eq!(status, 408, "it was the client that was slow");
+    daemon.get("/invoke/f/pid").await.ok();
+}
+
+#[tokio::test]
+async fn names_that_are_no_functions_are_a_404_and_never_a_path() {
+    let daemon = Daemon::with(Function::new("f")).await;
+    // A directory next to the registry that would do, if a name were a path.
+    Function::new("outside").write(&daemon.home.path(""), daemon.home.token());
+    let long = "a".repeat(7000);
+    for name in [
+        "..",
+        "../outside",
+        "..%2foutside",
+        "%2e%2e%2foutside",
+        "%2e%2e%2Foutside/x",
+        "%2e%2e%2f",
+        "%2e%2e/outside",
+        "%00",
+        "f%00",
+        "f%00/x",
+        "%66%00",
+        ".",
+        "./f",
+        "%2ff",
+        "f%2f..%2ff",
+        "f%5c..",
+        "-",
+        "*",
+        "%",
+        "%ff",
+        "%F0%9F%91%BB",
+        "f%20",
+        "%20f",
+        "function.toml",
+        long.as_str(),
+    ] {
+        let head = format!("GET /invoke/{name} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
+        let (answer, _) = exchange(&daemon, head.as_bytes()).await;
+        assert_eq!(statuses(&answer), [404], "{name:?} was answered {answer}");
+        assert!(answer.contains("x-unifaas-error: no_such_function"), "{name:?} was answered {answer}");
+    }
+    for target in ["/../../../etc/passwd", "/invoke/../debug/../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd"] {
+        let head = format!("GET {target} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
+        let (answer, _) = exchange(&daemon, head.as_bytes()).await;
+        assert_eq!(statuses(&answer), [404], "{target} was answered {answer}");
+    }
+    daemon.get("/invoke/f/pid").await.ok();
+}
+
+#[tokio::test]
+async fn what_is_not_http_is_refused_and_outlived() {
+    let daemon = Daemon::with(Function::new("f")).await;
+    let tls_hello = b"\x16\x03\x01\x00\xa5\x01\x00\x00\xa1\x03\x03".to_vec();
+    let noise: Vec<u8> = (0..5000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    for bytes in [
+        tls_hello,
+        noise,
+        b"\r\n\r\n\r\n\r\nGARBAGE\r\n\r\n".to_vec(),
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
+        b"GET /invoke/f/pid\r\n\r\n".to_vec(),
+        b"GET /invoke/f/pid HTTP/9.9\r\nHost: h\r\n\r\n".to_vec(),
+        b"GET  /invoke/f/pid HTTP/1.1\r\nHost: h\r\n\r\n".to_vec(),
+        b"G\0T /invoke/f/pid HTTP/1.1\r\nHost: h\r\n\r\n".to_vec(),
+        b"GET /invoke/f/\x01 HTTP/1.1\r\nHost: h\r\n\r\n".to_vec(),
+    ] {
+        let mut raw = Raw::connect(daemon.listen).await;
+        let _ = raw.send(&bytes).await;
+        raw.finish().await;
+        let (answer, end) = raw.rest(ms(8000)).await;
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        assert!(!answer.contains(" 200 "), "{:?} was answered {answer}", String::from_utf8_lossy(&bytes));
+        assert_ne!(end, End::Open, "{:?}: still open", String::from_utf8_lossy(&bytes));
+    }
+    daemon.get("/invoke/f/pid").await.ok();
+}
+
+#[tokio::test]
+async fn a_body_larger_than_allowed_is_a_413() {
+    let daemon = Daemon::with(Function::new("f").set("max-body", 1)).await;
+    let fits = daemon.send(request("POST", "/invoke/f/received", body_of(vec![0_u8; 1 << 20]))).await.unwrap().ok();
+    assert_eq!(fits.text(), (1 << 20).to_string());
+
+    let declared = "POST /invoke/f/received HTTP/1.1\r\nHost: h\r\nContent-Length: 1048577\r\n\r\n";
+    let mut raw = Raw::request(daemon.listen, declared).await;
+    let head = within(ms(1000), "a refusal before the body", raw.expect_head()).await;
+    assert_eq!((head.status, head.text("x-unifaas-error").as_deref()), (413, Some("body_too_large")));
+
+    let chunk = format!("10000\r\n{}\r\n", "c".repeat(1 << 16));
+    let mut raw = Raw::request(
+        daemon.listen,
+        "POST /invoke/f/received HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n",
+    )
+    .await;
+    for _ in 0..17 {
+        let _ = raw.send(&chunk).await;
+    }
+    let head = within(ms(2000), "a refusal", raw.expect_head()).await;
+    assert_eq!((head.status, head.text("x-unifaas-error").as_deref()), (413, Some("body_too_large")));
+    assert_eq!(daemon.counter("f", "body_too_large").await, 2);
+    daemon.get("/invoke/f/pid").await.ok();
+}
+
+#[tokio::test]
+async fn hundreds_of_silent_connections_are_in_nobodys_way() {
+    let daemon = Daemon::with(Function::new("f")).await;
+    let silent: Vec<_> = futures::future::join_all((0..400).map(|_| Raw::connect(daemon.listen))).await;
+    let reply = daemon.send(request("GET", "/invoke/f/pid", empty())).await.unwrap().ok();
+    assert!(reply.took < ms(2000), "{:?}", reply.took);
+    drop(silent);
+    assert_eq!(number(&daemon.function("f").await["counters"], "ok"), 1);
+}

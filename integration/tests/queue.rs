@@ -1,0 +1,152 @@
+//! Requests that wait for a slot: how many, how long, and what becomes of those that leave.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+use std::time::Duration;
+
+use futures::future::join_all;
+use integration::{Daemon, Function, empty, ms, number, processes, request};
+
+#[tokio::test]
+async fn a_full_queue_is_a_429_with_retry_after_at_once_while_others_boot() {
+    let function = Function::new("f").set("queue", 2).set("max-instances", 1).set("concurrent-requests", 2);
+    let daemon = Daemon::with(function.flag("--boot-delay").flag("1200")).await;
+    let waiting = join_all((0..2).map(|_| daemon.get("/invoke/f/pid")));
+    let refused = async {
+        daemon.settled("f", "two wait", |function| number(function, "waiting") == 2).await;
+        join_all((0..3).map(|_| daemon.get("/invoke/f/pid"))).await
+    };
+    let (served, refused) = futures::join!(waiting, refused);
+    for reply in refused {
+        reply.problem(429, "function_saturated");
+        assert!((1..=60).contains(&reply.retry_after()));
+        assert!(reply.took < ms(200), "{:?}", reply.took);
+    }
+    for reply in served {
+        let reply = reply.ok();
+        assert!(reply.took > ms(800), "it was to wait for the boot");
+    }
+    let function = daemon.function("f").await;
+    assert_eq!(number(&function["counters"], "function_saturated"), 3);
+    assert_eq!(number(&function["counters"], "ok"), 2);
+    assert_eq!(number(&function["counters"], "requests"), 5);
+    assert_eq!(number(&function, "waiting"), 0);
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_frees_its_place_and_nothing_is_started_for_it() {
+    let function = Function::new("f").set("queue", 1).set("max-instances", 1).set("single-use", true);
+    let daemon = Daemon::with(function).await;
+    let busy = daemon.get("/invoke/f/sleep?ms=1200");
+    let leave = async {
+        daemon.until("f", "busy", 1).await;
+        let mut leaver = daemon.connect().await;
+        let waits = leaver.start(request("GET", "/invoke/f/pid", empty()));
+        assert!(tokio::time::timeout(ms(200), waits).await.is_err(), "it was to wait");
+        assert_eq!(daemon.function("f").await["waiting"], 1);
+        daemon.get("/invoke/f/pid").await.problem(429, "function_saturated");
+        drop(leaver);
+        daemon.settled("f", "nobody waits", |function| number(function, "waiting") == 0).await;
+    };
+    let (reply, ()) = futures::join!(busy, leave);
+    reply.ok();
+    daemon.settled("f", "no instance is left", |function| function["instances"] == serde_json::json!([])).await;
+    // A start in vain would be under way by now.
+    tokio::time::sleep(ms(300)).await;
+    let function = daemon.function("f").await;
+    assert_eq!(number(&function, "instances_started"), 1);
+    assert_eq!(number(&function["counters"], "client_gone"), 1);
+    daemon.get("/invoke/f/pid").await.ok();
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_while_served_gives_its_slot_back_at_once() {
+    let daemon = Daemon::with(Function::new("f").set("max-instances", 1)).await;
+    daemon.get("/invoke/f/pid").await.ok();
+    for path in ["/invoke/f/sleep?ms=20000", "/invoke/f/stream?n=200&ms=100"] {
+        let mut leaver = daemon.connect().await;
+        let _ = tokio::time::timeout(ms(300), async {
+            let response = leaver.start(request("GET", path, empty())).await;
+            let _held = response;
+            std::future::pending::<()>().await;
+        })
+        .await;
+        drop(leaver);
+        let reply = daemon.get("/invoke/f/pid").await.ok();
+        assert!(reply.took < ms(1000), "{path}: {:?}", reply.took);
+    }
+    assert_eq!(daemon.counter("f", "client_gone").await, 2);
+}
+
+#[tokio::test]
+async fn who_waits_past_the_queue_timeout_is_told_504() {
+    let daemon = Daemon::with(Function::new("f").set("max-instances", 1).set("queue-timeout", 0.4)).await;
+    daemon.get("/invoke/f/pid").await.ok();
+    let late = async {
+        daemon.until("f", "busy", 1).await;
+        daemon.get("/invoke/f/pid").await
+    };
+    let (served, late) = futures::join!(daemon.get("/invoke/f/sleep?ms=1500"), late);
+    served.ok();
+    late.problem(504, "queue_timed_out");
+    assert!(late.took > ms(350) && late.took < ms(900), "{:?}", late.took);
+}
+
+#[tokio::test]
+async fn a_request_past_the_timeout_is_a_504_and_its_instance_is_not_used_again() {
+    let daemon = Daemon::with(Function::new("f").set("timeout", 0.5).set("max-instances", 1)).await;
+    let pid = daemon.get("/invoke/f/pid").await.ok().pid();
+    let reply = daemon.get("/invoke/f/sleep?ms=30000").await;
+    reply.problem(504, "function_timed_out");
+    assert!(reply.took > ms(450) && reply.took < ms(1000), "{:?}", reply.took);
+    assert_ne!(daemon.get("/invoke/f/pid").await.ok().pid(), pid);
+    assert!(!processes::exists(pid), "with one instance at most, the old one went first");
+}
+
+#[tokio::test]
+async fn a_response_that_goes_on_past_the_timeout_is_broken_off() {
+    let daemon = Daemon::with(Function::new("f").set("timeout", 0.6)).await;
+    daemon.get("/invoke/f/pid").await.ok();
+    let reply = tokio::time::timeout(
+        Duration::from_secs(3),
+        daemon.send(request("GET", "/invoke/f/stream?n=100&ms=100", empty())),
+    );
+    assert!(reply.await.expect("within the timeout").is_err(), "it must not look whole");
+    assert_eq!(daemon.counter("f", "function_timed_out").await, 1);
+}
+
+#[tokio::test]
+async fn a_timeout_of_zero_is_none() {
+    let daemon = Daemon::with(Function::new("f").set("timeout", 0)).await;
+    daemon.get("/invoke/f/sleep?ms=300").await.ok();
+}
+
+#[tokio::test]
+async fn the_first_free_slot_serves_the_head_of_the_queue() {
+    let daemon = Daemon::with(Function::new("f").set("max-instances", 1)).await;
+    daemon.get("/invoke/f/pid").await.ok();
+    let (done, mut order) = tokio::sync::mpsc::unbounded_channel();
+    let clients = (0..5_usize).map(|n| {
+        let (daemon, done) = (&daemon, done.clone());
+        async move {
+            // One after another, so that there is an order to be kept.
+            let ahead = n.saturating_sub(1) as u64;
+            if n > 0 {
+                daemon
+                    .settled("f", "the one before waits", |f| {
+                        number(f, "waiting") >= ahead && f["instances"][0]["state"] == "busy"
+                    })
+                    .await;
+            }
+            daemon.get("/invoke/f/sleep?ms=800").await.ok();
+            done.send(n).unwrap();
+        }
+    });
+    join_all(clients).await;
+    drop(done);
+    let mut served = Vec::new();
+    while let Some(n) = order.recv().await {
+        served.push(n);
+    }
+    assert_eq!(served, [0, 1, 2, 3, 4]);
+}

@@ -1,0 +1,339 @@
+//! The directory of functions: what is in it is what is served, at once, and one bad file harms nobody else.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+use std::{fs, sync::Arc, time::Duration};
+
+use futures::future::join_all;
+use integration::{Daemon, Function, Home, Setup, empty, eventually, ms, number, request, unifaas};
+use nix::sys::signal::Signal;
+use tokio::{process::Command, sync::watch};
+
+/// From a change in the directory to its effect.
+const SOON: Duration = Duration::from_secs(2);
+
+/// Waits until GET answers with that status.
+async fn answers(daemon: &Daemon, path: &str, status: u16) {
+    eventually(SOON, format!("{path} answers {status}"), async || {
+        (daemon.get(path).await.status == status).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn functions_come_change_and_go_without_a_restart() {
+    let daemon = Setup::default().start().await;
+    daemon.get("/invoke/late/pid").await.problem(404, "no_such_function");
+
+    daemon.home.put(&Function::new("late").env("WORD", "one"));
+    answers(&daemon, "/invoke/late/pid", 200).await;
+    assert_eq!(daemon.get("/invoke/late/env?name=WORD").await.ok().text(), "one");
+    let before = daemon.get("/invoke/late/pid").await.ok().pid();
+
+    daemon.home.put(&Function::new("late").env("WORD", "two"));
+    eventually(SOON, "new requests get the new spec", async || {
+        (daemon.get("/invoke/late/env?name=WORD").await.ok().text() == "two").then_some(())
+    })
+    .await;
+    assert_ne!(daemon.get("/invoke/late/pid").await.ok().pid(), before);
+
+    daemon.home.remove("late");
+    answers(&daemon, "/invoke/late/pid", 404).await;
+    eventually(SOON, "its processes are gone", async || daemon.home.processes().is_empty().then_some(())).await;
+    assert_eq!(daemon.get("/debug/functions/late").await.status, 404);
+
+    daemon.home.put(&Function::new("late"));
+    answers(&daemon, "/invoke/late/pid", 200).await;
+}
+
+#[tokio::test]
+async fn the_ways_in_which_editors_save_all_take_effect() {
+    let daemon = Daemon::with(Function::new("f").env("WORD", "zero")).await;
+    let file = daemon.home.registry().join("f/function.toml");
+    let text = |word: &str| fs::read_to_string(&file).unwrap().replace("zero", word);
+    let takes_effect = async |word: &str| {
+        eventually(SOON, format!("{word} takes effect"), async || {
+            (daemon.get("/invoke/f/env?name=WORD").await.text() == word).then_some(())
+        })
+        .await;
+    };
+    let zero = text("zero");
+
+    let next = file.with_extension("toml.tmp");
+    fs::write(&next, text("renamed")).unwrap();
+    fs::rename(&next, &file).unwrap();
+    takes_effect("renamed").await;
+
+    fs::remove_file(&file).unwrap();
+    fs::write(&file, zero.replace("zero", "anew")).unwrap();
+    takes_effect("anew").await;
+
+    fs::rename(daemon.home.registry().join("f"), daemon.home.path("aside")).unwrap();
+    answers(&daemon, "/invoke/f/pid", 404).await;
+    fs::write(daemon.home.path("aside/function.toml"), zero.replace("zero", "moved")).unwrap();
+    fs::rename(daemon.home.path("aside"), daemon.home.registry().join("f")).unwrap();
+    takes_effect("moved").await;
+
+    fs::create_dir(daemon.home.path("elsewhere")).unwrap();
+    fs::write(daemon.home.path("elsewhere/function.toml"), zero.replace("zero", "linked")).unwrap();
+    std::os::unix::fs::symlink(daemon.home.path("elsewhere"), daemon.home.registry().join("link")).unwrap();
+    answers(&daemon, "/invoke/link/pid", 200).await;
+    assert_eq!(daemon.get("/invoke/link/env?name=WORD").await.ok().text(), "linked");
+}
+
+#[tokio::test]
+async fn a_changed_function_finishes_what_it_serves_with_the_old_instance() {
+    let daemon = Daemon::with(Function::new("f").env("WORD", "old")).await;
+    let old = daemon.get("/invoke/f/pid").await.ok().pid();
+    let served = daemon.get("/invoke/f/sleep?ms=2000");
+    let edit = async {
+        daemon.until("f", "busy", 1).await;
+        daemon.home.put(&Function::new("f").env("WORD", "new"));
+        eventually(SOON, "the new spec serves", async || {
+            (daemon.get("/invoke/f/env?name=WORD").await.text() == "new").then_some(())
+        })
+        .await;
+    };
+    let (reply, ()) = futures::join!(served, edit);
+    assert_eq!(reply.ok().pid(), old);
+    eventually(SOON, "the old instance is gone", async || (!integration::processes::exists(old)).then_some(())).await;
+}
+
+#[tokio::test]
+async fn a_removed_function_finishes_what_it_serves() {
+    let daemon = Daemon::with(Function::new("f")).await;
+    let served = daemon.get("/invoke/f/sleep?ms=1500");
+    let remove = async {
+        daemon.until("f", "busy", 1).await;
+        daemon.home.remove("f");
+        answers(&daemon, "/invoke/f/pid", 404).await;
+    };
+    let (reply, ()) = futures::join!(served, remove);
+    reply.ok();
+    eventually(SOON, "its processes are gone", async || daemon.home.processes().is_empty().then_some(())).await;
+}
+
+#[tokio::test]
+async fn a_function_that_is_broken_and_mended_serves_again() {
+    let daemon = Daemon::with(Function::new("f")).await;
+    daemon.get("/invoke/f/pid").await.ok();
+    daemon.home.put(&Function::verbatim("f", "concurrent-requests = \"many\"\n"));
+    answers(&daemon, "/invoke/f/pid", 500).await;
+    let problem = daemon.get("/invoke/f/pid").await.problem(500, "function_misconfigured");
+    assert!(problem["detail"].as_str().unwrap().contains("concurrent-requests"), "{problem}");
+    daemon.home.put(&Function::new("f"));
+    answers(&daemon, "/invoke/f/pid", 200).await;
+}
+
+#[tokio::test]
+async fn rewriting_a_file_fifty_times_fails_no_request_of_sixteen_clients() {
+    let function = |n: u64| Function::new("f").set("concurrent-requests", 4).set("keepalive", 30 + n);
+    let daemon = Arc::new(Daemon::with(function(0)).await);
+    daemon.get("/invoke/f/pid").await.ok();
+    let (stop, stopped) = watch::channel(false);
+    let clients = (0..16).map(|_| {
+        let (daemon, stopped) = (Arc::clone(&daemon), stopped.clone());
+        async move {
+            let mut served = 0;
+            while !*stopped.borrow() {
+                daemon.get("/invoke/f/sleep?ms=10").await.ok();
+                served += 1;
+            }
+            served
+        }
+    });
+    let edits = async {
+        for n in 1..=50 {
+            daemon.home.put(&function(n));
+            tokio::time::sleep(ms(60)).await;
+        }
+        daemon.settled("f", "the last edit took effect", |f| f["spec"]["keepalive"].as_f64() == Some(80.0)).await;
+        stop.send(true).unwrap();
+    };
+    let (served, ()) = futures::join!(join_all(clients), edits);
+    let served: u64 = served.iter().sum();
+    let function = daemon.function("f").await;
+    assert!(served > 500, "only {served} requests in all that time");
+    assert_eq!(number(&function["counters"], "requests"), served + 1);
+    assert_eq!(number(&function["counters"], "ok"), served + 1);
+    assert!(number(&function, "revision") >= 2, "{}", function["revision"]);
+}
+
+#[tokio::test]
+async fn a_function_that_appears_gets_its_min_instances() {
+    let daemon = Setup::default().start().await;
+    daemon.home.put(&Function::new("f").set("min-instances", 1));
+    eventually(SOON, "an instance", async || (!daemon.home.processes().is_empty()).then_some(())).await;
+}
+
+#[tokio::test]
+async fn what_is_no_function_is_passed_over() {
+    let home = Home::new();
+    home.put(&Function::new("f"));
+    fs::write(home.registry().join("README.md"), "not a function").unwrap();
+    fs::create_dir(home.registry().join("empty")).unwrap();
+    fs::create_dir(home.registry().join(".git")).unwrap();
+    let daemon = Setup::at(&home).start().await;
+    let functions = daemon.debug().await["functions"].clone();
+    assert_eq!(functions.as_object().unwrap().keys().collect::<Vec<_>>(), ["f"]);
+}
+
+const HYPERVISOR: &str = "hypervisor = { type = \"qemu\" }";
+
+/// Broken files, and a word that the reason must have in it.
+fn broken() -> Vec<(String, &'static str)> {
+    let top = |line: &str| format!("{line}\n[process]\ncommand = [\"true\"]\n");
+    let process = |lines: &str| format!("[process]\n{lines}\n");
+    let container = |lines: &str| format!("[container]\n{lines}\n");
+    let vm = |lines: &str| format!("[vm]\n{lines}\n");
+    vec![
+        (String::new(), "empty"),
+        ("# nothing but a comment\n".to_owned(), "process"),
+        ("this is not TOML".to_owned(), "function.toml:1"),
+        ("[process\ncommand = 1".to_owned(), "function.toml:1"),
+        ("keepalive = 1\nkeepalive = 2\n".to_owned(), "duplicate"),
+        ("[process]\ncommand = [\"true\"]\n[container]\nimage = \"x\"\n".to_owned(), "container"),
+        ("[process]\ncommand = [\"true\"]\n[vm]\nkernel = \"k\"\n".to_owned(), "vm"),
+        ("keepalive = 3\n".to_owned(), "process"),
+        (top("concurent-requests = 1"), "concurrent-requests"),
+        (top("concurrent_requests = 1"), "concurrent-requests"),
+        (top("keep-alive = 1"), "keepalive"),
+        (top("color = \"blue\""), "color"),
+        (top("memory = 128"), "memory"),
+        (top("concurrent-requests = 0"), "concurrent-requests"),
+        (top("concurrent-requests = -1"), "concurrent-requests"),
+        (top("concurrent-requests = 1.5"), "concurrent-requests"),
+        (top("concurrent-requests = \"1\""), "concurrent-requests"),
+        (top("single-use = 1"), "single-use"),
+        (top("single-use = \"yes\""), "single-use"),
+        (top("keepalive = -1"), "keepalive"),
+        (top("keepalive = nan"), "keepalive"),
+        (top("keepalive = inf"), "keepalive"),
+        (top("keepalive = \"1m\""), "keepalive"),
+        (top("min-instances = -1"), "min-instances"),
+        (top("min-instances = 3\nmax-instances = 2"), "min-instances"),
+        (top("max-instances = 0"), "max-instances"),
+        (top("timeout = true"), "timeout"),
+        (top("boot-timeout = 0"), "boot-timeout"),
+        (top("queue = 0"), "queue"),
+        (top("port = 8080"), "port"),
+        (top("readiness = \"maybe\""), "readiness"),
+        (top("readiness = { http = \"no-slash\" }"), "readiness"),
+        (top("readiness = { path = \"/\" }"), "path"),
+        (top("env = \"A=1\""), "env"),
+        (top("env = { A = 1 }"), "env.A"),
+        (top("env = { \"A=B\" = \"1\" }"), "env"),
+        (process(""), "command"),
+        (process("command = []"), "command"),
+        (process("command = \"true\""), "command"),
+        (process("command = [1]"), "command"),
+        (process("command = [\"\"]"), "command"),
+        (process("command = [\"./is-not-there\"]"), "is-not-there"),
+        (process("command = [\"./function.toml\"]"), "executable"),
+        (process("command = [\"true\"]\nmemory = 0"), "memory"),
+        (process("command = [\"true\"]\nmemory = 99999999999"), "memory"),
+        (process("command = [\"true\"]\nuser = \"\""), "user"),
+        (process("command = [\"true\"]\nimage = \"x\""), "image"),
+        (container(""), "image"),
+        (container("image = \"two words\""), "image"),
+        (container("image = \"x\"\ncpus = 0"), "cpus"),
+        (container("image = \"x\"\nkernel = \"k\""), "kernel"),
+        (vm(HYPERVISOR), "kernel"),
+        (vm("kernel = \"function.toml\""), "hypervisor"),
+        (vm(&format!("kernel = \"no-kernel\"\n{HYPERVISOR}")), "no-kernel"),
+        (vm("kernel = \"function.toml\"\nhypervisor = { type = \"xen\" }"), "xen"),
+        (vm("kernel = \"function.toml\"\nhypervisor = \"qemu\""), "hypervisor"),
+        (vm("kernel = \"function.toml\"\nhypervisor = { type = \"qemu\", disk-type = \"tape\" }"), "disk-type"),
+        (vm("kernel = \"function.toml\"\nhypervisor = { type = \"firecracker\", pic = true }"), "pic"),
+        (vm(&format!("kernel = \"function.toml\"\ncpus = 0\n{HYPERVISOR}")), "cpus"),
+        (vm(&format!("kernel = \"function.toml\"\ncpu = 1\n{HYPERVISOR}")), "cpus"),
+    ]
+}
+
+/// A registry with every broken file, some that are no text files at all, and two good functions.
+fn broken_registry() -> (Arc<Home>, Vec<(String, &'static str)>) {
+    let home = Home::new();
+    let mut reasons = Vec::new();
+    for (n, (text, reason)) in broken().into_iter().enumerate() {
+        let name = format!("broken-{n}");
+        home.put(&Function::verbatim(&name, &text));
+        reasons.push((name, reason));
+    }
+    let file = |name: &str| {
+        fs::create_dir(home.registry().join(name)).unwrap();
+        home.registry().join(name).join("function.toml")
+    };
+    fs::write(file("latin-1"), b"[process]\ncommand = [\"caf\xe9\"]\n").unwrap();
+    fs::write(file("huge"), "#".repeat(1 << 20)).unwrap();
+    fs::create_dir(file("directory")).unwrap();
+    std::os::unix::fs::symlink("nowhere", file("dangling")).unwrap();
+    nix::unistd::mkfifo(&file("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    home.put(&Function::new(&"n".repeat(64)));
+    home.put(&Function::new("two words"));
+    for (name, reason) in [
+        ("latin-1", "UTF-8"),
+        ("huge", "larger"),
+        ("directory", "directory"),
+        ("dangling", "not exist"),
+        ("fifo", "regular"),
+    ] {
+        reasons.push((name.to_owned(), reason));
+    }
+    home.put(&Function::new("good-1"));
+    home.put(&Function::new("good-2").set("concurrent-requests", 3));
+    (home, reasons)
+}
+
+#[tokio::test]
+async fn broken_files_of_every_kind_are_listed_with_their_reasons_while_the_good_ones_serve() {
+    let (home, reasons) = broken_registry();
+    assert!(reasons.len() >= 50);
+    let daemon = Setup::at(&home).start().await;
+    daemon.get("/invoke/good-1/pid").await.ok();
+    daemon.get("/invoke/good-2/pid").await.ok();
+    for (name, reason) in &reasons {
+        let function = daemon.function(name).await;
+        assert_eq!(function["state"], "misconfigured", "{name}: {function}");
+        let said = function["reason"].as_str().unwrap_or_default();
+        assert!(said.contains("function.toml") && said.contains(reason), "{name}: no {reason:?} in {said:?}");
+        let problem = daemon.get(&format!("/invoke/{name}/")).await.problem(500, "function_misconfigured");
+        assert!(problem["detail"].as_str().unwrap().contains(reason), "{name}: {problem}");
+    }
+    let listed = daemon.debug().await["functions"].as_object().unwrap().len();
+    assert!(listed >= reasons.len() + 2);
+    daemon.get("/invoke/good-1/pid").await.ok();
+}
+
+#[tokio::test]
+async fn check_lists_every_problem_and_exits_1() {
+    let (home, reasons) = broken_registry();
+    let output = Command::new(unifaas()).arg("check").arg("-r").arg(home.registry()).output().await.unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    for (name, reason) in &reasons {
+        let lines = text.lines().filter(|line| line.contains(&format!("/{name}/")));
+        assert!(lines.into_iter().any(|line| line.contains(reason)), "{name}: no line with {reason:?} in\n{text}");
+    }
+    assert!(text.contains("two words") && text.contains(&"n".repeat(64)), "names that cannot be are problems, too");
+}
+
+#[tokio::test]
+async fn check_is_content_with_a_good_registry() {
+    let home = Home::new();
+    home.put(&Function::new("f"));
+    let output = Command::new(unifaas()).arg("check").arg("--registry").arg(home.registry()).output().await.unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let missing = Command::new(unifaas()).args(["check", "-r"]).arg(home.path("missing")).output().await.unwrap();
+    assert_eq!(missing.status.code(), Some(1), "{missing:?}");
+}
+
+#[tokio::test]
+async fn a_file_saved_while_its_instance_dies_leaves_a_function_that_serves() {
+    let daemon = Daemon::with(Function::new("f")).await;
+    for n in 0..5 {
+        let pid = daemon.get("/invoke/f/pid").await.ok().pid();
+        daemon.home.put(&Function::new("f").set("keepalive", 40 + n));
+        integration::processes::signal(pid, Signal::SIGKILL);
+        daemon.send(request("GET", "/invoke/f/pid", empty())).await.unwrap().ok();
+    }
+}

@@ -1,0 +1,239 @@
+//! How a daemon ends, how it refuses to start, and what it leaves behind: nothing.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+use std::{net::TcpListener, sync::Arc, time::Duration};
+
+use futures::future::join_all;
+use integration::{Connection, Daemon, Ending, Function, Home, Setup, empty, eventually, ms, request};
+use nix::sys::signal::Signal;
+use tokio::process::Command;
+
+/// Asks again and again until told 503 or refused a connection; how many answers there were.
+///
+/// # Panics
+/// When a request that was taken gets no answer or any other one.
+async fn client(daemon: &Daemon) -> u32 {
+    let mut served = 0;
+    loop {
+        let Ok(mut connection) = Connection::open(daemon.listen).await else { return served };
+        let reply = match connection.send(request("GET", "/invoke/f/sleep?ms=20", empty())).await {
+            Ok(reply) => reply,
+            Err(error) => panic!("a request was dropped: {error:?}"),
+        };
+        if reply.status == 503 {
+            reply.problem(503, "draining");
+            assert!(reply.retry_after() >= 1);
+            assert_eq!(reply.header("connection").as_deref(), Some("close"));
+            return served;
+        }
+        reply.ok();
+        served += 1;
+    }
+}
+
+async fn ends_well_under_load(signal: Signal) {
+    let function = Function::new("f").set("concurrent-requests", 4);
+    let mut daemon = Setup::default().option("--drain-grace", "8").function(function).start().await;
+    let pid = daemon.pid;
+    let home = Arc::clone(&daemon.home);
+    let long = join_all((0..4).map(|_| daemon.get("/invoke/f/sleep?ms=2000")));
+    let clients = join_all((0..16).map(|_| client(&daemon)));
+    let signalled = async {
+        tokio::time::sleep(ms(800)).await;
+        integration::processes::signal(pid, signal);
+    };
+    let (long, served, ()) = futures::join!(long, clients, signalled);
+    for reply in long {
+        reply.ok();
+    }
+    assert!(served.iter().all(|served| *served > 0), "{served:?}");
+    let ending = daemon.ended().await;
+    assert_eq!(ending.status.code(), Some(0), "{}", daemon.log());
+    assert!(ending.took < ms(3000), "{ending:?}");
+    assert_eq!(home.processes(), Vec::<u32>::new());
+}
+
+#[tokio::test]
+async fn sigterm_under_load_drops_no_request_that_was_taken() {
+    ends_well_under_load(Signal::SIGTERM).await;
+}
+
+#[tokio::test]
+async fn sigint_under_load_drops_no_request_that_was_taken() {
+    ends_well_under_load(Signal::SIGINT).await;
+}
+
+#[tokio::test]
+async fn requests_that_still_wait_when_it_ends_are_told_503() {
+    let function = Function::new("f").set("max-instances", 1);
+    let daemon = Setup::default().option("--drain-grace", "5").function(function).start().await;
+    daemon.get("/invoke/f/pid").await.ok();
+    let busy = daemon.get("/invoke/f/sleep?ms=1500");
+    let waiting = async {
+        daemon.until("f", "busy", 1).await;
+        daemon.get("/invoke/f/pid").await
+    };
+    let signalled = async {
+        daemon.settled("f", "one waits", |function| function["waiting"] == 1).await;
+        daemon.signal(Signal::SIGTERM);
+    };
+    let (busy, waiting, ()) = futures::join!(busy, waiting, signalled);
+    busy.ok();
+    // Served within the grace or told to go elsewhere: both are answers.
+    if waiting.status != 200 {
+        waiting.problem(503, "draining");
+        waiting.retry_after();
+    }
+}
+
+#[tokio::test]
+async fn an_idle_daemon_ends_at_once() {
+    let mut daemon = Daemon::with(Function::new("f").set("min-instances", 3)).await;
+    daemon.until("f", "idle", 3).await;
+    let Ending { status, took } = daemon.end().await;
+    assert_eq!(status.code(), Some(0));
+    assert!(took < ms(2000), "{took:?}");
+    assert!(daemon.home.processes().is_empty());
+}
+
+#[tokio::test]
+async fn requests_longer_than_the_grace_are_cut_off() {
+    let function = Function::new("f").flag("--ignore-sigterm").set("timeout", 0);
+    let mut daemon = Setup::default().option("--drain-grace", "1").function(function).start().await;
+    daemon.get("/invoke/f/pid").await.ok();
+    let mut connection = daemon.connect().await;
+    let endless =
+        tokio::spawn(async move { connection.send(request("GET", "/invoke/f/sleep?ms=60000", empty())).await });
+    daemon.until("f", "busy", 1).await;
+    let Ending { status, took } = daemon.end().await;
+    assert_eq!(status.code(), Some(0));
+    assert!(took > ms(900) && took < ms(4000), "{took:?}");
+    if let Ok(reply) = endless.await.unwrap() {
+        assert!(reply.status >= 500, "{reply:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_second_signal_hurries() {
+    for second in [Signal::SIGTERM, Signal::SIGINT] {
+        let function = Function::new("f").flag("--ignore-sigterm").set("stop-grace", 20).set("timeout", 0);
+        let mut daemon = Setup::default().option("--drain-grace", "60").function(function).start().await;
+        let mut connection = daemon.connect().await;
+        let endless =
+            tokio::spawn(async move { connection.send(request("GET", "/invoke/f/sleep?ms=60000", empty())).await });
+        daemon.until("f", "busy", 1).await;
+        daemon.signal(Signal::SIGTERM);
+        tokio::time::sleep(ms(500)).await;
+        daemon.signal(second);
+        let ending = daemon.ended().await;
+        assert!(ending.took < ms(3000), "{ending:?}");
+        assert_eq!(ending.status.code(), Some(0));
+        assert!(daemon.home.processes().is_empty());
+        endless.abort();
+    }
+}
+
+#[tokio::test]
+async fn it_ends_while_functions_boot() {
+    let function = Function::new("f").flag("--callbacks").flag("0").set("min-instances", 2);
+    let mut daemon = Daemon::with(function).await;
+    daemon.until("f", "booting", 2).await;
+    let mut connection = daemon.connect().await;
+    let waiter = tokio::spawn(async move { connection.send(request("GET", "/invoke/f/pid", empty())).await });
+    daemon.settled("f", "one waits", |function| function["waiting"] == 1).await;
+    let Ending { status, took } = daemon.end().await;
+    assert_eq!(status.code(), Some(0));
+    assert!(took < ms(4000), "{took:?}");
+    waiter.await.unwrap().expect("an answer").problem(503, "draining");
+}
+
+#[tokio::test]
+async fn streams_and_tunnels_are_drained_too() {
+    let mut daemon = Setup::default().option("--drain-grace", "6").function(Function::new("f")).start().await;
+    let mut connection = daemon.connect().await;
+    let stream =
+        tokio::spawn(async move { connection.send(request("GET", "/invoke/f/stream?n=10&ms=150", empty())).await });
+    daemon.until("f", "busy", 1).await;
+    let ending = daemon.end().await;
+    assert_eq!(stream.await.unwrap().expect("the whole stream").ok().text().lines().count(), 10);
+    assert_eq!(ending.status.code(), Some(0));
+}
+
+#[tokio::test]
+async fn functions_do_not_outlive_a_daemon_that_was_killed() {
+    let home = Home::new();
+    home.put(&Function::new("f").set("min-instances", 2).flag("--ignore-sigterm"));
+    let mut daemon = Setup::at(&home).start().await;
+    daemon.until("f", "idle", 2).await;
+    daemon.signal(Signal::SIGKILL);
+    daemon.ended().await;
+    eventually(ms(2000), "no process is left", async || home.processes().is_empty().then_some(())).await;
+
+    let successor = Setup::at(&home).start().await;
+    successor.get("/invoke/f/pid").await.ok();
+    successor.until("f", "idle", 2).await;
+}
+
+#[tokio::test]
+async fn what_a_killed_daemon_left_behind_is_reclaimed_by_the_next() {
+    let home = Home::new();
+    home.put(&Function::new("f").set("min-instances", 1).flag("--relative").flag("own-session"));
+    let mut daemon = Setup::at(&home).start().await;
+    daemon.until("f", "idle", 1).await;
+    daemon.signal(Signal::SIGKILL);
+    daemon.ended().await;
+    home.put(&Function::new("f"));
+    let _successor = Setup::at(&home).start().await;
+    eventually(Duration::from_secs(3), "no process is left", async || home.processes().is_empty().then_some(())).await;
+}
+
+/// Runs a daemon that must refuse to start; the line that says why.
+async fn refusal(mut command: Command) -> String {
+    let output = tokio::time::timeout(Duration::from_secs(10), command.kill_on_drop(true).output());
+    let output = output.await.expect("it refuses at once").unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{errors}");
+    assert_eq!(errors.trim_end().lines().count(), 1, "one clear line, not\n{errors}");
+    assert!(output.stdout.is_empty(), "it said that it serves: {output:?}");
+    errors
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_one_clear_line_and_nothing_is_started() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    for option in ["--listen", "--callback-listen"] {
+        let setup = Setup::default().function(Function::new("f").set("min-instances", 1)).option(option, &address);
+        let line = refusal(setup.command()).await;
+        assert!(line.contains(&address), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn a_missing_registry_is_one_clear_line() {
+    let line = refusal(Setup::default().option("--registry", "/no/such/registry").command()).await;
+    assert!(line.contains("/no/such/registry"), "{line}");
+    let home = Home::new();
+    let file = home.path("a-file");
+    std::fs::write(&file, "").unwrap();
+    let line = refusal(Setup::default().option("--registry", &file.to_string_lossy()).command()).await;
+    assert!(line.contains("a-file"), "{line}");
+}
+
+#[tokio::test]
+async fn a_state_directory_that_cannot_be_is_one_clear_line() {
+    // Not even root can make a directory there.
+    let line = refusal(Setup::default().option("--state-dir", "/proc/unifaas-state").command()).await;
+    assert!(line.contains("/proc/unifaas-state"), "{line}");
+}
+
+#[tokio::test]
+async fn two_daemons_do_not_share_a_state_directory() {
+    let home = Home::new();
+    home.put(&Function::new("f").set("min-instances", 1));
+    let daemon = Setup::at(&home).start().await;
+    daemon.until("f", "idle", 1).await;
+    refusal(Setup::at(&home).command()).await;
+    daemon.get("/invoke/f/pid").await.ok();
+}

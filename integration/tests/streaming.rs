@@ -1,0 +1,203 @@
+//! Bodies that flow: memory that stays small, pieces that arrive as they are sent, tunnels.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::{SinkExt, StreamExt, stream};
+use integration::{Daemon, Function, Pieces, Raw, empty, ms, number, processes, request, streamed, within};
+use tokio::{net::TcpStream, time::Instant};
+use tokio_tungstenite::{client_async, tungstenite::Message};
+
+#[tokio::test]
+async fn a_gibibyte_is_echoed_while_the_daemon_stays_small() {
+    const PIECE: usize = 64 << 10;
+    const PIECES: usize = 1 << 14;
+    let blocks: Vec<_> = (0..=u8::MAX).map(|n| Bytes::from(vec![n; PIECE])).collect();
+    let daemon = Daemon::with(Function::new("f")).await;
+    let sent = blocks.clone();
+    let body = streamed(stream::iter((0..PIECES).map(move |n| sent[n % 256].clone())));
+    let (_connection, response) = daemon.start(request("POST", "/invoke/f/echo", body)).await;
+    assert_eq!(response.status(), 200);
+    let mut pieces = Pieces::of(response);
+    let mut received = 0;
+    while let Some(piece) = pieces.next().await {
+        let mut piece = piece.expect("the whole of it");
+        while !piece.is_empty() {
+            let (block, offset) = (&blocks[received / PIECE % 256], received % PIECE);
+            let part = piece.split_to(piece.len().min(PIECE - offset));
+            assert!(part == block[offset..offset + part.len()], "something else at byte {received}");
+            received += part.len();
+        }
+    }
+    assert_eq!(received, PIECE * PIECES);
+    let peak = processes::peak_memory_kib(daemon.pid);
+    assert!(peak < 50 << 10, "the daemon once had {peak} KiB");
+}
+
+#[tokio::test]
+async fn a_client_that_reads_slowly_does_not_fill_the_daemons_memory() {
+    let daemon = Daemon::with(Function::new("f")).await;
+    let before = processes::peak_memory_kib(daemon.pid);
+    let (_connection, response) = daemon.start(request("GET", "/invoke/f/bytes?mib=200", empty())).await;
+    let mut pieces = Pieces::of(response);
+    pieces.next().await.expect("a piece").expect("a good one");
+    tokio::time::sleep(ms(1000)).await;
+    let peak = processes::peak_memory_kib(daemon.pid);
+    assert!(peak < before + (16 << 10), "{before} KiB before, {peak} KiB after");
+}
+
+#[tokio::test]
+async fn a_response_longer_than_the_keepalive_arrives_whole_and_the_instance_goes_after_it() {
+    let daemon = Daemon::with(Function::new("f").set("keepalive", 1)).await;
+    let (_connection, response) = daemon.start(request("GET", "/invoke/f/stream?n=26&ms=200", empty())).await;
+    let pid = u32::try_from(number(&daemon.instances("f").await[0], "pid")).unwrap();
+    let mut pieces = Pieces::of(response);
+    let mut text = Vec::new();
+    while let Some(piece) = pieces.next().await {
+        text.extend_from_slice(&piece.expect("the whole stream"));
+    }
+    let last_byte = Instant::now();
+    let expected: String = (0..26).map(|n| format!("line {n}\n")).collect();
+    assert_eq!(String::from_utf8_lossy(&text), expected);
+    while processes::exists(pid) {
+        assert!(last_byte.elapsed() < ms(2000), "it is still there");
+        tokio::time::sleep(ms(5)).await;
+    }
+    let rest = last_byte.elapsed();
+    assert!(rest > ms(900), "it was gone {rest:?} after the last byte");
+}
+
+#[tokio::test]
+async fn server_sent_events_arrive_one_by_one() {
+    let daemon = Daemon::with(Function::new("f")).await;
+    daemon.get("/invoke/f/pid").await.ok();
+    let started = Instant::now();
+    let (_connection, response) = daemon.start(request("GET", "/invoke/f/sse?n=5&ms=300", empty())).await;
+    assert_eq!(response.headers()["content-type"], "text/event-stream");
+    let mut pieces = Pieces::of(response);
+    for n in 0..5_u64 {
+        let piece = pieces.next().await.expect("an event").expect("a good one");
+        let (at, due) = (started.elapsed(), ms(300 * n));
+        assert_eq!(piece, format!("data: {n}\n\n"));
+        assert!(at + ms(20) > due && at < due + ms(200), "event {n} arrived after {at:?}");
+    }
+    assert!(pieces.next().await.is_none());
+}
+
+#[tokio::test]
+async fn request_and_response_flow_at_the_same_time() {
+    let daemon = Daemon::with(Function::new("f")).await;
+    let head = "POST /invoke/f/echo HTTP/1.1\r\nHost: h\r\nContent-Length: 40\r\n\r\n";
+    let mut raw = Raw::request(daemon.listen, head).await;
+    for n in 0..10 {
+        let word = format!("w{n:02}\n");
+        raw.send(&word).await.unwrap();
+        if n == 0 {
+            // The answer begins while most of the request has not been sent.
+            assert_eq!(raw.expect_head().await.status, 200);
+        }
+        assert_eq!(within(ms(2000), "the echo", raw.bytes(4)).await, word.as_bytes());
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_comes_before_the_request_was_read_reaches_the_client() {
+    let daemon = Daemon::with(Function::new("f")).await;
+    let head = "POST /invoke/f/early HTTP/1.1\r\nHost: h\r\nContent-Length: 100000000\r\n\r\nthe first of it";
+    let mut raw = Raw::request(daemon.listen, head).await;
+    let head = within(ms(2000), "the answer", raw.expect_head()).await;
+    assert_eq!(head.status, 200);
+    assert_eq!(raw.bytes(22).await, b"without having read it");
+    daemon.get("/invoke/f/pid").await.ok();
+}
+
+#[tokio::test]
+async fn the_leave_to_send_a_body_is_the_functions_to_give() {
+    let daemon = Daemon::with(Function::new("f")).await;
+    let ask = |path: &str| {
+        format!("POST /invoke/f/{path} HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n")
+    };
+    let mut raw = Raw::request(daemon.listen, ask("expect")).await;
+    assert_eq!(raw.expect_head().await.status, 413, "the function refuses, and no body is asked for");
+
+    let mut raw = Raw::request(daemon.listen, ask("echo")).await;
+    assert_eq!(raw.expect_head().await.status, 100);
+    raw.send("hello").await.unwrap();
+    assert_eq!(raw.expect_head().await.status, 200);
+    assert_eq!(raw.bytes(5).await, b"hello");
+}
+
+#[tokio::test]
+async fn a_request_that_gets_no_instance_never_sends_its_body() {
+    let function = Function::new("f").flag("--exit-at-boot").flag("1");
+    let daemon = Daemon::with(function).await;
+    for (name, status) in [("f", 502), ("nobody", 404)] {
+        let head =
+            format!("POST /invoke/{name}/ HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n");
+        let mut raw = Raw::request(daemon.listen, head).await;
+        assert_eq!(raw.expect_head().await.status, status);
+    }
+}
+
+#[tokio::test]
+async fn a_websocket_is_a_tunnel_that_holds_one_slot() {
+    let daemon = Daemon::with(Function::new("f").set("max-instances", 1).set("keepalive", 0.3)).await;
+    let stream = TcpStream::connect(daemon.listen).await.unwrap();
+    let url = format!("ws://{}/invoke/f/ws", daemon.listen);
+    let (mut socket, response) = client_async(url, stream).await.expect("an upgrade");
+    assert_eq!(response.status(), 101);
+    for n in 0..50 {
+        let message = Message::text(format!("message {n} {}", "x".repeat(n * 500)));
+        socket.send(message.clone()).await.unwrap();
+        assert_eq!(within(ms(2000), "the echo", socket.next()).await.unwrap().unwrap(), message);
+    }
+    let binary = Message::binary(vec![0_u8, 255, 13, 10]);
+    socket.send(binary.clone()).await.unwrap();
+    assert_eq!(socket.next().await.unwrap().unwrap(), binary);
+
+    // Quiet for longer than the keepalive: the tunnel lives, and its slot is taken.
+    tokio::time::sleep(ms(600)).await;
+    let function = daemon.function("f").await;
+    assert_eq!(
+        (number(&function["instances"][0], "in_flight"), &function["instances"][0]["state"]),
+        (1, &"busy".into())
+    );
+    socket.send(Message::text("still there?")).await.unwrap();
+    assert_eq!(socket.next().await.unwrap().unwrap(), Message::text("still there?"));
+
+    socket.close(None).await.unwrap();
+    daemon
+        .settled("f", "the slot is free", |function| {
+            function["instances"].as_array().is_none_or(|all| all.iter().all(|instance| instance["in_flight"] == 0))
+        })
+        .await;
+    daemon.get("/invoke/f/pid").await.ok();
+}
+
+#[tokio::test]
+async fn a_tunnel_ends_with_either_side() {
+    let daemon = Daemon::with(Function::new("f").set("max-instances", 1)).await;
+    let url = format!("ws://{}/invoke/f/ws", daemon.listen);
+    let stream = TcpStream::connect(daemon.listen).await.unwrap();
+    let (socket, _) = client_async(&url, stream).await.expect("an upgrade");
+    drop(socket);
+    let reply = daemon.get("/invoke/f/pid").await.ok();
+    assert!(reply.took < ms(1000), "the slot of a client that left came back after {:?}", reply.took);
+
+    let stream = TcpStream::connect(daemon.listen).await.unwrap();
+    let (mut socket, _) = client_async(&url, stream).await.expect("an upgrade");
+    processes::signal(reply.pid(), nix::sys::signal::Signal::SIGKILL);
+    let end = within(Duration::from_secs(2), "the end of the tunnel", socket.next()).await;
+    assert!(!matches!(end, Some(Ok(Message::Text(_) | Message::Binary(_)))), "{end:?}");
+}
+
+#[tokio::test]
+async fn an_upgrade_that_the_function_declines_is_an_answer_like_any_other() {
+    let daemon = Daemon::with(Function::new("f")).await;
+    let head = "GET /invoke/f/pid HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    let mut raw = Raw::request(daemon.listen, head).await;
+    assert_eq!(raw.expect_head().await.status, 200);
+    daemon.get("/invoke/f/pid").await.ok();
+}

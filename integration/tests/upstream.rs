@@ -1,0 +1,101 @@
+//! Functions whose answers are odd, broken or not HTTP at all, and what the client is told of it.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+use integration::{Daemon, End, Function, Raw, empty, ms, request};
+
+#[tokio::test]
+async fn an_answer_without_a_length_ends_with_its_connection() {
+    let daemon = Daemon::with(Function::new("f")).await;
+    for _ in 0..3 {
+        assert_eq!(daemon.get("/invoke/f/close-delimited").await.ok().text(), "to the end");
+        assert_eq!(daemon.get("/invoke/f/http10").await.ok().text(), "of old");
+    }
+    assert_eq!(daemon.function("f").await["instances_started"], 1);
+}
+
+#[tokio::test]
+async fn an_answer_that_comes_byte_by_byte_is_one_all_the_same() {
+    let daemon = Daemon::with(Function::new("f")).await;
+    assert_eq!(daemon.get("/invoke/f/drip").await.ok().text(), "drip");
+}
+
+#[tokio::test]
+async fn a_truncated_answer_breaks_the_clients_connection_and_never_looks_whole() {
+    let daemon = Daemon::with(Function::new("f")).await;
+    for path in ["/truncate", "/truncate-chunked", "/bad-chunk", "/reset?after=head"] {
+        let answer = daemon.send(request("GET", &format!("/invoke/f{path}"), empty())).await;
+        // A daemon may notice before it has sent the head; then it can still say so.
+        match answer {
+            Ok(reply) => drop(reply.problem(502, "instance_failed")),
+            Err(error) => assert!(!error.is_timeout(), "{path}: {error:?}"),
+        }
+        // To those who read to the end of the connection, the last chunk must be missing.
+        let head = format!("GET /invoke/f{path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
+        let mut raw = Raw::request(daemon.listen, head).await;
+        if let Some(head) = raw.head().await
+            && head.status == 200
+        {
+            let (body, end) = raw.rest(ms(3000)).await;
+            assert_ne!(end, End::Open, "{path}: the connection is still open");
+            assert!(!body.ends_with(b"0\r\n\r\n"), "{path}: a clean end");
+            assert!(body.len() < 1000, "{path}");
+        }
+    }
+    daemon.get("/invoke/f/pid").await.ok();
+    assert_eq!(daemon.counter("f", "instance_failed").await, 8);
+}
+
+#[tokio::test]
+async fn an_old_client_cannot_take_a_truncated_answer_for_a_whole_one() {
+    let daemon = Daemon::with(Function::new("f")).await;
+    let mut raw = Raw::request(daemon.listen, "GET /invoke/f/truncate-chunked HTTP/1.0\r\n\r\n").await;
+    if let Some(head) = raw.head().await
+        && head.status == 200
+    {
+        // The end of the connection is the end of such an answer: only a reset tells the difference.
+        assert_eq!(raw.rest(ms(3000)).await.1, End::Reset);
+    }
+}
+
+#[tokio::test]
+async fn an_instance_that_speaks_nonsense_resets_or_hangs_up_is_a_502() {
+    let daemon = Daemon::with(Function::new("f")).await;
+    for path in ["/garbage", "/reset", "/mute", "/two-lengths"] {
+        let reply = daemon.get(&format!("/invoke/f{path}")).await;
+        let problem = reply.problem(502, "instance_failed");
+        assert_eq!(problem["function"], "f");
+        assert!(problem["instance"].is_string(), "{problem}");
+        let post = daemon.post(&format!("/invoke/f{path}"), "not to be sent twice").await;
+        post.problem(502, "instance_failed");
+    }
+    daemon.get("/invoke/f/pid").await.ok();
+}
+
+#[tokio::test]
+async fn a_large_head_passes_and_an_absurd_one_is_a_502() {
+    let daemon = Daemon::with(Function::new("f")).await;
+    let reply = daemon.get("/invoke/f/big-head?kib=12").await.ok();
+    assert_eq!(reply.headers.iter().filter(|(name, _)| name.as_str().starts_with("x-big-")).count(), 12);
+    daemon.get("/invoke/f/big-head?kib=2000").await.problem(502, "instance_failed");
+    daemon.get("/invoke/f/pid").await.ok();
+}
+
+#[tokio::test]
+async fn a_pooled_connection_that_has_gone_stale_costs_no_request() {
+    let daemon = Daemon::with(Function::new("f").flag("--forgetful").set("concurrent-requests", 8)).await;
+    for _ in 0..30 {
+        daemon.get("/invoke/f/pid").await.ok();
+    }
+    assert_eq!(daemon.function("f").await["instances_started"], 1);
+}
+
+#[tokio::test]
+async fn a_request_with_a_body_is_not_lost_on_a_stale_connection_either() {
+    // Its connection is closed by the function between the requests, which the daemon can see.
+    let daemon = Daemon::with(Function::new("f")).await;
+    for _ in 0..10 {
+        assert_eq!(daemon.get("/invoke/f/close-delimited").await.ok().text(), "to the end");
+        assert_eq!(daemon.post("/invoke/f/echo", "once only").await.ok().text(), "once only");
+    }
+}

@@ -1,0 +1,172 @@
+//! The command line. What is typed becomes checked settings here; nothing is started.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs},
+    path::PathBuf,
+    time::Duration,
+};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Runs functions as unikernels, microVMs, containers and processes behind one HTTP endpoint.
+#[derive(Debug, Parser)]
+#[command(version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    #[command(flatten)]
+    pub serve: Serve,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Check every function.toml of a registry, and list every problem.
+    Check {
+        /// The registry's directory.
+        #[arg(short, long, value_name = "DIR")]
+        registry: PathBuf,
+    },
+    /// The function that ships with the repository; `registry/hello` runs it.
+    #[command(hide = true)]
+    Hello {
+        /// Where to call once it listens.
+        callback: Option<String>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct Serve {
+    /// The registry's directory: each subdirectory with a function.toml is a function.
+    #[arg(short, long, value_name = "DIR", required = true)]
+    pub registry: Option<PathBuf>,
+    /// Where requests are taken.
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8123", value_parser = address)]
+    pub listen: SocketAddr,
+    /// Where instances call back when they are ready. Guests must reach it.
+    #[arg(long, value_name = "HOST:PORT", default_value = "0.0.0.0:3000", value_parser = address)]
+    pub callback_listen: SocketAddr,
+    /// Where /debug is served. Without it: at --listen, to callers of this host alone.
+    #[arg(long, value_name = "HOST:PORT", value_parser = address)]
+    pub admin_listen: Option<SocketAddr>,
+    /// The range that VMs get their addresses from; each takes a /30 of it.
+    #[arg(long, value_name = "ADDRESS/BITS", default_value = "10.100.0.0/16")]
+    pub subnet: Subnet,
+    /// Where the daemon keeps what must outlive it [default: /run/unifaas as root, else one below the temporary files].
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// How long requests may go on after the first signal to stop, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    pub drain_grace: Duration,
+    /// The least important messages that are logged.
+    #[arg(short, long, value_enum, default_value_t = Level::Info)]
+    pub log_level: Level,
+    /// How messages are logged [default: human on a terminal, else json].
+    #[arg(long, value_enum)]
+    pub log_format: Option<Format>,
+}
+
+/// How important a message is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Level {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+/// How messages are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    Human,
+    Json,
+}
+
+/// A range of IPv4 addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Subnet {
+    pub base: Ipv4Addr,
+    pub bits: u8,
+}
+
+impl std::fmt::Display for Subnet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.base, self.bits)
+    }
+}
+
+impl std::str::FromStr for Subnet {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (base, bits) = text.split_once('/').ok_or("expected ADDRESS/BITS, such as 10.100.0.0/16")?;
+        let base: Ipv4Addr = base.parse().map_err(|_| format!("\"{base}\" is not an IPv4 address"))?;
+        let bits: u8 = bits.parse().map_err(|_| format!("\"{bits}\" is not a number of bits"))?;
+        if !(8..=30).contains(&bits) {
+            return Err("a range has 8 to 30 bits: at least one VM must fit into it".to_owned());
+        }
+        let network = u32::from(base) & (u32::MAX << (32 - bits));
+        if network != u32::from(base) {
+            return Err(format!(
+                "{base} is not the first address of its range; did you mean {}/{bits}?",
+                Ipv4Addr::from(network)
+            ));
+        }
+        Ok(Self { base, bits })
+    }
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    if let Ok(address) = text.parse() {
+        return Ok(address);
+    }
+    let resolved = text.to_socket_addrs().map_err(|error| format!("expected HOST:PORT: {error}"))?;
+    // A name such as `localhost` may mean several; clients try IPv4 as well, some guests know nothing else.
+    let mut addresses: Vec<SocketAddr> = resolved.collect();
+    addresses.sort_by_key(|address| matches!(address.ip(), IpAddr::V6(_)));
+    addresses.first().copied().ok_or_else(|| "the name has no address".to_owned())
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "expected a number of seconds".to_owned())?;
+    Duration::try_from_secs_f64(seconds).map_err(|_| "expected a number of seconds, zero or more".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_registry_is_all_that_is_needed() {
+        let cli = Cli::try_parse_from(["unifaas", "-r", "x"]).unwrap();
+        assert_eq!(cli.serve.registry, Some(PathBuf::from("x")));
+        assert_eq!(cli.serve.listen.to_string(), "127.0.0.1:8123");
+        assert!(Cli::try_parse_from(["unifaas"]).is_err());
+        assert!(matches!(
+            Cli::try_parse_from(["unifaas", "check", "-r", "x"]).unwrap().command,
+            Some(Command::Check { .. })
+        ));
+    }
+
+    #[test]
+    fn bad_values_say_what_is_expected() {
+        for (arguments, hint) in [
+            (["--listen", "nonsense"], "HOST:PORT"),
+            (["--subnet", "10.100.0.0"], "ADDRESS/BITS"),
+            (["--subnet", "10.100.0.1/16"], "10.100.0.0/16"),
+            (["--subnet", "10.100.0.0/31"], "8 to 30"),
+            (["--drain-grace", "-1"], "zero or more"),
+            (["--log-level", "loud"], "possible values"),
+        ] {
+            let error = Cli::try_parse_from(["unifaas", "-r", "x"].iter().chain(&arguments)).unwrap_err().to_string();
+            assert!(error.contains(hint), "{arguments:?}: {error}");
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! From checked settings to a serving daemon, and from the first signal to nothing left.
+//!
+//! The ending is ordered: requests are refused, functions drain, instances end, their resources return, the servers let
+//! the last bytes out. Threads are joined before `run` returns, so the exit code tells the truth.
+
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
+
+use actix::Addr;
+use slog::{info, o, warn};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::oneshot,
+    time::timeout,
+};
+use unifaas_actors::{Callbacks, Directory, DrainAll, RegistryActor, World, scan_all};
+
+use crate::{
+    cli::Serve,
+    host,
+    http::{BindError, Listeners, Servers, Settings, Shared},
+    log,
+    sandbox::{EngineSettings, Engines},
+};
+
+/// After the drain's grace: time for instances to be killed and their resources to return.
+const LAST_RESORT: Duration = Duration::from_secs(20);
+
+/// Why the daemon could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("cannot read the registry {}: {source}", path.display())]
+    Registry { path: PathBuf, source: io::Error },
+    #[error("cannot use the state directory {}: {source}", path.display())]
+    StateDir { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    #[error("{0}")]
+    System(#[from] io::Error),
+}
+
+/// Serves until a signal ends it.
+pub fn run(options: Serve) -> Result<(), StartError> {
+    let system = actix::System::new();
+    let result = system.block_on(serve(options));
+    // Ends the arbiters of the workers; their threads have nothing left to do.
+    actix::System::current().stop();
+    let _ = system.run();
+    result
+}
+
+async fn serve(options: Serve) -> Result<(), StartError> {
+    // First of all, so that no signal finds the default that kills.
+    let mut signals = Signals::listen()?;
+    let registry = options.registry.unwrap_or_default();
+    let root = readable_directory(&registry)?;
+    let drafts = scan_all(&root).map_err(|source| StartError::Registry { path: registry, source })?;
+    let state_dir = prepare_state_dir(options.state_dir)?;
+    let listeners = Listeners::bind(options.listen, options.callback_listen, options.admin_listen)?;
+    let (front, callback, admin) = (listeners.front()?, listeners.callback()?, listeners.admin()?);
+
+    // From here on the daemon runs; failures above have left nothing behind.
+    let logging = log::set_up(options.log_level, options.log_format);
+    let log = logging.log.clone();
+    let callbacks = Arc::new(Callbacks::default());
+    let directory = Arc::new(Directory::default());
+    let memory_budget = host::memory_budget();
+    let engines = Engines::new(EngineSettings { callback }, &log);
+    let world = World { sandboxes: Box::new(engines), callbacks: callbacks.clone(), memory_budget };
+    let actors = RegistryActor::launch(root.clone(), drafts, directory.clone(), world, log.clone());
+    let settings = Settings {
+        registry: root.display().to_string(),
+        listen: front.to_string(),
+        callback_listen: callback.to_string(),
+        admin_listen: admin.map(|admin| admin.to_string()),
+        subnet: options.subnet.to_string(),
+        state_dir: state_dir.display().to_string(),
+        drain_grace_seconds: options.drain_grace.as_secs_f64(),
+        memory_budget,
+    };
+    let functions = directory.all().len();
+    let shared = Arc::new(Shared::new(directory, callbacks, log.new(o!()), settings));
+    let servers = listeners.serve(shared.clone())?;
+    info!(log, "serving"; "listen" => %front, "callback" => %callback, "registry" => %root.display(),
+        "functions" => functions, "version" => env!("CARGO_PKG_VERSION"));
+    announce(&format!("unifaas: serving http://{front} callback http://{callback} registry {}", root.display()));
+
+    let name = signals.next().await;
+    info!(log, "ending"; "signal" => name, "grace" => ?options.drain_grace);
+    shared.start_draining();
+    end(&actors, servers, options.drain_grace, &mut signals, &log).await;
+    Ok(())
+}
+
+/// The ordered ending.
+async fn end(
+    actors: &Addr<RegistryActor>,
+    servers: Servers,
+    grace: Duration,
+    signals: &mut Signals,
+    log: &slog::Logger,
+) {
+    let mut drained = drain(actors, grace);
+    let hurried = tokio::select! {
+        _ = &mut drained => false,
+        name = signals.next() => {
+            warn!(log, "ending at once"; "signal" => name);
+            true
+        }
+        () = tokio::time::sleep(grace) => true,
+    };
+    if hurried {
+        // What was told to end in its own time is killed now; the registry answers both askers when nothing is left.
+        let at_once = drain(actors, Duration::ZERO);
+        if timeout(LAST_RESORT, at_once).await.is_err() {
+            warn!(log, "some instances did not end; their guests are killed on the way out");
+        }
+    }
+    servers.stop().await;
+    info!(log, "ended");
+}
+
+fn drain(actors: &Addr<RegistryActor>, grace: Duration) -> oneshot::Receiver<()> {
+    let (done, told) = oneshot::channel();
+    actors.do_send(DrainAll { grace, done });
+    told
+}
+
+/// The signals that end the daemon.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn listen() -> io::Result<Self> {
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => "SIGTERM",
+        }
+    }
+}
+
+fn readable_directory(registry: &std::path::Path) -> Result<PathBuf, StartError> {
+    let error = |source| StartError::Registry { path: registry.to_owned(), source };
+    let root = registry.canonicalize().map_err(error)?;
+    std::fs::read_dir(&root).map_err(error)?;
+    Ok(root)
+}
+
+/// Makes the state directory and sees that it can be written to.
+fn prepare_state_dir(chosen: Option<PathBuf>) -> Result<PathBuf, StartError> {
+    let path = chosen.unwrap_or_else(|| {
+        let user = nix::unistd::geteuid();
+        if user.is_root() {
+            PathBuf::from("/run/unifaas")
+        } else {
+            std::env::temp_dir().join(format!("unifaas-{user}"))
+        }
+    });
+    let prepare = || {
+        std::fs::create_dir_all(&path)?;
+        let path = path.canonicalize()?;
+        let probe = path.join(format!(".probe-{}", std::process::id()));
+        std::fs::write(&probe, b"")?;
+        std::fs::remove_file(&probe)?;
+        Ok(path)
+    };
+    prepare().map_err(|source| StartError::StateDir { path: path.clone(), source })
+}
+
+/// For whoever started the daemon and waits for it; the log is for whoever reads it later.
+fn announce(line: &str) {
+    use std::io::Write as _;
+    // Nobody may be listening.
+    let _ = writeln!(std::io::stdout(), "{line}");
+}

@@ -1,0 +1,120 @@
+//! `/debug` and `/healthz`: what the daemon and its actors are doing, as JSON with stable names (see the README).
+//!
+//! Each actor is asked for its own snapshot; one that does not answer in time is left out rather than waited for.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use actix_web::{HttpResponse, web};
+use futures::future::join_all;
+use serde::Serialize;
+use tokio::time::timeout;
+use unifaas_actors::{Desk, FunctionQuestion, FunctionSnapshot, InstanceId, InstanceQuestion, InstanceSnapshot};
+
+use super::{Shared, headers::REQUEST_ID, status::Failure};
+
+/// How long an actor may take to answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The routes of the admin part.
+pub fn routes(config: &mut web::ServiceConfig) {
+    config
+        .route("/healthz", web::get().to(healthz))
+        .route("/debug", web::get().to(everything))
+        .route("/debug/", web::get().to(everything))
+        .route("/debug/functions/{name}", web::get().to(one_function))
+        .route("/debug/instances/{id}", web::get().to(one_instance))
+        .default_service(web::to(nothing));
+}
+
+#[derive(Serialize)]
+struct Everything<'a> {
+    daemon: Daemon<'a>,
+    functions: BTreeMap<String, Function>,
+}
+
+#[derive(Serialize)]
+struct Daemon<'a> {
+    version: &'static str,
+    pid: u32,
+    uptime_seconds: f64,
+    draining: bool,
+    settings: &'a super::Settings,
+    callbacks_refused: u64,
+}
+
+#[derive(Serialize)]
+struct Function {
+    #[serde(flatten)]
+    itself: FunctionSnapshot,
+    instances: Vec<InstanceSnapshot>,
+}
+
+#[derive(Serialize)]
+struct Instance {
+    function: String,
+    #[serde(flatten)]
+    itself: InstanceSnapshot,
+}
+
+async fn healthz() -> HttpResponse {
+    HttpResponse::Ok().content_type("text/plain").body("ok\n")
+}
+
+async fn everything(shared: web::Data<Shared>) -> HttpResponse {
+    let desks = shared.directory.all();
+    let functions = join_all(desks.iter().map(|(name, desk)| async { Some((name.clone(), ask(desk).await?)) })).await;
+    let daemon = Daemon {
+        version: env!("CARGO_PKG_VERSION"),
+        pid: std::process::id(),
+        uptime_seconds: shared.started.elapsed().as_secs_f64(),
+        draining: shared.is_draining(),
+        settings: &shared.settings,
+        callbacks_refused: shared.callbacks.refused(),
+    };
+    page(&Everything { daemon, functions: functions.into_iter().flatten().collect() })
+}
+
+async fn one_function(shared: web::Data<Shared>, name: web::Path<String>) -> HttpResponse {
+    match shared.directory.find(&name) {
+        Some(desk) => match ask(&desk).await {
+            Some(function) => page(&function),
+            None => nothing().await,
+        },
+        None => nothing().await,
+    }
+}
+
+async fn one_instance(shared: web::Data<Shared>, id: web::Path<String>) -> HttpResponse {
+    let Some(id) = InstanceId::parse(&id) else { return nothing().await };
+    for (name, desk) in shared.directory.all().iter() {
+        let Some(function) = ask_function(desk).await else { continue };
+        let Some((_, instance)) = function.members.iter().find(|(member, _)| *member == id) else { continue };
+        if let Ok(Ok(itself)) = timeout(PATIENCE, instance.send(InstanceQuestion)).await {
+            return page(&Instance { function: name.clone(), itself });
+        }
+    }
+    nothing().await
+}
+
+async fn nothing() -> HttpResponse {
+    let request_id = actix_http::header::HeaderValue::from_static("");
+    let mut response = Failure::NoSuchPage.response(None, &request_id);
+    response.headers_mut().remove(REQUEST_ID);
+    HttpResponse::from(response.map_into_boxed_body())
+}
+
+async fn ask(desk: &Arc<Desk>) -> Option<Function> {
+    let itself = ask_function(desk).await?;
+    let asked = itself.members.iter().map(|(_, instance)| timeout(PATIENCE, instance.send(InstanceQuestion)));
+    let mut instances: Vec<_> = join_all(asked).await.into_iter().filter_map(|answer| answer.ok()?.ok()).collect();
+    instances.sort_by(|a, b| a.since_seconds.total_cmp(&b.since_seconds));
+    Some(Function { itself, instances })
+}
+
+async fn ask_function(desk: &Arc<Desk>) -> Option<FunctionSnapshot> {
+    timeout(PATIENCE, desk.actor().send(FunctionQuestion)).await.ok()?.ok()
+}
+
+fn page(content: &impl Serialize) -> HttpResponse {
+    HttpResponse::Ok().json(content)
+}

@@ -1,0 +1,210 @@
+//! The function's answer on its way to the client, and everything that must last as long as it does.
+//!
+//! A [`Relay`] is the body of the response. It holds the lease, so the slot returns when the last byte has been handed
+//! on or either side is gone, panics included.
+
+use std::{
+    pin::Pin,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use actix_http::{
+    body::{BodySize, BoxBody, MessageBody},
+    header::HeaderValue,
+};
+use bytes::Bytes;
+use slog::{Logger, debug, info, warn};
+use tokio::time::{Instant, Sleep, sleep_until};
+use unifaas_actors::{Desk, Lease, Outcome};
+
+use super::{
+    status::Failure,
+    upstream::{Exchange, Pool},
+};
+
+/// Any body this server sends.
+pub enum Body {
+    /// Held in memory: a problem document.
+    Text(Bytes),
+    /// Of a page of the admin part.
+    Page(BoxBody),
+    /// Streaming from an instance.
+    Relay(Box<Relay>),
+}
+
+impl From<String> for Body {
+    fn from(text: String) -> Self {
+        Body::Text(text.into())
+    }
+}
+
+impl MessageBody for Body {
+    type Error = Box<dyn std::error::Error>;
+
+    fn size(&self) -> BodySize {
+        match self {
+            Body::Text(text) => text.size(),
+            Body::Page(page) => page.size(),
+            Body::Relay(relay) => relay.size,
+        }
+    }
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        match self.get_mut() {
+            Body::Text(text) if text.is_empty() => Poll::Ready(None),
+            Body::Text(text) => Poll::Ready(Some(Ok(std::mem::take(text)))),
+            Body::Page(page) => Pin::new(page).poll_next(cx),
+            Body::Relay(relay) => relay.poll(cx).map_err(Into::into),
+        }
+    }
+}
+
+/// A response body that streams from an instance.
+pub struct Relay {
+    size: BodySize,
+    exchange: Option<Exchange>,
+    lease: Option<Lease>,
+    deadline: Option<Deadline>,
+    record: Record,
+    pool: Rc<Pool>,
+}
+
+/// When a request must be over.
+pub struct Deadline {
+    pub sleep: Pin<Box<Sleep>>,
+    /// The time the function had.
+    pub after: Duration,
+}
+
+impl Deadline {
+    /// `after` is how long after the dispatch `at` is.
+    pub fn new(at: Instant, after: Duration) -> Self {
+        Self { sleep: Box::pin(sleep_until(at)), after }
+    }
+}
+
+impl Relay {
+    pub fn new(
+        size: BodySize,
+        exchange: Exchange,
+        lease: Lease,
+        deadline: Option<Deadline>,
+        record: Record,
+        pool: Rc<Pool>,
+    ) -> Self {
+        Self { size, exchange: Some(exchange), lease: Some(lease), deadline, record, pool }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Failure>>> {
+        let (Some(exchange), Some(lease)) = (&mut self.exchange, &self.lease) else { return Poll::Ready(None) };
+        let instance = lease.endpoint().instance;
+        match exchange.poll_body(cx) {
+            Poll::Ready(Some(Ok(chunk))) => Poll::Ready(Some(Ok(chunk))),
+            Poll::Ready(None) => {
+                self.complete();
+                Poll::Ready(None)
+            }
+            Poll::Ready(Some(Err(error))) => self.fail(Failure::Exchange { instance, error }),
+            Poll::Pending => {
+                let Some(deadline) = &mut self.deadline else { return Poll::Pending };
+                ready!(deadline.sleep.as_mut().poll(cx));
+                let after = deadline.after;
+                self.fail(Failure::FunctionTimedOut { instance, after })
+            }
+        }
+    }
+
+    /// The last byte has been handed on: the slot and the connection are free.
+    pub fn complete(&mut self) {
+        if let (Some(exchange), Some(lease)) = (self.exchange.take(), self.lease.take()) {
+            if let Some(connection) = exchange.into_connection() {
+                self.pool.give_back(lease.endpoint(), connection);
+            }
+            self.record.end(Outcome::Ok);
+        }
+    }
+
+    fn fail(&mut self, failure: Failure) -> Poll<Option<Result<Bytes, Failure>>> {
+        self.exchange = None;
+        if let Some(mut lease) = self.lease.take()
+            && blames_instance(&failure)
+        {
+            lease.condemn();
+        }
+        self.record.fail(&failure);
+        // The server breaks the client's connection off: a truncated body never looks like a whole one.
+        Poll::Ready(Some(Err(failure)))
+    }
+}
+
+/// Whether an instance that failed a request like this should get no other.
+pub fn blames_instance(failure: &Failure) -> bool {
+    matches!(failure.outcome(), Outcome::InstanceFailed | Outcome::FunctionTimedOut)
+}
+
+/// Counts and logs one request, exactly once: at its end, or when it is dropped because the client left.
+pub struct Record {
+    desk: Arc<Desk>,
+    log: Logger,
+    request_id: HeaderValue,
+    since: Instant,
+    over: bool,
+}
+
+impl Record {
+    pub fn new(desk: Arc<Desk>, log: Logger, request_id: HeaderValue, since: Instant) -> Self {
+        Self { desk, log, request_id, since, over: false }
+    }
+
+    /// The request's end, if it had not ended before.
+    pub fn end(&mut self, outcome: Outcome) {
+        if self.close(outcome) {
+            debug!(self.log, "request is over"; "function" => self.desk.name(), "outcome" => outcome.code(),
+                "request_id" => self.request_id(), "ms" => self.elapsed_ms());
+        }
+    }
+
+    /// The end of a request that the platform answered.
+    pub fn fail(&mut self, failure: &Failure) {
+        let outcome = failure.outcome();
+        if !self.close(outcome) {
+            return;
+        }
+        let (function, ms) = (self.desk.name(), self.elapsed_ms());
+        match outcome {
+            Outcome::Internal => warn!(self.log, "request failed"; "function" => function,
+                "outcome" => outcome.code(), "request_id" => self.request_id(), "ms" => ms, "error" => %failure),
+            _ => info!(self.log, "request failed"; "function" => function,
+                "outcome" => outcome.code(), "request_id" => self.request_id(), "ms" => ms, "error" => %failure),
+        }
+    }
+
+    fn close(&mut self, outcome: Outcome) -> bool {
+        if self.over {
+            return false;
+        }
+        self.over = true;
+        self.desk.stats().count(outcome);
+        true
+    }
+
+    fn request_id(&self) -> &str {
+        self.request_id.to_str().unwrap_or_default()
+    }
+
+    fn elapsed_ms(&self) -> f64 {
+        self.since.elapsed().as_secs_f64() * 1e3
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        if self.close(Outcome::ClientGone) {
+            debug!(self.log, "client left"; "function" => self.desk.name(), "status" => 499,
+                "request_id" => self.request_id(), "ms" => self.elapsed_ms());
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! What each failure says to the client: the only file that knows status codes.
+//!
+//! A platform error is an RFC 9457 problem document and carries `x-unifaas-error`, so that nobody mistakes it for the
+//! function's own answer.
+
+use std::time::Duration;
+
+use actix_http::{
+    ConnectionType, Response, StatusCode,
+    header::{self, HeaderValue},
+};
+use serde::Serialize;
+use unifaas_actors::{InstanceId, Outcome, Refusal, Verdict};
+
+use super::{
+    headers::{ERROR_CODE, REQUEST_ID},
+    upstream::ExchangeError,
+};
+
+/// Why the platform answers instead of the function.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// No function of that name.
+    #[error("no function of this name is registered")]
+    NoSuchFunction,
+    /// There is no such page.
+    #[error("there is nothing at this address")]
+    NoSuchPage,
+    /// The daemon is ending.
+    #[error("the daemon is shutting down")]
+    Draining,
+    /// The function gave no slot.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The client's request declares a body that is too large.
+    #[error("the request body is larger than {limit} bytes")]
+    BodyTooLarge {
+        /// What is allowed.
+        limit: u64,
+    },
+    /// The request cannot be passed on as it is.
+    #[error("{0}")]
+    BadRequest(&'static str),
+    /// The instance could not be reached.
+    #[error("could not connect to the instance: {source}")]
+    Unreachable {
+        /// The instance.
+        instance: InstanceId,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The exchange with the instance failed.
+    #[error("{}", chain(.error))]
+    Exchange {
+        /// The instance.
+        instance: InstanceId,
+        /// How.
+        error: ExchangeError,
+    },
+    /// The function took too long.
+    #[error("the function did not answer within {:.3} s", .after.as_secs_f64())]
+    FunctionTimedOut {
+        /// The instance.
+        instance: InstanceId,
+        /// The time it had.
+        after: Duration,
+    },
+    /// The client took too long to send its body.
+    #[error("the request body did not arrive within {:.3} s", .after.as_secs_f64())]
+    RequestTimedOut {
+        /// The time it had.
+        after: Duration,
+    },
+}
+
+/// An error and its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    std::iter::once(error.to_string()).chain(causes.map(ToString::to_string)).collect::<Vec<_>>().join(": ")
+}
+
+/// Status, code and title.
+type Saying = (StatusCode, &'static str, &'static str);
+
+impl Failure {
+    fn saying(&self) -> Saying {
+        use StatusCode as S;
+        let counted = |outcome: Outcome| outcome.code();
+        match self {
+            Failure::NoSuchFunction => (S::NOT_FOUND, "no_such_function", "No such function"),
+            Failure::NoSuchPage => (S::NOT_FOUND, "no_such_page", "Nothing here"),
+            Failure::Draining => (S::SERVICE_UNAVAILABLE, "draining", "Shutting down"),
+            Failure::Refused(refusal) => {
+                let (status, title) = match refusal {
+                    Refusal::Misconfigured { .. } => (S::INTERNAL_SERVER_ERROR, "Function misconfigured"),
+                    Refusal::Saturated { .. } => (S::TOO_MANY_REQUESTS, "Function saturated"),
+                    Refusal::HostSaturated { .. } => (S::SERVICE_UNAVAILABLE, "Host saturated"),
+                    Refusal::Draining => (S::SERVICE_UNAVAILABLE, "Shutting down"),
+                    Refusal::StartFailed { .. } => (S::BAD_GATEWAY, "Instance could not be started"),
+                    Refusal::BootFailed { .. } => (S::BAD_GATEWAY, "Instance ended while booting"),
+                    Refusal::BootTimedOut { .. } => (S::GATEWAY_TIMEOUT, "Instance was not ready in time"),
+                    Refusal::QueueTimedOut { .. } => (S::GATEWAY_TIMEOUT, "No instance had room in time"),
+                    Refusal::Lost => (S::INTERNAL_SERVER_ERROR, "Internal error"),
+                };
+                (status, counted(refusal.outcome()), title)
+            }
+            Failure::BodyTooLarge { .. } | Failure::Exchange { error: ExchangeError::BodyTooLarge { .. }, .. } => {
+                (S::PAYLOAD_TOO_LARGE, counted(Outcome::BodyTooLarge), "Request body too large")
+            }
+            Failure::BadRequest(_)
+            | Failure::Exchange { error: ExchangeError::ClientMalformed | ExchangeError::ClientGone, .. } => {
+                (S::BAD_REQUEST, counted(Outcome::BadRequest), "Bad request")
+            }
+            Failure::Unreachable { .. } | Failure::Exchange { .. } => {
+                (S::BAD_GATEWAY, counted(Outcome::InstanceFailed), "Instance failed")
+            }
+            Failure::FunctionTimedOut { .. } => {
+                (S::GATEWAY_TIMEOUT, counted(Outcome::FunctionTimedOut), "Function timed out")
+            }
+            Failure::RequestTimedOut { .. } => {
+                (S::REQUEST_TIMEOUT, counted(Outcome::RequestTimedOut), "Request timed out")
+            }
+        }
+    }
+
+    /// How the request is counted.
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            Failure::NoSuchFunction | Failure::NoSuchPage | Failure::BadRequest(_) => Outcome::BadRequest,
+            Failure::Draining => Outcome::Draining,
+            Failure::Refused(refusal) => refusal.outcome(),
+            Failure::BodyTooLarge { .. } => Outcome::BodyTooLarge,
+            Failure::Exchange { error, .. } => match error {
+                ExchangeError::ClientGone => Outcome::ClientGone,
+                ExchangeError::ClientMalformed => Outcome::BadRequest,
+                ExchangeError::BodyTooLarge { .. } => Outcome::BodyTooLarge,
+                ExchangeError::Broken { .. } | ExchangeError::Nonsense(_) => Outcome::InstanceFailed,
+            },
+            Failure::Unreachable { .. } => Outcome::InstanceFailed,
+            Failure::FunctionTimedOut { .. } => Outcome::FunctionTimedOut,
+            Failure::RequestTimedOut { .. } => Outcome::RequestTimedOut,
+        }
+    }
+
+    fn instance(&self) -> Option<InstanceId> {
+        match self {
+            Failure::Unreachable { instance, .. }
+            | Failure::Exchange { instance, .. }
+            | Failure::FunctionTimedOut { instance, .. } => Some(*instance),
+            Failure::Refused(
+                Refusal::StartFailed { instance, .. }
+                | Refusal::BootFailed { instance, .. }
+                | Refusal::BootTimedOut { instance, .. },
+            ) => Some(*instance),
+            _ => None,
+        }
+    }
+
+    fn output(&self) -> &[String] {
+        match self {
+            Failure::Refused(Refusal::BootFailed { output, .. } | Refusal::BootTimedOut { output, .. }) => output,
+            _ => &[],
+        }
+    }
+
+    /// `Retry-After`, in whole seconds from 1 to 60: what was observed, rounded up.
+    fn retry_after(&self) -> Option<u64> {
+        let computed = match self {
+            Failure::Refused(Refusal::Saturated { retry_after, .. } | Refusal::HostSaturated { retry_after, .. }) => {
+                *retry_after
+            }
+            Failure::Draining | Failure::Refused(Refusal::Draining) => Duration::from_secs(1),
+            _ => return None,
+        };
+        Some((computed.as_secs_f64().ceil() as u64).clamp(1, 60))
+    }
+
+    /// The response to the client. `function` is the name it asked for.
+    pub fn response(&self, function: Option<&str>, request_id: &HeaderValue) -> Response<String> {
+        let (status, code, title) = self.saying();
+        let instance = self.instance().map(|instance| instance.to_string());
+        let problem = Problem {
+            r#type: "about:blank",
+            title,
+            status: status.as_u16(),
+            detail: self.to_string(),
+            code,
+            function,
+            instance: instance.as_deref(),
+            output: self.output(),
+            request_id: request_id.to_str().unwrap_or_default(),
+        };
+        let body = serde_json::to_string(&problem).unwrap_or_default();
+        let mut response = Response::with_body(status, body);
+        let head = response.head_mut();
+        head.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        head.headers.insert(ERROR_CODE, HeaderValue::from_static(code));
+        head.headers.insert(REQUEST_ID, request_id.clone());
+        if let Some(seconds) = self.retry_after() {
+            head.headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.closes() {
+            head.set_connection_type(ConnectionType::Close);
+        }
+        response
+    }
+
+    /// Whether the connection cannot go on after this: what follows on it is not a request, or nobody will serve it.
+    fn closes(&self) -> bool {
+        matches!(
+            self,
+            Failure::Draining
+                | Failure::BadRequest(_)
+                | Failure::BodyTooLarge { .. }
+                | Failure::RequestTimedOut { .. }
+                | Failure::Refused(Refusal::Draining)
+                | Failure::Exchange {
+                    error: ExchangeError::ClientGone
+                        | ExchangeError::ClientMalformed
+                        | ExchangeError::BodyTooLarge { .. },
+                    ..
+                }
+        )
+    }
+}
+
+/// RFC 9457, with extension members.
+#[derive(Serialize)]
+struct Problem<'a> {
+    r#type: &'static str,
+    title: &'static str,
+    status: u16,
+    detail: String,
+    code: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    function: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    instance: Option<&'a str>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    output: &'a [String],
+    request_id: &'a str,
+}
+
+/// What an instance that called back is told; `None`: there is none with that token.
+pub fn of_callback(verdict: Option<Verdict>) -> (StatusCode, &'static str) {
+    match verdict {
+        Some(Verdict::Accepted) => (StatusCode::OK, "welcome\n"),
+        Some(Verdict::WrongSource) => (StatusCode::FORBIDDEN, "this is not the instance's address\n"),
+        Some(Verdict::NotExpected) => (StatusCode::CONFLICT, "not expected, or not any more\n"),
+        None => (StatusCode::NOT_FOUND, "no such instance\n"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(failure: &Failure) -> (u16, String, Option<String>) {
+        let response = failure.response(Some("f"), &HeaderValue::from_static("r"));
+        let header = |name: &str| response.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
+        (response.status().as_u16(), header("x-unifaas-error").unwrap(), header("retry-after"))
+    }
+
+    #[test]
+    fn every_refusal_has_its_status_and_code() {
+        let instance = InstanceId::random();
+        let after = Duration::from_millis(2300);
+        let why = String::new;
+        for (refusal, status, code, retry) in [
+            (Refusal::Misconfigured { reason: "x".into() }, 500, "function_misconfigured", None),
+            (Refusal::Saturated { waiting: 9, retry_after: after }, 429, "function_saturated", Some("3")),
+            (Refusal::HostSaturated { why: why(), retry_after: Duration::ZERO }, 503, "host_saturated", Some("1")),
+            (Refusal::Draining, 503, "draining", Some("1")),
+            (Refusal::StartFailed { instance, why: why() }, 502, "start_failed", None),
+            (Refusal::BootTimedOut { instance, after, output: vec![] }, 504, "boot_timed_out", None),
+            (Refusal::QueueTimedOut { after }, 504, "queue_timed_out", None),
+            (Refusal::Lost, 500, "internal", None),
+        ] {
+            let expected = (status, code.to_owned(), retry.map(str::to_owned));
+            assert_eq!(said(&refusal.into()), expected);
+        }
+    }
+
+    #[test]
+    fn a_problem_names_function_instance_and_last_words() {
+        let instance = InstanceId::random();
+        let exit = unifaas_actors::sandbox::GuestExit::Code(3);
+        let output = vec!["no such table".to_owned()];
+        let failure = Failure::from(Refusal::BootFailed { instance, exit, output });
+        let response = failure.response(Some("f"), &HeaderValue::from_static("r-1"));
+        let problem: serde_json::Value = serde_json::from_str(response.body()).unwrap();
+        assert_eq!(problem["status"], 502);
+        assert_eq!(problem["code"], "boot_failed");
+        assert_eq!(problem["function"], "f");
+        assert_eq!(problem["instance"], instance.to_string());
+        assert_eq!(problem["request_id"], "r-1");
+        assert_eq!(problem["output"][0], "no such table");
+        assert!(problem["detail"].as_str().unwrap().contains("status 3"));
+    }
+}

@@ -1,0 +1,83 @@
+//! Where messages go: slog, to standard error, human or JSON; panics and the `log` crate's messages go the same way.
+
+use std::io::IsTerminal;
+
+use slog::{Drain, FnValue, Level, Logger, error, o};
+
+use crate::cli;
+
+/// Messages that may wait to be written. When a burst is larger the oldest writers wait, so that none is lost.
+const QUEUE: usize = 4096;
+
+/// Logging for as long as it lives.
+pub struct Logging {
+    pub log: Logger,
+    /// Writes what is left when dropped.
+    _writer: slog_async::AsyncGuard,
+    _scope: slog_scope::GlobalLoggerGuard,
+}
+
+/// Sets logging up for the whole process.
+pub fn set_up(level: cli::Level, format: Option<cli::Format>) -> Logging {
+    let human = match format {
+        Some(format) => format == cli::Format::Human,
+        None => std::io::stderr().is_terminal(),
+    };
+    let level = match level {
+        cli::Level::Error => Level::Error,
+        cli::Level::Warn => Level::Warning,
+        cli::Level::Info => Level::Info,
+        cli::Level::Debug => Level::Debug,
+        cli::Level::Trace => Level::Trace,
+    };
+    let (drain, writer) = if human {
+        let terminal = slog_term::FullFormat::new(slog_term::TermDecorator::new().stderr().build()).build();
+        queued(terminal.filter_level(level).fuse())
+    } else {
+        let json = slog_json::Json::new(std::io::stderr())
+            .add_key_value(o!(
+                "ts" => FnValue(|_| timestamp()),
+                "level" => FnValue(|record| record.level().as_str().to_lowercase()),
+                "msg" => FnValue(|record| record.msg().to_string()),
+            ))
+            .build();
+        queued(std::sync::Mutex::new(json.filter_level(level)).fuse())
+    };
+    let log = Logger::root(drain.fuse(), o!());
+    let scope = slog_scope::set_global_logger(log.clone());
+    let bridged = match level {
+        Level::Trace => log::Level::Debug,
+        // Other crates' chatter is for those who ask for everything.
+        _ => log::Level::Warn,
+    };
+    // Fails only where a logger is set already.
+    let _ = slog_stdlog::init_with_level(bridged);
+    log_panics(log.clone());
+    Logging { log, _writer: writer, _scope: scope }
+}
+
+fn queued<D>(drain: D) -> (slog_async::Async, slog_async::AsyncGuard)
+where
+    D: Drain<Err = slog::Never, Ok = ()> + Send + 'static,
+{
+    slog_async::Async::new(drain)
+        .chan_size(QUEUE)
+        .overflow_strategy(slog_async::OverflowStrategy::Block)
+        .build_with_guard()
+}
+
+fn log_panics(log: Logger) {
+    std::panic::set_hook(Box::new(move |panic| {
+        let words = panic.payload_as_str().unwrap_or("a value that is no text");
+        let at = panic.location().map(ToString::to_string).unwrap_or_default();
+        error!(log, "panic"; "what" => words, "at" => at, "thread" => std::thread::current().name().map(str::to_owned));
+    }));
+}
+
+/// RFC 3339 in UTC, with milliseconds.
+fn timestamp() -> String {
+    let mut text = Vec::new();
+    // Writing to memory does not fail.
+    let _ = slog_term::timestamp_utc(&mut text);
+    String::from_utf8_lossy(&text).into_owned()
+}

@@ -1,0 +1,62 @@
+//! The `unifaas` daemon: settings, logger, actors, servers, and the ordered ending. No decisions.
+//!
+//! What is decided is decided in the `unifaas-actors` crate; what touches the outside world is in `http/` and `sandbox/`.
+
+mod cli;
+mod daemon;
+mod host;
+mod http;
+mod log;
+mod sandbox;
+
+use std::{path::Path, process::ExitCode};
+
+use clap::Parser;
+use cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match cli.command {
+        Some(Command::Hello { callback }) => hello::run(callback).map_err(|error| format!("hello: {error}")),
+        Some(Command::Check { registry }) => check(&registry),
+        None => daemon::run(cli.serve).map_err(|error| format!("unifaas: {error}")),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            say_error(&message);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// `unifaas check`: one line per function, and every problem of those that have any.
+fn check(registry: &Path) -> Result<(), String> {
+    let root = std::path::absolute(registry).unwrap_or_else(|_| registry.to_owned());
+    let drafts = unifaas_actors::scan_all(&root)
+        .map_err(|error| format!("unifaas: cannot read the registry {}: {error}", registry.display()))?;
+    let mut wrong = 0;
+    for (name, draft) in &drafts {
+        match draft {
+            Ok(_) => say(&format!("{name}: ok")),
+            Err(reason) => {
+                wrong += 1;
+                say_error(reason);
+            }
+        }
+    }
+    match wrong {
+        0 => Ok(()),
+        wrong => Err(format!("unifaas: {wrong} of {} functions are misconfigured", drafts.len())),
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "this is what the user asked to see")]
+fn say(line: &str) {
+    println!("{line}");
+}
+
+#[expect(clippy::print_stderr, reason = "the logger is not there, or not for this")]
+fn say_error(line: &str) {
+    eprintln!("{line}");
+}

@@ -1,0 +1,233 @@
+//! The cgroup of one instance: one directory in every hierarchy that limits it.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use nix::{
+    sys::signal::{self, Signal},
+    unistd::Pid,
+};
+use tokio::time::{self, Instant};
+
+/// Processes and threads an instance may have at once: plenty for a function, too few for a fork bomb.
+const PIDS: u64 = 512;
+/// Rounds of killing in one call, where the kernel cannot kill a cgroup as a whole.
+const KILL_ROUNDS: usize = 8;
+/// How long dying processes may keep a directory from being removed.
+const REMOVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Between attempts to remove a directory: the first and the longest pause.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
+
+/// Which files a directory has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Controls {
+    V1Memory,
+    V1Pids,
+    V2,
+}
+
+impl Controls {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Controls::V1Memory => "memory",
+            Controls::V1Pids => "pids",
+            Controls::V2 => "unified",
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Member {
+    pub(super) controls: Controls,
+    pub(super) directory: PathBuf,
+    pub(super) label: String,
+}
+
+/// The directories of one instance. Dropping it kills what is inside and removes what can be removed at once.
+#[derive(Debug)]
+pub struct Group {
+    members: Vec<Member>,
+}
+
+impl Group {
+    /// Makes the directories and sets the limits; on an error nothing is left.
+    pub(super) fn create(members: impl Iterator<Item = Member>, memory: u64) -> io::Result<Self> {
+        let mut group = Self { members: Vec::new() };
+        for member in members {
+            fs::create_dir(&member.directory)?;
+            let limited = member.limit(memory);
+            group.members.push(member);
+            limited?;
+        }
+        Ok(group)
+    }
+
+    /// Takes over a directory that somebody else has left.
+    pub(super) fn adopt(controls: Controls, directory: PathBuf) -> Self {
+        Self { members: vec![Member { controls, directory, label: String::new() }] }
+    }
+
+    /// Files by which a process joins when it writes `0`. For the child itself, between fork and exec.
+    pub fn doors(&self) -> io::Result<Vec<OwnedFd>> {
+        self.members.iter().map(|member| Ok(member.open_door()?.into())).collect()
+    }
+
+    /// Names for people: hierarchy and path.
+    pub fn labels(&self) -> impl Iterator<Item = &str> {
+        self.members.iter().map(|member| member.label.as_str())
+    }
+
+    /// Whether the kernel has killed a member for want of memory.
+    pub fn ran_out_of_memory(&self) -> bool {
+        self.members.iter().any(|member| {
+            let file = match member.controls {
+                Controls::V1Memory => "memory.oom_control",
+                Controls::V2 => "memory.events",
+                Controls::V1Pids => return false,
+            };
+            fs::read_to_string(member.directory.join(file)).is_ok_and(|text| oom_kills(&text) > 0)
+        })
+    }
+
+    /// Kills every process inside. Never waits; processes that are being born can escape one call, not all of them.
+    pub fn kill(&self) {
+        for member in &self.members {
+            member.kill();
+        }
+    }
+
+    /// Kills what is inside until the directories can be removed.
+    pub async fn remove(&self) -> io::Result<()> {
+        let deadline = Instant::now() + REMOVE_TIMEOUT;
+        let mut pause = PAUSES.0;
+        while let Err(error) = self.try_remove() {
+            if Instant::now() > deadline {
+                return Err(error);
+            }
+            self.kill();
+            time::sleep(pause).await;
+            pause = (pause * 2).min(PAUSES.1);
+        }
+        Ok(())
+    }
+
+    fn try_remove(&self) -> io::Result<()> {
+        self.members.iter().try_for_each(|member| match fs::remove_dir(&member.directory) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        })
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if self.try_remove().is_err() {
+            self.kill();
+            let _ = self.try_remove();
+        }
+    }
+}
+
+impl Member {
+    fn limit(&self, memory: u64) -> io::Result<()> {
+        let set = |file: &str, value: u64| write(&self.directory.join(file), &value.to_string());
+        let bytes = memory.saturating_mul(1 << 20);
+        // Swap accounting and group-wide OOM kills are not in every kernel; the limit itself must hold.
+        match self.controls {
+            Controls::V1Memory => {
+                set("memory.limit_in_bytes", bytes)?;
+                let _ = set("memory.memsw.limit_in_bytes", bytes).or_else(|_| set("memory.swappiness", 0));
+            }
+            Controls::V1Pids => set("pids.max", PIDS)?,
+            Controls::V2 => {
+                set("memory.max", bytes)?;
+                let _ = set("memory.swap.max", 0);
+                let _ = set("memory.oom.group", 1);
+                let _ = set("pids.max", PIDS);
+            }
+        }
+        Ok(())
+    }
+
+    fn open_door(&self) -> io::Result<File> {
+        // Moving a thread is some hundred times faster than moving a process, for which the kernel waits for an RCU
+        // grace period; between fork and exec both are the same. Version 2 knows threads only inside one domain.
+        let door = match self.controls {
+            Controls::V1Memory | Controls::V1Pids => "tasks",
+            Controls::V2 => "cgroup.procs",
+        };
+        OpenOptions::new().write(true).open(self.directory.join(door))
+    }
+
+    fn kill(&self) {
+        match self.controls {
+            // Since Linux 5.14.
+            Controls::V2 if write(&self.directory.join("cgroup.kill"), "1").is_ok() => return,
+            Controls::V1Pids => {
+                let _ = write(&self.directory.join("pids.max"), "0");
+            }
+            _ => {}
+        }
+        let mut killed = Vec::new();
+        for _ in 0..KILL_ROUNDS {
+            let text = fs::read_to_string(self.directory.join("cgroup.procs")).unwrap_or_default();
+            let new: Vec<i32> = pids(&text).filter(|pid| !killed.contains(pid)).collect();
+            if new.is_empty() {
+                return;
+            }
+            for pid in &new {
+                let _ = signal::kill(Pid::from_raw(*pid), Signal::SIGKILL);
+            }
+            killed.extend(new);
+        }
+    }
+}
+
+/// The members that can be signalled: `0` stands for a process of a foreign pid namespace.
+fn pids(procs: &str) -> impl Iterator<Item = i32> {
+    procs.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 0)
+}
+
+fn oom_kills(text: &str) -> u64 {
+    text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok()).unwrap_or(0)
+}
+
+/// Writes to a control file, which is never created.
+pub(super) fn write(file: &Path, value: &str) -> io::Result<()> {
+    OpenOptions::new().write(true).open(file)?.write_all(value.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn oom_kills_are_read_from_both_versions() {
+        assert_eq!(oom_kills("oom_kill_disable 0\nunder_oom 0\noom_kill 3\n"), 3);
+        assert_eq!(oom_kills("low 0\nhigh 0\nmax 17\noom 2\noom_kill 1\noom_group_kill 1\n"), 1);
+        assert_eq!(oom_kills("oom_kill_disable 0\nunder_oom 0\n"), 0);
+    }
+
+    #[test]
+    fn processes_of_foreign_namespaces_are_never_signalled() {
+        assert_eq!(pids("0\n12\n0\n7\n").collect::<Vec<_>>(), [12, 7]);
+    }
+
+    #[test]
+    fn limits_are_those_of_version_2_where_that_is_used() {
+        let directory = tempfile::tempdir().unwrap();
+        for file in ["memory.max", "memory.swap.max", "pids.max"] {
+            fs::write(directory.path().join(file), "").unwrap();
+        }
+        let member = Member { controls: Controls::V2, directory: directory.path().to_owned(), label: String::new() };
+        member.limit(64).unwrap();
+        let read = |file| fs::read_to_string(directory.path().join(file)).unwrap();
+        assert_eq!((read("memory.max"), read("memory.swap.max")), ("67108864".to_owned(), "0".to_owned()));
+        assert_eq!(read("pids.max"), "512");
+    }
+}

@@ -1,0 +1,119 @@
+//! Every way to run an instance: the daemon's side of [`unifaas_actors::sandbox`].
+//!
+//! One engine per kind of sandbox, chosen by the spec: `process/` for child processes. What engines share has a file of
+//! its own: `readiness.rs` (is it up yet?), `ports.rs` (leases of local ports), `cgroup/` (limits, and the certainty
+//! that nothing survives), `substitute.rs` (`%words` in commands). When to start and end instances is decided in the
+//! actors.
+
+mod cgroup;
+mod ports;
+mod process;
+mod readiness;
+mod substitute;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use futures::future::{self, LocalBoxFuture};
+use slog::Logger;
+use unifaas_actors::{
+    sandbox::{LaunchError, LaunchOrder, Launched, Sandboxes},
+    spec::{Readiness, SandboxSpec},
+};
+
+use process::Processes;
+
+/// What engines have to know of the daemon.
+#[derive(Debug, Clone)]
+pub struct EngineSettings {
+    /// The bound address of the callback listener.
+    pub callback: SocketAddr,
+}
+
+/// All engines of this host.
+pub struct Engines {
+    processes: Processes,
+}
+
+impl Engines {
+    /// Prepares the engines; what this host cannot give is logged once, here. Removes what an earlier daemon left.
+    ///
+    /// # Panics
+    /// Outside of an arbiter (or another tokio `LocalSet`).
+    pub fn new(settings: EngineSettings, log: &Logger) -> Self {
+        Self { processes: Processes::new(Callback::local(settings.callback), log) }
+    }
+}
+
+impl Sandboxes for Engines {
+    fn launch(&self, order: LaunchOrder) -> LocalBoxFuture<'static, Result<Launched, LaunchError>> {
+        let spec = order.spec.clone();
+        let launched = match &spec.sandbox {
+            SandboxSpec::Process(process) => self.processes.launch(order, process),
+            SandboxSpec::Container(_) => Err(missing("containers")),
+            SandboxSpec::Vm(_) => Err(missing("virtual machines")),
+        };
+        Box::pin(future::ready(launched))
+    }
+
+    fn probe(&self, address: SocketAddr, readiness: &Readiness) -> LocalBoxFuture<'static, ()> {
+        readiness::probe(address, readiness)
+    }
+}
+
+fn missing(what: &str) -> LaunchError {
+    LaunchError::Missing(format!("{what} are not built into this version of the daemon; [process] functions are"))
+}
+
+/// The callback listener as seen from an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Callback {
+    /// Where the instance finds it.
+    address: SocketAddr,
+    /// The address its calls come from.
+    source: IpAddr,
+}
+
+impl Callback {
+    /// For instances that share the daemon's network.
+    fn local(bound: SocketAddr) -> Self {
+        let ip = if bound.ip().is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { bound.ip() };
+        // The kernel answers from 127.0.0.1 for all of 127.0.0.0/8; any other local address calls itself.
+        let source = match ip {
+            IpAddr::V4(v4) if v4.is_loopback() => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(v6) if v6.is_loopback() => Ipv6Addr::LOCALHOST.into(),
+            other => other,
+        };
+        Self { address: SocketAddr::new(ip, bound.port()), source }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn local(bound: &str) -> (String, String) {
+        let callback = Callback::local(bound.parse().unwrap());
+        (callback.address.to_string(), callback.source.to_string())
+    }
+
+    #[test]
+    fn a_listener_on_every_address_is_called_over_loopback() {
+        assert_eq!(local("0.0.0.0:3000"), ("127.0.0.1:3000".into(), "127.0.0.1".into()));
+        assert_eq!(local("[::]:3000"), ("127.0.0.1:3000".into(), "127.0.0.1".into()));
+    }
+
+    #[test]
+    fn calls_come_from_the_address_the_kernel_picks() {
+        assert_eq!(local("127.0.0.5:3000"), ("127.0.0.5:3000".into(), "127.0.0.1".into()));
+        assert_eq!(local("192.0.2.7:3000"), ("192.0.2.7:3000".into(), "192.0.2.7".into()));
+        assert_eq!(local("[::1]:3000"), ("[::1]:3000".into(), "::1".into()));
+    }
+
+    #[test]
+    fn the_kernel_does_pick_that_address() {
+        let listener = std::net::TcpListener::bind("127.0.0.5:0").unwrap();
+        let callback = Callback::local(listener.local_addr().unwrap());
+        let stream = std::net::TcpStream::connect(callback.address).unwrap();
+        assert_eq!(stream.local_addr().unwrap().ip(), callback.source);
+    }
+}

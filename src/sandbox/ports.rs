@@ -1,0 +1,138 @@
+//! Leases of local TCP ports to instances that share the daemon's network.
+
+use std::{cell::RefCell, collections::VecDeque, fs, net::Ipv4Addr, ops::Range, rc::Rc};
+
+use tokio::net::TcpSocket;
+
+/// Ports to lease.
+const PORTS: u16 = 10_000;
+/// The lower end of the ports that the kernel gives to outgoing connections, where it does not say.
+const EPHEMERAL: u16 = 32_768;
+
+/// The free ports, the one returned longest ago first.
+#[derive(Debug, Clone)]
+pub struct Ports(Rc<RefCell<VecDeque<u16>>>);
+
+/// The right to a port, until dropped.
+#[derive(Debug)]
+pub struct PortLease {
+    port: u16,
+    home: Ports,
+}
+
+impl Ports {
+    /// The ports just below those of outgoing connections, which could otherwise take a port between its lease and the
+    /// moment the instance listens.
+    pub fn below_ephemeral() -> Self {
+        let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+        let low = range.split_whitespace().next().and_then(|low| low.parse().ok()).unwrap_or(EPHEMERAL);
+        let mut free: VecDeque<u16> = leasable(low).collect();
+        // Daemons that share a host start at different places, so that they rarely try for the same port at once.
+        let start = rand::random_range(0..free.len());
+        free.rotate_left(start);
+        Self(Rc::new(RefCell::new(free)))
+    }
+
+    /// The next port that nobody on this host uses. `None` when there is none.
+    pub fn lease(&self) -> Option<PortLease> {
+        let mut free = self.0.borrow_mut();
+        for _ in 0..free.len() {
+            let port = free.pop_front()?;
+            if is_free(port) {
+                return Some(PortLease { port, home: self.clone() });
+            }
+            free.push_back(port);
+        }
+        None
+    }
+}
+
+impl PortLease {
+    /// The port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+}
+
+impl Drop for PortLease {
+    fn drop(&mut self) {
+        self.home.0.borrow_mut().push_back(self.port);
+    }
+}
+
+fn leasable(ephemeral: u16) -> Range<u16> {
+    // Where the kernel may use nearly all ports itself, its usual lower end is as good as any.
+    let end = if ephemeral < 1024 + PORTS { EPHEMERAL } else { ephemeral };
+    end - PORTS..end
+}
+
+/// Whether a server could listen there now, on any address and without `SO_REUSEADDR` (which `TcpListener` would set):
+/// so neither a listener nor a connection in TIME_WAIT is in its way.
+fn is_free(port: u16) -> bool {
+    TcpSocket::new_v4().and_then(|probe| probe.bind((Ipv4Addr::UNSPECIFIED, port).into())).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::HashSet, net::TcpListener};
+
+    use super::*;
+
+    fn of(ports: &[u16]) -> Ports {
+        Ports(Rc::new(RefCell::new(ports.iter().copied().collect())))
+    }
+
+    /// Ports outside of what the other tests lease, free at this moment.
+    fn unused(count: usize) -> Vec<u16> {
+        (12_000..22_000).filter(|port| is_free(*port)).take(count).collect()
+    }
+
+    #[test]
+    fn leasable_ports_lie_below_those_of_outgoing_connections() {
+        assert_eq!(leasable(32_768), 22_768..32_768);
+        assert_eq!(leasable(49_152), 39_152..49_152);
+        assert_eq!(leasable(1024), 22_768..32_768);
+    }
+
+    #[test]
+    fn a_port_is_leased_once_and_reused_last() {
+        let [a, b, c] = unused(3)[..] else { panic!("no free ports") };
+        let ports = of(&[a, b, c]);
+        let first = ports.lease().unwrap();
+        let second = ports.lease().unwrap();
+        assert_eq!((first.port(), second.port()), (a, b));
+        drop(second);
+        drop(first);
+        let again: Vec<_> = std::iter::from_fn(|| ports.lease()).collect();
+        assert_eq!(again.iter().map(PortLease::port).collect::<Vec<_>>(), [c, b, a]);
+    }
+
+    #[test]
+    fn a_port_in_use_is_skipped_and_none_left_is_said() {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let ports = of(&[taken.local_addr().unwrap().port()]);
+        assert!(ports.lease().is_none());
+        drop(taken);
+        assert!(ports.lease().is_some());
+    }
+
+    #[test]
+    fn a_port_whose_last_connections_linger_is_skipped() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let client = std::net::TcpStream::connect(address).unwrap();
+        let (served, _) = listener.accept().unwrap();
+        // The side that closes first keeps the connection in TIME_WAIT.
+        served.shutdown(std::net::Shutdown::Both).unwrap();
+        drop((served, listener));
+        drop(client);
+        assert!(of(&[address.port()]).lease().is_none());
+    }
+
+    #[test]
+    fn many_leases_are_all_different() {
+        let ports = Ports::below_ephemeral();
+        let leases: Vec<_> = (0..200).map(|_| ports.lease().unwrap()).collect();
+        assert_eq!(leases.iter().map(PortLease::port).collect::<HashSet<_>>().len(), 200);
+    }
+}

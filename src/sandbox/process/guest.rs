@@ -1,0 +1,181 @@
+//! A child process that runs: watched until it ends, held until everything is given back.
+
+use std::{cell::Cell, io, os::unix::process::ExitStatusExt, process::ExitStatus, rc::Rc, time::Duration};
+
+use futures::future::LocalBoxFuture;
+use nix::{
+    sys::signal::{self, Signal},
+    unistd::Pid,
+};
+use tokio::{
+    io::AsyncReadExt,
+    net::unix::pipe,
+    process::Child,
+    sync::oneshot,
+    task::{self, JoinHandle},
+    time,
+};
+use unifaas_actors::{
+    OutputLog,
+    sandbox::{Guest, GuestExit, ReclaimError},
+};
+
+use crate::sandbox::{cgroup::Group, ports::PortLease};
+
+/// How long the last output may take to be read once the process has ended.
+const LAST_OUTPUT: Duration = Duration::from_millis(20);
+/// How long a killed process may take to end: long only when it hangs in the kernel.
+const REAP_TIMEOUT: Duration = Duration::from_secs(10);
+/// Read from the pipe at once, in bytes.
+const CHUNK: usize = 8 * 1024;
+
+/// The hold on a child process, its descendants, its cgroup and its port.
+pub struct ProcessGuest {
+    leader: Rc<Leader>,
+    watch: JoinHandle<()>,
+    group: Option<Rc<Group>>,
+    _port: PortLease,
+}
+
+/// The child itself, first of its session and process group.
+///
+/// Its number may be signalled only until the child has been reaped: then the kernel can give it to anybody.
+struct Leader {
+    pid: Pid,
+    state: Cell<State>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Running,
+    Killed,
+    Reaped,
+}
+
+impl Leader {
+    fn signal(&self, signal: Signal) {
+        if self.state.get() != State::Reaped {
+            let _ = signal::killpg(self.pid, signal);
+        }
+    }
+
+    fn kill(&self) {
+        if self.state.get() == State::Running {
+            self.state.set(State::Killed);
+        }
+        self.signal(Signal::SIGKILL);
+    }
+}
+
+impl ProcessGuest {
+    /// Takes over a child that leads its own process group. `memory` is its limit in MiB. The receiver gets how it
+    /// ended, at once.
+    ///
+    /// # Panics
+    /// Outside of a `LocalSet`.
+    pub fn new(
+        child: Child,
+        pid: Pid,
+        output: JoinHandle<()>,
+        group: Option<Group>,
+        memory: u64,
+        port: PortLease,
+    ) -> (Self, oneshot::Receiver<GuestExit>) {
+        let leader = Rc::new(Leader { pid, state: Cell::new(State::Running) });
+        let group = group.map(Rc::new);
+        let (ended, exited) = oneshot::channel();
+        let watch = task::spawn_local(watch(child, leader.clone(), output, group.clone(), memory, ended));
+        (Self { leader, watch, group, _port: port }, exited)
+    }
+
+    fn end(&self) {
+        self.leader.kill();
+        if let Some(group) = &self.group {
+            group.kill();
+        }
+    }
+}
+
+impl Guest for ProcessGuest {
+    fn ask_to_stop(&mut self) {
+        self.leader.signal(Signal::SIGTERM);
+    }
+
+    fn kill(&mut self) {
+        self.end();
+    }
+
+    fn reclaim(mut self: Box<Self>) -> LocalBoxFuture<'static, Result<(), ReclaimError>> {
+        Box::pin(async move {
+            self.end();
+            if time::timeout(REAP_TIMEOUT, &mut self.watch).await.is_err() {
+                let why = format!("still there {} s after SIGKILL", REAP_TIMEOUT.as_secs());
+                return Err(ReclaimError { what: format!("process {}", self.leader.pid), why });
+            }
+            let Some(group) = &self.group else { return Ok(()) };
+            group.remove().await.map_err(|error| ReclaimError {
+                what: group.labels().map(|label| format!("cgroup {label}")).collect::<Vec<_>>().join(", "),
+                why: error.to_string(),
+            })
+        })
+    }
+}
+
+impl Drop for ProcessGuest {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Reaps the child, and then ends what it has left behind: an instance lives as long as its first process.
+async fn watch(
+    mut child: Child,
+    leader: Rc<Leader>,
+    mut output: JoinHandle<()>,
+    group: Option<Rc<Group>>,
+    memory: u64,
+    ended: oneshot::Sender<GuestExit>,
+) {
+    let status = child.wait().await;
+    let killed = leader.state.get() == State::Killed;
+    // The number is free since `wait` reaped it, microseconds ago, but numbers are given out in turn: it cannot come
+    // round so soon. As long as the group has members it is not given out at all.
+    leader.kill();
+    leader.state.set(State::Reaped);
+    let starved = group.as_ref().is_some_and(|group| {
+        group.kill();
+        group.ran_out_of_memory()
+    });
+    // The end of the output comes with the end of the last writer, and they all have been killed. One that got away
+    // without a cgroup to hold it must not keep us.
+    if time::timeout(LAST_OUTPUT, &mut output).await.is_err() {
+        output.abort();
+    }
+    // Nobody may be interested any more.
+    let _ = ended.send(exit(status, starved && !killed, memory));
+}
+
+fn exit(status: io::Result<ExitStatus>, starved: bool, memory: u64) -> GuestExit {
+    match status {
+        Ok(status) if starved && !status.success() => GuestExit::OutOfMemory { limit: memory },
+        Ok(status) => match (status.code(), status.signal()) {
+            (Some(code), _) => GuestExit::Code(code),
+            (None, Some(signal)) => GuestExit::Signal(signal),
+            (None, None) => GuestExit::Other(status.to_string()),
+        },
+        Err(error) => GuestExit::Other(format!("ended, but its status is lost: {error}")),
+    }
+}
+
+/// Moves everything that comes out of the pipe into the log, until the last writer has closed it.
+pub async fn collect(mut pipe: pipe::Receiver, log: OutputLog) {
+    let mut chunk = vec![0; CHUNK];
+    let mut unfinished = false;
+    while let Ok(count @ 1..) = pipe.read(&mut chunk).await {
+        log.write(&chunk[..count]);
+        unfinished = !chunk[..count].ends_with(b"\n");
+    }
+    if unfinished {
+        log.write(b"\n");
+    }
+}

@@ -1,0 +1,342 @@
+//! Real processes, started, looked at and given back. As root they run unprivileged and in cgroups, where there are any.
+
+mod rig;
+
+use std::{fs, os::unix::fs::PermissionsExt, path::Path};
+
+use tokio::time::{Duration, timeout};
+use unifaas_actors::ReadyToken;
+
+use super::*;
+use rig::{Rig, cgroups, eventually, held, members, root, runs, world};
+
+#[tokio::test]
+async fn the_environment_is_the_functions_and_nothing_of_the_daemons() {
+    world(async || {
+        let mut rig = Rig::new();
+        rig.env = [("SECRET", "a b\nc"), ("HOME", "/srv")].map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+        let lines = rig.output_of("cat /proc/$$/environ | tr '\\0' '\\n'").await;
+        let names: Vec<_> = lines.iter().filter_map(|line| Some(line.split_once('=')?.0)).collect();
+        let mut sorted = names.clone();
+        sorted.sort_unstable();
+        let expected = ["CALLBACK_URL", "FUNCTION_NAME", "HOME", "HOST", "INSTANCE_ID", "PATH", "PORT", "SECRET"];
+        assert_eq!(sorted, expected);
+        assert!(lines.contains(&"HOME=/srv".to_owned()) && lines.contains(&"SECRET=a b".to_owned()));
+        assert!(lines.contains(&"FUNCTION_NAME=f".to_owned()) && lines.contains(&"HOST=127.0.0.1".to_owned()));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn words_are_replaced_in_arguments_and_the_address_is_the_leased_port() {
+    world(async || {
+        let rig = Rig::new();
+        let mut running = rig.run(&["sh", "-c", "echo $0 $1 $PORT $CALLBACK_URL", "%ip:%port", "%callback"]);
+        running.exit().await;
+        let line = running.line().await;
+        let [address, callback, port, url] = line.split(' ').collect::<Vec<_>>()[..] else { panic!("{line}") };
+        assert_eq!(address, format!("127.0.0.1:{}", running.port));
+        assert_eq!(port, running.port.to_string());
+        assert_eq!(callback, url);
+        assert!(ReadyToken::parse(url.strip_prefix("http://127.0.0.1:3000/ready/").unwrap()).is_some());
+        assert_eq!(running.resources[0], format!("port 127.0.0.1:{}", running.port));
+        running.guest.reclaim().await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_daemons_own_program_can_be_the_function() {
+    world(async || {
+        let rig = Rig::new();
+        let mut running = rig.run(&["%unifaas", "--list", "--exact", "no such test"]);
+        assert_eq!(running.exit().await, GuestExit::Code(0));
+        assert!(running.line().await.starts_with("0 tests"));
+        running.guest.reclaim().await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_function_below_a_private_directory_starts_without_privileges() {
+    world(async || {
+        let rig = Rig::new();
+        let program = rig.function.join("program");
+        fs::write(&program, "#!/bin/sh\nid -u\nid -G\npwd\numask\nulimit -c\n").unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        let mut running = rig.run(&["./program"]);
+        assert_eq!(running.exit().await, GuestExit::Code(0));
+        let lines = running.output.tail(10);
+        let nobody = Credentials::of(None, Uid::effective()).unwrap();
+        assert_eq!(nobody.is_some(), root());
+        if let Some(nobody) = nobody {
+            assert_eq!(lines[..2], [nobody.uid.to_string(), nobody.gid.to_string()]);
+        } else {
+            assert_eq!(lines[0], Uid::effective().to_string());
+        }
+        assert_eq!(lines[2..], [rig.function.display().to_string(), "0022".to_owned(), "0".to_owned()]);
+        running.guest.reclaim().await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_failure_below_a_private_directory_is_explained() {
+    world(async || {
+        let rig = Rig::new();
+        fs::write(rig.function.join("file"), "found").unwrap();
+        let mut running = rig.sh("cat \"$(pwd)/file\"");
+        let exit = running.exit().await;
+        let lines = running.output.tail(2);
+        if root() {
+            let private = rig.function.parent().unwrap().display();
+            assert_eq!(exit, GuestExit::Code(1));
+            assert!(lines[0].ends_with("Permission denied"), "{lines:?}");
+            assert!(lines[1].contains(&format!("cannot enter {private}:")), "{lines:?}");
+        } else {
+            assert_eq!((exit, lines), (GuestExit::Code(0), vec!["found".to_owned()]));
+        }
+        running.guest.reclaim().await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_functions_own_path_is_searched() {
+    world(async || {
+        let mut rig = Rig::new();
+        rig.env.insert("PATH".to_owned(), "/nowhere:bin".to_owned());
+        let tool = rig.function.join("bin/only-here");
+        fs::create_dir(rig.function.join("bin")).unwrap();
+        fs::write(&tool, "#!/bin/sh\necho $0 $1\n").unwrap();
+        fs::set_permissions(&tool, fs::Permissions::from_mode(0o755)).unwrap();
+        let mut running = rig.run(&["only-here", "100%"]);
+        assert_eq!(running.exit().await, GuestExit::Code(0));
+        assert_eq!(running.output.tail(1), ["bin/only-here 100%"]);
+        running.guest.reclaim().await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_crowd_of_processes_is_bounded_and_ends_with_its_instance() {
+    world(async || {
+        let mut rig = Rig::new();
+        rig.memory = 1024;
+        let crowd = if rig.has_cgroups() { 300 } else { 1 };
+        let script = format!("for j in $(seq {crowd}); do setsid sleep 10 & done 2>/dev/null");
+        let mut running = rig.sh(&format!("for i in 1 2 3; do sh -c '{script}' & done; echo up; exec sleep 1000"));
+        running.line().await;
+        if rig.has_cgroups() {
+            eventually(|| (members(&rig) > 400).then_some(())).await;
+            assert!(members(&rig) <= 512);
+        }
+        running.guest.kill();
+        assert_eq!(running.exit().await, GuestExit::Signal(9));
+        running.guest.reclaim().await.unwrap();
+        assert_eq!((members(&rig), cgroups(&rig)), (0, 0));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_user_can_be_chosen() {
+    world(async || {
+        let mut rig = Rig::new();
+        rig.user = Some(if root() { "12345".to_owned() } else { Uid::effective().to_string() });
+        assert_eq!(rig.output_of("id -u").await, [rig.user.clone().unwrap()]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn nothing_of_the_daemon_can_be_reached_and_nothing_gained() {
+    world(async || {
+        let rig = Rig::new();
+        // Open on purpose, and not marked to be closed at exec.
+        let leak = fs::File::open("/dev/zero").unwrap();
+        nix::fcntl::fcntl(&leak, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty())).unwrap();
+        let lines = rig
+            .output_of("readlink /proc/self/fd/*; grep -E 'NoNewPrivs|CapEff|SigBlk|SigIgn' /proc/self/status")
+            .await;
+        assert!(!lines.iter().any(|line| line.contains("zero")), "{lines:?}");
+        assert_eq!(lines[0], "/dev/null");
+        assert!(lines[1].starts_with("pipe:") && lines[1] == lines[2], "{lines:?}");
+        for (name, value) in [("NoNewPrivs", "1"), ("CapEff", "0000000000000000"), ("SigBlk", "0000000000000000")] {
+            assert!(lines.contains(&format!("{name}:\t{value}")), "{name} in {lines:?}");
+        }
+        drop(leak);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_output_keeps_its_order_up_to_the_last_line_before_the_exit() {
+    world(async || {
+        let rig = Rig::new();
+        let mut running = rig
+            .sh("for i in 1 2 3; do echo out $i; echo err $i >&2; done; echo dev > /dev/stdout; printf last; exit 7");
+        assert_eq!(running.exit().await, GuestExit::Code(7));
+        let expected = ["out 1", "err 1", "out 2", "err 2", "out 3", "err 3", "dev", "last"];
+        assert_eq!(running.output.tail(100)[..8], expected);
+        running.guest.reclaim().await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn endless_output_is_taken_and_the_child_never_waits_for_it() {
+    world(async || {
+        let rig = Rig::new();
+        let mut running = rig.sh("head -c 20000000 /dev/zero; echo; echo done");
+        assert_eq!(running.exit().await, GuestExit::Code(0));
+        assert_eq!(running.output.tail(1), ["done"]);
+        running.guest.reclaim().await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_request_to_stop_can_be_obeyed_or_ignored_but_not_a_kill() {
+    world(async || {
+        let rig = Rig::new();
+        let mut obeys = rig.sh("trap 'exit 3' TERM; echo up; while :; do sleep 0.01; done");
+        obeys.line().await;
+        obeys.guest.ask_to_stop();
+        assert_eq!(obeys.exit().await, GuestExit::Code(3));
+        obeys.guest.reclaim().await.unwrap();
+
+        let mut ignores = rig.sh("trap '' TERM; echo up; while :; do sleep 0.01; done");
+        ignores.line().await;
+        ignores.guest.ask_to_stop();
+        assert!(timeout(Duration::from_millis(100), &mut ignores.exited).await.is_err());
+        ignores.guest.kill();
+        assert_eq!(ignores.exit().await, GuestExit::Signal(9));
+        ignores.guest.reclaim().await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn descendants_end_with_the_first_process_even_in_a_session_of_their_own() {
+    world(async || {
+        let rig = Rig::new();
+        let escape = if rig.has_cgroups() { "setsid sleep 1000 & echo $!;" } else { "" };
+        let mut running = rig.sh(&format!("{escape} sleep 1000 & echo $!; sh -c 'sleep 1000 & echo $!'; exit 0"));
+        running.exit().await;
+        let pids: Vec<i32> = running.output.tail(3).iter().map(|line| line.parse().unwrap()).collect();
+        assert!(pids.len() >= 2);
+        running.guest.reclaim().await.unwrap();
+        for pid in pids {
+            // At once with a cgroup, which is removed only when empty.
+            assert!(!rig.has_cgroups() || !runs(pid), "{pid} survived");
+            eventually(|| (!runs(pid)).then_some(())).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn dropping_the_hold_kills() {
+    world(async || {
+        let rig = Rig::new();
+        let running = rig.sh("echo up; exec sleep 1000");
+        running.line().await;
+        assert!(runs(running.pid));
+        drop(running.guest);
+        eventually(|| (!runs(running.pid)).then_some(())).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn memory_is_limited_where_there_are_cgroups_and_else_one_warning_says_so() {
+    world(async || {
+        let mut rig = Rig::new();
+        rig.memory = 24;
+        let mut running = rig
+            .sh("x=xxxxxxxx; for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24; do x=$x$x; done");
+        let exit = running.exit().await;
+        if rig.has_cgroups() {
+            assert_eq!(exit, GuestExit::OutOfMemory { limit: 24 });
+            assert!(rig.warnings.lock().unwrap().is_empty());
+            assert!(running.resources[1].starts_with("cgroup "), "{:?}", running.resources);
+        } else {
+            assert_eq!(exit, GuestExit::Code(0));
+            assert_eq!(rig.warnings.lock().unwrap().len(), 1);
+        }
+        running.guest.reclaim().await.unwrap();
+
+        let mut killed = rig.sh("echo up; sleep 1000");
+        killed.line().await;
+        killed.guest.kill();
+        assert_eq!(killed.exit().await, GuestExit::Signal(9));
+        killed.guest.reclaim().await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_command_that_cannot_run_says_why_and_leaves_nothing() {
+    world(async || {
+        let mut rig = Rig::new();
+        // A directory that the function's user cannot enter would make it another error.
+        rig.env.insert("PATH".to_owned(), "/usr/bin:/bin".to_owned());
+        let write = |name: &str, text: &str, mode| {
+            fs::write(rig.function.join(name), text).unwrap();
+            fs::set_permissions(rig.function.join(name), fs::Permissions::from_mode(mode)).unwrap();
+        };
+        write("text", "#!/bin/sh\n", 0o644);
+        write("script", "#!/no/such/interpreter\n", 0o755);
+        let before = held();
+        for (program, why) in [
+            ("./missing", "cannot start ./missing: No such file or directory (os error 2)"),
+            (
+                "no-such-program",
+                "cannot start no-such-program: No such file or directory (os error 2), looked for in PATH",
+            ),
+            ("./text", "cannot start ./text: Permission denied (os error 13)"),
+            (
+                "./script",
+                "cannot start ./script: No such file or directory (os error 2), its interpreter or loader is missing",
+            ),
+        ] {
+            let refusal = rig.try_run(&[program]).err().unwrap();
+            assert_eq!(refusal, LaunchError::Refused(why.to_owned()));
+        }
+        assert_eq!(held(), before);
+        assert_eq!(cgroups(&rig), 0);
+        fs::remove_dir_all(&rig.function).unwrap();
+        let refusal = rig.try_run(&["sh"]).err().unwrap().to_string();
+        assert!(refusal.ends_with("the function's directory is gone"), "{refusal}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_hundred_launches_leave_nothing() {
+    world(async || {
+        let rig = Rig::new();
+        rig.output_of("true").await;
+        let before = held();
+        let mut pids = Vec::new();
+        for round in 0..100 {
+            let mut running = rig.sh("sleep 1000 & echo up; wait");
+            running.line().await;
+            pids.push(running.pid);
+            if round % 2 == 0 {
+                running.guest.kill();
+                assert_eq!(running.exit().await, GuestExit::Signal(9));
+            }
+            running.guest.reclaim().await.unwrap();
+        }
+        assert_eq!(held(), before);
+        assert_eq!(cgroups(&rig), 0);
+        assert!(!pids.iter().any(|pid| Path::new(&format!("/proc/{pid}")).exists()), "some are not even reaped");
+        let parents: Vec<_> = rig.engine.cgroups.iter().flat_map(Cgroups::parents).map(Path::to_owned).collect();
+        assert!(parents.iter().all(|parent| parent.exists()));
+        drop(rig);
+        assert!(!parents.iter().any(|parent| parent.exists()));
+    })
+    .await;
+}

@@ -1,0 +1,208 @@
+//! An engine with a function to start, and ways to look at what it started.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    num::NonZeroUsize,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+};
+
+use futures::future::LocalBoxFuture;
+use slog::{Drain, Level, o};
+use tokio::{
+    task::LocalSet,
+    time::{Duration, sleep, timeout},
+};
+use unifaas_actors::{
+    InstanceId, OutputLog, ReadyToken,
+    sandbox::{Guest, LaunchOrder},
+    spec::{FunctionSpec, Readiness, SandboxSpec},
+};
+
+use super::super::*;
+
+/// Descriptors and processes are counted, so that only one test may have some at any moment.
+static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+const SOON: Duration = Duration::from_secs(5);
+
+pub struct Rig {
+    pub engine: Processes,
+    pub function: PathBuf,
+    pub warnings: Arc<Mutex<Vec<String>>>,
+    pub env: BTreeMap<String, String>,
+    pub memory: u64,
+    pub user: Option<String>,
+    _home: tempfile::TempDir,
+}
+
+pub struct Running {
+    pub guest: Box<dyn Guest>,
+    pub exited: LocalBoxFuture<'static, GuestExit>,
+    pub output: OutputLog,
+    pub pid: i32,
+    pub port: u16,
+    pub resources: Vec<String>,
+}
+
+struct Warnings(Arc<Mutex<Vec<String>>>);
+
+impl Drain for Warnings {
+    type Ok = ();
+    type Err = slog::Never;
+
+    fn log(&self, record: &slog::Record<'_>, _: &slog::OwnedKVList) -> Result<(), slog::Never> {
+        if record.level() == Level::Warning {
+            self.0.lock().unwrap().push(record.msg().to_string());
+        }
+        Ok(())
+    }
+}
+
+impl Rig {
+    /// The function lies below a directory that only the daemon's user may enter.
+    pub fn new() -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let function = home.path().join("function");
+        fs::create_dir(&function).unwrap();
+        fs::set_permissions(&function, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::set_permissions(home.path(), fs::Permissions::from_mode(0o700)).unwrap();
+        let warnings = Arc::new(Mutex::new(Vec::new()));
+        let log = Logger::root(Warnings(warnings.clone()).fuse(), o!());
+        let engine = Processes::new(Callback::local(([127, 0, 0, 1], 3000).into()), &log);
+        Self { engine, function, warnings, env: BTreeMap::new(), memory: 128, user: None, _home: home }
+    }
+
+    pub fn try_run(&self, command: &[&str]) -> Result<Running, LaunchError> {
+        let process = ProcessSpec {
+            command: command.iter().map(|word| (*word).to_owned()).collect(),
+            memory: self.memory,
+            user: self.user.clone(),
+        };
+        let spec = FunctionSpec {
+            name: "f".to_owned(),
+            directory: self.function.clone(),
+            concurrent_requests: NonZeroUsize::MIN,
+            single_use: false,
+            keepalive: SOON,
+            min_instances: 0,
+            max_instances: None,
+            timeout: None,
+            boot_timeout: SOON,
+            stop_grace: SOON,
+            queue: NonZeroUsize::MIN,
+            queue_timeout: SOON,
+            max_body: None,
+            port: 8080,
+            readiness: Readiness::Callback,
+            env: self.env.clone(),
+            sandbox: SandboxSpec::Process(process.clone()),
+        };
+        let output = OutputLog::default();
+        let order = LaunchOrder {
+            instance: InstanceId::random(),
+            spec: Arc::new(spec),
+            token: ReadyToken::random(),
+            output: output.clone(),
+            log: Logger::root(slog::Discard, o!()),
+        };
+        let launched = self.engine.launch(order, &process)?;
+        Ok(Running {
+            guest: launched.guest,
+            exited: launched.exited,
+            output,
+            pid: launched.pid.unwrap() as i32,
+            port: launched.address.port(),
+            resources: launched.resources,
+        })
+    }
+
+    pub fn run(&self, command: &[&str]) -> Running {
+        self.try_run(command).unwrap()
+    }
+
+    pub fn sh(&self, script: &str) -> Running {
+        self.run(&["sh", "-c", script])
+    }
+
+    /// Everything a script printed until it ended.
+    pub async fn output_of(&self, script: &str) -> Vec<String> {
+        let mut running = self.sh(script);
+        running.exit().await;
+        let lines = running.output.tail(usize::MAX);
+        running.guest.reclaim().await.unwrap();
+        lines
+    }
+
+    pub fn has_cgroups(&self) -> bool {
+        self.engine.cgroups.is_some()
+    }
+}
+
+impl Running {
+    pub async fn exit(&mut self) -> GuestExit {
+        timeout(SOON, &mut self.exited).await.expect("ends")
+    }
+
+    /// The first line, as soon as it is there.
+    pub async fn line(&self) -> String {
+        eventually(|| self.output.tail(1).pop()).await
+    }
+}
+
+pub async fn eventually<T>(mut look: impl FnMut() -> Option<T>) -> T {
+    timeout(SOON, async {
+        loop {
+            match look() {
+                Some(seen) => return seen,
+                None => sleep(Duration::from_millis(2)).await,
+            }
+        }
+    })
+    .await
+    .expect("happens")
+}
+
+pub async fn world(test: impl AsyncFnOnce()) {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    LocalSet::new().run_until(test()).await;
+}
+
+/// Whether it runs, so that a zombie counts as gone.
+pub fn runs(pid: i32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| stat.rsplit(") ").next().is_some_and(|rest| !rest.starts_with(['Z', 'X'])))
+}
+
+pub fn root() -> bool {
+    Uid::effective().is_root()
+}
+
+/// Descriptors of the kinds that only processes need.
+pub fn held() -> usize {
+    let links = fs::read_dir("/proc/self/fd").unwrap().flatten().filter_map(|entry| fs::read_link(entry.path()).ok());
+    links
+        .filter(|link| {
+            let link = link.to_string_lossy();
+            link.starts_with("pipe:") || link.contains("pidfd") || link.contains("/tasks") || link.contains("cgroup.")
+        })
+        .count()
+}
+
+/// Processes in the cgroups of instances, or in those of the one hierarchy that has the most.
+pub fn members(rig: &Rig) -> usize {
+    let procs =
+        |cgroup: PathBuf| fs::read_to_string(cgroup.join("cgroup.procs")).map_or(0, |pids| pids.lines().count());
+    let parents = rig.engine.cgroups.iter().flat_map(Cgroups::parents);
+    parents.map(|parent| instances(parent).map(procs).sum()).max().unwrap_or(0)
+}
+
+/// Cgroups of instances.
+pub fn cgroups(rig: &Rig) -> usize {
+    rig.engine.cgroups.iter().flat_map(Cgroups::parents).flat_map(instances).count()
+}
+
+pub fn instances(parent: &Path) -> impl Iterator<Item = PathBuf> {
+    fs::read_dir(parent).unwrap().flatten().map(|entry| entry.path()).filter(|path| path.is_dir())
+}

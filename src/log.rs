@@ -36,7 +36,7 @@ pub fn set_up(level: cli::Level, format: Option<cli::Format>) -> Logging {
     } else {
         let json = slog_json::Json::new(std::io::stderr())
             .add_key_value(o!(
-                "ts" => FnValue(|_| timestamp()),
+                "ts" => FnValue(|_| humantime::format_rfc3339_millis(std::time::SystemTime::now()).to_string()),
                 "level" => FnValue(|record| record.level().as_str().to_lowercase()),
                 "msg" => FnValue(|record| record.msg().to_string()),
             ))
@@ -72,12 +72,4 @@ fn log_panics(log: Logger) {
         let at = panic.location().map(ToString::to_string).unwrap_or_default();
         error!(log, "panic"; "what" => words, "at" => at, "thread" => std::thread::current().name().map(str::to_owned));
     }));
-}
-
-/// RFC 3339 in UTC, with milliseconds.
-fn timestamp() -> String {
-    let mut text = Vec::new();
-    // Writing to memory does not fail.
-    let _ = slog_term::timestamp_utc(&mut text);
-    String::from_utf8_lossy(&text).into_owned()
 }

@@ -1,7 +1,9 @@
 //! Starts the binary with a registry of its own, asks it things, and sees that it ends without leaving anything behind.
 
 use std::{
-    env, fs,
+    env,
+    ffi::OsString,
+    fs,
     net::SocketAddr,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
@@ -127,19 +129,27 @@ impl Home {
 #[derive(Debug)]
 pub struct Setup {
     home: Arc<Home>,
-    arguments: Vec<String>,
+    options: Vec<(String, OsString)>,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { home: Home::new(), arguments: Vec::new() }
+        Self::at(&Home::new())
     }
 }
 
 impl Setup {
     /// With the directories of an earlier one.
     pub fn at(home: &Arc<Home>) -> Self {
-        Self { home: Arc::clone(home), arguments: Vec::new() }
+        let options = [
+            ("--registry", home.registry().into()),
+            ("--state-dir", home.path("state").into()),
+            ("--listen", "127.0.0.1:0".into()),
+            ("--callback-listen", "127.0.0.1:0".into()),
+            ("--log-format", "json".into()),
+        ];
+        let options = options.map(|(name, value)| (name.to_owned(), value));
+        Self { home: Arc::clone(home), options: options.into() }
     }
 
     /// With a function in its registry.
@@ -149,19 +159,20 @@ impl Setup {
         self
     }
 
-    /// With a further option on the command line.
-    pub fn option(mut self, name: &str, value: &str) -> Self {
-        self.arguments.extend([name.to_owned(), value.to_owned()]);
+    /// With an option on the command line, instead of the usual value if there is one.
+    pub fn option(mut self, name: &str, value: impl Into<OsString>) -> Self {
+        self.options.retain(|(present, _)| present != name);
+        self.options.push((name.to_owned(), value.into()));
         self
     }
 
     /// The command that starts it.
     pub fn command(&self) -> Command {
         let mut command = Command::new(unifaas());
-        command.arg("--registry").arg(self.home.registry()).arg("--state-dir").arg(self.home.path("state"));
-        command.args(["--listen", "127.0.0.1:0", "--callback-listen", "127.0.0.1:0", "--log-format", "json"]);
-        // Of two options of the same name the last one counts.
-        command.args(&self.arguments).stdin(Stdio::null());
+        for (name, value) in &self.options {
+            command.arg(name).arg(value);
+        }
+        command.stdin(Stdio::null());
         command
     }
 

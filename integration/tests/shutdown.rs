@@ -217,7 +217,7 @@ async fn a_missing_registry_is_one_clear_line() {
     let home = Home::new();
     let file = home.path("a-file");
     std::fs::write(&file, "").unwrap();
-    let line = refusal(Setup::default().option("--registry", &file.to_string_lossy()).command()).await;
+    let line = refusal(Setup::default().option("--registry", &file).command()).await;
     assert!(line.contains("a-file"), "{line}");
 }
 

@@ -2,10 +2,7 @@
 //!
 //! Says only which functions to look at again; what has become of them is read by `scan.rs`.
 
-use std::{
-    collections::BTreeSet,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeSet, path::Path};
 
 use actix::Recipient;
 use notify::{
@@ -73,7 +70,7 @@ fn concerned(root: &Path, event: &Event) -> Changes {
     changes
 }
 
-fn function_of(root: &Path, path: &PathBuf) -> Option<String> {
+fn function_of(root: &Path, path: &Path) -> Option<String> {
     let first = path.strip_prefix(root).ok()?.components().next()?;
     Some(first.as_os_str().to_string_lossy().into_owned())
 }

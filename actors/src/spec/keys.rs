@@ -34,8 +34,25 @@ pub(super) static READINESS: Table = Table { name: "the table of `readiness`", k
 
 pub(super) static PROCESS: Table = Table { name: "[process]", keys: &["command", "memory", "user"] };
 
-pub(super) static CONTAINER: Table =
-    Table { name: "[container]", keys: &["image", "command", "memory", "cpus", "runtime", "network"] };
+pub(super) static CONTAINER: Table = Table {
+    name: "[container]",
+    keys: &[
+        "image",
+        "command",
+        "memory",
+        "cpus",
+        "runtime",
+        "network",
+        "user",
+        "capabilities",
+        "no-new-privileges",
+        "pids-limit",
+        "read-only",
+        "init",
+        "log-size",
+        "pull",
+    ],
+};
 
 pub(super) static VM: Table =
     Table { name: "[vm]", keys: &["kernel", "image", "initrd", "memory", "cpus", "cmdline", "hypervisor"] };

@@ -143,7 +143,8 @@ pub struct ProcessSpec {
 pub struct ContainerSpec {
     /// Image in the local engine.
     pub image: String,
-    /// Arguments for the image's entry point. `None`: the callback URL is the only one.
+    /// Arguments for the image's entry point, `%callback`, `%ip` and `%port` not yet replaced. `None`: the callback URL is
+    /// the only one, or for functions that need no callback, the image's own.
     pub command: Option<Vec<String>>,
     /// Memory limit in MiB.
     pub memory: u64,
@@ -153,6 +154,32 @@ pub struct ContainerSpec {
     pub runtime: Option<String>,
     /// A network of the engine. `None`: the engine's default bridge.
     pub network: Option<String>,
+    /// The user in the container: a name or a numeric id, and perhaps `:` and a group. `None`: as the image says.
+    pub user: Option<String>,
+    /// Linux capabilities beyond those that every container keeps, without `CAP_`. `ALL` is all of them.
+    pub capabilities: Vec<String>,
+    /// Whether set-user-id programs and the like gain nothing.
+    pub no_new_privileges: bool,
+    /// Processes and threads the container may have at once.
+    pub pids_limit: u32,
+    /// Whether the container's file system is read-only, but for its volumes.
+    pub read_only: bool,
+    /// Whether the engine's own init is the first process: it passes signals on and reaps orphans.
+    pub init: bool,
+    /// What the engine keeps of the container's output, in MiB.
+    pub log_size: u32,
+    /// Whether an image that the engine does not have is fetched.
+    pub pull: Pull,
+}
+
+/// When an image is fetched from its registry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Pull {
+    /// Never: without it in the local engine the function cannot be started.
+    Never,
+    /// When the local engine does not have it.
+    Missing,
 }
 
 /// `[vm]`

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{
-    Accel, ContainerSpec, DiskType, Hypervisor, MicrovmOptions, ProcessSpec, Qemu, VmSpec,
+    Accel, ContainerSpec, DiskType, Hypervisor, MicrovmOptions, ProcessSpec, Pull, Qemu, VmSpec,
     files::{Reference, Target},
     keys,
     raw::{Section, resolve},
@@ -17,6 +17,12 @@ const MIN_CONTAINER_MEMORY: u64 = 6;
 /// The kernel accepts no smaller share of a CPU.
 const MIN_CONTAINER_CPUS: f64 = 0.01;
 const MAX_CONTAINER_CPUS: f64 = 1024.0;
+/// Enough for a server with threads, and a fork bomb stays small.
+const DEFAULT_PIDS: u64 = 512;
+/// The most that Linux can number.
+const MAX_PIDS: u64 = 4_194_304;
+const DEFAULT_LOG_SIZE: u64 = 1;
+const MAX_LOG_SIZE: u64 = 1024;
 /// As many as Firecracker accepts.
 const MAX_VM_CPUS: u64 = 32;
 
@@ -51,8 +57,46 @@ pub(super) fn container(section: &Section<'_>) -> ContainerSpec {
         memory: memory(section, MIN_CONTAINER_MEMORY),
         cpus: section.number("cpus", &cpus, |cpus| (MIN_CONTAINER_CPUS..=MAX_CONTAINER_CPUS).contains(&cpus)),
         runtime: section.word("runtime"),
-        network: section.word("network"),
+        network: network(section),
+        user: section.word("user"),
+        capabilities: capabilities(section),
+        no_new_privileges: section.boolean("no-new-privileges").unwrap_or(true),
+        pids_limit: small(section, "pids-limit", "processes and threads", MAX_PIDS, DEFAULT_PIDS),
+        read_only: section.boolean("read-only").unwrap_or(false),
+        init: section.boolean("init").unwrap_or(false),
+        log_size: small(section, "log-size", "MiB", MAX_LOG_SIZE, DEFAULT_LOG_SIZE),
+        pull: section.choice("pull", &[("never", Pull::Never), ("missing", Pull::Missing)]).unwrap_or(Pull::Never),
     }
+}
+
+/// An integer of at least 1 that fits into 32 bits.
+fn small(section: &Section<'_>, key: &str, what: &str, most: u64, default: u64) -> u32 {
+    section.integer(key, what, 1..=most).unwrap_or(default).try_into().unwrap_or(u32::MAX)
+}
+
+/// A name that engines give to networks: it becomes part of a URL.
+fn network(section: &Section<'_>) -> Option<String> {
+    let network = section.word("network")?;
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+    if !network.starts_with(|c: char| c.is_ascii_alphanumeric()) || !network.bytes().all(legal) {
+        return section.mismatch("network", "the name of a network of the engine", section.value("network")?);
+    }
+    Some(network)
+}
+
+/// Names such as `SYS_PTRACE`, with or without `CAP_`, in either case.
+fn capabilities(section: &Section<'_>) -> Vec<String> {
+    let given = section.strings("capabilities").unwrap_or_default();
+    let names = given.iter().map(|name| {
+        let upper = name.to_ascii_uppercase();
+        upper.strip_prefix("CAP_").map(str::to_owned).unwrap_or(upper)
+    });
+    let names: Vec<_> = names.collect();
+    let odd = |name: &&String| name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_');
+    if let Some(odd) = names.iter().find(odd) {
+        section.fail("capabilities", format!("expected names such as \"SYS_PTRACE\", found {odd:?}"));
+    }
+    names
 }
 
 pub(super) fn vm(section: &Section<'_>, directory: &Path, references: &mut Vec<Reference>) -> Option<VmSpec> {

@@ -43,6 +43,14 @@ memory = 256
 cpus = 0.5
 runtime = "runsc"
 network = "faas"
+user = "1000:1000"
+capabilities = ["SYS_PTRACE", "cap_net_raw"]
+no-new-privileges = false
+pids-limit = 64
+read-only = true
+init = true
+log-size = 2
+pull = "missing"
 [env]
 GREETING = "hello"
 "#;

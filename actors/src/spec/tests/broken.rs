@@ -136,7 +136,8 @@ fn unknown_keys_come_with_a_way_out() {
     }
     for key in ["ram", "\"a\\nb\"", "\"\""] {
         let said = complaint(&format!("{CONTAINER}{key} = 1"));
-        let known = "known there: image, command, memory, cpus, runtime, network";
+        let known = "known there: image, command, memory, cpus, runtime, network, user, capabilities, \
+            no-new-privileges, pids-limit, read-only, init, log-size, pull";
         assert_eq!(said, format!("3: container.{key}: unknown key in [container]; {known}"));
     }
     let near = [
@@ -221,6 +222,29 @@ fn problems_of_a_container_are_named() {
     refused(CONTAINER, "container.", "an integer from 6 to 16777216 (MiB)", &sizes);
     let cpus = [("cpus = 0", "the integer 0"), ("cpus = -1.5", "the float -1.5"), ("cpus = nan", "the float nan")];
     refused(CONTAINER, "container.", "a number of CPUs from 0.01 to 1024", &cpus);
+    let networks =
+        [("network = \"container:x\"", "the string \"container:x\""), ("network = \"..\"", "the string \"..\"")];
+    refused(CONTAINER, "container.", "the name of a network of the engine", &networks);
+}
+
+#[test]
+fn problems_of_a_containers_safety_are_named() {
+    let pids = [("pids-limit = 0", "the integer 0"), ("pids-limit = -1", "the integer -1")];
+    refused(CONTAINER, "container.", "an integer from 1 to 4194304 (processes and threads)", &pids);
+    let logs = [("log-size = 0", "the integer 0"), ("log-size = 1025", "the integer 1025")];
+    refused(CONTAINER, "container.", "an integer from 1 to 1024 (MiB)", &logs);
+    refused(CONTAINER, "container.", "\"never\" or \"missing\"", &[("pull = \"always\"", "the string \"always\"")]);
+    for key in ["no-new-privileges", "read-only", "init"] {
+        refused(CONTAINER, "container.", "true or false", &[(&format!("{key} = 1"), "the integer 1")]);
+    }
+    let cases = [
+        ("capabilities = [\"SYS ADMIN\"]", "expected names such as \"SYS_PTRACE\", found \"SYS ADMIN\""),
+        ("capabilities = [\"cap_\"]", "expected names such as \"SYS_PTRACE\", found \"\""),
+        ("capabilities = \"ALL\"", "expected an array of strings, found the string \"ALL\""),
+    ];
+    for (entry, said) in cases {
+        assert_eq!(complaint(&format!("{CONTAINER}{entry}")), format!("3: container.capabilities: {said}"));
+    }
 }
 
 #[test]

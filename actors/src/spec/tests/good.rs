@@ -3,7 +3,9 @@
 use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use super::{FULL_CONTAINER, FULL_FIRECRACKER, FULL_MICROVM, FULL_PROCESS, good};
-use crate::spec::{Accel, DiskType, Hypervisor, MicrovmOptions, Qemu, Readiness, SandboxSpec, VmSpec, check_name};
+use crate::spec::{
+    Accel, DiskType, Hypervisor, MicrovmOptions, Pull, Qemu, Readiness, SandboxSpec, VmSpec, check_name,
+};
 
 fn vm(text: &str) -> VmSpec {
     match good(text).sandbox {
@@ -56,6 +58,10 @@ fn a_container_with_every_key_means_what_it_says() {
     assert_eq!(container.cpus, Some(0.5));
     assert_eq!(container.runtime.as_deref(), Some("runsc"));
     assert_eq!(container.network.as_deref(), Some("faas"));
+    assert_eq!(container.user.as_deref(), Some("1000:1000"));
+    assert_eq!(container.capabilities, ["SYS_PTRACE", "NET_RAW"]);
+    assert_eq!((container.pids_limit, container.log_size, container.pull), (64, 2, Pull::Missing));
+    assert!(!container.no_new_privileges && container.read_only && container.init);
 }
 
 #[test]
@@ -103,7 +109,9 @@ fn a_file_that_spells_out_every_default_means_the_same_as_one_without() {
         readiness = "callback"
     "#;
     let container = "[container]\nimage = \"i\"\n";
-    assert_eq!(good(&format!("{spelled}{container}memory = 128\n[env]\n")), good(container));
+    let safe = "capabilities = []\nno-new-privileges = true\npids-limit = 512\nread-only = false\ninit = false\n\
+        log-size = 1\npull = \"never\"\n";
+    assert_eq!(good(&format!("{spelled}{container}memory = 128\n{safe}[env]\n")), good(container));
 
     let spelled = spelled.replace("port = 8080\n", "");
     let process = "[process]\ncommand = [\"f\"]\n";

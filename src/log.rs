@@ -32,7 +32,7 @@ pub fn set_up(level: cli::Level, format: Option<cli::Format>) -> Logging {
     };
     let (drain, writer) = if human {
         let terminal = slog_term::FullFormat::new(slog_term::TermDecorator::new().stderr().build()).build();
-        queued(terminal.filter_level(level).fuse())
+        queued(terminal.filter_level(level).filter(may_be_written).fuse())
     } else {
         let json = slog_json::Json::new(std::io::stderr())
             .add_key_value(o!(
@@ -41,7 +41,7 @@ pub fn set_up(level: cli::Level, format: Option<cli::Format>) -> Logging {
                 "msg" => FnValue(|record| record.msg().to_string()),
             ))
             .build();
-        queued(std::sync::Mutex::new(json.filter_level(level)).fuse())
+        queued(std::sync::Mutex::new(json.filter_level(level).filter(may_be_written)).fuse())
     };
     let log = Logger::root(drain.fuse(), o!());
     let scope = slog_scope::set_global_logger(log.clone());
@@ -54,6 +54,11 @@ pub fn set_up(level: cli::Level, format: Option<cli::Format>) -> Logging {
     let _ = slog_stdlog::init_with_level(bridged);
     log_panics(log.clone());
     Logging { log, _writer: writer, _scope: scope }
+}
+
+/// Bollard tells the whole body of each request at this level: callback tokens and values of `[env]` among it.
+fn may_be_written(record: &slog::Record<'_>) -> bool {
+    record.level().is_at_least(Level::Warning) || !record.module().starts_with("bollard")
 }
 
 fn queued<D>(drain: D) -> (slog_async::Async, slog_async::AsyncGuard)

@@ -1,11 +1,13 @@
 //! Every way to run an instance: the daemon's side of [`unifaas_actors::sandbox`].
 //!
-//! One engine per kind of sandbox, chosen by the spec: `process/` for child processes. What engines share has a file of
+//! One engine per kind of sandbox, chosen by the spec: `process/` for child processes, `container/` for those of a
+//! container engine. What engines share has a file of
 //! its own: `readiness.rs` (is it up yet?), `ports.rs` (leases of local ports), `cgroup/` (limits, and the certainty
 //! that nothing survives), `substitute.rs` (`%words` in commands). When to start and end instances is decided in the
 //! actors.
 
 mod cgroup;
+mod container;
 mod ports;
 mod process;
 mod readiness;
@@ -20,6 +22,7 @@ use unifaas_actors::{
     spec::{Readiness, SandboxSpec},
 };
 
+use container::Containers;
 use process::Processes;
 
 /// What engines have to know of the daemon.
@@ -32,6 +35,7 @@ pub struct EngineSettings {
 /// All engines of this host.
 pub struct Engines {
     processes: Processes,
+    containers: Containers,
 }
 
 impl Engines {
@@ -40,19 +44,21 @@ impl Engines {
     /// # Panics
     /// Outside of an arbiter (or another tokio `LocalSet`).
     pub fn new(settings: EngineSettings, log: &Logger) -> Self {
-        Self { processes: Processes::new(Callback::local(settings.callback), log) }
+        Self {
+            processes: Processes::new(Callback::local(settings.callback), log),
+            containers: Containers::new(settings.callback, log),
+        }
     }
 }
 
 impl Sandboxes for Engines {
     fn launch(&self, order: LaunchOrder) -> LocalBoxFuture<'static, Result<Launched, LaunchError>> {
         let spec = order.spec.clone();
-        let launched = match &spec.sandbox {
-            SandboxSpec::Process(process) => self.processes.launch(order, process),
-            SandboxSpec::Container(_) => Err(missing("containers")),
-            SandboxSpec::Vm(_) => Err(missing("virtual machines")),
-        };
-        Box::pin(future::ready(launched))
+        match &spec.sandbox {
+            SandboxSpec::Process(process) => Box::pin(future::ready(self.processes.launch(order, process))),
+            SandboxSpec::Container(container) => self.containers.launch(order, container),
+            SandboxSpec::Vm(_) => Box::pin(future::ready(Err(missing("virtual machines")))),
+        }
     }
 
     fn probe(&self, address: SocketAddr, readiness: &Readiness) -> LocalBoxFuture<'static, ()> {
@@ -61,7 +67,9 @@ impl Sandboxes for Engines {
 }
 
 fn missing(what: &str) -> LaunchError {
-    LaunchError::Missing(format!("{what} are not built into this version of the daemon; [process] functions are"))
+    LaunchError::Missing(format!(
+        "{what} are not built into this version of the daemon; [process] and [container] functions are"
+    ))
 }
 
 /// The callback listener as seen from an instance.

@@ -1,0 +1,259 @@
+//! The container engine of this host: how it is reached, how long it may take, and what it says when it refuses.
+//!
+//! A connection is made when it is first needed. An engine that is absent, restarts or hangs is found out by each call
+//! on its own, and the next call finds the engine that is there by then.
+
+use std::{cell::RefCell, env, time::Duration};
+
+use bollard::{Docker, errors::Error};
+use tokio::time;
+use unifaas_actors::sandbox::LaunchError;
+
+/// Where Docker listens unless `DOCKER_HOST` says otherwise.
+const DEFAULT_HOST: &str = "unix:///var/run/docker.sock";
+/// For calls that only read or deliver a signal.
+pub const QUICK: Duration = Duration::from_secs(5);
+/// Bollard's own limit until the head of an answer. Every call here has a shorter one; only streams last.
+const STREAM: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Why the engine did not do what it was asked to.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EngineError {
+    /// Nobody is there, or is gone in the middle of a call.
+    #[error("the container engine at {host} cannot be reached: {why}")]
+    Absent { host: String, why: String },
+    /// It takes connections and says nothing.
+    #[error("the container engine at {host} did not answer within {} s ({call})", limit.as_secs())]
+    Silent { host: String, call: &'static str, limit: Duration },
+    /// Its own words.
+    #[error("the container engine refused: {words}")]
+    Refused { status: u16, words: String },
+    /// It is no engine, or one of a kind that is not understood.
+    #[error("the container engine's answer was not understood: {0}")]
+    Odd(String),
+}
+
+impl EngineError {
+    /// Whether the engine does not know what the call was about.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::Refused { status: 404, .. })
+    }
+
+    /// Whether it is busy with what the call was about, or the call comes too late.
+    pub fn is_conflict(&self) -> bool {
+        matches!(self, Self::Refused { status: 409, .. })
+    }
+}
+
+impl From<EngineError> for LaunchError {
+    fn from(error: EngineError) -> Self {
+        match &error {
+            EngineError::Absent { .. } => LaunchError::Missing(error.to_string()),
+            // What Docker and Podman say when a network has no address left.
+            EngineError::Refused { words, .. }
+                if words.contains("no available IP") || words.contains("no available ip") =>
+            {
+                LaunchError::Exhausted(error.to_string())
+            }
+            _ => LaunchError::Refused(error.to_string()),
+        }
+    }
+}
+
+/// The engine at one place.
+#[derive(Debug)]
+pub struct Engine {
+    host: String,
+    connected: RefCell<Option<Docker>>,
+}
+
+impl Engine {
+    /// The engine that `DOCKER_HOST` names, or Docker's default. Does not look whether it is there.
+    pub fn from_environment() -> Self {
+        let host = env::var("DOCKER_HOST").ok().filter(|host| !host.is_empty());
+        Self::at(host.unwrap_or_else(|| DEFAULT_HOST.to_owned()))
+    }
+
+    /// The engine at `unix://PATH`, `tcp://HOST:PORT` or `http://HOST:PORT`.
+    pub fn at(host: String) -> Self {
+        Self { host, connected: RefCell::new(None) }
+    }
+
+    /// Makes one call, which is named in errors. A call that is given up on may still be carried out.
+    ///
+    /// # Errors
+    /// When the engine is not there, says no, or takes longer than `limit`.
+    pub async fn ask<T>(
+        &self,
+        call: &'static str,
+        limit: Duration,
+        ask: impl AsyncFnOnce(Docker) -> Result<T, Error>,
+    ) -> Result<T, EngineError> {
+        let docker = self.client().await?;
+        self.limited(call, limit, ask(docker)).await
+    }
+
+    /// A client that speaks the engine's version of the protocol, for calls that last: its answers have no limit.
+    ///
+    /// # Errors
+    /// When the engine is not there or does not say its version.
+    pub async fn client(&self) -> Result<Docker, EngineError> {
+        if let Some(docker) = self.connected.borrow().as_ref() {
+            return Ok(docker.clone());
+        }
+        let docker = Docker::connect_with_host(&self.host).map_err(|error| self.explain(&error))?.with_timeout(STREAM);
+        let docker = self.limited("version", QUICK, docker.negotiate_version()).await?;
+        *self.connected.borrow_mut() = Some(docker.clone());
+        Ok(docker)
+    }
+
+    async fn limited<T>(
+        &self,
+        call: &'static str,
+        limit: Duration,
+        answer: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, EngineError> {
+        match time::timeout(limit, answer).await {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) => Err(self.explain(&error)),
+            Err(_) => Err(EngineError::Silent { host: self.host.clone(), call, limit }),
+        }
+    }
+
+    /// What has happened, in words. After a lost connection the version is negotiated anew: the engine that comes back
+    /// can be another one.
+    pub fn explain(&self, error: &Error) -> EngineError {
+        let absent = |why: String| {
+            *self.connected.borrow_mut() = None;
+            EngineError::Absent { host: self.host.clone(), why }
+        };
+        match error {
+            Error::DockerResponseServerError { status_code, message } => {
+                EngineError::Refused { status: *status_code, words: message.trim().to_owned() }
+            }
+            Error::DockerStreamError { error } => EngineError::Refused { status: 500, words: error.trim().to_owned() },
+            Error::SocketNotFoundError(path) => absent(format!("there is no socket {path}")),
+            Error::UnsupportedURISchemeError { .. } => {
+                EngineError::Odd("DOCKER_HOST must start with unix://, tcp:// or http://".to_owned())
+            }
+            Error::HyperLegacyError { .. } | Error::HyperResponseError { .. } | Error::IOError { .. } => {
+                absent(innermost(error))
+            }
+            other => EngineError::Odd(other.to_string()),
+        }
+    }
+}
+
+/// The first cause: what wraps it only says that something failed.
+fn innermost(error: &Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::UnixListener,
+    };
+
+    use super::*;
+
+    async fn version(host: &str) -> EngineError {
+        Engine::at(host.to_owned()).client().await.expect_err("no engine is there")
+    }
+
+    #[tokio::test]
+    async fn an_engine_that_is_not_there_is_absent_and_says_where() {
+        let said = version("unix:///nowhere/docker.sock").await;
+        assert!(matches!(said, EngineError::Absent { .. }), "{said:?}");
+        let said = said.to_string();
+        assert!(said.contains("unix:///nowhere/docker.sock") && said.contains("no socket"), "{said}");
+
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("left-behind.sock");
+        drop(UnixListener::bind(&path).unwrap());
+        let said = version(&format!("unix://{}", path.display())).await;
+        assert!(matches!(&said, EngineError::Absent { why, .. } if why.contains("refused")), "{said:?}");
+    }
+
+    #[tokio::test]
+    async fn other_ways_to_reach_an_engine_are_not_understood() {
+        for host in ["ssh://host", "https://host:2376", "docker.sock", ""] {
+            let said = version(host).await;
+            assert!(matches!(&said, EngineError::Odd(why) if why.contains("unix://")), "{host}: {said:?}");
+        }
+    }
+
+    /// Answers each connection with the next of `answers`, and the last one again and again. An empty one hangs up.
+    fn engine(answers: &'static [&'static str]) -> (tempfile::TempDir, Engine) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("engine.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        tokio::spawn(async move {
+            for count in 0.. {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let body = answers[count.min(answers.len() - 1)];
+                stream.read(&mut [0; 4096]).await.unwrap();
+                if !body.is_empty() {
+                    let (status, body) = body.split_once(' ').unwrap();
+                    let head =
+                        format!("HTTP/1.1 {status} X\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
+                    stream.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
+                }
+            }
+        });
+        (directory, Engine::at(format!("unix://{}", path.display())))
+    }
+
+    const OLD: &str = "200 {\"ApiVersion\":\"1.41\"}";
+
+    #[tokio::test]
+    async fn the_version_is_negotiated_once_and_again_after_a_lost_connection() {
+        let (_directory, engine) = engine(&[OLD, "", "200 {\"ApiVersion\":\"1.44\"}"]);
+        for _ in 0..2 {
+            assert_eq!(engine.client().await.unwrap().client_version().minor_version, 41);
+        }
+        let lost = engine.ask("ping", QUICK, async |docker| docker.ping().await).await;
+        assert!(matches!(lost, Err(EngineError::Absent { .. })), "{lost:?}");
+        assert_eq!(engine.client().await.unwrap().client_version().minor_version, 44);
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_in_the_engines_words() {
+        let (_directory, engine) = engine(&[OLD, "404 {\"message\":\"No such container: x\"}"]);
+        let refused = engine.ask("ping", QUICK, async |docker| docker.ping().await).await.unwrap_err();
+        assert!(refused.is_not_found() && !refused.is_conflict());
+        assert_eq!(refused.to_string(), "the container engine refused: No such container: x");
+        assert!(matches!(LaunchError::from(refused), LaunchError::Refused(_)));
+    }
+
+    #[tokio::test]
+    async fn what_is_no_engine_is_not_understood() {
+        let (_directory, engine) = engine(&["200 <html>"]);
+        let said = engine.client().await.unwrap_err();
+        assert!(matches!(said, EngineError::Odd(_)), "{said:?}");
+    }
+
+    #[tokio::test]
+    async fn an_engine_that_hangs_is_given_up_on() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("engine.sock");
+        let _listener = UnixListener::bind(&path).unwrap();
+        let docker = Docker::connect_with_host(&format!("unix://{}", path.display())).unwrap();
+        let engine = Engine::at("unix:///x".to_owned());
+        let said = engine.limited("ping", Duration::from_millis(30), docker.ping()).await.unwrap_err();
+        assert!(matches!(said, EngineError::Silent { call: "ping", .. }), "{said:?}");
+    }
+
+    #[test]
+    fn a_network_without_addresses_means_that_the_host_is_full() {
+        let words =
+            "failed to set up container networking: no available IPv4 addresses on this network's address pools";
+        let full = EngineError::Refused { status: 403, words: words.to_owned() };
+        assert!(matches!(LaunchError::from(full), LaunchError::Exhausted(_)));
+    }
+}

@@ -1,0 +1,317 @@
+//! The `container` sandbox: an instance is a container of the local engine, Docker or what speaks its protocol, under
+//! any runtime that the engine knows.
+//!
+//! A cold start costs three calls: create with everything in it, start, and a look at the address. All else happens
+//! beside or before them. `request.rs` says what is made, `engine.rs` how the engine is spoken to, `networks.rs` where
+//! this host is in its networks, `watch.rs` hears of ends, `guest.rs` is the running container, and `remover.rs` sees
+//! that nothing is left.
+
+mod engine;
+mod guest;
+mod networks;
+mod remover;
+mod request;
+mod watch;
+
+use std::{
+    cell::Cell,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    rc::Rc,
+    time::Duration,
+};
+
+use bollard::{
+    Docker,
+    models::{ContainerInspectResponse, EndpointSettings},
+    query_parameters::{CreateContainerOptionsBuilder, CreateImageOptionsBuilder},
+};
+use futures::{StreamExt, future::LocalBoxFuture};
+use slog::{Logger, debug, info, o};
+use tokio::{task, time};
+use unifaas_actors::{
+    InstanceId,
+    sandbox::{LaunchError, LaunchOrder, Launched},
+    spec::{ContainerSpec, Pull, Readiness},
+};
+
+use engine::{Engine, EngineError, QUICK};
+use guest::{Container, ContainerGuest};
+use networks::Networks;
+use remover::Remover;
+use watch::Watch;
+
+/// To make a container: the engine unpacks nothing, but it may be busy with others.
+const CREATE: Duration = Duration::from_secs(10);
+/// The least that a start may take before it is given up.
+const START: Duration = Duration::from_secs(5);
+/// What is left of the time to boot when a start is given up, so that the engine's silence is told, not the instance's.
+const TELLING: Duration = Duration::from_secs(5);
+/// How long a failed launch waits for its container to be removed; after that it happens in the background.
+const CLEANING: Duration = Duration::from_secs(3);
+
+/// Starts containers.
+#[derive(Clone)]
+pub struct Containers {
+    parts: Rc<Parts>,
+}
+
+struct Parts {
+    engine: Rc<Engine>,
+    networks: Networks,
+    watch: Rc<Watch>,
+    remover: Remover,
+    /// The bound address of the callback listener.
+    callback: SocketAddr,
+    /// The label of what this daemon makes.
+    daemon: String,
+}
+
+impl Containers {
+    /// Does not look for an engine: each launch does.
+    ///
+    /// # Panics
+    /// Outside of a `LocalSet`.
+    pub fn new(callback: SocketAddr, log: &Logger) -> Self {
+        let engine = Rc::new(Engine::from_environment());
+        // As good a random name as an instance's.
+        let daemon = InstanceId::random().to_string();
+        let log = log.new(o!("daemon" => daemon.clone()));
+        let parts = Parts {
+            networks: Networks::new(engine.clone()),
+            watch: Watch::new(engine.clone(), daemon.clone(), log.clone()),
+            remover: Remover::start(engine.clone(), log),
+            engine,
+            callback,
+            daemon,
+        };
+        Self { parts: Rc::new(parts) }
+    }
+
+    /// Starts one.
+    pub fn launch(
+        &self,
+        order: LaunchOrder,
+        container: &ContainerSpec,
+    ) -> LocalBoxFuture<'static, Result<Launched, LaunchError>> {
+        let parts = self.parts.clone();
+        let container = container.clone();
+        Box::pin(async move {
+            let launched = parts.launch(order, &container).await;
+            if launched.is_err() {
+                parts.networks.forget(container.network.as_deref());
+            }
+            launched
+        })
+    }
+}
+
+impl Parts {
+    async fn launch(&self, order: LaunchOrder, container: &ContainerSpec) -> Result<Launched, LaunchError> {
+        let gateway = self.networks.gateway(container.network.as_deref()).await?;
+        let callback = self.callback_from(gateway, &order.spec.readiness)?;
+        let name = request::name(&order);
+        let id = self.create(&name, &order, container, callback).await?;
+        let launched = self.start(&order, container, id.clone(), &name, gateway).await;
+        if launched.is_err() {
+            // Goes on in the background when the engine takes its time.
+            let _ = time::timeout(CLEANING, self.remover.remove(&id)).await;
+        }
+        launched
+    }
+
+    fn callback_from(&self, gateway: IpAddr, readiness: &Readiness) -> Result<SocketAddr, LaunchError> {
+        let found = request::callback(self.callback, gateway);
+        if found.is_none() && *readiness == Readiness::Callback {
+            return Err(LaunchError::Missing(format!(
+                "containers cannot reach the callback listener at {}: start the daemon with --callback-listen \
+                 0.0.0.0:{port} or {gateway}:{port}, or give the function another `readiness`",
+                self.callback,
+                port = self.callback.port(),
+            )));
+        }
+        Ok(found.unwrap_or(SocketAddr::new(gateway, self.callback.port())))
+    }
+
+    /// Makes the container; its id.
+    async fn create(
+        &self,
+        name: &str,
+        order: &LaunchOrder,
+        container: &ContainerSpec,
+        callback: SocketAddr,
+    ) -> Result<String, LaunchError> {
+        let options = CreateContainerOptionsBuilder::new().name(name).build();
+        let body = request::body(order, container, callback, &self.daemon);
+        let create = async || {
+            let (options, body) = (options.clone(), body.clone());
+            let create = async |docker: Docker| docker.create_container(Some(options), body).await;
+            self.engine.ask("create", CREATE, create).await
+        };
+        let created = match create().await {
+            Err(error) if error.is_not_found() && container.pull == Pull::Missing => {
+                info!(order.log, "image is being pulled"; "image" => &container.image);
+                self.pull(&container.image).await?;
+                create().await
+            }
+            created => created,
+        };
+        match created {
+            Ok(created) => Ok(created.id),
+            Err(error) if error.is_not_found() => Err(LaunchError::Missing(format!(
+                "image {:?} is not in the local engine (`pull = \"missing\"` would fetch it): {error}",
+                container.image
+            ))),
+            Err(error) => {
+                if !matches!(error, EngineError::Refused { .. }) {
+                    // It may come to be all the same, once the engine has read the request.
+                    let _ = time::timeout(CLEANING, self.remover.remove_if_created(name)).await;
+                }
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Fetches an image. As long as it takes: the boot timeout lets those who wait go.
+    async fn pull(&self, image: &str) -> Result<(), LaunchError> {
+        let options = CreateImageOptionsBuilder::new().from_image(&tagged(image)).build();
+        let docker = self.engine.client().await?;
+        let mut progress = docker.create_image(Some(options), None, None);
+        while let Some(step) = progress.next().await {
+            step.map_err(|error| {
+                let error = self.engine.explain(&error);
+                LaunchError::Refused(format!("image {image:?} could not be pulled: {error}"))
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Starts a container that was made, and learns what there is to know about it.
+    async fn start(
+        &self,
+        order: &LaunchOrder,
+        spec: &ContainerSpec,
+        id: String,
+        name: &str,
+        gateway: IpAddr,
+    ) -> Result<Launched, LaunchError> {
+        let end = self.watch.end_of(&id);
+        let limit = order.spec.boot_timeout.saturating_sub(TELLING).max(START);
+        let start = async |docker: Docker| docker.start_container(&id, None).await;
+        self.engine.ask("start", limit, start).await?;
+
+        let container = Container {
+            engine: self.engine.clone(),
+            id: id.clone(),
+            killed: Rc::new(Cell::new(false)),
+            log: order.log.clone(),
+        };
+        let output = task::spawn_local(container.clone().collect(order.output.clone()));
+        let inspect = async |docker: Docker| docker.inspect_container(&id, None).await;
+        let facts = match self.engine.ask("inspect", QUICK, inspect).await {
+            Ok(found) => Facts::of(&found),
+            Err(error) if error.is_not_found() => Facts::default(),
+            Err(error) => return Err(error.into()),
+        };
+        if facts.gateway.is_some_and(|actual| actual != gateway) {
+            // It was told to call back where this host no longer is.
+            return Err(LaunchError::Refused(format!("the gateway of its network has just changed from {gateway}")));
+        }
+        debug!(order.log, "container started"; "container" => name, "address" => ?facts.address);
+        // One that has ended already has no address: its end is about to be told.
+        let address = facts.address.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
+        Ok(Launched {
+            address: SocketAddr::new(address, order.spec.port),
+            callback_source: address,
+            pid: facts.pid,
+            engine_id: Some(id),
+            resources: vec![format!("container {name}")],
+            exited: Box::pin(container.clone().exited(end, output, spec.memory)),
+            guest: Box::new(ContainerGuest {
+                container,
+                remover: self.remover.clone(),
+                stop_signal: facts.stop_signal.unwrap_or_else(|| "SIGTERM".to_owned()),
+                reclaimed: false,
+            }),
+        })
+    }
+}
+
+/// What is worth knowing of a container that was started.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Facts {
+    address: Option<IpAddr>,
+    /// Where it sees this host.
+    gateway: Option<IpAddr>,
+    /// Of its first process, on this host.
+    pid: Option<u32>,
+    stop_signal: Option<String>,
+}
+
+impl Facts {
+    fn of(found: &ContainerInspectResponse) -> Self {
+        let networks = found.network_settings.as_ref().and_then(|settings| settings.networks.as_ref());
+        let endpoint = networks.and_then(|networks| networks.values().find(|endpoint| address(endpoint).is_some()));
+        let pid = found.state.as_ref().and_then(|state| state.pid).and_then(|pid| u32::try_from(pid).ok());
+        Self {
+            address: endpoint.and_then(address),
+            gateway: endpoint.and_then(|endpoint| endpoint.gateway.as_deref()?.parse().ok()),
+            pid: pid.filter(|pid| *pid != 0),
+            stop_signal: found.config.as_ref().and_then(|config| config.stop_signal.clone()),
+        }
+    }
+}
+
+fn address(endpoint: &EndpointSettings) -> Option<IpAddr> {
+    let parse = |text: &Option<String>| text.as_deref()?.parse().ok();
+    parse(&endpoint.ip_address).or_else(|| parse(&endpoint.global_ipv6_address))
+}
+
+/// The image with a tag: without one, all tags would be pulled.
+fn tagged(image: &str) -> String {
+    let last = image.rsplit('/').next().unwrap_or(image);
+    if last.contains([':', '@']) { image.to_owned() } else { format!("{image}:latest") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_without_a_tag_is_the_latest() {
+        for (image, expected) in [
+            ("hello", "hello:latest"),
+            ("hello:1", "hello:1"),
+            ("localhost:5000/hello", "localhost:5000/hello:latest"),
+            ("localhost:5000/hello:1", "localhost:5000/hello:1"),
+            ("a/b@sha256:00", "a/b@sha256:00"),
+        ] {
+            assert_eq!(tagged(image), expected);
+        }
+    }
+
+    #[test]
+    fn address_gateway_pid_and_signal_come_from_one_look() {
+        let found = r#"{"State":{"Pid":77},"Config":{"StopSignal":"SIGQUIT"},"NetworkSettings":{"Networks":{
+            "n":{"IPAddress":"10.9.0.2","Gateway":"10.9.0.1"}}}}"#;
+        let expected = Facts {
+            address: Some("10.9.0.2".parse().unwrap()),
+            gateway: Some("10.9.0.1".parse().unwrap()),
+            pid: Some(77),
+            stop_signal: Some("SIGQUIT".to_owned()),
+        };
+        assert_eq!(Facts::of(&serde_json::from_str(found).unwrap()), expected);
+    }
+
+    #[test]
+    fn a_container_that_has_ended_has_nothing_of_it() {
+        let found = r#"{"State":{"Pid":0},"NetworkSettings":{"Networks":{"bridge":{"IPAddress":"","Gateway":""}}}}"#;
+        assert_eq!(Facts::of(&serde_json::from_str(found).unwrap()), Facts::default());
+        assert_eq!(Facts::of(&ContainerInspectResponse::default()), Facts::default());
+    }
+
+    #[test]
+    fn an_address_may_be_of_the_sixth_version() {
+        let found = r#"{"NetworkSettings":{"Networks":{"n":{"IPAddress":"","GlobalIPv6Address":"fd00::2"}}}}"#;
+        assert_eq!(Facts::of(&serde_json::from_str(found).unwrap()).address, Some("fd00::2".parse().unwrap()));
+    }
+}

@@ -1,0 +1,237 @@
+//! What the engine is asked to make: everything about a container in one request. Pure.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+};
+
+use bollard::models::{ContainerCreateBody, HostConfig, HostConfigLogConfig};
+use unifaas_actors::{
+    sandbox::LaunchOrder,
+    spec::{ContainerSpec, Readiness},
+};
+
+use crate::sandbox::substitute::substitute;
+
+/// The label with the daemon that made a container.
+pub const DAEMON_LABEL: &str = "unifaas.daemon";
+const INSTANCE_LABEL: &str = "unifaas.instance";
+const FUNCTION_LABEL: &str = "unifaas.function";
+
+/// What a web server needs that starts as root in its container: to listen below 1024, to give its files and its workers
+/// to another user, and to signal those workers. Everything else is dropped.
+const CAPABILITIES: [&str; 5] = ["CHOWN", "KILL", "NET_BIND_SERVICE", "SETGID", "SETUID"];
+/// Where a function listens in its own network.
+const EVERYWHERE: &str = "0.0.0.0";
+const BYTES_PER_MIB: u64 = 1 << 20;
+const NANOS_PER_CPU: f64 = 1e9;
+
+/// The name of an instance's container.
+pub fn name(order: &LaunchOrder) -> String {
+    format!("unifaas-{}-{}", order.spec.name, order.instance)
+}
+
+/// Everything the engine has to know. `callback` is the callback listener as seen from the container.
+pub fn body(order: &LaunchOrder, container: &ContainerSpec, callback: SocketAddr, daemon: &str) -> ContainerCreateBody {
+    let facts = Facts {
+        port: order.spec.port.to_string(),
+        callback: format!("http://{callback}/ready/{}", order.token.reveal()),
+    };
+    let labels = [
+        (DAEMON_LABEL, daemon.to_owned()),
+        (INSTANCE_LABEL, order.instance.to_string()),
+        (FUNCTION_LABEL, order.spec.name.clone()),
+    ];
+    ContainerCreateBody {
+        image: Some(container.image.clone()),
+        cmd: command(container, &order.spec.readiness, &facts),
+        env: Some(environment(order, &facts)),
+        user: container.user.clone(),
+        labels: Some(labels.map(|(key, value)| (key.to_owned(), value)).into()),
+        host_config: Some(host_config(container)),
+        ..Default::default()
+    }
+}
+
+/// What the instance is told.
+struct Facts {
+    port: String,
+    callback: String,
+}
+
+/// `None` leaves the image's own command in place.
+fn command(container: &ContainerSpec, readiness: &Readiness, facts: &Facts) -> Option<Vec<String>> {
+    let value = |word: &str| match word {
+        "callback" => Some(facts.callback.as_str()),
+        "ip" => Some(EVERYWHERE),
+        "port" => Some(facts.port.as_str()),
+        _ => None,
+    };
+    match (&container.command, readiness) {
+        (Some(words), _) => Some(words.iter().map(|word| substitute(word, value)).collect()),
+        (None, Readiness::Callback) => Some(vec![facts.callback.clone()]),
+        (None, _) => None,
+    }
+}
+
+fn environment(order: &LaunchOrder, facts: &Facts) -> Vec<String> {
+    let instance = order.instance.to_string();
+    let ours = [
+        ("PORT", facts.port.as_str()),
+        ("HOST", EVERYWHERE),
+        ("CALLBACK_URL", &facts.callback),
+        ("FUNCTION_NAME", &order.spec.name),
+        ("INSTANCE_ID", &instance),
+    ];
+    let given = order.spec.env.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    let ours = ours.into_iter().filter(|(name, _)| !order.spec.env.contains_key(*name));
+    ours.chain(given).map(|(name, value)| format!("{name}={value}")).collect()
+}
+
+fn host_config(container: &ContainerSpec) -> HostConfig {
+    let memory = i64::try_from(container.memory * BYTES_PER_MIB).unwrap_or(i64::MAX);
+    let capabilities = CAPABILITIES.iter().map(ToString::to_string).chain(container.capabilities.iter().cloned());
+    let log_options = [("max-size", format!("{}m", container.log_size)), ("max-file", "1".to_owned())];
+    HostConfig {
+        memory: Some(memory),
+        // Memory and swap together: no swap at all.
+        memory_swap: Some(memory),
+        nano_cpus: container.cpus.map(|cpus| (cpus * NANOS_PER_CPU) as i64),
+        pids_limit: Some(container.pids_limit.into()),
+        runtime: container.runtime.clone(),
+        network_mode: container.network.clone(),
+        cap_drop: Some(vec!["ALL".to_owned()]),
+        cap_add: Some(capabilities.collect()),
+        security_opt: container.no_new_privileges.then(|| vec!["no-new-privileges".to_owned()]),
+        readonly_rootfs: container.read_only.then_some(true),
+        init: container.init.then_some(true),
+        log_config: Some(HostConfigLogConfig {
+            typ: Some("json-file".to_owned()),
+            config: Some(
+                log_options.map(|(key, value)| (key.to_owned(), value)).into_iter().collect::<HashMap<_, _>>(),
+            ),
+        }),
+        ..Default::default()
+    }
+}
+
+/// Where containers on a network with that gateway find the callback listener, which is bound to `bound`. `None`: nowhere,
+/// it listens on loopback only.
+pub fn callback(bound: SocketAddr, gateway: IpAddr) -> Option<SocketAddr> {
+    match bound.ip() {
+        ip if ip.is_unspecified() => Some(SocketAddr::new(gateway, bound.port())),
+        ip if ip.is_loopback() => None,
+        _ => Some(bound),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{path::Path, sync::Arc};
+
+    use slog::{Discard, Logger, o};
+    use unifaas_actors::{
+        InstanceId, OutputLog, ReadyToken,
+        spec::{FunctionSpec, SandboxSpec},
+    };
+
+    use super::*;
+
+    fn made_from(toml: &str) -> (LaunchOrder, ContainerCreateBody) {
+        let spec = FunctionSpec::parse("hello", Path::new("/registry/hello"), toml).unwrap();
+        let order = LaunchOrder {
+            instance: InstanceId::parse("00000000000000ab").unwrap(),
+            spec: Arc::new(spec),
+            token: ReadyToken::parse("0123456789abcdef0123456789abcdef").unwrap(),
+            output: OutputLog::default(),
+            log: Logger::root(Discard, o!()),
+        };
+        let SandboxSpec::Container(container) = &order.spec.sandbox else { panic!("not a container") };
+        let body = body(&order, container, "172.20.0.1:3000".parse().unwrap(), "d1");
+        (order, body)
+    }
+
+    const URL: &str = "http://172.20.0.1:3000/ready/0123456789abcdef0123456789abcdef";
+
+    #[test]
+    fn a_file_of_the_prototype_passes_the_callback_url_as_the_only_argument() {
+        let (order, body) = made_from("[container]\nimage = \"i:1\"\nmemory = 256\nruntime = \"runsc\"");
+        assert_eq!(name(&order), "unifaas-hello-00000000000000ab");
+        assert_eq!(body.image.as_deref(), Some("i:1"));
+        assert_eq!(body.cmd, Some(vec![URL.to_owned()]));
+        assert_eq!((body.entrypoint, body.user), (None, None));
+        let host = body.host_config.unwrap();
+        assert_eq!((host.memory, host.memory_swap, host.nano_cpus), (Some(256 << 20), Some(256 << 20), None));
+        assert_eq!((host.runtime.as_deref(), host.network_mode), (Some("runsc"), None));
+    }
+
+    #[test]
+    fn without_a_callback_the_image_keeps_its_command() {
+        let image = "[container]\nimage = \"i\"";
+        assert_eq!(made_from(&format!("readiness = \"tcp\"\n{image}")).1.cmd, None);
+        assert_eq!(made_from(&format!("readiness = {{ http = \"/\" }}\n{image}")).1.cmd, None);
+    }
+
+    #[test]
+    fn a_command_has_its_words_replaced() {
+        let words = "command = [\"--to=%callback\", \"%ip:%port\", \"%unifaas\", \"100%\"]";
+        let (_, body) = made_from(&format!("port = 80\nreadiness = \"tcp\"\n[container]\nimage = \"i\"\n{words}"));
+        assert_eq!(body.cmd.unwrap(), [format!("--to={URL}").as_str(), "0.0.0.0:80", "%unifaas", "100%"]);
+    }
+
+    #[test]
+    fn the_environment_of_the_file_wins() {
+        let (_, body) = made_from("port = 80\n[container]\nimage = \"i\"\n[env]\nHOST = \"::\"\nA = \"b=c\"");
+        let expected = [
+            "PORT=80".to_owned(),
+            format!("CALLBACK_URL={URL}"),
+            "FUNCTION_NAME=hello".to_owned(),
+            "INSTANCE_ID=00000000000000ab".to_owned(),
+            "A=b=c".to_owned(),
+            "HOST=::".to_owned(),
+        ];
+        assert_eq!(body.env.unwrap(), expected);
+    }
+
+    #[test]
+    fn what_is_ours_can_be_told_by_its_labels() {
+        let labels = made_from("[container]\nimage = \"i\"").1.labels.unwrap();
+        let expected =
+            [("unifaas.daemon", "d1"), ("unifaas.instance", "00000000000000ab"), ("unifaas.function", "hello")];
+        assert_eq!(labels, expected.map(|(key, value)| (key.to_owned(), value.to_owned())).into());
+    }
+
+    #[test]
+    fn a_container_may_do_little_unless_its_file_says_so() {
+        let host = made_from("[container]\nimage = \"i\"").1.host_config.unwrap();
+        assert_eq!(host.cap_drop.unwrap(), ["ALL"]);
+        assert_eq!(host.cap_add.unwrap(), CAPABILITIES);
+        assert_eq!(host.security_opt.unwrap(), ["no-new-privileges"]);
+        assert_eq!((host.pids_limit, host.readonly_rootfs, host.init), (Some(512), None, None));
+        let log = host.log_config.unwrap();
+        assert_eq!((log.typ.as_deref(), log.config.unwrap()["max-size"].as_str()), (Some("json-file"), "1m"));
+
+        let relaxed = "capabilities = [\"NET_RAW\"]\nno-new-privileges = false\npids-limit = 9\nread-only = true\n\
+            init = true\nlog-size = 3\ncpus = 0.5\nuser = \"7:8\"\nnetwork = \"n\"";
+        let body = made_from(&format!("[container]\nimage = \"i\"\n{relaxed}")).1;
+        assert_eq!(body.user.as_deref(), Some("7:8"));
+        let host = body.host_config.unwrap();
+        assert_eq!(host.cap_add.unwrap().last().map(String::as_str), Some("NET_RAW"));
+        assert_eq!(host.security_opt, None);
+        assert_eq!((host.pids_limit, host.readonly_rootfs, host.init), (Some(9), Some(true), Some(true)));
+        assert_eq!((host.nano_cpus, host.network_mode.as_deref()), (Some(500_000_000), Some("n")));
+        assert_eq!(host.log_config.unwrap().config.unwrap()["max-size"], "3m");
+    }
+
+    #[test]
+    fn the_callback_listener_is_found_at_the_gateway_unless_it_has_an_address_of_its_own() {
+        let seen = |bound: &str| {
+            callback(bound.parse().unwrap(), "172.20.0.1".parse().unwrap()).map(|address| address.to_string())
+        };
+        assert_eq!(seen("0.0.0.0:3000").as_deref(), Some("172.20.0.1:3000"));
+        assert_eq!(seen("[::]:3000").as_deref(), Some("172.20.0.1:3000"));
+        assert_eq!(seen("192.0.2.1:3000").as_deref(), Some("192.0.2.1:3000"));
+        assert_eq!(seen("127.0.0.1:3000"), None);
+        assert_eq!(seen("[::1]:3000"), None);
+    }
+}

@@ -1,0 +1,258 @@
+//! How containers end, told at once: one stream of the engine's events for all of them.
+//!
+//! While the engine is away nothing is known and nothing is concluded: containers may well live on. Once it is back, each
+//! one is looked at, since what happened meanwhile was told to nobody.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    rc::Rc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use bollard::{
+    models::{ContainerState, ContainerStateStatusEnum, EventMessage},
+    query_parameters::EventsOptionsBuilder,
+};
+use futures::StreamExt;
+use slog::{Logger, debug, warn};
+use tokio::{sync::oneshot, task, time};
+
+use super::{
+    engine::{Engine, EngineError, QUICK},
+    request::DAEMON_LABEL,
+};
+
+/// Before the first and between further attempts to reach an engine that has gone.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// How far back a new stream begins, so that nothing falls between a look at the containers and its first event.
+const OVERLAP: Duration = Duration::from_secs(2);
+
+/// How a container ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    /// With this exit code, and perhaps because memory ran out.
+    Died { code: i64, out_of_memory: bool },
+    /// The engine does not know it any more.
+    Removed,
+}
+
+/// Everybody who waits for the end of a container.
+#[derive(Debug)]
+pub struct Watch {
+    engine: Rc<Engine>,
+    /// The value of the label that our containers have.
+    daemon: String,
+    waiting: RefCell<HashMap<String, Waiting>>,
+    listening: Cell<bool>,
+    log: Logger,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    tell: oneshot::Sender<End>,
+    /// Memory has run out in it, which alone does not end it.
+    out_of_memory: bool,
+}
+
+impl Watch {
+    /// Watches containers that carry `daemon` as their label.
+    pub fn new(engine: Rc<Engine>, daemon: String, log: Logger) -> Rc<Self> {
+        Rc::new(Self { engine, daemon, waiting: RefCell::default(), listening: Cell::new(false), log })
+    }
+
+    /// Tells how the container ends. To be called before it is started.
+    ///
+    /// # Panics
+    /// Outside of a `LocalSet`.
+    pub fn end_of(self: &Rc<Self>, id: &str) -> oneshot::Receiver<End> {
+        let (tell, told) = oneshot::channel();
+        self.waiting.borrow_mut().insert(id.to_owned(), Waiting { tell, out_of_memory: false });
+        if !self.listening.replace(true) {
+            task::spawn_local(self.clone().listen());
+        }
+        told
+    }
+
+    /// Follows the events for as long as there is an engine, or a container to wait for.
+    async fn listen(self: Rc<Self>) {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let since = SystemTime::now();
+            match self.follow(since).await {
+                Ok(()) => debug!(self.log, "the container engine ended its events"),
+                Err(error) => {
+                    warn!(self.log, "the container engine tells no more how containers end"; "error" => %error)
+                }
+            }
+            self.waiting.borrow_mut().retain(|_, waiting| !waiting.tell.is_closed());
+            if self.waiting.borrow().is_empty() {
+                break;
+            }
+            pause = if since.elapsed().unwrap_or_default() > LONGEST_PAUSE { FIRST_PAUSE } else { pause };
+            time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+        self.listening.set(false);
+    }
+
+    async fn follow(&self, since: SystemTime) -> Result<(), EngineError> {
+        let since = since.duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(OVERLAP);
+        let filters = HashMap::from([
+            ("type", vec!["container".to_owned()]),
+            ("event", ["die", "oom", "destroy"].map(str::to_owned).to_vec()),
+            ("label", vec![format!("{DAEMON_LABEL}={}", self.daemon)]),
+        ]);
+        let options = EventsOptionsBuilder::new().since(&since.as_secs().to_string()).filters(&filters).build();
+        let docker = self.engine.client().await?;
+        let mut events = docker.events(Some(options));
+        let mut missed = std::pin::pin!(self.look_at_all());
+        let mut looked = false;
+        loop {
+            tokio::select! {
+                result = &mut missed, if !looked => {
+                    result?;
+                    looked = true;
+                }
+                event = events.next() => match event {
+                    Some(Ok(event)) => self.take(event),
+                    Some(Err(error)) => return Err(self.engine.explain(&error)),
+                    None => return Ok(()),
+                }
+            }
+        }
+    }
+
+    fn take(&self, event: EventMessage) {
+        let Some(actor) = event.actor else { return };
+        let Some(id) = actor.id else { return };
+        match event.action.as_deref() {
+            Some("oom") => {
+                if let Some(waiting) = self.waiting.borrow_mut().get_mut(&id) {
+                    waiting.out_of_memory = true;
+                }
+            }
+            Some("die") => {
+                let code = actor.attributes.and_then(|attributes| attributes.get("exitCode")?.parse().ok());
+                self.tell(&id, End::Died { code: code.unwrap_or(-1), out_of_memory: false });
+            }
+            Some("destroy") => self.tell(&id, End::Removed),
+            _ => {}
+        }
+    }
+
+    /// Finds the containers that have ended while nobody listened.
+    async fn look_at_all(&self) -> Result<(), EngineError> {
+        let ids: Vec<_> = self.waiting.borrow().keys().cloned().collect();
+        for id in ids {
+            let inspect = async |docker: bollard::Docker| docker.inspect_container(&id, None).await;
+            match self.engine.ask("inspect", QUICK, inspect).await {
+                Ok(container) => {
+                    if let Some(end) = container.state.as_ref().and_then(end_in) {
+                        self.tell(&id, end);
+                    }
+                }
+                Err(error) if error.is_not_found() => self.tell(&id, End::Removed),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn tell(&self, id: &str, mut end: End) {
+        let Some(waiting) = self.waiting.borrow_mut().remove(id) else { return };
+        if let End::Died { out_of_memory, .. } = &mut end {
+            *out_of_memory |= waiting.out_of_memory;
+        }
+        // Nobody may be interested any more.
+        let _ = waiting.tell.send(end);
+    }
+}
+
+/// How a container ended that the engine still knows. `None`: it has not ended.
+fn end_in(state: &ContainerState) -> Option<End> {
+    use ContainerStateStatusEnum::{DEAD, EXITED, REMOVING};
+    let ended = matches!(state.status, Some(EXITED | DEAD | REMOVING));
+    ended.then(|| End::Died { code: state.exit_code.unwrap_or(-1), out_of_memory: state.oom_killed.unwrap_or(false) })
+}
+
+#[cfg(test)]
+mod tests {
+    use slog::{Discard, o};
+
+    use super::*;
+
+    fn watch() -> Rc<Watch> {
+        let engine = Rc::new(Engine::at("unix:///nowhere/docker.sock".to_owned()));
+        Watch::new(engine, "d1".to_owned(), Logger::root(Discard, o!()))
+    }
+
+    fn event(action: &str, id: &str, attributes: &str) -> EventMessage {
+        let text = format!(
+            r#"{{"Type":"container","Action":"{action}","Actor":{{"ID":"{id}","Attributes":{{{attributes}}}}}}}"#
+        );
+        serde_json::from_str(&text).unwrap()
+    }
+
+    /// The end of container `c`, as told by events.
+    async fn told(events: &[EventMessage]) -> Option<End> {
+        let events = events.to_vec();
+        let local = task::LocalSet::new();
+        let told = local.run_until(async move {
+            let watch = watch();
+            let mut told = watch.end_of("c");
+            events.into_iter().for_each(|event| watch.take(event));
+            told.try_recv().ok()
+        });
+        told.await
+    }
+
+    #[tokio::test]
+    async fn a_death_is_told_with_its_exit_code() {
+        let end = told(&[event("die", "other", r#""exitCode":"1""#), event("die", "c", r#""exitCode":"137""#)]).await;
+        assert_eq!(end, Some(End::Died { code: 137, out_of_memory: false }));
+    }
+
+    #[tokio::test]
+    async fn memory_that_runs_out_is_told_with_the_death_that_follows() {
+        assert_eq!(told(&[event("oom", "c", "")]).await, None);
+        let end = told(&[event("oom", "c", ""), event("die", "c", r#""exitCode":"137""#)]).await;
+        assert_eq!(end, Some(End::Died { code: 137, out_of_memory: true }));
+    }
+
+    #[tokio::test]
+    async fn a_removal_without_a_death_is_an_end_too_and_an_end_is_told_once() {
+        assert_eq!(told(&[event("destroy", "c", "")]).await, Some(End::Removed));
+        let end = told(&[event("die", "c", r#""exitCode":"0""#), event("destroy", "c", "")]).await;
+        assert_eq!(end, Some(End::Died { code: 0, out_of_memory: false }));
+        assert_eq!(told(&[event("start", "c", ""), event("exec_die", "c", r#""exitCode":"1""#)]).await, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_engine_that_is_away_ends_nobody() {
+        task::LocalSet::new()
+            .run_until(async {
+                let watch = watch();
+                let mut told = watch.end_of("c");
+                time::sleep(Duration::from_secs(60)).await;
+                assert!(told.try_recv().is_err() && watch.listening.get());
+                drop(told);
+                time::sleep(Duration::from_secs(60)).await;
+                assert!(!watch.listening.get(), "nobody waits any more");
+            })
+            .await;
+    }
+
+    #[test]
+    fn containers_that_have_not_ended_are_left_alone() {
+        let end = |text: &str| end_in(&serde_json::from_str(text).unwrap());
+        for status in ["created", "running", "paused", "restarting"] {
+            assert_eq!(end(&format!(r#"{{"Status":"{status}","ExitCode":0}}"#)), None);
+        }
+        let died = |code, out_of_memory| Some(End::Died { code, out_of_memory });
+        assert_eq!(end(r#"{"Status":"exited","ExitCode":3}"#), died(3, false));
+        assert_eq!(end(r#"{"Status":"exited","ExitCode":137,"OOMKilled":true}"#), died(137, true));
+        assert_eq!(end(r#"{"Status":"dead"}"#), died(-1, false));
+    }
+}

@@ -130,6 +130,7 @@ impl Home {
 pub struct Setup {
     home: Arc<Home>,
     options: Vec<(String, OsString)>,
+    environment: Vec<(String, OsString)>,
 }
 
 impl Default for Setup {
@@ -149,7 +150,7 @@ impl Setup {
             ("--log-format", "json".into()),
         ];
         let options = options.map(|(name, value)| (name.to_owned(), value));
-        Self { home: Arc::clone(home), options: options.into() }
+        Self { home: Arc::clone(home), options: options.into(), environment: Vec::new() }
     }
 
     /// With a function in its registry.
@@ -166,13 +167,19 @@ impl Setup {
         self
     }
 
+    /// With a variable in its environment.
+    pub fn variable(mut self, name: &str, value: impl Into<OsString>) -> Self {
+        self.environment.push((name.to_owned(), value.into()));
+        self
+    }
+
     /// The command that starts it.
     pub fn command(&self) -> Command {
         let mut command = Command::new(unifaas());
         for (name, value) in &self.options {
             command.arg(name).arg(value);
         }
-        command.stdin(Stdio::null());
+        command.envs(self.environment.iter().cloned()).stdin(Stdio::null());
         command
     }
 

@@ -2,6 +2,7 @@
 //!
 //! `daemon.rs` starts and ends the binary, `function.rs` writes `function.toml`, `client.rs` is an HTTP client that sees
 //! pieces as they arrive, `raw.rs` a socket for what no client would send, `processes.rs` reads the process table.
+//! `engine.rs` is a private Docker engine.
 //! `src/bin/testfn` is the function under test; the tests themselves are in `tests/`, a file for each theme.
 //!
 //! Everything here panics when it fails, at the caller's line where that can be had: it is part of tests.
@@ -10,6 +11,7 @@
 
 mod client;
 mod daemon;
+mod engine;
 mod function;
 pub mod processes;
 mod raw;
@@ -18,6 +20,7 @@ use std::{future::Future, panic::Location, time::Duration};
 
 pub use client::{Body, Connection, Pieces, Reply, body_of, empty, request, streamed};
 pub use daemon::{Daemon, Ending, Home, Setup, number, testfn, unifaas};
+pub use engine::{Engine, contained};
 pub use function::Function;
 pub use raw::{End, Head, Raw};
 

@@ -1,0 +1,314 @@
+//! A Docker engine of the tests' own, with runc and gVisor: `integration/engine/run` keeps it apart from the host, in a
+//! network of its own, and takes everything away when the tests have ended, however they do.
+//!
+//! Containers can be reached only from within that network. A test enters it with its thread, and so do the daemons that
+//! it starts.
+
+use std::{
+    collections::HashMap,
+    env,
+    fs::{self, File},
+    io::{Read, Write},
+    os::unix::{net::UnixStream, process::CommandExt},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, Command, Stdio},
+    sync::OnceLock,
+    thread,
+    time::Duration,
+};
+
+use bollard::{
+    Docker,
+    models::{ContainerCreateBody, ContainerSummary},
+    query_parameters::{CreateContainerOptionsBuilder, ListContainersOptionsBuilder, RemoveContainerOptionsBuilder},
+};
+use nix::{
+    sched::{CloneFlags, setns},
+    sys::signal::Signal,
+    unistd::geteuid,
+};
+use tempfile::TempDir;
+
+use crate::{Daemon, Function, Setup, eventually, processes};
+
+/// From nothing to an engine that answers.
+const START: Duration = Duration::from_secs(60);
+/// From the closed pipe to nothing.
+const END: Duration = Duration::from_secs(30);
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/engine/run");
+/// What has to be installed.
+const PROGRAMS: [&str; 6] = ["dockerd", "containerd", "runc", "runsc", "iptables", "unshare"];
+/// The image of the function under test.
+pub const IMAGE: &str = "unifaas/testfn";
+
+/// An engine. It ends with its last user, or with the process.
+#[derive(Debug)]
+pub struct Engine {
+    directory: PathBuf,
+    child: Child,
+    /// Closing it ends the engine.
+    pipe: Option<ChildStdin>,
+    network: File,
+}
+
+impl Engine {
+    /// The engine that the tests of one process share, with the calling thread in its network. `None`: it cannot be had
+    /// here, and that has been said.
+    ///
+    /// # Panics
+    /// When it does not start, or cannot be had under `CI=true`.
+    pub fn shared(testfn: &str) -> Option<&'static Engine> {
+        static SHARED: OnceLock<Option<Engine>> = OnceLock::new();
+        let engine = SHARED.get_or_init(|| Engine::start(testfn)).as_ref()?;
+        engine.enter();
+        Some(engine)
+    }
+
+    /// An engine to be maltreated by one test.
+    ///
+    /// # Panics
+    /// As [`shared`](Self::shared).
+    pub fn private(testfn: &str) -> Option<Engine> {
+        let engine = Engine::start(testfn)?;
+        engine.enter();
+        Some(engine)
+    }
+
+    #[allow(clippy::print_stderr, reason = "the test runner shows it")]
+    fn start(testfn: &str) -> Option<Engine> {
+        if let Some(reason) = obstacle() {
+            assert!(!matches!(env::var("CI").as_deref(), Ok("true" | "1")), "skipped under CI: {reason}");
+            eprintln!("skipped: {reason}");
+            return None;
+        }
+        let parent = TempDir::with_prefix("unifaas-engine-").expect("a temporary directory");
+        let directory = parent.keep();
+        let mut child = Command::new("unshare")
+            .args(["--net", "--", SCRIPT])
+            .arg(&directory)
+            // Out of reach of a Ctrl-C for the tests.
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("unshare can be run");
+        let pipe = child.stdin.take();
+        let pid = child.id();
+        let mut engine =
+            Engine { directory, child, pipe, network: File::open("/proc/self/ns/net").expect("a network") };
+        engine.wait_until("it answers", START, || answers(&engine.socket()));
+        engine.network = File::open(format!("/proc/{pid}/ns/net")).expect("its network");
+        engine.load(testfn);
+        Some(engine)
+    }
+
+    /// Moves the calling thread, and with it what it starts, into the network of the engine.
+    ///
+    /// # Panics
+    /// When that is not allowed.
+    pub fn enter(&self) {
+        setns(&self.network, CloneFlags::CLONE_NEWNET).expect("root may enter a network");
+    }
+
+    /// Where it listens.
+    pub fn socket(&self) -> PathBuf {
+        self.directory.join("docker.sock")
+    }
+
+    /// The value of `DOCKER_HOST`.
+    pub fn host(&self) -> String {
+        format!("unix://{}", self.socket().display())
+    }
+
+    /// A client, to look and to disturb.
+    ///
+    /// # Panics
+    /// When the engine does not answer.
+    pub async fn docker(&self) -> Docker {
+        let docker = Docker::connect_with_host(&self.host()).expect("the socket is there");
+        docker.negotiate_version().await.expect("the engine answers")
+    }
+
+    /// A daemon that is yet to be started, with containers on this engine.
+    pub fn setup(&self) -> Setup {
+        Setup::default().option("--callback-listen", "0.0.0.0:0").variable("DOCKER_HOST", self.host())
+    }
+
+    /// A daemon with one function.
+    pub async fn daemon(&self, function: Function) -> Daemon {
+        self.setup().function(function).start().await
+    }
+
+    /// All containers, of whoever and in whatever state, whose name begins like that.
+    ///
+    /// # Panics
+    /// When the engine does not tell.
+    pub async fn containers(&self, prefix: &str) -> Vec<ContainerSummary> {
+        let all = ListContainersOptionsBuilder::new().all(true).build();
+        let containers = self.docker().await.list_containers(Some(all)).await.expect("the engine tells its containers");
+        let named = |container: &ContainerSummary| {
+            container.names.iter().flatten().any(|name| name.trim_start_matches('/').starts_with(prefix))
+        };
+        containers.into_iter().filter(named).collect()
+    }
+
+    /// Waits until there is no container of that function any more.
+    ///
+    /// # Panics
+    /// When there is one for too long.
+    #[track_caller]
+    pub fn none_left<'a>(&'a self, function: &'a str) -> impl Future<Output = ()> + 'a {
+        let prefix = format!("unifaas-{function}-");
+        eventually(Duration::from_secs(20), format!("no container of {function} is left"), async move || {
+            self.containers(&prefix).await.is_empty().then_some(())
+        })
+    }
+
+    /// Removes a container by force, behind the daemon's back.
+    ///
+    /// # Panics
+    /// When the engine refuses.
+    pub async fn remove(&self, container: &str) {
+        let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
+        self.docker().await.remove_container(container, Some(options)).await.expect("the container can be removed");
+    }
+
+    /// Starts a container of somebody else.
+    ///
+    /// # Panics
+    /// When the engine refuses.
+    pub async fn foreign(&self, name: &str) -> String {
+        let docker = self.docker().await;
+        let options = CreateContainerOptionsBuilder::new().name(name).build();
+        let labels = HashMap::from([("unifaas.daemon".to_owned(), "somebody else".to_owned())]);
+        let body = ContainerCreateBody {
+            image: Some(IMAGE.to_owned()),
+            cmd: Some(["none", "--callbacks", "0"].map(str::to_owned).to_vec()),
+            labels: Some(labels),
+            ..Default::default()
+        };
+        let created = docker.create_container(Some(options), body).await.expect("it can be made");
+        docker.start_container(&created.id, None).await.expect("it can be started");
+        created.id
+    }
+
+    /// Sends the engine itself a signal. One that it ends by makes it start again, unless it is [held](Self::hold).
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn signal(&self, signal: Signal) {
+        let running = processes::with_token(&self.host());
+        assert!(!running.is_empty(), "the engine does not run");
+        for pid in running {
+            processes::signal(pid, signal);
+        }
+    }
+
+    /// Kills the engine and waits until nobody answers; containers go on. With `hold` it stays away.
+    ///
+    /// # Panics
+    /// When it does not run, or does not end.
+    pub fn kill(&self, hold: bool) {
+        if hold {
+            fs::write(self.directory.join("hold"), "").expect("a file");
+        }
+        self.signal(Signal::SIGKILL);
+        if hold {
+            self.wait_until("it is away", END, || !answers(&self.socket()));
+        }
+    }
+
+    /// Lets a held engine come back, and waits for it.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn release(&self) {
+        fs::remove_file(self.directory.join("hold")).expect("it was held");
+        self.wait_until("it is back", START, || answers(&self.socket()));
+    }
+
+    /// Makes the image of the function under test: the program and the libraries that it names.
+    fn load(&self, testfn: &str) {
+        let stage = TempDir::with_prefix("unifaas-image-").expect("a temporary directory");
+        run(Command::new("cp").arg(testfn).arg(stage.path().join("testfn")));
+        let output = Command::new("ldd").arg(testfn).output().expect("ldd can be run");
+        let listing = String::from_utf8_lossy(&output.stdout).into_owned();
+        let libraries = listing.split_whitespace().filter(|word| word.starts_with('/') && Path::new(word).is_file());
+        for library in libraries {
+            run(Command::new("cp").args(["--parents", "--dereference", library]).arg(stage.path()));
+        }
+        let import = "tar -C \"$1\" -c . | docker --host \"$2\" import --change 'ENTRYPOINT [\"/testfn\"]' - \"$3\"";
+        let stage = stage.path().to_string_lossy();
+        run(Command::new("bash").args(["-o", "pipefail", "-c", import, "import", &stage, &self.host(), IMAGE]));
+    }
+
+    #[track_caller]
+    fn wait_until(&self, what: &str, limit: Duration, mut done: impl FnMut() -> bool) {
+        for _ in 0..limit.as_millis() / 50 {
+            if done() {
+                return;
+            }
+            pause();
+        }
+        let log = fs::read_to_string(self.directory.join("dockerd.log")).unwrap_or_default();
+        panic!("not within {limit:?}: {what}\n{log}");
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        drop(self.pipe.take());
+        for _ in 0..END.as_millis() / 50 {
+            if matches!(self.child.try_wait(), Ok(Some(_))) {
+                return;
+            }
+            pause();
+        }
+        assert!(thread::panicking(), "the engine did not end within {END:?}");
+    }
+}
+
+/// Why no engine can be had here.
+fn obstacle() -> Option<String> {
+    if !geteuid().is_root() {
+        return Some("only root can start a container engine".to_owned());
+    }
+    let missing: Vec<_> = PROGRAMS.into_iter().chain(["docker"]).filter(|program| !is_installed(program)).collect();
+    (!missing.is_empty()).then(|| format!("not installed: {}", missing.join(" ")))
+}
+
+fn is_installed(program: &str) -> bool {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path).any(|directory| directory.join(program).is_file())
+}
+
+/// Whether an engine is there, asked without any client that would have to exist in a runtime.
+fn answers(socket: &Path) -> bool {
+    let ask = || {
+        let mut stream = UnixStream::connect(socket)?;
+        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+        stream.write_all(b"GET /_ping HTTP/1.0\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).map(|_| answer)
+    };
+    ask().is_ok_and(|answer: String| answer.contains(" 200 "))
+}
+
+fn run(command: &mut Command) {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[allow(clippy::disallowed_methods, reason = "outside of any runtime, or in a destructor")]
+fn pause() {
+    thread::sleep(Duration::from_millis(50));
+}
+
+/// The function under test as a container. `flags` are its own, `top` are top-level keys, `keys` those of `[container]`,
+/// all a line each.
+pub fn contained(name: &str, flags: &[&str], top: &str, keys: &str) -> Function {
+    let words = ["%callback"].iter().chain(flags).map(|word| format!("{word:?}"));
+    let command = words.collect::<Vec<_>>().join(", ");
+    let text = format!("{top}\n[container]\nimage = \"{IMAGE}\"\ncommand = [{command}]\n{keys}\n");
+    Function::verbatim(name, &text)
+}

@@ -1,0 +1,172 @@
+//! From the order to a ready container, and everything that can be wrong on the way.
+
+use std::time::Duration;
+
+use bollard::models::{Ipam, IpamConfig, NetworkCreateRequest};
+use integration::{Engine, Function, contained, ms};
+
+use crate::{container, shared};
+
+/// Asks a function that cannot be started; what is said about it.
+async fn complaint(engine: &Engine, function: Function) -> String {
+    let name = function.name().to_owned();
+    let daemon = engine.daemon(function).await;
+    let problem = daemon.get(&format!("/invoke/{name}/")).await.problem(502, "start_failed");
+    assert_eq!(daemon.function(&name).await["instances"], serde_json::json!([]));
+    engine.none_left(&name).await;
+    problem["detail"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn a_container_that_exits_while_booting_is_a_502_with_its_status_and_its_last_lines() {
+    let Some(engine) = shared() else { return };
+    let flags = ["--exit-at-boot", "42", "--say", "cannot find the configuration", "--boot-delay", "300"];
+    let daemon = engine.daemon(contained("breaks", &flags, "", "")).await;
+    let problem = daemon.get("/invoke/breaks/").await.problem(502, "boot_failed").to_string();
+    assert!(problem.contains("exited with status 42"), "{problem}");
+    assert!(problem.contains("cannot find the configuration") && problem.contains("exiting at"), "{problem}");
+    engine.none_left("breaks").await;
+}
+
+#[tokio::test]
+async fn a_container_that_exits_at_once_is_told_in_the_same_way() {
+    let Some(engine) = shared() else { return };
+    let daemon = engine.daemon(contained("gives-up", &["--exit-at-boot", "7", "--say", "no"], "", "")).await;
+    for _ in 0..3 {
+        let problem = daemon.get("/invoke/gives-up/").await.problem(502, "boot_failed").to_string();
+        assert!(problem.contains("exited with status 7") && problem.contains("exiting at"), "{problem}");
+    }
+}
+
+#[tokio::test]
+async fn a_container_that_never_calls_back_is_a_504_and_is_removed() {
+    let Some(engine) = shared() else { return };
+    let function = contained("waits", &["--callbacks", "0", "--say", "waiting for Godot"], "boot-timeout = 2", "");
+    let daemon = engine.daemon(function).await;
+    let reply = daemon.get("/invoke/waits/").await;
+    let problem = reply.problem(504, "boot_timed_out").to_string();
+    assert!(problem.contains("waiting for Godot"), "{problem}");
+    assert!(reply.took < ms(3000), "{:?}", reply.took);
+    engine.none_left("waits").await;
+}
+
+#[tokio::test]
+async fn an_image_that_knows_nothing_of_callbacks_is_served_through_readiness() {
+    let Some(engine) = shared() else { return };
+    let flags = ["--callbacks", "0", "--boot-delay", "200"];
+    let daemon = engine
+        .setup()
+        .function(contained("by-port", &flags, "readiness = \"tcp\"\nport = 9000", ""))
+        .function(contained("by-path", &flags, "readiness = { http = \"/status/200\" }", ""))
+        .start()
+        .await;
+    assert_eq!(daemon.get("/invoke/by-port/env?name=PORT").await.ok().text(), "9000");
+    assert_eq!(daemon.get("/invoke/by-path/env?name=PORT").await.ok().text(), "8080");
+}
+
+#[tokio::test]
+async fn a_container_is_told_who_it_is_and_has_the_environment_of_its_file() {
+    let Some(engine) = shared() else { return };
+    let daemon = engine.daemon(contained("knows", &[], "env = { GREETING = \"a=b c\" }", "")).await;
+    let value = async |name: &str| daemon.get(&format!("/invoke/knows/env?name={name}")).await.ok().text();
+    assert_eq!(value("GREETING").await, "a=b c");
+    assert_eq!(value("FUNCTION_NAME").await, "knows");
+    assert_eq!(value("INSTANCE_ID").await, daemon.instances("knows").await[0]["id"].as_str().unwrap());
+    assert_eq!(value("CALLBACK_URL").await, daemon.get("/invoke/knows/callback").await.ok().text());
+    assert_eq!(daemon.get("/invoke/knows/callback/again").await.ok().text(), "409");
+}
+
+#[tokio::test]
+async fn the_callback_url_names_the_gateway_of_the_network_that_the_container_is_on() {
+    let Some(engine) = shared() else { return };
+    let docker = engine.docker().await;
+    let config = IpamConfig {
+        subnet: Some("10.77.0.0/24".to_owned()),
+        gateway: Some("10.77.0.99".to_owned()),
+        ..Default::default()
+    };
+    let create = async |gateway: &str| {
+        let config = IpamConfig { gateway: Some(gateway.to_owned()), ..config.clone() };
+        let ipam = Ipam { config: Some(vec![config]), ..Default::default() };
+        let network = NetworkCreateRequest { name: "odd".to_owned(), ipam: Some(ipam), ..Default::default() };
+        docker.create_network(network).await.unwrap();
+    };
+    create("10.77.0.99").await;
+    let daemon = engine.daemon(contained("elsewhere", &[], "keepalive = 0", "network = \"odd\"")).await;
+    let url = daemon.get("/invoke/elsewhere/callback").await.ok().text();
+    assert!(url.starts_with(&format!("http://10.77.0.99:{}/ready/", daemon.callback.port())), "{url}");
+
+    engine.none_left("elsewhere").await;
+    docker.remove_network("odd").await.unwrap();
+    create("10.77.0.3").await;
+    // The first launch finds out that the network is another one.
+    let reply = daemon.get("/invoke/elsewhere/callback").await;
+    let url = if reply.status == 200 { reply } else { daemon.get("/invoke/elsewhere/callback").await }.ok().text();
+    assert!(url.starts_with("http://10.77.0.3:"), "{url}");
+    drop(daemon);
+    docker.remove_network("odd").await.unwrap();
+}
+
+#[tokio::test]
+async fn what_the_engine_cannot_start_is_said_in_its_words() {
+    let Some(engine) = shared() else { return };
+    let said = complaint(engine, Function::verbatim("no-image", "[container]\nimage = \"no/such-image:1\"")).await;
+    assert!(said.contains("\"no/such-image:1\" is not in the local engine"), "{said}");
+    assert!(said.contains("pull = \"missing\"") && said.contains("No such image"), "{said}");
+
+    let said = complaint(engine, contained("no-runtime", &[], "", "runtime = \"no-such-runtime\"")).await;
+    assert!(said.contains("no-such-runtime"), "{said}");
+
+    let said = complaint(engine, contained("no-network", &[], "", "network = \"no-such-network\"")).await;
+    assert!(said.contains("network no-such-network not found"), "{said}");
+
+    let said = complaint(engine, contained("no-user", &[], "", "user = \"nobody-at-all\"")).await;
+    assert!(said.contains("nobody-at-all"), "{said}");
+
+    for network in ["host", "none"] {
+        let said = complaint(engine, contained("no-address", &[], "", &format!("network = \"{network}\""))).await;
+        assert!(said.contains("bridge"), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn a_callback_listener_that_no_container_can_reach_is_said_at_once() {
+    let Some(engine) = shared() else { return };
+    let daemon = engine
+        .setup()
+        .option("--callback-listen", "127.0.0.1:0")
+        .function(contained("deaf", &[], "", ""))
+        .function(contained("needs-none", &["--callbacks", "0"], "readiness = \"tcp\"", ""))
+        .start()
+        .await;
+    let reply = daemon.get("/invoke/deaf/").await;
+    let problem = reply.problem(502, "start_failed").to_string();
+    assert!(problem.contains("--callback-listen 0.0.0.0:"), "{problem}");
+    assert!(reply.took < ms(1000), "{:?}", reply.took);
+    container(&daemon, "needs-none").await;
+}
+
+#[tokio::test]
+async fn a_network_without_addresses_left_is_a_503() {
+    let Some(engine) = shared() else { return };
+    let docker = engine.docker().await;
+    // Its first address is the gateway's, and there is one more.
+    let config = IpamConfig { subnet: Some("10.78.0.0/30".to_owned()), ..Default::default() };
+    let ipam = Ipam { config: Some(vec![config]), ..Default::default() };
+    let network = NetworkCreateRequest { name: "narrow".to_owned(), ipam: Some(ipam), ..Default::default() };
+    docker.create_network(network).await.unwrap();
+    let daemon = engine
+        .setup()
+        .function(contained("first", &[], "", "network = \"narrow\""))
+        .function(contained("second", &[], "", "network = \"narrow\""))
+        .start()
+        .await;
+    container(&daemon, "first").await;
+    let reply = daemon.get("/invoke/second/").await;
+    reply.problem(503, "host_saturated");
+    assert!(reply.retry_after() >= 1);
+    engine.none_left("second").await;
+    drop(daemon);
+    tokio::time::sleep(Duration::ZERO).await;
+    docker.remove_network("narrow").await.unwrap();
+}

@@ -1,0 +1,130 @@
+//! An engine that is absent, hangs or restarts. Each test has one of its own to maltreat.
+
+use std::time::Duration;
+
+use futures::future::join_all;
+use integration::{Daemon, Engine, Function, contained, eventually, ms};
+use nix::sys::signal::Signal;
+use tokio::time::Instant;
+
+use crate::{TESTFN, container};
+
+/// A daemon with a function in a container, and one that needs no engine.
+async fn mixed(engine: &Engine, container: Function) -> Daemon {
+    engine.setup().function(container).function(Function::new("process")).start().await
+}
+
+#[tokio::test]
+async fn an_absent_engine_fails_its_functions_only_and_is_used_as_soon_as_it_is_there() {
+    let Some(engine) = Engine::private(TESTFN) else { return };
+    engine.kill(true);
+    std::fs::remove_file(engine.socket()).unwrap();
+    let daemon = mixed(&engine, contained("f", &[], "", "")).await;
+    for _ in 0..3 {
+        let reply = daemon.get("/invoke/f/").await;
+        let problem = reply.problem(502, "start_failed").to_string();
+        assert!(problem.contains("cannot be reached") && problem.contains("docker.sock"), "{problem}");
+        assert!(reply.took < ms(500), "{:?}", reply.took);
+    }
+    daemon.get("/invoke/process/pid").await.ok();
+    engine.release();
+    container(&daemon, "f").await;
+}
+
+#[tokio::test]
+async fn an_engine_that_hangs_is_a_clear_error_and_leaves_nothing_behind_once_it_goes_on() {
+    let Some(engine) = Engine::private(TESTFN) else { return };
+    let daemon = mixed(&engine, contained("f", &[], "single-use = true", "")).await;
+    container(&daemon, "f").await;
+    engine.none_left("f").await;
+
+    engine.signal(Signal::SIGSTOP);
+    let hang = async {
+        let reply = daemon.get("/invoke/f/").await;
+        let problem = reply.problem(502, "start_failed").to_string();
+        assert!(problem.contains("did not answer within"), "{problem}");
+        assert!(reply.took < Duration::from_secs(20), "{:?}", reply.took);
+    };
+    let others = async {
+        for _ in 0..50 {
+            let reply = daemon.get("/invoke/process/pid").await.ok();
+            assert!(reply.took < ms(1000), "{:?}", reply.took);
+            tokio::time::sleep(ms(100)).await;
+        }
+    };
+    futures::join!(hang, others);
+    engine.signal(Signal::SIGCONT);
+    container(&daemon, "f").await;
+    // What was asked of it while it hung, it does now; and that is undone.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    engine.none_left("f").await;
+}
+
+#[tokio::test]
+async fn containers_serve_on_while_the_engine_is_away_and_are_replaced_when_its_return_ends_them() {
+    let Some(engine) = Engine::private(TESTFN) else { return };
+    let daemon = mixed(&engine, contained("f", &[], "", "")).await;
+    let first = container(&daemon, "f").await;
+    engine.kill(true);
+    assert_eq!(container(&daemon, "f").await, first);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(container(&daemon, "f").await, first);
+    // An engine that starts ends the containers that it finds, unless it was told to keep them.
+    engine.release();
+    let second = eventually(Duration::from_secs(20), "another container serves", async || {
+        let reply = daemon.get("/invoke/f/env?name=HOSTNAME").await;
+        (reply.status == 200 && reply.text() != first).then(|| reply.text())
+    });
+    let second = second.await;
+    daemon.until("f", "idle", 1).await;
+    assert_eq!(container(&daemon, "f").await, second);
+    assert_eq!(engine.containers("unifaas-f-").await.len(), 1);
+}
+
+/// Asks until told to stop; how many answers were good, and how many were not.
+async fn client(daemon: &Daemon, path: &str, until: Instant) -> (u32, u32) {
+    let (mut good, mut bad) = (0, 0);
+    while Instant::now() < until {
+        match daemon.get(path).await.status {
+            200 => good += 1,
+            502..=504 => {
+                bad += 1;
+                tokio::time::sleep(ms(50)).await;
+            }
+            other => panic!("{path}: {other}"),
+        }
+    }
+    (good, bad)
+}
+
+async fn restarts_under_load(signal: Signal) {
+    let Some(engine) = Engine::private(TESTFN) else { return };
+    let daemon = mixed(&engine, contained("f", &[], "concurrent-requests = 4\nmax-instances = 2", "")).await;
+    container(&daemon, "f").await;
+    let until = Instant::now() + Duration::from_secs(12);
+    let load = join_all((0..4).map(|_| client(&daemon, "/invoke/f/sleep?ms=20", until)));
+    let others = client(&daemon, "/invoke/process/sleep?ms=20", until);
+    let restart = async {
+        tokio::time::sleep(ms(1000)).await;
+        engine.signal(signal);
+    };
+    let (load, others, ()) = futures::join!(load, others, restart);
+    assert!(load.iter().all(|(good, _)| *good > 20), "{load:?}");
+    assert_eq!(others.1, 0, "a function without an engine was harmed");
+    eventually(Duration::from_secs(20), "it serves again", async || {
+        (daemon.get("/invoke/f/pid").await.status == 200).then_some(())
+    })
+    .await;
+    drop(daemon);
+    engine.none_left("f").await;
+}
+
+#[tokio::test]
+async fn an_engine_that_is_killed_and_restarted_under_load_serves_again() {
+    restarts_under_load(Signal::SIGKILL).await;
+}
+
+#[tokio::test]
+async fn an_engine_that_is_restarted_in_order_under_load_serves_again() {
+    restarts_under_load(Signal::SIGTERM).await;
+}

@@ -1,0 +1,96 @@
+//! What a container may not do, and what becomes of it when it tries.
+
+use integration::{contained, eventually, ms, processes};
+
+use crate::{container, shared};
+
+#[tokio::test]
+async fn a_function_that_eats_memory_while_it_serves_is_killed_at_its_limit_and_replaced() {
+    let Some(engine) = shared() else { return };
+    let daemon = engine.daemon(contained("hungry", &[], "", "memory = 64")).await;
+    let first = container(&daemon, "hungry").await;
+    daemon.get("/invoke/hungry/allocate?mib=16").await.ok();
+    let problem = daemon.get("/invoke/hungry/allocate?mib=500").await.problem(502, "instance_failed").to_string();
+    assert!(problem.contains("out of memory (limit 64 MiB)"), "{problem}");
+    assert_ne!(container(&daemon, "hungry").await, first);
+}
+
+#[tokio::test]
+async fn a_function_that_eats_memory_while_it_boots_is_told_so() {
+    let Some(engine) = shared() else { return };
+    let daemon = engine.daemon(contained("greedy", &["--allocate", "500"], "", "memory = 64")).await;
+    let problem = daemon.get("/invoke/greedy/").await.problem(502, "boot_failed").to_string();
+    assert!(problem.contains("out of memory (limit 64 MiB)"), "{problem}");
+    engine.none_left("greedy").await;
+}
+
+#[tokio::test]
+async fn a_container_has_the_labels_and_the_limits_of_its_file() {
+    let Some(engine) = shared() else { return };
+    let keys = "memory = 100\ncpus = 0.5\npids-limit = 99\nlog-size = 2";
+    let daemon = engine.daemon(contained("bounded", &[], "", keys)).await;
+    let id = container(&daemon, "bounded").await;
+    let found = engine.docker().await.inspect_container(&id, None).await.unwrap();
+    let labels = found.config.unwrap().labels.unwrap();
+    assert_eq!(labels["unifaas.function"], "bounded");
+    assert_eq!(labels["unifaas.instance"], daemon.instances("bounded").await[0]["id"].as_str().unwrap());
+    assert_eq!(labels["unifaas.daemon"].len(), 16);
+    let host = found.host_config.unwrap();
+    assert_eq!((host.memory, host.nano_cpus, host.pids_limit), (Some(100 << 20), Some(500_000_000), Some(99)));
+    assert_eq!((host.privileged, host.readonly_rootfs), (Some(false), Some(false)));
+    assert_eq!(host.log_config.unwrap().config.unwrap()["max-size"], "2m");
+}
+
+/// A line of what the kernel says about the one process that carries that token.
+fn status_of(token: &str, field: &str) -> String {
+    let [pid] = processes::with_token(token)[..] else { panic!("not one process with {token}") };
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with(field)).unwrap_or_else(|| panic!("no {field}: {status}"));
+    line.split_whitespace().nth(1).unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn a_container_keeps_few_capabilities_and_gains_no_privileges_unless_its_file_says_so() {
+    let Some(engine) = shared() else { return };
+    let relaxed = "capabilities = [\"NET_RAW\"]\nno-new-privileges = false";
+    let daemon = engine
+        .setup()
+        .function(contained("strict", &["--token", "token-of-strict"], "", ""))
+        .function(contained("relaxed", &["--token", "token-of-relaxed"], "", relaxed))
+        .start()
+        .await;
+    // CHOWN, KILL, SETGID, SETUID and NET_BIND_SERVICE have the bits 0, 5, 6, 7 and 10, NET_RAW has 13.
+    for (function, capabilities, confined) in
+        [("strict", "00000000000004e1", "1"), ("relaxed", "00000000000024e1", "0")]
+    {
+        container(&daemon, function).await;
+        let token = format!("token-of-{function}");
+        assert_eq!(status_of(&token, "CapBnd:"), capabilities);
+        assert_eq!(status_of(&token, "NoNewPrivs:"), confined);
+    }
+}
+
+#[tokio::test]
+async fn a_container_runs_as_the_user_of_its_file_on_a_file_system_that_it_cannot_change() {
+    let Some(engine) = shared() else { return };
+    let daemon = engine.daemon(contained("nobody", &[], "", "user = \"1234:5678\"\nread-only = true")).await;
+    assert_eq!(daemon.get("/invoke/nobody/uid").await.ok().text(), "1234");
+    let id = container(&daemon, "nobody").await;
+    let found = engine.docker().await.inspect_container(&id, None).await.unwrap();
+    assert_eq!(found.host_config.unwrap().readonly_rootfs, Some(true));
+}
+
+#[tokio::test]
+async fn what_a_container_prints_is_kept_within_bounds() {
+    let Some(engine) = shared() else { return };
+    let daemon = engine.daemon(contained("talks", &["--say", "good morning"], "", "")).await;
+    for n in 0..200 {
+        daemon.get(&format!("/invoke/talks/say?line={n}-{}", "y".repeat(1000))).await.ok();
+    }
+    let output = eventually(ms(3000), "the newest line is kept", async || {
+        let output = daemon.instances("talks").await[0]["output"].to_string();
+        output.contains("199-yyy").then_some(output)
+    });
+    let output = output.await;
+    assert!(output.len() < 256 << 10, "{} bytes of output are kept", output.len());
+}

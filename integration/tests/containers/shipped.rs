@@ -1,0 +1,44 @@
+//! The example image, and the functions that ship with the repository and run it.
+
+use std::{fs, path::Path};
+
+use integration::Setup;
+use tokio::process::Command;
+
+use crate::shared;
+
+const REPOSITORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+
+#[tokio::test]
+async fn the_image_is_built_by_its_script_and_serves_under_runc_and_under_gvisor() {
+    let Some(engine) = shared() else { return };
+    let build = Path::new(REPOSITORY).join("examples/hello-container/build.sh");
+    let output = Command::new(build).env("DOCKER_HOST", engine.host()).output().await.unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+
+    let setup = engine.setup();
+    let daemon = shipped(setup).start().await;
+    for function in ["hello-container", "hello-gvisor"] {
+        let reply = daemon.get(&format!("/invoke/{function}/some/path")).await.ok();
+        let instance = daemon.instances(function).await[0]["id"].clone();
+        assert_eq!(reply.text(), format!("Hello from {}, pid 1\nGET /some/path\n", instance.as_str().unwrap()));
+    }
+}
+
+#[tokio::test]
+async fn without_an_engine_they_say_so() {
+    let setup = Setup::default().variable("DOCKER_HOST", "unix:///no/such/docker.sock");
+    let daemon = shipped(setup).start().await;
+    for function in ["hello-container", "hello-gvisor"] {
+        let problem = daemon.get(&format!("/invoke/{function}/")).await.problem(502, "start_failed").to_string();
+        assert!(problem.contains("unix:///no/such/docker.sock cannot be reached"), "{problem}");
+    }
+}
+
+/// The functions as they ship, in a registry that may be written to.
+fn shipped(setup: Setup) -> Setup {
+    ["hello-container", "hello-gvisor"].into_iter().fold(setup, |setup, name| {
+        let text = fs::read_to_string(Path::new(REPOSITORY).join("registry").join(name).join("function.toml")).unwrap();
+        setup.function(integration::Function::verbatim(name, &text))
+    })
+}

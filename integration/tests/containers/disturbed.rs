@@ -31,7 +31,8 @@ async fn an_idle_container_that_somebody_ends_is_replaced() {
 async fn fails_at_once(engine: &Engine, daemon: &Daemon, name: &str, arguments: &[&str]) {
     let victim = container(daemon, name).await;
     let path = format!("/invoke/{name}/sleep?ms=10000");
-    let request = async { (daemon.get(&path).await, Instant::now()) };
+    // A POST, which is not repeated elsewhere when the connection breaks.
+    let request = async { (daemon.post(&path, "").await, Instant::now()) };
     let disturb = async {
         daemon.until(name, "busy", 1).await;
         tokio::time::sleep(ms(100)).await;

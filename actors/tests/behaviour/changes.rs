@@ -71,19 +71,22 @@ fn a_boot_of_the_old_spec_that_nobody_waits_for_is_ended() {
 }
 
 #[test]
-fn nobody_is_told_of_a_failed_boot_of_a_spec_from_before_its_time() {
+fn a_failed_boot_of_the_old_spec_is_answered_only_to_those_who_came_before_the_change() {
     in_still_time(async {
-        let rig = Rig::new("keepalive = 30\nmax-instances = 1");
+        let rig = Rig::new("concurrent-requests = 4\nmax-instances = 1\nkeepalive = 30");
         rig.fake.next(Script {
             ready_after: None,
             exit_after: Some((secs(2), GuestExit::Code(3))),
             ..Script::default()
         });
         let before = rig.request().await;
-        rig.configure("keepalive = 31\nmax-instances = 1").await;
-        let after = rig.request().await;
-        before.abort();
-        assert_eq!(after.await.unwrap().unwrap().endpoint().revision, 2);
+        rig.configure("concurrent-requests = 4\nmax-instances = 1\nkeepalive = 31").await;
+        let after = rig.requests(2).await;
+        assert_eq!(rig.fake.launched(), 1);
+        assert!(matches!(before.await.unwrap(), Err(Refusal::BootFailed { .. })));
+        for request in after {
+            assert_eq!(request.await.unwrap().unwrap().endpoint().revision, 2);
+        }
         rig.finish().await;
     });
 }

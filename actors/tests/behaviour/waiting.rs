@@ -108,15 +108,14 @@ fn a_caller_that_leaves_frees_its_place() {
     in_still_time(async {
         let rig = Rig::new("max-instances = 1\nqueue = 2");
         let lease = rig.acquire().await.unwrap();
-        let waiting = rig.requests(2).await;
+        let [first, second] = rig.requests(2).await.try_into().unwrap();
         assert!(matches!(rig.acquire().await, Err(Refusal::Saturated { .. })));
-        waiting[0].abort();
+        second.abort();
         rig.settle().await;
         assert_eq!(rig.snapshot().await.waiting, 1);
         let third = rig.request().await;
         drop(lease);
-        let mut waiting = waiting;
-        waiting.remove(1).await.unwrap().unwrap();
+        first.await.unwrap().unwrap();
         third.await.unwrap().unwrap();
         rig.finish().await;
     });

@@ -223,10 +223,8 @@ impl Rig {
             let expected = 1 + usize::from(listed);
             assert_eq!(Arc::strong_count(&desk), expected, "a lease is still held, or an actor still lives");
         }
-        for token in self.fake.tokens() {
-            let verdict = self.callbacks.deliver(Some(token), fake::address(1).ip()).await;
-            assert_eq!(verdict, None, "a callback of an instance that is gone is still expected");
-        }
+        let callbacks = format!("{:?}", self.callbacks);
+        assert!(!callbacks.contains("ReadyToken"), "a callback of an instance that is gone is still expected");
     }
 }
 

@@ -1,8 +1,9 @@
 //! What the black-box tests have in common. They know the binary, HTTP and the file formats, and nothing else.
 //!
-//! `daemon.rs` starts and ends the binary, `function.rs` writes `function.toml`, `client.rs` is an HTTP client that sees
-//! pieces as they arrive, `raw.rs` a socket for what no client would send, `processes.rs` reads the process table.
-//! `engine.rs` is a private Docker engine.
+//! `daemon.rs` starts and ends the binary, `home.rs` knows the
+//! directories, `function.rs` writes `function.toml`, `client.rs` is an HTTP client that sees
+//! pieces as they arrive, `raw.rs` a socket for what no client would send, `processes.rs` reads the process table,
+//! `engine.rs` is a private container engine.
 //! `src/bin/testfn` is the function under test; the tests themselves are in `tests/`, a file for each theme.
 //!
 //! Everything here panics when it fails, at the caller's line where that can be had: it is part of tests.
@@ -13,15 +14,17 @@ mod client;
 mod daemon;
 mod engine;
 mod function;
+mod home;
 pub mod processes;
 mod raw;
 
 use std::{future::Future, panic::Location, time::Duration};
 
 pub use client::{Body, Connection, Pieces, Reply, body_of, empty, request, streamed};
-pub use daemon::{Daemon, Ending, Home, Setup, number, testfn, unifaas};
+pub use daemon::{Daemon, Ending, Setup, cgroups_are_usable, number};
 pub use engine::{Engine, contained};
 pub use function::Function;
+pub use home::{Home, shipped, unifaas};
 pub use raw::{End, Head, Raw};
 
 /// Waits until `ready` gives a value, asking again and again.

@@ -94,3 +94,16 @@ async fn what_a_container_prints_is_kept_within_bounds() {
     let output = output.await;
     assert!(output.len() < 256 << 10, "{} bytes of output are kept", output.len());
 }
+
+#[tokio::test]
+async fn what_a_container_is_told_in_secret_is_never_logged() {
+    let Some(engine) = shared() else { return };
+    let function = contained("secretive", &[], "env = { PASSWORD = \"hunter2\" }", "");
+    let daemon = engine.setup().option("--log-level", "trace").function(function).start().await;
+    assert_eq!(daemon.get("/invoke/secretive/env?name=PASSWORD").await.ok().text(), "hunter2");
+    let url = daemon.get("/invoke/secretive/callback").await.ok().text();
+    let token = url.rsplit('/').next().unwrap();
+    let log = daemon.log();
+    assert!(log.contains("container started"), "not at this level: {log}");
+    assert!(!log.contains("hunter2") && !log.contains(token), "{log}");
+}

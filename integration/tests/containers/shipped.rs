@@ -1,23 +1,20 @@
 //! The example image, and the functions that ship with the repository and run it.
 
-use std::{fs, path::Path};
+use std::fs;
 
-use integration::Setup;
+use integration::{Function, Setup, shipped};
 use tokio::process::Command;
 
 use crate::shared;
 
-const REPOSITORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
-
 #[tokio::test]
 async fn the_image_is_built_by_its_script_and_serves_under_runc_and_under_gvisor() {
     let Some(engine) = shared() else { return };
-    let build = Path::new(REPOSITORY).join("examples/hello-container/build.sh");
+    let build = shipped("examples/hello-container/build.sh");
     let output = Command::new(build).env("DOCKER_HOST", engine.host()).output().await.unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 
-    let setup = engine.setup();
-    let daemon = shipped(setup).start().await;
+    let daemon = with_both(engine.setup()).start().await;
     for function in ["hello-container", "hello-gvisor"] {
         let reply = daemon.get(&format!("/invoke/{function}/some/path")).await.ok();
         let instance = daemon.instances(function).await[0]["id"].clone();
@@ -28,7 +25,7 @@ async fn the_image_is_built_by_its_script_and_serves_under_runc_and_under_gvisor
 #[tokio::test]
 async fn without_an_engine_they_say_so() {
     let setup = Setup::default().variable("DOCKER_HOST", "unix:///no/such/docker.sock");
-    let daemon = shipped(setup).start().await;
+    let daemon = with_both(setup).start().await;
     for function in ["hello-container", "hello-gvisor"] {
         let problem = daemon.get(&format!("/invoke/{function}/")).await.problem(502, "start_failed").to_string();
         assert!(problem.contains("unix:///no/such/docker.sock cannot be reached"), "{problem}");
@@ -36,9 +33,9 @@ async fn without_an_engine_they_say_so() {
 }
 
 /// The functions as they ship, in a registry that may be written to.
-fn shipped(setup: Setup) -> Setup {
+fn with_both(setup: Setup) -> Setup {
     ["hello-container", "hello-gvisor"].into_iter().fold(setup, |setup, name| {
-        let text = fs::read_to_string(Path::new(REPOSITORY).join("registry").join(name).join("function.toml")).unwrap();
-        setup.function(integration::Function::verbatim(name, &text))
+        let text = fs::read_to_string(shipped(&format!("registry/{name}/function.toml"))).unwrap();
+        setup.function(Function::verbatim(name, &text))
     })
 }

@@ -15,7 +15,10 @@ use super::{
     headers::{Via, put_request_headers},
     relay::Deadline,
     status::Failure,
-    upstream::{Answer, Connection, Exchange, Framing, Nonsense, Pool, RequestBody, end_head, put_header, start_head},
+    upstream::{
+        Answer, Connection, Exchange, ExchangeError, Framing, Nonsense, Pool, RequestBody, end_head, put_header,
+        start_head,
+    },
 };
 
 /// How long an instance that has just become ready may refuse connections: some call back before they listen.
@@ -29,6 +32,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const DYING: Duration = Duration::from_millis(50);
 /// How long the death of an instance may take to be noticed.
 const DEATH_NOTICE: Duration = Duration::from_millis(10);
+/// How long the reason of a death may take to be known: an engine tells it later than the connection does.
+const OBITUARY: Duration = Duration::from_millis(200);
 /// How long an instance may take to ask for a body that is withheld. Past that it gets it unasked: some never ask.
 const CONTINUE_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -168,18 +173,36 @@ async fn passing(deadline: Option<&mut Deadline>) -> Duration {
 
 /// Whether the instance is found dead, now or in a moment.
 async fn is_dead(endpoint: &Endpoint) -> bool {
-    let noticed = async {
-        while endpoint.is_live() {
-            sleep(Duration::from_millis(1)).await;
-        }
-    };
-    timeout(DEATH_NOTICE, noticed).await.is_ok()
+    timeout(DEATH_NOTICE, death(endpoint)).await.is_ok()
+}
+
+/// Resolves once the instance is known to be dead.
+async fn death(endpoint: &Endpoint) {
+    while endpoint.is_live() {
+        sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// The failure, with the end of the instance for its reason if a connection broke off because of that.
+pub async fn explain(failure: Failure, endpoint: &Endpoint) -> Failure {
+    if !matches!(failure, Failure::Exchange { error: ExchangeError::Broken { .. }, .. }) {
+        return failure;
+    }
+    let _ = timeout(OBITUARY, death(endpoint)).await;
+    match endpoint.end() {
+        Some(end) => Failure::Ended { instance: endpoint.instance, end: end.clone() },
+        None => failure,
+    }
 }
 
 async fn connect(endpoint: &Endpoint) -> io::Result<Connection> {
     let mut pause = LATE_LISTENER_PAUSE;
     loop {
-        let attempt = timeout(CONNECT_TIMEOUT, Connection::open(endpoint.address)).await;
+        // Where a container or a virtual machine has been, nobody is left who would refuse.
+        let attempt = tokio::select! {
+            attempt = timeout(CONNECT_TIMEOUT, Connection::open(endpoint.address)) => attempt,
+            () = death(endpoint) => return Err(io::ErrorKind::HostUnreachable.into()),
+        };
         let error = match attempt {
             Ok(Ok(connection)) => return Ok(connection),
             Ok(Err(error)) => error,

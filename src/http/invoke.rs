@@ -150,6 +150,10 @@ impl Invoker {
                     }
                     Err(missed) => missed,
                 };
+            let failure = match untouched {
+                Some(_) => failure,
+                None => dispatch::explain(failure, lease.endpoint()).await,
+            };
             if blames_instance(&failure) {
                 lease.condemn();
             }
@@ -186,6 +190,7 @@ impl Invoker {
         match dispatch::answer(&mut exchange, &outgoing, instance, admission.deadline.as_mut()).await {
             Ok(answer) => Ok(Opened { admission, exchange, answer }),
             Err(failure) => {
+                let failure = dispatch::explain(failure, admission.lease.endpoint()).await;
                 if blames_instance(&failure) {
                     admission.lease.condemn();
                 }

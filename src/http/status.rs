@@ -10,7 +10,7 @@ use actix_http::{
     header::{self, HeaderValue},
 };
 use serde::Serialize;
-use unifaas_actors::{InstanceId, Outcome, Refusal, Verdict};
+use unifaas_actors::{InstanceId, Outcome, Refusal, Verdict, sandbox::GuestExit};
 
 use super::{
     headers::{ERROR_CODE, REQUEST_ID},
@@ -59,6 +59,14 @@ pub enum Failure {
         instance: InstanceId,
         /// How.
         error: ExchangeError,
+    },
+    /// The instance ended in the middle of the exchange.
+    #[error("the instance ended before it answered: {end}")]
+    Ended {
+        /// The instance.
+        instance: InstanceId,
+        /// How.
+        end: GuestExit,
     },
     /// The function took too long.
     #[error("the function did not answer within {:.3} s", .after.as_secs_f64())]
@@ -117,7 +125,7 @@ impl Failure {
             Failure::BadRequest(_) | Failure::Exchange { error: ExchangeError::ClientMalformed, .. } => {
                 (S::BAD_REQUEST, counted(Outcome::BadRequest), "Bad request")
             }
-            Failure::Unreachable { .. } | Failure::Exchange { .. } => {
+            Failure::Unreachable { .. } | Failure::Exchange { .. } | Failure::Ended { .. } => {
                 (S::BAD_GATEWAY, counted(Outcome::InstanceFailed), "Instance failed")
             }
             Failure::FunctionTimedOut { .. } => {
@@ -143,7 +151,7 @@ impl Failure {
                 ExchangeError::BodyTooLarge { .. } => Outcome::BodyTooLarge,
                 ExchangeError::Broken { .. } | ExchangeError::Nonsense(_) => Outcome::InstanceFailed,
             },
-            Failure::Unreachable { .. } => Outcome::InstanceFailed,
+            Failure::Unreachable { .. } | Failure::Ended { .. } => Outcome::InstanceFailed,
             Failure::FunctionTimedOut { .. } => Outcome::FunctionTimedOut,
             Failure::RequestTimedOut { .. } => Outcome::RequestTimedOut,
         }
@@ -153,6 +161,7 @@ impl Failure {
         match self {
             Failure::Unreachable { instance, .. }
             | Failure::Exchange { instance, .. }
+            | Failure::Ended { instance, .. }
             | Failure::FunctionTimedOut { instance, .. } => Some(*instance),
             Failure::Refused(
                 Refusal::StartFailed { instance, .. }

@@ -24,6 +24,7 @@ use super::{
 use crate::{
     id::InstanceId,
     messages::{Abandon, Acquire, Replenish, SlotReturned},
+    sandbox::GuestExit,
     spec::FunctionSpec,
     stats::FunctionStats,
 };
@@ -53,12 +54,19 @@ pub struct Endpoint {
     pub(crate) ready: OnceLock<(Instant, Duration)>,
     /// Cleared when the instance ends, however it ends.
     pub(crate) live: AtomicBool,
+    /// How it ended, once that is known.
+    pub(crate) end: OnceLock<GuestExit>,
 }
 
 impl Endpoint {
     /// Whether the instance still runs, as far as its actor knows.
     pub fn is_live(&self) -> bool {
         self.live.load(Ordering::Acquire)
+    }
+
+    /// How the instance ended, if it ended by itself.
+    pub fn end(&self) -> Option<&GuestExit> {
+        self.end.get()
     }
 
     /// When it became ready. Nobody outside the actors sees an endpoint that is not.

@@ -197,6 +197,10 @@ impl InstanceActor {
                 };
                 ctx.spawn(exited.into_actor(self).map(|exit, actor, ctx| {
                     debug!(actor.log, "guest ended"; "how" => %exit);
+                    if let Body::Running { endpoint, .. } = &actor.body {
+                        // Set once: a guest ends once.
+                        let _ = endpoint.end.set(exit.clone());
+                    }
                     actor.on(Event::Exited(exit), ctx);
                 }));
                 self.on(Event::Launched { callback_source }, ctx);
@@ -216,6 +220,7 @@ impl InstanceActor {
             revision: self.birth.revision,
             ready: OnceLock::new(),
             live: AtomicBool::new(true),
+            end: OnceLock::new(),
         }
     }
 

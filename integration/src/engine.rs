@@ -192,7 +192,7 @@ impl Engine {
         created.id
     }
 
-    /// Sends the engine itself a signal. One that it ends by makes it start again, unless it is [held](Self::hold).
+    /// Sends the engine itself a signal. One that it ends by makes it start again, unless it is held: see [`kill`](Self::kill).
     ///
     /// # Panics
     /// When it does not run.

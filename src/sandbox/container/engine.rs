@@ -102,7 +102,7 @@ impl Engine {
             return Ok(docker.clone());
         }
         let docker = Docker::connect_with_host(&self.host).map_err(|error| self.explain(&error))?.with_timeout(STREAM);
-        let docker = self.limited("version", QUICK, docker.negotiate_version()).await?;
+        let docker = versioned(self.limited("version", QUICK, docker.negotiate_version()).await?);
         *self.connected.borrow_mut() = Some(docker.clone());
         Ok(docker)
     }
@@ -144,6 +144,21 @@ impl Engine {
     }
 }
 
+/// The client with the negotiated version in each request: Bollard negotiates one but leaves it out, and an engine takes
+/// a request without one for its newest.
+fn versioned(docker: Docker) -> Docker {
+    let version = docker.client_version();
+    docker.with_request_modifier(move |mut request| {
+        let mut parts = request.uri().clone().into_parts();
+        let path = parts.path_and_query.as_ref().map_or("/", |path| path.as_str());
+        parts.path_and_query = format!("/v{version}{path}").parse().ok();
+        if let Ok(uri) = parts.try_into() {
+            *request.uri_mut() = uri;
+        }
+        request
+    })
+}
+
 /// The first cause: what wraps it only says that something failed.
 fn innermost(error: &Error) -> String {
     let mut cause: &dyn std::error::Error = error;
@@ -155,12 +170,12 @@ fn innermost(error: &Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use tokio::{
-        io::{AsyncReadExt, AsyncWriteExt},
-        net::UnixListener,
-    };
+    use tokio::{net::UnixListener, task::LocalSet};
 
-    use super::*;
+    use super::{
+        super::scripted::{OLD, scripted},
+        *,
+    };
 
     async fn version(host: &str) -> EngineError {
         Engine::at(host.to_owned()).client().await.expect_err("no engine is there")
@@ -188,54 +203,43 @@ mod tests {
         }
     }
 
-    /// Answers each connection with the next of `answers`, and the last one again and again. An empty one hangs up.
-    fn engine(answers: &'static [&'static str]) -> (tempfile::TempDir, Engine) {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("engine.sock");
-        let listener = UnixListener::bind(&path).unwrap();
-        tokio::spawn(async move {
-            for count in 0.. {
-                let (mut stream, _) = listener.accept().await.unwrap();
-                let body = answers[count.min(answers.len() - 1)];
-                stream.read(&mut [0; 4096]).await.unwrap();
-                if !body.is_empty() {
-                    let (status, body) = body.split_once(' ').unwrap();
-                    let head =
-                        format!("HTTP/1.1 {status} X\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
-                    stream.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
-                }
-            }
-        });
-        (directory, Engine::at(format!("unix://{}", path.display())))
-    }
-
-    const OLD: &str = "200 {\"ApiVersion\":\"1.41\"}";
-
     #[tokio::test]
     async fn the_version_is_negotiated_once_and_again_after_a_lost_connection() {
-        let (_directory, engine) = engine(&[OLD, "", "200 {\"ApiVersion\":\"1.44\"}"]);
-        for _ in 0..2 {
-            assert_eq!(engine.client().await.unwrap().client_version().minor_version, 41);
-        }
-        let lost = engine.ask("ping", QUICK, async |docker| docker.ping().await).await;
-        assert!(matches!(lost, Err(EngineError::Absent { .. })), "{lost:?}");
-        assert_eq!(engine.client().await.unwrap().client_version().minor_version, 44);
+        LocalSet::new()
+            .run_until(async {
+                let (_directory, engine, _) = scripted(&[OLD, "", "200 {\"ApiVersion\":\"1.44\"}"]);
+                for _ in 0..2 {
+                    assert_eq!(engine.client().await.unwrap().client_version().minor_version, 41);
+                }
+                let lost = engine.ask("ping", QUICK, async |docker| docker.ping().await).await;
+                assert!(matches!(lost, Err(EngineError::Absent { .. })), "{lost:?}");
+                assert_eq!(engine.client().await.unwrap().client_version().minor_version, 44);
+            })
+            .await;
     }
 
     #[tokio::test]
     async fn a_refusal_is_in_the_engines_words() {
-        let (_directory, engine) = engine(&[OLD, "404 {\"message\":\"No such container: x\"}"]);
-        let refused = engine.ask("ping", QUICK, async |docker| docker.ping().await).await.unwrap_err();
-        assert!(refused.is_not_found() && !refused.is_conflict());
-        assert_eq!(refused.to_string(), "the container engine refused: No such container: x");
-        assert!(matches!(LaunchError::from(refused), LaunchError::Refused(_)));
+        LocalSet::new()
+            .run_until(async {
+                let (_directory, engine, _) = scripted(&[OLD, "404 {\"message\":\"No such container: x\"}"]);
+                let refused = engine.ask("ping", QUICK, async |docker| docker.ping().await).await.unwrap_err();
+                assert!(refused.is_not_found() && !refused.is_conflict());
+                assert_eq!(refused.to_string(), "the container engine refused: No such container: x");
+                assert!(matches!(LaunchError::from(refused), LaunchError::Refused(_)));
+            })
+            .await;
     }
 
     #[tokio::test]
     async fn what_is_no_engine_is_not_understood() {
-        let (_directory, engine) = engine(&["200 <html>"]);
-        let said = engine.client().await.unwrap_err();
-        assert!(matches!(said, EngineError::Odd(_)), "{said:?}");
+        LocalSet::new()
+            .run_until(async {
+                let (_directory, engine, _) = scripted(&["200 <html>"]);
+                let said = engine.client().await.unwrap_err();
+                assert!(matches!(said, EngineError::Odd(_)), "{said:?}");
+            })
+            .await;
     }
 
     #[tokio::test]

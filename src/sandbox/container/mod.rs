@@ -11,6 +11,8 @@ mod guest;
 mod networks;
 mod remover;
 mod request;
+#[cfg(test)]
+mod scripted;
 mod watch;
 
 use std::{

@@ -17,7 +17,7 @@ const ATTEMPT: Duration = Duration::from_secs(20);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// How long a container that was perhaps created may take to appear in an engine that answers again.
-const DOUBT: Duration = Duration::from_secs(5);
+const DOUBT: Duration = Duration::from_secs(3);
 
 /// Where to send containers that are to go. Works from anywhere, destructors included.
 #[derive(Debug, Clone)]
@@ -115,4 +115,82 @@ async fn carry_out(engine: Rc<Engine>, order: Order, log: Logger) {
 fn next(pause: Duration, error: &EngineError) -> Duration {
     let longest = if matches!(error, EngineError::Absent { .. }) { LONGEST_PAUSE / 10 } else { LONGEST_PAUSE };
     (pause * 2).min(longest)
+}
+
+#[cfg(test)]
+mod tests {
+    use slog::{Discard, o};
+    use tokio::{task::LocalSet, time::Instant};
+
+    use super::{
+        super::scripted::{OLD, scripted},
+        *,
+    };
+
+    const GONE: &str = "404 {\"message\":\"No such container: c\"}";
+
+    /// Removes container `c` of an engine with these answers; its requests after the first, and how long it took.
+    async fn removed(answers: &'static [&'static str], doubtful: bool) -> (Vec<String>, Duration) {
+        let removal = async {
+            let (_directory, engine, asked) = scripted(answers);
+            let remover = Remover::start(Rc::new(engine), Logger::root(Discard, o!()));
+            let since = Instant::now();
+            if doubtful {
+                remover.remove_if_created("c").await;
+            } else {
+                remover.remove("c").await;
+            }
+            let asked = asked.borrow()[1..].to_vec();
+            (asked, since.elapsed())
+        };
+        LocalSet::new().run_until(removal).await
+    }
+
+    #[tokio::test]
+    async fn a_container_goes_by_force_and_with_its_volumes() {
+        let (asked, _) = removed(&[OLD, "204 "], false).await;
+        assert_eq!(asked.len(), 1);
+        assert!(asked[0].starts_with("DELETE /v1.41/containers/c?"), "{asked:?}");
+        assert!(asked[0].contains("force=true") && asked[0].contains("v=true"), "{asked:?}");
+    }
+
+    #[tokio::test]
+    async fn what_is_gone_or_is_being_removed_by_somebody_else_is_waited_for() {
+        const BUSY: &str = "409 {\"message\":\"removal of container c is already in progress\"}";
+        assert_eq!(removed(&[OLD, GONE], false).await.0.len(), 1);
+        assert_eq!(removed(&[OLD, BUSY, BUSY, GONE], false).await.0.len(), 3);
+    }
+
+    #[tokio::test]
+    async fn an_engine_that_is_away_or_refuses_is_asked_again() {
+        const REFUSAL: &str = "500 {\"message\":\"device or resource busy\"}";
+        // After a hang-up the version is asked for again.
+        let (asked, took) = removed(&[OLD, "", OLD, REFUSAL, "204 "], false).await;
+        assert_eq!(asked.iter().filter(|line| line.starts_with("DELETE")).count(), 3, "{asked:?}");
+        assert!(took >= FIRST_PAUSE * 2, "{took:?}");
+    }
+
+    #[tokio::test]
+    async fn one_that_may_still_come_to_be_is_looked_for_a_while() {
+        let (asked, _) = removed(&[OLD, GONE, GONE, "204 "], true).await;
+        assert_eq!(asked.len(), 3);
+        let (asked, took) = removed(&[OLD, GONE], true).await;
+        assert!(asked.len() > 10 && took >= DOUBT, "{took:?}");
+    }
+
+    #[tokio::test]
+    async fn a_removal_goes_on_when_nobody_waits_for_it() {
+        let removal = async {
+            let (_directory, engine, asked) = scripted(&[OLD, "", OLD, "204 "]);
+            let remover = Remover::start(Rc::new(engine), Logger::root(Discard, o!()));
+            assert!(time::timeout(Duration::from_millis(20), remover.remove("c")).await.is_err());
+            remover.discard("d");
+            time::sleep(Duration::from_secs(1)).await;
+            let asked = asked.borrow();
+            for container in ["/c?", "/d?"] {
+                assert!(asked.iter().any(|line| line.contains(container)), "{asked:?}");
+            }
+        };
+        LocalSet::new().run_until(removal).await;
+    }
 }

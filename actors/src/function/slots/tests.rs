@@ -28,6 +28,7 @@ fn endpoint(keys: &str, revision: u64) -> Arc<Endpoint> {
         revision,
         ready: OnceLock::new(),
         live: AtomicBool::new(true),
+        end: OnceLock::new(),
     })
 }
 

@@ -173,14 +173,7 @@ async fn passing(deadline: Option<&mut Deadline>) -> Duration {
 
 /// Whether the instance is found dead, now or in a moment.
 async fn is_dead(endpoint: &Endpoint) -> bool {
-    timeout(DEATH_NOTICE, death(endpoint)).await.is_ok()
-}
-
-/// Resolves once the instance is known to be dead.
-async fn death(endpoint: &Endpoint) {
-    while endpoint.is_live() {
-        sleep(Duration::from_millis(1)).await;
-    }
+    timeout(DEATH_NOTICE, endpoint.gone()).await.is_ok()
 }
 
 /// The failure, with the end of the instance for its reason if a connection broke off because of that.
@@ -188,7 +181,7 @@ pub async fn explain(failure: Failure, endpoint: &Endpoint) -> Failure {
     if !matches!(failure, Failure::Exchange { error: ExchangeError::Broken { .. }, .. }) {
         return failure;
     }
-    let _ = timeout(OBITUARY, death(endpoint)).await;
+    let _ = timeout(OBITUARY, endpoint.gone()).await;
     match endpoint.end() {
         Some(end) => Failure::Ended { instance: endpoint.instance, end: end.clone() },
         None => failure,
@@ -201,7 +194,7 @@ async fn connect(endpoint: &Endpoint) -> io::Result<Connection> {
         // Where a container or a virtual machine has been, nobody is left who would refuse.
         let attempt = tokio::select! {
             attempt = timeout(CONNECT_TIMEOUT, Connection::open(endpoint.address)) => attempt,
-            () = death(endpoint) => return Err(io::ErrorKind::HostUnreachable.into()),
+            () = endpoint.gone() => return Err(io::ErrorKind::HostUnreachable.into()),
         };
         let error = match attempt {
             Ok(Ok(connection)) => return Ok(connection),

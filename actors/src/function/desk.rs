@@ -14,7 +14,10 @@ use std::{
 };
 
 use actix::Addr;
-use tokio::{sync::oneshot, time::Instant};
+use tokio::{
+    sync::{Notify, oneshot},
+    time::Instant,
+};
 
 use super::{
     FunctionActor,
@@ -53,12 +56,42 @@ pub struct Endpoint {
     /// When it became ready, and how long after the order to start it.
     pub(crate) ready: OnceLock<(Instant, Duration)>,
     /// Cleared when the instance ends, however it ends.
-    pub(crate) live: AtomicBool,
-    /// How it ended, once that is known.
+    live: AtomicBool,
+    /// Told at that moment.
+    gone: Notify,
+    /// How it ended, if it ended by itself. Set before `live` is cleared.
     pub(crate) end: OnceLock<GuestExit>,
 }
 
 impl Endpoint {
+    pub(crate) fn new(instance: InstanceId, address: SocketAddr, spec: Arc<FunctionSpec>, revision: u64) -> Self {
+        Self {
+            instance,
+            address,
+            spec,
+            revision,
+            ready: OnceLock::new(),
+            live: AtomicBool::new(true),
+            gone: Notify::new(),
+            end: OnceLock::new(),
+        }
+    }
+
+    /// Lets everybody know that the instance has ended or is about to.
+    pub(crate) fn leave(&self) {
+        self.live.store(false, Ordering::Release);
+        self.gone.notify_waiters();
+    }
+
+    /// Resolves once the instance does not run any more, as far as its actor knows.
+    pub async fn gone(&self) {
+        // Hears of what happens from here on, before it is awaited.
+        let notified = self.gone.notified();
+        if self.is_live() {
+            notified.await;
+        }
+    }
+
     /// Whether the instance still runs, as far as its actor knows.
     pub fn is_live(&self) -> bool {
         self.live.load(Ordering::Acquire)

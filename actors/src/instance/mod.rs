@@ -6,13 +6,7 @@
 
 mod life;
 
-use std::{
-    rc::Rc,
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::{rc::Rc, sync::Arc};
 
 use actix::{
     Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, MessageResult, SpawnHandle, WrapFuture,
@@ -187,7 +181,12 @@ impl InstanceActor {
                     "engine_id" => launched.engine_id.as_deref());
                 self.body = Body::Running {
                     guest: launched.guest,
-                    endpoint: Arc::new(self.endpoint(launched.address)),
+                    endpoint: Arc::new(Endpoint::new(
+                        self.id,
+                        launched.address,
+                        self.birth.spec.clone(),
+                        self.birth.revision,
+                    )),
                     facts: Facts {
                         address: launched.address,
                         pid: launched.pid,
@@ -209,18 +208,6 @@ impl InstanceActor {
         }
         for callback in std::mem::take(&mut self.early_callbacks) {
             self.called_back(callback, ctx);
-        }
-    }
-
-    fn endpoint(&self, address: std::net::SocketAddr) -> Endpoint {
-        Endpoint {
-            instance: self.id,
-            address,
-            spec: self.birth.spec.clone(),
-            revision: self.birth.revision,
-            ready: OnceLock::new(),
-            live: AtomicBool::new(true),
-            end: OnceLock::new(),
         }
     }
 
@@ -255,7 +242,7 @@ impl InstanceActor {
     fn become_lost(&mut self, cause: Cause, ctx: &mut Context<Self>) {
         self.stop_probe(ctx);
         if let Body::Running { endpoint, .. } = &self.body {
-            endpoint.live.store(false, Ordering::Release);
+            endpoint.leave();
         }
         self.birth.desk.slots().unseat(self.id);
         let output = match cause {
@@ -338,7 +325,7 @@ impl Drop for InstanceActor {
         // Also the way out of a panic: the guest is dropped with the body, and its Drop kills it.
         self.birth.world.callbacks.forget(self.token);
         if let Body::Running { endpoint, .. } = &self.body {
-            endpoint.live.store(false, Ordering::Release);
+            endpoint.leave();
         }
     }
 }

@@ -5,7 +5,7 @@ mod walk;
 use std::{
     net::{Ipv4Addr, SocketAddr},
     path::Path,
-    sync::{LazyLock, OnceLock, atomic::AtomicBool},
+    sync::LazyLock,
 };
 
 use super::*;
@@ -21,15 +21,8 @@ const KEEPALIVE: Duration = Duration::from_secs(60);
 
 fn endpoint(keys: &str, revision: u64) -> Arc<Endpoint> {
     let text = format!("{keys}\n[process]\ncommand = [\"f\"]\n");
-    Arc::new(Endpoint {
-        instance: InstanceId::random(),
-        address: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)),
-        spec: Arc::new(FunctionSpec::parse("f", Path::new("/r/f"), &text).unwrap()),
-        revision,
-        ready: OnceLock::new(),
-        live: AtomicBool::new(true),
-        end: OnceLock::new(),
-    })
+    let spec = Arc::new(FunctionSpec::parse("f", Path::new("/r/f"), &text).unwrap());
+    Arc::new(Endpoint::new(InstanceId::random(), SocketAddr::from((Ipv4Addr::LOCALHOST, 1)), spec, revision))
 }
 
 fn open() -> Gate {

@@ -2,7 +2,7 @@
 //! through the daemon, in turn, on a private engine. Run it in a release build, as root, on a quiet machine:
 //!
 //! ```text
-//! cargo build --release && cargo run --release -p integration --bin cold-container
+//! cargo build --release --workspace && cargo run --release -p integration --bin cold-container
 //! ```
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "a tool for developers")]

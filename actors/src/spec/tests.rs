@@ -57,6 +57,8 @@ initrd = "/boot/initrd"
 memory = 512
 cpus = 2
 cmdline = "console=ttyS0"
+network = "user"
+egress = true
 [vm.hypervisor]
 type = "microvm"
 disk-type = "block"
@@ -74,7 +76,7 @@ const FULL_FIRECRACKER: &str = r#"
 [vm]
 kernel = "k"
 image = "i"
-hypervisor = { type = "firecracker", copy-rootfs = false, read-only = true }
+hypervisor = { type = "firecracker", copy-rootfs = false, read-only = true, jailer = true }
 "#;
 
 fn parse(text: &str) -> Result<FunctionSpec, SpecError> {

@@ -72,6 +72,12 @@ acpi = true
 auto-kernel-cmdline = false
 "#;
 
+const FULL_QEMU: &str = r#"
+[vm]
+kernel = "k"
+hypervisor = { type = "qemu", machine = "q35" }
+"#;
+
 const FULL_FIRECRACKER: &str = r#"
 [vm]
 kernel = "k"

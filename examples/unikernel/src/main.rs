@@ -1,0 +1,120 @@
+//! A function as a unikernel: one program that is its own operating system. It boots by PVH or as a Linux kernel does,
+//! brings up a virtio network card, tells the daemon that it is ready, and serves HTTP.
+//!
+//! From the metal up: boot.s, cpu.rs, interrupts.rs, power.rs, console.rs · pci.rs, virtio/, net.rs · callback.rs, probe.rs,
+//! connection.rs, response.rs, and what makes it this function rather than another, function.rs. lib.rs has what needs no machine.
+
+#![no_std]
+#![no_main]
+
+mod callback;
+mod connection;
+mod console;
+mod cpu;
+mod function;
+mod interrupts;
+mod net;
+mod once;
+mod pci;
+mod power;
+mod probe;
+mod response;
+mod sockets;
+mod virtio;
+
+use core::slice;
+
+use smoltcp::{
+    iface::{Config, Interface},
+    time::Instant,
+    wire::{EthernetAddress, IpCidr},
+};
+use unikernel::cmdline::CommandLine;
+
+use crate::{
+    callback::Callback, connection::Connection, interrupts::Clock, net::Card, probe::Probe, sockets::Sockets,
+    virtio::Transport,
+};
+
+core::arch::global_asm!(include_str!("boot.s"), options(att_syntax));
+
+/// Longest command line, in bytes; VMMs pass no more than half of it.
+const LONGEST_LINE: usize = 4096;
+
+/// How often to look again for what waits for a time of its own, in microseconds.
+const TICK: u64 = 20_000;
+
+/// Where boot.s leads to, with the physical address of the command line, or 0.
+#[unsafe(no_mangle)]
+extern "C" fn start(command_line: usize) -> ! {
+    let clock = interrupts::set_up();
+    let line = match command_line {
+        0 => "",
+        // SAFETY: either boot protocol promises a string that ends with a zero, in memory that nobody writes to.
+        address => unsafe { text_at(core::ptr::with_exposed_provenance(address)) },
+    };
+    if let Err(error) = run(clock, CommandLine(line)) {
+        say!("unikernel: {error}");
+    }
+    power::off()
+}
+
+/// Text up to the next zero byte, or none if it is not UTF-8.
+///
+/// # Safety
+/// There must be such a byte within [`LONGEST_LINE`], and nobody may ever write to the text.
+unsafe fn text_at(address: *const u8) -> &'static str {
+    // SAFETY: up to the zero everything is readable, as the caller promises.
+    let bytes = unsafe {
+        let length = (0..LONGEST_LINE).take_while(|&index| *address.add(index) != 0).count();
+        slice::from_raw_parts(address, length)
+    };
+    str::from_utf8(bytes).unwrap_or_default()
+}
+
+/// Serves until the function is asked to end.
+fn run(mut clock: Clock, command_line: CommandLine<'static>) -> Result<(), &'static str> {
+    let network = command_line.network()?;
+    say!("unikernel: {}/{}", network.address, network.prefix);
+    let mut card = Card::start(Transport::find(command_line).ok_or("no virtio network device")?)?;
+
+    let mut config = Config::new(EthernetAddress(card.mac()).into());
+    config.random_seed = interrupts::seed();
+    let mut interface = Interface::new(config, &mut card, Instant::ZERO);
+    interface.update_ip_addrs(|addresses| {
+        // There is room for two, and this is the first.
+        let _ = addresses.push(IpCidr::new(network.address.into(), network.prefix));
+    });
+    if let Some(gateway) = network.gateway {
+        interface.routes_mut().add_default_ipv4_route(gateway).map_err(|_| "no room for a route")?;
+    }
+
+    let mut sockets = Sockets::new();
+    let mut connections = Connection::all(&mut sockets);
+    let mut callback = Callback::new(&mut sockets, command_line.callback()?);
+    let mut probe = Probe::new(&mut sockets);
+    loop {
+        let now = clock.now();
+        let instant = Instant::from_micros(now as i64);
+        interface.poll(instant, &mut card, &mut sockets.set);
+
+        let mut turn =
+            sockets::Turn { now, interface: &mut interface, sockets: &mut sockets, progress: false, waiting: false };
+        for connection in &mut connections {
+            connection.step(&mut turn, &mut probe, network.address);
+        }
+        probe.step(&mut turn);
+        callback.step(&mut turn);
+
+        let (progress, waiting) = (turn.progress, turn.waiting);
+        if progress {
+            // What was written has to go out before the sleep.
+            continue;
+        }
+        let delay = interface.poll_delay(instant, &sockets.set).map(|delay| delay.total_micros());
+        if delay != Some(0) {
+            clock.sleep(if waiting { Some(delay.map_or(TICK, |delay| delay.min(TICK))) } else { delay });
+            card.acknowledge();
+        }
+    }
+}

@@ -54,13 +54,11 @@ impl Callback {
             }
             State::Asking { callback, attempt, until, ref mut asked } => {
                 let socket = turn.socket(self.socket);
-                let mut progress = false;
                 if !*asked && socket.can_send() {
                     let mut request = Text::<1024>::new();
                     let cmdline::Callback { server, path } = callback;
                     let _ = write!(request, "GET {path} HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\n\r\n");
                     *asked = socket.send_slice(request.as_bytes()).is_ok();
-                    progress = true;
                 }
                 let lost = !socket.is_open() || now >= until;
                 let verdict = match socket.peek(VERDICT) {
@@ -71,9 +69,7 @@ impl Callback {
                 };
                 if verdict.is_some() {
                     socket.close();
-                    progress = true;
                 }
-                turn.progress |= progress;
                 match verdict {
                     Some(true) => {
                         say!("unikernel: ready");

@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// Connections at a time.
-pub const COUNT: usize = 16;
+pub const COUNT: usize = 32;
 
 const PORT: u16 = 8080;
 const HEAD_LIMIT: usize = 8 * 1024;
@@ -86,7 +86,7 @@ impl Connection {
             State::Listen | State::SynReceived => {}
             _ => loop {
                 match self.advance(turn, probe, address) {
-                    Next::Go(phase) => (self.phase, turn.progress) = (phase, true),
+                    Next::Go(phase) => self.phase = phase,
                     Next::Wait(phase) => {
                         turn.waiting |= matches!(phase, Phase::Closing { .. } | Phase::Ending { .. });
                         self.phase = phase;
@@ -214,6 +214,6 @@ fn close(socket: &mut Socket<'_>, now: u64) -> Phase {
 /// Resets the connection; once that has been sent, the socket listens again.
 fn abandon(turn: &mut Turn<'_>, socket: SocketHandle) -> Next {
     turn.socket(socket).abort();
-    turn.progress = true;
+    turn.again = true;
     Next::Wait(Phase::BEGIN)
 }

@@ -7,7 +7,7 @@
 use core::{arch::asm, mem::size_of_val};
 
 use crate::{
-    cpu::{Registers, cycles, out8, sleep},
+    cpu::{Registers, out8, sleep},
     once::Once,
     power, say,
 };
@@ -147,11 +147,6 @@ impl Clock {
         (self.armed_at, self.count) = (now, steps);
         LAPIC.write(LAPIC_INITIAL_COUNT, steps);
     }
-}
-
-/// A number that differs from start to start.
-pub fn seed() -> u64 {
-    cycles()
 }
 
 /// What the CPU and boot.s push when there is an exception.

@@ -25,14 +25,19 @@ mod virtio;
 use core::slice;
 
 use smoltcp::{
-    iface::{Config, Interface},
+    iface::{Config, Interface, PollIngressSingleResult as Ingress, PollResult},
     time::Instant,
     wire::{EthernetAddress, IpCidr},
 };
 use unikernel::cmdline::CommandLine;
 
 use crate::{
-    callback::Callback, connection::Connection, interrupts::Clock, net::Card, probe::Probe, sockets::Sockets,
+    callback::Callback,
+    connection::Connection,
+    interrupts::Clock,
+    net::Card,
+    probe::Probe,
+    sockets::{Sockets, Turn},
     virtio::Transport,
 };
 
@@ -40,6 +45,9 @@ core::arch::global_asm!(include_str!("boot.s"), options(att_syntax));
 
 /// Longest command line, in bytes; VMMs pass no more than half of it.
 const LONGEST_LINE: usize = 4096;
+
+/// Frames to take in before the connections get their turn.
+const BATCH: usize = 4;
 
 /// How often to look again for what waits for a time of its own, in microseconds.
 const TICK: u64 = 20_000;
@@ -78,8 +86,9 @@ fn run(mut clock: Clock, command_line: CommandLine<'static>) -> Result<(), &'sta
     say!("unikernel: {}/{}", network.address, network.prefix);
     let mut card = Card::start(Transport::find(command_line).ok_or("no virtio network device")?)?;
 
+    let seed = cpu::cycles();
     let mut config = Config::new(EthernetAddress(card.mac()).into());
-    config.random_seed = interrupts::seed();
+    config.random_seed = seed;
     let mut interface = Interface::new(config, &mut card, Instant::ZERO);
     interface.update_ip_addrs(|addresses| {
         // There is room for two, and this is the first.
@@ -89,30 +98,30 @@ fn run(mut clock: Clock, command_line: CommandLine<'static>) -> Result<(), &'sta
         interface.routes_mut().add_default_ipv4_route(gateway).map_err(|_| "no room for a route")?;
     }
 
-    let mut sockets = Sockets::new();
+    let mut sockets = Sockets::new(seed);
     let mut connections = Connection::all(&mut sockets);
     let mut callback = Callback::new(&mut sockets, command_line.callback()?);
     let mut probe = Probe::new(&mut sockets);
     loop {
         let now = clock.now();
         let instant = Instant::from_micros(now as i64);
-        interface.poll(instant, &mut card, &mut sockets.set);
+        // A few frames at a time: connections have to be taken care of between them, so that those that end make room.
+        let more =
+            (0..BATCH).all(|_| interface.poll_ingress_single(instant, &mut card, &mut sockets.set) != Ingress::None);
 
-        let mut turn =
-            sockets::Turn { now, interface: &mut interface, sockets: &mut sockets, progress: false, waiting: false };
+        let mut turn = Turn { now, interface: &mut interface, sockets: &mut sockets, again: false, waiting: false };
         for connection in &mut connections {
             connection.step(&mut turn, &mut probe, network.address);
         }
         probe.step(&mut turn);
         callback.step(&mut turn);
+        let Turn { again, waiting, .. } = turn;
 
-        let (progress, waiting) = (turn.progress, turn.waiting);
-        if progress {
-            // What was written has to go out before the sleep.
-            continue;
-        }
+        // After the steps, so that answers carry the acknowledgement of what they answer.
+        while interface.poll_egress(instant, &mut card, &mut sockets.set) != PollResult::None {}
+
         let delay = interface.poll_delay(instant, &sockets.set).map(|delay| delay.total_micros());
-        if delay != Some(0) {
+        if !more && !again && delay != Some(0) {
             clock.sleep(if waiting { Some(delay.map_or(TICK, |delay| delay.min(TICK))) } else { delay });
             card.acknowledge();
         }

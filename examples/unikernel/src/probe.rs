@@ -65,6 +65,6 @@ impl Probe {
         };
         socket.abort();
         self.state = State::Over { owner, outcome };
-        turn.progress = true;
+        turn.again = true;
     }
 }

@@ -15,12 +15,12 @@ use crate::{connection, once::Once};
 const COUNT: usize = connection::COUNT + 2;
 
 /// Each way, for each socket.
-const BUFFER: usize = 16 * 1024;
+const BUFFER: usize = 8 * 1024;
 
 /// A peer that says nothing for so long is gone.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The first of the ports that connections from here are given.
+/// The first of the ports that connections from here are given; they reach to the last there is.
 const EPHEMERAL: u16 = 49152;
 
 static STORAGE: Once<[SocketStorage<'static>; COUNT]> = Once::new([SocketStorage::EMPTY; COUNT]);
@@ -35,12 +35,13 @@ pub struct Sockets {
 }
 
 impl Sockets {
-    /// None yet.
-    pub fn new() -> Self {
+    /// None yet. The seed chooses the first port: a host that remembers a connection of an earlier guest with this
+    /// address and port would refuse the same again, and the retry is 0.7 s later.
+    pub fn new(seed: u64) -> Self {
         Self {
             set: SocketSet::new(STORAGE.take().as_mut_slice()),
             buffers: BUFFERS.take().iter_mut(),
-            next_port: EPHEMERAL,
+            next_port: EPHEMERAL | seed as u16,
         }
     }
 
@@ -55,6 +56,7 @@ impl Sockets {
             tcp::SocketBuffer::new(transmit.as_mut_slice()),
         );
         socket.set_nagle_enabled(false);
+        socket.set_ack_delay(None);
         self.set.add(socket)
     }
 }
@@ -67,8 +69,8 @@ pub struct Turn<'a> {
     pub interface: &'a mut Interface,
     /// To talk by.
     pub sockets: &'a mut Sockets,
-    /// Something was sent, received, opened or closed: another turn before the sleep.
-    pub progress: bool,
+    /// Something has come about that others have to see: another turn before the sleep.
+    pub again: bool,
     /// Something waits for a time of its own, so do not sleep for long.
     pub waiting: bool,
 }
@@ -83,7 +85,6 @@ impl Turn<'_> {
     pub fn connect(&mut self, handle: SocketHandle, server: SocketAddrV4) -> bool {
         let port = self.sockets.next_port;
         self.sockets.next_port = port.checked_add(1).unwrap_or(EPHEMERAL);
-        self.progress = true;
         let socket = self.sockets.set.get_mut::<tcp::Socket<'_>>(handle);
         socket.abort();
         socket.connect(self.interface.context(), server, port).is_ok()
@@ -91,7 +92,6 @@ impl Turn<'_> {
 
     /// Waits for a connection at a port.
     pub fn listen(&mut self, handle: SocketHandle, port: u16) {
-        self.progress = true;
         let socket = self.socket(handle);
         socket.set_timeout(Some(TIMEOUT));
         socket.set_keep_alive(Some(TIMEOUT / 2));

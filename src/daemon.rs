@@ -19,6 +19,7 @@ use crate::{
     host,
     http::{BindError, Listeners, Servers, Settings, Shared},
     log,
+    net::NetError,
     sandbox::{EngineSettings, Engines},
 };
 
@@ -34,6 +35,8 @@ pub enum StartError {
     StateDir { path: PathBuf, source: io::Error },
     #[error(transparent)]
     Bind(#[from] BindError),
+    #[error(transparent)]
+    Network(#[from] NetError),
     #[error("{0}")]
     System(#[from] io::Error),
 }
@@ -64,7 +67,10 @@ async fn serve(options: Serve) -> Result<(), StartError> {
     let callbacks = Arc::new(Callbacks::default());
     let directory = Arc::new(Directory::default());
     let memory_budget = host::memory_budget();
-    let engines = Engines::new(EngineSettings { callback }, &log);
+    let (subnet, tap_pool) = (options.subnet, options.tap_pool);
+    let engines = EngineSettings { callback, subnet, tap_pool, state_dir: state_dir.clone() };
+    let engines = Engines::new(engines, &log)?;
+    engines.prepare(drafts.values().filter_map(|draft| draft.as_deref().ok())).await?;
     let world = World { sandboxes: Box::new(engines), callbacks: callbacks.clone(), memory_budget };
     let actors = RegistryActor::launch(root.clone(), drafts, directory.clone(), world, log.clone());
     let settings = Settings {

@@ -1,6 +1,7 @@
 //! Every way to run an instance: the daemon's side of [`unifaas_actors::sandbox`].
 //!
-//! One engine per kind of sandbox, chosen by the spec: `process/` for child processes. What engines share has a file of
+//! One engine per kind of sandbox, chosen by the spec: `process/` for child processes, `vm/` for
+//! virtual machines. What engines share has a file of
 //! its own: `readiness.rs` (is it up yet?), `ports.rs` (leases of local ports), `cgroup/` (limits, and the certainty
 //! that nothing survives), `substitute.rs` (`%words` in commands). When to start and end instances is decided in the
 //! actors.
@@ -10,28 +11,45 @@ mod ports;
 mod process;
 mod readiness;
 mod substitute;
+mod vm;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
+};
 
 use futures::future::{self, LocalBoxFuture};
 use slog::Logger;
 use unifaas_actors::{
     sandbox::{LaunchError, LaunchOrder, Launched, Sandboxes},
-    spec::{Readiness, SandboxSpec},
+    spec::{FunctionSpec, Readiness, SandboxSpec},
 };
 
+use cgroup::Limits;
+use ports::Ports;
 use process::Processes;
+use vm::{Machines, VmSettings};
+
+use crate::net::{NetError, Subnet};
 
 /// What engines have to know of the daemon.
 #[derive(Debug, Clone)]
 pub struct EngineSettings {
     /// The bound address of the callback listener.
     pub callback: SocketAddr,
+    /// The range that virtual machines get their addresses from.
+    pub subnet: Subnet,
+    /// Taps that are kept prepared for them.
+    pub tap_pool: usize,
+    /// Where the daemon keeps its files.
+    pub state_dir: PathBuf,
 }
 
 /// All engines of this host.
 pub struct Engines {
     processes: Processes,
+    machines: Machines,
 }
 
 impl Engines {
@@ -39,8 +57,19 @@ impl Engines {
     ///
     /// # Panics
     /// Outside of an arbiter (or another tokio `LocalSet`).
-    pub fn new(settings: EngineSettings, log: &Logger) -> Self {
-        Self { processes: Processes::new(Callback::local(settings.callback), log) }
+    pub fn new(settings: EngineSettings, log: &Logger) -> io::Result<Self> {
+        let EngineSettings { callback, subnet, tap_pool, state_dir } = settings;
+        let (ports, limits) = (Ports::below_ephemeral(), Limits::set_up(log));
+        let vms = VmSettings { subnet, tap_pool, state_dir, callback };
+        Ok(Self {
+            machines: Machines::new(vms, ports.clone(), limits.clone(), log)?,
+            processes: Processes::new(Callback::local(callback), ports, limits),
+        })
+    }
+
+    /// Prepares what `functions` need at once, and finds out whether it can be had.
+    pub async fn prepare(&self, functions: impl Iterator<Item = &FunctionSpec>) -> Result<(), NetError> {
+        self.machines.prepare(functions).await
     }
 }
 
@@ -50,7 +79,7 @@ impl Sandboxes for Engines {
         let launched = match &spec.sandbox {
             SandboxSpec::Process(process) => self.processes.launch(order, process),
             SandboxSpec::Container(_) => Err(missing("containers")),
-            SandboxSpec::Vm(_) => Err(missing("virtual machines")),
+            SandboxSpec::Vm(vm) => return self.machines.launch(order, vm),
         };
         Box::pin(future::ready(launched))
     }

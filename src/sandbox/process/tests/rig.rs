@@ -70,7 +70,11 @@ impl Rig {
         fs::set_permissions(home.path(), fs::Permissions::from_mode(0o700)).unwrap();
         let warnings = Arc::new(Mutex::new(Vec::new()));
         let log = Logger::root(Warnings(warnings.clone()).fuse(), o!());
-        let engine = Processes::new(Callback::local(([127, 0, 0, 1], 3000).into()), &log);
+        let engine = Processes::new(
+            Callback::local(([127, 0, 0, 1], 3000).into()),
+            Ports::below_ephemeral(),
+            Limits::set_up(&log),
+        );
         Self { engine, function, warnings, env: BTreeMap::new(), memory: 128, user: None, _home: home }
     }
 

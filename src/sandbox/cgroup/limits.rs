@@ -50,6 +50,12 @@ impl Limits {
         made.inspect_err(|error| self.warn_unlimited(error)).ok()
     }
 
+    /// The directories that hold those of the instances.
+    #[cfg(test)]
+    pub fn parents(&self) -> impl Iterator<Item = &std::path::Path> {
+        self.0.cgroups.iter().flat_map(Cgroups::parents)
+    }
+
     fn warn_unlimited(&self, error: &io::Error) {
         if !self.0.warned.replace(true) {
             warn!(self.0.log, "instances run without memory limit: no cgroup can be made for them"; "error" => %error);

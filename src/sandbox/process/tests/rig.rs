@@ -10,7 +10,7 @@ use std::{
 };
 
 use futures::future::LocalBoxFuture;
-use slog::{Drain, Level, o};
+use slog::{Drain, Level, Logger, o};
 use tokio::{
     task::LocalSet,
     time::{Duration, sleep, timeout},
@@ -140,7 +140,7 @@ impl Rig {
     }
 
     pub fn has_cgroups(&self) -> bool {
-        self.engine.cgroups.is_some()
+        self.engine.limits.parents().next().is_some()
     }
 }
 
@@ -198,13 +198,13 @@ pub fn held() -> usize {
 pub fn members(rig: &Rig) -> usize {
     let procs =
         |cgroup: PathBuf| fs::read_to_string(cgroup.join("cgroup.procs")).map_or(0, |pids| pids.lines().count());
-    let parents = rig.engine.cgroups.iter().flat_map(Cgroups::parents);
+    let parents = rig.engine.limits.parents();
     parents.map(|parent| instances(parent).map(procs).sum()).max().unwrap_or(0)
 }
 
 /// Cgroups of instances.
 pub fn cgroups(rig: &Rig) -> usize {
-    rig.engine.cgroups.iter().flat_map(Cgroups::parents).flat_map(instances).count()
+    rig.engine.limits.parents().flat_map(instances).count()
 }
 
 pub fn instances(parent: &Path) -> impl Iterator<Item = PathBuf> {

@@ -63,7 +63,7 @@ pub struct Serve {
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
     /// How long requests may go on after the first signal to stop, in seconds.
-    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds, allow_negative_numbers = true)]
     pub drain_grace: Duration,
     /// The least important messages that are logged.
     #[arg(short, long, value_enum, default_value_t = Level::Info)]

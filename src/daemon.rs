@@ -3,7 +3,7 @@
 //! The ending is ordered: requests are refused, functions drain, instances end, their resources return, the servers let
 //! the last bytes out. Threads are joined before `run` returns, so the exit code tells the truth.
 
-use std::{io, path::PathBuf, sync::Arc, time::Duration};
+use std::{io, path::PathBuf, rc::Rc, sync::Arc, time::Duration};
 
 use actix::Addr;
 use slog::{info, o, warn};
@@ -12,13 +12,13 @@ use tokio::{
     sync::oneshot,
     time::timeout,
 };
-use unifaas_actors::{Callbacks, Directory, DrainAll, RegistryActor, World, scan_all};
+use unifaas_actors::{Budget, Callbacks, Directory, DrainAll, RegistryActor, World, scan_all};
 
 use crate::{
     cli::Serve,
     host,
     http::{BindError, Listeners, Servers, Settings, Shared},
-    log,
+    log::{self, Logging},
     net::NetError,
     sandbox::{EngineSettings, Engines},
 };
@@ -43,15 +43,18 @@ pub enum StartError {
 
 /// Serves until a signal ends it.
 pub fn run(options: Serve) -> Result<(), StartError> {
+    // Outlives the system, whose last threads may still log.
+    let mut logging = None;
     let system = actix::System::new();
-    let result = system.block_on(serve(options));
+    let result = system.block_on(serve(options, &mut logging));
     // Ends the arbiters of the workers; their threads have nothing left to do.
     actix::System::current().stop();
-    let _ = system.run();
-    result
+    let stopped = system.run();
+    drop(logging);
+    result.and(stopped.map_err(StartError::System))
 }
 
-async fn serve(options: Serve) -> Result<(), StartError> {
+async fn serve(options: Serve, logging: &mut Option<Logging>) -> Result<(), StartError> {
     // First of all, so that no signal finds the default that kills.
     let mut signals = Signals::listen()?;
     let registry = options.registry.unwrap_or_default();
@@ -62,8 +65,7 @@ async fn serve(options: Serve) -> Result<(), StartError> {
     let (front, callback, admin) = (listeners.front()?, listeners.callback()?, listeners.admin()?);
 
     // From here on the daemon runs; failures above have left nothing behind.
-    let logging = log::set_up(options.log_level, options.log_format);
-    let log = logging.log.clone();
+    let log = logging.insert(log::set_up(options.log_level, options.log_format)).log.clone();
     let callbacks = Arc::new(Callbacks::default());
     let directory = Arc::new(Directory::default());
     let memory_budget = host::memory_budget();
@@ -71,7 +73,11 @@ async fn serve(options: Serve) -> Result<(), StartError> {
     let engines = EngineSettings { callback, subnet, tap_pool, state_dir: state_dir.clone() };
     let engines = Engines::new(engines, &log)?;
     engines.prepare(drafts.values().filter_map(|draft| draft.as_deref().ok())).await?;
-    let world = World { sandboxes: Box::new(engines), callbacks: callbacks.clone(), memory_budget };
+    let world = World {
+        sandboxes: Box::new(engines),
+        callbacks: callbacks.clone(),
+        memory: Rc::new(Budget::new(memory_budget)),
+    };
     let actors = RegistryActor::launch(root.clone(), drafts, directory.clone(), world, log.clone());
     let settings = Settings {
         registry: root.display().to_string(),

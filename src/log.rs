@@ -43,7 +43,8 @@ pub fn set_up(level: cli::Level, format: Option<cli::Format>) -> Logging {
             .build();
         queued(std::sync::Mutex::new(json.filter_level(level)).fuse())
     };
-    let log = Logger::root(drain.fuse(), o!());
+    // A thread that is on its way out may still have something to say when the writer has gone: that is lost, not fatal.
+    let log = Logger::root(drain.ignore_res(), o!());
     let scope = slog_scope::set_global_logger(log.clone());
     let bridged = match level {
         Level::Trace => log::Level::Debug,

@@ -19,6 +19,7 @@
 //! 7. Nothing here knows an HTTP status; nothing in the front knows a kind of sandbox.
 //! 8. Absent on purpose: actix's `Supervisor` and `SystemService`. A child's death is told by `notice.rs`.
 
+mod budget;
 mod callback;
 mod directory;
 mod function;
@@ -29,16 +30,19 @@ mod notice;
 mod output;
 mod registry;
 pub mod sandbox;
+#[cfg(test)]
+mod seeds;
 pub mod spec;
 mod stats;
 mod world;
 
+pub use budget::{Budget, Reservation};
 pub use callback::Callbacks;
 pub use directory::Directory;
 pub use function::{Desk, Endpoint, FunctionActor, FunctionSnapshot, Lease, Refusal};
 pub use id::{InstanceId, ReadyToken};
 pub use instance::{Cause, InstanceActor, InstanceSnapshot, Verdict};
-pub use messages::{DrainAll, FunctionQuestion, InstanceQuestion, Members};
+pub use messages::{Changed, DrainAll, FunctionQuestion, InstanceQuestion, Members};
 pub use output::OutputLog;
 pub use registry::{Changes, Draft, RegistryActor, scan_all, scan_one};
 pub use stats::{BootReport, FunctionStats, Outcome, StatsReport};

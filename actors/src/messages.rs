@@ -17,10 +17,10 @@ use crate::{
 
 // === To the RegistryActor ===
 
-/// The watcher saw files change.
+/// Files have changed, or may have.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub(crate) struct Changed(pub Changes);
+pub struct Changed(pub Changes);
 
 /// What the functions in question look like now.
 #[derive(Debug, Message)]

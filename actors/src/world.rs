@@ -1,8 +1,8 @@
 //! What every actor of the daemon is given: the way to the outside world and the limits of the host.
 
-use std::sync::Arc;
+use std::{rc::Rc, sync::Arc};
 
-use crate::{callback::Callbacks, sandbox::Sandboxes};
+use crate::{budget::Budget, callback::Callbacks, sandbox::Sandboxes};
 
 /// Shared by all actors, on their one thread.
 pub struct World {
@@ -10,6 +10,6 @@ pub struct World {
     pub sandboxes: Box<dyn Sandboxes>,
     /// Whom a ready callback is for.
     pub callbacks: Arc<Callbacks>,
-    /// Memory that instances may use together, in MiB; bounds a function that sets no `max-instances`.
-    pub memory_budget: u64,
+    /// Memory that instances may use together.
+    pub memory: Rc<Budget>,
 }

@@ -1,6 +1,10 @@
 //! An HTTP/1.1 client that keeps out of the way: one connection, no redirects, no decoding, pieces as they arrive.
 
-use std::{convert::Infallible, net::SocketAddr, time::Duration};
+use std::{
+    convert::Infallible,
+    net::{Shutdown, SocketAddr},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures::Stream;
@@ -48,10 +52,13 @@ pub struct Connection {
     sender: SendRequest<Body>,
     host: String,
     driver: JoinHandle<()>,
+    socket: std::net::TcpStream,
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
+        // Now, and not when the runtime comes to drop the task.
+        let _ = self.socket.shutdown(Shutdown::Both);
         self.driver.abort();
     }
 }
@@ -64,13 +71,16 @@ impl Connection {
     pub async fn open(to: SocketAddr) -> std::io::Result<Self> {
         let stream = TcpStream::connect(to).await?;
         stream.set_nodelay(true)?;
-        let handshake = http1::Builder::new().max_headers(2048).handshake(TokioIo::new(stream));
+        let stream = stream.into_std()?;
+        let socket = stream.try_clone()?;
+        let stream = TokioIo::new(TcpStream::from_std(stream)?);
+        let handshake = http1::Builder::new().max_headers(2048).handshake(stream);
         let (sender, connection) = handshake.await.expect("no bytes yet");
         let driver = tokio::spawn(async move {
             // What goes wrong here is told to those whose request it was.
             let _ = connection.await;
         });
-        Ok(Self { sender, host: to.to_string(), driver })
+        Ok(Self { sender, host: to.to_string(), driver, socket })
     }
 
     /// Sends a request; the head of the answer, its body to be read.

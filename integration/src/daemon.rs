@@ -1,14 +1,12 @@
 //! Starts the binary with a registry of its own, asks it things, and sees that it ends without leaving anything behind.
 
 use std::{
-    env,
     ffi::OsString,
     fs,
+    future::Future,
     net::SocketAddr,
-    os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
-    sync::{Arc, OnceLock},
+    sync::Arc,
     thread,
     time::Duration,
 };
@@ -16,7 +14,6 @@ use std::{
 use hyper::{Request, Response, body::Incoming};
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use tempfile::TempDir;
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::{Child, ChildStdout, Command},
@@ -27,109 +24,19 @@ use crate::{
     client::{Body, Connection, Reply, body_of, empty, request},
     eventually,
     function::Function,
+    home::{Home, unifaas},
     processes,
 };
 
 const START: Duration = Duration::from_secs(15);
 const END: Duration = Duration::from_secs(15);
 
-/// The binary under test: `UNIFAAS_EXE`, or the one that was built along with the tests.
-///
-/// # Panics
-/// When there is none.
-pub fn unifaas() -> PathBuf {
-    env::var_os("UNIFAAS_EXE").map_or_else(|| built("unifaas"), PathBuf::from)
-}
-
-/// The function under test, at a place where an unprivileged user may run it.
-///
-/// # Panics
-/// When it has not been built or cannot be copied.
-pub fn testfn() -> &'static Path {
-    static PLACE: OnceLock<(TempDir, PathBuf)> = OnceLock::new();
-    let (_, path) = PLACE.get_or_init(|| {
-        let directory = public_directory("testfn-");
-        let path = directory.path().join("testfn");
-        // By another process: one of ours that is being forked meanwhile would hold the file open for writing, and
-        // nobody could run it.
-        let copied = std::process::Command::new("cp").arg(built("testfn")).arg(&path).status();
-        assert!(copied.is_ok_and(|status| status.success()), "testfn cannot be copied");
-        (directory, path)
-    });
-    path
-}
-
-fn built(program: &str) -> PathBuf {
-    let this = env::current_exe().expect("the test has a path");
-    let found = this.ancestors().skip(1).map(|directory| directory.join(program)).find(|path| path.is_file());
-    found.unwrap_or_else(|| panic!("no {program} above {}: build it first", this.display()))
-}
-
-fn public_directory(prefix: &str) -> TempDir {
-    let public = fs::Permissions::from_mode(0o755);
-    tempfile::Builder::new().prefix(prefix).permissions(public).tempdir().expect("a temporary directory")
-}
-
-/// The directories of a daemon. They outlive it, so that a second one can take over.
-#[derive(Debug)]
-pub struct Home {
-    directory: TempDir,
-    token: String,
-}
-
-impl Home {
-    /// An empty registry and no state.
-    ///
-    /// # Panics
-    /// When directories cannot be made.
-    pub fn new() -> Arc<Self> {
-        let directory = public_directory("unifaas-");
-        fs::create_dir(directory.path().join("registry")).expect("a registry");
-        let token = format!("token-of-{}", directory.path().file_name().unwrap_or_default().to_string_lossy());
-        Arc::new(Self { directory, token })
-    }
-
-    /// A path inside.
-    pub fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
-    }
-
-    /// The directory with the functions.
-    pub fn registry(&self) -> PathBuf {
-        self.path("registry")
-    }
-
-    /// What every process of this registry's functions carries among its arguments.
-    pub fn token(&self) -> &str {
-        &self.token
-    }
-
-    /// Writes a function into the registry, or rewrites it.
-    #[track_caller]
-    pub fn put(&self, function: &Function) {
-        function.write(&self.registry(), &self.token);
-    }
-
-    /// Takes a function out of the registry.
-    ///
-    /// # Panics
-    /// When it is not there.
-    #[track_caller]
-    pub fn remove(&self, function: &str) {
-        fs::remove_dir_all(self.registry().join(function)).expect("the function is there");
-    }
-
-    /// Processes of the functions, whoever started them.
-    pub fn processes(&self) -> Vec<u32> {
-        processes::with_token(&self.token)
-    }
-}
-
 /// A daemon that is yet to be started.
 #[derive(Debug)]
 pub struct Setup {
     home: Arc<Home>,
     options: Vec<(String, OsString)>,
+    environment: Vec<(String, OsString)>,
 }
 
 impl Default for Setup {
@@ -149,7 +56,7 @@ impl Setup {
             ("--log-format", "json".into()),
         ];
         let options = options.map(|(name, value)| (name.to_owned(), value));
-        Self { home: Arc::clone(home), options: options.into() }
+        Self { home: Arc::clone(home), options: options.into(), environment: Vec::new() }
     }
 
     /// With a function in its registry.
@@ -166,13 +73,19 @@ impl Setup {
         self
     }
 
+    /// With a variable in its environment.
+    pub fn variable(mut self, name: &str, value: impl Into<OsString>) -> Self {
+        self.environment.push((name.to_owned(), value.into()));
+        self
+    }
+
     /// The command that starts it.
     pub fn command(&self) -> Command {
         let mut command = Command::new(unifaas());
         for (name, value) in &self.options {
             command.arg(name).arg(value);
         }
-        command.stdin(Stdio::null());
+        command.envs(self.environment.iter().cloned()).stdin(Stdio::null());
         command
     }
 
@@ -413,7 +326,22 @@ impl Drop for Daemon {
     }
 }
 
-/// What a value must be for a test to go on, with the whole of it in the message.
+/// Whether this host lets the daemon keep instances in cgroups, which needs privileges. A word about it if not.
+#[allow(clippy::print_stderr, reason = "the test runner shows it")]
+pub async fn cgroups_are_usable() -> bool {
+    let daemon = Daemon::with(Function::new("f")).await;
+    daemon.get("/invoke/f/pid").await.ok();
+    let usable = daemon.instances("f").await[0]["resources"].to_string().contains("cgroup");
+    if !usable {
+        eprintln!("skipped: the daemon has no cgroups here");
+    }
+    usable
+}
+
+/// A member of a JSON object.
+///
+/// # Panics
+/// When it is not there or no whole number.
 #[track_caller]
 pub fn number(value: &Value, member: &str) -> u64 {
     value[member].as_u64().unwrap_or_else(|| panic!("no {member} in {value}"))

@@ -2,7 +2,7 @@
 
 use std::{fmt::Write, fs, path::Path};
 
-use crate::daemon::testfn;
+use crate::home::Home;
 
 /// A function of the registry, as files.
 ///
@@ -65,23 +65,23 @@ impl Function {
         &self.name
     }
 
-    /// Writes (or rewrites) the function into a registry, as an editor would. `token` marks its processes.
+    /// Writes (or rewrites) the function into a directory, as an editor would. Its program is that of `home`.
     ///
     /// # Panics
     /// When the files cannot be written.
     #[track_caller]
-    pub fn write(&self, registry: &Path, token: &str) {
-        let directory = registry.join(&self.name);
+    pub fn write(&self, directory: &Path, home: &Home) {
+        let directory = directory.join(&self.name);
         fs::create_dir_all(&directory).unwrap();
-        fs::write(directory.join("function.toml"), self.toml(token)).unwrap();
+        fs::write(directory.join("function.toml"), self.toml(home)).unwrap();
     }
 
-    fn toml(&self, token: &str) -> String {
+    fn toml(&self, home: &Home) -> String {
         if let Some(text) = &self.text {
             return text.clone();
         }
-        let mut command = vec![testfn().to_string_lossy().into_owned(), "%callback".to_owned()];
-        command.extend(["--token".to_owned(), token.to_owned()]);
+        let mut command = vec![home.testfn().to_string_lossy().into_owned(), "%callback".to_owned()];
+        command.extend(["--token".to_owned(), home.token().to_owned()]);
         command.extend(self.flags.iter().cloned());
         let command: Vec<_> = command.iter().map(|word| toml_string(word)).collect();
         let mut text = lines(&self.keys);

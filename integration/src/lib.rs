@@ -1,6 +1,7 @@
 //! What the black-box tests have in common. They know the binary, HTTP and the file formats, and nothing else.
 //!
-//! `daemon.rs` starts and ends the binary, `function.rs` writes `function.toml`, `client.rs` is an HTTP client that sees
+//! `daemon.rs` starts and ends the binary, `home.rs` knows the
+//! directories, `function.rs` writes `function.toml`, `client.rs` is an HTTP client that sees
 //! pieces as they arrive, `raw.rs` a socket for what no client would send, `processes.rs` reads the process table.
 //! `src/bin/testfn` is the function under test; the tests themselves are in `tests/`, a file for each theme.
 //!
@@ -11,14 +12,16 @@
 mod client;
 mod daemon;
 mod function;
+mod home;
 pub mod processes;
 mod raw;
 
 use std::{future::Future, panic::Location, time::Duration};
 
 pub use client::{Body, Connection, Pieces, Reply, body_of, empty, request, streamed};
-pub use daemon::{Daemon, Ending, Home, Setup, number, testfn, unifaas};
+pub use daemon::{Daemon, Ending, Setup, cgroups_are_usable, number};
 pub use function::Function;
+pub use home::{Home, shipped, unifaas};
 pub use raw::{End, Head, Raw};
 
 /// Waits until `ready` gives a value, asking again and again.

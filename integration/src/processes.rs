@@ -1,9 +1,9 @@
 //! The process table, as `/proc` has it.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, time::Duration};
 
 use nix::{
-    sys::signal::{Signal, kill},
+    sys::signal::{self, Signal},
     unistd::Pid,
 };
 
@@ -38,6 +38,27 @@ pub fn zombies_of(parent: u32) -> Vec<u32> {
     pids.filter(is_zombie).collect()
 }
 
+/// Whether a process has ended, be it reaped or not: it listens on nothing any more.
+fn is_dead(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit(')').next().and_then(|fields| fields.split_whitespace().next());
+    matches!(state, None | Some("Z" | "X"))
+}
+
+/// Kills a process and waits until it is dead, but not until it is reaped.
+///
+/// # Panics
+/// When there is no such process, or it does not die.
+pub async fn kill(pid: u32) {
+    assert!(signal(pid, Signal::SIGKILL), "there is no process {pid}");
+    let dead = async {
+        while !is_dead(pid) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), dead).await.expect("it dies");
+}
+
 /// The most memory a process ever had resident, in KiB.
 ///
 /// # Panics
@@ -51,5 +72,5 @@ pub fn peak_memory_kib(pid: u32) -> u64 {
 
 /// Sends a signal to one process; whether it was there.
 pub fn signal(pid: u32, signal: Signal) -> bool {
-    i32::try_from(pid).is_ok_and(|pid| kill(Pid::from_raw(pid), signal).is_ok())
+    i32::try_from(pid).is_ok_and(|pid| signal::kill(Pid::from_raw(pid), signal).is_ok())
 }

@@ -31,7 +31,7 @@ async fn no_more_than_max_instances_are_ever_alive() {
     let load = join_all((0..30).map(|_| daemon.get("/invoke/f/sleep?ms=30")));
     let watch = async {
         let mut most = 0;
-        for _ in 0..40 {
+        for _ in 0..20 {
             most = most.max(daemon.home.processes().len());
             tokio::time::sleep(ms(10)).await;
         }
@@ -148,7 +148,7 @@ async fn an_instance_that_listens_only_after_its_callback_loses_no_request_for_g
 #[tokio::test]
 async fn an_instance_that_says_very_much_while_booting_is_not_held_up_by_it() {
     let mut function = Function::new("f");
-    for _ in 0..40 {
+    for _ in 0..20 {
         function = function.flag("--say").flag(&"x".repeat(2000));
     }
     let daemon = Daemon::with(function).await;

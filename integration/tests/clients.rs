@@ -71,10 +71,10 @@ import http.client, sys, urllib.request
 host = sys.argv[1]
 connection = http.client.HTTPConnection(host, timeout=10)
 for n in range(50):
-    connection.request("POST", "/invoke/f/echo", body=b"x" * n, headers={"X-N": str(n)})
+    connection.request("POST", "/invoke/f/received", body=b"x" * n, headers={"X-N": str(n)})
     response = connection.getresponse()
-    assert response.status == 200 and response.read() == b"x" * n, (n, response.status)
-    assert connection.sock is not None, "the connection was not kept"
+    assert response.status == 200 and response.read() == str(n).encode(), (n, response.status)
+    assert connection.sock is not None, ("the connection was not kept", n, response.getheaders())
 connection.request("POST", "/invoke/f/echo", body=iter([b"one", b"two"]), encode_chunked=True, headers={"Transfer-Encoding": "chunked"})
 assert connection.getresponse().read() == b"onetwo"
 connection.request("GET", "/invoke/nobody/")

@@ -103,6 +103,7 @@ async fn bad_chunking_is_a_400_and_the_function_sees_no_clean_end() {
         assert_ne!(end, End::Open, "{body:?}: the connection is still open");
     }
     assert_eq!(daemon.counter("f", "ok").await, 1);
+    assert_eq!(daemon.counter("f", "bad_request").await, 11);
     daemon.get("/invoke/f/pid").await.ok();
 }
 
@@ -174,7 +175,7 @@ async fn a_body_that_never_comes_holds_its_slot_no_longer_than_the_timeout() {
 async fn names_that_are_no_functions_are_a_404_and_never_a_path() {
     let daemon = Daemon::with(Function::new("f")).await;
     // A directory next to the registry that would do, if a name were a path.
-    Function::new("outside").write(&daemon.home.path(""), daemon.home.token());
+    Function::new("outside").write(&daemon.home.path(""), &daemon.home);
     let long = "a".repeat(7000);
     for name in [
         "..",

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
 use futures::future::join_all;
 use integration::{Daemon, Function, empty, ms, number, processes, request};
@@ -41,10 +41,12 @@ async fn a_client_that_leaves_frees_its_place_and_nothing_is_started_for_it() {
     let leave = async {
         daemon.until("f", "busy", 1).await;
         let mut leaver = daemon.connect().await;
-        let waits = leaver.start(request("GET", "/invoke/f/pid", empty()));
-        assert!(tokio::time::timeout(ms(200), waits).await.is_err(), "it was to wait");
-        assert_eq!(daemon.function("f").await["waiting"], 1);
-        daemon.get("/invoke/f/pid").await.problem(429, "function_saturated");
+        {
+            let mut waits = pin!(leaver.start(request("GET", "/invoke/f/pid", empty())));
+            assert!(tokio::time::timeout(ms(200), &mut waits).await.is_err(), "it was to wait");
+            assert_eq!(daemon.function("f").await["waiting"], 1);
+            daemon.get("/invoke/f/pid").await.problem(429, "function_saturated");
+        }
         drop(leaver);
         daemon.settled("f", "nobody waits", |function| number(function, "waiting") == 0).await;
     };

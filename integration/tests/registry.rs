@@ -6,7 +6,6 @@ use std::{fs, sync::Arc, time::Duration};
 
 use futures::future::join_all;
 use integration::{Daemon, Function, Home, Setup, empty, eventually, ms, number, request, unifaas};
-use nix::sys::signal::Signal;
 use tokio::{process::Command, sync::watch};
 
 /// From a change in the directory to its effect.
@@ -333,7 +332,7 @@ async fn a_file_saved_while_its_instance_dies_leaves_a_function_that_serves() {
     for n in 0..5 {
         let pid = daemon.get("/invoke/f/pid").await.ok().pid();
         daemon.home.put(&Function::new("f").set("keepalive", 40 + n));
-        integration::processes::signal(pid, Signal::SIGKILL);
+        integration::processes::kill(pid).await;
         daemon.send(request("GET", "/invoke/f/pid", empty())).await.unwrap().ok();
     }
 }

@@ -4,19 +4,22 @@
 
 use std::{net::TcpListener, sync::Arc, time::Duration};
 
-use futures::future::join_all;
-use integration::{Connection, Daemon, Ending, Function, Home, Setup, empty, eventually, ms, request};
+use futures::{SinkExt, StreamExt, future::join_all};
+use integration::{
+    Connection, Daemon, Ending, Function, Home, Setup, cgroups_are_usable, empty, eventually, ms, request,
+};
 use nix::sys::signal::Signal;
-use tokio::process::Command;
+use tokio::{net::TcpStream, process::Command};
+use tokio_tungstenite::{WebSocketStream, client_async, tungstenite::Message};
 
-/// Asks again and again until told 503 or refused a connection; how many answers there were.
+/// Asks again and again until told 503 or refused a connection; how many answers there were, and whether a 503 came.
 ///
 /// # Panics
 /// When a request that was taken gets no answer or any other one.
-async fn client(daemon: &Daemon) -> u32 {
+async fn client(daemon: &Daemon) -> (u32, bool) {
     let mut served = 0;
     loop {
-        let Ok(mut connection) = Connection::open(daemon.listen).await else { return served };
+        let Ok(mut connection) = Connection::open(daemon.listen).await else { return (served, false) };
         let reply = match connection.send(request("GET", "/invoke/f/sleep?ms=20", empty())).await {
             Ok(reply) => reply,
             Err(error) => panic!("a request was dropped: {error:?}"),
@@ -25,7 +28,7 @@ async fn client(daemon: &Daemon) -> u32 {
             reply.problem(503, "draining");
             assert!(reply.retry_after() >= 1);
             assert_eq!(reply.header("connection").as_deref(), Some("close"));
-            return served;
+            return (served, true);
         }
         reply.ok();
         served += 1;
@@ -47,7 +50,8 @@ async fn ends_well_under_load(signal: Signal) {
     for reply in long {
         reply.ok();
     }
-    assert!(served.iter().all(|served| *served > 0), "{served:?}");
+    assert!(served.iter().all(|(served, _)| *served > 0), "{served:?}");
+    assert!(served.iter().any(|(_, refused)| *refused), "nobody was told that it ends: {served:?}");
     let ending = daemon.ended().await;
     assert_eq!(ending.status.code(), Some(0), "{}", daemon.log());
     assert!(ending.took < ms(3000), "{ending:?}");
@@ -161,6 +165,49 @@ async fn streams_and_tunnels_are_drained_too() {
 }
 
 #[tokio::test]
+async fn clients_that_have_stopped_reading_hold_the_end_up_no_longer_than_the_grace() {
+    let function = Function::new("f").set("concurrent-requests", 16);
+    let mut daemon = Setup::default().option("--drain-grace", "1").function(function).start().await;
+    let _stalled = join_all((0..16).map(|_| daemon.start(request("GET", "/invoke/f/bytes?mib=200", empty())))).await;
+    let ending = daemon.end().await;
+    assert_eq!(ending.status.code(), Some(0), "{ending:?}\n{}", daemon.log());
+    assert!(ending.took < ms(5000), "{ending:?}");
+}
+
+#[tokio::test]
+async fn a_tunnel_goes_on_while_the_daemon_drains() {
+    let mut daemon = Setup::default().option("--drain-grace", "8").function(Function::new("f")).start().await;
+    let stream = TcpStream::connect(daemon.listen).await.unwrap();
+    let (mut socket, _) = client_async(format!("ws://{}/invoke/f/ws", daemon.listen), stream).await.unwrap();
+    let echo = async |socket: &mut WebSocketStream<TcpStream>, text: &'static str| {
+        socket.send(Message::text(text)).await.unwrap();
+        let answer = tokio::time::timeout(ms(2000), socket.next()).await.expect("an echo");
+        assert_eq!(answer.unwrap().unwrap(), Message::text(text));
+    };
+    echo(&mut socket, "before").await;
+    daemon.signal(Signal::SIGTERM);
+    tokio::time::sleep(ms(700)).await;
+    echo(&mut socket, "while it drains").await;
+    socket.close(None).await.unwrap();
+    drop(socket);
+    let ending = daemon.ended().await;
+    assert_eq!(ending.status.code(), Some(0));
+    assert!(ending.took < ms(4000), "it waited for nobody: {ending:?}");
+}
+
+#[tokio::test]
+async fn a_tunnel_ends_with_the_grace() {
+    let mut daemon = Setup::default().option("--drain-grace", "1").function(Function::new("f")).start().await;
+    let stream = TcpStream::connect(daemon.listen).await.unwrap();
+    let (mut socket, _) = client_async(format!("ws://{}/invoke/f/ws", daemon.listen), stream).await.unwrap();
+    let ending = daemon.end().await;
+    assert_eq!(ending.status.code(), Some(0));
+    assert!(ending.took < ms(5000), "{ending:?}");
+    let end = tokio::time::timeout(ms(1000), socket.next()).await.expect("the end of the tunnel");
+    assert!(!matches!(end, Some(Ok(Message::Text(_) | Message::Binary(_)))), "{end:?}");
+}
+
+#[tokio::test]
 async fn functions_do_not_outlive_a_daemon_that_was_killed() {
     let home = Home::new();
     home.put(&Function::new("f").set("min-instances", 2).flag("--ignore-sigterm"));
@@ -177,6 +224,9 @@ async fn functions_do_not_outlive_a_daemon_that_was_killed() {
 
 #[tokio::test]
 async fn what_a_killed_daemon_left_behind_is_reclaimed_by_the_next() {
+    if !cgroups_are_usable().await {
+        return;
+    }
     let home = Home::new();
     home.put(&Function::new("f").set("min-instances", 1).flag("--relative").flag("own-session"));
     let mut daemon = Setup::at(&home).start().await;
@@ -226,14 +276,4 @@ async fn a_state_directory_that_cannot_be_is_one_clear_line() {
     // Not even root can make a directory there.
     let line = refusal(Setup::default().option("--state-dir", "/proc/unifaas-state").command()).await;
     assert!(line.contains("/proc/unifaas-state"), "{line}");
-}
-
-#[tokio::test]
-async fn two_daemons_do_not_share_a_state_directory() {
-    let home = Home::new();
-    home.put(&Function::new("f").set("min-instances", 1));
-    let daemon = Setup::at(&home).start().await;
-    daemon.until("f", "idle", 1).await;
-    refusal(Setup::at(&home).command()).await;
-    daemon.get("/invoke/f/pid").await.ok();
 }

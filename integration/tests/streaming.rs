@@ -40,12 +40,14 @@ async fn a_gibibyte_is_echoed_while_the_daemon_stays_small() {
 async fn a_client_that_reads_slowly_does_not_fill_the_daemons_memory() {
     let daemon = Daemon::with(Function::new("f")).await;
     let before = processes::peak_memory_kib(daemon.pid);
-    let (_connection, response) = daemon.start(request("GET", "/invoke/f/bytes?mib=200", empty())).await;
+    let (connection, response) = daemon.start(request("GET", "/invoke/f/bytes?mib=200", empty())).await;
     let mut pieces = Pieces::of(response);
     pieces.next().await.expect("a piece").expect("a good one");
     tokio::time::sleep(ms(1000)).await;
     let peak = processes::peak_memory_kib(daemon.pid);
     assert!(peak < before + (16 << 10), "{before} KiB before, {peak} KiB after");
+    drop((pieces, connection));
+    daemon.until("f", "idle", 1).await;
 }
 
 #[tokio::test]

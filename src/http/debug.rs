@@ -4,13 +4,13 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use actix_web::{HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse, web};
 use futures::future::join_all;
 use serde::Serialize;
 use tokio::time::timeout;
 use unifaas_actors::{Desk, FunctionQuestion, FunctionSnapshot, InstanceId, InstanceQuestion, InstanceSnapshot};
 
-use super::{Shared, headers::REQUEST_ID, status::Failure};
+use super::{Shared, invoke::request_id, status::Failure};
 
 /// How long an actor may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -74,18 +74,18 @@ async fn everything(shared: web::Data<Shared>) -> HttpResponse {
     page(&Everything { daemon, functions: functions.into_iter().flatten().collect() })
 }
 
-async fn one_function(shared: web::Data<Shared>, name: web::Path<String>) -> HttpResponse {
+async fn one_function(request: HttpRequest, shared: web::Data<Shared>, name: web::Path<String>) -> HttpResponse {
     match shared.directory.find(&name) {
         Some(desk) => match ask(&desk).await {
             Some(function) => page(&function),
-            None => nothing().await,
+            None => nothing(request).await,
         },
-        None => nothing().await,
+        None => nothing(request).await,
     }
 }
 
-async fn one_instance(shared: web::Data<Shared>, id: web::Path<String>) -> HttpResponse {
-    let Some(id) = InstanceId::parse(&id) else { return nothing().await };
+async fn one_instance(request: HttpRequest, shared: web::Data<Shared>, id: web::Path<String>) -> HttpResponse {
+    let Some(id) = InstanceId::parse(&id) else { return nothing(request).await };
     for (name, desk) in shared.directory.all().iter() {
         let Some(function) = ask_function(desk).await else { continue };
         let Some((_, instance)) = function.members.iter().find(|(member, _)| *member == id) else { continue };
@@ -93,13 +93,11 @@ async fn one_instance(shared: web::Data<Shared>, id: web::Path<String>) -> HttpR
             return page(&Instance { function: name.clone(), itself });
         }
     }
-    nothing().await
+    nothing(request).await
 }
 
-async fn nothing() -> HttpResponse {
-    let request_id = actix_http::header::HeaderValue::from_static("");
-    let mut response = Failure::NoSuchPage.response(None, &request_id);
-    response.headers_mut().remove(REQUEST_ID);
+async fn nothing(request: HttpRequest) -> HttpResponse {
+    let response = Failure::NoSuchPage.response(None, &request_id(request.headers()));
     HttpResponse::from(response.map_into_boxed_body())
 }
 

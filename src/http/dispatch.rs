@@ -1,7 +1,7 @@
 //! One attempt to have one instance serve a request.
 //!
-//! A connection that had been kept and turns out to be closed is replaced once. An instance that cannot be connected to
-//! is reported together with the untouched body, so that another one may be tried. Anything past that is a failure: the
+//! A connection that had been kept and turns out to be closed is replaced once. A request that never reached the
+//! instance is reported together with its body, so that another one may be tried. Anything past that is a failure: the
 //! instance may have acted on the request.
 
 use std::{io, time::Duration};
@@ -9,16 +9,13 @@ use std::{io, time::Duration};
 use actix_http::{Method, RequestHead, StatusCode, header::HeaderValue};
 use bytes::BytesMut;
 use tokio::time::{Instant, sleep, timeout};
-use unifaas_actors::{Endpoint, Lease};
+use unifaas_actors::{Endpoint, InstanceId, Lease};
 
 use super::{
     headers::{Via, put_request_headers},
     relay::Deadline,
     status::Failure,
-    upstream::{
-        Connection, Exchange, ExchangeError, Framing, Nonsense, Pool, RequestBody, ResponseHead, end_head, put_header,
-        start_head,
-    },
+    upstream::{Answer, Connection, Exchange, Framing, Nonsense, Pool, RequestBody, end_head, put_header, start_head},
 };
 
 /// How long an instance that has just become ready may refuse connections: some call back before they listen.
@@ -27,6 +24,13 @@ const LATE_LISTENER: Duration = Duration::from_secs(1);
 const LATE_LISTENER_PAUSE: Duration = Duration::from_millis(2);
 /// Longest wait for a connection to an instance of this host.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// An instance that breaks off so soon, and is found dead, was dying when the request came.
+const DYING: Duration = Duration::from_millis(50);
+/// How long the death of an instance may take to be noticed.
+const DEATH_NOTICE: Duration = Duration::from_millis(10);
+/// How long an instance may take to ask for a body that is withheld. Past that it gets it unasked: some never ask.
+const CONTINUE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A client's request, as it is to be sent on.
 pub struct Outgoing<'a> {
@@ -43,12 +47,6 @@ pub struct Missed {
     pub failure: Failure,
     /// The body, if the request never reached the instance and may be offered to another.
     pub untouched: Option<RequestBody>,
-}
-
-impl Missed {
-    fn for_good(failure: Failure) -> Self {
-        Self { failure, untouched: None }
-    }
 }
 
 impl Outgoing<'_> {
@@ -81,14 +79,14 @@ impl Outgoing<'_> {
     }
 }
 
-/// Sends the request to the instance of `lease` and waits for the head of its response.
+/// Sends the request to the instance of `lease` and waits for its answer.
 pub async fn send(
     pool: &Pool,
     outgoing: &Outgoing<'_>,
     mut body: RequestBody,
     lease: &Lease,
     mut deadline: Option<&mut Deadline>,
-) -> Result<(Exchange, ResponseHead), Missed> {
+) -> Result<(Exchange, Answer), Missed> {
     let endpoint = lease.endpoint();
     let instance = endpoint.instance;
     let mut kept = pool.take(instance);
@@ -103,43 +101,79 @@ pub async fn send(
                 }
             },
         };
+        let sent_at = Instant::now();
         let mut exchange = Exchange::new(connection, outgoing.head.method.clone(), outgoing.encode(), body);
-        match response_head(&mut exchange, lease, deadline.as_deref_mut()).await {
-            Ok(response) if response.status == StatusCode::SWITCHING_PROTOCOLS && !outgoing.websocket => {
-                let error = ExchangeError::Nonsense(Nonsense::Head("a 101 that nobody asked for".to_owned()));
-                return Err(Missed::for_good(Failure::Exchange { instance, error }));
-            }
-            Ok(response) => return Ok((exchange, response)),
-            Err(Failure::Exchange { error, .. }) if exchange.died_of_age(&error) && outgoing.is_idempotent() => {
-                body = exchange.into_body();
-            }
-            Err(failure) => return Err(Missed::for_good(failure)),
+        let failure = match answer(&mut exchange, outgoing, instance, deadline.as_deref_mut()).await {
+            Ok(answer) => return Ok((exchange, answer)),
+            Err(failure) => failure,
+        };
+        let repeatable = match &failure {
+            Failure::Exchange { error, .. } => outgoing.is_idempotent() && exchange.is_repeatable(error),
+            _ => false,
+        };
+        if repeatable && exchange.is_reused() {
+            body = exchange.into_body();
+        } else if repeatable && sent_at.elapsed() < DYING && is_dead(endpoint).await {
+            return Err(Missed { failure, untouched: Some(exchange.into_body()) });
+        } else {
+            return Err(Missed { failure, untouched: None });
         }
     }
 }
 
-async fn response_head(
+/// What the instance says next, within the time the request has.
+pub async fn answer(
     exchange: &mut Exchange,
-    lease: &Lease,
+    outgoing: &Outgoing<'_>,
+    instance: InstanceId,
     deadline: Option<&mut Deadline>,
-) -> Result<ResponseHead, Failure> {
-    let instance = lease.endpoint().instance;
-    let head = match deadline {
-        None => exchange.response_head().await,
-        Some(deadline) => tokio::select! {
-            biased;
-            head = exchange.response_head() => head,
-            () = &mut deadline.sleep => {
-                let after = deadline.after;
-                return Err(if exchange.waits_for_client() {
-                    Failure::RequestTimedOut { after }
-                } else {
-                    Failure::FunctionTimedOut { instance, after }
-                });
-            }
-        },
+) -> Result<Answer, Failure> {
+    let withheld = exchange.withholds_body();
+    let answer = tokio::select! {
+        biased;
+        answer = exchange.answer() => answer,
+        () = sleep(CONTINUE_PATIENCE), if withheld => Ok(Answer::Continue),
+        after = passing(deadline) => {
+            return Err(if exchange.waits_for_client() {
+                Failure::RequestTimedOut { after }
+            } else {
+                Failure::FunctionTimedOut { instance, after }
+            });
+        }
     };
-    head.map_err(|error| Failure::Exchange { instance, error })
+    let unasked_upgrade = |answer: &Answer| {
+        let head = if let Answer::Head(head) = answer { Some(head) } else { None };
+        head.is_some_and(|head| head.status == StatusCode::SWITCHING_PROTOCOLS) && !outgoing.websocket
+    };
+    match answer {
+        Ok(answer) if unasked_upgrade(&answer) => {
+            let error = Nonsense::Head("a 101 that nobody asked for".to_owned()).into();
+            Err(Failure::Exchange { instance, error })
+        }
+        Ok(answer) => Ok(answer),
+        Err(error) => Err(Failure::Exchange { instance, error }),
+    }
+}
+
+/// Resolves when the deadline passes, with the time there was.
+async fn passing(deadline: Option<&mut Deadline>) -> Duration {
+    match deadline {
+        Some(deadline) => {
+            deadline.sleep.as_mut().await;
+            deadline.after
+        }
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether the instance is found dead, now or in a moment.
+async fn is_dead(endpoint: &Endpoint) -> bool {
+    let noticed = async {
+        while endpoint.is_live() {
+            sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(DEATH_NOTICE, noticed).await.is_ok()
 }
 
 async fn connect(endpoint: &Endpoint) -> io::Result<Connection> {

@@ -3,7 +3,12 @@
 //! Finds the function, gets a slot, has `dispatch.rs` send the request to the instance, and hands the rest to a
 //! [`Relay`]. Which headers travel is `headers.rs`, what a failure says `status.rs`.
 
-use std::{rc::Rc, sync::Arc};
+use std::{
+    future::{Future, poll_fn},
+    rc::Rc,
+    sync::Arc,
+    task::Poll,
+};
 
 use actix_http::{
     BoxedPayloadStream, ConnectionType, HttpMessage, Method, Payload, Request, RequestHead, Response, StatusCode,
@@ -16,11 +21,12 @@ use unifaas_actors::{Desk, InstanceId, Lease};
 
 use super::{
     Shared,
+    client::Client,
     dispatch::{self, Missed, Outgoing},
     headers::{REQUEST_ID, SERVER_TIMING, asks_for_websocket, strip_response_headers},
-    relay::{Body, Deadline, Record, Relay, blames_instance},
+    relay::{Body, ClientEnd, Deadline, Record, Relay, blames_instance},
     status::Failure,
-    upstream::{Exchange, Framing, Pool, RequestBody, ResponseHead, content_length},
+    upstream::{Answer, Exchange, Framing, Pool, RequestBody, ResponseHead, content_length},
 };
 
 /// Where invocations live.
@@ -43,6 +49,7 @@ struct Admission {
     record: Record,
     request_id: HeaderValue,
     times: Times,
+    deadline: Option<Deadline>,
 }
 
 /// When a request came and when it got its first slot.
@@ -57,31 +64,49 @@ impl Invoker {
         Self { shared, pool }
     }
 
-    /// Lets a request in that waits for `100 Continue`: its body is asked for only once a slot is held for it.
+    /// Lets a request in that waits for `100 Continue`: it is told to send its body once its instance has asked for it.
     ///
     /// # Errors
-    /// The answer to a request that is refused; its body is never sent.
-    pub async fn admit_expecting(&self, request: Request) -> Result<Request, Response<Body>> {
-        let admission = self.admit(request.head()).await?;
-        request.extensions_mut().insert(admission);
+    /// The answer to a request whose body is not wanted, by the platform or by the instance; it is never sent.
+    pub async fn invoke_expecting(&self, request: Request) -> Result<Request, Response<Body>> {
+        let client = client_of(&request);
+        let opened = unless_left(&client, request.head(), async {
+            let admission = self.admit(request.head(), &client).await?;
+            let body = RequestBody::withheld(request_framing(&request.head().headers), admission.max_body());
+            let opened = self.open(request.head(), body, admission).await?;
+            match opened.answer {
+                Answer::Continue => Ok(opened),
+                Answer::Head(_) => Err(self.respond(request.head(), &client, opened)),
+            }
+        });
+        let opened = opened.await?;
+        request.extensions_mut().insert(opened);
         Ok(request)
     }
 
     /// Serves one request.
     pub async fn invoke(&self, mut request: Request) -> Response<Body> {
-        let admitted = request.extensions_mut().remove::<Admission>();
-        let admission = match admitted {
-            Some(admission) => admission,
-            None => match self.admit(request.head()).await {
-                Ok(admission) => admission,
-                Err(refusal) => return refusal,
-            },
-        };
+        let client = client_of(&request);
+        let waiting = request.extensions_mut().remove::<Opened>();
         let payload = request.take_payload();
-        self.serve(request.head(), payload, admission).await
+        let head = request.head();
+        let opened = unless_left(&client, head, async {
+            match waiting {
+                Some(opened) => self.resume(head, payload, opened).await,
+                None => {
+                    let admission = self.admit(head, &client).await?;
+                    let body = RequestBody::new(payload, request_framing(&head.headers), admission.max_body());
+                    self.open(head, body, admission).await
+                }
+            }
+        });
+        match opened.await {
+            Ok(opened) => self.respond(head, &client, opened),
+            Err(refusal) => refusal,
+        }
     }
 
-    async fn admit(&self, head: &RequestHead) -> Result<Admission, Response<Body>> {
+    async fn admit(&self, head: &RequestHead, client: &Option<Client>) -> Result<Admission, Response<Body>> {
         let asked = Instant::now();
         let request_id = request_id(&head.headers);
         if self.shared.is_draining() {
@@ -91,7 +116,7 @@ impl Invoker {
         let Some(desk) = self.shared.directory.find(name) else {
             return Err(refuse(head, &Failure::NoSuchFunction, &request_id));
         };
-        let mut record = Record::new(desk.clone(), self.shared.log.clone(), request_id.clone(), asked);
+        let mut record = Record::new(desk.clone(), self.shared.log.clone(), request_id.clone(), asked, client.clone());
         let slot = match check_length(&desk, head) {
             Ok(()) => desk.acquire().await.map_err(Failure::from),
             Err(failure) => Err(failure),
@@ -99,46 +124,41 @@ impl Invoker {
         match slot {
             Ok(lease) => {
                 let times = Times { asked, leased: Instant::now() };
-                Ok(Admission { desk, lease, record, request_id, times })
+                let timeout = lease.endpoint().spec.timeout;
+                let deadline = timeout.map(|after| Deadline::new(times.leased + after, after));
+                Ok(Admission { desk, lease, record, request_id, times, deadline })
             }
-            Err(failure) => {
-                record.fail(&failure);
-                Err(refuse(head, &failure, &request_id))
-            }
+            Err(failure) => Err(fail(head, &mut record, &request_id, failure)),
         }
     }
 
-    async fn serve(
+    /// Sends the request to an instance, or to another one if it never reached the first.
+    async fn open(
         &self,
         head: &RequestHead,
-        payload: Payload<BoxedPayloadStream>,
+        mut body: RequestBody,
         admission: Admission,
-    ) -> Response<Body> {
-        let Admission { desk, mut lease, mut record, request_id, times } = admission;
-        let spec = lease.endpoint().spec.clone();
-        let websocket = asks_for_websocket(&head.headers);
-        let framing = if websocket { Framing::UntilClose } else { request_framing(&head.headers) };
-        let outgoing = Outgoing { head, target: split(head).1, framing, websocket, request_id: &request_id };
-        let mut body = RequestBody::new(payload, framing, spec.max_body);
-        let mut deadline = spec.timeout.map(|after| Deadline::new(times.leased + after, after));
-
+    ) -> Result<Opened, Response<Body>> {
+        let Admission { desk, mut lease, mut record, request_id, times, mut deadline } = admission;
+        let outgoing = outgoing(head, &request_id);
         for attempt in 1.. {
             let Missed { failure, untouched } =
                 match dispatch::send(&self.pool, &outgoing, body, &lease, deadline.as_mut()).await {
-                    Ok((exchange, response)) => {
-                        let relay = Incoming { exchange, response, lease, record, deadline, times };
-                        return self.respond(&outgoing, relay);
+                    Ok((exchange, answer)) => {
+                        let admission = Admission { desk, lease, record, request_id, times, deadline };
+                        return Ok(Opened { admission, exchange, answer });
                     }
                     Err(missed) => missed,
                 };
             if blames_instance(&failure) {
                 lease.condemn();
             }
-            // The slot is free before the client hears of the failure.
+            // The slot is free before the client hears of the failure, and before another one is asked for.
             drop(lease);
-            // A request that never reached its instance is offered to another one.
+            // An instance that died of the request itself must not take all others with it.
+            let attempts = if matches!(failure, Failure::Unreachable { .. }) { ATTEMPTS } else { 2 };
             let failure = match untouched {
-                Some(again) if attempt < ATTEMPTS => match desk.acquire().await {
+                Some(again) if attempt < attempts => match desk.acquire().await {
                     Ok(next) => {
                         (lease, body) = (next, again);
                         continue;
@@ -147,29 +167,59 @@ impl Invoker {
                 },
                 _ => failure,
             };
-            record.fail(&failure);
-            return refuse(head, &failure, &request_id);
+            return Err(fail(head, &mut record, &request_id, failure));
         }
         unreachable!("the last attempt returns")
     }
 
+    /// Sends the body that an instance has asked for.
+    async fn resume(
+        &self,
+        head: &RequestHead,
+        payload: Payload<BoxedPayloadStream>,
+        opened: Opened,
+    ) -> Result<Opened, Response<Body>> {
+        let Opened { mut admission, mut exchange, .. } = opened;
+        exchange.release(payload);
+        let instance = admission.lease.endpoint().instance;
+        let outgoing = outgoing(head, &admission.request_id);
+        match dispatch::answer(&mut exchange, &outgoing, instance, admission.deadline.as_mut()).await {
+            Ok(answer) => Ok(Opened { admission, exchange, answer }),
+            Err(failure) => {
+                if blames_instance(&failure) {
+                    admission.lease.condemn();
+                }
+                drop(admission.lease);
+                Err(fail(head, &mut admission.record, &admission.request_id, failure))
+            }
+        }
+    }
+
     /// The response to the client; its body goes on from here by itself.
-    fn respond(&self, outgoing: &Outgoing<'_>, incoming: Incoming) -> Response<Body> {
-        let Incoming { exchange, mut response, lease, record, deadline, times } = incoming;
+    fn respond(&self, request: &RequestHead, client: &Option<Client>, opened: Opened) -> Response<Body> {
+        let Opened { admission, exchange, answer } = opened;
+        let Admission { lease, mut record, request_id, times, deadline, .. } = admission;
+        record.answered();
+        let mut response = match answer {
+            Answer::Head(head) => head,
+            Answer::Continue => unreachable!("it is asked for once, before the body was released"),
+        };
         let upgraded = response.status == StatusCode::SWITCHING_PROTOCOLS;
-        let size = body_size(&outgoing.head.method, &response);
+        let size = body_size(&request.method, &response);
         let timing = times.header(&lease);
         strip_response_headers(&mut response.headers, upgraded);
         if response.status != StatusCode::NOT_MODIFIED {
             // The server writes it from the body's size.
             response.headers.remove(header::CONTENT_LENGTH);
         }
-        response.headers.insert(REQUEST_ID, outgoing.request_id.clone());
+        response.headers.insert(REQUEST_ID, request_id);
         response.headers.append(SERVER_TIMING, timing);
 
         // A tunnel lasts as long as both sides want.
         let deadline = deadline.filter(|_| !upgraded);
-        let mut relay = Relay::new(size, exchange, lease, deadline, record, self.pool.clone());
+        let ends_with_connection = request.version < Version::HTTP_11 && size == BodySize::Stream;
+        let client = client.clone().map(|client| ClientEnd { client, reset_on_failure: ends_with_connection });
+        let mut relay = Relay::new(size, exchange, lease, deadline, client, record, self.pool.clone());
         if matches!(size, BodySize::None | BodySize::Sized(0)) {
             // The server does not poll a body that is known to be empty.
             relay.complete();
@@ -179,7 +229,7 @@ impl Invoker {
         head.headers = response.headers;
         if upgraded {
             head.set_connection_type(ConnectionType::Upgrade);
-        } else if outgoing.head.version < Version::HTTP_11 && size == BodySize::Stream {
+        } else if ends_with_connection {
             // Such a client knows no chunks: the end of the connection is the end of the body.
             head.no_chunking(true);
             head.set_connection_type(ConnectionType::Close);
@@ -190,14 +240,17 @@ impl Invoker {
     }
 }
 
-/// A response whose head has come, and what goes with it.
-struct Incoming {
+/// A request that has reached an instance, and what the instance says to it.
+struct Opened {
+    admission: Admission,
     exchange: Exchange,
-    response: ResponseHead,
-    lease: Lease,
-    record: Record,
-    deadline: Option<Deadline>,
-    times: Times,
+    answer: Answer,
+}
+
+impl Admission {
+    fn max_body(&self) -> Option<u64> {
+        self.lease.endpoint().spec.max_body
+    }
 }
 
 impl Times {
@@ -211,6 +264,38 @@ impl Times {
         let text = format!("queue;dur={queue:.3}, boot;dur={boot:.3}, upstream;dur={upstream:.3}");
         HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static(""))
     }
+}
+
+fn outgoing<'a>(head: &'a RequestHead, request_id: &'a HeaderValue) -> Outgoing<'a> {
+    let websocket = asks_for_websocket(&head.headers);
+    Outgoing { head, target: split(head).1, framing: request_framing(&head.headers), websocket, request_id }
+}
+
+/// Who is at the other end of the request's connection.
+fn client_of(request: &Request) -> Option<Client> {
+    request.conn_data::<Client>().cloned()
+}
+
+/// `served`, given up as soon as the client has left.
+async fn unless_left<T>(
+    client: &Option<Client>,
+    head: &RequestHead,
+    served: impl Future<Output = Result<T, Response<Body>>>,
+) -> Result<T, Response<Body>> {
+    let left = poll_fn(|cx| client.as_ref().map_or(Poll::Pending, |client| client.poll_left(cx)));
+    tokio::select! {
+        biased;
+        served = served => served,
+        // Nobody reads this answer.
+        () = left => Err(refuse(head, &Failure::ClientGone, &request_id(&head.headers))),
+    }
+}
+
+/// Ends a request with the platform's answer.
+fn fail(head: &RequestHead, record: &mut Record, request_id: &HeaderValue, failure: Failure) -> Response<Body> {
+    let failure = record.judge(failure);
+    record.fail(&failure);
+    refuse(head, &failure, request_id)
 }
 
 fn refuse(head: &RequestHead, failure: &Failure, request_id: &HeaderValue) -> Response<Body> {
@@ -229,7 +314,7 @@ fn split(head: &RequestHead) -> (&str, &str) {
 }
 
 /// The client's id for the request if it is a reasonable one, else a new one.
-fn request_id(headers: &HeaderMap) -> HeaderValue {
+pub fn request_id(headers: &HeaderMap) -> HeaderValue {
     let reasonable = |id: &&HeaderValue| {
         !id.is_empty() && id.len() <= MAX_REQUEST_ID && id.as_bytes().iter().all(u8::is_ascii_graphic)
     };
@@ -254,6 +339,9 @@ fn check_length(desk: &Desk, head: &RequestHead) -> Result<(), Failure> {
 
 /// How the client framed its body. The server has refused heads that say it in two ways.
 fn request_framing(headers: &HeaderMap) -> Framing {
+    if asks_for_websocket(headers) {
+        return Framing::UntilClose;
+    }
     if headers.contains_key(header::TRANSFER_ENCODING) {
         return Framing::Chunked;
     }

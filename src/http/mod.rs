@@ -6,12 +6,13 @@
 //! ```text
 //!   front.rs ──► invoke.rs ──► dispatch.rs ──► upstream/   (request)
 //!                    └───────► relay.rs    ◄── upstream/   (response, holds the lease)
-//!   ready.rs     debug.rs     headers.rs   status.rs
+//!   ready.rs     debug.rs     headers.rs   status.rs   client.rs
 //! ```
 //!
 //! actix-http serves the front directly, because actix-web's routing and extractors would cost a warm request more than
 //! everything else the daemon does for it; the pages for people are an actix-web `App`.
 
+mod client;
 mod debug;
 mod dispatch;
 mod front;
@@ -137,12 +138,15 @@ impl Listeners {
     /// Serves on all of them.
     pub fn serve(self, shared: Arc<Shared>) -> io::Result<Servers> {
         let admin_here = self.admin.is_none();
+        let builder = Server::build();
+        // As actix-web's own server has it: unused connections end at once when the server is told to stop.
+        let last_call = builder.graceful_shutdown_signal();
         let front_shared = shared.clone();
-        let front = Server::build()
+        let front = builder
             .disable_signals()
             .shutdown_timeout(LAST_BYTES)
             .backlog(BACKLOG)
-            .listen("front", self.front, move || front::service(front_shared.clone(), admin_here))?
+            .listen("front", self.front, move || front::service(front_shared.clone(), admin_here, last_call.clone()))?
             .run();
         let data = web::Data::from(shared);
         let callback_data = data.clone();

@@ -21,8 +21,9 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use unifaas_actors::{Desk, Lease, Outcome};
 
 use super::{
+    client::Client,
     status::Failure,
-    upstream::{Exchange, Pool},
+    upstream::{Exchange, ExchangeError, Pool},
 };
 
 /// Any body this server sends.
@@ -68,8 +69,16 @@ pub struct Relay {
     exchange: Option<Exchange>,
     lease: Option<Lease>,
     deadline: Option<Deadline>,
+    client: Option<ClientEnd>,
     record: Record,
     pool: Rc<Pool>,
+}
+
+/// The client that a response goes to.
+pub struct ClientEnd {
+    pub client: Client,
+    /// The end of the connection is the end of the body, so one that is cut short needs another sign.
+    pub reset_on_failure: bool,
 }
 
 /// When a request must be over.
@@ -92,10 +101,11 @@ impl Relay {
         exchange: Exchange,
         lease: Lease,
         deadline: Option<Deadline>,
+        client: Option<ClientEnd>,
         record: Record,
         pool: Rc<Pool>,
     ) -> Self {
-        Self { size, exchange: Some(exchange), lease: Some(lease), deadline, record, pool }
+        Self { size, exchange: Some(exchange), lease: Some(lease), deadline, client, record, pool }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Failure>>> {
@@ -108,6 +118,9 @@ impl Relay {
                 Poll::Ready(None)
             }
             Poll::Ready(Some(Err(error))) => self.fail(Failure::Exchange { instance, error }),
+            Poll::Pending if self.client.as_ref().is_some_and(|end| end.client.poll_left(cx).is_ready()) => {
+                self.fail(Failure::ClientGone)
+            }
             Poll::Pending => {
                 let Some(deadline) = &mut self.deadline else { return Poll::Pending };
                 ready!(deadline.sleep.as_mut().poll(cx));
@@ -135,6 +148,9 @@ impl Relay {
             lease.condemn();
         }
         self.record.fail(&failure);
+        if let Some(ClientEnd { client, reset_on_failure: true }) = &self.client {
+            client.end_with_reset();
+        }
         // The server breaks the client's connection off: a truncated body never looks like a whole one.
         Poll::Ready(Some(Err(failure)))
     }
@@ -151,12 +167,28 @@ pub struct Record {
     log: Logger,
     request_id: HeaderValue,
     since: Instant,
-    over: bool,
+    client: Option<Client>,
+    state: Recorded,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Recorded {
+    /// The client has no answer yet.
+    Unanswered,
+    /// The head of an answer is on its way.
+    Answered,
+    /// It has been counted.
+    Over,
 }
 
 impl Record {
-    pub fn new(desk: Arc<Desk>, log: Logger, request_id: HeaderValue, since: Instant) -> Self {
-        Self { desk, log, request_id, since, over: false }
+    pub fn new(desk: Arc<Desk>, log: Logger, request_id: HeaderValue, since: Instant, client: Option<Client>) -> Self {
+        Self { desk, log, request_id, since, client, state: Recorded::Unanswered }
+    }
+
+    /// The client gets an answer, whatever becomes of its body.
+    pub fn answered(&mut self) {
+        self.state = Recorded::Answered;
     }
 
     /// The request's end, if it had not ended before.
@@ -164,6 +196,16 @@ impl Record {
         if self.close(outcome) {
             debug!(self.log, "request is over"; "function" => self.desk.name(), "outcome" => outcome.code(),
                 "request_id" => self.request_id(), "ms" => self.elapsed_ms());
+        }
+    }
+
+    /// The failure, put right: the server reports the early end of a body also where the body is malformed.
+    pub fn judge(&self, failure: Failure) -> Failure {
+        match failure {
+            Failure::Exchange { instance, error: ExchangeError::ClientGone } if self.client_is_there() => {
+                Failure::Exchange { instance, error: ExchangeError::ClientMalformed }
+            }
+            other => other,
         }
     }
 
@@ -182,11 +224,15 @@ impl Record {
         }
     }
 
+    fn client_is_there(&self) -> bool {
+        self.client.as_ref().is_some_and(|client| !client.has_left())
+    }
+
     fn close(&mut self, outcome: Outcome) -> bool {
-        if self.over {
+        if self.state == Recorded::Over {
             return false;
         }
-        self.over = true;
+        self.state = Recorded::Over;
         self.desk.stats().count(outcome);
         true
     }
@@ -202,7 +248,16 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
-        if self.close(Outcome::ClientGone) {
+        if self.state == Recorded::Over {
+            return;
+        }
+        if self.client_is_there() {
+            // The server dropped the request all the same: its body is malformed.
+            if let (Recorded::Unanswered, Some(client)) = (self.state, &self.client) {
+                client.refuse();
+            }
+            self.end(Outcome::BadRequest);
+        } else if self.close(Outcome::ClientGone) {
             debug!(self.log, "client left"; "function" => self.desk.name(), "status" => 499,
                 "request_id" => self.request_id(), "ms" => self.elapsed_ms());
         }

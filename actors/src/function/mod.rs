@@ -10,33 +10,30 @@
 
 mod desk;
 mod fleet;
+mod handlers;
 mod refusal;
 mod slots;
 mod waiters;
 
-use std::{collections::HashMap, rc::Rc, sync::Arc, time::Duration};
+use std::{collections::HashMap, rc::Rc, sync::Arc};
 
-use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, MessageResult, SpawnHandle};
-use serde::Serialize;
-use slog::{Logger, error, info, o, warn};
+use actix::{Actor, ActorContext, Addr, AsyncContext, Context, SpawnHandle};
+use slog::{Logger, debug, o};
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
+    budget::Reservation,
     id::InstanceId,
     instance::{Birth, Cause, InstanceActor},
-    messages::{
-        Abandon, Acquire, Configure, Drain, FunctionGone, FunctionQuestion, InstanceGone, InstanceLost, InstanceReady,
-        Members, Replenish, Rested, SlotReturned, Stop,
-    },
+    messages::{FunctionGone, Stop},
     notice::ExitNotice,
     registry::Draft,
-    sandbox::LaunchError,
     spec::FunctionSpec,
-    stats::StatsReport,
     world::World,
 };
 pub use desk::{Desk, Endpoint, Lease};
 use fleet::{Backoff, Demand};
+pub use handlers::FunctionSnapshot;
 pub use refusal::Refusal;
 use slots::Gate;
 pub(crate) use slots::{Idleness, Returned};
@@ -72,6 +69,8 @@ struct Member {
     revision: u64,
     spec: Arc<FunctionSpec>,
     stage: Stage,
+    /// Given back when the instance is gone.
+    _memory: Reservation,
 }
 
 impl Member {
@@ -132,7 +131,7 @@ impl FunctionActor {
                 |member: &&Member| member.stage == Stage::Booting && (member.revision == self.revision) == current;
             self.instances.values().filter(of_kind).count()
         };
-        let memory_bound = (self.world.memory_budget / spec.memory().max(1)).max(1) as usize;
+        let memory_bound = (self.world.memory.total() / spec.memory().max(1)).max(1) as usize;
         Demand {
             waiting: self.waiters.len(),
             waiting_older: self.waiters.older_than(self.revision),
@@ -150,10 +149,14 @@ impl FunctionActor {
     /// missing is started. Called at the end of every handler.
     fn settle(&mut self, ctx: &mut Context<Self>) {
         let now = Instant::now();
+        let pausing = self.backoff.pauses(now);
         self.expire(now);
         self.serve(now);
+        if self.phase == Phase::Serving {
+            self.retire_outdated();
+        }
         match (self.phase, self.draft.clone()) {
-            (Phase::Serving, Ok(spec)) => self.grow(&spec, now, ctx),
+            (Phase::Serving, Ok(spec)) => self.grow(&spec, pausing, ctx),
             (Phase::Serving, Err(reason)) => {
                 // Boots of the last good spec still serve those who came before it went bad.
                 if !self.instances.values().any(|member| member.stage == Stage::Booting) {
@@ -162,7 +165,8 @@ impl FunctionActor {
             }
             (Phase::Draining, _) => {
                 self.refuse_all(&Refusal::Draining);
-                if self.instances.is_empty() {
+                // Those who were let in before the gate was shut, and whose `Acquire` is on the way, get an answer.
+                if self.instances.is_empty() && self.desk.slots().waiting() == 0 {
                     self.finish(ctx);
                 }
             }
@@ -208,24 +212,41 @@ impl FunctionActor {
         }
     }
 
-    fn grow(&mut self, spec: &Arc<FunctionSpec>, now: Instant, ctx: &mut Context<Self>) {
+    fn grow(&mut self, spec: &Arc<FunctionSpec>, pausing: bool, ctx: &mut Context<Self>) {
         let mut demand = self.demand(spec);
-        if self.backoff.pauses(now) {
+        if pausing {
             demand.min_instances = 0;
         }
         for _ in 0..demand.starts() {
-            let (id, address) = InstanceActor::launch(Birth {
-                spec: spec.clone(),
-                revision: self.revision,
-                desk: self.desk.clone(),
-                parent: ctx.address(),
-                world: self.world.clone(),
-                log: self.log.clone(),
-            });
-            self.desk.stats().count_start();
-            let member = Member { address, revision: self.revision, spec: spec.clone(), stage: Stage::Booting };
-            self.instances.insert(id, member);
+            let Some(memory) = self.world.memory.reserve(spec.memory()) else {
+                // Those who wait will be served by what there is, if there is anything.
+                if self.instances.is_empty() {
+                    self.refuse_all(&self.host_is_full(spec));
+                }
+                return;
+            };
+            self.start(spec, memory, ctx);
         }
+    }
+
+    fn start(&mut self, spec: &Arc<FunctionSpec>, memory: Reservation, ctx: &mut Context<Self>) {
+        let (id, address) = InstanceActor::launch(Birth {
+            spec: spec.clone(),
+            revision: self.revision,
+            desk: self.desk.clone(),
+            parent: ctx.address(),
+            world: self.world.clone(),
+            log: self.log.clone(),
+        });
+        self.desk.stats().count_start();
+        let (revision, spec) = (self.revision, spec.clone());
+        self.instances.insert(id, Member { address, revision, spec, stage: Stage::Booting, _memory: memory });
+    }
+
+    fn host_is_full(&self, spec: &FunctionSpec) -> Refusal {
+        let (needed, memory) = (spec.memory(), &self.world.memory);
+        let why = format!("an instance needs {needed} MiB, and {} of {} MiB are free", memory.free(), memory.total());
+        Refusal::HostSaturated { why, retry_after: self.desk.retry_after(self.waiters.len()) }
     }
 
     fn set_alarm(&mut self, ctx: &mut Context<Self>) {
@@ -256,30 +277,31 @@ impl FunctionActor {
 
     /// Lets instances of older specs go, once they have nothing to do.
     fn retire_outdated(&self) {
-        // Boots that those who wait are content with go on.
-        let wanted_boots = !self.waiters.is_empty();
+        // Of those who wait, the head is content with the oldest instances.
+        let wanted = self.waiters.head().map_or(self.revision, |head| head.revision);
         for (id, member) in &self.instances {
-            let outdated = self.draft.is_err() || member.revision < self.revision;
-            match member.stage {
-                Stage::Serving if outdated => self.retire(*id, Cause::Outdated),
-                Stage::Booting if outdated && !wanted_boots => self.retire(*id, Cause::Outdated),
-                _ => {}
+            let outdated = member.revision < self.revision;
+            let wanted = member.stage == Stage::Booting && member.revision >= wanted;
+            if outdated && !wanted && member.stage != Stage::Ending {
+                self.retire(*id, Cause::Outdated);
             }
         }
     }
 
     /// Answers those who shared a boot that has failed; `capacity` is what the instance would have served at a time.
-    fn answer_victims(&mut self, capacity: usize, refusal: &Refusal) {
+    fn answer_victims(&mut self, revision: u64, capacity: usize, refusal: &Refusal) {
         let booting = self.instances.values().filter(|member| member.stage == Stage::Booting);
         let served_by_others = booting.map(Member::capacity).sum();
-        for _ in 0..fleet::victims(self.waiters.len(), served_by_others, capacity) {
+        // Those who came after the spec had changed would not have been served by it.
+        let content = self.waiters.older_than(revision + 1);
+        for _ in 0..fleet::victims(content, served_by_others, capacity) {
             let Some(waiter) = self.waiters.pop() else { return };
             self.refuse(waiter, refusal.clone());
         }
     }
 
     fn finish(&mut self, ctx: &mut Context<Self>) {
-        info!(self.log, "function is gone");
+        debug!(self.log, "function is gone");
         self.notice.amend(|last_words| last_words.bug = false);
         ctx.stop();
     }
@@ -299,214 +321,6 @@ impl Drop for FunctionActor {
         for member in self.instances.values() {
             member.address.do_send(Stop { cause: Cause::Bug, now: true });
         }
-    }
-}
-
-impl Handler<Acquire> for FunctionActor {
-    type Result = ();
-
-    fn handle(&mut self, Acquire { ticket, since, reply }: Acquire, ctx: &mut Self::Context) {
-        let patience = self.draft.as_ref().map_or(Duration::ZERO, |spec| spec.queue_timeout);
-        let waiter = Waiter { since, deadline: since + patience, revision: self.revision, port: reply };
-        match (&self.draft, self.phase) {
-            // The gate was shut while the request was on its way.
-            (_, Phase::Draining) => self.refuse(waiter, Refusal::Draining),
-            (Err(reason), _) => {
-                let reason = reason.clone();
-                self.refuse(waiter, Refusal::Misconfigured { reason });
-            }
-            (Ok(_), Phase::Serving) => self.waiters.push(ticket, waiter),
-        }
-        self.settle(ctx);
-    }
-}
-
-impl Handler<Abandon> for FunctionActor {
-    type Result = ();
-
-    fn handle(&mut self, Abandon { ticket }: Abandon, ctx: &mut Self::Context) {
-        if self.waiters.remove(ticket).is_some() {
-            self.desk.slots().left_queue();
-        }
-        self.settle(ctx);
-    }
-}
-
-impl Handler<SlotReturned> for FunctionActor {
-    type Result = ();
-
-    fn handle(&mut self, SlotReturned { instance, returned, failed }: SlotReturned, ctx: &mut Self::Context) {
-        self.settle(ctx);
-        let Some(member) = self.instances.get(&instance) else { return };
-        match returned {
-            Returned::Quiet | Returned::Wanted => {}
-            Returned::Idle => member.address.do_send(Rested),
-            Returned::Vacated => {
-                let cause = match self.phase {
-                    _ if failed => Cause::Condemned,
-                    Phase::Draining => Cause::Drained,
-                    Phase::Serving if member.spec.single_use => Cause::SingleUse,
-                    Phase::Serving if member.revision < self.revision => Cause::Outdated,
-                    // Another request of it had failed before.
-                    Phase::Serving => Cause::Condemned,
-                };
-                member.address.do_send(Stop { cause, now: false });
-            }
-        }
-    }
-}
-
-impl Handler<Replenish> for FunctionActor {
-    type Result = ();
-
-    fn handle(&mut self, _: Replenish, ctx: &mut Self::Context) {
-        self.settle(ctx);
-    }
-}
-
-impl Handler<InstanceReady> for FunctionActor {
-    type Result = ();
-
-    fn handle(&mut self, InstanceReady { instance }: InstanceReady, ctx: &mut Self::Context) {
-        self.backoff.succeeded();
-        if let Some(member) = self.instances.get_mut(&instance) {
-            member.stage = Stage::Serving;
-        }
-        self.settle(ctx);
-        // After those who came before the spec changed were served.
-        self.retire_outdated();
-    }
-}
-
-impl Handler<InstanceLost> for FunctionActor {
-    type Result = ();
-
-    fn handle(&mut self, InstanceLost { instance, cause, output }: InstanceLost, ctx: &mut Self::Context) {
-        let Some(member) = self.instances.get_mut(&instance) else { return };
-        member.stage = Stage::Ending;
-        let (capacity, boot_timeout) = (member.capacity(), member.spec.boot_timeout);
-        let refusal = match cause {
-            Cause::LaunchFailed(LaunchError::Exhausted(why)) => {
-                Some(Refusal::HostSaturated { why, retry_after: self.desk.retry_after(self.waiters.len()) })
-            }
-            Cause::LaunchFailed(error) => Some(Refusal::StartFailed { instance, why: error.to_string() }),
-            Cause::BootFailed(exit) => Some(Refusal::BootFailed { instance, exit, output }),
-            Cause::BootTimedOut => Some(Refusal::BootTimedOut { instance, after: boot_timeout, output }),
-            _ => None,
-        };
-        if let Some(refusal) = refusal {
-            self.backoff.failed(Instant::now());
-            self.answer_victims(capacity, &refusal);
-        }
-        self.settle(ctx);
-    }
-}
-
-impl Handler<InstanceGone> for FunctionActor {
-    type Result = ();
-
-    fn handle(&mut self, InstanceGone { instance, bug }: InstanceGone, ctx: &mut Self::Context) {
-        let Some(member) = self.instances.remove(&instance) else { return };
-        if bug {
-            error!(self.log, "an instance's actor panicked; its guest was killed"; "instance" => %instance);
-            self.desk.slots().unseat(instance);
-            if member.stage == Stage::Booting {
-                self.backoff.failed(Instant::now());
-                self.answer_victims(member.capacity(), &Refusal::Lost);
-            }
-        }
-        self.settle(ctx);
-    }
-}
-
-impl Handler<Configure> for FunctionActor {
-    type Result = ();
-
-    fn handle(&mut self, Configure(draft): Configure, ctx: &mut Self::Context) {
-        if self.phase == Phase::Draining {
-            return;
-        }
-        self.revision += 1;
-        match &draft {
-            Ok(_) => info!(self.log, "function has changed"; "revision" => self.revision),
-            Err(reason) => {
-                warn!(self.log, "function is misconfigured"; "revision" => self.revision, "reason" => %reason)
-            }
-        }
-        self.draft = draft;
-        self.backoff = Backoff::default();
-        let (gate, queue) = front_of(&self.draft);
-        self.desk.slots().open(gate, queue);
-        self.retire_outdated();
-        self.settle(ctx);
-    }
-}
-
-impl Handler<Drain> for FunctionActor {
-    type Result = ();
-
-    fn handle(&mut self, Drain { grace }: Drain, ctx: &mut Self::Context) {
-        if self.phase == Phase::Serving {
-            info!(self.log, "function is being drained"; "instances" => self.instances.len(), "grace" => ?grace);
-        }
-        self.phase = Phase::Draining;
-        self.desk.slots().open(Gate::Draining, 0);
-        for (id, member) in &self.instances {
-            match member.stage {
-                Stage::Booting | Stage::Serving => self.retire(*id, Cause::Drained),
-                Stage::Ending => {}
-            }
-        }
-        self.settle(ctx);
-        ctx.run_later(grace, |actor, _| {
-            for member in actor.instances.values() {
-                member.address.do_send(Stop { cause: Cause::Drained, now: true });
-            }
-        });
-    }
-}
-
-/// What `/debug` shows of a function, its instances apart.
-#[derive(Debug, Clone, Serialize)]
-pub struct FunctionSnapshot {
-    /// `serving`, `misconfigured` or `draining`.
-    pub state: &'static str,
-    /// What is wrong with its file.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub reason: Option<Arc<str>>,
-    /// What it is.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub spec: Option<Arc<FunctionSpec>>,
-    /// Versions of the spec seen so far.
-    pub revision: u64,
-    /// Requests that wait for a slot.
-    pub waiting: usize,
-    /// What became of requests and boots.
-    #[serde(flatten)]
-    pub stats: StatsReport,
-    /// Its instances, to be asked themselves.
-    #[serde(skip)]
-    pub members: Members,
-}
-
-impl Handler<FunctionQuestion> for FunctionActor {
-    type Result = MessageResult<FunctionQuestion>;
-
-    fn handle(&mut self, _: FunctionQuestion, _: &mut Self::Context) -> Self::Result {
-        let state = match (self.phase, &self.draft) {
-            (Phase::Draining, _) => "draining",
-            (Phase::Serving, Ok(_)) => "serving",
-            (Phase::Serving, Err(_)) => "misconfigured",
-        };
-        MessageResult(FunctionSnapshot {
-            state,
-            reason: self.draft.as_ref().err().cloned(),
-            spec: self.draft.as_ref().ok().cloned(),
-            revision: self.revision,
-            waiting: self.desk.slots().waiting(),
-            stats: self.desk.stats().report(),
-            members: self.instances.iter().map(|(id, member)| (*id, member.address.clone())).collect(),
-        })
     }
 }
 

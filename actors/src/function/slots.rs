@@ -10,6 +10,9 @@
 //! Invariants: an instance is in `ready` exactly when it may take one more request; `in_flight` never exceeds the
 //! capacity; a retired instance never takes a request again; while anybody waits, newcomers wait too.
 
+#[cfg(test)]
+mod tests;
+
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
@@ -20,6 +23,8 @@ use crate::id::InstanceId;
 #[derive(Debug)]
 pub(crate) struct Slots {
     gate: Gate,
+    /// The version of the spec in force: newcomers get no older instance.
+    revision: u64,
     /// Requests that may wait at once.
     queue: usize,
     /// Requests that wait or are on their way to the actor's queue.
@@ -84,19 +89,21 @@ pub(crate) enum Idleness {
     Until(Instant),
     /// It is serving; [`Returned::Idle`] will tell when it is not.
     Busy,
-    /// The function wants that many instances kept ready.
+    /// Somebody waits and is about to get it, or the function wants that many instances kept ready.
     Needed,
 }
 
 impl Slots {
     pub fn new(gate: Gate, queue: usize) -> Self {
-        Self { gate, queue, waiting: 0, seats: HashMap::new(), ready: Vec::new() }
+        Self { gate, revision: 0, queue, waiting: 0, seats: HashMap::new(), ready: Vec::new() }
     }
 
-    /// From now on newcomers meet this gate and may wait in a queue of this length.
-    pub fn open(&mut self, gate: Gate, queue: usize) {
+    /// From now on newcomers meet this gate, may wait in a queue of this length, and get instances at least as new as
+    /// `revision`.
+    pub fn open(&mut self, gate: Gate, queue: usize, revision: u64) {
         self.gate = gate;
         self.queue = queue;
+        self.revision = revision;
     }
 
     /// The largest request body that is let in, in bytes.
@@ -119,7 +126,7 @@ impl Slots {
             Gate::Draining => return Taken::Refused(Refusal::Draining),
         }
         if self.waiting == 0
-            && let Some((endpoint, fresh)) = self.take_ready(0, now)
+            && let Some((endpoint, fresh)) = self.take_ready(self.revision, now)
         {
             return Taken::Slot { endpoint, fresh };
         }
@@ -212,7 +219,7 @@ impl Slots {
         self.seats.remove(&id);
     }
 
-    /// Retires the instance if it has been idle for `keepalive` and the function does not need it for its minimum.
+    /// Retires the instance if it has been idle for `keepalive` and is not needed.
     pub fn idleness(&mut self, id: InstanceId, keepalive: Duration, minimum: usize, now: Instant) -> Idleness {
         let revision = self.seats.get(&id).map_or(0, |seat| seat.endpoint.revision);
         let kept = self.usable(revision);
@@ -224,7 +231,7 @@ impl Slots {
         if seat.since + keepalive > now {
             return Idleness::Until(seat.since + keepalive);
         }
-        if kept <= minimum {
+        if self.waiting > 0 || kept <= minimum {
             return Idleness::Needed;
         }
         self.retire(id);

@@ -70,10 +70,6 @@ impl<P> Waiters<P> {
         self.queue.len()
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.queue.is_empty()
-    }
-
     /// How many came before `revision` was in force.
     pub fn older_than(&self, revision: u64) -> usize {
         // Revisions grow with tickets, so those that are older stand at the front.
@@ -101,7 +97,7 @@ mod tests {
         assert_eq!(waiters.head().unwrap().port, 50);
         let order: Vec<u64> = std::iter::from_fn(|| waiters.pop()).map(|waiter| waiter.port).collect();
         assert_eq!(order, [50, 10, 30]);
-        assert!(waiters.is_empty() && waiters.next_deadline().is_none());
+        assert_eq!((waiters.len(), waiters.next_deadline()), (0, None));
     }
 
     #[test]

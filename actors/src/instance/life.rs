@@ -15,6 +15,9 @@
 //! is known as late. `Lost` is told exactly once, before `Stopping`, `Reaping` or `Gone` is entered: from then on
 //! nobody counts on the instance. `Gone` is final.
 
+#[cfg(test)]
+mod tests;
+
 use std::{net::IpAddr, time::Duration};
 
 use tokio::time::Instant;
@@ -26,7 +29,7 @@ use crate::{
 
 /// How long a killed instance may take to be seen dead before its resources are taken back all the same.
 const DEATH_TIMEOUT: Duration = Duration::from_secs(5);
-/// Rest before an instance that the minimum keeps asks again whether it is still needed; bounds a keepalive of zero.
+/// Rest before an instance that is kept because it is needed asks again; bounds a keepalive of zero.
 const SHORTEST_REST: Duration = Duration::from_secs(1);
 
 /// Why an instance does not serve any more.
@@ -75,10 +78,8 @@ impl Cause {
 /// Where in its life an instance is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum State {
-    /// The sandbox is making it. `unwanted` once nobody wants the result: it is ended as soon as it exists.
-    Launching {
-        unwanted: bool,
-    },
+    /// The sandbox is making it.
+    Launching(Fate),
     /// It runs and has until the alarm to get ready.
     Booting {
         callback_source: IpAddr,
@@ -92,6 +93,17 @@ pub(super) enum State {
     /// Its resources are being given back.
     Reaping,
     Gone,
+}
+
+/// What is to become of an instance that does not exist yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// It is to serve.
+    Wanted,
+    /// Nobody wants it any more: it is asked to end as soon as it exists.
+    Unwanted,
+    /// The same, without grace.
+    Doomed,
 }
 
 /// What happens to an instance.
@@ -172,7 +184,7 @@ pub(super) struct Life {
 impl Life {
     /// A life begins with the order to launch, which the caller gives to the sandbox.
     pub fn begin(now: Instant, times: Times) -> (Self, Vec<Effect>) {
-        let mut life = Self { state: State::Launching { unwanted: false }, since: now, epoch: 0, alarm: 0, times };
+        let mut life = Self { state: State::Launching(Fate::Wanted), since: now, epoch: 0, alarm: 0, times };
         let alarm = life.set_alarm(now + times.boot_timeout);
         (life, vec![alarm])
     }
@@ -192,7 +204,7 @@ impl Life {
     /// A callback with the right token has come from `from`. `None`: its address is not known yet, ask again once it is.
     pub fn callback(&mut self, from: IpAddr, now: Instant) -> (Option<Verdict>, Vec<Effect>) {
         match self.state {
-            State::Launching { unwanted: false } => (None, Vec::new()),
+            State::Launching(Fate::Wanted) => (None, Vec::new()),
             State::Booting { callback_source } if callback_source != from => (Some(Verdict::WrongSource), Vec::new()),
             State::Booting { .. } => (Some(Verdict::Accepted), self.ready(now)),
             _ => (Some(Verdict::NotExpected), Vec::new()),
@@ -206,19 +218,25 @@ impl Life {
             return Vec::new();
         }
         match (self.state.clone(), event) {
-            (State::Launching { unwanted: false }, Event::Launched { callback_source }) => {
+            (State::Launching(Fate::Wanted), Event::Launched { callback_source }) => {
                 // The boot alarm goes on: it counts from the order.
                 self.enter(State::Booting { callback_source }, now);
                 vec![Effect::Probe]
             }
-            (State::Launching { unwanted: true }, Event::Launched { .. }) => self.stop(false, now),
-            (State::Launching { unwanted }, Event::LaunchFailed(error)) => {
+            (State::Launching(fate), Event::Launched { .. }) => self.stop(fate == Fate::Doomed, now),
+            (State::Launching(fate), Event::LaunchFailed(error)) => {
                 self.enter(State::Gone, now);
-                let lost = (!unwanted).then_some(Effect::Lost(Cause::LaunchFailed(error)));
+                let lost = (fate == Fate::Wanted).then_some(Effect::Lost(Cause::LaunchFailed(error)));
                 lost.into_iter().chain([self.clear_alarm(), Effect::Finish]).collect()
             }
-            (State::Launching { unwanted: false }, Event::Stop { cause, .. }) => self.unwant(cause),
-            (State::Launching { unwanted: false }, Event::Alarm(_)) => self.unwant(Cause::BootTimedOut),
+            (State::Launching(Fate::Wanted), Event::Stop { cause, now: at_once }) => {
+                self.unwant(cause, if at_once { Fate::Doomed } else { Fate::Unwanted })
+            }
+            (State::Launching(Fate::Wanted), Event::Alarm(_)) => self.unwant(Cause::BootTimedOut, Fate::Unwanted),
+            (State::Launching(Fate::Unwanted), Event::Stop { now: true, .. }) => {
+                self.state = State::Launching(Fate::Doomed);
+                Vec::new()
+            }
 
             (State::Booting { .. }, Event::Probed) => self.ready(now),
             (State::Booting { .. }, Event::Alarm(_)) => self.lose(Cause::BootTimedOut, false, now),
@@ -252,12 +270,11 @@ impl Life {
 
     fn ready(&mut self, now: Instant) -> Vec<Effect> {
         self.enter(State::Serving, now);
-        // `Ready` serves those who wait, so the alarm of a keepalive of zero already finds it busy.
         vec![Effect::Ready, self.set_alarm(now + self.times.keepalive)]
     }
 
-    fn unwant(&mut self, cause: Cause) -> Vec<Effect> {
-        self.state = State::Launching { unwanted: true };
+    fn unwant(&mut self, cause: Cause, fate: Fate) -> Vec<Effect> {
+        self.state = State::Launching(fate);
         vec![self.clear_alarm(), Effect::Lost(cause)]
     }
 

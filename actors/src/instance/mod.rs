@@ -398,7 +398,7 @@ impl Handler<InstanceQuestion> for InstanceActor {
         let occupancy = self.birth.desk.slots().occupancy(self.id);
         let in_flight = occupancy.map_or(0, |occupancy| occupancy.in_flight);
         let state = match self.life.state() {
-            State::Launching { .. } => "launching",
+            State::Launching(_) => "launching",
             State::Booting { .. } => "booting",
             State::Serving if in_flight > 0 => "busy",
             State::Serving => "idle",

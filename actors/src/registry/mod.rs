@@ -112,6 +112,17 @@ impl RegistryActor {
         self.functions.insert(name, Entry { desk, draft, serial, panics });
     }
 
+    /// Puts a new actor in the place of one that panicked, unless that happens too often.
+    fn restart(&mut self, name: String, mut entry: Entry, ctx: &mut Context<Self>) {
+        error!(self.log, "a function's actor panicked"; "function" => &name);
+        let now = Instant::now();
+        entry.panics.push_back(now);
+        entry.panics.retain(|at| now - *at <= RESTART_WINDOW);
+        let given_up = entry.panics.len() > RESTARTS;
+        let draft = if given_up { Err("the function's actor keeps failing; see the log".into()) } else { entry.draft };
+        self.start_function(name, draft, entry.panics, ctx);
+    }
+
     fn publish(&self) {
         let functions = self.functions.iter().map(|(name, entry)| (name.clone(), entry.desk.clone()));
         self.directory.publish(functions.collect());
@@ -264,16 +275,12 @@ impl Handler<FunctionGone> for RegistryActor {
     fn handle(&mut self, gone: FunctionGone, ctx: &mut Self::Context) {
         self.leaving.remove(&gone.serial);
         let current = self.functions.get(&gone.name).is_some_and(|entry| entry.serial == gone.serial);
-        if current && let Some(mut entry) = self.functions.remove(&gone.name) {
-            if gone.bug && self.draining.is_empty() {
-                error!(self.log, "a function's actor panicked"; "function" => &gone.name);
-                let now = Instant::now();
-                entry.panics.push_back(now);
-                entry.panics.retain(|at| now - *at <= RESTART_WINDOW);
-                let given_up = entry.panics.len() > RESTARTS;
-                let draft =
-                    if given_up { Err("the function's actor keeps failing; see the log".into()) } else { entry.draft };
-                self.start_function(gone.name, draft, entry.panics, ctx);
+        if current
+            && let Some(entry) = self.functions.remove(&gone.name)
+            && self.draining.is_empty()
+        {
+            if gone.bug {
+                self.restart(gone.name, entry, ctx);
             }
             self.publish();
         }

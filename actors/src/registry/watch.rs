@@ -21,6 +21,11 @@ pub struct Changes {
 }
 
 impl Changes {
+    /// Look at every function again.
+    pub fn anything() -> Self {
+        Self { all: true, ..Self::default() }
+    }
+
     pub(super) fn merge(&mut self, other: Changes) {
         self.names.extend(other.names);
         self.all |= other.all;
@@ -38,7 +43,7 @@ impl Watch {
         let base = root.to_owned();
         let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
             // An error of the watcher means that events may be missing.
-            let changes = event.map_or(Changes { all: true, ..Changes::default() }, |event| concerned(&base, &event));
+            let changes = event.map_or_else(|_| Changes::anything(), |event| concerned(&base, &event));
             if changes != Changes::default() {
                 listener.do_send(Changed(changes));
             }

@@ -10,7 +10,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use actix_http::{BoxedPayloadStream, Method, Payload, error::PayloadError};
+use actix_http::{BoxedPayloadStream, Method, Payload, StatusCode, error::PayloadError};
 use bytes::{Buf, Bytes, BytesMut};
 use futures::Stream;
 use tokio::io::AsyncWrite;
@@ -55,7 +55,8 @@ pub enum ExchangeError {
 
 /// What is sent to the instance after the head.
 pub struct RequestBody {
-    payload: Payload<BoxedPayloadStream>,
+    /// `None`: the client waits to be told to send it.
+    payload: Option<Payload<BoxedPayloadStream>>,
     framing: Framing,
     limit: Option<u64>,
     taken: u64,
@@ -64,19 +65,21 @@ pub struct RequestBody {
 impl RequestBody {
     /// `limit` is the largest body the function accepts, in bytes.
     pub fn new(payload: Payload<BoxedPayloadStream>, framing: Framing, limit: Option<u64>) -> Self {
-        Self { payload, framing, limit, taken: 0 }
+        Self { payload: Some(payload), framing, limit, taken: 0 }
     }
 
-    /// Whether nothing was taken from the client yet, so that the request can be sent once more.
-    pub fn is_untouched(&self) -> bool {
-        self.taken == 0
+    /// A body that is not sent before the instance has asked for it.
+    pub fn withheld(framing: Framing, limit: Option<u64>) -> Self {
+        Self { payload: None, framing, limit, taken: 0 }
     }
 
     fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, ExchangeError>> {
         if self.framing == Framing::None {
             return Poll::Ready(Ok(None));
         }
-        let chunk = match ready!(Pin::new(&mut self.payload).poll_next(cx)) {
+        // A withheld body needs no waker: nothing comes before it is released.
+        let Some(payload) = &mut self.payload else { return Poll::Pending };
+        let chunk = match ready!(Pin::new(payload).poll_next(cx)) {
             None => return Poll::Ready(Ok(None)),
             Some(Ok(chunk)) => chunk,
             Some(Err(PayloadError::EncodingCorrupted)) => return Poll::Ready(Err(ExchangeError::ClientMalformed)),
@@ -102,6 +105,14 @@ pub struct Exchange {
     sending: Sending,
     receiving: Receiving,
     heard: bool,
+}
+
+/// What an instance says to a request.
+pub enum Answer {
+    /// It wants the body that was withheld.
+    Continue,
+    /// The head of its response.
+    Head(ResponseHead),
 }
 
 #[derive(Debug)]
@@ -135,16 +146,24 @@ impl Exchange {
         }
     }
 
-    /// The response head. Sends the request as far as the instance takes it meanwhile.
-    pub async fn response_head(&mut self) -> Result<ResponseHead, ExchangeError> {
-        poll_fn(|cx| self.poll_head(cx)).await
+    /// What the instance says next. Sends the request meanwhile, as far as the instance takes it.
+    pub async fn answer(&mut self) -> Result<Answer, ExchangeError> {
+        poll_fn(|cx| self.poll_answer(cx)).await
     }
 
-    /// Whether the request may be sent again on another connection: this one had been kept, was closed before any
-    /// byte of a response, and nothing of the body is lost.
-    pub fn died_of_age(&self, error: &ExchangeError) -> bool {
-        let unheard = matches!(error, ExchangeError::Broken { heard: false, .. });
-        unheard && self.connection.is_reused() && self.body.is_untouched()
+    /// Lets a withheld body follow.
+    pub fn release(&mut self, payload: Payload<BoxedPayloadStream>) {
+        self.body.payload = Some(payload);
+    }
+
+    /// Whether the request could be sent again: no byte of a response has come, and nothing of the body is lost.
+    pub fn is_repeatable(&self, error: &ExchangeError) -> bool {
+        matches!(error, ExchangeError::Broken { heard: false, .. }) && self.body.taken == 0
+    }
+
+    /// Whether the connection had been kept from an earlier request.
+    pub fn is_reused(&self) -> bool {
+        self.connection.reused
     }
 
     /// Whether the request's body has been sent whole.
@@ -154,7 +173,12 @@ impl Exchange {
 
     /// Whether the client is the one who is slow: all that it sent has been passed on, and more is to come.
     pub fn waits_for_client(&self) -> bool {
-        matches!(self.sending, Sending::Body) && !self.has_output()
+        matches!(self.sending, Sending::Body) && !self.has_output() && !self.withholds_body()
+    }
+
+    /// Whether the client waits to be told to send its body.
+    pub fn withholds_body(&self) -> bool {
+        self.body.payload.is_none()
     }
 
     /// Gives back the body, for another attempt.
@@ -168,21 +192,27 @@ impl Exchange {
         (over && self.connection.input.is_empty()).then_some(self.connection)
     }
 
-    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<ResponseHead, ExchangeError>> {
+    fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answer, ExchangeError>> {
         if let Poll::Ready(Err(error)) = self.poll_send(cx) {
             return Poll::Ready(Err(error));
         }
         loop {
-            if let Some(head) = take_head(&mut self.connection.input, &self.method)? {
-                let keep_alive = head.keep_alive;
-                self.receiving = match head.framing {
-                    Framing::None => Receiving::Done { keep_alive },
-                    framing => Receiving::Body { reader: BodyReader::new(framing), keep_alive },
-                };
-                return Poll::Ready(Ok(head));
-            }
-            if !ready!(self.poll_read(cx))? {
-                return Poll::Ready(Err(self.broken(None)));
+            match take_head(&mut self.connection.input, &self.method)? {
+                Some(head) if head.status == StatusCode::CONTINUE && self.withholds_body() => {
+                    return Poll::Ready(Ok(Answer::Continue));
+                }
+                // Other interim responses are between the instance and us.
+                Some(head) if head.status.is_informational() && head.status != StatusCode::SWITCHING_PROTOCOLS => {}
+                Some(head) => {
+                    let keep_alive = head.keep_alive;
+                    self.receiving = match head.framing {
+                        Framing::None => Receiving::Done { keep_alive },
+                        framing => Receiving::Body { reader: BodyReader::new(framing), keep_alive },
+                    };
+                    return Poll::Ready(Ok(Answer::Head(head)));
+                }
+                None if ready!(self.poll_read(cx))? => {}
+                None => return Poll::Ready(Err(self.broken(None))),
             }
         }
     }

@@ -13,7 +13,7 @@ use tokio::{net::TcpStream, time::Instant};
 use unifaas_actors::{Endpoint, InstanceId};
 
 pub use codec::{Framing, Nonsense, ResponseHead, content_length, end_head, put_header, start_head};
-pub use exchange::{Exchange, ExchangeError, RequestBody};
+pub use exchange::{Answer, Exchange, ExchangeError, RequestBody};
 
 /// How long an unused connection is kept: less than the five seconds after which common servers close theirs.
 const KEPT: Duration = Duration::from_secs(4);
@@ -36,10 +36,6 @@ impl Connection {
         let io = TcpStream::connect(address).await?;
         io.set_nodelay(true)?;
         Ok(Self { io, input: BytesMut::new(), reused: false })
-    }
-
-    pub fn is_reused(&self) -> bool {
-        self.reused
     }
 
     /// Whether it can take another request as far as can be known without asking the other side.

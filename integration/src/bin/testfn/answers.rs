@@ -149,12 +149,20 @@ async fn answer(function: &Function, connection: &mut Connection, request: &Requ
         "/exit" => exit(request.number("code", 0)),
         "/garbage" => return raw(connection, "\u{1}\u{2} this is not HTTP\r\n\r\n").await,
         "/mute" => return Ok(After::Close),
-        "/truncate" => return raw(connection, "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\npart of it").await,
+        "/truncate" => {
+            connection.send("HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\npart of it").await?;
+            wait().await;
+            return Ok(After::Close);
+        }
         "/truncate-chunked" => {
-            return raw(connection, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\na\r\npart of it\r\n").await;
+            connection.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\na\r\npart of it\r\n").await?;
+            wait().await;
+            return Ok(After::Close);
         }
         "/bad-chunk" => {
-            return raw(connection, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\nno number\r\n").await;
+            connection.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\na\r\npart of it\r\n").await?;
+            wait().await;
+            return raw(connection, "ZZ\r\nno number\r\n").await;
         }
         "/two-lengths" => {
             return raw(connection, "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 5\r\n\r\nabcde").await;

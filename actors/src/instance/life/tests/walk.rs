@@ -1,0 +1,142 @@
+//! Random sequences of events, with late alarms and doubled events among them: whatever happens, nothing is told or
+//! taken back twice, and the instance comes to an end.
+
+use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IndexedRandom};
+
+use super::*;
+use crate::seeds::for_each_seed;
+
+/// A life, and what its actor would have seen of it.
+struct Walk {
+    life: Life,
+    /// Serial of the alarm that has still to fire.
+    alarm: Option<u64>,
+    exists: bool,
+    ready: bool,
+    lost: bool,
+    reclaimed: bool,
+    finished: bool,
+}
+
+impl Walk {
+    fn begin() -> Self {
+        let (life, effects) = Life::begin(*START, TIMES);
+        let mut walk =
+            Self { life, alarm: None, exists: false, ready: false, lost: false, reclaimed: false, finished: false };
+        walk.see(effects);
+        walk.check();
+        walk
+    }
+
+    fn on(&mut self, event: Event, now: Instant) {
+        let (before, epoch) = (self.life.state().clone(), self.life.epoch());
+        if matches!(event, Event::Alarm(serial) if self.alarm == Some(serial)) {
+            self.alarm = None;
+        }
+        self.exists |= matches!((&before, &event), (State::Launching(_), Event::Launched { .. }));
+        let effects = self.life.on(event, now);
+        // That nobody wants it any more is no change of state to those who count them.
+        let moved = std::mem::discriminant(&before) != std::mem::discriminant(self.life.state());
+        assert!(!moved || self.life.epoch() == epoch + 1, "a change of state was not counted");
+        self.see(effects);
+        self.check();
+    }
+
+    fn callback(&mut self, from: IpAddr, now: Instant) {
+        let (verdict, effects) = self.life.callback(from, now);
+        assert_eq!(verdict == Some(Verdict::Accepted), effects.contains(&Ready));
+        self.see(effects);
+        self.check();
+    }
+
+    fn see(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            assert!(!self.finished, "{effect:?} after the end");
+            match effect {
+                SetAlarm { serial, .. } => self.alarm = Some(serial),
+                ClearAlarm => self.alarm = None,
+                Probe => assert!(self.exists && !self.lost),
+                Ready => {
+                    assert!(self.exists && !self.ready && !self.lost);
+                    self.ready = true;
+                }
+                Lost(_) => {
+                    assert!(!self.lost, "lost twice");
+                    self.lost = true;
+                }
+                CheckIdle => assert!(self.ready && !self.lost),
+                AskToStop | Kill => assert!(self.exists && !self.reclaimed, "there is nobody to end"),
+                Reclaim => {
+                    assert!(self.exists && !self.reclaimed, "nothing to give back");
+                    self.reclaimed = true;
+                }
+                Finish => self.finished = true,
+            }
+        }
+    }
+
+    fn check(&self) {
+        let state = self.life.state();
+        let (expects_alarm, is_lost) = match state {
+            // Nothing is there yet that an alarm could end; the launch itself is bound to come to an end.
+            State::Launching(fate) => (*fate == Fate::Wanted, *fate != Fate::Wanted),
+            State::Booting { .. } => (true, false),
+            State::Serving => (self.alarm.is_some(), false),
+            State::Stopping { .. } => (true, true),
+            State::Reaping | State::Gone => (false, true),
+        };
+        assert_eq!((self.alarm.is_some(), self.lost), (expects_alarm, is_lost), "{state:?}");
+        assert_eq!(self.finished, *state == State::Gone);
+        assert!(!self.finished || self.reclaimed == self.exists, "gone, and not all given back");
+    }
+
+    /// The world does what it has to, and the instance ends.
+    fn come_to_an_end(mut self, now: Instant) {
+        for event in [launch_failed(), EXITED, Event::Reclaimed] {
+            self.on(event, now);
+        }
+        assert_eq!(*self.life.state(), State::Gone);
+    }
+}
+
+#[test]
+fn whatever_happens_an_instance_is_lost_once_given_back_once_and_gone_in_the_end() {
+    for_each_seed(20_000, |seed| {
+        let mut random = StdRng::seed_from_u64(seed);
+        let mut walk = Walk::begin();
+        let mut now = *START;
+        for _ in 0..random.random_range(0..40) {
+            now += Duration::from_millis(random.random_range(0..30_000));
+            match random.random_range(0..10) {
+                0 => walk.callback(if random.random() { GUEST } else { STRANGER }, now),
+                1..=3 => {
+                    let late = random.random_range(0..=walk.life.alarm);
+                    let serial = walk.alarm.filter(|_| random.random()).unwrap_or(late);
+                    // An alarm fires once; whatever has a lower number than the last one is late.
+                    if walk.alarm == Some(serial) || serial < walk.life.alarm {
+                        walk.on(Event::Alarm(serial), now);
+                    }
+                }
+                _ => {
+                    let event = every_event().choose(&mut random).cloned().expect("there are events");
+                    if !matches!(event, Event::Alarm(_)) {
+                        for _ in 0..random.random_range(1..=2) {
+                            walk.on(event.clone(), now);
+                        }
+                    }
+                }
+            }
+        }
+        walk.come_to_an_end(now);
+    });
+}
+
+#[test]
+fn alarms_alone_end_an_instance_that_never_answers() {
+    let mut walk = Walk::begin();
+    walk.on(LAUNCHED, *START);
+    for state in [ASKED, KILLED, State::Reaping] {
+        walk.on(Event::Alarm(walk.alarm.expect("an alarm is set")), *START);
+        assert_eq!(*walk.life.state(), state);
+    }
+}

@@ -1,0 +1,189 @@
+//! Boots that fail, and who is told.
+
+use unifaas_actors::{
+    Outcome, Refusal,
+    sandbox::{GuestExit, LaunchError},
+};
+
+use crate::support::*;
+
+fn exits(after: u64) -> Script {
+    Script {
+        ready_after: None,
+        exit_after: Some((ms(after), GuestExit::Code(3))),
+        prints: "one\ntwo\nno such file",
+        ..Script::default()
+    }
+}
+
+#[test]
+fn an_exit_while_booting_is_answered_at_once_with_the_last_output() {
+    in_still_time(async {
+        let rig = Rig::new("");
+        rig.fake.next(exits(40));
+        let asked_at = Instant::now();
+        let Err(Refusal::BootFailed { exit, output, .. }) = rig.acquire().await else { panic!() };
+        assert_eq!(asked_at.elapsed(), ms(50), "10 ms until it is launched, then 40 ms");
+        assert_eq!((exit, output), (GuestExit::Code(3), vec!["one".into(), "two".into(), "no such file".to_owned()]));
+        rig.acquire().await.unwrap();
+        rig.finish().await;
+    });
+}
+
+#[test]
+fn a_failed_boot_is_answered_to_those_who_shared_it_and_to_nobody_else() {
+    in_still_time(async {
+        let rig = Rig::new("concurrent-requests = 4");
+        rig.fake.next(exits(40));
+        let requests = rig.requests(10).await;
+        assert_eq!(rig.fake.launched(), 3);
+        let (mut failed, mut leases) = (0, Vec::new());
+        for request in requests {
+            match request.await.unwrap() {
+                Ok(lease) => leases.push(lease),
+                Err(Refusal::BootFailed { .. }) => failed += 1,
+                Err(other) => panic!("{other:?}"),
+            }
+        }
+        // Three boots had room for twelve; the two that are left have room for eight of the ten.
+        assert_eq!((failed, leases.len(), rig.fake.launched()), (2, 8, 3));
+        drop(leases);
+        rig.finish().await;
+    });
+}
+
+#[test]
+fn those_whom_the_maximum_kept_out_of_a_failed_boot_get_one_of_their_own() {
+    in_still_time(async {
+        let rig = Rig::new("max-instances = 1");
+        rig.fake.next(exits(40));
+        let mut requests = rig.requests(3).await;
+        let first = requests.remove(0).await.unwrap();
+        assert!(matches!(first, Err(Refusal::BootFailed { .. })));
+        for request in requests {
+            request.await.unwrap().unwrap();
+        }
+        assert_eq!(rig.fake.launched(), 2);
+        rig.finish().await;
+    });
+}
+
+#[test]
+fn an_instance_that_is_not_ready_in_time_is_ended() {
+    in_still_time(async {
+        let rig = Rig::new("boot-timeout = 2");
+        rig.fake.next(Script { ready_after: None, prints: "still loading", ..Script::default() });
+        let asked_at = Instant::now();
+        let Err(Refusal::BootTimedOut { after, output, .. }) = rig.acquire().await else { panic!() };
+        assert_eq!((after, output), (secs(2), vec!["still loading".to_owned()]));
+        assert_eq!(asked_at.elapsed(), secs(2), "the time counts from the order, not from the launch");
+        sleep(ms(50)).await;
+        assert_eq!(rig.fake.held(), 0);
+        rig.finish().await;
+    });
+}
+
+#[test]
+fn a_launch_that_takes_too_long_is_answered_in_time_and_ended_when_it_is_done() {
+    in_still_time(async {
+        let rig = Rig::new("boot-timeout = 2");
+        rig.fake.next(Script { launch_after: secs(10), ..Script::default() });
+        assert!(matches!(rig.acquire().await, Err(Refusal::BootTimedOut { .. })));
+        sleep(secs(7)).await;
+        assert_eq!((rig.fake.held(), rig.fake.running(), rig.states().await), (1, 0, vec!["launching"]));
+        sleep(secs(2)).await;
+        assert_eq!((rig.fake.held(), rig.fake.asked()), (0, 1));
+        rig.finish().await;
+    });
+}
+
+#[test]
+fn a_launch_that_fails_says_why() {
+    in_still_time(async {
+        let rig = Rig::new("");
+        for (error, outcome) in [
+            (LaunchError::Missing("there is no /dev/kvm".into()), Outcome::StartFailed),
+            (LaunchError::Refused("no such image".into()), Outcome::StartFailed),
+            (LaunchError::Exhausted("no port is left".into()), Outcome::HostSaturated),
+        ] {
+            rig.fake.next(Script { launch: Launch::Fails(error.clone()), ..Script::default() });
+            let refusal = rig.acquire().await.unwrap_err();
+            assert_eq!((refusal.outcome(), refusal.to_string()), (outcome, error.to_string()));
+        }
+        rig.acquire().await.unwrap();
+        rig.finish().await;
+    });
+}
+
+#[test]
+fn a_host_without_memory_refuses_only_those_whom_no_instance_can_serve() {
+    in_still_time(async {
+        let rig = Rig::new("");
+        let others = rig.memory.reserve(rig.memory.free() - 128).unwrap();
+        let lease = rig.acquire().await.unwrap();
+        let waiting = rig.request().await;
+        sleep(secs(5)).await;
+        drop(lease);
+        waiting.await.unwrap().unwrap();
+
+        rig.fake.crash(rig.fake.guests()[0], GuestExit::Signal(9));
+        sleep(secs(1)).await;
+        let last = rig.memory.reserve(128).unwrap();
+        let refusal = rig.acquire().await.unwrap_err();
+        assert_eq!(refusal.outcome(), Outcome::HostSaturated, "{refusal}");
+        assert_eq!(rig.snapshot().await.waiting, 0);
+        drop((others, last));
+        rig.acquire().await.unwrap();
+        rig.finish().await;
+    });
+}
+
+#[test]
+fn a_minimum_that_fails_to_boot_is_tried_again_after_growing_pauses() {
+    in_still_time(async {
+        let rig = Rig::new("min-instances = 1");
+        rig.fake.usually(exits(40));
+        let mut attempts = Vec::new();
+        for _ in 0..1_000 {
+            sleep(ms(100)).await;
+            attempts.push(rig.fake.launched());
+        }
+        // Pauses of 0.5, 1, 2, 4, 8, 16 and 32 s and seven boots make 64 s, and the next pause is the longest of 60 s.
+        let tries_after = |seconds: usize| attempts[seconds * 10 - 1];
+        assert_eq!([1, 2, 4, 8, 16, 32, 64, 100].map(tries_after), [2, 3, 4, 5, 6, 7, 8, 8]);
+
+        rig.fake.usually(Script::default());
+        sleep(secs(60)).await;
+        assert_eq!(rig.states().await, ["idle"]);
+        rig.finish().await;
+    });
+}
+
+#[test]
+fn a_request_does_not_wait_for_the_pause_of_a_failing_minimum() {
+    in_still_time(async {
+        let rig = Rig::new("min-instances = 1");
+        rig.fake.usually(exits(40));
+        sleep(secs(20)).await;
+        rig.fake.usually(Script::default());
+        let asked_at = Instant::now();
+        rig.acquire().await.unwrap();
+        assert_eq!(asked_at.elapsed(), ms(100));
+        rig.finish().await;
+    });
+}
+
+#[test]
+fn every_boot_is_counted_and_those_that_succeeded_are_timed() {
+    in_still_time(async {
+        let rig = Rig::new("single-use = true");
+        rig.fake.next(exits(40));
+        rig.acquire().await.unwrap_err();
+        rig.acquire().await.unwrap();
+        rig.acquire().await.unwrap();
+        let stats = rig.snapshot().await.stats;
+        assert_eq!((stats.instances_started, stats.boot_seconds.count), (3, 2));
+        assert!((stats.boot_seconds.sum - 0.2).abs() < 1e-9, "{}", stats.boot_seconds.sum);
+        rig.finish().await;
+    });
+}

@@ -1,0 +1,244 @@
+//! A function's file that changes, goes bad, is mended or removed, while there are requests.
+
+use unifaas_actors::{Refusal, sandbox::GuestExit};
+
+use crate::support::*;
+
+#[test]
+fn requests_after_a_change_get_instances_of_the_new_spec() {
+    in_still_time(async {
+        let rig = Rig::new("keepalive = 30");
+        let old = rig.acquire().await.unwrap().endpoint().clone();
+        rig.configure("keepalive = 31").await;
+        rig.settle().await;
+        assert!(!old.is_live(), "an idle instance of the old spec ends at once");
+        let lease = rig.acquire().await.unwrap();
+        assert_eq!((lease.endpoint().spec.keepalive, lease.endpoint().revision), (secs(31), 2));
+        drop(lease);
+        rig.finish().await;
+    });
+}
+
+#[test]
+fn an_instance_of_the_old_spec_finishes_what_it_serves() {
+    in_still_time(async {
+        let rig = Rig::new("keepalive = 30\nconcurrent-requests = 2");
+        let old = rig.acquire().await.unwrap();
+        rig.configure("keepalive = 31\nconcurrent-requests = 2").await;
+        let new = rig.acquire().await.unwrap();
+        assert_eq!((old.endpoint().revision, new.endpoint().revision), (1, 2));
+        sleep(secs(100)).await;
+        let endpoint = old.endpoint().clone();
+        assert!(endpoint.is_live());
+        drop(old);
+        rig.settle().await;
+        assert!(!endpoint.is_live());
+        drop(new);
+        rig.finish().await;
+    });
+}
+
+#[test]
+fn those_who_wait_when_the_spec_changes_are_served_by_the_boot_under_way() {
+    in_still_time(async {
+        let rig = Rig::new("keepalive = 30\nmax-instances = 1");
+        rig.fake.usually(Script { ready_after: Some(secs(2)), ..Script::default() });
+        let before = rig.request().await;
+        rig.configure("keepalive = 31\nmax-instances = 1").await;
+        let after = rig.request().await;
+        let (before, launched) = (before.await.unwrap().unwrap(), rig.fake.launched());
+        assert_eq!((before.endpoint().revision, launched), (1, 1));
+        drop(before);
+        assert_eq!(after.await.unwrap().unwrap().endpoint().revision, 2);
+        assert_eq!(rig.fake.most_held(), 1);
+        rig.finish().await;
+    });
+}
+
+#[test]
+fn a_boot_of_the_old_spec_that_nobody_waits_for_is_ended() {
+    in_still_time(async {
+        let rig = Rig::new("keepalive = 30");
+        rig.fake.usually(Script { ready_after: Some(secs(2)), ..Script::default() });
+        rig.request().await.abort();
+        sleep(ms(100)).await;
+        assert_eq!(rig.states().await, ["booting"]);
+        rig.configure("keepalive = 31").await;
+        sleep(ms(100)).await;
+        assert_eq!((rig.states().await.len(), rig.fake.launched()), (0, 1));
+        rig.finish().await;
+    });
+}
+
+#[test]
+fn a_failed_boot_of_the_old_spec_is_answered_only_to_those_who_came_before_the_change() {
+    in_still_time(async {
+        let rig = Rig::new("concurrent-requests = 4\nmax-instances = 1\nkeepalive = 30");
+        rig.fake.next(Script {
+            ready_after: None,
+            exit_after: Some((secs(2), GuestExit::Code(3))),
+            ..Script::default()
+        });
+        let before = rig.request().await;
+        rig.configure("concurrent-requests = 4\nmax-instances = 1\nkeepalive = 31").await;
+        let after = rig.requests(2).await;
+        assert_eq!(rig.fake.launched(), 1);
+        assert!(matches!(before.await.unwrap(), Err(Refusal::BootFailed { .. })));
+        for request in after {
+            assert_eq!(request.await.unwrap().unwrap().endpoint().revision, 2);
+        }
+        rig.finish().await;
+    });
+}
+
+#[test]
+fn a_boot_of_the_old_spec_does_not_hold_up_those_who_came_after_the_change() {
+    in_still_time(async {
+        let rig = Rig::new("keepalive = 30\nmax-instances = 1");
+        rig.fake.next(Script { ready_after: Some(secs(20)), ..Script::default() });
+        let before = rig.request().await;
+        rig.configure("keepalive = 31\nmax-instances = 1").await;
+        let after = rig.request().await;
+        before.abort();
+        let asked_at = Instant::now();
+        after.await.unwrap().unwrap();
+        assert!(asked_at.elapsed() < secs(1), "{:?}", asked_at.elapsed());
+        rig.finish().await;
+    });
+}
+
+#[test]
+fn a_minimum_is_kept_in_the_new_spec() {
+    in_still_time(async {
+        let rig = Rig::new("min-instances = 2");
+        sleep(ms(200)).await;
+        rig.configure("min-instances = 3").await;
+        sleep(ms(200)).await;
+        let instances = rig.instances().await;
+        assert_eq!((instances.len(), instances.iter().all(|instance| instance.revision == 2)), (3, true));
+        rig.finish().await;
+    });
+}
+
+#[test]
+fn fifty_changes_in_a_row_lose_no_request() {
+    in_still_time(async {
+        let rig = Rig::new("keepalive = 100\nmax-instances = 3");
+        rig.fake.usually(Script { launch_after: ms(1), ready_after: Some(ms(9)), ..Script::default() });
+        let mut clients = Vec::new();
+        let over = std::rc::Rc::new(std::cell::Cell::new(false));
+        for client in 0..16 {
+            let (desk, over) = (rig.desk(), over.clone());
+            clients.push(actix::spawn(async move {
+                let mut served = 0;
+                while !over.get() {
+                    let lease = desk.acquire().await.unwrap();
+                    sleep(ms(3 + client)).await;
+                    assert!(lease.endpoint().is_live(), "the instance was ended under its request");
+                    served += 1;
+                }
+                served
+            }));
+        }
+        for keepalive in 0..50 {
+            rig.configure(&format!("keepalive = {keepalive}\nmax-instances = 3")).await;
+        }
+        over.set(true);
+        for client in clients {
+            assert!(client.await.unwrap() > 10);
+        }
+        assert_eq!(rig.snapshot().await.revision, 51);
+        assert!(rig.fake.most_held() <= 3);
+        rig.finish().await;
+    });
+}
+
+#[test]
+fn a_function_whose_file_is_wrong_refuses_until_it_is_mended() {
+    in_still_time(async {
+        let rig = Rig::new("");
+        let busy = rig.acquire().await.unwrap();
+        rig.configure("keepalive = \"long\"").await;
+        assert_eq!(rig.snapshot().await.state, "misconfigured");
+        let Err(Refusal::Misconfigured { reason }) = rig.acquire().await else { panic!() };
+        assert!(reason.contains("keepalive"), "{reason}");
+        sleep(secs(10)).await;
+        assert!(busy.endpoint().is_live(), "what is being served is finished");
+        drop(busy);
+        rig.settle().await;
+        rig.configure("").await;
+        assert_eq!(rig.acquire().await.unwrap().endpoint().revision, 3);
+        rig.finish().await;
+    });
+}
+
+#[test]
+fn those_who_wait_when_the_file_goes_wrong_are_served_by_the_boot_under_way() {
+    in_still_time(async {
+        let rig = Rig::new("max-instances = 1");
+        rig.fake.usually(Script { ready_after: Some(secs(2)), ..Script::default() });
+        let [first, second] = rig.requests(2).await.try_into().unwrap();
+        rig.configure("keepalive = \"long\"").await;
+        let lease = first.await.unwrap().unwrap();
+        let second = second.await.unwrap().unwrap_err();
+        assert!(matches!(second, Refusal::Misconfigured { .. }), "no other boot will come: {second:?}");
+        drop(lease);
+        rig.finish().await;
+    });
+}
+
+#[test]
+fn a_boot_that_fails_after_the_file_went_wrong_leaves_the_function_at_rest() {
+    in_still_time(async {
+        let rig = Rig::new("");
+        rig.fake.usually(Script {
+            ready_after: None,
+            exit_after: Some((secs(2), GuestExit::Code(3))),
+            ..Script::default()
+        });
+        let request = rig.request().await;
+        rig.configure("keepalive = \"long\"").await;
+        assert!(matches!(request.await.unwrap(), Err(Refusal::BootFailed { .. })));
+        sleep(secs(100)).await;
+        assert_eq!(rig.fake.launched(), 1);
+        rig.finish().await;
+    });
+}
+
+#[test]
+fn a_function_that_is_removed_is_drained() {
+    in_still_time(async {
+        let rig = Rig::new("timeout = 60\nmax-instances = 1");
+        let busy = rig.acquire().await.unwrap();
+        let (waiting, desk) = (rig.request().await, rig.desk());
+        rig.remove().await;
+        assert_eq!(waiting.await.unwrap().unwrap_err(), Refusal::Draining);
+        assert_eq!(desk.acquire().await.unwrap_err(), Refusal::Draining);
+        sleep(secs(50)).await;
+        let endpoint = busy.endpoint().clone();
+        assert!(endpoint.is_live());
+        drop(busy);
+        sleep(ms(100)).await;
+        assert_eq!((endpoint.is_live(), rig.fake.held()), (false, 0));
+        drop(desk);
+        rig.finish().await;
+    });
+}
+
+#[test]
+fn a_function_that_is_removed_and_comes_back_does_not_mind_its_predecessor() {
+    in_still_time(async {
+        let rig = Rig::new("");
+        let old = rig.acquire().await.unwrap();
+        rig.remove().await;
+        rig.bring_back("").await;
+        let new = rig.acquire().await.unwrap();
+        assert_ne!(new.endpoint().instance, old.endpoint().instance);
+        drop(old);
+        sleep(secs(1)).await;
+        assert!(new.endpoint().is_live() && rig.exists());
+        assert_eq!(rig.fake.held(), 1);
+        drop(new);
+        rig.finish().await;
+    });
+}

@@ -1,0 +1,174 @@
+//! The end of everything.
+
+use std::{future::poll_fn, rc::Rc, task::Poll};
+
+use tokio::sync::oneshot::error::TryRecvError;
+use unifaas_actors::Refusal;
+
+use crate::support::*;
+
+#[test]
+fn an_idle_daemon_is_drained_at_once() {
+    in_still_time(async {
+        let rig = Rig::new("min-instances = 3");
+        sleep(ms(200)).await;
+        let asked_at = Instant::now();
+        rig.drain(secs(60)).await.unwrap();
+        assert!(asked_at.elapsed() < ms(100), "{:?}", asked_at.elapsed());
+        assert_eq!((rig.fake.held(), rig.fake.killed()), (0, 0));
+        assert_eq!(rig.acquire().await.unwrap_err(), Refusal::Draining);
+        rig.finish().await;
+    });
+}
+
+#[test]
+fn those_who_wait_are_refused_and_those_who_are_served_may_finish() {
+    in_still_time(async {
+        let rig = Rig::new("max-instances = 1");
+        let busy = rig.acquire().await.unwrap();
+        let (waiting, desk) = (rig.request().await, rig.desk());
+        let mut drained = rig.drain(secs(60));
+        assert_eq!(waiting.await.unwrap().unwrap_err(), Refusal::Draining);
+        assert_eq!(desk.acquire().await.unwrap_err(), Refusal::Draining);
+        sleep(secs(50)).await;
+        assert!(busy.endpoint().is_live());
+        assert_eq!(drained.try_recv(), Err(TryRecvError::Empty));
+        drop(busy);
+        let freed_at = Instant::now();
+        drained.await.unwrap();
+        assert!(freed_at.elapsed() < ms(100));
+        drop(desk);
+        rig.finish().await;
+    });
+}
+
+#[test]
+fn what_is_still_being_served_after_the_grace_is_killed() {
+    in_still_time(async {
+        let rig = Rig::new("");
+        rig.fake.usually(Script { on_stop: OnStop::Ignores, ..Script::default() });
+        let busy = rig.acquire().await.unwrap();
+        let asked_at = Instant::now();
+        rig.drain(secs(60)).await.unwrap();
+        assert!((secs(60)..secs(61)).contains(&asked_at.elapsed()), "{:?}", asked_at.elapsed());
+        assert_eq!((busy.endpoint().is_live(), rig.fake.killed()), (false, 1));
+        drop(busy);
+        rig.finish().await;
+    });
+}
+
+#[test]
+fn a_second_drain_hurries_the_first() {
+    in_still_time(async {
+        let rig = Rig::new("stop-grace = 30");
+        rig.fake.usually(Script { on_stop: OnStop::Ignores, ..Script::default() });
+        let busy = rig.acquire().await.unwrap();
+        let mut first = rig.drain(secs(60));
+        sleep(secs(10)).await;
+        assert_eq!(first.try_recv(), Err(TryRecvError::Empty));
+        let asked_at = Instant::now();
+        rig.drain(secs(0)).await.unwrap();
+        assert!(asked_at.elapsed() < secs(1), "{:?}", asked_at.elapsed());
+        first.await.unwrap();
+        drop(busy);
+        rig.finish().await;
+    });
+}
+
+#[test]
+fn a_hurried_drain_kills_what_has_been_asked_to_end_already() {
+    in_still_time(async {
+        let rig = Rig::new("stop-grace = 30");
+        rig.fake.usually(Script { on_stop: OnStop::Ignores, ..Script::default() });
+        drop(rig.acquire().await.unwrap());
+        let _first = rig.drain(secs(60));
+        sleep(secs(1)).await;
+        let asked_at = Instant::now();
+        rig.drain(secs(0)).await.unwrap();
+        assert!(asked_at.elapsed() < secs(1), "{:?}", asked_at.elapsed());
+        rig.finish().await;
+    });
+}
+
+#[test]
+fn an_instance_that_is_being_launched_is_ended_when_it_exists() {
+    in_still_time(async {
+        let rig = Rig::new("");
+        rig.fake.usually(Script { launch_after: secs(5), ..Script::default() });
+        let waiting = rig.request().await;
+        let drained = rig.drain(secs(60));
+        assert_eq!(waiting.await.unwrap().unwrap_err(), Refusal::Draining);
+        let asked_at = Instant::now();
+        drained.await.unwrap();
+        assert!((secs(4)..secs(6)).contains(&asked_at.elapsed()), "{:?}", asked_at.elapsed());
+        rig.finish().await;
+    });
+}
+
+#[test]
+fn an_instance_that_is_being_launched_gets_no_grace_once_the_drain_has_none() {
+    in_still_time(async {
+        let rig = Rig::new("stop-grace = 30");
+        rig.fake.usually(Script { launch_after: secs(5), on_stop: OnStop::Ignores, ..Script::default() });
+        rig.request().await.abort();
+        let asked_at = Instant::now();
+        rig.drain(secs(1)).await.unwrap();
+        assert!(asked_at.elapsed() < secs(6), "{:?}", asked_at.elapsed());
+        rig.finish().await;
+    });
+}
+
+#[test]
+fn a_function_that_rests_after_a_failed_boot_is_drained_in_peace() {
+    in_still_time(async {
+        let rig = Rig::new("max-instances = 2");
+        let busy = rig.acquire().await.unwrap();
+        rig.fake.next(Script {
+            launch: Launch::Fails(unifaas_actors::sandbox::LaunchError::Refused("no".into())),
+            ..Script::default()
+        });
+        rig.acquire().await.unwrap_err();
+        let drained = rig.drain(secs(60));
+        sleep(secs(30)).await;
+        drop(busy);
+        drained.await.unwrap();
+        rig.finish().await;
+    });
+}
+
+#[test]
+fn a_request_that_comes_while_the_drain_is_on_its_way_is_told_of_it() {
+    in_still_time(async {
+        let rig = Rc::new(Rig::new(""));
+        rig.settle().await;
+        let late = rig.clone();
+        let answer = actix::spawn(async move {
+            let _drained = late.drain(secs(60));
+            // When this task runs again, the registry has told the function, and the function has not looked yet.
+            let mut told = false;
+            poll_fn(|context| {
+                context.waker().wake_by_ref();
+                if std::mem::replace(&mut told, true) { Poll::Ready(()) } else { Poll::Pending }
+            })
+            .await;
+            late.acquire().await
+        });
+        assert_eq!(answer.await.unwrap().unwrap_err(), Refusal::Draining);
+        Rc::into_inner(rig).unwrap().finish().await;
+    });
+}
+
+#[test]
+fn files_that_change_during_a_drain_start_nothing() {
+    in_still_time(async {
+        let rig = Rig::new("");
+        let busy = rig.acquire().await.unwrap();
+        let drained = rig.drain(secs(60));
+        rig.write("min-instances = 5");
+        sleep(secs(10)).await;
+        assert_eq!((rig.fake.launched(), rig.snapshot().await.state), (1, "draining"));
+        drop(busy);
+        drained.await.unwrap();
+        rig.finish().await;
+    });
+}

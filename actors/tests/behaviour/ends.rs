@@ -1,0 +1,146 @@
+//! Instances that die, that will not die, and what they leave behind.
+
+use unifaas_actors::sandbox::GuestExit;
+
+use crate::support::*;
+
+#[test]
+fn an_instance_that_dies_idle_is_never_handed_out_again() {
+    in_still_time(async {
+        let rig = Rig::new("");
+        let lease = rig.acquire().await.unwrap();
+        let endpoint = lease.endpoint().clone();
+        drop(lease);
+        rig.fake.crash(endpoint.instance, GuestExit::Signal(9));
+        rig.settle().await;
+        assert!(!endpoint.is_live());
+        let lease = rig.acquire().await.unwrap();
+        assert_ne!(lease.endpoint().instance, endpoint.instance);
+        drop(lease);
+        rig.finish().await;
+    });
+}
+
+#[test]
+fn an_instance_that_dies_busy_is_known_to_be_dead_and_its_leases_do_no_harm() {
+    in_still_time(async {
+        let rig = Rig::new("concurrent-requests = 2");
+        let first = rig.acquire().await.unwrap();
+        let mut second = rig.acquire().await.unwrap();
+        rig.fake.crash(first.endpoint().instance, GuestExit::OutOfMemory { limit: 128 });
+        rig.settle().await;
+        assert!(!first.endpoint().is_live());
+        let third = rig.acquire().await.unwrap();
+        assert_ne!(third.endpoint().instance, first.endpoint().instance);
+        drop(first);
+        second.condemn();
+        drop(second);
+        rig.settle().await;
+        assert_eq!(rig.states().await, ["busy"]);
+        drop(third);
+        rig.finish().await;
+    });
+}
+
+#[test]
+fn those_who_wait_for_an_instance_that_dies_get_another() {
+    in_still_time(async {
+        let rig = Rig::new("max-instances = 1");
+        let lease = rig.acquire().await.unwrap();
+        let waiting = rig.requests(3).await;
+        rig.fake.crash(lease.endpoint().instance, GuestExit::Code(1));
+        for request in waiting {
+            request.await.unwrap().unwrap();
+        }
+        assert_eq!((rig.fake.launched(), rig.fake.most_held()), (2, 1));
+        drop(lease);
+        rig.finish().await;
+    });
+}
+
+#[test]
+fn a_guest_that_ends_when_asked_is_not_killed() {
+    in_still_time(async {
+        let rig = Rig::new("single-use = true");
+        drop(rig.acquire().await.unwrap());
+        sleep(secs(1)).await;
+        assert_eq!((rig.fake.held(), rig.fake.asked(), rig.fake.killed()), (0, 1, 0));
+        rig.finish().await;
+    });
+}
+
+#[test]
+fn a_guest_that_ignores_the_request_to_end_is_killed_after_its_grace() {
+    in_still_time(async {
+        let rig = Rig::new("single-use = true\nstop-grace = 3");
+        rig.fake.usually(Script { on_stop: OnStop::Ignores, ..Script::default() });
+        drop(rig.acquire().await.unwrap());
+        sleep(ms(2_990)).await;
+        assert_eq!((rig.fake.running(), rig.fake.asked(), rig.fake.killed()), (1, 1, 0));
+        sleep(ms(20)).await;
+        assert_eq!((rig.fake.running(), rig.fake.killed()), (0, 1));
+        rig.finish().await;
+    });
+}
+
+#[test]
+fn without_a_grace_a_guest_is_killed_without_being_asked() {
+    in_still_time(async {
+        let rig = Rig::new("single-use = true\nstop-grace = 0");
+        drop(rig.acquire().await.unwrap());
+        rig.settle().await;
+        assert_eq!((rig.fake.running(), rig.fake.asked(), rig.fake.killed()), (0, 0, 1));
+        rig.finish().await;
+    });
+}
+
+#[test]
+fn a_guest_that_not_even_a_kill_ends_is_given_up_on() {
+    in_still_time(async {
+        let rig = Rig::new("single-use = true\nmax-instances = 1");
+        rig.fake.next(Script { on_stop: OnStop::Ignores, undying: true, ..Script::default() });
+        drop(rig.acquire().await.unwrap());
+        let asked_at = Instant::now();
+        rig.acquire().await.unwrap();
+        assert!(asked_at.elapsed() < secs(6), "half a second of grace, five until it is given up, and a boot");
+        rig.finish().await;
+    });
+}
+
+#[test]
+fn resources_that_cannot_be_given_back_are_reported_and_hold_nobody_up() {
+    for (reclaim, report, longest) in [
+        (Reclaim::Fails, "a resource has leaked", secs(1)),
+        (Reclaim::Never, "resources were not given back in time", secs(31)),
+        (Reclaim::After(secs(29)), "", secs(30)),
+    ] {
+        in_still_time(async {
+            let rig = Rig::new("single-use = true\nmax-instances = 1\nqueue-timeout = 60");
+            rig.fake.next(Script { reclaim, ..Script::default() });
+            drop(rig.acquire().await.unwrap());
+            let asked_at = Instant::now();
+            rig.acquire().await.unwrap();
+            assert!(asked_at.elapsed() < longest, "{reclaim:?} took {:?}", asked_at.elapsed());
+            assert_eq!(rig.log.count(report), usize::from(!report.is_empty()), "{reclaim:?}");
+            rig.finish().await;
+        });
+    }
+}
+
+#[test]
+fn an_instance_shows_what_the_host_lends_it_until_that_is_given_back() {
+    in_still_time(async {
+        let rig = Rig::new("single-use = true");
+        rig.fake.usually(Script { reclaim: Reclaim::After(secs(1)), ..Script::default() });
+        let lease = rig.acquire().await.unwrap();
+        let serving = rig.instances().await.remove(0);
+        assert_eq!((serving.state, serving.resources.len(), serving.served), ("busy", 1, 1));
+        drop(lease);
+        sleep(ms(500)).await;
+        let reaping = rig.instances().await.remove(0);
+        assert_eq!((reaping.state, &reaping.resources), ("reaping", &serving.resources));
+        sleep(secs(1)).await;
+        assert_eq!(rig.instances().await.len(), 0);
+        rig.finish().await;
+    });
+}

@@ -1,0 +1,118 @@
+//! How long idle instances are kept, and how many.
+
+use unifaas_actors::sandbox::GuestExit;
+
+use crate::support::*;
+
+#[test]
+fn keepalive_counts_from_the_end_of_the_last_request() {
+    in_still_time(async {
+        let rig = Rig::new("keepalive = 30");
+        for _ in 0..3 {
+            drop(rig.acquire().await.unwrap());
+            sleep(secs(29)).await;
+            assert_eq!(rig.states().await, ["idle"]);
+        }
+        let lease = rig.acquire().await.unwrap();
+        sleep(secs(5)).await;
+        drop(lease);
+        sleep(secs(29)).await;
+        assert_eq!((rig.states().await, rig.fake.launched()), (vec!["idle"], 1));
+        sleep(secs(2)).await;
+        assert_eq!((rig.states().await.len(), rig.fake.held()), (0, 0));
+        rig.finish().await;
+    });
+}
+
+#[test]
+fn a_request_that_lasts_longer_than_the_keepalive_keeps_its_instance() {
+    in_still_time(async {
+        let rig = Rig::new("keepalive = 30");
+        let lease = rig.acquire().await.unwrap();
+        sleep(secs(300)).await;
+        assert!(lease.endpoint().is_live());
+        drop(lease);
+        sleep(secs(29)).await;
+        assert_eq!(rig.states().await, ["idle"]);
+        sleep(secs(2)).await;
+        assert_eq!(rig.states().await.len(), 0);
+        rig.finish().await;
+    });
+}
+
+#[test]
+fn without_a_keepalive_an_instance_serves_who_waits_and_then_ends() {
+    in_still_time(async {
+        let rig = Rig::new("keepalive = 0\nmax-instances = 1");
+        let requests = rig.requests(3).await;
+        for request in requests {
+            let lease = request.await.unwrap().unwrap();
+            sleep(secs(1)).await;
+            assert!(lease.endpoint().is_live());
+        }
+        assert_eq!(rig.fake.launched(), 1);
+        sleep(ms(50)).await;
+        assert_eq!(rig.fake.held(), 0);
+        rig.finish().await;
+    });
+}
+
+#[test]
+fn instances_idle_out_one_by_one_because_the_last_used_is_used_again() {
+    in_still_time(async {
+        let rig = Rig::new("keepalive = 30");
+        let requests = rig.requests(5).await;
+        for request in requests {
+            drop(request.await.unwrap().unwrap());
+        }
+        for _ in 0..7 {
+            sleep(secs(5)).await;
+            drop(rig.acquire().await.unwrap());
+        }
+        assert_eq!(rig.states().await, ["idle"]);
+        assert_eq!(rig.fake.launched(), 5);
+        rig.finish().await;
+    });
+}
+
+#[test]
+fn a_minimum_is_there_from_the_start_and_for_ever() {
+    in_still_time(async {
+        let rig = Rig::new("min-instances = 2\nkeepalive = 5");
+        sleep(ms(200)).await;
+        assert_eq!(rig.states().await, ["idle", "idle"]);
+        sleep(secs(3_600)).await;
+        assert_eq!((rig.states().await, rig.fake.launched()), (vec!["idle", "idle"], 2));
+        rig.finish().await;
+    });
+}
+
+#[test]
+fn what_exceeds_the_minimum_idles_out() {
+    in_still_time(async {
+        let rig = Rig::new("min-instances = 2\nkeepalive = 5");
+        let requests = rig.requests(4).await;
+        assert_eq!(rig.fake.launched(), 4);
+        for request in requests {
+            drop(request.await.unwrap().unwrap());
+        }
+        sleep(secs(12)).await;
+        assert_eq!(rig.states().await, ["idle", "idle"]);
+        rig.finish().await;
+    });
+}
+
+#[test]
+fn an_instance_of_the_minimum_that_dies_is_replaced() {
+    in_still_time(async {
+        let rig = Rig::new("min-instances = 2");
+        sleep(ms(200)).await;
+        let dead = rig.instances().await[0].id;
+        rig.fake.crash(dead, GuestExit::Signal(9));
+        sleep(ms(200)).await;
+        assert_eq!(rig.states().await, ["idle", "idle"]);
+        assert!(rig.instances().await.iter().all(|instance| instance.id != dead));
+        assert_eq!(rig.fake.launched(), 3);
+        rig.finish().await;
+    });
+}

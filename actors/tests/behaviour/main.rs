@@ -1,0 +1,18 @@
+//! What the actors promise, told by example: requests, boots, ends, changes of the registry, the drain.
+//!
+//! Everything runs on one thread in virtual time, with a scripted sandbox (`support/fake.rs`) in the place of real ones.
+//! The last file, `simulation.rs`, throws all of it together at random.
+
+#![allow(clippy::expect_used, clippy::print_stderr, reason = "helpers of tests may fail, and show their seeds")]
+
+mod boots;
+mod callbacks;
+mod changes;
+mod draining;
+mod ends;
+mod keeping;
+mod panics;
+mod requests;
+mod simulation;
+mod support;
+mod waiting;

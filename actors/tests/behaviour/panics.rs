@@ -1,0 +1,117 @@
+//! Bugs: an actor that panics is noticed by its parent, its guest is killed, and the next request works.
+
+use unifaas_actors::{Refusal, sandbox::GuestExit};
+
+use crate::support::*;
+
+#[test]
+fn a_panic_in_a_launch_is_answered_and_the_next_request_works() {
+    for launch in [Launch::PanicsAtOnce, Launch::Panics] {
+        in_still_time(async {
+            let rig = Rig::new("");
+            rig.fake.next(Script { launch, ..Script::default() });
+            assert_eq!(rig.acquire().await.unwrap_err(), Refusal::Lost);
+            assert_eq!((rig.fake.held(), rig.states().await.len()), (0, 0));
+            rig.acquire().await.unwrap();
+            rig.finish().await;
+        });
+    }
+}
+
+#[test]
+fn only_those_who_shared_the_boot_are_told_of_its_panic() {
+    in_still_time(async {
+        let rig = Rig::new("concurrent-requests = 2");
+        rig.fake.next(Script { launch: Launch::Panics, ..Script::default() });
+        let mut lost = 0;
+        for request in rig.requests(6).await {
+            match request.await.unwrap() {
+                Ok(_) => {}
+                Err(Refusal::Lost) => lost += 1,
+                Err(other) => panic!("{other:?}"),
+            }
+        }
+        assert_eq!((lost, rig.fake.launched()), (2, 3));
+        rig.finish().await;
+    });
+}
+
+#[test]
+fn the_guest_of_an_actor_that_panics_is_killed() {
+    in_still_time(async {
+        let rig = Rig::new("single-use = true\nmax-instances = 1");
+        rig.fake.next(Script { on_stop: OnStop::Panics, ..Script::default() });
+        let endpoint = rig.acquire().await.unwrap().endpoint().clone();
+        rig.settle().await;
+        assert_eq!((endpoint.is_live(), rig.fake.running(), rig.fake.held()), (false, 0, 0));
+        assert_eq!(rig.log.count("an instance's actor panicked; its guest was killed"), 1);
+        rig.acquire().await.unwrap();
+        rig.finish().await;
+    });
+}
+
+#[test]
+fn an_instance_whose_actor_panics_while_it_serves_is_not_handed_out_again() {
+    in_still_time(async {
+        let rig = Rig::new("concurrent-requests = 2");
+        let lease = rig.acquire().await.unwrap();
+        rig.log.panic_at("instance ended by itself");
+        rig.fake.crash(lease.endpoint().instance, GuestExit::Code(0));
+        rig.settle().await;
+        assert!(!lease.endpoint().is_live());
+        let next = rig.acquire().await.unwrap();
+        assert_ne!(next.endpoint().instance, lease.endpoint().instance);
+        drop((lease, next));
+        rig.finish().await;
+    });
+}
+
+#[test]
+fn a_function_whose_actor_panics_starts_anew() {
+    in_still_time(async {
+        let rig = Rig::new("max-instances = 1");
+        let lease = rig.acquire().await.unwrap();
+        let waiting = rig.request().await;
+        rig.log.panic_at("function has changed");
+        rig.configure("max-instances = 2").await;
+        assert_eq!(waiting.await.unwrap().unwrap_err(), Refusal::Lost);
+        sleep(ms(100)).await;
+        assert_eq!((lease.endpoint().is_live(), rig.fake.held()), (false, 0), "its instances do not outlive it");
+        rig.acquire().await.unwrap();
+        assert_eq!(rig.log.count("a function's actor panicked"), 1);
+        drop(lease);
+        rig.finish().await;
+    });
+}
+
+#[test]
+fn a_function_whose_actor_keeps_panicking_is_given_up_until_its_file_changes() {
+    in_still_time(async {
+        let rig = Rig::new("keepalive = 30");
+        rig.fake.usually(Script { launch: Launch::Panics, ..Script::default() });
+        for _ in 0..4 {
+            rig.log.panic_at("an instance's actor panicked; its guest was killed");
+            assert_eq!(rig.acquire().await.unwrap_err(), Refusal::Lost);
+            rig.settle().await;
+        }
+        let Err(Refusal::Misconfigured { reason }) = rig.acquire().await else { panic!() };
+        assert!(reason.contains("keeps failing"), "{reason}");
+
+        rig.fake.usually(Script::default());
+        rig.configure("keepalive = 31").await;
+        rig.acquire().await.unwrap();
+        rig.finish().await;
+    });
+}
+
+#[test]
+fn a_panic_during_a_drain_does_not_hold_it_up() {
+    in_still_time(async {
+        let rig = Rig::new("min-instances = 3");
+        sleep(ms(200)).await;
+        rig.log.panic_at("instance is being ended");
+        rig.drain(secs(60)).await.unwrap();
+        assert_eq!(rig.fake.held(), 0);
+        rig.finish().await;
+    });
+}

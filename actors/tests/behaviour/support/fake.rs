@@ -1,0 +1,355 @@
+//! A sandbox that follows a script, and keeps a ledger of everything it lends.
+
+use std::{
+    cell::RefCell,
+    collections::{HashMap, HashSet, VecDeque},
+    future::pending,
+    net::{Ipv4Addr, SocketAddr},
+    rc::Rc,
+    time::Duration,
+};
+
+use futures::future::{FutureExt, LocalBoxFuture};
+use tokio::{sync::oneshot, time::sleep};
+use unifaas_actors::{
+    InstanceId, ReadyToken,
+    sandbox::{Guest, GuestExit, LaunchError, LaunchOrder, Launched, ReclaimError, Sandboxes},
+    spec::Readiness,
+};
+
+use super::ms;
+
+/// What an instance does. By default it is ready after 100 ms and does as it is told.
+#[derive(Debug, Clone)]
+pub struct Script {
+    pub launch_after: Duration,
+    pub launch: Launch,
+    /// From the end of the launch to readiness, where that is probed. `None`: never.
+    pub ready_after: Option<Duration>,
+    pub prints: &'static str,
+    /// It ends by itself, so long after its launch.
+    pub exit_after: Option<(Duration, GuestExit)>,
+    pub on_stop: OnStop,
+    /// Not even a kill ends it.
+    pub undying: bool,
+    pub reclaim: Reclaim,
+}
+
+#[derive(Debug, Clone)]
+pub enum Launch {
+    Works,
+    Fails(LaunchError),
+    /// Before there is a future.
+    PanicsAtOnce,
+    /// When it is polled.
+    Panics,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub enum OnStop {
+    EndsAfter(Duration),
+    Ignores,
+    Panics,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub enum Reclaim {
+    After(Duration),
+    Fails,
+    Never,
+}
+
+impl Default for Script {
+    fn default() -> Self {
+        Self {
+            launch_after: ms(10),
+            launch: Launch::Works,
+            ready_after: Some(ms(90)),
+            prints: "",
+            exit_after: None,
+            on_stop: OnStop::EndsAfter(ms(20)),
+            undying: false,
+            reclaim: Reclaim::After(ms(5)),
+        }
+    }
+}
+
+/// The sandbox, and what a test sees of it.
+#[derive(Clone, Default)]
+pub struct Fake(Rc<RefCell<Ledger>>);
+
+#[derive(Default)]
+struct Ledger {
+    usual: Script,
+    next: VecDeque<Script>,
+    orders: Vec<(InstanceId, ReadyToken)>,
+    /// Guests that run, by their address.
+    running: HashMap<SocketAddr, Running>,
+    /// Orders whose resources have not come back.
+    held: usize,
+    most_held: usize,
+    asked: usize,
+    killed: usize,
+    /// Instances that ended by themselves.
+    died: HashSet<InstanceId>,
+    offences: Vec<String>,
+}
+
+struct Running {
+    instance: InstanceId,
+    script: Script,
+    exit: oneshot::Sender<GuestExit>,
+}
+
+/// Where the instance of the `number`th order listens; each has an address of its own.
+pub fn address(number: usize) -> SocketAddr {
+    let number = u32::try_from(number).expect("no test starts that many");
+    SocketAddr::from((Ipv4Addr::from_bits(Ipv4Addr::new(10, 0, 0, 0).to_bits() + number), 8080))
+}
+
+impl Fake {
+    /// What every instance does from now on.
+    pub fn usually(&self, script: Script) {
+        self.0.borrow_mut().usual = script;
+    }
+
+    /// What the next instance does that has no script of its own yet.
+    pub fn next(&self, script: Script) {
+        self.0.borrow_mut().next.push_back(script);
+    }
+
+    /// Ends a running instance, as if by itself.
+    pub fn crash(&self, instance: InstanceId, exit: GuestExit) {
+        let address = self.0.borrow().running.iter().find(|(_, guest)| guest.instance == instance).map(|(at, _)| *at);
+        self.die(address.expect("the instance runs"), exit);
+    }
+
+    /// Instances that run now, in the order of their launch.
+    pub fn guests(&self) -> Vec<InstanceId> {
+        let ledger = self.0.borrow();
+        let runs = |id: &InstanceId| ledger.running.values().any(|guest| guest.instance == *id);
+        ledger.orders.iter().map(|(id, _)| *id).filter(runs).collect()
+    }
+
+    /// Whether the instance ended by itself.
+    pub fn died(&self, instance: InstanceId) -> bool {
+        self.0.borrow().died.contains(&instance)
+    }
+
+    /// Instances ordered so far.
+    pub fn launched(&self) -> usize {
+        self.0.borrow().orders.len()
+    }
+
+    /// Guests that run now.
+    pub fn running(&self) -> usize {
+        self.0.borrow().running.len()
+    }
+
+    /// Orders for which something is held now, running or not.
+    pub fn held(&self) -> usize {
+        self.0.borrow().held
+    }
+
+    /// The highest that [`held`](Self::held) ever was.
+    pub fn most_held(&self) -> usize {
+        self.0.borrow().most_held
+    }
+
+    /// Guests that were asked to end.
+    pub fn asked(&self) -> usize {
+        self.0.borrow().asked
+    }
+
+    /// Guests that were killed, by their actor or as it went down.
+    pub fn killed(&self) -> usize {
+        self.0.borrow().killed
+    }
+
+    /// The secret tokens of all orders, oldest first.
+    pub fn tokens(&self) -> Vec<ReadyToken> {
+        self.0.borrow().orders.iter().map(|(_, token)| *token).collect()
+    }
+
+    /// Panics if anything is left, or went wrong on the way.
+    #[track_caller]
+    pub fn check_empty(&self) {
+        let ledger = self.0.borrow();
+        assert_eq!(
+            (ledger.running.len(), ledger.held),
+            (0, 0),
+            "guests still run, or things of the host are still held"
+        );
+        assert_eq!(ledger.offences, [""; 0]);
+    }
+
+    fn die(&self, address: SocketAddr, exit: GuestExit) {
+        {
+            let mut ledger = self.0.borrow_mut();
+            let instance = ledger.running.get(&address).map(|guest| guest.instance);
+            ledger.died.extend(instance);
+        }
+        self.end(address, exit);
+    }
+
+    fn end(&self, address: SocketAddr, exit: GuestExit) {
+        let ended = self.0.borrow_mut().running.remove(&address);
+        if let Some(guest) = ended {
+            // Nobody listens any more when the daemon goes down.
+            let _ = guest.exit.send(exit);
+        }
+    }
+
+    fn script_of(&self, address: SocketAddr) -> Option<Script> {
+        self.0.borrow().running.get(&address).map(|guest| guest.script.clone())
+    }
+
+    fn born(&self, order: &LaunchOrder, script: Script, address: SocketAddr, held: Held) -> Launched {
+        order.output.write(script.prints.as_bytes());
+        let (exit, exited) = oneshot::channel();
+        if let Some((after, how)) = script.exit_after.clone() {
+            let fake = self.clone();
+            actix::spawn(async move {
+                sleep(after).await;
+                fake.die(address, how);
+            });
+        }
+        self.0.borrow_mut().running.insert(address, Running { instance: order.instance, script: script.clone(), exit });
+        Launched {
+            address,
+            callback_source: address.ip(),
+            guest: Box::new(FakeGuest { address, script, held: Some(held), fake: self.clone() }),
+            exited: async move {
+                match exited.await {
+                    Ok(exit) => exit,
+                    // Given up on: its end is never seen.
+                    Err(_) => pending().await,
+                }
+            }
+            .boxed_local(),
+            pid: None,
+            engine_id: None,
+            resources: vec![format!("address {}", address.ip())],
+        }
+    }
+}
+
+impl Sandboxes for Fake {
+    fn launch(&self, order: LaunchOrder) -> LocalBoxFuture<'static, Result<Launched, LaunchError>> {
+        let (script, number) = {
+            let mut ledger = self.0.borrow_mut();
+            ledger.orders.push((order.instance, order.token));
+            let usual = ledger.usual.clone();
+            (ledger.next.pop_front().unwrap_or(usual), ledger.orders.len())
+        };
+        let held = Held::new(self);
+        let fake = self.clone();
+        assert!(!matches!(script.launch, Launch::PanicsAtOnce), "as the script says");
+        async move {
+            sleep(script.launch_after).await;
+            match script.launch.clone() {
+                Launch::Works => Ok(fake.born(&order, script, address(number), held)),
+                Launch::Fails(error) => Err(error),
+                Launch::PanicsAtOnce | Launch::Panics => panic!("as the script says"),
+            }
+        }
+        .boxed_local()
+    }
+
+    fn probe(&self, address: SocketAddr, readiness: &Readiness) -> LocalBoxFuture<'static, ()> {
+        let ready_after = self.script_of(address).and_then(|script| script.ready_after);
+        let ready_after = ready_after.filter(|_| *readiness != Readiness::Callback);
+        let fake = self.clone();
+        async move {
+            match ready_after {
+                Some(after) => sleep(after).await,
+                None => pending().await,
+            }
+            if fake.script_of(address).is_none() {
+                pending().await
+            }
+        }
+        .boxed_local()
+    }
+}
+
+/// What the host lends for one order; given back when dropped.
+struct Held(Fake);
+
+impl Held {
+    fn new(fake: &Fake) -> Self {
+        let mut ledger = fake.0.borrow_mut();
+        ledger.held += 1;
+        ledger.most_held = ledger.most_held.max(ledger.held);
+        Self(fake.clone())
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.0.borrow_mut().held -= 1;
+    }
+}
+
+struct FakeGuest {
+    address: SocketAddr,
+    script: Script,
+    held: Option<Held>,
+    fake: Fake,
+}
+
+impl Guest for FakeGuest {
+    fn ask_to_stop(&mut self) {
+        self.fake.0.borrow_mut().asked += 1;
+        match self.script.on_stop {
+            OnStop::EndsAfter(after) => {
+                let (fake, address) = (self.fake.clone(), self.address);
+                actix::spawn(async move {
+                    sleep(after).await;
+                    fake.end(address, GuestExit::Code(0));
+                });
+            }
+            OnStop::Ignores => {}
+            OnStop::Panics => panic!("as the script says"),
+        }
+    }
+
+    fn kill(&mut self) {
+        self.fake.0.borrow_mut().killed += 1;
+        if !self.script.undying {
+            self.fake.end(self.address, GuestExit::Signal(9));
+        }
+    }
+
+    fn reclaim(mut self: Box<Self>) -> LocalBoxFuture<'static, Result<(), ReclaimError>> {
+        let runs = self.fake.0.borrow_mut().running.remove(&self.address).is_some();
+        if runs && !self.script.undying {
+            self.fake.0.borrow_mut().offences.push(format!("{} was reclaimed while it ran", self.address));
+        }
+        let held = self.held.take();
+        async move {
+            // Comes back in any case, be it that the attempt is given up.
+            let _held = held;
+            match self.script.reclaim {
+                Reclaim::After(after) => {
+                    sleep(after).await;
+                    Ok(())
+                }
+                Reclaim::Fails => Err(ReclaimError { what: "the address".into(), why: "no reason".into() }),
+                Reclaim::Never => pending().await,
+            }
+        }
+        .boxed_local()
+    }
+}
+
+impl Drop for FakeGuest {
+    fn drop(&mut self) {
+        // Not reclaimed: its actor has panicked.
+        if self.held.is_some() {
+            self.kill();
+            // One that not even a kill ends is given up on here as well.
+            self.fake.0.borrow_mut().running.remove(&self.address);
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! Those who wait: in which order they are served, how many there may be, for how long, and what happens if they leave.
+
+use std::{cell::RefCell, rc::Rc};
+
+use unifaas_actors::Refusal;
+
+use crate::support::*;
+
+#[test]
+fn those_who_wait_are_served_in_the_order_of_arrival() {
+    in_still_time(async {
+        let rig = Rig::new("max-instances = 1");
+        let served = Rc::new(RefCell::new(Vec::new()));
+        let requests: Vec<_> = (0..20)
+            .map(|number| {
+                let (desk, served) = (rig.desk(), served.clone());
+                actix::spawn(async move {
+                    let lease = desk.acquire().await.unwrap();
+                    served.borrow_mut().push(number);
+                    sleep(ms(10)).await;
+                    drop(lease);
+                })
+            })
+            .collect();
+        for request in requests {
+            request.await.unwrap();
+        }
+        assert_eq!(*served.borrow(), (0..20).collect::<Vec<_>>());
+        assert_eq!(rig.fake.most_held(), 1);
+        rig.finish().await;
+    });
+}
+
+#[test]
+fn instances_that_are_ending_count_towards_the_maximum() {
+    in_still_time(async {
+        let rig = Rig::new("max-instances = 2\nsingle-use = true");
+        let requests = rig.requests(10).await;
+        for request in requests {
+            request.await.unwrap().unwrap();
+        }
+        assert_eq!((rig.fake.launched(), rig.fake.most_held()), (10, 2));
+        rig.finish().await;
+    });
+}
+
+#[test]
+fn without_a_maximum_memory_is_the_limit() {
+    in_still_time(async {
+        // There is enough for a thousand instances.
+        let rig = Rig::new("queue = 1500");
+        let requests = rig.requests(1500).await;
+        assert_eq!(rig.fake.launched(), 1000);
+        for request in requests {
+            request.await.unwrap().unwrap();
+        }
+        assert_eq!(rig.fake.most_held(), 1000);
+        rig.finish().await;
+    });
+}
+
+#[test]
+fn a_full_queue_refuses_at_once_and_says_when_to_come_back() {
+    in_still_time(async {
+        let rig = Rig::new("max-instances = 1\nqueue = 3");
+        for _ in 0..20 {
+            let lease = rig.acquire().await.unwrap();
+            sleep(secs(4)).await;
+            drop(lease);
+        }
+        let lease = rig.acquire().await.unwrap();
+        let waiting = rig.requests(3).await;
+        let asked_at = Instant::now();
+        let Err(Refusal::Saturated { waiting: in_queue, retry_after }) = rig.acquire().await else { panic!() };
+        assert_eq!((in_queue, asked_at.elapsed()), (3, ms(0)));
+        let (shortest, longest) = (secs(3 * 3), secs(3 * 5));
+        assert!((shortest..longest).contains(&retry_after), "three requests of 4 s each wait, not {retry_after:?}");
+        drop(lease);
+        for request in waiting {
+            request.await.unwrap().unwrap();
+        }
+        rig.acquire().await.unwrap();
+        rig.finish().await;
+    });
+}
+
+#[test]
+fn a_request_waits_no_longer_than_its_queue_timeout() {
+    in_still_time(async {
+        let rig = Rig::new("max-instances = 1\nqueue-timeout = 3");
+        let lease = rig.acquire().await.unwrap();
+        let first = rig.request().await;
+        sleep(secs(1)).await;
+        let second = rig.request().await;
+        let asked_at = Instant::now();
+        assert_eq!(first.await.unwrap().unwrap_err(), Refusal::QueueTimedOut { after: secs(3) });
+        assert!(asked_at.elapsed() <= secs(2));
+        drop(lease);
+        let second = second.await.unwrap().unwrap();
+        assert_eq!(rig.snapshot().await.waiting, 0);
+        drop(second);
+        rig.finish().await;
+    });
+}
+
+#[test]
+fn a_caller_that_leaves_frees_its_place() {
+    in_still_time(async {
+        let rig = Rig::new("max-instances = 1\nqueue = 2");
+        let lease = rig.acquire().await.unwrap();
+        let [first, second] = rig.requests(2).await.try_into().unwrap();
+        assert!(matches!(rig.acquire().await, Err(Refusal::Saturated { .. })));
+        second.abort();
+        rig.settle().await;
+        assert_eq!(rig.snapshot().await.waiting, 1);
+        let third = rig.request().await;
+        drop(lease);
+        first.await.unwrap().unwrap();
+        third.await.unwrap().unwrap();
+        rig.finish().await;
+    });
+}
+
+#[test]
+fn nothing_is_started_for_a_caller_that_left_before_there_was_room() {
+    in_still_time(async {
+        let rig = Rig::new("max-instances = 1\nsingle-use = true");
+        let lease = rig.acquire().await.unwrap();
+        let waiting = rig.request().await;
+        waiting.abort();
+        drop(lease);
+        sleep(secs(10)).await;
+        assert_eq!(rig.fake.launched(), 1);
+        rig.finish().await;
+    });
+}
+
+#[test]
+fn nothing_is_started_for_a_caller_that_left_before_the_actor_heard_of_it() {
+    in_still_time(async {
+        let rig = Rig::new("");
+        rig.settle().await;
+        let desk = rig.desk();
+        // One that stays is in front of those that leave.
+        let mut staying = Box::pin(desk.acquire());
+        assert!(futures::poll!(&mut staying).is_pending());
+        for _ in 0..5 {
+            let mut leaving = Box::pin(desk.acquire());
+            assert!(futures::poll!(&mut leaving).is_pending());
+        }
+        staying.await.unwrap();
+        assert_eq!((rig.fake.launched(), rig.snapshot().await.waiting), (1, 0));
+        drop(desk);
+        rig.finish().await;
+    });
+}
+
+#[test]
+fn a_slot_that_is_offered_to_a_caller_that_leaves_goes_to_the_next() {
+    in_still_time(async {
+        let rig = Rig::new("max-instances = 1");
+        let desk = rig.desk();
+        let lease = rig.acquire().await.unwrap();
+        let mut leaving = Box::pin(desk.acquire());
+        assert!(futures::poll!(&mut leaving).is_pending());
+        let next = rig.request().await;
+        drop(lease);
+        // The lease is in the caller's hands now, and it does not look at it.
+        rig.settle().await;
+        drop(leaving);
+        drop(desk);
+        next.await.unwrap().unwrap();
+        rig.finish().await;
+    });
+}
+
+#[test]
+fn newcomers_do_not_overtake_those_who_wait() {
+    in_still_time(async {
+        let rig = Rig::new("max-instances = 1");
+        let lease = rig.acquire().await.unwrap();
+        let waiting = rig.request().await;
+        drop(lease);
+        // The slot is free, and its first taker has not been told yet.
+        let newcomer = rig.acquire();
+        let mut newcomer = Box::pin(newcomer);
+        assert!(futures::poll!(&mut newcomer).is_pending());
+        let first = waiting.await.unwrap().unwrap();
+        rig.settle().await;
+        assert!(futures::poll!(&mut newcomer).is_pending());
+        drop(first);
+        newcomer.await.unwrap();
+        rig.finish().await;
+    });
+}

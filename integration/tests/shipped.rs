@@ -1,0 +1,72 @@
+//! What ships with the repository works as the README says.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+use std::{env, fs, path::Path};
+
+use integration::{Function, Home, Setup, ms, number, processes, shipped, unifaas};
+use tokio::process::Command;
+
+/// Where programs are that every user may run.
+const PUBLIC_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+
+/// Whether there is a Python for everybody; a word about it if not, which under CI is a failure.
+#[allow(clippy::print_stderr, reason = "the test runner shows it")]
+fn python_for_everybody() -> bool {
+    let found = PUBLIC_PATH.split(':').any(|directory| Path::new(directory).join("python3").is_file());
+    if !found {
+        assert!(!matches!(env::var("CI").as_deref(), Ok("true" | "1")), "python3 is not installed, and this is CI");
+        eprintln!("skipped: no python3 in {PUBLIC_PATH}");
+    }
+    found
+}
+
+#[tokio::test]
+async fn the_shipped_registry_serves_hello_and_leaves_nothing_behind() {
+    let mut daemon = Setup::default().option("--registry", shipped("registry")).start().await;
+    let reply = daemon.get("/invoke/hello/").await.ok();
+    assert!(reply.text().to_lowercase().contains("hello"), "{}", reply.text());
+    assert_eq!(daemon.post("/invoke/hello/some/path?q", "a body").await.status, 200);
+    let pid = u32::try_from(number(&daemon.instances("hello").await[0], "pid")).unwrap();
+    assert!(processes::exists(pid));
+    assert_eq!(daemon.function("hello").await["instances_started"], 1);
+    assert_eq!(daemon.end().await.status.code(), Some(0));
+    assert!(!processes::exists(pid));
+}
+
+#[tokio::test]
+async fn the_shipped_registry_passes_the_check() {
+    let output = Command::new(unifaas()).arg("check").arg("-r").arg(shipped("registry")).output().await.unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+}
+
+#[tokio::test]
+async fn the_python_example_works_as_it_is() {
+    if !python_for_everybody() {
+        return;
+    }
+    let home = Home::new();
+    let directory = home.registry().join("hello-python");
+    fs::create_dir(&directory).unwrap();
+    for file in ["function.toml", "hello.py"] {
+        fs::copy(shipped("examples/hello-python").join(file), directory.join(file)).unwrap();
+    }
+    let daemon = Setup::at(&home).variable("PATH", PUBLIC_PATH).start().await;
+    let text = daemon.post("/invoke/hello-python/some/path?q", "a body").await.ok().text();
+    assert!(text.starts_with("Hello from ") && text.contains("POST /some/path?q"), "{text}");
+    let again = daemon.get("/invoke/hello-python/").await.ok();
+    assert!(again.took < ms(500), "{:?}", again.took);
+    assert_eq!(daemon.function("hello-python").await["instances_started"], 1);
+}
+
+#[tokio::test]
+async fn a_program_that_knows_nothing_of_callbacks_is_a_function() {
+    if !python_for_everybody() {
+        return;
+    }
+    let toml = "readiness = \"tcp\"\n[process]\n\
+                command = [\"python3\", \"-m\", \"http.server\", \"--bind\", \"%ip\", \"%port\"]\n";
+    let setup = Setup::default().function(Function::verbatim("files", toml));
+    let daemon = setup.variable("PATH", PUBLIC_PATH).start().await;
+    assert_eq!(daemon.get("/invoke/files/function.toml").await.ok().text(), toml);
+}

@@ -19,27 +19,29 @@ use unikernel::{
 
 use crate::{
     function::{self, Answer},
-    once::Once,
     power,
     probe::Probe,
     response::{self, ANSWER, Manner, respond, room},
-    sockets::{Sockets, Turn},
+    sockets::Turn,
 };
-
-/// Connections at a time.
-pub const COUNT: usize = 32;
 
 const PORT: u16 = 8080;
 const HEAD_LIMIT: usize = 8 * 1024;
 /// How long the client may take to close, or to take the last answer, in microseconds.
 const PATIENCE: u64 = 2_000_000;
 
-static HEADS: Once<[[u8; HEAD_LIMIT]; COUNT]> = Once::new([[0; HEAD_LIMIT]; COUNT]);
+/// Memory for a request head.
+pub struct Head([u8; HEAD_LIMIT]);
+
+impl Head {
+    /// Without any.
+    pub const EMPTY: Self = Self([0; HEAD_LIMIT]);
+}
 
 /// A connection, or the wait for one.
 pub struct Connection {
     socket: SocketHandle,
-    head: &'static mut [u8; HEAD_LIMIT],
+    head: &'static mut Head,
     phase: Phase,
 }
 
@@ -67,9 +69,14 @@ enum Next {
 }
 
 impl Connection {
-    /// All of them; they begin to listen with their first step.
-    pub fn all(sockets: &mut Sockets) -> [Self; COUNT] {
-        HEADS.take().each_mut().map(|head| Self { socket: sockets.add(), head, phase: Phase::BEGIN })
+    /// On a socket of its own; it begins to listen with the first step.
+    pub fn new(socket: SocketHandle, head: &'static mut Head) -> Self {
+        Self { socket, head, phase: Phase::BEGIN }
+    }
+
+    /// Whether it waits for a client.
+    pub fn is_listening(&self, turn: &mut Turn<'_>) -> bool {
+        turn.socket(self.socket).state() == State::Listen
     }
 
     /// Gets on as far as possible. `address` is the guest's own.
@@ -136,7 +143,7 @@ impl Connection {
 }
 
 /// Reads more of a head; decides about the request once it is whole.
-fn read_head(socket: &mut Socket<'_>, head: &mut [u8; HEAD_LIMIT], filled: usize, mut end: HeadEnd, now: u64) -> Next {
+fn read_head(socket: &mut Socket<'_>, Head(head): &mut Head, filled: usize, mut end: HeadEnd, now: u64) -> Next {
     if room(socket) < ANSWER || !socket.can_recv() && socket.may_recv() {
         return Next::Wait(Phase::Head { filled, end });
     }

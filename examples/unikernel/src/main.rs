@@ -2,7 +2,7 @@
 //! brings up a virtio network card, tells the daemon that it is ready, and serves HTTP.
 //!
 //! From the metal up: boot.s, cpu.rs, interrupts.rs, power.rs, console.rs · pci.rs, virtio/, net.rs · callback.rs, probe.rs,
-//! connection.rs, response.rs, and what makes it this function rather than another, function.rs. lib.rs has what needs no machine.
+//! server.rs, connection.rs, response.rs, and what makes it this function rather than another, function.rs. lib.rs has what needs no machine.
 
 #![no_std]
 #![no_main]
@@ -19,6 +19,7 @@ mod pci;
 mod power;
 mod probe;
 mod response;
+mod server;
 mod sockets;
 mod virtio;
 
@@ -33,10 +34,10 @@ use unikernel::cmdline::CommandLine;
 
 use crate::{
     callback::Callback,
-    connection::Connection,
     interrupts::Clock,
     net::Card,
     probe::Probe,
+    server::Server,
     sockets::{Sockets, Turn},
     virtio::Transport,
 };
@@ -99,7 +100,7 @@ fn run(mut clock: Clock, command_line: CommandLine<'static>) -> Result<(), &'sta
     }
 
     let mut sockets = Sockets::new(seed);
-    let mut connections = Connection::all(&mut sockets);
+    let mut server = Server::new(network.address, BATCH);
     let mut callback = Callback::new(&mut sockets, command_line.callback()?);
     let mut probe = Probe::new(&mut sockets);
     loop {
@@ -110,9 +111,7 @@ fn run(mut clock: Clock, command_line: CommandLine<'static>) -> Result<(), &'sta
             (0..BATCH).all(|_| interface.poll_ingress_single(instant, &mut card, &mut sockets.set) != Ingress::None);
 
         let mut turn = Turn { now, interface: &mut interface, sockets: &mut sockets, again: false, waiting: false };
-        for connection in &mut connections {
-            connection.step(&mut turn, &mut probe, network.address);
-        }
+        server.step(&mut turn, &mut probe);
         probe.step(&mut turn);
         callback.step(&mut turn);
         let Turn { again, waiting, .. } = turn;

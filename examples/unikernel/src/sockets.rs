@@ -1,4 +1,6 @@
-//! The TCP sockets and their buffers, all of them made at the start, and what a turn of the main loop carries around.
+//! The TCP sockets and their buffers, and what a turn of the main loop carries around.
+
+use core::{mem::MaybeUninit, net::SocketAddrV4, slice};
 
 use smoltcp::{
     iface::{Interface, SocketHandle, SocketSet, SocketStorage},
@@ -7,12 +9,10 @@ use smoltcp::{
     wire::IpListenEndpoint,
 };
 
-use core::net::SocketAddrV4;
-
-use crate::{connection, once::Once};
+use crate::{once::Once, server};
 
 /// Connections to this server, the ready callback, and the probe.
-const COUNT: usize = connection::COUNT + 2;
+const COUNT: usize = server::COUNT + 2;
 
 /// Each way, for each socket.
 const BUFFER: usize = 8 * 1024;
@@ -23,14 +23,15 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 /// The first of the ports that connections from here are given; they reach to the last there is.
 const EPHEMERAL: u16 = 49152;
 
-static STORAGE: Once<[SocketStorage<'static>; COUNT]> = Once::new([SocketStorage::EMPTY; COUNT]);
+static STORAGE: Once<[MaybeUninit<SocketStorage<'static>>; COUNT]> =
+    Once::new([const { MaybeUninit::uninit() }; COUNT]);
 static BUFFERS: Once<[[[u8; BUFFER]; 2]; COUNT]> = Once::new([[[0; BUFFER]; 2]; COUNT]);
 
 /// All the sockets.
 pub struct Sockets {
     /// As smoltcp wants them.
     pub set: SocketSet<'static>,
-    buffers: core::slice::IterMut<'static, [[u8; BUFFER]; 2]>,
+    buffers: slice::IterMut<'static, [[u8; BUFFER]; 2]>,
     next_port: u16,
 }
 
@@ -38,11 +39,13 @@ impl Sockets {
     /// None yet. The seed chooses the first port: a host that remembers a connection of an earlier guest with this
     /// address and port would refuse the same again, and the retry is 0.7 s later.
     pub fn new(seed: u64) -> Self {
-        Self {
-            set: SocketSet::new(STORAGE.take().as_mut_slice()),
-            buffers: BUFFERS.take().iter_mut(),
-            next_port: EPHEMERAL | seed as u16,
+        let storage = STORAGE.take();
+        for slot in &mut *storage {
+            slot.write(SocketStorage::EMPTY);
         }
+        // SAFETY: all of it has just been written. (As a static with a value it would be 40 KB of the ELF file.)
+        let storage = unsafe { slice::from_raw_parts_mut(storage.as_mut_ptr().cast(), COUNT) };
+        Self { set: SocketSet::new(storage), buffers: BUFFERS.take().iter_mut(), next_port: EPHEMERAL | seed as u16 }
     }
 
     /// Another socket.

@@ -19,15 +19,14 @@ export RUSTFLAGS
 CARGO_TARGET_DIR=$PWD/target cargo build --quiet --release --target $target --bin unikernel
 built=target/$target/release/unikernel
 
-if ! cmp -s "$built" target/checked.elf; then
+if ! cmp -s "$built" target/checked.elf || [ ! -e unikernel.elf ]; then
     # A vector or floating-point instruction would be the end: nobody has switched those units on.
-    if objdump -d "$built" | grep -m 5 -E '%[xyz]mm|%st'; then
+    objdump -d "$built" >target/disassembly
+    if grep -m 5 -E '%[xyz]mm|%st' target/disassembly; then
         echo "build.sh: the instructions above use floating-point registers" >&2
         exit 1
     fi
+    objcopy --strip-all "$built" unikernel.elf
     cp "$built" target/checked.elf
-    objcopy --strip-all "$built" unikernel.elf
-elif [ ! -e unikernel.elf ]; then
-    objcopy --strip-all "$built" unikernel.elf
 fi
 echo "$PWD/unikernel.elf"

@@ -13,12 +13,12 @@ use smoltcp::{
     socket::tcp::{Socket, State},
 };
 use unikernel::{
+    function::{self, Answer},
     http::{Body, HeadEnd, Request},
     text::Text,
 };
 
 use crate::{
-    function::{self, Answer},
     power,
     probe::Probe,
     response::{self, ANSWER, Manner, respond, room},
@@ -200,6 +200,7 @@ fn finish(socket: &mut Socket<'_>, answer: Answer, manner: Manner, address: Ipv4
             respond(socket, "200 OK", text.as_str(), manner);
             after(socket, manner, now)
         }
+        Answer::Crash => power::triple_fault(),
         Answer::End => {
             respond(socket, "200 OK", "Goodbye\n", Manner { keep_alive: false, ..manner });
             socket.close();

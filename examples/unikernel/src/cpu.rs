@@ -67,6 +67,23 @@ pub fn sleep() {
     unsafe { asm!("sti", "hlt", "cli") }
 }
 
+/// Tells the CPU where the interrupt descriptor table is.
+///
+/// # Safety
+/// The entries have to be what the CPU expects, and lead to handlers that may run wherever they are let in.
+pub unsafe fn load_interrupt_table<T>(table: &'static [T]) {
+    #[repr(C, packed)]
+    struct Register {
+        /// The last byte's offset.
+        limit: u16,
+        base: u64,
+    }
+    let limit = size_of_val(table).saturating_sub(1) as u16;
+    let register = Register { limit, base: table.as_ptr().expose_provenance() as u64 };
+    // SAFETY: the caller's promise.
+    unsafe { asm!("lidt [{}]", in(reg) &raw const register, options(nostack, preserves_flags)) }
+}
+
 /// A device's registers, in memory.
 #[derive(Clone, Copy)]
 pub struct Registers(usize);

@@ -4,10 +4,10 @@
 //! sleep, and the main loop looks for what there is to do. The timer that ends it is also the clock; it counts
 //! nanoseconds on every machine this is for, as KVM and QEMU both run the APIC's bus at 1 GHz.
 
-use core::{arch::asm, mem::size_of_val};
+use core::arch::asm;
 
 use crate::{
-    cpu::{Registers, out8, sleep},
+    cpu::{Registers, load_interrupt_table, out8, sleep},
     once::Once,
     power, say,
 };
@@ -77,15 +77,8 @@ pub fn set_up() -> Clock {
     }
     table[usize::from(SPURIOUS)] = Gate::to(spurious as *const () as usize);
 
-    #[repr(C, packed)]
-    struct TableRegister {
-        limit: u16,
-        base: u64,
-    }
-    let register =
-        TableRegister { limit: (size_of_val(table) - 1) as u16, base: table.as_ptr().expose_provenance() as u64 };
     // SAFETY: the table is static and its gates lead to handlers that keep to the rules, or never return.
-    unsafe { asm!("lidt [{}]", in(reg) &raw const register, options(nostack, preserves_flags)) };
+    unsafe { load_interrupt_table(table) };
 
     // SAFETY: masks every line of the two old interrupt controllers, which a BIOS may have left open.
     unsafe {

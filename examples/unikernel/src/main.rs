@@ -2,7 +2,8 @@
 //! brings up a virtio network card, tells the daemon that it is ready, and serves HTTP.
 //!
 //! From the metal up: boot.s, cpu.rs, interrupts.rs, power.rs, console.rs · pci.rs, virtio/, net.rs · callback.rs, probe.rs,
-//! server.rs, connection.rs, response.rs, and what makes it this function rather than another, function.rs. lib.rs has what needs no machine.
+//! server.rs, connection.rs, response.rs, and main.rs. What needs no machine is in lib.rs: what makes it
+//! this function rather than another (function.rs), the command line, HTTP.
 
 #![no_std]
 #![no_main]
@@ -11,7 +12,6 @@ mod callback;
 mod connection;
 mod console;
 mod cpu;
-mod function;
 mod interrupts;
 mod net;
 mod once;
@@ -46,6 +46,9 @@ core::arch::global_asm!(include_str!("boot.s"), options(att_syntax));
 
 /// Longest command line, in bytes; VMMs pass no more than half of it.
 const LONGEST_LINE: usize = 4096;
+
+const NO_DEVICE: &str =
+    "no network device: no virtio_mmio.device= of version 1 on the command line, no virtio-net on PCI";
 
 /// Frames to take in before the connections get their turn.
 const BATCH: usize = 4;
@@ -85,7 +88,7 @@ unsafe fn text_at(address: *const u8) -> &'static str {
 fn run(mut clock: Clock, command_line: CommandLine<'static>) -> Result<(), &'static str> {
     let network = command_line.network()?;
     say!("unikernel: {}/{}", network.address, network.prefix);
-    let mut card = Card::start(Transport::find(command_line).ok_or("no virtio network device")?)?;
+    let mut card = Card::start(Transport::find(command_line).ok_or(NO_DEVICE)?)?;
 
     let seed = cpu::cycles();
     let mut config = Config::new(EthernetAddress(card.mac()).into());

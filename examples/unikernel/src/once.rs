@@ -24,6 +24,7 @@ impl<T> Once<T> {
     ///
     /// # Panics
     /// The second time.
+    #[expect(clippy::mut_from_ref, reason = "the flag sees to it that there is one reference only")]
     pub fn take(&'static self) -> &'static mut T {
         assert!(!self.taken.swap(true, Ordering::Relaxed), "a static was taken twice");
         // SAFETY: by the line above this is the only reference there will ever be.

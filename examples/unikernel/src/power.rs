@@ -3,7 +3,7 @@
 use core::{arch::asm, panic::PanicInfo};
 
 use crate::{
-    cpu::{out8, out16},
+    cpu::{load_interrupt_table, out8, out16},
     say,
 };
 
@@ -20,23 +20,10 @@ pub fn off() -> ! {
 
 /// Faults without a handler, and without a handler for that, which resets the CPU.
 pub fn triple_fault() -> ! {
-    #[repr(C, packed)]
-    struct TableRegister {
-        limit: u16,
-        base: u64,
-    }
-    let none = TableRegister { limit: 0, base: 0 };
-    // SAFETY: nothing runs after this. The read is of an address that is not mapped.
+    // SAFETY: nothing runs after this: with an empty table the read, of an address that is not mapped, cannot be handled.
     unsafe {
-        asm!(
-            "lidt [{none}]",
-            "mov rax, [{nowhere}]",
-            "2: hlt",
-            "jmp 2b",
-            none = in(reg) &raw const none,
-            nowhere = in(reg) 1_u64 << 40,
-            options(noreturn)
-        )
+        load_interrupt_table::<()>(&[]);
+        asm!("mov rax, [{}]", "2: hlt", "jmp 2b", in(reg) 1_u64 << 40, options(noreturn))
     }
 }
 

@@ -49,7 +49,7 @@ mod tests {
     #[test]
     fn takes_what_fits_and_refuses_the_rest() {
         let mut text = Text::<6>::new();
-        assert!(write!(text, "{}-{}", 12, "ab").is_ok());
+        assert!(write!(text, "{}-ab", 12).is_ok());
         assert!(write!(text, "cd").is_err());
         assert_eq!(text.as_bytes(), b"12-ab");
     }

@@ -28,25 +28,26 @@ pub struct Request<'a> {
 /// Finds the end of a head, however many pieces it comes in.
 #[derive(Debug)]
 pub struct HeadEnd {
-    /// Bytes since the line began, a carriage return not counted. Two are as good as many.
-    line: u8,
+    /// There has been a line that is not empty.
     begun: bool,
+    /// There is something on this line, carriage returns aside.
+    written: bool,
 }
 
 impl HeadEnd {
     /// For a head of which nothing has come yet.
     pub const fn new() -> Self {
-        Self { line: 0, begun: false }
+        Self { begun: false, written: false }
     }
 
     /// How many of these bytes belong to the head, and whether it ends there. Empty lines before it count as its part.
     pub fn find(&mut self, bytes: &[u8]) -> (usize, bool) {
         for (index, byte) in bytes.iter().enumerate() {
             match byte {
-                b'\n' if self.line == 0 && self.begun => return (index + 1, true),
-                b'\n' => self.line = 0,
+                b'\n' if self.begun && !self.written => return (index + 1, true),
+                b'\n' => self.written = false,
                 b'\r' => {}
-                _ => (self.line, self.begun) = (1, true),
+                _ => (self.begun, self.written) = (true, true),
             }
         }
         (bytes.len(), false)

@@ -1,33 +1,25 @@
 //! The `vm` sandbox: an instance is a virtual machine, run by a machine monitor that is a child of the daemon.
 //!
-//! `firecracker.rs` and `qemu.rs` say what the monitors are told, `program.rs` where they are, `operator.rs` as whom they
+//! `plan.rs` makes a command of an order: `firecracker.rs` and `qemu.rs` say what the monitors are told, `program.rs` where they are, `operator.rs` as whom they
 //! run, `accel.rs` whether the processor helps, `wire.rs` how a guest is attached and what it is told, `disk.rs` copies
-//! root disks, `rundir.rs` has the files, `qmp.rs` and `ending.rs` find out why a machine ended, and `guest.rs` is one
-//! that runs. Taps and what guests may reach are in `src/net/`; monitors are started and held like processes.
+//! root disks, `rundir.rs` has the files, `qmp.rs` and `ending.rs` find out why a machine ended, `hangup.rs`
+//! lets those know who wait for it, and `guest.rs` is one that runs. Taps and what guests may reach are in `src/net/`; monitors are started and held like processes.
 
 mod accel;
 mod disk;
 mod ending;
 mod firecracker;
 mod guest;
+mod hangup;
 mod operator;
+mod plan;
 mod program;
 mod qemu;
 mod qmp;
 mod rundir;
 mod wire;
 
-use std::{
-    cell::Cell,
-    env,
-    ffi::OsStr,
-    fs,
-    io::Read,
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    rc::Rc,
-    time::Duration,
-};
+use std::{cell::Cell, io, net::SocketAddr, path::Path, path::PathBuf, rc::Rc, time::Duration};
 
 use futures::future::LocalBoxFuture;
 use nix::unistd::Uid;
@@ -35,22 +27,21 @@ use slog::{Logger, debug, info, warn};
 use tokio::{sync::OnceCell, task, time};
 use unifaas_actors::{
     sandbox::{GuestExit, LaunchError, LaunchOrder, Launched},
-    spec::{Accel, DiskType, FunctionSpec, Hypervisor, SandboxSpec, VmNetwork, VmSpec},
+    spec::{Accel, FunctionSpec, Hypervisor, SandboxSpec, VmNetwork, VmSpec},
 };
 
 use super::{
     Callback,
     cgroup::{Group, Limits},
     ports::Ports,
-    process::{Credentials, DEFAULT_PATH, Facts as ProcessFacts, Invocation, ProcessGuest, Spawn, Spawned, collect},
-    substitute::substitute,
+    process::{ProcessGuest, Spawn, Spawned, collect},
 };
 use crate::net::{self, Mark, NetError, Network, Record, Subnet};
 use ending::Monitor;
-use firecracker::{Config, Files, Jail};
 use guest::VmGuest;
-use operator::{Need, Operator};
-use qemu::{Accelerator, Attachment, Boot};
+use operator::Operator;
+use plan::{Plan, Planner, RunsAs};
+use qemu::Accelerator;
 use rundir::{InstanceDir, RunDir};
 use wire::{Facts, Wire};
 
@@ -61,8 +52,6 @@ const QEMU_OVERHEAD: u64 = 256;
 const LAST_LINES: usize = 40;
 /// How long the reason may take to be read once QEMU has ended.
 const LAST_EVENT: Duration = Duration::from_millis(20);
-const CONFIG: &str = "config.json";
-const ROOT_DISK: &str = "rootfs";
 
 /// What the engine is made from.
 #[derive(Debug, Clone)]
@@ -96,7 +85,7 @@ struct Engine {
 
 impl Machines {
     /// Prepares the directory of this daemon. Touches nothing of the network.
-    pub fn new(settings: VmSettings, ports: Ports, limits: Limits, log: &Logger) -> std::io::Result<Self> {
+    pub fn new(settings: VmSettings, ports: Ports, limits: Limits, log: &Logger) -> io::Result<Self> {
         let run = RunDir::create(&settings.state_dir)?;
         let network = net::Settings {
             subnet: settings.subnet,
@@ -139,14 +128,6 @@ impl Machines {
     }
 }
 
-/// A monitor that is ready to be started.
-struct Plan {
-    monitor: Monitor,
-    invocation: Invocation,
-    operator: Operator,
-    files: Option<InstanceDir>,
-}
-
 impl Engine {
     async fn launch(&self, order: LaunchOrder, vm: &VmSpec) -> Result<Launched, LaunchError> {
         let token = order.token.reveal();
@@ -164,163 +145,29 @@ impl Engine {
                 (Wire::User(port), facts)
             }
         };
+        let (run, callback) = (&self.run, Callback::local(self.settings.callback));
+        let planner = Planner { order: &order, vm, wire: &wire, facts: &facts, run, callback };
         let plan = match &vm.hypervisor {
-            Hypervisor::Firecracker { jailer, .. } => self.firecracker(&order, vm, &wire, &facts, *jailer).await?,
+            Hypervisor::Firecracker { jailer: true, read_only, .. } => planner.jailed_firecracker(*read_only).await,
+            Hypervisor::Firecracker { copy_rootfs, read_only, .. } => {
+                planner.firecracker(*copy_rootfs, *read_only).await
+            }
             Hypervisor::Qemu { qemu, .. } | Hypervisor::Microvm { qemu, .. } => {
                 let accelerator = self.accelerator(qemu.accel).await;
-                self.qemu(&order, vm, &wire, &facts, accelerator).await?
+                planner.qemu(qemu, accelerator).await
             }
         };
+        let plan = plan?;
         self.start(order, vm, wire, &facts, plan).await
     }
 
-    async fn firecracker(
-        &self,
-        order: &LaunchOrder,
-        vm: &VmSpec,
-        wire: &Wire,
-        facts: &Facts,
-        jailed: bool,
-    ) -> Result<Plan, LaunchError> {
-        let Wire::Tap(tap) = wire else {
-            return Err(LaunchError::Missing("Firecracker has no user-mode network".to_owned()));
-        };
-        let program = program::FIRECRACKER.find()?;
-        let id = order.instance.to_string();
-        let directory = self.run.instance(&id).map_err(refused("the directory of the instance"))?;
-        let (copy, read_only) = match vm.hypervisor {
-            Hypervisor::Firecracker { copy_rootfs, read_only, .. } => (copy_rootfs, read_only),
-            _ => (false, true),
-        };
-        let cmdline = substitute(&vm.cmdline, |word| facts.value(word));
-        let config = |files: Files<'_>| {
-            let config = Config::new(vm, cmdline.clone(), files, &tap.name, tap.link.mac());
-            serde_json::to_vec_pretty(&config).map_err(|error| LaunchError::Refused(error.to_string()))
-        };
-        if jailed {
-            let jailer = program::JAILER.find()?;
-            let nobody = Credentials::unprivileged();
-            let (uid, gid) = (nobody.uid, nobody.gid);
-            let base = directory.path().to_owned();
-            let jail = Jail { program: &program, base: &base, uid: uid.as_raw(), gid: gid.as_raw() };
-            let root = jail.root(&id);
-            fs::create_dir_all(&root).map_err(refused("the jail"))?;
-            // Everything it uses has to be inside, under a name of its own.
-            let into_jail = |path: &Path, name: &'static str| bring(path.to_owned(), root.join(name));
-            into_jail(&vm.kernel, "kernel").await?;
-            if let Some(initrd) = &vm.initrd {
-                into_jail(initrd, "initrd").await?;
-            }
-            if let Some(image) = &vm.image {
-                into_jail(image, ROOT_DISK).await?;
-            }
-            let files = Files {
-                kernel: Path::new("kernel"),
-                initrd: vm.initrd.as_ref().map(|_| Path::new("initrd")),
-                disk: vm.image.as_ref().map(|_| (Path::new(ROOT_DISK), read_only)),
-            };
-            fs::write(root.join(CONFIG), config(files)?).map_err(refused("the configuration file"))?;
-            directory.give_to(uid, gid).map_err(refused("the jail"))?;
-            let invocation = invocation(&jailer, jail.arguments(&id, CONFIG));
-            // The jailer itself is root, and gives up everything on its way.
-            let operator = Operator { credentials: None, capabilities: u64::MAX, obstacle: None };
-            return Ok(Plan { monitor: Monitor::Firecracker, invocation, operator, files: Some(directory) });
-        }
-        let disk = match &vm.image {
-            Some(image) if copy => Some(self.private_copy(image, &directory).await?),
-            Some(image) => Some(image.clone()),
-            None => None,
-        };
-        let files = Files {
-            kernel: &vm.kernel,
-            initrd: vm.initrd.as_deref(),
-            disk: disk.as_deref().map(|disk| (disk, read_only)),
-        };
-        let path = directory.path().join(CONFIG);
-        fs::write(&path, config(files)?).map_err(refused("the configuration file"))?;
-        let shared = vm.image.as_ref().filter(|_| !copy);
-        let mut needs = vec![Need::write("/dev/kvm"), Need::write("/dev/net/tun"), Need::execute(&program)];
-        needs.extend(shared.map(|image| if read_only { Need::read(image) } else { Need::write(image) }));
-        let operator = self.operator(vm, needs, Some(&directory))?;
-        let invocation = invocation(&program, firecracker::arguments(&id, &path));
-        Ok(Plan { monitor: Monitor::Firecracker, invocation, operator, files: Some(directory) })
-    }
-
-    async fn qemu(
-        &self,
-        order: &LaunchOrder,
-        vm: &VmSpec,
-        wire: &Wire,
-        facts: &Facts,
-        accelerator: Accelerator,
-    ) -> Result<Plan, LaunchError> {
-        let program = program::QEMU.find()?;
-        let id = order.instance.to_string();
-        let (disk_type, read_only) = match &vm.hypervisor {
-            Hypervisor::Qemu { qemu, .. } | Hypervisor::Microvm { qemu, .. } => (qemu.disk_type, qemu.read_only),
-            Hypervisor::Firecracker { .. } => (DiskType::Block, true),
-        };
-        let (disk, directory) = match &vm.image {
-            Some(image) if !read_only => {
-                let directory = self.run.instance(&id).map_err(refused("the directory of the instance"))?;
-                (Some(self.private_copy(image, &directory).await?), Some(directory))
-            }
-            image => (image.clone(), None),
-        };
-        let relay = ProcessFacts::daemon();
-        let cmdline = substitute(&vm.cmdline, |word| facts.value(word));
-        let mac;
-        let attachment = match wire {
-            Wire::Tap(tap) => {
-                mac = tap.link.mac();
-                Attachment::Tap { name: &tap.name, mac: &mac }
-            }
-            Wire::User(_) => Attachment::User {
-                host: facts.address,
-                port: order.spec.port,
-                egress: vm.egress,
-                relay: &relay,
-                callback: Callback::local(self.settings.callback).address,
-            },
-        };
-        let boot = Boot {
-            name: &order.spec.name,
-            vm,
-            cmdline: &cmdline,
-            files: Files {
-                kernel: &vm.kernel,
-                initrd: vm.initrd.as_deref(),
-                disk: disk.as_deref().map(|disk| (disk, read_only)),
-            },
-            format: vm.image.as_deref().map_or("raw", format_of),
-            attachment,
-            accelerator,
-        };
-        let invocation = invocation(&program, boot.arguments());
-        let mut needs = vec![Need::execute(&program)];
-        needs.extend((accelerator == Accelerator::Kvm).then(|| Need::write("/dev/kvm")));
-        needs.push(match wire {
-            Wire::Tap(_) => Need::write("/dev/net/tun"),
-            Wire::User(_) => Need::execute(&relay),
-        });
-        let shared = vm.image.as_ref().filter(|_| disk_type == DiskType::Block && read_only);
-        needs.extend(shared.map(Need::read));
-        let operator = self.operator(vm, needs, directory.as_ref())?;
-        Ok(Plan { monitor: Monitor::Qemu, invocation, operator, files: directory })
-    }
-
     /// Chooses who runs the monitor, and gives them the files of the instance.
-    fn operator(
-        &self,
-        vm: &VmSpec,
-        mut needs: Vec<Need>,
-        files: Option<&InstanceDir>,
-    ) -> Result<Operator, LaunchError> {
-        needs.push(Need::read(&vm.kernel));
-        needs.extend(vm.initrd.iter().map(Need::read));
-        // Its own directory will be its own; the way there is what counts.
-        needs.extend(files.map(|_| Need::execute(self.run.path())));
-        let operator = Operator::choose(Uid::effective(), &needs);
+    fn operator(&self, runs_as: &RunsAs, files: Option<&InstanceDir>) -> Result<Operator, LaunchError> {
+        let needs = match runs_as {
+            RunsAs::Operator(needs) => needs,
+            RunsAs::Daemon => return Ok(Operator::daemon()),
+        };
+        let operator = Operator::choose(Uid::effective(), needs);
         if let Some(obstacle) = operator.obstacle.as_ref().filter(|_| !self.warned.replace(true)) {
             info!(self.log, "machine monitors run as root, of whose powers they keep the access to files alone: \
                 an unprivileged user could not use everything they need"; "for example" => %obstacle.display());
@@ -339,7 +186,8 @@ impl Engine {
         facts: &Facts,
         plan: Plan,
     ) -> Result<Launched, LaunchError> {
-        let Plan { monitor, invocation, operator, files } = plan;
+        let Plan { monitor, invocation, runs_as, files } = plan;
+        let operator = self.operator(&runs_as, files.as_ref())?;
         let overhead = if monitor == Monitor::Qemu { QEMU_OVERHEAD } else { FIRECRACKER_OVERHEAD };
         let memory = vm.memory + overhead;
         let group = self.limits.group(&order.instance.to_string(), memory);
@@ -365,6 +213,7 @@ impl Engine {
             .collect();
         debug!(order.log, "machine monitor started"; "pid" => pid.as_raw(), "address" => %facts.address);
 
+        let silent = wire.guest();
         let lines = order.output.clone();
         let output = task::spawn_local(collect(output, order.output));
         let (process, exited) = ProcessGuest::new(child, pid, output, group, memory, None);
@@ -379,6 +228,9 @@ impl Engine {
                     Some(events) => time::timeout(LAST_EVENT, events).await.ok().and_then(Result::ok).flatten(),
                     None => None,
                 };
+                if let Some(guest) = silent {
+                    let _ = task::spawn_blocking(move || hangup::hang_up(guest)).await;
+                }
                 ending::explain(monitor, exit, reason.as_deref(), &lines.tail(LAST_LINES))
             }),
             pid: u32::try_from(pid.as_raw()).ok(),
@@ -402,12 +254,6 @@ impl Engine {
         if *self.kvm.get_or_init(probe).await { Accelerator::Kvm } else { Accelerator::Tcg }
     }
 
-    async fn private_copy(&self, image: &Path, directory: &InstanceDir) -> Result<PathBuf, LaunchError> {
-        let copy = directory.path().join(ROOT_DISK);
-        bring(image.to_owned(), copy.clone()).await?;
-        Ok(copy)
-    }
-
     async fn reclaim(&self) {
         let left = RunDir::abandoned(&self.settings.state_dir);
         if left.is_empty() {
@@ -422,30 +268,6 @@ impl Engine {
     }
 }
 
-/// Copies a file, or a directory, away from the actors' thread.
-async fn bring(from: PathBuf, to: PathBuf) -> Result<(), LaunchError> {
-    let failed = format!("the copy of {}", from.display());
-    let copied = task::spawn_blocking(move || disk::copy(&from, &to)).await;
-    copied.unwrap_or_else(|error| Err(std::io::Error::other(error))).map_err(refused(&failed))
-}
-
-fn invocation(program: &Path, arguments: Vec<String>) -> Invocation {
-    let path = env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
-    Invocation {
-        program: program.to_owned(),
-        name: program.to_string_lossy().into_owned(),
-        arguments,
-        env: vec![("PATH".to_owned(), path), ("HOME".to_owned(), OsStr::new("/").to_owned())],
-    }
-}
-
-/// QEMU is never left to guess what a guest may have written.
-fn format_of(image: &Path) -> &'static str {
-    let mut start = [0; 4];
-    let read = fs::File::open(image).and_then(|mut file| file.read_exact(&mut start));
-    if read.is_ok() && start == *b"QFI\xfb" { "qcow2" } else { "raw" }
-}
-
-fn refused(what: &str) -> impl Fn(std::io::Error) -> LaunchError {
+fn refused(what: &str) -> impl Fn(io::Error) -> LaunchError {
     move |error| LaunchError::Refused(format!("{what}: {error}"))
 }

@@ -66,6 +66,11 @@ impl Operator {
         }
     }
 
+    /// The daemon's own user, with all its powers.
+    pub fn daemon() -> Self {
+        Self { credentials: None, capabilities: u64::MAX, obstacle: None }
+    }
+
     /// The group that every operator of this daemon is in.
     pub fn group(daemon: Uid) -> Gid {
         if daemon.is_root() { Credentials::unprivileged().gid } else { getegid() }

@@ -16,7 +16,17 @@ pub enum Wire {
     /// A tap of its own.
     Tap(TapLease),
     /// A local port that QEMU forwards.
-    User(PortLease),
+    User(#[expect(dead_code, reason = "held, not read")] PortLease),
+}
+
+impl Wire {
+    /// The guest's address, if it is not this host that answers for it.
+    pub fn guest(&self) -> Option<Ipv4Addr> {
+        match self {
+            Wire::Tap(tap) => Some(tap.link.guest),
+            Wire::User(_) => None,
+        }
+    }
 }
 
 /// What a guest's command line can be told, and where to find the guest. Pure.

@@ -204,7 +204,7 @@ pub fn taps() -> Vec<String> {
 pub fn traces() -> Vec<String> {
     let mut traces = Vec::new();
     let known = |line: &&str| !line.contains(" lo ") && !line.trim().is_empty();
-    traces.extend(ip("-o addr").lines().filter(known).map(str::to_owned));
+    traces.extend(ip("-4 -o addr").lines().filter(known).map(str::to_owned));
     traces.extend(taps());
     traces.extend(ip("route").lines().map(str::to_owned));
     traces.extend(output(Command::new("nft").args(["list", "tables"])).lines().map(str::to_owned));

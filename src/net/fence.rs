@@ -1,8 +1,8 @@
 //! What guests may reach: rules of one nftables table of our own, loaded by the `nft` program.
 //!
 //! A guest reaches the callback listener on its own gateway address; what it answers to the daemon passes as well. With
-//! egress it also reaches the outside, behind the host's address. Everything else is dropped: the host's other ports
-//! and addresses, other guests, forged source addresses, IPv6; and nobody but the host reaches a guest.
+//! egress it also reaches the outside, behind the host's address. Everything else is refused: the host's other ports and
+//! addresses, other guests, forged source addresses, IPv6; and nobody but the host reaches a guest.
 //!
 //! The rules tell taps by their interface group, which every tap is given before it is up. So they are loaded once and
 //! never touched again, and a tap costs no run of `nft`. Accepting here overrules no other table: a host firewall that
@@ -65,6 +65,10 @@ impl fmt::Display for Fence {
             f,
             "table inet {table} {{
   set uplinks {{ type ifname; }}
+  chain refuse {{
+    meta l4proto tcp reject with tcp reset
+    drop
+  }}
   chain prerouting {{
     type filter hook prerouting priority raw; policy accept;
     iifgroup {{ {closed}, {open} }} meta nfproto != ipv4 drop
@@ -77,12 +81,12 @@ impl fmt::Display for Fence {
   chain to_host {{
     ct state established accept
     meta nfproto ipv4 {callback} accept
-    drop
+    goto refuse
   }}
   chain forward {{
     type filter hook forward priority filter - 5; policy accept;
-    iifgroup {closed} drop
-    iifgroup {open} oifgroup {{ {closed}, {open} }} drop
+    iifgroup {closed} goto refuse
+    iifgroup {open} oifgroup {{ {closed}, {open} }} goto refuse
     iifgroup {open} accept
     oifgroup {open} ct state established,related accept
     oifgroup {{ {closed}, {open} }} drop
@@ -164,10 +168,10 @@ mod tests {
 
     #[test]
     fn the_callback_is_allowed_where_it_listens_and_only_there() {
-        let everywhere = "    meta nfproto ipv4 fib daddr . iif type local tcp dport 3000 accept\n    drop\n";
+        let everywhere = "    meta nfproto ipv4 fib daddr . iif type local tcp dport 3000 accept\n    goto refuse\n";
         assert!(rules("0.0.0.0:3000").contains(everywhere));
         assert!(rules("[::]:3000").contains(everywhere));
-        let one = "    meta nfproto ipv4 ip daddr 192.0.2.7 tcp dport 3001 accept\n    drop\n";
+        let one = "    meta nfproto ipv4 ip daddr 192.0.2.7 tcp dport 3001 accept\n    goto refuse\n";
         assert!(rules("192.0.2.7:3001").contains(one));
     }
 
@@ -176,6 +180,6 @@ mod tests {
         let rules = rules("0.0.0.0:3000");
         let (_, forward) = rules.split_once("hook forward").unwrap();
         let first = forward.lines().nth(1).unwrap();
-        assert_eq!(first.trim(), format!("iifgroup {} drop", Mark::new(0x1234_5678).closed()));
+        assert_eq!(first.trim(), format!("iifgroup {} goto refuse", Mark::new(0x1234_5678).closed()));
     }
 }

@@ -53,9 +53,9 @@ pub struct Serve {
     /// Where /debug is served. Without it: at --listen, to callers of this host alone.
     #[arg(long, value_name = "HOST:PORT", value_parser = address)]
     pub admin_listen: Option<SocketAddr>,
-    /// The range that VMs get their addresses from; each takes a /30 of it.
-    #[arg(long, value_name = "ADDRESS/BITS", default_value = "10.100.0.0/16")]
-    pub subnet: Subnet,
+    /// The range that VMs get their addresses from; each takes a /30 of it [default: 10.100.0.0/16].
+    #[arg(long, value_name = "ADDRESS/BITS")]
+    pub subnet: Option<Subnet>,
     /// How many tap devices are kept prepared for VMs, once a function needs any.
     #[arg(long, value_name = "COUNT", default_value_t = 4)]
     pub tap_pool: usize,

@@ -19,7 +19,7 @@ use crate::{
     host,
     http::{BindError, Listeners, Servers, Settings, Shared},
     log::{self, Logging},
-    net::NetError,
+    net::{NetError, Subnet},
     sandbox::{EngineSettings, Engines},
 };
 
@@ -84,7 +84,7 @@ async fn serve(options: Serve, logging: &mut Option<Logging>) -> Result<(), Star
         listen: front.to_string(),
         callback_listen: callback.to_string(),
         admin_listen: admin.map(|admin| admin.to_string()),
-        subnet: options.subnet.to_string(),
+        subnet: options.subnet.unwrap_or(Subnet::DEFAULT).to_string(),
         state_dir: state_dir.display().to_string(),
         drain_grace_seconds: options.drain_grace.as_secs_f64(),
         memory_budget,

@@ -12,6 +12,7 @@ use std::{
 };
 
 use nix::{
+    libc,
     sched::{CloneFlags, unshare},
     unistd::geteuid,
 };
@@ -143,12 +144,9 @@ pub async fn daemon(vm: Vm) -> Daemon {
 ///
 /// # Panics
 /// When the test does.
-#[allow(clippy::print_stderr, reason = "the test runner shows it")]
 pub fn isolated<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
     if let Some(missing) = missing() {
-        assert!(!matches!(env::var("CI").as_deref(), Ok("true" | "1")), "{missing}, and this is CI");
-        eprintln!("skipped: {missing}");
-        return;
+        return skip(&missing);
     }
     let run = move || {
         unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace");
@@ -159,6 +157,24 @@ pub fn isolated<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'stati
     if let Err(panic) = thread::spawn(run).join() {
         std::panic::resume_unwind(panic);
     }
+}
+
+/// Says why a test did nothing; under CI that is a failure.
+///
+/// # Panics
+/// Under CI.
+#[allow(clippy::print_stderr, reason = "the test runner shows it")]
+pub fn skip(missing: &str) {
+    assert!(!matches!(env::var("CI").as_deref(), Ok("true" | "1")), "{missing}, and this is CI");
+    eprintln!("skipped: {missing}");
+}
+
+/// Whatever the calling thread starts from now on may not change the network.
+pub fn without_net_admin() {
+    const CAP_NET_ADMIN: libc::c_ulong = 12;
+    // SAFETY: takes numbers only.
+    let dropped = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, CAP_NET_ADMIN, 0, 0, 0) };
+    assert_eq!(dropped, 0, "the capability cannot be dropped");
 }
 
 fn missing() -> Option<String> {

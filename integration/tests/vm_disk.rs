@@ -28,7 +28,8 @@ async fn disks(daemon: &Daemon) -> Vec<PathBuf> {
     let instances = daemon.instances("f").await;
     let pids = instances.iter().map(|instance| u32::try_from(instance["pid"].as_u64().unwrap()).unwrap());
     let option = |pid| processes::arguments(pid).into_iter().find(|argument| argument.contains("if=none")).unwrap();
-    let file = |option: String| option.split(',').find_map(|part| part.strip_prefix("file=").map(PathBuf::from)).unwrap();
+    let file =
+        |option: String| option.split(',').find_map(|part| part.strip_prefix("file=").map(PathBuf::from)).unwrap();
     let mut disks: Vec<_> = pids.map(option).map(file).collect();
     disks.sort();
     disks
@@ -98,7 +99,8 @@ fn a_directory_is_a_root_disk_over_9p() {
         let daemon = setup().function(vm.into()).start().await;
         daemon.get("/invoke/f/").await.ok();
         let pid = u32::try_from(daemon.instances("f").await[0]["pid"].as_u64().unwrap()).unwrap();
-        let shared = processes::arguments(pid).into_iter().find(|argument| argument.starts_with("local,id=root")).unwrap();
+        let shared =
+            processes::arguments(pid).into_iter().find(|argument| argument.starts_with("local,id=root")).unwrap();
         let path = shared.split(',').find_map(|part| part.strip_prefix("path=")).unwrap();
         assert_eq!(fs::read_to_string(Path::new(path).join("file")).unwrap(), "content");
         assert_ne!(Path::new(path), place.path(), "a copy: the guest may write to it");

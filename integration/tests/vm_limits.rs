@@ -91,8 +91,8 @@ fn a_range_has_as_many_vms_as_addresses_and_the_next_one_is_told_so() {
 }
 
 /// Starts a daemon that should refuse to; what it says.
-async fn refusal(vm: Vm, subnet: &str) -> String {
-    let setup = setup().option("--subnet", subnet).function(vm.into());
+async fn refusal(function: Function, subnet: &str) -> String {
+    let setup = setup().option("--subnet", subnet).function(function);
     let output = timeout(Duration::from_secs(5), setup.command().output()).await.expect("it ends at once").unwrap();
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     String::from_utf8_lossy(&output.stderr).into_owned()
@@ -108,19 +108,22 @@ fn a_range_that_overlaps_an_address_or_a_route_is_refused_at_start() {
         ip("route add 10.102.0.0/16 via 10.100.7.9");
         let before = traces();
         for (subnet, used) in [("10.100.0.0/16", "10.100.7.1"), ("10.102.3.0/24", "10.102.0.0/16")] {
-            let said = refusal(Vm::new("f", Kind::Microvm), subnet).await;
-            assert!(said.contains(subnet) && said.contains(used) && said.contains("--subnet"), "{said}");
-            assert!(said.contains("interface other"), "{said}");
+            for function in [Vm::new("f", Kind::Microvm).into(), Function::new("no-vm")] {
+                let said = refusal(function, subnet).await;
+                assert!(said.contains(subnet) && said.contains(used) && said.contains("--subnet"), "{said}");
+                assert!(said.contains("interface other"), "{said}");
+            }
         }
         assert_eq!(traces(), before);
     });
 }
 
 #[test]
-fn two_daemons_cannot_have_the_same_range() {
+fn of_two_daemons_with_the_same_range_the_first_one_has_it() {
     isolated(|| async {
         let first = daemon(Vm::new("f", Kind::Microvm)).await;
-        let said = refusal(Vm::new("f", Kind::Microvm), "10.100.0.0/16").await;
+        let late = daemon(Vm::new("f", Kind::Microvm)).await;
+        let said = late.get("/invoke/f/").await.problem(502, "start_failed").to_string();
         assert!(said.contains("10.100.0.0/16") && said.contains("overlaps"), "{said}");
         let second =
             setup().option("--subnet", "10.103.0.0/16").function(Vm::new("f", Kind::Microvm).into()).start().await;

@@ -15,9 +15,9 @@ use tokio::{
 use super::{
     NetError, Settings,
     fence::Fence,
-    link::Netlink,
+    link::{Netlink, Used},
     record::Record,
-    subnet::{FreeLinks, Link},
+    subnet::{FreeLinks, Link, Subnet},
     sysctl, tap,
 };
 
@@ -61,10 +61,7 @@ impl Keeper {
     pub async fn open(settings: Settings, log: Logger) -> Result<Self, NetError> {
         let netlink = Netlink::open().map_err(refused("netlink"))?;
         may_administer()?;
-        let used = netlink.used().await.map_err(refused("netlink"))?;
-        if let Some(used) = used.iter().find(|used| used.range.overlaps(settings.subnet)) {
-            return Err(NetError::Conflict { subnet: settings.subnet, used: used.by.clone() });
-        }
+        look_for_conflicts(&netlink, settings.subnet).await?;
         let free = FreeLinks::of(settings.subnet);
         let mut keeper = Self { netlink, settings, free, idle: Vec::new(), egress: false, log };
         match keeper.prepare().await {
@@ -261,7 +258,19 @@ pub(super) async fn clean(netlink: &Netlink, record: &Record, log: &Logger) {
     record.clear();
 }
 
-fn may_administer() -> Result<(), NetError> {
+/// Whether somebody else on this host has addresses of the range.
+pub(super) async fn look_for_conflicts(netlink: &Netlink, subnet: Subnet) -> Result<(), NetError> {
+    let mut used = netlink.used().await.map_err(refused("netlink"))?;
+    used.retain(|used| used.range.overlaps(subnet));
+    // Another daemon may end; anything else is there to stay.
+    used.sort_by_key(|used| used.daemon);
+    match used.into_iter().next() {
+        Some(Used { by, daemon, .. }) => Err(NetError::Conflict { subnet, used: by, daemon }),
+        None => Ok(()),
+    }
+}
+
+pub(super) fn may_administer() -> Result<(), NetError> {
     /// Of CAP_NET_ADMIN.
     const BIT: u64 = 1 << 12;
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();

@@ -19,7 +19,10 @@ use rtnetlink::{
     },
 };
 
-use super::subnet::{LINK_BITS, Subnet};
+use super::{
+    subnet::{LINK_BITS, Subnet},
+    tap,
+};
 
 /// The routes to the host's own addresses, which are looked at as addresses.
 const LOCAL_TABLE: u8 = 255;
@@ -41,6 +44,8 @@ pub struct Used {
     pub range: Subnet,
     /// For people.
     pub by: String,
+    /// Whether it looks like another daemon of our kind.
+    pub daemon: bool,
 }
 
 impl Netlink {
@@ -98,8 +103,10 @@ impl Netlink {
                 _ => None,
             });
             let Some(base) = local else { continue };
-            let by = format!("address {base} of interface {}", name(Some(message.header.index)).unwrap_or("?"));
-            used.push(Used { range: Subnet { base, bits: message.header.prefix_len }, by });
+            let interface = name(Some(message.header.index)).unwrap_or("?");
+            let by = format!("address {base} of interface {interface}");
+            let daemon = interface.starts_with(tap::PREFIX);
+            used.push(Used { range: Subnet { base, bits: message.header.prefix_len }, by, daemon });
         }
         for route in self.routes().await? {
             let bits = route.header.destination_prefix_length;
@@ -107,11 +114,14 @@ impl Netlink {
             if bits == 0 || route.header.table == LOCAL_TABLE {
                 continue;
             }
-            let way = match name(interface_of(&route)) {
-                Some(name) => format!("through interface {name}"),
-                None => format!("which is {:?}", route.header.kind).to_lowercase(),
+            let (way, daemon) = match name(interface_of(&route)) {
+                Some(name) => (format!("through interface {name}"), name.starts_with(tap::PREFIX)),
+                None if route.header.kind == RouteType::Unreachable => {
+                    ("which another daemon may have reserved".into(), true)
+                }
+                None => ("without an interface".into(), false),
             };
-            used.push(Used { range: Subnet { base, bits }, by: format!("route {base}/{bits} {way}") });
+            used.push(Used { range: Subnet { base, bits }, by: format!("route {base}/{bits} {way}"), daemon });
         }
         Ok(used)
     }

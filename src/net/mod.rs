@@ -56,6 +56,8 @@ pub enum NetError {
         subnet: Subnet,
         /// Who has it, in words.
         used: String,
+        /// Whether that looks like another daemon of our kind.
+        daemon: bool,
     },
     /// Every address is taken.
     #[error("{0}")]
@@ -97,6 +99,21 @@ impl Network {
     /// Prepares everything that does not depend on a single guest. Does nothing when that is done.
     pub async fn open(&self) -> Result<(), NetError> {
         self.orders().await.map(drop)
+    }
+
+    /// Looks whether the range is free, if this daemon could use it at all. Changes nothing.
+    pub async fn check(&self) -> Result<(), NetError> {
+        let (done, answer) = oneshot::channel();
+        let subnet = self.settings.subnet;
+        let checking = on_thread(async move {
+            let checked = match (keeper::may_administer(), Netlink::open()) {
+                (Ok(()), Ok(netlink)) => keeper::look_for_conflicts(&netlink, subnet).await,
+                _ => Ok(()),
+            };
+            let _ = done.send(checked);
+        });
+        checking.map_err(|error| NetError::Refused(error.to_string()))?;
+        answer.await.unwrap_or(Ok(()))
     }
 
     /// A tap for one guest.

@@ -15,6 +15,9 @@ pub struct Subnet {
 }
 
 impl Subnet {
+    /// The one that is used when nobody says otherwise.
+    pub const DEFAULT: Self = Self { base: Ipv4Addr::new(10, 100, 0, 0), bits: 16 };
+
     /// Whether the two have an address in common.
     pub fn overlaps(self, other: Self) -> bool {
         let mask = mask(self.bits.min(other.bits));

@@ -13,6 +13,8 @@ use nix::{errno::Errno, libc};
 const DEVICE: &str = "/dev/net/tun";
 /// The kernel puts the lowest free number in its place.
 const TEMPLATE: &[u8] = b"faas%d";
+/// How the names of all taps start.
+pub const PREFIX: &str = "faas";
 
 nix::ioctl_readwrite_bad!(tun_set_iff, libc::TUNSETIFF, libc::ifreq);
 nix::ioctl_write_int_bad!(tun_set_group, libc::TUNSETGROUP);

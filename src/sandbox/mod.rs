@@ -38,8 +38,8 @@ use crate::net::{NetError, Subnet};
 pub struct EngineSettings {
     /// The bound address of the callback listener.
     pub callback: SocketAddr,
-    /// The range that virtual machines get their addresses from.
-    pub subnet: Subnet,
+    /// The range that virtual machines get their addresses from, if somebody has chosen one.
+    pub subnet: Option<Subnet>,
     /// Taps that are kept prepared for them.
     pub tap_pool: usize,
     /// Where the daemon keeps its files.

@@ -56,8 +56,8 @@ const LAST_EVENT: Duration = Duration::from_millis(20);
 /// What the engine is made from.
 #[derive(Debug, Clone)]
 pub struct VmSettings {
-    /// The range of the guests' addresses.
-    pub subnet: Subnet,
+    /// The range of the guests' addresses, if somebody has chosen one.
+    pub subnet: Option<Subnet>,
     /// Taps that are kept prepared.
     pub tap_pool: usize,
     /// Where the files of VMs are kept.
@@ -88,7 +88,7 @@ impl Machines {
     pub fn new(settings: VmSettings, ports: Ports, limits: Limits, log: &Logger) -> io::Result<Self> {
         let run = RunDir::create(&settings.state_dir)?;
         let network = net::Settings {
-            subnet: settings.subnet,
+            subnet: settings.subnet.unwrap_or(Subnet::DEFAULT),
             pool: settings.tap_pool,
             tap_group: Operator::group(Uid::effective()).as_raw(),
             callback: settings.callback,
@@ -99,8 +99,8 @@ impl Machines {
         Ok(Self(Rc::new(Engine { settings, network, run, ports, limits, kvm, warned, log })))
     }
 
-    /// Removes what daemons that are no more have left, and prepares the network if `functions` need it. That it cannot
-    /// be had is no error: then they cannot be started, and say why.
+    /// Removes what daemons that are no more have left, and prepares the network if `functions` need it. The one error is
+    /// a range that is in use; whatever else is in the way, or another daemon, only keeps these functions from starting.
     pub async fn prepare(&self, functions: impl Iterator<Item = &FunctionSpec>) -> Result<(), NetError> {
         let engine = &self.0;
         engine.reclaim().await;
@@ -109,10 +109,11 @@ impl Machines {
             _ => None,
         });
         if !vms.any(|vm| vm.network == VmNetwork::Tap) {
-            return Ok(());
+            // Whoever chooses a range wants to know that it is wrong before the first of them is there.
+            return if engine.settings.subnet.is_some() { engine.network.check().await } else { Ok(()) };
         }
         match engine.network.open().await {
-            Err(error @ NetError::Conflict { .. }) => Err(error),
+            Err(error @ NetError::Conflict { daemon: false, .. }) => Err(error),
             Err(error) => {
                 warn!(engine.log, "virtual machines cannot be started"; "error" => %error);
                 Ok(())

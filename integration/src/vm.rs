@@ -131,7 +131,10 @@ pub fn setup() -> Setup {
 
 /// The same for a setup that is there already.
 pub fn prepared(setup: Setup) -> Setup {
-    setup.option("--callback-listen", "0.0.0.0:0").variable("FIRECRACKER_EXE", built("firecracker-standin"))
+    setup
+        .option("--callback-listen", "0.0.0.0:0")
+        .variable("FIRECRACKER_EXE", built("firecracker-standin"))
+        .variable("JAILER_EXE", built("jailer-standin"))
 }
 
 /// A daemon with one function.

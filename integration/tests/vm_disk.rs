@@ -106,3 +106,17 @@ fn a_directory_is_a_root_disk_over_9p() {
         assert_ne!(Path::new(path), place.path(), "a copy: the guest may write to it");
     });
 }
+
+#[test]
+fn a_jailed_firecracker_finds_everything_in_its_jail() {
+    isolated(|| async {
+        let place = tempfile::tempdir().unwrap();
+        let image = image(place.path());
+        let vm = Vm::new("f", Kind::Firecracker).vm("image", format!("{image:?}")).hypervisor("jailer", true);
+        let mut daemon = setup().function(vm.into()).start().await;
+        daemon.get("/invoke/f/").await.ok();
+        assert_eq!(disks(&daemon).await, [Path::new("rootfs")], "a path inside of the jail");
+        assert_eq!(daemon.end().await.status.code(), Some(0));
+        assert_eq!(fs::read_dir(daemon.home.path("state")).unwrap().count(), 0);
+    });
+}

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{future::join_all, stream};
@@ -12,6 +12,7 @@ use integration::{
 };
 use nix::sys::signal::Signal;
 use serde_json::json;
+use tokio::time::Instant;
 
 async fn pid(daemon: &Daemon) -> u32 {
     u32::try_from(number(&daemon.instances("f").await[0], "pid")).unwrap()

@@ -3,7 +3,7 @@
 //! A few taps are kept prepared. One that comes back is lent again; those of guests that could reach the outside are
 //! removed instead, so that nobody inherits their connections.
 
-use std::{io, time::Duration};
+use std::{collections::VecDeque, io, time::Duration};
 
 use nix::errno::Errno;
 use slog::{Logger, debug, warn};
@@ -23,6 +23,9 @@ use super::{
 
 /// Between a tap that could not be prepared and the next attempt.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// Without orders for so long, taps are prepared again: the guest that took one boots meanwhile, and wants the processor.
+const QUIET: Duration = Duration::from_millis(100);
 
 /// What the thread is asked for.
 pub(super) enum Order {
@@ -51,7 +54,8 @@ pub(super) struct Keeper {
     netlink: Netlink,
     settings: Settings,
     free: FreeLinks,
-    idle: Vec<Tap>,
+    /// The one that has rested longest first: the kernel is busy for a while with one that was let go.
+    idle: VecDeque<Tap>,
     egress: bool,
     log: Logger,
 }
@@ -63,7 +67,7 @@ impl Keeper {
         may_administer()?;
         look_for_conflicts(&netlink, settings.subnet).await?;
         let free = FreeLinks::of(settings.subnet);
-        let mut keeper = Self { netlink, settings, free, idle: Vec::new(), egress: false, log };
+        let mut keeper = Self { netlink, settings, free, idle: VecDeque::new(), egress: false, log };
         match keeper.prepare().await {
             Ok(()) => Ok(keeper),
             Err(error) => {
@@ -76,35 +80,39 @@ impl Keeper {
     async fn prepare(&mut self) -> Result<(), NetError> {
         let Settings { subnet, ref record, callback, .. } = self.settings;
         record.write_subnet(subnet).map_err(refused("the state directory"))?;
-        self.netlink.reserve(subnet).await.map_err(refused("the route that reserves the subnet"))?;
+        if let Err(error) = self.netlink.reserve(subnet).await {
+            // Somebody was faster: it is not ours to release.
+            record.clear();
+            return Err(refused("the route that reserves the subnet")(error));
+        }
         Fence { mark: record.mark, callback }.raise()?;
         // The first one also tells whether taps can be made at all.
-        if self.settings.pool > 0 {
+        for _ in 0..self.settings.pool.min(subnet.links() as usize) {
             let tap = self.make().await?;
-            self.idle.push(tap);
+            self.idle.push_back(tap);
         }
         Ok(())
     }
 
     /// Carries out orders until the last, and then removes everything.
     pub async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Order>) {
-        let mut able = true;
+        let mut failed = false;
         loop {
-            let order = match orders.try_recv() {
-                Ok(order) => Some(order),
-                Err(mpsc::error::TryRecvError::Disconnected) => None,
-                Err(mpsc::error::TryRecvError::Empty) if able && self.idle.len() < self.settings.pool => {
-                    able = self.prepare_one().await;
-                    continue;
-                }
-                Err(mpsc::error::TryRecvError::Empty) if able => orders.recv().await,
-                Err(mpsc::error::TryRecvError::Empty) => match time::timeout(PAUSE, orders.recv()).await {
+            let pause = match self.idle.len() {
+                _ if failed => PAUSE,
+                0 => Duration::ZERO,
+                _ => QUIET,
+            };
+            let order = if self.idle.len() >= self.settings.pool {
+                orders.recv().await
+            } else {
+                match time::timeout(pause, orders.recv()).await {
                     Ok(order) => order,
                     Err(_) => {
-                        able = true;
+                        failed = !self.prepare_one().await;
                         continue;
                     }
-                },
+                }
             };
             match order {
                 Some(Order::Lend { egress, reply }) => self.lend(egress, reply).await,
@@ -117,7 +125,7 @@ impl Keeper {
     }
 
     async fn lend(&mut self, egress: bool, reply: oneshot::Sender<Result<Tap, NetError>>) {
-        let tap = match self.idle.pop() {
+        let tap = match self.idle.pop_front() {
             Some(tap) => Ok(tap),
             None => self.make().await,
         };
@@ -135,7 +143,7 @@ impl Keeper {
         if tap.egress || self.idle.len() >= self.settings.pool {
             self.remove(tap).await;
         } else {
-            self.idle.push(tap);
+            self.idle.push_back(tap);
         }
     }
 
@@ -150,7 +158,7 @@ impl Keeper {
     /// Whether it worked. With every link in use there is nothing to do.
     async fn prepare_one(&mut self) -> bool {
         match self.make().await {
-            Ok(tap) => self.idle.push(tap),
+            Ok(tap) => self.idle.push_back(tap),
             Err(NetError::Exhausted(_)) => return false,
             Err(error) => {
                 warn!(self.log, "no tap could be prepared"; "error" => %error);

@@ -19,7 +19,7 @@ use std::{
     os::{fd::OwnedFd, unix::net::UnixStream},
     path::PathBuf,
     process::{Child, Command, Stdio},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use integration::{
@@ -27,7 +27,10 @@ use integration::{
     vm::{Kind, Vm, ip, isolated, prepared},
 };
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
+/// After each start: the kernel is still busy with the interface of one that has just ended.
+const REST: Duration = Duration::from_millis(300);
 const TAP: &str = "byhand0";
 const HOST: &str = "10.200.0.1";
 const GUEST: &str = "10.200.0.2";
@@ -71,9 +74,10 @@ async fn bench(name: &str, kind: Kind, rounds: usize) {
     let (mut direct, mut through) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
         direct.push(by_hand.once());
+        tokio::time::sleep(REST).await;
         through.push(once(&daemon));
         daemon.settled("f", "no instance", |function| function["instances"] == json!([])).await;
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        tokio::time::sleep(REST).await;
     }
     let (direct, through) = (median(direct), median(through));
     let more = through.as_secs_f64() * 1e3 - direct.as_secs_f64() * 1e3;

@@ -6,7 +6,11 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "it is a command line program")]
 
-use std::{fs, os::unix::process::CommandExt, process::Command};
+use std::{
+    fs,
+    os::unix::process::CommandExt,
+    process::{Command, ExitCode},
+};
 
 use serde::Deserialize;
 
@@ -51,18 +55,15 @@ struct NetworkInterface {
     guest_mac: Option<String>,
 }
 
-fn main() {
+fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    match prepare(&arguments) {
-        Ok(mut qemu) => fail(&format!("QEMU cannot be run: {}", qemu.exec())),
-        Err(why) => fail(&why),
-    }
-}
-
-fn fail(why: &str) -> ! {
+    let why = match prepare(&arguments) {
+        Ok(mut qemu) => format!("QEMU cannot be run: {}", qemu.exec()),
+        Err(why) => why,
+    };
     eprintln!("Error: {why}");
     eprintln!("Firecracker exiting with error. exit_code=1");
-    std::process::exit(1)
+    ExitCode::FAILURE
 }
 
 /// The path of the configuration file.

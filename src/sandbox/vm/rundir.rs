@@ -31,8 +31,13 @@ impl RunDir {
     pub fn create(state: &Path) -> io::Result<Self> {
         let number = rand::random();
         let path = state.join(format!("{PREFIX}{number:08x}"));
-        DirBuilder::new().mode(MODE).create(&path)?;
-        Self::lock(path, number)
+        // It gets its name when it is locked: another daemon that starts now must not take it for abandoned.
+        let unlocked = state.join(format!(".{PREFIX}{number:08x}"));
+        DirBuilder::new().mode(MODE).create(&unlocked)?;
+        let mut run = Self::lock(unlocked, number)?;
+        fs::rename(&run.path, &path)?;
+        run.path = path;
+        Ok(run)
     }
 
     /// Those of daemons that are no more.

@@ -1,12 +1,14 @@
 //! The command line. What is typed becomes checked settings here; nothing is started.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs},
+    net::{IpAddr, SocketAddr, ToSocketAddrs},
     path::PathBuf,
     time::Duration,
 };
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::net::Subnet;
 
 /// Runs functions as unikernels, microVMs, containers and processes behind one HTTP endpoint.
 #[derive(Debug, Parser)]
@@ -32,6 +34,9 @@ pub enum Command {
         /// Where to call once it listens.
         callback: Option<String>,
     },
+    /// Connects standard input and output with a TCP server; QEMU runs it.
+    #[command(hide = true)]
+    Relay { address: SocketAddr },
 }
 
 #[derive(Debug, Args)]
@@ -48,9 +53,12 @@ pub struct Serve {
     /// Where /debug is served. Without it: at --listen, to callers of this host alone.
     #[arg(long, value_name = "HOST:PORT", value_parser = address)]
     pub admin_listen: Option<SocketAddr>,
-    /// The range that VMs get their addresses from; each takes a /30 of it.
-    #[arg(long, value_name = "ADDRESS/BITS", default_value = "10.100.0.0/16")]
-    pub subnet: Subnet,
+    /// The range that VMs get their addresses from; each takes a /30 of it [default: 10.100.0.0/16].
+    #[arg(long, value_name = "ADDRESS/BITS")]
+    pub subnet: Option<Subnet>,
+    /// How many tap devices are kept prepared for VMs, once a function needs any.
+    #[arg(long, value_name = "COUNT", default_value_t = 4)]
+    pub tap_pool: usize,
     /// Where the daemon keeps what must outlive it [default: /run/unifaas as root, else one below the temporary files].
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
@@ -80,40 +88,6 @@ pub enum Level {
 pub enum Format {
     Human,
     Json,
-}
-
-/// A range of IPv4 addresses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Subnet {
-    pub base: Ipv4Addr,
-    pub bits: u8,
-}
-
-impl std::fmt::Display for Subnet {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", self.base, self.bits)
-    }
-}
-
-impl std::str::FromStr for Subnet {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (base, bits) = text.split_once('/').ok_or("expected ADDRESS/BITS, such as 10.100.0.0/16")?;
-        let base: Ipv4Addr = base.parse().map_err(|_| format!("\"{base}\" is not an IPv4 address"))?;
-        let bits: u8 = bits.parse().map_err(|_| format!("\"{bits}\" is not a number of bits"))?;
-        if !(8..=30).contains(&bits) {
-            return Err("a range has 8 to 30 bits: at least one VM must fit into it".to_owned());
-        }
-        let network = u32::from(base) & (u32::MAX << (32 - bits));
-        if network != u32::from(base) {
-            return Err(format!(
-                "{base} is not the first address of its range; did you mean {}/{bits}?",
-                Ipv4Addr::from(network)
-            ));
-        }
-        Ok(Self { base, bits })
-    }
 }
 
 fn address(text: &str) -> Result<SocketAddr, String> {

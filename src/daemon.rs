@@ -19,6 +19,7 @@ use crate::{
     host,
     http::{BindError, Listeners, Servers, Settings, Shared},
     log::{self, Logging},
+    net::{NetError, Subnet},
     sandbox::{EngineSettings, Engines},
 };
 
@@ -34,6 +35,8 @@ pub enum StartError {
     StateDir { path: PathBuf, source: io::Error },
     #[error(transparent)]
     Bind(#[from] BindError),
+    #[error(transparent)]
+    Network(#[from] NetError),
     #[error("{0}")]
     System(#[from] io::Error),
 }
@@ -66,7 +69,10 @@ async fn serve(options: Serve, logging: &mut Option<Logging>) -> Result<(), Star
     let callbacks = Arc::new(Callbacks::default());
     let directory = Arc::new(Directory::default());
     let memory_budget = host::memory_budget();
-    let engines = Engines::new(EngineSettings { callback }, &log);
+    let (subnet, tap_pool) = (options.subnet, options.tap_pool);
+    let engines = EngineSettings { callback, subnet, tap_pool, state_dir: state_dir.clone() };
+    let engines = Engines::new(engines, &log)?;
+    engines.prepare(drafts.values().filter_map(|draft| draft.as_deref().ok())).await?;
     let world = World {
         sandboxes: Box::new(engines),
         callbacks: callbacks.clone(),
@@ -78,7 +84,7 @@ async fn serve(options: Serve, logging: &mut Option<Logging>) -> Result<(), Star
         listen: front.to_string(),
         callback_listen: callback.to_string(),
         admin_listen: admin.map(|admin| admin.to_string()),
-        subnet: options.subnet.to_string(),
+        subnet: options.subnet.unwrap_or(Subnet::DEFAULT).to_string(),
         state_dir: state_dir.display().to_string(),
         drain_grace_seconds: options.drain_grace.as_secs_f64(),
         memory_budget,

@@ -1,12 +1,14 @@
 //! The `unifaas` daemon: settings, logger, actors, servers, and the ordered ending. No decisions.
 //!
-//! What is decided is decided in the `unifaas-actors` crate; what touches the outside world is in `http/` and `sandbox/`.
+//! What is decided is decided in the `unifaas-actors` crate; what touches the outside world is in `http/`, `net/` and `sandbox/`.
 
 mod cli;
 mod daemon;
 mod host;
 mod http;
 mod log;
+mod net;
+mod relay;
 mod sandbox;
 
 use std::{path::Path, process::ExitCode};
@@ -18,6 +20,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
         Some(Command::Hello { callback }) => hello::run(callback).map_err(|error| format!("hello: {error}")),
+        Some(Command::Relay { address }) => relay::run(address).map_err(|error| format!("relay: {error}")),
         Some(Command::Check { registry }) => check(&registry),
         None => daemon::run(cli.serve).map_err(|error| format!("unifaas: {error}")),
     };

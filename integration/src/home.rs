@@ -25,7 +25,11 @@ pub fn shipped(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
 }
 
-fn built(program: &str) -> PathBuf {
+/// A program that was built along with the tests.
+///
+/// # Panics
+/// When it is not there.
+pub fn built(program: &str) -> PathBuf {
     let this = env::current_exe().expect("the test has a path");
     let found = this.ancestors().skip(1).map(|directory| directory.join(program)).find(|path| path.is_file());
     found.unwrap_or_else(|| panic!("no {program} above {}: build it first", this.display()))

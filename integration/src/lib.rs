@@ -17,6 +17,7 @@ mod function;
 mod home;
 pub mod processes;
 mod raw;
+pub mod vm;
 
 use std::{future::Future, panic::Location, time::Duration};
 

@@ -1,7 +1,7 @@
 //! Every way to run an instance: the daemon's side of [`unifaas_actors::sandbox`].
 //!
 //! One engine per kind of sandbox, chosen by the spec: `process/` for child processes, `container/` for those of a
-//! container engine. What engines share has a file of
+//! container engine, `vm/` for virtual machines. What engines share has a file of
 //! its own: `readiness.rs` (is it up yet?), `ports.rs` (leases of local ports), `cgroup/` (limits, and the certainty
 //! that nothing survives), `substitute.rs` (`%words` in commands). When to start and end instances is decided in the
 //! actors.
@@ -12,30 +12,47 @@ mod ports;
 mod process;
 mod readiness;
 mod substitute;
+mod vm;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
+};
 
 use futures::future::{self, LocalBoxFuture};
 use slog::Logger;
 use unifaas_actors::{
     sandbox::{LaunchError, LaunchOrder, Launched, Sandboxes},
-    spec::{Readiness, SandboxSpec},
+    spec::{FunctionSpec, Readiness, SandboxSpec},
 };
 
+use cgroup::Limits;
 use container::Containers;
+use ports::Ports;
 use process::Processes;
+use vm::{Machines, VmSettings};
+
+use crate::net::{NetError, Subnet};
 
 /// What engines have to know of the daemon.
 #[derive(Debug, Clone)]
 pub struct EngineSettings {
     /// The bound address of the callback listener.
     pub callback: SocketAddr,
+    /// The range that virtual machines get their addresses from, if somebody has chosen one.
+    pub subnet: Option<Subnet>,
+    /// Taps that are kept prepared for them.
+    pub tap_pool: usize,
+    /// Where the daemon keeps its files.
+    pub state_dir: PathBuf,
 }
 
 /// All engines of this host.
 pub struct Engines {
     processes: Processes,
     containers: Containers,
+    machines: Machines,
 }
 
 impl Engines {
@@ -43,11 +60,20 @@ impl Engines {
     ///
     /// # Panics
     /// Outside of an arbiter (or another tokio `LocalSet`).
-    pub fn new(settings: EngineSettings, log: &Logger) -> Self {
-        Self {
-            processes: Processes::new(Callback::local(settings.callback), log),
-            containers: Containers::new(settings.callback, log),
-        }
+    pub fn new(settings: EngineSettings, log: &Logger) -> io::Result<Self> {
+        let EngineSettings { callback, subnet, tap_pool, state_dir } = settings;
+        let (ports, limits) = (Ports::below_ephemeral(), Limits::set_up(log));
+        let vms = VmSettings { subnet, tap_pool, state_dir, callback };
+        Ok(Self {
+            containers: Containers::new(callback, log),
+            machines: Machines::new(vms, ports.clone(), limits.clone(), log)?,
+            processes: Processes::new(Callback::local(callback), ports, limits),
+        })
+    }
+
+    /// Prepares what `functions` need at once, and finds out whether it can be had.
+    pub async fn prepare(&self, functions: impl Iterator<Item = &FunctionSpec>) -> Result<(), NetError> {
+        self.machines.prepare(functions).await
     }
 }
 
@@ -57,19 +83,13 @@ impl Sandboxes for Engines {
         match &spec.sandbox {
             SandboxSpec::Process(process) => Box::pin(future::ready(self.processes.launch(order, process))),
             SandboxSpec::Container(container) => self.containers.launch(order, container),
-            SandboxSpec::Vm(_) => Box::pin(future::ready(Err(missing("virtual machines")))),
+            SandboxSpec::Vm(vm) => self.machines.launch(order, vm),
         }
     }
 
     fn probe(&self, address: SocketAddr, readiness: &Readiness) -> LocalBoxFuture<'static, ()> {
         readiness::probe(address, readiness)
     }
-}
-
-fn missing(what: &str) -> LaunchError {
-    LaunchError::Missing(format!(
-        "{what} are not built into this version of the daemon; [process] and [container] functions are"
-    ))
 }
 
 /// The callback listener as seen from an instance.

@@ -1,4 +1,5 @@
-//! What only the disk can tell about a function: the text of its `function.toml`, and the files which that names.
+//! What only the disk can tell about a function: the text of its `function.toml`, and the files which that names. What
+//! a kernel looks like is known to `kernel.rs`.
 
 use std::{
     fs::{self, File, Metadata},
@@ -11,6 +12,7 @@ use super::{
     FunctionSpec, SPEC_FILE,
     check::check,
     error::{Problem, SpecError},
+    kernel,
     raw::{Section, line_at},
 };
 
@@ -30,6 +32,10 @@ pub(super) struct Reference {
 pub(super) enum Target {
     /// A regular file that the daemon can read.
     File,
+    /// A file that QEMU can boot.
+    Kernel,
+    /// A file that Firecracker can boot.
+    ElfKernel,
     /// A directory that the daemon can read.
     Directory,
     /// A regular file that somebody may execute.
@@ -92,6 +98,13 @@ fn look(path: &Path, target: Target) -> Result<(), String> {
         Target::File => {
             regular(&metadata)?;
             File::open(path).map(drop).map_err(|error| reason(&error))
+        }
+        Target::Kernel | Target::ElfKernel => {
+            regular(&metadata)?;
+            let mut start = Vec::new();
+            let file = File::open(path).map_err(|error| reason(&error))?;
+            file.take(kernel::START).read_to_end(&mut start).map_err(|error| reason(&error))?;
+            kernel::check(&start, target == Target::ElfKernel)
         }
         Target::Program => {
             regular(&metadata)?;

@@ -54,14 +54,18 @@ pub(super) static CONTAINER: Table = Table {
     ],
 };
 
-pub(super) static VM: Table =
-    Table { name: "[vm]", keys: &["kernel", "image", "initrd", "memory", "cpus", "cmdline", "hypervisor"] };
+pub(super) static VM: Table = Table {
+    name: "[vm]",
+    keys: &["kernel", "image", "initrd", "memory", "cpus", "cmdline", "network", "egress", "hypervisor"],
+};
 
 pub(super) static FIRECRACKER: Table =
-    Table { name: "a hypervisor of type \"firecracker\"", keys: &["type", "copy-rootfs", "read-only"] };
+    Table { name: "a hypervisor of type \"firecracker\"", keys: &["type", "copy-rootfs", "read-only", "jailer"] };
 
-pub(super) static QEMU: Table =
-    Table { name: "a hypervisor of type \"qemu\"", keys: &["type", "disk-type", "accel", "args", "read-only"] };
+pub(super) static QEMU: Table = Table {
+    name: "a hypervisor of type \"qemu\"",
+    keys: &["type", "machine", "disk-type", "accel", "args", "read-only"],
+};
 
 pub(super) static MICROVM: Table = Table {
     name: "a hypervisor of type \"microvm\"",

@@ -2,12 +2,13 @@
 //!
 //! [`FunctionSpec`] is the only form the rest of the daemon sees; a value of it has passed every check that needs no
 //! engine. `raw.rs` reads the file as it is written, `check.rs` and `sandbox.rs` turn that into a spec, `keys.rs` knows
-//! which keys there are, `files.rs` looks at the disk, `name.rs` says what a function may be called, and `error.rs` what
+//! which keys there are, `files.rs` looks at the disk, `kernel.rs` at kernels, `name.rs` says what a function may be called, and `error.rs` what
 //! is wrong with file, key and value. Which functions exist is `registry/`'s business.
 
 mod check;
 mod error;
 mod files;
+mod kernel;
 mod keys;
 mod name;
 mod raw;
@@ -197,8 +198,22 @@ pub struct VmSpec {
     pub cpus: u32,
     /// Kernel command line, `%ip`, `%gateway`, `%netmask` and `%callback` not yet replaced.
     pub cmdline: String,
+    /// How it is attached to the host.
+    pub network: VmNetwork,
+    /// Whether it may reach beyond this host.
+    pub egress: bool,
     /// The machine monitor and its options.
     pub hypervisor: Hypervisor,
+}
+
+/// `[vm] network`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VmNetwork {
+    /// On a tap device of its own.
+    Tap,
+    /// By QEMU's user-mode network, with a forwarded port: needs no privileges.
+    User,
 }
 
 /// `[vm] hypervisor`
@@ -211,12 +226,20 @@ pub enum Hypervisor {
         copy_rootfs: bool,
         /// Whether the root disk is attached read-only and shared; no copy is made then.
         read_only: bool,
+        /// Whether it is started by Firecracker's jailer.
+        jailer: bool,
     },
     /// QEMU with a machine like a PC.
-    Qemu(Qemu),
+    Qemu {
+        /// What it shares with the other QEMU machine.
+        #[serde(flatten)]
+        qemu: Qemu,
+        /// Which PC.
+        machine: Machine,
+    },
     /// QEMU's minimal machine type.
     Microvm {
-        /// What it shares with the other QEMU machines.
+        /// What it shares with the other QEMU machine.
         #[serde(flatten)]
         qemu: Qemu,
         /// Switches of the machine type. `None`: as QEMU has it.
@@ -235,6 +258,16 @@ pub struct Qemu {
     pub args: Vec<String>,
     /// Whether the root disk is attached read-only and shared; no copy is made then.
     pub read_only: bool,
+}
+
+/// A machine of QEMU's that is like a PC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Machine {
+    /// Of 1996: an i440FX chipset.
+    Pc,
+    /// Of 2009: an ICH9 chipset with PCI Express.
+    Q35,
 }
 
 /// How QEMU attaches a root disk.

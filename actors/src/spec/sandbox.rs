@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{
-    Accel, ContainerSpec, DiskType, Hypervisor, MicrovmOptions, ProcessSpec, Pull, Qemu, VmSpec,
+    Accel, ContainerSpec, DiskType, Hypervisor, Machine, MicrovmOptions, ProcessSpec, Pull, Qemu, VmNetwork, VmSpec,
     files::{Reference, Target},
     keys,
     raw::{Section, resolve},
@@ -108,15 +108,15 @@ pub(super) fn vm(section: &Section<'_>, directory: &Path, references: &mut Vec<R
     let initrd = section.path("initrd", directory);
     let hypervisor = section.section("hypervisor").and_then(|table| hypervisor(&table, section.given("image")));
 
-    let root = match &hypervisor {
-        Some(Hypervisor::Qemu(qemu) | Hypervisor::Microvm { qemu, .. }) if qemu.disk_type == DiskType::NineP => {
-            Some(Target::Directory)
-        }
-        Some(_) => Some(Target::File),
-        None => None,
+    let (boots, root) = match &hypervisor {
+        Some(Hypervisor::Firecracker { .. }) => (Some(Target::ElfKernel), Some(Target::File)),
+        Some(Hypervisor::Qemu { qemu, .. } | Hypervisor::Microvm { qemu, .. }) => match qemu.disk_type {
+            DiskType::NineP => (Some(Target::Kernel), Some(Target::Directory)),
+            DiskType::Block => (Some(Target::Kernel), Some(Target::File)),
+        },
+        None => (None, None),
     };
-    let targets =
-        [("kernel", &kernel, Some(Target::File)), ("image", &image, root), ("initrd", &initrd, Some(Target::File))];
+    let targets = [("kernel", &kernel, boots), ("image", &image, root), ("initrd", &initrd, Some(Target::File))];
     for (key, path, target) in targets {
         if let (Some(path), Some(target)) = (path, target) {
             references.push(Reference::new(section, key, path.clone(), target));
@@ -124,9 +124,23 @@ pub(super) fn vm(section: &Section<'_>, directory: &Path, references: &mut Vec<R
     }
     let memory = memory(section, 1);
     let cpus = section.integer("cpus", "virtual CPUs", 1..=MAX_VM_CPUS);
+    let network = section.choice("network", &[("tap", VmNetwork::Tap), ("user", VmNetwork::User)]);
+    if let (Some(VmNetwork::User), Some(Hypervisor::Firecracker { .. })) = (network, &hypervisor) {
+        section.fail("network", "Firecracker has no user-mode network: \"user\" is for types \"qemu\" and \"microvm\"");
+    }
     let cmdline = section.string("cmdline").unwrap_or_default().to_owned();
     let cpus = cpus.and_then(|cpus| cpus.try_into().ok()).unwrap_or(1);
-    Some(VmSpec { kernel: kernel?, image, initrd, memory, cpus, cmdline, hypervisor: hypervisor? })
+    Some(VmSpec {
+        kernel: kernel?,
+        image,
+        initrd,
+        memory,
+        cpus,
+        cmdline,
+        network: network.unwrap_or(VmNetwork::Tap),
+        egress: section.boolean("egress").unwrap_or(false),
+        hypervisor: hypervisor?,
+    })
 }
 
 fn memory(section: &Section<'_>, least: u64) -> u64 {
@@ -151,12 +165,17 @@ fn firecracker(table: &Section<'_>, has_image: bool) -> Hypervisor {
     if read_only && copy_rootfs == Some(true) {
         table.fail("copy-rootfs", "a read-only root disk is shared, not copied: read-only and this exclude each other");
     }
-    Hypervisor::Firecracker { copy_rootfs: copy_rootfs.unwrap_or(!read_only), read_only }
+    Hypervisor::Firecracker {
+        copy_rootfs: copy_rootfs.unwrap_or(!read_only),
+        read_only,
+        jailer: table.boolean("jailer").unwrap_or(false),
+    }
 }
 
 fn qemu(table: &Section<'_>, has_image: bool) -> Hypervisor {
     table.only(&keys::QEMU);
-    Hypervisor::Qemu(any_qemu(table, has_image))
+    let machine = table.choice("machine", &[("pc", Machine::Pc), ("q35", Machine::Q35)]);
+    Hypervisor::Qemu { qemu: any_qemu(table, has_image), machine: machine.unwrap_or(Machine::Pc) }
 }
 
 fn microvm(table: &Section<'_>, has_image: bool) -> Hypervisor {

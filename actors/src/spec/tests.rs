@@ -65,6 +65,8 @@ initrd = "/boot/initrd"
 memory = 512
 cpus = 2
 cmdline = "console=ttyS0"
+network = "user"
+egress = true
 [vm.hypervisor]
 type = "microvm"
 disk-type = "block"
@@ -78,11 +80,17 @@ acpi = true
 auto-kernel-cmdline = false
 "#;
 
+const FULL_QEMU: &str = r#"
+[vm]
+kernel = "k"
+hypervisor = { type = "qemu", machine = "q35" }
+"#;
+
 const FULL_FIRECRACKER: &str = r#"
 [vm]
 kernel = "k"
 image = "i"
-hypervisor = { type = "firecracker", copy-rootfs = false, read-only = true }
+hypervisor = { type = "firecracker", copy-rootfs = false, read-only = true, jailer = true }
 "#;
 
 fn parse(text: &str) -> Result<FunctionSpec, SpecError> {

@@ -1,13 +1,14 @@
 //! Control groups: the limit on what an instance uses, and the certainty that none of its processes survives it.
 //!
 //! A daemon has one parent directory per hierarchy, below its own cgroup where it can (so that limits set on the daemon
-//! hold for its instances too), and in it one directory per instance (`group.rs`). Which hierarchies there are is read
+//! hold for its instances too), and in it one directory per instance (`group.rs`). What engines see of it is `limits.rs`. Which hierarchies there are is read
 //! in `locate.rs`; whether version 2 lets us pass controllers on is settled in `delegation.rs`.
 //!
 //! The parent is kept locked as long as the daemon lives, so that a later daemon can tell what was left behind.
 
 mod delegation;
 mod group;
+mod limits;
 mod locate;
 
 use std::{
@@ -18,6 +19,7 @@ use std::{
 
 pub use group::Group;
 use group::{Controls, Member};
+pub use limits::Limits;
 use locate::{Layout, Place};
 
 /// The daemon's own directories.

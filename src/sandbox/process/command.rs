@@ -11,7 +11,7 @@ use unifaas_actors::{sandbox::LaunchOrder, spec::ProcessSpec};
 use crate::sandbox::substitute::substitute;
 
 /// Where programs are looked for when neither the function nor the daemon has a PATH.
-const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// The word that stands for the daemon's own program.
 const DAEMON: &str = "%unifaas";
 /// The daemon's own program, whatever has become of its file and of the directories above it.

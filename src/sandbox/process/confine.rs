@@ -29,16 +29,24 @@ const MOST_DESCRIPTORS: u64 = 65_536;
 #[derive(Debug)]
 pub struct Confinement {
     credentials: Option<Credentials>,
+    capabilities: Option<u64>,
     doors: Vec<OwnedFd>,
     daemon: Pid,
     descriptors: libc::c_uint,
 }
 
 impl Confinement {
-    /// `doors` are the files by which the child joins its cgroups; without `credentials` it stays who it is.
-    pub fn new(credentials: Option<Credentials>, doors: Vec<OwnedFd>) -> Self {
+    /// `doors` are the files by which the child joins its cgroups; without `credentials` it stays who it is, and without
+    /// `capabilities`, a bit for each that is left, root can do what root can.
+    pub fn new(credentials: Option<Credentials>, capabilities: Option<u64>, doors: Vec<OwnedFd>) -> Self {
         let limit = resource::getrlimit(Resource::RLIMIT_NOFILE).map_or(MOST_DESCRIPTORS, |(soft, _)| soft);
-        Self { credentials, doors, daemon: unistd::getpid(), descriptors: limit.min(MOST_DESCRIPTORS) as libc::c_uint }
+        Self {
+            credentials,
+            capabilities,
+            doors,
+            daemon: unistd::getpid(),
+            descriptors: limit.min(MOST_DESCRIPTORS) as libc::c_uint,
+        }
     }
 
     /// Makes every child of `command` confine itself. The child has its working directory by then, so that it can be
@@ -58,6 +66,9 @@ impl Confinement {
         resource::setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
         default_signals();
         drop_ambient_capabilities();
+        if let Some(most) = self.capabilities {
+            bound_capabilities(most);
+        }
         if let Some(Credentials { uid, gid, groups }) = &self.credentials {
             unistd::setgroups(groups)?;
             unistd::setgid(*gid)?;
@@ -87,6 +98,14 @@ fn default_signals() {
 fn drop_ambient_capabilities() {
     // SAFETY: takes and returns numbers; fails without effect on kernels that have no such set.
     unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) };
+}
+
+/// What is not in the bounding set is gone with the next exec, also for root.
+fn bound_capabilities(most: u64) {
+    for capability in (0..u64::BITS).filter(|bit| most & (1 << bit) == 0) {
+        // SAFETY: takes numbers only; fails without effect for those that the kernel does not know, and without root.
+        unsafe { libc::prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(capability), 0, 0, 0) };
+    }
 }
 
 /// Marks instead of closing: std reports a failed exec over a pipe that must live until then.

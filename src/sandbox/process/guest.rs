@@ -34,7 +34,7 @@ pub struct ProcessGuest {
     leader: Rc<Leader>,
     watch: JoinHandle<()>,
     group: Option<Rc<Group>>,
-    _port: PortLease,
+    _port: Option<PortLease>,
 }
 
 /// The child itself, first of its session and process group.
@@ -79,7 +79,7 @@ impl ProcessGuest {
         output: JoinHandle<()>,
         group: Option<Group>,
         memory: u64,
-        port: PortLease,
+        port: Option<PortLease>,
     ) -> (Self, oneshot::Receiver<GuestExit>) {
         let leader = Rc::new(Leader { pid, state: Cell::new(State::Running) });
         let group = group.map(Rc::new);

@@ -2,20 +2,22 @@
 //!
 //! It is no wall against hostile code, but it takes away what a function has no business with: the daemon's user,
 //! environment, descriptors and session. `command.rs` says what is run, `user.rs` as whom, `confine.rs` what happens
-//! between fork and exec, `guest.rs` is the running child.
+//! between fork and exec (`spawn.rs`), `guest.rs` is the running child. The monitors of virtual machines are started and
+//! held by the same means.
 
 mod command;
 mod confine;
 mod guest;
+mod spawn;
 #[cfg(test)]
 mod tests;
 mod user;
 
-use std::{cell::Cell, env, io, net::Ipv4Addr, path::Path, process::Stdio};
+use std::{env, io, net::Ipv4Addr, path::Path};
 
-use nix::unistd::{self, Pid, Uid};
-use slog::{Logger, debug, warn};
-use tokio::{net::unix::pipe, process::Command, task};
+use nix::unistd::Uid;
+use slog::debug;
+use tokio::task;
 use unifaas_actors::{
     sandbox::{GuestExit, LaunchError, LaunchOrder, Launched},
     spec::ProcessSpec,
@@ -23,53 +25,25 @@ use unifaas_actors::{
 
 use super::{
     Callback,
-    cgroup::{Cgroups, Group},
+    cgroup::{Group, Limits},
     ports::Ports,
 };
-use command::{Facts, Invocation};
-use confine::Confinement;
-use guest::ProcessGuest;
-use user::Credentials;
+pub use command::{DEFAULT_PATH, Facts, Invocation};
+pub use guest::{ProcessGuest, collect};
+pub use spawn::{Spawn, Spawned};
+pub use user::Credentials;
 
 /// Starts processes.
 pub struct Processes {
     callback: Callback,
     ports: Ports,
-    cgroups: Option<Cgroups>,
-    /// Whether a missing limit has been logged.
-    warned: Cell<bool>,
-    log: Logger,
+    limits: Limits,
 }
 
 impl Processes {
-    /// Prepares ports and cgroups.
-    ///
-    /// # Panics
-    /// Outside of a `LocalSet`.
-    pub fn new(callback: Callback, log: &Logger) -> Self {
-        let mut engine = Self {
-            callback,
-            ports: Ports::below_ephemeral(),
-            cgroups: None,
-            warned: Cell::new(false),
-            log: log.clone(),
-        };
-        match Cgroups::set_up() {
-            Ok(cgroups) => {
-                let leftovers = cgroups.leftovers();
-                if !leftovers.is_empty() {
-                    debug!(log, "removing cgroups of an earlier daemon"; "count" => leftovers.len());
-                    task::spawn_local(async move {
-                        for group in leftovers {
-                            let _ = group.remove().await;
-                        }
-                    });
-                }
-                engine.cgroups = Some(cgroups);
-            }
-            Err(error) => engine.warn_unlimited(&error),
-        }
-        engine
+    /// An engine that leases ports and limits memory as told.
+    pub fn new(callback: Callback, ports: Ports, limits: Limits) -> Self {
+        Self { callback, ports, limits }
     }
 
     /// Starts one. Blocks for fork and exec: the parent-death signal of a child is tied to the *thread* that forked it,
@@ -87,12 +61,12 @@ impl Processes {
             daemon: Facts::daemon(),
         };
         let invocation = Invocation::new(&order, process, &facts, env::var_os("PATH").as_deref());
-        let group = self.group(&order, process.memory);
+        let group = self.limits.group(&order.instance.to_string(), process.memory);
         let directory = &order.spec.directory;
         let hint = credentials.as_ref().and_then(|user| Some(hint(user, &user.barrier(directory)?)));
 
-        let spawned = spawn(&invocation, directory, credentials, group.as_ref());
-        let (child, pid, output) =
+        let spawned = Spawn::new(&invocation, directory, credentials).run(group.as_ref());
+        let Spawned { child, pid, output } =
             spawned.map_err(|error| LaunchError::Refused(refusal(&invocation, directory, &error)))?;
         let address = (Ipv4Addr::LOCALHOST, port.port()).into();
         let resources: Vec<String> = [format!("port {address}")]
@@ -102,8 +76,8 @@ impl Processes {
         debug!(order.log, "process started"; "pid" => pid.as_raw(), "address" => %address);
 
         let lines = order.output.clone();
-        let output = task::spawn_local(guest::collect(output, order.output));
-        let (guest, exited) = ProcessGuest::new(child, pid, output, group, process.memory, port);
+        let output = task::spawn_local(collect(output, order.output));
+        let (guest, exited) = ProcessGuest::new(child, pid, output, group, process.memory, Some(port));
         Ok(Launched {
             address,
             callback_source: self.callback.source,
@@ -121,47 +95,6 @@ impl Processes {
             resources,
         })
     }
-
-    fn group(&self, order: &LaunchOrder, memory: u64) -> Option<Group> {
-        let made = self.cgroups.as_ref()?.group(&order.instance.to_string(), memory);
-        made.inspect_err(|error| self.warn_unlimited(error)).ok()
-    }
-
-    fn warn_unlimited(&self, error: &io::Error) {
-        if !self.warned.replace(true) {
-            warn!(self.log, "processes run without memory limit: no cgroup can be made for them"; "error" => %error);
-        }
-    }
-}
-
-/// Starts the command in `directory`; its output and its errors go into one pipe, so that their order is kept.
-fn spawn(
-    invocation: &Invocation,
-    directory: &Path,
-    credentials: Option<Credentials>,
-    group: Option<&Group>,
-) -> io::Result<(tokio::process::Child, Pid, pipe::Receiver)> {
-    let (reader, writer) = io::pipe()?;
-    if let Some(credentials) = &credentials {
-        // So that the function can open /dev/stdout.
-        unistd::fchown(&writer, Some(credentials.uid), Some(credentials.gid))?;
-    }
-    let doors = group.map(Group::doors).transpose()?.unwrap_or_default();
-    let mut command = Command::new(&invocation.program);
-    command
-        .arg0(&invocation.name)
-        .args(&invocation.arguments)
-        .env_clear()
-        .envs(invocation.env.iter().map(|(name, value)| (name, value)))
-        .current_dir(directory)
-        .stdin(Stdio::null())
-        .stdout(writer.try_clone()?)
-        .stderr(writer);
-    Confinement::new(credentials, doors).apply_to(&mut command);
-    let output = pipe::Receiver::from_owned_fd(reader.into())?;
-    let child = command.spawn()?;
-    let pid = child.id().and_then(|id| i32::try_from(id).ok()).ok_or(io::ErrorKind::NotFound)?;
-    Ok((child, Pid::from_raw(pid), output))
 }
 
 /// Why the command could not be started, for whoever wrote it.

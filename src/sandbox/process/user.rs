@@ -54,17 +54,23 @@ impl Credentials {
     }
 
     fn may_enter(&self, mode: u32, owner: u32, group: u32) -> bool {
-        let bit = if self.uid.as_raw() == owner {
-            0o100
-        } else if self.groups.iter().chain([&self.gid]).any(|own| own.as_raw() == group) {
-            0o010
-        } else {
-            0o001
-        };
-        self.uid.is_root() || mode & bit != 0
+        self.may(0o1, mode, owner, group)
     }
 
-    fn unprivileged() -> Self {
+    /// Whether all of `wanted` (read 4, write 2, execute 1) is allowed.
+    pub fn may(&self, wanted: u32, mode: u32, owner: u32, group: u32) -> bool {
+        let shift = if self.uid.as_raw() == owner {
+            6
+        } else if self.groups.iter().chain([&self.gid]).any(|own| own.as_raw() == group) {
+            3
+        } else {
+            0
+        };
+        self.uid.is_root() || (mode >> shift) & wanted == wanted
+    }
+
+    /// Nobody.
+    pub fn unprivileged() -> Self {
         let nobody = User::from_name(UNPRIVILEGED).ok().flatten();
         let (uid, gid) = nobody
             .map_or((Uid::from_raw(UNPRIVILEGED_ID), Gid::from_raw(UNPRIVILEGED_ID)), |user| (user.uid, user.gid));

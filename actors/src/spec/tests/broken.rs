@@ -254,6 +254,9 @@ fn problems_of_a_vm_are_named() {
     refused(VM, "vm.", "an integer from 1 to 32 (virtual CPUs)", &cpus);
     refused(VM, "vm.", "a path", &[("image = \"\"", "the string \"\"")]);
     refused(VM, "vm.", "a string", &[("initrd = []", "an array"), ("cmdline = 1", "the integer 1")]);
+    refused(VM, "vm.", "\"tap\" or \"user\"", &[("network = \"bridge\"", "the string \"bridge\"")]);
+    let no_user = "4: vm.network: Firecracker has no user-mode network: \"user\" is for types \"qemu\" and \"microvm\"";
+    answers(&VM.replace("qemu", "firecracker"), "", &[("network = \"user\"", no_user)]);
     let homes = "a hypervisor of type \"qemu\" or a hypervisor of type \"microvm\"";
     let misplaced = format!("4: vm.disk-type: unknown key in [vm]; it belongs to {homes}");
     let no_env = "4: env: a [vm] gets nothing but its kernel command line: pass values in vm.cmdline";
@@ -286,6 +289,7 @@ fn problems_of_a_hypervisor_are_named() {
     let qemu = with_hypervisor("qemu");
     refused(&qemu, "vm.hypervisor.", "\"block\" or \"9p\"", &[("disk-type = \"scsi\"", "the string \"scsi\"")]);
     refused(&qemu, "vm.hypervisor.", "\"auto\", \"kvm\" or \"tcg\"", &[("accel = \"KVM\"", "the string \"KVM\"")]);
+    refused(&qemu, "vm.hypervisor.", "\"pc\" or \"q35\"", &[("machine = \"arm\"", "the string \"arm\"")]);
     refused(&qemu, "vm.hypervisor.", "an array of strings", &[("args = \"-s\"", "the string \"-s\"")]);
     refused(&with_hypervisor("microvm"), "vm.hypervisor.", "true or false", &[("pit = \"off\"", "the string \"off\"")]);
     let nested = "6: vm.hypervisor.args: expected an array of strings, element 0 is an array";
@@ -302,7 +306,7 @@ fn each_type_of_hypervisor_has_its_own_keys() {
         ("qemu", "copy-rootfs", "it belongs to a hypervisor of type \"firecracker\""),
         ("qemu", "pit", "it belongs to a hypervisor of type \"microvm\""),
         ("microvm", "copy-rootfs", "it belongs to a hypervisor of type \"firecracker\""),
-        ("firecracker", "acell", "known there: type, copy-rootfs, read-only"),
+        ("firecracker", "acell", "known there: type, copy-rootfs, read-only, jailer"),
         ("microvm", "auto-kernel-comandline", "did you mean `auto-kernel-cmdline`?"),
     ] {
         let said = complaint(&format!("{}{key} = true", with_hypervisor(kind)));

@@ -11,6 +11,12 @@ use tempfile::TempDir;
 
 use crate::spec::{FunctionSpec, SPEC_FILE, SpecError, files::reason};
 
+/// As much of a kernel as is looked at.
+const BZIMAGE_START: [u8; 0x206] = {
+    let mut start = [0; 0x206];
+    (start[0x202], start[0x203], start[0x204], start[0x205]) = (b'H', b'd', b'r', b'S');
+    start
+};
 const CONTAINER: &str = "[container]\nimage = \"i\"\n";
 
 struct Function {
@@ -113,12 +119,24 @@ fn files_that_a_vm_needs_have_to_be_there() {
 fn a_vm_whose_files_are_there_is_loaded() {
     let vm = "[vm]\nkernel = \"kernel\"\nimage = \"disk\"\nhypervisor = { type = \"qemu\", disk-type = \"9p\" }\n";
     let function = Function::with(vm);
-    function.write("kernel", "");
+    function.write("kernel", BZIMAGE_START);
     function.write("disk", "");
     assert_eq!(function.complaint(), "function.toml:3: vm.image: \"disk\" is not a directory");
     fs::remove_file(function.directory.join("disk")).unwrap();
     fs::create_dir(function.directory.join("disk")).unwrap();
     function.load().unwrap();
+}
+
+#[test]
+fn a_kernel_that_the_machine_monitor_cannot_boot_is_a_problem() {
+    let function = Function::with("[vm]\nkernel = \"kernel\"\nhypervisor = { type = \"firecracker\" }\n");
+    function.write("kernel", BZIMAGE_START);
+    let said = function.complaint();
+    assert!(said.starts_with("function.toml:2: vm.kernel: \"kernel\" is a bzImage, which Firecracker"), "{said}");
+    function.write(SPEC_FILE, "[vm]\nkernel = \"kernel\"\nhypervisor = { type = \"qemu\" }\n");
+    function.load().unwrap();
+    function.write("kernel", "#!/bin/sh\n");
+    assert!(function.complaint().contains("is not a kernel"));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
-use super::{FULL_CONTAINER, FULL_FIRECRACKER, FULL_MICROVM, FULL_PROCESS, good, parse};
+use super::{FULL_CONTAINER, FULL_FIRECRACKER, FULL_MICROVM, FULL_PROCESS, FULL_QEMU, good, parse};
 use crate::spec::keys;
 
 /// Bits of TOML that are worth to be in the wrong place.
@@ -49,7 +49,7 @@ fn mutated_files_never_panic_and_every_problem_is_one_line() {
     let mut random = StdRng::seed_from_u64(2403);
     let (mut accepted, mut refused) = (0, 0);
     for round in 0..8000 {
-        let origin = [FULL_PROCESS, FULL_CONTAINER, FULL_MICROVM, FULL_FIRECRACKER][round % 4];
+        let origin = [FULL_PROCESS, FULL_CONTAINER, FULL_MICROVM, FULL_QEMU, FULL_FIRECRACKER][round % 5];
         let text = mutate(origin, &mut random);
         match parse(&text) {
             Ok(_) => accepted += 1,
@@ -78,7 +78,7 @@ fn nesting_as_deep_as_a_file_can_hold_is_no_more_than_an_error() {
 
 #[test]
 fn every_known_key_is_in_a_file_that_is_accepted() {
-    let text: String = [FULL_PROCESS, FULL_CONTAINER, FULL_MICROVM, FULL_FIRECRACKER]
+    let text: String = [FULL_PROCESS, FULL_CONTAINER, FULL_MICROVM, FULL_QEMU, FULL_FIRECRACKER]
         .map(|text| {
             good(text);
             text

@@ -4,7 +4,8 @@ use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use super::{FULL_CONTAINER, FULL_FIRECRACKER, FULL_MICROVM, FULL_PROCESS, good};
 use crate::spec::{
-    Accel, DiskType, Hypervisor, MicrovmOptions, Pull, Qemu, Readiness, SandboxSpec, VmSpec, check_name,
+    Accel, DiskType, Hypervisor, Machine, MicrovmOptions, Pull, Qemu, Readiness, SandboxSpec, VmNetwork, VmSpec,
+    check_name,
 };
 
 fn vm(text: &str) -> VmSpec {
@@ -88,6 +89,8 @@ fn a_microvm_with_every_key_means_what_it_says() {
         memory: 512,
         cpus: 2,
         cmdline: "console=ttyS0".to_owned(),
+        network: VmNetwork::User,
+        egress: true,
         hypervisor: Hypervisor::Microvm { qemu, options },
     };
     assert_eq!(spec.sandbox, SandboxSpec::Vm(expected));
@@ -119,7 +122,8 @@ fn a_file_that_spells_out_every_default_means_the_same_as_one_without() {
 
     let vm = "[vm]\nkernel = \"k\"\nhypervisor = { type = \"qemu\" }\n";
     let full = "[vm]\nkernel = \"k\"\nmemory = 128\ncpus = 1\ncmdline = \"\"\n\
-        hypervisor = { type = \"qemu\", disk-type = \"block\", accel = \"auto\", args = [], read-only = false }\n";
+        network = \"tap\"\negress = false\n\
+        hypervisor = { type = \"qemu\", machine = \"pc\", disk-type = \"block\", accel = \"auto\", args = [], read-only = false }\n";
     assert_eq!(good(full), good(vm));
 }
 
@@ -133,13 +137,16 @@ fn the_defaults_have_no_limit_but_the_documented_ones() {
 
 #[test]
 fn the_hypervisors_of_the_prototype_mean_what_they_meant() {
-    let firecracker = Hypervisor::Firecracker { copy_rootfs: true, read_only: false };
+    let firecracker = Hypervisor::Firecracker { copy_rootfs: true, read_only: false, jailer: false };
     assert_eq!(hypervisor(r#"hypervisor = { type = "firecracker", copy-rootfs = true }"#), firecracker);
     assert_eq!(hypervisor(r#"hypervisor = { type = "firecracker" }"#), firecracker);
     let qemu = hypervisor(r#"hypervisor = { type = "qemu", disk-type = "block" }"#);
-    assert_eq!(qemu, Hypervisor::Qemu(PLAIN_QEMU));
+    assert_eq!(qemu, Hypervisor::Qemu { qemu: PLAIN_QEMU, machine: Machine::Pc });
+    let q35 = hypervisor(r#"hypervisor = { type = "qemu", machine = "q35" }"#);
+    assert_eq!(q35, Hypervisor::Qemu { qemu: PLAIN_QEMU, machine: Machine::Q35 });
     let nine_p = hypervisor(r#"hypervisor = { type = "qemu", disk-type = "9p" }"#);
-    assert_eq!(nine_p, Hypervisor::Qemu(Qemu { disk_type: DiskType::NineP, ..PLAIN_QEMU }));
+    let qemu = Qemu { disk_type: DiskType::NineP, ..PLAIN_QEMU };
+    assert_eq!(nine_p, Hypervisor::Qemu { qemu, machine: Machine::Pc });
     let microvm = hypervisor(
         r#"hypervisor = { type = "microvm", disk-type = "block", pic = false, pit = false, rtc = false,
                    acpi = false, auto-kernel-cmdline = true }      # defaults as shown"#,
@@ -158,9 +165,10 @@ fn the_hypervisors_of_the_prototype_mean_what_they_meant() {
 
 #[test]
 fn a_read_only_firecracker_disk_is_not_copied() {
-    let expected = Hypervisor::Firecracker { copy_rootfs: false, read_only: true };
+    let expected = Hypervisor::Firecracker { copy_rootfs: false, read_only: true, jailer: false };
     assert_eq!(hypervisor(r#"hypervisor = { type = "firecracker", read-only = true }"#), expected);
-    assert_eq!(vm(FULL_FIRECRACKER).hypervisor, expected);
+    let jailed = Hypervisor::Firecracker { copy_rootfs: false, read_only: true, jailer: true };
+    assert_eq!(vm(FULL_FIRECRACKER).hypervisor, jailed);
 }
 
 #[test]

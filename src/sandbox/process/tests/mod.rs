@@ -333,7 +333,7 @@ async fn a_hundred_launches_leave_nothing() {
         assert_eq!(held(), before);
         assert_eq!(cgroups(&rig), 0);
         assert!(!pids.iter().any(|pid| Path::new(&format!("/proc/{pid}")).exists()), "some are not even reaped");
-        let parents: Vec<_> = rig.engine.cgroups.iter().flat_map(Cgroups::parents).map(Path::to_owned).collect();
+        let parents: Vec<_> = rig.engine.limits.parents().map(Path::to_owned).collect();
         assert!(parents.iter().all(|parent| parent.exists()));
         drop(rig);
         assert!(!parents.iter().any(|parent| parent.exists()));

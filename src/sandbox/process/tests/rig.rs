@@ -10,7 +10,7 @@ use std::{
 };
 
 use futures::future::LocalBoxFuture;
-use slog::{Drain, Level, o};
+use slog::{Drain, Level, Logger, o};
 use tokio::{
     task::LocalSet,
     time::{Duration, sleep, timeout},
@@ -70,7 +70,11 @@ impl Rig {
         fs::set_permissions(home.path(), fs::Permissions::from_mode(0o700)).unwrap();
         let warnings = Arc::new(Mutex::new(Vec::new()));
         let log = Logger::root(Warnings(warnings.clone()).fuse(), o!());
-        let engine = Processes::new(Callback::local(([127, 0, 0, 1], 3000).into()), &log);
+        let engine = Processes::new(
+            Callback::local(([127, 0, 0, 1], 3000).into()),
+            Ports::below_ephemeral(),
+            Limits::set_up(&log),
+        );
         Self { engine, function, warnings, env: BTreeMap::new(), memory: 128, user: None, _home: home }
     }
 
@@ -136,7 +140,7 @@ impl Rig {
     }
 
     pub fn has_cgroups(&self) -> bool {
-        self.engine.cgroups.is_some()
+        self.engine.limits.parents().next().is_some()
     }
 }
 
@@ -194,13 +198,13 @@ pub fn held() -> usize {
 pub fn members(rig: &Rig) -> usize {
     let procs =
         |cgroup: PathBuf| fs::read_to_string(cgroup.join("cgroup.procs")).map_or(0, |pids| pids.lines().count());
-    let parents = rig.engine.cgroups.iter().flat_map(Cgroups::parents);
+    let parents = rig.engine.limits.parents();
     parents.map(|parent| instances(parent).map(procs).sum()).max().unwrap_or(0)
 }
 
 /// Cgroups of instances.
 pub fn cgroups(rig: &Rig) -> usize {
-    rig.engine.cgroups.iter().flat_map(Cgroups::parents).flat_map(instances).count()
+    rig.engine.limits.parents().flat_map(instances).count()
 }
 
 pub fn instances(parent: &Path) -> impl Iterator<Item = PathBuf> {

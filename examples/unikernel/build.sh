@@ -1,0 +1,32 @@
+#!/bin/sh
+# Builds unikernel.elf next to this script; does next to nothing when it is up to date.
+#
+# With the target x86_64-unknown-none (rustup target add x86_64-unknown-none) that one is used. Without it, the host's
+# own Linux target serves: no SSE, no red zone, and fat LTO, which compiles `core` again by the same rules. rustc then
+# warns that the target should have SSE (rust-lang/rust issue 116344); nothing here passes a float, so nothing differs.
+set -eu
+cd "$(dirname "$0")"
+
+bare=x86_64-unknown-none
+if ls "$(rustc --print target-libdir --target $bare)"/libcore-*.rlib >/dev/null 2>&1; then
+    target=$bare
+    RUSTFLAGS='-Crelocation-model=static'
+else
+    target=x86_64-unknown-linux-gnu
+    RUSTFLAGS='-Crelocation-model=static -Ctarget-feature=-sse,-sse2 -Cno-redzone=y'
+fi
+export RUSTFLAGS
+CARGO_TARGET_DIR=$PWD/target cargo build --quiet --release --target $target --bin unikernel
+built=target/$target/release/unikernel
+
+if ! cmp -s "$built" target/checked.elf || [ ! -e unikernel.elf ]; then
+    # A vector or floating-point instruction would be the end: nobody has switched those units on.
+    objdump -d "$built" >target/disassembly
+    if grep -m 5 -E '%[xyz]mm|%st' target/disassembly; then
+        echo "build.sh: the instructions above use floating-point registers" >&2
+        exit 1
+    fi
+    objcopy --strip-all "$built" unikernel.elf
+    cp "$built" target/checked.elf
+fi
+echo "$PWD/unikernel.elf"

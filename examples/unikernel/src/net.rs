@@ -1,0 +1,213 @@
+//! The network card as smoltcp wants to see it: frames in, frames out, no copies but smoltcp's own.
+
+use smoltcp::{
+    phy::{Device, DeviceCapabilities, Medium},
+    time::Instant,
+};
+
+use crate::{
+    once::Once,
+    virtio::{
+        RECEIVE, TRANSMIT, Transport,
+        queue::{Queue, Rings, SIZE},
+    },
+};
+
+/// Before each frame: offloads, none of which are in use. All zero.
+const HEADER: usize = 12;
+const FRAME: usize = 1514;
+
+/// Firecracker reads its tap only when 64 KiB and a header's worth of buffers are there; hence so much for each frame.
+const RECEIVE_BUFFER: usize = 16 * 1024;
+const TRANSMIT_BUFFER: usize = 2048;
+
+static RECEIVE_RINGS: Rings = Rings::new();
+static TRANSMIT_RINGS: Rings = Rings::new();
+static RECEIVE_BUFFERS: Once<[[u8; RECEIVE_BUFFER]; SIZE]> = Once::new([[0; RECEIVE_BUFFER]; SIZE]);
+static TRANSMIT_BUFFERS: Once<[[u8; TRANSMIT_BUFFER]; SIZE]> = Once::new([[0; TRANSMIT_BUFFER]; SIZE]);
+
+/// Buffers of `N` bytes, some of which the device has at any moment: hence pointers, not references.
+struct Buffers<const N: usize>(*mut [u8; N]);
+
+impl<const N: usize> Buffers<N> {
+    /// # Safety
+    /// The device must not have this buffer.
+    unsafe fn lend(&mut self, buffer: u16) -> &mut [u8; N] {
+        // SAFETY: the pointer is to SIZE static buffers, this one is ours, and nobody else has a reference to it.
+        unsafe { &mut *self.pointer(buffer) }
+    }
+
+    fn pointer(&self, buffer: u16) -> *mut [u8; N] {
+        assert!(usize::from(buffer) < SIZE, "the device names a buffer that does not exist");
+        self.0.wrapping_add(usize::from(buffer))
+    }
+}
+
+/// A network card that is up.
+pub struct Card {
+    transport: Transport,
+    receive: Queue,
+    receive_buffers: Buffers<RECEIVE_BUFFER>,
+    transmit: Queue,
+    transmit_buffers: Buffers<TRANSMIT_BUFFER>,
+    /// The transmit buffers that the device does not have.
+    free: Free,
+    mac: [u8; 6],
+}
+
+impl Card {
+    /// Brings the device up and gives it all the receive buffers.
+    ///
+    /// # Errors
+    /// As [`Transport::negotiate`].
+    pub fn start(mut transport: Transport) -> Result<Self, &'static str> {
+        transport.negotiate()?;
+        let receive = Queue::receiving(&RECEIVE_RINGS);
+        let transmit = Queue::transmitting(&TRANSMIT_RINGS);
+        transport.set_queue(RECEIVE, receive.addresses());
+        transport.set_queue(TRANSMIT, transmit.addresses());
+        let card = Self {
+            mac: transport.mac(),
+            transport,
+            receive,
+            receive_buffers: Buffers(RECEIVE_BUFFERS.take().as_mut_ptr()),
+            transmit,
+            transmit_buffers: Buffers(TRANSMIT_BUFFERS.take().as_mut_ptr()),
+            free: Free::all(),
+        };
+        for buffer in 0..SIZE as u16 {
+            card.receive.hand_over(buffer, card.receive_buffers.pointer(buffer).cast(), RECEIVE_BUFFER);
+        }
+        card.transport.start();
+        card.transport.notify(RECEIVE);
+        Ok(card)
+    }
+
+    /// Its address.
+    pub fn mac(&self) -> [u8; 6] {
+        self.mac
+    }
+
+    /// Takes note of an interrupt.
+    pub fn acknowledge(&self) {
+        self.transport.acknowledge();
+    }
+
+    /// A buffer to send from.
+    fn free_buffer(&mut self) -> Option<u16> {
+        while let Some(done) = self.transmit.take_back() {
+            self.free.put(done.buffer);
+        }
+        self.free.any()
+    }
+}
+
+/// A set of transmit buffers, a bit for each.
+struct Free(u16);
+
+impl Free {
+    fn all() -> Self {
+        Self(u16::MAX >> (16 - SIZE))
+    }
+
+    fn any(&self) -> Option<u16> {
+        (self.0 != 0).then(|| self.0.trailing_zeros() as u16)
+    }
+
+    fn take(&mut self, buffer: u16) {
+        self.0 &= !(1 << buffer);
+    }
+
+    fn put(&mut self, buffer: u16) {
+        self.0 |= 1_u16.checked_shl(buffer.into()).unwrap_or(0);
+    }
+}
+
+impl Device for Card {
+    type RxToken<'a> = Incoming<'a>;
+    type TxToken<'a> = Outgoing<'a>;
+
+    fn receive(&mut self, _: Instant) -> Option<(Incoming<'_>, Outgoing<'_>)> {
+        // An answer may have to go out, so without a buffer for it the frame stays where it is.
+        let answer = self.free_buffer()?;
+        let done = self.receive.take_back()?;
+        let incoming = Incoming {
+            queue: &self.receive,
+            transport: &self.transport,
+            buffers: &mut self.receive_buffers,
+            buffer: done.buffer,
+            length: done.length,
+        };
+        let outgoing = Outgoing {
+            queue: &self.transmit,
+            transport: &self.transport,
+            buffers: &mut self.transmit_buffers,
+            free: &mut self.free,
+            buffer: answer,
+        };
+        Some((incoming, outgoing))
+    }
+
+    fn transmit(&mut self, _: Instant) -> Option<Outgoing<'_>> {
+        let buffer = self.free_buffer()?;
+        Some(Outgoing {
+            queue: &self.transmit,
+            transport: &self.transport,
+            buffers: &mut self.transmit_buffers,
+            free: &mut self.free,
+            buffer,
+        })
+    }
+
+    fn capabilities(&self) -> DeviceCapabilities {
+        let mut capabilities = DeviceCapabilities::default();
+        capabilities.medium = Medium::Ethernet;
+        capabilities.max_transmission_unit = FRAME;
+        capabilities.max_burst_size = Some(SIZE);
+        capabilities
+    }
+}
+
+/// A frame that came; its buffer goes back to the device once it has been read.
+pub struct Incoming<'a> {
+    queue: &'a Queue,
+    transport: &'a Transport,
+    buffers: &'a mut Buffers<RECEIVE_BUFFER>,
+    buffer: u16,
+    length: usize,
+}
+
+impl smoltcp::phy::RxToken for Incoming<'_> {
+    fn consume<R, F: FnOnce(&[u8]) -> R>(self, read: F) -> R {
+        // SAFETY: the device has given this buffer back.
+        let frame = unsafe { self.buffers.lend(self.buffer) };
+        let result = read(frame.get(HEADER..self.length).unwrap_or_default());
+        if self.queue.hand_over(self.buffer, self.buffers.pointer(self.buffer).cast(), RECEIVE_BUFFER) {
+            self.transport.notify(RECEIVE);
+        }
+        result
+    }
+}
+
+/// Room for a frame to send.
+pub struct Outgoing<'a> {
+    queue: &'a Queue,
+    transport: &'a Transport,
+    buffers: &'a mut Buffers<TRANSMIT_BUFFER>,
+    free: &'a mut Free,
+    buffer: u16,
+}
+
+impl smoltcp::phy::TxToken for Outgoing<'_> {
+    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, length: usize, write: F) -> R {
+        self.free.take(self.buffer);
+        // SAFETY: it was free, so the device does not have it. The header's zeros are never overwritten.
+        let buffer = unsafe { self.buffers.lend(self.buffer) };
+        let result = write(&mut buffer[HEADER..HEADER + length]);
+        let frame = self.buffers.pointer(self.buffer).cast();
+        if self.queue.hand_over(self.buffer, frame, HEADER + length) {
+            self.transport.notify(TRANSMIT);
+        }
+        result
+    }
+}

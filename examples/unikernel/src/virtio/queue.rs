@@ -1,0 +1,139 @@
+//! A split virtqueue: three rings in memory that the driver and the device share (the standard, section 2.7).
+//!
+//! Each descriptor has one buffer for good, so a buffer is known by its descriptor's number. Every field is an atomic:
+//! the device is another thread of which the compiler knows nothing.
+
+use core::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
+
+/// Descriptors, and so buffers, of a queue.
+pub const SIZE: usize = 16;
+
+const DEVICE_WRITES: u16 = 2;
+const NO_INTERRUPT: u16 = 1;
+const NO_NOTIFY: u16 = 1;
+
+#[repr(C)]
+struct Descriptor {
+    address: AtomicU64,
+    length: AtomicU32,
+    flags: AtomicU16,
+    next: AtomicU16,
+}
+
+#[repr(C)]
+struct Used {
+    descriptor: AtomicU32,
+    length: AtomicU32,
+}
+
+/// The memory of a queue.
+#[repr(C, align(16))]
+pub struct Rings {
+    descriptors: [Descriptor; SIZE],
+    available_flags: AtomicU16,
+    available_index: AtomicU16,
+    available: [AtomicU16; SIZE],
+    _padding: AtomicU32,
+    used_flags: AtomicU16,
+    used_index: AtomicU16,
+    used: [Used; SIZE],
+}
+
+impl Rings {
+    /// Empty rings.
+    pub const fn new() -> Self {
+        Self {
+            descriptors: [const {
+                Descriptor {
+                    address: AtomicU64::new(0),
+                    length: AtomicU32::new(0),
+                    flags: AtomicU16::new(0),
+                    next: AtomicU16::new(0),
+                }
+            }; SIZE],
+            available_flags: AtomicU16::new(0),
+            available_index: AtomicU16::new(0),
+            available: [const { AtomicU16::new(0) }; SIZE],
+            _padding: AtomicU32::new(0),
+            used_flags: AtomicU16::new(0),
+            used_index: AtomicU16::new(0),
+            used: [const { Used { descriptor: AtomicU32::new(0), length: AtomicU32::new(0) } }; SIZE],
+        }
+    }
+}
+
+/// Where a device finds a queue.
+#[derive(Clone, Copy)]
+pub struct Addresses {
+    /// The descriptor table.
+    pub descriptors: u64,
+    /// What the driver makes available.
+    pub available: u64,
+    /// What the device has used.
+    pub used: u64,
+}
+
+/// The driver's side of a queue.
+pub struct Queue {
+    rings: &'static Rings,
+    /// How far into the used ring we have read.
+    seen: u16,
+}
+
+/// A buffer that the device is done with.
+pub struct Done {
+    /// Which one.
+    pub buffer: u16,
+    /// Bytes that the device wrote.
+    pub length: usize,
+}
+
+impl Queue {
+    /// A queue whose buffers the device fills, and for which it interrupts.
+    pub fn receiving(rings: &'static Rings) -> Self {
+        for descriptor in &rings.descriptors {
+            descriptor.flags.store(DEVICE_WRITES, Ordering::Relaxed);
+        }
+        Self { rings, seen: 0 }
+    }
+
+    /// A queue whose buffers the device reads, without interrupts.
+    pub fn transmitting(rings: &'static Rings) -> Self {
+        rings.available_flags.store(NO_INTERRUPT, Ordering::Relaxed);
+        Self { rings, seen: 0 }
+    }
+
+    /// Where the device finds it. Virtual addresses are physical ones here.
+    pub fn addresses(&self) -> Addresses {
+        let address = |pointer: *const ()| pointer.expose_provenance() as u64;
+        Addresses {
+            descriptors: address((&raw const self.rings.descriptors).cast()),
+            available: address((&raw const self.rings.available_flags).cast()),
+            used: address((&raw const self.rings.used_flags).cast()),
+        }
+    }
+
+    /// Hands a buffer to the device; returns whether it wants to be told.
+    pub fn hand_over(&self, buffer: u16, address: *const u8, length: usize) -> bool {
+        let descriptor = &self.rings.descriptors[usize::from(buffer)];
+        descriptor.address.store(address.expose_provenance() as u64, Ordering::Relaxed);
+        descriptor.length.store(length as u32, Ordering::Relaxed);
+        let index = self.rings.available_index.load(Ordering::Relaxed);
+        self.rings.available[usize::from(index) % SIZE].store(buffer, Ordering::Relaxed);
+        self.rings.available_index.store(index.wrapping_add(1), Ordering::Release);
+        // The device reads the index after it has said that it wants to be told: one of us sees the other.
+        fence(Ordering::SeqCst);
+        self.rings.used_flags.load(Ordering::Relaxed) & NO_NOTIFY == 0
+    }
+
+    /// The next buffer that the device gives back.
+    pub fn take_back(&mut self) -> Option<Done> {
+        if self.rings.used_index.load(Ordering::Acquire) == self.seen {
+            return None;
+        }
+        let used = &self.rings.used[usize::from(self.seen) % SIZE];
+        self.seen = self.seen.wrapping_add(1);
+        let buffer = used.descriptor.load(Ordering::Relaxed) as u16;
+        Some(Done { buffer, length: used.length.load(Ordering::Relaxed) as usize })
+    }
+}

@@ -1,0 +1,58 @@
+//! Plays Firecracker's jailer: it accepts the arguments that the jailer accepts, and starts the program in the directory
+//! that would be its root. It does not lock it in there, because QEMU, which plays Firecracker, is not in there.
+
+#![allow(clippy::print_stderr, reason = "it is a command line program")]
+
+use std::{
+    collections::HashMap,
+    os::unix::process::CommandExt,
+    path::Path,
+    process::{Command, ExitCode},
+};
+
+const REQUIRED: [&str; 5] = ["--id", "--exec-file", "--uid", "--gid", "--chroot-base-dir"];
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let why = match prepare(&arguments) {
+        Ok(mut program) => program.exec().to_string(),
+        Err(why) => why,
+    };
+    eprintln!("Jailer error: {why}");
+    ExitCode::FAILURE
+}
+
+fn prepare(arguments: &[String]) -> Result<Command, String> {
+    let mut words = arguments.iter();
+    let mut own = HashMap::new();
+    for word in words.by_ref() {
+        match REQUIRED.iter().find(|name| *name == word) {
+            Some(name) => {
+                own.insert(*name, "");
+            }
+            None if word == "--" => break,
+            None => match own.values_mut().find(|value| value.is_empty()) {
+                Some(value) => *value = word.as_str(),
+                None => return Err(format!("Found argument '{word}' which wasn't expected, or isn't valid here.")),
+            },
+        }
+    }
+    let value = |name: &str| {
+        own.get(name)
+            .copied()
+            .filter(|value| !value.is_empty())
+            .ok_or(format!("Argument '{name}' required, but not found."))
+    };
+    let (id, program) = (value("--id")?, Path::new(value("--exec-file")?));
+    for name in ["--uid", "--gid"] {
+        value(name)?.parse::<u32>().map_err(|error| format!("Invalid {name}: {error}"))?;
+    }
+    if id.len() > 64 || !id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
+        return Err(format!("Invalid instance ID: {id}"));
+    }
+    let name = program.file_name().ok_or("Failed to extract filename from path")?;
+    let root = Path::new(value("--chroot-base-dir")?).join(name).join(id).join("root");
+    let mut command = Command::new(program);
+    command.args(["--id", id]).args(words).current_dir(root);
+    Ok(command)
+}

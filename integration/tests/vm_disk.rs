@@ -1,0 +1,122 @@
+//! Root disks: private copies, shared ones, and nothing left of either.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+use std::{
+    fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
+
+use integration::{
+    Daemon, processes,
+    vm::{KINDS, Kind, Vm, isolated, setup},
+};
+
+const MIB: u64 = 1 << 20;
+
+/// A sparse image of 64 MiB.
+fn image(place: &Path) -> PathBuf {
+    let path = place.join("disk.img");
+    let file = fs::File::create(&path).unwrap();
+    file.set_len(64 * MIB).unwrap();
+    path
+}
+
+/// The root disks of the running instances, as their machine monitors were told.
+async fn disks(daemon: &Daemon) -> Vec<PathBuf> {
+    let instances = daemon.instances("f").await;
+    let pids = instances.iter().map(|instance| u32::try_from(instance["pid"].as_u64().unwrap()).unwrap());
+    let option = |pid| processes::arguments(pid).into_iter().find(|argument| argument.contains("if=none")).unwrap();
+    let file =
+        |option: String| option.split(',').find_map(|part| part.strip_prefix("file=").map(PathBuf::from)).unwrap();
+    let mut disks: Vec<_> = pids.map(option).map(file).collect();
+    disks.sort();
+    disks
+}
+
+async fn two_instances(vm: Vm) -> Daemon {
+    let daemon = setup().function(vm.set("min-instances", 2).into()).start().await;
+    daemon.until("f", "idle", 2).await;
+    daemon
+}
+
+#[test]
+fn instances_do_not_share_a_writable_disk() {
+    isolated(|| async {
+        for kind in KINDS {
+            let place = tempfile::tempdir().unwrap();
+            let image = image(place.path());
+            let daemon = two_instances(Vm::new("f", kind).vm("image", format!("{image:?}"))).await;
+            let disks = disks(&daemon).await;
+            assert!(disks[0] != disks[1] && !disks.contains(&image), "{kind:?}: {disks:?}");
+            for disk in &disks {
+                let metadata = disk.metadata().unwrap();
+                assert_eq!(metadata.len(), 64 * MIB);
+                assert!(metadata.blocks() * 512 < MIB, "the copy is not sparse");
+                assert!(disk.starts_with(daemon.home.path("state").canonicalize().unwrap()));
+            }
+            daemon.home.remove("f");
+            integration::eventually(integration::ms(5000), "the copies are removed", async || {
+                disks.iter().all(|disk| !disk.exists()).then_some(())
+            })
+            .await;
+        }
+    });
+}
+
+#[test]
+fn instances_share_a_read_only_disk() {
+    isolated(|| async {
+        for kind in KINDS {
+            let place = tempfile::tempdir().unwrap();
+            let image = image(place.path());
+            let vm = Vm::new("f", kind).vm("image", format!("{image:?}")).hypervisor("read-only", true);
+            let daemon = two_instances(vm).await;
+            assert_eq!(disks(&daemon).await, [image.clone(), image]);
+        }
+    });
+}
+
+#[test]
+fn firecracker_shares_a_writable_disk_only_if_told_to() {
+    isolated(|| async {
+        let place = tempfile::tempdir().unwrap();
+        let image = image(place.path());
+        let vm = Vm::new("f", Kind::Firecracker).vm("image", format!("{image:?}")).hypervisor("copy-rootfs", false);
+        let daemon = setup().function(vm.set("max-instances", 1).into()).start().await;
+        daemon.get("/invoke/f/").await.ok();
+        assert_eq!(disks(&daemon).await, [image]);
+    });
+}
+
+#[test]
+fn a_directory_is_a_root_disk_over_9p() {
+    isolated(|| async {
+        let place = tempfile::tempdir().unwrap();
+        fs::write(place.path().join("file"), "content").unwrap();
+        let vm = Vm::new("f", Kind::Qemu).vm("image", format!("{:?}", place.path())).hypervisor("disk-type", "\"9p\"");
+        let daemon = setup().function(vm.into()).start().await;
+        daemon.get("/invoke/f/").await.ok();
+        let pid = u32::try_from(daemon.instances("f").await[0]["pid"].as_u64().unwrap()).unwrap();
+        let shared =
+            processes::arguments(pid).into_iter().find(|argument| argument.starts_with("local,id=root")).unwrap();
+        let path = shared.split(',').find_map(|part| part.strip_prefix("path=")).unwrap();
+        assert_eq!(fs::read_to_string(Path::new(path).join("file")).unwrap(), "content");
+        assert_ne!(Path::new(path), place.path(), "a copy: the guest may write to it");
+    });
+}
+
+#[test]
+fn a_jailed_firecracker_finds_everything_in_its_jail() {
+    isolated(|| async {
+        let place = tempfile::tempdir().unwrap();
+        let image = image(place.path());
+        let vm = Vm::new("f", Kind::Firecracker).vm("image", format!("{image:?}")).hypervisor("jailer", true);
+        let mut daemon = setup().function(vm.into()).start().await;
+        daemon.get("/invoke/f/").await.ok();
+        assert_eq!(disks(&daemon).await, [Path::new("rootfs")], "a path inside of the jail");
+        assert_eq!(daemon.end().await.status.code(), Some(0));
+        assert_eq!(fs::read_dir(daemon.home.path("state")).unwrap().count(), 0);
+    });
+}

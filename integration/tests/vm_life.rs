@@ -1,0 +1,219 @@
+//! The life of instances that are virtual machines, under each machine monitor.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::{future::join_all, stream};
+use integration::{
+    Daemon, eventually, ms, number, processes, request, streamed,
+    vm::{self, KINDS, Kind, Vm, daemon, isolated, setup, taps, traces},
+};
+use nix::sys::signal::Signal;
+use serde_json::json;
+use tokio::time::Instant;
+
+async fn pid(daemon: &Daemon) -> u32 {
+    u32::try_from(number(&daemon.instances("f").await[0], "pid")).unwrap()
+}
+
+async fn until_none_is_left(daemon: &Daemon) {
+    daemon.settled("f", "no instance", |function| function["instances"] == json!([])).await;
+}
+
+/// For each machine monitor in turn, in the same namespace.
+fn under_each<F: Future<Output = ()>>(test: impl Fn(Kind) -> F + Send + 'static) {
+    isolated(move || async move {
+        for kind in KINDS {
+            test(kind).await;
+            assert_eq!(traces(), Vec::<String>::new(), "{kind:?} left something behind");
+        }
+    });
+}
+
+#[test]
+fn a_vm_serves_the_request_that_started_it_and_those_after_it() {
+    under_each(async |kind| {
+        let mut daemon = daemon(Vm::new("f", kind)).await;
+        let reply = daemon.get("/invoke/f/hello").await.ok();
+        assert!(reply.text().starts_with("Hello from the unikernel at 10.100."), "{}", reply.text());
+        let body = "x".repeat(100_000);
+        assert_eq!(daemon.post("/invoke/f/echo", &body).await.ok().text(), body);
+        assert_eq!(daemon.get("/invoke/f/nothing").await.status, 404);
+        let function = daemon.function("f").await;
+        assert_eq!(number(&function, "instances_started"), 1);
+        let instance = &function["instances"][0];
+        assert!(instance["resources"].to_string().contains("tap faas"), "{instance}");
+        assert!(instance["output"].to_string().contains("unikernel: ready"), "{instance}");
+        daemon.end().await;
+    });
+}
+
+#[test]
+fn a_single_use_vm_serves_one_request() {
+    under_each(async |kind| {
+        let daemon = daemon(Vm::new("f", kind).set("single-use", true)).await;
+        for _ in 0..3 {
+            daemon.get("/invoke/f/").await.ok();
+        }
+        assert_eq!(number(&daemon.function("f").await, "instances_started"), 3);
+        until_none_is_left(&daemon).await;
+        drop(daemon);
+    });
+}
+
+#[test]
+fn requests_that_wait_share_a_boot() {
+    under_each(async |kind| {
+        let daemon = daemon(Vm::new("f", kind).set("concurrent-requests", 8)).await;
+        for reply in join_all((0..8).map(|_| daemon.get("/invoke/f/hello"))).await {
+            reply.ok();
+        }
+        assert_eq!(number(&daemon.function("f").await, "instances_started"), 1);
+    });
+}
+
+#[test]
+fn keepalive_counts_from_the_last_byte() {
+    under_each(async |kind| {
+        let daemon = daemon(Vm::new("f", kind).set("keepalive", 0.4)).await;
+        let pieces = stream::unfold(0, async |piece| {
+            tokio::time::sleep(ms(200)).await;
+            (piece < 5).then(|| (Bytes::from("piece\n"), piece + 1))
+        });
+        let reply = daemon.send(request("POST", "/invoke/f/echo", streamed(pieces))).await.unwrap().ok();
+        assert_eq!(reply.text(), "piece\n".repeat(5));
+        assert!(reply.took > ms(1000), "{:?}", reply.took);
+        assert_eq!(number(&daemon.function("f").await, "instances_started"), 1);
+        until_none_is_left(&daemon).await;
+    });
+}
+
+#[test]
+fn a_vm_that_is_killed_is_noticed_within_100_ms_and_replaced() {
+    under_each(async |kind| {
+        let daemon = daemon(Vm::new("f", kind)).await;
+        daemon.get("/invoke/f/").await.ok();
+        processes::signal(pid(&daemon).await, Signal::SIGKILL);
+        let killed = Instant::now();
+        daemon.settled("f", "noticed", |function| !function["instances"].to_string().contains("idle")).await;
+        assert!(killed.elapsed() < ms(100), "{kind:?}: noticed after {:?}", killed.elapsed());
+        until_none_is_left(&daemon).await;
+        daemon.get("/invoke/f/").await.ok();
+        assert!(daemon.log().contains("killed by signal 9"), "{kind:?}");
+    });
+}
+
+#[test]
+fn a_guest_that_crashes_is_noticed_explained_and_replaced() {
+    under_each(async |kind| {
+        let daemon = daemon(Vm::new("f", kind)).await;
+        daemon.get("/invoke/f/").await.ok();
+        let reply = daemon.get("/invoke/f/crash").await;
+        reply.problem(502, "instance_failed");
+        until_none_is_left(&daemon).await;
+        daemon.get("/invoke/f/").await.ok();
+        assert!(daemon.log().contains("the guest has reset itself"), "{kind:?}: {}", daemon.log());
+    });
+}
+
+#[test]
+fn a_guest_that_never_calls_back_is_a_504() {
+    under_each(async |kind| {
+        let daemon = daemon(Vm::new("f", kind).silent().set("boot-timeout", 1)).await;
+        let reply = daemon.get("/invoke/f/").await;
+        reply.problem(504, "boot_timed_out");
+        until_none_is_left(&daemon).await;
+    });
+}
+
+#[test]
+fn a_guest_that_gives_up_while_booting_is_a_502_with_its_last_words() {
+    under_each(async |kind| {
+        let daemon = daemon(Vm::new("f", kind).cmdline("nothing of use")).await;
+        let problem = daemon.get("/invoke/f/").await.problem(502, "boot_failed").to_string();
+        assert!(problem.contains("ip= is missing"), "{kind:?}: {problem}");
+    });
+}
+
+#[test]
+fn what_the_machine_monitor_objects_to_is_in_the_answer() {
+    isolated(|| async {
+        let daemon = daemon(Vm::new("f", Kind::Qemu).hypervisor("args", "[\"-no-such-option\"]")).await;
+        let problem = daemon.get("/invoke/f/").await.problem(502, "boot_failed").to_string();
+        assert!(problem.contains("QEMU exited with status 1") && problem.contains("no-such-option"), "{problem}");
+    });
+}
+
+#[test]
+fn requests_under_way_are_finished_before_a_drain_ends_the_vm() {
+    under_each(async |kind| {
+        let mut daemon = daemon(Vm::new("f", kind)).await;
+        daemon.get("/invoke/f/").await.ok();
+        let pieces = stream::unfold(0, async |piece| {
+            tokio::time::sleep(ms(100)).await;
+            (piece < 5).then(|| (Bytes::from("piece\n"), piece + 1))
+        });
+        let (_connection, response) = daemon.start(request("POST", "/invoke/f/echo", streamed(pieces))).await;
+        daemon.signal(Signal::SIGTERM);
+        let body = integration::Pieces::of(response);
+        let text = text_of(body).await;
+        assert_eq!(text, "piece\n".repeat(5));
+        assert_eq!(daemon.ended().await.status.code(), Some(0));
+    });
+}
+
+async fn text_of(mut pieces: integration::Pieces) -> String {
+    let mut text = String::new();
+    while let Some(piece) = pieces.next().await {
+        text += &String::from_utf8_lossy(&piece.expect("a whole body"));
+    }
+    text
+}
+
+#[test]
+fn vms_in_every_state_are_gone_after_a_signal() {
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        under_each(move |kind| async move {
+            let setup = setup().option("--drain-grace", "0.5");
+            let setup = setup.function(Vm::new("f", kind).into());
+            let setup = setup.function(Vm::new("booting", kind).silent().into());
+            let mut daemon = setup.function(Vm::new("idle", kind).set("min-instances", 2).into()).start().await;
+            daemon.until("idle", "idle", 2).await;
+            daemon.get("/invoke/f/").await.ok();
+            let pieces = stream::unfold((), async |()| {
+                tokio::time::sleep(ms(50)).await;
+                Some((Bytes::from("endless\n"), ()))
+            });
+            let _busy = daemon.start(request("POST", "/invoke/f/echo", streamed(pieces))).await;
+            let mut waiter = daemon.connect().await;
+            tokio::spawn(async move { waiter.send(request("GET", "/invoke/booting/", integration::empty())).await });
+            daemon.until("booting", "booting", 1).await;
+            assert!(taps().len() >= 4);
+            daemon.signal(signal);
+            let ending = daemon.ended().await;
+            assert_eq!(ending.status.code(), Some(0));
+            assert!(ending.took < Duration::from_secs(4), "{:?}", ending.took);
+            let state: Vec<_> = std::fs::read_dir(daemon.home.path("state")).unwrap().flatten().collect();
+            assert!(state.is_empty(), "{state:?}");
+        });
+    }
+}
+
+#[test]
+fn a_killed_daemon_takes_its_vms_along_and_the_next_one_cleans_up() {
+    under_each(async |kind| {
+        let mut first = daemon(Vm::new("f", kind).set("min-instances", 2)).await;
+        first.until("f", "idle", 2).await;
+        let home = first.home.clone();
+        first.signal(Signal::SIGKILL);
+        first.ended().await;
+        eventually(ms(1000), "the VMs have ended", async || vm::processes().is_empty().then_some(())).await;
+        assert!(!taps().is_empty(), "nobody was there to remove them");
+        let second = vm::prepared(integration::Setup::at(&home)).start().await;
+        second.until("f", "idle", 2).await;
+        second.get("/invoke/f/").await.ok();
+        assert!(taps().len() <= 2 + 4, "{:?}", taps());
+    });
+}

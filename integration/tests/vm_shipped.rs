@@ -1,0 +1,47 @@
+//! The virtual machines of the shipped registry, and a daemon that may not start any.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+use integration::{
+    Function, shipped,
+    vm::{Kind, Vm, isolated, setup, without_net_admin},
+};
+
+#[test]
+fn the_shipped_unikernel_functions_answer() {
+    isolated(|| async {
+        let daemon = setup().option("--registry", shipped("registry")).start().await;
+        for function in ["hello-firecracker", "hello-microvm", "hello-qemu"] {
+            let text = daemon.get(&format!("/invoke/{function}/")).await.ok().text();
+            assert!(text.starts_with("Hello from the unikernel at 10.100."), "{function}: {text}");
+        }
+    });
+}
+
+#[test]
+fn linux_boots_and_answers() {
+    isolated(|| async {
+        if !shipped("examples/linux-microvm/out/vmlinuz").exists() {
+            return integration::vm::skip("the Linux guest is missing: run examples/linux-microvm/build.sh");
+        }
+        let daemon = setup().option("--registry", shipped("registry")).start().await;
+        let text = daemon.get("/invoke/linux-qemu/").await.ok().text();
+        assert!(text.to_lowercase().contains("hello"), "{text}");
+        let again = daemon.post("/invoke/linux-qemu/a/path", "a body").await.ok();
+        assert!(again.took < integration::ms(500), "{:?}", again.took);
+    });
+}
+
+#[test]
+fn without_the_privilege_vms_are_refused_and_everything_else_works() {
+    isolated(|| async {
+        without_net_admin();
+        let setup = setup().function(Vm::new("f", Kind::Microvm).into()).function(Function::new("process"));
+        let user = Vm::new("user", Kind::Microvm).vm("network", "\"user\"");
+        let daemon = setup.function(user.into()).start().await;
+        let problem = daemon.get("/invoke/f/").await.problem(502, "start_failed").to_string();
+        assert!(problem.contains("CAP_NET_ADMIN"), "{problem}");
+        daemon.get("/invoke/process/pid").await.ok();
+        daemon.get("/invoke/user/").await.ok();
+    });
+}

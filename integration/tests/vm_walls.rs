@@ -1,0 +1,207 @@
+//! What a guest reaches, and what it does not: asked of the guest itself.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+use std::{fs, net::Ipv4Addr, process::Command};
+
+use integration::{
+    Daemon, Setup, eventually, ms, processes, request,
+    vm::{Kind, Vm, ip, isolated, setup, taps, traces},
+};
+use serde_json::Value;
+use tokio::net::TcpListener;
+
+/// A listener on every address that accepts whoever comes.
+async fn open_door() -> u16 {
+    let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move { while listener.accept().await.is_ok() {} });
+    port
+}
+
+/// Whether the guest of that function can connect.
+async fn reaches(daemon: &Daemon, function: &str, address: &str) -> bool {
+    let reply = daemon.get(&format!("/invoke/{function}/connect?addr={address}")).await.ok().text();
+    match reply.trim() {
+        "open" => true,
+        "refused" | "timeout" | "unreachable" => false,
+        other => panic!("{other}"),
+    }
+}
+
+async fn guest_of(daemon: &Daemon, function: &str) -> Ipv4Addr {
+    let address = daemon.instances(function).await[0]["address"].as_str().unwrap().to_owned();
+    address.split(':').next().unwrap().parse().unwrap()
+}
+
+fn gateway_of(guest: Ipv4Addr) -> Ipv4Addr {
+    Ipv4Addr::from(u32::from(guest) - 1)
+}
+
+/// A daemon whose front is open to all, with two guests.
+async fn two_guests(setup: Setup, a: Vm, b: Vm) -> Daemon {
+    let daemon = setup.option("--listen", "0.0.0.0:0").function(a.into()).function(b.into()).start().await;
+    daemon.get("/invoke/a/").await.ok();
+    daemon.get("/invoke/b/").await.ok();
+    daemon
+}
+
+#[test]
+fn a_guest_reaches_its_callback_and_nothing_else() {
+    isolated(|| async {
+        ip("link add other type veth peer name another");
+        ip("link set another up");
+        ip("addr add 192.0.2.7/24 dev other");
+        ip("link set other up");
+        ip("route add default via 192.0.2.1");
+        let door = open_door().await;
+        for kind in [Kind::Microvm, Kind::Firecracker] {
+            let daemon = two_guests(setup(), Vm::new("a", kind), Vm::new("b", kind)).await;
+            let (a, b) = (guest_of(&daemon, "a").await, guest_of(&daemon, "b").await);
+            let (gateway, front, callback) = (gateway_of(a), daemon.listen.port(), daemon.callback.port());
+
+            assert!(reaches(&daemon, "a", &format!("{gateway}:{callback}")).await, "the test itself is broken");
+            for forbidden in [
+                format!("{gateway}:{front}"),
+                format!("{gateway}:{door}"),
+                format!("{}:{callback}", gateway_of(b)),
+                format!("{}:{door}", gateway_of(b)),
+                format!("{b}:8080"),
+                format!("192.0.2.7:{callback}"),
+                format!("192.0.2.7:{front}"),
+                format!("127.0.0.1:{front}"),
+                "192.0.2.1:80".to_owned(),
+            ] {
+                assert!(!reaches(&daemon, "a", &forbidden).await, "{kind:?}: {forbidden} was reached");
+            }
+            daemon.get("/invoke/b/").await.ok();
+        }
+    });
+}
+
+#[test]
+fn a_callback_listener_at_one_address_is_reached_there_and_only_there() {
+    isolated(|| async {
+        ip("link add other type veth peer name another");
+        ip("link set another up");
+        ip("addr add 192.0.2.7/24 dev other");
+        ip("link set other up");
+        let setup = setup().option("--callback-listen", "192.0.2.7:0");
+        let daemon = two_guests(setup, Vm::new("a", Kind::Microvm), Vm::new("b", Kind::Microvm)).await;
+        assert!(reaches(&daemon, "a", &daemon.callback.to_string()).await);
+        assert!(!reaches(&daemon, "a", &format!("192.0.2.7:{}", daemon.listen.port())).await);
+    });
+}
+
+/// A second namespace behind a wire, with a server in it that says whom it sees.
+struct Outside {
+    name: String,
+    server: std::process::Child,
+}
+
+impl Outside {
+    fn new() -> Self {
+        let name = format!("unifaas-test-{}", std::process::id());
+        ip(&format!("netns add {name}"));
+        ip(&format!("link add uplink type veth peer name eth0 netns {name}"));
+        ip("addr add 198.51.100.1/24 dev uplink");
+        ip("link set uplink up");
+        ip("route add default via 198.51.100.2");
+        ip(&format!("-n {name} addr add 198.51.100.2/24 dev eth0"));
+        ip(&format!("-n {name} link set eth0 up"));
+        ip(&format!("-n {name} link set lo up"));
+        let server = Command::new("ip")
+            .args(["netns", "exec", &name, "python3", "-m", "http.server", "--bind", "198.51.100.2", "8000"])
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        Self { name, server }
+    }
+}
+
+impl Drop for Outside {
+    fn drop(&mut self) {
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+        ip(&format!("netns del {}", self.name));
+    }
+}
+
+fn forwarding(interface: &str) -> String {
+    fs::read_to_string(format!("/proc/sys/net/ipv4/conf/{interface}/forwarding")).unwrap().trim().to_owned()
+}
+
+#[test]
+fn egress_opens_the_outside_and_nothing_of_the_host() {
+    isolated(|| async {
+        let _outside = Outside::new();
+        let door = open_door().await;
+        let before = traces();
+        assert_eq!(forwarding("uplink"), "0");
+        let open = Vm::new("a", Kind::Microvm).vm("egress", true);
+        let mut daemon = two_guests(setup(), open, Vm::new("b", Kind::Microvm)).await;
+        let (a, b) = (guest_of(&daemon, "a").await, guest_of(&daemon, "b").await);
+        let gateway = gateway_of(a);
+        eventually(ms(5000), "the outside is reached", async || {
+            reaches(&daemon, "a", "198.51.100.2:8000").await.then_some(())
+        })
+        .await;
+        assert_eq!(forwarding("uplink"), "1");
+        for forbidden in [
+            format!("{gateway}:{}", daemon.listen.port()),
+            format!("{gateway}:{door}"),
+            format!("198.51.100.1:{door}"),
+            format!("{}:{}", gateway_of(b), daemon.callback.port()),
+            format!("{b}:8080"),
+        ] {
+            assert!(!reaches(&daemon, "a", &forbidden).await, "{forbidden} was reached");
+        }
+        assert!(!reaches(&daemon, "b", "198.51.100.2:8000").await, "without egress");
+        assert_eq!(daemon.end().await.status.code(), Some(0));
+        assert_eq!(forwarding("uplink"), "0");
+        assert_eq!(traces(), before);
+    });
+}
+
+#[test]
+fn a_callback_of_another_guest_makes_nobody_ready() {
+    isolated(|| async {
+        let setup =
+            setup().function(Vm::new("victim", Kind::Microvm).cmdline("ip=%ip gw=%gateway wanted=%callback").into());
+        let daemon = setup.start().await;
+        let mut waiter = daemon.connect().await;
+        let waits =
+            tokio::spawn(async move { waiter.send(request("GET", "/invoke/victim/", integration::empty())).await });
+        let victim = daemon.until("victim", "booting", 1).await;
+        let pid = u32::try_from(victim["instances"][0]["pid"].as_u64().unwrap()).unwrap();
+        // As root one can look; a guest would have to guess.
+        let line = processes::arguments(pid).join(" ");
+        let (_, token) = line.split_once("/ready/").expect("the callback is on the command line");
+        let token: String = token.chars().take_while(|c| c.is_ascii_alphanumeric()).collect();
+
+        let cmdline = format!(
+            "ip=%ip gw=%gateway mask=%netmask callback=http://%gateway:{}/ready/{token}",
+            daemon.callback.port()
+        );
+        daemon.home.put(&Vm::new("liar", Kind::Microvm).cmdline(&cmdline).set("min-instances", 1).into());
+        let refused = |function: &Value| function["callbacks_refused"].as_u64() >= Some(1);
+        daemon.settled("victim", "the callback was refused", refused).await;
+        daemon.until("victim", "booting", 1).await;
+        daemon.until("liar", "booting", 1).await;
+        waits.abort();
+    });
+}
+
+#[test]
+fn without_nft_no_vm_is_started_and_the_reason_is_said() {
+    isolated(|| async {
+        let empty = tempfile::tempdir().unwrap();
+        let setup = setup().variable("PATH", empty.path().as_os_str()).function(Vm::new("f", Kind::Microvm).into());
+        let daemon = setup.function(integration::Function::new("process")).start().await;
+        let problem = daemon.get("/invoke/f/").await.problem(502, "start_failed").to_string();
+        assert!(problem.contains("nftables"), "{problem}");
+        daemon.get("/invoke/process/pid").await.ok();
+        assert_eq!(taps(), Vec::<String>::new());
+    });
+}

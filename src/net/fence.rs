@@ -1,0 +1,185 @@
+//! What guests may reach: rules of one nftables table of our own, loaded by the `nft` program.
+//!
+//! A guest reaches the callback listener on its own gateway address; what it answers to the daemon passes as well. With
+//! egress it also reaches the outside, behind the host's address. Everything else is refused: the host's other ports and
+//! addresses, other guests, forged source addresses, IPv6; and nobody but the host reaches a guest.
+//!
+//! The rules tell taps by their interface group, which every tap is given before it is up. So they are loaded once and
+//! never touched again, and a tap costs no run of `nft`. Accepting here overrules no other table: a host firewall that
+//! drops incoming or forwarded packets has to let these through itself.
+
+use std::{
+    fmt,
+    io::{self, Write},
+    net::{Ipv4Addr, SocketAddr},
+    process::{Command, Stdio},
+};
+
+use super::NetError;
+
+const PROGRAM: &str = "nft";
+
+/// The mark of one daemon: on its table and on the groups of its taps. Never odd, never above what fits into an `int`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark(u32);
+
+impl Mark {
+    /// The mark that belongs to a number of 32 bits.
+    pub fn new(number: u32) -> Self {
+        Self(number & 0x7fff_fffe | 0x4000_0000)
+    }
+
+    /// Group of taps whose guests stay inside.
+    pub fn closed(self) -> u32 {
+        self.0
+    }
+
+    /// Group of taps whose guests reach the outside.
+    pub fn open(self) -> u32 {
+        self.0 | 1
+    }
+
+    fn table(self) -> String {
+        format!("unifaas_{:08x}", self.0)
+    }
+}
+
+/// The rules.
+#[derive(Debug, Clone, Copy)]
+pub struct Fence {
+    pub mark: Mark,
+    /// The bound address of the callback listener.
+    pub callback: SocketAddr,
+}
+
+impl fmt::Display for Fence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (table, closed, open) = (self.mark.table(), self.mark.closed(), self.mark.open());
+        let callback = match self.callback {
+            SocketAddr::V4(bound) if *bound.ip() != Ipv4Addr::UNSPECIFIED => {
+                format!("ip daddr {} tcp dport {}", bound.ip(), bound.port())
+            }
+            bound => format!("fib daddr . iif type local tcp dport {}", bound.port()),
+        };
+        write!(
+            f,
+            "table inet {table} {{
+  set uplinks {{ type ifname; }}
+  chain refuse {{
+    meta l4proto tcp reject with tcp reset
+    drop
+  }}
+  chain prerouting {{
+    type filter hook prerouting priority raw; policy accept;
+    iifgroup {{ {closed}, {open} }} meta nfproto != ipv4 drop
+    iifgroup {{ {closed}, {open} }} fib saddr . iif oif missing drop
+  }}
+  chain input {{
+    type filter hook input priority filter - 5; policy accept;
+    iifgroup {{ {closed}, {open} }} goto to_host
+  }}
+  chain to_host {{
+    ct state established accept
+    meta nfproto ipv4 {callback} accept
+    goto refuse
+  }}
+  chain forward {{
+    type filter hook forward priority filter - 5; policy accept;
+    iifgroup {closed} goto refuse
+    iifgroup {open} oifgroup {{ {closed}, {open} }} goto refuse
+    iifgroup {open} accept
+    oifgroup {open} ct state established,related accept
+    oifgroup {{ {closed}, {open} }} drop
+    iifname @uplinks drop
+  }}
+  chain postrouting {{
+    type nat hook postrouting priority srcnat; policy accept;
+    iifgroup {open} masquerade
+  }}
+}}
+"
+        )
+    }
+}
+
+impl Fence {
+    /// Puts the rules into force.
+    pub fn raise(&self) -> Result<(), NetError> {
+        nft(&self.to_string()).map_err(|why| {
+            NetError::Missing(format!("virtual machines cannot be kept apart from this host and each other: {why}"))
+        })
+    }
+
+    /// Packets that come from `uplink` are not forwarded, but to guests that have asked for them.
+    pub fn guard(mark: Mark, uplink: &str) -> Result<(), NetError> {
+        nft(&format!("add element inet {} uplinks {{ \"{uplink}\" }}", mark.table())).map_err(NetError::Refused)
+    }
+
+    /// Removes the rules. Those that are not there are no error.
+    pub fn lower(mark: Mark) {
+        // A table can only be deleted if it exists; adding it first makes that sure, in one transaction.
+        let table = mark.table();
+        let _ = nft(&format!("add table inet {table}\ndelete table inet {table}\n"));
+    }
+}
+
+fn nft(commands: &str) -> Result<(), String> {
+    let run = || -> io::Result<_> {
+        let mut child = Command::new(PROGRAM)
+            .args(["-f", "-"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        if let Some(mut stdin) = child.stdin.take() {
+            stdin.write_all(commands.as_bytes())?;
+        }
+        child.wait_with_output()
+    };
+    match run() {
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => {
+            let said = String::from_utf8_lossy(&output.stderr);
+            Err(format!("nft refuses its rules: {}", said.lines().next().unwrap_or("without a word")))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err("the program nft is not on the PATH (Debian's package is called nftables)".to_owned())
+        }
+        Err(error) => Err(format!("nft cannot be run: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rules(callback: &str) -> String {
+        Fence { mark: Mark::new(0x1234_5678), callback: callback.parse().unwrap() }.to_string()
+    }
+
+    #[test]
+    fn the_two_groups_of_a_daemon_differ_from_each_other_and_from_the_default_group() {
+        for number in [0, 1, 7, u32::MAX, 0x8000_0000] {
+            let mark = Mark::new(number);
+            assert_eq!(mark.closed() + 1, mark.open());
+            assert!(mark.closed() > 0 && i32::try_from(mark.open()).is_ok());
+        }
+    }
+
+    #[test]
+    fn the_callback_is_allowed_where_it_listens_and_only_there() {
+        let everywhere = "    meta nfproto ipv4 fib daddr . iif type local tcp dport 3000 accept\n    goto refuse\n";
+        assert!(rules("0.0.0.0:3000").contains(everywhere));
+        assert!(rules("[::]:3000").contains(everywhere));
+        let one = "    meta nfproto ipv4 ip daddr 192.0.2.7 tcp dport 3001 accept\n    goto refuse\n";
+        assert!(rules("192.0.2.7:3001").contains(one));
+    }
+
+    #[test]
+    fn a_closed_tap_forwards_nothing_before_anything_else_is_asked() {
+        let rules = rules("0.0.0.0:3000");
+        let (_, forward) = rules.split_once("hook forward").unwrap();
+        let first = forward.lines().nth(1).unwrap();
+        assert_eq!(first.trim(), format!("iifgroup {} goto refuse", Mark::new(0x1234_5678).closed()));
+    }
+}

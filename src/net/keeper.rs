@@ -1,0 +1,303 @@
+//! The thread that makes, lends and removes taps, so that the thread of the actors never waits for the kernel.
+//!
+//! A few taps are kept prepared. One that comes back is lent again; those of guests that could reach the outside are
+//! removed instead, so that nobody inherits their connections.
+
+use std::{collections::VecDeque, io, time::Duration};
+
+use nix::errno::Errno;
+use slog::{Logger, debug, warn};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time,
+};
+
+use super::{
+    NetError, Settings,
+    fence::Fence,
+    link::{Netlink, Used},
+    record::Record,
+    subnet::{FreeLinks, Link, Subnet},
+    sysctl, tap,
+};
+
+/// Between a tap that could not be prepared and the next attempt.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Without orders for so long, taps are prepared again: the guest that took one boots meanwhile, and wants the processor.
+const QUIET: Duration = Duration::from_millis(100);
+
+/// What the thread is asked for.
+pub(super) enum Order {
+    Lend {
+        egress: bool,
+        reply: oneshot::Sender<Result<Tap, NetError>>,
+    },
+    /// Its guest has ended.
+    Return(Tap),
+    /// Its guest could not be ended.
+    Discard(Tap),
+    Close,
+}
+
+/// A tap device that is up, and the link it is one end of.
+#[derive(Debug)]
+pub(super) struct Tap {
+    pub name: String,
+    pub link: Link,
+    index: u32,
+    egress: bool,
+}
+
+/// Everything of the daemon in this host's network.
+pub(super) struct Keeper {
+    netlink: Netlink,
+    settings: Settings,
+    free: FreeLinks,
+    /// The one that has rested longest first: the kernel is busy for a while with one that was let go.
+    idle: VecDeque<Tap>,
+    egress: bool,
+    log: Logger,
+}
+
+impl Keeper {
+    /// Prepares the network. After an error, everything is as it was.
+    pub async fn open(settings: Settings, log: Logger) -> Result<Self, NetError> {
+        let netlink = Netlink::open().map_err(refused("netlink"))?;
+        may_administer()?;
+        look_for_conflicts(&netlink, settings.subnet).await?;
+        let free = FreeLinks::of(settings.subnet);
+        let mut keeper = Self { netlink, settings, free, idle: VecDeque::new(), egress: false, log };
+        match keeper.prepare().await {
+            Ok(()) => Ok(keeper),
+            Err(error) => {
+                keeper.close().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn prepare(&mut self) -> Result<(), NetError> {
+        let Settings { subnet, ref record, callback, .. } = self.settings;
+        record.write_subnet(subnet).map_err(refused("the state directory"))?;
+        if let Err(error) = self.netlink.reserve(subnet).await {
+            // Somebody was faster: it is not ours to release.
+            record.clear();
+            return Err(refused("the route that reserves the subnet")(error));
+        }
+        Fence { mark: record.mark, callback }.raise()?;
+        // The first one also tells whether taps can be made at all.
+        for _ in 0..self.settings.pool.min(subnet.links() as usize) {
+            let tap = self.make().await?;
+            self.idle.push_back(tap);
+        }
+        Ok(())
+    }
+
+    /// Carries out orders until the last, and then removes everything.
+    pub async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Order>) {
+        let mut failed = false;
+        loop {
+            let pause = match self.idle.len() {
+                _ if failed => PAUSE,
+                0 => Duration::ZERO,
+                _ => QUIET,
+            };
+            let order = if self.idle.len() >= self.settings.pool {
+                orders.recv().await
+            } else {
+                match time::timeout(pause, orders.recv()).await {
+                    Ok(order) => order,
+                    Err(_) => {
+                        failed = !self.prepare_one().await;
+                        continue;
+                    }
+                }
+            };
+            match order {
+                Some(Order::Lend { egress, reply }) => self.lend(egress, reply).await,
+                Some(Order::Return(tap)) => self.take_back(tap).await,
+                Some(Order::Discard(tap)) => self.remove(tap).await,
+                Some(Order::Close) | None => break,
+            }
+        }
+        self.close().await;
+    }
+
+    async fn lend(&mut self, egress: bool, reply: oneshot::Sender<Result<Tap, NetError>>) {
+        let tap = match self.idle.pop_front() {
+            Some(tap) => Ok(tap),
+            None => self.make().await,
+        };
+        let tap = match tap {
+            Ok(tap) if egress => self.open_to_the_outside(tap).await,
+            other => other,
+        };
+        // Nobody may be waiting any more.
+        if let Err(Ok(tap)) = reply.send(tap) {
+            self.take_back(tap).await;
+        }
+    }
+
+    async fn take_back(&mut self, tap: Tap) {
+        if tap.egress || self.idle.len() >= self.settings.pool {
+            self.remove(tap).await;
+        } else {
+            self.idle.push_back(tap);
+        }
+    }
+
+    async fn remove(&mut self, tap: Tap) {
+        match self.netlink.remove(tap.index).await {
+            Ok(()) => self.free.put(tap.link),
+            // Its addresses stay out of use: the interface has them.
+            Err(error) => warn!(self.log, "tap could not be removed"; "tap" => &tap.name, "error" => %error),
+        }
+    }
+
+    /// Whether it worked. With every link in use there is nothing to do.
+    async fn prepare_one(&mut self) -> bool {
+        match self.make().await {
+            Ok(tap) => self.idle.push_back(tap),
+            Err(NetError::Exhausted(_)) => return false,
+            Err(error) => {
+                warn!(self.log, "no tap could be prepared"; "error" => %error);
+                return false;
+            }
+        }
+        true
+    }
+
+    async fn make(&mut self) -> Result<Tap, NetError> {
+        let subnet = self.settings.subnet;
+        let link = self.free.take().ok_or_else(|| {
+            NetError::Exhausted(format!("all {} addresses of {subnet} for virtual machines are in use", subnet.links()))
+        })?;
+        let made = self.make_on(link).await;
+        if made.is_err() {
+            self.free.put(link);
+        }
+        made
+    }
+
+    async fn make_on(&self, link: Link) -> Result<Tap, NetError> {
+        let name = tap::create(self.settings.tap_group).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => {
+                NetError::Missing("virtual machines need /dev/net/tun, which is not there".into())
+            }
+            io::ErrorKind::PermissionDenied => unprivileged(),
+            _ => refused("a tap device")(error),
+        })?;
+        sysctl::quiet(&name);
+        let group = self.settings.record.mark.closed();
+        match self.netlink.set_up(&name, group, link.gateway).await {
+            Ok(index) => Ok(Tap { name, link, index, egress: false }),
+            Err(error) => {
+                if let Ok(left) = self.netlink.find(&name).await {
+                    let _ = self.netlink.remove(left).await;
+                }
+                Err(refused(&format!("tap {name}"))(error))
+            }
+        }
+    }
+
+    async fn open_to_the_outside(&mut self, mut tap: Tap) -> Result<Tap, NetError> {
+        tap.egress = true;
+        let opened = async {
+            self.forward_uplinks().await?;
+            sysctl::set_forwarding(&tap.name, true).map_err(refused("forwarding"))?;
+            let group = self.settings.record.mark.open();
+            self.netlink.set_group(tap.index, group).await.map_err(refused(&format!("tap {}", tap.name)))
+        };
+        match opened.await {
+            Ok(()) => Ok(tap),
+            Err(error) => {
+                self.remove(tap).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Answers from the outside have to be forwarded too; nothing else that comes from there is.
+    async fn forward_uplinks(&mut self) -> Result<(), NetError> {
+        if self.egress {
+            return Ok(());
+        }
+        let mut closed = Vec::new();
+        for uplink in self.netlink.uplinks().await.map_err(refused("netlink"))? {
+            if !sysctl::forwards(&uplink).map_err(refused("forwarding"))? {
+                closed.push(uplink);
+            }
+        }
+        let record = &self.settings.record;
+        record.write_uplinks(&closed).map_err(refused("the state directory"))?;
+        for uplink in closed {
+            debug!(self.log, "forwarding is switched on for guests with egress"; "interface" => &uplink);
+            Fence::guard(record.mark, &uplink)?;
+            sysctl::set_forwarding(&uplink, true).map_err(refused("forwarding"))?;
+        }
+        self.egress = true;
+        Ok(())
+    }
+
+    async fn close(self) {
+        clean(&self.netlink, &self.settings.record, &self.log).await;
+    }
+}
+
+/// Removes everything that a daemon has, or had, in the network.
+pub(super) async fn clean(netlink: &Netlink, record: &Record, log: &Logger) {
+    let complain = |what: &str, result: io::Result<()>| {
+        if let Err(error) = result {
+            warn!(log, "could not be removed"; "what" => what, "error" => %error);
+        }
+    };
+    // Interfaces first: without the rules their guests would be free.
+    for group in [record.mark.closed(), record.mark.open()] {
+        complain("taps", netlink.remove_group(group).await);
+    }
+    for uplink in record.uplinks() {
+        complain("forwarding", sysctl::set_forwarding(&uplink, false));
+    }
+    Fence::lower(record.mark);
+    if let Some(subnet) = record.subnet() {
+        complain("the reserved subnet", netlink.release(subnet).await);
+    }
+    record.clear();
+}
+
+/// Whether somebody else on this host has addresses of the range.
+pub(super) async fn look_for_conflicts(netlink: &Netlink, subnet: Subnet) -> Result<(), NetError> {
+    let mut used = netlink.used().await.map_err(refused("netlink"))?;
+    used.retain(|used| used.range.overlaps(subnet));
+    // Another daemon may end; anything else is there to stay.
+    used.sort_by_key(|used| used.daemon);
+    match used.into_iter().next() {
+        Some(Used { by, daemon, .. }) => Err(NetError::Conflict { subnet, used: by, daemon }),
+        None => Ok(()),
+    }
+}
+
+pub(super) fn may_administer() -> Result<(), NetError> {
+    /// Of CAP_NET_ADMIN.
+    const BIT: u64 = 1 << 12;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    if mask.is_some_and(|mask| mask & BIT == 0) { Err(unprivileged()) } else { Ok(()) }
+}
+
+fn unprivileged() -> NetError {
+    NetError::Missing(
+        "virtual machines need a daemon that runs as root or with CAP_NET_ADMIN, to make tap devices; \
+         without it only [vm] network = \"user\" works"
+            .to_owned(),
+    )
+}
+
+fn refused(what: &str) -> impl Fn(io::Error) -> NetError {
+    move |error| match Errno::from_raw(error.raw_os_error().unwrap_or_default()) {
+        Errno::EPERM => unprivileged(),
+        _ => NetError::Refused(format!("{what}: {error}")),
+    }
+}

@@ -1,0 +1,214 @@
+//! Interfaces, addresses and routes over netlink.
+//!
+//! The kernel carries out a request while it is sent, and removing an interface can take it tens of milliseconds: for
+//! the thread of `keeper.rs`, never for that of the actors.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr},
+};
+
+use futures::{Stream, TryStreamExt};
+use rtnetlink::{
+    Handle, LinkUnspec, RouteMessageBuilder,
+    packet_route::{
+        AddressFamily,
+        address::AddressAttribute,
+        link::{LinkAttribute, LinkMessage},
+        route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
+    },
+};
+
+use super::{
+    subnet::{LINK_BITS, Subnet},
+    tap,
+};
+
+/// The routes to the host's own addresses, which are looked at as addresses.
+const LOCAL_TABLE: u8 = 255;
+
+/// A netlink socket, in the network namespace of the thread that opened it.
+pub struct Netlink(Handle);
+
+/// What of an interface matters here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Interface {
+    pub index: u32,
+    pub name: String,
+    pub group: u32,
+}
+
+/// A range that is in use on this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Used {
+    pub range: Subnet,
+    /// For people.
+    pub by: String,
+    /// Whether it looks like another daemon of our kind.
+    pub daemon: bool,
+}
+
+impl Netlink {
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn open() -> io::Result<Self> {
+        let (connection, handle, _) = rtnetlink::new_connection()?;
+        tokio::spawn(connection);
+        Ok(Self(handle))
+    }
+
+    /// Every interface.
+    pub async fn interfaces(&self) -> io::Result<Vec<Interface>> {
+        let messages = all(self.0.link().get().execute()).await?;
+        Ok(messages.into_iter().map(|message| interface(&message)).collect())
+    }
+
+    /// Puts an interface into `group`, gives it the first address of a link, and brings it up.
+    pub async fn set_up(&self, name: &str, group: u32, address: Ipv4Addr) -> io::Result<u32> {
+        let index = self.find(name).await?;
+        self.set_group(index, group).await?;
+        self.0.address().add(index, address.into(), LINK_BITS).execute().await.map_err(plain)?;
+        self.0.link().set(LinkUnspec::new_with_index(index).up().build()).execute().await.map_err(plain)?;
+        Ok(index)
+    }
+
+    /// Moves an interface to another group.
+    pub async fn set_group(&self, index: u32, group: u32) -> io::Result<()> {
+        let message = LinkUnspec::new_with_index(index).append_extra_attribute(LinkAttribute::Group(group)).build();
+        self.0.link().set(message).execute().await.map_err(plain)
+    }
+
+    /// Removes an interface, also one that is in use. One that is not there is no error.
+    pub async fn remove(&self, index: u32) -> io::Result<()> {
+        gone_is_fine(self.0.link().del(index).execute().await)
+    }
+
+    /// Removes every interface of a group at once.
+    pub async fn remove_group(&self, group: u32) -> io::Result<()> {
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::Group(group));
+        gone_is_fine(self.0.link().del_with_message(message).execute().await)
+    }
+
+    /// The ranges that addresses and routes of this host cover, default routes aside.
+    pub async fn used(&self) -> io::Result<Vec<Used>> {
+        let interfaces = self.interfaces().await?;
+        let name = |index: Option<u32>| {
+            interfaces.iter().find(|interface| Some(interface.index) == index).map(|interface| interface.name.as_str())
+        };
+        let mut used = Vec::new();
+        for message in all(self.0.address().get().execute()).await? {
+            let local = message.attributes.iter().find_map(|attribute| match attribute {
+                AddressAttribute::Local(IpAddr::V4(address)) => Some(*address),
+                _ => None,
+            });
+            let Some(base) = local else { continue };
+            let interface = name(Some(message.header.index)).unwrap_or("?");
+            let by = format!("address {base} of interface {interface}");
+            let daemon = interface.starts_with(tap::PREFIX);
+            used.push(Used { range: Subnet { base, bits: message.header.prefix_len }, by, daemon });
+        }
+        for route in self.routes().await? {
+            let bits = route.header.destination_prefix_length;
+            let Some(base) = destination(&route) else { continue };
+            if bits == 0 || route.header.table == LOCAL_TABLE {
+                continue;
+            }
+            let (way, daemon) = match name(interface_of(&route)) {
+                Some(name) => (format!("through interface {name}"), name.starts_with(tap::PREFIX)),
+                None if route.header.kind == RouteType::Unreachable => {
+                    ("which another daemon may have reserved".into(), true)
+                }
+                None => ("without an interface".into(), false),
+            };
+            used.push(Used { range: Subnet { base, bits }, by: format!("route {base}/{bits} {way}"), daemon });
+        }
+        Ok(used)
+    }
+
+    /// The interfaces with a default route.
+    pub async fn uplinks(&self) -> io::Result<Vec<String>> {
+        let interfaces = self.interfaces().await?;
+        let default = |route: &RouteMessage| route.header.destination_prefix_length == 0;
+        let indices: Vec<u32> =
+            self.routes().await?.iter().filter(|route| default(route)).filter_map(interface_of).collect();
+        Ok(interfaces.into_iter().filter(|one| indices.contains(&one.index)).map(|one| one.name).collect())
+    }
+
+    /// Makes the range unreachable but for more specific routes: no packet for a guest that is not there leaves the
+    /// host, and whoever looks sees that the range is taken.
+    pub async fn reserve(&self, subnet: Subnet) -> io::Result<()> {
+        self.0.route().add(reservation(subnet)).execute().await.map_err(plain)
+    }
+
+    /// Takes that back. A range that is not reserved is no error.
+    pub async fn release(&self, subnet: Subnet) -> io::Result<()> {
+        gone_is_fine(self.0.route().del(reservation(subnet)).execute().await)
+    }
+
+    /// The index of the interface of that name.
+    pub async fn find(&self, name: &str) -> io::Result<u32> {
+        let found = all(self.0.link().get().match_name(name.to_owned()).execute()).await?;
+        found.first().map(|message| message.header.index).ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    async fn routes(&self) -> io::Result<Vec<RouteMessage>> {
+        let mut query = RouteMessage::default();
+        query.header.address_family = AddressFamily::Inet;
+        all(self.0.route().get(query).execute()).await
+    }
+}
+
+fn reservation(subnet: Subnet) -> RouteMessage {
+    RouteMessageBuilder::<Ipv4Addr>::new()
+        .destination_prefix(subnet.base, subnet.bits)
+        .kind(RouteType::Unreachable)
+        .build()
+}
+
+fn interface(message: &LinkMessage) -> Interface {
+    let mut interface = Interface { index: message.header.index, name: String::new(), group: 0 };
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => interface.name.clone_from(name),
+            LinkAttribute::Group(group) => interface.group = *group,
+            _ => {}
+        }
+    }
+    interface
+}
+
+/// `None`: an IPv6 route, or a default route.
+fn destination(route: &RouteMessage) -> Option<Ipv4Addr> {
+    route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Destination(RouteAddress::Inet(address)) => Some(*address),
+        _ => None,
+    })
+}
+
+fn interface_of(route: &RouteMessage) -> Option<u32> {
+    route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Oif(index) => Some(*index),
+        _ => None,
+    })
+}
+
+async fn all<T>(stream: impl Stream<Item = Result<T, rtnetlink::Error>>) -> io::Result<Vec<T>> {
+    stream.try_collect().await.map_err(plain)
+}
+
+fn gone_is_fine(result: Result<(), rtnetlink::Error>) -> io::Result<()> {
+    use nix::libc::{ENODEV, ENOENT, ENXIO, ESRCH};
+    match result.map_err(plain) {
+        Err(error) if matches!(error.raw_os_error(), Some(ENODEV | ENOENT | ENXIO | ESRCH)) => Ok(()),
+        other => other,
+    }
+}
+
+/// The kernel's own error where there is one.
+fn plain(error: rtnetlink::Error) -> io::Error {
+    match error {
+        rtnetlink::Error::NetlinkError(message) => message.to_io(),
+        other => io::Error::other(other),
+    }
+}

@@ -1,0 +1,64 @@
+//! The limits that all engines put on their instances, where this host allows it.
+
+use std::{cell::Cell, io, rc::Rc};
+
+use slog::{Logger, debug, warn};
+use tokio::task;
+
+use super::{Cgroups, Group};
+
+/// Shared by the engines.
+#[derive(Clone)]
+pub struct Limits(Rc<Shared>);
+
+struct Shared {
+    cgroups: Option<Cgroups>,
+    /// Whether a missing limit has been logged.
+    warned: Cell<bool>,
+    log: Logger,
+}
+
+impl Limits {
+    /// Makes the daemon's cgroups and removes those of daemons that are no more, with whatever still runs in them.
+    ///
+    /// # Panics
+    /// Outside of a `LocalSet`.
+    pub fn set_up(log: &Logger) -> Self {
+        let (cgroups, error) = match Cgroups::set_up() {
+            Ok(cgroups) => (Some(cgroups), None),
+            Err(error) => (None, Some(error)),
+        };
+        let leftovers = cgroups.as_ref().map(Cgroups::leftovers).unwrap_or_default();
+        if !leftovers.is_empty() {
+            debug!(log, "removing cgroups of an earlier daemon"; "count" => leftovers.len());
+            task::spawn_local(async move {
+                for group in leftovers {
+                    let _ = group.remove().await;
+                }
+            });
+        }
+        let limits = Self(Rc::new(Shared { cgroups, warned: Cell::new(false), log: log.clone() }));
+        if let Some(error) = error {
+            limits.warn_unlimited(&error);
+        }
+        limits
+    }
+
+    /// A cgroup for one instance that may use `memory` MiB. `None`: it runs without limit, which is logged once.
+    pub fn group(&self, name: &str, memory: u64) -> Option<Group> {
+        let made = self.0.cgroups.as_ref()?.group(name, memory);
+        made.inspect_err(|error| self.warn_unlimited(error)).ok()
+    }
+
+    /// The directories that hold those of the instances.
+    #[cfg(test)]
+    pub fn parents(&self) -> impl Iterator<Item = &std::path::Path> {
+        self.0.cgroups.iter().flat_map(Cgroups::parents)
+    }
+
+    fn warn_unlimited(&self, error: &io::Error) {
+        if !self.0.warned.replace(true) {
+            warn!(self.0.log, "instances run without memory limit: no cgroup can be made for them"; "error" => %error);
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! What Firecracker, and its jailer, are told. Pure.
+
+use std::path::Path;
+
+use serde::Serialize;
+use unifaas_actors::spec::VmSpec;
+
+/// The file that Firecracker reads, as its documentation has it.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Config {
+    boot_source: BootSource,
+    /// Must be there, even when there is none.
+    drives: Vec<Drive>,
+    machine_config: MachineConfig,
+    network_interfaces: Vec<NetworkInterface>,
+}
+
+#[derive(Debug, Serialize)]
+struct BootSource {
+    kernel_image_path: String,
+    boot_args: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    initrd_path: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Drive {
+    drive_id: &'static str,
+    path_on_host: String,
+    is_root_device: bool,
+    is_read_only: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct MachineConfig {
+    vcpu_count: u32,
+    mem_size_mib: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct NetworkInterface {
+    iface_id: &'static str,
+    host_dev_name: String,
+    guest_mac: String,
+}
+
+/// The files of a VM, as its monitor finds them.
+#[derive(Debug, Clone, Copy)]
+pub struct Files<'a> {
+    pub kernel: &'a Path,
+    pub initrd: Option<&'a Path>,
+    /// The root disk, and whether it is for reading only.
+    pub disk: Option<(&'a Path, bool)>,
+}
+
+impl Config {
+    pub fn new(vm: &VmSpec, cmdline: String, files: Files<'_>, tap: &str, mac: String) -> Self {
+        let text = |path: &Path| path.to_string_lossy().into_owned();
+        Self {
+            boot_source: BootSource {
+                kernel_image_path: text(files.kernel),
+                boot_args: cmdline,
+                initrd_path: files.initrd.map(text),
+            },
+            drives: files
+                .disk
+                .into_iter()
+                .map(|(path, is_read_only)| Drive {
+                    drive_id: "rootfs",
+                    path_on_host: text(path),
+                    is_root_device: true,
+                    is_read_only,
+                })
+                .collect(),
+            machine_config: MachineConfig { vcpu_count: vm.cpus, mem_size_mib: vm.memory },
+            network_interfaces: vec![NetworkInterface {
+                iface_id: "eth0",
+                host_dev_name: tap.to_owned(),
+                guest_mac: mac,
+            }],
+        }
+    }
+}
+
+/// The arguments of Firecracker itself.
+pub fn arguments(id: &str, config: &Path) -> Vec<String> {
+    ["--id", id, "--no-api", "--config-file", &config.to_string_lossy()].map(str::to_owned).into()
+}
+
+/// Who is put into a jail, and where that is.
+#[derive(Debug, Clone, Copy)]
+pub struct Jail<'a> {
+    /// Firecracker's program.
+    pub program: &'a Path,
+    /// The directory below which the jailer makes `<name of the program>/<id>/root`.
+    pub base: &'a Path,
+    pub uid: u32,
+    pub gid: u32,
+}
+
+impl Jail<'_> {
+    /// The arguments of the jailer; `config` is a path inside of the jail. It passes `--id` on by itself.
+    pub fn arguments(&self, id: &str, config: &str) -> Vec<String> {
+        let (uid, gid) = (self.uid.to_string(), self.gid.to_string());
+        let (program, base) = (self.program.to_string_lossy(), self.base.to_string_lossy());
+        let own = ["--id", id, "--exec-file", &program, "--uid", &uid, "--gid", &gid, "--chroot-base-dir", &base];
+        own.into_iter().chain(["--", "--no-api", "--config-file", config]).map(str::to_owned).collect()
+    }
+
+    /// What will be the root directory of that one.
+    pub fn root(&self, id: &str) -> std::path::PathBuf {
+        self.base.join(self.program.file_name().unwrap_or_default()).join(id).join("root")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use unifaas_actors::spec::{FunctionSpec, SandboxSpec};
+
+    use super::*;
+
+    fn vm(keys: &str) -> VmSpec {
+        let text = format!("[vm]\nkernel = \"vmlinux\"\nhypervisor = {{ type = \"firecracker\" }}\n{keys}");
+        match FunctionSpec::parse("f", Path::new("/f"), &text).unwrap().sandbox {
+            SandboxSpec::Vm(vm) => vm,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn config(vm: &VmSpec, files: Files<'_>) -> serde_json::Value {
+        let config = Config::new(vm, "a=b".into(), files, "faas7", "02:fa:0a:64:00:02".into());
+        serde_json::to_value(config).unwrap()
+    }
+
+    #[test]
+    fn a_unikernel_without_a_disk_has_an_empty_list_of_drives() {
+        let vm = vm("");
+        let files = Files { kernel: &vm.kernel, initrd: None, disk: None };
+        let expected = json!({
+            "boot-source": { "kernel_image_path": "/f/vmlinux", "boot_args": "a=b" },
+            "drives": [],
+            "machine-config": { "vcpu_count": 1, "mem_size_mib": 128 },
+            "network-interfaces": [
+                { "iface_id": "eth0", "host_dev_name": "faas7", "guest_mac": "02:fa:0a:64:00:02" },
+            ],
+        });
+        assert_eq!(config(&vm, files), expected);
+    }
+
+    #[test]
+    fn a_linux_guest_has_a_root_disk_and_an_initial_ramdisk() {
+        let vm = vm("memory = 256\ncpus = 2\n");
+        let disk = Some((Path::new("/run/x/rootfs"), false));
+        let files = Files { kernel: &vm.kernel, initrd: Some(Path::new("/f/initrd")), disk };
+        let config = config(&vm, files);
+        assert_eq!(config["boot-source"]["initrd_path"], "/f/initrd");
+        let drive = json!({
+            "drive_id": "rootfs", "path_on_host": "/run/x/rootfs", "is_root_device": true, "is_read_only": false,
+        });
+        assert_eq!(config["drives"], json!([drive]));
+        assert_eq!(config["machine-config"], json!({ "vcpu_count": 2, "mem_size_mib": 256 }));
+    }
+
+    #[test]
+    fn firecracker_is_run_without_its_api() {
+        let arguments = arguments("i-1", Path::new("/run/x/config.json"));
+        assert_eq!(arguments, ["--id", "i-1", "--no-api", "--config-file", "/run/x/config.json"]);
+    }
+
+    #[test]
+    fn a_jailed_one_gets_its_own_arguments_behind_two_dashes() {
+        let jail = Jail { program: Path::new("/opt/fc-1.17"), base: Path::new("/run/x"), uid: 65_534, gid: 65_533 };
+        let expected = "--id i-1 --exec-file /opt/fc-1.17 --uid 65534 --gid 65533 --chroot-base-dir /run/x \
+                        -- --no-api --config-file config.json";
+        assert_eq!(jail.arguments("i-1", "config.json").join(" "), expected);
+        assert_eq!(jail.root("i-1"), Path::new("/run/x/fc-1.17/i-1/root"));
+    }
+}

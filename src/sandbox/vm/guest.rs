@@ -1,0 +1,37 @@
+//! The hold on a machine monitor, and on what was lent to its guest.
+
+use futures::future::LocalBoxFuture;
+use unifaas_actors::sandbox::{Guest, ReclaimError};
+
+use super::{rundir::InstanceDir, wire::Wire};
+use crate::sandbox::process::ProcessGuest;
+
+/// The fields are dropped in this order: the process first, and what it uses after it.
+pub struct VmGuest {
+    pub process: Box<ProcessGuest>,
+    pub wire: Wire,
+    pub files: Option<InstanceDir>,
+}
+
+impl Guest for VmGuest {
+    fn ask_to_stop(&mut self) {
+        self.process.ask_to_stop();
+    }
+
+    fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    fn reclaim(self: Box<Self>) -> LocalBoxFuture<'static, Result<(), ReclaimError>> {
+        let VmGuest { process, wire, files } = *self;
+        Box::pin(async move {
+            let ended = process.reclaim().await;
+            if let (Err(_), Wire::Tap(tap)) = (&ended, wire) {
+                // It may still be attached.
+                tap.discard();
+            }
+            drop(files);
+            ended
+        })
+    }
+}

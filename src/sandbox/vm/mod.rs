@@ -1,0 +1,274 @@
+//! The `vm` sandbox: an instance is a virtual machine, run by a machine monitor that is a child of the daemon.
+//!
+//! `plan.rs` makes a command of an order: `firecracker.rs` and `qemu.rs` say what the monitors are told, `program.rs` where they are, `operator.rs` as whom they
+//! run, `accel.rs` whether the processor helps, `wire.rs` how a guest is attached and what it is told, `disk.rs` copies
+//! root disks, `rundir.rs` has the files, `qmp.rs` and `ending.rs` find out why a machine ended, `hangup.rs`
+//! lets those know who wait for it, and `guest.rs` is one that runs. Taps and what guests may reach are in `src/net/`; monitors are started and held like processes.
+
+mod accel;
+mod disk;
+mod ending;
+mod firecracker;
+mod guest;
+mod hangup;
+mod operator;
+mod plan;
+mod program;
+mod qemu;
+mod qmp;
+mod rundir;
+mod wire;
+
+use std::{cell::Cell, io, net::SocketAddr, path::Path, path::PathBuf, rc::Rc, time::Duration};
+
+use futures::future::LocalBoxFuture;
+use nix::unistd::Uid;
+use slog::{Logger, debug, info, warn};
+use tokio::{sync::OnceCell, task, time};
+use unifaas_actors::{
+    sandbox::{GuestExit, LaunchError, LaunchOrder, Launched},
+    spec::{Accel, FunctionSpec, Hypervisor, SandboxSpec, VmNetwork, VmSpec},
+};
+
+use super::{
+    Callback,
+    cgroup::{Group, Limits},
+    ports::Ports,
+    process::{ProcessGuest, Spawn, Spawned, collect},
+};
+use crate::net::{self, Mark, NetError, Network, Record, Subnet};
+use ending::Monitor;
+use guest::VmGuest;
+use operator::Operator;
+use plan::{Plan, Planner, RunsAs};
+use qemu::Accelerator;
+use rundir::{InstanceDir, RunDir};
+use wire::{Facts, Wire};
+
+/// Beside the guest's own memory, in MiB: what its monitor needs. QEMU's translated code is in there.
+const FIRECRACKER_OVERHEAD: u64 = 64;
+const QEMU_OVERHEAD: u64 = 256;
+/// Lines of output that are looked at for the reason of an end.
+const LAST_LINES: usize = 40;
+/// How long the reason may take to be read once QEMU has ended.
+const LAST_EVENT: Duration = Duration::from_millis(20);
+
+/// What the engine is made from.
+#[derive(Debug, Clone)]
+pub struct VmSettings {
+    /// The range of the guests' addresses, if somebody has chosen one.
+    pub subnet: Option<Subnet>,
+    /// Taps that are kept prepared.
+    pub tap_pool: usize,
+    /// Where the files of VMs are kept.
+    pub state_dir: PathBuf,
+    /// The bound address of the callback listener.
+    pub callback: SocketAddr,
+}
+
+/// Starts virtual machines.
+#[derive(Clone)]
+pub struct Machines(Rc<Engine>);
+
+struct Engine {
+    settings: VmSettings,
+    /// The files go after the network, which notes down there what it has changed.
+    network: Network,
+    run: RunDir,
+    ports: Ports,
+    limits: Limits,
+    kvm: OnceCell<bool>,
+    /// Whether monitors that run as root have been logged.
+    warned: Cell<bool>,
+    log: Logger,
+}
+
+impl Machines {
+    /// Prepares the directory of this daemon. Touches nothing of the network.
+    pub fn new(settings: VmSettings, ports: Ports, limits: Limits, log: &Logger) -> io::Result<Self> {
+        let run = RunDir::create(&settings.state_dir)?;
+        let network = net::Settings {
+            subnet: settings.subnet.unwrap_or(Subnet::DEFAULT),
+            pool: settings.tap_pool,
+            tap_group: Operator::group(Uid::effective()).as_raw(),
+            callback: settings.callback,
+            record: Record { mark: Mark::new(run.number), directory: run.path().to_owned() },
+        };
+        let network = Network::new(network, log);
+        let (kvm, warned, log) = (OnceCell::new(), Cell::new(false), log.clone());
+        Ok(Self(Rc::new(Engine { settings, network, run, ports, limits, kvm, warned, log })))
+    }
+
+    /// Removes what daemons that are no more have left, and prepares the network if `functions` need it. The one error is
+    /// a range that is in use; whatever else is in the way, or another daemon, only keeps these functions from starting.
+    pub async fn prepare(&self, functions: impl Iterator<Item = &FunctionSpec>) -> Result<(), NetError> {
+        let engine = &self.0;
+        engine.reclaim().await;
+        let mut vms = functions.filter_map(|spec| match &spec.sandbox {
+            SandboxSpec::Vm(vm) => Some(vm),
+            _ => None,
+        });
+        if !vms.any(|vm| vm.network == VmNetwork::Tap) {
+            // Whoever chooses a range wants to know that it is wrong before the first of them is there.
+            return if engine.settings.subnet.is_some() { engine.network.check().await } else { Ok(()) };
+        }
+        match engine.network.open().await {
+            Err(error @ NetError::Conflict { daemon: false, .. }) => Err(error),
+            Err(error) => {
+                warn!(engine.log, "virtual machines cannot be started"; "error" => %error);
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// Starts one.
+    pub fn launch(&self, order: LaunchOrder, vm: &VmSpec) -> LocalBoxFuture<'static, Result<Launched, LaunchError>> {
+        let (engine, vm) = (self.0.clone(), vm.clone());
+        Box::pin(async move { engine.launch(order, &vm).await })
+    }
+}
+
+impl Engine {
+    async fn launch(&self, order: LaunchOrder, vm: &VmSpec) -> Result<Launched, LaunchError> {
+        let token = order.token.reveal();
+        let (wire, facts) = match vm.network {
+            VmNetwork::Tap => {
+                wire::check_callback(self.settings.callback, &order.spec.readiness)?;
+                let tap = self.network.lend(vm.egress).await?;
+                let facts = Facts::on_tap(tap.link, order.spec.port, self.settings.callback, &token);
+                (Wire::Tap(tap), facts)
+            }
+            VmNetwork::User => {
+                let everything_used = || LaunchError::Exhausted("every local port for instances is in use".to_owned());
+                let port = self.ports.lease().ok_or_else(everything_used)?;
+                let facts = Facts::in_user_network(port.port(), Callback::local(self.settings.callback), &token);
+                (Wire::User(port), facts)
+            }
+        };
+        let (run, callback) = (&self.run, Callback::local(self.settings.callback));
+        let planner = Planner { order: &order, vm, wire: &wire, facts: &facts, run, callback };
+        let plan = match &vm.hypervisor {
+            Hypervisor::Firecracker { jailer: true, read_only, .. } => planner.jailed_firecracker(*read_only).await,
+            Hypervisor::Firecracker { copy_rootfs, read_only, .. } => {
+                planner.firecracker(*copy_rootfs, *read_only).await
+            }
+            Hypervisor::Qemu { qemu, .. } | Hypervisor::Microvm { qemu, .. } => {
+                let accelerator = self.accelerator(qemu.accel).await;
+                planner.qemu(qemu, accelerator).await
+            }
+        };
+        let plan = plan?;
+        self.start(order, vm, wire, &facts, plan).await
+    }
+
+    /// Chooses who runs the monitor, and gives them the files of the instance.
+    fn operator(&self, runs_as: &RunsAs, files: Option<&InstanceDir>) -> Result<Operator, LaunchError> {
+        let needs = match runs_as {
+            RunsAs::Operator(needs) => needs,
+            RunsAs::Daemon => return Ok(Operator::daemon()),
+        };
+        let operator = Operator::choose(Uid::effective(), needs);
+        if let Some(obstacle) = operator.obstacle.as_ref().filter(|_| !self.warned.replace(true)) {
+            info!(self.log, "machine monitors run as root, of whose powers they keep the access to files alone: \
+                an unprivileged user could not use everything they need"; "for example" => %obstacle.display());
+        }
+        if let (Some(user), Some(files)) = (&operator.credentials, files) {
+            files.give_to(user.uid, user.gid).map_err(refused("the directory of the instance"))?;
+        }
+        Ok(operator)
+    }
+
+    async fn start(
+        &self,
+        order: LaunchOrder,
+        vm: &VmSpec,
+        wire: Wire,
+        facts: &Facts,
+        plan: Plan,
+    ) -> Result<Launched, LaunchError> {
+        let Plan { monitor, invocation, runs_as, files } = plan;
+        let operator = self.operator(&runs_as, files.as_ref())?;
+        let overhead = if monitor == Monitor::Qemu { QEMU_OVERHEAD } else { FIRECRACKER_OVERHEAD };
+        let memory = vm.memory + overhead;
+        let group = self.limits.group(&order.instance.to_string(), memory);
+        let mut spawn =
+            Spawn::new(&invocation, Path::new("/"), operator.credentials).capabilities(operator.capabilities);
+        let mut events = None;
+        if monitor == Monitor::Qemu {
+            let (ours, theirs) = qmp::Monitor::pair().await.map_err(refused("a pair of sockets"))?;
+            spawn = spawn.stdin(theirs);
+            events = Some(ours.listen());
+        }
+        let spawned = spawn.run(group.as_ref());
+        let Spawned { child, pid, output } = spawned
+            .map_err(|error| LaunchError::Refused(format!("cannot start {}: {error}", invocation.program.display())))?;
+        let way = match &wire {
+            Wire::Tap(tap) => format!("tap {} {}/30", tap.name, tap.link.gateway),
+            Wire::User(_) => format!("port {}", facts.address),
+        };
+        let resources: Vec<String> = [way]
+            .into_iter()
+            .chain(files.iter().map(|files| format!("directory {}", files.path().display())))
+            .chain(group.iter().flat_map(Group::labels).map(|label| format!("cgroup {label}")))
+            .collect();
+        debug!(order.log, "machine monitor started"; "pid" => pid.as_raw(), "address" => %facts.address);
+
+        let silent = wire.guest();
+        let lines = order.output.clone();
+        let output = task::spawn_local(collect(output, order.output));
+        let (process, exited) = ProcessGuest::new(child, pid, output, group, memory, None);
+        Ok(Launched {
+            address: facts.address,
+            callback_source: facts.source,
+            guest: Box::new(VmGuest { process: Box::new(process), wire, files }),
+            exited: Box::pin(async move {
+                let lost = |_| GuestExit::Other("no longer watched by the daemon".to_owned());
+                let exit = exited.await.unwrap_or_else(lost);
+                let reason = match events {
+                    Some(events) => time::timeout(LAST_EVENT, events).await.ok().and_then(Result::ok).flatten(),
+                    None => None,
+                };
+                if let Some(guest) = silent {
+                    let _ = task::spawn_blocking(move || hangup::hang_up(guest)).await;
+                }
+                ending::explain(monitor, exit, reason.as_deref(), &lines.tail(LAST_LINES))
+            }),
+            pid: u32::try_from(pid.as_raw()).ok(),
+            engine_id: None,
+            resources,
+        })
+    }
+
+    /// KVM if it is of use, unless the function says otherwise.
+    async fn accelerator(&self, wanted: Accel) -> Accelerator {
+        match wanted {
+            Accel::Kvm => return Accelerator::Kvm,
+            Accel::Tcg => return Accelerator::Tcg,
+            Accel::Auto => {}
+        }
+        let probe = || async {
+            let Ok(Err(unusable)) = task::spawn_blocking(accel::probe).await else { return true };
+            warn!(self.log, "QEMU executes guests by translation (TCG), which is slower than KVM"; "why" => %unusable);
+            false
+        };
+        if *self.kvm.get_or_init(probe).await { Accelerator::Kvm } else { Accelerator::Tcg }
+    }
+
+    async fn reclaim(&self) {
+        let left = RunDir::abandoned(&self.settings.state_dir);
+        if left.is_empty() {
+            return;
+        }
+        debug!(self.log, "removing what earlier daemons left of their virtual machines"; "daemons" => left.len());
+        let record = |run: &RunDir| Record { mark: Mark::new(run.number), directory: run.path().to_owned() };
+        let reclaimed = net::reclaim(left.iter().map(record).collect(), self.log.clone()).await;
+        if let Err(error) = reclaimed {
+            warn!(self.log, "the network of earlier daemons could not be cleaned"; "error" => %error);
+        }
+    }
+}
+
+fn refused(what: &str) -> impl Fn(io::Error) -> LaunchError {
+    move |error| LaunchError::Refused(format!("{what}: {error}"))
+}

@@ -1,0 +1,72 @@
+//! Where the programs of machine monitors are.
+
+use std::{
+    env,
+    ffi::OsStr,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
+
+use unifaas_actors::sandbox::LaunchError;
+
+use crate::sandbox::process::DEFAULT_PATH;
+
+/// A program, the variable that says where it is, and what it is called on the PATH.
+#[derive(Debug, Clone, Copy)]
+pub struct Program {
+    pub variable: &'static str,
+    pub name: &'static str,
+}
+
+pub const FIRECRACKER: Program = Program { variable: "FIRECRACKER_EXE", name: "firecracker" };
+pub const JAILER: Program = Program { variable: "JAILER_EXE", name: "jailer" };
+pub const QEMU: Program = Program { variable: "QEMU_EXE", name: "qemu-system-x86_64" };
+
+impl Program {
+    /// Looks for it.
+    pub fn find(self) -> Result<PathBuf, LaunchError> {
+        let path = env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
+        self.find_in(env::var_os(self.variable).as_deref(), &path)
+    }
+
+    fn find_in(self, chosen: Option<&OsStr>, path: &OsStr) -> Result<PathBuf, LaunchError> {
+        let Program { variable, name } = self;
+        if let Some(chosen) = chosen.filter(|chosen| !chosen.is_empty()) {
+            let chosen = Path::new(chosen);
+            return executable(chosen).ok_or_else(|| {
+                LaunchError::Missing(format!("{variable} says {}, which is no program", chosen.display()))
+            });
+        }
+        env::split_paths(path).find_map(|directory| executable(&directory.join(name))).ok_or_else(|| {
+            LaunchError::Missing(format!("{name} is not on the PATH, and {variable} does not say where it is"))
+        })
+    }
+}
+
+/// The absolute path of a program: the daemon's working directory is not the one it is started in.
+fn executable(path: &Path) -> Option<PathBuf> {
+    let metadata = path.metadata().ok()?;
+    (metadata.is_file() && metadata.permissions().mode() & 0o111 != 0).then(|| std::path::absolute(path).ok())?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHELL: Program = Program { variable: "SHELL_EXE", name: "sh" };
+
+    #[test]
+    fn the_variable_comes_before_the_path() {
+        assert_eq!(SHELL.find_in(Some("/bin/cat".as_ref()), "/bin".as_ref()).unwrap(), Path::new("/bin/cat"));
+        assert_eq!(SHELL.find_in(None, "/no/such:/bin".as_ref()).unwrap(), Path::new("/bin/sh"));
+        assert_eq!(SHELL.find_in(Some("".as_ref()), "/bin".as_ref()).unwrap(), Path::new("/bin/sh"));
+    }
+
+    #[test]
+    fn what_is_missing_is_named_along_with_the_way_out() {
+        let said = SHELL.find_in(None, "/no/such".as_ref()).unwrap_err().to_string();
+        assert_eq!(said, "sh is not on the PATH, and SHELL_EXE does not say where it is");
+        let said = SHELL.find_in(Some("/etc/passwd".as_ref()), "/bin".as_ref()).unwrap_err().to_string();
+        assert_eq!(said, "SHELL_EXE says /etc/passwd, which is no program");
+    }
+}

@@ -1,0 +1,263 @@
+//! What QEMU is told. Pure.
+//!
+//! Serial console and errors go to standard output, commands and events come over standard input (`qmp.rs`).
+
+use std::{net::SocketAddr, path::Path};
+
+use unifaas_actors::spec::{DiskType, Hypervisor, Machine, MicrovmOptions, VmSpec};
+
+use super::firecracker::Files;
+
+/// In a user-mode network: the guest, the gateway, and the address at which the guest finds the callback.
+pub const USER_GUEST: &str = "10.0.2.15";
+pub const USER_GATEWAY: &str = "10.0.2.2";
+pub const USER_NETMASK: &str = "255.255.255.0";
+pub const USER_CALLBACK: &str = "10.0.2.100:3000";
+/// What a root file system that is shared over 9p is called in the guest.
+const ROOT_TAG: &str = "/dev/root";
+/// Most memory for translated code, in MiB: QEMU would take as much as an eighth of the host's.
+const TRANSLATION_BUFFER: u32 = 64;
+
+/// What executes guest instructions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accelerator {
+    Kvm,
+    Tcg,
+}
+
+/// How the guest is attached.
+#[derive(Debug, Clone, Copy)]
+pub enum Attachment<'a> {
+    Tap {
+        name: &'a str,
+        mac: &'a str,
+    },
+    /// The port of the host at which the function's port is found; the daemon's own program, and the callback listener.
+    User {
+        host: SocketAddr,
+        port: u16,
+        egress: bool,
+        relay: &'a str,
+        callback: SocketAddr,
+    },
+}
+
+/// Everything about a VM that QEMU has to know.
+#[derive(Debug)]
+pub struct Boot<'a> {
+    pub name: &'a str,
+    pub vm: &'a VmSpec,
+    pub cmdline: &'a str,
+    pub files: Files<'a>,
+    /// Of the root disk, if it is a block device.
+    pub format: &'a str,
+    pub attachment: Attachment<'a>,
+    pub accelerator: Accelerator,
+}
+
+impl Boot<'_> {
+    /// The arguments. Those of the function come last: QEMU lets the last one win.
+    pub fn arguments(&self) -> Vec<String> {
+        let (qemu, machine, bus) = match &self.vm.hypervisor {
+            Hypervisor::Microvm { qemu, options } => (Some(qemu), microvm(options), "device"),
+            Hypervisor::Qemu { qemu, machine: Machine::Pc } => (Some(qemu), "pc".to_owned(), "pci"),
+            Hypervisor::Qemu { qemu, machine: Machine::Q35 } => (Some(qemu), "q35".to_owned(), "pci"),
+            Hypervisor::Firecracker { .. } => (None, "none".to_owned(), "device"),
+        };
+        let mut line = Line::default();
+        line.flags("-nodefaults -no-user-config -no-reboot -display none");
+        line.option("-name", escaped(self.name));
+        line.option("-M", machine);
+        match self.accelerator {
+            Accelerator::Kvm => line.flags("-accel kvm -cpu host"),
+            Accelerator::Tcg => line.flags(&format!("-accel tcg,tb-size={TRANSLATION_BUFFER} -cpu max")),
+        }
+        line.option("-m", format!("{}M", self.vm.memory));
+        line.option("-smp", self.vm.cpus.to_string());
+        line.flags("-chardev file,id=console,path=/dev/stdout -serial chardev:console");
+        line.flags("-chardev socket,id=monitor,fd=0 -mon chardev=monitor,mode=control");
+        line.option("-kernel", path(self.files.kernel));
+        if let Some(initrd) = self.files.initrd {
+            line.option("-initrd", path(initrd));
+        }
+        line.option("-append", self.cmdline.to_owned());
+        if let (Some((disk, read_only)), Some(qemu)) = (self.files.disk, qemu) {
+            self.disk(&mut line, qemu.disk_type, disk, read_only, bus);
+        }
+        self.network(&mut line, bus);
+        line.0.extend(qemu.map(|qemu| qemu.args.clone()).unwrap_or_default());
+        line.0
+    }
+
+    fn disk(&self, line: &mut Line, kind: DiskType, disk: &Path, read_only: bool, bus: &str) {
+        let (disk, switch) = (escaped(&path(disk)), on_off(read_only));
+        match kind {
+            DiskType::Block => {
+                let format = self.format;
+                line.option("-drive", format!("if=none,id=root,format={format},file={disk},readonly={switch}"));
+                line.option("-device", format!("virtio-blk-{bus},drive=root"));
+            }
+            DiskType::NineP => {
+                line.option("-fsdev", format!("local,id=root,path={disk},security_model=none,readonly={switch}"));
+                line.option("-device", format!("virtio-9p-{bus},fsdev=root,mount_tag={ROOT_TAG}"));
+            }
+        }
+    }
+
+    fn network(&self, line: &mut Line, bus: &str) {
+        // Without a boot ROM, which nobody boots from.
+        let rom = if bus == "pci" { ",romfile=" } else { "" };
+        let mac = match self.attachment {
+            Attachment::Tap { name, mac } => {
+                line.option("-netdev", format!("tap,id=net,ifname={name},script=no,downscript=no"));
+                format!(",mac={mac}")
+            }
+            Attachment::User { host, port, egress, relay, callback } => {
+                let restrict = on_off(!egress);
+                let forward = format!("hostfwd=tcp:{host}-{USER_GUEST}:{port}");
+                // A program for each connection: the only way to the host that a restricted network has.
+                let back = format!("guestfwd=tcp:{USER_CALLBACK}-cmd:{} relay {callback}", escaped(relay));
+                line.option("-netdev", format!("user,id=net,restrict={restrict},{forward},{back}"));
+                String::new()
+            }
+        };
+        line.option("-device", format!("virtio-net-{bus},netdev=net{mac}{rom}"));
+    }
+}
+
+#[derive(Default)]
+struct Line(Vec<String>);
+
+impl Line {
+    fn flags(&mut self, flags: &str) {
+        self.0.extend(flags.split(' ').map(str::to_owned));
+    }
+
+    fn option(&mut self, option: &str, value: impl Into<String>) {
+        self.0.extend([option.to_owned(), value.into()]);
+    }
+}
+
+fn microvm(options: &MicrovmOptions) -> String {
+    let MicrovmOptions { pic, pit, rtc, acpi, auto_kernel_cmdline } = *options;
+    let switches =
+        [("pic", pic), ("pit", pit), ("rtc", rtc), ("acpi", acpi), ("auto-kernel-cmdline", auto_kernel_cmdline)];
+    let given = switches.into_iter().filter_map(|(name, switch)| Some(format!(",{name}={}", on_off(switch?))));
+    format!("microvm{}", given.collect::<String>())
+}
+
+fn on_off(switch: bool) -> &'static str {
+    if switch { "on" } else { "off" }
+}
+
+/// A comma would start the next option.
+fn escaped(value: &str) -> String {
+    value.replace(',', ",,")
+}
+
+fn path(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use unifaas_actors::spec::{FunctionSpec, SandboxSpec};
+
+    use super::*;
+
+    const TAP: Attachment<'_> = Attachment::Tap { name: "faas0", mac: "02:fa:0a:64:00:02" };
+
+    fn vm(hypervisor: &str, keys: &str) -> VmSpec {
+        let text = format!("[vm]\nkernel = \"k\"\n{keys}\n[vm.hypervisor]\n{hypervisor}");
+        match FunctionSpec::parse("f", Path::new("/f"), &text).unwrap().sandbox {
+            SandboxSpec::Vm(vm) => vm,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn boot<'a>(vm: &'a VmSpec, attachment: Attachment<'a>) -> Boot<'a> {
+        let files = Files { kernel: &vm.kernel, initrd: None, disk: None };
+        let (name, cmdline, format) = ("f", "a=b c,d", "raw");
+        Boot { name, vm, cmdline, files, format, attachment, accelerator: Accelerator::Tcg }
+    }
+
+    fn line(boot: &Boot<'_>) -> String {
+        boot.arguments().join(" ")
+    }
+
+    #[test]
+    fn a_microvm_is_told_everything_and_nothing_else() {
+        let vm =
+            vm("type = \"microvm\"\nacpi = false\npic = true\nargs = [\"-global\", \"x=y\"]", "memory = 64\ncpus = 2");
+        let expected = "-nodefaults -no-user-config -no-reboot -display none -name f \
+            -M microvm,pic=on,acpi=off -accel tcg,tb-size=64 -cpu max -m 64M -smp 2 \
+            -chardev file,id=console,path=/dev/stdout -serial chardev:console \
+            -chardev socket,id=monitor,fd=0 -mon chardev=monitor,mode=control \
+            -kernel /f/k -append a=b c,d \
+            -netdev tap,id=net,ifname=faas0,script=no,downscript=no \
+            -device virtio-net-device,netdev=net,mac=02:fa:0a:64:00:02 -global x=y";
+        assert_eq!(line(&boot(&vm, TAP)), expected);
+    }
+
+    #[test]
+    fn options_of_the_microvm_machine_that_are_not_given_are_left_to_qemu() {
+        let plain = vm("type = \"microvm\"", "");
+        assert!(line(&boot(&plain, TAP)).contains(" -M microvm -accel"));
+        let all = "type = \"microvm\"\npic = false\npit = false\nrtc = false\nacpi = false\nauto-kernel-cmdline = true";
+        let all = vm(all, "");
+        let expected = " -M microvm,pic=off,pit=off,rtc=off,acpi=off,auto-kernel-cmdline=on -accel";
+        assert!(line(&boot(&all, TAP)).contains(expected));
+    }
+
+    #[test]
+    fn a_pc_has_pci_devices_without_boot_roms() {
+        for (machine, expected) in [("", " -M pc "), ("machine = \"q35\"", " -M q35 ")] {
+            let vm = vm(&format!("type = \"qemu\"\n{machine}"), "");
+            let mut boot = boot(&vm, TAP);
+            boot.accelerator = Accelerator::Kvm;
+            let line = line(&boot);
+            assert!(line.contains(expected) && line.contains("-accel kvm -cpu host"), "{line}");
+            assert!(line.ends_with("virtio-net-pci,netdev=net,mac=02:fa:0a:64:00:02,romfile="), "{line}");
+        }
+    }
+
+    #[test]
+    fn disks_are_block_devices_or_directories() {
+        for (hypervisor, bus) in [("qemu", "pci"), ("microvm", "device")] {
+            let vm = vm(&format!("type = \"{hypervisor}\""), "image = \"i\"");
+            let mut boot = boot(&vm, TAP);
+            boot.files.disk = Some((Path::new("/run/a,b/rootfs"), false));
+            boot.files.initrd = Some(Path::new("/f/initrd"));
+            let line = line(&boot);
+            let drive = format!(
+                "-initrd /f/initrd -append a=b c,d \
+                 -drive if=none,id=root,format=raw,file=/run/a,,b/rootfs,readonly=off -device virtio-blk-{bus},drive=root "
+            );
+            assert!(line.contains(&drive), "{line}");
+        }
+        let vm = vm("type = \"qemu\"\ndisk-type = \"9p\"", "image = \"i\"");
+        let mut boot = boot(&vm, TAP);
+        boot.files.disk = Some((Path::new("/f/i"), true));
+        let shared = "-fsdev local,id=root,path=/f/i,security_model=none,readonly=on \
+            -device virtio-9p-pci,fsdev=root,mount_tag=/dev/root ";
+        assert!(line(&boot).contains(shared));
+    }
+
+    #[test]
+    fn a_user_mode_network_forwards_one_port_and_the_callback() {
+        let vm = vm("type = \"microvm\"", "");
+        let user = |egress| Attachment::User {
+            host: ([127, 0, 0, 1], 22_768).into(),
+            port: 8080,
+            egress,
+            relay: "/usr/bin/unifaas",
+            callback: ([127, 0, 0, 1], 3000).into(),
+        };
+        let closed = line(&boot(&vm, user(false)));
+        let expected = "-netdev user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:22768-10.0.2.15:8080,\
+            guestfwd=tcp:10.0.2.100:3000-cmd:/usr/bin/unifaas relay 127.0.0.1:3000 \
+            -device virtio-net-device,netdev=net";
+        assert!(closed.ends_with(expected), "{closed}");
+        assert!(line(&boot(&vm, user(true))).contains(",restrict=off,"));
+    }
+}

@@ -92,9 +92,10 @@ async fn serve(options: Serve, logging: &mut Option<Logging>) -> Result<(), Star
     let functions = directory.all().len();
     let shared = Arc::new(Shared::new(directory, callbacks, log.new(o!()), settings));
     let servers = listeners.serve(shared.clone())?;
+    let admin = admin.map_or_else(String::new, |admin| format!(" admin http://{admin}"));
     info!(log, "serving"; "listen" => %front, "callback" => %callback, "registry" => %root.display(),
         "functions" => functions, "version" => env!("CARGO_PKG_VERSION"));
-    announce(&format!("unifaas: serving http://{front} callback http://{callback} registry {}", root.display()));
+    announce(&format!("unifaas: serving http://{front} callback http://{callback}{admin} registry {}", root.display()));
 
     let name = signals.next().await;
     info!(log, "ending"; "signal" => name, "grace" => ?options.drain_grace);

@@ -48,9 +48,12 @@ fn check(registry: &Path) -> Result<(), String> {
             }
         }
     }
-    match wrong {
-        0 => Ok(()),
-        wrong => Err(format!("unifaas: {wrong} of {} functions are misconfigured", drafts.len())),
+    match (wrong, drafts.len()) {
+        (_, 0) => {
+            Err(format!("unifaas: there is no function in {}: no directory with a function.toml", root.display()))
+        }
+        (0, _) => Ok(()),
+        (wrong, all) => Err(format!("unifaas: misconfigured functions: {wrong} of {all}")),
     }
 }
 

@@ -56,7 +56,12 @@ struct Instance {
     itself: InstanceSnapshot,
 }
 
-async fn healthz() -> HttpResponse {
+/// Tells a balancer to send its requests elsewhere as soon as this daemon refuses them.
+async fn healthz(request: HttpRequest, shared: web::Data<Shared>) -> HttpResponse {
+    if shared.is_draining() {
+        let response = Failure::Draining.response(None, &request_id(request.headers()));
+        return HttpResponse::from(response.map_into_boxed_body());
+    }
     HttpResponse::Ok().content_type("text/plain").body("ok\n")
 }
 

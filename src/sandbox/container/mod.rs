@@ -212,6 +212,8 @@ impl Parts {
         let facts = match self.engine.ask("inspect", QUICK, inspect).await {
             Ok(found) => Facts::of(&found),
             Err(error) if error.is_not_found() => Facts::default(),
+            // Podman has states of its own for one that has just ended. Its end is about to be told.
+            Err(EngineError::Odd(_)) => Facts::default(),
             Err(error) => return Err(error.into()),
         };
         if facts.gateway.is_some_and(|actual| actual != gateway) {

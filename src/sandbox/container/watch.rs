@@ -99,9 +99,9 @@ impl Watch {
 
     async fn follow(&self, since: SystemTime) -> Result<(), EngineError> {
         let since = since.duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(OVERLAP);
+        // Not by the names of events: Podman filters by names of its own, which are not those it sends.
         let filters = HashMap::from([
             ("type", vec!["container".to_owned()]),
-            ("event", ["die", "oom", "destroy"].map(str::to_owned).to_vec()),
             ("label", vec![format!("{DAEMON_LABEL}={}", self.daemon)]),
         ]);
         let options = EventsOptionsBuilder::new().since(&since.as_secs().to_string()).filters(&filters).build();
@@ -133,11 +133,11 @@ impl Watch {
                     waiting.out_of_memory = true;
                 }
             }
-            Some("die") => {
+            Some("die" | "died") => {
                 let code = actor.attributes.and_then(|attributes| attributes.get("exitCode")?.parse().ok());
                 self.tell(&id, End::Died { code: code.unwrap_or(-1), out_of_memory: false });
             }
-            Some("destroy") => self.tell(&id, End::Removed),
+            Some("destroy" | "remove") => self.tell(&id, End::Removed),
             _ => {}
         }
     }

@@ -103,6 +103,10 @@ fn refusal(invocation: &Invocation, directory: &Path, error: &io::Error) -> Stri
     let missing = error.kind() == io::ErrorKind::NotFound;
     let hint = match program.components().count() {
         _ if missing && !directory.is_dir() => ", the function's directory is gone",
+        // A directory of the daemon's PATH that the function's user may not enter hides that there is no such program.
+        1 if error.kind() == io::ErrorKind::PermissionDenied => {
+            ": it was looked for in PATH, and is not there or not for the user that the function runs as"
+        }
         1 => ", looked for in PATH",
         _ if missing && directory.join(program).exists() => ", its interpreter or loader is missing",
         _ => "",

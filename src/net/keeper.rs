@@ -3,7 +3,12 @@
 //! A few taps are kept prepared. One that comes back is lent again; those of guests that could reach the outside are
 //! removed instead, so that nobody inherits their connections.
 
-use std::{collections::VecDeque, io, time::Duration};
+use std::{
+    collections::VecDeque,
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use nix::errno::Errno;
 use slog::{Logger, debug, warn};
@@ -29,6 +34,8 @@ const QUIET: Duration = Duration::from_millis(100);
 
 /// What the thread is asked for.
 pub(super) enum Order {
+    /// There may be one tap less than there should be.
+    Taken,
     Lend {
         egress: bool,
         reply: oneshot::Sender<Result<Tap, NetError>>,
@@ -38,6 +45,29 @@ pub(super) enum Order {
     /// Its guest could not be ended.
     Discard(Tap),
     Close,
+}
+
+/// The taps that are prepared. Whoever has them in sight may take one, and tells the thread with [`Order::Taken`].
+#[derive(Debug, Clone, Default)]
+pub(super) struct Idle(Arc<Mutex<VecDeque<Tap>>>);
+
+impl Idle {
+    /// The one that has rested longest: the kernel is busy for a while with one that was let go.
+    pub fn take(&self) -> Option<Tap> {
+        self.lock().pop_front()
+    }
+
+    fn put(&self, tap: Tap) {
+        self.lock().push_back(tap);
+    }
+
+    fn len(&self) -> usize {
+        self.lock().len()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Tap>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A tap device that is up, and the link it is one end of.
@@ -54,20 +84,19 @@ pub(super) struct Keeper {
     netlink: Netlink,
     settings: Settings,
     free: FreeLinks,
-    /// The one that has rested longest first: the kernel is busy for a while with one that was let go.
-    idle: VecDeque<Tap>,
+    idle: Idle,
     egress: bool,
     log: Logger,
 }
 
 impl Keeper {
     /// Prepares the network. After an error, everything is as it was.
-    pub async fn open(settings: Settings, log: Logger) -> Result<Self, NetError> {
+    pub async fn open(settings: Settings, idle: Idle, log: Logger) -> Result<Self, NetError> {
         let netlink = Netlink::open().map_err(refused("netlink"))?;
         may_administer()?;
         look_for_conflicts(&netlink, settings.subnet).await?;
         let free = FreeLinks::of(settings.subnet);
-        let mut keeper = Self { netlink, settings, free, idle: VecDeque::new(), egress: false, log };
+        let mut keeper = Self { netlink, settings, free, idle, egress: false, log };
         match keeper.prepare().await {
             Ok(()) => Ok(keeper),
             Err(error) => {
@@ -89,7 +118,7 @@ impl Keeper {
         // The first one also tells whether taps can be made at all.
         for _ in 0..self.settings.pool.min(subnet.links() as usize) {
             let tap = self.make().await?;
-            self.idle.push_back(tap);
+            self.idle.put(tap);
         }
         Ok(())
     }
@@ -115,6 +144,7 @@ impl Keeper {
                 }
             };
             match order {
+                Some(Order::Taken) => {}
                 Some(Order::Lend { egress, reply }) => self.lend(egress, reply).await,
                 Some(Order::Return(tap)) => self.take_back(tap).await,
                 Some(Order::Discard(tap)) => self.remove(tap).await,
@@ -125,7 +155,7 @@ impl Keeper {
     }
 
     async fn lend(&mut self, egress: bool, reply: oneshot::Sender<Result<Tap, NetError>>) {
-        let tap = match self.idle.pop_front() {
+        let tap = match self.idle.take() {
             Some(tap) => Ok(tap),
             None => self.make().await,
         };
@@ -143,7 +173,7 @@ impl Keeper {
         if tap.egress || self.idle.len() >= self.settings.pool {
             self.remove(tap).await;
         } else {
-            self.idle.push_back(tap);
+            self.idle.put(tap);
         }
     }
 
@@ -158,7 +188,7 @@ impl Keeper {
     /// Whether it worked. With every link in use there is nothing to do.
     async fn prepare_one(&mut self) -> bool {
         match self.make().await {
-            Ok(tap) => self.idle.push_back(tap),
+            Ok(tap) => self.idle.put(tap),
             Err(NetError::Exhausted(_)) => return false,
             Err(error) => {
                 warn!(self.log, "no tap could be prepared"; "error" => %error);

@@ -23,7 +23,7 @@ use tokio::{
 use unifaas_actors::sandbox::LaunchError;
 
 pub use fence::Mark;
-use keeper::{Keeper, Order, Tap};
+use keeper::{Idle, Keeper, Order, Tap};
 use link::Netlink;
 pub use record::Record;
 pub use subnet::{Link, Subnet};
@@ -81,6 +81,7 @@ impl From<NetError> for LaunchError {
 /// The taps of this daemon. Dropping it removes them all, and waits for that.
 pub struct Network {
     settings: Settings,
+    idle: Idle,
     worker: Mutex<Option<Worker>>,
     log: Logger,
 }
@@ -93,7 +94,7 @@ struct Worker {
 impl Network {
     /// Touches nothing yet.
     pub fn new(settings: Settings, log: &Logger) -> Self {
-        Self { settings, worker: Mutex::new(None), log: log.clone() }
+        Self { settings, idle: Idle::default(), worker: Mutex::new(None), log: log.clone() }
     }
 
     /// Prepares everything that does not depend on a single guest. Does nothing when that is done.
@@ -119,10 +120,14 @@ impl Network {
     /// A tap for one guest.
     pub async fn lend(&self, egress: bool) -> Result<TapLease, NetError> {
         let orders = self.orders().await?;
+        if !egress && let Some(tap) = self.idle.take() {
+            let _ = orders.send(Order::Taken);
+            return Ok(TapLease::new(tap, orders));
+        }
         let (reply, answer) = oneshot::channel();
         let _ = orders.send(Order::Lend { egress, reply });
         let tap = answer.await.unwrap_or_else(|_| Err(NetError::Refused("its thread has ended".to_owned())))?;
-        Ok(TapLease { name: tap.name.clone(), link: tap.link, tap: Some(tap), orders })
+        Ok(TapLease::new(tap, orders))
     }
 
     async fn orders(&self) -> Result<mpsc::UnboundedSender<Order>, NetError> {
@@ -133,9 +138,9 @@ impl Network {
         }
         let (orders, receiver) = mpsc::unbounded_channel();
         let (opened, answer) = oneshot::channel();
-        let (settings, log) = (self.settings.clone(), self.log.clone());
+        let (settings, idle, log) = (self.settings.clone(), self.idle.clone(), self.log.clone());
         let thread = on_thread(async move {
-            match Keeper::open(settings, log).await {
+            match Keeper::open(settings, idle, log).await {
                 Ok(keeper) => {
                     let _ = opened.send(Ok(()));
                     keeper.run(receiver).await;
@@ -195,6 +200,10 @@ pub struct TapLease {
 }
 
 impl TapLease {
+    fn new(tap: Tap, orders: mpsc::UnboundedSender<Order>) -> Self {
+        Self { name: tap.name.clone(), link: tap.link, tap: Some(tap), orders }
+    }
+
     /// Gives it up for good: somebody may still be attached to it.
     pub fn discard(mut self) {
         if let Some(tap) = self.tap.take() {

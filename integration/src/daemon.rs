@@ -100,15 +100,18 @@ impl Setup {
         let mut stdout = BufReader::new(child.stdout.take().expect("its output"));
         let mut line = String::new();
         let announced = timeout(START, stdout.read_line(&mut line)).await;
-        let parts: Vec<_> = line.trim_end().splitn(7, ' ').collect();
-        let (listen, callback) = match parts.as_slice() {
-            ["unifaas:", "serving", listen, "callback", callback, "registry", _] => {
-                (address(listen), address(callback))
+        let parts: Vec<_> = line.split_whitespace().collect();
+        let (listen, callback, admin) = match parts.as_slice() {
+            ["unifaas:", "serving", listen, "callback", callback, "admin", admin, "registry", ..] => {
+                (address(listen), address(callback), Some(address(admin)))
+            }
+            ["unifaas:", "serving", listen, "callback", callback, "registry", ..] => {
+                (address(listen), address(callback), None)
             }
             _ => panic!("{announced:?}, stdout {line:?}, stderr:\n{}", fs::read_to_string(log).unwrap_or_default()),
         };
         let pid = child.id().expect("it has just said that it serves");
-        Daemon { home: self.home, child, _stdout: stdout, pid, listen, callback }
+        Daemon { home: self.home, child, _stdout: stdout, pid, listen, callback, admin }
     }
 }
 
@@ -128,6 +131,8 @@ pub struct Daemon {
     pub listen: SocketAddr,
     /// Where it takes ready callbacks.
     pub callback: SocketAddr,
+    /// Where the admin pages are, if they have a listener of their own.
+    pub admin: Option<SocketAddr>,
     child: Child,
     /// Held open, lest the daemon writes to nobody.
     _stdout: BufReader<ChildStdout>,

@@ -153,9 +153,9 @@ async fn it_answers_while_everything_is_busy() {
 
 #[tokio::test]
 async fn the_admin_pages_can_be_moved_to_a_listener_of_their_own() {
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let daemon = Setup::default().option("--admin-listen", port.to_string()).function(Function::new("f")).start().await;
-    let mut admin = integration::Connection::open(port).await.expect("the admin listener");
+    let daemon = Setup::default().option("--admin-listen", "127.0.0.1:0").function(Function::new("f")).start().await;
+    let admin = daemon.admin.expect("it says where the admin pages are");
+    let mut admin = integration::Connection::open(admin).await.expect("the admin listener");
     let debug = admin.send(integration::request("GET", "/debug", integration::empty())).await.unwrap().ok().json();
     assert_eq!(debug["functions"]["f"]["state"], "serving");
     assert_eq!(daemon.get("/debug").await.status, 404);

@@ -1,9 +1,10 @@
 //! The `vm` sandbox: an instance is a virtual machine, run by a machine monitor that is a child of the daemon.
 //!
-//! `plan.rs` makes a command of an order: `firecracker.rs` and `qemu.rs` say what the monitors are told, `program.rs` where they are, `operator.rs` as whom they
-//! run, `accel.rs` whether the processor helps, `wire.rs` how a guest is attached and what it is told, `disk.rs` copies
-//! root disks, `rundir.rs` has the files, `qmp.rs` and `ending.rs` find out why a machine ended, `hangup.rs`
-//! lets those know who wait for it, and `guest.rs` is one that runs. Taps and what guests may reach are in `src/net/`; monitors are started and held like processes.
+//! `plan.rs` makes a command of an order: `firecracker.rs` and `qemu.rs` say what the monitors are told, `program.rs`
+//! where they are, `operator.rs` as whom they run, `accel.rs` whether the processor helps, `wire.rs` how a guest is
+//! attached and what it is told, `disk.rs` copies root disks, `rundir.rs` has the files, `qmp.rs` and `ending.rs` find
+//! out why a machine ended, `hangup.rs` lets those know who wait for it, and `guest.rs` is one that runs. Taps and what
+//! guests may reach are in `src/net/`; monitors are started and held like processes.
 
 mod accel;
 mod disk;

@@ -30,6 +30,8 @@ use integration::{
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+/// Starts of each kind. With few of them the median goes up and down by several milliseconds from run to run.
+const ROUNDS: usize = 101;
 /// After each start: the kernel is still busy with the interface of one that has just ended.
 const REST: Duration = Duration::from_millis(300);
 const TAP: &str = "byhand0";
@@ -38,7 +40,7 @@ const GUEST: &str = "10.200.0.2";
 const MAC: &str = "02:fa:0a:c8:00:02";
 
 fn main() {
-    let rounds = env::args().nth(1).map_or(25, |word| word.parse().expect("a number of rounds"));
+    let rounds = env::args().nth(1).map_or(ROUNDS, |word| word.parse().expect("a number of rounds"));
     isolated(move || async move {
         ip(&format!("tuntap add {TAP} mode tap"));
         ip(&format!("addr add {HOST}/30 dev {TAP}"));

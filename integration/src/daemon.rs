@@ -96,7 +96,10 @@ impl Setup {
     pub async fn start(self) -> Daemon {
         let log = self.home.path("log");
         let errors = fs::OpenOptions::new().create(true).append(true).open(&log).expect("a log");
-        let mut child = self.command().stdout(Stdio::piped()).stderr(errors).spawn().expect("unifaas can be run");
+        // Until there is a `Daemon` that ends it in an orderly way.
+        let mut command = self.command();
+        command.stdout(Stdio::piped()).stderr(errors).kill_on_drop(true);
+        let mut child = command.spawn().expect("unifaas can be run");
         let mut stdout = BufReader::new(child.stdout.take().expect("its output"));
         let mut line = String::new();
         let announced = timeout(START, stdout.read_line(&mut line)).await;

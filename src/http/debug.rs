@@ -4,11 +4,14 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use actix::Addr;
 use actix_web::{HttpRequest, HttpResponse, web};
 use futures::future::join_all;
 use serde::Serialize;
 use tokio::time::timeout;
-use unifaas_actors::{Desk, FunctionQuestion, FunctionSnapshot, InstanceId, InstanceQuestion, InstanceSnapshot};
+use unifaas_actors::{
+    Desk, FunctionQuestion, FunctionSnapshot, InstanceActor, InstanceId, InstanceQuestion, InstanceSnapshot,
+};
 
 use super::{Shared, invoke::request_id, status::Failure};
 
@@ -59,8 +62,7 @@ struct Instance {
 /// Tells a balancer to send its requests elsewhere as soon as this daemon refuses them.
 async fn healthz(request: HttpRequest, shared: web::Data<Shared>) -> HttpResponse {
     if shared.is_draining() {
-        let response = Failure::Draining.response(None, &request_id(request.headers()));
-        return HttpResponse::from(response.map_into_boxed_body());
+        return problem(&Failure::Draining, &request);
     }
     HttpResponse::Ok().content_type("text/plain").body("ok\n")
 }
@@ -94,7 +96,7 @@ async fn one_instance(request: HttpRequest, shared: web::Data<Shared>, id: web::
     for (name, desk) in shared.directory.all().iter() {
         let Some(function) = ask_function(desk).await else { continue };
         let Some((_, instance)) = function.members.iter().find(|(member, _)| *member == id) else { continue };
-        if let Ok(Ok(itself)) = timeout(PATIENCE, instance.send(InstanceQuestion)).await {
+        if let Some(itself) = ask_instance(instance).await {
             return page(&Instance { function: name.clone(), itself });
         }
     }
@@ -102,20 +104,27 @@ async fn one_instance(request: HttpRequest, shared: web::Data<Shared>, id: web::
 }
 
 async fn nothing(request: HttpRequest) -> HttpResponse {
-    let response = Failure::NoSuchPage.response(None, &request_id(request.headers()));
-    HttpResponse::from(response.map_into_boxed_body())
+    problem(&Failure::NoSuchPage, &request)
+}
+
+fn problem(failure: &Failure, request: &HttpRequest) -> HttpResponse {
+    failure.response(None, &request_id(request.headers())).map_into_boxed_body().into()
 }
 
 async fn ask(desk: &Arc<Desk>) -> Option<Function> {
     let itself = ask_function(desk).await?;
-    let asked = itself.members.iter().map(|(_, instance)| timeout(PATIENCE, instance.send(InstanceQuestion)));
-    let mut instances: Vec<_> = join_all(asked).await.into_iter().filter_map(|answer| answer.ok()?.ok()).collect();
+    let asked = itself.members.iter().map(|(_, instance)| ask_instance(instance));
+    let mut instances: Vec<_> = join_all(asked).await.into_iter().flatten().collect();
     instances.sort_by(|a, b| a.since_seconds.total_cmp(&b.since_seconds));
     Some(Function { itself, instances })
 }
 
 async fn ask_function(desk: &Arc<Desk>) -> Option<FunctionSnapshot> {
     timeout(PATIENCE, desk.actor().send(FunctionQuestion)).await.ok()?.ok()
+}
+
+async fn ask_instance(instance: &Addr<InstanceActor>) -> Option<InstanceSnapshot> {
+    timeout(PATIENCE, instance.send(InstanceQuestion)).await.ok()?.ok()
 }
 
 fn page(content: &impl Serialize) -> HttpResponse {

@@ -6,7 +6,7 @@
 
 use std::{io, time::Duration};
 
-use actix_http::{Method, RequestHead, StatusCode, header::HeaderValue};
+use actix_http::{RequestHead, StatusCode, header::HeaderValue};
 use bytes::BytesMut;
 use tokio::time::{Instant, sleep, timeout};
 use unifaas_actors::{Endpoint, InstanceId, Lease};
@@ -79,8 +79,7 @@ impl Outgoing<'_> {
 
     /// Whether sending it twice is the same as sending it once (RFC 9110, section 9.2.2).
     fn is_idempotent(&self) -> bool {
-        let method = &self.head.method;
-        method.is_idempotent() || *method == Method::TRACE
+        self.head.method.is_idempotent()
     }
 }
 

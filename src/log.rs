@@ -32,7 +32,7 @@ pub fn set_up(level: cli::Level, format: Option<cli::Format>) -> Logging {
     };
     let (drain, writer) = if human {
         let terminal = slog_term::FullFormat::new(slog_term::TermDecorator::new().stderr().build()).build();
-        queued(terminal.filter_level(level).filter(may_be_written).fuse())
+        queued(terminal.filter(may_be_written).fuse())
     } else {
         let json = slog_json::Json::new(std::io::stderr())
             .add_key_value(o!(
@@ -41,10 +41,12 @@ pub fn set_up(level: cli::Level, format: Option<cli::Format>) -> Logging {
                 "msg" => FnValue(|record| record.msg().to_string()),
             ))
             .build();
-        queued(std::sync::Mutex::new(json.filter_level(level).filter(may_be_written)).fuse())
+        queued(std::sync::Mutex::new(json.filter(may_be_written)).fuse())
     };
+    // In front of the queue: what nobody wants to read must not wake the writer, least of all once per request.
+    let wanted = drain.filter_level(level);
     // A thread that is on its way out may still have something to say when the writer has gone: that is lost, not fatal.
-    let log = Logger::root(drain.ignore_res(), o!());
+    let log = Logger::root(wanted.ignore_res(), o!());
     let scope = slog_scope::set_global_logger(log.clone());
     let bridged = match level {
         Level::Trace => log::Level::Debug,

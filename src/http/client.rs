@@ -18,12 +18,15 @@ use tokio::{
     net::TcpStream,
 };
 
+use super::headers::Peer;
+
 /// What is known of the client at the other end of a connection.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Client(Rc<State>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
+    peer: Option<Peer>,
     left: Cell<bool>,
     /// One request is served at a time, so one waker is enough.
     waker: RefCell<Option<Waker>>,
@@ -37,6 +40,21 @@ const MALFORMED: &[u8] = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncont
 const LAST_LOOK: usize = 64 * 1024;
 
 impl Client {
+    fn of(connection: &TcpStream) -> Self {
+        Self(Rc::new(State {
+            peer: connection.peer_addr().ok().map(|address| Peer::new(address.ip())),
+            left: Cell::new(false),
+            waker: RefCell::new(None),
+            reset: Cell::new(false),
+            refused: Cell::new(false),
+        }))
+    }
+
+    /// Where it is, unless its connection broke before that could be asked.
+    pub fn peer(&self) -> Option<&Peer> {
+        self.0.peer.as_ref()
+    }
+
     /// Whether the client has closed its side, or the connection is broken.
     pub fn has_left(&self) -> bool {
         self.0.left.get()
@@ -83,7 +101,8 @@ pub struct ClientStream {
 
 impl ClientStream {
     pub fn new(io: TcpStream) -> Self {
-        Self { io, client: Client::default() }
+        let client = Client::of(&io);
+        Self { io, client }
     }
 
     pub fn client(&self) -> &Client {

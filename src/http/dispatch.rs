@@ -4,7 +4,12 @@
 //! instance is reported together with its body, so that another one may be tried. Anything past that is a failure: the
 //! instance may have acted on the request.
 
-use std::{io, time::Duration};
+use std::{
+    future::{Future, poll_fn},
+    io,
+    task::{Poll, ready},
+    time::Duration,
+};
 
 use actix_http::{RequestHead, StatusCode, header::HeaderValue};
 use bytes::BytesMut;
@@ -12,6 +17,7 @@ use tokio::time::{Instant, sleep, timeout};
 use unifaas_actors::{Endpoint, InstanceId, Lease};
 
 use super::{
+    client::Client,
     headers::{Via, put_request_headers},
     relay::Deadline,
     status::Failure,
@@ -21,6 +27,8 @@ use super::{
     },
 };
 
+/// Room for the head of a request, in bytes. It grows if there is need.
+const USUAL_HEAD: usize = 1024;
 /// How long an instance that has just become ready may refuse connections: some call back before they listen.
 const LATE_LISTENER: Duration = Duration::from_secs(1);
 /// First pause before such an instance is tried again; it doubles.
@@ -44,6 +52,7 @@ pub struct Outgoing<'a> {
     pub target: &'a str,
     pub framing: Framing,
     pub websocket: bool,
+    pub client: Option<&'a Client>,
     pub request_id: &'a HeaderValue,
 }
 
@@ -56,21 +65,17 @@ pub struct Missed {
 
 impl Outgoing<'_> {
     fn encode(&self) -> BytesMut {
-        let mut out = BytesMut::new();
-        let rooted;
-        let target = if self.target.starts_with('/') {
-            self.target
-        } else {
-            rooted = format!("/{}", self.target);
-            &rooted
-        };
-        start_head(&mut out, &self.head.method, target);
-        let client = self.head.peer_addr.map(|peer| peer.ip());
+        let mut out = BytesMut::with_capacity(USUAL_HEAD);
+        let root = if self.target.starts_with('/') { "" } else { "/" };
+        start_head(&mut out, &self.head.method, [root, self.target]);
+        let client = self.client.and_then(Client::peer);
         let via = Via { client, request_id: self.request_id, websocket: self.websocket };
         put_request_headers(&mut out, &self.head.headers, via);
         match self.framing {
-            Framing::Length(length) => put_header(&mut out, b"content-length", length.to_string().as_bytes()),
-            Framing::Chunked => put_header(&mut out, b"transfer-encoding", b"chunked"),
+            Framing::Length(length) => {
+                put_header(&mut out, b"content-length", [itoa::Buffer::new().format(length).as_bytes()]);
+            }
+            Framing::Chunked => put_header(&mut out, b"transfer-encoding", [&b"chunked"[..]]),
             Framing::None | Framing::UntilClose => {}
         }
         end_head(&mut out);
@@ -93,19 +98,23 @@ pub async fn send(
 ) -> Result<(Exchange, Answer), Missed> {
     let endpoint = lease.endpoint();
     let instance = endpoint.instance;
-    let mut kept = pool.take(instance);
+    let mut kept = pool.take(instance, lease.since());
+    let mut sent_at = lease.since();
     loop {
         let connection = match kept.take() {
             Some(connection) => connection,
-            None => match connect(endpoint).await {
-                Ok(connection) => connection,
+            // Boxed like everything that only few requests come by: their way is long enough without carrying it along.
+            None => match Box::pin(connect(endpoint)).await {
+                Ok(connection) => {
+                    sent_at = Instant::now();
+                    connection
+                }
                 Err(source) => {
                     let failure = Failure::Unreachable { instance, source };
                     return Err(Missed { failure, untouched: Some(body) });
                 }
             },
         };
-        let sent_at = Instant::now();
         let mut exchange = Exchange::new(connection, outgoing.head.method.clone(), outgoing.encode(), body);
         let failure = match answer(&mut exchange, outgoing, instance, deadline.as_deref_mut()).await {
             Ok(answer) => return Ok((exchange, answer)),
@@ -117,7 +126,7 @@ pub async fn send(
         };
         if repeatable && exchange.is_reused() {
             body = exchange.into_body();
-        } else if repeatable && sent_at.elapsed() < DYING && is_dead(endpoint).await {
+        } else if repeatable && sent_at.elapsed() < DYING && Box::pin(is_dead(endpoint)).await {
             return Err(Missed { failure, untouched: Some(exchange.into_body()) });
         } else {
             return Err(Missed { failure, untouched: None });
@@ -130,21 +139,28 @@ pub async fn answer(
     exchange: &mut Exchange,
     outgoing: &Outgoing<'_>,
     instance: InstanceId,
-    deadline: Option<&mut Deadline>,
+    mut deadline: Option<&mut Deadline>,
 ) -> Result<Answer, Failure> {
-    let withheld = exchange.withholds_body();
-    let answer = tokio::select! {
-        biased;
-        answer = exchange.answer() => answer,
-        () = sleep(CONTINUE_PATIENCE), if withheld => Ok(Answer::Continue),
-        after = passing(deadline) => {
-            return Err(if exchange.waits_for_client() {
-                Failure::RequestTimedOut { after }
-            } else {
-                Failure::FunctionTimedOut { instance, after }
-            });
+    let mut patience = exchange.withholds_body().then(|| Box::pin(sleep(CONTINUE_PATIENCE)));
+    let answer = poll_fn(|cx| {
+        if let Poll::Ready(answer) = exchange.poll_answer(cx) {
+            return Poll::Ready(Ok(answer));
         }
-    };
+        if let Some(patience) = &mut patience
+            && patience.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(Ok(Ok(Answer::Continue)));
+        }
+        let Some(deadline) = &mut deadline else { return Poll::Pending };
+        ready!(deadline.sleep.as_mut().poll(cx));
+        let after = deadline.after;
+        Poll::Ready(Err(if exchange.waits_for_client() {
+            Failure::RequestTimedOut { after }
+        } else {
+            Failure::FunctionTimedOut { instance, after }
+        }))
+    })
+    .await?;
     let unasked_upgrade = |answer: &Answer| {
         let head = if let Answer::Head(head) = answer { Some(head) } else { None };
         head.is_some_and(|head| head.status == StatusCode::SWITCHING_PROTOCOLS) && !outgoing.websocket
@@ -156,17 +172,6 @@ pub async fn answer(
         }
         Ok(answer) => Ok(answer),
         Err(error) => Err(Failure::Exchange { instance, error }),
-    }
-}
-
-/// Resolves when the deadline passes, with the time there was.
-async fn passing(deadline: Option<&mut Deadline>) -> Duration {
-    match deadline {
-        Some(deadline) => {
-            deadline.sleep.as_mut().await;
-            deadline.after
-        }
-        None => std::future::pending().await,
     }
 }
 

@@ -51,11 +51,28 @@ pub fn asks_for_websocket(headers: &HeaderMap) -> bool {
     ConnectionOptions::of(headers).lists("upgrade") && headers.get_all(header::UPGRADE).any(websocket)
 }
 
+/// The address of a client, as the headers that name it have it. Written once per connection.
+#[derive(Debug)]
+pub struct Peer {
+    address: String,
+    /// A `node` of RFC 7239.
+    node: String,
+}
+
+impl Peer {
+    pub fn new(address: IpAddr) -> Self {
+        match address.to_canonical() {
+            IpAddr::V4(address) => Self { address: address.to_string(), node: address.to_string() },
+            IpAddr::V6(address) => Self { address: address.to_string(), node: format!("\"[{address}]\"") },
+        }
+    }
+}
+
 /// What a proxy tells about the client it speaks for.
 #[derive(Debug, Clone, Copy)]
 pub struct Via<'a> {
-    /// The client's address, as seen by this daemon.
-    pub client: Option<IpAddr>,
+    /// The client, as seen by this daemon.
+    pub client: Option<&'a Peer>,
     /// The request's id.
     pub request_id: &'a HeaderValue,
     /// Whether the request is passed on as one to switch to WebSocket.
@@ -69,66 +86,55 @@ pub fn put_request_headers(out: &mut BytesMut, headers: &HeaderMap, via: Via<'_>
     for (name, value) in headers.iter() {
         let replaced = *name == REQUEST_ID || *name == FORWARDED_FOR || *name == header::FORWARDED;
         if !replaced && *name != header::CONTENT_LENGTH && !is_hop_by_hop(name, &connection) {
-            put_header(out, name.as_str().as_bytes(), value.as_bytes());
+            put_header(out, name.as_str().as_bytes(), [value.as_bytes()]);
         }
     }
     let takes_trailers = |value: &HeaderValue| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"trailers");
     match (via.websocket, headers.get_all(header::TE).any(takes_trailers)) {
         (true, _) => {
-            put_header(out, b"connection", b"Upgrade");
-            put_header(out, b"upgrade", b"websocket");
+            put_header(out, b"connection", [&b"Upgrade"[..]]);
+            put_header(out, b"upgrade", [&b"websocket"[..]]);
         }
         (false, true) => {
-            put_header(out, b"connection", b"te");
-            put_header(out, b"te", b"trailers");
+            put_header(out, b"connection", [&b"te"[..]]);
+            put_header(out, b"te", [&b"trailers"[..]]);
         }
         (false, false) => {}
     }
-    put_header(out, REQUEST_ID.as_str().as_bytes(), via.request_id.as_bytes());
+    put_header(out, REQUEST_ID.as_str().as_bytes(), [via.request_id.as_bytes()]);
     put_forwarded(out, headers, via.client);
 }
 
 /// `X-Forwarded-*` and RFC 7239's `Forwarded`. The chain of addresses grows by the client; protocol and host are those
 /// that the first proxy saw, so they are set only when no proxy before this one did.
-fn put_forwarded(out: &mut BytesMut, headers: &HeaderMap, client: Option<IpAddr>) {
+fn put_forwarded(out: &mut BytesMut, headers: &HeaderMap, client: Option<&Peer>) {
     let host = headers.get(header::HOST).map_or(&b""[..], |host| host.as_bytes());
-    let address = client.map(|client| client.to_canonical());
 
-    if let Some(address) = address {
-        put_joined(out, headers, &FORWARDED_FOR, address.to_string().as_bytes());
+    if let Some(client) = client {
+        put_joined(out, headers, &FORWARDED_FOR, [client.address.as_bytes()]);
     }
     if !headers.contains_key(FORWARDED_PROTO) {
-        put_header(out, FORWARDED_PROTO.as_str().as_bytes(), b"http");
+        put_header(out, FORWARDED_PROTO.as_str().as_bytes(), [&b"http"[..]]);
     }
     if !headers.contains_key(FORWARDED_HOST) && !host.is_empty() {
-        put_header(out, FORWARDED_HOST.as_str().as_bytes(), host);
+        put_header(out, FORWARDED_HOST.as_str().as_bytes(), [host]);
     }
 
-    let node = match address {
-        Some(IpAddr::V4(address)) => address.to_string(),
-        Some(IpAddr::V6(address)) => format!("\"[{address}]\""),
-        None => "unknown".to_owned(),
-    };
-    let mut element = format!("for={node};proto=http").into_bytes();
+    let node = client.map_or("unknown", |client| &client.node).as_bytes();
     // A quoted string cannot hold every byte that a Host header can.
     let quotable = |byte: &u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\');
-    if !host.is_empty() && host.iter().all(quotable) {
-        element.extend_from_slice(b";host=\"");
-        element.extend_from_slice(host);
-        element.push(b'"');
-    }
-    put_joined(out, headers, &header::FORWARDED, &element);
+    let [before, host, after] = match host {
+        [] => [&b""[..]; 3],
+        host if host.iter().all(quotable) => [b";host=\"", host, b"\""],
+        _ => [&b""[..]; 3],
+    };
+    put_joined(out, headers, &header::FORWARDED, [b"for=", node, b";proto=http", before, host, after]);
 }
 
 /// Appends to a list that may have come with the request.
-fn put_joined(out: &mut BytesMut, headers: &HeaderMap, name: &HeaderName, last: &[u8]) {
-    let mut list = Vec::new();
-    for value in headers.get_all(name) {
-        list.extend_from_slice(value.as_bytes());
-        list.extend_from_slice(b", ");
-    }
-    list.extend_from_slice(last);
-    put_header(out, name.as_str().as_bytes(), &list);
+fn put_joined<const N: usize>(out: &mut BytesMut, headers: &HeaderMap, name: &HeaderName, last: [&[u8]; N]) {
+    let earlier = headers.get_all(name).flat_map(|value| [value.as_bytes(), b", "]);
+    put_header(out, name.as_str().as_bytes(), earlier.chain(last));
 }
 
 /// Takes out of a function's response what concerns only the connection to it, or is the platform's to say.
@@ -163,7 +169,8 @@ mod tests {
     fn sent(lines: &[(&'static str, &str)], client: &str, websocket: bool) -> Vec<String> {
         let mut out = BytesMut::new();
         let request_id = HeaderValue::from_static("id-1");
-        let via = Via { client: client.parse().ok(), request_id: &request_id, websocket };
+        let client = client.parse().ok().map(Peer::new);
+        let via = Via { client: client.as_ref(), request_id: &request_id, websocket };
         put_request_headers(&mut out, &map(lines), via);
         let text = String::from_utf8_lossy(&out).into_owned();
         let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();

@@ -5,9 +5,11 @@
 
 use std::{
     future::{Future, poll_fn},
+    pin::{Pin, pin},
     rc::Rc,
     sync::Arc,
     task::Poll,
+    time::Duration,
 };
 
 use actix_http::{
@@ -16,8 +18,9 @@ use actix_http::{
     body::BodySize,
     header::{self, HeaderMap, HeaderValue},
 };
+use bytes::{BufMut, BytesMut};
 use tokio::time::Instant;
-use unifaas_actors::{Desk, InstanceId, Lease};
+use unifaas_actors::{Desk, Lease};
 
 use super::{
     Shared,
@@ -33,6 +36,8 @@ use super::{
 pub const PREFIX: &str = "/invoke/";
 /// Instances that a request is offered to which turn out to be gone, before the client is told.
 const ATTEMPTS: usize = 4;
+/// Room for a `Server-Timing` header, in bytes.
+const USUAL_TIMING: usize = 64;
 /// Longest request id that is taken over from a client.
 const MAX_REQUEST_ID: usize = 128;
 
@@ -48,6 +53,7 @@ struct Admission {
     lease: Lease,
     record: Record,
     request_id: HeaderValue,
+    framing: Framing,
     times: Times,
     deadline: Option<Deadline>,
 }
@@ -70,16 +76,18 @@ impl Invoker {
     /// The answer to a request whose body is not wanted, by the platform or by the instance; it is never sent.
     pub async fn invoke_expecting(&self, request: Request) -> Result<Request, Response<Body>> {
         let client = client_of(&request);
-        let opened = unless_left(&client, request.head(), async {
-            let admission = self.admit(request.head(), &client).await?;
-            let body = RequestBody::withheld(request_framing(&request.head().headers), admission.max_body());
-            let opened = self.open(request.head(), body, admission).await?;
-            match opened.answer {
-                Answer::Continue => Ok(opened),
-                Answer::Head(_) => Err(self.respond(request.head(), &client, opened)),
-            }
-        });
-        let opened = opened.await?;
+        let opened = {
+            let opened = pin!(async {
+                let admission = self.admit(request.head(), &client).await?;
+                let body = RequestBody::withheld(admission.framing, admission.max_body());
+                let opened = self.open(request.head(), &client, body, admission).await?;
+                match opened.answer {
+                    Answer::Continue => Ok(opened),
+                    Answer::Head(_) => Err(self.respond(request.head(), &client, opened)),
+                }
+            });
+            unless_left(&client, request.head(), opened).await?
+        };
         request.extensions_mut().insert(opened);
         Ok(request)
     }
@@ -90,17 +98,17 @@ impl Invoker {
         let waiting = request.extensions_mut().remove::<Opened>();
         let payload = request.take_payload();
         let head = request.head();
-        let opened = unless_left(&client, head, async {
+        let opened = pin!(async {
             match waiting {
-                Some(opened) => self.resume(head, payload, opened).await,
+                Some(opened) => Box::pin(self.resume(head, &client, payload, opened)).await,
                 None => {
                     let admission = self.admit(head, &client).await?;
-                    let body = RequestBody::new(payload, request_framing(&head.headers), admission.max_body());
-                    self.open(head, body, admission).await
+                    let body = RequestBody::new(payload, admission.framing, admission.max_body());
+                    self.open(head, &client, body, admission).await
                 }
             }
         });
-        match opened.await {
+        match unless_left(&client, head, opened).await {
             Ok(opened) => self.respond(head, &client, opened),
             Err(refusal) => refusal,
         }
@@ -117,16 +125,16 @@ impl Invoker {
             return Err(refuse(head, &Failure::NoSuchFunction, &request_id));
         };
         let mut record = Record::new(desk.clone(), self.shared.log.clone(), request_id.clone(), asked, client.clone());
-        let slot = match check_length(&desk, head) {
-            Ok(()) => desk.acquire().await.map_err(Failure::from),
+        let slot = match request_framing(&head.headers).and_then(|framing| check_length(&desk, framing)) {
+            Ok(framing) => desk.acquire(asked).await.map(|lease| (lease, framing)).map_err(Failure::from),
             Err(failure) => Err(failure),
         };
         match slot {
-            Ok(lease) => {
-                let times = Times { asked, leased: Instant::now() };
+            Ok((lease, framing)) => {
+                let times = Times { asked, leased: lease.since() };
                 let timeout = lease.endpoint().spec.timeout;
                 let deadline = timeout.map(|after| Deadline::new(times.leased + after, after));
-                Ok(Admission { desk, lease, record, request_id, times, deadline })
+                Ok(Admission { desk, lease, record, request_id, framing, times, deadline })
             }
             Err(failure) => Err(fail(head, &mut record, &request_id, failure)),
         }
@@ -136,23 +144,24 @@ impl Invoker {
     async fn open(
         &self,
         head: &RequestHead,
+        client: &Option<Client>,
         mut body: RequestBody,
         admission: Admission,
     ) -> Result<Opened, Response<Body>> {
-        let Admission { desk, mut lease, mut record, request_id, times, mut deadline } = admission;
-        let outgoing = outgoing(head, &request_id);
+        let Admission { desk, mut lease, mut record, request_id, framing, times, mut deadline } = admission;
+        let outgoing = outgoing(head, client, framing, &request_id);
         for attempt in 1.. {
             let Missed { failure, untouched } =
                 match dispatch::send(&self.pool, &outgoing, body, &lease, deadline.as_mut()).await {
                     Ok((exchange, answer)) => {
-                        let admission = Admission { desk, lease, record, request_id, times, deadline };
+                        let admission = Admission { desk, lease, record, request_id, framing, times, deadline };
                         return Ok(Opened { admission, exchange, answer });
                     }
                     Err(missed) => missed,
                 };
             let failure = match untouched {
                 Some(_) => failure,
-                None => dispatch::explain(failure, lease.endpoint()).await,
+                None => Box::pin(dispatch::explain(failure, lease.endpoint())).await,
             };
             if blames_instance(&failure) {
                 lease.condemn();
@@ -162,7 +171,7 @@ impl Invoker {
             // An instance that died of the request itself must not take all others with it.
             let attempts = if matches!(failure, Failure::Unreachable { .. }) { ATTEMPTS } else { 2 };
             let failure = match untouched {
-                Some(again) if attempt < attempts => match desk.acquire().await {
+                Some(again) if attempt < attempts => match Box::pin(desk.acquire(Instant::now())).await {
                     Ok(next) => {
                         (lease, body) = (next, again);
                         continue;
@@ -180,13 +189,14 @@ impl Invoker {
     async fn resume(
         &self,
         head: &RequestHead,
+        client: &Option<Client>,
         payload: Payload<BoxedPayloadStream>,
         opened: Opened,
     ) -> Result<Opened, Response<Body>> {
         let Opened { mut admission, mut exchange, .. } = opened;
         exchange.release(payload);
         let instance = admission.lease.endpoint().instance;
-        let outgoing = outgoing(head, &admission.request_id);
+        let outgoing = outgoing(head, client, admission.framing, &admission.request_id);
         match dispatch::answer(&mut exchange, &outgoing, instance, admission.deadline.as_mut()).await {
             Ok(answer) => Ok(Opened { admission, exchange, answer }),
             Err(failure) => {
@@ -263,17 +273,38 @@ impl Times {
     fn header(&self, lease: &Lease) -> HeaderValue {
         let waited = self.leased - self.asked;
         // The first request of an instance waited for its boot, or for what was left of it.
-        let boot = if lease.is_fresh() { lease.endpoint().boot().min(waited) } else { std::time::Duration::ZERO };
-        let ms = |duration: std::time::Duration| duration.as_secs_f64() * 1e3;
-        let (queue, boot, upstream) = (ms(waited - boot), ms(boot), ms(self.leased.elapsed()));
-        let text = format!("queue;dur={queue:.3}, boot;dur={boot:.3}, upstream;dur={upstream:.3}");
-        HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static(""))
+        let boot = if lease.is_fresh() { lease.endpoint().boot().min(waited) } else { Duration::ZERO };
+        let parts = [("queue;dur=", waited - boot), (", boot;dur=", boot), (", upstream;dur=", self.leased.elapsed())];
+        let mut text = BytesMut::with_capacity(USUAL_TIMING);
+        for (name, duration) in parts {
+            text.put_slice(name.as_bytes());
+            put_milliseconds(&mut text, duration);
+        }
+        HeaderValue::from_maybe_shared(text.freeze()).unwrap_or_else(|_| HeaderValue::from_static(""))
     }
 }
 
-fn outgoing<'a>(head: &'a RequestHead, request_id: &'a HeaderValue) -> Outgoing<'a> {
-    let websocket = asks_for_websocket(&head.headers);
-    Outgoing { head, target: split(head).1, framing: request_framing(&head.headers), websocket, request_id }
+/// Writes a duration as milliseconds with three decimals. Integers: a float costs ten times as much to write.
+fn put_milliseconds(out: &mut BytesMut, duration: Duration) {
+    let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+    let (whole, rest) = (micros / 1000, micros % 1000);
+    out.put_slice(itoa::Buffer::new().format(whole).as_bytes());
+    out.put_slice(&[b'.', digit(rest / 100), digit(rest / 10 % 10), digit(rest % 10)]);
+}
+
+/// The digit of a number below sixteen.
+fn digit(value: u64) -> u8 {
+    b"0123456789abcdef"[value as usize & 0xf]
+}
+
+fn outgoing<'a>(
+    head: &'a RequestHead,
+    client: &'a Option<Client>,
+    framing: Framing,
+    request_id: &'a HeaderValue,
+) -> Outgoing<'a> {
+    let websocket = framing == Framing::UntilClose;
+    Outgoing { head, target: split(head).1, framing, websocket, client: client.as_ref(), request_id }
 }
 
 /// Who is at the other end of the request's connection.
@@ -281,19 +312,23 @@ fn client_of(request: &Request) -> Option<Client> {
     request.conn_data::<Client>().cloned()
 }
 
-/// `served`, given up as soon as the client has left.
+/// `served`, given up as soon as the client has left. Borrowed, because whatever is passed by value into a future is kept
+/// in there twice, and this one is the largest of all.
 async fn unless_left<T>(
     client: &Option<Client>,
     head: &RequestHead,
-    served: impl Future<Output = Result<T, Response<Body>>>,
+    mut served: Pin<&mut impl Future<Output = Result<T, Response<Body>>>>,
 ) -> Result<T, Response<Body>> {
-    let left = poll_fn(|cx| client.as_ref().map_or(Poll::Pending, |client| client.poll_left(cx)));
-    tokio::select! {
-        biased;
-        served = served => served,
-        // Nobody reads this answer.
-        () = left => Err(refuse(head, &Failure::ClientGone, &request_id(&head.headers))),
-    }
+    poll_fn(|cx| {
+        match (served.as_mut().poll(cx), client) {
+            (Poll::Pending, Some(client)) => client.poll_left(cx).map(|()| {
+                // Nobody reads this answer.
+                Err(refuse(head, &Failure::ClientGone, &request_id(&head.headers)))
+            }),
+            (served, _) => served,
+        }
+    })
+    .await
 }
 
 /// Ends a request with the platform's answer.
@@ -325,35 +360,36 @@ pub fn request_id(headers: &HeaderMap) -> HeaderValue {
     };
     match headers.get(REQUEST_ID).filter(reasonable) {
         Some(id) => id.clone(),
-        None => HeaderValue::try_from(InstanceId::random().to_string())
-            .unwrap_or_else(|_| HeaderValue::from_static("unknown")),
+        None => {
+            let random: u64 = rand::random();
+            let text: [u8; 16] = std::array::from_fn(|at| digit(random >> (60 - 4 * at)));
+            HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static("unknown"))
+        }
     }
 }
 
 /// Refuses a body whose declared length is past the function's limit, before an instance is bothered.
-fn check_length(desk: &Desk, head: &RequestHead) -> Result<(), Failure> {
-    match content_length(&head.headers) {
-        Ok(Some(length)) if length > 0 => match desk.max_body() {
-            Some(limit) if length > limit => Err(Failure::BodyTooLarge { limit }),
-            _ => Ok(()),
-        },
-        Ok(_) => Ok(()),
-        Err(_) => Err(Failure::BadRequest("the Content-Length header is not a length")),
+fn check_length(desk: &Desk, framing: Framing) -> Result<Framing, Failure> {
+    if let Framing::Length(length) = framing
+        && let Some(limit) = desk.max_body()
+        && length > limit
+    {
+        return Err(Failure::BodyTooLarge { limit });
     }
+    Ok(framing)
 }
 
-/// How the client framed its body. The server has refused heads that say it in two ways.
-fn request_framing(headers: &HeaderMap) -> Framing {
-    if asks_for_websocket(headers) {
-        return Framing::UntilClose;
-    }
-    if headers.contains_key(header::TRANSFER_ENCODING) {
-        return Framing::Chunked;
-    }
-    match content_length(headers) {
-        Ok(Some(length)) => Framing::Length(length),
-        _ => Framing::None,
-    }
+/// How the client framed its body. The server has refused heads that say it in two ways. A request to switch to
+/// WebSocket, and no other, is followed by whatever comes.
+fn request_framing(headers: &HeaderMap) -> Result<Framing, Failure> {
+    let length =
+        content_length(headers).map_err(|_| Failure::BadRequest("the Content-Length header is not a length"))?;
+    Ok(match length {
+        _ if asks_for_websocket(headers) => Framing::UntilClose,
+        _ if headers.contains_key(header::TRANSFER_ENCODING) => Framing::Chunked,
+        Some(length) => Framing::Length(length),
+        None => Framing::None,
+    })
 }
 
 /// What the server is told about the body of a response.

@@ -16,7 +16,7 @@ use actix_http::{
     header::HeaderValue,
 };
 use bytes::Bytes;
-use slog::{Logger, debug, info, warn};
+use slog::{Drain as _, Level, Logger, debug, info, warn};
 use tokio::time::{Instant, Sleep, sleep_until};
 use unifaas_actors::{Desk, Lease, Outcome};
 
@@ -193,7 +193,8 @@ impl Record {
 
     /// The request's end, if it had not ended before.
     pub fn end(&mut self, outcome: Outcome) {
-        if self.close(outcome) {
+        // Asked first: even the values of a line that is not written cost something, and this one is on every request's way.
+        if self.close(outcome) && self.log.is_enabled(Level::Debug) {
             debug!(self.log, "request is over"; "function" => self.desk.name(), "outcome" => outcome.code(),
                 "request_id" => self.request_id(), "ms" => self.elapsed_ms());
         }

@@ -145,16 +145,16 @@ impl Desk {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A slot of a ready instance, waited for if need be.
+    /// A slot of a ready instance, waited for if need be, by a caller who asks `now`.
     ///
     /// Dropping the future gives up the place in the queue.
-    pub async fn acquire(self: &Arc<Self>) -> Result<Lease, Refusal> {
-        let now = Instant::now();
+    pub async fn acquire(self: &Arc<Self>, now: Instant) -> Result<Lease, Refusal> {
         let taken = self.slots().take(now, |slots| self.saturated(slots));
         match taken {
             Taken::Slot { endpoint, fresh } => Ok(Lease::new(self.clone(), endpoint, fresh, now)),
             Taken::Refused(refusal) => Err(refusal),
-            Taken::Wait => self.wait(now).await,
+            // Boxed: the warm path need not carry it along.
+            Taken::Wait => Box::pin(self.wait(now)).await,
         }
     }
 
@@ -228,6 +228,11 @@ impl Lease {
     /// The instance that serves.
     pub fn endpoint(&self) -> &Arc<Endpoint> {
         &self.endpoint
+    }
+
+    /// When the slot was taken.
+    pub fn since(&self) -> Instant {
+        self.since
     }
 
     /// Whether this is the first request of its instance.

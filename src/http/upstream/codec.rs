@@ -3,6 +3,8 @@
 //! Pure: no socket. A general-purpose client costs more per request than all the rest of the proxy, and hides what a
 //! proxy must know: whether a response byte has come, whether a body ended or broke off.
 
+use std::{fmt::Write as _, mem::MaybeUninit};
+
 use actix_http::{
     Method, StatusCode, Version,
     header::{self, HeaderMap, HeaderName, HeaderValue},
@@ -55,21 +57,24 @@ pub struct ResponseHead {
     pub keep_alive: bool,
 }
 
-/// Begins a request head. Headers follow with [`put_header`], and [`end_head`] after the last.
-pub fn start_head(out: &mut BytesMut, method: &Method, target: &str) {
-    out.reserve(512);
+/// Begins a request head; the parts of `target` stand in a row. Headers follow with [`put_header`], and [`end_head`] after
+/// the last.
+pub fn start_head<'a>(out: &mut BytesMut, method: &Method, target: impl IntoIterator<Item = &'a str>) {
     out.put_slice(method.as_str().as_bytes());
     out.put_u8(b' ');
-    out.put_slice(target.as_bytes());
+    for part in target {
+        out.put_slice(part.as_bytes());
+    }
     out.put_slice(b" HTTP/1.1\r\n");
 }
 
-/// Adds one header line.
-pub fn put_header(out: &mut BytesMut, name: &[u8], value: &[u8]) {
-    out.reserve(name.len() + value.len() + 4);
+/// Adds one header line, whose value is all `parts` in a row.
+pub fn put_header<'a>(out: &mut BytesMut, name: &[u8], parts: impl IntoIterator<Item = &'a [u8]>) {
     out.put_slice(name);
     out.put_slice(b": ");
-    out.put_slice(value);
+    for part in parts {
+        out.put_slice(part);
+    }
     out.put_slice(b"\r\n");
 }
 
@@ -80,16 +85,22 @@ pub fn end_head(out: &mut BytesMut) {
 
 /// Announces a chunk of `length` bytes; `\r\n` follows the chunk itself. A length of zero ends the body.
 pub fn put_chunk_line(out: &mut BytesMut, length: usize) {
-    out.put_slice(format!("{length:x}\r\n").as_bytes());
+    // A BytesMut takes whatever it is told.
+    let _ = write!(out, "{length:x}\r\n");
 }
 
 /// Takes the next response head out of `input`, interim ones included. `None`: more bytes are needed.
 ///
 /// `method` is that of the request: it decides whether there is a body.
 pub fn take_head(input: &mut BytesMut, method: &Method) -> Result<Option<ResponseHead>, Nonsense> {
-    let mut lines = [httparse::EMPTY_HEADER; MAX_HEADERS];
-    let mut parsed = httparse::Response::new(&mut lines);
-    let length = match parsed.parse(input) {
+    if input.is_empty() {
+        return Ok(None);
+    }
+    // Four kilobytes that are not worth clearing for the handful of lines of a usual head.
+    let mut lines = [const { MaybeUninit::uninit() }; MAX_HEADERS];
+    let mut parsed = httparse::Response::new(&mut []);
+    let parser = httparse::ParserConfig::default();
+    let length = match parser.parse_response_with_uninit_headers(&mut parsed, input, &mut lines) {
         Ok(httparse::Status::Complete(length)) => length,
         Ok(httparse::Status::Partial) if input.len() >= MAX_HEAD => return Err(Nonsense::HeadTooLarge),
         Ok(httparse::Status::Partial) => return Ok(None),

@@ -4,7 +4,6 @@
 //! request as well, so both directions are throttled by the slower end, and dropping the exchange ends both.
 
 use std::{
-    future::poll_fn,
     io::{self, IoSlice},
     pin::Pin,
     task::{Context, Poll, ready},
@@ -146,11 +145,6 @@ impl Exchange {
         }
     }
 
-    /// What the instance says next. Sends the request meanwhile, as far as the instance takes it.
-    pub async fn answer(&mut self) -> Result<Answer, ExchangeError> {
-        poll_fn(|cx| self.poll_answer(cx)).await
-    }
-
     /// Lets a withheld body follow.
     pub fn release(&mut self, payload: Payload<BoxedPayloadStream>) {
         self.body.payload = Some(payload);
@@ -192,7 +186,8 @@ impl Exchange {
         (over && self.connection.input.is_empty()).then_some(self.connection)
     }
 
-    fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answer, ExchangeError>> {
+    /// What the instance says next. Sends the request meanwhile, as far as the instance takes it.
+    pub fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answer, ExchangeError>> {
         if let Poll::Ready(Err(error)) = self.poll_send(cx) {
             return Poll::Ready(Err(error));
         }

@@ -6,9 +6,10 @@
 mod codec;
 mod exchange;
 
-use std::{cell::RefCell, collections::HashMap, io, net::SocketAddr, time::Duration};
+use std::{cell::RefCell, io, net::SocketAddr, time::Duration};
 
 use bytes::BytesMut;
+use foldhash::HashMap;
 use tokio::{net::TcpStream, time::Instant};
 use unifaas_actors::{Endpoint, InstanceId};
 
@@ -58,10 +59,9 @@ struct Kept {
 
 impl Pool {
     /// A connection that the instance has kept open, the most recently used one.
-    pub fn take(&self, instance: InstanceId) -> Option<Connection> {
+    pub fn take(&self, instance: InstanceId, now: Instant) -> Option<Connection> {
         let mut pool = self.0.borrow_mut();
         let kept = pool.get_mut(&instance)?;
-        let now = Instant::now();
         while let Some((connection, since)) = kept.connections.pop() {
             if now - since < KEPT && connection.is_quiet() {
                 return Some(connection);

@@ -22,8 +22,11 @@ use crate::{
 /// Requests of the two runs.
 const FEW: u64 = 500;
 const MANY: u64 = 2500;
-/// Functions that are named, and the least that one of them costs.
+/// Functions that are named, and the longest name that is told whole.
 const NAMED: usize = 30;
+const LONGEST: usize = 100;
+/// The profile of the longer run, for `callgrind_annotate`, which knows who called whom.
+const PROFILE: &str = "callgrind.out";
 
 /// The section.
 pub async fn run(options: &Options) -> Section {
@@ -37,27 +40,43 @@ pub async fn run(options: &Options) -> Section {
         "build",
         &[("instructions", 0)],
     );
-    let (total, functions) = per_request(|setup| setup).await;
+    let (total, functions, profile) = per_request(|setup| setup).await;
+    fs::create_dir_all(&options.out).expect("a directory for the results");
+    fs::write(options.out.join(PROFILE), profile).expect("the profile can be written");
     section.figure(Figure::Instructions, Some(total));
     summary.row("UniFaaS", &[Some(total)]);
     if let Some(binary) = &options.baseline {
-        let (total, _) = per_request(|setup| setup.binary(binary)).await;
+        let (total, ..) = per_request(|setup| setup.binary(binary)).await;
         summary.row("UniFaaS, baseline", &[Some(total)]);
     }
     section.tables.push(summary);
     let columns = [("instructions per request", 0), ("%", 1)];
     let mut table = Table::new("Where they go: each function without its callees", "function", &columns);
     for (function, count) in functions.into_iter().take(NAMED) {
-        table.row(function, &[Some(count), Some(count / total * 100.0)]);
+        table.row(shortened(&function), &[Some(count), Some(count / total * 100.0)]);
     }
     section.tables.push(table);
     section
 }
 
-async fn per_request(how: impl Fn(Setup) -> Setup) -> (f64, Vec<(String, f64)>) {
+/// Instructions of a request, those of each function, and the profile that they are from.
+async fn per_request(how: impl Fn(Setup) -> Setup) -> (f64, Vec<(String, f64)>, String) {
     let few = profile(how(setup()), FEW).await;
     let many = profile(how(setup()), MANY).await;
-    few.growth(&many, MANY - FEW)
+    let [of_few, of_many] =
+        [&few, &many].map(|text| Profile::parse(text).unwrap_or_else(|why| panic!("callgrind's profile: {why}")));
+    let (total, functions) = of_few.growth(&of_many, MANY - FEW);
+    (total, functions, many)
+}
+
+/// Names of generic functions can be longer than a page is wide.
+fn shortened(name: &str) -> String {
+    let characters = name.chars().count();
+    if characters <= LONGEST {
+        return name.to_owned();
+    }
+    let (start, end) = (LONGEST / 2, characters - LONGEST / 2);
+    name.chars().take(start).chain("…".chars()).chain(name.chars().skip(end)).collect()
 }
 
 /// One function, and nothing else that would take its turn.
@@ -67,7 +86,7 @@ fn setup() -> Setup {
 }
 
 /// What the daemon executes from its start to its end, with so many requests in between.
-async fn profile(setup: Setup, requests: u64) -> Profile {
+async fn profile(setup: Setup, requests: u64) -> String {
     progress(&format!("instructions: {requests} requests under callgrind"));
     let directory = tempfile::tempdir().expect("a temporary directory");
     let file = directory.path().join("profile");
@@ -78,6 +97,19 @@ async fn profile(setup: Setup, requests: u64) -> Profile {
     keep_asking(daemon.listen, "/invoke/lean/", requests, b"Hello world\n");
     let ending = daemon.end().await;
     assert!(ending.status.success(), "{}", ending.status);
-    let profile = fs::read_to_string(format!("{}.{}", file.display(), daemon.pid)).expect("callgrind wrote a profile");
-    Profile::parse(&profile).unwrap_or_else(|why| panic!("callgrind's profile: {why}"))
+    fs::read_to_string(format!("{}.{}", file.display(), daemon.pid)).expect("callgrind wrote a profile")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_long_names_are_cut_and_keep_both_ends() {
+        let name = format!("<start{}end>", "ä".repeat(LONGEST));
+        let short = shortened(&name);
+        assert_eq!(short.chars().count(), LONGEST + 1);
+        assert!(short.starts_with("<start") && short.contains('…') && short.ends_with("end>"));
+        assert_eq!(shortened("short"), "short");
+    }
 }

@@ -16,14 +16,17 @@
 )]
 
 mod ask;
+mod burst;
 mod callgrind;
 mod child;
+mod cold;
 mod figures;
 mod instructions;
 mod machine;
 mod options;
 mod report;
 mod rivals;
+mod scale;
 mod stats;
 mod warm;
 mod wrk;
@@ -50,7 +53,9 @@ fn main() -> ExitCode {
         let outcome = match name {
             SectionName::Warm => apart(async || warm::run(&options).await),
             SectionName::Instructions => apart(async || instructions::run(&options).await),
-            _ => continue,
+            SectionName::Cold => apart(async || cold::run(&options).await),
+            SectionName::Burst => apart(async || burst::run(&options).await),
+            SectionName::Scale => apart(async || scale::run(&options).await),
         };
         let mut section = outcome.unwrap_or_else(|why| {
             failed = true;

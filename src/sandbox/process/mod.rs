@@ -66,7 +66,7 @@ impl Processes {
         let invocation = Invocation::new(&order, process, &facts, env::var_os("PATH").as_deref());
         let group = self.limits.group(&order.instance.to_string(), process.memory);
         let directory = &order.spec.directory;
-        let hint = credentials.as_ref().and_then(|user| Some(hint(user, &user.barrier(directory)?)));
+        let user = credentials.clone();
 
         let spawned = Spawn::new(&invocation, directory, credentials).run(group.as_ref());
         let Spawned { child, output } =
@@ -79,7 +79,7 @@ impl Processes {
             .collect();
         debug!(order.log, "process started"; "pid" => pid.as_raw(), "address" => %address);
 
-        let lines = order.output.clone();
+        let (lines, spec) = (order.output.clone(), order.spec.clone());
         let output = task::spawn_local(collect(output, order.output));
         let (guest, exited) = ProcessGuest::new(child, output, group, process.memory, Some(port));
         Ok(Launched {
@@ -89,8 +89,10 @@ impl Processes {
             exited: Box::pin(async move {
                 let exit =
                     exited.await.unwrap_or_else(|_| GuestExit::Other("no longer watched by the daemon".to_owned()));
-                if let (GuestExit::Code(1..), Some(hint)) = (&exit, hint) {
-                    lines.write(hint.as_bytes());
+                if let (GuestExit::Code(1..), Some(user)) = (&exit, user)
+                    && let Some(barrier) = user.barrier(&spec.directory)
+                {
+                    lines.write(hint(&user, &barrier).as_bytes());
                 }
                 exit
             }),

@@ -35,6 +35,7 @@ const END: Duration = Duration::from_secs(15);
 #[derive(Debug)]
 pub struct Setup {
     home: Arc<Home>,
+    wrapper: Vec<String>,
     options: Vec<(String, OsString)>,
     environment: Vec<(String, OsString)>,
 }
@@ -56,7 +57,7 @@ impl Setup {
             ("--log-format", "json".into()),
         ];
         let options = options.map(|(name, value)| (name.to_owned(), value));
-        Self { home: Arc::clone(home), options: options.into(), environment: Vec::new() }
+        Self { home: Arc::clone(home), wrapper: Vec::new(), options: options.into(), environment: Vec::new() }
     }
 
     /// With a function in its registry.
@@ -79,9 +80,22 @@ impl Setup {
         self
     }
 
+    /// Started by another program, which is given the command as its last arguments and makes itself the daemon.
+    pub fn within(mut self, wrapper: &[&str]) -> Self {
+        self.wrapper = wrapper.iter().map(|word| (*word).to_owned()).collect();
+        self
+    }
+
     /// The command that starts it.
     pub fn command(&self) -> Command {
-        let mut command = Command::new(unifaas());
+        let mut command = match self.wrapper.split_first() {
+            Some((program, arguments)) => {
+                let mut command = Command::new(program);
+                command.args(arguments).arg(unifaas());
+                command
+            }
+            None => Command::new(unifaas()),
+        };
         for (name, value) in &self.options {
             command.arg(name).arg(value);
         }
@@ -114,7 +128,7 @@ impl Setup {
             _ => panic!("{announced:?}, stdout {line:?}, stderr:\n{}", fs::read_to_string(log).unwrap_or_default()),
         };
         let pid = child.id().expect("it has just said that it serves");
-        Daemon { home: self.home, child, _stdout: stdout, pid, listen, callback, admin }
+        Daemon { home: self.home, child, _stdout: stdout, pid, listen, callback, admin, killed: false }
     }
 }
 
@@ -137,6 +151,8 @@ pub struct Daemon {
     /// Where the admin pages are, if they have a listener of their own.
     pub admin: Option<SocketAddr>,
     child: Child,
+    /// What it leaves behind is somebody else's.
+    killed: bool,
     /// Held open, lest the daemon writes to nobody.
     _stdout: BufReader<ChildStdout>,
 }
@@ -287,6 +303,16 @@ impl Daemon {
         self.ended().await
     }
 
+    /// Kills it, and waits until it is dead. What it leaves behind is left there.
+    ///
+    /// # Panics
+    /// When it does not die.
+    pub async fn killed(mut self) {
+        self.signal(Signal::SIGKILL);
+        self.killed = true;
+        self.ended().await;
+    }
+
     #[allow(clippy::disallowed_methods, reason = "a destructor cannot await; it runs at the end of a test")]
     fn pause() {
         thread::sleep(Duration::from_millis(10));
@@ -317,6 +343,9 @@ impl Drop for Daemon {
         if !over {
             self.signal(Signal::SIGKILL);
             Self::wait_for(END, || matches!(self.child.try_wait(), Ok(Some(_))));
+        }
+        if self.killed {
+            return;
         }
         let left = self.home.processes();
         for pid in &left {

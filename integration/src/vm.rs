@@ -148,7 +148,7 @@ pub async fn daemon(vm: Vm) -> Daemon {
 /// # Panics
 /// When the test does.
 pub fn isolated<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
-    if let Some(missing) = missing() {
+    if let Some(missing) = obstacle() {
         return skip(&missing);
     }
     let run = move || {
@@ -180,7 +180,8 @@ pub fn without_net_admin() {
     assert_eq!(dropped, 0, "the capability cannot be dropped");
 }
 
-fn missing() -> Option<String> {
+/// Why there can be no VMs here.
+pub fn obstacle() -> Option<String> {
     if !geteuid().is_root() {
         return Some("only root can make network namespaces and taps".to_owned());
     }

@@ -292,8 +292,16 @@ impl Daemon {
     /// # Panics
     /// When it does not end.
     pub async fn ended(&mut self) -> Ending {
+        self.ended_within(END).await
+    }
+
+    /// Waits for its end, which may take so long.
+    ///
+    /// # Panics
+    /// When it does not end.
+    pub async fn ended_within(&mut self, limit: Duration) -> Ending {
         let asked = Instant::now();
-        let status = timeout(END, self.child.wait()).await.expect("it ends in time").expect("it can be waited for");
+        let status = timeout(limit, self.child.wait()).await.expect("it ends in time").expect("it can be waited for");
         Ending { status, took: asked.elapsed() }
     }
 
@@ -382,4 +390,18 @@ pub async fn cgroups_are_usable() -> bool {
 #[track_caller]
 pub fn number(value: &Value, member: &str) -> u64 {
     value[member].as_u64().unwrap_or_else(|| panic!("no {member} in {value}"))
+}
+
+/// Runs a daemon that must refuse to start; the line that says why.
+///
+/// # Panics
+/// When it starts, or says more than that.
+pub async fn refusal(mut command: Command) -> String {
+    let output = timeout(Duration::from_secs(10), command.kill_on_drop(true).output());
+    let output = output.await.expect("it refuses at once").expect("it can be run");
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{errors}");
+    assert_eq!(errors.trim_end().lines().count(), 1, "one clear line, not\n{errors}");
+    assert!(output.stdout.is_empty(), "it said that it serves: {output:?}");
+    errors
 }

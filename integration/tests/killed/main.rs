@@ -21,7 +21,7 @@
 mod load;
 mod remains;
 
-use std::{env, sync::Arc, time::Duration};
+use std::{env, process::Stdio, sync::Arc, time::Duration};
 
 use integration::{Daemon, Engine, Home, Setup, contained, ms, vm};
 use nix::sys::signal::Signal;
@@ -34,8 +34,6 @@ use remains::{Host, Remains};
 const TESTFN: &str = env!("CARGO_BIN_EXE_testfn");
 /// Moments without `UNIFAAS_KILLS`.
 const KILLS: u32 = 8;
-/// From the start of the next daemon until nothing is left.
-const LIMIT: Duration = Duration::from_secs(2);
 /// How long one round may serve before it is killed.
 const LONGEST: u64 = 1500;
 /// Hides the cgroups of this host from a daemon.
@@ -99,7 +97,8 @@ impl Stage {
         daemon.killed().await;
         load.stop();
         if phase == Phase::Starting {
-            let mut next = self.setup().command().stdout(std::process::Stdio::null()).spawn().unwrap();
+            let mut next = self.setup().command();
+            let mut next = next.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
             tokio::time::sleep(moment).await;
             next.kill().await.unwrap();
         }
@@ -122,7 +121,7 @@ async fn kill_and_look(kills: u32, seed: u64, cgroups: bool) {
         let restarted = Instant::now();
         daemon = stage.setup().start().await;
         let served = restarted.elapsed();
-        let took = left.gone(&stage.host, &stage.engine, &daemon, &bystander.processes, restarted + LIMIT).await;
+        let took = left.gone(&stage.host, &stage.engine, &daemon, &bystander.processes, restarted).await;
         println!(
             "{round:3} {phase:8?} {moment:6.1?}: {left}; serves after {served:.0?}, nothing left after {took:.0?}"
         );
@@ -130,7 +129,10 @@ async fn kill_and_look(kills: u32, seed: u64, cgroups: bool) {
         load::serves(&daemon).await;
         bystander.is_unharmed().await;
     }
-    println!("{kills} kills, cgroups {cgroups}, seed {seed}: nothing left, at the latest after {slowest:.0?}");
+    println!(
+        "{kills} kills, cgroups {cgroups}, seed {seed}: nothing left, at the latest after {} ms",
+        slowest.as_millis()
+    );
     daemon.end().await;
     let left = Remains::of(&stage.host, &stage.engine, &stage.home, &bystander.processes).await;
     assert!(left.is_nothing(), "after an orderly end there is {left}");
@@ -198,7 +200,7 @@ fn whatever_a_killed_daemon_leaves_is_found_by_the_next() {
         let run = move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             let kills = if cgroups { kills.div_ceil(2) } else { kills / 2 };
-            runtime.block_on(kill_and_look(kills, seed, cgroups));
+            runtime.block_on(kill_and_look(kills, seed.wrapping_add(u64::from(cgroups)), cgroups));
         };
         if let Err(panic) = std::thread::spawn(run).join() {
             std::panic::resume_unwind(panic);

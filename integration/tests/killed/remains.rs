@@ -10,10 +10,12 @@ use std::{
 };
 
 use bollard::models::ContainerSummary;
-use integration::{Daemon, Engine, Home, processes, vm::ip};
+use integration::{Daemon, Engine, Home, processes::arguments, vm::ip};
 use serde_json::Value;
 use tokio::time::Instant;
 
+/// From the start of the next daemon until nothing is left.
+const LIMIT: Duration = Duration::from_secs(2);
 /// An interface of the host with a default route, which does not forward.
 const UPLINK: &str = "uplink";
 
@@ -24,7 +26,8 @@ pub struct Host {
 
 impl Host {
     pub fn prepare() -> Self {
-        ip(&format!("link add {UPLINK} type dummy"));
+        ip(&format!("link add {UPLINK} type veth peer name beyond"));
+        ip("link set beyond up");
         ip(&format!("addr add 198.51.100.1/24 dev {UPLINK}"));
         ip(&format!("link set {UPLINK} up"));
         ip(&format!("route add default dev {UPLINK}"));
@@ -45,8 +48,10 @@ fn network(process: &Path) -> Option<u64> {
 /// Things, each by a name that is never given twice.
 #[derive(Debug, Default)]
 pub struct Remains {
-    /// By process id and start.
+    /// Of functions, also those in containers, by process id and start.
     processes: BTreeSet<(u32, u64)>,
+    /// Of virtual machines.
+    monitors: BTreeSet<(u32, u64)>,
     /// By index and name.
     taps: BTreeSet<String>,
     /// By handle and name.
@@ -66,8 +71,15 @@ impl Remains {
         let state = home.path("state");
         let identity = fs::read_to_string(state.join("identity")).unwrap();
         let (identity, mark) = (identity.trim(), mark(identity.trim()));
+        let of_function = |arguments: &[String], _: u32| arguments.iter().any(|argument| argument == home.token());
+        let is_monitor = |arguments: &[String], pid: u32| {
+            let program = arguments.first().map_or("", String::as_str);
+            (program.contains("qemu-system") || program.contains("firecracker"))
+                && network(&PathBuf::from(format!("/proc/{pid}"))) == Some(host.network)
+        };
         Self {
-            processes: processes_of(host, home, others),
+            processes: processes(others, of_function),
+            monitors: processes(others, is_monitor),
             taps: taps(mark),
             tables: tables(mark),
             containers: containers(engine, identity).await,
@@ -83,29 +95,32 @@ impl Remains {
         self.to_string() == "nothing"
     }
 
-    /// Waits until there is nothing of it any more, and nothing that only an earlier daemon can have made; how long that
-    /// took.
+    /// Waits until there is nothing of it any more, and nothing else that only an earlier daemon can have made; how long
+    /// after `since` that was.
     ///
     /// # Panics
-    /// When something is left at `limit`.
+    /// When something is left after `LIMIT`.
     pub async fn gone(
         &self,
         host: &Host,
         engine: &Engine,
         daemon: &Daemon,
         others: &[u32],
-        limit: Instant,
+        since: Instant,
     ) -> Duration {
-        let since = Instant::now();
         loop {
             let now = Self::of(host, engine, &daemon.home, others).await;
             let mut left = now.both(self);
             left.containers.extend(strangers(engine, daemon).await);
-            left.processes.extend(now.processes.iter().filter(|(pid, _)| !descends(*pid, daemon.pid)));
+            let orphans = |set: &BTreeSet<(u32, u64)>| {
+                set.iter().filter(|(pid, _)| !descends(*pid, daemon.pid)).copied().collect::<Vec<_>>()
+            };
+            left.processes.extend(orphans(&now.processes));
+            left.monitors.extend(orphans(&now.monitors));
             if left.is_nothing() {
                 return since.elapsed();
             }
-            assert!(Instant::now() < limit, "left behind: {left:?}\n{}", daemon.log());
+            assert!(since.elapsed() < LIMIT, "left behind: {left:?}\n{}", daemon.log());
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -117,6 +132,7 @@ impl Remains {
         }
         Self {
             processes: common(&self.processes, &other.processes),
+            monitors: common(&self.monitors, &other.monitors),
             taps: common(&self.taps, &other.taps),
             tables: common(&self.tables, &other.tables),
             containers: common(&self.containers, &other.containers),
@@ -137,6 +153,7 @@ impl fmt::Display for Remains {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let counts = [
             ("processes", self.processes.len()),
+            ("monitors", self.monitors.len()),
             ("taps", self.taps.len()),
             ("tables", self.tables.len()),
             ("containers", self.containers.len()),
@@ -160,17 +177,11 @@ fn mark(identity: &str) -> u32 {
     u64::from_str_radix(identity, 16).unwrap() as u32 & 0x7fff_fffe | 0x4000_0000
 }
 
-/// Functions by their token, wherever they run, and machine monitors by their program, in this network.
-fn processes_of(host: &Host, home: &Home, others: &[u32]) -> BTreeSet<(u32, u64)> {
+/// Processes other than `others`, by their arguments and process id.
+fn processes(others: &[u32], ours: impl Fn(&[String], u32) -> bool) -> BTreeSet<(u32, u64)> {
     let pids = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    let ours = |pid: &u32| {
-        let arguments = processes::arguments(*pid);
-        let monitor =
-            arguments.first().is_some_and(|program| program.contains("qemu-system") || program.contains("firecracker"));
-        let token = arguments.iter().any(|argument| argument == home.token());
-        token || monitor && network(&PathBuf::from(format!("/proc/{pid}"))) == Some(host.network)
-    };
-    pids.filter(|pid| !others.contains(pid)).filter(ours).filter_map(|pid| Some((pid, stat(pid)?.1))).collect()
+    let ours = pids.filter(|pid| !others.contains(pid) && ours(&arguments(*pid), *pid));
+    ours.filter_map(|pid| Some((pid, stat(pid)?.1))).collect()
 }
 
 /// Parent and start of a process that is none of the dead.
@@ -184,7 +195,7 @@ fn stat(pid: u32) -> Option<(u32, u64)> {
 fn descends(pid: u32, daemon: u32) -> bool {
     let mut pid = pid;
     while let Some((parent, _)) = stat(pid) {
-        if parent == daemon || processes::arguments(parent).iter().any(|word| word.contains("containerd")) {
+        if parent == daemon || arguments(parent).iter().any(|word| word.contains("containerd")) {
             return true;
         }
         pid = parent;

@@ -27,11 +27,11 @@ use crate::{sandbox::reclaim, state::Entry};
 
 /// Between two looks: at first, and at most to an engine that is away.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// How long one that was about to be made may take to be there.
-const DOUBT: Duration = Duration::from_secs(1);
-/// When a last look is taken, in case that it took longer.
-const LAST_LOOK: Duration = Duration::from_secs(30);
+const DOUBT: Duration = Duration::from_millis(500);
+/// Before further looks, in case that it took longer.
+const SECOND_THOUGHTS: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(30)];
 
 /// Removes them in the background. `left` are entries with an engine and a name; `engine` is asked also without any.
 ///
@@ -48,8 +48,8 @@ pub fn remove(engine: &Rc<Engine>, left: Vec<(Entry, String, String)>, owner: &O
         task::spawn_local(async move {
             let doubtful = !left.is_empty();
             let Some(sweep) = Sweep::of(engine, owner, log, left).await else { return };
-            if doubtful {
-                time::sleep(LAST_LOOK).await;
+            for pause in SECOND_THOUGHTS.into_iter().filter(|_| doubtful) {
+                time::sleep(pause).await;
                 let _ = sweep.look(&mut HashMap::new()).await;
             }
         });
@@ -113,5 +113,79 @@ impl Sweep {
 
     fn is_of_this_life(&self, container: &ContainerSummary) -> bool {
         container.labels.as_ref().and_then(|labels| labels.get(LIFE_LABEL)) == Some(&self.owner.life)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use slog::{Discard, o};
+    use tokio::task::LocalSet;
+
+    use super::{
+        super::scripted::{OLD, scripted},
+        *,
+    };
+    use crate::state::{State, Thing};
+
+    const NONE: &str = "200 []";
+    const SOME: &str = r#"200 [
+        {"Id":"old","Names":["/unifaas-f-1"],"Labels":{"unifaas.daemon":"d","unifaas.life":"before"}},
+        {"Id":"unknown","Names":["/unifaas-f-2"],"Labels":{"unifaas.daemon":"d"}},
+        {"Id":"new","Names":["/unifaas-f-3"],"Labels":{"unifaas.daemon":"d","unifaas.life":"now"}}]"#;
+
+    /// Removes what is written down as `names` from an engine with these answers; what it was asked, whether all of it was
+    /// struck out, and how long it took.
+    async fn swept(answers: &'static [&'static str], names: &[&str]) -> (Vec<String>, bool, Duration) {
+        let sweep = async {
+            let (_directory, engine, asked) = scripted(answers);
+            let home = tempfile::tempdir().unwrap();
+            let (state, _) = State::open(home.path()).unwrap();
+            let thing = |name: &str| Thing::Container { engine: "e".to_owned(), name: name.to_owned() };
+            let enter = |name: &&str| ((*name).to_owned(), state.journal.enter(thing(name)).unwrap());
+            let owner = Owner { daemon: "d".to_owned(), life: "now".to_owned() };
+            let left = names.iter().map(enter).collect();
+            let since = Instant::now();
+            Sweep::of(Rc::new(engine), owner, Logger::root(Discard, o!()), left).await;
+            drop(state);
+            let struck = State::open(home.path()).unwrap().1.things.is_empty();
+            let asked = asked.borrow();
+            let asked = asked.iter().filter_map(|line| line.split_once("/containers/"));
+            let asked = asked.map(|(method, rest)| format!("{} {rest}", method.split(' ').next().unwrap())).collect();
+            (asked, struck, since.elapsed())
+        };
+        LocalSet::new().run_until(sweep).await
+    }
+
+    #[tokio::test]
+    async fn what_has_the_label_and_is_not_of_this_life_is_removed() {
+        let (asked, struck, _) = swept(&[OLD, SOME, "204 ", "204 ", NONE], &["unifaas-f-1"]).await;
+        assert!(asked[0].starts_with("GET json?") && asked[0].contains("unifaas.daemon%3Dd"), "{asked:?}");
+        let mut removed: Vec<_> =
+            asked.iter().filter_map(|line| line.strip_prefix("DELETE ")?.split('?').next()).collect();
+        removed.sort_unstable();
+        assert_eq!(removed, ["old", "unknown"]);
+        assert!(struck);
+    }
+
+    #[tokio::test]
+    async fn one_that_was_about_to_be_made_is_waited_for() {
+        let (asked, struck, took) = swept(&[OLD, NONE, NONE, SOME, "204 ", "204 ", NONE], &["unifaas-f-1"]).await;
+        assert_eq!(asked.iter().filter(|line| line.starts_with("DELETE")).count(), 2, "{asked:?}");
+        assert!(struck && took >= DOUBT, "{took:?}");
+    }
+
+    #[tokio::test]
+    async fn an_engine_that_is_away_is_asked_until_it_is_back_if_it_has_something() {
+        let (asked, struck, _) = swept(&["", "", OLD, SOME, "204 ", "204 ", NONE], &["unifaas-f-1"]).await;
+        assert_eq!(asked.iter().filter(|line| line.starts_with("DELETE")).count(), 2, "{asked:?}");
+        assert!(struck);
+        let (asked, _, took) = swept(&[""], &[]).await;
+        assert!(asked.is_empty() && took < DOUBT, "{took:?}");
+    }
+
+    #[tokio::test]
+    async fn without_anything_written_down_one_look_is_enough() {
+        let (asked, _, took) = swept(&[OLD, NONE], &[]).await;
+        assert_eq!((asked.len(), took < DOUBT), (1, true));
     }
 }

@@ -59,7 +59,8 @@ pub struct Serve {
     /// How many tap devices are kept prepared for VMs, once a function needs any.
     #[arg(long, value_name = "COUNT", default_value_t = 4)]
     pub tap_pool: usize,
-    /// Where the daemon keeps what must outlive it [default: /run/unifaas as root, else one below the temporary files].
+    /// Where the daemon writes down what it makes, for the next one [default: /var/lib/unifaas as root, else
+    /// ~/.local/state/unifaas].
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
     /// How long requests may go on after the first signal to stop, in seconds.

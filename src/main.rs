@@ -1,6 +1,7 @@
 //! The `unifaas` daemon: settings, logger, actors, servers, and the ordered ending. No decisions.
 //!
-//! What is decided is decided in the `unifaas-actors` crate; what touches the outside world is in `http/`, `net/` and `sandbox/`.
+//! What is decided is decided in the `unifaas-actors` crate; what touches the outside world is in `http/`, `net/` and
+//! `sandbox/`; what has been made there is written down in `state/`.
 
 mod cli;
 mod daemon;
@@ -10,6 +11,7 @@ mod log;
 mod net;
 mod relay;
 mod sandbox;
+mod state;
 
 use std::{path::Path, process::ExitCode};
 

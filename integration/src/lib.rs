@@ -22,7 +22,7 @@ pub mod vm;
 use std::{future::Future, panic::Location, time::Duration};
 
 pub use client::{Body, Connection, Pieces, Reply, body_of, empty, request, streamed};
-pub use daemon::{Daemon, Ending, Setup, cgroups_are_usable, number};
+pub use daemon::{Daemon, Ending, Setup, cgroups_are_usable, number, refusal};
 pub use engine::{Engine, IMAGE, contained, obstacle as engine_obstacle};
 pub use function::Function;
 pub use home::{Home, shipped, unifaas};

@@ -148,7 +148,7 @@ pub async fn daemon(vm: Vm) -> Daemon {
 /// # Panics
 /// When the test does.
 pub fn isolated<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
-    if let Some(missing) = missing() {
+    if let Some(missing) = obstacle() {
         return skip(&missing);
     }
     let run = move || {
@@ -181,7 +181,7 @@ pub fn without_net_admin() {
 }
 
 /// Why there can be no VMs here.
-pub fn missing() -> Option<String> {
+pub fn obstacle() -> Option<String> {
     if !geteuid().is_root() {
         return Some("only root can make network namespaces and taps".to_owned());
     }

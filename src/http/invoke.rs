@@ -126,7 +126,7 @@ impl Invoker {
         };
         let mut record = Record::new(desk.clone(), self.shared.log.clone(), request_id.clone(), asked, client.clone());
         let slot = match request_framing(&head.headers).and_then(|framing| check_length(&desk, framing)) {
-            Ok(framing) => desk.acquire(asked).await.map(|lease| (lease, framing)).map_err(Failure::from),
+            Ok(framing) => desk.acquire_at(asked).await.map(|lease| (lease, framing)).map_err(Failure::from),
             Err(failure) => Err(failure),
         };
         match slot {
@@ -171,7 +171,7 @@ impl Invoker {
             // An instance that died of the request itself must not take all others with it.
             let attempts = if matches!(failure, Failure::Unreachable { .. }) { ATTEMPTS } else { 2 };
             let failure = match untouched {
-                Some(again) if attempt < attempts => match Box::pin(desk.acquire(Instant::now())).await {
+                Some(again) if attempt < attempts => match Box::pin(desk.acquire()).await {
                     Ok(next) => {
                         (lease, body) = (next, again);
                         continue;

@@ -39,6 +39,10 @@ impl Controls {
             Controls::V2 => "unified",
         }
     }
+
+    pub(super) fn named(name: &str) -> Option<Self> {
+        [Controls::V1Memory, Controls::V1Pids, Controls::V2].into_iter().find(|controls| controls.name() == name)
+    }
 }
 
 #[derive(Debug)]

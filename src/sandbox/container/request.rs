@@ -13,8 +13,10 @@ use unifaas_actors::{
 
 use crate::sandbox::substitute::substitute;
 
-/// The label with the daemon that made a container.
+/// The label with the state directory whose daemon made a container.
 pub const DAEMON_LABEL: &str = "unifaas.daemon";
+/// The label that tells the daemons of one state directory apart.
+pub const LIFE_LABEL: &str = "unifaas.life";
 const INSTANCE_LABEL: &str = "unifaas.instance";
 const FUNCTION_LABEL: &str = "unifaas.function";
 
@@ -31,14 +33,29 @@ pub fn name(order: &LaunchOrder) -> String {
     format!("unifaas-{}-{}", order.spec.name, order.instance)
 }
 
+/// Whose containers are made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owner {
+    /// The state directory.
+    pub daemon: String,
+    /// The daemon that has it now.
+    pub life: String,
+}
+
 /// Everything the engine has to know. `callback` is the callback listener as seen from the container.
-pub fn body(order: &LaunchOrder, container: &ContainerSpec, callback: SocketAddr, daemon: &str) -> ContainerCreateBody {
+pub fn body(
+    order: &LaunchOrder,
+    container: &ContainerSpec,
+    callback: SocketAddr,
+    owner: &Owner,
+) -> ContainerCreateBody {
     let facts = Facts {
         port: order.spec.port.to_string(),
         callback: format!("http://{callback}/ready/{}", order.token.reveal()),
     };
     let labels = [
-        (DAEMON_LABEL, daemon.to_owned()),
+        (DAEMON_LABEL, owner.daemon.clone()),
+        (LIFE_LABEL, owner.life.clone()),
         (INSTANCE_LABEL, order.instance.to_string()),
         (FUNCTION_LABEL, order.spec.name.clone()),
     ];
@@ -147,7 +164,8 @@ mod tests {
             log: Logger::root(Discard, o!()),
         };
         let SandboxSpec::Container(container) = &order.spec.sandbox else { panic!("not a container") };
-        let body = body(&order, container, "172.20.0.1:3000".parse().unwrap(), "d1");
+        let owner = Owner { daemon: "d1".to_owned(), life: "l1".to_owned() };
+        let body = body(&order, container, "172.20.0.1:3000".parse().unwrap(), &owner);
         (order, body)
     }
 
@@ -196,8 +214,12 @@ mod tests {
     #[test]
     fn what_is_ours_can_be_told_by_its_labels() {
         let labels = made_from("[container]\nimage = \"i\"").1.labels.unwrap();
-        let expected =
-            [("unifaas.daemon", "d1"), ("unifaas.instance", "00000000000000ab"), ("unifaas.function", "hello")];
+        let expected = [
+            ("unifaas.daemon", "d1"),
+            ("unifaas.life", "l1"),
+            ("unifaas.instance", "00000000000000ab"),
+            ("unifaas.function", "hello"),
+        ];
         assert_eq!(labels, expected.map(|(key, value)| (key.to_owned(), value.to_owned())).into());
     }
 

@@ -3,7 +3,7 @@
 //! The ending is ordered: requests are refused, functions drain, instances end, their resources return, the servers let
 //! the last bytes out. Threads are joined before `run` returns, so the exit code tells the truth.
 
-use std::{io, path::PathBuf, rc::Rc, sync::Arc, time::Duration};
+use std::{io, num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
 
 use actix::Addr;
 use slog::{info, o, warn};
@@ -12,7 +12,7 @@ use tokio::{
     sync::oneshot,
     time::timeout,
 };
-use unifaas_actors::{Budget, Callbacks, Directory, DrainAll, RegistryActor, World, scan_all};
+use unifaas_actors::{Admission, Callbacks, Directory, DrainAll, Limits, RegistryActor, World, scan_all};
 
 use crate::{
     cli::Serve,
@@ -20,6 +20,7 @@ use crate::{
     http::{BindError, Listeners, Servers, Settings, Shared},
     log::{self, Logging},
     net::{NetError, Subnet},
+    open_files,
     sandbox::{EngineSettings, Engines},
 };
 
@@ -68,16 +69,19 @@ async fn serve(options: Serve, logging: &mut Option<Logging>) -> Result<(), Star
     let log = logging.insert(log::set_up(options.log_level, options.log_format)).log.clone();
     let callbacks = Arc::new(Callbacks::default());
     let directory = Arc::new(Directory::default());
-    let memory_budget = host::memory_budget();
+    open_files::raise(&log);
+    let limits = Limits {
+        memory: options.memory_budget.resolve(),
+        process_starts: options.max_process_starts.map_or(usize::MAX, NonZeroUsize::get),
+        starts: options.max_starts.map_or_else(host::usual_starts, NonZeroUsize::get),
+    };
+    let admission = Admission::new(limits);
     let (subnet, tap_pool) = (options.subnet, options.tap_pool);
     let engines = EngineSettings { callback, subnet, tap_pool, state_dir: state_dir.clone() };
     let engines = Engines::new(engines, &log)?;
     engines.prepare(drafts.values().filter_map(|draft| draft.as_deref().ok())).await?;
-    let world = World {
-        sandboxes: Box::new(engines),
-        callbacks: callbacks.clone(),
-        memory: Rc::new(Budget::new(memory_budget)),
-    };
+    let world =
+        World { sandboxes: Box::new(engines), callbacks: callbacks.clone(), admission: admission.clone() };
     let actors = RegistryActor::launch(root.clone(), drafts, directory.clone(), world, log.clone());
     let settings = Settings {
         registry: root.display().to_string(),
@@ -87,10 +91,12 @@ async fn serve(options: Serve, logging: &mut Option<Logging>) -> Result<(), Star
         subnet: options.subnet.unwrap_or(Subnet::DEFAULT).to_string(),
         state_dir: state_dir.display().to_string(),
         drain_grace_seconds: options.drain_grace.as_secs_f64(),
-        memory_budget,
+        memory_budget: limits.memory,
+        max_starts: limits.starts,
+        max_process_starts: options.max_process_starts,
     };
     let functions = directory.all().len();
-    let shared = Arc::new(Shared::new(directory, callbacks, log.new(o!()), settings));
+    let shared = Arc::new(Shared::new(directory, callbacks, admission, log.new(o!()), settings));
     let servers = listeners.serve(shared.clone())?;
     let admin = admin.map_or_else(String::new, |admin| format!(" admin http://{admin}"));
     info!(log, "serving"; "listen" => %front, "callback" => %callback, "registry" => %root.display(),

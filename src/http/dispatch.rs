@@ -9,7 +9,7 @@ use std::{io, time::Duration};
 use actix_http::{RequestHead, StatusCode, header::HeaderValue};
 use bytes::BytesMut;
 use tokio::time::{Instant, sleep, timeout};
-use unifaas_actors::{Endpoint, InstanceId, Lease};
+use unifaas_actors::{Endpoint, InstanceId, Lease, Refusal};
 
 use super::{
     headers::{Via, put_request_headers},
@@ -20,6 +20,7 @@ use super::{
         start_head,
     },
 };
+use crate::open_files::is_exhaustion;
 
 /// How long an instance that has just become ready may refuse connections: some call back before they listen.
 const LATE_LISTENER: Duration = Duration::from_secs(1);
@@ -36,6 +37,8 @@ const DEATH_NOTICE: Duration = Duration::from_millis(10);
 const OBITUARY: Duration = Duration::from_millis(200);
 /// How long an instance may take to ask for a body that is withheld. Past that it gets it unasked: some never ask.
 const CONTINUE_PATIENCE: Duration = Duration::from_secs(1);
+/// How long the host may take to have files or memory for a connection again.
+const EXHAUSTION: Duration = Duration::from_secs(1);
 
 /// A client's request, as it is to be sent on.
 pub struct Outgoing<'a> {
@@ -99,6 +102,12 @@ pub async fn send(
             Some(connection) => connection,
             None => match connect(endpoint).await {
                 Ok(connection) => connection,
+                Err(source) if is_exhaustion(&source) => {
+                    // No other instance could be reached either.
+                    let why = format!("no connection to the instance can be opened: {source}");
+                    let failure = Refusal::HostSaturated { why, retry_after: EXHAUSTION }.into();
+                    return Err(Missed { failure, untouched: None });
+                }
                 Err(source) => {
                     let failure = Failure::Unreachable { instance, source };
                     return Err(Missed { failure, untouched: Some(body) });

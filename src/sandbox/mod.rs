@@ -28,12 +28,16 @@ use unifaas_actors::{
 };
 
 use cgroup::Limits;
+pub use cgroup::memory_ceiling;
 use container::Containers;
 use ports::Ports;
 use process::Processes;
 use vm::{Machines, VmSettings};
 
-use crate::net::{NetError, Subnet};
+use crate::{
+    net::{NetError, Subnet},
+    open_files,
+};
 
 /// What engines have to know of the daemon.
 #[derive(Debug, Clone)]
@@ -79,6 +83,10 @@ impl Engines {
 
 impl Sandboxes for Engines {
     fn launch(&self, order: LaunchOrder) -> LocalBoxFuture<'static, Result<Launched, LaunchError>> {
+        if !open_files::suffice_for_a_start() {
+            let why = "the daemon may open no more files (see `ulimit -n` or LimitNOFILE=)".to_owned();
+            return Box::pin(future::ready(Err(LaunchError::Exhausted(why))));
+        }
         let spec = order.spec.clone();
         match &spec.sandbox {
             SandboxSpec::Process(process) => Box::pin(future::ready(self.processes.launch(order, process))),

@@ -157,7 +157,7 @@ impl Client {
             }
             Err(Refusal::Saturated { .. } | Refusal::QueueTimedOut { .. } | Refusal::Misconfigured { .. }) => {}
             Err(Refusal::HostSaturated { .. } | Refusal::StartFailed { .. } | Refusal::BootFailed { .. }) => {}
-            Err(Refusal::BootTimedOut { .. } | Refusal::Draining | Refusal::Lost) => {}
+            Err(Refusal::BootTimedOut { .. } | Refusal::Draining | Refusal::Lost | Refusal::Failing { .. }) => {}
         }
     }
 }
@@ -214,6 +214,8 @@ fn any_script(random: &mut StdRng) -> Script {
         ready_after: random.random_bool(0.95).then(|| ms(random.random_range(0..500))),
         prints: "",
         exit_after,
+        calls: Vec::new(),
+        end_seen_after: Some(ms(0)),
         on_stop: *on_stop.choose(random).expect("there are some"),
         undying: random.random_bool(0.02),
         reclaim: *reclaim.choose(random).expect("there are some"),

@@ -2,10 +2,12 @@
 //!
 //! A daemon has one parent directory per hierarchy, below its own cgroup where it can (so that limits set on the daemon
 //! hold for its instances too), and in it one directory per instance (`group.rs`). What engines see of it is `limits.rs`. Which hierarchies there are is read
-//! in `locate.rs`; whether version 2 lets us pass controllers on is settled in `delegation.rs`.
+//! in `locate.rs`, what limits the daemon itself in `ceiling.rs`; whether version 2 lets us pass controllers on is settled
+//! in `delegation.rs`.
 //!
 //! The parent is kept locked as long as the daemon lives, so that a later daemon can tell what was left behind.
 
+mod ceiling;
 mod delegation;
 mod group;
 mod limits;
@@ -17,6 +19,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+pub use ceiling::memory_ceiling;
 pub use group::Group;
 use group::{Controls, Member};
 pub use limits::Limits;

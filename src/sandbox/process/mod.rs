@@ -28,6 +28,7 @@ use super::{
     cgroup::{Group, Limits},
     ports::Ports,
 };
+use crate::open_files::is_exhaustion;
 pub use command::{DEFAULT_PATH, Facts, Invocation};
 pub use guest::{ProcessGuest, collect};
 pub use spawn::{Spawn, Spawned};
@@ -67,7 +68,10 @@ impl Processes {
 
         let spawned = Spawn::new(&invocation, directory, credentials).run(group.as_ref());
         let Spawned { child, pid, output } =
-            spawned.map_err(|error| LaunchError::Refused(refusal(&invocation, directory, &error)))?;
+            spawned.map_err(|error| match refusal(&invocation, directory, &error) {
+                why if is_exhaustion(&error) => LaunchError::Exhausted(why),
+                why => LaunchError::Refused(why),
+            })?;
         let address = (Ipv4Addr::LOCALHOST, port.port()).into();
         let resources: Vec<String> = [format!("port {address}")]
             .into_iter()

@@ -80,8 +80,7 @@ async fn serve(options: Serve, logging: &mut Option<Logging>) -> Result<(), Star
     let engines = EngineSettings { callback, subnet, tap_pool, state_dir: state_dir.clone() };
     let engines = Engines::new(engines, &log)?;
     engines.prepare(drafts.values().filter_map(|draft| draft.as_deref().ok())).await?;
-    let world =
-        World { sandboxes: Box::new(engines), callbacks: callbacks.clone(), admission: admission.clone() };
+    let world = World { sandboxes: Box::new(engines), callbacks: callbacks.clone(), admission: admission.clone() };
     let actors = RegistryActor::launch(root.clone(), drafts, directory.clone(), world, log.clone());
     let settings = Settings {
         registry: root.display().to_string(),

@@ -10,7 +10,8 @@ use futures::future::join_all;
 use serde::Serialize;
 use tokio::time::timeout;
 use unifaas_actors::{
-    AdmissionReport, Desk, FunctionQuestion, FunctionSnapshot, InstanceActor, InstanceId, InstanceQuestion, InstanceSnapshot,
+    AdmissionReport, Desk, FunctionQuestion, FunctionSnapshot, InstanceActor, InstanceId, InstanceQuestion,
+    InstanceSnapshot,
 };
 
 use super::{Shared, invoke::request_id, status::Failure};

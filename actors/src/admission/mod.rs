@@ -25,9 +25,9 @@ use crate::{
     id::InstanceId,
     messages::{Evict, RoomMade},
 };
-use ledger::{Ledger, Verdict};
 pub use ledger::Limits;
 pub(crate) use ledger::{Ask, FunctionKey, Kind, Spare, Urgency};
+use ledger::{Ledger, Verdict};
 
 /// A start that takes longer does not count as one any more: it waits for something else than a processor, and functions
 /// that never get ready must not keep all others from starting.

@@ -18,8 +18,8 @@ use super::{
 use crate::{
     instance::Cause,
     messages::{
-        Abandon, Acquire, Configure, Drain, Evict, FunctionQuestion, InstanceGone, InstanceLost, InstanceReady, Members,
-        Replenish, Rested, RoomMade, SlotReturned, Stop,
+        Abandon, Acquire, Configure, Drain, Evict, FunctionQuestion, InstanceGone, InstanceLost, InstanceReady,
+        Members, Replenish, Rested, RoomMade, SlotReturned, Stop,
     },
     sandbox::LaunchError,
     spec::FunctionSpec,

@@ -244,7 +244,9 @@ impl FunctionActor {
         match self.backoff.allows(now) {
             Allowance::All => {}
             Allowance::ForCallers => demand.min_instances = 0,
-            Allowance::Trial => demand.max_instances = demand.max_instances.min(demand.alive + 1 - demand.booting.min(1)),
+            Allowance::Trial => {
+                demand.max_instances = demand.max_instances.min(demand.alive + 1 - demand.booting.min(1))
+            }
             Allowance::None => demand.max_instances = 0,
         }
         while demand.starts() > 0 {

@@ -253,7 +253,7 @@ impl Slots {
         idle.sort_unstable();
         let mut kept = self.usable(self.revision);
         idle.retain(|(.., minimum)| {
-            let spare = kept > *minimum;
+            let spare = *minimum == 0 || kept > *minimum;
             kept -= usize::from(spare && *minimum > 0);
             spare
         });

@@ -254,7 +254,10 @@ fn whoever_waits_in_vain_is_told_what_there_is_none_of_and_when_to_come_back() {
         let lease = rig.request_of("busy").await.await.unwrap().unwrap();
         let asked_at = Instant::now();
         let (why, retry_after) = saturated(rig.acquire().await);
-        assert_eq!((why.as_str(), asked_at.elapsed()), ("an instance needs 128 MiB, and 0 of 128 MiB are free", secs(10)));
+        assert_eq!(
+            (why.as_str(), asked_at.elapsed()),
+            ("an instance needs 128 MiB, and 0 of 128 MiB are free", secs(10))
+        );
         assert!((ms(1_000)..ms(2_000)).contains(&retry_after), "{retry_after:?}");
         assert_eq!(rig.snapshot().await.waiting, 0);
 

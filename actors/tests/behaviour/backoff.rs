@@ -228,7 +228,10 @@ fn a_minimum_that_fails_to_boot_is_tried_again_after_growing_pauses() {
         }
         // Pauses of 0.25, 0.5, 1, 2, 4, 8, 16 and 32 s and eight boots make 64.15 s; the next pause is the longest.
         let tries_after = |tenths: usize| attempts[tenths - 1];
-        assert_eq!([2, 4, 10, 20, 41, 82, 163, 330, 640, 650, 1000].map(tries_after), [1, 2, 3, 4, 5, 6, 7, 8, 8, 9, 9]);
+        assert_eq!(
+            [2, 4, 10, 20, 41, 82, 163, 330, 640, 650, 1000].map(tries_after),
+            [1, 2, 3, 4, 5, 6, 7, 8, 8, 9, 9]
+        );
 
         rig.fake.usually(Script::default());
         sleep(secs(60)).await;

@@ -115,7 +115,11 @@ fn starts_of_a_kind_have_a_bound_together_until_they_are_ready_or_given_up() {
     assert_eq!(ledger.ask(1, a, minimum(10), at(0)), Verdict::Granted);
     assert_eq!(ledger.ask(2, b, minimum(10), at(0)), Verdict::Granted);
     waits(&mut ledger, 3, minimum(10));
-    assert_eq!(ledger.ask(4, p, caller(10, Process, 5), at(5)), Verdict::Granted, "it overtakes, but takes nothing away");
+    assert_eq!(
+        ledger.ask(4, p, caller(10, Process, 5), at(5)),
+        Verdict::Granted,
+        "it overtakes, but takes nothing away"
+    );
     waits(&mut ledger, 5, caller(10, Process, 6));
     assert_eq!((ledger.starting(), ledger.to_tell()), (3, vec![]));
     ledger.started(a, at(6));

@@ -156,7 +156,8 @@ impl Fake {
 
     /// Ends a running instance, as if by itself.
     pub fn crash(&self, instance: InstanceId, exit: GuestExit) {
-        let address = self.ledger.borrow().running.iter().find(|(_, guest)| guest.instance == instance).map(|(at, _)| *at);
+        let address =
+            self.ledger.borrow().running.iter().find(|(_, guest)| guest.instance == instance).map(|(at, _)| *at);
         self.die(address.expect("the instance runs"), exit);
     }
 
@@ -266,7 +267,10 @@ impl Fake {
             });
         }
         let end_seen_after = script.end_seen_after;
-        self.ledger.borrow_mut().running.insert(address, Running { instance: order.instance, script: script.clone(), exit });
+        self.ledger
+            .borrow_mut()
+            .running
+            .insert(address, Running { instance: order.instance, script: script.clone(), exit });
         Launched {
             address,
             callback_source: address.ip(),

@@ -12,7 +12,7 @@ use tokio::{
     sync::oneshot,
     time::timeout,
 };
-use unifaas_actors::{Admission, Callbacks, Directory, DrainAll, Limits, RegistryActor, World, scan_all};
+use unifaas_actors::{Admission, Callbacks, Directory, DrainAll, Follow, Limits, RegistryActor, World, scan_all};
 
 use crate::{
     cli::Serve,
@@ -81,7 +81,7 @@ async fn serve(options: Serve, logging: &mut Option<Logging>) -> Result<(), Star
     let engines = Engines::new(engines, &log)?;
     engines.prepare(drafts.values().filter_map(|draft| draft.as_deref().ok())).await?;
     let world = World { sandboxes: Box::new(engines), callbacks: callbacks.clone(), admission: admission.clone() };
-    let actors = RegistryActor::launch(root.clone(), drafts, directory.clone(), world, log.clone());
+    let actors = RegistryActor::launch(root.clone(), drafts, directory.clone(), world, Follow::Watch, log.clone());
     let settings = Settings {
         registry: root.display().to_string(),
         listen: front.to_string(),

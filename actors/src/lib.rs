@@ -44,6 +44,6 @@ pub use id::{InstanceId, ReadyToken};
 pub use instance::{Cause, InstanceActor, InstanceSnapshot, Verdict};
 pub use messages::{Changed, DrainAll, FunctionQuestion, InstanceQuestion, Members};
 pub use output::OutputLog;
-pub use registry::{Changes, Draft, RegistryActor, scan_all, scan_one};
+pub use registry::{Changes, Draft, Follow, RegistryActor, scan_all, scan_one};
 pub use stats::{BootReport, FunctionStats, Outcome, StatsReport};
 pub use world::World;

@@ -103,6 +103,7 @@ impl Handler<Evict> for FunctionActor {
 
     fn handle(&mut self, Evict { instance }: Evict, _: &mut Context<Self>) {
         if let Some(member) = self.instances.get(&instance) {
+            self.desk.stats().count_eviction();
             member.address.do_send(Stop { cause: Cause::Evicted, now: false });
         }
     }
@@ -159,7 +160,7 @@ impl Handler<InstanceGone> for FunctionActor {
                 self.start_failed(instance, Refusal::Lost);
             }
         }
-        self.instances.remove(&instance);
+        self.instances.swap_remove(&instance);
         self.settle(ctx);
     }
 }

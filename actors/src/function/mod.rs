@@ -17,9 +17,10 @@ mod refusal;
 mod slots;
 mod waiters;
 
-use std::{collections::HashMap, rc::Rc, sync::Arc};
+use std::{rc::Rc, sync::Arc};
 
 use actix::{Actor, ActorContext, Addr, AsyncContext, Context, SpawnHandle};
+use indexmap::IndexMap;
 use slog::{Logger, debug, info, o, warn};
 use tokio::{sync::oneshot, time::Instant};
 
@@ -56,7 +57,8 @@ pub struct FunctionActor {
     revision: u64,
     phase: Phase,
     waiters: Waiters<Port>,
-    instances: HashMap<InstanceId, Member>,
+    /// In an order that does not change from run to run.
+    instances: IndexMap<InstanceId, Member>,
     backoff: Backoff,
     /// The one timer: for the earliest deadline of a waiter, or the end of a pause in keeping the minimum.
     alarm: Option<(Instant, SpawnHandle)>,
@@ -119,7 +121,7 @@ impl FunctionActor {
                 revision: 1,
                 phase: Phase::Serving,
                 waiters: Waiters::default(),
-                instances: HashMap::new(),
+                instances: IndexMap::new(),
                 backoff: Backoff::default(),
                 alarm: None,
                 notice: ExitNotice::new(parent, last_words),

@@ -18,7 +18,7 @@ use unifaas_actors::{
     spec::Readiness,
 };
 
-use super::ms;
+use super::{PLANNED, ms};
 
 /// What an instance does. By default it is ready after 100 ms and does as it is told.
 #[derive(Debug, Clone)]
@@ -154,6 +154,11 @@ impl Fake {
         self.ledger.borrow_mut().next.push_back(script);
     }
 
+    /// Nothing special is to happen any more.
+    pub fn forget_scripts(&self) {
+        self.ledger.borrow_mut().next.clear();
+    }
+
     /// Ends a running instance, as if by itself.
     pub fn crash(&self, instance: InstanceId, exit: GuestExit) {
         let address =
@@ -191,6 +196,11 @@ impl Fake {
     /// The highest that [`held`](Self::held) ever was.
     pub fn most_held(&self) -> usize {
         self.ledger.borrow().most_held
+    }
+
+    /// The memory that guests are allowed together now, in MiB.
+    pub fn memory(&self) -> u64 {
+        self.ledger.borrow().memory
     }
 
     /// The most memory that guests were ever allowed together, in MiB.
@@ -308,13 +318,13 @@ impl Sandboxes for Fake {
             actix::spawn(self.clone().call(*call, order.token, address(number)));
         }
         let fake = self.clone();
-        assert!(!matches!(script.launch, Launch::PanicsAtOnce), "as the script says");
+        assert!(!matches!(script.launch, Launch::PanicsAtOnce), "{PLANNED}");
         async move {
             sleep(script.launch_after).await;
             match script.launch.clone() {
                 Launch::Works => Ok(fake.born(&order, script, address(number), held)),
                 Launch::Fails(error) => Err(error),
-                Launch::PanicsAtOnce | Launch::Panics => panic!("as the script says"),
+                Launch::PanicsAtOnce | Launch::Panics => panic!("{PLANNED}"),
             }
         }
         .boxed_local()
@@ -397,7 +407,7 @@ impl Guest for FakeGuest {
                 });
             }
             OnStop::Ignores => {}
-            OnStop::Panics => panic!("as the script says"),
+            OnStop::Panics => panic!("{PLANNED}"),
         }
     }
 

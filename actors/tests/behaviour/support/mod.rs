@@ -7,7 +7,8 @@ use std::{
     cell::{Cell, RefCell},
     fs,
     future::Future,
-    sync::Arc,
+    panic,
+    sync::{Arc, Once},
     time::Duration,
 };
 
@@ -16,7 +17,7 @@ use tempfile::TempDir;
 pub use tokio::time::{Instant, sleep};
 use tokio::{sync::oneshot, task::JoinHandle};
 use unifaas_actors::{
-    Admission, Callbacks, Changed, Changes, Desk, Directory, DrainAll, FunctionQuestion, FunctionSnapshot,
+    Admission, Callbacks, Changed, Changes, Desk, Directory, DrainAll, Follow, FunctionQuestion, FunctionSnapshot,
     InstanceQuestion, InstanceSnapshot, Lease, Limits, Refusal, RegistryActor, Verdict, World, scan_all, scan_one,
     spec::SPEC_FILE,
 };
@@ -28,6 +29,8 @@ pub use self::{
 
 /// The function that most tests are about.
 pub const FUNCTION: &str = "f";
+/// How the message of a panic begins that a test wants.
+const PLANNED: &str = "as planned";
 /// There is room for a thousand instances of 128 MiB, which is what one takes unless its file says otherwise.
 pub const ROOMY: Limits = Limits { memory: 128 * 1000, process_starts: usize::MAX, starts: usize::MAX };
 
@@ -43,11 +46,26 @@ pub fn secs(seconds: u64) -> Duration {
 ///
 /// Time moves only when every task waits, and then jumps to the nearest timer.
 pub fn in_still_time<F: Future>(body: F) -> F::Output {
+    hush_planned_panics();
     let runtime = || {
         let mut builder = tokio::runtime::Builder::new_current_thread();
         builder.enable_all().start_paused(true).build().expect("a runtime of one thread needs no special rights")
     };
     actix::System::with_tokio_rt(runtime).block_on(body)
+}
+
+/// What panics on purpose says so, and nobody has to read it.
+fn hush_planned_panics() {
+    static HUSHED: Once = Once::new();
+    HUSHED.call_once(|| {
+        let usual = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            let said = info.payload_as_str().unwrap_or_default();
+            if !said.starts_with(PLANNED) {
+                usual(info);
+            }
+        }));
+    });
 }
 
 /// A registry and the world it lives in. Most tests are about one function of it, [`FUNCTION`]; what concerns another is
@@ -82,7 +100,9 @@ impl Rig {
         let world =
             World { sandboxes: Box::new(fake.clone()), callbacks: callbacks.clone(), admission: admission.clone() };
         let drafts = scan_all(root.path()).expect("the registry is there");
-        let registry = RegistryActor::launch(root.path().into(), drafts, directory.clone(), world, log.logger());
+        // A watcher would see changes in real time; here they are seen at the same virtual time in every run.
+        let (path, follow) = (root.path().to_owned(), Follow::Told);
+        let registry = RegistryActor::launch(path, drafts, directory.clone(), world, follow, log.logger());
         let (desks, finished) = (RefCell::default(), Cell::new(false));
         Self { registry, directory, root, desks, finished, limits, fake, log, callbacks, admission }
     }
@@ -136,6 +156,11 @@ impl Rig {
     /// Lets everybody do what can be done at this moment.
     pub async fn settle(&self) {
         sleep(ms(1)).await;
+    }
+
+    /// Instances that were ended because others needed their memory, of all functions that were ever looked at.
+    pub fn evicted(&self) -> u64 {
+        self.desks.borrow().iter().map(|desk| desk.stats().report().instances_evicted).sum()
     }
 
     pub async fn snapshot(&self) -> FunctionSnapshot {
@@ -235,7 +260,6 @@ impl Rig {
         self.callbacks.deliver(Some(token), fake::address(from).ip()).await
     }
 
-    /// The watcher sees changes in real time; here they are seen at the same virtual time in every run.
     fn look(&self) {
         self.registry.do_send(Changed(Changes::anything()));
     }

@@ -338,6 +338,22 @@ fn whoever_leaves_the_queue_lets_the_next_one_through() {
 }
 
 #[test]
+fn a_function_that_is_being_drained_stands_in_nobodys_way() {
+    in_still_time(async {
+        let rig = Rig::with(room(2), &[("busy", ""), (FUNCTION, ""), ("g", "")]);
+        let (busy, own) = (rig.request_of("busy").await.await.unwrap().unwrap(), rig.acquire().await.unwrap());
+        let first = rig.request().await;
+        let second = rig.request_of("g").await;
+        rig.remove().await;
+        assert_eq!(first.await.unwrap().unwrap_err(), Refusal::Draining);
+        drop(busy);
+        second.await.unwrap().unwrap();
+        drop(own);
+        rig.finish().await;
+    });
+}
+
+#[test]
 fn no_more_instances_start_at_once_than_may() {
     in_still_time(async {
         let rig = Rig::with(starts(2), &[(FUNCTION, "single-use = true")]);

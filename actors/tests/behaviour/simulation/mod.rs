@@ -17,7 +17,7 @@ use std::{collections::BTreeMap, rc::Rc, time::Duration};
 
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IteratorRandom};
 use tokio::time::timeout;
-use unifaas_actors::{Limits, sandbox::GuestExit};
+use unifaas_actors::{Limits, Refusal, sandbox::GuestExit};
 
 use self::{draw::Plan, scene::Scene};
 use crate::support::*;
@@ -99,7 +99,9 @@ async fn run(mut random: StdRng) -> BTreeMap<&'static str, usize> {
     }
     changes.await.expect("the disturber did not panic");
     watch.abort();
-    let _ = watch.await;
+    if let Some(panic) = watch.await.err().and_then(|error| error.try_into_panic().ok()) {
+        std::panic::resume_unwind(panic);
+    }
     if !drains {
         calm_down(&rig, plan.limits).await;
     }
@@ -124,6 +126,16 @@ async fn calm_down(rig: &Rig, limits: Limits) {
     let report = rig.admission.report();
     assert_eq!((report.memory_taken, report.memory_free), (3 * 64, limits.memory - 3 * 64));
     assert_eq!((report.starting, report.functions_waiting, rig.fake.held()), (0, 0, 3));
+
+    // One that could be served only if a minimum were given up waits in vain.
+    let most = limits.memory - 2 * 64;
+    rig.write_of("greedy", &format!("memory = {most}\nqueue-timeout = 2"));
+    sleep(secs(1)).await;
+    let launched = rig.fake.launched();
+    let greedy = rig.request_of("greedy").await.await.expect("no panic");
+    assert!(matches!(greedy, Err(Refusal::HostSaturated { .. })), "{greedy:?}");
+    assert_eq!((rig.fake.launched(), rig.fake.running()), (launched, 3), "a minimum was not kept");
+
     for name in FUNCTIONS {
         let requests = rig.requests_of(name, 2).await;
         for request in requests {

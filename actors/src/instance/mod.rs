@@ -23,6 +23,7 @@ use crate::{
     output::OutputLog,
     sandbox::{Guest, LaunchError, LaunchOrder, Launched, RECLAIM_TIMEOUT},
     spec::FunctionSpec,
+    veil::Veil,
     world::World,
 };
 pub use life::{Cause, Verdict};
@@ -47,6 +48,7 @@ pub(crate) struct Birth {
 pub struct InstanceActor {
     id: InstanceId,
     token: ReadyToken,
+    veil: Veil,
     birth: Birth,
     log: Logger,
     life: Life,
@@ -58,6 +60,8 @@ pub struct InstanceActor {
     output: OutputLog,
     body: Body,
     early_callbacks: Vec<CalledBack>,
+    /// Whether a callback that was not believed has been logged. There may be any number.
+    distrusted: bool,
     /// Declared last, so that the parent is told after everything else has been dropped.
     notice: ExitNotice<InstanceGone>,
 }
@@ -97,9 +101,13 @@ impl InstanceActor {
         let (life, first_effects) = Life::begin(ordered_at, times);
         let log = birth.log.new(o!("instance" => id.to_string()));
         let notice = ExitNotice::new(birth.parent.clone().recipient(), InstanceGone { instance: id, bug: true });
+        let token = ReadyToken::random();
+        let veil = Veil::new(token, &birth.spec.env);
         let actor = Self {
             id,
-            token: ReadyToken::random(),
+            token,
+            output: OutputLog::new(veil.clone()),
+            veil,
             birth,
             log,
             life,
@@ -107,9 +115,9 @@ impl InstanceActor {
             first_effects,
             alarm: None,
             probe: None,
-            output: OutputLog::default(),
             body: Body::None,
             early_callbacks: Vec::new(),
+            distrusted: false,
             notice,
         };
         (id, actor.start())
@@ -195,6 +203,7 @@ impl InstanceActor {
                     },
                 };
                 ctx.spawn(exited.into_actor(self).map(|exit, actor, ctx| {
+                    let exit = actor.veil.over_exit(exit);
                     debug!(actor.log, "guest ended"; "how" => %exit);
                     if let Body::Running { endpoint, .. } = &actor.body {
                         // Set once: a guest ends once.
@@ -204,7 +213,7 @@ impl InstanceActor {
                 }));
                 self.on(Event::Launched { callback_source }, ctx);
             }
-            Err(error) => self.on(Event::LaunchFailed(error), ctx),
+            Err(error) => self.on(Event::LaunchFailed(self.veil.over_error(error)), ctx),
         }
         for callback in std::mem::take(&mut self.early_callbacks) {
             self.called_back(callback, ctx);
@@ -300,10 +309,12 @@ impl InstanceActor {
     }
 }
 
-fn answer_callback(actor: &InstanceActor, reply: oneshot::Sender<Verdict>, verdict: Verdict) {
+fn answer_callback(actor: &mut InstanceActor, reply: oneshot::Sender<Verdict>, verdict: Verdict) {
     if verdict != Verdict::Accepted {
         actor.birth.desk.stats().count_refused_callback();
-        warn!(actor.log, "ready callback was refused"; "why" => ?verdict);
+        if !std::mem::replace(&mut actor.distrusted, true) {
+            warn!(actor.log, "ready callback was refused"; "why" => ?verdict);
+        }
     }
     // A caller that has hung up does not need the answer.
     let _ = reply.send(verdict);

@@ -74,6 +74,7 @@ impl Rig {
             Callback::local(([127, 0, 0, 1], 3000).into()),
             Ports::below_ephemeral(),
             Limits::set_up(&log),
+            Neighbours::default(),
         );
         Self { engine, function, warnings, env: BTreeMap::new(), memory: 128, user: None, _home: home }
     }
@@ -100,7 +101,7 @@ impl Rig {
             max_body: None,
             port: 8080,
             readiness: Readiness::Callback,
-            env: self.env.clone(),
+            env: self.env.clone().into(),
             sandbox: SandboxSpec::Process(process.clone()),
         };
         let output = OutputLog::default();

@@ -17,8 +17,9 @@ use unifaas_actors::{Budget, Callbacks, Directory, DrainAll, RegistryActor, Worl
 use crate::{
     cli::Serve,
     host,
-    http::{BindError, Listeners, Servers, Settings, Shared},
+    http::{BindError, Limits, Listeners, Servers, Settings, Shared},
     log::{self, Logging},
+    neighbours::Neighbours,
     net::{NetError, Subnet},
     sandbox::{EngineSettings, Engines},
 };
@@ -70,7 +71,9 @@ async fn serve(options: Serve, logging: &mut Option<Logging>) -> Result<(), Star
     let directory = Arc::new(Directory::default());
     let memory_budget = host::memory_budget();
     let (subnet, tap_pool) = (options.subnet, options.tap_pool);
-    let engines = EngineSettings { callback, subnet, tap_pool, state_dir: state_dir.clone() };
+    let neighbours = Neighbours::default();
+    let engines =
+        EngineSettings { callback, subnet, tap_pool, state_dir: state_dir.clone(), neighbours: neighbours.clone() };
     let engines = Engines::new(engines, &log)?;
     engines.prepare(drafts.values().filter_map(|draft| draft.as_deref().ok())).await?;
     let world = World {
@@ -79,6 +82,11 @@ async fn serve(options: Serve, logging: &mut Option<Logging>) -> Result<(), Star
         memory: Rc::new(Budget::new(memory_budget)),
     };
     let actors = RegistryActor::launch(root.clone(), drafts, directory.clone(), world, log.clone());
+    let limits = Limits {
+        connections: options.max_connections,
+        connections_each: options.max_connections_per_client.unwrap_or(options.max_connections.div_ceil(2)),
+        client_timeout: (!options.client_timeout.is_zero()).then_some(options.client_timeout),
+    };
     let settings = Settings {
         registry: root.display().to_string(),
         listen: front.to_string(),
@@ -87,10 +95,13 @@ async fn serve(options: Serve, logging: &mut Option<Logging>) -> Result<(), Star
         subnet: options.subnet.unwrap_or(Subnet::DEFAULT).to_string(),
         state_dir: state_dir.display().to_string(),
         drain_grace_seconds: options.drain_grace.as_secs_f64(),
+        max_connections: limits.connections,
+        max_connections_per_client: limits.connections_each,
+        client_timeout_seconds: options.client_timeout.as_secs_f64(),
         memory_budget,
     };
     let functions = directory.all().len();
-    let shared = Arc::new(Shared::new(directory, callbacks, log.new(o!()), settings));
+    let shared = Arc::new(Shared::new(directory, callbacks, neighbours, limits, settings, log.new(o!())));
     let servers = listeners.serve(shared.clone())?;
     let admin = admin.map_or_else(String::new, |admin| format!(" admin http://{admin}"));
     info!(log, "serving"; "listen" => %front, "callback" => %callback, "registry" => %root.display(),

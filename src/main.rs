@@ -7,6 +7,7 @@ mod daemon;
 mod host;
 mod http;
 mod log;
+mod neighbours;
 mod net;
 mod relay;
 mod sandbox;

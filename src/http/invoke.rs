@@ -26,7 +26,7 @@ use super::{
     headers::{REQUEST_ID, SERVER_TIMING, asks_for_websocket, strip_response_headers},
     relay::{Body, ClientEnd, Deadline, Record, Relay, blames_instance},
     status::Failure,
-    upstream::{Answer, Exchange, Framing, Pool, RequestBody, ResponseHead, content_length},
+    upstream::{Answer, BodyLimits, Exchange, Framing, Pool, RequestBody, ResponseHead, content_length},
 };
 
 /// Where invocations live.
@@ -72,7 +72,7 @@ impl Invoker {
         let client = client_of(&request);
         let opened = unless_left(&client, request.head(), async {
             let admission = self.admit(request.head(), &client).await?;
-            let body = RequestBody::withheld(request_framing(&request.head().headers), admission.max_body());
+            let body = RequestBody::withheld(request_framing(&request.head().headers), self.body_limits(&admission));
             let opened = self.open(request.head(), body, admission).await?;
             match opened.answer {
                 Answer::Continue => Ok(opened),
@@ -95,7 +95,7 @@ impl Invoker {
                 Some(opened) => self.resume(head, payload, opened).await,
                 None => {
                     let admission = self.admit(head, &client).await?;
-                    let body = RequestBody::new(payload, request_framing(&head.headers), admission.max_body());
+                    let body = RequestBody::new(payload, request_framing(&head.headers), self.body_limits(&admission));
                     self.open(head, body, admission).await
                 }
             }
@@ -106,9 +106,20 @@ impl Invoker {
         }
     }
 
+    fn body_limits(&self, admission: &Admission) -> BodyLimits {
+        let size = admission.lease.endpoint().spec.max_body;
+        BodyLimits { size, silence: self.shared.limits.client_timeout }
+    }
+
     async fn admit(&self, head: &RequestHead, client: &Option<Client>) -> Result<Admission, Response<Body>> {
         let asked = Instant::now();
         let request_id = request_id(&head.headers);
+        if let Some(client) = client {
+            client.manners().asks();
+            if !client.is_welcome() {
+                return Err(refuse(head, &Failure::Crowded, &request_id));
+            }
+        }
         if self.shared.is_draining() {
             return Err(refuse(head, &Failure::Draining, &request_id));
         }
@@ -250,12 +261,6 @@ struct Opened {
     admission: Admission,
     exchange: Exchange,
     answer: Answer,
-}
-
-impl Admission {
-    fn max_body(&self) -> Option<u64> {
-        self.lease.endpoint().spec.max_body
-    }
 }
 
 impl Times {

@@ -33,7 +33,10 @@ use ports::Ports;
 use process::Processes;
 use vm::{Machines, VmSettings};
 
-use crate::net::{NetError, Subnet};
+use crate::{
+    neighbours::Neighbours,
+    net::{NetError, Subnet},
+};
 
 /// What engines have to know of the daemon.
 #[derive(Debug, Clone)]
@@ -46,6 +49,8 @@ pub struct EngineSettings {
     pub tap_pool: usize,
     /// Where the daemon keeps its files.
     pub state_dir: PathBuf,
+    /// Is told in which networks there are instances.
+    pub neighbours: Neighbours,
 }
 
 /// All engines of this host.
@@ -61,13 +66,13 @@ impl Engines {
     /// # Panics
     /// Outside of an arbiter (or another tokio `LocalSet`).
     pub fn new(settings: EngineSettings, log: &Logger) -> io::Result<Self> {
-        let EngineSettings { callback, subnet, tap_pool, state_dir } = settings;
+        let EngineSettings { callback, subnet, tap_pool, state_dir, neighbours } = settings;
         let (ports, limits) = (Ports::below_ephemeral(), Limits::set_up(log));
-        let vms = VmSettings { subnet, tap_pool, state_dir, callback };
+        let vms = VmSettings { subnet, tap_pool, state_dir, callback, neighbours: neighbours.clone() };
         Ok(Self {
-            containers: Containers::new(callback, log),
+            containers: Containers::new(callback, neighbours.clone(), log),
             machines: Machines::new(vms, ports.clone(), limits.clone(), log)?,
-            processes: Processes::new(Callback::local(callback), ports, limits),
+            processes: Processes::new(Callback::local(callback), ports, limits, neighbours),
         })
     }
 

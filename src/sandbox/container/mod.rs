@@ -36,6 +36,7 @@ use unifaas_actors::{
     spec::{ContainerSpec, Pull, Readiness},
 };
 
+use crate::neighbours::Neighbours;
 use engine::{Engine, EngineError, QUICK};
 use guest::{Container, ContainerGuest};
 use networks::Networks;
@@ -73,13 +74,13 @@ impl Containers {
     ///
     /// # Panics
     /// Outside of a `LocalSet`.
-    pub fn new(callback: SocketAddr, log: &Logger) -> Self {
+    pub fn new(callback: SocketAddr, neighbours: Neighbours, log: &Logger) -> Self {
         let engine = Rc::new(Engine::from_environment());
         // As good a random name as an instance's.
         let daemon = InstanceId::random().to_string();
         let log = log.new(o!("daemon" => daemon.clone()));
         let parts = Parts {
-            networks: Networks::new(engine.clone()),
+            networks: Networks::new(engine.clone(), neighbours),
             watch: Watch::new(engine.clone(), daemon.clone(), log.clone()),
             remover: Remover::start(engine.clone(), log),
             engine,

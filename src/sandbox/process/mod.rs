@@ -28,6 +28,7 @@ use super::{
     cgroup::{Group, Limits},
     ports::Ports,
 };
+use crate::neighbours::Neighbours;
 pub use command::{DEFAULT_PATH, Facts, Invocation};
 pub use guest::{ProcessGuest, collect};
 pub use spawn::{Spawn, Spawned};
@@ -38,18 +39,22 @@ pub struct Processes {
     callback: Callback,
     ports: Ports,
     limits: Limits,
+    neighbours: Neighbours,
 }
 
 impl Processes {
     /// An engine that leases ports and limits memory as told.
-    pub fn new(callback: Callback, ports: Ports, limits: Limits) -> Self {
-        Self { callback, ports, limits }
+    pub fn new(callback: Callback, ports: Ports, limits: Limits, neighbours: Neighbours) -> Self {
+        Self { callback, ports, limits, neighbours }
     }
 
     /// Starts one. Blocks for fork and exec: the parent-death signal of a child is tied to the *thread* that forked it,
     /// so that must be the thread of the actors, which lives as long as the daemon, and none of a pool.
     pub fn launch(&self, order: LaunchOrder, process: &ProcessSpec) -> Result<Launched, LaunchError> {
         let credentials = Credentials::of(process.user.as_deref(), Uid::effective())?;
+        if let Some(user) = credentials.as_ref().filter(|user| user.uid != Uid::effective()) {
+            self.neighbours.add_user(user.uid.as_raw());
+        }
         let port = self
             .ports
             .lease()

@@ -37,7 +37,10 @@ use super::{
     ports::Ports,
     process::{ProcessGuest, Spawn, Spawned, collect},
 };
-use crate::net::{self, Mark, NetError, Network, Record, Subnet};
+use crate::{
+    neighbours::Neighbours,
+    net::{self, Mark, NetError, Network, Record, Subnet},
+};
 use ending::Monitor;
 use guest::VmGuest;
 use operator::Operator;
@@ -65,6 +68,8 @@ pub struct VmSettings {
     pub state_dir: PathBuf,
     /// The bound address of the callback listener.
     pub callback: SocketAddr,
+    /// Is told where the guests are.
+    pub neighbours: Neighbours,
 }
 
 /// Starts virtual machines.
@@ -137,6 +142,8 @@ impl Engine {
             VmNetwork::Tap => {
                 wire::check_callback(self.settings.callback, &order.spec.readiness)?;
                 let tap = self.network.lend(vm.egress).await?;
+                let subnet = self.settings.subnet.unwrap_or(Subnet::DEFAULT);
+                self.settings.neighbours.add_network("virtual machines", vec![subnet.into()]);
                 let facts = Facts::on_tap(tap.link, order.spec.port, self.settings.callback, &token);
                 (Wire::Tap(tap), facts)
             }
@@ -173,6 +180,10 @@ impl Engine {
         if let Some(obstacle) = operator.obstacle.as_ref().filter(|_| !self.warned.replace(true)) {
             info!(self.log, "machine monitors run as root, of whose powers they keep the access to files alone: \
                 an unprivileged user could not use everything they need"; "for example" => %obstacle.display());
+        }
+        if let Some(user) = operator.credentials.as_ref().filter(|user| user.uid != Uid::effective()) {
+            // A guest in a user-mode network reaches this host as the one who runs its monitor.
+            self.settings.neighbours.add_user(user.uid.as_raw());
         }
         if let (Some(user), Some(files)) = (&operator.credentials, files) {
             files.give_to(user.uid, user.gid).map_err(refused("the directory of the instance"))?;

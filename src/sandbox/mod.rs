@@ -2,12 +2,14 @@
 //!
 //! One engine per kind of sandbox, chosen by the spec: `process/` for child processes, `container/` for those of a
 //! container engine, `vm/` for virtual machines. What engines share has a file of
-//! its own: `readiness.rs` (is it up yet?), `ports.rs` (leases of local ports), `cgroup/` (limits, and the certainty
+//! its own: `readiness.rs` (is it up yet?), `pace.rs` (how fast output is
+//! read), `ports.rs` (leases of local ports), `cgroup/` (limits, and the certainty
 //! that nothing survives), `substitute.rs` (`%words` in commands). When to start and end instances is decided in the
 //! actors.
 
 mod cgroup;
 mod container;
+mod pace;
 mod ports;
 mod process;
 mod readiness;

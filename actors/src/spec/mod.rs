@@ -135,6 +135,10 @@ pub struct ProcessSpec {
     pub command: Vec<String>,
     /// Memory limit in MiB.
     pub memory: u64,
+    /// Processes and threads it may have at once.
+    pub pids_limit: u32,
+    /// The largest file it may write, in MiB.
+    pub file_size: Option<u32>,
     /// The user to run as: a name or a numeric id. `None`: an unprivileged one when the daemon is root.
     pub user: Option<String>,
 }
@@ -163,6 +167,8 @@ pub struct ContainerSpec {
     pub no_new_privileges: bool,
     /// Processes and threads the container may have at once.
     pub pids_limit: u32,
+    /// The largest file it may write, in MiB.
+    pub file_size: Option<u32>,
     /// Whether the container's file system is read-only, but for its volumes.
     pub read_only: bool,
     /// Whether the engine's own init is the first process: it passes signals on and reaps orphans.

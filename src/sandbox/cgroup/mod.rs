@@ -17,7 +17,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub use group::Group;
+pub use group::{Allowance, Group};
 use group::{Controls, Member};
 pub use limits::Limits;
 use locate::{Layout, Place};
@@ -63,14 +63,19 @@ impl Cgroups {
         Ok(Self { hierarchies })
     }
 
-    /// Makes the directories of one instance that may use `memory` MiB.
-    pub fn group(&self, name: &str, memory: u64) -> io::Result<Group> {
+    /// Whether the number of an instance's processes can be limited.
+    pub fn counts_processes(&self) -> bool {
+        self.hierarchies.iter().any(Hierarchy::counts_processes)
+    }
+
+    /// Makes the directories of one instance.
+    pub fn group(&self, name: &str, allowance: Allowance) -> io::Result<Group> {
         let members = self.hierarchies.iter().map(|hierarchy| Member {
             controls: hierarchy.controls,
             directory: hierarchy.parent.join(name),
             label: hierarchy.label(name),
         });
-        Group::create(members, memory)
+        Group::create(members, allowance)
     }
 
     /// The directories that hold those of the instances.
@@ -103,6 +108,14 @@ impl Hierarchy {
                 let _ = fs::remove_dir(&parent);
                 Err(error)
             }
+        }
+    }
+
+    fn counts_processes(&self) -> bool {
+        match self.controls {
+            Controls::V1Pids => true,
+            Controls::V1Memory => false,
+            Controls::V2 => delegation::passes_on(&self.parent, "pids"),
         }
     }
 

@@ -30,6 +30,7 @@ const MOST_DESCRIPTORS: u64 = 65_536;
 pub struct Confinement {
     credentials: Option<Credentials>,
     capabilities: Option<u64>,
+    file_bytes: Option<u64>,
     doors: Vec<OwnedFd>,
     daemon: Pid,
     descriptors: libc::c_uint,
@@ -37,12 +38,18 @@ pub struct Confinement {
 
 impl Confinement {
     /// `doors` are the files by which the child joins its cgroups; without `credentials` it stays who it is, and without
-    /// `capabilities`, a bit for each that is left, root can do what root can.
-    pub fn new(credentials: Option<Credentials>, capabilities: Option<u64>, doors: Vec<OwnedFd>) -> Self {
+    /// `capabilities`, a bit for each that is left, root can do what root can. `file_size` is in MiB.
+    pub fn new(
+        credentials: Option<Credentials>,
+        capabilities: Option<u64>,
+        file_size: Option<u32>,
+        doors: Vec<OwnedFd>,
+    ) -> Self {
         let limit = resource::getrlimit(Resource::RLIMIT_NOFILE).map_or(MOST_DESCRIPTORS, |(soft, _)| soft);
         Self {
             credentials,
             capabilities,
+            file_bytes: file_size.map(|size| u64::from(size) << 20),
             doors,
             daemon: unistd::getpid(),
             descriptors: limit.min(MOST_DESCRIPTORS) as libc::c_uint,
@@ -64,6 +71,9 @@ impl Confinement {
         unistd::setsid()?;
         stat::umask(Mode::S_IWGRP | Mode::S_IWOTH);
         resource::setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
+        if let Some(bytes) = self.file_bytes {
+            resource::setrlimit(Resource::RLIMIT_FSIZE, bytes, bytes)?;
+        }
         default_signals();
         drop_ambient_capabilities();
         if let Some(most) = self.capabilities {

@@ -25,7 +25,7 @@ use unifaas_actors::{
 
 use super::{
     Callback,
-    cgroup::{Group, Limits},
+    cgroup::{Allowance, Group, Limits},
     ports::Ports,
 };
 use crate::neighbours::Neighbours;
@@ -66,11 +66,12 @@ impl Processes {
             daemon: Facts::daemon(),
         };
         let invocation = Invocation::new(&order, process, &facts, env::var_os("PATH").as_deref());
-        let group = self.limits.group(&order.instance.to_string(), process.memory);
+        let allowance = Allowance { memory: process.memory, pids: process.pids_limit };
+        let group = self.limits.group(&order.instance.to_string(), allowance);
         let directory = &order.spec.directory;
         let hint = credentials.as_ref().and_then(|user| Some(hint(user, &user.barrier(directory)?)));
 
-        let spawned = Spawn::new(&invocation, directory, credentials).run(group.as_ref());
+        let spawned = Spawn::new(&invocation, directory, credentials).file_size(process.file_size).run(group.as_ref());
         let Spawned { child, pid, output } =
             spawned.map_err(|error| LaunchError::Refused(refusal(&invocation, directory, &error)))?;
         let address = (Ipv4Addr::LOCALHOST, port.port()).into();

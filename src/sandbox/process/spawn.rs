@@ -17,6 +17,7 @@ pub struct Spawn<'a> {
     directory: &'a Path,
     credentials: Option<Credentials>,
     capabilities: Option<u64>,
+    file_size: Option<u32>,
     stdin: Stdio,
 }
 
@@ -31,12 +32,18 @@ pub struct Spawned {
 impl<'a> Spawn<'a> {
     /// The command is run in `directory`. Without `credentials` it runs as the daemon's user.
     pub fn new(invocation: &'a Invocation, directory: &'a Path, credentials: Option<Credentials>) -> Self {
-        Self { invocation, directory, credentials, capabilities: None, stdin: Stdio::null() }
+        Self { invocation, directory, credentials, capabilities: None, file_size: None, stdin: Stdio::null() }
     }
 
     /// The most that it, and whatever it starts, can ever have of root's capabilities, a bit for each.
     pub fn capabilities(mut self, most: u64) -> Self {
         self.capabilities = Some(most);
+        self
+    }
+
+    /// The largest file that it may write, in MiB.
+    pub fn file_size(mut self, most: Option<u32>) -> Self {
+        self.file_size = most;
         self
     }
 
@@ -64,7 +71,7 @@ impl<'a> Spawn<'a> {
             .stdin(self.stdin)
             .stdout(writer.try_clone()?)
             .stderr(writer);
-        Confinement::new(self.credentials, self.capabilities, doors).apply_to(&mut command);
+        Confinement::new(self.credentials, self.capabilities, self.file_size, doors).apply_to(&mut command);
         let output = pipe::Receiver::from_owned_fd(reader.into())?;
         let child = command.spawn()?;
         let pid = child.id().and_then(|id| i32::try_from(id).ok()).ok_or(io::ErrorKind::NotFound)?;

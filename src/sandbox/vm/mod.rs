@@ -33,7 +33,7 @@ use unifaas_actors::{
 
 use super::{
     Callback,
-    cgroup::{Group, Limits},
+    cgroup::{Allowance, Group, Limits},
     ports::Ports,
     process::{ProcessGuest, Spawn, Spawned, collect},
 };
@@ -52,6 +52,8 @@ use wire::{Facts, Wire};
 /// Beside the guest's own memory, in MiB: what its monitor needs. QEMU's translated code is in there.
 const FIRECRACKER_OVERHEAD: u64 = 64;
 const QEMU_OVERHEAD: u64 = 256;
+/// Threads that a monitor may have at once: for each CPU of a guest, and for input and output.
+const MONITOR_PIDS: u32 = 512;
 /// Lines of output that are looked at for the reason of an end.
 const LAST_LINES: usize = 40;
 /// How long the reason may take to be read once QEMU has ended.
@@ -203,7 +205,7 @@ impl Engine {
         let operator = self.operator(&runs_as, files.as_ref())?;
         let overhead = if monitor == Monitor::Qemu { QEMU_OVERHEAD } else { FIRECRACKER_OVERHEAD };
         let memory = vm.memory + overhead;
-        let group = self.limits.group(&order.instance.to_string(), memory);
+        let group = self.limits.group(&order.instance.to_string(), Allowance { memory, pids: MONITOR_PIDS });
         let mut spawn =
             Spawn::new(&invocation, Path::new("/"), operator.credentials).capabilities(operator.capabilities);
         let mut events = None;

@@ -33,6 +33,8 @@ pub struct Rig {
     pub warnings: Arc<Mutex<Vec<String>>>,
     pub env: BTreeMap<String, String>,
     pub memory: u64,
+    pub pids_limit: u32,
+    pub file_size: Option<u32>,
     pub user: Option<String>,
     _home: tempfile::TempDir,
 }
@@ -76,13 +78,25 @@ impl Rig {
             Limits::set_up(&log),
             Neighbours::default(),
         );
-        Self { engine, function, warnings, env: BTreeMap::new(), memory: 128, user: None, _home: home }
+        Self {
+            engine,
+            function,
+            warnings,
+            env: BTreeMap::new(),
+            memory: 128,
+            pids_limit: 512,
+            file_size: None,
+            user: None,
+            _home: home,
+        }
     }
 
     pub fn try_run(&self, command: &[&str]) -> Result<Running, LaunchError> {
         let process = ProcessSpec {
             command: command.iter().map(|word| (*word).to_owned()).collect(),
             memory: self.memory,
+            pids_limit: self.pids_limit,
+            file_size: self.file_size,
             user: self.user.clone(),
         };
         let spec = FunctionSpec {

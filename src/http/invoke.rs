@@ -161,10 +161,7 @@ impl Invoker {
                     }
                     Err(missed) => missed,
                 };
-            let failure = match untouched {
-                Some(_) => failure,
-                None => dispatch::explain(failure, lease.endpoint()).await,
-            };
+            let failure = dispatch::explain(failure, lease.endpoint()).await;
             if blames_instance(&failure) {
                 lease.condemn();
             }

@@ -8,9 +8,9 @@
 use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, time::Duration};
 
 use integration::{
-    Daemon, Function, Setup,
+    Daemon, Function, Pieces, Setup,
     abuse::{suffer_answers, unnoticed},
-    cgroups_are_usable, eventually, ms, number, processes, within,
+    cgroups_are_usable, empty, eventually, ms, number, processes, request, within,
 };
 use serde_json::json;
 
@@ -150,10 +150,19 @@ async fn an_answer_without_end_takes_no_slot_for_longer_than_the_timeout_whoever
     unnoticed(&daemon, "good", async {
         for path in ["/endless/body", "/bytes?mib=2000"] {
             let path = format!("/invoke/bad{path}");
-            // It is never read beyond its head.
-            let (_connection, _response) = daemon.start(integration::request("GET", &path, integration::empty())).await;
-            let reply = within(ms(6000), "the only slot is free", daemon.get("/invoke/bad/pid")).await;
-            reply.ok();
+            // One that is never read beyond its head.
+            let (_connection, _response) = daemon.start(request("GET", &path, empty())).await;
+            within(ms(6000), "the only slot is free", daemon.get("/invoke/bad/pid")).await.ok();
+            // One that is read more slowly than the function writes, so that there is always something to pass on.
+            let (_slow, response) = daemon.start(request("GET", &path, empty())).await;
+            let slowly = async {
+                let mut pieces = Pieces::of(response);
+                while let Some(Ok(_)) = pieces.next().await {
+                    tokio::time::sleep(ms(1)).await;
+                }
+            };
+            within(ms(6000), "it is broken off", slowly).await;
+            within(ms(6000), "the only slot is free", daemon.get("/invoke/bad/pid")).await.ok();
         }
     })
     .await;

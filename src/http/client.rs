@@ -88,6 +88,11 @@ impl Client {
         &self.0.manners
     }
 
+    /// It gets its last answer now.
+    pub fn dismiss(&self) {
+        self.0.manners.dismiss(self.0.crowd.now());
+    }
+
     /// From now on, a request of it is served.
     pub fn serve(self) -> Served {
         self.manners().is_served(true);

@@ -3,7 +3,8 @@
 //! A connection costs a descriptor and memory, and while it is served a slot of a function. So there is a [`Room`] for a
 //! listener, with places for so many and for so many of one address; and each HTTP worker looks at its part of the
 //! [`Crowd`] once a second and turns out those that keep it waiting (`manners.rs`). Who finds every place taken gets that
-//! of the one that has rested for longest. If nobody rests, it is let in to be told so; past that, not even that.
+//! of the one of its worker that has rested for longest. If nobody rests there, it is let in to be told so, and somebody
+//! who rests elsewhere has to leave for the next; past that, it is not let in at all.
 
 use std::{
     cell::{Cell, RefCell},
@@ -12,7 +13,7 @@ use std::{
     rc::Rc,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -33,6 +34,8 @@ pub struct Room {
     /// For the clients of one address, unless it is one of this host.
     places_each: usize,
     taken: Mutex<Taken>,
+    /// Those that found every place taken, and nobody of their worker at rest, since there last was a place.
+    wanted: AtomicUsize,
     refused: AtomicU64,
     turned_out: AtomicU64,
 }
@@ -75,8 +78,8 @@ enum Answer {
 impl Room {
     /// With so many places, and so many for one client.
     pub fn new(places: usize, places_each: usize) -> Arc<Self> {
-        let (taken, refused, turned_out) = Default::default();
-        Arc::new(Self { places, places_each, taken, refused, turned_out })
+        let (taken, wanted, refused, turned_out) = Default::default();
+        Arc::new(Self { places, places_each, taken, wanted, refused, turned_out })
     }
 
     /// How full it is.
@@ -106,7 +109,10 @@ impl Room {
         match full {
             _ if his > self.places_each => Answer::EnoughOfYou(place),
             true => Answer::Full(place),
-            false => Answer::Welcome(place),
+            false => {
+                self.wanted.store(0, Ordering::Relaxed);
+                Answer::Welcome(place)
+            }
         }
     }
 
@@ -171,7 +177,13 @@ impl Crowd {
     pub fn admit(self: &Rc<Self>, ends: Ends) -> Option<(Client, Membership)> {
         let (place, welcome) = match self.room.enter(ends.peer.ip()) {
             Answer::Welcome(place) => (place, true),
-            Answer::Full(place) => (place, self.make_room()),
+            Answer::Full(place) => {
+                let made = self.make_room();
+                if !made {
+                    self.room.wanted.fetch_add(1, Ordering::Relaxed);
+                }
+                (place, made)
+            }
             Answer::EnoughOfYou(place) => (place, false),
             Answer::NoRoom => {
                 self.room.refused.fetch_add(1, Ordering::Relaxed);
@@ -218,6 +230,11 @@ impl Crowd {
             if let Some(offence) = client.manners().offence(now, &self.patience) {
                 self.turn_out(client, offence);
             }
+        }
+        while self.room.wanted.load(Ordering::Relaxed) > 0 && self.make_room() {
+            let one_less = |wanted: usize| wanted.checked_sub(1);
+            // Another worker may have been faster: then one more rests no longer.
+            let _ = self.room.wanted.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less);
         }
     }
 
@@ -306,6 +323,20 @@ mod tests {
         assert_eq!(occupancy(&crowd), (9, 2, 0));
         drop((served, told));
         assert!(come(&crowd, "127.0.0.1", 1)[0].0.is_welcome());
+    }
+
+    #[test]
+    fn who_rests_with_another_worker_makes_room_for_the_one_after() {
+        let room = Room::new(2, 2);
+        let (one, other) = (Crowd::new(room.clone(), PATIENCE), Crowd::new(room, PATIENCE));
+        let resting = come(&one, "127.0.0.1", 1).remove(0);
+        let served = come(&other, "127.0.0.1", 1).remove(0);
+        served.0.manners().is_served(true);
+        assert!(!come(&other, "127.0.0.1", 1)[0].0.is_welcome());
+        one.sweep();
+        assert_eq!(resting.0.offence(), Some(Offence::InTheWay));
+        drop(resting);
+        assert!(come(&other, "127.0.0.1", 1)[0].0.is_welcome());
     }
 
     #[test]

@@ -117,6 +117,7 @@ impl Invoker {
         if let Some(client) = client {
             client.manners().asks();
             if !client.is_welcome() {
+                client.dismiss();
                 return Err(refuse(head, &Failure::Crowded, &request_id));
             }
         }

@@ -18,6 +18,10 @@ pub struct Patience {
     pub head_bytes: usize,
 }
 
+/// Seconds in which a client may take its last answer. The server itself would wait for the end of a body that nobody
+/// wants.
+const GOODBYE: u32 = 1;
+
 /// Why a connection has to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Offence {
@@ -27,6 +31,8 @@ pub enum Offence {
     LargeHead,
     /// It has asked for nothing for too long.
     Idle,
+    /// It has been told that this was its last answer, and stays.
+    Dismissed,
     /// It takes nothing of its response.
     Stalled,
     /// It has asked for nothing for longer than the others, and somebody else needs its place.
@@ -45,6 +51,8 @@ pub struct Manners {
     stalled: Cell<Option<u32>>,
     /// Whether a request of it is being served.
     served: Cell<bool>,
+    /// Since when it should have gone.
+    dismissed: Cell<Option<u32>>,
 }
 
 impl Manners {
@@ -56,6 +64,7 @@ impl Manners {
             head_bytes: Cell::new(0),
             stalled: Cell::new(None),
             served: Cell::new(false),
+            dismissed: Cell::new(None),
         }
     }
 
@@ -86,6 +95,11 @@ impl Manners {
         self.served.set(served);
     }
 
+    /// It gets its last answer now.
+    pub fn dismiss(&self, now: u32) {
+        self.dismissed.set(Some(now));
+    }
+
     /// It does not take what is there for it.
     pub fn stalls(&self, now: u32) {
         if self.stalled.get().is_none() {
@@ -108,6 +122,9 @@ impl Manners {
         }
         if self.served.get() {
             return None;
+        }
+        if self.dismissed.get().is_some_and(|since| longer(since, GOODBYE)) {
+            return Some(Offence::Dismissed);
         }
         match self.begun.get() {
             Some(since) if longer(since, patience.head) => Some(Offence::SlowHead),
@@ -177,6 +194,15 @@ mod tests {
         manners.is_served(false);
         assert_eq!(first_offence(&manners, 3), Some((3 + 81, Offence::Idle)));
         assert_eq!(manners.resting_since(), Some(3));
+    }
+
+    #[test]
+    fn who_got_a_last_answer_has_to_go() {
+        let manners = Manners::new(0);
+        manners.is_served(true);
+        manners.dismiss(7);
+        manners.is_served(false);
+        assert_eq!(first_offence(&manners, 7), Some((9, Offence::Dismissed)));
     }
 
     #[test]

@@ -119,7 +119,8 @@ pub struct Pages<S> {
 impl<S> Pages<S> {
     /// The reason not to serve that request.
     fn objection(&self, request: &Request, client: Option<&Client>) -> Option<Failure> {
-        if client.is_some_and(|client| !client.is_welcome()) {
+        if let Some(client) = client.filter(|client| !client.is_welcome()) {
+            client.dismiss();
             Some(Failure::Crowded)
         } else if request.path() == HEALTH || self.audience.includes(request, &self.shared) {
             None

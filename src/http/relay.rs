@@ -229,6 +229,9 @@ impl Record {
     /// The end of a request that the platform answered.
     pub fn fail(&mut self, failure: &Failure) {
         let outcome = failure.outcome();
+        if let Some(client) = self.client.as_ref().filter(|_| failure.closes()) {
+            client.dismiss();
+        }
         if !self.close(outcome) {
             return;
         }

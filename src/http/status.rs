@@ -228,7 +228,7 @@ impl Failure {
     }
 
     /// Whether the connection cannot go on after this: what follows on it is not a request, or nobody will serve it.
-    fn closes(&self) -> bool {
+    pub fn closes(&self) -> bool {
         matches!(
             self,
             Failure::Draining

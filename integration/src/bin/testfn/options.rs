@@ -31,6 +31,9 @@ pub(crate) struct Options {
     /// A line to print at first; may be given more than once.
     #[arg(long)]
     pub say: Vec<String>,
+    /// A variable whose value to print at first.
+    #[arg(long)]
+    pub say_variable: Option<String>,
     /// Do not end on SIGTERM.
     #[arg(long)]
     pub ignore_sigterm: bool,

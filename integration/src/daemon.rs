@@ -220,14 +220,21 @@ impl Daemon {
         self.send(request).await.unwrap_or_else(|error| panic!("POST {path}: {error:?}"))
     }
 
+    /// GET of an admin page, where those are.
+    async fn page(&self, path: &str) -> Reply {
+        let mut connection = Connection::open(self.admin.unwrap_or(self.listen)).await.expect("the admin pages");
+        let page = connection.send(request("GET", path, empty())).await;
+        page.unwrap_or_else(|error| panic!("GET {path}: {error:?}"))
+    }
+
     /// What `/debug` says.
     pub async fn debug(&self) -> Value {
-        self.get("/debug").await.ok().json()
+        self.page("/debug").await.ok().json()
     }
 
     /// What `/debug/functions/<name>` says.
     pub async fn function(&self, name: &str) -> Value {
-        self.get(&format!("/debug/functions/{name}")).await.ok().json()
+        self.page(&format!("/debug/functions/{name}")).await.ok().json()
     }
 
     /// The instances of a function, as `/debug` shows them.
@@ -264,7 +271,7 @@ impl Daemon {
     ) -> impl Future<Output = Value> {
         let path = format!("/debug/functions/{name}");
         eventually(Duration::from_secs(10), format!("{name}: {}", what.into()), async move || {
-            let reply = self.get(&path).await;
+            let reply = self.page(&path).await;
             (reply.status == 200).then(|| reply.json()).filter(&condition)
         })
     }

@@ -2,7 +2,8 @@
 //!
 //! `daemon.rs` starts and ends the binary, `home.rs` knows the
 //! directories, `function.rs` writes `function.toml`, `client.rs` is an HTTP client that sees
-//! pieces as they arrive, `raw.rs` a socket for what no client would send, `processes.rs` reads the process table,
+//! pieces as they arrive, `raw.rs` a socket for what no client would send, `processes.rs` reads the process table, `abuse.rs` knows how functions
+//! do harm,
 //! `engine.rs` is a private container engine.
 //! `src/bin/testfn` is the function under test; the tests themselves are in `tests/`, a file for each theme.
 //!
@@ -10,6 +11,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a helper of tests fails by panicking")]
 
+pub mod abuse;
 mod client;
 mod daemon;
 mod engine;

@@ -4,13 +4,18 @@
 //! for a broken connection, which it drops together with the request, unanswered. So the stream itself keeps watch:
 //! whoever serves a request asks its [`Client`] whether it has left, and a request that is dropped although the client is
 //! still there is answered with a 400 on the way out.
+//!
+//! Nor does it limit how long a head may take but for the first of a connection, or how long a response may wait to be
+//! taken. The stream writes down what comes and goes (`manners.rs`), and fails once the crowd has turned its client out.
 
 use std::{
     cell::{Cell, RefCell},
     io,
+    net::SocketAddr,
+    ops::Deref,
     pin::Pin,
     rc::Rc,
-    task::{Context, Poll, Waker, ready},
+    task::{Context, Poll, Waker},
 };
 
 use tokio::{
@@ -18,17 +23,37 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::headers::Peer;
+use super::{
+    crowd::{Crowd, Membership},
+    headers::Peer,
+    manners::{Manners, Offence},
+};
 
 /// What is known of the client at the other end of a connection.
 #[derive(Debug, Clone)]
 pub struct Client(Rc<State>);
 
+/// The two ends of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ends {
+    pub peer: SocketAddr,
+    pub local: SocketAddr,
+}
+
+/// A request that is being served, until dropped.
+#[derive(Debug)]
+pub struct Served(Client);
+
 #[derive(Debug)]
 struct State {
-    peer: Option<Peer>,
+    ends: Ends,
+    peer: Peer,
+    crowd: Rc<Crowd>,
+    manners: Manners,
+    welcome: bool,
+    offence: Cell<Option<Offence>>,
     left: Cell<bool>,
-    /// One request is served at a time, so one waker is enough.
+    /// A connection is one task, which serves one request at a time, so one waker is enough.
     waker: RefCell<Option<Waker>>,
     reset: Cell<bool>,
     refused: Cell<bool>,
@@ -36,23 +61,65 @@ struct State {
 
 /// The answer to a request that the server has dropped because its body is malformed.
 const MALFORMED: &[u8] = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+/// The answer to a request whose head does not come to an end, and to one whose head is too large.
+const SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+const LARGE: &[u8] = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 /// Unread bytes that are looked at before the connection is closed: with any left, the answer could be lost.
 const LAST_LOOK: usize = 64 * 1024;
 
 impl Client {
-    fn of(connection: &TcpStream) -> Self {
-        Self(Rc::new(State {
-            peer: connection.peer_addr().ok().map(|address| Peer::new(address.ip())),
-            left: Cell::new(false),
-            waker: RefCell::new(None),
-            reset: Cell::new(false),
-            refused: Cell::new(false),
-        }))
+    /// Of a connection that has just come. One that is not `welcome` is to be told so.
+    pub fn new(ends: Ends, crowd: Rc<Crowd>, welcome: bool) -> Self {
+        let manners = Manners::new(crowd.now());
+        let peer = Peer::new(ends.peer.ip());
+        let (offence, left, waker, reset, refused) = Default::default();
+        Self(Rc::new(State { ends, peer, crowd, manners, welcome, offence, left, waker, reset, refused }))
     }
 
-    /// Where it is, unless its connection broke before that could be asked.
-    pub fn peer(&self) -> Option<&Peer> {
-        self.0.peer.as_ref()
+    /// Where it is, in the words of headers.
+    pub fn peer(&self) -> &Peer {
+        &self.0.peer
+    }
+
+    /// Where it is, and where it has come to.
+    pub fn ends(&self) -> Ends {
+        self.0.ends
+    }
+
+    /// Whether there is a place for it.
+    pub fn is_welcome(&self) -> bool {
+        self.0.welcome
+    }
+
+    /// What it has been doing.
+    pub fn manners(&self) -> &Manners {
+        &self.0.manners
+    }
+
+    /// It gets its last answer now.
+    pub fn dismiss(&self) {
+        self.0.manners.dismiss(self.0.crowd.now());
+    }
+
+    /// From now on, a request of it is served.
+    pub fn serve(self) -> Served {
+        self.manners().is_served(true);
+        Served(self)
+    }
+
+    /// Why it was turned out.
+    pub fn offence(&self) -> Option<Offence> {
+        self.0.offence.get()
+    }
+
+    /// Ends the connection, however long its task would have waited; whether it had not been ended before.
+    pub fn turn_out(&self, offence: Offence) -> bool {
+        if self.offence().is_some() {
+            return false;
+        }
+        self.0.offence.set(Some(offence));
+        self.leave();
+        true
     }
 
     /// Whether the client has closed its side, or the connection is broken.
@@ -66,10 +133,7 @@ impl Client {
         if self.0.left.get() {
             return Poll::Ready(());
         }
-        let mut waker = self.0.waker.borrow_mut();
-        if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-            *waker = Some(cx.waker().clone());
-        }
+        self.wakes(cx);
         Poll::Pending
     }
 
@@ -84,6 +148,13 @@ impl Client {
         self.0.refused.set(true);
     }
 
+    fn wakes(&self, cx: &Context<'_>) {
+        let mut waker = self.0.waker.borrow_mut();
+        if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            *waker = Some(cx.waker().clone());
+        }
+    }
+
     fn leave(&self) {
         self.0.left.set(true);
         if let Some(waker) = self.0.waker.take() {
@@ -92,30 +163,59 @@ impl Client {
     }
 }
 
+impl Deref for Served {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.0
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.manners().is_served(false);
+    }
+}
+
 /// The connection itself.
 #[derive(Debug)]
 pub struct ClientStream {
     io: TcpStream,
     client: Client,
+    _membership: Membership,
 }
 
 impl ClientStream {
-    pub fn new(io: TcpStream) -> Self {
-        let client = Client::of(&io);
-        Self { io, client }
+    pub fn new(io: TcpStream, client: Client, membership: Membership) -> Self {
+        Self { io, client, _membership: membership }
     }
 
     pub fn client(&self) -> &Client {
         &self.client
     }
+
+    /// An error once the client has been turned out.
+    fn check(&self) -> io::Result<()> {
+        if self.client.offence().is_some() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(()) }
+    }
+
+    /// What is still to be said to a client whose request gets no other answer.
+    fn last_words(&self) -> Option<&'static [u8]> {
+        match self.client.offence() {
+            Some(Offence::SlowHead) => Some(SLOW),
+            Some(Offence::LargeHead) => Some(LARGE),
+            Some(_) => None,
+            None => (self.client.0.refused.get() && !self.client.has_left()).then_some(MALFORMED),
+        }
+    }
 }
 
 impl Drop for ClientStream {
     fn drop(&mut self) {
-        if self.client.0.refused.get() && !self.client.has_left() {
+        if let Some(words) = self.last_words() {
             // As much as can be done without waiting. The request goes before its connection does.
             let _ = self.io.try_read(&mut vec![0; LAST_LOOK]);
-            let _ = self.io.try_write(MALFORMED);
+            let _ = self.io.try_write(words);
         }
         if self.client.0.reset.get() {
             // A connection that is broken already needs no reset.
@@ -127,22 +227,34 @@ impl Drop for ClientStream {
 
 impl AsyncRead for ClientStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.check()?;
         let before = buf.filled().len();
-        let read = ready!(Pin::new(&mut self.io).poll_read(cx, buf));
-        if read.is_err() || (buf.filled().len() == before && buf.remaining() > 0) {
+        let Poll::Ready(read) = Pin::new(&mut self.io).poll_read(cx, buf) else {
+            // Between requests nobody else says whom to wake.
+            self.client.wakes(cx);
+            return Poll::Pending;
+        };
+        let count = buf.filled().len() - before;
+        if read.is_err() || (count == 0 && buf.remaining() > 0) {
             self.client.leave();
         }
+        self.client.0.crowd.hears(&self.client, count);
         Poll::Ready(read)
     }
 }
 
 impl AsyncWrite for ClientStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.io).poll_write(cx, buf));
-        if written.is_err() {
-            self.client.leave();
+        self.check()?;
+        let written = Pin::new(&mut self.io).poll_write(cx, buf);
+        let State { crowd, manners, .. } = &*self.client.0;
+        match &written {
+            Poll::Pending => manners.stalls(crowd.now()),
+            Poll::Ready(Ok(count)) if *count == buf.len() => manners.keeps_up(),
+            Poll::Ready(Ok(_)) => {}
+            Poll::Ready(Err(_)) => self.client.leave(),
         }
-        Poll::Ready(written)
+        written
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

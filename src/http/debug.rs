@@ -14,7 +14,7 @@ use unifaas_actors::{
     InstanceSnapshot,
 };
 
-use super::{Shared, invoke::request_id, status::Failure};
+use super::{Shared, crowd::Occupancy, invoke::request_id, status::Failure};
 
 /// How long an actor may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -43,6 +43,7 @@ struct Daemon<'a> {
     uptime_seconds: f64,
     draining: bool,
     settings: &'a super::Settings,
+    connections: Occupancy,
     callbacks_refused: u64,
     #[serde(flatten)]
     admission: AdmissionReport,
@@ -79,6 +80,7 @@ async fn everything(shared: web::Data<Shared>) -> HttpResponse {
         uptime_seconds: shared.started.elapsed().as_secs_f64(),
         draining: shared.is_draining(),
         settings: &shared.settings,
+        connections: shared.room.occupancy(),
         callbacks_refused: shared.callbacks.refused(),
         admission: shared.admission.report(),
     };

@@ -71,7 +71,7 @@ impl Outgoing<'_> {
         let mut out = BytesMut::with_capacity(USUAL_HEAD);
         let root = if self.target.starts_with('/') { "" } else { "/" };
         start_head(&mut out, &self.head.method, [root, self.target]);
-        let client = self.client.and_then(Client::peer);
+        let client = self.client.map(Client::peer);
         let via = Via { client, request_id: self.request_id, websocket: self.websocket };
         put_request_headers(&mut out, &self.head.headers, via);
         match self.framing {

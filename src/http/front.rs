@@ -4,44 +4,40 @@ use std::{rc::Rc, sync::Arc, time::Duration};
 
 use actix_http::{HttpService, KeepAlive, Request, Response, body::BoxBody, error::DispatchError};
 use actix_server::GracefulShutdownSignal;
-use actix_service::{Service, ServiceFactory, ServiceFactoryExt, fn_factory, fn_service, map_config};
-use actix_web::{
-    App,
-    dev::{AppConfig, ServiceResponse},
-    web,
-};
-use futures::future::{LocalBoxFuture, ready};
+use actix_service::{Service, ServiceFactory, ServiceFactoryExt, fn_factory, fn_service};
+use futures::future::LocalBoxFuture;
 use tokio::net::TcpStream;
 
 use super::{
-    HEAD_TIMEOUT, Shared,
+    CLIENT_GOODBYE, CLIENT_KEEP_ALIVE, HEAD_TIMEOUT, Shared,
+    admin::Audience,
     client::ClientStream,
+    crowd::Crowd,
     debug,
-    headers::REQUEST_ID,
-    invoke::{Invoker, PREFIX, request_id},
+    gate::{self, Door},
+    invoke::{Invoker, PREFIX},
+    pages::{Pages, pages},
     relay::Body,
-    status::Failure,
     upstream::Pool,
 };
 
-/// How long an unused connection of a client is kept.
-const CLIENT_KEEP_ALIVE: Duration = Duration::from_secs(75);
-/// Time for a client to take notice that its connection is being closed.
-const CLIENT_GOODBYE: Duration = Duration::from_secs(1);
 /// Between two looks at the pool of connections to instances.
 const SWEEP: Duration = Duration::from_secs(1);
 
 /// What serves a client's connection. To be called on each worker's own thread.
 ///
 /// `last_call` resolves when the server is told to stop, after everything was drained.
-/// `admin_here`: the admin part has no listener of its own and is served here, to callers of this host alone.
+/// `audience`: to whom the admin pages are shown here.
 pub fn service(
     shared: Arc<Shared>,
-    admin_here: bool,
+    audience: Audience,
     last_call: GracefulShutdownSignal,
 ) -> impl ServiceFactory<TcpStream, Config = (), Response = (), Error = DispatchError, InitError = ()> {
     let pool = Rc::new(Pool::default());
     sweep(&pool);
+    let crowd = Crowd::new(shared.room.clone(), shared.limits.patience());
+    crowd.tend();
+    let entrance = gate::at(Door::Front, shared.clone(), crowd);
     let invoker = Rc::new(Invoker::new(shared.clone(), pool));
     let expecting = invoker.clone();
     let http = HttpService::build()
@@ -60,18 +56,11 @@ pub fn service(
         })
         .expect(fn_service(move |request| invoke_expecting(expecting.clone(), request)))
         .h1(fn_factory(move || {
-            let app = App::new().app_data(web::Data::from(shared.clone())).configure(debug::routes);
-            let pages = map_config(app, |()| AppConfig::default()).new_service(());
+            let pages = pages(shared.clone(), audience, debug::routes);
             let invoker = invoker.clone();
-            async move { Ok::<_, ()>(Front { invoker, pages: Rc::new(pages.await?), admin_here }) }
+            async move { Ok::<_, ()>(Front { invoker, pages: pages.await? }) }
         }));
-    fn_service(|connection: TcpStream| {
-        let client = connection.peer_addr().ok();
-        // Without it a small answer may wait for the acknowledgement of the one before.
-        let _ = connection.set_nodelay(true);
-        ready(Ok((ClientStream::new(connection), client)))
-    })
-    .and_then(http)
+    entrance.and_then(http)
 }
 
 /// Looks after `pool` for as long as its worker lives.
@@ -106,23 +95,15 @@ async fn invoke_expecting(invoker: Rc<Invoker>, request: Request) -> Result<Requ
     invoker.invoke_expecting(request).await.map_err(|response| Unwanted(response.map_into_boxed_body()))
 }
 
-struct Front<P> {
+struct Front<S> {
     invoker: Rc<Invoker>,
-    pages: Rc<P>,
-    admin_here: bool,
+    pages: Pages<S>,
 }
 
-impl<P> Front<P> {
-    /// Health is everybody's business, the rest only that of this host.
-    fn shows_pages_to(&self, request: &Request) -> bool {
-        let local = request.peer_addr().is_some_and(|peer| peer.ip().to_canonical().is_loopback());
-        request.path() == "/healthz" || (self.admin_here && local)
-    }
-}
-
-impl<P> Service<Request> for Front<P>
+impl<S> Service<Request> for Front<S>
 where
-    P: Service<Request, Response = ServiceResponse<BoxBody>, Error = actix_web::Error> + 'static,
+    Pages<S>: Service<Request, Response = Response<BoxBody>, Error = actix_web::Error>,
+    <Pages<S> as Service<Request>>::Future: 'static,
 {
     type Response = Response<Body>;
     type Error = actix_web::Error;
@@ -135,18 +116,7 @@ where
             let invoker = self.invoker.clone();
             return Box::pin(async move { Ok(invoker.invoke(request).await) });
         }
-        let request_id = request_id(&request.head().headers);
-        if self.shows_pages_to(&request) {
-            let page = self.pages.call(request);
-            return Box::pin(async move {
-                let mut response = Response::from(page.await?).map_body(|_, page| Body::Page(page));
-                if !response.headers().contains_key(REQUEST_ID) {
-                    response.headers_mut().insert(REQUEST_ID, request_id);
-                }
-                Ok(response)
-            });
-        }
-        let response = Failure::NoSuchPage.response(None, &request_id);
-        Box::pin(ready(Ok(response.map_body(|_, text| text.into()))))
+        let page = self.pages.call(request);
+        Box::pin(async move { Ok(page.await?.map_body(|_, page| Body::Page(page))) })
     }
 }

@@ -29,7 +29,7 @@ use super::{
     headers::{REQUEST_ID, SERVER_TIMING, asks_for_websocket, strip_response_headers},
     relay::{Body, ClientEnd, Deadline, Record, Relay, blames_instance},
     status::Failure,
-    upstream::{Answer, Exchange, Framing, Pool, RequestBody, ResponseHead, content_length},
+    upstream::{Answer, BodyLimits, Exchange, Framing, Pool, RequestBody, ResponseHead, content_length},
 };
 
 /// Where invocations live.
@@ -79,7 +79,7 @@ impl Invoker {
         let opened = {
             let opened = pin!(async {
                 let admission = self.admit(request.head(), &client).await?;
-                let body = RequestBody::withheld(admission.framing, admission.max_body());
+                let body = RequestBody::withheld(admission.framing, self.body_limits(&admission));
                 let opened = self.open(request.head(), &client, body, admission).await?;
                 match opened.answer {
                     Answer::Continue => Ok(opened),
@@ -103,7 +103,7 @@ impl Invoker {
                 Some(opened) => Box::pin(self.resume(head, &client, payload, opened)).await,
                 None => {
                     let admission = self.admit(head, &client).await?;
-                    let body = RequestBody::new(payload, admission.framing, admission.max_body());
+                    let body = RequestBody::new(payload, admission.framing, self.body_limits(&admission));
                     self.open(head, &client, body, admission).await
                 }
             }
@@ -114,9 +114,21 @@ impl Invoker {
         }
     }
 
+    fn body_limits(&self, admission: &Admission) -> BodyLimits {
+        let size = admission.lease.endpoint().spec.max_body;
+        BodyLimits { size, silence: self.shared.limits.client_timeout }
+    }
+
     async fn admit(&self, head: &RequestHead, client: &Option<Client>) -> Result<Admission, Response<Body>> {
         let asked = Instant::now();
         let request_id = request_id(&head.headers);
+        if let Some(client) = client {
+            client.manners().asks();
+            if !client.is_welcome() {
+                client.dismiss();
+                return Err(refuse(head, &Failure::Crowded, &request_id));
+            }
+        }
         if self.shared.is_draining() {
             return Err(refuse(head, &Failure::Draining, &request_id));
         }
@@ -159,10 +171,7 @@ impl Invoker {
                     }
                     Err(missed) => missed,
                 };
-            let failure = match untouched {
-                Some(_) => failure,
-                None => Box::pin(dispatch::explain(failure, lease.endpoint())).await,
-            };
+            let failure = Box::pin(dispatch::explain(failure, lease.endpoint())).await;
             if blames_instance(&failure) {
                 lease.condemn();
             }
@@ -260,12 +269,6 @@ struct Opened {
     admission: Admission,
     exchange: Exchange,
     answer: Answer,
-}
-
-impl Admission {
-    fn max_body(&self) -> Option<u64> {
-        self.lease.endpoint().spec.max_body
-    }
 }
 
 impl Times {

@@ -17,11 +17,14 @@ use actix_http::{
 };
 use bytes::Bytes;
 use slog::{Drain as _, Level, Logger, debug, info, warn};
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::{
+    task::coop::{Unconstrained, unconstrained},
+    time::{Instant, Sleep, sleep_until},
+};
 use unifaas_actors::{Desk, Lease, Outcome};
 
 use super::{
-    client::Client,
+    client::{Client, Served},
     status::Failure,
     upstream::{Exchange, ExchangeError, Pool},
 };
@@ -72,6 +75,8 @@ pub struct Relay {
     client: Option<ClientEnd>,
     record: Record,
     pool: Rc<Pool>,
+    /// Whether a piece of the body has been handed on: most responses are one.
+    begun: bool,
 }
 
 /// The client that a response goes to.
@@ -83,7 +88,9 @@ pub struct ClientEnd {
 
 /// When a request must be over.
 pub struct Deadline {
-    pub sleep: Pin<Box<Sleep>>,
+    /// Fires also where an instance has so much to say that a fair runtime would let nothing else of the task proceed.
+    pub sleep: Pin<Box<Unconstrained<Sleep>>>,
+    at: Instant,
     /// The time the function had.
     pub after: Duration,
 }
@@ -91,7 +98,7 @@ pub struct Deadline {
 impl Deadline {
     /// `after` is how long after the dispatch `at` is.
     pub fn new(at: Instant, after: Duration) -> Self {
-        Self { sleep: Box::pin(sleep_until(at)), after }
+        Self { sleep: Box::pin(unconstrained(sleep_until(at))), at, after }
     }
 }
 
@@ -105,14 +112,24 @@ impl Relay {
         record: Record,
         pool: Rc<Pool>,
     ) -> Self {
-        Self { size, exchange: Some(exchange), lease: Some(lease), deadline, client, record, pool }
+        Self { size, exchange: Some(exchange), lease: Some(lease), deadline, client, record, pool, begun: false }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Failure>>> {
         let (Some(exchange), Some(lease)) = (&mut self.exchange, &self.lease) else { return Poll::Ready(None) };
         let instance = lease.endpoint().instance;
         match exchange.poll_body(cx) {
-            Poll::Ready(Some(Ok(chunk))) => Poll::Ready(Some(Ok(chunk))),
+            Poll::Ready(Some(Ok(chunk))) => match &self.deadline {
+                // Whoever never pauses is not let off.
+                Some(Deadline { at, after, .. }) if self.begun && Instant::now() > *at => {
+                    let after = *after;
+                    self.fail(Failure::FunctionTimedOut { instance, after })
+                }
+                _ => {
+                    self.begun = true;
+                    Poll::Ready(Some(Ok(chunk)))
+                }
+            },
             Poll::Ready(None) => {
                 self.complete();
                 Poll::Ready(None)
@@ -167,7 +184,7 @@ pub struct Record {
     log: Logger,
     request_id: HeaderValue,
     since: Instant,
-    client: Option<Client>,
+    client: Option<Served>,
     state: Recorded,
 }
 
@@ -183,7 +200,7 @@ enum Recorded {
 
 impl Record {
     pub fn new(desk: Arc<Desk>, log: Logger, request_id: HeaderValue, since: Instant, client: Option<Client>) -> Self {
-        Self { desk, log, request_id, since, client, state: Recorded::Unanswered }
+        Self { desk, log, request_id, since, client: client.map(Client::serve), state: Recorded::Unanswered }
     }
 
     /// The client gets an answer, whatever becomes of its body.
@@ -213,6 +230,9 @@ impl Record {
     /// The end of a request that the platform answered.
     pub fn fail(&mut self, failure: &Failure) {
         let outcome = failure.outcome();
+        if let Some(client) = self.client.as_ref().filter(|_| failure.closes()) {
+            client.dismiss();
+        }
         if !self.close(outcome) {
             return;
         }
@@ -235,6 +255,7 @@ impl Record {
         }
         self.state = Recorded::Over;
         self.desk.stats().count(outcome);
+        self.client = None;
         true
     }
 

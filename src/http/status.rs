@@ -29,6 +29,9 @@ pub enum Failure {
     /// The daemon is ending.
     #[error("the daemon is shutting down")]
     Draining,
+    /// There are too many connections, of everybody or of this client.
+    #[error("there are too many connections, from everywhere or from this address: see --max-connections")]
+    Crowded,
     /// The function gave no slot.
     #[error(transparent)]
     Refused(#[from] Refusal),
@@ -101,6 +104,7 @@ impl Failure {
             Failure::NoSuchFunction => (S::NOT_FOUND, "no_such_function", "No such function"),
             Failure::NoSuchPage => (S::NOT_FOUND, "no_such_page", "Nothing here"),
             Failure::Draining => (S::SERVICE_UNAVAILABLE, "draining", "Shutting down"),
+            Failure::Crowded => (S::SERVICE_UNAVAILABLE, "too_many_connections", "Too many connections"),
             Failure::Refused(refusal) => {
                 let (status, title) = match refusal.root() {
                     Refusal::Misconfigured { .. } => (S::INTERNAL_SERVER_ERROR, "Function misconfigured"),
@@ -125,14 +129,14 @@ impl Failure {
             Failure::BadRequest(_) | Failure::Exchange { error: ExchangeError::ClientMalformed, .. } => {
                 (S::BAD_REQUEST, counted(Outcome::BadRequest), "Bad request")
             }
+            Failure::RequestTimedOut { .. } | Failure::Exchange { error: ExchangeError::ClientSilent { .. }, .. } => {
+                (S::REQUEST_TIMEOUT, counted(Outcome::RequestTimedOut), "Request timed out")
+            }
             Failure::Unreachable { .. } | Failure::Exchange { .. } | Failure::Ended { .. } => {
                 (S::BAD_GATEWAY, counted(Outcome::InstanceFailed), "Instance failed")
             }
             Failure::FunctionTimedOut { .. } => {
                 (S::GATEWAY_TIMEOUT, counted(Outcome::FunctionTimedOut), "Function timed out")
-            }
-            Failure::RequestTimedOut { .. } => {
-                (S::REQUEST_TIMEOUT, counted(Outcome::RequestTimedOut), "Request timed out")
             }
         }
     }
@@ -142,11 +146,13 @@ impl Failure {
         match self {
             Failure::NoSuchFunction | Failure::NoSuchPage | Failure::BadRequest(_) => Outcome::BadRequest,
             Failure::Draining => Outcome::Draining,
+            Failure::Crowded => Outcome::HostSaturated,
             Failure::ClientGone => Outcome::ClientGone,
             Failure::Refused(refusal) => refusal.outcome(),
             Failure::BodyTooLarge { .. } => Outcome::BodyTooLarge,
             Failure::Exchange { error, .. } => match error {
                 ExchangeError::ClientGone => Outcome::ClientGone,
+                ExchangeError::ClientSilent { .. } => Outcome::RequestTimedOut,
                 ExchangeError::ClientMalformed => Outcome::BadRequest,
                 ExchangeError::BodyTooLarge { .. } => Outcome::BodyTooLarge,
                 ExchangeError::Broken { .. } | ExchangeError::Nonsense(_) => Outcome::InstanceFailed,
@@ -189,7 +195,7 @@ impl Failure {
                 | Refusal::HostSaturated { retry_after, .. }
                 | Refusal::Failing { retry_after, .. },
             ) => *retry_after,
-            Failure::Draining | Failure::Refused(Refusal::Draining) => Duration::from_secs(1),
+            Failure::Draining | Failure::Crowded | Failure::Refused(Refusal::Draining) => Duration::from_secs(1),
             _ => return None,
         };
         Some((computed.as_secs_f64().ceil() as u64).clamp(1, 60))
@@ -226,10 +232,11 @@ impl Failure {
     }
 
     /// Whether the connection cannot go on after this: what follows on it is not a request, or nobody will serve it.
-    fn closes(&self) -> bool {
+    pub fn closes(&self) -> bool {
         matches!(
             self,
             Failure::Draining
+                | Failure::Crowded
                 | Failure::ClientGone
                 | Failure::BadRequest(_)
                 | Failure::BodyTooLarge { .. }
@@ -237,6 +244,7 @@ impl Failure {
                 | Failure::Refused(Refusal::Draining)
                 | Failure::Exchange {
                     error: ExchangeError::ClientGone
+                        | ExchangeError::ClientSilent { .. }
                         | ExchangeError::ClientMalformed
                         | ExchangeError::BodyTooLarge { .. },
                     ..

@@ -7,12 +7,16 @@ use std::{
     io::{self, IoSlice},
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use actix_http::{BoxedPayloadStream, Method, Payload, StatusCode, error::PayloadError};
 use bytes::{Buf, Bytes, BytesMut};
 use futures::Stream;
-use tokio::io::AsyncWrite;
+use tokio::{
+    io::AsyncWrite,
+    time::{Sleep, sleep},
+};
 use tokio_util::io::poll_read_buf;
 
 use super::{
@@ -29,6 +33,12 @@ pub enum ExchangeError {
     /// The client left before its request was complete.
     #[error("the client left")]
     ClientGone,
+    /// The client sends nothing more of its body.
+    #[error("nothing of the request body came for {:.3} s", .after.as_secs_f64())]
+    ClientSilent {
+        /// The time it had.
+        after: Duration,
+    },
     /// The client's body is malformed.
     #[error("the request body is malformed")]
     ClientMalformed,
@@ -57,19 +67,30 @@ pub struct RequestBody {
     /// `None`: the client waits to be told to send it.
     payload: Option<Payload<BoxedPayloadStream>>,
     framing: Framing,
-    limit: Option<u64>,
+    limits: BodyLimits,
     taken: u64,
+    /// Runs while the client is waited for. Most bodies come at once and need none.
+    silence: Option<Pin<Box<Sleep>>>,
+}
+
+/// What a request's body may be like.
+#[derive(Debug, Clone, Copy)]
+pub struct BodyLimits {
+    /// The largest that the function accepts, in bytes.
+    pub size: Option<u64>,
+    /// How long nothing of it may come, until the function answers: from then on it is the function's own business.
+    pub silence: Option<Duration>,
 }
 
 impl RequestBody {
-    /// `limit` is the largest body the function accepts, in bytes.
-    pub fn new(payload: Payload<BoxedPayloadStream>, framing: Framing, limit: Option<u64>) -> Self {
-        Self { payload: Some(payload), framing, limit, taken: 0 }
+    /// A body that comes by itself.
+    pub fn new(payload: Payload<BoxedPayloadStream>, framing: Framing, limits: BodyLimits) -> Self {
+        Self { payload: Some(payload), framing, limits, taken: 0, silence: None }
     }
 
     /// A body that is not sent before the instance has asked for it.
-    pub fn withheld(framing: Framing, limit: Option<u64>) -> Self {
-        Self { payload: None, framing, limit, taken: 0 }
+    pub fn withheld(framing: Framing, limits: BodyLimits) -> Self {
+        Self { payload: None, framing, limits, taken: 0, silence: None }
     }
 
     fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, ExchangeError>> {
@@ -78,17 +99,30 @@ impl RequestBody {
         }
         // A withheld body needs no waker: nothing comes before it is released.
         let Some(payload) = &mut self.payload else { return Poll::Pending };
-        let chunk = match ready!(Pin::new(payload).poll_next(cx)) {
+        let Poll::Ready(next) = Pin::new(payload).poll_next(cx) else { return self.poll_silence(cx) };
+        self.silence = None;
+        let chunk = match next {
             None => return Poll::Ready(Ok(None)),
             Some(Ok(chunk)) => chunk,
             Some(Err(PayloadError::EncodingCorrupted)) => return Poll::Ready(Err(ExchangeError::ClientMalformed)),
             Some(Err(_)) => return Poll::Ready(Err(ExchangeError::ClientGone)),
         };
         self.taken += chunk.len() as u64;
-        match self.limit {
+        match self.limits.size {
             Some(limit) if self.taken > limit => Poll::Ready(Err(ExchangeError::BodyTooLarge { limit })),
             _ => Poll::Ready(Ok(Some(chunk))),
         }
+    }
+
+    /// Waits for the client for as long as it may be silent.
+    fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, ExchangeError>> {
+        // A tunnel is silent for as long as both sides like.
+        let Some(after) = self.limits.silence.filter(|_| self.framing != Framing::UntilClose) else {
+            return Poll::Pending;
+        };
+        let silence = self.silence.get_or_insert_with(|| Box::pin(sleep(after)));
+        ready!(silence.as_mut().poll(cx));
+        Poll::Ready(Err(ExchangeError::ClientSilent { after }))
     }
 }
 
@@ -200,6 +234,7 @@ impl Exchange {
                 Some(head) if head.status.is_informational() && head.status != StatusCode::SWITCHING_PROTOCOLS => {}
                 Some(head) => {
                     let keep_alive = head.keep_alive;
+                    (self.body.limits.silence, self.body.silence) = (None, None);
                     self.receiving = match head.framing {
                         Framing::None => Receiving::Done { keep_alive },
                         framing => Receiving::Body { reader: BodyReader::new(framing), keep_alive },

@@ -14,7 +14,7 @@ use tokio::{net::TcpStream, time::Instant};
 use unifaas_actors::{Endpoint, InstanceId};
 
 pub use codec::{Framing, Nonsense, ResponseHead, content_length, end_head, put_header, start_head};
-pub use exchange::{Answer, Exchange, ExchangeError, RequestBody};
+pub use exchange::{Answer, BodyLimits, Exchange, ExchangeError, RequestBody};
 
 /// How long an unused connection is kept: less than the five seconds after which common servers close theirs.
 const KEPT: Duration = Duration::from_secs(4);

@@ -46,7 +46,7 @@ pub async fn run(options: &Options) -> Section {
     let (daemon, home) = daemon(|setup| setup).await;
     let upstream = daemon.instances("lean").await[0]["address"].as_str().unwrap().parse().unwrap();
     let mut contestants = vec![Contestant::new(DIRECT, format!("http://{upstream}"))];
-    let (nginx, haproxy) = (nginx(&directory, upstream), haproxy(&directory, upstream));
+    let (nginx, haproxy) = (nginx(&directory, &[("/".to_owned(), upstream)]), haproxy(&directory, upstream));
     for (name, proxy) in [(NGINX, &nginx), (HAPROXY, &haproxy)] {
         match proxy {
             Ok(proxy) => contestants.push(Contestant::new(name, format!("http://{}", proxy.address))),

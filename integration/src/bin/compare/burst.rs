@@ -17,7 +17,7 @@ use crate::{
         process::{ByHand, single_use},
     },
     figures::Figure,
-    options::Options,
+    options::{Options, SectionName},
     progress,
     report::{Section, Table},
     stats::{median, milliseconds, ratio},
@@ -42,7 +42,7 @@ struct Bursts {
 
 /// The section.
 pub async fn run(options: &Options) -> Section {
-    let mut section = Section::new("burst");
+    let mut section = Section::new(SectionName::Burst.word());
     match apart(async || processes(options).await) {
         Err(why) => section.miss("processes", &why),
         Ok(bursts) => {

@@ -8,7 +8,7 @@ use crate::{
     child::WITH_PARENT,
     figures::Figure,
     machine::is_installed,
-    options::Options,
+    options::{Options, SectionName},
     progress, public_directory,
     report::{Section, Table},
     rivals::{haproxy, nginx},
@@ -37,7 +37,7 @@ struct Contestant {
 
 /// The section.
 pub async fn run(options: &Options) -> Section {
-    let mut section = Section::new("warm");
+    let mut section = Section::new(SectionName::Warm.word());
     if !is_installed("wrk") {
         section.miss("everything", "wrk is not installed");
         return section;

@@ -8,14 +8,18 @@ use std::{fs, sync::Arc, time::Duration};
 
 use integration::{Function, Home};
 
-use crate::{machine::is_installed, options::Options, report::Section};
+use crate::{
+    machine::is_installed,
+    options::{Options, SectionName},
+    report::Section,
+};
 
 /// Before memory is read: what is freed late shall not count.
 const REST: Duration = Duration::from_millis(500);
 
 /// The section.
 pub async fn run(options: &Options) -> Section {
-    let mut section = Section::new("scale");
+    let mut section = Section::new(SectionName::Scale.word());
     registered::run(&mut section, options).await;
     if is_installed("wrk") {
         living::run(&mut section, options).await;

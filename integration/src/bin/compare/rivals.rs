@@ -18,8 +18,8 @@ pub struct Proxy {
     _running: Running,
 }
 
-/// Starts nginx: two workers, connections kept to the client and to the upstreams, bodies streamed both ways, no log. A route
-/// is a path and who answers what is below it.
+/// Starts nginx: two workers, connections kept to the client and to the upstreams, bodies streamed both ways through
+/// buffers that are good for long ones and no worse for short ones, no log. A route is a path and who answers what is below it.
 pub fn nginx(directory: &TempDir, routes: &[(String, SocketAddr)]) -> Result<Proxy, String> {
     let at = directory.path().display();
     let (mut upstreams, mut locations) = (String::new(), String::new());
@@ -40,6 +40,8 @@ pub fn nginx(directory: &TempDir, routes: &[(String, SocketAddr)]) -> Result<Pro
              keepalive_requests 1000000000;\nkeepalive_timeout 3600;\nclient_max_body_size 0;\n\
              proxy_http_version 1.1;\nproxy_set_header Connection \"\";\n\
              proxy_request_buffering off;\nproxy_max_temp_file_size 0;\n\
+             proxy_buffer_size 32k;\nproxy_buffers 32 32k;\nproxy_busy_buffers_size 512k;\n\
+             client_body_buffer_size 128k;\n\
              {upstreams}\
              server {{\nlisten {address} backlog=4096;\n{locations}}}\n}}\n"
         )

@@ -38,6 +38,11 @@ struct Case {
 }
 
 impl Case {
+    fn new(name: String, url: String, connections: usize, options: &Options) -> Self {
+        let load = Load { connections, seconds: options.seconds(), script: None };
+        Self { name, url, load, beside: 0, outcomes: Vec::new() }
+    }
+
     fn median(&self, of: impl Fn(&Outcome) -> f64) -> Option<f64> {
         median(&self.samples(of))
     }
@@ -52,44 +57,49 @@ pub async fn run(section: &mut Section, options: &Options) {
     let count = options.instances as usize;
     // Side by side: one daemon with a single instance, one with many, each of a function of its own.
     let (home_of_one, home_of_many) = (registry(1), registry(count));
-    let alone = Setup::at(&home_of_one).run_by(WITH_PARENT).start().await;
-    let crowd = Setup::at(&home_of_many).run_by(WITH_PARENT).start().await;
-    sleep(REST).await;
-    let before = resident_mib(crowd.pid);
-    progress(&format!("scale: starting {count} instances"));
-    start_all(&alone, 1).await;
-    start_all(&crowd, count).await;
-    sleep(REST).await;
-    memory(section, count, before, resident_mib(crowd.pid));
-
-    let directory = public_directory();
-    // A script costs wrk something, so every case of rates gets one.
-    let first = wrk::script(&directory, "first.lua", &wrk::in_turn(1));
-    let all = wrk::script(&directory, "all.lua", &wrk::in_turn(count));
-    let case = |name: String, server: SocketAddr, path: &str, connections, script: Option<&PathBuf>, beside| {
-        let load = Load { connections, seconds: options.seconds(), script: script.cloned() };
-        Case { name, url: format!("http://{server}{path}"), load, beside, outcomes: Vec::new() }
-    };
     let few = "UniFaaS, 1 instance alive";
     let many = &format!("UniFaaS, {count} instances alive");
+    let asked =
+        |name: String, daemon: &Daemon| Case::new(name, format!("http://{}/invoke/f0/", daemon.listen), ONE, options);
 
-    let mut cases = [(few, &alone), (many, &crowd)]
-        .map(|(name, daemon)| case(name.to_owned(), daemon.listen, "/invoke/f0/", ONE, None, 0));
-    alternate(&mut cases, "latency", options);
-    latency(section, &cases);
+    let alone = Setup::at(&home_of_one).run_by(WITH_PARENT).start().await;
+    start_all(&alone, 1).await;
+    let mut before = [asked(format!("{few}, no others on the machine"), &alone)];
+    alternate(&mut before, "latency without many instances", options);
 
-    let one_of =
-        |name: &str, server, beside| case(format!("{name}, one function"), server, "/", SOME, Some(&first), beside);
-    let in_turn = |name: &str, server, beside| {
-        case(format!("{name}, {count} functions in turn"), server, "/", SOME, Some(&all), beside)
+    let crowd = Setup::at(&home_of_many).run_by(WITH_PARENT).start().await;
+    sleep(REST).await;
+    let without = resident_mib(crowd.pid);
+    progress(&format!("scale: starting {count} instances"));
+    start_all(&crowd, count).await;
+    sleep(REST).await;
+    memory(section, count, without, resident_mib(crowd.pid));
+
+    let mut cases = [asked(few.to_owned(), &alone), asked(many.clone(), &crowd)];
+    alternate(&mut cases, "latency among many instances", options);
+    latency(section, &before[0], &cases);
+
+    let directory = public_directory();
+    let nginx = nginx(&directory, &routes(&crowd, count).await);
+    // A script costs wrk something, so every case gets one.
+    let first = wrk::script(&directory, "first.lua", &wrk::in_turn(1));
+    let all = wrk::script(&directory, "all.lua", &wrk::in_turn(count));
+    let mut cases = Vec::new();
+    let mut add = |name: String, server: SocketAddr, script: &PathBuf, beside| {
+        let case = Case::new(name, format!("http://{server}/"), SOME, options);
+        cases.push(Case { load: Load { script: Some(script.clone()), ..case.load }, beside, ..case });
     };
-    let mut cases = vec![one_of(few, alone.listen, 0), one_of(many, crowd.listen, 1), in_turn(many, crowd.listen, 1)];
-    let proxy = nginx(&directory, &routes(&crowd, count).await);
-    match &proxy {
-        Ok(proxy) => cases.extend([one_of("nginx", proxy.address, 3), in_turn("nginx", proxy.address, 3)]),
+    add(format!("{few}, one function"), alone.listen, &first, 0);
+    add(format!("{many}, one function"), crowd.listen, &first, 1);
+    add(format!("{many}, {count} functions in turn"), crowd.listen, &all, 1);
+    match &nginx {
+        Ok(nginx) => {
+            add("nginx, one function".to_owned(), nginx.address, &first, 3);
+            add(format!("nginx, {count} functions in turn"), nginx.address, &all, 3);
+        }
         Err(why) => section.miss("nginx in front of the same instances", why),
     }
-    alternate(&mut cases, "rates", options);
+    alternate(&mut cases, "rates among many instances", options);
     rates(section, &cases);
 }
 
@@ -101,20 +111,18 @@ fn memory(section: &mut Section, count: usize, before: f64, after: f64) {
     section.tables.push(table);
 }
 
-fn latency(section: &mut Section, cases: &[Case; 2]) {
-    let columns = [("p50 µs", 0), ("p99 µs", 0), ("spread %", 0), ("p99 to the first", 2)];
-    let title =
-        format!("A warm request among many instances, {ONE} connection: medians of {}", cases[0].outcomes.len());
+/// `before` was alone on the machine; the other two were measured in turn, and are compared.
+fn latency(section: &mut Section, before: &Case, cases: &[Case; 2]) {
+    let columns = [("p50 µs", 0), ("p99 µs", 0), ("spread %", 0), ("p99 to 1 beside", 2)];
+    let title = format!("A warm request, {ONE} connection: medians of {}", before.outcomes.len());
     let mut table = Table::new(title, "instances", &columns);
     let p99 = |case: &Case| case.median(|outcome| outcome.p99);
-    for case in cases {
+    let [one, many] = cases;
+    for case in [before, one, many] {
         let spread = spread(&case.samples(|outcome| outcome.p99));
-        table.row(
-            &case.name,
-            &[case.median(|outcome| outcome.p50), p99(case), spread, ratio(p99(case), p99(&cases[0]))],
-        );
+        table.row(&case.name, &[case.median(|outcome| outcome.p50), p99(case), spread, ratio(p99(case), p99(one))]);
     }
-    section.figure(Figure::LatencyAmongMany, ratio(p99(&cases[1]), p99(&cases[0])));
+    section.figure(Figure::LatencyAmongMany, ratio(p99(many), p99(one)));
     section.tables.push(table);
 }
 
@@ -140,7 +148,7 @@ fn rates(section: &mut Section, cases: &[Case]) {
 fn alternate(cases: &mut [Case], what: &str, options: &Options) {
     let rounds = options.rounds(ROUNDS);
     for round in 0..=rounds {
-        progress(&format!("scale: {what} among many instances, round {round} of {rounds}"));
+        progress(&format!("scale: {what}, round {round} of {rounds}"));
         for case in &mut *cases {
             let outcome = wrk::run(&case.load, &case.url);
             if round > 0 {

@@ -34,7 +34,7 @@ fn registry(count: usize) -> Arc<Home> {
     let home = Home::new();
     for number in 0..count {
         let function = Function::new(&format!("f{number}")).program("lean").set("concurrent-requests", 1000);
-        home.put(&function.set("keepalive", 3600).process("memory", 8));
+        home.put(&function.set("keepalive", 3600).process("memory", 4));
     }
     home
 }

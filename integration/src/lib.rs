@@ -6,6 +6,7 @@
 //! do harm,
 //! `engine.rs` is a private container engine.
 //! `src/bin/testfn` is the function under test; the tests themselves are in `tests/`, a file for each theme.
+//! `src/bin/compare` measures, with `src/bin/lean.rs` as the function; it starts and ends things by the same means.
 //!
 //! Everything here panics when it fails, at the caller's line where that can be had: it is part of tests.
 

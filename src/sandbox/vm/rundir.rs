@@ -7,7 +7,7 @@
 use std::{
     fs::{self, DirBuilder, File},
     io,
-    os::unix::fs::DirBuilderExt,
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -34,6 +34,8 @@ impl RunDir {
         // It gets its name when it is locked: another daemon that starts now must not take it for abandoned.
         let unlocked = state.join(format!(".{PREFIX}{number:08x}"));
         DirBuilder::new().mode(MODE).create(&unlocked)?;
+        // Whatever the umask: monitors pass through.
+        fs::set_permissions(&unlocked, fs::Permissions::from_mode(MODE))?;
         let mut run = Self::lock(unlocked, number)?;
         fs::rename(&run.path, &path)?;
         run.path = path;

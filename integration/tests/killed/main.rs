@@ -122,9 +122,8 @@ async fn kill_and_look(kills: u32, seed: u64, cgroups: bool) {
         daemon = stage.setup().start().await;
         let served = restarted.elapsed();
         let took = left.gone(&stage.host, &stage.engine, &daemon, &bystander.processes, restarted).await;
-        println!(
-            "{round:3} {phase:8?} {moment:6.1?}: {left}; serves after {served:.0?}, nothing left after {took:.0?}"
-        );
+        let (at, phase, took_ms) = (moment.as_millis(), format!("{phase:?}"), took.as_millis());
+        println!("{round:3} {phase:8} {at:4} ms: {left}; serves after {served:.0?}, nothing left after {took_ms} ms");
         slowest = slowest.max(took);
         load::serves(&daemon).await;
         bystander.is_unharmed().await;

@@ -125,12 +125,9 @@ fn a_jailed_firecracker_finds_everything_in_its_jail() {
 fn a_copy_that_does_not_fit_is_refused_and_leaves_nothing() {
     isolated(|| async {
         let home = integration::Home::new();
-        let (image, state) = (home.path("disk.img"), home.path("state"));
+        let image = home.path("disk.img");
         fs::write(&image, vec![7; 8 << 20]).unwrap();
-        fs::create_dir(&state).unwrap();
-        let mount = "mount -t tmpfs -o size=2m,mode=755 none \"$STATE\" && exec \"$0\" \"$@\"";
-        let setup = vm::prepared(Setup::at(&home)).variable("STATE", &state);
-        let setup = setup.within(&["unshare", "--mount", "--propagation=private", "sh", "-c", mount]);
+        let setup = vm::prepared(Setup::at(&home)).on_a_small_disk("2m");
         for kind in KINDS {
             home.put(
                 &Vm::new(&format!("large-{kind:?}").to_lowercase(), kind).vm("image", format!("{image:?}")).into(),
@@ -148,8 +145,7 @@ fn a_copy_that_does_not_fit_is_refused_and_leaves_nothing() {
             daemon.settled(&large, "gone", |function| function["instances"] == serde_json::json!([])).await;
         }
         // Firecracker has its configuration in there.
-        let files = format!("/proc/{}/root{}/instances", daemon.pid, state.display());
-        assert_eq!(fs::read_dir(&files).unwrap().count(), 1);
+        assert_eq!(fs::read_dir(daemon.inside("state/instances")).unwrap().count(), 1);
         daemon.end().await;
         assert_eq!(vm::traces(), Vec::<String>::new());
     });

@@ -153,7 +153,7 @@ fn without_cgroups(home: &Arc<Home>, root: bool) -> Option<Setup> {
         return None;
     }
     std::os::unix::fs::chown(home.path("state"), Some(nobody), Some(nobody)).unwrap();
-    Some(Setup::at(home).within(&UNPRIVILEGED))
+    Some(Setup::at(home).run_by(UNPRIVILEGED))
 }
 
 #[tokio::test]

@@ -4,24 +4,31 @@
 //! hears instances that are ready; an *admin* listener of its own exists only when it was asked for.
 //!
 //! ```text
-//!   front.rs ──► invoke.rs ──► dispatch.rs ──► upstream/   (request)
-//!                    └───────► relay.rs    ◄── upstream/   (response, holds the lease)
-//!   ready.rs     debug.rs     headers.rs   status.rs   client.rs
-//! ```
+//!   server.rs ──► invoke.rs ──► dispatch.rs ──► upstream/      one request, from its head to the last byte of its answer
+//!       └───────► pages.rs ───► debug.rs                        ready.rs: the callback listener
 //!
-//! actix-http serves the front directly, because actix-web's routing and extractors would cost a warm request more than
-//! everything else the daemon does for it; the pages for people are an actix-web `App`.
+//!   client.rs, upstream/     the two sides        socket.rs, transfer.rs, alarm.rs     what both are made of
+//!   wire/                    HTTP/1.1 as bytes    headers.rs, request_id.rs            what is passed on, what is added
+//!   status.rs                what failures say    record.rs                            what is counted and logged
+//! ```
 
+mod alarm;
 mod client;
+mod clock;
 mod debug;
 mod dispatch;
-mod front;
 mod headers;
 mod invoke;
+mod pages;
 mod ready;
-mod relay;
+mod record;
+mod request_id;
+mod server;
+mod socket;
 mod status;
+mod transfer;
 mod upstream;
+mod wire;
 
 use std::{
     io,
@@ -42,8 +49,8 @@ use unifaas_actors::{Callbacks, Directory};
 
 /// Connections that may wait to be accepted.
 const BACKLOG: u32 = 4096;
-/// Time for a client to send its request head.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time for an instance to send the head of its callback.
+const CALLBACK_HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time for the last bytes to leave once everything else has ended.
 const LAST_BYTES: u64 = 2;
 
@@ -146,7 +153,7 @@ impl Listeners {
             .disable_signals()
             .shutdown_timeout(LAST_BYTES)
             .backlog(BACKLOG)
-            .listen("front", self.front, move || front::service(front_shared.clone(), admin_here, last_call.clone()))?
+            .listen("front", self.front, move || server::service(front_shared.clone(), admin_here, last_call.clone()))?
             .run();
         let data = web::Data::from(shared);
         let callback_data = data.clone();
@@ -154,7 +161,7 @@ impl Listeners {
             .workers(1)
             .disable_signals()
             .shutdown_timeout(LAST_BYTES)
-            .client_request_timeout(HEAD_TIMEOUT)
+            .client_request_timeout(CALLBACK_HEAD_TIMEOUT)
             .listen(self.callback)?
             .run();
         let admin = match self.admin {

@@ -139,6 +139,7 @@ impl Client {
                 }
                 if socket.is_swollen() && self.alarm.poll_at(cx, since + SWOLLEN).is_ready() {
                     socket.shrink();
+                    (self.request, self.response) = Default::default();
                 }
                 if last_call.as_mut().poll(cx).is_ready() {
                     return Poll::Ready(Next::Nothing);
@@ -189,6 +190,8 @@ impl Client {
 
     /// Ends the head of an answer: when it was written, and what becomes of the connection.
     pub fn end_head(&mut self, dated: bool) {
+        // A client that still holds its body back may send it or not, so nobody can tell what follows.
+        self.keep_alive &= !self.request.expects_continue;
         let out = &mut self.side.socket.output.head;
         if !dated {
             put_header(out, b"date", [&self.clock.date()[..]]);

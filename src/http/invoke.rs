@@ -12,12 +12,13 @@ use unifaas_actors::{Desk, Lease, Outcome};
 
 use super::{
     Shared,
-    client::Client,
+    client::{Client, put_status},
     dispatch::{self, Deadline, Missed},
     headers::{REQUEST_ID, SERVER_TIMING, put_response_headers},
     record::Record,
     request_id::RequestId,
     status::Failure,
+    transfer::Transfer,
     upstream::{Exchange, Pool},
     wire::{Framing, RequestHead, put_header},
 };
@@ -98,7 +99,7 @@ impl Invoker {
         let upgraded = client.response.status == StatusCode::SWITCHING_PROTOCOLS;
         // Nothing, unless the client has not taken the word yet that it is to send its body.
         let before = client.side.socket.output.total();
-        self.put_head(client, &mut exchange, request_id, times, &lease);
+        let ends_with_connection = self.put_head(client, &mut exchange, request_id, times, &lease);
         // A tunnel lasts as long as both sides want.
         let deadline = deadline.filter(|_| !upgraded);
         let instance = lease.endpoint().instance;
@@ -127,7 +128,7 @@ impl Invoker {
                     return Err(failure);
                 }
                 record.fail(&failure);
-                if client.request.is_old {
+                if ends_with_connection {
                     client.end_with_reset();
                 }
                 Ok(Fate::BrokenOff)
@@ -166,7 +167,8 @@ impl Invoker {
         unreachable!("the last attempt returns")
     }
 
-    /// Writes the head of the answer to the client; its body is to follow.
+    /// Writes the head of the answer to the client; its body is to follow. Tells whether only the end of the connection ends
+    /// it.
     fn put_head(
         &self,
         client: &mut Client,
@@ -174,30 +176,27 @@ impl Invoker {
         request_id: &RequestId,
         times: Times,
         lease: &Lease,
-    ) {
-        let framing = client.response.framing;
+    ) -> bool {
         let upgraded = client.response.status == StatusCode::SWITCHING_PROTOCOLS;
-        let unmeasured = !upgraded && matches!(framing, Framing::Chunked | Framing::UntilClose);
-        // Of a client that knows no chunks, the end of the connection is the end of the body. One that holds a body back
-        // may send it or not, so nobody can tell what follows.
-        let ends = upgraded || (unmeasured && client.request.is_old) || exchange.withholds_body();
-        client.keep_alive &= !ends && !self.shared.is_draining();
-        let chunked = unmeasured && !client.request.is_old;
+        let unmeasured = !upgraded && matches!(client.response.framing, Framing::Chunked | Framing::UntilClose);
+        // Old clients know no chunks.
+        let (chunked, ends_with_connection) = (unmeasured && !client.request.is_old, unmeasured && client.request.is_old);
+        client.keep_alive &= !upgraded && !ends_with_connection && !self.shared.is_draining();
         if upgraded {
-            client.side.body = super::transfer::Transfer::new(Framing::UntilClose, false);
+            client.side.body = Transfer::new(Framing::UntilClose, false);
         }
         exchange.start_body(&client.response, chunked);
 
-        let response = &client.response;
         let out = &mut client.side.socket.output.head;
-        super::client::put_status(out, response.status, response.reason());
-        let dated = put_response_headers(out, response);
+        put_status(out, client.response.status, client.response.reason());
+        let dated = put_response_headers(out, &client.response);
         put_header(out, REQUEST_ID.as_bytes(), [request_id.as_bytes()]);
         times.put(out, lease);
         if chunked {
             put_header(out, b"transfer-encoding", [&b"chunked"[..]]);
         }
         client.end_head(dated);
+        ends_with_connection
     }
 }
 

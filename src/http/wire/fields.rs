@@ -81,13 +81,6 @@ impl Fields {
     pub fn lists(&self, name: &[u8], element: &[u8]) -> bool {
         self.list(name).any(|this| this.eq_ignore_ascii_case(element))
     }
-
-    /// Gives back memory that only an unusual head needs.
-    pub fn shrink(&mut self, usual: usize) {
-        if self.text.capacity() > usual {
-            self.text = Vec::new();
-        }
-    }
 }
 
 /// The length that `Content-Length` declares. `None`: it is no length. All lines must say the same.

@@ -31,7 +31,7 @@ pub enum HeadError {
     #[error("the request has both Content-Length and Transfer-Encoding")]
     TwoFramings,
     /// HTTP/1.0 knows no chunks.
-    #[error("a request of HTTP/1.0 has a Transfer-Encoding")]
+    #[error("the version of HTTP that the request names has no Transfer-Encoding")]
     OldFraming,
     /// The body is encoded in a way that is not known.
     #[error("the Transfer-Encoding is not chunked")]
@@ -40,7 +40,7 @@ pub enum HeadError {
     #[error("the Host header is missing, there twice, or no host")]
     Host,
     /// Neither 1.0 nor 1.1.
-    #[error("only HTTP/1.1 and HTTP/1.0 are spoken here")]
+    #[error("the version of HTTP that the request names is not spoken here")]
     Version,
 }
 

@@ -26,7 +26,8 @@ struct Armed {
 impl Alarm {
     /// Ready once `due` has come.
     pub fn poll_at(&mut self, cx: &mut Context<'_>, due: Instant) -> Poll<()> {
-        let Armed { sleep, set } = self.0.get_or_insert_with(|| Armed { sleep: Box::pin(sleep_until(due)), set: false });
+        let Armed { sleep, set } =
+            self.0.get_or_insert_with(|| Armed { sleep: Box::pin(sleep_until(due)), set: false });
         if sleep.is_elapsed() {
             if sleep.deadline() >= due {
                 return Poll::Ready(());

@@ -85,8 +85,7 @@ pub async fn send(
             Ok(()) => return Ok(exchange),
             Err(failure) => failure,
         };
-        let unheard =
-            matches!(failure, Failure::Exchange { error: ExchangeError::Broken { heard: false, .. }, .. });
+        let unheard = matches!(failure, Failure::Exchange { error: ExchangeError::Broken { heard: false, .. }, .. });
         let repeatable = unheard && client.request.is_idempotent() && client.side.body.is_untouched();
         if repeatable && exchange.is_reused() {
             continue;

@@ -25,8 +25,7 @@ struct ConnectionOptions<'a> {
 
 impl<'a> ConnectionOptions<'a> {
     fn of(fields: &'a Fields) -> Self {
-        let usual =
-            |option: &[u8]| option.eq_ignore_ascii_case(b"keep-alive") || option.eq_ignore_ascii_case(b"close");
+        let usual = |option: &[u8]| option.eq_ignore_ascii_case(b"keep-alive") || option.eq_ignore_ascii_case(b"close");
         Self { fields, names_others: !fields.list(b"connection").all(usual) }
     }
 

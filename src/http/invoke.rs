@@ -180,7 +180,8 @@ impl Invoker {
         let upgraded = client.response.status == StatusCode::SWITCHING_PROTOCOLS;
         let unmeasured = !upgraded && matches!(client.response.framing, Framing::Chunked | Framing::UntilClose);
         // Old clients know no chunks.
-        let (chunked, ends_with_connection) = (unmeasured && !client.request.is_old, unmeasured && client.request.is_old);
+        let (chunked, ends_with_connection) =
+            (unmeasured && !client.request.is_old, unmeasured && client.request.is_old);
         client.keep_alive &= !upgraded && !ends_with_connection && !self.shared.is_draining();
         if upgraded {
             client.side.body = Transfer::new(Framing::UntilClose, false);

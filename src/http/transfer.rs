@@ -143,3 +143,6 @@ impl Transfer {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

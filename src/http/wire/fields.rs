@@ -46,10 +46,11 @@ impl Fields {
         self.text.clear();
         self.text.extend_from_slice(head);
         self.lines.clear();
-        self.lines.extend(lines.iter().map(|line| Line {
-            name: Span::of(line.name.as_bytes(), head),
-            value: Span::of(line.value, head),
-        }));
+        self.lines.extend(
+            lines
+                .iter()
+                .map(|line| Line { name: Span::of(line.name.as_bytes(), head), value: Span::of(line.value, head) }),
+        );
     }
 
     /// A part of the head.
@@ -150,7 +151,9 @@ mod tests {
         assert_eq!(length(&["0"]), Some(Some(0)));
         assert_eq!(length(&["18446744073709551615"]), Some(Some(u64::MAX)));
         assert_eq!(length(&["5", "5"]), Some(Some(5)));
-        for wrong in ["", "+5", "-5", "5a", "0x5", "5 5", "5, 5", "5,", "18446744073709551616", "99999999999999999999999"] {
+        for wrong in
+            ["", "+5", "-5", "5a", "0x5", "5 5", "5, 5", "5,", "18446744073709551616", "99999999999999999999999"]
+        {
             assert_eq!(length(&[wrong]), None, "{wrong:?}");
         }
         assert_eq!(length(&["5", "6"]), None);

@@ -34,7 +34,8 @@ pub fn set_up(level: cli::Level, format: Option<cli::Format>) -> Logging {
         let terminal = slog_term::FullFormat::new(slog_term::TermDecorator::new().stderr().build()).build();
         queued(terminal.filter(may_be_written).fuse())
     } else {
-        let json = slog_json::Json::new(std::io::stderr())
+        // A line at a time: it is put together from dozens of pieces, each of which would be a system call.
+        let json = slog_json::Json::new(std::io::LineWriter::new(std::io::stderr()))
             .add_key_value(o!(
                 "ts" => FnValue(|_| humantime::format_rfc3339_millis(std::time::SystemTime::now()).to_string()),
                 "level" => FnValue(|record| record.level().as_str().to_lowercase()),

@@ -5,6 +5,7 @@ use std::{
     fs,
     future::Future,
     net::SocketAddr,
+    path::Path,
     process::{ExitStatus, Stdio},
     sync::Arc,
     thread,
@@ -37,6 +38,7 @@ pub struct Setup {
     home: Arc<Home>,
     options: Vec<(String, OsString)>,
     environment: Vec<(String, OsString)>,
+    program: Vec<OsString>,
 }
 
 impl Default for Setup {
@@ -56,7 +58,12 @@ impl Setup {
             ("--log-format", "json".into()),
         ];
         let options = options.map(|(name, value)| (name.to_owned(), value));
-        Self { home: Arc::clone(home), options: options.into(), environment: Vec::new() }
+        Self {
+            home: Arc::clone(home),
+            options: options.into(),
+            environment: Vec::new(),
+            program: vec![unifaas().into()],
+        }
     }
 
     /// With a function in its registry.
@@ -79,9 +86,21 @@ impl Setup {
         self
     }
 
+    /// Of another build.
+    pub fn binary(self, binary: &Path) -> Self {
+        Self { program: vec![binary.into()], ..self }
+    }
+
+    /// Run by another program, which gets the binary after these words.
+    pub fn run_by<W: Into<OsString>>(mut self, words: impl IntoIterator<Item = W>) -> Self {
+        self.program.splice(0..0, words.into_iter().map(Into::into));
+        self
+    }
+
     /// The command that starts it.
     pub fn command(&self) -> Command {
-        let mut command = Command::new(unifaas());
+        let mut command = Command::new(&self.program[0]);
+        command.args(&self.program[1..]);
         for (name, value) in &self.options {
             command.arg(name).arg(value);
         }

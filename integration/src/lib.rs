@@ -23,7 +23,7 @@ use std::{future::Future, panic::Location, time::Duration};
 
 pub use client::{Body, Connection, Pieces, Reply, body_of, empty, request, streamed};
 pub use daemon::{Daemon, Ending, Setup, cgroups_are_usable, number};
-pub use engine::{Engine, contained};
+pub use engine::{Engine, IMAGE, contained, obstacle as engine_obstacle};
 pub use function::Function;
 pub use home::{Home, shipped, unifaas};
 pub use raw::{End, Head, Raw};

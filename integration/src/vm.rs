@@ -180,7 +180,8 @@ pub fn without_net_admin() {
     assert_eq!(dropped, 0, "the capability cannot be dropped");
 }
 
-fn missing() -> Option<String> {
+/// Why there can be no VMs here.
+pub fn missing() -> Option<String> {
     if !geteuid().is_root() {
         return Some("only root can make network namespaces and taps".to_owned());
     }

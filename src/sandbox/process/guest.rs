@@ -10,7 +10,6 @@ use nix::{
 use tokio::{
     io::AsyncReadExt,
     net::unix::pipe,
-    process::Child,
     sync::oneshot,
     task::{self, JoinHandle},
     time,
@@ -20,6 +19,7 @@ use unifaas_actors::{
     sandbox::{Guest, GuestExit, ReclaimError},
 };
 
+use super::child::Child;
 use crate::sandbox::{cgroup::Group, ports::PortLease};
 
 /// How long the last output may take to be read once the process has ended.
@@ -75,13 +75,12 @@ impl ProcessGuest {
     /// Outside of a `LocalSet`.
     pub fn new(
         child: Child,
-        pid: Pid,
         output: JoinHandle<()>,
         group: Option<Group>,
         memory: u64,
         port: Option<PortLease>,
     ) -> (Self, oneshot::Receiver<GuestExit>) {
-        let leader = Rc::new(Leader { pid, state: Cell::new(State::Running) });
+        let leader = Rc::new(Leader { pid: child.pid(), state: Cell::new(State::Running) });
         let group = group.map(Rc::new);
         let (ended, exited) = oneshot::channel();
         let watch = task::spawn_local(watch(child, leader.clone(), output, group.clone(), memory, ended));
@@ -129,19 +128,19 @@ impl Drop for ProcessGuest {
 
 /// Reaps the child, and then ends what it has left behind: an instance lives as long as its first process.
 async fn watch(
-    mut child: Child,
+    child: Child,
     leader: Rc<Leader>,
     mut output: JoinHandle<()>,
     group: Option<Rc<Group>>,
     memory: u64,
-    ended: oneshot::Sender<GuestExit>,
+    told: oneshot::Sender<GuestExit>,
 ) {
-    let status = child.wait().await;
+    let ended = child.ended().await;
     let killed = leader.state.get() == State::Killed;
-    // The number is free since `wait` reaped it, microseconds ago, but numbers are given out in turn: it cannot come
-    // round so soon. As long as the group has members it is not given out at all.
+    // Its process group first, as long as the number is its own for sure.
     leader.kill();
     leader.state.set(State::Reaped);
+    let status = ended.and_then(|()| child.reap());
     let starved = group.as_ref().is_some_and(|group| {
         group.kill();
         group.ran_out_of_memory()
@@ -152,7 +151,7 @@ async fn watch(
         output.abort();
     }
     // Nobody may be interested any more.
-    let _ = ended.send(exit(status, starved && !killed, memory));
+    let _ = told.send(exit(status, starved && !killed, memory));
 }
 
 fn exit(status: io::Result<ExitStatus>, starved: bool, memory: u64) -> GuestExit {

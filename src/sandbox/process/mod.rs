@@ -1,12 +1,15 @@
 //! The `process` sandbox: an instance is a child process of the daemon, with nothing to install.
 //!
 //! It is no wall against hostile code, but it takes away what a function has no business with: the daemon's user,
-//! environment, descriptors and session. `command.rs` says what is run, `user.rs` as whom, `confine.rs` what happens
-//! between fork and exec (`spawn.rs`), `guest.rs` is the running child. The monitors of virtual machines are started and
+//! environment, descriptors and session. `command.rs` says what is run, `user.rs` as whom; `spawn.rs` starts it: `child.rs`
+//! makes the child, which does what `confine.rs` says and executes what `exec.rs` has made ready. `guest.rs` is the running
+//! child. The monitors of virtual machines are started and
 //! held by the same means.
 
+mod child;
 mod command;
 mod confine;
+mod exec;
 mod guest;
 mod spawn;
 #[cfg(test)]
@@ -46,7 +49,7 @@ impl Processes {
         Self { callback, ports, limits }
     }
 
-    /// Starts one. Blocks for fork and exec: the parent-death signal of a child is tied to the *thread* that forked it,
+    /// Starts one. Blocks until it executes: the parent-death signal of a child is tied to the *thread* that made it,
     /// so that must be the thread of the actors, which lives as long as the daemon, and none of a pool.
     pub fn launch(&self, order: LaunchOrder, process: &ProcessSpec) -> Result<Launched, LaunchError> {
         let credentials = Credentials::of(process.user.as_deref(), Uid::effective())?;
@@ -63,11 +66,12 @@ impl Processes {
         let invocation = Invocation::new(&order, process, &facts, env::var_os("PATH").as_deref());
         let group = self.limits.group(&order.instance.to_string(), process.memory);
         let directory = &order.spec.directory;
-        let hint = credentials.as_ref().and_then(|user| Some(hint(user, &user.barrier(directory)?)));
+        let user = credentials.clone();
 
         let spawned = Spawn::new(&invocation, directory, credentials).run(group.as_ref());
-        let Spawned { child, pid, output } =
+        let Spawned { child, output } =
             spawned.map_err(|error| LaunchError::Refused(refusal(&invocation, directory, &error)))?;
+        let pid = child.pid();
         let address = (Ipv4Addr::LOCALHOST, port.port()).into();
         let resources: Vec<String> = [format!("port {address}")]
             .into_iter()
@@ -75,9 +79,9 @@ impl Processes {
             .collect();
         debug!(order.log, "process started"; "pid" => pid.as_raw(), "address" => %address);
 
-        let lines = order.output.clone();
+        let (lines, spec) = (order.output.clone(), order.spec.clone());
         let output = task::spawn_local(collect(output, order.output));
-        let (guest, exited) = ProcessGuest::new(child, pid, output, group, process.memory, Some(port));
+        let (guest, exited) = ProcessGuest::new(child, output, group, process.memory, Some(port));
         Ok(Launched {
             address,
             callback_source: self.callback.source,
@@ -85,8 +89,10 @@ impl Processes {
             exited: Box::pin(async move {
                 let exit =
                     exited.await.unwrap_or_else(|_| GuestExit::Other("no longer watched by the daemon".to_owned()));
-                if let (GuestExit::Code(1..), Some(hint)) = (&exit, hint) {
-                    lines.write(hint.as_bytes());
+                if let (GuestExit::Code(1..), Some(user)) = (&exit, user)
+                    && let Some(barrier) = user.barrier(&spec.directory)
+                {
+                    lines.write(hint(&user, &barrier).as_bytes());
                 }
                 exit
             }),

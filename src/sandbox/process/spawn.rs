@@ -1,14 +1,17 @@
-//! Fork and exec of a confined child, with its output in one pipe.
+//! The start of a confined child, with its output in one pipe.
 
-use std::{io, path::Path, process::Stdio};
+use std::{fs::File, io, os::fd::OwnedFd, path::Path};
 
-use nix::unistd::{self, Pid};
-use tokio::{
-    net::unix::pipe,
-    process::{Child, Command},
+use nix::unistd;
+use tokio::net::unix::pipe;
+
+use super::{
+    Invocation,
+    child::{Child, Stdio},
+    confine::Confinement,
+    exec::Program,
+    user::Credentials,
 };
-
-use super::{Invocation, confine::Confinement, user::Credentials};
 use crate::sandbox::cgroup::Group;
 
 /// A child that is yet to be started.
@@ -17,13 +20,12 @@ pub struct Spawn<'a> {
     directory: &'a Path,
     credentials: Option<Credentials>,
     capabilities: Option<u64>,
-    stdin: Stdio,
+    stdin: Option<OwnedFd>,
 }
 
 /// A child that runs.
 pub struct Spawned {
     pub child: Child,
-    pub pid: Pid,
     /// Its output and its errors, in the order in which it wrote them.
     pub output: pipe::Receiver,
 }
@@ -31,7 +33,7 @@ pub struct Spawned {
 impl<'a> Spawn<'a> {
     /// The command is run in `directory`. Without `credentials` it runs as the daemon's user.
     pub fn new(invocation: &'a Invocation, directory: &'a Path, credentials: Option<Credentials>) -> Self {
-        Self { invocation, directory, credentials, capabilities: None, stdin: Stdio::null() }
+        Self { invocation, directory, credentials, capabilities: None, stdin: None }
     }
 
     /// The most that it, and whatever it starts, can ever have of root's capabilities, a bit for each.
@@ -41,12 +43,12 @@ impl<'a> Spawn<'a> {
     }
 
     /// Something other than nothing to read from.
-    pub fn stdin(mut self, stdin: impl Into<Stdio>) -> Self {
-        self.stdin = stdin.into();
+    pub fn stdin(mut self, stdin: impl Into<OwnedFd>) -> Self {
+        self.stdin = Some(stdin.into());
         self
     }
 
-    /// Starts it in `group`. Blocks for fork and exec.
+    /// Starts it in `group`. Blocks until the child executes its program.
     pub fn run(self, group: Option<&Group>) -> io::Result<Spawned> {
         let (reader, writer) = io::pipe()?;
         if let Some(credentials) = &self.credentials {
@@ -54,20 +56,14 @@ impl<'a> Spawn<'a> {
             unistd::fchown(&writer, Some(credentials.uid), Some(credentials.gid))?;
         }
         let doors = group.map(Group::doors).transpose()?.unwrap_or_default();
-        let mut command = Command::new(&self.invocation.program);
-        command
-            .arg0(&self.invocation.name)
-            .args(&self.invocation.arguments)
-            .env_clear()
-            .envs(self.invocation.env.iter().map(|(name, value)| (name, value)))
-            .current_dir(self.directory)
-            .stdin(self.stdin)
-            .stdout(writer.try_clone()?)
-            .stderr(writer);
-        Confinement::new(self.credentials, self.capabilities, doors).apply_to(&mut command);
+        let program = Program::new(self.invocation)?;
+        let stdin = match self.stdin {
+            Some(stdin) => stdin,
+            None => File::open("/dev/null")?.into(),
+        };
+        let stdio = Stdio { stdin, output: writer.into() };
+        let confinement = Confinement::new(self.directory, self.credentials, self.capabilities, doors)?;
         let output = pipe::Receiver::from_owned_fd(reader.into())?;
-        let child = command.spawn()?;
-        let pid = child.id().and_then(|id| i32::try_from(id).ok()).ok_or(io::ErrorKind::NotFound)?;
-        Ok(Spawned { child, pid: Pid::from_raw(pid), output })
+        Ok(Spawned { child: Child::start(program, &stdio, &confinement)?, output })
     }
 }

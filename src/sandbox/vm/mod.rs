@@ -202,8 +202,9 @@ impl Engine {
             events = Some(ours.listen());
         }
         let spawned = spawn.run(group.as_ref());
-        let Spawned { child, pid, output } = spawned
+        let Spawned { child, output } = spawned
             .map_err(|error| LaunchError::Refused(format!("cannot start {}: {error}", invocation.program.display())))?;
+        let pid = child.pid();
         let way = match &wire {
             Wire::Tap(tap) => format!("tap {} {}/30", tap.name, tap.link.gateway),
             Wire::User(_) => format!("port {}", facts.address),
@@ -218,7 +219,7 @@ impl Engine {
         let silent = wire.guest();
         let lines = order.output.clone();
         let output = task::spawn_local(collect(output, order.output));
-        let (process, exited) = ProcessGuest::new(child, pid, output, group, memory, None);
+        let (process, exited) = ProcessGuest::new(child, output, group, memory, None);
         Ok(Launched {
             address: facts.address,
             callback_source: facts.source,

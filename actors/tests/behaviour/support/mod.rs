@@ -96,13 +96,13 @@ impl Rig {
     }
 
     pub async fn acquire(&self) -> Result<Lease, Refusal> {
-        self.desk().acquire().await
+        self.desk().acquire(tokio::time::Instant::now()).await
     }
 
     /// A request that goes its own way. It has its slot, or a place in the queue, when this returns.
     pub async fn request(&self) -> JoinHandle<Result<Lease, Refusal>> {
         let desk = self.desk();
-        let request = actix::spawn(async move { desk.acquire().await });
+        let request = actix::spawn(async move { desk.acquire(tokio::time::Instant::now()).await });
         self.settle().await;
         request
     }
@@ -110,7 +110,7 @@ impl Rig {
     /// As many of them at once.
     pub async fn requests(&self, count: usize) -> Vec<JoinHandle<Result<Lease, Refusal>>> {
         let desk = self.desk();
-        let request = |desk: Arc<Desk>| actix::spawn(async move { desk.acquire().await });
+        let request = |desk: Arc<Desk>| actix::spawn(async move { desk.acquire(tokio::time::Instant::now()).await });
         let requests = (0..count).map(|_| request(desk.clone())).collect();
         self.settle().await;
         requests

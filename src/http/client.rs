@@ -25,7 +25,7 @@ use super::{
     socket::Socket,
     status::Failure,
     transfer::Transfer,
-    wire::{Framing, HeadError, MAX_HEAD, RequestHead, ResponseHead, put_header, put_number},
+    wire::{Framing, HeadError, RequestHead, ResponseHead, Seen, put_header, put_number},
 };
 
 /// From the first byte of a request's head to its last, and from a connection to its first byte.
@@ -106,35 +106,28 @@ impl Client {
     pub async fn next_request(&mut self, mut last_call: Pin<&mut impl Future<Output = ()>>) -> Next {
         let since = Instant::now();
         let patience = if self.fresh { HEAD_TIMEOUT } else { KEEP_ALIVE };
-        let (mut due, mut seen) = (since + patience, 0);
+        let (mut begun, mut seen) = (None, Seen::default());
         self.fresh = false;
         let next = poll_fn(|cx| {
             loop {
                 let socket = &mut self.side.socket;
-                if seen == 0 {
+                if !seen.anything() {
                     skip_line_ends(&mut socket.input);
                 }
-                let input = &mut socket.input;
-                if input.len() > seen {
-                    // Without another line end there is nothing new to be found.
-                    if seen == 0 || input.len() >= MAX_HEAD || input[seen..].contains(&b'\n') {
-                        match self.request.take(input) {
-                            Ok(true) => return Poll::Ready(Next::Request),
-                            Ok(false) => {}
-                            Err(error) => return Poll::Ready(Next::Nonsense(error)),
-                        }
+                if seen.is_worth_parsing(&socket.input) {
+                    match self.request.take(&mut socket.input) {
+                        Ok(true) => return Poll::Ready(Next::Request),
+                        Ok(false) => {}
+                        Err(error) => return Poll::Ready(Next::Nonsense(error)),
                     }
-                    if seen == 0 {
-                        due = Instant::now() + HEAD_TIMEOUT;
-                    }
-                    seen = input.len();
                 }
                 match socket.poll_read(cx) {
                     Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Next::Nothing),
                     Poll::Ready(Ok(_)) => continue,
                     Poll::Pending => {}
                 }
-                if seen > 0 {
+                if seen.anything() {
+                    let due = *begun.get_or_insert_with(Instant::now) + HEAD_TIMEOUT;
                     return self.alarm.poll_at(cx, due).map(|()| Next::Slow);
                 }
                 if socket.is_swollen() && self.alarm.poll_at(cx, since + SWOLLEN).is_ready() {
@@ -144,7 +137,7 @@ impl Client {
                 if last_call.as_mut().poll(cx).is_ready() {
                     return Poll::Ready(Next::Nothing);
                 }
-                return self.alarm.poll_at(cx, due).map(|()| Next::Nothing);
+                return self.alarm.poll_at(cx, since + patience).map(|()| Next::Nothing);
             }
         })
         .await;

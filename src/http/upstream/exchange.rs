@@ -15,7 +15,7 @@ use super::Connection;
 use crate::http::{
     client::Side,
     transfer::{Stopped, Transfer},
-    wire::{Framing, Malformed, Nonsense, ResponseHead},
+    wire::{Framing, Malformed, Nonsense, ResponseHead, Seen},
 };
 
 /// Why an exchange came to no good end.
@@ -59,6 +59,8 @@ pub struct Exchange {
     /// Whether the connection may serve another request once the response has ended.
     keep_alive: bool,
     heard: bool,
+    /// Of the head that is to come.
+    seen: Seen,
 }
 
 /// What an instance says to a request.
@@ -87,7 +89,7 @@ impl Exchange {
     /// The request's head is in the connection's output. `withheld`: its body is to be asked for.
     pub fn new(connection: Connection, to_head: bool, withheld: bool) -> Self {
         let sending = if withheld { Sending::Head } else { Sending::Body };
-        Self { connection, to_head, sending, receiving: None, keep_alive: false, heard: false }
+        Self { connection, to_head, sending, receiving: None, keep_alive: false, heard: false, seen: Seen::default() }
     }
 
     /// Lets a withheld body follow.
@@ -134,19 +136,22 @@ impl Exchange {
             return Poll::Ready(Err(error));
         }
         loop {
-            if !head.take(&mut self.connection.socket.input, self.to_head)? {
+            let input = &mut self.connection.socket.input;
+            if !self.seen.is_worth_parsing(input) || !head.take(input, self.to_head)? {
                 match ready!(self.connection.socket.poll_read(cx)) {
                     Ok(0) => return Poll::Ready(Err(self.broken(None))),
                     Ok(_) => self.heard = true,
                     Err(error) => return Poll::Ready(Err(self.broken(Some(error)))),
                 }
             } else if head.status == StatusCode::CONTINUE && self.withholds_body() {
+                self.seen = Seen::default();
                 return Poll::Ready(Ok(Answer::Continue));
             } else if head.status == StatusCode::SWITCHING_PROTOCOLS || !head.status.is_informational() {
                 self.keep_alive = head.keep_alive;
                 return Poll::Ready(Ok(Answer::Head));
             }
             // Other interim responses are between the instance and us.
+            self.seen = Seen::default();
         }
     }
 

@@ -2,10 +2,10 @@
 
 use bytes::{Buf, BytesMut};
 
-use super::MAX_HEAD;
-
 /// Longest line that announces a chunk: sixteen digits, and extensions that nobody uses.
 const MAX_CHUNK_LINE: usize = 1024;
+/// Most bytes of trailers, which nobody gets to see.
+const MAX_TRAILERS: usize = 8 * 1024;
 
 /// How the bytes of a message body are framed on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -104,11 +104,11 @@ impl BodyReader {
                 },
                 Chunk::Trailers(taken) => {
                     let Some(end) = input.iter().position(|byte| *byte == b'\n') else {
-                        return if *taken + input.len() < MAX_HEAD { Ok(Piece::Hungry) } else { Err(Malformed) };
+                        return if *taken + input.len() < MAX_TRAILERS { Ok(Piece::Hungry) } else { Err(Malformed) };
                     };
                     let last = matches!(input[..end], [] | [b'\r']);
                     *taken += end + 1;
-                    if *taken > MAX_HEAD {
+                    if *taken > MAX_TRAILERS {
                         return Err(Malformed);
                     }
                     input.advance(end + 1);

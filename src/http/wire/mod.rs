@@ -28,3 +28,38 @@ pub use response::{Nonsense, ResponseHead};
 pub const MAX_HEAD: usize = 128 * 1024;
 /// Most lines of a head.
 pub const MAX_LINES: usize = 128;
+
+/// How much has been seen of a head that has not come whole: parsing it again for each byte that comes would let whoever
+/// sends it so keep a processor busy.
+#[derive(Debug, Default)]
+pub struct Seen(usize);
+
+impl Seen {
+    /// Whether anything of a head has come.
+    pub fn anything(&self) -> bool {
+        self.0 > 0
+    }
+
+    /// Whether `input` has something that may make a difference. It is taken for seen from here on.
+    pub fn is_worth_parsing(&mut self, input: &[u8]) -> bool {
+        let (first, new) = (self.0 == 0, input.get(self.0..).unwrap_or_default());
+        self.0 = input.len();
+        !new.is_empty() && (first || input.len() >= MAX_HEAD || new.contains(&b'\n'))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_is_looked_at_when_there_is_something_to_see() {
+        let mut seen = Seen::default();
+        let looks: Vec<bool> = ["", "G", "G", "GE", "GET\r", "GET\r\n", "GET\r\nX"]
+            .iter()
+            .map(|input| seen.is_worth_parsing(input.as_bytes()))
+            .collect();
+        assert_eq!(looks, [false, true, false, false, false, true, false]);
+        assert!(seen.anything() && seen.is_worth_parsing(&[b'x'; MAX_HEAD]));
+    }
+}

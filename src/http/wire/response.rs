@@ -55,9 +55,6 @@ impl ResponseHead {
     ///
     /// `to_head`: the request was a `HEAD`, so there is no body whatever its length.
     pub fn take(&mut self, input: &mut BytesMut, to_head: bool) -> Result<bool, Nonsense> {
-        if input.is_empty() {
-            return Ok(false);
-        }
         // Four kilobytes that are not worth clearing for the handful of lines of a usual head.
         let mut lines = [const { MaybeUninit::uninit() }; MAX_LINES];
         let mut parsed = httparse::Response::new(&mut []);

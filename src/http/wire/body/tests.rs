@@ -78,9 +78,9 @@ fn malformed_chunks_are_found_however_they_are_cut() {
 fn what_frames_a_body_is_bounded() {
     let endless = [&b"1;"[..], &[b'x'; 2 * MAX_CHUNK_LINE]].concat();
     assert_eq!(read(Framing::Chunked, &endless, 100).unwrap_err(), Malformed);
-    let trailers = [&b"0\r\n"[..], &b"a: b\r\n".repeat(MAX_HEAD / 4)].concat();
+    let trailers = [&b"0\r\n"[..], &b"a: b\r\n".repeat(MAX_TRAILERS / 4)].concat();
     assert_eq!(read(Framing::Chunked, &trailers, 1000).unwrap_err(), Malformed);
-    let trailer = [&b"0\r\n"[..], &[b'x'; 2 * MAX_HEAD]].concat();
+    let trailer = [&b"0\r\n"[..], &[b'x'; 2 * MAX_TRAILERS]].concat();
     assert_eq!(read(Framing::Chunked, &trailer, 1000).unwrap_err(), Malformed);
 }
 

@@ -3,7 +3,7 @@
 //! The ending is ordered: requests are refused, functions drain, instances end, their resources return, the servers let
 //! the last bytes out. Threads are joined before `run` returns, so the exit code tells the truth.
 
-use std::{io, path::PathBuf, rc::Rc, sync::Arc, time::Duration};
+use std::{io, num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
 
 use actix::Addr;
 use slog::{info, o, warn};
@@ -12,15 +12,18 @@ use tokio::{
     sync::oneshot,
     time::timeout,
 };
-use unifaas_actors::{Budget, Callbacks, Directory, DrainAll, RegistryActor, World, scan_all};
+use unifaas_actors::{Admission, Callbacks, Directory, DrainAll, Follow, Limits, RegistryActor, World, scan_all};
 
 use crate::{
     cli::Serve,
     host,
-    http::{BindError, Listeners, Servers, Settings, Shared},
+    http::{self, BindError, Listeners, Servers, Settings, Shared},
     log::{self, Logging},
+    neighbours::Neighbours,
     net::{NetError, Subnet},
+    open_files,
     sandbox::{EngineSettings, Engines},
+    state::{self, State, StateError},
 };
 
 /// After the drain's grace: time for instances to be killed and their resources to return.
@@ -31,8 +34,8 @@ const LAST_RESORT: Duration = Duration::from_secs(20);
 pub enum StartError {
     #[error("cannot read the registry {}: {source}", path.display())]
     Registry { path: PathBuf, source: io::Error },
-    #[error("cannot use the state directory {}: {source}", path.display())]
-    StateDir { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    State(#[from] StateError),
     #[error(transparent)]
     Bind(#[from] BindError),
     #[error(transparent)]
@@ -41,56 +44,79 @@ pub enum StartError {
     System(#[from] io::Error),
 }
 
+/// What outlives the system: its last threads may still log, and give back what the next daemon must not find half-way.
+#[derive(Default)]
+struct Lasting {
+    state: Option<State>,
+    logging: Option<Logging>,
+}
+
 /// Serves until a signal ends it.
 pub fn run(options: Serve) -> Result<(), StartError> {
-    // Outlives the system, whose last threads may still log.
-    let mut logging = None;
+    let mut lasting = Lasting::default();
     let system = actix::System::new();
-    let result = system.block_on(serve(options, &mut logging));
+    let result = system.block_on(serve(options, &mut lasting));
     // Ends the arbiters of the workers; their threads have nothing left to do.
     actix::System::current().stop();
     let stopped = system.run();
-    drop(logging);
+    drop(lasting);
     result.and(stopped.map_err(StartError::System))
 }
 
-async fn serve(options: Serve, logging: &mut Option<Logging>) -> Result<(), StartError> {
+async fn serve(options: Serve, lasting: &mut Lasting) -> Result<(), StartError> {
     // First of all, so that no signal finds the default that kills.
     let mut signals = Signals::listen()?;
     let registry = options.registry.unwrap_or_default();
     let root = readable_directory(&registry)?;
     let drafts = scan_all(&root).map_err(|source| StartError::Registry { path: registry, source })?;
-    let state_dir = prepare_state_dir(options.state_dir)?;
+    let (state, left) = State::open(&options.state_dir.unwrap_or_else(state::default_directory))?;
+    let state = lasting.state.insert(state);
     let listeners = Listeners::bind(options.listen, options.callback_listen, options.admin_listen)?;
     let (front, callback, admin) = (listeners.front()?, listeners.callback()?, listeners.admin()?);
 
     // From here on the daemon runs; failures above have left nothing behind.
-    let log = logging.insert(log::set_up(options.log_level, options.log_format)).log.clone();
+    let log = lasting.logging.insert(log::set_up(options.log_level, options.log_format)).log.clone();
     let callbacks = Arc::new(Callbacks::default());
     let directory = Arc::new(Directory::default());
-    let memory_budget = host::memory_budget();
-    let (subnet, tap_pool) = (options.subnet, options.tap_pool);
-    let engines = EngineSettings { callback, subnet, tap_pool, state_dir: state_dir.clone() };
-    let engines = Engines::new(engines, &log)?;
-    engines.prepare(drafts.values().filter_map(|draft| draft.as_deref().ok())).await?;
-    let world = World {
-        sandboxes: Box::new(engines),
-        callbacks: callbacks.clone(),
-        memory: Rc::new(Budget::new(memory_budget)),
+    open_files::raise(&log);
+    let limits = Limits {
+        memory: options.memory_budget.resolve(),
+        process_starts: options.max_process_starts.map_or(usize::MAX, NonZeroUsize::get),
+        starts: options.max_starts.map_or_else(host::usual_starts, NonZeroUsize::get),
     };
-    let actors = RegistryActor::launch(root.clone(), drafts, directory.clone(), world, log.clone());
+    let admission = Admission::new(limits);
+    let (subnet, tap_pool) = (options.subnet, options.tap_pool);
+    let neighbours = Neighbours::default();
+    let engine_settings = EngineSettings { callback, subnet, tap_pool, neighbours: neighbours.clone() };
+    let engines = Engines::new(engine_settings.clone(), state, &log);
+    engines.reclaim(left, state, &engine_settings, &log).await;
+    engines.prepare(drafts.values().filter_map(|draft| draft.as_deref().ok())).await?;
+    let world = World { sandboxes: Box::new(engines), callbacks: callbacks.clone(), admission: admission.clone() };
+    let actors = RegistryActor::launch(root.clone(), drafts, directory.clone(), world, Follow::Watch, log.clone());
+    let crowd = http::Limits {
+        connections: options.max_connections,
+        connections_each: options.max_connections_per_client.unwrap_or(options.max_connections.div_ceil(2)),
+        client_timeout: (!options.client_timeout.is_zero()).then_some(options.client_timeout),
+    };
     let settings = Settings {
         registry: root.display().to_string(),
         listen: front.to_string(),
         callback_listen: callback.to_string(),
         admin_listen: admin.map(|admin| admin.to_string()),
         subnet: options.subnet.unwrap_or(Subnet::DEFAULT).to_string(),
-        state_dir: state_dir.display().to_string(),
+        state_dir: state.directory().display().to_string(),
         drain_grace_seconds: options.drain_grace.as_secs_f64(),
-        memory_budget,
+        max_connections: crowd.connections,
+        max_connections_per_client: crowd.connections_each,
+        client_timeout_seconds: options.client_timeout.as_secs_f64(),
+        memory_budget: limits.memory,
+        max_starts: limits.starts,
+        max_process_starts: options.max_process_starts,
     };
     let functions = directory.all().len();
-    let shared = Arc::new(Shared::new(directory, callbacks, log.new(o!()), settings));
+    let log_of_workers = log.new(o!());
+    let shared = Shared::new(directory, callbacks, admission, neighbours, crowd, settings, log_of_workers);
+    let shared = Arc::new(shared);
     let servers = listeners.serve(shared.clone())?;
     let admin = admin.map_or_else(String::new, |admin| format!(" admin http://{admin}"));
     info!(log, "serving"; "listen" => %front, "callback" => %callback, "registry" => %root.display(),
@@ -162,27 +188,6 @@ fn readable_directory(registry: &std::path::Path) -> Result<PathBuf, StartError>
     let root = registry.canonicalize().map_err(error)?;
     std::fs::read_dir(&root).map_err(error)?;
     Ok(root)
-}
-
-/// Makes the state directory and sees that it can be written to.
-fn prepare_state_dir(chosen: Option<PathBuf>) -> Result<PathBuf, StartError> {
-    let path = chosen.unwrap_or_else(|| {
-        let user = nix::unistd::geteuid();
-        if user.is_root() {
-            PathBuf::from("/run/unifaas")
-        } else {
-            std::env::temp_dir().join(format!("unifaas-{user}"))
-        }
-    });
-    let prepare = || {
-        std::fs::create_dir_all(&path)?;
-        let path = path.canonicalize()?;
-        let probe = path.join(format!(".probe-{}", std::process::id()));
-        std::fs::write(&probe, b"")?;
-        std::fs::remove_file(&probe)?;
-        Ok(path)
-    };
-    prepare().map_err(|source| StartError::StateDir { path: path.clone(), source })
 }
 
 /// For whoever started the daemon and waits for it; the log is for whoever reads it later.

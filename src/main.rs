@@ -1,15 +1,19 @@
 //! The `unifaas` daemon: settings, logger, actors, servers, and the ordered ending. No decisions.
 //!
-//! What is decided is decided in the `unifaas-actors` crate; what touches the outside world is in `http/`, `net/` and `sandbox/`.
+//! What is decided is decided in the `unifaas-actors` crate; what touches the outside world is in `http/`, `net/` and
+//! `sandbox/`; what has been made there is written down in `state/`.
 
 mod cli;
 mod daemon;
 mod host;
 mod http;
 mod log;
+mod neighbours;
 mod net;
+mod open_files;
 mod relay;
 mod sandbox;
+mod state;
 
 use std::{path::Path, process::ExitCode};
 

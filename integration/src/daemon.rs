@@ -133,7 +133,7 @@ impl Setup {
             _ => panic!("{announced:?}, stdout {line:?}, stderr:\n{}", fs::read_to_string(log).unwrap_or_default()),
         };
         let pid = child.id().expect("it has just said that it serves");
-        Daemon { home: self.home, child, _stdout: stdout, pid, listen, callback, admin }
+        Daemon { home: self.home, child, _stdout: stdout, pid, listen, callback, admin, killed: false }
     }
 }
 
@@ -156,6 +156,8 @@ pub struct Daemon {
     /// Where the admin pages are, if they have a listener of their own.
     pub admin: Option<SocketAddr>,
     child: Child,
+    /// What it leaves behind is somebody else's.
+    killed: bool,
     /// Held open, lest the daemon writes to nobody.
     _stdout: BufReader<ChildStdout>,
 }
@@ -218,14 +220,21 @@ impl Daemon {
         self.send(request).await.unwrap_or_else(|error| panic!("POST {path}: {error:?}"))
     }
 
+    /// GET of an admin page, where those are.
+    async fn page(&self, path: &str) -> Reply {
+        let mut connection = Connection::open(self.admin.unwrap_or(self.listen)).await.expect("the admin pages");
+        let page = connection.send(request("GET", path, empty())).await;
+        page.unwrap_or_else(|error| panic!("GET {path}: {error:?}"))
+    }
+
     /// What `/debug` says.
     pub async fn debug(&self) -> Value {
-        self.get("/debug").await.ok().json()
+        self.page("/debug").await.ok().json()
     }
 
     /// What `/debug/functions/<name>` says.
     pub async fn function(&self, name: &str) -> Value {
-        self.get(&format!("/debug/functions/{name}")).await.ok().json()
+        self.page(&format!("/debug/functions/{name}")).await.ok().json()
     }
 
     /// The instances of a function, as `/debug` shows them.
@@ -262,7 +271,7 @@ impl Daemon {
     ) -> impl Future<Output = Value> {
         let path = format!("/debug/functions/{name}");
         eventually(Duration::from_secs(10), format!("{name}: {}", what.into()), async move || {
-            let reply = self.get(&path).await;
+            let reply = self.page(&path).await;
             (reply.status == 200).then(|| reply.json()).filter(&condition)
         })
     }
@@ -295,8 +304,16 @@ impl Daemon {
     /// # Panics
     /// When it does not end.
     pub async fn ended(&mut self) -> Ending {
+        self.ended_within(END).await
+    }
+
+    /// Waits for its end, which may take so long.
+    ///
+    /// # Panics
+    /// When it does not end.
+    pub async fn ended_within(&mut self, limit: Duration) -> Ending {
         let asked = Instant::now();
-        let status = timeout(END, self.child.wait()).await.expect("it ends in time").expect("it can be waited for");
+        let status = timeout(limit, self.child.wait()).await.expect("it ends in time").expect("it can be waited for");
         Ending { status, took: asked.elapsed() }
     }
 
@@ -304,6 +321,16 @@ impl Daemon {
     pub async fn end(&mut self) -> Ending {
         self.signal(Signal::SIGTERM);
         self.ended().await
+    }
+
+    /// Kills it, and waits until it is dead. What it leaves behind is left there.
+    ///
+    /// # Panics
+    /// When it does not die.
+    pub async fn killed(mut self) {
+        self.signal(Signal::SIGKILL);
+        self.killed = true;
+        self.ended().await;
     }
 
     #[allow(clippy::disallowed_methods, reason = "a destructor cannot await; it runs at the end of a test")]
@@ -336,6 +363,9 @@ impl Drop for Daemon {
         if !over {
             self.signal(Signal::SIGKILL);
             Self::wait_for(END, || matches!(self.child.try_wait(), Ok(Some(_))));
+        }
+        if self.killed {
+            return;
         }
         let left = self.home.processes();
         for pid in &left {
@@ -372,4 +402,18 @@ pub async fn cgroups_are_usable() -> bool {
 #[track_caller]
 pub fn number(value: &Value, member: &str) -> u64 {
     value[member].as_u64().unwrap_or_else(|| panic!("no {member} in {value}"))
+}
+
+/// Runs a daemon that must refuse to start; the line that says why.
+///
+/// # Panics
+/// When it starts, or says more than that.
+pub async fn refusal(mut command: Command) -> String {
+    let output = timeout(Duration::from_secs(10), command.kill_on_drop(true).output());
+    let output = output.await.expect("it refuses at once").expect("it can be run");
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{errors}");
+    assert_eq!(errors.trim_end().lines().count(), 1, "one clear line, not\n{errors}");
+    assert!(output.stdout.is_empty(), "it said that it serves: {output:?}");
+    errors
 }

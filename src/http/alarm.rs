@@ -10,7 +10,10 @@ use std::{
     task::{Context, Poll},
 };
 
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::{
+    task::coop::unconstrained,
+    time::{Instant, Sleep, sleep_until},
+};
 
 /// Goes off at whatever moment is asked for.
 #[derive(Debug, Default)]
@@ -40,7 +43,22 @@ impl Alarm {
             sleep.as_mut().reset(due);
         }
         *set = true;
-        sleep.as_mut().poll(cx)
+        // Also where one connection has so much to move that a fair runtime would let nothing else of its task proceed.
+        Pin::new(&mut unconstrained(sleep.as_mut())).poll(cx)
+    }
+}
+
+/// For how long something has not moved on.
+#[derive(Debug, Default)]
+pub struct Standstill(Option<(u64, Instant)>);
+
+impl Standstill {
+    /// Since when this has been the count, as far as it was asked for.
+    pub fn since(&mut self, count: u64) -> Instant {
+        match self.0 {
+            Some((same, since)) if same == count => since,
+            _ => self.0.insert((count, Instant::now())).1,
+        }
     }
 }
 
@@ -68,6 +86,32 @@ mod tests {
                 assert_eq!(Instant::now().duration_since(due).as_millis() / 10, 0);
             }
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_moves_does_not_stand_still() {
+        let (mut standstill, began) = (Standstill::default(), Instant::now());
+        let mut asked = Vec::new();
+        for count in [1, 1, 2, 2, 2, 7] {
+            asked.push((standstill.since(count) - began).as_secs());
+            tokio::time::advance(SECOND).await;
+        }
+        assert_eq!(asked, [0, 0, 2, 2, 2, 5]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_goes_off_although_its_task_has_used_up_its_share() {
+        let (mut alarm, due) = (Alarm::default(), Instant::now() + SECOND);
+        let mut turns = 0;
+        poll_fn(|cx| {
+            turns += 1;
+            while let Poll::Ready(share) = tokio::task::coop::poll_proceed(cx) {
+                share.made_progress();
+            }
+            alarm.poll_at(cx, due)
+        })
+        .await;
+        assert!(Instant::now() >= due && turns > 1);
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,12 +1,12 @@
 //! One client's connection: requests come out of it, answers go into it. No decisions about either.
 //!
+//! How long a client may take for what it has to do is watched here, on the one alarm of the connection.
 //! Everything that a request needs and the next one needs again lives here, so a usual request allocates nothing.
 //! A client that has closed its side has left: a proxy cannot tell whether it has only said all it had to say.
 
 use std::{
     future::{Future, poll_fn},
     io,
-    net::SocketAddr,
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, ready},
@@ -18,8 +18,10 @@ use bytes::{Buf, BytesMut};
 use tokio::{io::AsyncWrite, net::TcpStream, time::Instant};
 
 use super::{
-    alarm::Alarm,
+    alarm::{Alarm, Standstill},
     clock::Clock,
+    crowd::Guest,
+    gate::Ends,
     headers::{Peer, REQUEST_ID},
     request_id::RequestId,
     socket::Socket,
@@ -51,10 +53,28 @@ pub struct Client {
     pub alarm: Alarm,
     /// Whether the connection goes on after the answer.
     pub keep_alive: bool,
+    /// Where it is and where it has come to.
+    pub ends: Ends,
+    /// Where it is, in the words of headers.
+    pub peer: Peer,
+    pub guest: Guest,
+    pub terms: Terms,
     clock: Rc<Clock>,
-    peer: Option<(SocketAddr, Peer)>,
     fresh: bool,
     left: bool,
+    /// Of what there is for it to take.
+    stalled: Standstill,
+}
+
+/// What clients of a listener may do.
+#[derive(Debug, Clone, Copy)]
+pub struct Terms {
+    /// How long one may be silent in the middle of a request, or take nothing of a response.
+    pub timeout: Option<Duration>,
+    /// Largest head of a request, in bytes.
+    pub head: usize,
+    /// Whether there may be more than one request on a connection.
+    pub keep_alive: bool,
 }
 
 /// The connection, and the body that comes out of it.
@@ -77,33 +97,26 @@ pub enum Next {
 }
 
 impl Client {
-    pub fn new(io: TcpStream, clock: Rc<Clock>) -> Self {
-        let peer = io.peer_addr().ok().map(|address| (address, Peer::new(address.ip())));
+    pub fn new(io: TcpStream, ends: Ends, guest: Guest, terms: Terms, clock: Rc<Clock>) -> Self {
         Self {
             side: Side { socket: Socket::new(io), body: Transfer::default() },
             request: RequestHead::default(),
             response: ResponseHead::default(),
             alarm: Alarm::default(),
             keep_alive: false,
+            ends,
+            peer: Peer::new(ends.peer.ip()),
+            guest,
+            terms,
             clock,
-            peer,
             fresh: true,
             left: false,
+            stalled: Standstill::default(),
         }
     }
 
-    /// Where it is, unless its connection broke before that could be asked.
-    pub fn address(&self) -> Option<SocketAddr> {
-        self.peer.as_ref().map(|(address, _)| *address)
-    }
-
-    /// The same in words.
-    pub fn peer(&self) -> Option<&Peer> {
-        self.peer.as_ref().map(|(_, peer)| peer)
-    }
-
-    /// Waits for the next request, which is in `self.request` then. A connection without one ends with `last_call`.
-    pub async fn next_request(&mut self, mut last_call: Pin<&mut impl Future<Output = ()>>) -> Next {
+    /// Waits for the next request, which is in `self.request` then.
+    pub async fn next_request(&mut self) -> Next {
         let since = Instant::now();
         let patience = if self.fresh { HEAD_TIMEOUT } else { KEEP_ALIVE };
         let (mut begun, mut seen) = (None, Seen::default());
@@ -114,8 +127,8 @@ impl Client {
                 if !seen.anything() {
                     skip_line_ends(&mut socket.input);
                 }
-                if seen.is_worth_parsing(&socket.input) {
-                    match self.request.take(&mut socket.input) {
+                if seen.is_worth_parsing(&socket.input, self.terms.head) {
+                    match self.request.take(&mut socket.input, self.terms.head) {
                         Ok(true) => return Poll::Ready(Next::Request),
                         Ok(false) => {}
                         Err(error) => return Poll::Ready(Next::Nonsense(error)),
@@ -126,6 +139,9 @@ impl Client {
                     Poll::Ready(Ok(_)) => continue,
                     Poll::Pending => {}
                 }
+                if self.guest.poll_rest(cx).is_ready() {
+                    return Poll::Ready(Next::Nothing);
+                }
                 if seen.anything() {
                     let due = *begun.get_or_insert_with(Instant::now) + HEAD_TIMEOUT;
                     return self.alarm.poll_at(cx, due).map(|()| Next::Slow);
@@ -134,19 +150,23 @@ impl Client {
                     socket.shrink();
                     (self.request, self.response) = Default::default();
                 }
-                if last_call.as_mut().poll(cx).is_ready() {
-                    return Poll::Ready(Next::Nothing);
-                }
                 return self.alarm.poll_at(cx, since + patience).map(|()| Next::Nothing);
             }
         })
         .await;
-        if let Next::Request = next {
-            self.keep_alive = self.request.keep_alive;
-            self.side.body = Transfer::new(self.request.framing, self.request.framing == Framing::Chunked);
-        } else {
-            self.request = RequestHead::default();
-            self.keep_alive = false;
+        self.guest.is_served();
+        match next {
+            Next::Request => {
+                self.keep_alive = self.request.keep_alive && self.terms.keep_alive;
+                self.side.body = Transfer::new(self.request.framing, self.request.framing == Framing::Chunked);
+            }
+            Next::Nonsense(_) | Next::Slow | Next::Nothing => {
+                self.request = RequestHead::default();
+                self.keep_alive = false;
+            }
+        }
+        if let Next::Slow = next {
+            self.guest.has_to_leave();
         }
         next
     }
@@ -173,7 +193,21 @@ impl Client {
 
     /// Sends what is there for it.
     pub async fn flush(&mut self) -> io::Result<()> {
-        poll_fn(|cx| self.side.socket.poll_flush(cx, &mut BytesMut::new())).await
+        poll_fn(|cx| match self.side.socket.poll_flush(cx, &mut BytesMut::new()) {
+            Poll::Ready(sent) => Poll::Ready(sent),
+            Poll::Pending => self.poll_stalled(cx).map(|()| Err(io::ErrorKind::TimedOut.into())),
+        })
+        .await
+    }
+
+    /// Ready once it has taken nothing for too long of what is there for it. To be asked only when it cannot take more now.
+    pub fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let output = &self.side.socket.output;
+        let Some(timeout) = self.terms.timeout.filter(|_| !output.is_empty()) else { return Poll::Pending };
+        let due = self.stalled.since(output.total()) + timeout;
+        ready!(self.alarm.poll_at(cx, due));
+        self.guest.has_to_leave();
+        Poll::Ready(())
     }
 
     /// Tells it to send the body that it holds back.

@@ -10,10 +10,11 @@ use futures::future::join_all;
 use serde::Serialize;
 use tokio::time::timeout;
 use unifaas_actors::{
-    Desk, FunctionQuestion, FunctionSnapshot, InstanceActor, InstanceId, InstanceQuestion, InstanceSnapshot,
+    AdmissionReport, Desk, FunctionQuestion, FunctionSnapshot, InstanceActor, InstanceId, InstanceQuestion,
+    InstanceSnapshot,
 };
 
-use super::{Shared, headers::REQUEST_ID, request_id::RequestId, status::Failure};
+use super::{Shared, crowd::Occupancy, headers::REQUEST_ID, request_id::RequestId, status::Failure};
 
 /// How long an actor may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -42,7 +43,10 @@ struct Daemon<'a> {
     uptime_seconds: f64,
     draining: bool,
     settings: &'a super::Settings,
+    connections: Occupancy,
     callbacks_refused: u64,
+    #[serde(flatten)]
+    admission: AdmissionReport,
 }
 
 #[derive(Serialize)]
@@ -76,7 +80,9 @@ async fn everything(shared: web::Data<Shared>) -> HttpResponse {
         uptime_seconds: shared.started.elapsed().as_secs_f64(),
         draining: shared.is_draining(),
         settings: &shared.settings,
+        connections: shared.room.occupancy(),
         callbacks_refused: shared.callbacks.refused(),
+        admission: shared.admission.report(),
     };
     page(&Everything { daemon, functions: functions.into_iter().flatten().collect() })
 }

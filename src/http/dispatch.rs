@@ -7,9 +7,10 @@ use std::{future::poll_fn, io, task::Poll, time::Duration};
 
 use actix_http::StatusCode;
 use tokio::time::{Instant, sleep, timeout};
-use unifaas_actors::{Endpoint, InstanceId, Lease};
+use unifaas_actors::{Endpoint, InstanceId, Lease, Refusal};
 
 use super::{
+    alarm::Standstill,
     client::Client,
     headers::{Via, put_request_headers},
     invoke::target_for_function,
@@ -18,6 +19,7 @@ use super::{
     upstream::{Answer, Connection, Exchange, ExchangeError, Pool},
     wire::{Framing, Nonsense, put_header, put_number},
 };
+use crate::open_files::is_exhaustion;
 
 /// How long an instance that has just become ready may refuse connections: some call back before they listen.
 const LATE_LISTENER: Duration = Duration::from_secs(1);
@@ -34,6 +36,8 @@ const DEATH_NOTICE: Duration = Duration::from_millis(10);
 const OBITUARY: Duration = Duration::from_millis(200);
 /// How long an instance may take to ask for a body that is withheld. Past that it gets it unasked: some never ask.
 const CONTINUE_PATIENCE: Duration = Duration::from_secs(1);
+/// How long the host may take to have files or memory for a connection again.
+const EXHAUSTION: Duration = Duration::from_secs(1);
 
 /// When a request must be over.
 #[derive(Debug, Clone, Copy)]
@@ -71,6 +75,12 @@ pub async fn send(
                     sent_at = Instant::now();
                     connection
                 }
+                Ok(Err(source)) if is_exhaustion(&source) => {
+                    // No other instance could be reached either.
+                    let why = format!("no connection to the instance can be opened: {source}");
+                    let failure = Refusal::HostSaturated { why, retry_after: EXHAUSTION }.into();
+                    return Err(Missed { failure, untouched: false });
+                }
                 Ok(Err(source)) => {
                     let failure = Failure::Unreachable { instance, source };
                     return Err(Missed { failure, untouched: true });
@@ -86,11 +96,11 @@ pub async fn send(
             Err(failure) => failure,
         };
         let unheard = matches!(failure, Failure::Exchange { error: ExchangeError::Broken { heard: false, .. }, .. });
-        let repeatable = unheard && client.request.is_idempotent() && client.side.body.is_untouched();
+        let repeatable = unheard && client.request.is_idempotent() && client.side.body.taken() == 0;
         if repeatable && exchange.is_reused() {
             continue;
         }
-        if !exchange.is_sent() && !client.side.body.is_untouched() {
+        if !exchange.is_sent() && client.side.body.taken() > 0 {
             // What of the body was on its way is lost, so where the next request begins is not known.
             client.keep_alive = false;
         }
@@ -110,7 +120,7 @@ fn put_request(out: &mut Vec<u8>, client: &Client, request_id: &RequestId) {
     }
     out.extend_from_slice(target);
     out.extend_from_slice(b" HTTP/1.1\r\n");
-    let via = Via { client: client.peer(), request_id, websocket: request.websocket };
+    let via = Via { client: Some(&client.peer), request_id, websocket: request.websocket };
     put_request_headers(out, &request.fields, via);
     match request.framing {
         Framing::Length(length) => put_number(out, b"content-length", length),
@@ -129,6 +139,7 @@ async fn answer(
     deadline: Option<Deadline>,
 ) -> Result<(), Failure> {
     let patience = exchange.withholds_body().then(|| Instant::now() + CONTINUE_PATIENCE);
+    let mut silence = Standstill::default();
     let failed = |error: ExchangeError| Failure::Exchange { instance, error };
     poll_fn(|cx| {
         loop {
@@ -151,6 +162,13 @@ async fn answer(
         let _ = client.side.socket.poll_flush(cx, &mut Default::default());
         if client.poll_left(cx).is_ready() {
             return Poll::Ready(Err(Failure::ClientGone));
+        }
+        // Until the function answers: from then on it is the function's own business how long it waits for the rest.
+        if let Some(after) = client.terms.timeout.filter(|_| exchange.waits_for_client()) {
+            let due = silence.since(client.side.body.taken()) + after;
+            if client.alarm.poll_at(cx, due).is_ready() {
+                return Poll::Ready(Err(Failure::ClientSilent { after }));
+            }
         }
         let Some(Deadline { at, after }) = deadline else { return Poll::Pending };
         client.alarm.poll_at(cx, at).map(|()| {
@@ -182,7 +200,8 @@ pub async fn relay(
             Poll::Pending => {}
         }
         // In a tunnel, what the client says and its end are part of what is moved.
-        if client.side.body.framing() != Framing::UntilClose && client.poll_left(cx).is_ready() {
+        let left = client.side.body.framing() != Framing::UntilClose && client.poll_left(cx).is_ready();
+        if left || client.poll_stalled(cx).is_ready() {
             return Poll::Ready(Err(Failure::ClientGone));
         }
         let Some(Deadline { at, after }) = deadline else { return Poll::Pending };

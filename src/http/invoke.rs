@@ -89,7 +89,7 @@ impl Invoker {
         asked: Instant,
     ) -> Result<Fate, Failure> {
         check_length(desk, client.request.framing)?;
-        let lease = client.unless_left(pin!(desk.acquire(asked))).await??;
+        let lease = client.unless_left(pin!(desk.acquire_at(asked))).await??;
         let times = Times { asked, leased: lease.since() };
         let spec = &lease.endpoint().spec;
         client.side.body.limit(spec.max_body);
@@ -151,10 +151,7 @@ impl Invoker {
                     Ok(exchange) => return Ok((lease, exchange)),
                     Err(missed) => missed,
                 };
-            let failure = match untouched {
-                true => failure,
-                false => Box::pin(dispatch::explain(failure, lease.endpoint())).await,
-            };
+            let failure = Box::pin(dispatch::explain(failure, lease.endpoint())).await;
             // The slot is free before the client hears of the failure, and before another one is asked for.
             condemn_if_blamed(lease, &failure);
             // An instance that died of the request itself must not take all others with it.
@@ -162,7 +159,7 @@ impl Invoker {
             if !untouched || attempt >= attempts {
                 return Err(failure);
             }
-            lease = client.unless_left(Box::pin(desk.acquire(Instant::now())).as_mut()).await??;
+            lease = client.unless_left(Box::pin(desk.acquire()).as_mut()).await??;
         }
         unreachable!("the last attempt returns")
     }
@@ -278,7 +275,7 @@ mod tests {
     fn check(sent: &str, name: &str, target: &str) {
         let mut request = RequestHead::default();
         let head = format!("GET {sent} HTTP/1.1\r\nHost: h\r\n\r\n");
-        assert!(request.take(&mut head.as_bytes().into()).unwrap());
+        assert!(request.take(&mut head.as_bytes().into(), head.len()).unwrap());
         assert_eq!(split(&request), (name.as_bytes(), target.as_bytes()));
     }
 

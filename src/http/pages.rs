@@ -1,6 +1,6 @@
-//! The pages for people, which an actix-web `App` serves, on a connection of ours.
+//! The pages for people and for instances, which an actix-web `App` serves, on a connection of ours.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::sync::Arc;
 
 use actix_http::{
     Method, Request, Uri,
@@ -18,7 +18,7 @@ use actix_web::{
     web,
 };
 
-use super::{Shared, client::Client, debug, headers::REQUEST_ID, request_id::RequestId, status::Failure};
+use super::{Shared, admin::Audience, client::Client, headers::REQUEST_ID, request_id::RequestId, status::Failure};
 
 /// Shown to everybody.
 const HEALTH: &str = "/healthz";
@@ -26,22 +26,22 @@ const HEALTH: &str = "/healthz";
 /// Serves pages on one HTTP worker.
 pub struct Pages {
     app: BoxService<Request, ServiceResponse<BoxBody>, actix_web::Error>,
-    /// The admin part has no listener of its own and is served here, to callers of this host alone.
-    admin_here: bool,
+    audience: Audience,
+    shared: Arc<Shared>,
 }
 
 impl Pages {
-    pub async fn new(shared: Arc<Shared>, admin_here: bool) -> Result<Self, ()> {
-        let app = App::new().app_data(web::Data::from(shared)).configure(debug::routes);
+    /// The pages of these routes, for that audience.
+    pub async fn new(shared: Arc<Shared>, audience: Audience, routes: fn(&mut web::ServiceConfig)) -> Result<Self, ()> {
+        let app = App::new().app_data(web::Data::from(shared.clone())).configure(routes);
         let app = map_config(app, |()| AppConfig::default()).new_service(()).await?;
-        Ok(Self { app: boxed::service(app), admin_here })
+        Ok(Self { app: boxed::service(app), audience, shared })
     }
 
     /// Answers the client's request.
     pub async fn show(&self, client: &mut Client) {
         let request_id = RequestId::of(client.request.fields.get(REQUEST_ID.as_bytes()));
-        let request = as_actix(client).filter(|request| self.are_shown(request.path(), client.address()));
-        let page = match request {
+        let page = match as_actix(client).filter(|request| self.are_shown(request, client)) {
             Some(request) => self.app.call(request).await.ok(),
             None => None,
         };
@@ -55,10 +55,8 @@ impl Pages {
         client.answer(head.status(), fields.chain(id), &body);
     }
 
-    /// Health is everybody's business, the rest only that of this host.
-    fn are_shown(&self, path: &str, peer: Option<SocketAddr>) -> bool {
-        let local = peer.is_some_and(|peer| peer.ip().to_canonical().is_loopback());
-        path == HEALTH || (self.admin_here && local)
+    fn are_shown(&self, request: &Request, client: &Client) -> bool {
+        request.path() == HEALTH || self.audience.includes(&request.head().headers, client.ends, &self.shared)
     }
 }
 
@@ -69,7 +67,7 @@ fn as_actix(client: &Client) -> Option<Request> {
     let head = request.head_mut();
     head.method = Method::from_bytes(sent.method()).ok()?;
     head.uri = Uri::try_from(sent.path_and_query()).ok()?;
-    head.peer_addr = client.address();
+    head.peer_addr = Some(client.ends.peer);
     for (name, value) in sent.fields.iter() {
         head.headers.append(HeaderName::from_bytes(name).ok()?, HeaderValue::from_bytes(value).ok()?);
     }

@@ -23,6 +23,9 @@ pub enum Failure {
     /// The daemon is ending.
     #[error("the daemon is shutting down")]
     Draining,
+    /// There are too many connections, of everybody or of this client.
+    #[error("there are too many connections, from everywhere or from this address: see --max-connections")]
+    Crowded,
     /// The function gave no slot.
     #[error(transparent)]
     Refused(#[from] Refusal),
@@ -73,6 +76,12 @@ pub enum Failure {
         /// The time it had.
         after: Duration,
     },
+    /// The client sends nothing more of its body.
+    #[error("nothing of the request body came for {:.3} s", .after.as_secs_f64())]
+    ClientSilent {
+        /// The time it had.
+        after: Duration,
+    },
     /// The client took too long to send its body.
     #[error("the request body did not arrive within {:.3} s", .after.as_secs_f64())]
     RequestTimedOut {
@@ -98,8 +107,9 @@ impl Failure {
             Failure::NoSuchFunction => (S::NOT_FOUND, "no_such_function", "No such function"),
             Failure::NoSuchPage => (S::NOT_FOUND, "no_such_page", "Nothing here"),
             Failure::Draining => (S::SERVICE_UNAVAILABLE, "draining", "Shutting down"),
+            Failure::Crowded => (S::SERVICE_UNAVAILABLE, "too_many_connections", "Too many connections"),
             Failure::Refused(refusal) => {
-                let (status, title) = match refusal {
+                let (status, title) = match refusal.root() {
                     Refusal::Misconfigured { .. } => (S::INTERNAL_SERVER_ERROR, "Function misconfigured"),
                     Refusal::Saturated { .. } => (S::TOO_MANY_REQUESTS, "Function saturated"),
                     Refusal::HostSaturated { .. } => (S::SERVICE_UNAVAILABLE, "Host saturated"),
@@ -108,7 +118,7 @@ impl Failure {
                     Refusal::BootFailed { .. } => (S::BAD_GATEWAY, "Instance ended while booting"),
                     Refusal::BootTimedOut { .. } => (S::GATEWAY_TIMEOUT, "Instance was not ready in time"),
                     Refusal::QueueTimedOut { .. } => (S::GATEWAY_TIMEOUT, "No instance had room in time"),
-                    Refusal::Lost => (S::INTERNAL_SERVER_ERROR, "Internal error"),
+                    Refusal::Lost | Refusal::Failing { .. } => (S::INTERNAL_SERVER_ERROR, "Internal error"),
                 };
                 (status, counted(refusal.outcome()), title)
             }
@@ -128,14 +138,14 @@ impl Failure {
             Failure::Exchange { error: ExchangeError::ClientMalformed, .. } => {
                 (S::BAD_REQUEST, counted(Outcome::BadRequest), "Bad request")
             }
+            Failure::RequestTimedOut { .. } | Failure::ClientSilent { .. } | Failure::HeadTimedOut => {
+                (S::REQUEST_TIMEOUT, counted(Outcome::RequestTimedOut), "Request timed out")
+            }
             Failure::Unreachable { .. } | Failure::Exchange { .. } | Failure::Ended { .. } => {
                 (S::BAD_GATEWAY, counted(Outcome::InstanceFailed), "Instance failed")
             }
             Failure::FunctionTimedOut { .. } => {
                 (S::GATEWAY_TIMEOUT, counted(Outcome::FunctionTimedOut), "Function timed out")
-            }
-            Failure::RequestTimedOut { .. } | Failure::HeadTimedOut => {
-                (S::REQUEST_TIMEOUT, counted(Outcome::RequestTimedOut), "Request timed out")
             }
         }
     }
@@ -145,6 +155,7 @@ impl Failure {
         match self {
             Failure::NoSuchFunction | Failure::NoSuchPage | Failure::Head(_) => Outcome::BadRequest,
             Failure::Draining => Outcome::Draining,
+            Failure::Crowded => Outcome::HostSaturated,
             Failure::ClientGone => Outcome::ClientGone,
             Failure::Refused(refusal) => refusal.outcome(),
             Failure::BodyTooLarge { .. } => Outcome::BodyTooLarge,
@@ -156,7 +167,9 @@ impl Failure {
             },
             Failure::Unreachable { .. } | Failure::Ended { .. } => Outcome::InstanceFailed,
             Failure::FunctionTimedOut { .. } => Outcome::FunctionTimedOut,
-            Failure::RequestTimedOut { .. } | Failure::HeadTimedOut => Outcome::RequestTimedOut,
+            Failure::RequestTimedOut { .. } | Failure::ClientSilent { .. } | Failure::HeadTimedOut => {
+                Outcome::RequestTimedOut
+            }
         }
     }
 
@@ -166,18 +179,20 @@ impl Failure {
             | Failure::Exchange { instance, .. }
             | Failure::Ended { instance, .. }
             | Failure::FunctionTimedOut { instance, .. } => Some(*instance),
-            Failure::Refused(
+            Failure::Refused(refusal) => match refusal.root() {
                 Refusal::StartFailed { instance, .. }
                 | Refusal::BootFailed { instance, .. }
-                | Refusal::BootTimedOut { instance, .. },
-            ) => Some(*instance),
+                | Refusal::BootTimedOut { instance, .. } => Some(*instance),
+                _ => None,
+            },
             _ => None,
         }
     }
 
     fn output(&self) -> &[String] {
-        match self {
-            Failure::Refused(Refusal::BootFailed { output, .. } | Refusal::BootTimedOut { output, .. }) => output,
+        let Failure::Refused(refusal) = self else { return &[] };
+        match refusal.root() {
+            Refusal::BootFailed { output, .. } | Refusal::BootTimedOut { output, .. } => output,
             _ => &[],
         }
     }
@@ -185,10 +200,12 @@ impl Failure {
     /// `Retry-After`, in whole seconds from 1 to 60: what was observed, rounded up.
     fn retry_after(&self) -> Option<u64> {
         let computed = match self {
-            Failure::Refused(Refusal::Saturated { retry_after, .. } | Refusal::HostSaturated { retry_after, .. }) => {
-                *retry_after
-            }
-            Failure::Draining | Failure::Refused(Refusal::Draining) => Duration::from_secs(1),
+            Failure::Refused(
+                Refusal::Saturated { retry_after, .. }
+                | Refusal::HostSaturated { retry_after, .. }
+                | Refusal::Failing { retry_after, .. },
+            ) => *retry_after,
+            Failure::Draining | Failure::Crowded | Failure::Refused(Refusal::Draining) => Duration::from_secs(1),
             _ => return None,
         };
         Some((computed.as_secs_f64().ceil() as u64).clamp(1, 60))
@@ -219,11 +236,13 @@ impl Failure {
         matches!(
             self,
             Failure::Draining
+                | Failure::Crowded
                 | Failure::ClientGone
                 | Failure::Head(_)
                 | Failure::HeadTimedOut
                 | Failure::BodyTooLarge { .. }
                 | Failure::RequestTimedOut { .. }
+                | Failure::ClientSilent { .. }
                 | Failure::Refused(Refusal::Draining)
                 | Failure::Exchange {
                     error: ExchangeError::ClientGone
@@ -289,6 +308,7 @@ mod tests {
         let instance = InstanceId::random();
         let after = Duration::from_millis(2300);
         let why = String::new;
+        let failing = |last| Refusal::Failing { last: Box::new(last), retry_after: after };
         for (refusal, status, code, retry) in [
             (Refusal::Misconfigured { reason: "x".into() }, 500, "function_misconfigured", None),
             (Refusal::Saturated { waiting: 9, retry_after: after }, 429, "function_saturated", Some("3")),
@@ -296,6 +316,8 @@ mod tests {
             (Refusal::Draining, 503, "draining", Some("1")),
             (Refusal::StartFailed { instance, why: why() }, 502, "start_failed", None),
             (Refusal::BootTimedOut { instance, after, output: vec![] }, 504, "boot_timed_out", None),
+            (failing(Refusal::StartFailed { instance, why: why() }), 502, "start_failed", Some("3")),
+            (failing(Refusal::BootTimedOut { instance, after, output: vec![] }), 504, "boot_timed_out", Some("3")),
             (Refusal::QueueTimedOut { after }, 504, "queue_timed_out", None),
             (Refusal::Lost, 500, "internal", None),
         ] {

@@ -57,9 +57,9 @@ impl Transfer {
         self.limit = limit;
     }
 
-    /// Whether no byte of it has been taken.
-    pub fn is_untouched(&self) -> bool {
-        self.taken == 0
+    /// Bytes of it that have been taken.
+    pub fn taken(&self) -> u64 {
+        self.taken
     }
 
     /// How it comes.

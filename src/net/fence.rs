@@ -12,8 +12,11 @@ use std::{
     fmt,
     io::{self, Write},
     net::{Ipv4Addr, SocketAddr},
+    os::unix::process::CommandExt,
     process::{Command, Stdio},
 };
+
+use nix::sys::{prctl, signal::Signal};
 
 use super::NetError;
 
@@ -42,6 +45,11 @@ impl Mark {
     fn table(self) -> String {
         format!("unifaas_{:08x}", self.0)
     }
+
+    /// Commands after which the table is not there, whether it was or not: one that is not cannot be deleted.
+    fn fresh(self) -> String {
+        format!("add table inet {table}\ndelete table inet {table}\n", table = self.table())
+    }
 }
 
 /// The rules.
@@ -55,6 +63,7 @@ pub struct Fence {
 impl fmt::Display for Fence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (table, closed, open) = (self.mark.table(), self.mark.closed(), self.mark.open());
+        let fresh = self.mark.fresh();
         let callback = match self.callback {
             SocketAddr::V4(bound) if *bound.ip() != Ipv4Addr::UNSPECIFIED => {
                 format!("ip daddr {} tcp dport {}", bound.ip(), bound.port())
@@ -63,7 +72,7 @@ impl fmt::Display for Fence {
         };
         write!(
             f,
-            "table inet {table} {{
+            "{fresh}table inet {table} {{
   set uplinks {{ type ifname; }}
   chain refuse {{
     meta l4proto tcp reject with tcp reset
@@ -112,25 +121,29 @@ impl Fence {
 
     /// Packets that come from `uplink` are not forwarded, but to guests that have asked for them.
     pub fn guard(mark: Mark, uplink: &str) -> Result<(), NetError> {
-        nft(&format!("add element inet {} uplinks {{ \"{uplink}\" }}", mark.table())).map_err(NetError::Refused)
+        nft(&format!("add element inet {} uplinks {{ \"{uplink}\" }}", mark.table()))
+            .map_err(|error| NetError::Refused(error.to_string()))
     }
 
     /// Removes the rules. Those that are not there are no error.
-    pub fn lower(mark: Mark) {
-        // A table can only be deleted if it exists; adding it first makes that sure, in one transaction.
-        let table = mark.table();
-        let _ = nft(&format!("add table inet {table}\ndelete table inet {table}\n"));
+    pub fn lower(mark: Mark) -> io::Result<()> {
+        match nft(&mark.fresh()) {
+            // Nobody can have loaded them.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            result => result,
+        }
     }
 }
 
-fn nft(commands: &str) -> Result<(), String> {
-    let run = || -> io::Result<_> {
-        let mut child = Command::new(PROGRAM)
-            .args(["-f", "-"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()?;
+/// `NotFound`: there is no such program.
+fn nft(commands: &str) -> io::Result<()> {
+    let run = || {
+        let mut command = Command::new(PROGRAM);
+        command.args(["-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        // Lest it loads the rules of a daemon that is no more, behind the back of the next one.
+        // SAFETY: one system call, which neither allocates nor locks.
+        unsafe { command.pre_exec(|| Ok(prctl::set_pdeathsig(Signal::SIGKILL)?)) };
+        let mut child = command.spawn()?;
         if let Some(mut stdin) = child.stdin.take() {
             stdin.write_all(commands.as_bytes())?;
         }
@@ -140,12 +153,14 @@ fn nft(commands: &str) -> Result<(), String> {
         Ok(output) if output.status.success() => Ok(()),
         Ok(output) => {
             let said = String::from_utf8_lossy(&output.stderr);
-            Err(format!("nft refuses its rules: {}", said.lines().next().unwrap_or("without a word")))
+            let said = said.lines().next().unwrap_or("without a word");
+            Err(io::Error::other(format!("nft refuses its rules: {said}")))
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            Err("the program nft is not on the PATH (Debian's package is called nftables)".to_owned())
+            let why = "the program nft is not on the PATH (Debian's package is called nftables)";
+            Err(io::Error::new(io::ErrorKind::NotFound, why))
         }
-        Err(error) => Err(format!("nft cannot be run: {error}")),
+        Err(error) => Err(io::Error::other(format!("nft cannot be run: {error}"))),
     }
 }
 

@@ -20,6 +20,7 @@ use rtnetlink::{
 };
 
 use super::{
+    fence::Mark,
     subnet::{LINK_BITS, Subnet},
     tap,
 };
@@ -63,13 +64,10 @@ impl Netlink {
         Ok(messages.into_iter().map(|message| interface(&message)).collect())
     }
 
-    /// Puts an interface into `group`, gives it the first address of a link, and brings it up.
-    pub async fn set_up(&self, name: &str, group: u32, address: Ipv4Addr) -> io::Result<u32> {
-        let index = self.find(name).await?;
-        self.set_group(index, group).await?;
+    /// Gives an interface the first address of a link, and brings it up.
+    pub async fn set_up(&self, index: u32, address: Ipv4Addr) -> io::Result<()> {
         self.0.address().add(index, address.into(), LINK_BITS).execute().await.map_err(plain)?;
-        self.0.link().set(LinkUnspec::new_with_index(index).up().build()).execute().await.map_err(plain)?;
-        Ok(index)
+        self.0.link().set(LinkUnspec::new_with_index(index).up().build()).execute().await.map_err(plain)
     }
 
     /// Moves an interface to another group.
@@ -90,8 +88,8 @@ impl Netlink {
         gone_is_fine(self.0.link().del_with_message(message).execute().await)
     }
 
-    /// The ranges that addresses and routes of this host cover, default routes aside.
-    pub async fn used(&self) -> io::Result<Vec<Used>> {
+    /// The ranges that addresses and routes of this host cover, default routes and the reservation of `own` aside.
+    pub async fn used(&self, own: Mark) -> io::Result<Vec<Used>> {
         let interfaces = self.interfaces().await?;
         let name = |index: Option<u32>| {
             interfaces.iter().find(|interface| Some(interface.index) == index).map(|interface| interface.name.as_str())
@@ -111,7 +109,7 @@ impl Netlink {
         for route in self.routes().await? {
             let bits = route.header.destination_prefix_length;
             let Some(base) = destination(&route) else { continue };
-            if bits == 0 || route.header.table == LOCAL_TABLE {
+            if bits == 0 || route.header.table == LOCAL_TABLE || metric_of(&route) == Some(own.closed()) {
                 continue;
             }
             let (way, daemon) = match name(interface_of(&route)) {
@@ -137,13 +135,13 @@ impl Netlink {
 
     /// Makes the range unreachable but for more specific routes: no packet for a guest that is not there leaves the
     /// host, and whoever looks sees that the range is taken.
-    pub async fn reserve(&self, subnet: Subnet) -> io::Result<()> {
-        self.0.route().add(reservation(subnet)).execute().await.map_err(plain)
+    pub async fn reserve(&self, subnet: Subnet, mark: Mark) -> io::Result<()> {
+        self.0.route().add(reservation(subnet, mark)).execute().await.map_err(plain)
     }
 
-    /// Takes that back. A range that is not reserved is no error.
-    pub async fn release(&self, subnet: Subnet) -> io::Result<()> {
-        gone_is_fine(self.0.route().del(reservation(subnet)).execute().await)
+    /// Takes that back. A range that is not reserved, or by somebody else, is no error.
+    pub async fn release(&self, subnet: Subnet, mark: Mark) -> io::Result<()> {
+        gone_is_fine(self.0.route().del(reservation(subnet, mark)).execute().await)
     }
 
     /// The index of the interface of that name.
@@ -159,10 +157,12 @@ impl Netlink {
     }
 }
 
-fn reservation(subnet: Subnet) -> RouteMessage {
+/// A route that carries the mark as its metric, which matters for nothing else: no other has this prefix.
+fn reservation(subnet: Subnet, mark: Mark) -> RouteMessage {
     RouteMessageBuilder::<Ipv4Addr>::new()
         .destination_prefix(subnet.base, subnet.bits)
         .kind(RouteType::Unreachable)
+        .priority(mark.closed())
         .build()
 }
 
@@ -189,6 +189,13 @@ fn destination(route: &RouteMessage) -> Option<Ipv4Addr> {
 fn interface_of(route: &RouteMessage) -> Option<u32> {
     route.attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::Oif(index) => Some(*index),
+        _ => None,
+    })
+}
+
+fn metric_of(route: &RouteMessage) -> Option<u32> {
+    route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Priority(metric) => Some(*metric),
         _ => None,
     })
 }

@@ -145,10 +145,15 @@ impl Desk {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A slot of a ready instance, waited for if need be, by a caller who asks `now`.
+    /// A slot of a ready instance, waited for if need be.
     ///
     /// Dropping the future gives up the place in the queue.
-    pub async fn acquire(self: &Arc<Self>, now: Instant) -> Result<Lease, Refusal> {
+    pub async fn acquire(self: &Arc<Self>) -> Result<Lease, Refusal> {
+        self.acquire_at(Instant::now()).await
+    }
+
+    /// The same for a caller who has just looked at the clock.
+    pub async fn acquire_at(self: &Arc<Self>, now: Instant) -> Result<Lease, Refusal> {
         let taken = self.slots().take(now, |slots| self.saturated(slots));
         match taken {
             Taken::Slot { endpoint, fresh } => Ok(Lease::new(self.clone(), endpoint, fresh, now)),

@@ -132,7 +132,7 @@ fn fifty_changes_in_a_row_lose_no_request() {
             clients.push(actix::spawn(async move {
                 let mut served = 0;
                 while !over.get() {
-                    let lease = desk.acquire(tokio::time::Instant::now()).await.unwrap();
+                    let lease = desk.acquire().await.unwrap();
                     sleep(ms(3 + client)).await;
                     assert!(lease.endpoint().is_live(), "the instance was ended under its request");
                     served += 1;
@@ -213,7 +213,7 @@ fn a_function_that_is_removed_is_drained() {
         let (waiting, desk) = (rig.request().await, rig.desk());
         rig.remove().await;
         assert_eq!(waiting.await.unwrap().unwrap_err(), Refusal::Draining);
-        assert_eq!(desk.acquire(tokio::time::Instant::now()).await.unwrap_err(), Refusal::Draining);
+        assert_eq!(desk.acquire().await.unwrap_err(), Refusal::Draining);
         sleep(secs(50)).await;
         let endpoint = busy.endpoint().clone();
         assert!(endpoint.is_live());

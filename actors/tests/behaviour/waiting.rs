@@ -15,7 +15,7 @@ fn those_who_wait_are_served_in_the_order_of_arrival() {
             .map(|number| {
                 let (desk, served) = (rig.desk(), served.clone());
                 actix::spawn(async move {
-                    let lease = desk.acquire(tokio::time::Instant::now()).await.unwrap();
+                    let lease = desk.acquire().await.unwrap();
                     served.borrow_mut().push(number);
                     sleep(ms(10)).await;
                     drop(lease);
@@ -142,10 +142,10 @@ fn nothing_is_started_for_a_caller_that_left_before_the_actor_heard_of_it() {
         rig.settle().await;
         let desk = rig.desk();
         // One that stays is in front of those that leave.
-        let mut staying = Box::pin(desk.acquire(tokio::time::Instant::now()));
+        let mut staying = Box::pin(desk.acquire());
         assert!(futures::poll!(&mut staying).is_pending());
         for _ in 0..5 {
-            let mut leaving = Box::pin(desk.acquire(tokio::time::Instant::now()));
+            let mut leaving = Box::pin(desk.acquire());
             assert!(futures::poll!(&mut leaving).is_pending());
         }
         staying.await.unwrap();
@@ -161,7 +161,7 @@ fn a_slot_that_is_offered_to_a_caller_that_leaves_goes_to_the_next() {
         let rig = Rig::new("max-instances = 1");
         let desk = rig.desk();
         let lease = rig.acquire().await.unwrap();
-        let mut leaving = Box::pin(desk.acquire(tokio::time::Instant::now()));
+        let mut leaving = Box::pin(desk.acquire());
         assert!(futures::poll!(&mut leaving).is_pending());
         let next = rig.request().await;
         drop(lease);

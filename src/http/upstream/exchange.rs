@@ -15,7 +15,7 @@ use super::Connection;
 use crate::http::{
     client::Side,
     transfer::{Stopped, Transfer},
-    wire::{Framing, Malformed, Nonsense, ResponseHead, Seen},
+    wire::{Framing, MAX_HEAD, Malformed, Nonsense, ResponseHead, Seen},
 };
 
 /// Why an exchange came to no good end.
@@ -137,7 +137,7 @@ impl Exchange {
         }
         loop {
             let input = &mut self.connection.socket.input;
-            if !self.seen.is_worth_parsing(input) || !head.take(input, self.to_head)? {
+            if !self.seen.is_worth_parsing(input, MAX_HEAD) || !head.take(input, self.to_head)? {
                 match ready!(self.connection.socket.poll_read(cx)) {
                     Ok(0) => return Poll::Ready(Err(self.broken(None))),
                     Ok(_) => self.heard = true,

@@ -40,11 +40,12 @@ impl Seen {
         self.0 > 0
     }
 
-    /// Whether `input` has something that may make a difference. It is taken for seen from here on.
-    pub fn is_worth_parsing(&mut self, input: &[u8]) -> bool {
+    /// Whether `input`, of which a head may be no more than `most` bytes, has something that may make a difference. It is
+    /// taken for seen from here on.
+    pub fn is_worth_parsing(&mut self, input: &[u8], most: usize) -> bool {
         let (first, new) = (self.0 == 0, input.get(self.0..).unwrap_or_default());
         self.0 = input.len();
-        !new.is_empty() && (first || input.len() >= MAX_HEAD || new.contains(&b'\n'))
+        !new.is_empty() && (first || input.len() >= most || new.contains(&b'\n'))
     }
 }
 
@@ -57,9 +58,9 @@ mod tests {
         let mut seen = Seen::default();
         let looks: Vec<bool> = ["", "G", "G", "GE", "GET\r", "GET\r\n", "GET\r\nX"]
             .iter()
-            .map(|input| seen.is_worth_parsing(input.as_bytes()))
+            .map(|input| seen.is_worth_parsing(input.as_bytes(), 9))
             .collect();
         assert_eq!(looks, [false, true, false, false, false, true, false]);
-        assert!(seen.anything() && seen.is_worth_parsing(&[b'x'; MAX_HEAD]));
+        assert!(seen.anything() && seen.is_worth_parsing(b"GET\r\nXYZ", 9));
     }
 }

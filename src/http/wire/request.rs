@@ -8,7 +8,7 @@ use std::mem::MaybeUninit;
 use bytes::{Buf, BytesMut};
 
 use super::{
-    Fields, Framing, MAX_HEAD, MAX_LINES,
+    Fields, Framing, MAX_LINES,
     fields::{Span, content_length},
 };
 
@@ -22,7 +22,7 @@ pub enum HeadError {
     #[error("the request target is neither a path nor a URL")]
     Target,
     /// It is larger than is taken.
-    #[error("the request head is larger than {MAX_HEAD} bytes or {MAX_LINES} lines")]
+    #[error("the request head is larger than is taken here, or has more than {MAX_LINES} lines")]
     TooLarge,
     /// Its length is none, or said twice.
     #[error("the Content-Length header is not one length")]
@@ -64,17 +64,17 @@ pub struct RequestHead {
 }
 
 impl RequestHead {
-    /// Takes the next head out of `input`. `false`: more bytes are needed.
+    /// Takes the next head out of `input`, which may have no more than `most` bytes. `false`: more bytes are needed.
     ///
     /// # Errors
     /// Past one, nothing that follows on the connection means anything.
-    pub fn take(&mut self, input: &mut BytesMut) -> Result<bool, HeadError> {
+    pub fn take(&mut self, input: &mut BytesMut, most: usize) -> Result<bool, HeadError> {
         // Four kilobytes that are not worth clearing for the handful of lines of a usual head.
         let mut lines = [const { MaybeUninit::uninit() }; MAX_LINES];
         let mut parsed = httparse::Request::new(&mut []);
         let length = match parsed.parse_with_uninit_headers(input, &mut lines) {
-            Ok(httparse::Status::Complete(length)) if length <= MAX_HEAD => length,
-            Ok(httparse::Status::Partial) if input.len() < MAX_HEAD => return Ok(false),
+            Ok(httparse::Status::Complete(length)) if length <= most => length,
+            Ok(httparse::Status::Partial) if input.len() < most => return Ok(false),
             Ok(_) | Err(httparse::Error::TooManyHeaders) => return Err(HeadError::TooLarge),
             Err(httparse::Error::Version) if names_version(input) => return Err(HeadError::Version),
             Err(error) => return Err(HeadError::Malformed(error)),
@@ -192,11 +192,11 @@ fn is_of_host(byte: u8) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::MAX_HEAD, *};
 
     fn take(text: impl AsRef<[u8]>) -> Result<Option<RequestHead>, HeadError> {
         let (mut head, mut input) = (RequestHead::default(), BytesMut::from(text.as_ref()));
-        Ok(head.take(&mut input)?.then_some(head))
+        Ok(head.take(&mut input, MAX_HEAD)?.then_some(head))
     }
 
     /// A whole request with these lines between its first line and `Host`.
@@ -298,6 +298,11 @@ mod tests {
         let long = format!("GET / HTTP/1.1\r\nHost: h\r\nX: {}", "x".repeat(MAX_HEAD));
         refused(&long, HeadError::TooLarge);
         refused(format!("{long}\r\n\r\n"), HeadError::TooLarge);
+        let usual = "GET / HTTP/1.1\r\nHost: h\r\n\r\n";
+        for (most, taken) in [(usual.len(), Ok(true)), (usual.len() - 1, Err(HeadError::TooLarge))] {
+            assert_eq!(RequestHead::default().take(&mut usual.into(), most), taken);
+        }
+        assert_eq!(RequestHead::default().take(&mut usual[..20].into(), 20), Err(HeadError::TooLarge));
         let many = |count| format!("GET / HTTP/1.1\r\nHost: h\r\n{}\r\n", "X: y\r\n".repeat(count));
         refused(many(MAX_LINES), HeadError::TooLarge);
         assert!(take(many(MAX_LINES - 1)).unwrap().is_some());
@@ -365,7 +370,7 @@ mod tests {
             let (mut head, mut input, mut seen) = (RequestHead::default(), BytesMut::new(), Vec::new());
             for piece in wire.as_bytes().chunks(step) {
                 input.extend_from_slice(piece);
-                while !input.is_empty() && head.take(&mut input).unwrap() {
+                while !input.is_empty() && head.take(&mut input, MAX_HEAD).unwrap() {
                     let names: Vec<_> = head.fields.iter().map(|(name, _)| name.to_vec()).collect();
                     seen.push((head.method().to_vec(), head.target().to_vec(), head.is_old, names));
                 }

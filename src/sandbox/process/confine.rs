@@ -24,6 +24,7 @@ use nix::{
 };
 
 use super::user::Credentials;
+use crate::open_files;
 
 /// The first descriptor that is neither standard input nor output nor error.
 const FIRST_OWN: libc::c_uint = 3;
@@ -35,16 +36,19 @@ const MOST_DESCRIPTORS: u64 = 65_536;
 pub struct Confinement {
     credentials: Option<Credentials>,
     capabilities: Option<u64>,
+    file_bytes: Option<u64>,
     doors: Vec<OwnedFd>,
     directory: CString,
     daemon: Pid,
     descriptors: libc::c_uint,
+    /// The limit on open files, soft and hard, if it is not to be the daemon's.
+    open_files: Option<(u64, u64)>,
 }
 
 impl Confinement {
     /// The child works in `directory`, which it enters first, so that it can be one which the child's user could not
     /// reach. `doors` are the files by which the child joins its cgroups; without `credentials` it stays who it is, and without
-    /// `capabilities`, a bit for each that is left, root can do what root can.
+    /// `capabilities`, a bit for each that is left, root can do what root can. `file_size` is in MiB.
     ///
     /// # Errors
     /// `InvalidInput` if the path of the directory contains a zero byte.
@@ -52,16 +56,19 @@ impl Confinement {
         directory: &Path,
         credentials: Option<Credentials>,
         capabilities: Option<u64>,
+        file_size: Option<u32>,
         doors: Vec<OwnedFd>,
     ) -> io::Result<Self> {
         let limit = resource::getrlimit(Resource::RLIMIT_NOFILE).map_or(MOST_DESCRIPTORS, |(soft, _)| soft);
         Ok(Self {
             credentials,
             capabilities,
+            file_bytes: file_size.map(|size| u64::from(size) << 20),
             doors,
             directory: CString::new(directory.as_os_str().as_bytes())?,
             daemon: unistd::getpid(),
             descriptors: limit.min(MOST_DESCRIPTORS) as libc::c_uint,
+            open_files: open_files::inherited(),
         })
     }
 
@@ -75,6 +82,12 @@ impl Confinement {
         unistd::setsid()?;
         stat::umask(Mode::S_IWGRP | Mode::S_IWOTH);
         resource::setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
+        if let Some((soft, hard)) = self.open_files {
+            resource::setrlimit(Resource::RLIMIT_NOFILE, soft, hard)?;
+        }
+        if let Some(bytes) = self.file_bytes {
+            resource::setrlimit(Resource::RLIMIT_FSIZE, bytes, bytes)?;
+        }
         default_signals();
         drop_ambient_capabilities();
         if let Some(most) = self.capabilities {

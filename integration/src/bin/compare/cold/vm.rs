@@ -13,7 +13,7 @@ use std::{
 pub use integration::vm::Kind;
 use integration::{
     Setup, processes,
-    vm::{Vm, ip, isolated, missing, prepared},
+    vm::{Vm, ip, isolated, obstacle, prepared},
 };
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
@@ -39,7 +39,7 @@ const MAC: &str = "02:fa:0a:c8:00:02";
 
 /// One by hand, one through UniFaaS, and so on.
 pub fn starts(kind: Kind, options: &Options) -> Result<Starts, String> {
-    if let Some(why) = missing() {
+    if let Some(why) = obstacle() {
         return Err(why);
     }
     let rounds = options.rounds(ROUNDS);

@@ -6,14 +6,10 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use actix_http::{
-    Request,
-    header::{self, HeaderMap, HeaderName},
-};
-
+use actix_http::header::{self, HeaderMap, HeaderName};
 use slog::warn;
 
-use super::{Shared, client::Client, owner};
+use super::{Shared, gate::Ends, owner};
 
 /// Whom a listener shows the admin pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,15 +36,12 @@ impl Audience {
         if listener.ip().to_canonical().is_loopback() { Self::ThisHost } else { Self::Everybody }
     }
 
-    /// Whether the one who sends this request belongs to it.
-    pub fn includes(self, request: &Request, shared: &Shared) -> bool {
+    /// Whether the one who sends a request with these headers on that connection belongs to it.
+    pub fn includes(self, headers: &HeaderMap, ends: Ends, shared: &Shared) -> bool {
         match self {
             Self::Nobody => false,
             Self::Everybody => true,
-            Self::ThisHost => {
-                let headers = &request.head().headers;
-                is_direct(headers) && names_this_host(headers) && is_no_function(request, shared)
-            }
+            Self::ThisHost => is_direct(headers) && names_this_host(headers) && is_no_function(ends, shared),
         }
     }
 }
@@ -71,8 +64,7 @@ fn names_this_host(headers: &HeaderMap) -> bool {
 }
 
 /// Whether it comes from this host, and not from a process that runs as functions do.
-fn is_no_function(request: &Request, shared: &Shared) -> bool {
-    let Some(ends) = request.conn_data::<Client>().map(Client::ends) else { return false };
+fn is_no_function(ends: Ends, shared: &Shared) -> bool {
     if !ends.peer.ip().to_canonical().is_loopback() {
         return false;
     }

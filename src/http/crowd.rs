@@ -1,10 +1,11 @@
 //! Everybody who is connected to one listener: how many there may be, and who has to leave.
 //!
 //! A connection costs a descriptor and memory, and while it is served a slot of a function. So there is a [`Room`] for a
-//! listener, with places for so many and for so many of one address; and each HTTP worker looks at its part of the
-//! [`Crowd`] once a second and turns out those that keep it waiting (`manners.rs`). Who finds every place taken gets that
-//! of the one of its worker that has rested for longest. If nobody rests there, it is let in to be told so, and somebody
-//! who rests elsewhere has to leave for the next; past that, it is not let in at all.
+//! listener, with places for so many and for so many of one address, and each HTTP worker knows its part of the [`Crowd`].
+//! Who finds every place taken gets that of the one of its worker that has rested for longest. If nobody rests there, it is
+//! let in to be told so, and somebody who rests elsewhere has to leave for the next; past that, it is not let in at all.
+//! How long each may take its time is its own business (`client.rs`): no request costs more here than two numbers written
+//! down.
 
 use std::{
     cell::{Cell, RefCell},
@@ -15,15 +16,9 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
-    time::Duration,
+    task::{Context, Poll, Waker},
 };
 
-use super::{
-    client::{Client, Ends},
-    manners::{Offence, Patience},
-};
-
-const SECOND: Duration = Duration::from_secs(1);
 /// Of all places, one in so many is kept for those that are let in to be told that there is none.
 const SPARE: usize = 8;
 
@@ -150,32 +145,44 @@ fn identity(from: IpAddr) -> Option<IpAddr> {
 #[derive(Debug)]
 pub struct Crowd {
     room: Arc<Room>,
-    patience: Patience,
-    /// Seconds since the worker began.
-    now: Cell<u32>,
     /// By age.
-    members: RefCell<BTreeMap<u64, Client>>,
+    members: RefCell<BTreeMap<u64, Rc<Presence>>>,
     next: Cell<u64>,
+    /// How often anybody has begun to rest.
+    rests: Cell<u64>,
+    closed: Cell<bool>,
 }
 
 /// A connection's being among the others, until dropped.
 #[derive(Debug)]
-pub struct Membership {
+pub struct Guest {
     crowd: Rc<Crowd>,
     number: u64,
+    presence: Rc<Presence>,
+    welcome: bool,
     _place: Place,
+}
+
+/// What the others know of a connection.
+#[derive(Debug, Default)]
+struct Presence {
+    /// When it began to rest, counted in rests. `None`: a request of it is served.
+    resting: Cell<Option<u64>>,
+    turned_out: Cell<bool>,
+    /// A connection is one task for all its life, so one waker is enough.
+    waker: RefCell<Option<Waker>>,
 }
 
 impl Crowd {
     /// Nobody yet.
-    pub fn new(room: Arc<Room>, patience: Patience) -> Rc<Self> {
-        let (now, members, next) = Default::default();
-        Rc::new(Self { room, patience, now, members, next })
+    pub fn new(room: Arc<Room>) -> Rc<Self> {
+        let (members, next, rests, closed) = Default::default();
+        Rc::new(Self { room, members, next, rests, closed })
     }
 
     /// Lets a connection in. `None`: there is no room for it whatsoever.
-    pub fn admit(self: &Rc<Self>, ends: Ends) -> Option<(Client, Membership)> {
-        let (place, welcome) = match self.room.enter(ends.peer.ip()) {
+    pub fn admit(self: &Rc<Self>, from: IpAddr) -> Option<Guest> {
+        let (place, welcome) = match self.room.enter(from) {
             Answer::Welcome(place) => (place, true),
             Answer::Full(place) => {
                 let made = self.make_room();
@@ -193,44 +200,16 @@ impl Crowd {
         if !welcome {
             self.room.refused.fetch_add(1, Ordering::Relaxed);
         }
-        let client = Client::new(ends, self.clone(), welcome);
         let number = self.next.replace(self.next.get() + 1);
-        self.members.borrow_mut().insert(number, client.clone());
-        Some((client, Membership { crowd: self.clone(), number, _place: place }))
+        let presence = Rc::new(Presence::default());
+        self.members.borrow_mut().insert(number, presence.clone());
+        let guest = Guest { crowd: self.clone(), number, presence, welcome, _place: place };
+        guest.rest();
+        Some(guest)
     }
 
-    /// Keeps order among them, once a second, for as long as the worker lives.
-    pub fn tend(self: &Rc<Self>) {
-        let crowd = Rc::downgrade(self);
-        actix_rt::spawn(async move {
-            let mut turn = tokio::time::interval(SECOND);
-            // The first turn comes at once.
-            turn.tick().await;
-            loop {
-                turn.tick().await;
-                match crowd.upgrade() {
-                    Some(crowd) => crowd.sweep(),
-                    None => return,
-                }
-            }
-        });
-    }
-
-    /// The time, in seconds.
-    pub fn now(&self) -> u32 {
-        self.now.get()
-    }
-
-    /// Turns out who has kept the daemon waiting for too long.
-    fn sweep(&self) {
-        let now = self.now.get() + 1;
-        self.now.set(now);
-        // Those that go strike themselves off later, when they are polled.
-        for client in self.members.borrow().values() {
-            if let Some(offence) = client.manners().offence(now, &self.patience) {
-                self.turn_out(client, offence);
-            }
-        }
+    /// Makes room for those that found none with another worker. To be called every second or so.
+    pub fn sweep(&self) {
         while self.room.wanted.load(Ordering::Relaxed) > 0 && self.make_room() {
             let one_less = |wanted: usize| wanted.checked_sub(1);
             // Another worker may have been faster: then one more rests no longer.
@@ -238,36 +217,74 @@ impl Crowd {
         }
     }
 
-    /// So many bytes have come from a client.
-    pub fn hears(&self, client: &Client, bytes: usize) {
-        client.manners().hears(bytes, self.now.get());
-        if client.manners().head_bytes() > self.patience.head_bytes {
-            self.turn_out(client, Offence::LargeHead);
+    /// From now on nobody may rest.
+    pub fn close(&self) {
+        self.closed.set(true);
+        for member in self.members.borrow().values() {
+            member.wake();
         }
     }
 
     /// Ends the connection that has rested for longest; whether there was one.
     fn make_room(&self) -> bool {
         let members = self.members.borrow();
-        let resting = members.values().filter(|client| client.offence().is_none());
-        let resting = resting.filter_map(|client| Some((client.manners().resting_since()?, client)));
-        match resting.min_by_key(|(since, _)| *since) {
-            Some((_, client)) => {
-                self.turn_out(client, Offence::InTheWay);
-                true
-            }
-            None => false,
-        }
+        let resting = members.values().filter(|member| !member.turned_out.get());
+        let longest =
+            resting.filter_map(|member| Some((member.resting.get()?, member))).min_by_key(|(since, _)| *since);
+        let Some((_, member)) = longest else { return false };
+        member.turned_out.set(true);
+        member.wake();
+        self.room.turned_out.fetch_add(1, Ordering::Relaxed);
+        true
+    }
+}
+
+impl Guest {
+    /// Whether there is a place for it. If not, it is to be told so.
+    pub fn is_welcome(&self) -> bool {
+        self.welcome
     }
 
-    fn turn_out(&self, client: &Client, offence: Offence) {
-        if client.turn_out(offence) {
-            self.room.turned_out.fetch_add(1, Ordering::Relaxed);
+    /// A request of it is served from now on.
+    pub fn is_served(&self) {
+        self.presence.resting.set(None);
+    }
+
+    /// It has nothing to do but to wait for a request. Ready once it has to leave.
+    pub fn poll_rest(&self, cx: &Context<'_>) -> Poll<()> {
+        if self.presence.turned_out.get() || self.crowd.closed.get() {
+            return Poll::Ready(());
+        }
+        self.rest();
+        let mut waker = self.presence.waker.borrow_mut();
+        if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            *waker = Some(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    /// It has kept the daemon waiting for too long and has to leave.
+    pub fn has_to_leave(&self) {
+        self.crowd.room.turned_out.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn rest(&self) {
+        if self.presence.resting.get().is_none() {
+            let rests = &self.crowd.rests;
+            self.presence.resting.set(Some(rests.replace(rests.get() + 1)));
         }
     }
 }
 
-impl Drop for Membership {
+impl Presence {
+    fn wake(&self) {
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+}
+
+impl Drop for Guest {
     fn drop(&mut self) {
         self.crowd.members.borrow_mut().remove(&self.number);
     }
@@ -277,16 +294,17 @@ impl Drop for Membership {
 mod tests {
     use super::*;
 
-    const PATIENCE: Patience = Patience { head: 5, rest: 80, stall: Some(30), head_bytes: 100 };
-
     fn crowd(places: usize, each: usize) -> Rc<Crowd> {
-        Crowd::new(Room::new(places, each), PATIENCE)
+        Crowd::new(Room::new(places, each))
     }
 
-    /// So many connections from there.
-    fn come(crowd: &Rc<Crowd>, from: &str, count: usize) -> Vec<(Client, Membership)> {
-        let ends = Ends { peer: (from.parse::<IpAddr>().unwrap(), 5).into(), local: ([127, 0, 0, 1], 3).into() };
-        (0..count).filter_map(|_| crowd.admit(ends)).collect()
+    /// So many connections from there, as far as they are let in.
+    fn come(crowd: &Rc<Crowd>, from: &str, count: usize) -> Vec<Guest> {
+        (0..count).filter_map(|_| crowd.admit(from.parse().unwrap())).collect()
+    }
+
+    fn has_to_go(guest: &Guest) -> bool {
+        guest.poll_rest(&Context::from_waker(Waker::noop())).is_ready()
     }
 
     fn occupancy(crowd: &Crowd) -> (usize, u64, u64) {
@@ -298,12 +316,12 @@ mod tests {
     fn whoever_rests_for_longest_makes_room_for_the_next() {
         let crowd = crowd(3, 3);
         let [first, second, third] = ["127.0.0.1"; 3].map(|from| come(&crowd, from, 1).remove(0));
-        first.0.manners().hears(1, 9);
-        third.0.manners().is_served(true);
+        first.is_served();
+        assert!(!has_to_go(&first), "it rests again, for less long than the second");
+        third.is_served();
         let fourth = come(&crowd, "127.0.0.1", 1).remove(0);
-        assert!(fourth.0.is_welcome());
-        assert_eq!(second.0.offence(), Some(Offence::InTheWay));
-        assert_eq!((first.0.offence(), third.0.offence()), (None, None));
+        assert!(fourth.is_welcome());
+        assert_eq!([&first, &second, &fourth].map(has_to_go), [false, true, false]);
         drop(second);
         assert_eq!(occupancy(&crowd), (3, 0, 1));
         drop((first, third, fourth));
@@ -312,31 +330,42 @@ mod tests {
     }
 
     #[test]
+    fn nobody_makes_room_twice() {
+        let crowd = crowd(8, 8);
+        let here = come(&crowd, "127.0.0.1", 8);
+        here[1..].iter().for_each(Guest::is_served);
+        assert!(come(&crowd, "127.0.0.1", 1)[0].is_welcome());
+        assert!(has_to_go(&here[0]));
+        let late = crowd.admit("127.0.0.1".parse().unwrap()).unwrap();
+        assert!(!late.is_welcome(), "the one that rested has not gone yet");
+    }
+
+    #[test]
     fn where_all_are_served_some_are_told_that_there_is_no_room_and_the_rest_is_not() {
         let crowd = crowd(8, 8);
         let served = come(&crowd, "127.0.0.1", 8);
-        served.iter().for_each(|(client, _)| client.manners().is_served(true));
+        served.iter().for_each(Guest::is_served);
         let told = come(&crowd, "127.0.0.1", 1).remove(0);
-        told.0.manners().is_served(true);
-        assert!(!told.0.is_welcome());
+        told.is_served();
+        assert!(!told.is_welcome());
         assert!(come(&crowd, "127.0.0.1", 1).is_empty());
         assert_eq!(occupancy(&crowd), (9, 2, 0));
         drop((served, told));
-        assert!(come(&crowd, "127.0.0.1", 1)[0].0.is_welcome());
+        assert!(come(&crowd, "127.0.0.1", 1)[0].is_welcome());
     }
 
     #[test]
     fn who_rests_with_another_worker_makes_room_for_the_one_after() {
         let room = Room::new(2, 2);
-        let (one, other) = (Crowd::new(room.clone(), PATIENCE), Crowd::new(room, PATIENCE));
+        let (one, other) = (Crowd::new(room.clone()), Crowd::new(room));
         let resting = come(&one, "127.0.0.1", 1).remove(0);
         let served = come(&other, "127.0.0.1", 1).remove(0);
-        served.0.manners().is_served(true);
-        assert!(!come(&other, "127.0.0.1", 1)[0].0.is_welcome());
+        served.is_served();
+        assert!(!come(&other, "127.0.0.1", 1)[0].is_welcome());
         one.sweep();
-        assert_eq!(resting.0.offence(), Some(Offence::InTheWay));
+        assert!(has_to_go(&resting));
         drop(resting);
-        assert!(come(&other, "127.0.0.1", 1)[0].0.is_welcome());
+        assert!(come(&other, "127.0.0.1", 1)[0].is_welcome());
     }
 
     #[test]
@@ -346,25 +375,23 @@ mod tests {
             [("192.0.2.1", "::ffff:192.0.2.1", "192.0.2.2"), ("2001:db8::1", "2001:db8:0:0:ffff::2", "2001:db8:0:1::1")]
         {
             let his = come(&crowd, one, 2);
-            assert!(his.iter().all(|(client, _)| client.is_welcome()));
-            assert!(!come(&crowd, same, 1)[0].0.is_welcome());
-            assert!(come(&crowd, other, 1)[0].0.is_welcome());
+            assert!(his.iter().all(Guest::is_welcome));
+            assert!(!come(&crowd, same, 1)[0].is_welcome());
+            assert!(come(&crowd, other, 1)[0].is_welcome());
             drop(his);
-            assert!(come(&crowd, same, 1)[0].0.is_welcome());
+            assert!(come(&crowd, same, 1)[0].is_welcome());
         }
-        assert!(come(&crowd, "127.0.0.1", 9).iter().all(|(client, _)| client.is_welcome()), "a proxy of this host");
+        assert!(come(&crowd, "127.0.0.1", 9).iter().all(Guest::is_welcome), "a proxy of this host");
         assert!(crowd.room.taken().by_client.is_empty());
     }
 
     #[test]
-    fn a_sweep_turns_out_who_is_late_once() {
+    fn at_the_last_call_nobody_rests_any_more() {
         let crowd = crowd(3, 3);
         let here = come(&crowd, "127.0.0.1", 2);
-        here[0].0.manners().hears(1, crowd.now());
-        for _ in 0..7 {
-            crowd.sweep();
-        }
-        assert_eq!((here[0].0.offence(), here[1].0.offence()), (Some(Offence::SlowHead), None));
-        assert_eq!(occupancy(&crowd), (2, 0, 1));
+        assert!(!here.iter().any(has_to_go));
+        crowd.close();
+        assert!(here.iter().all(has_to_go));
+        assert_eq!(occupancy(&crowd), (2, 0, 0));
     }
 }

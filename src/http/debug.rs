@@ -14,7 +14,7 @@ use unifaas_actors::{
     InstanceSnapshot,
 };
 
-use super::{Shared, crowd::Occupancy, invoke::request_id, status::Failure};
+use super::{Shared, crowd::Occupancy, headers::REQUEST_ID, request_id::RequestId, status::Failure};
 
 /// How long an actor may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -114,7 +114,13 @@ async fn nothing(request: HttpRequest) -> HttpResponse {
 }
 
 fn problem(failure: &Failure, request: &HttpRequest) -> HttpResponse {
-    failure.response(None, &request_id(request.headers())).map_into_boxed_body().into()
+    let request_id = RequestId::of(request.headers().get(REQUEST_ID).map(|id| id.as_bytes()));
+    let problem = failure.problem(None, request_id.as_str());
+    let mut response = HttpResponse::build(problem.status);
+    for (name, value) in &problem.fields {
+        response.insert_header((*name, value.as_bytes()));
+    }
+    response.insert_header((REQUEST_ID, request_id.as_str())).body(problem.body)
 }
 
 async fn ask(desk: &Arc<Desk>) -> Option<Function> {

@@ -1,20 +1,16 @@
 //! Who is heard at which listener, decided by where a connection comes from before a byte of it is read.
 //!
 //! A proxy's word about addresses counts for nothing here: only the connection itself. How many may come is `crowd.rs`'s
-//! business, what each listener says `front.rs`', `debug.rs`' and `ready.rs`'.
+//! business, what each listener says `invoke.rs`', `debug.rs`' and `ready.rs`'.
 
-use std::{io, net::SocketAddr, rc::Rc, sync::Arc};
+use std::{net::SocketAddr, rc::Rc};
 
-use actix_http::error::DispatchError;
-use actix_service::{ServiceFactory, fn_service};
-use futures::future::ready;
 use slog::warn;
 use tokio::net::TcpStream;
 
 use super::{
     Shared,
-    client::{ClientStream, Ends},
-    crowd::Crowd,
+    crowd::{Crowd, Guest},
 };
 use crate::neighbours::Neighbours;
 
@@ -24,6 +20,13 @@ pub enum Door {
     Front,
     Admin,
     Callback,
+}
+
+/// The two ends of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ends {
+    pub peer: SocketAddr,
+    pub local: SocketAddr,
 }
 
 impl Door {
@@ -48,47 +51,29 @@ impl Door {
     }
 }
 
-/// Lets those in who belong there, as long as there is room for them.
-pub fn at(
-    door: Door,
-    shared: Arc<Shared>,
-    crowd: Rc<Crowd>,
-) -> impl ServiceFactory<
-    TcpStream,
-    Config = (),
-    Response = (ClientStream, Option<SocketAddr>),
-    Error = DispatchError,
-    InitError = (),
-> {
-    fn_service(move |connection: TcpStream| ready(let_in(door, &shared, &crowd, connection).map_err(DispatchError::Io)))
-}
-
-fn let_in(
-    door: Door,
-    shared: &Shared,
-    crowd: &Rc<Crowd>,
-    connection: TcpStream,
-) -> io::Result<(ClientStream, Option<SocketAddr>)> {
-    let ends = Ends { peer: connection.peer_addr()?, local: connection.local_addr()? };
-    let peer = ends.peer;
+/// Lets a connection in if it belongs there and as long as there is room for it.
+pub fn let_in(door: Door, shared: &Shared, crowd: &Rc<Crowd>, connection: &TcpStream) -> Option<(Ends, Guest)> {
+    // One that has broken already has no ends.
+    let ends = Ends { peer: connection.peer_addr().ok()?, local: connection.local_addr().ok()? };
+    let from = ends.peer.ip();
     if !door.is_open_to(ends, &shared.neighbours) {
         if door == Door::Callback {
             shared.callbacks.refuse();
         }
         if let Some(times) = shared.strangers.say() {
             warn!(shared.log, "connection was refused: its address has no business there"; "listener" => door.name(),
-                "from" => %peer.ip(), "times" => times);
+                "from" => %from, "times" => times);
         }
-        return Err(io::ErrorKind::ConnectionRefused.into());
+        return None;
     }
-    let Some((client, membership)) = crowd.admit(ends) else {
-        if let Some(times) = shared.crowded.say() {
-            warn!(shared.log, "connections were refused: every place is taken"; "listener" => door.name(),
-                "from" => %peer.ip(), "times" => times);
-        }
-        return Err(io::ErrorKind::ConnectionRefused.into());
-    };
-    Ok((ClientStream::new(connection, client, membership), Some(peer)))
+    let guest = crowd.admit(from);
+    if guest.is_none()
+        && let Some(times) = shared.crowded.say()
+    {
+        warn!(shared.log, "connections were refused: every place is taken"; "listener" => door.name(),
+            "from" => %from, "times" => times);
+    }
+    Some((ends, guest?))
 }
 
 #[cfg(test)]

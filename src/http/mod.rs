@@ -4,32 +4,35 @@
 //! hears instances that are ready; an *admin* listener of its own exists only when it was asked for.
 //!
 //! ```text
-//!   gate.rs ──► front.rs ──► invoke.rs ──► dispatch.rs ──► upstream/   (request)
-//!      └──► pages.rs ◄─┘         └───────► relay.rs    ◄── upstream/   (response, holds the lease)
-//!   admin.rs   debug.rs   ready.rs   headers.rs   status.rs
+//!   gate.rs ──► server.rs ──► invoke.rs ──► dispatch.rs ──► upstream/   one request, from its head to the last byte of its answer
+//!                    └──────► pages.rs ───► debug.rs  ready.rs           admin.rs, owner.rs: who is shown them
+//!
+//!   client.rs, upstream/    the two sides            socket.rs, transfer.rs, alarm.rs   what both are made of
+//!   wire/                   HTTP/1.1 as bytes        headers.rs, request_id.rs          what is passed on, what is added
+//!   crowd.rs                all clients together     status.rs, record.rs               what failures say, what is counted
 //! ```
-//!
-//! `client.rs` is a connection, `crowd.rs` all those of a listener, `manners.rs` what each may take its time with.
-//!
-//! actix-http serves the front directly, because actix-web's routing and extractors would cost a warm request more than
-//! everything else the daemon does for it; the pages for people are an actix-web `App`.
 
 mod admin;
+mod alarm;
 mod client;
+mod clock;
 mod crowd;
 mod debug;
 mod dispatch;
-mod front;
 mod gate;
 mod headers;
 mod invoke;
-mod manners;
 mod owner;
 mod pages;
 mod ready;
-mod relay;
+mod record;
+mod request_id;
+mod server;
+mod socket;
 mod status;
+mod transfer;
 mod upstream;
+mod wire;
 
 use std::{
     io,
@@ -52,19 +55,10 @@ use unifaas_actors::{Admission, Callbacks, Directory};
 use crate::{log::Seldom, neighbours::Neighbours};
 use admin::Audience;
 use crowd::Room;
-use manners::Patience;
-use pages::PageListener;
+use server::Listener;
 
 /// Connections that may wait to be accepted.
 const BACKLOG: u32 = 4096;
-/// Time for a client to send its request head.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long an unused connection of a client is kept.
-const CLIENT_KEEP_ALIVE: Duration = Duration::from_secs(75);
-/// When a connection is ended that is unused and was forgotten by the server: after its own time for that.
-const REST: u32 = 80;
-/// Time for a client to take notice that its connection is being closed.
-const CLIENT_GOODBYE: Duration = Duration::from_secs(1);
 /// When the kernel asks a silent client whether it is still there, how often, and how many questions may stay unanswered:
 /// a machine that was switched off keeps no connection for longer than two minutes.
 const PROBES: (u32, u32, u32) = (60, 10, 6);
@@ -105,14 +99,6 @@ pub struct Limits {
     pub connections_each: usize,
     /// How long a client may be silent in the middle of a request, or take nothing of a response.
     pub client_timeout: Option<Duration>,
-}
-
-impl Limits {
-    fn patience(&self) -> Patience {
-        let seconds = |duration: Duration| u32::try_from(duration.as_secs().max(1)).unwrap_or(u32::MAX);
-        let (head, stall) = (seconds(HEAD_TIMEOUT), self.client_timeout.map(seconds));
-        Patience { head, rest: REST, stall, head_bytes: usize::MAX }
-    }
 }
 
 /// The daemon's settings, as `/debug` shows them.
@@ -222,25 +208,15 @@ impl Listeners {
     /// Serves on all of them.
     pub fn serve(self, shared: Arc<Shared>) -> io::Result<Servers> {
         let audience = if self.admin.is_none() { Audience::ThisHost } else { Audience::Nobody };
-        let builder = Server::build();
-        // As actix-web's own server has it: unused connections end at once when the server is told to stop.
-        let last_call = builder.graceful_shutdown_signal();
-        let front_shared = shared.clone();
-        let front = builder
-            .disable_signals()
-            .shutdown_timeout(LAST_BYTES)
-            // The crowd counts, and knows who can go.
-            .max_concurrent_connections(usize::MAX / 2)
-            .listen("front", self.front, move || front::service(front_shared.clone(), audience, last_call.clone()))?
-            .run();
+        let front = serve(self.front, Listener::front(audience, &shared), None, &shared)?;
         let admin = match self.admin {
-            Some(listener) => {
-                let pages = PageListener::admin(listener.local_addr()?, &shared);
-                Some(serve_pages(listener, pages, shared.clone())?)
+            Some(socket) => {
+                let listener = Listener::admin(socket.local_addr()?, &shared);
+                Some(serve(socket, listener, Some(1), &shared)?)
             }
             None => None,
         };
-        let callback = serve_pages(self.callback, PageListener::callback(&shared), shared)?;
+        let callback = serve(self.callback, Listener::callback(&shared), Some(1), &shared)?;
         let handles =
             [Some(&front), admin.as_ref(), Some(&callback)].into_iter().flatten().map(Server::handle).collect();
         let running = [Some(front), admin, Some(callback)].into_iter().flatten();
@@ -248,12 +224,17 @@ impl Listeners {
     }
 }
 
-fn serve_pages(listener: TcpListener, pages: PageListener, shared: Arc<Shared>) -> io::Result<Server> {
-    let builder = Server::build();
-    let last_call = builder.graceful_shutdown_signal();
-    let builder = builder.workers(1).disable_signals().shutdown_timeout(LAST_BYTES);
-    let service = move || pages.clone().service(shared.clone(), last_call.clone());
-    Ok(builder.max_concurrent_connections(usize::MAX / 2).listen("pages", listener, service)?.run())
+/// Serves on one of them, with so many workers or as many as there are processors.
+fn serve(socket: TcpListener, listener: Listener, workers: Option<usize>, shared: &Arc<Shared>) -> io::Result<Server> {
+    let mut builder = Server::build().disable_signals().shutdown_timeout(LAST_BYTES);
+    if let Some(workers) = workers {
+        builder = builder.workers(workers);
+    }
+    // Unused connections end at once when the server is told to stop.
+    let (shared, last_call) = (shared.clone(), builder.graceful_shutdown_signal());
+    let service = move || listener.clone().service(shared.clone(), last_call.clone());
+    // The crowd counts, and knows who can go.
+    Ok(builder.max_concurrent_connections(usize::MAX / 2).listen("http", socket, service)?.run())
 }
 
 /// The servers that run.

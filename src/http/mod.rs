@@ -17,6 +17,8 @@ mod client;
 mod clock;
 mod debug;
 mod dispatch;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod headers;
 mod invoke;
 mod pages;

@@ -313,7 +313,7 @@ pub fn put_status(out: &mut Vec<u8>, status: StatusCode, reason: &[u8]) {
 }
 
 /// Some clients send an empty line behind a body.
-fn skip_line_ends(input: &mut BytesMut) {
+pub fn skip_line_ends(input: &mut BytesMut) {
     while let [b'\r' | b'\n', ..] = input[..] {
         input.advance(1);
     }

@@ -161,7 +161,7 @@ impl Fake {
     }
 
     /// What every instance does from now on, also those that had a script already.
-    pub fn from_now_on(&self, script: Script) {
+    pub fn always(&self, script: Script) {
         self.ledger.borrow_mut().next.clear();
         self.usually(script);
     }

@@ -35,7 +35,7 @@ const GROWTH_AT_FIRST: f64 = 0.10;
 const ERRANDS: [Errand; 6] = [
     errand("/invoke/once/pid", 2, 60),
     errand("/invoke/kin/pid", 1, 150),
-    errand("/invoke/lasting/bytes?n=200000", 2, 20),
+    errand("/invoke/lasting/bytes?mib=1", 2, 50),
     errand("/invoke/boxed-once/pid", 1, 100),
     errand("/invoke/machine-once/", 1, 100),
     errand("/invoke/disk-once/", 1, 200),

@@ -1,0 +1,97 @@
+//! What was done to the daemon and when, and which answers that excuses.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
+
+use integration::{Answer, Outcome};
+use tokio::time::Instant;
+
+use crate::stage::{EDITED, FLEETING, LOST};
+
+/// How long a trouble is felt after it is over: what was begun meanwhile is still under way.
+const AFTERMATH: Duration = Duration::from_secs(3);
+
+/// What keeps the platform from starting instances for a while.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trouble {
+    /// The container engine is away, or hangs.
+    Engine,
+    /// The disk of the state directory is full.
+    Disk,
+    /// A tap was removed that a guest may just have been given.
+    Tap,
+}
+
+#[derive(Debug, Default)]
+pub struct Ledger {
+    /// Faults by kind.
+    pub faults: BTreeMap<&'static str, u64>,
+    /// Instances that were killed, by id, and when that was done.
+    killed: HashMap<String, Instant>,
+    /// Instances whose tap was removed.
+    cut_off: HashMap<String, Instant>,
+    troubles: Vec<(Trouble, Instant, Instant)>,
+}
+
+impl Ledger {
+    pub fn count(&mut self, fault: &'static str) {
+        *self.faults.entry(fault).or_default() += 1;
+    }
+
+    /// To be called when it is dead.
+    pub fn killed(&mut self, instance: String) {
+        self.killed.insert(instance, Instant::now());
+    }
+
+    pub fn cut_off(&mut self, instance: String) {
+        self.cut_off.insert(instance, Instant::now());
+    }
+
+    /// There was trouble from `since` until now.
+    pub fn troubled(&mut self, trouble: Trouble, since: Instant) {
+        self.troubles.push((trouble, since, Instant::now()));
+    }
+
+    fn during(&self, trouble: Trouble, answer: &Answer) -> bool {
+        let touches = |since: Instant, until: Instant| answer.answered >= since && answer.asked <= until + AFTERMATH;
+        self.troubles.iter().any(|(kind, since, until)| *kind == trouble && touches(*since, *until))
+    }
+
+    /// Whether this answer is what a client may be told at that moment.
+    pub fn excuses(&self, answer: &Answer) -> bool {
+        let (status, code, detail, instance) = match &answer.outcome {
+            Outcome::Function { status } => return *status == 200 && answer.function != LOST,
+            Outcome::Nobody { .. } => return false,
+            Outcome::Platform { status, code, detail, instance } => (*status, code.as_str(), detail, instance),
+        };
+        // Of an instance that was still alive when the request was sent.
+        let hit = |victims: &HashMap<String, Instant>| {
+            instance.as_ref().and_then(|id| victims.get(id)).is_some_and(|dead| answer.asked <= *dead)
+        };
+        let container = answer.function.starts_with("boxed");
+        let machine = answer.function.starts_with("machine") || answer.function.starts_with("disk");
+        let no_engine = container && self.during(Trouble::Engine, answer);
+        let no_tap = machine && self.during(Trouble::Tap, answer);
+        match (status, code) {
+            (502, "instance_failed") => hit(&self.killed) || hit(&self.cut_off),
+            (502, "boot_failed") => hit(&self.killed) || no_tap,
+            (502, "start_failed") => {
+                no_engine || no_tap || (self.is_full(detail) && self.during(Trouble::Disk, answer))
+            }
+            (503, "host_saturated") => self.is_full(detail) && self.during(Trouble::Disk, answer),
+            (504, "boot_timed_out") => answer.function == LOST || no_engine || no_tap,
+            (504, "queue_timed_out") => no_engine,
+            (504, "function_timed_out") => instance.as_ref().is_some_and(|id| self.cut_off.contains_key(id)),
+            (500, "function_misconfigured") => answer.function == EDITED,
+            (404, "no_such_function") | (503, "draining") => answer.function == FLEETING,
+            _ => false,
+        }
+    }
+
+    #[allow(clippy::unused_self, reason = "reads as a part of the judgement")]
+    fn is_full(&self, detail: &str) -> bool {
+        detail.contains("No space left")
+    }
+}

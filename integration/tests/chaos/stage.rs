@@ -78,9 +78,10 @@ impl Held {
 }
 
 pub struct Stage {
+    /// Before the engine, which it needs to end in an orderly way.
+    pub daemon: Daemon,
     pub engine: Arc<Engine>,
     pub home: Arc<Home>,
-    pub daemon: Daemon,
     /// Whether the daemon's clock can be shifted.
     pub clock: bool,
 }

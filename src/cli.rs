@@ -2,13 +2,14 @@
 
 use std::{
     net::{IpAddr, SocketAddr, ToSocketAddrs},
+    num::NonZeroUsize,
     path::PathBuf,
     time::Duration,
 };
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::net::Subnet;
+use crate::{host::MemoryBudget, net::Subnet};
 
 /// Runs functions as unikernels, microVMs, containers and processes behind one HTTP endpoint.
 #[derive(Debug, Parser)]
@@ -63,6 +64,15 @@ pub struct Serve {
     /// ~/.local/state/unifaas].
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
+    /// How much memory all instances may use together: MiB, or a share of what the host and the daemon's cgroup have.
+    #[arg(long, value_name = "MIB|PERCENT%", default_value_t = MemoryBudget::Percent(80))]
+    pub memory_budget: MemoryBudget,
+    /// How many containers and VMs may be starting at once [default: twice the processors].
+    #[arg(long, value_name = "COUNT")]
+    pub max_starts: Option<NonZeroUsize>,
+    /// How many processes may be starting at once [default: as many as are needed].
+    #[arg(long, value_name = "COUNT")]
+    pub max_process_starts: Option<NonZeroUsize>,
     /// How long requests may go on after the first signal to stop, in seconds.
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds, allow_negative_numbers = true)]
     pub drain_grace: Duration,
@@ -137,6 +147,9 @@ mod tests {
             (["--subnet", "10.100.0.0"], "ADDRESS/BITS"),
             (["--subnet", "10.100.0.1/16"], "10.100.0.0/16"),
             (["--subnet", "10.100.0.0/31"], "8 to 30"),
+            (["--memory-budget", "4G"], "80%"),
+            (["--memory-budget", "0"], "MiB"),
+            (["--max-starts", "0"], "zero"),
             (["--drain-grace", "-1"], "zero or more"),
             (["--log-level", "loud"], "possible values"),
         ] {

@@ -3,7 +3,7 @@
 //! The ending is ordered: requests are refused, functions drain, instances end, their resources return, the servers let
 //! the last bytes out. Threads are joined before `run` returns, so the exit code tells the truth.
 
-use std::{io, path::PathBuf, rc::Rc, sync::Arc, time::Duration};
+use std::{io, num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
 
 use actix::Addr;
 use slog::{info, o, warn};
@@ -12,7 +12,7 @@ use tokio::{
     sync::oneshot,
     time::timeout,
 };
-use unifaas_actors::{Budget, Callbacks, Directory, DrainAll, RegistryActor, World, scan_all};
+use unifaas_actors::{Admission, Callbacks, Directory, DrainAll, Follow, Limits, RegistryActor, World, scan_all};
 
 use crate::{
     cli::Serve,
@@ -20,6 +20,7 @@ use crate::{
     http::{BindError, Listeners, Servers, Settings, Shared},
     log::{self, Logging},
     net::{NetError, Subnet},
+    open_files,
     sandbox::{EngineSettings, Engines},
     state::{self, State, StateError},
 };
@@ -76,18 +77,20 @@ async fn serve(options: Serve, lasting: &mut Lasting) -> Result<(), StartError> 
     let log = lasting.logging.insert(log::set_up(options.log_level, options.log_format)).log.clone();
     let callbacks = Arc::new(Callbacks::default());
     let directory = Arc::new(Directory::default());
-    let memory_budget = host::memory_budget();
+    open_files::raise(&log);
+    let limits = Limits {
+        memory: options.memory_budget.resolve(),
+        process_starts: options.max_process_starts.map_or(usize::MAX, NonZeroUsize::get),
+        starts: options.max_starts.map_or_else(host::usual_starts, NonZeroUsize::get),
+    };
+    let admission = Admission::new(limits);
     let (subnet, tap_pool) = (options.subnet, options.tap_pool);
     let engine_settings = EngineSettings { callback, subnet, tap_pool };
     let engines = Engines::new(engine_settings.clone(), state, &log);
     engines.reclaim(left, state, &engine_settings, &log).await;
     engines.prepare(drafts.values().filter_map(|draft| draft.as_deref().ok())).await?;
-    let world = World {
-        sandboxes: Box::new(engines),
-        callbacks: callbacks.clone(),
-        memory: Rc::new(Budget::new(memory_budget)),
-    };
-    let actors = RegistryActor::launch(root.clone(), drafts, directory.clone(), world, log.clone());
+    let world = World { sandboxes: Box::new(engines), callbacks: callbacks.clone(), admission: admission.clone() };
+    let actors = RegistryActor::launch(root.clone(), drafts, directory.clone(), world, Follow::Watch, log.clone());
     let settings = Settings {
         registry: root.display().to_string(),
         listen: front.to_string(),
@@ -96,10 +99,12 @@ async fn serve(options: Serve, lasting: &mut Lasting) -> Result<(), StartError> 
         subnet: options.subnet.unwrap_or(Subnet::DEFAULT).to_string(),
         state_dir: state.directory().display().to_string(),
         drain_grace_seconds: options.drain_grace.as_secs_f64(),
-        memory_budget,
+        memory_budget: limits.memory,
+        max_starts: limits.starts,
+        max_process_starts: options.max_process_starts,
     };
     let functions = directory.all().len();
-    let shared = Arc::new(Shared::new(directory, callbacks, log.new(o!()), settings));
+    let shared = Arc::new(Shared::new(directory, callbacks, admission, log.new(o!()), settings));
     let servers = listeners.serve(shared.clone())?;
     let admin = admin.map_or_else(String::new, |admin| format!(" admin http://{admin}"));
     info!(log, "serving"; "listen" => %front, "callback" => %callback, "registry" => %root.display(),

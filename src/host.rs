@@ -1,12 +1,65 @@
-//! What the host has to give.
+//! What the host has to give: memory and processors.
 
-/// Share of the host's memory that instances may use together, in percent.
-const MEMORY_SHARE: u64 = 80;
+use std::{fmt, num::NonZeroUsize, str::FromStr, thread};
 
-/// Memory that instances may use together, in MiB.
-pub fn memory_budget() -> u64 {
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    total_kib(&text).map_or(u64::MAX, |kib| kib / 1024 * MEMORY_SHARE / 100)
+use crate::sandbox::memory_ceiling;
+
+const KIB_PER_MIB: u64 = 1024;
+const BYTES_PER_MIB: u64 = 1 << 20;
+
+/// How much memory instances may use together, as it is chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MemoryBudget {
+    Mib(u64),
+    /// Of what there is.
+    Percent(u64),
+}
+
+impl MemoryBudget {
+    /// In MiB, on this host: of its memory, or of what the daemon is allowed if that is less.
+    pub fn resolve(self) -> u64 {
+        match self {
+            MemoryBudget::Mib(mib) => mib,
+            MemoryBudget::Percent(percent) => {
+                let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+                let host = total_kib(&text).map(|kib| kib / KIB_PER_MIB);
+                let allowed = memory_ceiling().map(|bytes| bytes / BYTES_PER_MIB);
+                let least = host.into_iter().chain(allowed).min().unwrap_or(u64::MAX);
+                share(least, percent)
+            }
+        }
+    }
+}
+
+impl FromStr for MemoryBudget {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parsed = match text.strip_suffix('%') {
+            Some(percent) => percent.parse().ok().filter(|percent| (1..=1000).contains(percent)).map(Self::Percent),
+            None => text.parse().ok().filter(|mib| *mib > 0).map(Self::Mib),
+        };
+        parsed.ok_or_else(|| "expected a number of MiB, or a share of the memory such as 80%".to_owned())
+    }
+}
+
+impl fmt::Display for MemoryBudget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            MemoryBudget::Mib(mib) => write!(f, "{mib}"),
+            MemoryBudget::Percent(percent) => write!(f, "{percent}%"),
+        }
+    }
+}
+
+/// Containers and virtual machines that may be starting at once: enough to keep every processor busy while some of them
+/// wait for the engine or the kernel. With more, all are ready later than they would be one after the other.
+pub fn usual_starts() -> usize {
+    2 * thread::available_parallelism().map_or(1, NonZeroUsize::get)
+}
+
+fn share(of: u64, percent: u64) -> u64 {
+    u64::try_from(u128::from(of) * u128::from(percent) / 100).unwrap_or(u64::MAX)
 }
 
 fn total_kib(meminfo: &str) -> Option<u64> {
@@ -22,6 +75,18 @@ mod tests {
     fn the_total_is_read_from_meminfo() {
         assert_eq!(total_kib("MemTotal:       24576000 kB\nMemFree: 1 kB\n"), Some(24_576_000));
         assert_eq!(total_kib("nothing"), None);
-        assert!(memory_budget() > 0);
+    }
+
+    #[test]
+    fn a_budget_is_mebibytes_or_a_share() {
+        assert_eq!("4096".parse(), Ok(MemoryBudget::Mib(4096)));
+        assert_eq!("150%".parse(), Ok(MemoryBudget::Percent(150)));
+        for wrong in ["", "0", "-1", "0%", "1001%", "%", "80 %", "4G"] {
+            assert!(wrong.parse::<MemoryBudget>().is_err(), "{wrong}");
+        }
+        assert_eq!(MemoryBudget::Mib(512).resolve(), 512);
+        let (all, half) = (MemoryBudget::Percent(100).resolve(), MemoryBudget::Percent(50).resolve());
+        assert_eq!(half, all / 2);
+        assert_eq!((share(1000, 80), share(u64::MAX, 200)), (800, u64::MAX));
     }
 }

@@ -9,6 +9,7 @@ mod host;
 mod http;
 mod log;
 mod net;
+mod open_files;
 mod relay;
 mod sandbox;
 mod state;

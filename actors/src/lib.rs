@@ -19,7 +19,7 @@
 //! 7. Nothing here knows an HTTP status; nothing in the front knows a kind of sandbox.
 //! 8. Absent on purpose: actix's `Supervisor` and `SystemService`. A child's death is told by `notice.rs`.
 
-mod budget;
+mod admission;
 mod callback;
 mod directory;
 mod function;
@@ -36,14 +36,14 @@ pub mod spec;
 mod stats;
 mod world;
 
-pub use budget::{Budget, Reservation};
+pub use admission::{Admission, AdmissionReport, Limits};
 pub use callback::Callbacks;
 pub use directory::Directory;
-pub use function::{Desk, Endpoint, FunctionActor, FunctionSnapshot, Lease, Refusal};
+pub use function::{Desk, Endpoint, FailingReport, FunctionActor, FunctionSnapshot, Lease, Refusal};
 pub use id::{InstanceId, ReadyToken};
 pub use instance::{Cause, InstanceActor, InstanceSnapshot, Verdict};
 pub use messages::{Changed, DrainAll, FunctionQuestion, InstanceQuestion, Members};
 pub use output::OutputLog;
-pub use registry::{Changes, Draft, RegistryActor, scan_all, scan_one};
+pub use registry::{Changes, Draft, Follow, RegistryActor, scan_all, scan_one};
 pub use stats::{BootReport, FunctionStats, Outcome, StatsReport};
 pub use world::World;

@@ -87,6 +87,18 @@ pub(crate) struct SlotReturned {
 #[rtype(result = "()")]
 pub(crate) struct Replenish;
 
+/// The host has room for the instance that the function asked for: it is to ask again.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct RoomMade;
+
+/// Somebody else needs the memory of an idle instance, which has been retired for that.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct Evict {
+    pub instance: InstanceId,
+}
+
 /// The function's file has changed.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]

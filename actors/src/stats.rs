@@ -91,6 +91,7 @@ const SMOOTHING: u64 = 8;
 pub struct FunctionStats {
     outcomes: [AtomicU64; Outcome::ALL.len()],
     instances_started: AtomicU64,
+    instances_evicted: AtomicU64,
     callbacks_refused: AtomicU64,
     boots: [AtomicU64; BOOT_BUCKETS_MS.len() + 1],
     boot_micros: AtomicU64,
@@ -108,6 +109,10 @@ impl FunctionStats {
 
     pub(crate) fn count_start(&self) {
         self.instances_started.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn count_eviction(&self) {
+        self.instances_evicted.fetch_add(1, Relaxed);
     }
 
     pub(crate) fn count_refused_callback(&self) {
@@ -152,6 +157,7 @@ impl FunctionStats {
         StatsReport {
             counters,
             instances_started: self.instances_started.load(Relaxed),
+            instances_evicted: self.instances_evicted.load(Relaxed),
             callbacks_refused: self.callbacks_refused.load(Relaxed),
             boot_seconds: BootReport { count: total, sum: self.boot_micros.load(Relaxed) as f64 / 1e6, buckets },
         }
@@ -165,6 +171,8 @@ pub struct StatsReport {
     pub counters: BTreeMap<&'static str, u64>,
     /// Instances that were ordered, whatever became of them.
     pub instances_started: u64,
+    /// Idle instances that were ended because other functions needed their memory.
+    pub instances_evicted: u64,
     /// Ready callbacks that were not believed.
     pub callbacks_refused: u64,
     /// From the order to readiness, for the boots that succeeded.

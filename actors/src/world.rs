@@ -1,8 +1,8 @@
 //! What every actor of the daemon is given: the way to the outside world and the limits of the host.
 
-use std::{rc::Rc, sync::Arc};
+use std::sync::Arc;
 
-use crate::{budget::Budget, callback::Callbacks, sandbox::Sandboxes};
+use crate::{admission::Admission, callback::Callbacks, sandbox::Sandboxes};
 
 /// Shared by all actors, on their one thread.
 pub struct World {
@@ -10,6 +10,6 @@ pub struct World {
     pub sandboxes: Box<dyn Sandboxes>,
     /// Whom a ready callback is for.
     pub callbacks: Arc<Callbacks>,
-    /// Memory that instances may use together.
-    pub memory: Rc<Budget>,
+    /// Which instances the host has room for.
+    pub admission: Arc<Admission>,
 }

@@ -10,7 +10,8 @@ use futures::future::join_all;
 use serde::Serialize;
 use tokio::time::timeout;
 use unifaas_actors::{
-    Desk, FunctionQuestion, FunctionSnapshot, InstanceActor, InstanceId, InstanceQuestion, InstanceSnapshot,
+    AdmissionReport, Desk, FunctionQuestion, FunctionSnapshot, InstanceActor, InstanceId, InstanceQuestion,
+    InstanceSnapshot,
 };
 
 use super::{Shared, invoke::request_id, status::Failure};
@@ -43,6 +44,8 @@ struct Daemon<'a> {
     draining: bool,
     settings: &'a super::Settings,
     callbacks_refused: u64,
+    #[serde(flatten)]
+    admission: AdmissionReport,
 }
 
 #[derive(Serialize)]
@@ -77,6 +80,7 @@ async fn everything(shared: web::Data<Shared>) -> HttpResponse {
         draining: shared.is_draining(),
         settings: &shared.settings,
         callbacks_refused: shared.callbacks.refused(),
+        admission: shared.admission.report(),
     };
     page(&Everything { daemon, functions: functions.into_iter().flatten().collect() })
 }

@@ -14,7 +14,7 @@ use std::{
 use actix_http::{RequestHead, StatusCode, header::HeaderValue};
 use bytes::BytesMut;
 use tokio::time::{Instant, sleep, timeout};
-use unifaas_actors::{Endpoint, InstanceId, Lease};
+use unifaas_actors::{Endpoint, InstanceId, Lease, Refusal};
 
 use super::{
     client::Client,
@@ -26,6 +26,7 @@ use super::{
         start_head,
     },
 };
+use crate::open_files::is_exhaustion;
 
 /// Room for the head of a request, in bytes. It grows if there is need.
 const USUAL_HEAD: usize = 1024;
@@ -44,6 +45,8 @@ const DEATH_NOTICE: Duration = Duration::from_millis(10);
 const OBITUARY: Duration = Duration::from_millis(200);
 /// How long an instance may take to ask for a body that is withheld. Past that it gets it unasked: some never ask.
 const CONTINUE_PATIENCE: Duration = Duration::from_secs(1);
+/// How long the host may take to have files or memory for a connection again.
+const EXHAUSTION: Duration = Duration::from_secs(1);
 
 /// A client's request, as it is to be sent on.
 pub struct Outgoing<'a> {
@@ -108,6 +111,12 @@ pub async fn send(
                 Ok(connection) => {
                     sent_at = Instant::now();
                     connection
+                }
+                Err(source) if is_exhaustion(&source) => {
+                    // No other instance could be reached either.
+                    let why = format!("no connection to the instance can be opened: {source}");
+                    let failure = Refusal::HostSaturated { why, retry_after: EXHAUSTION }.into();
+                    return Err(Missed { failure, untouched: None });
                 }
                 Err(source) => {
                     let failure = Failure::Unreachable { instance, source };

@@ -26,6 +26,7 @@ mod upstream;
 use std::{
     io,
     net::{SocketAddr, TcpListener},
+    num::NonZeroUsize,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -38,7 +39,7 @@ use actix_web::{App, HttpServer, web};
 use serde::Serialize;
 use slog::Logger;
 use tokio::{net::TcpSocket, time::Instant};
-use unifaas_actors::{Callbacks, Directory};
+use unifaas_actors::{Admission, Callbacks, Directory};
 
 /// Connections that may wait to be accepted.
 const BACKLOG: u32 = 4096;
@@ -53,6 +54,8 @@ pub struct Shared {
     pub directory: Arc<Directory>,
     /// Whom a ready callback is for.
     pub callbacks: Arc<Callbacks>,
+    /// What instances have of the host.
+    pub admission: Arc<Admission>,
     /// Where the workers log.
     pub log: Logger,
     /// Shown at `/debug`.
@@ -75,13 +78,22 @@ pub struct Settings {
     pub drain_grace_seconds: f64,
     /// Memory that instances may use together, in MiB.
     pub memory_budget: u64,
+    pub max_starts: usize,
+    /// `None`: without bound.
+    pub max_process_starts: Option<NonZeroUsize>,
 }
 
 impl Shared {
     /// For a daemon that has just started.
-    pub fn new(directory: Arc<Directory>, callbacks: Arc<Callbacks>, log: Logger, settings: Settings) -> Self {
+    pub fn new(
+        directory: Arc<Directory>,
+        callbacks: Arc<Callbacks>,
+        admission: Arc<Admission>,
+        log: Logger,
+        settings: Settings,
+    ) -> Self {
         let draining = AtomicBool::new(false);
-        Self { directory, callbacks, log, settings, started: Instant::now(), draining }
+        Self { directory, callbacks, admission, log, settings, started: Instant::now(), draining }
     }
 
     /// From now on every request is refused, and connections end after their response.

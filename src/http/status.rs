@@ -102,7 +102,7 @@ impl Failure {
             Failure::NoSuchPage => (S::NOT_FOUND, "no_such_page", "Nothing here"),
             Failure::Draining => (S::SERVICE_UNAVAILABLE, "draining", "Shutting down"),
             Failure::Refused(refusal) => {
-                let (status, title) = match refusal {
+                let (status, title) = match refusal.root() {
                     Refusal::Misconfigured { .. } => (S::INTERNAL_SERVER_ERROR, "Function misconfigured"),
                     Refusal::Saturated { .. } => (S::TOO_MANY_REQUESTS, "Function saturated"),
                     Refusal::HostSaturated { .. } => (S::SERVICE_UNAVAILABLE, "Host saturated"),
@@ -111,7 +111,7 @@ impl Failure {
                     Refusal::BootFailed { .. } => (S::BAD_GATEWAY, "Instance ended while booting"),
                     Refusal::BootTimedOut { .. } => (S::GATEWAY_TIMEOUT, "Instance was not ready in time"),
                     Refusal::QueueTimedOut { .. } => (S::GATEWAY_TIMEOUT, "No instance had room in time"),
-                    Refusal::Lost => (S::INTERNAL_SERVER_ERROR, "Internal error"),
+                    Refusal::Lost | Refusal::Failing { .. } => (S::INTERNAL_SERVER_ERROR, "Internal error"),
                 };
                 (status, counted(refusal.outcome()), title)
             }
@@ -163,18 +163,20 @@ impl Failure {
             | Failure::Exchange { instance, .. }
             | Failure::Ended { instance, .. }
             | Failure::FunctionTimedOut { instance, .. } => Some(*instance),
-            Failure::Refused(
+            Failure::Refused(refusal) => match refusal.root() {
                 Refusal::StartFailed { instance, .. }
                 | Refusal::BootFailed { instance, .. }
-                | Refusal::BootTimedOut { instance, .. },
-            ) => Some(*instance),
+                | Refusal::BootTimedOut { instance, .. } => Some(*instance),
+                _ => None,
+            },
             _ => None,
         }
     }
 
     fn output(&self) -> &[String] {
-        match self {
-            Failure::Refused(Refusal::BootFailed { output, .. } | Refusal::BootTimedOut { output, .. }) => output,
+        let Failure::Refused(refusal) = self else { return &[] };
+        match refusal.root() {
+            Refusal::BootFailed { output, .. } | Refusal::BootTimedOut { output, .. } => output,
             _ => &[],
         }
     }
@@ -182,9 +184,11 @@ impl Failure {
     /// `Retry-After`, in whole seconds from 1 to 60: what was observed, rounded up.
     fn retry_after(&self) -> Option<u64> {
         let computed = match self {
-            Failure::Refused(Refusal::Saturated { retry_after, .. } | Refusal::HostSaturated { retry_after, .. }) => {
-                *retry_after
-            }
+            Failure::Refused(
+                Refusal::Saturated { retry_after, .. }
+                | Refusal::HostSaturated { retry_after, .. }
+                | Refusal::Failing { retry_after, .. },
+            ) => *retry_after,
             Failure::Draining | Failure::Refused(Refusal::Draining) => Duration::from_secs(1),
             _ => return None,
         };
@@ -283,6 +287,7 @@ mod tests {
         let instance = InstanceId::random();
         let after = Duration::from_millis(2300);
         let why = String::new;
+        let failing = |last| Refusal::Failing { last: Box::new(last), retry_after: after };
         for (refusal, status, code, retry) in [
             (Refusal::Misconfigured { reason: "x".into() }, 500, "function_misconfigured", None),
             (Refusal::Saturated { waiting: 9, retry_after: after }, 429, "function_saturated", Some("3")),
@@ -290,6 +295,8 @@ mod tests {
             (Refusal::Draining, 503, "draining", Some("1")),
             (Refusal::StartFailed { instance, why: why() }, 502, "start_failed", None),
             (Refusal::BootTimedOut { instance, after, output: vec![] }, 504, "boot_timed_out", None),
+            (failing(Refusal::StartFailed { instance, why: why() }), 502, "start_failed", Some("3")),
+            (failing(Refusal::BootTimedOut { instance, after, output: vec![] }), 504, "boot_timed_out", Some("3")),
             (Refusal::QueueTimedOut { after }, 504, "queue_timed_out", None),
             (Refusal::Lost, 500, "internal", None),
         ] {

@@ -25,6 +25,7 @@ use unifaas_actors::{
 };
 
 use cgroup::Limits;
+pub use cgroup::memory_ceiling;
 use container::Containers;
 use ports::Ports;
 use process::{Means, Processes, Stragglers};
@@ -32,6 +33,7 @@ use vm::{Machines, VmSettings};
 
 use crate::{
     net::{Mark, NetError, Subnet},
+    open_files,
     state::{Leftovers, State},
 };
 
@@ -88,6 +90,10 @@ impl Engines {
 
 impl Sandboxes for Engines {
     fn launch(&self, order: LaunchOrder) -> LocalBoxFuture<'static, Result<Launched, LaunchError>> {
+        if !open_files::suffice_for_a_start() {
+            let why = "the daemon may open no more files (see `ulimit -n` or LimitNOFILE=)".to_owned();
+            return Box::pin(future::ready(Err(LaunchError::Exhausted(why))));
+        }
         let spec = order.spec.clone();
         match &spec.sandbox {
             SandboxSpec::Process(process) => Box::pin(future::ready(self.processes.launch(order, process))),

@@ -2,10 +2,6 @@
 //!
 //! Pure. Waiting requests share boots; nothing is started for a request that a boot already under way will serve.
 
-use std::time::Duration;
-
-use tokio::time::Instant;
-
 /// What the decision to start instances depends on.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Demand {
@@ -34,9 +30,18 @@ impl Demand {
         self.unserved_boots().max(for_minimum).min(self.max_instances.saturating_sub(self.alive))
     }
 
+    /// How many wait before the first whom no instance on its way will serve, if there is such a one.
+    pub fn first_unserved(&self) -> Option<usize> {
+        let served = self.served_by_older() + self.booting.saturating_mul(self.per_instance);
+        Some(served).filter(|served| *served < self.waiting)
+    }
+
     fn unserved_boots(&self) -> usize {
-        let served_by_older = self.waiting_older.min(self.booting_older * self.per_instance);
-        (self.waiting - served_by_older).div_ceil(self.per_instance).saturating_sub(self.booting)
+        (self.waiting - self.served_by_older()).div_ceil(self.per_instance).saturating_sub(self.booting)
+    }
+
+    fn served_by_older(&self) -> usize {
+        self.waiting_older.min(self.booting_older * self.per_instance)
     }
 }
 
@@ -46,40 +51,6 @@ impl Demand {
 /// answered. The rest gets another boot.
 pub(crate) fn victims(waiting: usize, served_by_others: usize, per_instance: usize) -> usize {
     waiting.saturating_sub(served_by_others).min(per_instance)
-}
-
-/// The pause between attempts to keep a minimum of instances ready, while they keep failing.
-///
-/// Requests do not wait for it: each gets an attempt of its own, and its error.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Backoff {
-    failures: u32,
-    until: Option<Instant>,
-}
-
-impl Backoff {
-    const FIRST: Duration = Duration::from_millis(500);
-    const LONGEST: Duration = Duration::from_secs(60);
-
-    pub fn failed(&mut self, now: Instant) {
-        let pause = Self::FIRST.saturating_mul(1 << self.failures.min(16)).min(Self::LONGEST);
-        self.failures = self.failures.saturating_add(1);
-        self.until = Some(now + pause);
-    }
-
-    pub fn succeeded(&mut self) {
-        *self = Self::default();
-    }
-
-    /// Whether the pause lasts. Once it is over it is forgotten, the number of failures is not.
-    pub fn pauses(&mut self, now: Instant) -> bool {
-        self.until = self.until.filter(|until| *until > now);
-        self.until.is_some()
-    }
-
-    pub fn until(&self) -> Option<Instant> {
-        self.until
-    }
 }
 
 #[cfg(test)]
@@ -138,29 +109,21 @@ mod tests {
     }
 
     #[test]
+    fn the_first_whom_no_boot_serves_is_known() {
+        let first = |demand: Demand| demand.first_unserved();
+        assert_eq!(first(IDLE), None);
+        assert_eq!(first(Demand { waiting: 1, ..IDLE }), Some(0));
+        assert_eq!(first(Demand { waiting: 10, booting: 1, ..IDLE }), None);
+        assert_eq!(first(Demand { waiting: 11, booting: 1, ..IDLE }), Some(10));
+        assert_eq!(first(Demand { waiting: 16, waiting_older: 5, booting_older: 1, booting: 1, ..IDLE }), Some(15));
+    }
+
+    #[test]
     fn a_failed_boot_is_answered_to_as_many_as_shared_it() {
         assert_eq!(victims(1, 0, 10), 1);
         assert_eq!(victims(100, 90, 10), 10);
         assert_eq!(victims(95, 90, 10), 5);
         assert_eq!(victims(5, 10, 10), 0);
         assert_eq!(victims(0, 0, 10), 0);
-    }
-
-    #[test]
-    fn pauses_grow_until_a_boot_succeeds() {
-        let now = Instant::now();
-        let mut backoff = Backoff::default();
-        assert!(!backoff.pauses(now));
-        for pause in [500, 1_000, 2_000, 4_000] {
-            backoff.failed(now);
-            assert!(backoff.pauses(now + Duration::from_millis(pause - 1)));
-            assert!(!backoff.pauses(now + Duration::from_millis(pause)));
-        }
-        for _ in 0..100 {
-            backoff.failed(now);
-        }
-        assert_eq!(backoff.until(), Some(now + Backoff::LONGEST));
-        backoff.succeeded();
-        assert_eq!(backoff, Backoff::default());
     }
 }

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::{
     FunctionActor, Phase, Stage,
-    fleet::Backoff,
+    backoff::FailingReport,
     front_of,
     refusal::Refusal,
     slots::{Gate, Returned},
@@ -18,8 +18,8 @@ use super::{
 use crate::{
     instance::Cause,
     messages::{
-        Abandon, Acquire, Configure, Drain, FunctionQuestion, InstanceGone, InstanceLost, InstanceReady, Members,
-        Replenish, Rested, SlotReturned, Stop,
+        Abandon, Acquire, Configure, Drain, Evict, FunctionQuestion, InstanceGone, InstanceLost, InstanceReady,
+        Members, Replenish, Rested, RoomMade, SlotReturned, Stop,
     },
     sandbox::LaunchError,
     spec::FunctionSpec,
@@ -90,13 +90,35 @@ impl Handler<Replenish> for FunctionActor {
     }
 }
 
+impl Handler<RoomMade> for FunctionActor {
+    type Result = ();
+
+    fn handle(&mut self, _: RoomMade, ctx: &mut Context<Self>) {
+        self.settle(ctx);
+    }
+}
+
+impl Handler<Evict> for FunctionActor {
+    type Result = ();
+
+    fn handle(&mut self, Evict { instance }: Evict, _: &mut Context<Self>) {
+        if let Some(member) = self.instances.get(&instance) {
+            self.desk.stats().count_eviction();
+            member.address.do_send(Stop { cause: Cause::Evicted, now: false });
+        }
+    }
+}
+
 impl Handler<InstanceReady> for FunctionActor {
     type Result = ();
 
     fn handle(&mut self, InstanceReady { instance }: InstanceReady, ctx: &mut Context<Self>) {
-        self.backoff.succeeded();
         if let Some(member) = self.instances.get_mut(&instance) {
             member.stage = Stage::Serving;
+            if member.revision == self.revision {
+                let turn = self.backoff.succeeded();
+                self.tell(turn);
+            }
         }
         self.settle(ctx);
     }
@@ -108,7 +130,7 @@ impl Handler<InstanceLost> for FunctionActor {
     fn handle(&mut self, InstanceLost { instance, cause, output }: InstanceLost, ctx: &mut Context<Self>) {
         let Some(member) = self.instances.get_mut(&instance) else { return };
         member.stage = Stage::Ending;
-        let (revision, capacity, boot_timeout) = (member.revision, member.capacity(), member.spec.boot_timeout);
+        let boot_timeout = member.spec.boot_timeout;
         let refusal = match cause {
             Cause::LaunchFailed(LaunchError::Exhausted(why)) => {
                 Some(Refusal::HostSaturated { why, retry_after: self.desk.retry_after(self.waiters.len()) })
@@ -119,8 +141,7 @@ impl Handler<InstanceLost> for FunctionActor {
             _ => None,
         };
         if let Some(refusal) = refusal {
-            self.backoff.failed(Instant::now());
-            self.answer_victims(revision, capacity, &refusal);
+            self.start_failed(instance, refusal);
         }
         self.settle(ctx);
     }
@@ -130,15 +151,16 @@ impl Handler<InstanceGone> for FunctionActor {
     type Result = ();
 
     fn handle(&mut self, InstanceGone { instance, bug }: InstanceGone, ctx: &mut Context<Self>) {
-        let Some(member) = self.instances.remove(&instance) else { return };
         if bug {
             error!(self.log, "an instance's actor panicked; its guest was killed"; "instance" => %instance);
             self.desk.slots().unseat(instance);
-            if member.stage == Stage::Booting {
-                self.backoff.failed(Instant::now());
-                self.answer_victims(member.revision, member.capacity(), &Refusal::Lost);
+            if let Some(member) = self.instances.get_mut(&instance)
+                && std::mem::replace(&mut member.stage, Stage::Ending) == Stage::Booting
+            {
+                self.start_failed(instance, Refusal::Lost);
             }
         }
+        self.instances.swap_remove(&instance);
         self.settle(ctx);
     }
 }
@@ -158,7 +180,7 @@ impl Handler<Configure> for FunctionActor {
             }
         }
         self.draft = draft;
-        self.backoff = Backoff::default();
+        self.backoff.reset();
         let (gate, queue) = front_of(&self.draft);
         self.desk.slots().open(gate, queue, self.revision);
         self.settle(ctx);
@@ -192,11 +214,14 @@ impl Handler<Drain> for FunctionActor {
 /// What `/debug` shows of a function, its instances apart.
 #[derive(Debug, Clone, Serialize)]
 pub struct FunctionSnapshot {
-    /// `serving`, `misconfigured` or `draining`.
+    /// `serving`, `failing`, `misconfigured` or `draining`.
     pub state: &'static str,
     /// What is wrong with its file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<Arc<str>>,
+    /// How its starts fail.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failing: Option<FailingReport>,
     /// What it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub spec: Option<Arc<FunctionSpec>>,
@@ -216,14 +241,17 @@ impl Handler<FunctionQuestion> for FunctionActor {
     type Result = MessageResult<FunctionQuestion>;
 
     fn handle(&mut self, _: FunctionQuestion, _: &mut Context<Self>) -> Self::Result {
+        let failing = self.backoff.report(Instant::now()).filter(|_| self.phase == Phase::Serving);
         let state = match (self.phase, &self.draft) {
             (Phase::Draining, _) => "draining",
+            (Phase::Serving, Ok(_)) if failing.is_some() => "failing",
             (Phase::Serving, Ok(_)) => "serving",
             (Phase::Serving, Err(_)) => "misconfigured",
         };
         MessageResult(FunctionSnapshot {
             state,
             reason: self.draft.as_ref().err().cloned(),
+            failing,
             spec: self.draft.as_ref().ok().cloned(),
             revision: self.revision,
             waiting: self.desk.slots().waiting(),

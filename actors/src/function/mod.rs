@@ -1,6 +1,7 @@
 //! FunctionActor: one function. It knows who waits, which instances there are, and how many there should be.
 //!
-//! A thin shell: the queue is `waiters.rs`, the number of instances `fleet.rs`, the free slots `slots.rs`, all pure.
+//! A thin shell: the queue is `waiters.rs`, the number of instances `fleet.rs`, what follows from failed starts
+//! `backoff.rs`, the free slots `slots.rs`, all pure. Whether the host has room for an instance is `admission/`'s matter.
 //! Warm requests do not come by here at all; they take their slot from the [`Desk`]. The actor is asked when there is no
 //! free slot, and told when one returns that somebody waits for.
 //!
@@ -8,6 +9,7 @@
 //! instances of the old one that are idle end at once; those that serve end when they are done. Requests that wait
 //! already are content with either.
 
+mod backoff;
 mod desk;
 mod fleet;
 mod handlers;
@@ -15,14 +17,15 @@ mod refusal;
 mod slots;
 mod waiters;
 
-use std::{collections::HashMap, rc::Rc, sync::Arc};
+use std::{rc::Rc, sync::Arc};
 
 use actix::{Actor, ActorContext, Addr, AsyncContext, Context, SpawnHandle};
-use slog::{Logger, debug, o};
+use indexmap::IndexMap;
+use slog::{Logger, debug, info, o, warn};
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
-    budget::Reservation,
+    admission::{Ask, Denial, FunctionKey, Kind, Permit, Urgency},
     id::InstanceId,
     instance::{Birth, Cause, InstanceActor},
     messages::{FunctionGone, Stop},
@@ -31,8 +34,10 @@ use crate::{
     spec::FunctionSpec,
     world::World,
 };
+pub use backoff::FailingReport;
+use backoff::{Allowance, Backoff, Turn};
 pub use desk::{Desk, Endpoint, Lease};
-use fleet::{Backoff, Demand};
+use fleet::Demand;
 pub use handlers::FunctionSnapshot;
 pub use refusal::Refusal;
 use slots::Gate;
@@ -43,6 +48,7 @@ type Port = oneshot::Sender<Result<Lease, Refusal>>;
 
 /// One function.
 pub struct FunctionActor {
+    key: FunctionKey,
     desk: Arc<Desk>,
     world: Rc<World>,
     log: Logger,
@@ -51,7 +57,8 @@ pub struct FunctionActor {
     revision: u64,
     phase: Phase,
     waiters: Waiters<Port>,
-    instances: HashMap<InstanceId, Member>,
+    /// In an order that does not change from run to run.
+    instances: IndexMap<InstanceId, Member>,
     backoff: Backoff,
     /// The one timer: for the earliest deadline of a waiter, or the end of a pause in keeping the minimum.
     alarm: Option<(Instant, SpawnHandle)>,
@@ -69,8 +76,8 @@ struct Member {
     revision: u64,
     spec: Arc<FunctionSpec>,
     stage: Stage,
-    /// Given back when the instance is gone.
-    _memory: Reservation,
+    /// Of the [`Backoff`].
+    round: u64,
 }
 
 impl Member {
@@ -95,7 +102,7 @@ impl FunctionActor {
         world: Rc<World>,
         log: &Logger,
         parent: actix::Recipient<FunctionGone>,
-        serial: u64,
+        key: FunctionKey,
     ) -> Arc<Desk> {
         let log = log.new(o!("function" => name.to_owned()));
         let (gate, queue) = front_of(&draft);
@@ -103,8 +110,10 @@ impl FunctionActor {
         Self::create(|ctx| {
             let made = Arc::new(Desk::new(name.to_owned(), gate, queue, ctx.address()));
             desk = Some(made.clone());
-            let last_words = FunctionGone { name: name.to_owned(), serial, bug: true };
+            world.admission.enter(key, made.clone());
+            let last_words = FunctionGone { name: name.to_owned(), serial: key, bug: true };
             Self {
+                key,
                 desk: made,
                 world,
                 log,
@@ -112,7 +121,7 @@ impl FunctionActor {
                 revision: 1,
                 phase: Phase::Serving,
                 waiters: Waiters::default(),
-                instances: HashMap::new(),
+                instances: IndexMap::new(),
                 backoff: Backoff::default(),
                 alarm: None,
                 notice: ExitNotice::new(parent, last_words),
@@ -131,7 +140,6 @@ impl FunctionActor {
                 |member: &&Member| member.stage == Stage::Booting && (member.revision == self.revision) == current;
             self.instances.values().filter(of_kind).count()
         };
-        let memory_bound = (self.world.memory.total() / spec.memory().max(1)).max(1) as usize;
         Demand {
             waiting: self.waiters.len(),
             waiting_older: self.waiters.older_than(self.revision),
@@ -141,7 +149,7 @@ impl FunctionActor {
             alive: self.instances.len(),
             per_instance: spec.concurrent_requests.get(),
             min_instances: spec.min_instances,
-            max_instances: spec.max_instances.map_or(memory_bound, |max| max.get()),
+            max_instances: spec.max_instances.map_or(usize::MAX, |max| max.get()),
         }
     }
 
@@ -149,21 +157,24 @@ impl FunctionActor {
     /// missing is started. Called at the end of every handler.
     fn settle(&mut self, ctx: &mut Context<Self>) {
         let now = Instant::now();
-        let pausing = self.backoff.pauses(now);
         self.expire(now);
         self.serve(now);
-        if self.phase == Phase::Serving {
-            self.retire_outdated();
-        }
         match (self.phase, self.draft.clone()) {
-            (Phase::Serving, Ok(spec)) => self.grow(&spec, pausing, ctx),
+            (Phase::Serving, Ok(spec)) => {
+                self.retire_outdated();
+                self.grow(&spec, now, ctx);
+                self.refuse_while_failing(now);
+            }
             (Phase::Serving, Err(reason)) => {
+                self.retire_outdated();
+                self.world.admission.withdraw(self.key);
                 // Boots of the last good spec still serve those who came before it went bad.
-                if !self.instances.values().any(|member| member.stage == Stage::Booting) {
+                if !self.boots() {
                     self.refuse_all(&Refusal::Misconfigured { reason });
                 }
             }
             (Phase::Draining, _) => {
+                self.world.admission.withdraw(self.key);
                 self.refuse_all(&Refusal::Draining);
                 // Those who were let in before the gate was shut, and whose `Acquire` is on the way, get an answer.
                 if self.instances.is_empty() && self.desk.slots().waiting() == 0 {
@@ -171,7 +182,15 @@ impl FunctionActor {
                 }
             }
         }
-        self.set_alarm(ctx);
+        if self.world.admission.is_short() && !self.desk.slots().spares().is_empty() {
+            self.world.admission.make_room();
+        }
+        self.set_alarm(now, ctx);
+    }
+
+    /// Whether an instance is on its way.
+    fn boots(&self) -> bool {
+        self.instances.values().any(|member| member.stage == Stage::Booting)
     }
 
     fn serve(&mut self, now: Instant) {
@@ -196,7 +215,11 @@ impl FunctionActor {
     fn expire(&mut self, now: Instant) {
         while let Some(waiter) = self.waiters.pop_expired(now) {
             let after = now - waiter.since;
-            self.refuse(waiter, Refusal::QueueTimedOut { after });
+            let refusal = match self.world.admission.obstacle(self.key) {
+                Some((why, retry_after)) => Refusal::HostSaturated { why, retry_after },
+                None => Refusal::QueueTimedOut { after },
+            };
+            self.refuse(waiter, refusal);
         }
     }
 
@@ -212,45 +235,73 @@ impl FunctionActor {
         }
     }
 
-    fn grow(&mut self, spec: &Arc<FunctionSpec>, pausing: bool, ctx: &mut Context<Self>) {
+    /// Whether there is an instance that those who wait may hope for.
+    fn has_prospects(&self) -> bool {
+        self.boots() || self.desk.slots().usable(0) > 0
+    }
+
+    /// Starts what is missing, as far as the host has room and starts are allowed.
+    fn grow(&mut self, spec: &Arc<FunctionSpec>, now: Instant, ctx: &mut Context<Self>) {
         let mut demand = self.demand(spec);
-        if pausing {
-            demand.min_instances = 0;
+        match self.backoff.allows(now) {
+            Allowance::All => {}
+            Allowance::ForCallers => demand.min_instances = 0,
+            Allowance::Trial => {
+                demand.max_instances = demand.max_instances.min(demand.alive + 1 - demand.booting.min(1))
+            }
+            Allowance::None => demand.max_instances = 0,
         }
-        for _ in 0..demand.starts() {
-            let Some(memory) = self.world.memory.reserve(spec.memory()) else {
-                // Those who wait will be served by what there is, if there is anything.
-                if self.instances.is_empty() {
-                    self.refuse_all(&self.host_is_full(spec));
+        while demand.starts() > 0 {
+            let caller = demand.first_unserved().and_then(|position| self.waiters.since_of(position));
+            let urgency = caller.map_or(Urgency::Minimum, Urgency::Caller);
+            let ask = Ask { memory: spec.memory(), kind: Kind::from(&spec.sandbox), urgency };
+            match self.world.admission.ask(self.key, ask) {
+                Ok(permit) => self.start(spec, permit, ctx),
+                Err(Denial::Wait) => return,
+                Err(Denial::Never { why, retry_after }) if !self.has_prospects() => {
+                    return self.refuse_all(&Refusal::HostSaturated { why, retry_after });
                 }
-                return;
-            };
-            self.start(spec, memory, ctx);
+                Err(Denial::Never { .. }) => return,
+            }
+            demand.booting += 1;
+            demand.alive += 1;
+        }
+        self.world.admission.withdraw(self.key);
+    }
+
+    /// Callers do not wait for the end of a pause, unless there is an instance that may serve them before.
+    fn refuse_while_failing(&mut self, now: Instant) {
+        if let Some(refusal) = self.backoff.refusal(now).filter(|_| !self.has_prospects()) {
+            self.refuse_all(&refusal);
         }
     }
 
-    fn start(&mut self, spec: &Arc<FunctionSpec>, memory: Reservation, ctx: &mut Context<Self>) {
-        let (id, address) = InstanceActor::launch(Birth {
-            spec: spec.clone(),
-            revision: self.revision,
-            desk: self.desk.clone(),
-            parent: ctx.address(),
-            world: self.world.clone(),
-            log: self.log.clone(),
-        });
+    /// Callers whom instances on their way will serve.
+    fn promised_slots(&self) -> usize {
+        let booting = self.instances.values().filter(|member| member.stage == Stage::Booting);
+        booting.map(Member::capacity).sum()
+    }
+
+    fn start(&mut self, spec: &Arc<FunctionSpec>, permit: Permit, ctx: &mut Context<Self>) {
+        let id = permit.instance();
+        let address = InstanceActor::launch(
+            permit,
+            Birth {
+                spec: spec.clone(),
+                revision: self.revision,
+                desk: self.desk.clone(),
+                parent: ctx.address(),
+                world: self.world.clone(),
+                log: self.log.clone(),
+            },
+        );
         self.desk.stats().count_start();
-        let (revision, spec) = (self.revision, spec.clone());
-        self.instances.insert(id, Member { address, revision, spec, stage: Stage::Booting, _memory: memory });
+        let (revision, spec, round) = (self.revision, spec.clone(), self.backoff.round());
+        self.instances.insert(id, Member { address, revision, spec, stage: Stage::Booting, round });
     }
 
-    fn host_is_full(&self, spec: &FunctionSpec) -> Refusal {
-        let (needed, memory) = (spec.memory(), &self.world.memory);
-        let why = format!("an instance needs {needed} MiB, and {} of {} MiB are free", memory.free(), memory.total());
-        Refusal::HostSaturated { why, retry_after: self.desk.retry_after(self.waiters.len()) }
-    }
-
-    fn set_alarm(&mut self, ctx: &mut Context<Self>) {
-        let due = self.waiters.next_deadline().into_iter().chain(self.backoff.until()).min();
+    fn set_alarm(&mut self, now: Instant, ctx: &mut Context<Self>) {
+        let due = self.waiters.next_deadline().into_iter().chain(self.backoff.until(now)).min();
         if due == self.alarm.as_ref().map(|(at, _)| *at) {
             return;
         }
@@ -288,13 +339,36 @@ impl FunctionActor {
         }
     }
 
+    /// A start has failed: those who shared it are answered.
+    fn start_failed(&mut self, id: InstanceId, mut refusal: Refusal) {
+        let now = Instant::now();
+        let Some(member) = self.instances.get(&id) else { return };
+        let (revision, capacity, round) = (member.revision, member.capacity(), member.round);
+        if matches!(refusal, Refusal::HostSaturated { .. }) {
+            self.backoff.set_back(now);
+        } else {
+            let turn = self.backoff.failed(round, refusal.clone(), now);
+            self.tell(turn);
+            if let Some(Refusal::Failing { retry_after, .. }) = self.backoff.refusal(now) {
+                refusal = Refusal::Failing { last: Box::new(refusal), retry_after };
+            }
+        }
+        self.answer_victims(revision, capacity, &refusal);
+    }
+
+    fn tell(&self, turn: Option<Turn>) {
+        match turn {
+            None => {}
+            Some(Turn::Failing(pause)) => warn!(self.log, "function keeps failing to start"; "retry_in" => ?pause),
+            Some(Turn::Recovered) => info!(self.log, "function has recovered"),
+        }
+    }
+
     /// Answers those who shared a boot that has failed; `capacity` is what the instance would have served at a time.
     fn answer_victims(&mut self, revision: u64, capacity: usize, refusal: &Refusal) {
-        let booting = self.instances.values().filter(|member| member.stage == Stage::Booting);
-        let served_by_others = booting.map(Member::capacity).sum();
         // Those who came after the spec had changed would not have been served by it.
         let content = self.waiters.older_than(revision + 1);
-        for _ in 0..fleet::victims(content, served_by_others, capacity) {
+        for _ in 0..fleet::victims(content, self.promised_slots(), capacity) {
             let Some(waiter) = self.waiters.pop() else { return };
             self.refuse(waiter, refusal.clone());
         }
@@ -317,6 +391,7 @@ impl Actor for FunctionActor {
 
 impl Drop for FunctionActor {
     fn drop(&mut self) {
+        self.world.admission.leave(self.key);
         // Empty unless this actor panicked: its instances do not outlive it.
         for member in self.instances.values() {
             member.address.do_send(Stop { cause: Cause::Bug, now: true });

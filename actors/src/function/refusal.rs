@@ -60,6 +60,14 @@ pub enum Refusal {
         /// The last it printed.
         output: Vec<String>,
     },
+    /// The instances that were to serve callers failed so often that no further one is started for a while.
+    #[error("{last}; this happens again and again, and the next start is tried in {:.1} s", retry_after.as_secs_f64())]
+    Failing {
+        /// What became of the last one.
+        last: Box<Refusal>,
+        /// When the next one is started.
+        retry_after: Duration,
+    },
     /// No slot became free before the caller's deadline.
     #[error("no instance had room within {:.3} s", after.as_secs_f64())]
     QueueTimedOut {
@@ -72,6 +80,14 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// What was said first, if this repeats it.
+    pub fn root(&self) -> &Refusal {
+        match self {
+            Refusal::Failing { last, .. } => last.root(),
+            other => other,
+        }
+    }
+
     /// How the request is counted.
     pub fn outcome(&self) -> Outcome {
         match self {
@@ -82,6 +98,7 @@ impl Refusal {
             Refusal::StartFailed { .. } => Outcome::StartFailed,
             Refusal::BootFailed { .. } => Outcome::BootFailed,
             Refusal::BootTimedOut { .. } => Outcome::BootTimedOut,
+            Refusal::Failing { last, .. } => last.outcome(),
             Refusal::QueueTimedOut { .. } => Outcome::QueueTimedOut,
             Refusal::Lost => Outcome::Internal,
         }

@@ -19,7 +19,7 @@ use foldhash::{HashMap, HashMapExt};
 use tokio::time::Instant;
 
 use super::{desk::Endpoint, refusal::Refusal};
-use crate::id::InstanceId;
+use crate::{admission::Spare, id::InstanceId};
 
 #[derive(Debug)]
 pub(crate) struct Slots {
@@ -237,6 +237,37 @@ impl Slots {
         }
         self.retire(id);
         Idleness::Retired
+    }
+
+    /// The instances that the function could do without: they have nothing to do, nobody waits for them, and its minimum
+    /// is kept. All others tell when they have nothing to do ([`Returned::Idle`]).
+    pub fn spares(&mut self) -> Vec<Spare> {
+        let mut idle = Vec::new();
+        for (id, seat) in self.seats.iter_mut().filter(|(_, seat)| !seat.retired) {
+            if seat.in_flight == 0 && self.waiting == 0 {
+                let minimum = if seat.endpoint.revision < self.revision { 0 } else { seat.endpoint.spec.min_instances };
+                idle.push((seat.since, *id, minimum));
+            } else {
+                seat.tell_when_idle = true;
+            }
+        }
+        idle.sort_unstable();
+        let mut kept = self.usable(self.revision);
+        idle.retain(|(.., minimum)| {
+            let spare = *minimum == 0 || kept > *minimum;
+            kept -= usize::from(spare && *minimum > 0);
+            spare
+        });
+        idle.into_iter().map(|(idle_since, instance, _)| Spare { instance, idle_since }).collect()
+    }
+
+    /// Retires an instance if the function can still do without it.
+    pub fn retire_spare(&mut self, id: InstanceId) -> bool {
+        let spare = self.spares().iter().any(|spare| spare.instance == id);
+        if spare {
+            self.retire(id);
+        }
+        spare
     }
 
     /// Instances of `revision` or newer that may still take requests, now or later.

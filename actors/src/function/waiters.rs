@@ -48,6 +48,11 @@ impl<P> Waiters<P> {
         self.queue.first_key_value().map(|(_, waiter)| waiter)
     }
 
+    /// Since when the one waits who has so many before it.
+    pub fn since_of(&self, position: usize) -> Option<Instant> {
+        self.queue.values().nth(position).map(|waiter| waiter.since)
+    }
+
     pub fn pop(&mut self) -> Option<Waiter<P>> {
         let ticket = *self.queue.first_key_value()?.0;
         self.remove(ticket)
@@ -95,6 +100,7 @@ mod tests {
             waiters.push(ticket, waiter(now, patience, 0));
         }
         assert_eq!(waiters.head().unwrap().port, 50);
+        assert_eq!((waiters.since_of(2), waiters.since_of(3)), (Some(now), None));
         let order: Vec<u64> = std::iter::from_fn(|| waiters.pop()).map(|waiter| waiter.port).collect();
         assert_eq!(order, [50, 10, 30]);
         assert_eq!((waiters.len(), waiters.next_deadline()), (0, None));

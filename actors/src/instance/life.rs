@@ -45,6 +45,8 @@ pub enum Cause {
     Exited(GuestExit),
     /// Nobody needed it for its keepalive.
     Idle,
+    /// It had nothing to do, and others needed its memory.
+    Evicted,
     /// It has served its one request.
     SingleUse,
     /// It failed a request.
@@ -66,6 +68,7 @@ impl Cause {
             Cause::BootTimedOut => "boot timed out",
             Cause::Exited(_) => "exited",
             Cause::Idle => "idle",
+            Cause::Evicted => "evicted",
             Cause::SingleUse => "single use",
             Cause::Condemned => "failed a request",
             Cause::Outdated => "outdated",

@@ -16,6 +16,7 @@ use slog::{Logger, debug, error, info, o, warn};
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
+    admission::Permit,
     function::{Desk, Endpoint, FunctionActor},
     id::{InstanceId, ReadyToken},
     messages::{CalledBack, InstanceGone, InstanceLost, InstanceQuestion, InstanceReady, Rested, Stop},
@@ -58,6 +59,8 @@ pub struct InstanceActor {
     output: OutputLog,
     body: Body,
     early_callbacks: Vec<CalledBack>,
+    /// Declared after the body: the host's memory is given back after the guest.
+    permit: Permit,
     /// Declared last, so that the parent is told after everything else has been dropped.
     notice: ExitNotice<InstanceGone>,
 }
@@ -86,8 +89,8 @@ struct Facts {
 
 impl InstanceActor {
     /// Orders an instance. It starts its life at once, on the arbiter of the caller.
-    pub(crate) fn launch(birth: Birth) -> (InstanceId, Addr<Self>) {
-        let id = InstanceId::random();
+    pub(crate) fn launch(permit: Permit, birth: Birth) -> Addr<Self> {
+        let id = permit.instance();
         let ordered_at = Instant::now();
         let times = Times {
             boot_timeout: birth.spec.boot_timeout,
@@ -110,9 +113,10 @@ impl InstanceActor {
             output: OutputLog::default(),
             body: Body::None,
             early_callbacks: Vec::new(),
+            permit,
             notice,
         };
-        (id, actor.start())
+        actor.start()
     }
 
     fn on(&mut self, event: Event, ctx: &mut Context<Self>) {
@@ -228,6 +232,7 @@ impl InstanceActor {
 
     fn become_ready(&mut self, ctx: &mut Context<Self>) {
         self.stop_probe(ctx);
+        self.permit.started();
         let Body::Running { endpoint, .. } = &self.body else { return };
         let now = Instant::now();
         let boot = now - self.ordered_at;
@@ -241,8 +246,13 @@ impl InstanceActor {
 
     fn become_lost(&mut self, cause: Cause, ctx: &mut Context<Self>) {
         self.stop_probe(ctx);
-        if let Body::Running { endpoint, .. } = &self.body {
-            endpoint.leave();
+        match &self.body {
+            Body::Running { endpoint, .. } => {
+                endpoint.leave();
+                self.permit.returning();
+            }
+            // Nobody knows how long its launch will still take.
+            Body::None | Body::Reclaiming { .. } => self.permit.started(),
         }
         self.birth.desk.slots().unseat(self.id);
         let output = match cause {

@@ -8,7 +8,7 @@ mod scan;
 mod watch;
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, VecDeque},
     path::PathBuf,
     rc::Rc,
     sync::Arc,
@@ -40,19 +40,29 @@ const POLLING: Duration = Duration::from_secs(2);
 const RESTARTS: usize = 3;
 const RESTART_WINDOW: Duration = Duration::from_secs(10);
 
+/// How the registry hears of changes of its files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Follow {
+    /// It watches them.
+    Watch,
+    /// Somebody says [`Changed`].
+    Told,
+}
+
 /// The functions of the daemon.
 pub struct RegistryActor {
     root: PathBuf,
     directory: Arc<Directory>,
     world: Rc<World>,
     log: Logger,
-    functions: HashMap<String, Entry>,
+    functions: BTreeMap<String, Entry>,
     /// Functions that were removed and still have instances, by the serial of their actor.
-    leaving: HashMap<u64, Arc<Desk>>,
+    leaving: BTreeMap<u64, Arc<Desk>>,
     serials: u64,
     doubts: Doubts,
     pending: Changes,
     look: Option<SpawnHandle>,
+    follow: Follow,
     watch: Option<Watch>,
     /// Who is told when everything has ended; non-empty from the first `DrainAll` on.
     draining: Vec<oneshot::Sender<()>>,
@@ -66,7 +76,7 @@ struct Entry {
 }
 
 impl RegistryActor {
-    /// Serves what `drafts` say, and follows the files below `root` from then on.
+    /// Serves what `drafts` say, and follows the files below `root` from then on, in the way that `follow` says.
     ///
     /// `root` is absolute. The actor runs on the arbiter of the caller, and so do all actors below it.
     pub fn launch(
@@ -74,6 +84,7 @@ impl RegistryActor {
         drafts: impl IntoIterator<Item = (String, Draft)>,
         directory: Arc<Directory>,
         world: World,
+        follow: Follow,
         log: Logger,
     ) -> Addr<Self> {
         let drafts: Vec<_> = drafts.into_iter().collect();
@@ -83,12 +94,13 @@ impl RegistryActor {
                 directory,
                 world: Rc::new(world),
                 log,
-                functions: HashMap::new(),
-                leaving: HashMap::new(),
+                functions: BTreeMap::new(),
+                leaving: BTreeMap::new(),
                 serials: 0,
                 doubts: Doubts::new(),
                 pending: Changes::default(),
                 look: None,
+                follow,
                 watch: None,
                 draining: Vec::new(),
             };
@@ -219,8 +231,9 @@ impl Actor for RegistryActor {
     fn started(&mut self, ctx: &mut Self::Context) {
         // Thousands of functions may report at once; admission is the desks' business, not the mailbox's.
         ctx.set_mailbox_capacity(0);
-        match Watch::start(&self.root, ctx.address().recipient()) {
-            Ok(watch) => self.watch = Some(watch),
+        let watch = || Watch::start(&self.root, ctx.address().recipient());
+        match (self.follow == Follow::Watch).then(watch).transpose() {
+            Ok(watch) => self.watch = watch,
             Err(error) => {
                 warn!(self.log, "the registry cannot be watched and is read at intervals instead";
                     "error" => %error, "interval" => ?POLLING);
@@ -249,7 +262,7 @@ impl Handler<Scanned> for RegistryActor {
         if !self.draining.is_empty() {
             return;
         }
-        let mut drafts: HashMap<_, _> = scanned.drafts.into_iter().collect();
+        let mut drafts: BTreeMap<_, _> = scanned.drafts.into_iter().collect();
         if scanned.complete {
             for name in self.functions.keys() {
                 drafts.entry(name.clone()).or_insert(None);

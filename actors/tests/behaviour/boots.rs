@@ -116,64 +116,6 @@ fn a_launch_that_fails_says_why() {
 }
 
 #[test]
-fn a_host_without_memory_refuses_only_those_whom_no_instance_can_serve() {
-    in_still_time(async {
-        let rig = Rig::new("");
-        let others = rig.memory.reserve(rig.memory.free() - 128).unwrap();
-        let lease = rig.acquire().await.unwrap();
-        let waiting = rig.request().await;
-        sleep(secs(5)).await;
-        drop(lease);
-        waiting.await.unwrap().unwrap();
-
-        rig.fake.crash(rig.fake.guests()[0], GuestExit::Signal(9));
-        sleep(secs(1)).await;
-        let last = rig.memory.reserve(128).unwrap();
-        let refusal = rig.acquire().await.unwrap_err();
-        assert_eq!(refusal.outcome(), Outcome::HostSaturated, "{refusal}");
-        assert_eq!(rig.snapshot().await.waiting, 0);
-        drop((others, last));
-        rig.acquire().await.unwrap();
-        rig.finish().await;
-    });
-}
-
-#[test]
-fn a_minimum_that_fails_to_boot_is_tried_again_after_growing_pauses() {
-    in_still_time(async {
-        let rig = Rig::new("min-instances = 1");
-        rig.fake.usually(exits(40));
-        let mut attempts = Vec::new();
-        for _ in 0..1_000 {
-            sleep(ms(100)).await;
-            attempts.push(rig.fake.launched());
-        }
-        // Pauses of 0.5, 1, 2, 4, 8, 16 and 32 s and seven boots make 64 s, and the next pause is the longest of 60 s.
-        let tries_after = |seconds: usize| attempts[seconds * 10 - 1];
-        assert_eq!([1, 2, 4, 8, 16, 32, 64, 100].map(tries_after), [2, 3, 4, 5, 6, 7, 8, 8]);
-
-        rig.fake.usually(Script::default());
-        sleep(secs(60)).await;
-        assert_eq!(rig.states().await, ["idle"]);
-        rig.finish().await;
-    });
-}
-
-#[test]
-fn a_request_does_not_wait_for_the_pause_of_a_failing_minimum() {
-    in_still_time(async {
-        let rig = Rig::new("min-instances = 1");
-        rig.fake.usually(exits(40));
-        sleep(secs(20)).await;
-        rig.fake.usually(Script::default());
-        let asked_at = Instant::now();
-        rig.acquire().await.unwrap();
-        assert_eq!(asked_at.elapsed(), ms(100));
-        rig.finish().await;
-    });
-}
-
-#[test]
 fn every_boot_is_counted_and_those_that_succeeded_are_timed() {
     in_still_time(async {
         let rig = Rig::new("single-use = true");

@@ -5,6 +5,8 @@
 
 #![allow(clippy::expect_used, clippy::print_stderr, reason = "helpers of tests may fail, and show their seeds")]
 
+mod admission;
+mod backoff;
 mod boots;
 mod callbacks;
 mod changes;

@@ -3,8 +3,10 @@
 //! A daemon has one parent directory per hierarchy, below its own cgroup where it can (so that limits set on the daemon
 //! hold for its instances too), and in it one directory per instance (`group.rs`). The parent is what is written down in
 //! the state directory: whatever is in there is an instance's. What engines see of it is `limits.rs`. Which hierarchies
-//! there are is read in `locate.rs`; whether version 2 lets us pass controllers on is settled in `delegation.rs`.
+//! there are is read in `locate.rs`, what limits the daemon itself in `ceiling.rs`; whether version 2 lets us pass
+//! controllers on is settled in `delegation.rs`.
 
+mod ceiling;
 mod delegation;
 mod group;
 mod limits;
@@ -15,6 +17,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+pub use ceiling::memory_ceiling;
 use futures::future;
 pub use group::Group;
 use group::{Controls, Member};

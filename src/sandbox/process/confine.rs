@@ -24,6 +24,7 @@ use nix::{
 };
 
 use super::user::Credentials;
+use crate::open_files;
 
 /// The first descriptor that is neither standard input nor output nor error.
 const FIRST_OWN: libc::c_uint = 3;
@@ -39,6 +40,8 @@ pub struct Confinement {
     directory: CString,
     daemon: Pid,
     descriptors: libc::c_uint,
+    /// The limit on open files, soft and hard, if it is not to be the daemon's.
+    open_files: Option<(u64, u64)>,
 }
 
 impl Confinement {
@@ -62,6 +65,7 @@ impl Confinement {
             directory: CString::new(directory.as_os_str().as_bytes())?,
             daemon: unistd::getpid(),
             descriptors: limit.min(MOST_DESCRIPTORS) as libc::c_uint,
+            open_files: open_files::inherited(),
         })
     }
 
@@ -75,6 +79,9 @@ impl Confinement {
         unistd::setsid()?;
         stat::umask(Mode::S_IWGRP | Mode::S_IWOTH);
         resource::setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
+        if let Some((soft, hard)) = self.open_files {
+            resource::setrlimit(Resource::RLIMIT_NOFILE, soft, hard)?;
+        }
         default_signals();
         drop_ambient_capabilities();
         if let Some(most) = self.capabilities {

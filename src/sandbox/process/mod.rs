@@ -32,7 +32,7 @@ use super::{
     cgroup::{Group, Limits},
     ports::Ports,
 };
-use crate::state::Journal;
+use crate::{open_files::is_exhaustion, state::Journal};
 pub use command::{DEFAULT_PATH, Facts, Invocation};
 pub use guest::{Holds, ProcessGuest, collect};
 pub use spawn::{Record, Spawn, Spawned};
@@ -83,7 +83,10 @@ impl Processes {
 
         let spawned = Spawn::new(&invocation, directory, credentials).run(group.as_ref(), record);
         let Spawned { child, output, record } =
-            spawned.map_err(|error| LaunchError::Refused(refusal(&invocation, directory, &error)))?;
+            spawned.map_err(|error| match refusal(&invocation, directory, &error) {
+                why if is_exhaustion(&error) => LaunchError::Exhausted(why),
+                why => LaunchError::Refused(why),
+            })?;
         let pid = child.pid();
         let address = (Ipv4Addr::LOCALHOST, port.port()).into();
         let resources: Vec<String> = [format!("port {address}")]

@@ -273,6 +273,49 @@ fn an_instance_that_is_not_seated_is_as_good_as_retired() {
     assert_eq!(idleness(&mut slots(), InstanceId::random(), 5, 100), Idleness::Retired);
 }
 
+fn spares(slots: &mut Slots) -> Vec<InstanceId> {
+    slots.spares().iter().map(|spare| spare.instance).collect()
+}
+
+#[test]
+fn idle_instances_can_be_spared_those_that_were_used_last_at_last() {
+    let mut slots = slots();
+    let [a, b, c] = [(); 3].map(|()| seat(&mut slots, "", 1));
+    assert_eq!([take(&mut slots).0, take(&mut slots).0], [c, b]);
+    assert_eq!(spares(&mut slots), [a]);
+    assert_eq!(slots.give_back(b, true, at(2)), Returned::Idle, "it was looked for");
+    assert_eq!(slots.give_back(c, true, at(3)), Returned::Idle);
+    let idle = slots.spares();
+    assert_eq!(
+        idle.iter().map(|spare| (spare.instance, spare.idle_since)).collect::<Vec<_>>(),
+        [(a, at(0)), (b, at(2)), (c, at(3))]
+    );
+    assert!(slots.retire_spare(b));
+    assert!(!slots.retire_spare(b));
+    take(&mut slots);
+    assert!(!slots.retire_spare(c), "a caller was faster");
+    assert_eq!(spares(&mut slots), [a]);
+}
+
+#[test]
+fn a_minimum_and_those_who_wait_spare_nothing() {
+    let mut slots = slots();
+    wait(&mut slots);
+    for _ in 0..3 {
+        seat(&mut slots, "min-instances = 1", 1);
+    }
+    assert_eq!(spares(&mut slots), []);
+    slots.left_queue();
+    let [a, b] = spares(&mut slots)[..] else { panic!() };
+    assert!(slots.retire_spare(a) && slots.retire_spare(b));
+    assert_eq!(spares(&mut slots), []);
+    // One of an older spec does not count towards the minimum, and is not needed for it.
+    slots.open(open(), 2, 2);
+    let [c, d] = [(); 2].map(|()| seat(&mut slots, "min-instances = 1", 2));
+    let spare = spares(&mut slots);
+    assert!(spare.len() == 2 && (spare.contains(&c) != spare.contains(&d)), "{spare:?}");
+}
+
 #[test]
 fn occupancy_tells_since_when_an_instance_is_busy_or_idle() {
     let mut slots = slots();

@@ -2,22 +2,23 @@
 
 use std::{
     cell::RefCell,
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     future::pending,
     net::{Ipv4Addr, SocketAddr},
     rc::Rc,
+    sync::Arc,
     time::Duration,
 };
 
 use futures::future::{FutureExt, LocalBoxFuture};
 use tokio::{sync::oneshot, time::sleep};
 use unifaas_actors::{
-    InstanceId, ReadyToken,
+    Callbacks, InstanceId, ReadyToken,
     sandbox::{Guest, GuestExit, LaunchError, LaunchOrder, Launched, ReclaimError, Sandboxes},
     spec::Readiness,
 };
 
-use super::ms;
+use super::{PLANNED, ms};
 
 /// What an instance does. By default it is ready after 100 ms and does as it is told.
 #[derive(Debug, Clone)]
@@ -26,13 +27,33 @@ pub struct Script {
     pub launch: Launch,
     /// From the end of the launch to readiness, where that is probed. `None`: never.
     pub ready_after: Option<Duration>,
+    /// Whoever calls its callback URL, it or others, also when it is not there yet or any more.
+    pub calls: Vec<Call>,
     pub prints: &'static str,
     /// It ends by itself, so long after its launch.
     pub exit_after: Option<(Duration, GuestExit)>,
+    /// How late its end is seen, whatever it ended of. `None`: never.
+    pub end_seen_after: Option<Duration>,
     pub on_stop: OnStop,
     /// Not even a kill ends it.
     pub undying: bool,
     pub reclaim: Reclaim,
+}
+
+/// A call of a callback URL, so long after the order.
+#[derive(Debug, Clone, Copy)]
+pub struct Call {
+    pub after: Duration,
+    pub by: Caller,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub enum Caller {
+    Itself,
+    /// With the right token, from elsewhere.
+    Stranger,
+    /// From its address, with a token that nobody was given.
+    Forger,
 }
 
 #[derive(Debug, Clone)]
@@ -65,8 +86,10 @@ impl Default for Script {
             launch_after: ms(10),
             launch: Launch::Works,
             ready_after: Some(ms(90)),
+            calls: Vec::new(),
             prints: "",
             exit_after: None,
+            end_seen_after: Some(Duration::ZERO),
             on_stop: OnStop::EndsAfter(ms(20)),
             undying: false,
             reclaim: Reclaim::After(ms(5)),
@@ -75,8 +98,11 @@ impl Default for Script {
 }
 
 /// The sandbox, and what a test sees of it.
-#[derive(Clone, Default)]
-pub struct Fake(Rc<RefCell<Ledger>>);
+#[derive(Clone)]
+pub struct Fake {
+    ledger: Rc<RefCell<Ledger>>,
+    callbacks: Arc<Callbacks>,
+}
 
 #[derive(Default)]
 struct Ledger {
@@ -88,6 +114,11 @@ struct Ledger {
     /// Orders whose resources have not come back.
     held: usize,
     most_held: usize,
+    /// Of these orders, in MiB.
+    memory: u64,
+    most_memory: u64,
+    /// By what the function's file called its life: see [`of_life`].
+    lives: BTreeMap<String, usize>,
     asked: usize,
     killed: usize,
     /// Instances that ended by themselves.
@@ -108,73 +139,94 @@ pub fn address(number: usize) -> SocketAddr {
 }
 
 impl Fake {
+    /// Its guests call back there.
+    pub fn new(callbacks: Arc<Callbacks>) -> Self {
+        Self { ledger: Rc::default(), callbacks }
+    }
+
     /// What every instance does from now on.
     pub fn usually(&self, script: Script) {
-        self.0.borrow_mut().usual = script;
+        self.ledger.borrow_mut().usual = script;
     }
 
     /// What the next instance does that has no script of its own yet.
     pub fn next(&self, script: Script) {
-        self.0.borrow_mut().next.push_back(script);
+        self.ledger.borrow_mut().next.push_back(script);
+    }
+
+    /// Nothing special is to happen any more.
+    pub fn forget_scripts(&self) {
+        self.ledger.borrow_mut().next.clear();
     }
 
     /// Ends a running instance, as if by itself.
     pub fn crash(&self, instance: InstanceId, exit: GuestExit) {
-        let address = self.0.borrow().running.iter().find(|(_, guest)| guest.instance == instance).map(|(at, _)| *at);
+        let address =
+            self.ledger.borrow().running.iter().find(|(_, guest)| guest.instance == instance).map(|(at, _)| *at);
         self.die(address.expect("the instance runs"), exit);
     }
 
     /// Instances that run now, in the order of their launch.
     pub fn guests(&self) -> Vec<InstanceId> {
-        let ledger = self.0.borrow();
+        let ledger = self.ledger.borrow();
         let runs = |id: &InstanceId| ledger.running.values().any(|guest| guest.instance == *id);
         ledger.orders.iter().map(|(id, _)| *id).filter(runs).collect()
     }
 
     /// Whether the instance ended by itself.
     pub fn died(&self, instance: InstanceId) -> bool {
-        self.0.borrow().died.contains(&instance)
+        self.ledger.borrow().died.contains(&instance)
     }
 
     /// Instances ordered so far.
     pub fn launched(&self) -> usize {
-        self.0.borrow().orders.len()
+        self.ledger.borrow().orders.len()
     }
 
     /// Guests that run now.
     pub fn running(&self) -> usize {
-        self.0.borrow().running.len()
+        self.ledger.borrow().running.len()
     }
 
     /// Orders for which something is held now, running or not.
     pub fn held(&self) -> usize {
-        self.0.borrow().held
+        self.ledger.borrow().held
     }
 
     /// The highest that [`held`](Self::held) ever was.
     pub fn most_held(&self) -> usize {
-        self.0.borrow().most_held
+        self.ledger.borrow().most_held
+    }
+
+    /// The memory that guests are allowed together now, in MiB.
+    pub fn memory(&self) -> u64 {
+        self.ledger.borrow().memory
+    }
+
+    /// The most memory that guests were ever allowed together, in MiB.
+    pub fn most_memory(&self) -> u64 {
+        self.ledger.borrow().most_memory
     }
 
     /// Guests that were asked to end.
     pub fn asked(&self) -> usize {
-        self.0.borrow().asked
+        self.ledger.borrow().asked
     }
 
     /// Guests that were killed, by their actor or as it went down.
     pub fn killed(&self) -> usize {
-        self.0.borrow().killed
+        self.ledger.borrow().killed
     }
 
     /// The secret tokens of all orders, oldest first.
     pub fn tokens(&self) -> Vec<ReadyToken> {
-        self.0.borrow().orders.iter().map(|(_, token)| *token).collect()
+        self.ledger.borrow().orders.iter().map(|(_, token)| *token).collect()
     }
 
     /// Panics if anything is left, or went wrong on the way.
     #[track_caller]
     pub fn check_empty(&self) {
-        let ledger = self.0.borrow();
+        let ledger = self.ledger.borrow();
         assert_eq!(
             (ledger.running.len(), ledger.held),
             (0, 0),
@@ -185,7 +237,7 @@ impl Fake {
 
     fn die(&self, address: SocketAddr, exit: GuestExit) {
         {
-            let mut ledger = self.0.borrow_mut();
+            let mut ledger = self.ledger.borrow_mut();
             let instance = ledger.running.get(&address).map(|guest| guest.instance);
             ledger.died.extend(instance);
         }
@@ -193,7 +245,7 @@ impl Fake {
     }
 
     fn end(&self, address: SocketAddr, exit: GuestExit) {
-        let ended = self.0.borrow_mut().running.remove(&address);
+        let ended = self.ledger.borrow_mut().running.remove(&address);
         if let Some(guest) = ended {
             // Nobody listens any more when the daemon goes down.
             let _ = guest.exit.send(exit);
@@ -201,7 +253,17 @@ impl Fake {
     }
 
     fn script_of(&self, address: SocketAddr) -> Option<Script> {
-        self.0.borrow().running.get(&address).map(|guest| guest.script.clone())
+        self.ledger.borrow().running.get(&address).map(|guest| guest.script.clone())
+    }
+
+    async fn call(self, Call { after, by }: Call, token: ReadyToken, address: SocketAddr) {
+        sleep(after).await;
+        let (token, from) = match by {
+            Caller::Itself => (token, address.ip()),
+            Caller::Stranger => (token, Ipv4Addr::BROADCAST.into()),
+            Caller::Forger => (ReadyToken::random(), address.ip()),
+        };
+        self.callbacks.deliver(Some(token), from).await;
     }
 
     fn born(&self, order: &LaunchOrder, script: Script, address: SocketAddr, held: Held) -> Launched {
@@ -214,16 +276,25 @@ impl Fake {
                 fake.die(address, how);
             });
         }
-        self.0.borrow_mut().running.insert(address, Running { instance: order.instance, script: script.clone(), exit });
+        let end_seen_after = script.end_seen_after;
+        self.ledger
+            .borrow_mut()
+            .running
+            .insert(address, Running { instance: order.instance, script: script.clone(), exit });
         Launched {
             address,
             callback_source: address.ip(),
             guest: Box::new(FakeGuest { address, script, held: Some(held), fake: self.clone() }),
             exited: async move {
-                match exited.await {
-                    Ok(exit) => exit,
-                    // Given up on: its end is never seen.
-                    Err(_) => pending().await,
+                match (exited.await, end_seen_after) {
+                    (Ok(exit), Some(late)) => {
+                        if !late.is_zero() {
+                            sleep(late).await;
+                        }
+                        exit
+                    }
+                    // Given up on, or nobody saw it.
+                    _ => pending().await,
                 }
             }
             .boxed_local(),
@@ -237,20 +308,23 @@ impl Fake {
 impl Sandboxes for Fake {
     fn launch(&self, order: LaunchOrder) -> LocalBoxFuture<'static, Result<Launched, LaunchError>> {
         let (script, number) = {
-            let mut ledger = self.0.borrow_mut();
+            let mut ledger = self.ledger.borrow_mut();
             ledger.orders.push((order.instance, order.token));
             let usual = ledger.usual.clone();
             (ledger.next.pop_front().unwrap_or(usual), ledger.orders.len())
         };
-        let held = Held::new(self);
+        let held = Held::new(self, &order);
+        for call in &script.calls {
+            actix::spawn(self.clone().call(*call, order.token, address(number)));
+        }
         let fake = self.clone();
-        assert!(!matches!(script.launch, Launch::PanicsAtOnce), "as the script says");
+        assert!(!matches!(script.launch, Launch::PanicsAtOnce), "{PLANNED}");
         async move {
             sleep(script.launch_after).await;
             match script.launch.clone() {
                 Launch::Works => Ok(fake.born(&order, script, address(number), held)),
                 Launch::Fails(error) => Err(error),
-                Launch::PanicsAtOnce | Launch::Panics => panic!("as the script says"),
+                Launch::PanicsAtOnce | Launch::Panics => panic!("{PLANNED}"),
             }
         }
         .boxed_local()
@@ -274,20 +348,43 @@ impl Sandboxes for Fake {
 }
 
 /// What the host lends for one order; given back when dropped.
-struct Held(Fake);
+struct Held {
+    fake: Fake,
+    memory: u64,
+    life: String,
+}
+
+/// Functions that come and go have a variable of that name, so that an instance tells which life of its function it is
+/// of: a new life knows nothing of the instances of the one before.
+pub const LIFE: &str = "LIFE";
 
 impl Held {
-    fn new(fake: &Fake) -> Self {
-        let mut ledger = fake.0.borrow_mut();
+    fn new(fake: &Fake, order: &LaunchOrder) -> Self {
+        let mut ledger = fake.ledger.borrow_mut();
+        let memory = order.spec.memory();
+        let life = format!("{} {}", order.spec.name, order.spec.env.get(LIFE).map_or("", String::as_str));
         ledger.held += 1;
         ledger.most_held = ledger.most_held.max(ledger.held);
-        Self(fake.clone())
+        ledger.memory += memory;
+        ledger.most_memory = ledger.most_memory.max(ledger.memory);
+        let siblings = ledger.lives.entry(life.clone()).or_default();
+        *siblings += 1;
+        if order.spec.max_instances.is_some_and(|most| *siblings > most.get()) {
+            let offence = format!("{siblings} instances of {life} at once");
+            ledger.offences.push(offence);
+        }
+        Self { fake: fake.clone(), memory, life }
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.0.0.borrow_mut().held -= 1;
+        let mut ledger = self.fake.ledger.borrow_mut();
+        ledger.held -= 1;
+        ledger.memory -= self.memory;
+        if let Some(siblings) = ledger.lives.get_mut(&self.life) {
+            *siblings -= 1;
+        }
     }
 }
 
@@ -300,7 +397,7 @@ struct FakeGuest {
 
 impl Guest for FakeGuest {
     fn ask_to_stop(&mut self) {
-        self.fake.0.borrow_mut().asked += 1;
+        self.fake.ledger.borrow_mut().asked += 1;
         match self.script.on_stop {
             OnStop::EndsAfter(after) => {
                 let (fake, address) = (self.fake.clone(), self.address);
@@ -310,21 +407,21 @@ impl Guest for FakeGuest {
                 });
             }
             OnStop::Ignores => {}
-            OnStop::Panics => panic!("as the script says"),
+            OnStop::Panics => panic!("{PLANNED}"),
         }
     }
 
     fn kill(&mut self) {
-        self.fake.0.borrow_mut().killed += 1;
+        self.fake.ledger.borrow_mut().killed += 1;
         if !self.script.undying {
             self.fake.end(self.address, GuestExit::Signal(9));
         }
     }
 
     fn reclaim(mut self: Box<Self>) -> LocalBoxFuture<'static, Result<(), ReclaimError>> {
-        let runs = self.fake.0.borrow_mut().running.remove(&self.address).is_some();
+        let runs = self.fake.ledger.borrow_mut().running.remove(&self.address).is_some();
         if runs && !self.script.undying {
-            self.fake.0.borrow_mut().offences.push(format!("{} was reclaimed while it ran", self.address));
+            self.fake.ledger.borrow_mut().offences.push(format!("{} was reclaimed while it ran", self.address));
         }
         let held = self.held.take();
         async move {
@@ -349,7 +446,7 @@ impl Drop for FakeGuest {
         if self.held.is_some() {
             self.kill();
             // One that not even a kill ends is given up on here as well.
-            self.fake.0.borrow_mut().running.remove(&self.address);
+            self.fake.ledger.borrow_mut().running.remove(&self.address);
         }
     }
 }

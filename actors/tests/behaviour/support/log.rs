@@ -8,6 +8,8 @@ use std::{
 
 use slog::{Drain, Logger, Never, OwnedKVList, Record, o};
 
+use super::PLANNED;
+
 #[derive(Clone, Default)]
 pub struct Log(Arc<Mutex<Book>>);
 
@@ -51,7 +53,7 @@ impl Drain for Log {
             book.lines.push(line.clone());
             explodes
         });
-        assert!(!explodes, "as the test wants it: {line}");
+        assert!(!explodes, "{PLANNED}: {line}");
         Ok(())
     }
 }

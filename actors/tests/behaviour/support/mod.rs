@@ -7,8 +7,8 @@ use std::{
     cell::{Cell, RefCell},
     fs,
     future::Future,
-    rc::Rc,
-    sync::Arc,
+    panic,
+    sync::{Arc, Once},
     time::Duration,
 };
 
@@ -17,20 +17,22 @@ use tempfile::TempDir;
 pub use tokio::time::{Instant, sleep};
 use tokio::{sync::oneshot, task::JoinHandle};
 use unifaas_actors::{
-    Budget, Callbacks, Changed, Changes, Desk, Directory, DrainAll, FunctionQuestion, FunctionSnapshot,
-    InstanceQuestion, InstanceSnapshot, Lease, Refusal, RegistryActor, Verdict, World, scan_all, scan_one,
+    Admission, Callbacks, Changed, Changes, Desk, Directory, DrainAll, Follow, FunctionQuestion, FunctionSnapshot,
+    InstanceQuestion, InstanceSnapshot, Lease, Limits, Refusal, RegistryActor, Verdict, World, scan_all, scan_one,
     spec::SPEC_FILE,
 };
 
 pub use self::{
-    fake::{Fake, Launch, OnStop, Reclaim, Script},
+    fake::{Call, Caller, Fake, LIFE, Launch, OnStop, Reclaim, Script},
     log::Log,
 };
 
 /// The function that most tests are about.
-const FUNCTION: &str = "f";
-/// Of the host, in MiB; an instance takes 128 unless its file says otherwise.
-const MEMORY: u64 = 128 * 1000;
+pub const FUNCTION: &str = "f";
+/// How the message of a panic begins that a test wants.
+const PLANNED: &str = "as planned";
+/// There is room for a thousand instances of 128 MiB, which is what one takes unless its file says otherwise.
+pub const ROOMY: Limits = Limits { memory: 128 * 1000, process_starts: usize::MAX, starts: usize::MAX };
 
 pub fn ms(milliseconds: u64) -> Duration {
     Duration::from_millis(milliseconds)
@@ -44,6 +46,7 @@ pub fn secs(seconds: u64) -> Duration {
 ///
 /// Time moves only when every task waits, and then jumps to the nearest timer.
 pub fn in_still_time<F: Future>(body: F) -> F::Output {
+    hush_planned_panics();
     let runtime = || {
         let mut builder = tokio::runtime::Builder::new_current_thread();
         builder.enable_all().start_paused(true).build().expect("a runtime of one thread needs no special rights")
@@ -51,44 +54,72 @@ pub fn in_still_time<F: Future>(body: F) -> F::Output {
     actix::System::with_tokio_rt(runtime).block_on(body)
 }
 
-/// A registry with one function, and the world it lives in. Has to be [`finish`](Self::finish)ed.
+/// What panics on purpose says so, and nobody has to read it.
+fn hush_planned_panics() {
+    static HUSHED: Once = Once::new();
+    HUSHED.call_once(|| {
+        let usual = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            let said = info.payload_as_str().unwrap_or_default();
+            if !said.starts_with(PLANNED) {
+                usual(info);
+            }
+        }));
+    });
+}
+
+/// A registry and the world it lives in. Most tests are about one function of it, [`FUNCTION`]; what concerns another is
+/// named `..._of`. Has to be [`finish`](Self::finish)ed.
 pub struct Rig {
     registry: Addr<RegistryActor>,
     directory: Arc<Directory>,
     root: TempDir,
     desks: RefCell<Vec<Arc<Desk>>>,
     finished: Cell<bool>,
+    limits: Limits,
     pub fake: Fake,
     pub log: Log,
     pub callbacks: Arc<Callbacks>,
-    pub memory: Rc<Budget>,
+    pub admission: Arc<Admission>,
 }
 
 impl Rig {
     /// `keys` are those of the function's file outside of its `[process]`. Readiness is probed unless they say otherwise.
     pub fn new(keys: &str) -> Self {
+        Self::with(ROOMY, &[(FUNCTION, keys)])
+    }
+
+    /// Several functions, on a host of that size. A line `memory = …` among the keys is one of `[process]`.
+    pub fn with(limits: Limits, functions: &[(&str, &str)]) -> Self {
         let root = tempfile::tempdir().expect("the tests may write to the temporary directory");
-        fs::create_dir(root.path().join(FUNCTION)).expect("the directory is new");
-        write_file(&root, keys);
-        let (fake, log, callbacks, directory) =
-            (Fake::default(), Log::default(), Arc::<Callbacks>::default(), Arc::<Directory>::default());
-        let memory = Rc::new(Budget::new(MEMORY));
-        let world = World { sandboxes: Box::new(fake.clone()), callbacks: callbacks.clone(), memory: memory.clone() };
+        for (function, keys) in functions {
+            write_file(&root, function, keys);
+        }
+        let (log, callbacks, directory) = (Log::default(), Arc::<Callbacks>::default(), Arc::<Directory>::default());
+        let (fake, admission) = (Fake::new(callbacks.clone()), Admission::new(limits));
+        let world =
+            World { sandboxes: Box::new(fake.clone()), callbacks: callbacks.clone(), admission: admission.clone() };
         let drafts = scan_all(root.path()).expect("the registry is there");
-        let registry = RegistryActor::launch(root.path().into(), drafts, directory.clone(), world, log.logger());
-        let finished = Cell::new(false);
-        Self { registry, directory, root, desks: RefCell::default(), finished, fake, log, callbacks, memory }
+        // A watcher would see changes in real time; here they are seen at the same virtual time in every run.
+        let (path, follow) = (root.path().to_owned(), Follow::Told);
+        let registry = RegistryActor::launch(path, drafts, directory.clone(), world, follow, log.logger());
+        let (desks, finished) = (RefCell::default(), Cell::new(false));
+        Self { registry, directory, root, desks, finished, limits, fake, log, callbacks, admission }
     }
 
     /// Where the function's slots are had now. A function that is not there any more is a failure of the test.
     #[track_caller]
     pub fn desk(&self) -> Arc<Desk> {
-        let desk = self.directory.find(FUNCTION).expect("the function is there");
+        self.desk_of(FUNCTION).expect("the function is there")
+    }
+
+    pub fn desk_of(&self, function: &str) -> Option<Arc<Desk>> {
+        let desk = self.directory.find(function)?;
         let mut desks = self.desks.borrow_mut();
         if !desks.iter().any(|known| Arc::ptr_eq(known, &desk)) {
             desks.push(desk.clone());
         }
-        desk
+        Some(desk)
     }
 
     pub fn exists(&self) -> bool {
@@ -101,15 +132,21 @@ impl Rig {
 
     /// A request that goes its own way. It has its slot, or a place in the queue, when this returns.
     pub async fn request(&self) -> JoinHandle<Result<Lease, Refusal>> {
-        let desk = self.desk();
-        let request = actix::spawn(async move { desk.acquire().await });
-        self.settle().await;
+        self.request_of(FUNCTION).await
+    }
+
+    pub async fn request_of(&self, function: &str) -> JoinHandle<Result<Lease, Refusal>> {
+        let [request] = self.requests_of(function, 1).await.try_into().expect("it is one");
         request
     }
 
     /// As many of them at once.
     pub async fn requests(&self, count: usize) -> Vec<JoinHandle<Result<Lease, Refusal>>> {
-        let desk = self.desk();
+        self.requests_of(FUNCTION, count).await
+    }
+
+    pub async fn requests_of(&self, function: &str, count: usize) -> Vec<JoinHandle<Result<Lease, Refusal>>> {
+        let desk = self.desk_of(function).expect("the function is there");
         let request = |desk: Arc<Desk>| actix::spawn(async move { desk.acquire().await });
         let requests = (0..count).map(|_| request(desk.clone())).collect();
         self.settle().await;
@@ -121,14 +158,28 @@ impl Rig {
         sleep(ms(1)).await;
     }
 
+    /// Instances that were ended because others needed their memory, of all functions that were ever looked at.
+    pub fn evicted(&self) -> u64 {
+        self.desks.borrow().iter().map(|desk| desk.stats().report().instances_evicted).sum()
+    }
+
     pub async fn snapshot(&self) -> FunctionSnapshot {
-        self.desk().actor().send(FunctionQuestion).await.expect("the function's actor lives")
+        self.snapshot_of(FUNCTION).await
+    }
+
+    pub async fn snapshot_of(&self, function: &str) -> FunctionSnapshot {
+        let desk = self.desk_of(function).expect("the function is there");
+        desk.actor().send(FunctionQuestion).await.expect("the function's actor lives")
     }
 
     /// The instances that there are, in no order.
     pub async fn instances(&self) -> Vec<InstanceSnapshot> {
+        self.instances_of(FUNCTION).await
+    }
+
+    pub async fn instances_of(&self, function: &str) -> Vec<InstanceSnapshot> {
         let mut instances = Vec::new();
-        for (_, address) in self.snapshot().await.members {
+        for (_, address) in self.snapshot_of(function).await.members {
             instances.extend(address.send(InstanceQuestion).await);
         }
         instances
@@ -136,7 +187,11 @@ impl Rig {
 
     /// The states of the instances, in alphabetical order.
     pub async fn states(&self) -> Vec<&'static str> {
-        let mut states: Vec<_> = self.instances().await.iter().map(|instance| instance.state).collect();
+        self.states_of(FUNCTION).await
+    }
+
+    pub async fn states_of(&self, function: &str) -> Vec<&'static str> {
+        let mut states: Vec<_> = self.instances_of(function).await.iter().map(|instance| instance.state).collect();
         states.sort_unstable();
         states
     }
@@ -159,15 +214,25 @@ impl Rig {
 
     /// Changes the function's file and does not wait for what comes of it.
     pub fn write(&self, keys: &str) {
-        write_file(&self.root, keys);
+        self.write_of(FUNCTION, keys);
+    }
+
+    /// The same for any function, be it new.
+    pub fn write_of(&self, function: &str, keys: &str) {
+        write_file(&self.root, function, keys);
+        self.look();
+    }
+
+    /// Removes a function's file, if there is one, and does not wait for what comes of it.
+    pub fn erase_of(&self, function: &str) {
+        let _ = fs::remove_file(self.root.path().join(function).join(SPEC_FILE));
         self.look();
     }
 
     /// Removes the function's file and returns once the function is not offered any more.
     pub async fn remove(&self) {
         self.desk();
-        fs::remove_file(self.root.path().join(FUNCTION).join(SPEC_FILE)).expect("the file is there");
-        self.look();
+        self.erase_of(FUNCTION);
         for _ in 0..100 {
             if !self.exists() {
                 return;
@@ -195,15 +260,14 @@ impl Rig {
         self.callbacks.deliver(Some(token), fake::address(from).ip()).await
     }
 
-    /// The watcher sees changes in real time; here they are seen at the same virtual time in every run.
     fn look(&self) {
         self.registry.do_send(Changed(Changes::anything()));
     }
 
     /// Begins to drain everything. The receiver is told when nothing is left.
     pub fn drain(&self, grace: Duration) -> oneshot::Receiver<()> {
-        if self.exists() {
-            self.desk();
+        for function in self.directory.all().keys() {
+            self.desk_of(function);
         }
         let (done, drained) = oneshot::channel();
         self.registry.do_send(DrainAll { grace, done });
@@ -216,7 +280,10 @@ impl Rig {
         self.finished.set(true);
         self.drain(Duration::ZERO).await.expect("the registry answers");
         self.fake.check_empty();
-        assert_eq!(self.memory.free(), MEMORY, "memory is still set aside");
+        assert!(self.fake.most_memory() <= self.limits.memory, "{} MiB were held at once", self.fake.most_memory());
+        let report = self.admission.report();
+        assert_eq!((report.memory_taken, report.memory_free), (0, self.limits.memory), "memory is still set aside");
+        assert_eq!((report.starting, report.functions_waiting), (0, 0), "somebody starts or waits for it");
         let published = self.directory.all();
         for desk in self.desks.take() {
             let listed = published.values().any(|listed| Arc::ptr_eq(listed, &desk));
@@ -234,8 +301,12 @@ impl Drop for Rig {
     }
 }
 
-fn write_file(root: &TempDir, keys: &str) {
+fn write_file(root: &TempDir, function: &str, keys: &str) {
     let readiness = if keys.contains("readiness") { "" } else { "readiness = \"tcp\"" };
-    let text = format!("{readiness}\n{keys}\n[process]\ncommand = [\"true\"]\n");
-    fs::write(root.path().join(FUNCTION).join(SPEC_FILE), text).expect("the directory is there");
+    let (memory, keys): (Vec<_>, Vec<_>) = keys.lines().partition(|line| line.starts_with("memory"));
+    let (memory, keys) = (memory.join("\n"), keys.join("\n"));
+    let text = format!("{readiness}\n{keys}\n[process]\ncommand = [\"true\"]\n{memory}\n");
+    let directory = root.path().join(function);
+    fs::create_dir_all(&directory).expect("the tests may write there");
+    fs::write(directory.join(SPEC_FILE), text).expect("the directory is there");
 }

@@ -68,7 +68,7 @@ impl Walk {
     fn step(&mut self) {
         self.turn += 1;
         self.now += Duration::from_secs(self.random.random_range(0..30));
-        match self.random.random_range(0..20) {
+        match self.random.random_range(0..22) {
             0..=1 => self.seat(),
             2..=7 => self.take(),
             8..=9 => self.serve(),
@@ -76,7 +76,8 @@ impl Walk {
             15 => self.leave(),
             16..=17 => self.ask_idleness(),
             18 => self.retire(),
-            19 if self.random.random_bool(0.1) => self.change(),
+            19 => self.spare(),
+            20 if self.random.random_bool(0.1) => self.change(),
             _ => self.unseat(),
         }
         self.check();
@@ -210,6 +211,24 @@ impl Walk {
         let modelled = self.model.get_mut(&id).expect("it is in the model");
         modelled.retired = true;
         assert_eq!(self.slots.retire(id), modelled.in_flight);
+    }
+
+    fn spare(&mut self) {
+        let mut expected: Vec<_> = self.model.iter().filter(|(_, m)| !m.retired && m.in_flight == 0).collect();
+        expected.sort_by_key(|(id, m)| (m.since, **id));
+        if self.waiting > 0 {
+            expected.clear();
+        }
+        let expected: Vec<_> = expected.into_iter().map(|(id, _)| *id).collect();
+        let spares: Vec<_> = self.slots.spares().iter().map(|spare| spare.instance).collect();
+        assert_eq!(spares, expected);
+        for (id, modelled) in &mut self.model {
+            modelled.asked |= !modelled.retired && !expected.contains(id);
+        }
+        let Some(id) = self.any_instance() else { return };
+        assert_eq!(self.slots.retire_spare(id), expected.contains(&id));
+        let modelled = self.model.get_mut(&id).expect("it is in the model");
+        modelled.retired |= expected.contains(&id);
     }
 
     fn change(&mut self) {

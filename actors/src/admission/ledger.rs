@@ -1,0 +1,382 @@
+//! What of the host is taken, and in which order those are served who wait for some.
+//!
+//! Pure. A function asks for one instance at a time: for memory, and for leave to start where the starts of its kind are
+//! bounded. Those who ask stand in one queue:
+//!
+//! - Whoever has a caller waiting comes before those who only keep their minimum; among the former, the one whose
+//!   caller has waited longest. Who was served goes to the back, so that a flood of one function holds no other up.
+//! - Nobody overtakes one for whom there is not enough memory: what comes back is saved for it, however large it is.
+//!   One that has its memory and waits for leave to start is overtaken by those who need no such leave.
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::rate::Rate;
+use crate::{id::InstanceId, spec::SandboxSpec};
+
+/// The longest that anybody is told to stay away.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+/// Tells functions apart, also those that bear a name one after the other.
+pub(crate) type FunctionKey = u64;
+
+/// What the host has for instances.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Memory, in MiB.
+    pub memory: u64,
+    /// Processes that may be starting at once.
+    pub process_starts: usize,
+    /// Containers and virtual machines that may be starting at once.
+    pub starts: usize,
+}
+
+/// How much of the host a start takes: starts of a kind have a bound together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Process,
+    /// Containers and virtual machines.
+    Isolated,
+}
+
+impl From<&SandboxSpec> for Kind {
+    fn from(sandbox: &SandboxSpec) -> Self {
+        match sandbox {
+            SandboxSpec::Process(_) => Kind::Process,
+            SandboxSpec::Container(_) | SandboxSpec::Vm(_) => Kind::Isolated,
+        }
+    }
+}
+
+/// One instance that a function wants to start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ask {
+    /// In MiB.
+    pub memory: u64,
+    pub kind: Kind,
+    pub urgency: Urgency,
+}
+
+/// The most urgent is the least.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Urgency {
+    /// For somebody who has waited since then.
+    Caller(Instant),
+    /// To be ready for whoever may come.
+    Minimum,
+}
+
+/// The answer to an [`Ask`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Granted,
+    /// Not yet: it is in the queue.
+    Waits,
+    /// The host is too small.
+    Never,
+}
+
+/// What the first in the queue lacks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Shortage {
+    pub function: FunctionKey,
+    /// In MiB, beyond what is free or about to be.
+    pub missing: u64,
+}
+
+/// An instance that its function could do without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Spare {
+    pub instance: InstanceId,
+    pub idle_since: Instant,
+}
+
+#[derive(Debug)]
+pub(super) struct Ledger {
+    limits: Limits,
+    holdings: HashMap<InstanceId, Holding>,
+    /// Memory of all holdings, in MiB.
+    taken: u64,
+    /// Of that: what is about to come back.
+    returning: u64,
+    /// By kind.
+    starting: [usize; 2],
+    queue: BTreeMap<Rank, Entry>,
+    ranks: HashMap<FunctionKey, Rank>,
+    /// When each function was last admitted an instance.
+    served: HashMap<FunctionKey, Instant>,
+    serial: u64,
+    /// Memory that came back, in MiB.
+    returns: Rate,
+    /// Starts that were done, by kind.
+    starts: [Rate; 2],
+}
+
+/// The second number is of the order in which functions came to wait.
+type Rank = (Urgency, u64);
+
+#[derive(Debug)]
+struct Entry {
+    function: FunctionKey,
+    memory: u64,
+    kind: Kind,
+    /// It knows that its turn has come.
+    told: bool,
+}
+
+/// What an instance holds.
+#[derive(Debug)]
+struct Holding {
+    function: FunctionKey,
+    memory: u64,
+    stage: Stage,
+    /// Of the order of admission.
+    serial: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Starting(Kind),
+    Started,
+    /// It is being ended.
+    Returning,
+}
+
+impl Ledger {
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            holdings: HashMap::new(),
+            taken: 0,
+            returning: 0,
+            starting: [0; 2],
+            queue: BTreeMap::new(),
+            ranks: HashMap::new(),
+            served: HashMap::new(),
+            serial: 0,
+            returns: Rate::default(),
+            starts: [Rate::default(); 2],
+        }
+    }
+
+    /// Memory that instances hold, in MiB.
+    pub fn taken(&self) -> u64 {
+        self.taken
+    }
+
+    /// Memory that nobody holds, in MiB.
+    pub fn free(&self) -> u64 {
+        self.limits.memory - self.taken
+    }
+
+    /// Instances that are starting.
+    pub fn starting(&self) -> usize {
+        self.starting.iter().sum()
+    }
+
+    /// Functions in the queue.
+    pub fn waiting(&self) -> usize {
+        self.queue.len()
+    }
+
+    fn starts_left(&self) -> [usize; 2] {
+        [Kind::Process, Kind::Isolated].map(|kind| self.bound(kind).saturating_sub(self.starting[kind as usize]))
+    }
+
+    /// How many of a kind may be starting at once.
+    pub fn bound(&self, kind: Kind) -> usize {
+        match kind {
+            Kind::Process => self.limits.process_starts,
+            Kind::Isolated => self.limits.starts,
+        }
+    }
+
+    /// Admits `instance`, or puts the function into the queue, where it has one place, whatever it asked for before.
+    pub fn ask(&mut self, function: FunctionKey, instance: InstanceId, ask: Ask, now: Instant) -> Verdict {
+        let Ask { memory, kind, mut urgency } = ask;
+        if memory > self.limits.memory {
+            self.withdraw(function);
+            return Verdict::Never;
+        }
+        if let (Urgency::Caller(since), Some(served)) = (&mut urgency, self.served.get(&function)) {
+            *since = (*since).max(*served);
+        }
+        let serial = match self.ranks.remove(&function) {
+            Some(rank) => {
+                self.queue.remove(&rank);
+                rank.1
+            }
+            None => self.next_serial(),
+        };
+        self.ranks.insert(function, (urgency, serial));
+        self.queue.insert((urgency, serial), Entry { function, memory, kind, told: false });
+        if !self.turns().contains(&function) {
+            return Verdict::Waits;
+        }
+        self.withdraw(function);
+        self.served.insert(function, now);
+        self.taken += memory;
+        self.starting[kind as usize] += 1;
+        let serial = self.next_serial();
+        self.holdings.insert(instance, Holding { function, memory, stage: Stage::Starting(kind), serial });
+        Verdict::Granted
+    }
+
+    fn next_serial(&mut self) -> u64 {
+        self.serial += 1;
+        self.serial
+    }
+
+    /// The function wants nothing any more.
+    pub fn withdraw(&mut self, function: FunctionKey) {
+        if let Some(rank) = self.ranks.remove(&function) {
+            self.queue.remove(&rank);
+        }
+    }
+
+    /// The function is gone. What its instances hold is still to come back.
+    pub fn forget(&mut self, function: FunctionKey) {
+        self.withdraw(function);
+        self.served.remove(&function);
+    }
+
+    /// Whose turn it is: all of them can be admitted, one after the other.
+    fn turns(&self) -> Vec<FunctionKey> {
+        let (mut free, mut starts) = (self.free(), self.starts_left());
+        let mut turns = Vec::new();
+        for entry in self.queue.values() {
+            let Some(rest) = free.checked_sub(entry.memory) else { break };
+            free = rest;
+            let left = &mut starts[entry.kind as usize];
+            if *left > 0 {
+                *left -= 1;
+                turns.push(entry.function);
+            }
+        }
+        turns
+    }
+
+    /// Those whose turn has come and who have not been told since they asked.
+    pub fn to_tell(&mut self) -> Vec<FunctionKey> {
+        let mut turns = self.turns();
+        turns.retain(|function| {
+            let entry = self.ranks.get(function).and_then(|rank| self.queue.get_mut(rank));
+            entry.is_some_and(|entry| !std::mem::replace(&mut entry.told, true))
+        });
+        turns
+    }
+
+    /// The first for whom there is not enough memory and will not be by itself, if memory is all it lacks.
+    pub fn shortage(&self) -> Option<Shortage> {
+        let (mut free, mut starts) = (self.free(), self.starts_left());
+        for entry in self.queue.values() {
+            let left = &mut starts[entry.kind as usize];
+            if entry.memory > free {
+                let missing = entry.memory.saturating_sub(free + self.returning);
+                return (*left > 0 && missing > 0).then_some(Shortage { function: entry.function, missing });
+            }
+            free -= entry.memory;
+            *left = left.saturating_sub(1);
+        }
+        None
+    }
+
+    /// Functions that have instances.
+    pub fn holders(&self) -> BTreeSet<FunctionKey> {
+        self.holdings.values().map(|holding| holding.function).collect()
+    }
+
+    /// The function that an instance is of.
+    pub fn function_of(&self, instance: InstanceId) -> Option<FunctionKey> {
+        self.holdings.get(&instance).map(|holding| holding.function)
+    }
+
+    /// Which of `spares` to end so that `missing` MiB come back: those that have been idle longest, and no more than it
+    /// takes. None, if all of them together would not do.
+    pub fn victims(&self, missing: u64, spares: Vec<Spare>) -> Vec<InstanceId> {
+        let holding = |spare: &Spare| self.holdings.get(&spare.instance).filter(|held| held.stage != Stage::Returning);
+        let mut spares: Vec<_> = spares
+            .iter()
+            .filter_map(|spare| Some((spare.idle_since, holding(spare)?, spare.instance)))
+            .map(|(idle_since, held, instance)| (idle_since, held.serial, held.memory, instance))
+            .collect();
+        spares.sort_unstable();
+        let mut sum = 0;
+        let enough = spares.iter().position(|(.., memory, _)| {
+            sum += memory;
+            sum >= missing
+        });
+        let Some(last) = enough else { return Vec::new() };
+        spares.truncate(last + 1);
+        // A large one may have made smaller ones before it superfluous; the most recently used of them is spared first.
+        for index in (0..last).rev() {
+            let memory = spares[index].2;
+            if sum - memory >= missing {
+                sum -= memory;
+                spares.remove(index);
+            }
+        }
+        spares.into_iter().map(|(.., instance)| instance).collect()
+    }
+
+    /// The instance is ready, or has been starting for so long that it is not counted any more.
+    pub fn started(&mut self, instance: InstanceId, now: Instant) {
+        let Some(holding) = self.holdings.get_mut(&instance) else { return };
+        if let Stage::Starting(kind) = holding.stage {
+            holding.stage = Stage::Started;
+            self.starting[kind as usize] -= 1;
+            self.starts[kind as usize].observe(1, now);
+        }
+    }
+
+    /// The instance is being ended: what it holds comes back soon.
+    pub fn returning(&mut self, instance: InstanceId, now: Instant) {
+        self.started(instance, now);
+        let Some(holding) = self.holdings.get_mut(&instance) else { return };
+        if holding.stage != Stage::Returning {
+            holding.stage = Stage::Returning;
+            self.returning += holding.memory;
+        }
+    }
+
+    /// The instance holds nothing any more.
+    pub fn returned(&mut self, instance: InstanceId, now: Instant) {
+        self.returning(instance, now);
+        if let Some(holding) = self.holdings.remove(&instance) {
+            self.taken -= holding.memory;
+            self.returning -= holding.memory;
+            self.returns.observe(holding.memory, now);
+        }
+    }
+
+    /// What a function in the queue waits for, in words, and for how long one should expect to wait who comes now.
+    pub fn obstacle(&self, function: FunctionKey, now: Instant) -> Option<(String, Duration)> {
+        let rank = self.ranks.get(&function)?;
+        let up_to_it = || self.queue.range(..=rank).map(|(_, entry)| entry);
+        let Entry { memory, kind, .. } = *self.queue.get(rank)?;
+        let wanted: u64 = up_to_it().map(|entry| entry.memory).sum();
+        let (free, total) = (self.free(), self.limits.memory);
+        if wanted > free {
+            let missing = wanted.saturating_sub(free + self.returning);
+            let why = format!("an instance needs {memory} MiB, and {free} of {total} MiB are free");
+            return Some((why, self.returns.time_for(missing, now).unwrap_or(LONGEST_WAIT).min(LONGEST_WAIT)));
+        }
+        let ahead = up_to_it().filter(|entry| entry.kind == kind).count();
+        let why = format!("as many instances are starting as may at once ({})", self.bound(kind));
+        let wait = self.starts[kind as usize].time_for(ahead as u64, now).unwrap_or(LONGEST_WAIT);
+        Some((why, wait.min(LONGEST_WAIT)))
+    }
+
+    /// Why an instance can never be had.
+    pub fn too_large(&self, memory: u64) -> (String, Duration) {
+        let total = self.limits.memory;
+        (format!("an instance needs {memory} MiB, and all instances together may use {total} MiB"), LONGEST_WAIT)
+    }
+}

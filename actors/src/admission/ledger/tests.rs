@@ -1,0 +1,235 @@
+//! The queue and the choice of victims, case by case. Random sequences against a model are in `walk.rs`.
+
+mod walk;
+
+use std::sync::LazyLock;
+
+use Kind::{Isolated, Process};
+
+use super::*;
+
+static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+fn at(seconds: u64) -> Instant {
+    *START + Duration::from_secs(seconds)
+}
+
+/// A thousand MiB, one process and two others starting at once.
+fn ledger() -> Ledger {
+    Ledger::new(Limits { memory: 1000, process_starts: 1, starts: 2 })
+}
+
+fn caller(memory: u64, kind: Kind, since: u64) -> Ask {
+    Ask { memory, kind, urgency: Urgency::Caller(at(since)) }
+}
+
+fn minimum(memory: u64) -> Ask {
+    Ask { memory, kind: Kind::Isolated, urgency: Urgency::Minimum }
+}
+
+/// Has an instance of the function admitted, started and seen ready.
+#[track_caller]
+fn admit(ledger: &mut Ledger, function: FunctionKey, memory: u64) -> InstanceId {
+    let instance = InstanceId::random();
+    let ask = Ask { memory, kind: Kind::Isolated, urgency: Urgency::Minimum };
+    assert_eq!(ledger.ask(function, instance, ask, at(0)), Verdict::Granted);
+    ledger.started(instance, at(0));
+    instance
+}
+
+#[track_caller]
+fn waits(ledger: &mut Ledger, function: FunctionKey, ask: Ask) {
+    assert_eq!(ledger.ask(function, InstanceId::random(), ask, at(50)), Verdict::Waits);
+}
+
+#[test]
+fn what_was_given_back_can_be_given_again_and_nothing_else() {
+    let mut ledger = ledger();
+    let first = admit(&mut ledger, 1, 600);
+    admit(&mut ledger, 2, 400);
+    waits(&mut ledger, 3, caller(100, Isolated, 1));
+    ledger.returning(first, at(2));
+    assert_eq!((ledger.free(), ledger.to_tell()), (0, vec![]));
+    ledger.returned(first, at(3));
+    ledger.returned(first, at(3));
+    assert_eq!((ledger.free(), ledger.taken(), ledger.to_tell()), (600, 400, vec![3]));
+}
+
+#[test]
+fn who_asks_for_more_than_there_is_does_not_stand_in_the_way() {
+    let mut ledger = ledger();
+    admit(&mut ledger, 1, 600);
+    waits(&mut ledger, 2, caller(500, Isolated, 1));
+    waits(&mut ledger, 3, caller(300, Isolated, 2));
+    assert_eq!(ledger.ask(2, InstanceId::random(), caller(1001, Isolated, 1), at(50)), Verdict::Never);
+    assert_eq!((ledger.waiting(), ledger.to_tell()), (1, vec![3]));
+}
+
+#[test]
+fn who_waits_longest_comes_first_and_nobody_overtakes_a_large_one() {
+    let mut ledger = ledger();
+    let held = admit(&mut ledger, 1, 960);
+    waits(&mut ledger, 2, caller(50, Isolated, 7));
+    waits(&mut ledger, 3, caller(500, Isolated, 5));
+    waits(&mut ledger, 4, caller(60, Isolated, 6));
+    assert!(ledger.to_tell().is_empty());
+    ledger.returned(held, at(9));
+    assert_eq!(ledger.to_tell(), [3, 4], "two may start at once");
+    assert!(ledger.to_tell().is_empty(), "they have been told");
+}
+
+#[test]
+fn callers_come_before_a_minimum() {
+    let mut ledger = ledger();
+    let held = admit(&mut ledger, 1, 1000);
+    waits(&mut ledger, 2, minimum(500));
+    waits(&mut ledger, 3, minimum(500));
+    waits(&mut ledger, 4, caller(600, Isolated, 100));
+    ledger.returned(held, at(9));
+    assert_eq!(ledger.to_tell(), [4]);
+    // Whoever comes to have a caller goes up.
+    assert_eq!(ledger.ask(3, InstanceId::random(), caller(400, Isolated, 90), at(90)), Verdict::Granted);
+}
+
+#[test]
+fn who_was_served_goes_to_the_back() {
+    let mut ledger = ledger();
+    let held = admit(&mut ledger, 9, 1000);
+    waits(&mut ledger, 1, caller(1000, Isolated, 1));
+    waits(&mut ledger, 2, caller(1000, Isolated, 2));
+    ledger.returned(held, at(60));
+    let instance = InstanceId::random();
+    assert_eq!(ledger.ask(1, instance, caller(1000, Isolated, 1), at(60)), Verdict::Granted);
+    waits(&mut ledger, 1, caller(1000, Isolated, 1));
+    ledger.returned(instance, at(61));
+    assert_eq!(ledger.to_tell(), [2]);
+    ledger.forget(1);
+    let ask = caller(1000, Isolated, 1);
+    assert_eq!(ledger.ask(1, instance, ask, at(62)), Verdict::Granted, "what was forgotten has no past");
+}
+
+#[test]
+fn starts_of_a_kind_have_a_bound_together_until_they_are_ready_or_given_up() {
+    let mut ledger = ledger();
+    let [a, b, p] = [(); 3].map(|()| InstanceId::random());
+    assert_eq!(ledger.ask(1, a, minimum(10), at(0)), Verdict::Granted);
+    assert_eq!(ledger.ask(2, b, minimum(10), at(0)), Verdict::Granted);
+    waits(&mut ledger, 3, minimum(10));
+    assert_eq!(
+        ledger.ask(4, p, caller(10, Process, 5), at(5)),
+        Verdict::Granted,
+        "it overtakes, but takes nothing away"
+    );
+    waits(&mut ledger, 5, caller(10, Process, 6));
+    assert_eq!((ledger.starting(), ledger.to_tell()), (3, vec![]));
+    ledger.started(a, at(6));
+    ledger.started(a, at(6));
+    assert_eq!((ledger.starting(), ledger.to_tell()), (2, vec![3]));
+    ledger.returning(p, at(7));
+    assert_eq!((ledger.starting(), ledger.to_tell()), (1, vec![5]));
+    ledger.returned(b, at(7));
+    assert_eq!((ledger.starting(), ledger.taken()), (0, 20));
+}
+
+#[test]
+fn who_waits_for_a_start_keeps_its_memory() {
+    let mut ledger = ledger();
+    for function in 1..=2 {
+        ledger.ask(function, InstanceId::random(), minimum(300), at(0));
+    }
+    waits(&mut ledger, 3, caller(300, Isolated, 1));
+    waits(&mut ledger, 4, caller(200, Process, 2));
+    let ask = caller(100, Process, 2);
+    assert_eq!(ledger.ask(4, InstanceId::random(), ask, at(2)), Verdict::Granted);
+}
+
+#[test]
+fn the_shortage_is_what_the_first_lacks_beyond_what_comes_back() {
+    let mut ledger = ledger();
+    let [a, b] = [400, 500].map(|memory| admit(&mut ledger, 1, memory));
+    assert_eq!(ledger.shortage(), None);
+    waits(&mut ledger, 2, caller(600, Isolated, 1));
+    waits(&mut ledger, 3, caller(900, Isolated, 2));
+    assert_eq!(ledger.shortage(), Some(Shortage { function: 2, missing: 500 }));
+    ledger.returning(a, at(3));
+    assert_eq!(ledger.shortage(), Some(Shortage { function: 2, missing: 100 }));
+    ledger.returning(b, at(3));
+    assert_eq!(ledger.shortage(), None);
+}
+
+#[test]
+fn nobody_makes_room_for_one_who_may_not_start() {
+    let mut ledger = ledger();
+    admit(&mut ledger, 1, 900);
+    let starting = InstanceId::random();
+    ledger.ask(2, starting, caller(50, Process, 1), at(1));
+    waits(&mut ledger, 3, caller(200, Process, 2));
+    assert_eq!(ledger.shortage(), None);
+    ledger.started(starting, at(3));
+    assert_eq!(ledger.shortage(), Some(Shortage { function: 3, missing: 150 }));
+}
+
+/// Instances of that size, idle since a second more each; the choice among them, by position.
+#[track_caller]
+fn check_victims(missing: u64, sizes: &[u64], expected: &[usize]) {
+    let mut ledger = ledger();
+    let instances: Vec<_> = sizes.iter().map(|size| admit(&mut ledger, 1, *size)).collect();
+    let spare = |(second, instance): (usize, &InstanceId)| Spare { instance: *instance, idle_since: at(second as u64) };
+    // Whoever lists them may do it in any order.
+    let spares = instances.iter().enumerate().map(spare).rev().collect();
+    let victims = ledger.victims(missing, spares);
+    let positions = victims.iter().map(|victim| instances.iter().position(|instance| instance == victim).unwrap());
+    assert_eq!(positions.collect::<Vec<_>>(), expected, "{missing} of {sizes:?}");
+}
+
+#[test]
+fn those_that_were_idle_longest_are_ended_and_no_more_than_it_takes() {
+    check_victims(100, &[100, 100, 100], &[0]);
+    check_victims(101, &[100, 100, 100], &[0, 1]);
+    check_victims(300, &[100, 100, 100], &[0, 1, 2]);
+    check_victims(301, &[100, 100, 100], &[]);
+    check_victims(300, &[100, 300], &[1]);
+    check_victims(300, &[50, 100, 200, 50], &[1, 2]);
+    check_victims(310, &[50, 10, 250], &[0, 1, 2]);
+    check_victims(300, &[], &[]);
+}
+
+#[test]
+fn what_is_coming_back_already_is_no_victim() {
+    let mut ledger = ledger();
+    let [a, b] = [100, 100].map(|memory| admit(&mut ledger, 1, memory));
+    ledger.returning(a, at(1));
+    let spares = [a, b, InstanceId::random()].map(|instance| Spare { instance, idle_since: at(0) });
+    assert_eq!(ledger.victims(100, spares.to_vec()), [b]);
+    assert_eq!(ledger.victims(101, spares.to_vec()), []);
+}
+
+#[test]
+fn whoever_waits_is_told_for_what_and_for_how_long() {
+    let mut ledger = ledger();
+    let held = admit(&mut ledger, 1, 900);
+    for second in 1..=10 {
+        let instance = admit(&mut ledger, 1, 100);
+        ledger.returned(instance, at(second));
+    }
+    assert_eq!(ledger.obstacle(2, at(10)), None, "it does not wait");
+    waits(&mut ledger, 2, caller(200, Isolated, 1));
+    waits(&mut ledger, 3, caller(400, Isolated, 2));
+    let (why, after) = ledger.obstacle(2, at(11)).unwrap();
+    assert_eq!(why, "an instance needs 200 MiB, and 100 of 1000 MiB are free");
+    assert_eq!(after, Duration::from_secs(1), "a hundred MiB come back every second");
+    assert_eq!(ledger.obstacle(3, at(11)).unwrap().1, Duration::from_secs(5));
+    ledger.returning(held, at(11));
+    assert_eq!(ledger.obstacle(2, at(11)).unwrap().1, Duration::ZERO);
+    assert_eq!(ledger.too_large(2000).1, LONGEST_WAIT);
+}
+
+#[test]
+fn whoever_waits_for_a_start_is_told_so() {
+    let mut ledger = ledger();
+    let starting = InstanceId::random();
+    ledger.ask(1, starting, caller(10, Process, 0), at(0));
+    waits(&mut ledger, 2, caller(10, Process, 1));
+    let (why, after) = ledger.obstacle(2, at(2)).unwrap();
+    assert_eq!((why.as_str(), after), ("as many instances are starting as may at once (1)", LONGEST_WAIT));
+}

@@ -1,0 +1,244 @@
+//! Random sequences of everything that can be done to the ledger, against a model that recounts everything each time.
+
+use rand::{
+    RngExt, SeedableRng,
+    rngs::StdRng,
+    seq::{IndexedRandom, IteratorRandom},
+};
+
+use super::*;
+use crate::seeds::for_each_seed;
+
+const LIMITS: Limits = Limits { memory: 1000, process_starts: 2, starts: 3 };
+const FUNCTIONS: u64 = 6;
+
+/// What the model knows of an instance.
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    instance: InstanceId,
+    function: FunctionKey,
+    memory: u64,
+    starting: Option<Kind>,
+    returning: bool,
+}
+
+/// What the model knows of a place in the queue.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    function: FunctionKey,
+    ask: Ask,
+    /// Counts from when it came to wait.
+    came: u64,
+    told: bool,
+}
+
+struct Walk {
+    random: StdRng,
+    ledger: Ledger,
+    held: Vec<Held>,
+    queue: Vec<Place>,
+    served: HashMap<FunctionKey, Instant>,
+    turn: u64,
+    now: Instant,
+}
+
+impl Walk {
+    fn begin(seed: u64) -> Self {
+        Self {
+            random: StdRng::seed_from_u64(seed),
+            ledger: Ledger::new(LIMITS),
+            held: Vec::new(),
+            queue: Vec::new(),
+            served: HashMap::new(),
+            turn: 0,
+            now: at(0),
+        }
+    }
+
+    fn step(&mut self) {
+        self.turn += 1;
+        self.now += Duration::from_millis(self.random.random_range(0..3_000));
+        match self.random.random_range(0..16) {
+            0..=6 => self.ask(),
+            7 => self.withdraw(),
+            8..=9 => self.start(),
+            10 => self.end(),
+            11..=13 => self.give_back(),
+            14 => self.choose(),
+            _ => self.tell(),
+        }
+        self.check();
+    }
+
+    fn free(&self) -> u64 {
+        LIMITS.memory - self.held.iter().map(|held| held.memory).sum::<u64>()
+    }
+
+    fn starting(&self, kind: Kind) -> usize {
+        self.held.iter().filter(|held| held.starting == Some(kind)).count()
+    }
+
+    /// The queue in its order, with what is left of memory and starts for each: as if all before it had theirs.
+    fn lined_up(&self) -> Vec<(Place, Option<u64>, bool)> {
+        let mut queue = self.queue.clone();
+        queue.sort_by_key(|place| (place.ask.urgency, place.came));
+        let mut blocked = false;
+        let mut line = Vec::new();
+        for (index, place) in queue.iter().enumerate() {
+            let claimed: u64 = queue[..index].iter().map(|before| before.ask.memory).sum();
+            let left = self.free().checked_sub(claimed).filter(|_| !blocked);
+            blocked |= left.is_none_or(|left| left < place.ask.memory);
+            let before = queue[..index].iter().filter(|before| before.ask.kind == place.ask.kind).count();
+            let bound = if place.ask.kind == Process { LIMITS.process_starts } else { LIMITS.starts };
+            line.push((*place, left, self.starting(place.ask.kind) + before < bound));
+        }
+        line
+    }
+
+    fn turns(&self) -> Vec<FunctionKey> {
+        let may = |(place, left, starts): &(Place, Option<u64>, bool)| {
+            (left.is_some_and(|left| left >= place.ask.memory) && *starts).then_some(place.function)
+        };
+        self.lined_up().iter().filter_map(may).collect()
+    }
+
+    fn ask(&mut self) {
+        let function = self.random.random_range(0..FUNCTIONS);
+        let kind = if self.random.random() { Process } else { Isolated };
+        let memory = *[100, 128, 300, 700, 1000, 1001].choose(&mut self.random).expect("there are some");
+        let since = self.now - Duration::from_millis(self.random.random_range(0..20_000));
+        let urgency = if self.random.random_bool(0.8) { Urgency::Caller(since) } else { Urgency::Minimum };
+        let ask = Ask { memory, kind, urgency };
+        let instance = InstanceId::random();
+        let verdict = self.ledger.ask(function, instance, ask, self.now);
+
+        let place = self.queue.iter().position(|place| place.function == function);
+        let came = place.map_or(self.turn, |index| self.queue.remove(index).came);
+        if memory > LIMITS.memory {
+            return assert_eq!(verdict, Verdict::Never);
+        }
+        let urgency = match (urgency, self.served.get(&function)) {
+            (Urgency::Caller(since), Some(served)) => Urgency::Caller(since.max(*served)),
+            (urgency, _) => urgency,
+        };
+        self.queue.push(Place { function, ask: Ask { urgency, ..ask }, came, told: false });
+        if self.turns().contains(&function) {
+            assert_eq!(verdict, Verdict::Granted);
+            self.queue.pop();
+            self.served.insert(function, self.now);
+            self.held.push(Held { instance, function, memory, starting: Some(kind), returning: false });
+        } else {
+            assert_eq!(verdict, Verdict::Waits);
+        }
+    }
+
+    fn withdraw(&mut self) {
+        let function = self.random.random_range(0..FUNCTIONS);
+        self.queue.retain(|place| place.function != function);
+        if self.random.random() {
+            self.ledger.withdraw(function);
+        } else {
+            self.ledger.forget(function);
+            self.served.remove(&function);
+        }
+    }
+
+    fn any(&mut self) -> Option<usize> {
+        (0..self.held.len()).choose(&mut self.random)
+    }
+
+    fn start(&mut self) {
+        let Some(index) = self.any() else { return };
+        self.ledger.started(self.held[index].instance, self.now);
+        self.held[index].starting = None;
+    }
+
+    fn end(&mut self) {
+        let Some(index) = self.any() else { return };
+        self.ledger.returning(self.held[index].instance, self.now);
+        self.held[index].starting = None;
+        self.held[index].returning = true;
+    }
+
+    fn give_back(&mut self) {
+        let Some(index) = self.any() else { return };
+        let held = self.held.swap_remove(index);
+        self.ledger.returned(held.instance, self.now);
+    }
+
+    fn tell(&mut self) {
+        let turns = self.turns();
+        let mut expected = Vec::new();
+        for function in turns {
+            let place = self.queue.iter_mut().find(|place| place.function == function).expect("it is in the queue");
+            if !std::mem::replace(&mut place.told, true) {
+                expected.push(function);
+            }
+        }
+        assert_eq!(self.ledger.to_tell(), expected);
+    }
+
+    /// Of all ways to make the room, the one that the rules name.
+    fn choose(&mut self) {
+        let missing = self.random.random_range(1..900);
+        let mut spares = Vec::new();
+        for held in &self.held {
+            if self.random.random_bool(0.7) {
+                let idle_since = at(0) + Duration::from_secs(self.random.random_range(0..1_000));
+                spares.push(Spare { instance: held.instance, idle_since });
+            }
+        }
+        let size = |instance: &InstanceId| {
+            let held = self.held.iter().find(|held| held.instance == *instance).expect("it is held");
+            if held.returning { 0 } else { held.memory }
+        };
+        let victims = self.ledger.victims(missing, spares.clone());
+        let sum = |instances: &[InstanceId]| instances.iter().map(size).sum::<u64>();
+        let all: Vec<_> = spares.iter().map(|spare| spare.instance).collect();
+        if sum(&all) < missing {
+            return assert_eq!(victims, []);
+        }
+        assert!(sum(&victims) >= missing, "not enough");
+        for spared in &victims {
+            let rest: Vec<_> = victims.iter().copied().filter(|victim| victim != spared).collect();
+            assert!(sum(&rest) < missing, "one of them was not necessary");
+        }
+        let idle_since = |instance: &InstanceId| spares.iter().find(|spare| spare.instance == *instance);
+        let latest = victims.iter().filter_map(idle_since).map(|spare| spare.idle_since).max().expect("there are some");
+        let before = spares.iter().filter(|spare| spare.idle_since < latest).map(|spare| spare.instance);
+        assert!(sum(&before.collect::<Vec<_>>()) < missing, "those that were idle longer would have done");
+    }
+
+    fn check(&self) {
+        let ledger = &self.ledger;
+        assert_eq!((ledger.free(), ledger.free() + ledger.taken()), (self.free(), LIMITS.memory));
+        assert_eq!(ledger.starting, [Process, Isolated].map(|kind| self.starting(kind)));
+        assert!(ledger.starting[0] <= LIMITS.process_starts && ledger.starting[1] <= LIMITS.starts);
+        assert_eq!(ledger.waiting(), self.queue.len());
+        assert_eq!(ledger.turns(), self.turns());
+        let returning: u64 = self.held.iter().filter(|held| held.returning).map(|held| held.memory).sum();
+        assert_eq!(ledger.returning, returning);
+        assert_eq!(ledger.holders(), self.held.iter().map(|held| held.function).collect());
+
+        let line = self.lined_up();
+        let short = line.iter().find(|(place, left, _)| left.is_none_or(|left| left < place.ask.memory));
+        let expected = short.and_then(|(place, left, starts)| {
+            let missing = place.ask.memory.saturating_sub(left.unwrap_or(0) + returning);
+            (missing > 0 && *starts).then_some(Shortage { function: place.function, missing })
+        });
+        assert_eq!(ledger.shortage(), expected);
+        for place in &self.queue {
+            assert!(ledger.obstacle(place.function, self.now).is_some());
+        }
+    }
+}
+
+#[test]
+fn whatever_happens_the_ledger_agrees_with_a_recount() {
+    for_each_seed(1_000, |seed| {
+        let mut walk = Walk::begin(seed);
+        for _ in 0..150 {
+            walk.step();
+        }
+    });
+}

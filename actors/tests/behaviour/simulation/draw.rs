@@ -1,0 +1,115 @@
+//! What a schedule is made of.
+
+use rand::{RngExt, rngs::StdRng, seq::IndexedRandom};
+use unifaas_actors::{
+    Limits,
+    sandbox::{GuestExit, LaunchError},
+};
+
+use super::LONGEST_WAIT;
+use crate::support::*;
+
+const MOST_INSTANCES: usize = 4;
+
+/// What holds for all of a schedule.
+#[derive(Clone, Copy)]
+pub struct Plan {
+    pub limits: Limits,
+    /// Actors of functions panic. Their successors know nothing of the instances that are still ending, so that there is
+    /// no maximum then.
+    pub buggy: bool,
+}
+
+fn any<T: Copy>(random: &mut StdRng, choices: &[T]) -> T {
+    *choices.choose(random).expect("there are some")
+}
+
+impl Plan {
+    pub fn draw(random: &mut StdRng) -> Self {
+        let memory = random.random_range(384..1_500);
+        let process_starts = any(random, &[1, 2, 4, 4, usize::MAX]);
+        Self { limits: Limits { memory, process_starts, ..ROOMY }, buggy: random.random_bool(0.2) }
+    }
+
+    /// The keys of a function's file. Each version of a file is a life of its own.
+    pub fn keys(&self, random: &mut StdRng, life: usize) -> String {
+        let serving = match random.random_range(0..3) {
+            0 => "single-use = true".to_owned(),
+            _ => format!("concurrent-requests = {}", random.random_range(1..5)),
+        };
+        let most = random.random_range(1..=MOST_INSTANCES);
+        let least = if random.random() { 0 } else { random.random_range(0..=most.min(2)) };
+        let bounded = !self.buggy && random.random_bool(0.7);
+        let most = if bounded { format!("max-instances = {most}") } else { String::new() };
+        let queue = random.random_range(1..40);
+        let queue_timeout = random.random_range(1..=LONGEST_WAIT);
+        let boot_timeout = random.random_range(1..4);
+        let keepalive = any(random, &[0, 60, 60, 60]);
+        let stop_grace = random.random_range(0..2);
+        let readiness = any(random, &["\"tcp\"", "\"callback\""]);
+        let memory = any(random, &[64, 128, 128, 200, 384, 700]);
+        format!(
+            "{serving}\n{most}\nmin-instances = {least}\nqueue = {queue}\nqueue-timeout = {queue_timeout}\n\
+             boot-timeout = {boot_timeout}\nkeepalive = {keepalive}\nstop-grace = {stop_grace}\nreadiness = {readiness}\n\
+             memory = {memory}\nenv = {{ {LIFE} = \"{life}\" }}"
+        )
+    }
+}
+
+/// The fates of the next instances: mostly one, at times a row of failures.
+pub fn scripts(random: &mut StdRng) -> Vec<Script> {
+    if random.random_bool(0.03) {
+        let fails = Launch::Fails(LaunchError::Refused("no image".into()));
+        return vec![Script { launch: fails, ..Script::default() }; random.random_range(3..10)];
+    }
+    vec![script(random)]
+}
+
+fn script(random: &mut StdRng) -> Script {
+    let launch = match random.random_range(0..40) {
+        0 => Launch::Fails(LaunchError::Exhausted("no port".into())),
+        1 => Launch::Fails(LaunchError::Refused("no image".into())),
+        4 => Launch::Panics,
+        5 => Launch::PanicsAtOnce,
+        _ => Launch::Works,
+    };
+    let exit_after = random.random_bool(0.15).then(|| (ms(random.random_range(0..3_000)), GuestExit::Code(1)));
+    let on_stop = [OnStop::EndsAfter(ms(20)), OnStop::EndsAfter(ms(700)), OnStop::Ignores, OnStop::Panics];
+    let reclaim = match random.random_range(0..20) {
+        0 => Reclaim::Never,
+        1 => Reclaim::Fails,
+        2..=4 => Reclaim::After(secs(1)),
+        _ => Reclaim::After(ms(any(random, &[0, 5]))),
+    };
+    let seen = if random.random_bool(0.05) { None } else { Some(ms(any(random, &[0, 0, 0, 3, 900]))) };
+    Script {
+        launch_after: ms(if random.random_bool(0.1) {
+            any(random, &[1_500, 2_500, 7_000])
+        } else {
+            any(random, &[0, 10, 100])
+        }),
+        launch,
+        ready_after: random.random_bool(0.95).then(|| ms(random.random_range(0..500))),
+        calls: calls(random),
+        prints: "",
+        exit_after,
+        end_seen_after: seen,
+        on_stop: any(random, &on_stop),
+        undying: random.random_bool(0.02),
+        reclaim,
+    }
+}
+
+/// Mostly one call of its own; or none, several, some too early, some too late, and some by others.
+fn calls(random: &mut StdRng) -> Vec<Call> {
+    let after = |random: &mut StdRng| ms(any(random, &[0, 5, 50, 150, 300, 1_200, 4_000]));
+    let honest = Call { after: after(random), by: Caller::Itself };
+    match random.random_range(0..10) {
+        0 => Vec::new(),
+        1 => vec![honest, honest, Call { after: after(random), by: Caller::Itself }],
+        2 => vec![Call { after: after(random), by: Caller::Stranger }, honest],
+        3 => vec![Call { after: ms(0), by: Caller::Forger }, Call { after: ms(0), by: Caller::Stranger }],
+        4 => vec![Call { after: ms(0), by: Caller::Itself }; 8],
+        _ => vec![honest],
+    }
+}

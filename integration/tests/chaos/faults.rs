@@ -62,7 +62,7 @@ impl Faults<'_> {
     pub async fn large(&self, mut random: StdRng) {
         // All of them at first, for a short run to have had them.
         for round in 0.. {
-            sleep(ms(random.random_range(300..1000))).await;
+            sleep(ms(random.random_range(1000..3000))).await;
             if self.is_over() {
                 return;
             }
@@ -94,6 +94,7 @@ impl Faults<'_> {
         let victims = self.victims();
         let Some((pid, instance)) = victims.choose(random) else { return };
         if processes::signal(*pid, Signal::SIGKILL) {
+            processes::dead(*pid).await;
             let mut ledger = self.ledger();
             ledger.count("process or container's first process killed");
             ledger.killed(instance.clone());
@@ -118,6 +119,7 @@ impl Faults<'_> {
             .first()
             .is_some_and(|program| program.contains("qemu-system") || program.contains("firecracker"));
         if is_monitor && processes::signal(pid, Signal::SIGKILL) {
+            processes::dead(pid).await;
             let mut ledger = self.ledger();
             ledger.count("machine monitor killed");
             ledger.killed(id_of(victim));

@@ -13,6 +13,11 @@ use crate::stage::{EDITED, FLEETING, LOST};
 /// How long a trouble is felt after it is over: what was begun meanwhile is still under way.
 const AFTERMATH: Duration = Duration::from_secs(3);
 
+/// How long a death may take to be noticed: a request that comes meanwhile is in flight on the dead.
+const NOTICE: Duration = Duration::from_millis(100);
+/// How long a function whose starts have failed again and again may be told the last failure instead of being started.
+const BACKING_OFF: Duration = Duration::from_secs(60);
+
 /// What keeps the platform from starting instances for a while.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trouble {
@@ -55,7 +60,8 @@ impl Ledger {
     }
 
     fn during(&self, trouble: Trouble, answer: &Answer) -> bool {
-        let touches = |since: Instant, until: Instant| answer.answered >= since && answer.asked <= until + AFTERMATH;
+        let felt = if is_repeated(answer) { AFTERMATH + BACKING_OFF } else { AFTERMATH };
+        let touches = |since: Instant, until: Instant| answer.answered >= since && answer.asked <= until + felt;
         self.troubles.iter().any(|(kind, since, until)| *kind == trouble && touches(*since, *until))
     }
 
@@ -66,32 +72,32 @@ impl Ledger {
             Outcome::Nobody { .. } => return false,
             Outcome::Platform { status, code, detail, instance } => (*status, code.as_str(), detail, instance),
         };
-        // Of an instance that was still alive when the request was sent.
+        // Of an instance that was still taken to be alive when the request was sent.
+        let felt = if is_repeated(answer) { NOTICE + BACKING_OFF } else { NOTICE };
         let hit = |victims: &HashMap<String, Instant>| {
-            instance.as_ref().and_then(|id| victims.get(id)).is_some_and(|dead| answer.asked <= *dead)
+            instance.as_ref().and_then(|id| victims.get(id)).is_some_and(|dead| answer.asked <= *dead + felt)
         };
         let container = answer.function.starts_with("boxed");
         let machine = answer.function.starts_with("machine") || answer.function.starts_with("disk");
         let no_engine = container && self.during(Trouble::Engine, answer);
         let no_tap = machine && self.during(Trouble::Tap, answer);
+        let no_room = detail.contains("No space left") && self.during(Trouble::Disk, answer);
         match (status, code) {
-            (502, "instance_failed") => hit(&self.killed) || hit(&self.cut_off),
+            // An engine that comes back ends the containers that it finds.
+            (502, "instance_failed") => hit(&self.killed) || hit(&self.cut_off) || no_engine,
             (502, "boot_failed") => hit(&self.killed) || no_tap,
-            (502, "start_failed") => {
-                no_engine || no_tap || (self.is_full(detail) && self.during(Trouble::Disk, answer))
-            }
-            (503, "host_saturated") => self.is_full(detail) && self.during(Trouble::Disk, answer),
+            (502, "start_failed") => no_engine || no_tap || no_room,
+            (503, "host_saturated") => no_room,
             (504, "boot_timed_out") => answer.function == LOST || no_engine || no_tap,
             (504, "queue_timed_out") => no_engine,
-            (504, "function_timed_out") => instance.as_ref().is_some_and(|id| self.cut_off.contains_key(id)),
             (500, "function_misconfigured") => answer.function == EDITED,
             (404, "no_such_function") | (503, "draining") => answer.function == FLEETING,
             _ => false,
         }
     }
+}
 
-    #[allow(clippy::unused_self, reason = "reads as a part of the judgement")]
-    fn is_full(&self, detail: &str) -> bool {
-        detail.contains("No space left")
-    }
+/// Whether it tells an earlier failure.
+fn is_repeated(answer: &Answer) -> bool {
+    matches!(&answer.outcome, Outcome::Platform { detail, .. } if detail.contains("again and again"))
 }

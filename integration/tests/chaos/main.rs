@@ -24,7 +24,7 @@ mod stage;
 
 use std::{env, sync::Mutex, time::Duration};
 
-use integration::{Engine, Load, tally, vm};
+use integration::{Engine, Load, number as number_of, tally, vm};
 use rand::{SeedableRng, rngs::StdRng};
 use tokio::time::{Instant, sleep};
 
@@ -56,6 +56,11 @@ async fn chaos(engine: Engine, duration: Duration, seed: u64) {
     for (fault, count) in &ledger.faults {
         println!("{count:6} {fault}");
     }
+    let debug = stage.daemon.debug().await;
+    let of = |function: &str, member: &str| number_of(&debug["functions"][function], member);
+    println!("{:6} callbacks lost", of(stage::LOST, "instances_started"));
+    println!("{:6} callbacks doubled, each a second and a third time", of("doubled", "instances_started"));
+    println!("{:6} callbacks refused in all", number_of(&debug["daemon"], "callbacks_refused"));
     for ((function, label), count) in tally(&answers) {
         println!("{count:6} {function}: {label}");
     }

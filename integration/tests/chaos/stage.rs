@@ -24,8 +24,8 @@ const SMALL_DISK: [&str; 6] = [
 ];
 /// Where Debian has the library that shifts a program's clock.
 const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
-/// Until nothing but what shall be kept ready is left.
-const CALM: Duration = Duration::from_secs(40);
+/// Until nothing but what shall be kept ready is left, and that is there again: starts that kept failing are backed off from.
+const CALM: Duration = Duration::from_secs(90);
 
 /// Never becomes ready.
 pub const LOST: &str = "lost";

@@ -17,8 +17,9 @@ use unifaas_actors::{Admission, Callbacks, Directory, DrainAll, Follow, Limits, 
 use crate::{
     cli::Serve,
     host,
-    http::{BindError, Listeners, Servers, Settings, Shared},
+    http::{self, BindError, Listeners, Servers, Settings, Shared},
     log::{self, Logging},
+    neighbours::Neighbours,
     net::{NetError, Subnet},
     open_files,
     sandbox::{EngineSettings, Engines},
@@ -85,12 +86,18 @@ async fn serve(options: Serve, lasting: &mut Lasting) -> Result<(), StartError> 
     };
     let admission = Admission::new(limits);
     let (subnet, tap_pool) = (options.subnet, options.tap_pool);
-    let engine_settings = EngineSettings { callback, subnet, tap_pool };
+    let neighbours = Neighbours::default();
+    let engine_settings = EngineSettings { callback, subnet, tap_pool, neighbours: neighbours.clone() };
     let engines = Engines::new(engine_settings.clone(), state, &log);
     engines.reclaim(left, state, &engine_settings, &log).await;
     engines.prepare(drafts.values().filter_map(|draft| draft.as_deref().ok())).await?;
     let world = World { sandboxes: Box::new(engines), callbacks: callbacks.clone(), admission: admission.clone() };
     let actors = RegistryActor::launch(root.clone(), drafts, directory.clone(), world, Follow::Watch, log.clone());
+    let crowd = http::Limits {
+        connections: options.max_connections,
+        connections_each: options.max_connections_per_client.unwrap_or(options.max_connections.div_ceil(2)),
+        client_timeout: (!options.client_timeout.is_zero()).then_some(options.client_timeout),
+    };
     let settings = Settings {
         registry: root.display().to_string(),
         listen: front.to_string(),
@@ -99,12 +106,17 @@ async fn serve(options: Serve, lasting: &mut Lasting) -> Result<(), StartError> 
         subnet: options.subnet.unwrap_or(Subnet::DEFAULT).to_string(),
         state_dir: state.directory().display().to_string(),
         drain_grace_seconds: options.drain_grace.as_secs_f64(),
+        max_connections: crowd.connections,
+        max_connections_per_client: crowd.connections_each,
+        client_timeout_seconds: options.client_timeout.as_secs_f64(),
         memory_budget: limits.memory,
         max_starts: limits.starts,
         max_process_starts: options.max_process_starts,
     };
     let functions = directory.all().len();
-    let shared = Arc::new(Shared::new(directory, callbacks, admission, log.new(o!()), settings));
+    let log_of_workers = log.new(o!());
+    let shared = Shared::new(directory, callbacks, admission, neighbours, crowd, settings, log_of_workers);
+    let shared = Arc::new(shared);
     let servers = listeners.serve(shared.clone())?;
     let admin = admin.map_or_else(String::new, |admin| format!(" admin http://{admin}"));
     info!(log, "serving"; "listen" => %front, "callback" => %callback, "registry" => %root.display(),

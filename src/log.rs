@@ -1,13 +1,22 @@
 //! Where messages go: slog, to standard error, human or JSON; panics and the `log` crate's messages go the same way.
 
-use std::io::IsTerminal;
+use std::{
+    io::IsTerminal,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use slog::{Drain, FnValue, Level, Logger, error, o};
+
+use tokio::time::Instant;
 
 use crate::cli;
 
 /// Messages that may wait to be written. When a burst is larger the oldest writers wait, so that none is lost.
 const QUEUE: usize = 4096;
+
+/// Between two lines about something that others can bring about as often as they like.
+const SELDOM: Duration = Duration::from_secs(10);
 
 /// Logging for as long as it lives.
 pub struct Logging {
@@ -15,6 +24,31 @@ pub struct Logging {
     /// Writes what is left when dropped.
     _writer: slog_async::AsyncGuard,
     _scope: slog_scope::GlobalLoggerGuard,
+}
+
+/// Keeps a line from being written as often as somebody else wants.
+#[derive(Debug, Default)]
+pub struct Seldom(Mutex<Saying>);
+
+#[derive(Debug, Default)]
+struct Saying {
+    last: Option<Instant>,
+    /// How often it could have been said since.
+    unsaid: u64,
+}
+
+impl Seldom {
+    /// Whether to say it now; how often it could have been said since it last was.
+    pub fn say(&self) -> Option<u64> {
+        let mut saying = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        saying.unsaid += 1;
+        let now = Instant::now();
+        if saying.last.is_some_and(|last| now - last < SELDOM) {
+            return None;
+        }
+        saying.last = Some(now);
+        Some(std::mem::take(&mut saying.unsaid))
+    }
 }
 
 /// Sets logging up for the whole process.
@@ -81,4 +115,17 @@ fn log_panics(log: Logger) {
         let at = panic.location().map(ToString::to_string).unwrap_or_default();
         error!(log, "panic"; "what" => words, "at" => at, "thread" => std::thread::current().name().map(str::to_owned));
     }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_others_bring_about_is_said_now_and_then_with_how_often_it_was() {
+        let seldom = Seldom::default();
+        assert_eq!((seldom.say(), seldom.say(), seldom.say()), (Some(1), None, None));
+        tokio::time::advance(SELDOM).await;
+        assert_eq!((seldom.say(), seldom.say()), (Some(3), None));
+    }
 }

@@ -8,6 +8,7 @@ mod daemon;
 mod host;
 mod http;
 mod log;
+mod neighbours;
 mod net;
 mod open_files;
 mod relay;

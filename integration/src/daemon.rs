@@ -5,7 +5,7 @@ use std::{
     fs,
     future::Future,
     net::SocketAddr,
-    path::Path,
+    path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     sync::Arc,
     thread,
@@ -95,6 +95,23 @@ impl Setup {
     pub fn run_by<W: Into<OsString>>(mut self, words: impl IntoIterator<Item = W>) -> Self {
         self.program.splice(0..0, words.into_iter().map(Into::into));
         self
+    }
+
+    /// On a host without cgroups. Takes root.
+    pub fn without_cgroups(self) -> Self {
+        let hide = "umount --recursive --lazy /sys/fs/cgroup && exec \"$0\" \"$@\"";
+        self.run_by(["unshare", "--mount", "--propagation=private", "--", "sh", "-c", hide])
+    }
+
+    /// With a small file system of its own for its state directory, which others find as [`Daemon::inside`]. Takes root.
+    ///
+    /// # Panics
+    /// When the directory cannot be made.
+    pub fn on_a_small_disk(self, size: &str) -> Self {
+        let state = self.home.path("state");
+        fs::create_dir_all(&state).expect("a directory");
+        let mount = format!("mount -t tmpfs -o size={size},mode=755 none {state:?} && exec \"$0\" \"$@\"");
+        self.run_by(["unshare", "--mount", "--propagation=private", "--", "sh", "-c", &mount])
     }
 
     /// The command that starts it.
@@ -220,14 +237,21 @@ impl Daemon {
         self.send(request).await.unwrap_or_else(|error| panic!("POST {path}: {error:?}"))
     }
 
+    /// GET of an admin page, where those are.
+    async fn page(&self, path: &str) -> Reply {
+        let mut connection = Connection::open(self.admin.unwrap_or(self.listen)).await.expect("the admin pages");
+        let page = connection.send(request("GET", path, empty())).await;
+        page.unwrap_or_else(|error| panic!("GET {path}: {error:?}"))
+    }
+
     /// What `/debug` says.
     pub async fn debug(&self) -> Value {
-        self.get("/debug").await.ok().json()
+        self.page("/debug").await.ok().json()
     }
 
     /// What `/debug/functions/<name>` says.
     pub async fn function(&self, name: &str) -> Value {
-        self.get(&format!("/debug/functions/{name}")).await.ok().json()
+        self.page(&format!("/debug/functions/{name}")).await.ok().json()
     }
 
     /// The instances of a function, as `/debug` shows them.
@@ -264,7 +288,7 @@ impl Daemon {
     ) -> impl Future<Output = Value> {
         let path = format!("/debug/functions/{name}");
         eventually(Duration::from_secs(10), format!("{name}: {}", what.into()), async move || {
-            let reply = self.get(&path).await;
+            let reply = self.page(&path).await;
             (reply.status == 200).then(|| reply.json()).filter(&condition)
         })
     }
@@ -280,6 +304,11 @@ impl Daemon {
             let instances = function["instances"].as_array().into_iter().flatten();
             instances.filter(|instance| instance["state"] == wanted.as_str()).count() == count
         })
+    }
+
+    /// A path of its home, as it sees it.
+    pub fn inside(&self, name: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/root{}", self.pid, self.home.path(name).display()))
     }
 
     /// What it wrote to its log.

@@ -2,14 +2,17 @@
 //!
 //! `daemon.rs` starts and ends the binary, `home.rs` knows the
 //! directories, `function.rs` writes `function.toml`, `client.rs` is an HTTP client that sees
-//! pieces as they arrive, `raw.rs` a socket for what no client would send, `processes.rs` reads the process table,
-//! `engine.rs` is a private container engine, `load.rs` clients that ask all the time, `census.rs` counts what a daemon holds.
+//! pieces as they arrive, `raw.rs` a socket for what no client would send, `processes.rs` reads the process table, `abuse.rs`
+//! knows how functions do harm, `engine.rs` is a private container engine, `load.rs` clients that ask all the time, and
+//! `census.rs` counts what a daemon holds.
 //! `src/bin/testfn` is the function under test; the tests themselves are in `tests/`, a file for each theme.
+//! `src/bin/compare` measures, with `src/bin/lean.rs` as the function; it starts and ends things by the same means.
 //!
 //! Everything here panics when it fails, at the caller's line where that can be had: it is part of tests.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a helper of tests fails by panicking")]
 
+pub mod abuse;
 mod census;
 mod client;
 mod daemon;

@@ -60,6 +60,7 @@ pub struct Vm {
     keys: String,
     hypervisor: String,
     cmdline: String,
+    kernel: PathBuf,
 }
 
 impl Vm {
@@ -72,6 +73,7 @@ impl Vm {
             keys: String::new(),
             hypervisor: String::new(),
             cmdline: "ip=%ip gw=%gateway mask=%netmask callback=%callback".to_owned(),
+            kernel: unikernel(),
         }
     }
 
@@ -93,6 +95,12 @@ impl Vm {
         self
     }
 
+    /// Boots something else.
+    pub fn kernel(mut self, kernel: &Path) -> Self {
+        kernel.clone_into(&mut self.kernel);
+        self
+    }
+
     /// Says something else on the command line.
     pub fn cmdline(mut self, cmdline: &str) -> Self {
         cmdline.clone_into(&mut self.cmdline);
@@ -107,9 +115,8 @@ impl Vm {
 
 impl From<Vm> for Function {
     fn from(vm: Vm) -> Self {
-        let Vm { name, kind, top, keys, hypervisor, cmdline } = vm;
-        let (kernel, kind) = (unikernel(), kind.hypervisor());
-        let kernel = kernel.display();
+        let Vm { name, kind, top, keys, hypervisor, cmdline, kernel } = vm;
+        let (kernel, kind) = (kernel.display(), kind.hypervisor());
         let text = format!(
             "{top}\n[vm]\nkernel = \"{kernel}\"\nmemory = 32\ncmdline = \"{cmdline}\"\n{keys}\n\
              [vm.hypervisor]\n{kind}\n{hypervisor}"

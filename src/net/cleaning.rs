@@ -48,10 +48,14 @@ pub(super) async fn clean(netlink: &Netlink, remains: &Remains, log: &Logger) ->
     for group in groups {
         note("taps", netlink.remove_group(group).await);
     }
-    for uplink in uplinks {
-        note("forwarding", sysctl::stop_forwarding(uplink));
-    }
     note("the table of rules", Fence::lower(*mark));
+    if !uplinks.is_empty() {
+        // After that, so that of two daemons that end at the same moment one at least is the last.
+        let others = Fence::guarded_by_others(*mark);
+        for uplink in uplinks.iter().filter(|uplink| !others.contains(uplink)) {
+            note("forwarding", sysctl::stop_forwarding(uplink));
+        }
+    }
     for subnet in subnets {
         note("the reserved subnet", netlink.release(*subnet, *mark).await);
     }

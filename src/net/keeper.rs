@@ -307,8 +307,10 @@ impl Keeper {
         if self.egress {
             return Ok(());
         }
+        let others = Fence::guarded_by_others(self.settings.mark);
         for uplink in self.netlink.uplinks().await.map_err(refused("netlink"))? {
-            if sysctl::forwards(&uplink).map_err(refused("forwarding"))? {
+            // On by the will of whoever runs this host, unless it was one of us.
+            if sysctl::forwards(&uplink).map_err(refused("forwarding"))? && !others.contains(&uplink) {
                 continue;
             }
             self.entries.push(self.settings.journal.enter(Thing::Forwarding { interface: uplink.clone() })?);

@@ -2,12 +2,14 @@
 //!
 //! One engine per kind of sandbox, chosen by the spec: `process/` for child processes, `container/` for those of a
 //! container engine, `vm/` for virtual machines. What engines share has a file of
-//! its own: `readiness.rs` (is it up yet?), `ports.rs` (leases of local ports), `cgroup/` (limits, and the certainty
-//! that nothing survives), `substitute.rs` (`%words` in commands), `reclaim.rs` (what an earlier daemon left). What there
-//! is outside the daemon is written down in `src/state/`. When to start and end instances is decided in the actors.
+//! its own: `readiness.rs` (is it up yet?), `pace.rs` (how fast output is read), `ports.rs` (leases of local ports),
+//! `cgroup/` (limits, and the certainty that nothing survives), `substitute.rs` (`%words` in commands), `reclaim.rs` (what
+//! an earlier daemon left). What there is outside the daemon is written down in `src/state/`. When to start and end
+//! instances is decided in the actors.
 
 mod cgroup;
 mod container;
+mod pace;
 mod ports;
 mod process;
 mod readiness;
@@ -32,6 +34,7 @@ use process::{Means, Processes, Stragglers};
 use vm::{Machines, VmSettings};
 
 use crate::{
+    neighbours::Neighbours,
     net::{Mark, NetError, Subnet},
     open_files,
     state::{Leftovers, State},
@@ -46,6 +49,8 @@ pub struct EngineSettings {
     pub subnet: Option<Subnet>,
     /// Taps that are kept prepared for them.
     pub tap_pool: usize,
+    /// Is told in which networks there are instances.
+    pub neighbours: Neighbours,
 }
 
 /// All engines of this host.
@@ -61,16 +66,17 @@ impl Engines {
     /// # Panics
     /// Outside of an arbiter (or another tokio `LocalSet`).
     pub fn new(settings: EngineSettings, state: &State, log: &Logger) -> Self {
-        let EngineSettings { callback, subnet, tap_pool } = settings;
+        let EngineSettings { callback, subnet, tap_pool, neighbours } = settings;
         let means = Means {
             ports: Ports::below_ephemeral(),
             limits: Limits::set_up(state, log),
             journal: state.journal.clone(),
             stragglers: Stragglers::default(),
+            neighbours: neighbours.clone(),
         };
-        let vms = VmSettings { subnet, tap_pool, callback };
+        let vms = VmSettings { subnet, tap_pool, callback, neighbours: neighbours.clone() };
         Self {
-            containers: Containers::new(callback, state, log),
+            containers: Containers::new(callback, state, neighbours, log),
             machines: Machines::new(vms, means.clone(), state, log),
             processes: Processes::new(Callback::local(callback), means),
         }

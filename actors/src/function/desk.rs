@@ -2,7 +2,7 @@
 //!
 //! [`Desk::acquire`] takes a free slot from the shared table (`slots.rs`) when there is one, else it asks the function's
 //! actor and waits. The [`Lease`] it returns is the slot: it goes back when the lease is dropped, whatever happened,
-//! so whoever moves the bytes keeps it inside the response body until the last one is sent.
+//! so whoever moves the bytes keeps it until the last one has been handed on.
 
 use std::{
     net::SocketAddr,

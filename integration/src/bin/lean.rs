@@ -5,6 +5,7 @@
 //! is for, `testfn` is the function for tests of everything that can go wrong.
 
 use std::{
+    cell::OnceCell,
     collections::HashMap,
     env,
     io::{self, ErrorKind, Read, Write},
@@ -40,7 +41,7 @@ fn call_back(url: &str) -> io::Result<()> {
 
 /// Serves every connection until the process is ended.
 fn serve(listener: &TcpListener) -> io::Result<()> {
-    let answers = Answers { short: answer(b"Hello world\n"), long: answer(&vec![b'x'; 1 << 20]) };
+    let answers = Answers { short: answer(b"Hello world\n"), long: OnceCell::new() };
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
     listener.set_nonblocking(true)?;
     epoll.add(listener, EpollEvent::new(EpollFlags::EPOLLIN, LISTENER))?;
@@ -73,7 +74,14 @@ fn serve(listener: &TcpListener) -> io::Result<()> {
 
 struct Answers {
     short: Vec<u8>,
-    long: Vec<u8>,
+    /// Made when it is asked for: the pages of an instance that nobody asks would count, a thousandfold.
+    long: OnceCell<Vec<u8>>,
+}
+
+impl Answers {
+    fn get(&self, long: bool) -> &[u8] {
+        if long { self.long.get_or_init(|| answer(&vec![b'x'; 1 << 20])) } else { &self.short }
+    }
 }
 
 fn answer(body: &[u8]) -> Vec<u8> {
@@ -122,7 +130,7 @@ impl<'a> Connection<'a> {
                 State::Head => match head(&self.buffer[..self.filled])? {
                     Some((length, body, long)) => {
                         self.consume(length);
-                        State::Body(body, if long { &answers.long } else { &answers.short })
+                        State::Body(body, answers.get(long))
                     }
                     None => return Ok(()),
                 },

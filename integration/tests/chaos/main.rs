@@ -5,11 +5,8 @@
 //! done and which answers that excuses, `faults.rs` does it, `stage.rs` is the daemon with its functions. Afterwards it
 //! holds what it held before.
 //!
-//! ```text
-//! UNIFAAS_CHAOS=300 UNIFAAS_SEED=7 cargo test -p integration --test chaos -- --nocapture
-//! ```
-//!
-//! goes on for so many seconds (else for a short while); the seed is printed, and replays the faults, not the timing.
+//! `integration/chaos` goes on for minutes (`UNIFAAS_CHAOS`, in seconds), otherwise it is a short while. The seed is printed;
+//! `UNIFAAS_SEED` replays the faults, not the timing.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,11 +1,8 @@
 //! Functions of every kind that live for one request, for a long time: what the daemon holds of its host must not grow.
 //!
-//! ```text
-//! UNIFAAS_SOAK=900 cargo test --release -p integration --test soak -- --nocapture
-//! ```
-//!
-//! asks for so many seconds (else for a short while), counts every second, and prints the medians of all quarters. The third
-//! quarter is compared with the last: by then whatever is made once has been made.
+//! `integration/soak` goes on for a quarter of an hour (`UNIFAAS_SOAK`, in seconds), otherwise it is a short while. It counts
+//! every second, and prints the medians of all quarters. The third is compared with the last: by then whatever is made once
+//! has been made.
 
 #![allow(
     clippy::unwrap_used,

@@ -4,7 +4,7 @@ use std::{cell::Cell, io, rc::Rc};
 
 use slog::{Logger, warn};
 
-use super::{Cgroups, Group};
+use super::{Allowance, Cgroups, Group};
 use crate::state::State;
 
 /// Shared by the engines.
@@ -28,13 +28,15 @@ impl Limits {
         let limits = Self(Rc::new(Shared { cgroups, warned: Cell::new(false), log: log.clone() }));
         if let Some(error) = error {
             limits.warn_unlimited(&error);
+        } else if !limits.0.cgroups.as_ref().is_some_and(Cgroups::counts_processes) {
+            warn!(log, "instances may have any number of processes: there is no controller for that in reach");
         }
         limits
     }
 
-    /// A cgroup for one instance that may use `memory` MiB. `None`: it runs without limit, which is logged once.
-    pub fn group(&self, name: &str, memory: u64) -> Option<Group> {
-        let made = self.0.cgroups.as_ref()?.group(name, memory);
+    /// A cgroup for one instance. `None`: it runs without limit, which is logged once.
+    pub fn group(&self, name: &str, allowance: Allowance) -> Option<Group> {
+        let made = self.0.cgroups.as_ref()?.group(name, allowance);
         made.inspect_err(|error| self.warn_unlimited(error)).ok()
     }
 
@@ -52,7 +54,7 @@ impl Limits {
 
     fn warn_unlimited(&self, error: &io::Error) {
         if !self.0.warned.replace(true) {
-            warn!(self.0.log, "instances run without memory limit: no cgroup can be made for them"; "error" => %error);
+            warn!(self.0.log, "instances run without limit of memory and processes: no cgroup can be made for them"; "error" => %error);
         }
     }
 }

@@ -19,7 +19,7 @@ use std::{
 
 pub use ceiling::memory_ceiling;
 use futures::future;
-pub use group::Group;
+pub use group::{Allowance, Group};
 use group::{Controls, Member};
 pub use limits::Limits;
 use locate::{Layout, Place};
@@ -71,14 +71,19 @@ impl Cgroups {
         Ok(Self { hierarchies })
     }
 
-    /// Makes the directories of one instance that may use `memory` MiB.
-    pub fn group(&self, name: &str, memory: u64) -> io::Result<Group> {
+    /// Whether the number of an instance's processes can be limited.
+    pub fn counts_processes(&self) -> bool {
+        self.hierarchies.iter().any(Hierarchy::counts_processes)
+    }
+
+    /// Makes the directories of one instance.
+    pub fn group(&self, name: &str, allowance: Allowance) -> io::Result<Group> {
         let members = self.hierarchies.iter().map(|hierarchy| Member {
             controls: hierarchy.controls,
             directory: hierarchy.parent.join(name),
             label: hierarchy.label(name),
         });
-        Group::create(members, memory)
+        Group::create(members, allowance)
     }
 
     /// The directories that hold those of the instances.
@@ -100,6 +105,14 @@ impl Hierarchy {
             delegation::pass_on(&hierarchy.parent)?;
         }
         Ok(hierarchy)
+    }
+
+    fn counts_processes(&self) -> bool {
+        match self.controls {
+            Controls::V1Pids => true,
+            Controls::V1Memory => false,
+            Controls::V2 => delegation::passes_on(&self.parent, "pids"),
+        }
     }
 
     /// The directory of an instance as `/proc/<pid>/cgroup` shows it, hierarchy first.

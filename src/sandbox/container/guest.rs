@@ -14,6 +14,8 @@ use unifaas_actors::{
     sandbox::{Guest, GuestExit, ReclaimError},
 };
 
+use crate::sandbox::pace::Pace;
+
 use super::{
     engine::{Engine, QUICK},
     remover::Remover,
@@ -103,6 +105,7 @@ impl Container {
         let Ok(docker) = self.engine.client().await else { return };
         let mut output = docker.logs(&self.id, Some(options));
         let mut unfinished = false;
+        let mut pace = Pace::new();
         while let Some(Ok(output)) = output.next().await {
             let (LogOutput::StdOut { message } | LogOutput::StdErr { message } | LogOutput::Console { message }) =
                 output
@@ -111,6 +114,7 @@ impl Container {
             };
             log.write(&message);
             unfinished = !message.ends_with(b"\n");
+            pace.keep(message.len()).await;
         }
         if unfinished {
             log.write(b"\n");

@@ -36,7 +36,10 @@ use unifaas_actors::{
     spec::{ContainerSpec, Pull, Readiness},
 };
 
-use crate::state::{Entry, Journal, State, Thing};
+use crate::{
+    neighbours::Neighbours,
+    state::{Entry, Journal, State, Thing},
+};
 use engine::{Engine, EngineError, QUICK};
 use guest::{Container, ContainerGuest};
 use networks::Networks;
@@ -77,11 +80,11 @@ impl Containers {
     ///
     /// # Panics
     /// Outside of a `LocalSet`.
-    pub fn new(callback: SocketAddr, state: &State, log: &Logger) -> Self {
+    pub fn new(callback: SocketAddr, state: &State, neighbours: Neighbours, log: &Logger) -> Self {
         let engine = Rc::new(Engine::from_environment());
         let owner = Owner { daemon: state.identity(), life: state.life() };
         let parts = Parts {
-            networks: Networks::new(engine.clone()),
+            networks: Networks::new(engine.clone(), neighbours),
             watch: Watch::new(engine.clone(), owner.daemon.clone(), log.clone()),
             remover: Remover::start(engine.clone(), log.clone()),
             engine,

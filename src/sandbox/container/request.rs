@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use bollard::models::{ContainerCreateBody, HostConfig, HostConfigLogConfig};
+use bollard::models::{ContainerCreateBody, HostConfig, HostConfigLogConfig, ResourcesUlimits};
 use unifaas_actors::{
     sandbox::LaunchOrder,
     spec::{ContainerSpec, Readiness},
@@ -115,6 +115,7 @@ fn host_config(container: &ContainerSpec) -> HostConfig {
         memory_swap: Some(memory),
         nano_cpus: container.cpus.map(|cpus| (cpus * NANOS_PER_CPU) as i64),
         pids_limit: Some(container.pids_limit.into()),
+        ulimits: container.file_size.map(|size| vec![file_limit(size)]),
         runtime: container.runtime.clone(),
         network_mode: container.network.clone(),
         cap_drop: Some(vec!["ALL".to_owned()]),
@@ -130,6 +131,11 @@ fn host_config(container: &ContainerSpec) -> HostConfig {
         }),
         ..Default::default()
     }
+}
+
+fn file_limit(mib: u32) -> ResourcesUlimits {
+    let bytes = i64::from(mib) << 20;
+    ResourcesUlimits { name: Some("fsize".to_owned()), soft: Some(bytes), hard: Some(bytes) }
 }
 
 /// Where containers on a network with that gateway find the callback listener, which is bound to `bound`. `None`: nowhere,
@@ -233,14 +239,18 @@ mod tests {
         let log = host.log_config.unwrap();
         assert_eq!((log.typ.as_deref(), log.config.unwrap()["max-size"].as_str()), (Some("json-file"), "1m"));
 
+        assert_eq!(host.ulimits, None);
+
         let relaxed = "capabilities = [\"NET_RAW\"]\nno-new-privileges = false\npids-limit = 9\nread-only = true\n\
-            init = true\nlog-size = 3\ncpus = 0.5\nuser = \"7:8\"\nnetwork = \"n\"";
+            init = true\nfile-size = 2\nlog-size = 3\ncpus = 0.5\nuser = \"7:8\"\nnetwork = \"n\"";
         let body = made_from(&format!("[container]\nimage = \"i\"\n{relaxed}")).1;
         assert_eq!(body.user.as_deref(), Some("7:8"));
         let host = body.host_config.unwrap();
         assert_eq!(host.cap_add.unwrap().last().map(String::as_str), Some("NET_RAW"));
         assert_eq!(host.security_opt, None);
         assert_eq!((host.pids_limit, host.readonly_rootfs, host.init), (Some(9), Some(true), Some(true)));
+        let [limit] = &host.ulimits.unwrap()[..] else { panic!("not one limit") };
+        assert_eq!((limit.name.as_deref(), limit.soft, limit.hard), (Some("fsize"), Some(2 << 20), Some(2 << 20)));
         assert_eq!((host.nano_cpus, host.network_mode.as_deref()), (Some(500_000_000), Some("n")));
         assert_eq!(host.log_config.unwrap().config.unwrap()["max-size"], "3m");
     }

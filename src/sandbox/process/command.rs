@@ -17,8 +17,8 @@ const DAEMON: &str = "%unifaas";
 /// The daemon's own program, whatever has become of its file and of the directories above it.
 const DAEMON_PROGRAM: &str = "/proc/self/exe";
 
-/// What is known of an instance before it starts.
-#[derive(Debug, Clone)]
+/// What is known of an instance before it starts. No `Debug`: the callback is a secret.
+#[derive(Clone)]
 pub struct Facts {
     /// Its address.
     pub ip: String,
@@ -30,8 +30,8 @@ pub struct Facts {
     pub daemon: String,
 }
 
-/// A command, ready to run.
-#[derive(Debug, PartialEq, Eq)]
+/// A command, ready to run. No `Debug`: there are secrets among the arguments and in the environment.
+#[derive(PartialEq, Eq)]
 pub struct Invocation {
     /// A path, or a name to be looked up in the PATH of `env`; relative to the function's directory.
     pub program: PathBuf,

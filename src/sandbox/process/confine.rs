@@ -36,6 +36,7 @@ const MOST_DESCRIPTORS: u64 = 65_536;
 pub struct Confinement {
     credentials: Option<Credentials>,
     capabilities: Option<u64>,
+    file_bytes: Option<u64>,
     doors: Vec<OwnedFd>,
     directory: CString,
     daemon: Pid,
@@ -47,7 +48,7 @@ pub struct Confinement {
 impl Confinement {
     /// The child works in `directory`, which it enters first, so that it can be one which the child's user could not
     /// reach. `doors` are the files by which the child joins its cgroups; without `credentials` it stays who it is, and without
-    /// `capabilities`, a bit for each that is left, root can do what root can.
+    /// `capabilities`, a bit for each that is left, root can do what root can. `file_size` is in MiB.
     ///
     /// # Errors
     /// `InvalidInput` if the path of the directory contains a zero byte.
@@ -55,12 +56,14 @@ impl Confinement {
         directory: &Path,
         credentials: Option<Credentials>,
         capabilities: Option<u64>,
+        file_size: Option<u32>,
         doors: Vec<OwnedFd>,
     ) -> io::Result<Self> {
         let limit = resource::getrlimit(Resource::RLIMIT_NOFILE).map_or(MOST_DESCRIPTORS, |(soft, _)| soft);
         Ok(Self {
             credentials,
             capabilities,
+            file_bytes: file_size.map(|size| u64::from(size) << 20),
             doors,
             directory: CString::new(directory.as_os_str().as_bytes())?,
             daemon: unistd::getpid(),
@@ -81,6 +84,9 @@ impl Confinement {
         resource::setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
         if let Some((soft, hard)) = self.open_files {
             resource::setrlimit(Resource::RLIMIT_NOFILE, soft, hard)?;
+        }
+        if let Some(bytes) = self.file_bytes {
+            resource::setrlimit(Resource::RLIMIT_FSIZE, bytes, bytes)?;
         }
         default_signals();
         drop_ambient_capabilities();

@@ -20,7 +20,7 @@ use unifaas_actors::{
 };
 
 use super::{Stragglers, child::Child, spawn::Record};
-use crate::sandbox::{cgroup::Group, ports::PortLease};
+use crate::sandbox::{cgroup::Group, pace::Pace, ports::PortLease};
 
 /// How long the last output may take to be read once the process has ended.
 const LAST_OUTPUT: Duration = Duration::from_millis(20);
@@ -190,9 +190,11 @@ fn exit(status: io::Result<ExitStatus>, starved: bool, memory: u64) -> GuestExit
 pub async fn collect(mut pipe: pipe::Receiver, log: OutputLog) {
     let mut chunk = vec![0; CHUNK];
     let mut unfinished = false;
+    let mut pace = Pace::new();
     while let Ok(count @ 1..) = pipe.read(&mut chunk).await {
         log.write(&chunk[..count]);
         unfinished = !chunk[..count].ends_with(b"\n");
+        pace.keep(count).await;
     }
     if unfinished {
         log.write(b"\n");

@@ -29,10 +29,10 @@ use unifaas_actors::{
 
 use super::{
     Callback,
-    cgroup::{Group, Limits},
+    cgroup::{Allowance, Group, Limits},
     ports::Ports,
 };
-use crate::{open_files::is_exhaustion, state::Journal};
+use crate::{neighbours::Neighbours, open_files::is_exhaustion, state::Journal};
 pub use command::{DEFAULT_PATH, Facts, Invocation};
 pub use guest::{Holds, ProcessGuest, collect};
 pub use spawn::{Record, Spawn, Spawned};
@@ -46,6 +46,7 @@ pub struct Means {
     pub limits: Limits,
     pub journal: Journal,
     pub stragglers: Stragglers,
+    pub neighbours: Neighbours,
 }
 
 /// Starts processes.
@@ -64,7 +65,10 @@ impl Processes {
     /// so that must be the thread of the actors, which lives as long as the daemon, and none of a pool.
     pub fn launch(&self, order: LaunchOrder, process: &ProcessSpec) -> Result<Launched, LaunchError> {
         let credentials = Credentials::of(process.user.as_deref(), Uid::effective())?;
-        let Means { ports, limits, journal, stragglers } = &self.means;
+        let Means { ports, limits, journal, stragglers, neighbours } = &self.means;
+        if let Some(user) = credentials.as_ref().filter(|user| user.uid != Uid::effective()) {
+            neighbours.add_user(user.uid.as_raw());
+        }
         let port = ports
             .lease()
             .ok_or_else(|| LaunchError::Exhausted("every local port for instances is in use".to_owned()))?;
@@ -77,11 +81,12 @@ impl Processes {
         let invocation = Invocation::new(&order, process, &facts, env::var_os("PATH").as_deref());
         let instance = order.instance.to_string();
         let record = Record::begin(journal, instance.clone())?;
-        let group = limits.group(&instance, process.memory);
+        let group = limits.group(&instance, Allowance { memory: process.memory, pids: process.pids_limit });
         let directory = &order.spec.directory;
         let user = credentials.clone();
 
-        let spawned = Spawn::new(&invocation, directory, credentials).run(group.as_ref(), record);
+        let spawn = Spawn::new(&invocation, directory, credentials).file_size(process.file_size);
+        let spawned = spawn.run(group.as_ref(), record);
         let Spawned { child, output, record } =
             spawned.map_err(|error| match refusal(&invocation, directory, &error) {
                 why if is_exhaustion(&error) => LaunchError::Exhausted(why),

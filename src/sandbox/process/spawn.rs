@@ -23,6 +23,7 @@ pub struct Spawn<'a> {
     directory: &'a Path,
     credentials: Option<Credentials>,
     capabilities: Option<u64>,
+    file_size: Option<u32>,
     stdin: Option<OwnedFd>,
 }
 
@@ -63,12 +64,18 @@ impl Record {
 impl<'a> Spawn<'a> {
     /// The command is run in `directory`. Without `credentials` it runs as the daemon's user.
     pub fn new(invocation: &'a Invocation, directory: &'a Path, credentials: Option<Credentials>) -> Self {
-        Self { invocation, directory, credentials, capabilities: None, stdin: None }
+        Self { invocation, directory, credentials, capabilities: None, file_size: None, stdin: None }
     }
 
     /// The most that it, and whatever it starts, can ever have of root's capabilities, a bit for each.
     pub fn capabilities(mut self, most: u64) -> Self {
         self.capabilities = Some(most);
+        self
+    }
+
+    /// The largest file that it may write, in MiB.
+    pub fn file_size(mut self, most: Option<u32>) -> Self {
+        self.file_size = most;
         self
     }
 
@@ -108,7 +115,7 @@ impl<'a> Spawn<'a> {
             None => File::open("/dev/null")?.into(),
         };
         let stdio = Stdio { stdin, output: writer.into() };
-        let confinement = Confinement::new(self.directory, self.credentials, self.capabilities, doors)?;
+        let confinement = Confinement::new(self.directory, self.credentials, self.capabilities, self.file_size, doors)?;
         let output = pipe::Receiver::from_owned_fd(reader.into())?;
         Ok((Child::start(program, &stdio, &confinement)?, output))
     }

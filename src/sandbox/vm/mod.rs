@@ -33,10 +33,11 @@ use unifaas_actors::{
 
 use super::{
     Callback,
-    cgroup::Group,
+    cgroup::{Allowance, Group},
     process::{Holds, Means, ProcessGuest, Record, Spawn, Spawned, collect},
 };
 use crate::{
+    neighbours::Neighbours,
     net::{self, Mark, NetError, Network, Subnet},
     state::{State, is_full},
 };
@@ -51,6 +52,8 @@ use wire::{Facts, Wire};
 /// Beside the guest's own memory, in MiB: what its monitor needs. QEMU's translated code is in there.
 const FIRECRACKER_OVERHEAD: u64 = 64;
 const QEMU_OVERHEAD: u64 = 256;
+/// Threads that a monitor may have at once: for each CPU of a guest, and for input and output.
+const MONITOR_PIDS: u32 = 512;
 /// Lines of output that are looked at for the reason of an end.
 const LAST_LINES: usize = 40;
 /// How long the reason may take to be read once QEMU has ended.
@@ -65,6 +68,8 @@ pub struct VmSettings {
     pub tap_pool: usize,
     /// The bound address of the callback listener.
     pub callback: SocketAddr,
+    /// Is told where the guests are.
+    pub neighbours: Neighbours,
 }
 
 /// Starts virtual machines.
@@ -135,6 +140,8 @@ impl Engine {
             VmNetwork::Tap => {
                 wire::check_callback(self.settings.callback, &order.spec.readiness)?;
                 let tap = self.network.lend(vm.egress).await?;
+                let subnet = self.settings.subnet.unwrap_or(Subnet::DEFAULT);
+                self.settings.neighbours.add_network("virtual machines", vec![subnet.into()]);
                 let facts = Facts::on_tap(tap.link, order.spec.port, self.settings.callback, &token);
                 (Wire::Tap(tap), facts)
             }
@@ -172,6 +179,10 @@ impl Engine {
             info!(self.log, "machine monitors run as root, of whose powers they keep the access to files alone: \
                 an unprivileged user could not use everything they need"; "for example" => %obstacle.display());
         }
+        if let Some(user) = operator.credentials.as_ref().filter(|user| user.uid != Uid::effective()) {
+            // A guest in a user-mode network reaches this host as the one who runs its monitor.
+            self.settings.neighbours.add_user(user.uid.as_raw());
+        }
         if let (Some(user), Some(files)) = (&operator.credentials, files) {
             files.give_to(user.uid, user.gid).map_err(refused("the directory of the instance"))?;
         }
@@ -198,7 +209,7 @@ impl Engine {
         let instance = order.instance.to_string();
         let Means { limits, journal, stragglers, .. } = &self.means;
         let record = Record::begin(journal, instance.clone())?;
-        let group = limits.group(&instance, memory);
+        let group = limits.group(&instance, Allowance { memory, pids: MONITOR_PIDS });
         let mut spawn =
             Spawn::new(&invocation, Path::new("/"), operator.credentials).capabilities(operator.capabilities);
         if let Some(theirs) = theirs {

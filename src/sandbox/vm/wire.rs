@@ -44,8 +44,8 @@ impl Wire {
     }
 }
 
-/// What a guest's command line can be told, and where to find the guest. Pure.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What a guest's command line can be told, and where to find the guest. Pure. No `Debug`: the callback is a secret.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Facts {
     pub ip: String,
     pub gateway: String,

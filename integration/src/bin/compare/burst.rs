@@ -17,7 +17,7 @@ use crate::{
         process::{ByHand, single_use},
     },
     figures::Figure,
-    options::Options,
+    options::{Options, SectionName},
     progress,
     report::{Section, Table},
     stats::{median, milliseconds, ratio},
@@ -42,7 +42,7 @@ struct Bursts {
 
 /// The section.
 pub async fn run(options: &Options) -> Section {
-    let mut section = Section::new("burst");
+    let mut section = Section::new(SectionName::Burst.word());
     match apart(async || processes(options).await) {
         Err(why) => section.miss("processes", &why),
         Ok(bursts) => {
@@ -143,11 +143,14 @@ fn at_once<T: Send, R: Send>(all: Vec<T>, work: impl Fn(T) -> R + Sync) -> (Answ
         let threads: Vec<_> = all.into_iter().map(|each| scope.spawn(move || one(each))).collect();
         threads.into_iter().map(|thread| thread.join().expect("every start gets an answer")).collect()
     });
-    let began = done.iter().map(|(began, ..)| *began).min();
-    let since = |ended: Instant| began.map_or(0.0, |began| milliseconds(ended - began));
-    let mut answers: Answers = done.iter().map(|(_, ended, _)| since(*ended)).collect();
-    answers.sort_by(f64::total_cmp);
+    let answers = since_the_first(done.iter().map(|(began, ended, _)| (*began, *ended)));
     (answers, done.into_iter().map(|(.., result)| result).collect())
+}
+
+/// A burst begins when the first of it does.
+fn since_the_first(times: impl Iterator<Item = (Instant, Instant)> + Clone) -> Answers {
+    let Some(first) = times.clone().map(|(began, _)| began).min() else { return Answers::new() };
+    in_order(times.map(|(_, ended)| ended - first).collect())
 }
 
 async fn containers(options: &Options) -> Vec<(usize, Bursts)> {
@@ -203,6 +206,14 @@ mod tests {
         let bursts = [vec![1.0, 2.0, 9.0], vec![3.0, 4.0, 5.0], vec![2.0, 6.0, 7.0]];
         assert_eq!(summary(&bursts), [Some(2.0), Some(4.0), Some(7.0)]);
         assert_eq!(summary(&[]), [None, None, None]);
+    }
+
+    #[test]
+    fn answers_count_from_the_beginning_of_the_first_start() {
+        let start = Instant::now();
+        let after = |milliseconds| start + Duration::from_millis(milliseconds);
+        let times = [(after(2), after(9)), (after(0), after(4)), (after(1), after(3))];
+        assert_eq!(since_the_first(times.into_iter()), [3.0, 4.0, 9.0]);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::{
     child::WITH_PARENT,
     figures::Figure,
     machine::is_installed,
-    options::Options,
+    options::{Options, SectionName},
     progress,
     report::{Section, Table},
 };
@@ -30,7 +30,7 @@ const PROFILE: &str = "callgrind.out";
 
 /// The section.
 pub async fn run(options: &Options) -> Section {
-    let mut section = Section::new("instructions");
+    let mut section = Section::new(SectionName::Instructions.word());
     if !is_installed("valgrind") {
         section.miss("everything", "valgrind is not installed");
         return section;

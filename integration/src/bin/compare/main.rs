@@ -59,7 +59,7 @@ fn main() -> ExitCode {
         };
         let mut section = outcome.unwrap_or_else(|why| {
             failed = true;
-            let mut section = Section::new(&format!("{name:?}").to_lowercase());
+            let mut section = Section::new(name.word());
             section.miss("everything", &format!("failed: {why}"));
             section
         });
@@ -69,19 +69,23 @@ fn main() -> ExitCode {
     }
     let report = Report::new(machine, sections);
     println!("{}", report.figures_markdown());
-    if let Err(error) = write(&report, &options.out) {
-        eprintln!("{}: {error}", options.out.display());
-        failed = true;
+    match write(&report, &options) {
+        Ok(path) => eprintln!("written to {path}.{{md,json}}"),
+        Err(error) => {
+            eprintln!("{}: {error}", options.out.display());
+            failed = true;
+        }
     }
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
-fn write(report: &Report, directory: &PathBuf) -> std::io::Result<()> {
-    fs::create_dir_all(directory)?;
-    fs::write(directory.join("compare.md"), report.markdown())?;
-    fs::write(directory.join("compare.json"), serde_json::to_string_pretty(report)?)?;
-    eprintln!("written to {}/compare.{{md,json}}", directory.display());
-    Ok(())
+/// Writes both forms; where, without the ending.
+fn write(report: &Report, options: &Options) -> std::io::Result<String> {
+    let path = options.out.join(options.stem());
+    fs::create_dir_all(&options.out)?;
+    fs::write(path.with_extension("md"), report.markdown())?;
+    fs::write(path.with_extension("json"), serde_json::to_string_pretty(report)?)?;
+    Ok(path.display().to_string())
 }
 
 /// Does something on a thread of its own, which may enter other networks, and whose failure is not that of the rest.

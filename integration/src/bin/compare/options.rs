@@ -35,7 +35,7 @@ pub struct Options {
     /// Instances that live at the same time in the section `scale`
     #[arg(long, value_name = "COUNT", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(2..))]
     pub instances: u64,
-    /// Where compare.json and compare.md are written
+    /// Where the results are written, as compare.json and compare.md, or named like the chosen sections
     #[arg(long, value_name = "DIRECTORY", default_value = "target/compare")]
     pub out: PathBuf,
 }
@@ -62,6 +62,14 @@ impl Options {
         all.filter(|section| self.sections.is_empty() || self.sections.contains(section)).collect()
     }
 
+    /// How the files of the results are called, without their endings.
+    pub fn stem(&self) -> String {
+        match self.sections.as_slice() {
+            [] => "compare".to_owned(),
+            _ => self.sections().into_iter().map(SectionName::word).collect::<Vec<_>>().join("-"),
+        }
+    }
+
     /// Rounds of something that usually takes so many.
     pub fn rounds(&self, usual: usize) -> usize {
         let rounds = self.rounds.and_then(|rounds| usize::try_from(rounds).ok());
@@ -71,6 +79,19 @@ impl Options {
     /// Seconds of load in each round.
     pub fn seconds(&self) -> u64 {
         self.duration.unwrap_or(if self.quick { 1 } else { 2 })
+    }
+}
+
+impl SectionName {
+    /// As it is called on the command line.
+    pub fn word(self) -> &'static str {
+        match self {
+            SectionName::Warm => "warm",
+            SectionName::Cold => "cold",
+            SectionName::Burst => "burst",
+            SectionName::Scale => "scale",
+            SectionName::Instructions => "instructions",
+        }
     }
 }
 
@@ -106,6 +127,28 @@ mod tests {
         Options::command().debug_assert();
         assert_eq!(parse("").sections().len(), 5);
         assert_eq!(parse("instructions warm warm").sections(), [SectionName::Warm, SectionName::Instructions]);
+    }
+
+    #[test]
+    fn a_part_does_not_overwrite_the_whole() {
+        assert_eq!((parse("").stem(), parse("scale warm").stem()), ("compare".to_owned(), "warm-scale".to_owned()));
+        for section in SectionName::value_variants() {
+            assert_eq!(parse(section.word()).sections(), [*section]);
+        }
+    }
+
+    #[test]
+    fn the_command_explains_every_option() {
+        let help = include_str!("../../../compare");
+        let help = &help[..help.find("\nHELP\n").unwrap()];
+        for argument in Options::command().get_arguments() {
+            if let Some(long) = argument.get_long() {
+                assert!(help.contains(&format!("\n  --{long} ")), "--{long}");
+            }
+        }
+        for section in SectionName::value_variants() {
+            assert!(help.contains(&format!("\n  {} ", section.word())), "{section:?}");
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What else can stand between a client and a function: nginx and HAProxy, each as whoever knows it well would set it up
 //! for this.
 
-use std::{fs, net::SocketAddr, path::Path};
+use std::{fmt::Write, fs, net::SocketAddr, path::Path};
 
 use tempfile::TempDir;
 
@@ -18,21 +18,32 @@ pub struct Proxy {
     _running: Running,
 }
 
-/// Starts nginx: two workers, connections kept to the client and to the upstream, bodies streamed both ways, no log.
-pub fn nginx(directory: &TempDir, upstream: SocketAddr) -> Result<Proxy, String> {
+/// Starts nginx: two workers, connections kept to the client and to the upstreams, bodies streamed both ways through
+/// buffers that are good for long ones and no worse for short ones, no log. A route is a path and who answers what is below it.
+pub fn nginx(directory: &TempDir, routes: &[(String, SocketAddr)]) -> Result<Proxy, String> {
     let at = directory.path().display();
+    let (mut upstreams, mut locations) = (String::new(), String::new());
+    for (number, (path, upstream)) in routes.iter().enumerate() {
+        let _ = writeln!(
+            upstreams,
+            "upstream u{number} {{ server {upstream}; keepalive 256; keepalive_requests 1000000000; }}"
+        );
+        let _ = writeln!(locations, "location {path} {{ proxy_pass http://u{number}/; }}");
+    }
     let config = |address| {
         format!(
             "worker_processes 2;\ndaemon off;\npid {at}/nginx.pid;\nerror_log stderr crit;\n\
-             events {{ worker_connections 4096; }}\n\
+             events {{ worker_connections 16384; }}\n\
              http {{\n\
-             access_log off;\nclient_body_temp_path {at}/body;\nproxy_temp_path {at}/proxy;\nfastcgi_temp_path {at}/fastcgi;\n\
-             uwsgi_temp_path {at}/uwsgi;\nscgi_temp_path {at}/scgi;\n\
+             access_log off;\nclient_body_temp_path {at}/body;\nproxy_temp_path {at}/proxy;\n\
+             fastcgi_temp_path {at}/fastcgi;\nuwsgi_temp_path {at}/uwsgi;\nscgi_temp_path {at}/scgi;\n\
              keepalive_requests 1000000000;\nkeepalive_timeout 3600;\nclient_max_body_size 0;\n\
-             upstream function {{ server {upstream}; keepalive 256; keepalive_requests 1000000000; }}\n\
-             server {{\nlisten {address} backlog=4096;\nlocation / {{\n\
-             proxy_pass http://function;\nproxy_http_version 1.1;\nproxy_set_header Connection \"\";\n\
-             proxy_request_buffering off;\nproxy_max_temp_file_size 0;\n}}\n}}\n}}\n"
+             proxy_http_version 1.1;\nproxy_set_header Connection \"\";\n\
+             proxy_request_buffering off;\nproxy_max_temp_file_size 0;\n\
+             proxy_buffer_size 32k;\nproxy_buffers 32 32k;\nproxy_busy_buffers_size 512k;\n\
+             client_body_buffer_size 128k;\n\
+             {upstreams}\
+             server {{\nlisten {address} backlog=4096;\n{locations}}}\n}}\n"
         )
     };
     start("nginx", directory.path(), config, |file| {

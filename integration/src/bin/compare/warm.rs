@@ -8,7 +8,7 @@ use crate::{
     child::WITH_PARENT,
     figures::Figure,
     machine::is_installed,
-    options::Options,
+    options::{Options, SectionName},
     progress, public_directory,
     report::{Section, Table},
     rivals::{haproxy, nginx},
@@ -37,7 +37,7 @@ struct Contestant {
 
 /// The section.
 pub async fn run(options: &Options) -> Section {
-    let mut section = Section::new("warm");
+    let mut section = Section::new(SectionName::Warm.word());
     if !is_installed("wrk") {
         section.miss("everything", "wrk is not installed");
         return section;
@@ -46,7 +46,7 @@ pub async fn run(options: &Options) -> Section {
     let (daemon, home) = daemon(|setup| setup).await;
     let upstream = daemon.instances("lean").await[0]["address"].as_str().unwrap().parse().unwrap();
     let mut contestants = vec![Contestant::new(DIRECT, format!("http://{upstream}"))];
-    let (nginx, haproxy) = (nginx(&directory, upstream), haproxy(&directory, upstream));
+    let (nginx, haproxy) = (nginx(&directory, &[("/".to_owned(), upstream)]), haproxy(&directory, upstream));
     for (name, proxy) in [(NGINX, &nginx), (HAPROXY, &haproxy)] {
         match proxy {
             Ok(proxy) => contestants.push(Contestant::new(name, format!("http://{}", proxy.address))),

@@ -34,6 +34,8 @@ pub struct Rig {
     pub warnings: Arc<Mutex<Vec<String>>>,
     pub env: BTreeMap<String, String>,
     pub memory: u64,
+    pub pids_limit: u32,
+    pub file_size: Option<u32>,
     pub user: Option<String>,
     pub state: State,
     _home: tempfile::TempDir,
@@ -78,15 +80,29 @@ impl Rig {
             limits: Limits::set_up(&state, &log),
             journal: state.journal.clone(),
             stragglers: Stragglers::default(),
+            neighbours: Neighbours::default(),
         };
         let engine = Processes::new(Callback::local(([127, 0, 0, 1], 3000).into()), means);
-        Self { engine, function, warnings, env: BTreeMap::new(), memory: 128, user: None, state, _home: home }
+        Self {
+            engine,
+            function,
+            warnings,
+            env: BTreeMap::new(),
+            memory: 128,
+            pids_limit: 512,
+            file_size: None,
+            user: None,
+            state,
+            _home: home,
+        }
     }
 
     pub fn try_run(&self, command: &[&str]) -> Result<Running, LaunchError> {
         let process = ProcessSpec {
             command: command.iter().map(|word| (*word).to_owned()).collect(),
             memory: self.memory,
+            pids_limit: self.pids_limit,
+            file_size: self.file_size,
             user: self.user.clone(),
         };
         let spec = FunctionSpec {
@@ -105,7 +121,7 @@ impl Rig {
             max_body: None,
             port: 8080,
             readiness: Readiness::Callback,
-            env: self.env.clone(),
+            env: self.env.clone().into(),
             sandbox: SandboxSpec::Process(process.clone()),
         };
         let output = OutputLog::default();

@@ -13,7 +13,7 @@ use crate::{
     apart,
     figures::Figure,
     firecracker,
-    options::Options,
+    options::{Options, SectionName},
     report::{Section, Table},
     stats::{added, fastest, median, milliseconds, spread},
 };
@@ -35,7 +35,7 @@ impl Starts {
 
 /// The section.
 pub async fn run(options: &Options) -> Section {
-    let mut section = Section::new("cold");
+    let mut section = Section::new(SectionName::Cold.word());
     let columns = [
         ("rounds", 0),
         ("by hand ms", 2),

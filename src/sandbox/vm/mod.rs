@@ -250,7 +250,7 @@ impl Engine {
             .collect();
         debug!(order.log, "machine monitor started"; "pid" => pid.as_raw(), "address" => %facts.address);
 
-        let silent = wire.guest();
+        let (silent, cut) = (wire.guest(), wire.cut());
         let lines = order.output.clone();
         let output = task::spawn_local(collect(output, order.output));
         let holds = Holds { group, record, stragglers: stragglers.clone(), port: None };
@@ -261,15 +261,23 @@ impl Engine {
             guest: Box::new(VmGuest { process: Box::new(process), wire, files }),
             exited: Box::pin(async move {
                 let lost = |_| GuestExit::Other("no longer watched by the daemon".to_owned());
-                let exit = exited.await.unwrap_or_else(lost);
-                let reason = match reason {
-                    Some(reason) => time::timeout(LAST_EVENT, reason).await.ok().and_then(Result::ok).flatten(),
-                    None => None,
+                let ended = async {
+                    let exit = exited.await.unwrap_or_else(lost);
+                    let reason = match reason {
+                        Some(reason) => time::timeout(LAST_EVENT, reason).await.ok().and_then(Result::ok).flatten(),
+                        None => None,
+                    };
+                    ending::explain(monitor, exit, reason.as_deref(), &lines.tail(LAST_LINES))
+                };
+                // A guest that nobody can reach any more is as good as ended: its monitor goes with it.
+                let exit = tokio::select! {
+                    exit = ended => exit,
+                    how = cut => GuestExit::Other(how),
                 };
                 if let Some(guest) = silent {
                     let _ = task::spawn_blocking(move || hangup::hang_up(guest)).await;
                 }
-                ending::explain(monitor, exit, reason.as_deref(), &lines.tail(LAST_LINES))
+                exit
             }),
             pid: u32::try_from(pid.as_raw()).ok(),
             engine_id: None,

@@ -56,7 +56,7 @@ pub fn service(
         })
         .expect(fn_service(move |request| invoke_expecting(expecting.clone(), request)))
         .h1(fn_factory(move || {
-            let pages = pages(shared.clone(), audience, debug::routes);
+            let pages = pages(shared.clone(), Door::Front, audience, debug::routes);
             let invoker = invoker.clone();
             async move { Ok::<_, ()>(Front { invoker, pages: pages.await? }) }
         }));

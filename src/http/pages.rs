@@ -93,7 +93,7 @@ impl PageListener {
             .on_connect_ext(|connection: &ClientStream, data| {
                 data.insert(connection.client().clone());
             })
-            .h1(fn_factory(move || pages(shared.clone(), self.audience, self.routes)));
+            .h1(fn_factory(move || pages(shared.clone(), self.door, self.audience, self.routes)));
         entrance.and_then(http)
     }
 }
@@ -101,17 +101,19 @@ impl PageListener {
 /// The pages of these routes, for that audience.
 pub async fn pages(
     shared: Arc<Shared>,
+    door: Door,
     audience: Audience,
     routes: fn(&mut web::ServiceConfig),
 ) -> Result<Pages<impl Service<Request, Response = ServiceResponse<BoxBody>, Error = actix_web::Error> + 'static>, ()> {
     let app = App::new().app_data(web::Data::from(shared.clone())).configure(routes);
     let app = map_config(app, |()| AppConfig::default()).new_service(()).await?;
-    Ok(Pages { app, audience, shared })
+    Ok(Pages { app, door, audience, shared })
 }
 
 /// Serves pages.
 pub struct Pages<S> {
     app: S,
+    door: Door,
     audience: Audience,
     shared: Arc<Shared>,
 }
@@ -152,9 +154,11 @@ where
         }
         let served = client.map(Client::serve);
         let page = self.app.call(request);
+        // An instance asks for nothing that could be looked up.
+        let is_named = self.door != Door::Callback;
         Box::pin(async move {
             let mut response = Response::from(page.await?);
-            if !response.headers().contains_key(REQUEST_ID) {
+            if is_named && !response.headers().contains_key(REQUEST_ID) {
                 response.headers_mut().insert(REQUEST_ID, request_id);
             }
             drop(served);

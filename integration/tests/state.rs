@@ -11,7 +11,10 @@ use std::{
 };
 
 use integration::{Function, Home, Setup, eventually, ms, processes, refusal, unifaas, vm::skip};
-use nix::unistd::geteuid;
+use nix::{
+    sched::{CloneFlags, unshare},
+    unistd::geteuid,
+};
 
 fn only_root() -> bool {
     let root = geteuid().is_root();
@@ -282,4 +285,39 @@ async fn a_state_directory_on_a_full_or_read_only_disk_is_one_clear_line() {
     let full = refusal(broken(fill).command()).await;
     assert!(full.contains(&state) && full.contains("No space left"), "{full}");
     assert!(processes::with_token(home.token()).is_empty());
+}
+
+#[test]
+fn copies_of_disks_that_fill_the_disk_are_removed_before_anything_is_written() {
+    if !only_root() {
+        return;
+    }
+    let run = || {
+        // So that a file system that is mounted here is there for all that is started here, and goes with this thread.
+        unshare(CloneFlags::CLONE_NEWNS).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let home = Home::new();
+            home.put(&Function::new("f").set("min-instances", 1));
+            let state = home.path("state");
+            fs::create_dir(&state).unwrap();
+            let mount = |arguments: &[&str]| {
+                assert!(Command::new("mount").args(arguments).status().unwrap().success());
+            };
+            mount(&["--make-rprivate", "/"]);
+            mount(&["-t", "tmpfs", "-o", "size=200k,mode=755", "none", &state.to_string_lossy()]);
+            let daemon = Setup::at(&home).start().await;
+            daemon.until("f", "idle", 1).await;
+            daemon.killed().await;
+            let copy = state.join("instances/0123456789abcdef");
+            fs::create_dir(&copy).unwrap();
+            fs::write(copy.join("rootfs"), vec![7; 1 << 20]).unwrap_err();
+            let daemon = Setup::at(&home).start().await;
+            daemon.get("/invoke/f/pid").await.ok();
+            assert!(!copy.exists());
+        });
+    };
+    if let Err(panic) = std::thread::spawn(run).join() {
+        std::panic::resume_unwind(panic);
+    }
 }

@@ -135,11 +135,11 @@ impl Fence {
             .map_err(|error| NetError::Refused(error.to_string()))
     }
 
-    /// The uplinks that other daemons guard: they have switched on forwarding, or rely on it as well.
-    pub fn guarded_by_others(own: Mark) -> Vec<String> {
+    /// The uplinks that some daemon guards: it has switched on forwarding, or relies on it as well.
+    pub fn guarded() -> Vec<String> {
         let run = || Command::new(PROGRAM).args(["-j", "list", "sets", FAMILY]).stderr(Stdio::null()).output();
         let listing = run().map(|output| serde_json::from_slice(&output.stdout).unwrap_or_default());
-        uplinks_in(&listing.unwrap_or_default(), &own.table())
+        uplinks_in(&listing.unwrap_or_default())
     }
 
     /// Removes the rules. Those that are not there are no error.
@@ -152,14 +152,12 @@ impl Fence {
     }
 }
 
-/// The elements of the sets of uplinks in a listing, but for those of the table `own`.
-fn uplinks_in(listing: &serde_json::Value, own: &str) -> Vec<String> {
+/// The elements of the sets of uplinks in a listing.
+fn uplinks_in(listing: &serde_json::Value) -> Vec<String> {
     let sets = listing["nftables"].as_array().into_iter().flatten().map(|entry| &entry["set"]);
-    let others = sets.filter(|set| {
-        let table = set["table"].as_str().unwrap_or_default();
-        set["name"] == UPLINKS && table.starts_with(PREFIX) && table != own
-    });
-    let elements = others.filter_map(|set| set["elem"].as_array()).flatten();
+    let of_daemons = sets
+        .filter(|set| set["name"] == UPLINKS && set["table"].as_str().is_some_and(|table| table.starts_with(PREFIX)));
+    let elements = of_daemons.filter_map(|set| set["elem"].as_array()).flatten();
     elements.filter_map(|element| element.as_str().map(str::to_owned)).collect()
 }
 
@@ -210,17 +208,16 @@ mod tests {
     }
 
     #[test]
-    fn uplinks_of_other_daemons_are_read_from_a_listing() {
+    fn uplinks_of_daemons_are_read_from_a_listing() {
         let listing = serde_json::json!({ "nftables": [
             { "metainfo": { "json_schema_version": 1 } },
             { "set": { "name": "uplinks", "table": "unifaas_40000002", "elem": ["eth0", "eth1"] } },
             { "set": { "name": "uplinks", "table": "unifaas_40000004" } },
-            { "set": { "name": "uplinks", "table": "unifaas_40000006", "elem": ["ours"] } },
             { "set": { "name": "uplinks", "table": "somebodys", "elem": ["eth2"] } },
             { "set": { "name": "another", "table": "unifaas_40000002", "elem": ["eth3"] } },
         ] });
-        assert_eq!(uplinks_in(&listing, "unifaas_40000006"), ["eth0", "eth1"]);
-        assert_eq!(uplinks_in(&serde_json::Value::Null, ""), [""; 0]);
+        assert_eq!(uplinks_in(&listing), ["eth0", "eth1"]);
+        assert_eq!(uplinks_in(&serde_json::Value::Null), [""; 0]);
     }
 
     #[test]

@@ -307,7 +307,7 @@ impl Keeper {
         if self.egress {
             return Ok(());
         }
-        let others = Fence::guarded_by_others(self.settings.mark);
+        let others = Fence::guarded();
         for uplink in self.netlink.uplinks().await.map_err(refused("netlink"))? {
             // On by the will of whoever runs this host, unless it was one of us.
             if sysctl::forwards(&uplink).map_err(refused("forwarding"))? && !others.contains(&uplink) {
@@ -325,7 +325,7 @@ impl Keeper {
 
     async fn close(self) {
         let Settings { mark, subnet, .. } = self.settings;
-        let remains = Remains { mark, subnets: vec![subnet], uplinks: self.uplinks };
+        let remains = Remains { marks: vec![mark], subnets: vec![subnet], uplinks: self.uplinks };
         if cleaning::clean(&self.netlink, &remains, &self.log).await.whole {
             self.entries.into_iter().for_each(Entry::strike);
         }

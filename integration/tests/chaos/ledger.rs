@@ -82,11 +82,13 @@ impl Ledger {
         let no_engine = container && self.during(Trouble::Engine, answer);
         let no_tap = machine && self.during(Trouble::Tap, answer);
         let no_room = detail.contains("No space left") && self.during(Trouble::Disk, answer);
+        // Before the daemon has seen that a function is no more.
+        let no_directory = answer.function == FLEETING && detail.contains("directory is gone");
         match (status, code) {
             // An engine that comes back ends the containers that it finds, some of them without a word to their peers.
             (502, "instance_failed") => hit(&self.killed) || hit(&self.cut_off) || no_engine,
             (502, "boot_failed") => hit(&self.killed) || no_tap,
-            (502, "start_failed") => no_engine || no_tap || no_room,
+            (502, "start_failed") => no_engine || no_tap || no_room || no_directory,
             (503, "host_saturated") => no_room,
             (504, "boot_timed_out") => answer.function == LOST || no_engine || no_tap,
             (504, "queue_timed_out" | "function_timed_out") => no_engine,

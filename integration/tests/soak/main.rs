@@ -27,7 +27,7 @@ const LONG: u64 = 600;
 /// How much the last quarter may have more than the third.
 const GROWTH: f64 = 0.02;
 /// The same for a short time, in which buffers and pools still find their size.
-const GROWTH_AT_FIRST: f64 = 0.10;
+const GROWTH_AT_FIRST: f64 = 0.25;
 
 const ERRANDS: [Errand; 6] = [
     errand("/invoke/once/pid", 2, 60),

@@ -13,6 +13,8 @@
 //! (`proc.rs`): by number and time of start, never by name.
 
 mod family;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod journal;
 mod lock;
 mod origin;

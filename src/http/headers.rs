@@ -181,16 +181,13 @@ pub fn put_response_headers(out: &mut Vec<u8>, head: &ResponseHead) -> bool {
     for (name, value) in head.fields.iter() {
         let is = |this: &[u8]| name.eq_ignore_ascii_case(this);
         let replaced = match name.len() {
-            4 => {
-                dated |= is(b"date");
-                false
-            }
             12 => is(REQUEST_ID.as_bytes()),
             15 => is(ERROR_CODE.as_bytes()),
             _ => false,
         };
         let for_client = !is_hop_by_hop(name, &connection) || (upgraded && is(b"upgrade"));
         if for_client && !replaced {
+            dated |= name.len() == 4 && is(b"date");
             put_header(out, name, [value]);
         }
     }
@@ -341,5 +338,6 @@ mod tests {
         assert_eq!(returned("204", &twice), (vec![], false));
         assert_eq!(returned("200", &[("Transfer-Encoding", "chunked")]).0, [""; 0]);
         assert_eq!(returned("200", &[("DATE", "today")]), (vec!["DATE: today".to_owned()], true));
+        assert_eq!(returned("200", &[("Date", "today"), ("Connection", "Date")]), (vec![], false));
     }
 }

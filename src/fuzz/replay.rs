@@ -98,6 +98,11 @@ fn invoke_path() {
 }
 
 #[test]
+fn journal() {
+    replay("journal");
+}
+
+#[test]
 fn request() {
     replay("request");
 }

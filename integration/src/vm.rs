@@ -220,6 +220,18 @@ fn output(command: &mut Command) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
+/// Gives the namespace of the calling thread another address, at an interface that leads nowhere.
+///
+/// # Panics
+/// When that cannot be.
+#[track_caller]
+pub fn add_interface(name: &str, address: &str) {
+    ip(&format!("link add {name} type veth peer name {name}-end"));
+    ip(&format!("link set {name}-end up"));
+    ip(&format!("addr add {address} dev {name}"));
+    ip(&format!("link set {name} up"));
+}
+
 /// The tap devices of this namespace.
 pub fn taps() -> Vec<String> {
     let links = ip("-o link");

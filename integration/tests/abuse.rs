@@ -110,6 +110,8 @@ async fn output_without_end_is_read_at_a_pace_and_kept_within_bounds() {
             let output = daemon.instances("bad").await[0]["output"].to_string();
             assert!(output.len() < 64 << 10, "{} bytes of output are kept", output.len());
         }
+        let printed: u64 = daemon.get("/invoke/bad/flooded").await.ok().text().parse().unwrap();
+        assert!((1 << 20..30 << 20).contains(&printed), "{printed} bytes were taken in a second");
         daemon.get("/invoke/bad/exit?code=3").await.problem(502, "instance_failed");
         until_none_is_left(&daemon).await;
     })

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 
 use integration::{
     Connection, Daemon, End, Function, Raw, Reply, Setup, empty, eventually, ms, number, request,
-    vm::{ip, isolated},
+    vm::{add_interface, isolated},
 };
 use nix::unistd::geteuid;
 use tokio::net::TcpSocket;
@@ -87,9 +87,7 @@ async fn a_process_that_is_a_function_is_not_shown_them_where_it_runs_as_somebod
 #[test]
 fn other_hosts_are_shown_them_only_where_that_was_asked_for() {
     isolated(|| async {
-        ip("link add lan type dummy");
-        ip("addr add 192.0.2.7/24 dev lan");
-        ip("link set lan up");
+        add_interface("lan", "192.0.2.7/24");
         let open = |setup: Setup| setup.option("--listen", "0.0.0.0:0").function(Function::new("f"));
         let at = |address: SocketAddr| SocketAddr::new("192.0.2.7".parse().unwrap(), address.port());
         let closed = open(Setup::default()).start().await;
@@ -109,11 +107,8 @@ fn other_hosts_are_shown_them_only_where_that_was_asked_for() {
 #[test]
 fn strangers_are_not_heard_at_the_callback_listener() {
     isolated(|| async {
-        for (name, address) in [("lan", "192.0.2.7"), ("wan", "198.51.100.7")] {
-            ip(&format!("link add {name} type dummy"));
-            ip(&format!("addr add {address}/24 dev {name}"));
-            ip(&format!("link set {name} up"));
-        }
+        add_interface("lan", "192.0.2.7/24");
+        add_interface("wan", "198.51.100.7/24");
         let setup = Setup::default().option("--callback-listen", "0.0.0.0:0").function(Function::new("f"));
         let daemon = setup.start().await;
         let to = SocketAddr::new("192.0.2.7".parse().unwrap(), daemon.callback.port());

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::{SinkExt, StreamExt, future::join_all};
 use integration::{
     Connection, Daemon, End, Function, Pieces, Raw, Setup, empty, eventually, ms, number, request,
-    vm::{ip, isolated},
+    vm::{add_interface, isolated},
     within,
 };
 use serde_json::{Value, json};
@@ -198,11 +198,8 @@ async fn where_everybody_is_served_the_next_one_is_a_503_and_then_nobody_is_hear
 #[test]
 fn one_address_of_another_host_gets_no_more_than_its_share() {
     isolated(|| async {
-        for (name, address) in [("one", "192.0.2.7"), ("two", "198.51.100.7")] {
-            ip(&format!("link add {name} type dummy"));
-            ip(&format!("addr add {address}/24 dev {name}"));
-            ip(&format!("link set {name} up"));
-        }
+        add_interface("one", "192.0.2.7/24");
+        add_interface("two", "198.51.100.7/24");
         let function = Function::new("f").set("concurrent-requests", 8);
         let setup = Setup::default().option("--listen", "0.0.0.0:0").option("--max-connections-per-client", "3");
         let daemon = setup.function(function).start().await;

@@ -6,7 +6,7 @@ use std::{fs, net::Ipv4Addr, process::Command};
 
 use integration::{
     Daemon, Setup, eventually, ms, processes, request,
-    vm::{Kind, Vm, ip, isolated, setup, taps, traces},
+    vm::{Kind, Vm, add_interface, ip, isolated, setup, taps, traces},
 };
 use serde_json::Value;
 use tokio::net::TcpListener;
@@ -50,10 +50,7 @@ async fn two_guests(setup: Setup, a: Vm, b: Vm) -> Daemon {
 #[test]
 fn a_guest_reaches_its_callback_and_nothing_else() {
     isolated(|| async {
-        ip("link add other type veth peer name another");
-        ip("link set another up");
-        ip("addr add 192.0.2.7/24 dev other");
-        ip("link set other up");
+        add_interface("other", "192.0.2.7/24");
         ip("route add default via 192.0.2.1");
         let door = open_door().await;
         for kind in [Kind::Microvm, Kind::Firecracker] {
@@ -90,10 +87,7 @@ fn a_guest_reaches_its_callback_and_nothing_else() {
 #[test]
 fn a_callback_listener_at_one_address_is_reached_there_and_only_there() {
     isolated(|| async {
-        ip("link add other type veth peer name another");
-        ip("link set another up");
-        ip("addr add 192.0.2.7/24 dev other");
-        ip("link set other up");
+        add_interface("other", "192.0.2.7/24");
         let setup = setup().option("--callback-listen", "192.0.2.7:0");
         let daemon = two_guests(setup, Vm::new("a", Kind::Microvm), Vm::new("b", Kind::Microvm)).await;
         assert!(reaches(&daemon, "a", &daemon.callback.to_string()).await);

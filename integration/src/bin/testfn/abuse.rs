@@ -5,6 +5,7 @@
 use std::{
     fs::File,
     io::{self, Write},
+    sync::atomic::{AtomicU64, Ordering},
     thread,
     time::Duration,
 };
@@ -104,12 +105,17 @@ fn pause() {
     thread::sleep(Duration::from_millis(10));
 }
 
+/// How much [`flood`] has printed, in bytes.
+pub(crate) static FLOODED: AtomicU64 = AtomicU64::new(0);
+
 /// Prints as fast as it goes, for so long.
 pub(crate) fn flood(time: Duration) {
     thread::spawn(move || {
         let end = Instant::now() + time.min(LIMIT);
-        let line = format!("{}\n", "f".repeat(200)).repeat(300);
-        while Instant::now() < end && io::stderr().write_all(line.as_bytes()).is_ok() {}
+        let lines = format!("{}\n", "f".repeat(200)).repeat(300);
+        while Instant::now() < end && io::stderr().write_all(lines.as_bytes()).is_ok() {
+            FLOODED.fetch_add(lines.len() as u64, Ordering::Relaxed);
+        }
     });
 }
 

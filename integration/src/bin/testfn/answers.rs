@@ -1,6 +1,6 @@
 //! What each path answers, well-behaved and otherwise.
 
-use std::{cell::Cell, fmt::Write, io, rc::Rc, time::Duration};
+use std::{cell::Cell, fmt::Write, io, rc::Rc, sync::atomic::Ordering, time::Duration};
 
 use futures::{SinkExt, StreamExt};
 use tokio::{
@@ -210,6 +210,10 @@ async fn answer(function: &Function, connection: &mut Connection, request: &Requ
         "/flood" => {
             abuse::flood(Duration::from_millis(request.number("ms", 1000)));
             plain(connection, request, "200 OK", "", "rising").await?;
+        }
+        "/flooded" => {
+            let bytes = abuse::FLOODED.load(Ordering::Relaxed).to_string();
+            plain(connection, request, "200 OK", "", &bytes).await?;
         }
         "/fill" => {
             let how = abuse::fill(request.text("path").unwrap_or_default(), request.number("mib", 1));

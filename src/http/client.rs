@@ -312,9 +312,11 @@ pub fn put_status(out: &mut Vec<u8>, status: StatusCode, reason: &[u8]) {
     }
 }
 
-/// Some clients send an empty line behind a body.
+/// Some clients send an empty line behind a body. Whoever sends many begins a head that has no end.
 pub fn skip_line_ends(input: &mut BytesMut) {
-    while let [b'\r' | b'\n', ..] = input[..] {
-        input.advance(1);
+    for _ in 0.."\r\n\r\n".len() {
+        if let [b'\r' | b'\n', ..] = input[..] {
+            input.advance(1);
+        }
     }
 }

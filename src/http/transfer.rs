@@ -22,6 +22,9 @@ const COPIED: usize = 4 * 1024;
 /// Bytes that are gathered before they are sent even though more is there.
 const GATHERED: usize = 16 * 1024;
 
+/// Pieces that are moved before somebody else has a turn: a body may come in chunks of a byte.
+const TURN: usize = 1024;
+
 /// A body that moves.
 #[derive(Debug, Default)]
 pub struct Transfer {
@@ -69,7 +72,7 @@ impl Transfer {
 
     /// Moves what there is. Ready once the last byte has left `from` for the output of `to`.
     pub fn poll(&mut self, cx: &mut Context<'_>, from: &mut Socket, to: &mut Socket) -> Poll<Result<(), Stopped>> {
-        loop {
+        for _ in 0..TURN {
             if to.output.borrowed > 0 || to.output.head.len() >= GATHERED {
                 ready!(to.poll_flush(cx, &mut from.input)).map_err(Stopped::Sink)?;
             }
@@ -90,11 +93,13 @@ impl Transfer {
                 },
             }
         }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     /// Takes the rest out of `from` for nobody. Ready once it has ended; an error if it does not end within `most` bytes.
     pub fn poll_skip(&mut self, cx: &mut Context<'_>, from: &mut Socket, most: u64) -> Poll<Result<(), Stopped>> {
-        loop {
+        for _ in 0..TURN {
             match self.reader.next(&mut from.input).map_err(Stopped::Malformed)? {
                 Piece::End => return Poll::Ready(Ok(())),
                 Piece::Data(length) => {
@@ -111,6 +116,8 @@ impl Transfer {
                 },
             }
         }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     fn take(&mut self, length: usize, from: &mut Socket, to: &mut Socket) -> Result<(), Stopped> {

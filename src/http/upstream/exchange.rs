@@ -18,6 +18,9 @@ use crate::http::{
     wire::{Framing, MAX_HEAD, Malformed, Nonsense, ResponseHead, Seen},
 };
 
+/// Reads and interim responses before somebody else has a turn: there may be no end to either.
+const TURN: usize = 64;
+
 /// Why an exchange came to no good end.
 #[derive(Debug, thiserror::Error)]
 pub enum ExchangeError {
@@ -135,7 +138,7 @@ impl Exchange {
         if let Poll::Ready(Err(error)) = self.poll_send(cx, client) {
             return Poll::Ready(Err(error));
         }
-        loop {
+        for _ in 0..TURN {
             let input = &mut self.connection.socket.input;
             if !self.seen.is_worth_parsing(input, MAX_HEAD) || !head.take(input, self.to_head)? {
                 match ready!(self.connection.socket.poll_read(cx)) {
@@ -153,6 +156,8 @@ impl Exchange {
             // Other interim responses are between the instance and us.
             self.seen = Seen::default();
         }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     /// The response's body goes to the client from here on, in chunks or as it comes.

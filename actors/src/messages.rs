@@ -42,6 +42,11 @@ pub(crate) struct FunctionGone {
     pub bug: bool,
 }
 
+/// No instance holds anything of the host any more.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct HostEmpty;
+
 /// End every function. Answered when the last instance is gone.
 ///
 /// A second one shortens the grace of the first.

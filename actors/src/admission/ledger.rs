@@ -166,6 +166,11 @@ impl Ledger {
         }
     }
 
+    /// Whether no instance holds anything.
+    pub fn is_empty(&self) -> bool {
+        self.holdings.is_empty()
+    }
+
     /// Memory that instances hold, in MiB.
     pub fn taken(&self) -> u64 {
         self.taken

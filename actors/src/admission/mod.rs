@@ -17,13 +17,14 @@ use std::{
     time::Duration,
 };
 
+use actix::Recipient;
 use serde::Serialize;
 use tokio::time::{Instant, sleep};
 
 use crate::{
     function::Desk,
     id::InstanceId,
-    messages::{Evict, RoomMade},
+    messages::{Evict, HostEmpty, RoomMade},
 };
 pub use ledger::Limits;
 pub(crate) use ledger::{Ask, FunctionKey, Kind, Spare, Urgency};
@@ -38,6 +39,8 @@ const LONGEST_START: Duration = Duration::from_secs(5);
 pub struct Admission {
     ledger: Mutex<Ledger>,
     functions: Mutex<HashMap<FunctionKey, Arc<Desk>>>,
+    /// Told when nobody holds anything any more.
+    last_one_out: Mutex<Option<Recipient<HostEmpty>>>,
 }
 
 /// Why there is no permit.
@@ -52,7 +55,11 @@ pub(crate) enum Denial {
 impl Admission {
     /// Nothing is taken.
     pub fn new(limits: Limits) -> Arc<Self> {
-        Arc::new(Self { ledger: Mutex::new(Ledger::new(limits)), functions: Mutex::default() })
+        Arc::new(Self {
+            ledger: Mutex::new(Ledger::new(limits)),
+            functions: Mutex::default(),
+            last_one_out: Mutex::default(),
+        })
     }
 
     /// What is taken now.
@@ -64,6 +71,16 @@ impl Admission {
             starting: ledger.starting(),
             functions_waiting: ledger.waiting(),
         }
+    }
+
+    /// Whether nobody holds anything.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.ledger().is_empty()
+    }
+
+    /// Tells `listener` whenever that comes to be so. This knows also of instances whose function has panicked.
+    pub(crate) fn tell_when_empty(&self, listener: Recipient<HostEmpty>) {
+        *self.last_one_out.lock().unwrap_or_else(PoisonError::into_inner) = Some(listener);
     }
 
     pub(crate) fn enter(&self, function: FunctionKey, desk: Arc<Desk>) {
@@ -203,6 +220,11 @@ impl Drop for Permit {
     fn drop(&mut self) {
         self.admission.ledger().returned(self.instance, Instant::now());
         self.admission.advance();
+        if self.admission.is_empty()
+            && let Some(listener) = &*self.admission.last_one_out.lock().unwrap_or_else(PoisonError::into_inner)
+        {
+            listener.do_send(HostEmpty);
+        }
     }
 }
 

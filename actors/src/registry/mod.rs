@@ -22,7 +22,7 @@ use tokio::{sync::oneshot, time::Instant};
 use crate::{
     directory::Directory,
     function::{Desk, FunctionActor},
-    messages::{Changed, Configure, Drain, DrainAll, FunctionGone, Scanned},
+    messages::{Changed, Configure, Drain, DrainAll, FunctionGone, HostEmpty, Scanned},
     world::World,
 };
 use diff::{Doubts, Step};
@@ -216,7 +216,8 @@ impl RegistryActor {
     }
 
     fn answer_when_drained(&mut self) {
-        if self.functions.is_empty() && self.leaving.is_empty() {
+        // The last also says that those are gone whose function has panicked.
+        if self.functions.is_empty() && self.leaving.is_empty() && self.world.admission.is_empty() {
             for done in self.draining.drain(..) {
                 // Whoever asked may have stopped waiting.
                 let _ = done.send(());
@@ -301,11 +302,20 @@ impl Handler<FunctionGone> for RegistryActor {
     }
 }
 
+impl Handler<HostEmpty> for RegistryActor {
+    type Result = ();
+
+    fn handle(&mut self, _: HostEmpty, _: &mut Self::Context) {
+        self.answer_when_drained();
+    }
+}
+
 impl Handler<DrainAll> for RegistryActor {
     type Result = ();
 
-    fn handle(&mut self, DrainAll { grace, done }: DrainAll, _: &mut Self::Context) {
+    fn handle(&mut self, DrainAll { grace, done }: DrainAll, ctx: &mut Self::Context) {
         self.draining.push(done);
+        self.world.admission.tell_when_empty(ctx.address().recipient());
         self.watch = None;
         let current = self.functions.values().map(|entry| &entry.desk);
         for desk in current.chain(self.leaving.values()) {

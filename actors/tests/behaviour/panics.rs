@@ -115,3 +115,18 @@ fn a_panic_during_a_drain_does_not_hold_it_up() {
         rig.finish().await;
     });
 }
+
+#[test]
+fn a_drain_waits_for_the_instances_of_a_function_that_has_panicked() {
+    in_still_time(async {
+        let rig = Rig::new("");
+        rig.fake.next(Script { reclaim: Reclaim::After(secs(3)), ..Script::default() });
+        let lease = rig.acquire().await.unwrap();
+        rig.log.panic_at("function has changed");
+        rig.configure("keepalive = 30").await;
+        rig.drain(secs(0)).await.unwrap();
+        assert_eq!(rig.fake.held(), 0);
+        drop(lease);
+        rig.finish().await;
+    });
+}

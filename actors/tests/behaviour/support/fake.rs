@@ -175,12 +175,9 @@ impl Fake {
 
     /// Instances that run now, in the order of their launch.
     pub fn guests(&self) -> Vec<InstanceId> {
-        self.ledger.borrow().orders.iter().map(|(id, _)| *id).filter(|id| self.runs(*id)).collect()
-    }
-
-    /// Whether the instance runs.
-    pub fn runs(&self, instance: InstanceId) -> bool {
-        self.ledger.borrow().running.values().any(|guest| guest.instance == instance)
+        let ledger = self.ledger.borrow();
+        let runs = |id: &InstanceId| ledger.running.values().any(|guest| guest.instance == *id);
+        ledger.orders.iter().map(|(id, _)| *id).filter(runs).collect()
     }
 
     /// Whether the instance ended by itself.

@@ -5,7 +5,7 @@ use std::{
     fs,
     future::Future,
     net::SocketAddr,
-    path::Path,
+    path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     sync::Arc,
     thread,
@@ -95,6 +95,23 @@ impl Setup {
     pub fn run_by<W: Into<OsString>>(mut self, words: impl IntoIterator<Item = W>) -> Self {
         self.program.splice(0..0, words.into_iter().map(Into::into));
         self
+    }
+
+    /// On a host without cgroups. Takes root.
+    pub fn without_cgroups(self) -> Self {
+        let hide = "umount --recursive --lazy /sys/fs/cgroup && exec \"$0\" \"$@\"";
+        self.run_by(["unshare", "--mount", "--propagation=private", "--", "sh", "-c", hide])
+    }
+
+    /// With a small file system of its own for its state directory, which others find as [`Daemon::inside`]. Takes root.
+    ///
+    /// # Panics
+    /// When the directory cannot be made.
+    pub fn on_a_small_disk(self, size: &str) -> Self {
+        let state = self.home.path("state");
+        fs::create_dir_all(&state).expect("a directory");
+        let mount = format!("mount -t tmpfs -o size={size},mode=755 none {state:?} && exec \"$0\" \"$@\"");
+        self.run_by(["unshare", "--mount", "--propagation=private", "--", "sh", "-c", &mount])
     }
 
     /// The command that starts it.
@@ -287,6 +304,11 @@ impl Daemon {
             let instances = function["instances"].as_array().into_iter().flatten();
             instances.filter(|instance| instance["state"] == wanted.as_str()).count() == count
         })
+    }
+
+    /// A path of its home, as it sees it.
+    pub fn inside(&self, name: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/root{}", self.pid, self.home.path(name).display()))
     }
 
     /// What it wrote to its log.

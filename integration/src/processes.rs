@@ -51,6 +51,14 @@ fn is_dead(pid: u32) -> bool {
 /// When there is no such process, or it does not die.
 pub async fn kill(pid: u32) {
     assert!(signal(pid, Signal::SIGKILL), "there is no process {pid}");
+    dead(pid).await;
+}
+
+/// Waits until a process that was killed is dead: the kernel takes its time with one that has much.
+///
+/// # Panics
+/// When it does not die.
+pub async fn dead(pid: u32) {
     let dead = async {
         while !is_dead(pid) {
             tokio::task::yield_now().await;

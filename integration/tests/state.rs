@@ -4,35 +4,17 @@
 
 use std::{
     fs,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Child, Command, Stdio},
+    sync::Arc,
     time::Duration,
 };
 
-use integration::{Daemon, Function, Home, Setup, eventually, ms, processes, refusal, vm::skip};
-use nix::unistd::geteuid;
-
-/// Starts a daemon with a file system of its own for its state directory, so small that it can be filled.
-const SMALL_DISK: [&str; 6] = [
-    "unshare",
-    "--mount",
-    "--propagation=private",
-    "sh",
-    "-c",
-    "mount -t tmpfs -o size=200k,mode=755 none \"$STATE\" && exec \"$0\" \"$@\"",
-];
-
-fn on_a_small_disk(home: &std::sync::Arc<Home>) -> Setup {
-    let state = home.path("state");
-    fs::create_dir_all(&state).unwrap();
-    Setup::at(home).run_by(SMALL_DISK).variable("STATE", state)
-}
-
-/// A file of the daemon's state directory, as the daemon sees it.
-fn inside(daemon: &Daemon, name: &str) -> PathBuf {
-    let state = daemon.home.path("state");
-    PathBuf::from(format!("/proc/{}/root{}", daemon.pid, state.join(name).display()))
-}
+use integration::{Function, Home, Setup, eventually, ms, processes, refusal, unifaas, vm::skip};
+use nix::{
+    sched::{CloneFlags, unshare},
+    unistd::geteuid,
+};
 
 fn only_root() -> bool {
     let root = geteuid().is_root();
@@ -157,6 +139,52 @@ async fn a_process_is_killed_only_if_it_is_the_one_that_was_written_down() {
     assert!(!survives(&mut foreigner, &here, start, start).await, "the test is wrong: this is the one");
 }
 
+/// As nobody, who can make neither cgroups nor processes of other users.
+const UNPRIVILEGED: [&str; 4] = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
+
+/// A daemon on a host without cgroups, as root or as nobody.
+fn without_cgroups(home: &Arc<Home>, root: bool) -> Option<Setup> {
+    let nobody = 65_534;
+    fs::create_dir_all(home.path("state")).unwrap();
+    if root {
+        return Some(Setup::at(home).without_cgroups());
+    }
+    let (program, arguments) = UNPRIVILEGED.split_first().unwrap();
+    let may_run = Command::new(program).args(arguments).arg(unifaas()).arg("--version").stdout(Stdio::null()).status();
+    if !may_run.is_ok_and(|status| status.success()) {
+        skip("nobody may not run the daemon where it is");
+        return None;
+    }
+    std::os::unix::fs::chown(home.path("state"), Some(nobody), Some(nobody)).unwrap();
+    Some(Setup::at(home).run_by(UNPRIVILEGED))
+}
+
+#[tokio::test]
+async fn without_cgroups_too_whoever_left_the_session_ends_with_the_instance_and_with_the_daemon() {
+    if !only_root() {
+        return;
+    }
+    for root in [true, false] {
+        let home = Home::new();
+        let Some(setup) = without_cgroups(&home, root) else { return };
+        let own_session = |name: &str| Function::new(name).flag("--relative").flag("own-session");
+        home.put(&own_session("once").set("single-use", true));
+        home.put(&own_session("kept").set("min-instances", 1));
+        let daemon = setup.start().await;
+        daemon.until("kept", "idle", 1).await;
+        daemon.get("/invoke/once/pid").await.ok();
+        eventually(ms(2000), "only the kept one is left, with its relative", async || {
+            (home.processes().len() == 2).then_some(())
+        })
+        .await;
+        assert!(!daemon.instances("kept").await[0]["resources"].to_string().contains("cgroup"));
+        daemon.killed().await;
+        home.remove("kept");
+        let _daemon = without_cgroups(&home, root).unwrap().start().await;
+        eventually(ms(2000), "nothing is left", async || home.processes().is_empty().then_some(())).await;
+    }
+}
+
 #[tokio::test]
 async fn a_journal_that_was_scribbled_on_keeps_nobody_from_serving() {
     let home = Home::new();
@@ -183,11 +211,11 @@ async fn a_full_disk_refuses_what_is_new_and_nothing_else() {
     let home = Home::new();
     home.put(&Function::new("warm").set("min-instances", 1));
     home.put(&Function::new("f").set("single-use", true));
-    let daemon = on_a_small_disk(&home).start().await;
+    let daemon = Setup::at(&home).on_a_small_disk("200k").start().await;
     daemon.until("warm", "idle", 1).await;
     daemon.get("/invoke/f/pid").await.ok();
     // The last page of the journal has room for some more.
-    fs::write(inside(&daemon, "filler"), vec![0; 1 << 20]).unwrap_err();
+    fs::write(daemon.inside("state/filler"), vec![0; 1 << 20]).unwrap_err();
     let full = eventually(Duration::from_secs(10), "it is full", async || {
         let reply = daemon.get("/invoke/f/pid").await;
         (reply.status != 200).then_some(reply)
@@ -200,7 +228,7 @@ async fn a_full_disk_refuses_what_is_new_and_nothing_else() {
     daemon.settled("f", "nothing is left of it", |function| function["instances"] == serde_json::json!([])).await;
     assert_eq!(home.processes().len(), 1);
 
-    fs::remove_file(inside(&daemon, "filler")).unwrap();
+    fs::remove_file(daemon.inside("state/filler")).unwrap();
     eventually(Duration::from_secs(10), "it serves again", async || {
         (daemon.get("/invoke/f/pid").await.status == 200).then_some(())
     })
@@ -257,4 +285,39 @@ async fn a_state_directory_on_a_full_or_read_only_disk_is_one_clear_line() {
     let full = refusal(broken(fill).command()).await;
     assert!(full.contains(&state) && full.contains("No space left"), "{full}");
     assert!(processes::with_token(home.token()).is_empty());
+}
+
+#[test]
+fn copies_of_disks_that_fill_the_disk_are_removed_before_anything_is_written() {
+    if !only_root() {
+        return;
+    }
+    let run = || {
+        // So that a file system that is mounted here is there for all that is started here, and goes with this thread.
+        unshare(CloneFlags::CLONE_NEWNS).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let home = Home::new();
+            home.put(&Function::new("f").set("min-instances", 1));
+            let state = home.path("state");
+            fs::create_dir(&state).unwrap();
+            let mount = |arguments: &[&str]| {
+                assert!(Command::new("mount").args(arguments).status().unwrap().success());
+            };
+            mount(&["--make-rprivate", "/"]);
+            mount(&["-t", "tmpfs", "-o", "size=200k,mode=755", "none", &state.to_string_lossy()]);
+            let daemon = Setup::at(&home).start().await;
+            daemon.until("f", "idle", 1).await;
+            daemon.killed().await;
+            let copy = state.join("instances/0123456789abcdef");
+            fs::create_dir(&copy).unwrap();
+            fs::write(copy.join("rootfs"), vec![7; 1 << 20]).unwrap_err();
+            let daemon = Setup::at(&home).start().await;
+            daemon.get("/invoke/f/pid").await.ok();
+            assert!(!copy.exists());
+        });
+    };
+    if let Err(panic) = std::thread::spawn(run).join() {
+        std::panic::resume_unwind(panic);
+    }
 }

@@ -40,6 +40,12 @@ fn thirty_vms_at_once_and_then_none() {
     });
 }
 
+/// A tap too many is removed after its guest is gone.
+async fn only_prepared_taps_are_left() {
+    integration::eventually(ms(3000), "only the prepared taps are left", async || (taps().len() == 4).then_some(()))
+        .await;
+}
+
 #[test]
 fn three_hundred_starts_in_a_row_use_up_nothing() {
     isolated(|| async {
@@ -48,11 +54,13 @@ fn three_hundred_starts_in_a_row_use_up_nothing() {
             daemon.get("/invoke/f/").await.ok();
         }
         until_none_is_left(&daemon).await;
+        only_prepared_taps_are_left().await;
         let before = (processes::descriptors(daemon.pid), processes::resident_kib(daemon.pid), taps().len());
         for _ in 0..300 {
             daemon.get("/invoke/f/").await.ok();
         }
         until_none_is_left(&daemon).await;
+        only_prepared_taps_are_left().await;
         let after = (processes::descriptors(daemon.pid), processes::resident_kib(daemon.pid), taps().len());
         assert!(after.0 <= before.0 + 2 && after.2 == before.2, "{before:?} became {after:?}");
         assert!(after.1 < before.1 + 3000, "{before:?} became {after:?}");

@@ -173,6 +173,32 @@ fn egress_opens_the_outside_and_nothing_of_the_host() {
 }
 
 #[test]
+fn of_two_daemons_with_egress_neither_takes_it_from_the_other() {
+    isolated(|| async {
+        let _outside = Outside::new();
+        let before = traces();
+        let open = || Vm::new("f", Kind::Microvm).vm("egress", true);
+        let mut first = setup().function(open().into()).start().await;
+        let mut second = setup().option("--subnet", "10.101.0.0/16").function(open().into()).start().await;
+        let both_reach = async |daemons: &[&Daemon]| {
+            for daemon in daemons {
+                eventually(ms(5000), "the outside is reached", async || {
+                    reaches(daemon, "f", "198.51.100.2:8000").await.then_some(())
+                })
+                .await;
+            }
+        };
+        both_reach(&[&first, &second]).await;
+        first.end().await;
+        assert_eq!(forwarding("uplink"), "1");
+        both_reach(&[&second]).await;
+        second.end().await;
+        assert_eq!(forwarding("uplink"), "0");
+        assert_eq!(traces(), before);
+    });
+}
+
+#[test]
 fn a_callback_of_another_guest_makes_nobody_ready() {
     isolated(|| async {
         let setup =

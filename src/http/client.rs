@@ -312,11 +312,8 @@ pub fn put_status(out: &mut Vec<u8>, status: StatusCode, reason: &[u8]) {
     }
 }
 
-/// Some clients send an empty line behind a body. Whoever sends many begins a head that has no end.
-fn skip_line_ends(input: &mut BytesMut) {
-    for _ in 0.."\r\n\r\n".len() {
-        if let [b'\r' | b'\n', ..] = input[..] {
-            input.advance(1);
-        }
-    }
+/// Some clients send an empty line behind a body.
+pub fn skip_line_ends(input: &mut BytesMut) {
+    let line_ends = input.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+    input.advance(line_ends);
 }

@@ -12,12 +12,12 @@ use unifaas_actors::{Endpoint, InstanceId, Lease, Refusal};
 use super::{
     alarm::Standstill,
     client::Client,
-    headers::{Via, put_request_headers},
+    headers::{Peer, Via, put_request_headers},
     invoke::target_for_function,
     request_id::RequestId,
     status::Failure,
     upstream::{Answer, Connection, Exchange, ExchangeError, Pool},
-    wire::{Framing, Nonsense, put_header, put_number},
+    wire::{Framing, Nonsense, RequestHead, put_header, put_number},
 };
 use crate::open_files::is_exhaustion;
 
@@ -88,7 +88,7 @@ pub async fn send(
                 Err(failure) => return Err(Missed { failure, untouched: false }),
             },
         };
-        put_request(&mut connection.socket.output.head, client, request_id);
+        put_request(&mut connection.socket.output.head, &client.request, Some(&client.peer), request_id);
         let to_head = client.request.method() == b"HEAD";
         let mut exchange = Exchange::new(connection, to_head, client.request.expects_continue);
         let failure = match answer(&mut exchange, client, instance, deadline).await {
@@ -110,8 +110,7 @@ pub async fn send(
 }
 
 /// Writes the head of the client's request as the instance gets it.
-fn put_request(out: &mut Vec<u8>, client: &Client, request_id: &RequestId) {
-    let request = &client.request;
+pub fn put_request(out: &mut Vec<u8>, request: &RequestHead, client: Option<&Peer>, request_id: &RequestId) {
     let target = target_for_function(request);
     out.extend_from_slice(request.method());
     out.push(b' ');
@@ -120,7 +119,7 @@ fn put_request(out: &mut Vec<u8>, client: &Client, request_id: &RequestId) {
     }
     out.extend_from_slice(target);
     out.extend_from_slice(b" HTTP/1.1\r\n");
-    let via = Via { client: Some(&client.peer), request_id, websocket: request.websocket };
+    let via = Via { client, request_id, websocket: request.websocket };
     put_request_headers(out, &request.fields, via);
     match request.framing {
         Framing::Length(length) => put_number(out, b"content-length", length),

@@ -85,35 +85,35 @@ pub fn put_request_headers(out: &mut Vec<u8>, fields: &Fields, via: Via<'_>) {
     let (mut host, mut said) = (&b""[..], Said::default());
     for (name, value) in fields.iter() {
         let is = |this: &[u8]| name.eq_ignore_ascii_case(this);
-        let replaced = match name.len() {
+        let way = match name.len() {
             2 if is(b"te") => {
                 said.trailers |= value.eq_ignore_ascii_case(b"trailers");
-                true
+                Way::Replaced
             }
             4 if is(b"host") => {
                 host = value;
-                false
+                Way::Always
             }
             9 if is(b"forwarded") => {
                 said.forwarded = true;
-                true
+                Way::Replaced
             }
-            12 => is(REQUEST_ID.as_bytes()),
+            12 if is(REQUEST_ID.as_bytes()) => Way::Replaced,
             15 if is(b"x-forwarded-for") => {
                 said.forwarded_for = true;
-                true
+                Way::Replaced
             }
             16 if is(b"x-forwarded-host") => {
                 said.forwarded_host = true;
-                false
+                Way::Always
             }
             17 if is(b"x-forwarded-proto") => {
                 said.forwarded_proto = true;
-                false
+                Way::Always
             }
-            _ => false,
+            _ => Way::UnlessHopByHop,
         };
-        if !replaced && !is_hop_by_hop(name, &connection) {
+        if way == Way::Always || (way == Way::UnlessHopByHop && !is_hop_by_hop(name, &connection)) {
             put_header(out, name, [value]);
         }
     }
@@ -126,6 +126,16 @@ pub fn put_request_headers(out: &mut Vec<u8>, fields: &Fields, via: Via<'_>) {
     }
     put_header(out, REQUEST_ID.as_bytes(), [via.request_id.as_bytes()]);
     put_forwarded(out, fields, via.client, host, said);
+}
+
+/// What becomes of a header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// It is passed on whatever the client has `Connection` say: without it an instance would be told less, or be wrong.
+    Always,
+    UnlessHopByHop,
+    /// Something else is sent for it.
+    Replaced,
 }
 
 /// Which headers came that a proxy adds to, or does not replace.
@@ -171,16 +181,13 @@ pub fn put_response_headers(out: &mut Vec<u8>, head: &ResponseHead) -> bool {
     for (name, value) in head.fields.iter() {
         let is = |this: &[u8]| name.eq_ignore_ascii_case(this);
         let replaced = match name.len() {
-            4 => {
-                dated |= is(b"date");
-                false
-            }
             12 => is(REQUEST_ID.as_bytes()),
             15 => is(ERROR_CODE.as_bytes()),
             _ => false,
         };
         let for_client = !is_hop_by_hop(name, &connection) || (upgraded && is(b"upgrade"));
         if for_client && !replaced {
+            dated |= name.len() == 4 && is(b"date");
             put_header(out, name, [value]);
         }
     }
@@ -277,6 +284,28 @@ mod tests {
     }
 
     #[test]
+    fn a_client_cannot_have_taken_away_what_instances_rely_on() {
+        let lines = [
+            ("Connection", "Host, x-forwarded-proto, X-Forwarded-Host, x-forwarded-for, forwarded, x-request-id"),
+            ("Host", "h"),
+            ("X-Forwarded-Proto", "https"),
+            ("X-Forwarded-Host", "shop.example"),
+            ("X-Forwarded-For", "1.1.1.1"),
+        ];
+        assert_eq!(
+            sent(&lines, "10.0.0.1", false),
+            [
+                "Host: h",
+                "X-Forwarded-Host: shop.example",
+                "X-Forwarded-Proto: https",
+                "forwarded: for=10.0.0.1;proto=http;host=\"h\"",
+                "x-forwarded-for: 1.1.1.1, 10.0.0.1",
+                "x-request-id: id-1",
+            ]
+        );
+    }
+
+    #[test]
     fn only_websocket_is_upgraded_and_trailers_are_announced() {
         let lines = sent(&[("Connection", "keep-alive, Upgrade"), ("Upgrade", "WebSocket")], "10.0.0.1", true);
         assert!(lines.contains(&"connection: Upgrade".to_owned()) && lines.contains(&"upgrade: websocket".to_owned()));
@@ -309,5 +338,6 @@ mod tests {
         assert_eq!(returned("204", &twice), (vec![], false));
         assert_eq!(returned("200", &[("Transfer-Encoding", "chunked")]).0, [""; 0]);
         assert_eq!(returned("200", &[("DATE", "today")]), (vec!["DATE: today".to_owned()], true));
+        assert_eq!(returned("200", &[("Date", "today"), ("Connection", "Date")]), (vec![], false));
     }
 }

@@ -251,7 +251,7 @@ pub fn target_for_function(request: &RequestHead) -> &[u8] {
 ///
 /// The name is not decoded: only the exact name of a registry entry finds a function, so no spelling of `..` or `/` can
 /// mean anything else.
-fn split(request: &RequestHead) -> (&[u8], &[u8]) {
+pub fn split(request: &RequestHead) -> (&[u8], &[u8]) {
     let rest = request.path_and_query().strip_prefix(PREFIX).unwrap_or_default();
     rest.split_at(rest.iter().position(|byte| matches!(byte, b'/' | b'?')).unwrap_or(rest.len()))
 }

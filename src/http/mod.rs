@@ -19,6 +19,8 @@ mod clock;
 mod crowd;
 mod debug;
 mod dispatch;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod gate;
 mod headers;
 mod invoke;

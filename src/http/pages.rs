@@ -18,7 +18,9 @@ use actix_web::{
     web,
 };
 
-use super::{Shared, admin::Audience, client::Client, headers::REQUEST_ID, request_id::RequestId, status::Failure};
+use super::{
+    Shared, admin::Audience, client::Client, gate::Door, headers::REQUEST_ID, request_id::RequestId, status::Failure,
+};
 
 /// Shown to everybody.
 const HEALTH: &str = "/healthz";
@@ -26,16 +28,22 @@ const HEALTH: &str = "/healthz";
 /// Serves pages on one HTTP worker.
 pub struct Pages {
     app: BoxService<Request, ServiceResponse<BoxBody>, actix_web::Error>,
+    door: Door,
     audience: Audience,
     shared: Arc<Shared>,
 }
 
 impl Pages {
-    /// The pages of these routes, for that audience.
-    pub async fn new(shared: Arc<Shared>, audience: Audience, routes: fn(&mut web::ServiceConfig)) -> Result<Self, ()> {
+    /// The pages of these routes, behind that door and for that audience.
+    pub async fn new(
+        shared: Arc<Shared>,
+        door: Door,
+        audience: Audience,
+        routes: fn(&mut web::ServiceConfig),
+    ) -> Result<Self, ()> {
         let app = App::new().app_data(web::Data::from(shared.clone())).configure(routes);
         let app = map_config(app, |()| AppConfig::default()).new_service(()).await?;
-        Ok(Self { app: boxed::service(app), audience, shared })
+        Ok(Self { app: boxed::service(app), door, audience, shared })
     }
 
     /// Answers the client's request.
@@ -49,7 +57,8 @@ impl Pages {
             return client.refuse(&Failure::NoSuchPage, None, &request_id);
         };
         let body = to_bytes(body).await.unwrap_or_default();
-        let named = head.headers().contains_key(REQUEST_ID);
+        // An instance that calls back asks for nothing that could be looked up.
+        let named = self.door == Door::Callback || head.headers().contains_key(REQUEST_ID);
         let fields = head.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
         let id = (!named).then(|| (REQUEST_ID, request_id.as_bytes()));
         client.answer(head.status(), fields.chain(id), &body);

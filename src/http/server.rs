@@ -130,7 +130,7 @@ fn tend(worker: &Rc<Worker>, last_call: GracefulShutdownSignal) {
 impl Worker {
     async fn new(listener: Listener, shared: Arc<Shared>) -> Result<Self, ()> {
         let Listener { door, audience, room, terms, routes } = listener;
-        let pages = Pages::new(shared.clone(), audience, routes).await?;
+        let pages = Pages::new(shared.clone(), door, audience, routes).await?;
         let (crowd, invoker, clock) = (Crowd::new(room), Invoker::new(shared.clone()), Rc::new(Clock::new()));
         Ok(Self { shared, door, terms, crowd, invoker, pages, clock })
     }

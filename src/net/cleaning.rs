@@ -14,9 +14,9 @@ use super::{
 };
 
 /// What there may be.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Remains {
-    pub mark: Mark,
+    pub marks: Vec<Mark>,
     /// Ranges that are, or were about to be, reserved.
     pub subnets: Vec<Subnet>,
     /// Interfaces on which forwarding is, or was about to be, switched on.
@@ -33,8 +33,8 @@ pub struct Cleaned {
 
 /// Removes all that is there of it; what cannot be is logged.
 pub(super) async fn clean(netlink: &Netlink, remains: &Remains, log: &Logger) -> Cleaned {
-    let Remains { mark, subnets, uplinks } = remains;
-    let groups = [mark.closed(), mark.open()];
+    let Remains { marks, subnets, uplinks } = remains;
+    let groups: Vec<u32> = marks.iter().flat_map(|mark| [mark.closed(), mark.open()]).collect();
     let interfaces = netlink.interfaces().await.unwrap_or_default();
     let taps = interfaces.iter().filter(|interface| groups.contains(&interface.group)).count();
     let mut whole = true;
@@ -48,12 +48,18 @@ pub(super) async fn clean(netlink: &Netlink, remains: &Remains, log: &Logger) ->
     for group in groups {
         note("taps", netlink.remove_group(group).await);
     }
-    for uplink in uplinks {
-        note("forwarding", sysctl::stop_forwarding(uplink));
+    for mark in marks {
+        note("the table of rules", Fence::lower(*mark));
+        for subnet in subnets {
+            note("the reserved subnet", netlink.release(*subnet, *mark).await);
+        }
     }
-    note("the table of rules", Fence::lower(*mark));
-    for subnet in subnets {
-        note("the reserved subnet", netlink.release(*subnet, *mark).await);
+    if !uplinks.is_empty() {
+        // After that, so that of two daemons that end at the same moment one at least is the last.
+        let others = Fence::guarded();
+        for uplink in uplinks.iter().filter(|uplink| !others.contains(uplink)) {
+            note("forwarding", sysctl::stop_forwarding(uplink));
+        }
     }
     Cleaned { taps, whole }
 }

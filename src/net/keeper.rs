@@ -4,16 +4,17 @@
 //! removed instead, so that nobody inherits their connections.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
+use futures::StreamExt;
 use nix::errno::Errno;
 use slog::{Logger, debug, warn};
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     time,
 };
 
@@ -21,7 +22,7 @@ use super::{
     NetError, Settings,
     cleaning::{self, Remains},
     fence::{Fence, Mark},
-    link::{Netlink, Used},
+    link::{Netlink, Removals, Used},
     subnet::{FreeLinks, Link, Subnet},
     sysctl,
     tap::NewTap,
@@ -63,6 +64,12 @@ impl Idle {
         self.lock().push_back(tap);
     }
 
+    fn remove(&self, index: u32) -> Option<Tap> {
+        let mut taps = self.lock();
+        let position = taps.iter().position(|tap| tap.index == index)?;
+        taps.remove(position)
+    }
+
     fn len(&self) -> usize {
         self.lock().len()
     }
@@ -79,11 +86,24 @@ pub(super) struct Tap {
     pub link: Link,
     index: u32,
     egress: bool,
+    /// Closed once the interface is no more.
+    pub present: watch::Receiver<()>,
+}
+
+impl Tap {
+    /// Whether the interface was removed, by us or by somebody else.
+    fn is_gone(&self) -> bool {
+        self.present.has_changed().is_err()
+    }
 }
 
 /// Everything of the daemon in this host's network.
 pub(super) struct Keeper {
     netlink: Netlink,
+    /// Indices of interfaces of this host that are no more.
+    removals: Removals,
+    /// Of each tap there is, by index; dropped with it, which whoever has the tap sees.
+    present: HashMap<u32, watch::Sender<()>>,
     settings: Settings,
     free: FreeLinks,
     idle: Idle,
@@ -99,12 +119,13 @@ pub(super) struct Keeper {
 impl Keeper {
     /// Prepares the network. After an error, everything is as it was.
     pub async fn open(settings: Settings, idle: Idle, log: Logger) -> Result<Self, NetError> {
-        let netlink = Netlink::open().map_err(refused("netlink"))?;
+        let (netlink, removals) = Netlink::watching().map_err(refused("netlink"))?;
         may_administer()?;
         look_for_conflicts(&netlink, settings.subnet, settings.mark).await?;
         let free = FreeLinks::of(settings.subnet);
-        let (uplinks, entries) = (Vec::new(), Vec::new());
-        let mut keeper = Self { netlink, settings, free, idle, egress: false, uplinks, entries, log };
+        let (present, uplinks, entries) = (HashMap::new(), Vec::new(), Vec::new());
+        let mut keeper =
+            Self { netlink, removals, present, settings, free, idle, egress: false, uplinks, entries, log };
         match keeper.prepare().await {
             Ok(()) => Ok(keeper),
             Err(error) => {
@@ -139,15 +160,16 @@ impl Keeper {
                 0 => Duration::ZERO,
                 _ => QUIET,
             };
-            let order = if self.idle.len() >= self.settings.pool {
-                orders.recv().await
-            } else {
-                match time::timeout(pause, orders.recv()).await {
-                    Ok(order) => order,
-                    Err(_) => {
-                        failed = !self.prepare_one().await;
-                        continue;
-                    }
+            let order = tokio::select! {
+                biased;
+                Some(index) = self.removals.next() => {
+                    self.is_no_more(index);
+                    continue;
+                }
+                order = orders.recv() => order,
+                () = time::sleep(pause), if self.idle.len() < self.settings.pool => {
+                    failed = !self.prepare_one().await;
+                    continue;
                 }
             };
             match order {
@@ -177,14 +199,27 @@ impl Keeper {
     }
 
     async fn take_back(&mut self, tap: Tap) {
-        if tap.egress || self.idle.len() >= self.settings.pool {
+        if tap.egress || self.idle.len() >= self.settings.pool || tap.is_gone() {
             self.remove(tap).await;
         } else {
             self.idle.put(tap);
         }
     }
 
+    /// Somebody has removed an interface. Whoever was lent it sees that, and gives it back.
+    fn is_no_more(&mut self, index: u32) {
+        if self.present.remove(&index).is_none() {
+            return;
+        }
+        let idle = self.idle.remove(index);
+        warn!(self.log, "somebody has removed a tap"; "index" => index, "prepared" => idle.is_some());
+        if let Some(tap) = idle {
+            self.free.put(tap.link);
+        }
+    }
+
     async fn remove(&mut self, tap: Tap) {
+        self.present.remove(&tap.index);
         match self.netlink.remove(tap.index).await {
             Ok(()) => self.free.put(tap.link),
             // Its addresses stay out of use: the interface has them.
@@ -217,7 +252,7 @@ impl Keeper {
         made
     }
 
-    async fn make_on(&self, link: Link) -> Result<Tap, NetError> {
+    async fn make_on(&mut self, link: Link) -> Result<Tap, NetError> {
         let tap = NewTap::create(self.settings.tap_group).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => {
                 NetError::Missing("virtual machines need /dev/net/tun, which is not there".into())
@@ -236,7 +271,11 @@ impl Keeper {
             Ok(index)
         };
         match set_up.await {
-            Ok(index) => Ok(Tap { name, link, index, egress: false }),
+            Ok(index) => {
+                let (sender, present) = watch::channel(());
+                self.present.insert(index, sender);
+                Ok(Tap { name, link, index, egress: false, present })
+            }
             Err(error) => {
                 if let Ok(left) = self.netlink.find(&name).await {
                     let _ = self.netlink.remove(left).await;
@@ -268,8 +307,10 @@ impl Keeper {
         if self.egress {
             return Ok(());
         }
+        let others = Fence::guarded();
         for uplink in self.netlink.uplinks().await.map_err(refused("netlink"))? {
-            if sysctl::forwards(&uplink).map_err(refused("forwarding"))? {
+            // On by the will of whoever runs this host, unless it was one of us.
+            if sysctl::forwards(&uplink).map_err(refused("forwarding"))? && !others.contains(&uplink) {
                 continue;
             }
             self.entries.push(self.settings.journal.enter(Thing::Forwarding { interface: uplink.clone() })?);
@@ -284,7 +325,7 @@ impl Keeper {
 
     async fn close(self) {
         let Settings { mark, subnet, .. } = self.settings;
-        let remains = Remains { mark, subnets: vec![subnet], uplinks: self.uplinks };
+        let remains = Remains { marks: vec![mark], subnets: vec![subnet], uplinks: self.uplinks };
         if cleaning::clean(&self.netlink, &remains, &self.log).await.whole {
             self.entries.into_iter().for_each(Entry::strike);
         }

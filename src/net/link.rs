@@ -8,11 +8,12 @@ use std::{
     net::{IpAddr, Ipv4Addr},
 };
 
-use futures::{Stream, TryStreamExt};
+use futures::{Stream, StreamExt, TryStreamExt, future::ready, stream::BoxStream};
 use rtnetlink::{
-    Handle, LinkUnspec, RouteMessageBuilder,
+    Handle, LinkUnspec, MulticastGroup, RouteMessageBuilder,
+    packet_core::NetlinkPayload,
     packet_route::{
-        AddressFamily,
+        AddressFamily, RouteNetlinkMessage,
         address::AddressAttribute,
         link::{LinkAttribute, LinkMessage},
         route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
@@ -30,6 +31,9 @@ const LOCAL_TABLE: u8 = 255;
 
 /// A netlink socket, in the network namespace of the thread that opened it.
 pub struct Netlink(Handle);
+
+/// Indices of interfaces that are no more, as the kernel tells them.
+pub type Removals = BoxStream<'static, u32>;
 
 /// What of an interface matters here.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,6 +60,17 @@ impl Netlink {
         let (connection, handle, _) = rtnetlink::new_connection()?;
         tokio::spawn(connection);
         Ok(Self(handle))
+    }
+
+    /// The same, and the indices of interfaces that are removed from now on.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn watching() -> io::Result<(Self, Removals)> {
+        let (connection, handle, messages) = rtnetlink::new_multicast_connection(&[MulticastGroup::Link])?;
+        tokio::spawn(connection);
+        let removed = messages.filter_map(|(message, _)| ready(removed_index(&message.payload)));
+        Ok((Self(handle), removed.boxed()))
     }
 
     /// Every interface.
@@ -217,5 +232,16 @@ fn plain(error: rtnetlink::Error) -> io::Error {
     match error {
         rtnetlink::Error::NetlinkError(message) => message.to_io(),
         other => io::Error::other(other),
+    }
+}
+/// Which interface a message says is removed. One that only leaves a bridge is told in a family of its own.
+fn removed_index(payload: &NetlinkPayload<RouteNetlinkMessage>) -> Option<u32> {
+    match payload {
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(link))
+            if link.header.interface_family == AddressFamily::Unspec =>
+        {
+            Some(link.header.index)
+        }
+        _ => None,
     }
 }

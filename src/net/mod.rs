@@ -21,7 +21,7 @@ use std::{io, net::SocketAddr, thread};
 use slog::{Logger, info};
 use tokio::{
     runtime,
-    sync::{Mutex, mpsc, oneshot},
+    sync::{Mutex, mpsc, oneshot, watch},
 };
 use unifaas_actors::sandbox::LaunchError;
 
@@ -191,12 +191,19 @@ pub struct TapLease {
     /// Its two ends.
     pub link: Link,
     tap: Option<Tap>,
+    present: watch::Receiver<()>,
     orders: mpsc::UnboundedSender<Order>,
 }
 
 impl TapLease {
     fn new(tap: Tap, orders: mpsc::UnboundedSender<Order>) -> Self {
-        Self { name: tap.name.clone(), link: tap.link, tap: Some(tap), orders }
+        Self { name: tap.name.clone(), link: tap.link, present: tap.present.clone(), tap: Some(tap), orders }
+    }
+
+    /// Waits until somebody removes the interface.
+    pub fn removed(&self) -> impl Future<Output = ()> + use<> {
+        let mut present = self.present.clone();
+        async move { while present.changed().await.is_ok() {} }
     }
 
     /// Gives it up for good: somebody may still be attached to it.

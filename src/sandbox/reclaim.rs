@@ -3,7 +3,11 @@
 //! Processes and the network are waited for, since new instances would meet them. Files, and containers whose engine may
 //! be away, go in the background. What cannot be removed stays written down for the next daemon.
 
-use std::{fs, io, path::Path, time::Duration};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use futures::future;
 use nix::unistd::geteuid;
@@ -26,8 +30,7 @@ struct Kinds {
     cgroups: Vec<(Entry, String, String)>,
     containers: Vec<(Entry, String, String)>,
     network: Vec<Entry>,
-    subnets: Vec<Subnet>,
-    uplinks: Vec<String>,
+    remains: Remains,
 }
 
 impl Kinds {
@@ -38,13 +41,14 @@ impl Kinds {
                 Thing::Process(family) => kinds.families.push((entry, family)),
                 Thing::Cgroups { hierarchy, path } => kinds.cgroups.push((entry, hierarchy, path)),
                 Thing::Container { engine, name } => kinds.containers.push((entry, engine, name)),
-                Thing::Network { subnet, .. } => {
+                Thing::Network { mark, subnet } => {
                     kinds.network.push(entry);
-                    kinds.subnets.extend(subnet.parse::<Subnet>());
+                    kinds.remains.marks.push(Mark::new(mark));
+                    kinds.remains.subnets.extend(subnet.parse::<Subnet>());
                 }
                 Thing::Forwarding { interface } => {
                     kinds.network.push(entry);
-                    kinds.uplinks.push(interface);
+                    kinds.remains.uplinks.push(interface);
                 }
             }
         }
@@ -58,7 +62,7 @@ impl Kinds {
 /// Outside of a `LocalSet`.
 pub async fn run(left: Leftovers, containers: &Containers, mark: Mark, subnet: Subnet, log: &Logger) {
     let Leftovers { things, directories, lost, damaged } = left;
-    let Kinds { families, cgroups, containers: left, network, mut subnets, uplinks } = Kinds::of(things);
+    let Kinds { families, cgroups, containers: left, network, mut remains } = Kinds::of(things);
     if lost > 0 {
         info!(log, "of what an earlier daemon had, some went with the host or the namespace it ran in"; "count" => lost);
     }
@@ -66,7 +70,8 @@ pub async fn run(left: Leftovers, containers: &Containers, mark: Mark, subnet: S
     if damaged > 0 {
         warn!(log, "the journal of an earlier daemon is damaged: what has a mark is looked for"; "lines" => damaged);
         suspected |= geteuid().is_root();
-        subnets.push(subnet);
+        remains.marks.push(mark);
+        remains.subnets.push(subnet);
     }
 
     containers.remove_leftovers(left);
@@ -75,7 +80,7 @@ pub async fn run(left: Leftovers, containers: &Containers, mark: Mark, subnet: S
     let ended = time::timeout(PATIENCE, task::spawn_local(ended));
     let cleaned = async {
         if suspected {
-            clean_network(network, Remains { mark, subnets, uplinks }, log).await;
+            clean_network(network, remains, log).await;
         }
     };
     let _ = future::join(ended, cleaned).await;
@@ -134,11 +139,9 @@ async fn clean_network(entries: Vec<Entry>, remains: Remains, log: &Logger) {
     }
 }
 
-async fn remove_directories(left: Vec<std::path::PathBuf>, log: Logger) {
-    let removal = task::spawn_blocking(move || {
-        let results: Vec<_> = left.into_iter().map(|path| (remove(&path), path)).collect();
-        results
-    });
+async fn remove_directories(left: Vec<PathBuf>, log: Logger) {
+    let removal =
+        task::spawn_blocking(move || -> Vec<_> { left.into_iter().map(|path| (remove(&path), path)).collect() });
     let Ok(results) = removal.await else { return };
     report(&log, "directories", results.iter().filter(|(result, _)| result.is_ok()).count());
     for (result, path) in results {

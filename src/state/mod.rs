@@ -13,6 +13,8 @@
 //! (`proc.rs`): by number and time of start, never by name.
 
 mod family;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod journal;
 mod lock;
 mod origin;
@@ -21,9 +23,9 @@ mod record;
 
 use std::{
     env,
-    fs::{self, DirBuilder},
+    fs::{self, DirBuilder, Permissions},
     io,
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -103,6 +105,8 @@ impl State {
         let identity = identity(&directory.join(IDENTITY)).map_err(error(&directory.join(IDENTITY)))?;
         let instances = directory.join(INSTANCES);
         DirBuilder::new().recursive(true).mode(MODE).create(&instances).map_err(error(&instances))?;
+        // Whatever the umask: monitors of virtual machines pass through.
+        fs::set_permissions(&instances, Permissions::from_mode(MODE)).map_err(error(&instances))?;
         let directories = entries_of(&instances).map_err(error(&instances))?;
 
         let path = directory.join(JOURNAL);

@@ -264,7 +264,7 @@ impl Ledger {
     }
 
     /// Those whose turn has come and who have not been told since they asked.
-    pub fn to_tell(&mut self) -> Vec<FunctionKey> {
+    pub fn take_told(&mut self) -> Vec<FunctionKey> {
         let mut turns = self.turns();
         turns.retain(|function| {
             let entry = self.ranks.get(function).and_then(|rank| self.queue.get_mut(rank));

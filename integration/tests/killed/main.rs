@@ -5,11 +5,8 @@
 //! is of it on this host. All of it happens in the network of a private container engine, beside another daemon that must
 //! not notice.
 //!
-//! ```text
-//! UNIFAAS_KILLS=100 UNIFAAS_SEED=7 cargo test -p integration --test killed -- --nocapture
-//! ```
-//!
-//! kills it so often (else a few times), half of them without cgroups, and prints the moments and what was in flight.
+//! `integration/kills` does that a hundred times, half of them without cgroups, and prints the moments and what was in
+//! flight; without `UNIFAAS_KILLS` it is a few times.
 
 #![allow(
     clippy::unwrap_used,
@@ -36,17 +33,6 @@ const TESTFN: &str = env!("CARGO_BIN_EXE_testfn");
 const KILLS: u32 = 8;
 /// How long one round may serve before it is killed.
 const LONGEST: u64 = 1500;
-/// Hides the cgroups of this host from a daemon.
-const WITHOUT_CGROUPS: [&str; 7] = [
-    "unshare",
-    "--mount",
-    "--propagation=private",
-    "--",
-    "sh",
-    "-c",
-    "umount --recursive --lazy /sys/fs/cgroup && exec \"$0\" \"$@\"",
-];
-
 /// What the daemon is doing when it is killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -69,7 +55,7 @@ impl Stage {
     fn setup(&self) -> Setup {
         let setup = vm::prepared(Setup::at(&self.home)).variable("DOCKER_HOST", self.engine.host());
         let setup = setup.option("--drain-grace", "5").option("--tap-pool", "2");
-        if self.cgroups { setup } else { setup.run_by(WITHOUT_CGROUPS) }
+        if self.cgroups { setup } else { setup.without_cgroups() }
     }
 
     /// Kills it at a random moment; what it was doing, and for how long.
@@ -122,9 +108,8 @@ async fn kill_and_look(kills: u32, seed: u64, cgroups: bool) {
         daemon = stage.setup().start().await;
         let served = restarted.elapsed();
         let took = left.gone(&stage.host, &stage.engine, &daemon, &bystander.processes, restarted).await;
-        println!(
-            "{round:3} {phase:8?} {moment:6.1?}: {left}; serves after {served:.0?}, nothing left after {took:.0?}"
-        );
+        let (at, phase, took_ms) = (moment.as_millis(), format!("{phase:?}"), took.as_millis());
+        println!("{round:3} {phase:8} {at:4} ms: {left}; serves after {served:.0?}, nothing left after {took_ms} ms");
         slowest = slowest.max(took);
         load::serves(&daemon).await;
         bystander.is_unharmed().await;

@@ -2,7 +2,7 @@
 
 use bytes::{Buf, BytesMut};
 
-/// Longest line that announces a chunk: sixteen digits, and extensions that nobody uses.
+/// Longest line that announces a chunk, line end included: sixteen digits, and extensions that nobody uses.
 const MAX_CHUNK_LINE: usize = 1024;
 /// Most bytes of trailers, which nobody gets to see.
 const MAX_TRAILERS: usize = 8 * 1024;
@@ -85,6 +85,8 @@ impl BodyReader {
         loop {
             match &mut self.chunk {
                 Chunk::Line => match chunk_line(input)? {
+                    // The same for all of them, however they arrive.
+                    Some((length, _)) if length > MAX_CHUNK_LINE => return Err(Malformed),
                     Some((length, size)) => {
                         input.advance(length);
                         self.chunk = if size == 0 { Chunk::Trailers(0) } else { Chunk::Data(size) };

@@ -117,8 +117,8 @@ impl RequestHead {
     fn understand(&mut self) -> Result<(), HeadError> {
         let (target, fields) = (self.fields.part(self.target), &self.fields);
         let known = target.starts_with(b"/") || target == b"*" || after_scheme(target).is_some();
-        // A fragment is never sent.
-        if (!known && self.method() != b"CONNECT") || target.contains(&b'#') {
+        // To connect to is a host, never a path: an instance could take what follows for a tunnel. A fragment is never sent.
+        if known == (self.method() == b"CONNECT") || target.contains(&b'#') {
             return Err(HeadError::Target);
         }
         self.framing = framing(fields, self.is_old)?;
@@ -275,6 +275,9 @@ mod tests {
         refused("GET / HTTP/9.9\r\nHost: h\r\n\r\n", HeadError::Version);
         for target in ["x", "invoke/f", "/a#b", "://h/x"] {
             refused(format!("GET {target} HTTP/1.1\r\nHost: h\r\n\r\n"), HeadError::Target);
+        }
+        for target in ["/invoke/f/", "http://h/invoke/f/", "*"] {
+            refused(format!("CONNECT {target} HTTP/1.1\r\nHost: h\r\n\r\n"), HeadError::Target);
         }
     }
 

@@ -20,7 +20,15 @@ mod qemu;
 mod qmp;
 mod wire;
 
-use std::{cell::Cell, io, net::SocketAddr, path::Path, path::PathBuf, rc::Rc, time::Duration};
+use std::{
+    cell::Cell,
+    io,
+    net::SocketAddr,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    rc::Rc,
+    time::Duration,
+};
 
 use futures::future::LocalBoxFuture;
 use nix::unistd::Uid;
@@ -135,6 +143,18 @@ impl Machines {
 
 impl Engine {
     async fn launch(&self, order: LaunchOrder, vm: &VmSpec) -> Result<Launched, LaunchError> {
+        let record = Record::begin(&self.means.journal, order.instance.to_string())?;
+        match self.prepare(&order, vm).await {
+            Ok(prepared) => self.start(order, vm, prepared, record),
+            Err(error) => {
+                record.strike();
+                Err(error)
+            }
+        }
+    }
+
+    /// Everything that a machine monitor needs before it is started.
+    async fn prepare(&self, order: &LaunchOrder, vm: &VmSpec) -> Result<Prepared, LaunchError> {
         let token = order.token.reveal();
         let (wire, facts) = match vm.network {
             VmNetwork::Tap => {
@@ -153,7 +173,7 @@ impl Engine {
             }
         };
         let (instances, callback) = (self.instances.as_path(), Callback::local(self.settings.callback));
-        let planner = Planner { order: &order, vm, wire: &wire, facts: &facts, instances, callback };
+        let planner = Planner { order, vm, wire: &wire, facts: &facts, instances, callback };
         let plan = match &vm.hypervisor {
             Hypervisor::Firecracker { jailer: true, read_only, .. } => planner.jailed_firecracker(*read_only).await,
             Hypervisor::Firecracker { copy_rootfs, read_only, .. } => {
@@ -165,7 +185,12 @@ impl Engine {
             }
         };
         let plan = plan?;
-        self.start(order, vm, wire, &facts, plan).await
+        let operator = self.operator(&plan.runs_as, plan.files.as_ref())?;
+        let events = match plan.monitor {
+            Monitor::Qemu => Some(qmp::Monitor::pair().await.map_err(refused("a pair of sockets"))?),
+            Monitor::Firecracker => None,
+        };
+        Ok(Prepared { wire, facts, plan, operator, events })
     }
 
     /// Chooses who runs the monitor, and gives them the files of the instance.
@@ -189,31 +214,26 @@ impl Engine {
         Ok(operator)
     }
 
-    async fn start(
+    fn start(
         &self,
         order: LaunchOrder,
         vm: &VmSpec,
-        wire: Wire,
-        facts: &Facts,
-        plan: Plan,
+        prepared: Prepared,
+        record: Record,
     ) -> Result<Launched, LaunchError> {
-        let Plan { monitor, invocation, runs_as, files } = plan;
-        let operator = self.operator(&runs_as, files.as_ref())?;
-        let (mut events, mut theirs) = (None, None);
-        if monitor == Monitor::Qemu {
-            let (our_end, their_end) = qmp::Monitor::pair().await.map_err(refused("a pair of sockets"))?;
-            (events, theirs) = (Some(our_end.listen()), Some(their_end));
-        }
+        let Prepared { wire, facts, plan, operator, events } = prepared;
+        let Plan { monitor, invocation, files, .. } = plan;
         let overhead = if monitor == Monitor::Qemu { QEMU_OVERHEAD } else { FIRECRACKER_OVERHEAD };
         let memory = vm.memory + overhead;
-        let instance = order.instance.to_string();
-        let Means { limits, journal, stragglers, .. } = &self.means;
-        let record = Record::begin(journal, instance.clone())?;
-        let group = limits.group(&instance, Allowance { memory, pids: MONITOR_PIDS });
+        let Means { limits, stragglers, .. } = &self.means;
+        let allowance = Allowance { memory, pids: MONITOR_PIDS };
+        let group = limits.group(&order.instance.to_string(), allowance);
         let mut spawn =
             Spawn::new(&invocation, Path::new("/"), operator.credentials).capabilities(operator.capabilities);
-        if let Some(theirs) = theirs {
+        let mut reason = None;
+        if let Some((ours, theirs)) = events {
             spawn = spawn.stdin(theirs);
+            reason = Some(ours.listen());
         }
         let spawned = spawn.run(group.as_ref(), record);
         let Spawned { child, output, record } = spawned
@@ -230,7 +250,7 @@ impl Engine {
             .collect();
         debug!(order.log, "machine monitor started"; "pid" => pid.as_raw(), "address" => %facts.address);
 
-        let silent = wire.guest();
+        let (silent, cut) = (wire.guest(), wire.cut());
         let lines = order.output.clone();
         let output = task::spawn_local(collect(output, order.output));
         let holds = Holds { group, record, stragglers: stragglers.clone(), port: None };
@@ -241,15 +261,23 @@ impl Engine {
             guest: Box::new(VmGuest { process: Box::new(process), wire, files }),
             exited: Box::pin(async move {
                 let lost = |_| GuestExit::Other("no longer watched by the daemon".to_owned());
-                let exit = exited.await.unwrap_or_else(lost);
-                let reason = match events {
-                    Some(events) => time::timeout(LAST_EVENT, events).await.ok().and_then(Result::ok).flatten(),
-                    None => None,
+                let ended = async {
+                    let exit = exited.await.unwrap_or_else(lost);
+                    let reason = match reason {
+                        Some(reason) => time::timeout(LAST_EVENT, reason).await.ok().and_then(Result::ok).flatten(),
+                        None => None,
+                    };
+                    ending::explain(monitor, exit, reason.as_deref(), &lines.tail(LAST_LINES))
+                };
+                // A guest that nobody can reach any more is as good as ended: its monitor goes with it.
+                let exit = tokio::select! {
+                    exit = ended => exit,
+                    how = cut => GuestExit::Other(how),
                 };
                 if let Some(guest) = silent {
                     let _ = task::spawn_blocking(move || hangup::hang_up(guest)).await;
                 }
-                ending::explain(monitor, exit, reason.as_deref(), &lines.tail(LAST_LINES))
+                exit
             }),
             pid: u32::try_from(pid.as_raw()).ok(),
             engine_id: None,
@@ -271,6 +299,16 @@ impl Engine {
         };
         if *self.kvm.get_or_init(probe).await { Accelerator::Kvm } else { Accelerator::Tcg }
     }
+}
+
+/// A machine monitor that can be started, and what its guest hangs on.
+struct Prepared {
+    wire: Wire,
+    facts: Facts,
+    plan: Plan,
+    operator: Operator,
+    /// QEMU tells on a pair of sockets why it ends: our end, and its standard input.
+    events: Option<(qmp::Monitor, OwnedFd)>,
 }
 
 /// That something could not be done, or that there is no space for it.

@@ -2,6 +2,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use futures::{
+    FutureExt,
+    future::{BoxFuture, pending},
+};
 use unifaas_actors::{sandbox::LaunchError, spec::Readiness};
 
 use super::qemu::{USER_CALLBACK, USER_GATEWAY, USER_GUEST, USER_NETMASK};
@@ -25,6 +29,17 @@ impl Wire {
         match self {
             Wire::Tap(tap) => Some(tap.link.guest),
             Wire::User(_) => None,
+        }
+    }
+
+    /// Waits until somebody takes it away from the guest; how, in words.
+    pub fn cut(&self) -> BoxFuture<'static, String> {
+        match self {
+            Wire::Tap(tap) => {
+                let (name, removed) = (tap.name.clone(), tap.removed());
+                removed.map(move |()| format!("its network interface {name} was removed")).boxed()
+            }
+            Wire::User(_) => pending().boxed(),
         }
     }
 }

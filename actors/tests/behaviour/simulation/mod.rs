@@ -17,7 +17,7 @@ use std::{collections::BTreeMap, rc::Rc, time::Duration};
 
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IteratorRandom};
 use tokio::time::timeout;
-use unifaas_actors::{Limits, Refusal, sandbox::GuestExit};
+use unifaas_actors::{FunctionQuestion, Limits, Refusal, sandbox::GuestExit};
 
 use self::{draw::Plan, scene::Scene};
 use crate::support::*;
@@ -90,6 +90,12 @@ async fn run(mut random: StdRng) -> BTreeMap<&'static str, usize> {
         let grace = random.random_range(0..3);
         scene.hurried.set(grace == 0);
         let drained = rig.drain(secs(grace));
+        rig.settle().await;
+        for desk in FUNCTIONS.iter().filter_map(|name| rig.desk_of(name)) {
+            // No answer: nothing was left of it.
+            let now = desk.actor().send(FunctionQuestion).await;
+            assert!(now.is_err() || now.is_ok_and(|now| now.waiting == 0), "somebody waits for what will never come");
+        }
         sleep(secs(grace)).await;
         scene.hurried.set(true);
         drained.await.expect("the registry answers");
@@ -103,16 +109,35 @@ async fn run(mut random: StdRng) -> BTreeMap<&'static str, usize> {
         std::panic::resume_unwind(panic);
     }
     if !drains {
-        calm_down(&rig, plan.limits).await;
+        let call = Call { after: ms(50), by: Caller::Itself };
+        rig.fake.always(Script { calls: vec![call], ..Script::default() });
+        sleep(CALM).await;
+        recover(&rig, plan.limits).await;
+        serve_together(&rig, plan.limits).await;
     }
     scene.note_log(&rig);
     Rc::into_inner(rig).expect("everybody has gone").finish().await;
     scene.tally.take()
 }
 
-/// After a while without disturbances everything has to be as it should.
-async fn calm_down(rig: &Rig, limits: Limits) {
-    rig.fake.forget_scripts();
+/// When nothing fails any more, every function serves for which there is room besides the minimum of the others.
+async fn recover(rig: &Rig, limits: Limits) {
+    let mut specs = Vec::new();
+    for name in FUNCTIONS.iter().filter(|name| rig.desk_of(name).is_some()) {
+        specs.extend(rig.snapshot_of(name).await.spec);
+    }
+    let kept: u64 = specs.iter().map(|spec| spec.memory() * spec.min_instances as u64).sum();
+    for spec in &specs {
+        let answer = rig.request_of(&spec.name).await.await.expect("no panic");
+        let scarce = kept + spec.memory() > limits.memory;
+        let excused = scarce && matches!(answer, Err(Refusal::HostSaturated { .. }));
+        let served = answer.as_ref().is_ok_and(|lease| rig.fake.runs(lease.endpoint().instance));
+        assert!(served || excused, "{} does not serve: {answer:?}", spec.name);
+    }
+}
+
+/// Several functions that fit together do so.
+async fn serve_together(rig: &Rig, limits: Limits) {
     for name in FUNCTIONS {
         rig.write_of(name, "memory = 64\nmin-instances = 1\nenv = { LIFE = \"calm\" }");
     }
@@ -198,8 +223,8 @@ async fn disturb(rig: Rc<Rig>, scene: Rc<Scene>, plan: Plan, seed: u64) {
             1..=9 => rig.write_of(function, &plan.keys(&mut random, life)),
             10 => rig.erase_of(function),
             11..=12 => {
-                let bugs = ["function has changed", "instance is being ended", "instance is ready"];
-                let bugs = if plan.buggy { &bugs[..] } else { &bugs[1..2] };
+                let bugs = ["state changed", "instance is being ended", "instance is ready", "function has changed"];
+                let bugs = if plan.buggy { &bugs[..] } else { &bugs[..2] };
                 rig.log.panic_at(bugs.iter().choose(&mut random).expect("there are some"));
             }
             _ => {

@@ -13,7 +13,7 @@ use std::{
 use futures::future::{FutureExt, LocalBoxFuture};
 use tokio::{sync::oneshot, time::sleep};
 use unifaas_actors::{
-    Callbacks, InstanceId, ReadyToken,
+    Callbacks, InstanceId, ReadyToken, Verdict,
     sandbox::{Guest, GuestExit, LaunchError, LaunchOrder, Launched, ReclaimError, Sandboxes},
     spec::Readiness,
 };
@@ -123,6 +123,12 @@ struct Ledger {
     killed: usize,
     /// Instances that ended by themselves.
     died: HashSet<InstanceId>,
+    /// Guests that were dropped instead of reclaimed.
+    abandoned: usize,
+    /// How often something panicked here, as planned.
+    panics: usize,
+    /// Whose callback was believed.
+    believed: HashSet<InstanceId>,
     offences: Vec<String>,
 }
 
@@ -154,9 +160,10 @@ impl Fake {
         self.ledger.borrow_mut().next.push_back(script);
     }
 
-    /// Nothing special is to happen any more.
-    pub fn forget_scripts(&self) {
+    /// What every instance does from now on, also those that had a script already.
+    pub fn always(&self, script: Script) {
         self.ledger.borrow_mut().next.clear();
+        self.usually(script);
     }
 
     /// Ends a running instance, as if by itself.
@@ -168,9 +175,12 @@ impl Fake {
 
     /// Instances that run now, in the order of their launch.
     pub fn guests(&self) -> Vec<InstanceId> {
-        let ledger = self.ledger.borrow();
-        let runs = |id: &InstanceId| ledger.running.values().any(|guest| guest.instance == *id);
-        ledger.orders.iter().map(|(id, _)| *id).filter(runs).collect()
+        self.ledger.borrow().orders.iter().map(|(id, _)| *id).filter(|id| self.runs(*id)).collect()
+    }
+
+    /// Whether the instance runs.
+    pub fn runs(&self, instance: InstanceId) -> bool {
+        self.ledger.borrow().running.values().any(|guest| guest.instance == instance)
     }
 
     /// Whether the instance ended by itself.
@@ -256,14 +266,33 @@ impl Fake {
         self.ledger.borrow().running.get(&address).map(|guest| guest.script.clone())
     }
 
-    async fn call(self, Call { after, by }: Call, token: ReadyToken, address: SocketAddr) {
+    async fn call(self, Call { after, by }: Call, instance: InstanceId, token: ReadyToken, address: SocketAddr) {
         sleep(after).await;
         let (token, from) = match by {
             Caller::Itself => (token, address.ip()),
             Caller::Stranger => (token, Ipv4Addr::BROADCAST.into()),
             Caller::Forger => (ReadyToken::random(), address.ip()),
         };
-        self.callbacks.deliver(Some(token), from).await;
+        if self.callbacks.deliver(Some(token), from).await == Some(Verdict::Accepted) {
+            let mut ledger = self.ledger.borrow_mut();
+            let credible = matches!(by, Caller::Itself) && ledger.believed.insert(instance);
+            if !credible {
+                ledger.offences.push(format!("a callback for {instance} was believed: {by:?}"));
+            }
+        }
+    }
+
+    /// Panics, as planned.
+    fn explode(&self) -> ! {
+        self.ledger.borrow_mut().panics += 1;
+        panic!("{PLANNED}")
+    }
+
+    /// How many guests were dropped without being reclaimed, and how often something panicked here: only the actor of an
+    /// instance that panics abandons its guest.
+    pub fn abandoned(&self) -> (usize, usize) {
+        let ledger = self.ledger.borrow();
+        (ledger.abandoned, ledger.panics)
     }
 
     fn born(&self, order: &LaunchOrder, script: Script, address: SocketAddr, held: Held) -> Launched {
@@ -315,16 +344,18 @@ impl Sandboxes for Fake {
         };
         let held = Held::new(self, &order);
         for call in &script.calls {
-            actix::spawn(self.clone().call(*call, order.token, address(number)));
+            actix::spawn(self.clone().call(*call, order.instance, order.token, address(number)));
         }
         let fake = self.clone();
-        assert!(!matches!(script.launch, Launch::PanicsAtOnce), "{PLANNED}");
+        if matches!(script.launch, Launch::PanicsAtOnce) {
+            self.explode();
+        }
         async move {
             sleep(script.launch_after).await;
             match script.launch.clone() {
                 Launch::Works => Ok(fake.born(&order, script, address(number), held)),
                 Launch::Fails(error) => Err(error),
-                Launch::PanicsAtOnce | Launch::Panics => panic!("{PLANNED}"),
+                Launch::PanicsAtOnce | Launch::Panics => fake.explode(),
             }
         }
         .boxed_local()
@@ -407,7 +438,7 @@ impl Guest for FakeGuest {
                 });
             }
             OnStop::Ignores => {}
-            OnStop::Panics => panic!("{PLANNED}"),
+            OnStop::Panics => self.fake.explode(),
         }
     }
 
@@ -444,6 +475,7 @@ impl Drop for FakeGuest {
     fn drop(&mut self) {
         // Not reclaimed: its actor has panicked.
         if self.held.is_some() {
+            self.fake.ledger.borrow_mut().abandoned += 1;
             self.kill();
             // One that not even a kill ends is given up on here as well.
             self.fake.ledger.borrow_mut().running.remove(&self.address);

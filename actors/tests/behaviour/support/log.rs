@@ -17,6 +17,7 @@ pub struct Log(Arc<Mutex<Book>>);
 struct Book {
     lines: Vec<String>,
     mine: Option<&'static str>,
+    exploded: usize,
 }
 
 impl UnwindSafe for Log {}
@@ -30,6 +31,11 @@ impl Log {
     /// Whoever says this next panics while doing so.
     pub fn panic_at(&self, line: &'static str) {
         self.book(|book| book.mine = Some(line));
+    }
+
+    /// How often somebody panicked.
+    pub fn exploded(&self) -> usize {
+        self.book(|book| book.exploded)
     }
 
     /// How often this was said.
@@ -50,6 +56,7 @@ impl Drain for Log {
         let line = record.msg().to_string();
         let explodes = self.book(|book| {
             let explodes = book.mine.take_if(|mine| *mine == line).is_some();
+            book.exploded += usize::from(explodes);
             book.lines.push(line.clone());
             explodes
         });

@@ -280,6 +280,8 @@ impl Rig {
         self.finished.set(true);
         self.drain(Duration::ZERO).await.expect("the registry answers");
         self.fake.check_empty();
+        let (abandoned, panics) = self.fake.abandoned();
+        assert!(abandoned <= panics + self.log.exploded(), "{abandoned} guests were not reclaimed");
         assert!(self.fake.most_memory() <= self.limits.memory, "{} MiB were held at once", self.fake.most_memory());
         let report = self.admission.report();
         assert_eq!((report.memory_taken, report.memory_free), (0, self.limits.memory), "memory is still set aside");

@@ -78,6 +78,12 @@ fn malformed_chunks_are_found_however_they_are_cut() {
 fn what_frames_a_body_is_bounded() {
     let endless = [&b"1;"[..], &[b'x'; 2 * MAX_CHUNK_LINE]].concat();
     assert_eq!(read(Framing::Chunked, &endless, 100).unwrap_err(), Malformed);
+    let long = [&b"5;"[..], &[b'x'; MAX_CHUNK_LINE - 4], b"\r\nabcde"].concat();
+    let too_long = [&b"5;"[..], &[b'x'; MAX_CHUNK_LINE - 3], b"\r\nabcde"].concat();
+    for step in [1, 100, too_long.len()] {
+        assert_eq!(read(Framing::Chunked, &long, step), Ok((b"abcde".to_vec(), false, vec![])), "by {step}");
+        assert_eq!(read(Framing::Chunked, &too_long, step), Err(Malformed), "by {step}");
+    }
     let trailers = [&b"0\r\n"[..], &b"a: b\r\n".repeat(MAX_TRAILERS / 4)].concat();
     assert_eq!(read(Framing::Chunked, &trailers, 1000).unwrap_err(), Malformed);
     let trailer = [&b"0\r\n"[..], &[b'x'; 2 * MAX_TRAILERS]].concat();

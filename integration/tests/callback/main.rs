@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+mod noise;
+
 use std::{net::SocketAddr, time::Duration};
 
 use integration::{Connection, Daemon, Function, Raw, Setup, empty, ms, number, request};

@@ -28,7 +28,11 @@ use nix::{
     unistd::{self, Pid},
 };
 use rustix::process::{PidfdFlags, pidfd_open};
-use tokio::io::{Interest, unix::AsyncFd};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    signal::unix,
+    sync::Mutex,
+};
 
 use super::{confine::Confinement, exec::Program};
 
@@ -47,7 +51,15 @@ pub struct Stdio {
 #[derive(Debug)]
 pub struct Child {
     pid: Pid,
-    pidfd: AsyncFd<OwnedFd>,
+    watch: Watch,
+}
+
+/// What tells that it has ended.
+#[derive(Debug)]
+enum Watch {
+    Pidfd(AsyncFd<OwnedFd>),
+    /// Where there are no pidfds (before Linux 5.3, under valgrind): each end of a child, whichever it is.
+    Signal(Mutex<unix::Signal>),
 }
 
 impl Child {
@@ -99,10 +111,13 @@ impl Child {
 
     fn watch(pid: Pid) -> io::Result<Self> {
         let number = rustix::process::Pid::from_raw(pid.as_raw()).ok_or(Errno::ESRCH)?;
-        let pidfd = pidfd_open(number, PidfdFlags::NONBLOCK)?;
-        // SAFETY: an `OwnedFd` is open, and always the same, for as long as it is owned.
-        let pidfd = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE)? };
-        Ok(Self { pid, pidfd })
+        let watch = match pidfd_open(number, PidfdFlags::NONBLOCK) {
+            // SAFETY: an `OwnedFd` is open, and always the same, for as long as it is owned.
+            Ok(pidfd) => Watch::Pidfd(unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE)? }),
+            Err(rustix::io::Errno::NOSYS) => Watch::Signal(Mutex::new(unix::signal(unix::SignalKind::child())?)),
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Self { pid, watch })
     }
 
     pub fn pid(&self) -> Pid {
@@ -111,7 +126,18 @@ impl Child {
 
     /// Resolves when the child has ended. Its number stays its own until it is reaped.
     pub async fn ended(&self) -> io::Result<()> {
-        self.pidfd.readable().await.map(drop)
+        match &self.watch {
+            Watch::Pidfd(pidfd) => pidfd.readable().await.map(drop),
+            Watch::Signal(ends) => {
+                let mut ends = ends.lock().await;
+                let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+                // Signals that come between a look and the next one are kept.
+                while waitid(Id::Pid(self.pid), look)? == WaitStatus::StillAlive {
+                    ends.recv().await;
+                }
+                Ok(())
+            }
+        }
     }
 
     /// How it ended. Once this has been told, its number may be given to anybody.
@@ -120,7 +146,11 @@ impl Child {
     /// `ECHILD` when somebody else has reaped it, `EAGAIN` when it has not ended.
     pub fn reap(&self) -> io::Result<ExitStatus> {
         let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG;
-        match waitid(Id::PIDFd(self.pidfd.as_fd()), flags)? {
+        let child = match &self.watch {
+            Watch::Pidfd(pidfd) => Id::PIDFd(pidfd.as_fd()),
+            Watch::Signal(_) => Id::Pid(self.pid),
+        };
+        match waitid(child, flags)? {
             WaitStatus::Exited(_, code) => Ok(ExitStatus::from_raw((code & 0xff) << 8)),
             WaitStatus::Signaled(_, signal, _) => Ok(ExitStatus::from_raw(signal as i32)),
             _ => Err(Errno::EAGAIN.into()),

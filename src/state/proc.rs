@@ -4,13 +4,16 @@
 use std::{collections::HashSet, fs, io, thread, time::Duration};
 
 use nix::{
-    sys::signal::{self, Signal},
-    unistd,
+    sys::{
+        signal::{self, Signal},
+        time::TimeSpec,
+    },
+    time::{ClockId, clock_gettime},
+    unistd::{self, SysconfVar, sysconf},
 };
 use rustix::{
     io::Errno,
     process::{Pid, PidfdFlags, pidfd_open, pidfd_send_signal},
-    time::{ClockId, clock_gettime},
 };
 
 use super::{
@@ -25,9 +28,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Now, in clock ticks since the host was started: the clock by which the kernel says when a process was.
 pub fn boot_clock() -> u64 {
-    let now = clock_gettime(ClockId::Boottime);
-    let ticks = rustix::param::clock_ticks_per_second();
-    now.tv_sec as u64 * ticks + now.tv_nsec as u64 * ticks / 1_000_000_000
+    // Cannot fail: both are on every Linux.
+    let now = clock_gettime(ClockId::CLOCK_BOOTTIME).unwrap_or(TimeSpec::new(0, 0));
+    let ticks = sysconf(SysconfVar::CLK_TCK).ok().flatten().map_or(100, |ticks| ticks as u64);
+    now.tv_sec() as u64 * ticks + now.tv_nsec() as u64 * ticks / 1_000_000_000
 }
 
 /// Kills every process of these families, until there is none. How many there were.

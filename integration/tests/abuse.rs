@@ -13,7 +13,7 @@ use integration::{
     cgroups_are_usable, empty, eventually, ms, number, processes, request, within,
 };
 use serde_json::json;
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, time::Instant};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -105,7 +105,7 @@ async fn output_without_end_is_read_at_a_pace_and_kept_within_bounds() {
     let daemon = with(Function::new("bad").set("keepalive", 1)).await;
     unnoticed(&daemon, "good", async {
         daemon.get("/invoke/bad/flood?ms=3000").await.ok();
-        let started = std::time::Instant::now();
+        let started = Instant::now();
         while started.elapsed() < ms(1000) {
             let output = daemon.instances("bad").await[0]["output"].to_string();
             assert!(output.len() < 64 << 10, "{} bytes of output are kept", output.len());

@@ -102,7 +102,7 @@ async fn a_file_that_grows_without_end_ends_its_process_at_the_limit() {
 
 #[tokio::test]
 async fn output_without_end_is_read_at_a_pace_and_kept_within_bounds() {
-    let daemon = with(Function::new("bad").set("keepalive", 1)).await;
+    let daemon = with(Function::new("bad")).await;
     unnoticed(&daemon, "good", async {
         daemon.get("/invoke/bad/flood?ms=3000").await.ok();
         let started = Instant::now();

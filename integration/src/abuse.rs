@@ -17,6 +17,17 @@ pub enum Fate {
     Problem(u16, &'static str),
     /// The answer begins, and breaks off.
     BrokenOff,
+    /// One or the other: it depends on whether the head is on its way when the rest turns out to be nonsense.
+    BrokenOffOr(u16, &'static str),
+}
+
+impl Fate {
+    fn allows(self, found: Fate) -> bool {
+        match self {
+            Fate::BrokenOffOr(status, code) => found == Fate::BrokenOff || found == Fate::Problem(status, code),
+            wanted => found == wanted,
+        }
+    }
 }
 
 /// Answers that are none, by their paths at the function under test, if its `timeout` is a second or two.
@@ -31,7 +42,7 @@ pub const ANSWERS: [(&str, Fate); 12] = [
     ("/half/head", Fate::Problem(504, "function_timed_out")),
     ("/half/body", Fate::BrokenOff),
     ("/endless/body", Fate::BrokenOff),
-    ("/endless/trailers", Fate::BrokenOff),
+    ("/endless/trailers", Fate::BrokenOffOr(502, "instance_failed")),
     ("/truncate?ms=100", Fate::BrokenOff),
 ];
 
@@ -44,7 +55,7 @@ pub async fn suffer_answers(daemon: &Daemon, function: &str) {
     for (path, fate) in ANSWERS {
         let path = format!("/invoke/{function}{path}");
         let found = within(Duration::from_secs(10), path.clone(), fate_of(daemon, &path)).await;
-        assert_eq!(found, Some(fate), "{path}");
+        assert!(found.is_some_and(|found| fate.allows(found)), "{path}: {found:?}, not {fate:?}");
         daemon.get(&format!("/invoke/{function}/pid")).await.ok();
     }
 }

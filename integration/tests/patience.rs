@@ -147,6 +147,17 @@ async fn a_client_that_reads_slowly_but_steadily_gets_all_of_it() {
 }
 
 #[tokio::test]
+async fn a_client_that_takes_nothing_of_its_response_loses_its_slot() {
+    let daemon = hasty(Function::new("f").set("timeout", 0).set("max-instances", 1)).await;
+    let pid = daemon.get("/invoke/f/pid").await.ok().pid();
+    let (_connection, _response) = daemon.start(request("GET", "/invoke/f/bytes?mib=200", empty())).await;
+    daemon.until("f", "busy", 1).await;
+    let other = within(ms(5000), "the slot", daemon.get("/invoke/f/pid")).await.ok();
+    assert_eq!(other.pid(), pid, "it was no fault of the instance's");
+    assert_eq!(daemon.counter("f", "client_gone").await, 1);
+}
+
+#[tokio::test]
 async fn an_unused_connection_makes_room_for_the_next_one() {
     let daemon = Setup::default().option("--max-connections", "6").function(Function::new("f")).start().await;
     let get = || request("GET", "/invoke/f/pid", empty());

@@ -128,6 +128,8 @@ async fn recover(rig: &Rig, limits: Limits) {
     }
     let kept: u64 = specs.iter().map(|spec| spec.memory() * spec.min_instances as u64).sum();
     for spec in &specs {
+        // An instance that has just served once may be long in ending, and holds its memory: some ends are never seen.
+        sleep(CALM).await;
         let answer = rig.request_of(&spec.name).await.await.expect("no panic");
         let scarce = kept + spec.memory() > limits.memory;
         let excused = scarce && matches!(answer, Err(Refusal::HostSaturated { .. }));

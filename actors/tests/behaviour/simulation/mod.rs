@@ -111,6 +111,7 @@ async fn run(mut random: StdRng) -> BTreeMap<&'static str, usize> {
     if !drains {
         let call = Call { after: ms(50), by: Caller::Itself };
         rig.fake.always(Script { calls: vec![call], ..Script::default() });
+        rig.log.calm_down();
         sleep(CALM).await;
         recover(&rig, plan.limits).await;
         serve_together(&rig, plan.limits).await;

@@ -1,20 +1,26 @@
 //! The limits that all engines put on their instances, where this host allows it.
 
-use std::{cell::Cell, io, rc::Rc};
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use slog::{Logger, warn};
 
 use super::{Allowance, Cgroups, Group};
 use crate::state::State;
 
-/// Shared by the engines.
+/// Shared by the engines, and by the threads that start processes.
 #[derive(Clone)]
-pub struct Limits(Rc<Shared>);
+pub struct Limits(Arc<Shared>);
 
 struct Shared {
     cgroups: Option<Cgroups>,
     /// Whether a missing limit has been logged.
-    warned: Cell<bool>,
+    warned: AtomicBool,
     log: Logger,
 }
 
@@ -25,7 +31,7 @@ impl Limits {
             Ok(cgroups) => (Some(cgroups), None),
             Err(error) => (None, Some(error)),
         };
-        let limits = Self(Rc::new(Shared { cgroups, warned: Cell::new(false), log: log.clone() }));
+        let limits = Self(Arc::new(Shared { cgroups, warned: AtomicBool::new(false), log: log.clone() }));
         if let Some(error) = error {
             limits.warn_unlimited(&error);
         } else if !limits.0.cgroups.as_ref().is_some_and(Cgroups::counts_processes) {
@@ -43,7 +49,7 @@ impl Limits {
     /// As on a host where no cgroup can be made.
     #[cfg(test)]
     pub fn none(log: &Logger) -> Self {
-        Self(Rc::new(Shared { cgroups: None, warned: Cell::new(false), log: log.clone() }))
+        Self(Arc::new(Shared { cgroups: None, warned: AtomicBool::new(false), log: log.clone() }))
     }
 
     /// The directories that hold those of the instances.
@@ -53,7 +59,7 @@ impl Limits {
     }
 
     fn warn_unlimited(&self, error: &io::Error) {
-        if !self.0.warned.replace(true) {
+        if !self.0.warned.swap(true, Ordering::Relaxed) {
             warn!(self.0.log, "instances run without limit of memory and processes: no cgroup can be made for them"; "error" => %error);
         }
     }

@@ -78,7 +78,7 @@ impl Processes {
 
     async fn start(&self, order: LaunchOrder, process: &ProcessSpec) -> Result<Launched, LaunchError> {
         let credentials = Credentials::of(process.user.as_deref(), Uid::effective())?;
-        let Means { ports, journal, stragglers, neighbours, .. } = &self.means;
+        let Means { ports, limits, journal, stragglers, neighbours, .. } = &self.means;
         if let Some(user) = credentials.as_ref().filter(|user| user.uid != Uid::effective()) {
             neighbours.add_user(user.uid.as_raw());
         }
@@ -114,7 +114,7 @@ impl Processes {
 
         let (lines, spec) = (order.output.clone(), order.spec.clone());
         let output = task::spawn_local(collect(output, order.output));
-        let holds = Holds { group, record, stragglers: stragglers.clone(), port: Some(port) };
+        let holds = Holds { group, limits: limits.clone(), record, stragglers: stragglers.clone(), port: Some(port) };
         let (guest, exited) = ProcessGuest::new(child, output, process.memory, holds);
         Ok(Launched {
             address,

@@ -2,7 +2,7 @@
 
 use std::{fs::File, io, os::fd::OwnedFd, path::PathBuf};
 
-use nix::unistd;
+use nix::unistd::{self, Uid};
 use tokio::net::unix::pipe;
 
 use super::{
@@ -101,7 +101,8 @@ impl Spawn {
 
     /// Blocks until the child executes its program.
     fn run(self, limits: &Limits, allowance: Allowance, record: Record) -> io::Result<Spawned> {
-        let group = limits.group(&record.family.instance, allowance);
+        let foreign = self.credentials.as_ref().is_some_and(|user| user.uid != Uid::effective());
+        let group = limits.group(allowance, foreign);
         // The kernel notes the time of a start by the same clock. To ask it for that would take longer than to write.
         let after = state::boot_clock();
         match self.start(group.as_ref()) {

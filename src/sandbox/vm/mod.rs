@@ -243,7 +243,8 @@ impl Engine {
         let (silent, cut) = (wire.guest(), wire.cut());
         let lines = order.output.clone();
         let output = task::spawn_local(collect(output, order.output));
-        let holds = Holds { group, record, stragglers: self.means.stragglers.clone(), port: None };
+        let Means { limits, stragglers, .. } = self.means.clone();
+        let holds = Holds { group, limits, record, stragglers, port: None };
         let (process, exited) = ProcessGuest::new(child, output, memory, holds);
         Ok(Launched {
             address: facts.address,

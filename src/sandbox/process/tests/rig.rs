@@ -234,9 +234,11 @@ pub fn members(rig: &Rig) -> usize {
     parents.map(|parent| instances(parent).map(procs).sum()).max().unwrap_or(0)
 }
 
-/// Cgroups of instances.
+/// Cgroups of instances, those aside that are kept for the next ones.
 pub fn cgroups(rig: &Rig) -> usize {
-    rig.engine.means.limits.parents().flat_map(instances).count()
+    let limits = &rig.engine.means.limits;
+    let all = limits.parents().flat_map(instances).count();
+    all - limits.kept() * limits.parents().count()
 }
 
 pub fn instances(parent: &Path) -> impl Iterator<Item = PathBuf> {

@@ -69,7 +69,9 @@ pub struct Group {
     allowance: Allowance,
     /// Whoever runs in it is another user than the daemon, and so has no way to change it.
     foreign: bool,
-    /// Somebody had to be killed in it, for which it was changed.
+    /// Whether the last look found nobody, so that nobody can be in it any more; and whether somebody had to be killed
+    /// before, for which it was changed.
+    vacant: Cell<bool>,
     disturbed: Cell<bool>,
     /// Members that the kernel had killed for want of memory, as far as it was asked.
     oom_kills: Cell<u64>,
@@ -98,7 +100,14 @@ impl Group {
     }
 
     fn of(members: Vec<Member>, allowance: Allowance) -> Self {
-        Self { members, allowance, foreign: false, disturbed: Cell::new(false), oom_kills: Cell::new(0) }
+        Self {
+            members,
+            allowance,
+            foreign: false,
+            vacant: Cell::new(false),
+            disturbed: Cell::new(false),
+            oom_kills: Cell::new(0),
+        }
     }
 
     /// What it was made for.
@@ -109,12 +118,14 @@ impl Group {
     /// Whoever runs in it from now on is another user than the daemon, or not.
     pub(super) fn let_to(mut self, foreign: bool) -> Self {
         self.foreign = foreign;
+        self.vacant.set(false);
         self
     }
 
     /// Whether it is as if nobody had ever been in it.
     pub(super) fn is_clean(&self) -> bool {
-        self.foreign && !self.disturbed.get() && self.members.iter().all(|member| member.is_empty(self.allowance))
+        let vacant = self.vacant.get() && !self.disturbed.get();
+        self.foreign && vacant && self.members.iter().all(|member| member.is_unburdened(self.allowance))
     }
 
     /// Files by which a process joins when it writes `0`. For the child itself, between fork and exec.
@@ -143,11 +154,12 @@ impl Group {
 
     /// Kills every process inside. Never waits; processes that are being born can escape one call, not all of them.
     pub fn kill(&self) {
+        let mut killed = false;
         for member in &self.members {
-            if member.kill() {
-                self.disturbed.set(true);
-            }
+            killed |= member.kill();
         }
+        self.vacant.set(!killed);
+        self.disturbed.set(killed || self.disturbed.get());
     }
 
     /// Kills what is inside until the directories can be removed.
@@ -213,17 +225,17 @@ impl Member {
         OpenOptions::new().write(true).open(self.directory.join(door))
     }
 
-    /// Nobody is in it, and next to nothing of what it allows is taken. What the dead have left in files of their own
-    /// would be missing to others.
-    fn is_empty(&self, allowance: Allowance) -> bool {
-        let read = |file: &str| fs::read_to_string(self.directory.join(file)).ok();
-        let charged = match self.controls {
-            Controls::V1Memory => read("memory.usage_in_bytes"),
-            Controls::V2 => read("memory.current"),
-            Controls::V1Pids => return self.has_nobody(),
+    /// Whether next to nothing of what it allows is taken. What the dead have left in files of their own would be missing
+    /// to others.
+    fn is_unburdened(&self, allowance: Allowance) -> bool {
+        let file = match self.controls {
+            Controls::V1Memory => "memory.usage_in_bytes",
+            Controls::V2 => "memory.current",
+            Controls::V1Pids => return true,
         };
+        let charged = fs::read_to_string(self.directory.join(file)).ok();
         let charged = charged.and_then(|bytes| bytes.trim().parse::<u64>().ok());
-        charged.is_some_and(|bytes| bytes <= (allowance.memory << 20) / FORGIVEN) && self.has_nobody()
+        charged.is_some_and(|bytes| bytes <= (allowance.memory << 20) / FORGIVEN)
     }
 
     fn has_nobody(&self) -> bool {

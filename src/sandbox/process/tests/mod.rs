@@ -333,6 +333,54 @@ async fn a_command_that_cannot_run_says_why_and_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn a_cgroup_is_used_again_if_nothing_of_the_one_before_is_left_in_it() {
+    world(async || {
+        let mut rig = Rig::new();
+        if !rig.has_cgroups() || !root() {
+            return;
+        }
+        let cgroup_after = async |rig: &Rig, script: &str| {
+            let mut running = rig.sh(script).await;
+            running.exit().await;
+            running.guest.reclaim().await.unwrap();
+            let label = running.resources.iter().find(|what| what.starts_with("cgroup ")).cloned();
+            (label.unwrap(), rig.engine.means.limits.kept())
+        };
+        let (first, kept) = cgroup_after(&rig, "true").await;
+        assert_eq!(kept, 1);
+        assert_eq!(cgroup_after(&rig, "true").await, (first.clone(), 1));
+        // What is left in memory is charged to it.
+        let shared = tempfile::NamedTempFile::new_in("/dev/shm").unwrap();
+        fs::set_permissions(shared.path(), fs::Permissions::from_mode(0o666)).unwrap();
+        let fill = format!("head -c 16M /dev/zero > {}", shared.path().display());
+        assert_eq!(cgroup_after(&rig, &fill).await, (first.clone(), 0));
+        let (second, kept) = cgroup_after(&rig, "true").await;
+        assert!(second != first && kept == 1);
+        // Whoever had to be killed in it may have been about to make more.
+        assert_eq!(cgroup_after(&rig, "setsid sleep 1000 & sleep 0.1").await, (second, 0));
+        // Another allowance is another cgroup.
+        cgroup_after(&rig, "true").await;
+        rig.memory = 64;
+        assert_eq!(cgroup_after(&rig, "true").await.1, 2);
+        // The daemon's own user could have changed it.
+        rig.user = Some("root".to_owned());
+        assert_eq!(cgroup_after(&rig, "true").await.1, 1);
+        // The one after one that ran out of memory has not, however it fails.
+        rig.user = None;
+        rig.memory = 24;
+        let hog =
+            "x=xxxxxxxx; for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24; do x=$x$x; done";
+        for (script, end) in [(hog, GuestExit::OutOfMemory { limit: 24 }), ("exit 3", GuestExit::Code(3))] {
+            let mut running = rig.sh(script).await;
+            assert_eq!(running.exit().await, end);
+            running.guest.reclaim().await.unwrap();
+            assert_eq!(rig.engine.means.limits.kept(), 2);
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_hundred_launches_leave_nothing() {
     world(async || {
         let rig = Rig::new();

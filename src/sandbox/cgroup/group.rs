@@ -225,17 +225,17 @@ impl Member {
         OpenOptions::new().write(true).open(self.directory.join(door))
     }
 
-    /// Whether next to nothing of what it allows is taken. What the dead have left in files of their own would be missing
-    /// to others.
+    /// Whether next to nothing of what it allows is taken. What the dead have left in files in memory, or as long as
+    /// nobody has reaped them, would be missing to others.
     fn is_unburdened(&self, allowance: Allowance) -> bool {
-        let file = match self.controls {
-            Controls::V1Memory => "memory.usage_in_bytes",
-            Controls::V2 => "memory.current",
-            Controls::V1Pids => return true,
-        };
-        let charged = fs::read_to_string(self.directory.join(file)).ok();
-        let charged = charged.and_then(|bytes| bytes.trim().parse::<u64>().ok());
-        charged.is_some_and(|bytes| bytes <= (allowance.memory << 20) / FORGIVEN)
+        let charged = |file: &str| fs::read_to_string(self.directory.join(file)).ok()?.trim().parse::<u64>().ok();
+        let little = |bytes: Option<u64>| bytes.is_some_and(|bytes| bytes <= (allowance.memory << 20) / FORGIVEN);
+        let none = |pids: Option<u64>| pids == Some(0);
+        match self.controls {
+            Controls::V1Memory => little(charged("memory.usage_in_bytes")),
+            Controls::V1Pids => none(charged("pids.current")),
+            Controls::V2 => little(charged("memory.current")) && none(charged("pids.current").or(Some(0))),
+        }
     }
 
     fn has_nobody(&self) -> bool {

@@ -94,10 +94,18 @@ impl Setup {
     /// # Panics
     /// When it does not.
     pub async fn start(self) -> Daemon {
+        let command = self.command();
+        self.start_as(command).await
+    }
+
+    /// The same, by a command of another's making: it must become what [`command`](Self::command) starts.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub async fn start_as(self, mut command: Command) -> Daemon {
         let log = self.home.path("log");
         let errors = fs::OpenOptions::new().create(true).append(true).open(&log).expect("a log");
         // Until there is a `Daemon` that ends it in an orderly way.
-        let mut command = self.command();
         command.stdout(Stdio::piped()).stderr(errors).kill_on_drop(true);
         let mut child = command.spawn().expect("unifaas can be run");
         let mut stdout = BufReader::new(child.stdout.take().expect("its output"));

@@ -16,5 +16,6 @@ mod keeping;
 mod panics;
 mod requests;
 mod simulation;
+mod starts;
 mod support;
 mod waiting;

@@ -33,6 +33,11 @@ impl Log {
         self.book(|book| book.mine = Some(line));
     }
 
+    /// Whoever has not panicked yet does not.
+    pub fn panic_no_more(&self) {
+        self.book(|book| book.mine = None);
+    }
+
     /// How often somebody panicked.
     pub fn exploded(&self) -> usize {
         self.book(|book| book.exploded)

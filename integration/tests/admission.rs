@@ -1,0 +1,155 @@
+//! More functions than the host has memory, processors or files for.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+use std::time::Duration;
+
+use futures::{future::join_all, join};
+use integration::{Daemon, Function, Setup, eventually, ms, number, processes};
+use serde_json::Value;
+
+/// An instance takes 64 MiB.
+fn small(name: &str) -> Function {
+    Function::new(name).process("memory", 64)
+}
+
+async fn with_budget(mib: u64, functions: impl IntoIterator<Item = Function>) -> Daemon {
+    let setup = Setup::default().option("--memory-budget", mib.to_string());
+    functions.into_iter().fold(setup, Setup::function).start().await
+}
+
+/// What `/debug` says of the daemon as a whole.
+async fn host(daemon: &Daemon) -> Value {
+    daemon.debug().await["daemon"].take()
+}
+
+#[tokio::test]
+async fn the_instance_that_has_been_idle_longest_makes_room_for_another_function() {
+    let daemon = with_budget(128, ["a", "b", "c"].map(small)).await;
+    let a = daemon.get("/invoke/a/pid").await.ok().pid();
+    let b = daemon.get("/invoke/b/pid").await.ok().pid();
+    assert_eq!(number(&host(&daemon).await, "memory_taken"), 128);
+    let reply = daemon.get("/invoke/c/pid").await.ok();
+    assert!(reply.took < ms(1000), "{:?}", reply.took);
+    assert!(!processes::exists(a), "its memory was given away before it had ended");
+    assert_eq!(daemon.get("/invoke/b/pid").await.ok().pid(), b);
+    let [evicted, kept] = [daemon.function("a").await, daemon.function("b").await];
+    assert_eq!((number(&evicted, "instances_evicted"), number(&kept, "instances_evicted")), (1, 0));
+    assert!(daemon.log().contains(r#""why":"evicted""#), "{}", daemon.log());
+    let host = host(&daemon).await;
+    assert_eq!((number(&host, "memory_taken"), number(&host, "memory_free")), (128, 0));
+    assert_eq!(number(&host["settings"], "memory_budget"), 128);
+}
+
+#[tokio::test]
+async fn who_finds_everything_busy_waits_for_the_first_instance_that_is_not() {
+    let daemon = with_budget(64, ["a", "b"].map(small)).await;
+    daemon.get("/invoke/a/pid").await.ok();
+    let waiting = async {
+        daemon.until("a", "busy", 1).await;
+        let waiting = daemon.get("/invoke/b/pid");
+        let watch = daemon.settled("b", "it waits", |b| number(b, "waiting") == 1);
+        join!(waiting, watch).0
+    };
+    let (busy, waited) = join!(daemon.get("/invoke/a/sleep?ms=1000"), waiting);
+    busy.ok();
+    let waited = waited.ok();
+    assert!(waited.took > ms(500) && waited.took < ms(2500), "{:?}", waited.took);
+    daemon.until("a", "idle", 0).await;
+    let host = host(&daemon).await;
+    assert_eq!((number(&host, "memory_taken"), number(&host, "functions_waiting")), (64, 0));
+}
+
+#[tokio::test]
+async fn who_waits_in_vain_is_told_503_with_retry_after() {
+    let daemon = with_budget(64, [small("a"), small("b").set("queue-timeout", 0.5)]).await;
+    daemon.get("/invoke/a/pid").await.ok();
+    let refused = async {
+        daemon.until("a", "busy", 1).await;
+        daemon.get("/invoke/b/pid").await
+    };
+    let (busy, refused) = join!(daemon.get("/invoke/a/sleep?ms=1500"), refused);
+    busy.ok();
+    let problem = refused.problem(503, "host_saturated");
+    assert!((1..=60).contains(&refused.retry_after()));
+    assert!(refused.took > ms(450) && refused.took < ms(1000), "{:?}", refused.took);
+    assert!(problem["detail"].as_str().unwrap().contains("64 MiB"), "{problem}");
+    daemon.get("/invoke/b/pid").await.ok();
+}
+
+#[tokio::test]
+async fn what_can_never_fit_is_a_503_at_once() {
+    let daemon = with_budget(64, [Function::new("f").process("memory", 65), small("g")]).await;
+    let reply = daemon.get("/invoke/f/pid").await;
+    let problem = reply.problem(503, "host_saturated");
+    assert!(problem["detail"].as_str().unwrap().contains("65 MiB"), "{problem}");
+    assert!(reply.took < ms(500) && reply.retry_after() == 60, "{:?}", reply.took);
+    daemon.get("/invoke/g/pid").await.ok();
+}
+
+#[tokio::test]
+async fn a_minimum_is_not_given_up_for_others() {
+    let kept = small("kept").set("min-instances", 1);
+    let daemon = with_budget(128, [kept, small("a"), small("b").set("queue-timeout", 5)]).await;
+    daemon.until("kept", "idle", 1).await;
+    daemon.get("/invoke/a/pid").await.ok();
+    daemon.get("/invoke/b/pid").await.ok();
+    daemon.until("kept", "idle", 1).await;
+    assert_eq!(number(&daemon.function("kept").await, "instances_started"), 1);
+    assert_eq!(number(&daemon.function("a").await, "instances_evicted"), 1);
+}
+
+#[tokio::test]
+async fn a_burst_on_a_full_host_is_served_to_the_last() {
+    let functions: Vec<_> = (0..6).map(|n| small(&format!("f{n}")).set("single-use", n % 2 == 0)).collect();
+    let daemon = with_budget(192, functions).await;
+    let paths: Vec<_> = (0..60).map(|n| format!("/invoke/f{}/sleep?ms=20", n % 6)).collect();
+    let burst = join_all(paths.iter().map(|path| daemon.get(path)));
+    let watch = async {
+        let mut most = 0;
+        for _ in 0..40 {
+            most = most.max(daemon.home.processes().len());
+            tokio::time::sleep(ms(10)).await;
+        }
+        most
+    };
+    let (replies, most) = join!(burst, watch);
+    for reply in replies {
+        reply.ok();
+    }
+    assert!((1..=3).contains(&most), "{most} processes at once");
+}
+
+#[tokio::test]
+async fn no_more_processes_start_at_once_than_may() {
+    let function = small("f").set("single-use", true).flag("--boot-delay").flag("200");
+    let setup = Setup::default().option("--max-process-starts", "2").function(function).function(small("g"));
+    let daemon = setup.start().await;
+    let burst = join_all((0..6).map(|_| daemon.get("/invoke/f/pid")));
+    let watch = async {
+        let mut most = 0;
+        for _ in 0..20 {
+            most = most.max(number(&host(&daemon).await, "starting"));
+            tokio::time::sleep(ms(20)).await;
+        }
+        most
+    };
+    let (replies, most) = join!(burst, watch);
+    let last = replies.into_iter().map(|reply| reply.ok().took).max().unwrap();
+    assert_eq!(most, 2);
+    assert!(last > ms(550), "three rounds of 200 ms took {last:?}");
+    eventually(Duration::from_secs(5), "nothing starts", async || {
+        (number(&host(&daemon).await, "starting") == 0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_budget_may_be_a_share_of_the_hosts_memory() {
+    let mut budgets = Vec::new();
+    for share in ["50%", "25%"] {
+        let daemon = Setup::default().option("--memory-budget", share).start().await;
+        budgets.push(number(&host(&daemon).await["settings"], "memory_budget"));
+    }
+    assert!(budgets[0] > 64 && budgets[0].abs_diff(2 * budgets[1]) <= 2, "{budgets:?}");
+}

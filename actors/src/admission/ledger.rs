@@ -268,8 +268,8 @@ impl Ledger {
         turns
     }
 
-    /// Those whose turn has come and who have not been told since they asked.
-    pub fn to_tell(&mut self) -> Vec<FunctionKey> {
+    /// Those whose turn has come and who have not been told since they asked: they are told now.
+    pub fn take_due(&mut self) -> Vec<FunctionKey> {
         let mut turns = self.turns();
         turns.retain(|function| {
             let entry = self.ranks.get(function).and_then(|rank| self.queue.get_mut(rank));

@@ -13,7 +13,7 @@ fn room(instances: u64) -> Limits {
 
 /// Leaves the function with one idle instance.
 async fn warm(rig: &Rig, function: &str) {
-    rig.request_of(function).await.await.unwrap().unwrap();
+    rig.request_of(function).await.await.expect("no panic").expect("an instance");
 }
 
 async fn counts(rig: &Rig, functions: &[&str]) -> Vec<usize> {

@@ -110,7 +110,7 @@ async fn run(mut random: StdRng) -> BTreeMap<&'static str, usize> {
     }
     if !drains {
         let call = Call { after: ms(50), by: Caller::Itself };
-        rig.fake.from_now_on(Script { calls: vec![call], ..Script::default() });
+        rig.fake.always(Script { calls: vec![call], ..Script::default() });
         rig.log.panic_no_more();
         sleep(CALM).await;
         recover(&rig, plan.limits).await;

@@ -7,7 +7,6 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     rc::Rc,
     sync::Arc,
-    time::Duration,
 };
 
 use futures::future::{FutureExt, LocalBoxFuture};
@@ -87,7 +86,7 @@ impl Fake {
     }
 
     /// What every instance does from now on, also those that had a script already.
-    pub fn from_now_on(&self, script: Script) {
+    pub fn always(&self, script: Script) {
         self.ledger.borrow_mut().next.clear();
         self.usually(script);
     }

@@ -175,7 +175,7 @@ impl Walk {
                 expected.push(function);
             }
         }
-        assert_eq!(self.ledger.to_tell(), expected);
+        assert_eq!(self.ledger.take_due(), expected);
     }
 
     /// Of all ways to make the room, the one that the rules name.

@@ -54,13 +54,24 @@ pub struct Serve {
     /// Where /debug is served. Without it: at --listen, to callers of this host alone.
     #[arg(long, value_name = "HOST:PORT", value_parser = address)]
     pub admin_listen: Option<SocketAddr>,
+    /// Connections of clients at once; whoever comes then takes the place of an unused one, or gets 503.
+    #[arg(long, value_name = "COUNT", default_value_t = 4096, value_parser = positive)]
+    pub max_connections: usize,
+    /// Of those, as many for one address of another host [default: half of them].
+    #[arg(long, value_name = "COUNT", value_parser = positive)]
+    pub max_connections_per_client: Option<usize>,
+    /// How long a client may send nothing in the middle of a request body, or take nothing of a response, in seconds;
+    /// 0 for as long as it likes.
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds, allow_negative_numbers = true)]
+    pub client_timeout: Duration,
     /// The range that VMs get their addresses from; each takes a /30 of it [default: 10.100.0.0/16].
     #[arg(long, value_name = "ADDRESS/BITS")]
     pub subnet: Option<Subnet>,
     /// How many tap devices are kept prepared for VMs, once a function needs any.
     #[arg(long, value_name = "COUNT", default_value_t = 4)]
     pub tap_pool: usize,
-    /// Where the daemon keeps what must outlive it [default: /run/unifaas as root, else one below the temporary files].
+    /// Where the daemon writes down what it makes, for the next one [default: /var/lib/unifaas as root, else
+    /// ~/.local/state/unifaas].
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
     /// How much memory all instances may use together: MiB, or a share of what the host and the daemon's cgroup have.
@@ -111,6 +122,10 @@ fn address(text: &str) -> Result<SocketAddr, String> {
     addresses.first().copied().ok_or_else(|| "the name has no address".to_owned())
 }
 
+fn positive(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|count| *count > 0).ok_or_else(|| "expected a number, one or more".to_owned())
+}
+
 fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text.parse().map_err(|_| "expected a number of seconds".to_owned())?;
     Duration::try_from_secs_f64(seconds).map_err(|_| "expected a number of seconds, zero or more".to_owned())
@@ -150,6 +165,8 @@ mod tests {
             (["--memory-budget", "0"], "MiB"),
             (["--max-starts", "0"], "zero"),
             (["--drain-grace", "-1"], "zero or more"),
+            (["--client-timeout", "-1"], "zero or more"),
+            (["--max-connections", "0"], "one or more"),
             (["--log-level", "loud"], "possible values"),
         ] {
             let error = Cli::try_parse_from(["unifaas", "-r", "x"].iter().chain(&arguments)).unwrap_err().to_string();

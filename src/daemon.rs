@@ -17,11 +17,13 @@ use unifaas_actors::{Admission, Callbacks, Directory, DrainAll, Follow, Limits, 
 use crate::{
     cli::Serve,
     host,
-    http::{BindError, Listeners, Servers, Settings, Shared},
+    http::{self, BindError, Listeners, Servers, Settings, Shared},
     log::{self, Logging},
+    neighbours::Neighbours,
     net::{NetError, Subnet},
     open_files,
     sandbox::{EngineSettings, Engines},
+    state::{self, State, StateError},
 };
 
 /// After the drain's grace: time for instances to be killed and their resources to return.
@@ -32,8 +34,8 @@ const LAST_RESORT: Duration = Duration::from_secs(20);
 pub enum StartError {
     #[error("cannot read the registry {}: {source}", path.display())]
     Registry { path: PathBuf, source: io::Error },
-    #[error("cannot use the state directory {}: {source}", path.display())]
-    StateDir { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    State(#[from] StateError),
     #[error(transparent)]
     Bind(#[from] BindError),
     #[error(transparent)]
@@ -42,31 +44,38 @@ pub enum StartError {
     System(#[from] io::Error),
 }
 
+/// What outlives the system: its last threads may still log, and give back what the next daemon must not find half-way.
+#[derive(Default)]
+struct Lasting {
+    state: Option<State>,
+    logging: Option<Logging>,
+}
+
 /// Serves until a signal ends it.
 pub fn run(options: Serve) -> Result<(), StartError> {
-    // Outlives the system, whose last threads may still log.
-    let mut logging = None;
+    let mut lasting = Lasting::default();
     let system = actix::System::new();
-    let result = system.block_on(serve(options, &mut logging));
+    let result = system.block_on(serve(options, &mut lasting));
     // Ends the arbiters of the workers; their threads have nothing left to do.
     actix::System::current().stop();
     let stopped = system.run();
-    drop(logging);
+    drop(lasting);
     result.and(stopped.map_err(StartError::System))
 }
 
-async fn serve(options: Serve, logging: &mut Option<Logging>) -> Result<(), StartError> {
+async fn serve(options: Serve, lasting: &mut Lasting) -> Result<(), StartError> {
     // First of all, so that no signal finds the default that kills.
     let mut signals = Signals::listen()?;
     let registry = options.registry.unwrap_or_default();
     let root = readable_directory(&registry)?;
     let drafts = scan_all(&root).map_err(|source| StartError::Registry { path: registry, source })?;
-    let state_dir = prepare_state_dir(options.state_dir)?;
+    let (state, left) = State::open(&options.state_dir.unwrap_or_else(state::default_directory))?;
+    let state = lasting.state.insert(state);
     let listeners = Listeners::bind(options.listen, options.callback_listen, options.admin_listen)?;
     let (front, callback, admin) = (listeners.front()?, listeners.callback()?, listeners.admin()?);
 
     // From here on the daemon runs; failures above have left nothing behind.
-    let log = logging.insert(log::set_up(options.log_level, options.log_format)).log.clone();
+    let log = lasting.logging.insert(log::set_up(options.log_level, options.log_format)).log.clone();
     let callbacks = Arc::new(Callbacks::default());
     let directory = Arc::new(Directory::default());
     open_files::raise(&log);
@@ -77,25 +86,37 @@ async fn serve(options: Serve, logging: &mut Option<Logging>) -> Result<(), Star
     };
     let admission = Admission::new(limits);
     let (subnet, tap_pool) = (options.subnet, options.tap_pool);
-    let engines = EngineSettings { callback, subnet, tap_pool, state_dir: state_dir.clone() };
-    let engines = Engines::new(engines, &log)?;
+    let neighbours = Neighbours::default();
+    let engine_settings = EngineSettings { callback, subnet, tap_pool, neighbours: neighbours.clone() };
+    let engines = Engines::new(engine_settings.clone(), state, &log);
+    engines.reclaim(left, state, &engine_settings, &log).await;
     engines.prepare(drafts.values().filter_map(|draft| draft.as_deref().ok())).await?;
     let world = World { sandboxes: Box::new(engines), callbacks: callbacks.clone(), admission: admission.clone() };
     let actors = RegistryActor::launch(root.clone(), drafts, directory.clone(), world, Follow::Watch, log.clone());
+    let crowd = http::Limits {
+        connections: options.max_connections,
+        connections_each: options.max_connections_per_client.unwrap_or(options.max_connections.div_ceil(2)),
+        client_timeout: (!options.client_timeout.is_zero()).then_some(options.client_timeout),
+    };
     let settings = Settings {
         registry: root.display().to_string(),
         listen: front.to_string(),
         callback_listen: callback.to_string(),
         admin_listen: admin.map(|admin| admin.to_string()),
         subnet: options.subnet.unwrap_or(Subnet::DEFAULT).to_string(),
-        state_dir: state_dir.display().to_string(),
+        state_dir: state.directory().display().to_string(),
         drain_grace_seconds: options.drain_grace.as_secs_f64(),
+        max_connections: crowd.connections,
+        max_connections_per_client: crowd.connections_each,
+        client_timeout_seconds: options.client_timeout.as_secs_f64(),
         memory_budget: limits.memory,
         max_starts: limits.starts,
         max_process_starts: options.max_process_starts,
     };
     let functions = directory.all().len();
-    let shared = Arc::new(Shared::new(directory, callbacks, admission, log.new(o!()), settings));
+    let log_of_workers = log.new(o!());
+    let shared = Shared::new(directory, callbacks, admission, neighbours, crowd, settings, log_of_workers);
+    let shared = Arc::new(shared);
     let servers = listeners.serve(shared.clone())?;
     let admin = admin.map_or_else(String::new, |admin| format!(" admin http://{admin}"));
     info!(log, "serving"; "listen" => %front, "callback" => %callback, "registry" => %root.display(),
@@ -167,27 +188,6 @@ fn readable_directory(registry: &std::path::Path) -> Result<PathBuf, StartError>
     let root = registry.canonicalize().map_err(error)?;
     std::fs::read_dir(&root).map_err(error)?;
     Ok(root)
-}
-
-/// Makes the state directory and sees that it can be written to.
-fn prepare_state_dir(chosen: Option<PathBuf>) -> Result<PathBuf, StartError> {
-    let path = chosen.unwrap_or_else(|| {
-        let user = nix::unistd::geteuid();
-        if user.is_root() {
-            PathBuf::from("/run/unifaas")
-        } else {
-            std::env::temp_dir().join(format!("unifaas-{user}"))
-        }
-    });
-    let prepare = || {
-        std::fs::create_dir_all(&path)?;
-        let path = path.canonicalize()?;
-        let probe = path.join(format!(".probe-{}", std::process::id()));
-        std::fs::write(&probe, b"")?;
-        std::fs::remove_file(&probe)?;
-        Ok(path)
-    };
-    prepare().map_err(|source| StartError::StateDir { path: path.clone(), source })
 }
 
 /// For whoever started the daemon and waits for it; the log is for whoever reads it later.

@@ -1,13 +1,22 @@
 //! Where messages go: slog, to standard error, human or JSON; panics and the `log` crate's messages go the same way.
 
-use std::io::IsTerminal;
+use std::{
+    io::IsTerminal,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use slog::{Drain, FnValue, Level, Logger, error, o};
+
+use tokio::time::Instant;
 
 use crate::cli;
 
 /// Messages that may wait to be written. When a burst is larger the oldest writers wait, so that none is lost.
 const QUEUE: usize = 4096;
+
+/// Between two lines about something that others can bring about as often as they like.
+const SELDOM: Duration = Duration::from_secs(10);
 
 /// Logging for as long as it lives.
 pub struct Logging {
@@ -15,6 +24,31 @@ pub struct Logging {
     /// Writes what is left when dropped.
     _writer: slog_async::AsyncGuard,
     _scope: slog_scope::GlobalLoggerGuard,
+}
+
+/// Keeps a line from being written as often as somebody else wants.
+#[derive(Debug, Default)]
+pub struct Seldom(Mutex<Saying>);
+
+#[derive(Debug, Default)]
+struct Saying {
+    last: Option<Instant>,
+    /// How often it could have been said since.
+    unsaid: u64,
+}
+
+impl Seldom {
+    /// Whether to say it now; how often it could have been said since it last was.
+    pub fn say(&self) -> Option<u64> {
+        let mut saying = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        saying.unsaid += 1;
+        let now = Instant::now();
+        if saying.last.is_some_and(|last| now - last < SELDOM) {
+            return None;
+        }
+        saying.last = Some(now);
+        Some(std::mem::take(&mut saying.unsaid))
+    }
 }
 
 /// Sets logging up for the whole process.
@@ -32,19 +66,22 @@ pub fn set_up(level: cli::Level, format: Option<cli::Format>) -> Logging {
     };
     let (drain, writer) = if human {
         let terminal = slog_term::FullFormat::new(slog_term::TermDecorator::new().stderr().build()).build();
-        queued(terminal.filter_level(level).filter(may_be_written).fuse())
+        queued(terminal.filter(may_be_written).fuse())
     } else {
-        let json = slog_json::Json::new(std::io::stderr())
+        // A line at a time: it is put together from dozens of pieces, each of which would be a system call.
+        let json = slog_json::Json::new(std::io::LineWriter::new(std::io::stderr()))
             .add_key_value(o!(
                 "ts" => FnValue(|_| humantime::format_rfc3339_millis(std::time::SystemTime::now()).to_string()),
                 "level" => FnValue(|record| record.level().as_str().to_lowercase()),
                 "msg" => FnValue(|record| record.msg().to_string()),
             ))
             .build();
-        queued(std::sync::Mutex::new(json.filter_level(level).filter(may_be_written)).fuse())
+        queued(std::sync::Mutex::new(json.filter(may_be_written)).fuse())
     };
+    // In front of the queue: what nobody wants to read must not wake the writer, least of all once per request.
+    let wanted = drain.filter_level(level);
     // A thread that is on its way out may still have something to say when the writer has gone: that is lost, not fatal.
-    let log = Logger::root(drain.ignore_res(), o!());
+    let log = Logger::root(wanted.ignore_res(), o!());
     let scope = slog_scope::set_global_logger(log.clone());
     let bridged = match level {
         Level::Trace => log::Level::Debug,
@@ -78,4 +115,17 @@ fn log_panics(log: Logger) {
         let at = panic.location().map(ToString::to_string).unwrap_or_default();
         error!(log, "panic"; "what" => words, "at" => at, "thread" => std::thread::current().name().map(str::to_owned));
     }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_others_bring_about_is_said_now_and_then_with_how_often_it_was() {
+        let seldom = Seldom::default();
+        assert_eq!((seldom.say(), seldom.say(), seldom.say()), (Some(1), None, None));
+        tokio::time::advance(SELDOM).await;
+        assert_eq!((seldom.say(), seldom.say()), (Some(3), None));
+    }
 }

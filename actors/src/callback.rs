@@ -38,9 +38,14 @@ impl Callbacks {
             None => None,
         };
         if verdict != Some(Verdict::Accepted) {
-            self.refused.fetch_add(1, Ordering::Relaxed);
+            self.refuse();
         }
         verdict
+    }
+
+    /// Counts one that was not even listened to.
+    pub fn refuse(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Callbacks that were not believed, since the start of the daemon.

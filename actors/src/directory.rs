@@ -1,8 +1,9 @@
 //! Which functions exist, as a snapshot that any thread reads without asking an actor.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use foldhash::HashMap;
 
 use crate::function::Desk;
 

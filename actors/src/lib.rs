@@ -34,6 +34,7 @@ pub mod sandbox;
 mod seeds;
 pub mod spec;
 mod stats;
+mod veil;
 mod world;
 
 pub use admission::{Admission, AdmissionReport, Limits};
@@ -46,4 +47,5 @@ pub use messages::{Changed, DrainAll, FunctionQuestion, InstanceQuestion, Member
 pub use output::OutputLog;
 pub use registry::{Changes, Draft, Follow, RegistryActor, scan_all, scan_one};
 pub use stats::{BootReport, FunctionStats, Outcome, StatsReport};
+pub use veil::Veil;
 pub use world::World;

@@ -1,11 +1,14 @@
 //! What one instance has printed: the last lines, bounded in number and length.
 //!
-//! Written by whoever reads the instance's pipes or console, read by `/debug` and by the error of a failed boot.
+//! Written by whoever reads the instance's pipes or console, read by `/debug` and by the error of a failed boot. Secrets
+//! that the instance prints are covered.
 
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, PoisonError},
 };
+
+use crate::veil::Veil;
 
 /// Lines kept per instance.
 const LINES: usize = 100;
@@ -20,16 +23,23 @@ pub struct OutputLog(Arc<Mutex<Lines>>);
 struct Lines {
     done: VecDeque<String>,
     open: Vec<u8>,
+    veil: Veil,
 }
 
 impl OutputLog {
+    /// An empty one, of an instance with these secrets.
+    pub fn new(veil: Veil) -> Self {
+        Self(Arc::new(Mutex::new(Lines { veil, ..Lines::default() })))
+    }
+
     /// Takes the next bytes as they were read; lines may come in pieces.
     pub fn write(&self, bytes: &[u8]) {
         let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
             let ended = piece.ends_with(b"\n");
             let text = if ended { &piece[..piece.len() - 1] } else { piece };
-            let room = LINE_BYTES.saturating_sub(lines.open.len());
+            // A secret that begins in what is kept must be there as a whole, or it would not be recognised.
+            let room = (LINE_BYTES + lines.veil.longest()).saturating_sub(lines.open.len());
             lines.open.extend_from_slice(&text[..text.len().min(room)]);
             if ended {
                 lines.close();
@@ -40,7 +50,7 @@ impl OutputLog {
     /// The last lines, oldest first, an unfinished one included.
     pub fn tail(&self, count: usize) -> Vec<String> {
         let lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let open = (!lines.open.is_empty()).then(|| readable(&lines.open));
+        let open = (!lines.open.is_empty()).then(|| lines.unfinished());
         let mut tail: Vec<String> = open.into_iter().chain(lines.done.iter().rev().cloned()).take(count).collect();
         tail.reverse();
         tail
@@ -52,9 +62,15 @@ impl Lines {
         if self.done.len() == LINES {
             self.done.pop_front();
         }
-        let line = readable(&self.open);
+        let line = self.unfinished();
         self.open.clear();
         self.done.push_back(line);
+    }
+
+    fn unfinished(&self) -> String {
+        let mut line = self.veil.over(readable(&self.open)).into_owned();
+        line.truncate(line.floor_char_boundary(LINE_BYTES));
+        line
     }
 }
 
@@ -89,6 +105,23 @@ mod tests {
         let log = OutputLog::default();
         log.write(&vec![b'x'; 1 << 20]);
         assert_eq!(log.tail(1)[0].len(), LINE_BYTES);
+    }
+
+    #[test]
+    fn secrets_are_covered_also_where_a_line_is_cut() {
+        let token = crate::id::ReadyToken::random();
+        let log = OutputLog::new(Veil::new(token, &Default::default()));
+        let secret = token.reveal();
+        log.write(format!("callback=http://x/ready/{secret} ro\n").as_bytes());
+        assert_eq!(log.tail(1), ["callback=http://x/ready/… ro"]);
+        for before in LINE_BYTES - 40..=LINE_BYTES {
+            log.write(format!("{}{secret} and more", "x".repeat(before)).as_bytes());
+            for line in log.tail(1) {
+                assert!(!line.contains(&secret[..4]), "{before}: {line}");
+                assert!(line.len() <= LINE_BYTES);
+            }
+            log.write(b"\n");
+        }
     }
 
     #[test]

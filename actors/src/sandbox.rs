@@ -102,7 +102,20 @@ impl fmt::Display for GuestExit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             GuestExit::Code(code) => write!(f, "exited with status {code}"),
-            GuestExit::Signal(signal) => write!(f, "killed by signal {signal}"),
+            GuestExit::Signal(signal) => {
+                write!(f, "killed by signal {signal}")?;
+                // Those that say by themselves what went wrong.
+                let name = match signal {
+                    6 => "SIGABRT",
+                    7 => "SIGBUS",
+                    11 => "SIGSEGV",
+                    24 => "SIGXCPU",
+                    25 => "SIGXFSZ",
+                    31 => "SIGSYS",
+                    _ => return Ok(()),
+                };
+                write!(f, " ({name})")
+            }
             GuestExit::OutOfMemory { limit } => write!(f, "killed: out of memory (limit {limit} MiB)"),
             GuestExit::Other(words) => f.write_str(words),
         }

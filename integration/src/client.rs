@@ -83,6 +83,11 @@ impl Connection {
         Ok(Self { sender, host: to.to_string(), driver, socket })
     }
 
+    /// Whether nobody has closed it, as far as is known.
+    pub fn is_open(&self) -> bool {
+        !self.sender.is_closed()
+    }
+
     /// Sends a request; the head of the answer, its body to be read.
     ///
     /// # Errors

@@ -5,6 +5,7 @@ use std::{
     fs,
     future::Future,
     net::SocketAddr,
+    path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     sync::Arc,
     thread,
@@ -37,6 +38,7 @@ pub struct Setup {
     home: Arc<Home>,
     options: Vec<(String, OsString)>,
     environment: Vec<(String, OsString)>,
+    program: Vec<OsString>,
 }
 
 impl Default for Setup {
@@ -56,7 +58,12 @@ impl Setup {
             ("--log-format", "json".into()),
         ];
         let options = options.map(|(name, value)| (name.to_owned(), value));
-        Self { home: Arc::clone(home), options: options.into(), environment: Vec::new() }
+        Self {
+            home: Arc::clone(home),
+            options: options.into(),
+            environment: Vec::new(),
+            program: vec![unifaas().into()],
+        }
     }
 
     /// With a function in its registry.
@@ -79,9 +86,38 @@ impl Setup {
         self
     }
 
+    /// Of another build.
+    pub fn binary(self, binary: &Path) -> Self {
+        Self { program: vec![binary.into()], ..self }
+    }
+
+    /// Run by another program, which gets the binary after these words.
+    pub fn run_by<W: Into<OsString>>(mut self, words: impl IntoIterator<Item = W>) -> Self {
+        self.program.splice(0..0, words.into_iter().map(Into::into));
+        self
+    }
+
+    /// On a host without cgroups. Takes root.
+    pub fn without_cgroups(self) -> Self {
+        let hide = "umount --recursive --lazy /sys/fs/cgroup && exec \"$0\" \"$@\"";
+        self.run_by(["unshare", "--mount", "--propagation=private", "--", "sh", "-c", hide])
+    }
+
+    /// With a small file system of its own for its state directory, which others find as [`Daemon::inside`]. Takes root.
+    ///
+    /// # Panics
+    /// When the directory cannot be made.
+    pub fn on_a_small_disk(self, size: &str) -> Self {
+        let state = self.home.path("state");
+        fs::create_dir_all(&state).expect("a directory");
+        let mount = format!("mount -t tmpfs -o size={size},mode=755 none {state:?} && exec \"$0\" \"$@\"");
+        self.run_by(["unshare", "--mount", "--propagation=private", "--", "sh", "-c", &mount])
+    }
+
     /// The command that starts it.
     pub fn command(&self) -> Command {
-        let mut command = Command::new(unifaas());
+        let mut command = Command::new(&self.program[0]);
+        command.args(&self.program[1..]);
         for (name, value) in &self.options {
             command.arg(name).arg(value);
         }
@@ -122,7 +158,7 @@ impl Setup {
             _ => panic!("{announced:?}, stdout {line:?}, stderr:\n{}", fs::read_to_string(log).unwrap_or_default()),
         };
         let pid = child.id().expect("it has just said that it serves");
-        Daemon { home: self.home, child, _stdout: stdout, pid, listen, callback, admin }
+        Daemon { home: self.home, child, _stdout: stdout, pid, listen, callback, admin, killed: false }
     }
 }
 
@@ -145,6 +181,8 @@ pub struct Daemon {
     /// Where the admin pages are, if they have a listener of their own.
     pub admin: Option<SocketAddr>,
     child: Child,
+    /// What it leaves behind is somebody else's.
+    killed: bool,
     /// Held open, lest the daemon writes to nobody.
     _stdout: BufReader<ChildStdout>,
 }
@@ -207,14 +245,21 @@ impl Daemon {
         self.send(request).await.unwrap_or_else(|error| panic!("POST {path}: {error:?}"))
     }
 
+    /// GET of an admin page, where those are.
+    async fn page(&self, path: &str) -> Reply {
+        let mut connection = Connection::open(self.admin.unwrap_or(self.listen)).await.expect("the admin pages");
+        let page = connection.send(request("GET", path, empty())).await;
+        page.unwrap_or_else(|error| panic!("GET {path}: {error:?}"))
+    }
+
     /// What `/debug` says.
     pub async fn debug(&self) -> Value {
-        self.get("/debug").await.ok().json()
+        self.page("/debug").await.ok().json()
     }
 
     /// What `/debug/functions/<name>` says.
     pub async fn function(&self, name: &str) -> Value {
-        self.get(&format!("/debug/functions/{name}")).await.ok().json()
+        self.page(&format!("/debug/functions/{name}")).await.ok().json()
     }
 
     /// The instances of a function, as `/debug` shows them.
@@ -251,7 +296,7 @@ impl Daemon {
     ) -> impl Future<Output = Value> {
         let path = format!("/debug/functions/{name}");
         eventually(Duration::from_secs(10), format!("{name}: {}", what.into()), async move || {
-            let reply = self.get(&path).await;
+            let reply = self.page(&path).await;
             (reply.status == 200).then(|| reply.json()).filter(&condition)
         })
     }
@@ -269,6 +314,11 @@ impl Daemon {
         })
     }
 
+    /// A path of its home, as it sees it.
+    pub fn inside(&self, name: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/root{}", self.pid, self.home.path(name).display()))
+    }
+
     /// What it wrote to its log.
     pub fn log(&self) -> String {
         fs::read_to_string(self.home.path("log")).unwrap_or_default()
@@ -284,8 +334,16 @@ impl Daemon {
     /// # Panics
     /// When it does not end.
     pub async fn ended(&mut self) -> Ending {
+        self.ended_within(END).await
+    }
+
+    /// Waits for its end, which may take so long.
+    ///
+    /// # Panics
+    /// When it does not end.
+    pub async fn ended_within(&mut self, limit: Duration) -> Ending {
         let asked = Instant::now();
-        let status = timeout(END, self.child.wait()).await.expect("it ends in time").expect("it can be waited for");
+        let status = timeout(limit, self.child.wait()).await.expect("it ends in time").expect("it can be waited for");
         Ending { status, took: asked.elapsed() }
     }
 
@@ -293,6 +351,16 @@ impl Daemon {
     pub async fn end(&mut self) -> Ending {
         self.signal(Signal::SIGTERM);
         self.ended().await
+    }
+
+    /// Kills it, and waits until it is dead. What it leaves behind is left there.
+    ///
+    /// # Panics
+    /// When it does not die.
+    pub async fn killed(mut self) {
+        self.signal(Signal::SIGKILL);
+        self.killed = true;
+        self.ended().await;
     }
 
     #[allow(clippy::disallowed_methods, reason = "a destructor cannot await; it runs at the end of a test")]
@@ -325,6 +393,9 @@ impl Drop for Daemon {
         if !over {
             self.signal(Signal::SIGKILL);
             Self::wait_for(END, || matches!(self.child.try_wait(), Ok(Some(_))));
+        }
+        if self.killed {
+            return;
         }
         let left = self.home.processes();
         for pid in &left {
@@ -361,4 +432,18 @@ pub async fn cgroups_are_usable() -> bool {
 #[track_caller]
 pub fn number(value: &Value, member: &str) -> u64 {
     value[member].as_u64().unwrap_or_else(|| panic!("no {member} in {value}"))
+}
+
+/// Runs a daemon that must refuse to start; the line that says why.
+///
+/// # Panics
+/// When it starts, or says more than that.
+pub async fn refusal(mut command: Command) -> String {
+    let output = timeout(Duration::from_secs(10), command.kill_on_drop(true).output());
+    let output = output.await.expect("it refuses at once").expect("it can be run");
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{errors}");
+    assert_eq!(errors.trim_end().lines().count(), 1, "one clear line, not\n{errors}");
+    assert!(output.stdout.is_empty(), "it said that it serves: {output:?}");
+    errors
 }

@@ -269,7 +269,7 @@ impl Drop for Engine {
 }
 
 /// Why no engine can be had here.
-fn obstacle() -> Option<String> {
+pub fn obstacle() -> Option<String> {
     if !geteuid().is_root() {
         return Some("only root can start a container engine".to_owned());
     }

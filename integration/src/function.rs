@@ -10,6 +10,7 @@ use crate::home::Home;
 #[derive(Debug, Clone)]
 pub struct Function {
     name: String,
+    program: Option<String>,
     keys: Vec<(String, String)>,
     process_keys: Vec<(String, String)>,
     env: Vec<(String, String)>,
@@ -22,6 +23,7 @@ impl Function {
     pub fn new(name: &str) -> Self {
         Self {
             name: name.to_owned(),
+            program: None,
             keys: Vec::new(),
             process_keys: Vec::new(),
             env: Vec::new(),
@@ -33,6 +35,11 @@ impl Function {
     /// A function whose `function.toml` is `text`, whatever that is.
     pub fn verbatim(name: &str, text: &str) -> Self {
         Self { text: Some(text.to_owned()), ..Self::new(name) }
+    }
+
+    /// Another program that was built along with the tests.
+    pub fn program(self, name: &str) -> Self {
+        Self { program: Some(name.to_owned()), ..self }
     }
 
     /// Sets a top-level key. The value is TOML: strings need their quotes.
@@ -80,7 +87,8 @@ impl Function {
         if let Some(text) = &self.text {
             return text.clone();
         }
-        let mut command = vec![home.testfn().to_string_lossy().into_owned(), "%callback".to_owned()];
+        let program = self.program.as_ref().map_or_else(|| home.testfn(), |name| home.program(name));
+        let mut command = vec![program.to_string_lossy().into_owned(), "%callback".to_owned()];
         command.extend(["--token".to_owned(), home.token().to_owned()]);
         command.extend(self.flags.iter().cloned());
         let command: Vec<_> = command.iter().map(|word| toml_string(word)).collect();

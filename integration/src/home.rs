@@ -12,6 +12,9 @@ use tempfile::TempDir;
 
 use crate::{function::Function, processes};
 
+/// The function under test.
+const TESTFN: &str = "testfn";
+
 /// The binary under test: `UNIFAAS_EXE`, or the one that was built along with the tests.
 ///
 /// # Panics
@@ -35,14 +38,13 @@ pub fn built(program: &str) -> PathBuf {
     found.unwrap_or_else(|| panic!("no {program} above {}: build it first", this.display()))
 }
 
-/// Puts the function under test where an unprivileged user may run it.
-fn put_testfn(place: &Path) {
-    let built = built("testfn");
-    if fs::hard_link(&built, place).is_err() {
+/// Puts a program of ours where an unprivileged user may run it.
+fn put_program(built: &Path, place: &Path) {
+    if fs::hard_link(built, place).is_err() {
         // By another process: one of ours that is being forked meanwhile would hold the file open for writing, and
         // nobody could run it.
         let copied = Command::new("cp").arg(built).arg(place).status();
-        assert!(copied.is_ok_and(|status| status.success()), "testfn cannot be copied");
+        assert!(copied.is_ok_and(|status| status.success()), "{} cannot be copied", built.display());
     }
 }
 
@@ -63,9 +65,10 @@ impl Home {
         let directory = tempfile::Builder::new().prefix("unifaas-").permissions(public).tempdir();
         let directory = directory.expect("a temporary directory");
         fs::create_dir(directory.path().join("registry")).expect("a registry");
-        put_testfn(&directory.path().join("testfn"));
         let token = format!("token-of-{}", directory.path().file_name().unwrap_or_default().to_string_lossy());
-        Arc::new(Self { directory, token })
+        let home = Self { directory, token };
+        home.program(TESTFN);
+        Arc::new(home)
     }
 
     /// A path inside.
@@ -80,7 +83,19 @@ impl Home {
 
     /// The function under test, as a program that anybody may run.
     pub fn testfn(&self) -> PathBuf {
-        self.path("testfn")
+        self.path(TESTFN)
+    }
+
+    /// A program that was built along with the tests, where anybody may run it.
+    ///
+    /// # Panics
+    /// When it was not built.
+    pub fn program(&self, name: &str) -> PathBuf {
+        let place = self.path(name);
+        if !place.exists() {
+            put_program(&built(name), &place);
+        }
+        place
     }
 
     /// What every process of this registry's functions carries among its arguments.

@@ -2,30 +2,37 @@
 //!
 //! `daemon.rs` starts and ends the binary, `home.rs` knows the
 //! directories, `function.rs` writes `function.toml`, `client.rs` is an HTTP client that sees
-//! pieces as they arrive, `raw.rs` a socket for what no client would send, `processes.rs` reads the process table,
-//! `engine.rs` is a private container engine.
+//! pieces as they arrive, `raw.rs` a socket for what no client would send, `processes.rs` reads the process table, `abuse.rs`
+//! knows how functions do harm, `engine.rs` is a private container engine, `load.rs` clients that ask all the time, and
+//! `census.rs` counts what a daemon holds.
 //! `src/bin/testfn` is the function under test; the tests themselves are in `tests/`, a file for each theme.
+//! `src/bin/compare` measures, with `src/bin/lean.rs` as the function; it starts and ends things by the same means.
 //!
 //! Everything here panics when it fails, at the caller's line where that can be had: it is part of tests.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a helper of tests fails by panicking")]
 
+pub mod abuse;
+mod census;
 mod client;
 mod daemon;
 mod engine;
 mod function;
 mod home;
+mod load;
 pub mod processes;
 mod raw;
 pub mod vm;
 
 use std::{future::Future, panic::Location, time::Duration};
 
+pub use census::Census;
 pub use client::{Body, Connection, Pieces, Reply, body_of, empty, request, streamed};
-pub use daemon::{Daemon, Ending, Setup, cgroups_are_usable, number};
-pub use engine::{Engine, contained};
+pub use daemon::{Daemon, Ending, Setup, cgroups_are_usable, number, refusal};
+pub use engine::{Engine, IMAGE, contained, obstacle as engine_obstacle};
 pub use function::Function;
 pub use home::{Home, shipped, unifaas};
+pub use load::{Answer, Errand, Load, Outcome, tally};
 pub use raw::{End, Head, Raw};
 
 /// Waits until `ready` gives a value, asking again and again.

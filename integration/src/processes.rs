@@ -51,6 +51,14 @@ fn is_dead(pid: u32) -> bool {
 /// When there is no such process, or it does not die.
 pub async fn kill(pid: u32) {
     assert!(signal(pid, Signal::SIGKILL), "there is no process {pid}");
+    dead(pid).await;
+}
+
+/// Waits until a process that was killed is dead: the kernel takes its time with one that has much.
+///
+/// # Panics
+/// When it does not die.
+pub async fn dead(pid: u32) {
     let dead = async {
         while !is_dead(pid) {
             tokio::task::yield_now().await;
@@ -65,9 +73,32 @@ pub async fn kill(pid: u32) {
 /// When there is no such process.
 #[track_caller]
 pub fn peak_memory_kib(pid: u32) -> u64 {
+    status_kib(pid, "VmHWM:")
+}
+
+#[track_caller]
+fn status_kib(pid: u32, field: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process is there");
-    let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("its peak is known");
+    let line = status.lines().find(|line| line.starts_with(field)).expect("the kernel tells it");
     line.split_whitespace().nth(1).and_then(|word| word.parse().ok()).expect("a number of KiB")
+}
+
+/// How many descriptors a process has open.
+///
+/// # Panics
+/// When there is no such process.
+#[track_caller]
+pub fn descriptors(pid: u32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/fd")).expect("the process is there").count()
+}
+
+/// The memory that a process has resident, in KiB.
+///
+/// # Panics
+/// When there is no such process.
+#[track_caller]
+pub fn resident_kib(pid: u32) -> u64 {
+    status_kib(pid, "VmRSS:")
 }
 
 /// Sends a signal to one process; whether it was there.

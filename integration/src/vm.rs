@@ -60,6 +60,7 @@ pub struct Vm {
     keys: String,
     hypervisor: String,
     cmdline: String,
+    kernel: PathBuf,
 }
 
 impl Vm {
@@ -72,6 +73,7 @@ impl Vm {
             keys: String::new(),
             hypervisor: String::new(),
             cmdline: "ip=%ip gw=%gateway mask=%netmask callback=%callback".to_owned(),
+            kernel: unikernel(),
         }
     }
 
@@ -93,6 +95,12 @@ impl Vm {
         self
     }
 
+    /// Boots something else.
+    pub fn kernel(mut self, kernel: &Path) -> Self {
+        kernel.clone_into(&mut self.kernel);
+        self
+    }
+
     /// Says something else on the command line.
     pub fn cmdline(mut self, cmdline: &str) -> Self {
         cmdline.clone_into(&mut self.cmdline);
@@ -107,9 +115,8 @@ impl Vm {
 
 impl From<Vm> for Function {
     fn from(vm: Vm) -> Self {
-        let Vm { name, kind, top, keys, hypervisor, cmdline } = vm;
-        let (kernel, kind) = (unikernel(), kind.hypervisor());
-        let kernel = kernel.display();
+        let Vm { name, kind, top, keys, hypervisor, cmdline, kernel } = vm;
+        let (kernel, kind) = (kernel.display(), kind.hypervisor());
         let text = format!(
             "{top}\n[vm]\nkernel = \"{kernel}\"\nmemory = 32\ncmdline = \"{cmdline}\"\n{keys}\n\
              [vm.hypervisor]\n{kind}\n{hypervisor}"
@@ -148,7 +155,7 @@ pub async fn daemon(vm: Vm) -> Daemon {
 /// # Panics
 /// When the test does.
 pub fn isolated<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
-    if let Some(missing) = missing() {
+    if let Some(missing) = obstacle() {
         return skip(&missing);
     }
     let run = move || {
@@ -180,7 +187,8 @@ pub fn without_net_admin() {
     assert_eq!(dropped, 0, "the capability cannot be dropped");
 }
 
-fn missing() -> Option<String> {
+/// Why there can be no VMs here.
+pub fn obstacle() -> Option<String> {
     if !geteuid().is_root() {
         return Some("only root can make network namespaces and taps".to_owned());
     }
@@ -210,6 +218,18 @@ fn output(command: &mut Command) -> String {
     let output = command.output().expect("it can be run");
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Gives the namespace of the calling thread another address, at an interface that leads nowhere.
+///
+/// # Panics
+/// When that cannot be.
+#[track_caller]
+pub fn add_interface(name: &str, address: &str) {
+    ip(&format!("link add {name} type veth peer name {name}-end"));
+    ip(&format!("link set {name}-end up"));
+    ip(&format!("addr add {address} dev {name}"));
+    ip(&format!("link set {name} up"));
 }
 
 /// The tap devices of this namespace.

@@ -81,6 +81,54 @@ async fn an_old_client_cannot_send_chunks() {
 }
 
 #[tokio::test]
+async fn a_head_that_is_refused_is_told_why() {
+    let daemon = Daemon::with(Function::new("f")).await;
+    for (head, status, code) in [
+        ("GET /invoke/f/pid HTTP/1.1\r\n", 400, "bad_request"),
+        ("GET /invoke/f/pid HTTP/1.1\r\nHost: a\r\nHost: b\r\n", 400, "bad_request"),
+        ("GET /invoke/f/pid HTTP/1.1\r\nHost: a/b\r\n", 400, "bad_request"),
+        ("GET invoke/f/pid HTTP/1.1\r\nHost: h\r\n", 400, "bad_request"),
+        ("GET /invoke/f/pid HTTP/2.0\r\nHost: h\r\n", 505, "unknown_version"),
+        ("POST /invoke/f/pid HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: gzip, chunked\r\n", 501, "unknown_coding"),
+    ] {
+        let mut raw = Raw::request(daemon.listen, format!("{head}\r\n{SMUGGLED}")).await;
+        let answer = raw.expect_head().await;
+        let field = |name: &str| answer.text(name).unwrap_or_default();
+        assert_eq!((answer.status, field("x-unifaas-error").as_str()), (status, code), "{head}");
+        assert_eq!(
+            (field("connection").as_str(), field("content-type").as_str()),
+            ("close", "application/problem+json")
+        );
+        let (body, end) = raw.rest(ms(3000)).await;
+        let problem: serde_json::Value = serde_json::from_slice(&body).expect("a problem and nothing behind it");
+        assert_eq!((&problem["code"], end), (&code.into(), End::Closed), "{head}");
+    }
+    assert_eq!(daemon.function("f").await["counters"]["requests"], 0);
+}
+
+#[tokio::test]
+async fn a_connection_outlives_a_refused_request_whose_body_can_be_skipped() {
+    let daemon = Daemon::with(Function::new("f").set("max-body", 1)).await;
+    let mut raw = Raw::connect(daemon.listen).await;
+    let small = "POST /invoke/nobody/ HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\n";
+    for split in [0, 2, 5] {
+        let (first, second) = "GET /".split_at(split);
+        raw.send(format!("{small}{first}")).await.unwrap();
+        let answer = raw.expect_head().await;
+        assert_eq!((answer.status, answer.text("connection")), (404, None));
+        raw.bytes(answer.text("content-length").unwrap().parse().unwrap()).await;
+        raw.send(format!("{second}GET /invoke/f/a HTTP/1.1\r\nHost: h\r\n\r\n")).await.unwrap();
+        let answer = raw.expect_head().await;
+        assert_eq!(answer.status, 200);
+        assert_eq!(raw.bytes(answer.text("content-length").unwrap().parse().unwrap()).await, b"GET /a");
+    }
+    // One that is held back never comes, and nobody waits for it.
+    raw.send(small.replace("\r\n\r\n", "\r\nExpect: 100-continue\r\n\r\n")).await.unwrap();
+    let answer = raw.expect_head().await;
+    assert_eq!((answer.status, answer.text("connection").as_deref()), (404, Some("close")));
+}
+
+#[tokio::test]
 async fn bad_chunking_is_a_400_and_the_function_sees_no_clean_end() {
     let daemon = Daemon::with(Function::new("f").set("concurrent-requests", 4)).await;
     daemon.get("/invoke/f/pid").await.ok();

@@ -9,6 +9,9 @@ use integration::{Connection, Daemon, Function, Setup, empty, eventually, ms, re
 use nix::unistd::geteuid;
 use tokio::time::timeout;
 
+/// With this for a limit no file can be opened any more: the daemon never gives the numbers below back.
+const NO_MORE: u64 = 4;
+
 /// The limits on open files of a process, soft and hard.
 fn limits(pid: u32) -> (u64, u64) {
     let limits = fs::read_to_string(format!("/proc/{pid}/limits")).expect("the process is there");
@@ -21,11 +24,25 @@ fn soft_limit(pid: u32) -> u64 {
     limits(pid).0
 }
 
-/// Fewer than the daemon holds from its start to its end: it cannot open a single one more.
-const NO_MORE: u64 = 8;
-
 fn open_files(pid: u32) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).expect("the process is there").count()
+}
+
+/// The number that the next file gets.
+fn next_file(pid: u32) -> u64 {
+    let open: Vec<u64> = fs::read_dir(format!("/proc/{pid}/fd"))
+        .expect("the process is there")
+        .filter_map(|file| file.ok()?.file_name().to_str()?.parse().ok())
+        .collect();
+    (0..).find(|number| !open.contains(number)).expect("a number")
+}
+
+/// Whether we, and so the daemon, may go beyond a hard limit: not every root may.
+fn may_raise() -> bool {
+    const CAP_SYS_RESOURCE: u32 = 24;
+    let status = fs::read_to_string("/proc/self/status").expect("our own status");
+    let mask = status.lines().find_map(|line| line.strip_prefix("CapEff:")).expect("it is listed");
+    u64::from_str_radix(mask.trim(), 16).expect("a mask") & (1 << CAP_SYS_RESOURCE) != 0
 }
 
 /// Changes the soft limit of a running process.
@@ -48,11 +65,10 @@ async fn the_daemon_may_open_many_files_and_its_functions_as_many_as_ever() {
     let daemon = Daemon::with(Function::new("f")).await;
     let (soft, hard) = limits(std::process::id());
     let pid = daemon.get("/invoke/f/pid").await.ok().pid();
-    let raised = limits(daemon.pid);
-    // Whoever may raise the hard limit does.
-    assert!(raised == (hard, hard) || raised == (65_536, 65_536), "from {soft}, {hard} to {raised:?}");
+    let raised = if may_raise() { hard.max(65_536) } else { hard };
+    assert_eq!(limits(daemon.pid), (raised, raised));
     assert_eq!(limits(pid), (soft, hard));
-    assert_eq!(daemon.log().contains("few files"), raised.0 < 8_192, "{}", daemon.log());
+    assert_eq!(daemon.log().contains("few files"), raised < 8_192, "{}", daemon.log());
 }
 
 #[tokio::test]
@@ -80,7 +96,11 @@ async fn a_start_without_files_is_a_503_and_leaves_nothing_behind() {
     let mut get = async |path: &str| connection.send(request("GET", path, empty())).await.expect("an answer");
     let warm = get("/invoke/warm/pid").await.ok().pid();
     set_limit(daemon.pid, NO_MORE);
-    for _ in 0..10 {
+    get("/invoke/cold/pid").await.problem(503, "host_saturated");
+    let before = open_files(daemon.pid);
+    // Fewer than a start needs, from none: whatever was opened is given back.
+    for room in 0..8 {
+        set_limit(daemon.pid, next_file(daemon.pid) + room);
         let reply = get("/invoke/cold/pid").await;
         let problem = reply.problem(503, "host_saturated");
         assert!(problem["detail"].as_str().unwrap().contains("files"), "{problem}");
@@ -88,10 +108,6 @@ async fn a_start_without_files_is_a_503_and_leaves_nothing_behind() {
     }
     assert_eq!(get("/invoke/warm/pid").await.ok().pid(), warm, "what runs goes on");
     assert_eq!(daemon.home.processes().len(), 1);
-    let before = open_files(daemon.pid);
-    for _ in 0..10 {
-        get("/invoke/cold/pid").await.problem(503, "host_saturated");
-    }
     assert!(open_files(daemon.pid) <= before, "files are left open");
     set_limit(daemon.pid, limit);
     get("/invoke/cold/pid").await.ok();
@@ -129,16 +145,12 @@ async fn an_instance_that_cannot_be_connected_to_for_want_of_files_is_not_to_bla
     let mut first = daemon.connect().await;
     let mut second = daemon.connect().await;
     let pid = first.send(request("GET", "/invoke/f/pid", empty())).await.unwrap().ok().pid();
-    set_limit(daemon.pid, NO_MORE);
-    // The one connection to the instance is in use: a second one would be needed.
-    let busy = first.send(request("GET", "/invoke/f/sleep?ms=800", empty()));
+    let busy = first.send(request("GET", "/invoke/f/sleep?ms=1500", empty()));
     let refused = async {
-        let mut get = async |path: &str| second.send(request("GET", path, empty())).await.unwrap();
-        eventually(ms(2000), "the first is served", async || {
-            (get("/debug/functions/f").await.json()["instances"][0]["state"] == "busy").then_some(())
-        })
-        .await;
-        get("/invoke/f/pid").await
+        daemon.until("f", "busy", 1).await;
+        // The one connection to the instance is in use: a second one would be needed.
+        set_limit(daemon.pid, NO_MORE);
+        second.send(request("GET", "/invoke/f/pid", empty())).await.unwrap()
     };
     let (busy, refused) = futures::join!(busy, refused);
     refused.problem(503, "host_saturated");

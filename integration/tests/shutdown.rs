@@ -6,10 +6,10 @@ use std::{net::TcpListener, sync::Arc, time::Duration};
 
 use futures::{SinkExt, StreamExt, future::join_all};
 use integration::{
-    Connection, Daemon, Ending, Function, Home, Setup, cgroups_are_usable, empty, eventually, ms, request,
+    Connection, Daemon, Ending, Function, Home, Setup, cgroups_are_usable, empty, eventually, ms, refusal, request,
 };
 use nix::sys::signal::Signal;
-use tokio::{net::TcpStream, process::Command};
+use tokio::net::TcpStream;
 use tokio_tungstenite::{WebSocketStream, client_async, tungstenite::Message};
 
 /// Asks again and again until told 503 or refused a connection; how many answers there were, and whether a 503 came.
@@ -236,17 +236,6 @@ async fn what_a_killed_daemon_left_behind_is_reclaimed_by_the_next() {
     home.put(&Function::new("f"));
     let _successor = Setup::at(&home).start().await;
     eventually(Duration::from_secs(3), "no process is left", async || home.processes().is_empty().then_some(())).await;
-}
-
-/// Runs a daemon that must refuse to start; the line that says why.
-async fn refusal(mut command: Command) -> String {
-    let output = tokio::time::timeout(Duration::from_secs(10), command.kill_on_drop(true).output());
-    let output = output.await.expect("it refuses at once").unwrap();
-    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(1), "{errors}");
-    assert_eq!(errors.trim_end().lines().count(), 1, "one clear line, not\n{errors}");
-    assert!(output.stdout.is_empty(), "it said that it serves: {output:?}");
-    errors
 }
 
 #[tokio::test]

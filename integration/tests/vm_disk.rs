@@ -9,8 +9,8 @@ use std::{
 };
 
 use integration::{
-    Daemon, processes,
-    vm::{KINDS, Kind, Vm, isolated, setup},
+    Daemon, Setup, processes,
+    vm::{self, KINDS, Kind, Vm, isolated, setup},
 };
 
 const MIB: u64 = 1 << 20;
@@ -117,6 +117,36 @@ fn a_jailed_firecracker_finds_everything_in_its_jail() {
         daemon.get("/invoke/f/").await.ok();
         assert_eq!(disks(&daemon).await, [Path::new("rootfs")], "a path inside of the jail");
         assert_eq!(daemon.end().await.status.code(), Some(0));
-        assert_eq!(fs::read_dir(daemon.home.path("state")).unwrap().count(), 0);
+        assert_eq!(fs::read_dir(daemon.home.path("state/instances")).unwrap().count(), 0);
+    });
+}
+
+#[test]
+fn a_copy_that_does_not_fit_is_refused_and_leaves_nothing() {
+    isolated(|| async {
+        let home = integration::Home::new();
+        let image = home.path("disk.img");
+        fs::write(&image, vec![7; 8 << 20]).unwrap();
+        let setup = vm::prepared(Setup::at(&home)).on_a_small_disk("2m");
+        for kind in KINDS {
+            home.put(
+                &Vm::new(&format!("large-{kind:?}").to_lowercase(), kind).vm("image", format!("{image:?}")).into(),
+            );
+            home.put(&Vm::new(&format!("none-{kind:?}").to_lowercase(), kind).into());
+        }
+        let mut daemon = setup.start().await;
+        for kind in KINDS {
+            let name = format!("{kind:?}").to_lowercase();
+            let problem = daemon.get(&format!("/invoke/large-{name}/")).await;
+            let problem = problem.problem(503, "host_saturated").to_string();
+            assert!(problem.contains("disk.img") && problem.contains("No space left"), "{problem}");
+            daemon.get(&format!("/invoke/none-{name}/")).await.ok();
+            let large = format!("large-{name}");
+            daemon.settled(&large, "gone", |function| function["instances"] == serde_json::json!([])).await;
+        }
+        // Firecracker has its configuration in there.
+        assert_eq!(fs::read_dir(daemon.inside("state/instances")).unwrap().count(), 1);
+        daemon.end().await;
+        assert_eq!(vm::traces(), Vec::<String>::new());
     });
 }

@@ -195,8 +195,8 @@ fn vms_in_every_state_are_gone_after_a_signal() {
             let ending = daemon.ended().await;
             assert_eq!(ending.status.code(), Some(0));
             assert!(ending.took < Duration::from_secs(4), "{:?}", ending.took);
-            let state: Vec<_> = std::fs::read_dir(daemon.home.path("state")).unwrap().flatten().collect();
-            assert!(state.is_empty(), "{state:?}");
+            let files: Vec<_> = std::fs::read_dir(daemon.home.path("state/instances")).unwrap().flatten().collect();
+            assert!(files.is_empty(), "{files:?}");
         });
     }
 }
@@ -215,5 +215,53 @@ fn a_killed_daemon_takes_its_vms_along_and_the_next_one_cleans_up() {
         second.until("f", "idle", 2).await;
         second.get("/invoke/f/").await.ok();
         assert!(taps().len() <= 2 + 4, "{:?}", taps());
+    });
+}
+
+/// Removes every tap behind the daemon's back.
+fn remove_taps() {
+    for tap in taps() {
+        vm::ip(&format!("link del {tap}"));
+    }
+}
+
+#[test]
+fn a_vm_whose_tap_somebody_removes_fails_its_request_at_once_and_the_next_is_served() {
+    under_each(async |kind| {
+        let mut daemon = daemon(Vm::new("f", kind)).await;
+        daemon.get("/invoke/f/").await.ok();
+        // It does not answer before it has heard the end of the body.
+        let (mut pieces, body) = futures::channel::mpsc::unbounded();
+        pieces.start_send(Bytes::from("a")).unwrap();
+        let connection = &mut daemon.connect().await;
+        let (reply, ()) = futures::join!(connection.send(request("POST", "/invoke/f/", streamed(body))), async {
+            daemon.until("f", "busy", 1).await;
+            remove_taps();
+        });
+        let reply = reply.unwrap();
+        let problem = reply.problem(502, "instance_failed").to_string();
+        assert!(problem.contains("network interface faas"), "{problem}");
+        assert!(reply.took < ms(2000), "{:?}", reply.took);
+        daemon.get("/invoke/f/").await.ok();
+        daemon.end().await;
+    });
+}
+
+#[test]
+fn prepared_taps_that_somebody_removes_are_not_lent() {
+    isolated(async || {
+        let vm = Vm::new("f", Kind::Microvm).set("single-use", true);
+        let mut daemon = setup().option("--tap-pool", "3").function(vm.into()).start().await;
+        daemon.get("/invoke/f/").await.ok();
+        until_none_is_left(&daemon).await;
+        for _ in 0..3 {
+            eventually(ms(2000), "taps are prepared", async || (taps().len() >= 3).then_some(())).await;
+            remove_taps();
+            eventually(ms(2000), "it is told", async || daemon.log().contains("removed a tap").then_some(())).await;
+            daemon.get("/invoke/f/").await.ok();
+            until_none_is_left(&daemon).await;
+        }
+        daemon.end().await;
+        assert_eq!(traces(), Vec::<String>::new());
     });
 }

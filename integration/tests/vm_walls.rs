@@ -6,7 +6,7 @@ use std::{fs, net::Ipv4Addr, process::Command};
 
 use integration::{
     Daemon, Setup, eventually, ms, processes, request,
-    vm::{Kind, Vm, ip, isolated, setup, taps, traces},
+    vm::{Kind, Vm, add_interface, ip, isolated, setup, taps, traces},
 };
 use serde_json::Value;
 use tokio::net::TcpListener;
@@ -38,9 +38,10 @@ fn gateway_of(guest: Ipv4Addr) -> Ipv4Addr {
     Ipv4Addr::from(u32::from(guest) - 1)
 }
 
-/// A daemon whose front is open to all, with two guests.
+/// A daemon whose front and admin pages are open to all, with two guests.
 async fn two_guests(setup: Setup, a: Vm, b: Vm) -> Daemon {
-    let daemon = setup.option("--listen", "0.0.0.0:0").function(a.into()).function(b.into()).start().await;
+    let setup = setup.option("--listen", "0.0.0.0:0").option("--admin-listen", "0.0.0.0:0");
+    let daemon = setup.function(a.into()).function(b.into()).start().await;
     daemon.get("/invoke/a/").await.ok();
     daemon.get("/invoke/b/").await.ok();
     daemon
@@ -49,20 +50,24 @@ async fn two_guests(setup: Setup, a: Vm, b: Vm) -> Daemon {
 #[test]
 fn a_guest_reaches_its_callback_and_nothing_else() {
     isolated(|| async {
-        ip("link add other type veth peer name another");
-        ip("link set another up");
-        ip("addr add 192.0.2.7/24 dev other");
-        ip("link set other up");
+        add_interface("other", "192.0.2.7/24");
         ip("route add default via 192.0.2.1");
         let door = open_door().await;
         for kind in [Kind::Microvm, Kind::Firecracker] {
             let daemon = two_guests(setup(), Vm::new("a", kind), Vm::new("b", kind)).await;
             let (a, b) = (guest_of(&daemon, "a").await, guest_of(&daemon, "b").await);
             let (gateway, front, callback) = (gateway_of(a), daemon.listen.port(), daemon.callback.port());
+            let admin = daemon.admin.expect("an admin listener").port();
 
             assert!(reaches(&daemon, "a", &format!("{gateway}:{callback}")).await, "the test itself is broken");
             for forbidden in [
                 format!("{gateway}:{front}"),
+                format!("{gateway}:{admin}"),
+                format!("{}:{front}", gateway_of(b)),
+                format!("{}:{admin}", gateway_of(b)),
+                format!("192.0.2.7:{admin}"),
+                format!("192.0.2.7:{door}"),
+                format!("127.0.0.1:{admin}"),
                 format!("{gateway}:{door}"),
                 format!("{}:{callback}", gateway_of(b)),
                 format!("{}:{door}", gateway_of(b)),
@@ -82,10 +87,7 @@ fn a_guest_reaches_its_callback_and_nothing_else() {
 #[test]
 fn a_callback_listener_at_one_address_is_reached_there_and_only_there() {
     isolated(|| async {
-        ip("link add other type veth peer name another");
-        ip("link set another up");
-        ip("addr add 192.0.2.7/24 dev other");
-        ip("link set other up");
+        add_interface("other", "192.0.2.7/24");
         let setup = setup().option("--callback-listen", "192.0.2.7:0");
         let daemon = two_guests(setup, Vm::new("a", Kind::Microvm), Vm::new("b", Kind::Microvm)).await;
         assert!(reaches(&daemon, "a", &daemon.callback.to_string()).await);
@@ -159,6 +161,32 @@ fn egress_opens_the_outside_and_nothing_of_the_host() {
         }
         assert!(!reaches(&daemon, "b", "198.51.100.2:8000").await, "without egress");
         assert_eq!(daemon.end().await.status.code(), Some(0));
+        assert_eq!(forwarding("uplink"), "0");
+        assert_eq!(traces(), before);
+    });
+}
+
+#[test]
+fn of_two_daemons_with_egress_neither_takes_it_from_the_other() {
+    isolated(|| async {
+        let _outside = Outside::new();
+        let before = traces();
+        let open = || Vm::new("f", Kind::Microvm).vm("egress", true);
+        let mut first = setup().function(open().into()).start().await;
+        let mut second = setup().option("--subnet", "10.101.0.0/16").function(open().into()).start().await;
+        let both_reach = async |daemons: &[&Daemon]| {
+            for daemon in daemons {
+                eventually(ms(5000), "the outside is reached", async || {
+                    reaches(daemon, "f", "198.51.100.2:8000").await.then_some(())
+                })
+                .await;
+            }
+        };
+        both_reach(&[&first, &second]).await;
+        first.end().await;
+        assert_eq!(forwarding("uplink"), "1");
+        both_reach(&[&second]).await;
+        second.end().await;
         assert_eq!(forwarding("uplink"), "0");
         assert_eq!(traces(), before);
     });

@@ -14,7 +14,7 @@ use unifaas_actors::{
     InstanceSnapshot,
 };
 
-use super::{Shared, invoke::request_id, status::Failure};
+use super::{Shared, crowd::Occupancy, headers::REQUEST_ID, request_id::RequestId, status::Failure};
 
 /// How long an actor may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -43,6 +43,7 @@ struct Daemon<'a> {
     uptime_seconds: f64,
     draining: bool,
     settings: &'a super::Settings,
+    connections: Occupancy,
     callbacks_refused: u64,
     #[serde(flatten)]
     admission: AdmissionReport,
@@ -79,6 +80,7 @@ async fn everything(shared: web::Data<Shared>) -> HttpResponse {
         uptime_seconds: shared.started.elapsed().as_secs_f64(),
         draining: shared.is_draining(),
         settings: &shared.settings,
+        connections: shared.room.occupancy(),
         callbacks_refused: shared.callbacks.refused(),
         admission: shared.admission.report(),
     };
@@ -112,7 +114,13 @@ async fn nothing(request: HttpRequest) -> HttpResponse {
 }
 
 fn problem(failure: &Failure, request: &HttpRequest) -> HttpResponse {
-    failure.response(None, &request_id(request.headers())).map_into_boxed_body().into()
+    let request_id = RequestId::of(request.headers().get(REQUEST_ID).map(|id| id.as_bytes()));
+    let problem = failure.problem(None, request_id.as_str());
+    let mut response = HttpResponse::build(problem.status);
+    for (name, value) in &problem.fields {
+        response.insert_header((*name, value.as_bytes()));
+    }
+    response.insert_header((REQUEST_ID, request_id.as_str())).body(problem.body)
 }
 
 async fn ask(desk: &Arc<Desk>) -> Option<Function> {

@@ -1,24 +1,23 @@
 //! One attempt to have one instance serve a request.
 //!
 //! A connection that had been kept and turns out to be closed is replaced once. A request that never reached the
-//! instance is reported together with its body, so that another one may be tried. Anything past that is a failure: the
-//! instance may have acted on the request.
+//! instance may be offered to another. Anything past that is a failure: the instance may have acted on the request.
 
-use std::{io, time::Duration};
+use std::{future::poll_fn, io, task::Poll, time::Duration};
 
-use actix_http::{RequestHead, StatusCode, header::HeaderValue};
-use bytes::BytesMut;
+use actix_http::StatusCode;
 use tokio::time::{Instant, sleep, timeout};
 use unifaas_actors::{Endpoint, InstanceId, Lease, Refusal};
 
 use super::{
-    headers::{Via, put_request_headers},
-    relay::Deadline,
+    alarm::Standstill,
+    client::Client,
+    headers::{Peer, Via, put_request_headers},
+    invoke::target_for_function,
+    request_id::RequestId,
     status::Failure,
-    upstream::{
-        Answer, Connection, Exchange, ExchangeError, Framing, Nonsense, Pool, RequestBody, end_head, put_header,
-        start_head,
-    },
+    upstream::{Answer, Connection, Exchange, ExchangeError, Pool},
+    wire::{Framing, Nonsense, RequestHead, put_header, put_number},
 };
 use crate::open_files::is_exhaustion;
 
@@ -40,143 +39,174 @@ const CONTINUE_PATIENCE: Duration = Duration::from_secs(1);
 /// How long the host may take to have files or memory for a connection again.
 const EXHAUSTION: Duration = Duration::from_secs(1);
 
-/// A client's request, as it is to be sent on.
-pub struct Outgoing<'a> {
-    pub head: &'a RequestHead,
-    /// Path and query for the function; may be empty or begin with `?`.
-    pub target: &'a str,
-    pub framing: Framing,
-    pub websocket: bool,
-    pub request_id: &'a HeaderValue,
+/// When a request must be over.
+#[derive(Debug, Clone, Copy)]
+pub struct Deadline {
+    pub at: Instant,
+    /// The time the function had, from the dispatch on.
+    pub after: Duration,
 }
 
 /// The instance did not serve the request.
 pub struct Missed {
     pub failure: Failure,
-    /// The body, if the request never reached the instance and may be offered to another.
-    pub untouched: Option<RequestBody>,
+    /// The request never reached the instance, and may be offered to another.
+    pub untouched: bool,
 }
 
-impl Outgoing<'_> {
-    fn encode(&self) -> BytesMut {
-        let mut out = BytesMut::new();
-        let rooted;
-        let target = if self.target.starts_with('/') {
-            self.target
-        } else {
-            rooted = format!("/{}", self.target);
-            &rooted
-        };
-        start_head(&mut out, &self.head.method, target);
-        let client = self.head.peer_addr.map(|peer| peer.ip());
-        let via = Via { client, request_id: self.request_id, websocket: self.websocket };
-        put_request_headers(&mut out, &self.head.headers, via);
-        match self.framing {
-            Framing::Length(length) => put_header(&mut out, b"content-length", length.to_string().as_bytes()),
-            Framing::Chunked => put_header(&mut out, b"transfer-encoding", b"chunked"),
-            Framing::None | Framing::UntilClose => {}
-        }
-        end_head(&mut out);
-        out
-    }
-
-    /// Whether sending it twice is the same as sending it once (RFC 9110, section 9.2.2).
-    fn is_idempotent(&self) -> bool {
-        self.head.method.is_idempotent()
-    }
-}
-
-/// Sends the request to the instance of `lease` and waits for its answer.
+/// Sends the client's request to the instance of `lease` and waits for its answer, the head of which is `client.response`.
 pub async fn send(
     pool: &Pool,
-    outgoing: &Outgoing<'_>,
-    mut body: RequestBody,
+    client: &mut Client,
+    request_id: &RequestId,
     lease: &Lease,
-    mut deadline: Option<&mut Deadline>,
-) -> Result<(Exchange, Answer), Missed> {
+    deadline: Option<Deadline>,
+) -> Result<Exchange, Missed> {
     let endpoint = lease.endpoint();
     let instance = endpoint.instance;
-    let mut kept = pool.take(instance);
+    let mut kept = pool.take(instance, lease.since());
+    let mut sent_at = lease.since();
     loop {
-        let connection = match kept.take() {
+        let mut connection = match kept.take() {
             Some(connection) => connection,
-            None => match connect(endpoint).await {
-                Ok(connection) => connection,
-                Err(source) if is_exhaustion(&source) => {
+            // Boxed like everything that only few requests come by: their way is long enough without carrying it along.
+            None => match client.unless_left(Box::pin(connect(endpoint)).as_mut()).await {
+                Ok(Ok(connection)) => {
+                    sent_at = Instant::now();
+                    connection
+                }
+                Ok(Err(source)) if is_exhaustion(&source) => {
                     // No other instance could be reached either.
                     let why = format!("no connection to the instance can be opened: {source}");
                     let failure = Refusal::HostSaturated { why, retry_after: EXHAUSTION }.into();
-                    return Err(Missed { failure, untouched: None });
+                    return Err(Missed { failure, untouched: false });
                 }
-                Err(source) => {
+                Ok(Err(source)) => {
                     let failure = Failure::Unreachable { instance, source };
-                    return Err(Missed { failure, untouched: Some(body) });
+                    return Err(Missed { failure, untouched: true });
                 }
+                Err(failure) => return Err(Missed { failure, untouched: false }),
             },
         };
-        let sent_at = Instant::now();
-        let mut exchange = Exchange::new(connection, outgoing.head.method.clone(), outgoing.encode(), body);
-        let failure = match answer(&mut exchange, outgoing, instance, deadline.as_deref_mut()).await {
-            Ok(answer) => return Ok((exchange, answer)),
+        put_request(&mut connection.socket.output.head, &client.request, Some(&client.peer), request_id);
+        let to_head = client.request.method() == b"HEAD";
+        let mut exchange = Exchange::new(connection, to_head, client.request.expects_continue);
+        let failure = match answer(&mut exchange, client, instance, deadline).await {
+            Ok(()) => return Ok(exchange),
             Err(failure) => failure,
         };
-        let repeatable = match &failure {
-            Failure::Exchange { error, .. } => outgoing.is_idempotent() && exchange.is_repeatable(error),
-            _ => false,
-        };
+        let unheard = matches!(failure, Failure::Exchange { error: ExchangeError::Broken { heard: false, .. }, .. });
+        let repeatable = unheard && client.request.is_idempotent() && client.side.body.taken() == 0;
         if repeatable && exchange.is_reused() {
-            body = exchange.into_body();
-        } else if repeatable && sent_at.elapsed() < DYING && is_dead(endpoint).await {
-            return Err(Missed { failure, untouched: Some(exchange.into_body()) });
-        } else {
-            return Err(Missed { failure, untouched: None });
+            continue;
         }
+        if !exchange.is_sent() && client.side.body.taken() > 0 {
+            // What of the body was on its way is lost, so where the next request begins is not known.
+            client.keep_alive = false;
+        }
+        let dying = repeatable && sent_at.elapsed() < DYING && Box::pin(is_dead(endpoint)).await;
+        return Err(Missed { failure, untouched: dying });
     }
 }
 
-/// What the instance says next, within the time the request has.
-pub async fn answer(
+/// Writes the head of the client's request as the instance gets it.
+pub fn put_request(out: &mut Vec<u8>, request: &RequestHead, client: Option<&Peer>, request_id: &RequestId) {
+    let target = target_for_function(request);
+    out.extend_from_slice(request.method());
+    out.push(b' ');
+    if !target.starts_with(b"/") {
+        out.push(b'/');
+    }
+    out.extend_from_slice(target);
+    out.extend_from_slice(b" HTTP/1.1\r\n");
+    let via = Via { client, request_id, websocket: request.websocket };
+    put_request_headers(out, &request.fields, via);
+    match request.framing {
+        Framing::Length(length) => put_number(out, b"content-length", length),
+        Framing::Chunked => put_header(out, b"transfer-encoding", [&b"chunked"[..]]),
+        Framing::None | Framing::UntilClose => {}
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Waits for the head of the instance's response, within the time the request has. Asks the client for a body that is
+/// withheld once the instance does.
+async fn answer(
     exchange: &mut Exchange,
-    outgoing: &Outgoing<'_>,
+    client: &mut Client,
     instance: InstanceId,
-    deadline: Option<&mut Deadline>,
-) -> Result<Answer, Failure> {
-    let withheld = exchange.withholds_body();
-    let answer = tokio::select! {
-        biased;
-        answer = exchange.answer() => answer,
-        () = sleep(CONTINUE_PATIENCE), if withheld => Ok(Answer::Continue),
-        after = passing(deadline) => {
-            return Err(if exchange.waits_for_client() {
+    deadline: Option<Deadline>,
+) -> Result<(), Failure> {
+    let patience = exchange.withholds_body().then(|| Instant::now() + CONTINUE_PATIENCE);
+    let mut silence = Standstill::default();
+    let failed = |error: ExchangeError| Failure::Exchange { instance, error };
+    poll_fn(|cx| {
+        loop {
+            let asked = match exchange.poll_answer(cx, &mut client.side, &mut client.response) {
+                Poll::Ready(Ok(Answer::Head)) => return Poll::Ready(Ok(())),
+                Poll::Ready(Ok(Answer::Continue)) => true,
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(failed(error))),
+                Poll::Pending => false,
+            };
+            let impatient = exchange.withholds_body()
+                && patience.is_some_and(|patience| client.alarm.poll_at(cx, patience).is_ready());
+            if !asked && !impatient {
+                break;
+            }
+            exchange.release();
+            client.request.expects_continue = false;
+            client.ask_for_body();
+        }
+        // A client that cannot be told to send its body is found gone below.
+        let _ = client.side.socket.poll_flush(cx, &mut Default::default());
+        if client.poll_left(cx).is_ready() {
+            return Poll::Ready(Err(Failure::ClientGone));
+        }
+        // Until the function answers: from then on it is the function's own business how long it waits for the rest.
+        if let Some(after) = client.terms.timeout.filter(|_| exchange.waits_for_client()) {
+            let due = silence.since(client.side.body.taken()) + after;
+            if client.alarm.poll_at(cx, due).is_ready() {
+                return Poll::Ready(Err(Failure::ClientSilent { after }));
+            }
+        }
+        let Some(Deadline { at, after }) = deadline else { return Poll::Pending };
+        client.alarm.poll_at(cx, at).map(|()| {
+            Err(if exchange.waits_for_client() {
                 Failure::RequestTimedOut { after }
             } else {
                 Failure::FunctionTimedOut { instance, after }
-            });
-        }
-    };
-    let unasked_upgrade = |answer: &Answer| {
-        let head = if let Answer::Head(head) = answer { Some(head) } else { None };
-        head.is_some_and(|head| head.status == StatusCode::SWITCHING_PROTOCOLS) && !outgoing.websocket
-    };
-    match answer {
-        Ok(answer) if unasked_upgrade(&answer) => {
-            let error = Nonsense::Head("a 101 that nobody asked for".to_owned()).into();
-            Err(Failure::Exchange { instance, error })
-        }
-        Ok(answer) => Ok(answer),
-        Err(error) => Err(Failure::Exchange { instance, error }),
+            })
+        })
+    })
+    .await?;
+    if client.response.status == StatusCode::SWITCHING_PROTOCOLS && !client.request.websocket {
+        return Err(failed(Nonsense::UnaskedUpgrade.into()));
     }
+    Ok(())
 }
 
-/// Resolves when the deadline passes, with the time there was.
-async fn passing(deadline: Option<&mut Deadline>) -> Duration {
-    match deadline {
-        Some(deadline) => {
-            deadline.sleep.as_mut().await;
-            deadline.after
+/// Lets the response's body go to the client, in chunks or as it comes, within the time the request has.
+pub async fn relay(
+    exchange: &mut Exchange,
+    client: &mut Client,
+    instance: InstanceId,
+    deadline: Option<Deadline>,
+) -> Result<(), Failure> {
+    poll_fn(|cx| {
+        match exchange.poll_body(cx, &mut client.side) {
+            Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(Failure::Exchange { instance, error })),
+            Poll::Pending => {}
         }
-        None => std::future::pending().await,
-    }
+        // In a tunnel, what the client says and its end are part of what is moved.
+        let left = client.side.body.framing() != Framing::UntilClose && client.poll_left(cx).is_ready();
+        if left || client.poll_stalled(cx).is_ready() {
+            return Poll::Ready(Err(Failure::ClientGone));
+        }
+        let Some(Deadline { at, after }) = deadline else { return Poll::Pending };
+        client.alarm.poll_at(cx, at).map(|()| Err(Failure::FunctionTimedOut { instance, after }))
+    })
+    .await
 }
 
 /// Whether the instance is found dead, now or in a moment.

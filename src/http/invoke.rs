@@ -1,55 +1,46 @@
-//! `/invoke/<function>/<path>`: one request from its head to the head of its response.
+//! `/invoke/<function>/<path>`: one request from its head to the last byte of its answer.
 //!
-//! Finds the function, gets a slot, has `dispatch.rs` send the request to the instance, and hands the rest to a
-//! [`Relay`]. Which headers travel is `headers.rs`, what a failure says `status.rs`.
+//! Finds the function, gets a slot, has `dispatch.rs` send the request to the instance and the answer's body to the client.
+//! Which headers travel is `headers.rs`, what a failure says `status.rs`. The slot is the [`Lease`] that this future holds:
+//! it returns when the last byte of the instance's answer has been handed on or either side is gone, panics included.
 
-use std::{
-    future::{Future, poll_fn},
-    rc::Rc,
-    sync::Arc,
-    task::Poll,
-};
+use std::{pin::pin, sync::Arc, time::Duration};
 
-use actix_http::{
-    BoxedPayloadStream, ConnectionType, HttpMessage, Method, Payload, Request, RequestHead, Response, StatusCode,
-    Version,
-    body::BodySize,
-    header::{self, HeaderMap, HeaderValue},
-};
+use actix_http::StatusCode;
 use tokio::time::Instant;
-use unifaas_actors::{Desk, InstanceId, Lease};
+use unifaas_actors::{Desk, Lease, Outcome};
 
 use super::{
     Shared,
-    client::Client,
-    dispatch::{self, Missed, Outgoing},
-    headers::{REQUEST_ID, SERVER_TIMING, asks_for_websocket, strip_response_headers},
-    relay::{Body, ClientEnd, Deadline, Record, Relay, blames_instance},
+    client::{Client, put_status},
+    dispatch::{self, Deadline, Missed},
+    headers::{REQUEST_ID, SERVER_TIMING, put_response_headers},
+    record::Record,
+    request_id::RequestId,
     status::Failure,
-    upstream::{Answer, Exchange, Framing, Pool, RequestBody, ResponseHead, content_length},
+    transfer::Transfer,
+    upstream::{Exchange, Pool},
+    wire::{Framing, RequestHead, put_header},
 };
 
 /// Where invocations live.
-pub const PREFIX: &str = "/invoke/";
+pub const PREFIX: &[u8] = b"/invoke/";
 /// Instances that a request is offered to which turn out to be gone, before the client is told.
 const ATTEMPTS: usize = 4;
-/// Longest request id that is taken over from a client.
-const MAX_REQUEST_ID: usize = 128;
 
 /// Serves invocations on one HTTP worker.
 pub struct Invoker {
     shared: Arc<Shared>,
-    pool: Rc<Pool>,
+    pool: Pool,
 }
 
-/// A request that was let in: a slot is held for it.
-struct Admission {
-    desk: Arc<Desk>,
-    lease: Lease,
-    record: Record,
-    request_id: HeaderValue,
-    times: Times,
-    deadline: Option<Deadline>,
+/// What has become of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// There is an answer in the client's output.
+    Answered,
+    /// The client has left, or its answer broke off: the connection is of no use.
+    BrokenOff,
 }
 
 /// When a request came and when it got its first slot.
@@ -60,316 +51,220 @@ struct Times {
 }
 
 impl Invoker {
-    pub fn new(shared: Arc<Shared>, pool: Rc<Pool>) -> Self {
-        Self { shared, pool }
+    pub fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, pool: Pool::default() }
     }
 
-    /// Lets a request in that waits for `100 Continue`: it is told to send its body once its instance has asked for it.
-    ///
-    /// # Errors
-    /// The answer to a request whose body is not wanted, by the platform or by the instance; it is never sent.
-    pub async fn invoke_expecting(&self, request: Request) -> Result<Request, Response<Body>> {
-        let client = client_of(&request);
-        let opened = unless_left(&client, request.head(), async {
-            let admission = self.admit(request.head(), &client).await?;
-            let body = RequestBody::withheld(request_framing(&request.head().headers), admission.max_body());
-            let opened = self.open(request.head(), body, admission).await?;
-            match opened.answer {
-                Answer::Continue => Ok(opened),
-                Answer::Head(_) => Err(self.respond(request.head(), &client, opened)),
-            }
-        });
-        let opened = opened.await?;
-        request.extensions_mut().insert(opened);
-        Ok(request)
+    /// Looks after the connections to instances. To be called every second or so.
+    pub fn sweep(&self) {
+        self.pool.sweep();
     }
 
-    /// Serves one request.
-    pub async fn invoke(&self, mut request: Request) -> Response<Body> {
-        let client = client_of(&request);
-        let waiting = request.extensions_mut().remove::<Opened>();
-        let payload = request.take_payload();
-        let head = request.head();
-        let opened = unless_left(&client, head, async {
-            match waiting {
-                Some(opened) => self.resume(head, payload, opened).await,
-                None => {
-                    let admission = self.admit(head, &client).await?;
-                    let body = RequestBody::new(payload, request_framing(&head.headers), admission.max_body());
-                    self.open(head, body, admission).await
-                }
-            }
-        });
-        match opened.await {
-            Ok(opened) => self.respond(head, &client, opened),
-            Err(refusal) => refusal,
-        }
-    }
-
-    async fn admit(&self, head: &RequestHead, client: &Option<Client>) -> Result<Admission, Response<Body>> {
+    /// Serves the client's request.
+    pub async fn invoke(&self, client: &mut Client) -> Fate {
         let asked = Instant::now();
-        let request_id = request_id(&head.headers);
+        let request_id = RequestId::of(client.request.fields.get(REQUEST_ID.as_bytes()));
         if self.shared.is_draining() {
-            return Err(refuse(head, &Failure::Draining, &request_id));
+            return refuse(client, &Failure::Draining, &request_id);
         }
-        let (name, _) = split(head);
-        let Some(desk) = self.shared.directory.find(name) else {
-            return Err(refuse(head, &Failure::NoSuchFunction, &request_id));
-        };
-        let mut record = Record::new(desk.clone(), self.shared.log.clone(), request_id.clone(), asked, client.clone());
-        let slot = match check_length(&desk, head) {
-            Ok(()) => desk.acquire().await.map_err(Failure::from),
-            Err(failure) => Err(failure),
-        };
-        match slot {
-            Ok(lease) => {
-                let times = Times { asked, leased: Instant::now() };
-                let timeout = lease.endpoint().spec.timeout;
-                let deadline = timeout.map(|after| Deadline::new(times.leased + after, after));
-                Ok(Admission { desk, lease, record, request_id, times, deadline })
+        let found = str::from_utf8(split(&client.request).0).ok().and_then(|name| self.shared.directory.find(name));
+        let Some(desk) = found else { return refuse(client, &Failure::NoSuchFunction, &request_id) };
+        let mut record = Record::new(&desk, &self.shared.log, &request_id, asked);
+        match self.serve(client, &desk, &request_id, &mut record, asked).await {
+            Ok(fate) => fate,
+            Err(failure) => {
+                record.fail(&failure);
+                refuse(client, &failure, &request_id)
             }
-            Err(failure) => Err(fail(head, &mut record, &request_id, failure)),
+        }
+    }
+
+    /// Gets the request answered by an instance, and the answer to the client.
+    async fn serve(
+        &self,
+        client: &mut Client,
+        desk: &Arc<Desk>,
+        request_id: &RequestId,
+        record: &mut Record<'_>,
+        asked: Instant,
+    ) -> Result<Fate, Failure> {
+        check_length(desk, client.request.framing)?;
+        let lease = client.unless_left(pin!(desk.acquire_at(asked))).await??;
+        let times = Times { asked, leased: lease.since() };
+        let spec = &lease.endpoint().spec;
+        client.side.body.limit(spec.max_body);
+        let deadline = spec.timeout.map(|after| Deadline { at: times.leased + after, after });
+        let (lease, mut exchange) = self.open(client, desk, request_id, lease, deadline).await?;
+
+        let upgraded = client.response.status == StatusCode::SWITCHING_PROTOCOLS;
+        // Nothing, unless the client has not taken the word yet that it is to send its body.
+        let before = client.side.socket.output.total();
+        let ends_with_connection = self.put_head(client, &mut exchange, request_id, times, &lease);
+        // A tunnel lasts as long as both sides want.
+        let deadline = deadline.filter(|_| !upgraded);
+        let instance = lease.endpoint().instance;
+        let moved = match client.response.framing {
+            Framing::None => Ok(()),
+            _ => dispatch::relay(&mut exchange, client, instance, deadline).await,
+        };
+        if !exchange.is_sent() {
+            // What follows on the connection is no request.
+            client.keep_alive = false;
+        }
+        match moved {
+            Ok(()) => {
+                // Slot and connection are free before the client knows that it can send another request.
+                if let Some(connection) = exchange.into_connection() {
+                    self.pool.give_back(lease.endpoint(), connection);
+                }
+                record.end(Outcome::Ok);
+                Ok(Fate::Answered)
+            }
+            Err(failure) => {
+                condemn_if_blamed(lease, &failure);
+                if client.side.socket.output.total() == before && !matches!(failure, Failure::ClientGone) {
+                    // The client has seen nothing of the answer, so it can have another one.
+                    client.side.socket.output.clear();
+                    return Err(failure);
+                }
+                record.fail(&failure);
+                if ends_with_connection {
+                    client.end_with_reset();
+                }
+                Ok(Fate::BrokenOff)
+            }
         }
     }
 
     /// Sends the request to an instance, or to another one if it never reached the first.
     async fn open(
         &self,
-        head: &RequestHead,
-        mut body: RequestBody,
-        admission: Admission,
-    ) -> Result<Opened, Response<Body>> {
-        let Admission { desk, mut lease, mut record, request_id, times, mut deadline } = admission;
-        let outgoing = outgoing(head, &request_id);
+        client: &mut Client,
+        desk: &Arc<Desk>,
+        request_id: &RequestId,
+        mut lease: Lease,
+        deadline: Option<Deadline>,
+    ) -> Result<(Lease, Exchange), Failure> {
         for attempt in 1.. {
             let Missed { failure, untouched } =
-                match dispatch::send(&self.pool, &outgoing, body, &lease, deadline.as_mut()).await {
-                    Ok((exchange, answer)) => {
-                        let admission = Admission { desk, lease, record, request_id, times, deadline };
-                        return Ok(Opened { admission, exchange, answer });
-                    }
+                match dispatch::send(&self.pool, client, request_id, &lease, deadline).await {
+                    Ok(exchange) => return Ok((lease, exchange)),
                     Err(missed) => missed,
                 };
-            let failure = match untouched {
-                Some(_) => failure,
-                None => dispatch::explain(failure, lease.endpoint()).await,
-            };
-            if blames_instance(&failure) {
-                lease.condemn();
-            }
+            let failure = Box::pin(dispatch::explain(failure, lease.endpoint())).await;
             // The slot is free before the client hears of the failure, and before another one is asked for.
-            drop(lease);
+            condemn_if_blamed(lease, &failure);
             // An instance that died of the request itself must not take all others with it.
             let attempts = if matches!(failure, Failure::Unreachable { .. }) { ATTEMPTS } else { 2 };
-            let failure = match untouched {
-                Some(again) if attempt < attempts => match desk.acquire().await {
-                    Ok(next) => {
-                        (lease, body) = (next, again);
-                        continue;
-                    }
-                    Err(refusal) => refusal.into(),
-                },
-                _ => failure,
-            };
-            return Err(fail(head, &mut record, &request_id, failure));
+            if !untouched || attempt >= attempts {
+                return Err(failure);
+            }
+            lease = client.unless_left(Box::pin(desk.acquire()).as_mut()).await??;
         }
         unreachable!("the last attempt returns")
     }
 
-    /// Sends the body that an instance has asked for.
-    async fn resume(
+    /// Writes the head of the answer to the client; its body is to follow. Tells whether only the end of the connection ends
+    /// it.
+    fn put_head(
         &self,
-        head: &RequestHead,
-        payload: Payload<BoxedPayloadStream>,
-        opened: Opened,
-    ) -> Result<Opened, Response<Body>> {
-        let Opened { mut admission, mut exchange, .. } = opened;
-        exchange.release(payload);
-        let instance = admission.lease.endpoint().instance;
-        let outgoing = outgoing(head, &admission.request_id);
-        match dispatch::answer(&mut exchange, &outgoing, instance, admission.deadline.as_mut()).await {
-            Ok(answer) => Ok(Opened { admission, exchange, answer }),
-            Err(failure) => {
-                let failure = dispatch::explain(failure, admission.lease.endpoint()).await;
-                if blames_instance(&failure) {
-                    admission.lease.condemn();
-                }
-                drop(admission.lease);
-                Err(fail(head, &mut admission.record, &admission.request_id, failure))
-            }
-        }
-    }
-
-    /// The response to the client; its body goes on from here by itself.
-    fn respond(&self, request: &RequestHead, client: &Option<Client>, opened: Opened) -> Response<Body> {
-        let Opened { admission, exchange, answer } = opened;
-        let Admission { lease, mut record, request_id, times, deadline, .. } = admission;
-        record.answered();
-        let mut response = match answer {
-            Answer::Head(head) => head,
-            Answer::Continue => unreachable!("it is asked for once, before the body was released"),
-        };
-        let upgraded = response.status == StatusCode::SWITCHING_PROTOCOLS;
-        let size = body_size(&request.method, &response);
-        let timing = times.header(&lease);
-        strip_response_headers(&mut response.headers, upgraded);
-        if response.status != StatusCode::NOT_MODIFIED {
-            // The server writes it from the body's size.
-            response.headers.remove(header::CONTENT_LENGTH);
-        }
-        response.headers.insert(REQUEST_ID, request_id);
-        response.headers.append(SERVER_TIMING, timing);
-
-        // A tunnel lasts as long as both sides want.
-        let deadline = deadline.filter(|_| !upgraded);
-        let ends_with_connection = request.version < Version::HTTP_11 && size == BodySize::Stream;
-        let client = client.clone().map(|client| ClientEnd { client, reset_on_failure: ends_with_connection });
-        let mut relay = Relay::new(size, exchange, lease, deadline, client, record, self.pool.clone());
-        if matches!(size, BodySize::None | BodySize::Sized(0)) {
-            // The server does not poll a body that is known to be empty.
-            relay.complete();
-        }
-        let mut answer = Response::with_body(response.status, Body::Relay(Box::new(relay)));
-        let head = answer.head_mut();
-        head.headers = response.headers;
+        client: &mut Client,
+        exchange: &mut Exchange,
+        request_id: &RequestId,
+        times: Times,
+        lease: &Lease,
+    ) -> bool {
+        let upgraded = client.response.status == StatusCode::SWITCHING_PROTOCOLS;
+        let unmeasured = !upgraded && matches!(client.response.framing, Framing::Chunked | Framing::UntilClose);
+        // Old clients know no chunks.
+        let (chunked, ends_with_connection) =
+            (unmeasured && !client.request.is_old, unmeasured && client.request.is_old);
+        client.keep_alive &= !upgraded && !ends_with_connection && !self.shared.is_draining();
         if upgraded {
-            head.set_connection_type(ConnectionType::Upgrade);
-        } else if ends_with_connection {
-            // Such a client knows no chunks: the end of the connection is the end of the body.
-            head.no_chunking(true);
-            head.set_connection_type(ConnectionType::Close);
-        } else if self.shared.is_draining() {
-            head.set_connection_type(ConnectionType::Close);
+            client.side.body = Transfer::new(Framing::UntilClose, false);
         }
-        answer
-    }
-}
+        exchange.start_body(&client.response, chunked);
 
-/// A request that has reached an instance, and what the instance says to it.
-struct Opened {
-    admission: Admission,
-    exchange: Exchange,
-    answer: Answer,
-}
-
-impl Admission {
-    fn max_body(&self) -> Option<u64> {
-        self.lease.endpoint().spec.max_body
+        let out = &mut client.side.socket.output.head;
+        put_status(out, client.response.status, client.response.reason());
+        let dated = put_response_headers(out, &client.response);
+        put_header(out, REQUEST_ID.as_bytes(), [request_id.as_bytes()]);
+        times.put(out, lease);
+        if chunked {
+            put_header(out, b"transfer-encoding", [&b"chunked"[..]]);
+        }
+        client.end_head(dated);
+        ends_with_connection
     }
 }
 
 impl Times {
     /// `Server-Timing`: where the time went until the response's head came.
-    fn header(&self, lease: &Lease) -> HeaderValue {
+    fn put(self, out: &mut Vec<u8>, lease: &Lease) {
         let waited = self.leased - self.asked;
         // The first request of an instance waited for its boot, or for what was left of it.
-        let boot = if lease.is_fresh() { lease.endpoint().boot().min(waited) } else { std::time::Duration::ZERO };
-        let ms = |duration: std::time::Duration| duration.as_secs_f64() * 1e3;
-        let (queue, boot, upstream) = (ms(waited - boot), ms(boot), ms(self.leased.elapsed()));
-        let text = format!("queue;dur={queue:.3}, boot;dur={boot:.3}, upstream;dur={upstream:.3}");
-        HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static(""))
+        let boot = if lease.is_fresh() { lease.endpoint().boot().min(waited) } else { Duration::ZERO };
+        let parts =
+            [(&b"queue;dur="[..], waited - boot), (b", boot;dur=", boot), (b", upstream;dur=", self.leased.elapsed())];
+        out.extend_from_slice(SERVER_TIMING.as_bytes());
+        out.extend_from_slice(b": ");
+        for (name, duration) in parts {
+            out.extend_from_slice(name);
+            put_milliseconds(out, duration);
+        }
+        out.extend_from_slice(b"\r\n");
     }
 }
 
-fn outgoing<'a>(head: &'a RequestHead, request_id: &'a HeaderValue) -> Outgoing<'a> {
-    let websocket = asks_for_websocket(&head.headers);
-    Outgoing { head, target: split(head).1, framing: request_framing(&head.headers), websocket, request_id }
+/// Writes a duration as milliseconds with three decimals. Integers: a float costs ten times as much to write.
+fn put_milliseconds(out: &mut Vec<u8>, duration: Duration) {
+    let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+    let (whole, rest) = (micros / 1000, micros % 1000);
+    out.extend_from_slice(itoa::Buffer::new().format(whole).as_bytes());
+    out.push(b'.');
+    out.extend([rest / 100, rest / 10 % 10, rest % 10].map(|digit| b'0' + digit as u8));
 }
 
-/// Who is at the other end of the request's connection.
-fn client_of(request: &Request) -> Option<Client> {
-    request.conn_data::<Client>().cloned()
-}
-
-/// `served`, given up as soon as the client has left.
-async fn unless_left<T>(
-    client: &Option<Client>,
-    head: &RequestHead,
-    served: impl Future<Output = Result<T, Response<Body>>>,
-) -> Result<T, Response<Body>> {
-    let left = poll_fn(|cx| client.as_ref().map_or(Poll::Pending, |client| client.poll_left(cx)));
-    tokio::select! {
-        biased;
-        served = served => served,
-        // Nobody reads this answer.
-        () = left => Err(refuse(head, &Failure::ClientGone, &request_id(&head.headers))),
+/// Gives the slot back. An instance that failed a request like this should get no other.
+fn condemn_if_blamed(mut lease: Lease, failure: &Failure) {
+    if matches!(failure.outcome(), Outcome::InstanceFailed | Outcome::FunctionTimedOut) {
+        lease.condemn();
     }
 }
 
-/// Ends a request with the platform's answer.
-fn fail(head: &RequestHead, record: &mut Record, request_id: &HeaderValue, failure: Failure) -> Response<Body> {
-    let failure = record.judge(failure);
-    record.fail(&failure);
-    refuse(head, &failure, request_id)
+/// Answers with the failure.
+fn refuse(client: &mut Client, failure: &Failure, request_id: &RequestId) -> Fate {
+    if failure.outcome() == Outcome::ClientGone {
+        return Fate::BrokenOff;
+    }
+    let name = String::from_utf8_lossy(split(&client.request).0).into_owned();
+    client.refuse(failure, Some(name.as_str()).filter(|name| !name.is_empty()), request_id);
+    Fate::Answered
 }
 
-fn refuse(head: &RequestHead, failure: &Failure, request_id: &HeaderValue) -> Response<Body> {
-    let (name, _) = split(head);
-    failure.response(Some(name).filter(|name| !name.is_empty()), request_id).map_body(|_, text| text.into())
+/// The path and query for the function: may be empty or begin with `?`.
+pub fn target_for_function(request: &RequestHead) -> &[u8] {
+    split(request).1
 }
 
 /// The function's name and the path and query for it, both as they were sent.
 ///
 /// The name is not decoded: only the exact name of a registry entry finds a function, so no spelling of `..` or `/` can
 /// mean anything else.
-fn split(head: &RequestHead) -> (&str, &str) {
-    let sent = head.uri.path_and_query().map_or("", |path| path.as_str());
-    let rest = sent.strip_prefix(PREFIX).unwrap_or_default();
-    rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()))
-}
-
-/// The client's id for the request if it is a reasonable one, else a new one.
-pub fn request_id(headers: &HeaderMap) -> HeaderValue {
-    let reasonable = |id: &&HeaderValue| {
-        !id.is_empty() && id.len() <= MAX_REQUEST_ID && id.as_bytes().iter().all(u8::is_ascii_graphic)
-    };
-    match headers.get(REQUEST_ID).filter(reasonable) {
-        Some(id) => id.clone(),
-        None => HeaderValue::try_from(InstanceId::random().to_string())
-            .unwrap_or_else(|_| HeaderValue::from_static("unknown")),
-    }
+pub fn split(request: &RequestHead) -> (&[u8], &[u8]) {
+    let rest = request.path_and_query().strip_prefix(PREFIX).unwrap_or_default();
+    rest.split_at(rest.iter().position(|byte| matches!(byte, b'/' | b'?')).unwrap_or(rest.len()))
 }
 
 /// Refuses a body whose declared length is past the function's limit, before an instance is bothered.
-fn check_length(desk: &Desk, head: &RequestHead) -> Result<(), Failure> {
-    match content_length(&head.headers) {
-        Ok(Some(length)) if length > 0 => match desk.max_body() {
-            Some(limit) if length > limit => Err(Failure::BodyTooLarge { limit }),
-            _ => Ok(()),
-        },
-        Ok(_) => Ok(()),
-        Err(_) => Err(Failure::BadRequest("the Content-Length header is not a length")),
+fn check_length(desk: &Desk, framing: Framing) -> Result<(), Failure> {
+    if let Framing::Length(length) = framing
+        && let Some(limit) = desk.max_body()
+        && length > limit
+    {
+        return Err(Failure::BodyTooLarge { limit });
     }
-}
-
-/// How the client framed its body. The server has refused heads that say it in two ways.
-fn request_framing(headers: &HeaderMap) -> Framing {
-    if asks_for_websocket(headers) {
-        return Framing::UntilClose;
-    }
-    if headers.contains_key(header::TRANSFER_ENCODING) {
-        return Framing::Chunked;
-    }
-    match content_length(headers) {
-        Ok(Some(length)) => Framing::Length(length),
-        _ => Framing::None,
-    }
-}
-
-/// What the server is told about the body of a response.
-fn body_size(method: &Method, response: &ResponseHead) -> BodySize {
-    match response.framing {
-        Framing::Length(length) => BodySize::Sized(length),
-        Framing::Chunked | Framing::UntilClose => BodySize::Stream,
-        Framing::None if *method == Method::HEAD => match content_length(&response.headers) {
-            // The length that a GET would have; no byte of it follows.
-            Ok(Some(length)) => BodySize::Sized(length),
-            _ => BodySize::None,
-        },
-        Framing::None if response.status == StatusCode::NO_CONTENT => BodySize::None,
-        Framing::None if response.status == StatusCode::NOT_MODIFIED => BodySize::None,
-        Framing::None => BodySize::Sized(0),
-    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -377,10 +272,11 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(sent: &'static str, name: &str, target: &str) {
-        let mut request = Request::new();
-        *request.uri_mut() = actix_http::Uri::from_static(sent);
-        assert_eq!(split(request.head()), (name, target));
+    fn check(sent: &str, name: &str, target: &str) {
+        let mut request = RequestHead::default();
+        let head = format!("GET {sent} HTTP/1.1\r\nHost: h\r\n\r\n");
+        assert!(request.take(&mut head.as_bytes().into(), head.len()).unwrap());
+        assert_eq!(split(&request), (name.as_bytes(), target.as_bytes()));
     }
 
     #[test]
@@ -402,15 +298,11 @@ mod tests {
     }
 
     #[test]
-    fn a_request_id_is_taken_over_if_it_is_reasonable() {
-        let id = |sent: &[u8]| {
-            let mut headers = HeaderMap::new();
-            headers.insert(REQUEST_ID, HeaderValue::from_bytes(sent).unwrap());
-            request_id(&headers)
-        };
-        assert_eq!(id(b"abc-1"), "abc-1");
-        for unreasonable in [&b""[..], b"two words", b"\xff", &[b'x'; 129]] {
-            assert_eq!(id(unreasonable).len(), 16);
+    fn durations_are_milliseconds() {
+        for (micros, text) in [(0, "0.000"), (7, "0.007"), (1_230, "1.230"), (12_345_678, "12345.678")] {
+            let mut out = Vec::new();
+            put_milliseconds(&mut out, Duration::from_micros(micros));
+            assert_eq!(out, text.as_bytes());
         }
     }
 }

@@ -4,24 +4,37 @@
 //! hears instances that are ready; an *admin* listener of its own exists only when it was asked for.
 //!
 //! ```text
-//!   front.rs ──► invoke.rs ──► dispatch.rs ──► upstream/   (request)
-//!                    └───────► relay.rs    ◄── upstream/   (response, holds the lease)
-//!   ready.rs     debug.rs     headers.rs   status.rs   client.rs
-//! ```
+//!   gate.rs ──► server.rs ──► invoke.rs ──► dispatch.rs ──► upstream/   one request, from its head to the last byte of its answer
+//!                    └──────► pages.rs ───► debug.rs  ready.rs           admin.rs, owner.rs: who is shown them
 //!
-//! actix-http serves the front directly, because actix-web's routing and extractors would cost a warm request more than
-//! everything else the daemon does for it; the pages for people are an actix-web `App`.
+//!   client.rs, upstream/    the two sides            socket.rs, transfer.rs, alarm.rs   what both are made of
+//!   wire/                   HTTP/1.1 as bytes        headers.rs, request_id.rs          what is passed on, what is added
+//!   crowd.rs                all clients together     status.rs, record.rs               what failures say, what is counted
+//! ```
 
+mod admin;
+mod alarm;
 mod client;
+mod clock;
+mod crowd;
 mod debug;
 mod dispatch;
-mod front;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
+mod gate;
 mod headers;
 mod invoke;
+mod owner;
+mod pages;
 mod ready;
-mod relay;
+mod record;
+mod request_id;
+mod server;
+mod socket;
 mod status;
+mod transfer;
 mod upstream;
+mod wire;
 
 use std::{
     io,
@@ -35,16 +48,22 @@ use std::{
 };
 
 use actix_server::{Server, ServerHandle};
-use actix_web::{App, HttpServer, web};
+use nix::sys::socket::{setsockopt, sockopt};
 use serde::Serialize;
 use slog::Logger;
 use tokio::{net::TcpSocket, time::Instant};
 use unifaas_actors::{Admission, Callbacks, Directory};
 
+use crate::{log::Seldom, neighbours::Neighbours};
+use admin::Audience;
+use crowd::Room;
+use server::Listener;
+
 /// Connections that may wait to be accepted.
 const BACKLOG: u32 = 4096;
-/// Time for a client to send its request head.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// When the kernel asks a silent client whether it is still there, how often, and how many questions may stay unanswered:
+/// a machine that was switched off keeps no connection for longer than two minutes.
+const PROBES: (u32, u32, u32) = (60, 10, 6);
 /// Time for the last bytes to leave once everything else has ended.
 const LAST_BYTES: u64 = 2;
 
@@ -62,7 +81,26 @@ pub struct Shared {
     pub settings: Settings,
     /// When the daemon started.
     pub started: Instant,
+    /// Where functions are, and as whom they run.
+    pub neighbours: Neighbours,
+    limits: Limits,
+    /// The places at the front.
+    room: Arc<Room>,
+    strangers: Seldom,
+    crowded: Seldom,
+    forgers: Seldom,
     draining: AtomicBool,
+}
+
+/// What clients may take of the daemon.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Connections at once.
+    pub connections: usize,
+    /// Connections at once from one address of another host.
+    pub connections_each: usize,
+    /// How long a client may be silent in the middle of a request, or take nothing of a response.
+    pub client_timeout: Option<Duration>,
 }
 
 /// The daemon's settings, as `/debug` shows them.
@@ -76,6 +114,10 @@ pub struct Settings {
     pub subnet: String,
     pub state_dir: String,
     pub drain_grace_seconds: f64,
+    pub max_connections: usize,
+    pub max_connections_per_client: usize,
+    /// 0: none.
+    pub client_timeout_seconds: f64,
     /// Memory that instances may use together, in MiB.
     pub memory_budget: u64,
     pub max_starts: usize,
@@ -89,11 +131,29 @@ impl Shared {
         directory: Arc<Directory>,
         callbacks: Arc<Callbacks>,
         admission: Arc<Admission>,
-        log: Logger,
+        neighbours: Neighbours,
+        limits: Limits,
         settings: Settings,
+        log: Logger,
     ) -> Self {
-        let draining = AtomicBool::new(false);
-        Self { directory, callbacks, admission, log, settings, started: Instant::now(), draining }
+        let room = Room::new(limits.connections, limits.connections_each);
+        let (strangers, crowded, forgers, draining) = Default::default();
+        let started = Instant::now();
+        Self {
+            directory,
+            callbacks,
+            admission,
+            log,
+            settings,
+            started,
+            neighbours,
+            limits,
+            room,
+            strangers,
+            crowded,
+            forgers,
+            draining,
+        }
     }
 
     /// From now on every request is refused, and connections end after their response.
@@ -149,38 +209,34 @@ impl Listeners {
 
     /// Serves on all of them.
     pub fn serve(self, shared: Arc<Shared>) -> io::Result<Servers> {
-        let admin_here = self.admin.is_none();
-        let builder = Server::build();
-        // As actix-web's own server has it: unused connections end at once when the server is told to stop.
-        let last_call = builder.graceful_shutdown_signal();
-        let front_shared = shared.clone();
-        let front = builder
-            .disable_signals()
-            .shutdown_timeout(LAST_BYTES)
-            .backlog(BACKLOG)
-            .listen("front", self.front, move || front::service(front_shared.clone(), admin_here, last_call.clone()))?
-            .run();
-        let data = web::Data::from(shared);
-        let callback_data = data.clone();
-        let callback = HttpServer::new(move || App::new().app_data(callback_data.clone()).configure(ready::routes))
-            .workers(1)
-            .disable_signals()
-            .shutdown_timeout(LAST_BYTES)
-            .client_request_timeout(HEAD_TIMEOUT)
-            .listen(self.callback)?
-            .run();
+        let audience = if self.admin.is_none() { Audience::ThisHost } else { Audience::Nobody };
+        let front = serve(self.front, Listener::front(audience, &shared), None, &shared)?;
         let admin = match self.admin {
-            None => None,
-            Some(admin) => {
-                let server = HttpServer::new(move || App::new().app_data(data.clone()).configure(debug::routes));
-                Some(server.workers(1).disable_signals().shutdown_timeout(LAST_BYTES).listen(admin)?.run())
+            Some(socket) => {
+                let listener = Listener::admin(socket.local_addr()?, &shared);
+                Some(serve(socket, listener, Some(1), &shared)?)
             }
+            None => None,
         };
+        let callback = serve(self.callback, Listener::callback(&shared), Some(1), &shared)?;
         let handles =
             [Some(&front), admin.as_ref(), Some(&callback)].into_iter().flatten().map(Server::handle).collect();
         let running = [Some(front), admin, Some(callback)].into_iter().flatten();
         Ok(Servers { handles, running: running.map(actix_rt::spawn).collect() })
     }
+}
+
+/// Serves on one of them, with so many workers or as many as there are processors.
+fn serve(socket: TcpListener, listener: Listener, workers: Option<usize>, shared: &Arc<Shared>) -> io::Result<Server> {
+    let mut builder = Server::build().disable_signals().shutdown_timeout(LAST_BYTES);
+    if let Some(workers) = workers {
+        builder = builder.workers(workers);
+    }
+    // Unused connections end at once when the server is told to stop.
+    let (shared, last_call) = (shared.clone(), builder.graceful_shutdown_signal());
+    let service = move || listener.clone().service(shared.clone(), last_call.clone());
+    // The crowd counts, and knows who can go.
+    Ok(builder.max_concurrent_connections(usize::MAX / 2).listen("http", socket, service)?.run())
 }
 
 /// The servers that run.
@@ -208,8 +264,38 @@ fn bind(option: &'static str, address: SocketAddr) -> Result<TcpListener, BindEr
         let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
         // A restart must not wait for the connections of the former life to be forgotten.
         socket.set_reuseaddr(true)?;
+        // What follows is inherited by each connection. Without it a small answer may wait for the acknowledgement of the
+        // one before.
+        socket.set_nodelay(true)?;
+        let (idle, interval, count) = PROBES;
+        setsockopt(&socket, sockopt::KeepAlive, &true)?;
+        setsockopt(&socket, sockopt::TcpKeepIdle, &idle)?;
+        setsockopt(&socket, sockopt::TcpKeepInterval, &interval)?;
+        setsockopt(&socket, sockopt::TcpKeepCount, &count)?;
         socket.bind(address)?;
         socket.listen(BACKLOG)?.into_std()
     };
     listen().map_err(|source| BindError { option, address, source })
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::socket::getsockopt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_is_neither_delayed_nor_kept_for_a_machine_that_is_gone() {
+        let listener = bind("--listen", ([127, 0, 0, 1], 0).into()).unwrap();
+        let address = listener.local_addr().unwrap();
+        listener.set_nonblocking(false).unwrap();
+        let _client = std::net::TcpStream::connect(address).unwrap();
+        let (connection, _) = listener.accept().unwrap();
+        assert!(connection.nodelay().unwrap());
+        assert!(getsockopt(&connection, sockopt::KeepAlive).unwrap());
+        let (idle, interval, count) = PROBES;
+        assert_eq!(getsockopt(&connection, sockopt::TcpKeepIdle).unwrap(), idle);
+        assert_eq!(getsockopt(&connection, sockopt::TcpKeepInterval).unwrap(), interval);
+        assert_eq!(getsockopt(&connection, sockopt::TcpKeepCount).unwrap(), count);
+    }
 }

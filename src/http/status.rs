@@ -3,19 +3,13 @@
 //! A platform error is an RFC 9457 problem document and carries `x-unifaas-error`, so that nobody mistakes it for the
 //! function's own answer.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
-use actix_http::{
-    ConnectionType, Response, StatusCode,
-    header::{self, HeaderValue},
-};
+use actix_http::StatusCode;
 use serde::Serialize;
 use unifaas_actors::{InstanceId, Outcome, Refusal, Verdict, sandbox::GuestExit};
 
-use super::{
-    headers::{ERROR_CODE, REQUEST_ID},
-    upstream::ExchangeError,
-};
+use super::{headers::ERROR_CODE, upstream::ExchangeError, wire::HeadError};
 
 /// Why the platform answers instead of the function.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +23,9 @@ pub enum Failure {
     /// The daemon is ending.
     #[error("the daemon is shutting down")]
     Draining,
+    /// There are too many connections, of everybody or of this client.
+    #[error("there are too many connections, from everywhere or from this address: see --max-connections")]
+    Crowded,
     /// The function gave no slot.
     #[error(transparent)]
     Refused(#[from] Refusal),
@@ -41,9 +38,12 @@ pub enum Failure {
         /// What is allowed.
         limit: u64,
     },
-    /// The request cannot be passed on as it is.
-    #[error("{0}")]
-    BadRequest(&'static str),
+    /// What came is no request, or none that can be passed on.
+    #[error(transparent)]
+    Head(#[from] HeadError),
+    /// The head of the request took too long.
+    #[error("the request head did not arrive in time")]
+    HeadTimedOut,
     /// The instance could not be reached.
     #[error("could not connect to the instance: {source}")]
     Unreachable {
@@ -76,6 +76,12 @@ pub enum Failure {
         /// The time it had.
         after: Duration,
     },
+    /// The client sends nothing more of its body.
+    #[error("nothing of the request body came for {:.3} s", .after.as_secs_f64())]
+    ClientSilent {
+        /// The time it had.
+        after: Duration,
+    },
     /// The client took too long to send its body.
     #[error("the request body did not arrive within {:.3} s", .after.as_secs_f64())]
     RequestTimedOut {
@@ -101,6 +107,7 @@ impl Failure {
             Failure::NoSuchFunction => (S::NOT_FOUND, "no_such_function", "No such function"),
             Failure::NoSuchPage => (S::NOT_FOUND, "no_such_page", "Nothing here"),
             Failure::Draining => (S::SERVICE_UNAVAILABLE, "draining", "Shutting down"),
+            Failure::Crowded => (S::SERVICE_UNAVAILABLE, "too_many_connections", "Too many connections"),
             Failure::Refused(refusal) => {
                 let (status, title) = match refusal.root() {
                     Refusal::Misconfigured { .. } => (S::INTERNAL_SERVER_ERROR, "Function misconfigured"),
@@ -118,12 +125,21 @@ impl Failure {
             Failure::BodyTooLarge { .. } | Failure::Exchange { error: ExchangeError::BodyTooLarge { .. }, .. } => {
                 (S::PAYLOAD_TOO_LARGE, counted(Outcome::BodyTooLarge), "Request body too large")
             }
-            // Read only by one that has closed no more than its own side. The log says 499, as nginx's does.
+            Failure::Head(error) => match error {
+                HeadError::TooLarge => (S::REQUEST_HEADER_FIELDS_TOO_LARGE, "head_too_large", "Request head too large"),
+                HeadError::Coding => (S::NOT_IMPLEMENTED, "unknown_coding", "Unknown transfer coding"),
+                HeadError::Version => (S::HTTP_VERSION_NOT_SUPPORTED, "unknown_version", "Unknown version of HTTP"),
+                _ => (S::BAD_REQUEST, counted(Outcome::BadRequest), "Bad request"),
+            },
+            // Nobody reads this. The log says 499, as nginx's does.
             Failure::ClientGone | Failure::Exchange { error: ExchangeError::ClientGone, .. } => {
                 (S::BAD_REQUEST, counted(Outcome::ClientGone), "Client left")
             }
-            Failure::BadRequest(_) | Failure::Exchange { error: ExchangeError::ClientMalformed, .. } => {
+            Failure::Exchange { error: ExchangeError::ClientMalformed, .. } => {
                 (S::BAD_REQUEST, counted(Outcome::BadRequest), "Bad request")
+            }
+            Failure::RequestTimedOut { .. } | Failure::ClientSilent { .. } | Failure::HeadTimedOut => {
+                (S::REQUEST_TIMEOUT, counted(Outcome::RequestTimedOut), "Request timed out")
             }
             Failure::Unreachable { .. } | Failure::Exchange { .. } | Failure::Ended { .. } => {
                 (S::BAD_GATEWAY, counted(Outcome::InstanceFailed), "Instance failed")
@@ -131,17 +147,15 @@ impl Failure {
             Failure::FunctionTimedOut { .. } => {
                 (S::GATEWAY_TIMEOUT, counted(Outcome::FunctionTimedOut), "Function timed out")
             }
-            Failure::RequestTimedOut { .. } => {
-                (S::REQUEST_TIMEOUT, counted(Outcome::RequestTimedOut), "Request timed out")
-            }
         }
     }
 
     /// How the request is counted.
     pub fn outcome(&self) -> Outcome {
         match self {
-            Failure::NoSuchFunction | Failure::NoSuchPage | Failure::BadRequest(_) => Outcome::BadRequest,
+            Failure::NoSuchFunction | Failure::NoSuchPage | Failure::Head(_) => Outcome::BadRequest,
             Failure::Draining => Outcome::Draining,
+            Failure::Crowded => Outcome::HostSaturated,
             Failure::ClientGone => Outcome::ClientGone,
             Failure::Refused(refusal) => refusal.outcome(),
             Failure::BodyTooLarge { .. } => Outcome::BodyTooLarge,
@@ -153,7 +167,9 @@ impl Failure {
             },
             Failure::Unreachable { .. } | Failure::Ended { .. } => Outcome::InstanceFailed,
             Failure::FunctionTimedOut { .. } => Outcome::FunctionTimedOut,
-            Failure::RequestTimedOut { .. } => Outcome::RequestTimedOut,
+            Failure::RequestTimedOut { .. } | Failure::ClientSilent { .. } | Failure::HeadTimedOut => {
+                Outcome::RequestTimedOut
+            }
         }
     }
 
@@ -189,17 +205,17 @@ impl Failure {
                 | Refusal::HostSaturated { retry_after, .. }
                 | Refusal::Failing { retry_after, .. },
             ) => *retry_after,
-            Failure::Draining | Failure::Refused(Refusal::Draining) => Duration::from_secs(1),
+            Failure::Draining | Failure::Crowded | Failure::Refused(Refusal::Draining) => Duration::from_secs(1),
             _ => return None,
         };
         Some((computed.as_secs_f64().ceil() as u64).clamp(1, 60))
     }
 
-    /// The response to the client. `function` is the name it asked for.
-    pub fn response(&self, function: Option<&str>, request_id: &HeaderValue) -> Response<String> {
+    /// What the client is told. `function` is the name it asked for.
+    pub fn problem(&self, function: Option<&str>, request_id: &str) -> Problem {
         let (status, code, title) = self.saying();
         let instance = self.instance().map(|instance| instance.to_string());
-        let problem = Problem {
+        let document = Document {
             r#type: "about:blank",
             title,
             status: status.as_u16(),
@@ -208,32 +224,25 @@ impl Failure {
             function,
             instance: instance.as_deref(),
             output: self.output(),
-            request_id: request_id.to_str().unwrap_or_default(),
+            request_id,
         };
-        let body = serde_json::to_string(&problem).unwrap_or_default();
-        let mut response = Response::with_body(status, body);
-        let head = response.head_mut();
-        head.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        head.headers.insert(ERROR_CODE, HeaderValue::from_static(code));
-        head.headers.insert(REQUEST_ID, request_id.clone());
-        if let Some(seconds) = self.retry_after() {
-            head.headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-        }
-        if self.closes() {
-            head.set_connection_type(ConnectionType::Close);
-        }
-        response
+        let mut fields = vec![("content-type", "application/problem+json".into()), (ERROR_CODE, code.into())];
+        fields.extend(self.retry_after().map(|seconds| ("retry-after", seconds.to_string().into())));
+        Problem { status, fields, body: serde_json::to_string(&document).unwrap_or_default() }
     }
 
     /// Whether the connection cannot go on after this: what follows on it is not a request, or nobody will serve it.
-    fn closes(&self) -> bool {
+    pub fn closes(&self) -> bool {
         matches!(
             self,
             Failure::Draining
+                | Failure::Crowded
                 | Failure::ClientGone
-                | Failure::BadRequest(_)
+                | Failure::Head(_)
+                | Failure::HeadTimedOut
                 | Failure::BodyTooLarge { .. }
                 | Failure::RequestTimedOut { .. }
+                | Failure::ClientSilent { .. }
                 | Failure::Refused(Refusal::Draining)
                 | Failure::Exchange {
                     error: ExchangeError::ClientGone
@@ -245,9 +254,17 @@ impl Failure {
     }
 }
 
+/// An answer of the platform, but for the request's id in its head.
+#[derive(Debug)]
+pub struct Problem {
+    pub status: StatusCode,
+    pub fields: Vec<(&'static str, Cow<'static, str>)>,
+    pub body: String,
+}
+
 /// RFC 9457, with extension members.
 #[derive(Serialize)]
-struct Problem<'a> {
+struct Document<'a> {
     r#type: &'static str,
     title: &'static str,
     status: u16,
@@ -277,9 +294,13 @@ mod tests {
     use super::*;
 
     fn said(failure: &Failure) -> (u16, String, Option<String>) {
-        let response = failure.response(Some("f"), &HeaderValue::from_static("r"));
-        let header = |name: &str| response.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
-        (response.status().as_u16(), header("x-unifaas-error").unwrap(), header("retry-after"))
+        let problem = failure.problem(Some("f"), "r");
+        let field = |name: &str| {
+            let found = problem.fields.iter().find(|(this, _)| *this == name);
+            found.map(|(_, value)| value.to_string())
+        };
+        assert_eq!(field("content-type").as_deref(), Some("application/problem+json"));
+        (problem.status.as_u16(), field("x-unifaas-error").unwrap(), field("retry-after"))
     }
 
     #[test]
@@ -311,8 +332,7 @@ mod tests {
         let exit = unifaas_actors::sandbox::GuestExit::Code(3);
         let output = vec!["no such table".to_owned()];
         let failure = Failure::from(Refusal::BootFailed { instance, exit, output });
-        let response = failure.response(Some("f"), &HeaderValue::from_static("r-1"));
-        let problem: serde_json::Value = serde_json::from_str(response.body()).unwrap();
+        let problem: serde_json::Value = serde_json::from_str(&failure.problem(Some("f"), "r-1").body).unwrap();
         assert_eq!(problem["status"], 502);
         assert_eq!(problem["code"], "boot_failed");
         assert_eq!(problem["function"], "f");

@@ -12,21 +12,33 @@ use std::{
     fmt,
     io::{self, Write},
     net::{Ipv4Addr, SocketAddr},
+    os::unix::process::CommandExt,
     process::{Command, Stdio},
 };
+
+use nix::sys::{prctl, signal::Signal};
 
 use super::NetError;
 
 const PROGRAM: &str = "nft";
 
-/// The mark of one daemon: on its table and on the groups of its taps. Never odd, never above what fits into an `int`.
+const FAMILY: &str = "inet";
+/// How the names of the tables of all daemons begin.
+const PREFIX: &str = "unifaas_";
+/// The set of interfaces that forward because of guests.
+const UPLINKS: &str = "uplinks";
+/// In the group of every tap of every daemon.
+const TAPS: u32 = 0x4000_0000;
+
+/// The mark of one state directory: on the table and on the groups of the taps of its daemon. Never odd, never above what
+/// fits into an `int`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mark(u32);
 
 impl Mark {
     /// The mark that belongs to a number of 32 bits.
     pub fn new(number: u32) -> Self {
-        Self(number & 0x7fff_fffe | 0x4000_0000)
+        Self(number & 0x7fff_fffe | TAPS)
     }
 
     /// Group of taps whose guests stay inside.
@@ -40,7 +52,12 @@ impl Mark {
     }
 
     fn table(self) -> String {
-        format!("unifaas_{:08x}", self.0)
+        format!("{PREFIX}{:08x}", self.0)
+    }
+
+    /// Commands after which the table is not there, whether it was or not: one that is not cannot be deleted.
+    fn fresh(self) -> String {
+        format!("add table inet {table}\ndelete table inet {table}\n", table = self.table())
     }
 }
 
@@ -55,6 +72,7 @@ pub struct Fence {
 impl fmt::Display for Fence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (table, closed, open) = (self.mark.table(), self.mark.closed(), self.mark.open());
+        let fresh = self.mark.fresh();
         let callback = match self.callback {
             SocketAddr::V4(bound) if *bound.ip() != Ipv4Addr::UNSPECIFIED => {
                 format!("ip daddr {} tcp dport {}", bound.ip(), bound.port())
@@ -63,8 +81,8 @@ impl fmt::Display for Fence {
         };
         write!(
             f,
-            "table inet {table} {{
-  set uplinks {{ type ifname; }}
+            "{fresh}table inet {table} {{
+  set {UPLINKS} {{ type ifname; }}
   chain refuse {{
     meta l4proto tcp reject with tcp reset
     drop
@@ -90,7 +108,7 @@ impl fmt::Display for Fence {
     iifgroup {open} accept
     oifgroup {open} ct state established,related accept
     oifgroup {{ {closed}, {open} }} drop
-    iifname @uplinks drop
+    iifname @{UPLINKS} oifgroup < {TAPS} drop
   }}
   chain postrouting {{
     type nat hook postrouting priority srcnat; policy accept;
@@ -110,27 +128,48 @@ impl Fence {
         })
     }
 
-    /// Packets that come from `uplink` are not forwarded, but to guests that have asked for them.
+    /// Packets that come from `uplink` are not forwarded, but to guests that have asked for them. Those of another daemon
+    /// are its own concern.
     pub fn guard(mark: Mark, uplink: &str) -> Result<(), NetError> {
-        nft(&format!("add element inet {} uplinks {{ \"{uplink}\" }}", mark.table())).map_err(NetError::Refused)
+        nft(&format!("add element inet {} uplinks {{ \"{uplink}\" }}", mark.table()))
+            .map_err(|error| NetError::Refused(error.to_string()))
+    }
+
+    /// The uplinks that some daemon guards: it has switched on forwarding, or relies on it as well.
+    pub fn guarded() -> Vec<String> {
+        let run = || Command::new(PROGRAM).args(["-j", "list", "sets", FAMILY]).stderr(Stdio::null()).output();
+        let listing = run().map(|output| serde_json::from_slice(&output.stdout).unwrap_or_default());
+        uplinks_in(&listing.unwrap_or_default())
     }
 
     /// Removes the rules. Those that are not there are no error.
-    pub fn lower(mark: Mark) {
-        // A table can only be deleted if it exists; adding it first makes that sure, in one transaction.
-        let table = mark.table();
-        let _ = nft(&format!("add table inet {table}\ndelete table inet {table}\n"));
+    pub fn lower(mark: Mark) -> io::Result<()> {
+        match nft(&mark.fresh()) {
+            // Nobody can have loaded them.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            result => result,
+        }
     }
 }
 
-fn nft(commands: &str) -> Result<(), String> {
-    let run = || -> io::Result<_> {
-        let mut child = Command::new(PROGRAM)
-            .args(["-f", "-"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()?;
+/// The elements of the sets of uplinks in a listing.
+fn uplinks_in(listing: &serde_json::Value) -> Vec<String> {
+    let sets = listing["nftables"].as_array().into_iter().flatten().map(|entry| &entry["set"]);
+    let of_daemons = sets
+        .filter(|set| set["name"] == UPLINKS && set["table"].as_str().is_some_and(|table| table.starts_with(PREFIX)));
+    let elements = of_daemons.filter_map(|set| set["elem"].as_array()).flatten();
+    elements.filter_map(|element| element.as_str().map(str::to_owned)).collect()
+}
+
+/// `NotFound`: there is no such program.
+fn nft(commands: &str) -> io::Result<()> {
+    let run = || {
+        let mut command = Command::new(PROGRAM);
+        command.args(["-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        // Lest it loads the rules of a daemon that is no more, behind the back of the next one.
+        // SAFETY: one system call, which neither allocates nor locks.
+        unsafe { command.pre_exec(|| Ok(prctl::set_pdeathsig(Signal::SIGKILL)?)) };
+        let mut child = command.spawn()?;
         if let Some(mut stdin) = child.stdin.take() {
             stdin.write_all(commands.as_bytes())?;
         }
@@ -140,12 +179,14 @@ fn nft(commands: &str) -> Result<(), String> {
         Ok(output) if output.status.success() => Ok(()),
         Ok(output) => {
             let said = String::from_utf8_lossy(&output.stderr);
-            Err(format!("nft refuses its rules: {}", said.lines().next().unwrap_or("without a word")))
+            let said = said.lines().next().unwrap_or("without a word");
+            Err(io::Error::other(format!("nft refuses its rules: {said}")))
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            Err("the program nft is not on the PATH (Debian's package is called nftables)".to_owned())
+            let why = "the program nft is not on the PATH (Debian's package is called nftables)";
+            Err(io::Error::new(io::ErrorKind::NotFound, why))
         }
-        Err(error) => Err(format!("nft cannot be run: {error}")),
+        Err(error) => Err(io::Error::other(format!("nft cannot be run: {error}"))),
     }
 }
 
@@ -164,6 +205,19 @@ mod tests {
             assert_eq!(mark.closed() + 1, mark.open());
             assert!(mark.closed() > 0 && i32::try_from(mark.open()).is_ok());
         }
+    }
+
+    #[test]
+    fn uplinks_of_daemons_are_read_from_a_listing() {
+        let listing = serde_json::json!({ "nftables": [
+            { "metainfo": { "json_schema_version": 1 } },
+            { "set": { "name": "uplinks", "table": "unifaas_40000002", "elem": ["eth0", "eth1"] } },
+            { "set": { "name": "uplinks", "table": "unifaas_40000004" } },
+            { "set": { "name": "uplinks", "table": "somebodys", "elem": ["eth2"] } },
+            { "set": { "name": "another", "table": "unifaas_40000002", "elem": ["eth3"] } },
+        ] });
+        assert_eq!(uplinks_in(&listing), ["eth0", "eth1"]);
+        assert_eq!(uplinks_in(&serde_json::Value::Null), [""; 0]);
     }
 
     #[test]

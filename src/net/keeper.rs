@@ -4,27 +4,30 @@
 //! removed instead, so that nobody inherits their connections.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
+use futures::StreamExt;
 use nix::errno::Errno;
 use slog::{Logger, debug, warn};
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     time,
 };
 
 use super::{
     NetError, Settings,
-    fence::Fence,
-    link::{Netlink, Used},
-    record::Record,
+    cleaning::{self, Remains},
+    fence::{Fence, Mark},
+    link::{Netlink, Removals, Used},
     subnet::{FreeLinks, Link, Subnet},
-    sysctl, tap,
+    sysctl,
+    tap::NewTap,
 };
+use crate::state::{Entry, Thing};
 
 /// Between a tap that could not be prepared and the next attempt.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -61,6 +64,12 @@ impl Idle {
         self.lock().push_back(tap);
     }
 
+    fn remove(&self, index: u32) -> Option<Tap> {
+        let mut taps = self.lock();
+        let position = taps.iter().position(|tap| tap.index == index)?;
+        taps.remove(position)
+    }
+
     fn len(&self) -> usize {
         self.lock().len()
     }
@@ -77,26 +86,46 @@ pub(super) struct Tap {
     pub link: Link,
     index: u32,
     egress: bool,
+    /// Closed once the interface is no more.
+    pub present: watch::Receiver<()>,
+}
+
+impl Tap {
+    /// Whether the interface was removed, by us or by somebody else.
+    fn is_gone(&self) -> bool {
+        self.present.has_changed().is_err()
+    }
 }
 
 /// Everything of the daemon in this host's network.
 pub(super) struct Keeper {
     netlink: Netlink,
+    /// Indices of interfaces of this host that are no more.
+    removals: Removals,
+    /// Of each tap there is, by index; dropped with it, which whoever has the tap sees.
+    present: HashMap<u32, watch::Sender<()>>,
     settings: Settings,
     free: FreeLinks,
     idle: Idle,
+    /// Whether guests reach the outside, if they may.
     egress: bool,
+    /// Interfaces that forward since then.
+    uplinks: Vec<String>,
+    /// What is written down of all that.
+    entries: Vec<Entry>,
     log: Logger,
 }
 
 impl Keeper {
     /// Prepares the network. After an error, everything is as it was.
     pub async fn open(settings: Settings, idle: Idle, log: Logger) -> Result<Self, NetError> {
-        let netlink = Netlink::open().map_err(refused("netlink"))?;
+        let (netlink, removals) = Netlink::watching().map_err(refused("netlink"))?;
         may_administer()?;
-        look_for_conflicts(&netlink, settings.subnet).await?;
+        look_for_conflicts(&netlink, settings.subnet, settings.mark).await?;
         let free = FreeLinks::of(settings.subnet);
-        let mut keeper = Self { netlink, settings, free, idle, egress: false, log };
+        let (present, uplinks, entries) = (HashMap::new(), Vec::new(), Vec::new());
+        let mut keeper =
+            Self { netlink, removals, present, settings, free, idle, egress: false, uplinks, entries, log };
         match keeper.prepare().await {
             Ok(()) => Ok(keeper),
             Err(error) => {
@@ -107,14 +136,13 @@ impl Keeper {
     }
 
     async fn prepare(&mut self) -> Result<(), NetError> {
-        let Settings { subnet, ref record, callback, .. } = self.settings;
-        record.write_subnet(subnet).map_err(refused("the state directory"))?;
-        if let Err(error) = self.netlink.reserve(subnet).await {
-            // Somebody was faster: it is not ours to release.
-            record.clear();
-            return Err(refused("the route that reserves the subnet")(error));
-        }
-        Fence { mark: record.mark, callback }.raise()?;
+        let Settings { subnet, mark, callback, .. } = self.settings;
+        let thing = Thing::Network { mark: mark.closed(), subnet: subnet.to_string() };
+        self.entries.push(self.settings.journal.enter(thing)?);
+        self.netlink.reserve(subnet, mark).await.map_err(refused("the route that reserves the subnet"))?;
+        // Of two daemons that reserve at the same moment each sees the other one by now, at the latest.
+        look_for_conflicts(&self.netlink, subnet, mark).await?;
+        Fence { mark, callback }.raise()?;
         // The first one also tells whether taps can be made at all.
         for _ in 0..self.settings.pool.min(subnet.links() as usize) {
             let tap = self.make().await?;
@@ -132,15 +160,16 @@ impl Keeper {
                 0 => Duration::ZERO,
                 _ => QUIET,
             };
-            let order = if self.idle.len() >= self.settings.pool {
-                orders.recv().await
-            } else {
-                match time::timeout(pause, orders.recv()).await {
-                    Ok(order) => order,
-                    Err(_) => {
-                        failed = !self.prepare_one().await;
-                        continue;
-                    }
+            let order = tokio::select! {
+                biased;
+                Some(index) = self.removals.next() => {
+                    self.is_no_more(index);
+                    continue;
+                }
+                order = orders.recv() => order,
+                () = time::sleep(pause), if self.idle.len() < self.settings.pool => {
+                    failed = !self.prepare_one().await;
+                    continue;
                 }
             };
             match order {
@@ -170,14 +199,27 @@ impl Keeper {
     }
 
     async fn take_back(&mut self, tap: Tap) {
-        if tap.egress || self.idle.len() >= self.settings.pool {
+        if tap.egress || self.idle.len() >= self.settings.pool || tap.is_gone() {
             self.remove(tap).await;
         } else {
             self.idle.put(tap);
         }
     }
 
+    /// Somebody has removed an interface. Whoever was lent it sees that, and gives it back.
+    fn is_no_more(&mut self, index: u32) {
+        if self.present.remove(&index).is_none() {
+            return;
+        }
+        let idle = self.idle.remove(index);
+        warn!(self.log, "somebody has removed a tap"; "index" => index, "prepared" => idle.is_some());
+        if let Some(tap) = idle {
+            self.free.put(tap.link);
+        }
+    }
+
     async fn remove(&mut self, tap: Tap) {
+        self.present.remove(&tap.index);
         match self.netlink.remove(tap.index).await {
             Ok(()) => self.free.put(tap.link),
             // Its addresses stay out of use: the interface has them.
@@ -210,18 +252,30 @@ impl Keeper {
         made
     }
 
-    async fn make_on(&self, link: Link) -> Result<Tap, NetError> {
-        let name = tap::create(self.settings.tap_group).map_err(|error| match error.kind() {
+    async fn make_on(&mut self, link: Link) -> Result<Tap, NetError> {
+        let tap = NewTap::create(self.settings.tap_group).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => {
                 NetError::Missing("virtual machines need /dev/net/tun, which is not there".into())
             }
             io::ErrorKind::PermissionDenied => unprivileged(),
             _ => refused("a tap device")(error),
         })?;
+        let name = tap.name.clone();
         sysctl::quiet(&name);
-        let group = self.settings.record.mark.closed();
-        match self.netlink.set_up(&name, group, link.gateway).await {
-            Ok(index) => Ok(Tap { name, link, index, egress: false }),
+        let set_up = async {
+            let index = self.netlink.find(&name).await?;
+            // Before it can outlive the daemon.
+            self.netlink.set_group(index, self.settings.mark.closed()).await?;
+            tap.persist()?;
+            self.netlink.set_up(index, link.gateway).await?;
+            Ok(index)
+        };
+        match set_up.await {
+            Ok(index) => {
+                let (sender, present) = watch::channel(());
+                self.present.insert(index, sender);
+                Ok(Tap { name, link, index, egress: false, present })
+            }
             Err(error) => {
                 if let Ok(left) = self.netlink.find(&name).await {
                     let _ = self.netlink.remove(left).await;
@@ -235,8 +289,8 @@ impl Keeper {
         tap.egress = true;
         let opened = async {
             self.forward_uplinks().await?;
-            sysctl::set_forwarding(&tap.name, true).map_err(refused("forwarding"))?;
-            let group = self.settings.record.mark.open();
+            sysctl::forward(&tap.name).map_err(refused("forwarding"))?;
+            let group = self.settings.mark.open();
             self.netlink.set_group(tap.index, group).await.map_err(refused(&format!("tap {}", tap.name)))
         };
         match opened.await {
@@ -253,52 +307,34 @@ impl Keeper {
         if self.egress {
             return Ok(());
         }
-        let mut closed = Vec::new();
+        let others = Fence::guarded();
         for uplink in self.netlink.uplinks().await.map_err(refused("netlink"))? {
-            if !sysctl::forwards(&uplink).map_err(refused("forwarding"))? {
-                closed.push(uplink);
+            // On by the will of whoever runs this host, unless it was one of us.
+            if sysctl::forwards(&uplink).map_err(refused("forwarding"))? && !others.contains(&uplink) {
+                continue;
             }
-        }
-        let record = &self.settings.record;
-        record.write_uplinks(&closed).map_err(refused("the state directory"))?;
-        for uplink in closed {
+            self.entries.push(self.settings.journal.enter(Thing::Forwarding { interface: uplink.clone() })?);
             debug!(self.log, "forwarding is switched on for guests with egress"; "interface" => &uplink);
-            Fence::guard(record.mark, &uplink)?;
-            sysctl::set_forwarding(&uplink, true).map_err(refused("forwarding"))?;
+            Fence::guard(self.settings.mark, &uplink)?;
+            self.uplinks.push(uplink.clone());
+            sysctl::forward(&uplink).map_err(refused("forwarding"))?;
         }
         self.egress = true;
         Ok(())
     }
 
     async fn close(self) {
-        clean(&self.netlink, &self.settings.record, &self.log).await;
-    }
-}
-
-/// Removes everything that a daemon has, or had, in the network.
-pub(super) async fn clean(netlink: &Netlink, record: &Record, log: &Logger) {
-    let complain = |what: &str, result: io::Result<()>| {
-        if let Err(error) = result {
-            warn!(log, "could not be removed"; "what" => what, "error" => %error);
+        let Settings { mark, subnet, .. } = self.settings;
+        let remains = Remains { marks: vec![mark], subnets: vec![subnet], uplinks: self.uplinks };
+        if cleaning::clean(&self.netlink, &remains, &self.log).await.whole {
+            self.entries.into_iter().for_each(Entry::strike);
         }
-    };
-    // Interfaces first: without the rules their guests would be free.
-    for group in [record.mark.closed(), record.mark.open()] {
-        complain("taps", netlink.remove_group(group).await);
     }
-    for uplink in record.uplinks() {
-        complain("forwarding", sysctl::set_forwarding(&uplink, false));
-    }
-    Fence::lower(record.mark);
-    if let Some(subnet) = record.subnet() {
-        complain("the reserved subnet", netlink.release(subnet).await);
-    }
-    record.clear();
 }
 
 /// Whether somebody else on this host has addresses of the range.
-pub(super) async fn look_for_conflicts(netlink: &Netlink, subnet: Subnet) -> Result<(), NetError> {
-    let mut used = netlink.used().await.map_err(refused("netlink"))?;
+pub(super) async fn look_for_conflicts(netlink: &Netlink, subnet: Subnet, own: Mark) -> Result<(), NetError> {
+    let mut used = netlink.used(own).await.map_err(refused("netlink"))?;
     used.retain(|used| used.range.overlaps(subnet));
     // Another daemon may end; anything else is there to stay.
     used.sort_by_key(|used| used.daemon);

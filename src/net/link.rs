@@ -8,11 +8,12 @@ use std::{
     net::{IpAddr, Ipv4Addr},
 };
 
-use futures::{Stream, TryStreamExt};
+use futures::{Stream, StreamExt, TryStreamExt, future::ready, stream::BoxStream};
 use rtnetlink::{
-    Handle, LinkUnspec, RouteMessageBuilder,
+    Handle, LinkUnspec, MulticastGroup, RouteMessageBuilder,
+    packet_core::NetlinkPayload,
     packet_route::{
-        AddressFamily,
+        AddressFamily, RouteNetlinkMessage,
         address::AddressAttribute,
         link::{LinkAttribute, LinkMessage},
         route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
@@ -20,6 +21,7 @@ use rtnetlink::{
 };
 
 use super::{
+    fence::Mark,
     subnet::{LINK_BITS, Subnet},
     tap,
 };
@@ -29,6 +31,9 @@ const LOCAL_TABLE: u8 = 255;
 
 /// A netlink socket, in the network namespace of the thread that opened it.
 pub struct Netlink(Handle);
+
+/// Indices of interfaces that are no more, as the kernel tells them.
+pub type Removals = BoxStream<'static, u32>;
 
 /// What of an interface matters here.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,19 +62,27 @@ impl Netlink {
         Ok(Self(handle))
     }
 
+    /// The same, and the indices of interfaces that are removed from now on.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn watching() -> io::Result<(Self, Removals)> {
+        let (connection, handle, messages) = rtnetlink::new_multicast_connection(&[MulticastGroup::Link])?;
+        tokio::spawn(connection);
+        let removed = messages.filter_map(|(message, _)| ready(removed_index(&message.payload)));
+        Ok((Self(handle), removed.boxed()))
+    }
+
     /// Every interface.
     pub async fn interfaces(&self) -> io::Result<Vec<Interface>> {
         let messages = all(self.0.link().get().execute()).await?;
         Ok(messages.into_iter().map(|message| interface(&message)).collect())
     }
 
-    /// Puts an interface into `group`, gives it the first address of a link, and brings it up.
-    pub async fn set_up(&self, name: &str, group: u32, address: Ipv4Addr) -> io::Result<u32> {
-        let index = self.find(name).await?;
-        self.set_group(index, group).await?;
+    /// Gives an interface the first address of a link, and brings it up.
+    pub async fn set_up(&self, index: u32, address: Ipv4Addr) -> io::Result<()> {
         self.0.address().add(index, address.into(), LINK_BITS).execute().await.map_err(plain)?;
-        self.0.link().set(LinkUnspec::new_with_index(index).up().build()).execute().await.map_err(plain)?;
-        Ok(index)
+        self.0.link().set(LinkUnspec::new_with_index(index).up().build()).execute().await.map_err(plain)
     }
 
     /// Moves an interface to another group.
@@ -90,8 +103,8 @@ impl Netlink {
         gone_is_fine(self.0.link().del_with_message(message).execute().await)
     }
 
-    /// The ranges that addresses and routes of this host cover, default routes aside.
-    pub async fn used(&self) -> io::Result<Vec<Used>> {
+    /// The ranges that addresses and routes of this host cover, default routes and the reservation of `own` aside.
+    pub async fn used(&self, own: Mark) -> io::Result<Vec<Used>> {
         let interfaces = self.interfaces().await?;
         let name = |index: Option<u32>| {
             interfaces.iter().find(|interface| Some(interface.index) == index).map(|interface| interface.name.as_str())
@@ -111,7 +124,7 @@ impl Netlink {
         for route in self.routes().await? {
             let bits = route.header.destination_prefix_length;
             let Some(base) = destination(&route) else { continue };
-            if bits == 0 || route.header.table == LOCAL_TABLE {
+            if bits == 0 || route.header.table == LOCAL_TABLE || metric_of(&route) == Some(own.closed()) {
                 continue;
             }
             let (way, daemon) = match name(interface_of(&route)) {
@@ -137,13 +150,13 @@ impl Netlink {
 
     /// Makes the range unreachable but for more specific routes: no packet for a guest that is not there leaves the
     /// host, and whoever looks sees that the range is taken.
-    pub async fn reserve(&self, subnet: Subnet) -> io::Result<()> {
-        self.0.route().add(reservation(subnet)).execute().await.map_err(plain)
+    pub async fn reserve(&self, subnet: Subnet, mark: Mark) -> io::Result<()> {
+        self.0.route().add(reservation(subnet, mark)).execute().await.map_err(plain)
     }
 
-    /// Takes that back. A range that is not reserved is no error.
-    pub async fn release(&self, subnet: Subnet) -> io::Result<()> {
-        gone_is_fine(self.0.route().del(reservation(subnet)).execute().await)
+    /// Takes that back. A range that is not reserved, or by somebody else, is no error.
+    pub async fn release(&self, subnet: Subnet, mark: Mark) -> io::Result<()> {
+        gone_is_fine(self.0.route().del(reservation(subnet, mark)).execute().await)
     }
 
     /// The index of the interface of that name.
@@ -159,10 +172,12 @@ impl Netlink {
     }
 }
 
-fn reservation(subnet: Subnet) -> RouteMessage {
+/// A route that carries the mark as its metric, which matters for nothing else: no other has this prefix.
+fn reservation(subnet: Subnet, mark: Mark) -> RouteMessage {
     RouteMessageBuilder::<Ipv4Addr>::new()
         .destination_prefix(subnet.base, subnet.bits)
         .kind(RouteType::Unreachable)
+        .priority(mark.closed())
         .build()
 }
 
@@ -193,6 +208,13 @@ fn interface_of(route: &RouteMessage) -> Option<u32> {
     })
 }
 
+fn metric_of(route: &RouteMessage) -> Option<u32> {
+    route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Priority(metric) => Some(*metric),
+        _ => None,
+    })
+}
+
 async fn all<T>(stream: impl Stream<Item = Result<T, rtnetlink::Error>>) -> io::Result<Vec<T>> {
     stream.try_collect().await.map_err(plain)
 }
@@ -210,5 +232,16 @@ fn plain(error: rtnetlink::Error) -> io::Error {
     match error {
         rtnetlink::Error::NetlinkError(message) => message.to_io(),
         other => io::Error::other(other),
+    }
+}
+/// Which interface a message says is removed. One that only leaves a bridge is told in a family of its own.
+fn removed_index(payload: &NetlinkPayload<RouteNetlinkMessage>) -> Option<u32> {
+    match payload {
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(link))
+            if link.header.interface_family == AddressFamily::Unspec =>
+        {
+            Some(link.header.index)
+        }
+        _ => None,
     }
 }

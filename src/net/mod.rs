@@ -1,14 +1,17 @@
 //! The network of the virtual machines: a tap and two addresses for each, and walls around all of them.
 //!
 //! `subnet.rs` counts addresses, `tap.rs` makes devices, `link.rs` configures them, `fence.rs` says what guests may
-//! reach, `sysctl.rs` has the kernel's switches, `record.rs` remembers what was changed, and `keeper.rs` is the thread
-//! on which all of it happens. Nothing is made before the first virtual machine needs it. Which of them run is not
-//! known here.
+//! reach, `sysctl.rs` has the kernel's switches, `keeper.rs` is the thread on which all of it happens, and `cleaning.rs`
+//! undoes it, also for a daemon that could not. Nothing is made before the first virtual machine needs it. Which of them
+//! run is not known here.
+//!
+//! Everything carries the mark of the state directory: taps in their group, the route in its metric, the table in its
+//! name. So the journal needs no more than that there is a network, and a tap costs no line in it.
 
+mod cleaning;
 mod fence;
 mod keeper;
 mod link;
-mod record;
 mod subnet;
 mod sysctl;
 mod tap;
@@ -18,15 +21,17 @@ use std::{io, net::SocketAddr, thread};
 use slog::{Logger, info};
 use tokio::{
     runtime,
-    sync::{Mutex, mpsc, oneshot},
+    sync::{Mutex, mpsc, oneshot, watch},
 };
 use unifaas_actors::sandbox::LaunchError;
 
+pub use cleaning::{Remains, clean_up};
 pub use fence::Mark;
 use keeper::{Idle, Keeper, Order, Tap};
 use link::Netlink;
-pub use record::Record;
 pub use subnet::{Link, Subnet};
+
+use crate::state::{Journal, JournalError};
 
 /// What the network is made from.
 #[derive(Debug, Clone)]
@@ -39,8 +44,10 @@ pub struct Settings {
     pub tap_group: u32,
     /// The bound address of the callback listener.
     pub callback: SocketAddr,
-    /// Where changes are written down.
-    pub record: Record,
+    /// On everything that is made.
+    pub mark: Mark,
+    /// Where it is written down before.
+    pub journal: Journal,
 }
 
 /// Why there is no tap for a guest.
@@ -65,6 +72,12 @@ pub enum NetError {
     /// The operating system refused.
     #[error("the network for virtual machines cannot be prepared: {0}")]
     Refused(String),
+}
+
+impl From<JournalError> for NetError {
+    fn from(error: JournalError) -> Self {
+        if error.is_full() { Self::Exhausted(error.to_string()) } else { Self::Refused(error.to_string()) }
+    }
 }
 
 impl From<NetError> for LaunchError {
@@ -105,10 +118,10 @@ impl Network {
     /// Looks whether the range is free, if this daemon could use it at all. Changes nothing.
     pub async fn check(&self) -> Result<(), NetError> {
         let (done, answer) = oneshot::channel();
-        let subnet = self.settings.subnet;
+        let (subnet, mark) = (self.settings.subnet, self.settings.mark);
         let checking = on_thread(async move {
             let checked = match (keeper::may_administer(), Netlink::open()) {
-                (Ok(()), Ok(netlink)) => keeper::look_for_conflicts(&netlink, subnet).await,
+                (Ok(()), Ok(netlink)) => keeper::look_for_conflicts(&netlink, subnet, mark).await,
                 _ => Ok(()),
             };
             let _ = done.send(checked);
@@ -165,24 +178,6 @@ impl Drop for Worker {
     }
 }
 
-/// Removes what daemons that are no more have left in the network.
-pub async fn reclaim(records: Vec<Record>, log: Logger) -> io::Result<()> {
-    let (done, answer) = oneshot::channel();
-    on_thread(async move {
-        let cleaned = match Netlink::open() {
-            Ok(netlink) => {
-                for record in &records {
-                    keeper::clean(&netlink, record, &log).await;
-                }
-                Ok(())
-            }
-            Err(error) => Err(error),
-        };
-        let _ = done.send(cleaned);
-    })?;
-    answer.await.unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into()))
-}
-
 fn on_thread(work: impl Future<Output = ()> + Send + 'static) -> io::Result<thread::JoinHandle<()>> {
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     thread::Builder::new().name("network".to_owned()).spawn(move || runtime.block_on(work))
@@ -196,12 +191,19 @@ pub struct TapLease {
     /// Its two ends.
     pub link: Link,
     tap: Option<Tap>,
+    present: watch::Receiver<()>,
     orders: mpsc::UnboundedSender<Order>,
 }
 
 impl TapLease {
     fn new(tap: Tap, orders: mpsc::UnboundedSender<Order>) -> Self {
-        Self { name: tap.name.clone(), link: tap.link, tap: Some(tap), orders }
+        Self { name: tap.name.clone(), link: tap.link, present: tap.present.clone(), tap: Some(tap), orders }
+    }
+
+    /// Waits until somebody removes the interface.
+    pub fn removed(&self) -> impl Future<Output = ()> + use<> {
+        let mut present = self.present.clone();
+        async move { while present.changed().await.is_ok() {} }
     }
 
     /// Gives it up for good: somebody may still be attached to it.

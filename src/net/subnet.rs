@@ -2,6 +2,8 @@
 
 use std::{collections::VecDeque, fmt, net::Ipv4Addr, str::FromStr};
 
+use ipnet::{IpNet, Ipv4Net};
+
 /// Addresses of one link: network, host, guest, broadcast.
 const PER_LINK: u32 = 4;
 /// Bits of a link's network.
@@ -33,6 +35,12 @@ impl Subnet {
     pub fn link(self, number: u32) -> Link {
         let network = u32::from(self.base) + number * PER_LINK;
         Link { number, gateway: Ipv4Addr::from(network + 1), guest: Ipv4Addr::from(network + 2) }
+    }
+}
+
+impl From<Subnet> for IpNet {
+    fn from(Subnet { base, bits }: Subnet) -> Self {
+        Ipv4Net::new_assert(base, bits).into()
     }
 }
 

@@ -16,9 +16,17 @@ pub fn forwards(interface: &str) -> io::Result<bool> {
     Ok(fs::read_to_string(path("ipv4", interface, "forwarding"))?.trim() != "0")
 }
 
-/// Switches that on or off.
-pub fn set_forwarding(interface: &str, on: bool) -> io::Result<()> {
-    fs::write(path("ipv4", interface, "forwarding"), if on { "1" } else { "0" })
+/// Switches that on.
+pub fn forward(interface: &str) -> io::Result<()> {
+    fs::write(path("ipv4", interface, "forwarding"), "1")
+}
+
+/// Switches it off. An interface that is no more forwards nothing.
+pub fn stop_forwarding(interface: &str) -> io::Result<()> {
+    match fs::write(path("ipv4", interface, "forwarding"), "0") {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
 }
 
 fn path(family: &str, interface: &str, switch: &str) -> PathBuf {

@@ -1,6 +1,7 @@
 //! Tap devices by ioctl on `/dev/net/tun`: the one thing about them that netlink cannot do.
 //!
-//! A tap is made persistent and then let go, so that a machine monitor can attach to it by its name.
+//! A tap is made persistent and then let go, so that a machine monitor can attach to it by its name. Until then it goes
+//! with the daemon, which is the time to put a mark on it.
 
 use std::{
     fs::{File, OpenOptions},
@@ -20,19 +21,33 @@ nix::ioctl_readwrite_bad!(tun_set_iff, libc::TUNSETIFF, libc::ifreq);
 nix::ioctl_write_int_bad!(tun_set_group, libc::TUNSETGROUP);
 nix::ioctl_write_int_bad!(tun_set_persist, libc::TUNSETPERSIST);
 
-/// Makes a tap that processes of the group `gid` may attach to. Gives the name that the kernel chose.
-///
-/// # Errors
-/// `NotFound` without a tun device, `PermissionDenied` without CAP_NET_ADMIN, else whatever the kernel says.
-pub fn create(gid: libc::gid_t) -> io::Result<String> {
-    let device = OpenOptions::new().read(true).write(true).open(DEVICE)?;
-    let name = attach_new(&device)?;
-    // From here on an error must not leave it behind, and does not: it goes with the descriptor.
-    // SAFETY: the descriptor is an attached tun device; the argument is a number.
-    unsafe { tun_set_group(device.as_raw_fd(), gid as libc::c_int) }?;
-    // SAFETY: as above.
-    unsafe { tun_set_persist(device.as_raw_fd(), 1) }?;
-    Ok(name)
+/// A tap that exists only as long as this does.
+#[derive(Debug)]
+pub struct NewTap {
+    device: File,
+    /// As the kernel chose it.
+    pub name: String,
+}
+
+impl NewTap {
+    /// Makes one that processes of the group `gid` may attach to.
+    ///
+    /// # Errors
+    /// `NotFound` without a tun device, `PermissionDenied` without CAP_NET_ADMIN, else whatever the kernel says.
+    pub fn create(gid: libc::gid_t) -> io::Result<Self> {
+        let device = OpenOptions::new().read(true).write(true).open(DEVICE)?;
+        let name = attach_new(&device)?;
+        // SAFETY: the descriptor is an attached tun device; the argument is a number.
+        unsafe { tun_set_group(device.as_raw_fd(), gid as libc::c_int) }?;
+        Ok(Self { device, name })
+    }
+
+    /// Lets it stay until it is removed.
+    pub fn persist(self) -> io::Result<()> {
+        // SAFETY: as above.
+        unsafe { tun_set_persist(self.device.as_raw_fd(), 1) }?;
+        Ok(())
+    }
 }
 
 fn attach_new(device: &File) -> io::Result<String> {

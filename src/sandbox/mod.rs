@@ -2,23 +2,22 @@
 //!
 //! One engine per kind of sandbox, chosen by the spec: `process/` for child processes, `container/` for those of a
 //! container engine, `vm/` for virtual machines. What engines share has a file of
-//! its own: `readiness.rs` (is it up yet?), `ports.rs` (leases of local ports), `cgroup/` (limits, and the certainty
-//! that nothing survives), `substitute.rs` (`%words` in commands). When to start and end instances is decided in the
-//! actors.
+//! its own: `readiness.rs` (is it up yet?), `pace.rs` (how fast output is read), `ports.rs` (leases of local ports),
+//! `cgroup/` (limits, and the certainty that nothing survives), `substitute.rs` (`%words` in commands), `reclaim.rs` (what
+//! an earlier daemon left). What there is outside the daemon is written down in `src/state/`. When to start and end
+//! instances is decided in the actors.
 
 mod cgroup;
 mod container;
+mod pace;
 mod ports;
 mod process;
 mod readiness;
+mod reclaim;
 mod substitute;
 mod vm;
 
-use std::{
-    io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    path::PathBuf,
-};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use futures::future::{self, LocalBoxFuture};
 use slog::Logger;
@@ -31,12 +30,14 @@ use cgroup::Limits;
 pub use cgroup::memory_ceiling;
 use container::Containers;
 use ports::Ports;
-use process::Processes;
+use process::{Means, Processes, Stragglers};
 use vm::{Machines, VmSettings};
 
 use crate::{
-    net::{NetError, Subnet},
+    neighbours::Neighbours,
+    net::{Mark, NetError, Subnet},
     open_files,
+    state::{Leftovers, State},
 };
 
 /// What engines have to know of the daemon.
@@ -48,8 +49,8 @@ pub struct EngineSettings {
     pub subnet: Option<Subnet>,
     /// Taps that are kept prepared for them.
     pub tap_pool: usize,
-    /// Where the daemon keeps its files.
-    pub state_dir: PathBuf,
+    /// Is told in which networks there are instances.
+    pub neighbours: Neighbours,
 }
 
 /// All engines of this host.
@@ -60,19 +61,31 @@ pub struct Engines {
 }
 
 impl Engines {
-    /// Prepares the engines; what this host cannot give is logged once, here. Removes what an earlier daemon left.
+    /// Prepares the engines; what this host cannot give is logged once, here.
     ///
     /// # Panics
     /// Outside of an arbiter (or another tokio `LocalSet`).
-    pub fn new(settings: EngineSettings, log: &Logger) -> io::Result<Self> {
-        let EngineSettings { callback, subnet, tap_pool, state_dir } = settings;
-        let (ports, limits) = (Ports::below_ephemeral(), Limits::set_up(log));
-        let vms = VmSettings { subnet, tap_pool, state_dir, callback };
-        Ok(Self {
-            containers: Containers::new(callback, log),
-            machines: Machines::new(vms, ports.clone(), limits.clone(), log)?,
-            processes: Processes::new(Callback::local(callback), ports, limits),
-        })
+    pub fn new(settings: EngineSettings, state: &State, log: &Logger) -> Self {
+        let EngineSettings { callback, subnet, tap_pool, neighbours } = settings;
+        let means = Means {
+            ports: Ports::below_ephemeral(),
+            limits: Limits::set_up(state, log),
+            journal: state.journal.clone(),
+            stragglers: Stragglers::default(),
+            neighbours: neighbours.clone(),
+        };
+        let vms = VmSettings { subnet, tap_pool, callback, neighbours: neighbours.clone() };
+        Self {
+            containers: Containers::new(callback, state, neighbours, log),
+            machines: Machines::new(vms, means.clone(), state, log),
+            processes: Processes::new(Callback::local(callback), means),
+        }
+    }
+
+    /// Removes what earlier daemons of the state directory have left.
+    pub async fn reclaim(&self, left: Leftovers, state: &State, settings: &EngineSettings, log: &Logger) {
+        let subnet = settings.subnet.unwrap_or(Subnet::DEFAULT);
+        reclaim::run(left, &self.containers, Mark::new(state.mark()), subnet, log).await;
     }
 
     /// Prepares what `functions` need at once, and finds out whether it can be had.

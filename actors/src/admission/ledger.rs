@@ -269,7 +269,7 @@ impl Ledger {
     }
 
     /// Those whose turn has come and who have not been told since they asked: they are told now.
-    pub fn take_due(&mut self) -> Vec<FunctionKey> {
+    pub fn take_told(&mut self) -> Vec<FunctionKey> {
         let mut turns = self.turns();
         turns.retain(|function| {
             let entry = self.ranks.get(function).and_then(|rank| self.queue.get_mut(rank));

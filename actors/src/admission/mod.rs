@@ -171,7 +171,7 @@ impl Admission {
 
     /// Tells those whose turn has come, and makes room for the one who waits for it. After every change.
     fn advance(&self) {
-        let turns = self.ledger().take_due();
+        let turns = self.ledger().take_told();
         for function in turns {
             if let Some(desk) = self.functions().get(&function) {
                 desk.actor().do_send(RoomMade);

@@ -17,7 +17,8 @@ use super::refusal::Refusal;
 const TOLERATED: u32 = 3;
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// The pause of a minimum when the host had nothing left for a start. That is no failure of the function.
+/// The pause of a minimum when the host had nothing left for a start, which is no failure of the function; and the longest
+/// one when the host lacks what the function needs, such as an engine that may be back at any moment.
 const HOST_PAUSE: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Default)]
@@ -41,6 +42,14 @@ pub(crate) enum Allowance {
     None,
 }
 
+/// What would have to change for a start to succeed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    Function,
+    /// It lacks something that starts need.
+    Host,
+}
+
 /// What a start has changed, for the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Turn {
@@ -56,13 +65,17 @@ impl Backoff {
         self.round
     }
 
-    /// A start of that round has failed with `error`.
-    pub fn failed(&mut self, round: u64, error: Refusal, now: Instant) -> Option<Turn> {
+    /// A start of that round has failed with `error`, by the `fault` of one or the other.
+    pub fn failed(&mut self, round: u64, error: Refusal, fault: Fault, now: Instant) -> Option<Turn> {
         if round != self.round {
             return None;
         }
         self.round += 1;
-        let pause = FIRST_PAUSE.saturating_mul(1 << self.failures.min(16)).min(LONGEST_PAUSE);
+        let longest = match fault {
+            Fault::Function => LONGEST_PAUSE,
+            Fault::Host => HOST_PAUSE,
+        };
+        let pause = FIRST_PAUSE.saturating_mul(1 << self.failures.min(16)).min(longest);
         self.failures = self.failures.saturating_add(1);
         self.pause = Some(now + pause);
         self.last = Some(error);
@@ -148,7 +161,7 @@ mod tests {
     }
 
     fn fail(backoff: &mut Backoff, now: Instant) -> Option<Turn> {
-        backoff.failed(backoff.round(), Refusal::Lost, now)
+        backoff.failed(backoff.round(), Refusal::Lost, Fault::Function, now)
     }
 
     #[test]
@@ -210,13 +223,13 @@ mod tests {
         let mut backoff = Backoff::default();
         let round = backoff.round();
         for _ in 0..100 {
-            backoff.failed(round, Refusal::Lost, now);
+            backoff.failed(round, Refusal::Lost, Fault::Function, now);
         }
         assert_eq!(backoff.allows(now), Allowance::ForCallers);
         // Those of an earlier spec mean nothing either.
         let round = backoff.round();
         backoff.reset();
-        assert_eq!(backoff.failed(round, Refusal::Lost, now), None);
+        assert_eq!(backoff.failed(round, Refusal::Lost, Fault::Function, now), None);
         assert_eq!(backoff.allows(now), Allowance::All);
     }
 
@@ -234,5 +247,17 @@ mod tests {
         }
         backoff.set_back(now);
         assert_eq!(backoff.until(now), Some(now + ms(8_000)));
+    }
+
+    #[test]
+    fn what_the_host_lacks_may_be_there_in_a_second() {
+        let (mut backoff, now) = (Backoff::default(), Instant::now());
+        for _ in 0..10 {
+            backoff.failed(backoff.round(), Refusal::Lost, Fault::Host, now);
+        }
+        assert_eq!(backoff.allows(now), Allowance::None);
+        assert_eq!(backoff.allows(now + HOST_PAUSE), Allowance::Trial);
+        backoff.failed(backoff.round(), Refusal::Lost, Fault::Function, now);
+        assert_eq!(backoff.allows(now + HOST_PAUSE), Allowance::None, "its own fault takes longer");
     }
 }

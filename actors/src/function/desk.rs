@@ -2,7 +2,7 @@
 //!
 //! [`Desk::acquire`] takes a free slot from the shared table (`slots.rs`) when there is one, else it asks the function's
 //! actor and waits. The [`Lease`] it returns is the slot: it goes back when the lease is dropped, whatever happened,
-//! so whoever moves the bytes keeps it inside the response body until the last one is sent.
+//! so whoever moves the bytes keeps it until the last one has been handed on.
 
 use std::{
     net::SocketAddr,
@@ -149,12 +149,17 @@ impl Desk {
     ///
     /// Dropping the future gives up the place in the queue.
     pub async fn acquire(self: &Arc<Self>) -> Result<Lease, Refusal> {
-        let now = Instant::now();
+        self.acquire_at(Instant::now()).await
+    }
+
+    /// The same for a caller who has just looked at the clock.
+    pub async fn acquire_at(self: &Arc<Self>, now: Instant) -> Result<Lease, Refusal> {
         let taken = self.slots().take(now, |slots| self.saturated(slots));
         match taken {
             Taken::Slot { endpoint, fresh } => Ok(Lease::new(self.clone(), endpoint, fresh, now)),
             Taken::Refused(refusal) => Err(refusal),
-            Taken::Wait => self.wait(now).await,
+            // Boxed: the warm path need not carry it along.
+            Taken::Wait => Box::pin(self.wait(now)).await,
         }
     }
 
@@ -228,6 +233,11 @@ impl Lease {
     /// The instance that serves.
     pub fn endpoint(&self) -> &Arc<Endpoint> {
         &self.endpoint
+    }
+
+    /// When the slot was taken.
+    pub fn since(&self) -> Instant {
+        self.since
     }
 
     /// Whether this is the first request of its instance.

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::{
     FunctionActor, Phase, Stage,
-    backoff::FailingReport,
+    backoff::{FailingReport, Fault},
     front_of,
     refusal::Refusal,
     slots::{Gate, Returned},
@@ -131,6 +131,10 @@ impl Handler<InstanceLost> for FunctionActor {
         let Some(member) = self.instances.get_mut(&instance) else { return };
         member.stage = Stage::Ending;
         let boot_timeout = member.spec.boot_timeout;
+        let fault = match cause {
+            Cause::LaunchFailed(LaunchError::Missing(_)) => Fault::Host,
+            _ => Fault::Function,
+        };
         let refusal = match cause {
             Cause::LaunchFailed(LaunchError::Exhausted(why)) => {
                 Some(Refusal::HostSaturated { why, retry_after: self.desk.retry_after(self.waiters.len()) })
@@ -141,7 +145,7 @@ impl Handler<InstanceLost> for FunctionActor {
             _ => None,
         };
         if let Some(refusal) = refusal {
-            self.start_failed(instance, refusal);
+            self.start_failed(instance, refusal, fault);
         }
         self.settle(ctx);
     }
@@ -157,7 +161,7 @@ impl Handler<InstanceGone> for FunctionActor {
             if let Some(member) = self.instances.get_mut(&instance)
                 && std::mem::replace(&mut member.stage, Stage::Ending) == Stage::Booting
             {
-                self.start_failed(instance, Refusal::Lost);
+                self.start_failed(instance, Refusal::Lost, Fault::Function);
             }
         }
         self.instances.swap_remove(&instance);

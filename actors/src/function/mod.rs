@@ -35,7 +35,7 @@ use crate::{
     world::World,
 };
 pub use backoff::FailingReport;
-use backoff::{Allowance, Backoff, Turn};
+use backoff::{Allowance, Backoff, Fault, Turn};
 pub use desk::{Desk, Endpoint, Lease};
 use fleet::Demand;
 pub use handlers::FunctionSnapshot;
@@ -340,14 +340,14 @@ impl FunctionActor {
     }
 
     /// A start has failed: those who shared it are answered.
-    fn start_failed(&mut self, id: InstanceId, mut refusal: Refusal) {
+    fn start_failed(&mut self, id: InstanceId, mut refusal: Refusal, fault: Fault) {
         let now = Instant::now();
         let Some(member) = self.instances.get(&id) else { return };
         let (revision, capacity, round) = (member.revision, member.capacity(), member.round);
         if matches!(refusal, Refusal::HostSaturated { .. }) {
             self.backoff.set_back(now);
         } else {
-            let turn = self.backoff.failed(round, refusal.clone(), now);
+            let turn = self.backoff.failed(round, refusal.clone(), fault, now);
             self.tell(turn);
             if let Some(Refusal::Failing { retry_after, .. }) = self.backoff.refusal(now) {
                 refusal = Refusal::Failing { last: Box::new(refusal), retry_after };

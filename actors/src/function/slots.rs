@@ -13,8 +13,9 @@
 #[cfg(test)]
 mod tests;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
+use foldhash::{HashMap, HashMapExt};
 use tokio::time::Instant;
 
 use super::{desk::Endpoint, refusal::Refusal};

@@ -24,6 +24,7 @@ use crate::{
     output::OutputLog,
     sandbox::{Guest, LaunchError, LaunchOrder, Launched, RECLAIM_TIMEOUT},
     spec::FunctionSpec,
+    veil::Veil,
     world::World,
 };
 pub use life::{Cause, Verdict};
@@ -48,6 +49,7 @@ pub(crate) struct Birth {
 pub struct InstanceActor {
     id: InstanceId,
     token: ReadyToken,
+    veil: Veil,
     birth: Birth,
     log: Logger,
     life: Life,
@@ -61,6 +63,8 @@ pub struct InstanceActor {
     early_callbacks: Vec<CalledBack>,
     /// Declared after the body: the host's memory is given back after the guest.
     permit: Permit,
+    /// Whether a callback that was not believed has been logged. There may be any number.
+    distrusted: bool,
     /// Declared last, so that the parent is told after everything else has been dropped.
     notice: ExitNotice<InstanceGone>,
 }
@@ -100,9 +104,13 @@ impl InstanceActor {
         let (life, first_effects) = Life::begin(ordered_at, times);
         let log = birth.log.new(o!("instance" => id.to_string()));
         let notice = ExitNotice::new(birth.parent.clone().recipient(), InstanceGone { instance: id, bug: true });
+        let token = ReadyToken::random();
+        let veil = Veil::new(token, &birth.spec.env);
         let actor = Self {
             id,
-            token: ReadyToken::random(),
+            token,
+            output: OutputLog::new(veil.clone()),
+            veil,
             birth,
             log,
             life,
@@ -110,10 +118,10 @@ impl InstanceActor {
             first_effects,
             alarm: None,
             probe: None,
-            output: OutputLog::default(),
             body: Body::None,
             early_callbacks: Vec::new(),
             permit,
+            distrusted: false,
             notice,
         };
         actor.start()
@@ -199,6 +207,7 @@ impl InstanceActor {
                     },
                 };
                 ctx.spawn(exited.into_actor(self).map(|exit, actor, ctx| {
+                    let exit = actor.veil.over_exit(exit);
                     debug!(actor.log, "guest ended"; "how" => %exit);
                     if let Body::Running { endpoint, .. } = &actor.body {
                         // Set once: a guest ends once.
@@ -208,7 +217,7 @@ impl InstanceActor {
                 }));
                 self.on(Event::Launched { callback_source }, ctx);
             }
-            Err(error) => self.on(Event::LaunchFailed(error), ctx),
+            Err(error) => self.on(Event::LaunchFailed(self.veil.over_error(error)), ctx),
         }
         for callback in std::mem::take(&mut self.early_callbacks) {
             self.called_back(callback, ctx);
@@ -310,10 +319,12 @@ impl InstanceActor {
     }
 }
 
-fn answer_callback(actor: &InstanceActor, reply: oneshot::Sender<Verdict>, verdict: Verdict) {
+fn answer_callback(actor: &mut InstanceActor, reply: oneshot::Sender<Verdict>, verdict: Verdict) {
     if verdict != Verdict::Accepted {
         actor.birth.desk.stats().count_refused_callback();
-        warn!(actor.log, "ready callback was refused"; "why" => ?verdict);
+        if !std::mem::replace(&mut actor.distrusted, true) {
+            warn!(actor.log, "ready callback was refused"; "why" => ?verdict);
+        }
     }
     // A caller that has hung up does not need the answer.
     let _ = reply.send(verdict);

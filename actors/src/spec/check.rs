@@ -103,7 +103,7 @@ fn function(name: &str, directory: &Path, file: &Section<'_>, references: &mut V
             .map(|mib| (mib * BYTES_PER_MIB).ceil() as u64),
         port: file.integer("port", "a TCP port", 1..=65535).and_then(|port| port.try_into().ok()).unwrap_or(8080),
         readiness: readiness(file).unwrap_or(Readiness::Callback),
-        env: env(file),
+        env: env(file).into(),
         sandbox: sandbox(file, directory, references)?,
     })
 }

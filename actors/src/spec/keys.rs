@@ -32,7 +32,8 @@ pub(super) static FILE: Table = Table {
 
 pub(super) static READINESS: Table = Table { name: "the table of `readiness`", keys: &["http"] };
 
-pub(super) static PROCESS: Table = Table { name: "[process]", keys: &["command", "memory", "user"] };
+pub(super) static PROCESS: Table =
+    Table { name: "[process]", keys: &["command", "memory", "pids-limit", "file-size", "user"] };
 
 pub(super) static CONTAINER: Table = Table {
     name: "[container]",
@@ -47,6 +48,7 @@ pub(super) static CONTAINER: Table = Table {
         "capabilities",
         "no-new-privileges",
         "pids-limit",
+        "file-size",
         "read-only",
         "init",
         "log-size",

@@ -2,10 +2,11 @@
 //!
 //! [`FunctionSpec`] is the only form the rest of the daemon sees; a value of it has passed every check that needs no
 //! engine. `raw.rs` reads the file as it is written, `check.rs` and `sandbox.rs` turn that into a spec, `keys.rs` knows
-//! which keys there are, `files.rs` looks at the disk, `kernel.rs` at kernels, `name.rs` says what a function may be called, and `error.rs` what
-//! is wrong with file, key and value. Which functions exist is `registry/`'s business.
+//! which keys there are, `files.rs` looks at the disk, `kernel.rs` at kernels, `name.rs` says what a function may be called, `env.rs` keeps
+//! secrets, and `error.rs` says what is wrong with file, key and value. Which functions exist is `registry/`'s business.
 
 mod check;
+mod env;
 mod error;
 mod files;
 mod kernel;
@@ -17,7 +18,6 @@ mod sandbox;
 mod tests;
 
 use std::{
-    collections::BTreeMap,
     num::NonZeroUsize,
     path::{Path, PathBuf},
     time::Duration,
@@ -25,6 +25,7 @@ use std::{
 
 use serde::Serialize;
 
+pub use env::Environment;
 pub use error::{Problem, SpecError};
 pub use name::{NameError, check_name};
 
@@ -70,8 +71,7 @@ pub struct FunctionSpec {
     /// How an instance tells that it can take requests.
     pub readiness: Readiness,
     /// Environment for containers and processes. The values may be secrets: only the names are ever shown.
-    #[serde(serialize_with = "names_only")]
-    pub env: BTreeMap<String, String>,
+    pub env: Environment,
     /// What an instance is.
     pub sandbox: SandboxSpec,
 }
@@ -135,6 +135,10 @@ pub struct ProcessSpec {
     pub command: Vec<String>,
     /// Memory limit in MiB.
     pub memory: u64,
+    /// Processes and threads it may have at once.
+    pub pids_limit: u32,
+    /// The largest file it may write, in MiB.
+    pub file_size: Option<u32>,
     /// The user to run as: a name or a numeric id. `None`: an unprivileged one when the daemon is root.
     pub user: Option<String>,
 }
@@ -163,6 +167,8 @@ pub struct ContainerSpec {
     pub no_new_privileges: bool,
     /// Processes and threads the container may have at once.
     pub pids_limit: u32,
+    /// The largest file it may write, in MiB.
+    pub file_size: Option<u32>,
     /// Whether the container's file system is read-only, but for its volumes.
     pub read_only: bool,
     /// Whether the engine's own init is the first process: it passes signals on and reaps orphans.
@@ -314,8 +320,4 @@ fn optional_seconds<S: serde::Serializer>(duration: &Option<Duration>, serialize
         Some(duration) => seconds(duration, serializer),
         None => serializer.serialize_none(),
     }
-}
-
-fn names_only<S: serde::Serializer>(env: &BTreeMap<String, String>, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_seq(env.keys())
 }

@@ -18,10 +18,12 @@ const MIN_CONTAINER_MEMORY: u64 = 6;
 const MIN_CONTAINER_CPUS: f64 = 0.01;
 const MAX_CONTAINER_CPUS: f64 = 1024.0;
 /// Enough for a server with threads, and a fork bomb stays small.
-const DEFAULT_PIDS: u64 = 512;
+const DEFAULT_PIDS: u32 = 512;
 /// The most that Linux can number.
 const MAX_PIDS: u64 = 4_194_304;
-const DEFAULT_LOG_SIZE: u64 = 1;
+/// 1 TiB in MiB.
+const MAX_FILE_SIZE: u64 = 1 << 20;
+const DEFAULT_LOG_SIZE: u32 = 1;
 const MAX_LOG_SIZE: u64 = 1024;
 /// As many as Firecracker accepts.
 const MAX_VM_CPUS: u64 = 32;
@@ -34,7 +36,13 @@ pub(super) fn process(section: &Section<'_>, directory: &Path, references: &mut 
     if let Some(program) = command.first().filter(|program| program.contains('/') && !program.contains('%')) {
         references.push(Reference::new(section, "command", resolve(directory, program), Target::Program));
     }
-    ProcessSpec { command, memory: memory(section, 1), user: user(section) }
+    ProcessSpec {
+        command,
+        memory: memory(section, 1),
+        pids_limit: pids_limit(section),
+        file_size: file_size(section),
+        user: user(section),
+    }
 }
 
 /// A name or a numeric id. The highest number is the one that system calls take for "no change".
@@ -61,17 +69,26 @@ pub(super) fn container(section: &Section<'_>) -> ContainerSpec {
         user: section.word("user"),
         capabilities: capabilities(section),
         no_new_privileges: section.boolean("no-new-privileges").unwrap_or(true),
-        pids_limit: small(section, "pids-limit", "processes and threads", MAX_PIDS, DEFAULT_PIDS),
+        pids_limit: pids_limit(section),
+        file_size: file_size(section),
         read_only: section.boolean("read-only").unwrap_or(false),
         init: section.boolean("init").unwrap_or(false),
-        log_size: small(section, "log-size", "MiB", MAX_LOG_SIZE, DEFAULT_LOG_SIZE),
+        log_size: small(section, "log-size", "MiB", MAX_LOG_SIZE).unwrap_or(DEFAULT_LOG_SIZE),
         pull: section.choice("pull", &[("never", Pull::Never), ("missing", Pull::Missing)]).unwrap_or(Pull::Never),
     }
 }
 
+fn pids_limit(section: &Section<'_>) -> u32 {
+    small(section, "pids-limit", "processes and threads", MAX_PIDS).unwrap_or(DEFAULT_PIDS)
+}
+
+fn file_size(section: &Section<'_>) -> Option<u32> {
+    small(section, "file-size", "MiB", MAX_FILE_SIZE)
+}
+
 /// An integer of at least 1 that fits into 32 bits.
-fn small(section: &Section<'_>, key: &str, what: &str, most: u64, default: u64) -> u32 {
-    section.integer(key, what, 1..=most).unwrap_or(default).try_into().unwrap_or(u32::MAX)
+fn small(section: &Section<'_>, key: &str, what: &str, most: u64) -> Option<u32> {
+    section.integer(key, what, 1..=most).map(|value| value.try_into().unwrap_or(u32::MAX))
 }
 
 /// A name that engines give to networks: it becomes part of a URL.

@@ -30,6 +30,8 @@ EMPTY = ""
 [process]
 command = ["./f", "%callback", "%unknown", "100%"]
 memory = 64
+pids-limit = 20
+file-size = 5
 user = "nobody"
 "#;
 
@@ -47,6 +49,7 @@ user = "1000:1000"
 capabilities = ["SYS_PTRACE", "cap_net_raw"]
 no-new-privileges = false
 pids-limit = 64
+file-size = 7
 read-only = true
 init = true
 log-size = 2

@@ -3,7 +3,12 @@
 //! Everything runs on one thread in virtual time, with a scripted sandbox (`support/fake.rs`) in the place of real ones.
 //! The last file, `simulation.rs`, throws all of it together at random.
 
-#![allow(clippy::expect_used, clippy::print_stderr, reason = "helpers of tests may fail, and show their seeds")]
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "helpers of tests may fail, and show their seeds"
+)]
 
 mod admission;
 mod backoff;

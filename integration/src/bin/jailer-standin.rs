@@ -52,6 +52,8 @@ fn prepare(arguments: &[String]) -> Result<Command, String> {
     }
     let name = program.file_name().ok_or("Failed to extract filename from path")?;
     let root = Path::new(value("--chroot-base-dir")?).join(name).join(id).join("root");
+    // The real one becomes another user, and loses this by it: its program outlives a daemon that is killed.
+    let _ = nix::sys::prctl::set_pdeathsig(None);
     let mut command = Command::new(program);
     command.args(["--id", id]).args(words).current_dir(root);
     Ok(command)

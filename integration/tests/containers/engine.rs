@@ -1,10 +1,11 @@
 //! An engine that is absent, hangs or restarts. Each test has one of its own to maltreat.
 
-use std::time::Duration;
+use std::{fs, time::Duration};
 
 use futures::future::join_all;
-use integration::{Daemon, Engine, Function, contained, eventually, ms};
+use integration::{Daemon, Engine, Function, Home, Setup, contained, eventually, ms};
 use nix::sys::signal::Signal;
+use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::{TESTFN, container};
@@ -28,7 +29,8 @@ async fn an_absent_engine_fails_its_functions_only_and_is_used_as_soon_as_it_is_
     }
     daemon.get("/invoke/process/pid").await.ok();
     engine.release();
-    container(&daemon, "f").await;
+    // After three failures in a row there is a pause between attempts, of a second at most: it is no fault of the function.
+    eventually(ms(2000), "an answer", async || (daemon.get("/invoke/f/").await.status == 200).then_some(())).await;
 }
 
 #[tokio::test]
@@ -79,6 +81,71 @@ async fn containers_serve_on_while_the_engine_is_away_and_are_replaced_when_its_
     daemon.until("f", "idle", 1).await;
     assert_eq!(container(&daemon, "f").await, second);
     assert_eq!(engine.containers("unifaas-f-").await.len(), 1);
+}
+
+fn written_down(home: &Home) -> bool {
+    let journal = fs::read_to_string(home.path("state/journal")).unwrap();
+    let numbers = |kind: &str| {
+        let lines = journal.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let of_kind = lines.filter_map(|line| line[kind]["number"].as_u64().map(|number| (number, line.to_string())));
+        of_kind
+            .filter(|(_, line)| kind == "strike" || line.contains("container"))
+            .map(|(number, _)| number)
+            .collect::<Vec<_>>()
+    };
+    let struck = numbers("strike");
+    numbers("enter").iter().any(|number| !struck.contains(number))
+}
+
+/// Ends a daemon while the engine is away, starts the next one, and lets the engine come back.
+async fn removes_what_was_left(end: impl AsyncFnOnce(Daemon)) {
+    let Some(engine) = Engine::private(TESTFN) else { return };
+    let home = Home::new();
+    home.put(&contained("f", &[], "min-instances = 2", ""));
+    let setup = || Setup::at(&home).variable("DOCKER_HOST", engine.host()).option("--drain-grace", "0.2");
+    let daemon = setup().option("--callback-listen", "0.0.0.0:0").start().await;
+    daemon.until("f", "idle", 2).await;
+    let foreign = engine.foreign("unifaas-f-of-somebody-else").await;
+    engine.kill(true);
+    end(daemon).await;
+    assert!(written_down(&home));
+
+    home.remove("f");
+    home.put(&Function::new("process"));
+    let started = Instant::now();
+    let daemon = setup().start().await;
+    daemon.get("/invoke/process/pid").await.ok();
+    assert!(started.elapsed() < ms(2000), "it waited for the engine: {:?}", started.elapsed());
+    eventually(ms(3000), "it is told", async || daemon.log().contains("cannot be removed yet").then_some(())).await;
+    tokio::time::sleep(ms(500)).await;
+    assert!(written_down(&home));
+
+    engine.release();
+    eventually(Duration::from_secs(20), "they are removed and struck out", async || {
+        let left = engine.containers("unifaas-f-").await;
+        let only_foreign = left.len() == 1 && left[0].id.as_deref() == Some(foreign.as_str());
+        (only_foreign && !written_down(&home)).then_some(())
+    })
+    .await;
+    eventually(ms(3000), "that is told", async || {
+        let told = |line: &str| line.contains("\"kind\":\"containers\"") && line.contains("\"count\":2");
+        daemon.log().lines().any(told).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn containers_of_a_killed_daemon_are_removed_when_the_engine_is_back() {
+    removes_what_was_left(async |daemon| daemon.killed().await).await;
+}
+
+#[tokio::test]
+async fn containers_that_could_not_be_removed_at_the_end_are_removed_by_the_next_daemon() {
+    removes_what_was_left(async |mut daemon| {
+        daemon.signal(Signal::SIGTERM);
+        assert_eq!(daemon.ended_within(Duration::from_secs(40)).await.status.code(), Some(0));
+    })
+    .await;
 }
 
 /// Asks until told to stop; how many answers were good, and how many were not.

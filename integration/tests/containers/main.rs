@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+mod abuse;
 mod boot;
 mod disturbed;
 mod ending;
@@ -11,6 +12,7 @@ mod life;
 mod limits;
 mod pull;
 mod shipped;
+mod walls;
 
 use integration::{Daemon, Engine};
 

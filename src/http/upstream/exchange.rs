@@ -1,33 +1,30 @@
-//! One request and its response on one connection, both bodies streaming at the same time.
+//! One request and its response on one connection to an instance, both bodies moving at the same time.
 //!
-//! Nothing is spawned and nothing is buffered beyond one chunk each way: whoever polls for the response drives the
-//! request as well, so both directions are throttled by the slower end, and dropping the exchange ends both.
+//! Whoever polls for the response drives the request as well, so both directions are throttled by the slower end, and
+//! dropping the exchange ends both.
 
 use std::{
-    future::poll_fn,
-    io::{self, IoSlice},
-    pin::Pin,
+    io,
     task::{Context, Poll, ready},
 };
 
-use actix_http::{BoxedPayloadStream, Method, Payload, StatusCode, error::PayloadError};
-use bytes::{Buf, Bytes, BytesMut};
-use futures::Stream;
-use tokio::io::AsyncWrite;
-use tokio_util::io::poll_read_buf;
+use actix_http::StatusCode;
+use bytes::BytesMut;
 
-use super::{
-    Connection,
-    codec::{BodyReader, Framing, Nonsense, Piece, ResponseHead, put_chunk_line, take_head},
+use super::Connection;
+use crate::http::{
+    client::Side,
+    transfer::{Stopped, Transfer},
+    wire::{Framing, MAX_HEAD, Malformed, Nonsense, ResponseHead, Seen},
 };
 
-/// Room made for each read from an instance, in bytes.
-const READ_SIZE: usize = 32 * 1024;
+/// Reads and interim responses before somebody else has a turn: there may be no end to either.
+const TURN: usize = 64;
 
 /// Why an exchange came to no good end.
 #[derive(Debug, thiserror::Error)]
 pub enum ExchangeError {
-    /// The client left before its request was complete.
+    /// The client left before its request was complete, or takes nothing of the response.
     #[error("the client left")]
     ClientGone,
     /// The client's body is malformed.
@@ -53,112 +50,61 @@ pub enum ExchangeError {
     Nonsense(#[from] Nonsense),
 }
 
-/// What is sent to the instance after the head.
-pub struct RequestBody {
-    /// `None`: the client waits to be told to send it.
-    payload: Option<Payload<BoxedPayloadStream>>,
-    framing: Framing,
-    limit: Option<u64>,
-    taken: u64,
-}
-
-impl RequestBody {
-    /// `limit` is the largest body the function accepts, in bytes.
-    pub fn new(payload: Payload<BoxedPayloadStream>, framing: Framing, limit: Option<u64>) -> Self {
-        Self { payload: Some(payload), framing, limit, taken: 0 }
-    }
-
-    /// A body that is not sent before the instance has asked for it.
-    pub fn withheld(framing: Framing, limit: Option<u64>) -> Self {
-        Self { payload: None, framing, limit, taken: 0 }
-    }
-
-    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, ExchangeError>> {
-        if self.framing == Framing::None {
-            return Poll::Ready(Ok(None));
-        }
-        // A withheld body needs no waker: nothing comes before it is released.
-        let Some(payload) = &mut self.payload else { return Poll::Pending };
-        let chunk = match ready!(Pin::new(payload).poll_next(cx)) {
-            None => return Poll::Ready(Ok(None)),
-            Some(Ok(chunk)) => chunk,
-            Some(Err(PayloadError::EncodingCorrupted)) => return Poll::Ready(Err(ExchangeError::ClientMalformed)),
-            Some(Err(_)) => return Poll::Ready(Err(ExchangeError::ClientGone)),
-        };
-        self.taken += chunk.len() as u64;
-        match self.limit {
-            Some(limit) if self.taken > limit => Poll::Ready(Err(ExchangeError::BodyTooLarge { limit })),
-            _ => Poll::Ready(Ok(Some(chunk))),
-        }
-    }
-}
-
 /// One request and its response.
+#[derive(Debug)]
 pub struct Exchange {
     connection: Connection,
-    method: Method,
-    /// What is to be written: first this, then `chunk`, then `tail`.
-    head: BytesMut,
-    chunk: Bytes,
-    tail: &'static [u8],
-    body: RequestBody,
+    /// The request was a `HEAD`.
+    to_head: bool,
     sending: Sending,
-    receiving: Receiving,
+    /// The response's body. `None`: its head has not come.
+    receiving: Option<Transfer>,
+    /// Whether the connection may serve another request once the response has ended.
+    keep_alive: bool,
     heard: bool,
+    /// Of the head that is to come.
+    seen: Seen,
 }
 
 /// What an instance says to a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answer {
-    /// It wants the body that was withheld.
+    /// It wants the body that is withheld.
     Continue,
-    /// The head of its response.
-    Head(ResponseHead),
+    /// The head of its response is there.
+    Head,
 }
 
+/// How far the request is.
 #[derive(Debug)]
 enum Sending {
+    /// The head; the body is not sent before the instance has asked for it.
+    Head,
     Body,
+    /// What is left in the output.
+    Rest,
     Done,
     /// The instance takes no more. It may have answered already, so that is no failure by itself.
     Broken(Option<io::Error>),
 }
 
-#[derive(Debug)]
-enum Receiving {
-    Head,
-    Body { reader: BodyReader, keep_alive: bool },
-    Done { keep_alive: bool },
-}
-
 impl Exchange {
-    /// `head` is the complete request head.
-    pub fn new(connection: Connection, method: Method, head: BytesMut, body: RequestBody) -> Self {
-        Self {
-            connection,
-            method,
-            head,
-            chunk: Bytes::new(),
-            tail: b"",
-            body,
-            sending: Sending::Body,
-            receiving: Receiving::Head,
-            heard: false,
-        }
-    }
-
-    /// What the instance says next. Sends the request meanwhile, as far as the instance takes it.
-    pub async fn answer(&mut self) -> Result<Answer, ExchangeError> {
-        poll_fn(|cx| self.poll_answer(cx)).await
+    /// The request's head is in the connection's output. `withheld`: its body is to be asked for.
+    pub fn new(connection: Connection, to_head: bool, withheld: bool) -> Self {
+        let sending = if withheld { Sending::Head } else { Sending::Body };
+        Self { connection, to_head, sending, receiving: None, keep_alive: false, heard: false, seen: Seen::default() }
     }
 
     /// Lets a withheld body follow.
-    pub fn release(&mut self, payload: Payload<BoxedPayloadStream>) {
-        self.body.payload = Some(payload);
+    pub fn release(&mut self) {
+        if let Sending::Head = self.sending {
+            self.sending = Sending::Body;
+        }
     }
 
-    /// Whether the request could be sent again: no byte of a response has come, and nothing of the body is lost.
-    pub fn is_repeatable(&self, error: &ExchangeError) -> bool {
-        matches!(error, ExchangeError::Broken { heard: false, .. }) && self.body.taken == 0
+    /// Whether the client waits to be told to send its body.
+    pub fn withholds_body(&self) -> bool {
+        matches!(self.sending, Sending::Head)
     }
 
     /// Whether the connection had been kept from an earlier request.
@@ -166,136 +112,104 @@ impl Exchange {
         self.connection.reused
     }
 
-    /// Whether the request's body has been sent whole.
-    fn is_sent(&self) -> bool {
-        matches!(self.sending, Sending::Done)
-    }
-
     /// Whether the client is the one who is slow: all that it sent has been passed on, and more is to come.
     pub fn waits_for_client(&self) -> bool {
-        matches!(self.sending, Sending::Body) && !self.has_output() && !self.withholds_body()
+        matches!(self.sending, Sending::Body) && self.connection.socket.output.is_empty()
     }
 
-    /// Whether the client waits to be told to send its body.
-    pub fn withholds_body(&self) -> bool {
-        self.body.payload.is_none()
-    }
-
-    /// Gives back the body, for another attempt.
-    pub fn into_body(self) -> RequestBody {
-        self.body
+    /// Whether the whole request was sent. If not, what of it was read but not sent is between the connections.
+    pub fn is_sent(&self) -> bool {
+        matches!(self.sending, Sending::Done)
     }
 
     /// The connection, if it may serve another request.
     pub fn into_connection(self) -> Option<Connection> {
-        let over = self.is_sent() && matches!(self.receiving, Receiving::Done { keep_alive: true });
-        (over && self.connection.input.is_empty()).then_some(self.connection)
+        let over = self.keep_alive && self.is_sent();
+        (over && self.connection.socket.input.is_empty()).then_some(self.connection)
     }
 
-    fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answer, ExchangeError>> {
-        if let Poll::Ready(Err(error)) = self.poll_send(cx) {
+    /// What the instance says next. Sends the request meanwhile, as far as the instance takes it.
+    pub fn poll_answer(
+        &mut self,
+        cx: &mut Context<'_>,
+        client: &mut Side,
+        head: &mut ResponseHead,
+    ) -> Poll<Result<Answer, ExchangeError>> {
+        if let Poll::Ready(Err(error)) = self.poll_send(cx, client) {
             return Poll::Ready(Err(error));
         }
-        loop {
-            match take_head(&mut self.connection.input, &self.method)? {
-                Some(head) if head.status == StatusCode::CONTINUE && self.withholds_body() => {
-                    return Poll::Ready(Ok(Answer::Continue));
+        for _ in 0..TURN {
+            let input = &mut self.connection.socket.input;
+            if !self.seen.is_worth_parsing(input, MAX_HEAD) || !head.take(input, self.to_head)? {
+                match ready!(self.connection.socket.poll_read(cx)) {
+                    Ok(0) => return Poll::Ready(Err(self.broken(None))),
+                    Ok(_) => self.heard = true,
+                    Err(error) => return Poll::Ready(Err(self.broken(Some(error)))),
                 }
-                // Other interim responses are between the instance and us.
-                Some(head) if head.status.is_informational() && head.status != StatusCode::SWITCHING_PROTOCOLS => {}
-                Some(head) => {
-                    let keep_alive = head.keep_alive;
-                    self.receiving = match head.framing {
-                        Framing::None => Receiving::Done { keep_alive },
-                        framing => Receiving::Body { reader: BodyReader::new(framing), keep_alive },
-                    };
-                    return Poll::Ready(Ok(Answer::Head(head)));
-                }
-                None if ready!(self.poll_read(cx))? => {}
-                None => return Poll::Ready(Err(self.broken(None))),
+            } else if head.status == StatusCode::CONTINUE && self.withholds_body() {
+                self.seen = Seen::default();
+                return Poll::Ready(Ok(Answer::Continue));
+            } else if head.status == StatusCode::SWITCHING_PROTOCOLS || !head.status.is_informational() {
+                self.keep_alive = head.keep_alive;
+                return Poll::Ready(Ok(Answer::Head));
             }
+            // Other interim responses are between the instance and us.
+            self.seen = Seen::default();
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// The response's body goes to the client from here on, in chunks or as it comes.
+    pub fn start_body(&mut self, head: &ResponseHead, chunked: bool) {
+        self.receiving = Some(Transfer::new(head.framing, chunked));
+        if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            self.sending = Sending::Body;
         }
     }
 
-    /// The next piece of the response's body; `None` at its end.
-    pub fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, ExchangeError>>> {
-        match self.poll_send(cx) {
-            Poll::Ready(Err(error)) => return Poll::Ready(Some(Err(error))),
+    /// Moves the response's body. Ready once its last byte is in the client's output.
+    pub fn poll_body(&mut self, cx: &mut Context<'_>, client: &mut Side) -> Poll<Result<(), ExchangeError>> {
+        match self.poll_send(cx, client) {
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
             // A tunnel ends with either side.
-            Poll::Ready(Ok(())) if self.body.framing == Framing::UntilClose => return Poll::Ready(None),
+            Poll::Ready(Ok(())) if client.body.framing() == Framing::UntilClose => return Poll::Ready(Ok(())),
             _ => {}
         }
-        loop {
-            let Receiving::Body { reader, keep_alive } = &mut self.receiving else { return Poll::Ready(None) };
-            let keep_alive = *keep_alive;
-            match reader.take(&mut self.connection.input) {
-                Ok(Piece::Data(data)) => return Poll::Ready(Some(Ok(data))),
-                Ok(Piece::End) => self.receiving = Receiving::Done { keep_alive },
-                Ok(Piece::Hungry) => {
-                    let ends_here = reader.ends_with_connection();
-                    match ready!(self.poll_read(cx)) {
-                        Ok(true) => {}
-                        Ok(false) if ends_here => self.receiving = Receiving::Done { keep_alive: false },
-                        Ok(false) => return Poll::Ready(Some(Err(self.broken(None)))),
-                        Err(error) => return Poll::Ready(Some(Err(error))),
-                    }
-                }
-                Err(nonsense) => return Poll::Ready(Some(Err(nonsense.into()))),
-            }
-        }
+        let Some(body) = &mut self.receiving else { return Poll::Ready(Ok(())) };
+        let stopped = match ready!(body.poll(cx, &mut self.connection.socket, &mut client.socket)) {
+            Ok(()) => return Poll::Ready(Ok(())),
+            Err(stopped) => stopped,
+        };
+        Poll::Ready(Err(match stopped {
+            Stopped::Source(error) => self.broken(error),
+            Stopped::Malformed(malformed) => Nonsense::from(malformed).into(),
+            Stopped::Sink(_) | Stopped::TooLarge { .. } => ExchangeError::ClientGone,
+        }))
     }
 
     /// Sends as much as the client has and the instance takes.
-    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ExchangeError>> {
-        while matches!(self.sending, Sending::Body) {
-            if self.has_output() {
-                let output = [IoSlice::new(&self.head), IoSlice::new(&self.chunk), IoSlice::new(self.tail)];
-                match ready!(Pin::new(&mut self.connection.io).poll_write_vectored(cx, &output)) {
-                    Ok(0) => self.sending = Sending::Broken(None),
-                    Ok(written) => self.wrote(written),
-                    Err(error) => self.sending = Sending::Broken(Some(error)),
+    fn poll_send(&mut self, cx: &mut Context<'_>, client: &mut Side) -> Poll<Result<(), ExchangeError>> {
+        loop {
+            let instance = &mut self.connection.socket;
+            match self.sending {
+                Sending::Body => match ready!(client.body.poll(cx, &mut client.socket, instance)) {
+                    Ok(()) => self.sending = Sending::Rest,
+                    Err(Stopped::Sink(error)) => self.sending = Sending::Broken(Some(error)),
+                    Err(Stopped::Source(_)) => return Poll::Ready(Err(ExchangeError::ClientGone)),
+                    Err(Stopped::Malformed(Malformed)) => return Poll::Ready(Err(ExchangeError::ClientMalformed)),
+                    Err(Stopped::TooLarge { limit }) => return Poll::Ready(Err(ExchangeError::BodyTooLarge { limit })),
+                },
+                Sending::Head | Sending::Rest => {
+                    match ready!(instance.poll_flush(cx, &mut BytesMut::new())) {
+                        Err(error) => self.sending = Sending::Broken(Some(error)),
+                        // A withheld body needs no waker: nothing comes before it is released.
+                        Ok(()) if self.withholds_body() => return Poll::Pending,
+                        Ok(()) => self.sending = Sending::Done,
+                    }
                 }
-                continue;
+                Sending::Done | Sending::Broken(_) => return Poll::Ready(Ok(())),
             }
-            match ready!(self.body.poll_chunk(cx))? {
-                Some(chunk) if self.body.framing == Framing::Chunked => {
-                    put_chunk_line(&mut self.head, chunk.len());
-                    self.chunk = chunk;
-                    self.tail = b"\r\n";
-                }
-                Some(chunk) => self.chunk = chunk,
-                None if self.body.framing == Framing::Chunked => {
-                    self.body.framing = Framing::None;
-                    self.tail = b"0\r\n\r\n";
-                }
-                None => self.sending = Sending::Done,
-            }
-        }
-        Poll::Ready(Ok(()))
-    }
-
-    fn has_output(&self) -> bool {
-        self.head.has_remaining() || self.chunk.has_remaining() || !self.tail.is_empty()
-    }
-
-    fn wrote(&mut self, mut written: usize) {
-        for part in [&mut self.head as &mut dyn Buf, &mut self.chunk, &mut self.tail] {
-            let here = written.min(part.remaining());
-            part.advance(here);
-            written -= here;
-        }
-    }
-
-    /// Reads more. `false`: the instance has ended the connection in an orderly way.
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, ExchangeError>> {
-        let Connection { io, input, .. } = &mut self.connection;
-        input.reserve(READ_SIZE);
-        match ready!(poll_read_buf(Pin::new(io), cx, input)) {
-            Ok(read) => {
-                self.heard |= read > 0;
-                Poll::Ready(Ok(read > 0))
-            }
-            Err(error) => Poll::Ready(Err(self.broken(Some(error)))),
         }
     }
 

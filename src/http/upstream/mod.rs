@@ -1,31 +1,31 @@
 //! Connections to instances: opened, kept for the next request, and thrown away with the instance.
 //!
 //! Each HTTP worker has its own [`Pool`], because a connection belongs to the event loop that opened it. What is said on a
-//! connection is `exchange.rs`, the bytes themselves `codec.rs`.
+//! connection is `exchange.rs`.
 
-mod codec;
 mod exchange;
 
-use std::{cell::RefCell, collections::HashMap, io, net::SocketAddr, time::Duration};
+use std::{cell::RefCell, io, net::SocketAddr, time::Duration};
 
-use bytes::BytesMut;
+use foldhash::HashMap;
 use tokio::{net::TcpStream, time::Instant};
 use unifaas_actors::{Endpoint, InstanceId};
 
-pub use codec::{Framing, Nonsense, ResponseHead, content_length, end_head, put_header, start_head};
-pub use exchange::{Answer, Exchange, ExchangeError, RequestBody};
+pub use exchange::{Answer, Exchange, ExchangeError};
+
+use super::socket::Socket;
 
 /// How long an unused connection is kept: less than the five seconds after which common servers close theirs.
 const KEPT: Duration = Duration::from_secs(4);
+/// After how long an unused connection gives back the memory that only large bodies need.
+const SWOLLEN: Duration = Duration::from_secs(1);
 /// Unused connections kept per instance and worker.
 const KEPT_PER_INSTANCE: usize = 64;
 
 /// One connection to an instance.
 #[derive(Debug)]
 pub struct Connection {
-    io: TcpStream,
-    /// Bytes that were read and not yet understood.
-    input: BytesMut,
+    pub socket: Socket,
     /// Whether it has served a request before: the instance may be closing it right now.
     reused: bool,
 }
@@ -35,14 +35,14 @@ impl Connection {
     pub async fn open(address: SocketAddr) -> io::Result<Self> {
         let io = TcpStream::connect(address).await?;
         io.set_nodelay(true)?;
-        Ok(Self { io, input: BytesMut::new(), reused: false })
+        Ok(Self { socket: Socket::new(io), reused: false })
     }
 
     /// Whether it can take another request as far as can be known without asking the other side.
     fn is_quiet(&self) -> bool {
         // Between requests an instance has nothing to say: bytes, an end or an error all mean that it is of no use.
         let would_block = |error: io::Error| error.kind() == io::ErrorKind::WouldBlock;
-        self.input.is_empty() && self.io.try_read(&mut [0]).is_err_and(would_block)
+        self.socket.input.is_empty() && self.socket.io().try_read(&mut [0]).is_err_and(would_block)
     }
 }
 
@@ -58,10 +58,9 @@ struct Kept {
 
 impl Pool {
     /// A connection that the instance has kept open, the most recently used one.
-    pub fn take(&self, instance: InstanceId) -> Option<Connection> {
+    pub fn take(&self, instance: InstanceId, now: Instant) -> Option<Connection> {
         let mut pool = self.0.borrow_mut();
         let kept = pool.get_mut(&instance)?;
-        let now = Instant::now();
         while let Some((connection, since)) = kept.connections.pop() {
             if now - since < KEPT && connection.is_quiet() {
                 return Some(connection);
@@ -89,7 +88,12 @@ impl Pool {
     pub fn sweep(&self) {
         let now = Instant::now();
         self.0.borrow_mut().retain(|_, kept| {
-            kept.connections.retain(|(_, since)| now - *since < KEPT);
+            kept.connections.retain_mut(|(connection, since)| {
+                if now - *since > SWOLLEN {
+                    connection.socket.shrink();
+                }
+                now - *since < KEPT
+            });
             kept.endpoint.is_live() && !kept.connections.is_empty()
         });
     }

@@ -13,12 +13,14 @@ use super::{group::write, locate::Place};
 
 /// Where a daemon goes that has a cgroup for itself alone.
 const LEAF: &str = "unifaas-daemon";
+/// The controller without which there is no point.
+const MEMORY: &str = "memory";
 
 /// Directories in which instances can be limited, the best first; taking the first can move the daemon into a leaf.
 pub fn homes(place: &Place) -> impl Iterator<Item = PathBuf> {
     let above = place.own.ancestors().skip(1).take_while(|directory| directory.starts_with(&place.mount));
-    let own = Some(place.own.as_path()).filter(|own| passes_on(own) || settle(own).is_ok());
-    own.into_iter().chain(above.filter(|directory| passes_on(directory))).map(Path::to_owned)
+    let own = Some(place.own.as_path()).filter(|own| passes_on(own, MEMORY) || settle(own).is_ok());
+    own.into_iter().chain(above.filter(|directory| passes_on(directory, MEMORY))).map(Path::to_owned)
 }
 
 /// Lets the children of `directory` limit memory and, where possible, the number of processes.
@@ -29,9 +31,10 @@ pub fn pass_on(directory: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn passes_on(directory: &Path) -> bool {
+/// Whether the children of `directory` have that controller.
+pub fn passes_on(directory: &Path, controller: &str) -> bool {
     fs::read_to_string(directory.join("cgroup.subtree_control"))
-        .is_ok_and(|controllers| controllers.split_whitespace().any(|one| one == "memory"))
+        .is_ok_and(|controllers| controllers.split_whitespace().any(|one| one == controller))
 }
 
 /// Makes the daemon's own cgroup pass on its controllers.

@@ -14,14 +14,21 @@ use nix::{
 };
 use tokio::time::{self, Instant};
 
-/// Processes and threads an instance may have at once: plenty for a function, too few for a fork bomb.
-const PIDS: u64 = 512;
 /// Rounds of killing in one call, where the kernel cannot kill a cgroup as a whole.
 const KILL_ROUNDS: usize = 8;
 /// How long dying processes may keep a directory from being removed.
 const REMOVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Between attempts to remove a directory: the first and the longest pause.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
+
+/// What an instance may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Allowance {
+    /// In MiB.
+    pub memory: u64,
+    /// Processes and threads at once.
+    pub pids: u32,
+}
 
 /// Which files a directory has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +45,10 @@ impl Controls {
             Controls::V1Pids => "pids",
             Controls::V2 => "unified",
         }
+    }
+
+    pub(super) fn named(name: &str) -> Option<Self> {
+        [Controls::V1Memory, Controls::V1Pids, Controls::V2].into_iter().find(|controls| controls.name() == name)
     }
 }
 
@@ -56,11 +67,11 @@ pub struct Group {
 
 impl Group {
     /// Makes the directories and sets the limits; on an error nothing is left.
-    pub(super) fn create(members: impl Iterator<Item = Member>, memory: u64) -> io::Result<Self> {
+    pub(super) fn create(members: impl Iterator<Item = Member>, allowance: Allowance) -> io::Result<Self> {
         let mut group = Self { members: Vec::new() };
         for member in members {
             fs::create_dir(&member.directory)?;
-            let limited = member.limit(memory);
+            let limited = member.limit(allowance);
             group.members.push(member);
             limited?;
         }
@@ -134,7 +145,7 @@ impl Drop for Group {
 }
 
 impl Member {
-    fn limit(&self, memory: u64) -> io::Result<()> {
+    fn limit(&self, Allowance { memory, pids }: Allowance) -> io::Result<()> {
         let set = |file: &str, value: u64| write(&self.directory.join(file), &value.to_string());
         let bytes = memory.saturating_mul(1 << 20);
         // Swap accounting and group-wide OOM kills are not in every kernel; the limit itself must hold.
@@ -143,12 +154,12 @@ impl Member {
                 set("memory.limit_in_bytes", bytes)?;
                 let _ = set("memory.memsw.limit_in_bytes", bytes).or_else(|_| set("memory.swappiness", 0));
             }
-            Controls::V1Pids => set("pids.max", PIDS)?,
+            Controls::V1Pids => set("pids.max", pids.into())?,
             Controls::V2 => {
                 set("memory.max", bytes)?;
                 let _ = set("memory.swap.max", 0);
                 let _ = set("memory.oom.group", 1);
-                let _ = set("pids.max", PIDS);
+                let _ = set("pids.max", pids.into());
             }
         }
         Ok(())
@@ -225,9 +236,9 @@ mod tests {
             fs::write(directory.path().join(file), "").unwrap();
         }
         let member = Member { controls: Controls::V2, directory: directory.path().to_owned(), label: String::new() };
-        member.limit(64).unwrap();
+        member.limit(Allowance { memory: 64, pids: 20 }).unwrap();
         let read = |file| fs::read_to_string(directory.path().join(file)).unwrap();
         assert_eq!((read("memory.max"), read("memory.swap.max")), ("67108864".to_owned(), "0".to_owned()));
-        assert_eq!(read("pids.max"), "512");
+        assert_eq!(read("pids.max"), "20");
     }
 }

@@ -2,10 +2,10 @@
 
 use std::{cell::Cell, io, rc::Rc};
 
-use slog::{Logger, debug, warn};
-use tokio::task;
+use slog::{Logger, warn};
 
-use super::{Cgroups, Group};
+use super::{Allowance, Cgroups, Group};
+use crate::state::State;
 
 /// Shared by the engines.
 #[derive(Clone)]
@@ -19,35 +19,31 @@ struct Shared {
 }
 
 impl Limits {
-    /// Makes the daemon's cgroups and removes those of daemons that are no more, with whatever still runs in them.
-    ///
-    /// # Panics
-    /// Outside of a `LocalSet`.
-    pub fn set_up(log: &Logger) -> Self {
-        let (cgroups, error) = match Cgroups::set_up() {
+    /// Makes the daemon's cgroups.
+    pub fn set_up(state: &State, log: &Logger) -> Self {
+        let (cgroups, error) = match Cgroups::set_up(state) {
             Ok(cgroups) => (Some(cgroups), None),
             Err(error) => (None, Some(error)),
         };
-        let leftovers = cgroups.as_ref().map(Cgroups::leftovers).unwrap_or_default();
-        if !leftovers.is_empty() {
-            debug!(log, "removing cgroups of an earlier daemon"; "count" => leftovers.len());
-            task::spawn_local(async move {
-                for group in leftovers {
-                    let _ = group.remove().await;
-                }
-            });
-        }
         let limits = Self(Rc::new(Shared { cgroups, warned: Cell::new(false), log: log.clone() }));
         if let Some(error) = error {
             limits.warn_unlimited(&error);
+        } else if !limits.0.cgroups.as_ref().is_some_and(Cgroups::counts_processes) {
+            warn!(log, "instances may have any number of processes: there is no controller for that in reach");
         }
         limits
     }
 
-    /// A cgroup for one instance that may use `memory` MiB. `None`: it runs without limit, which is logged once.
-    pub fn group(&self, name: &str, memory: u64) -> Option<Group> {
-        let made = self.0.cgroups.as_ref()?.group(name, memory);
+    /// A cgroup for one instance. `None`: it runs without limit, which is logged once.
+    pub fn group(&self, name: &str, allowance: Allowance) -> Option<Group> {
+        let made = self.0.cgroups.as_ref()?.group(name, allowance);
         made.inspect_err(|error| self.warn_unlimited(error)).ok()
+    }
+
+    /// As on a host where no cgroup can be made.
+    #[cfg(test)]
+    pub fn none(log: &Logger) -> Self {
+        Self(Rc::new(Shared { cgroups: None, warned: Cell::new(false), log: log.clone() }))
     }
 
     /// The directories that hold those of the instances.
@@ -58,7 +54,7 @@ impl Limits {
 
     fn warn_unlimited(&self, error: &io::Error) {
         if !self.0.warned.replace(true) {
-            warn!(self.0.log, "instances run without memory limit: no cgroup can be made for them"; "error" => %error);
+            warn!(self.0.log, "instances run without limit of memory and processes: no cgroup can be made for them"; "error" => %error);
         }
     }
 }

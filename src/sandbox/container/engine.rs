@@ -79,6 +79,11 @@ impl Engine {
         Self { host, connected: RefCell::new(None) }
     }
 
+    /// Where it is.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
     /// Makes one call, which is named in errors. A call that is given up on may still be carried out.
     ///
     /// # Errors

@@ -14,11 +14,14 @@ use unifaas_actors::{
     sandbox::{Guest, GuestExit, ReclaimError},
 };
 
+use crate::sandbox::pace::Pace;
+
 use super::{
     engine::{Engine, QUICK},
     remover::Remover,
     watch::End,
 };
+use crate::state::Entry;
 
 /// How long the last output may take to be read once the container has ended.
 const LAST_OUTPUT: Duration = Duration::from_millis(50);
@@ -35,7 +38,8 @@ pub struct ContainerGuest {
     pub remover: Remover,
     /// What its image wants to be asked to end with.
     pub stop_signal: String,
-    pub reclaimed: bool,
+    /// Until it is being removed.
+    pub entry: Option<Entry>,
 }
 
 /// A container in its engine.
@@ -59,10 +63,10 @@ impl Guest for ContainerGuest {
     }
 
     fn reclaim(mut self: Box<Self>) -> LocalBoxFuture<'static, Result<(), ReclaimError>> {
-        self.reclaimed = true;
         self.container.killed.set(true);
         Box::pin(async move {
-            self.remover.remove(&self.container.id).await;
+            let entry = self.entry.take();
+            self.remover.remove(&self.container.id, entry).await;
             Ok(())
         })
     }
@@ -71,10 +75,10 @@ impl Guest for ContainerGuest {
 impl Drop for ContainerGuest {
     fn drop(&mut self) {
         // An actor panicked. The request cannot be made here, but it is made for as long as the daemon runs; after that,
-        // the labels tell the next one.
-        if !self.reclaimed {
+        // the next one reads of it.
+        if let Some(entry) = self.entry.take() {
             self.container.killed.set(true);
-            self.remover.discard(&self.container.id);
+            self.remover.discard(&self.container.id, entry);
         }
     }
 }
@@ -101,6 +105,7 @@ impl Container {
         let Ok(docker) = self.engine.client().await else { return };
         let mut output = docker.logs(&self.id, Some(options));
         let mut unfinished = false;
+        let mut pace = Pace::new();
         while let Some(Ok(output)) = output.next().await {
             let (LogOutput::StdOut { message } | LogOutput::StdErr { message } | LogOutput::Console { message }) =
                 output
@@ -109,6 +114,7 @@ impl Container {
             };
             log.write(&message);
             unfinished = !message.ends_with(b"\n");
+            pace.keep(message.len()).await;
         }
         if unfinished {
             log.write(b"\n");

@@ -3,11 +3,12 @@
 //!
 //! A cold start costs three calls: create with everything in it, start, and a look at the address. All else happens
 //! beside or before them. `request.rs` says what is made, `engine.rs` how the engine is spoken to, `networks.rs` where
-//! this host is in its networks, `watch.rs` hears of ends, `guest.rs` is the running container, and `remover.rs` sees
-//! that nothing is left.
+//! this host is in its networks, `watch.rs` hears of ends, `guest.rs` is the running container, `remover.rs` sees that
+//! nothing is left, and `leftovers.rs` that nothing is left of an earlier daemon.
 
 mod engine;
 mod guest;
+mod leftovers;
 mod networks;
 mod remover;
 mod request;
@@ -28,19 +29,23 @@ use bollard::{
     query_parameters::{CreateContainerOptionsBuilder, CreateImageOptionsBuilder},
 };
 use futures::{StreamExt, future::LocalBoxFuture};
-use slog::{Logger, debug, info, o};
-use tokio::{task, time};
+use slog::{Logger, debug, info};
+use tokio::{sync::oneshot, task, time};
 use unifaas_actors::{
-    InstanceId,
     sandbox::{LaunchError, LaunchOrder, Launched},
     spec::{ContainerSpec, Pull, Readiness},
 };
 
+use crate::{
+    neighbours::Neighbours,
+    state::{Entry, Journal, State, Thing},
+};
 use engine::{Engine, EngineError, QUICK};
 use guest::{Container, ContainerGuest};
 use networks::Networks;
 use remover::Remover;
-use watch::Watch;
+use request::Owner;
+use watch::{End, Watch};
 
 /// To make a container: the engine unpacks nothing, but it may be busy with others.
 const CREATE: Duration = Duration::from_secs(10);
@@ -64,8 +69,10 @@ struct Parts {
     remover: Remover,
     /// The bound address of the callback listener.
     callback: SocketAddr,
-    /// The label of what this daemon makes.
-    daemon: String,
+    /// On the labels of what this daemon makes.
+    owner: Owner,
+    journal: Journal,
+    log: Logger,
 }
 
 impl Containers {
@@ -73,20 +80,27 @@ impl Containers {
     ///
     /// # Panics
     /// Outside of a `LocalSet`.
-    pub fn new(callback: SocketAddr, log: &Logger) -> Self {
+    pub fn new(callback: SocketAddr, state: &State, neighbours: Neighbours, log: &Logger) -> Self {
         let engine = Rc::new(Engine::from_environment());
-        // As good a random name as an instance's.
-        let daemon = InstanceId::random().to_string();
-        let log = log.new(o!("daemon" => daemon.clone()));
+        let owner = Owner { daemon: state.identity(), life: state.life() };
         let parts = Parts {
-            networks: Networks::new(engine.clone()),
-            watch: Watch::new(engine.clone(), daemon.clone(), log.clone()),
-            remover: Remover::start(engine.clone(), log),
+            networks: Networks::new(engine.clone(), neighbours),
+            watch: Watch::new(engine.clone(), owner.daemon.clone(), log.clone()),
+            remover: Remover::start(engine.clone(), log.clone()),
             engine,
             callback,
-            daemon,
+            owner,
+            journal: state.journal.clone(),
+            log: log.clone(),
         };
         Self { parts: Rc::new(parts) }
+    }
+
+    /// Removes what earlier daemons of the state directory have left, as soon as their engines can be reached: `left` are
+    /// entries with the engine and the name of a container. Goes on in the background.
+    pub fn remove_leftovers(&self, left: Vec<(Entry, String, String)>) {
+        let Parts { engine, owner, log, .. } = &*self.parts;
+        leftovers::remove(engine, left, owner, log);
     }
 
     /// Starts one.
@@ -112,13 +126,27 @@ impl Parts {
         let gateway = self.networks.gateway(container.network.as_deref()).await?;
         let callback = self.callback_from(gateway, &order.spec.readiness)?;
         let name = request::name(&order);
-        let id = self.create(&name, &order, container, callback).await?;
-        let launched = self.start(&order, container, id.clone(), &name, gateway).await;
-        if launched.is_err() {
-            // Goes on in the background when the engine takes its time.
-            let _ = time::timeout(CLEANING, self.remover.remove(&id)).await;
+        let thing = Thing::Container { engine: self.engine.host().to_owned(), name: name.clone() };
+        let entry = self.journal.enter(thing)?;
+        let id = match self.create(&name, &order, container, callback).await {
+            Ok(id) => id,
+            Err(NotCreated { error, doubtful }) => {
+                if doubtful {
+                    let _ = time::timeout(CLEANING, self.remover.remove_if_created(&name, entry)).await;
+                } else {
+                    entry.strike();
+                }
+                return Err(error);
+            }
+        };
+        match self.start(&order, &id, gateway).await {
+            Ok(started) => Ok(self.launched(&order, container, name, started, entry)),
+            Err(error) => {
+                // Goes on in the background when the engine takes its time.
+                let _ = time::timeout(CLEANING, self.remover.remove(&id, Some(entry))).await;
+                Err(error)
+            }
         }
-        launched
     }
 
     fn callback_from(&self, gateway: IpAddr, readiness: &Readiness) -> Result<SocketAddr, LaunchError> {
@@ -141,9 +169,9 @@ impl Parts {
         order: &LaunchOrder,
         container: &ContainerSpec,
         callback: SocketAddr,
-    ) -> Result<String, LaunchError> {
+    ) -> Result<String, NotCreated> {
         let options = CreateContainerOptionsBuilder::new().name(name).build();
-        let body = request::body(order, container, callback, &self.daemon);
+        let body = request::body(order, container, callback, &self.owner);
         let create = async || {
             let (options, body) = (options.clone(), body.clone());
             let create = async |docker: Docker| docker.create_container(Some(options), body).await;
@@ -157,20 +185,18 @@ impl Parts {
             }
             created => created,
         };
-        match created {
-            Ok(created) => Ok(created.id),
-            Err(error) if error.is_not_found() => Err(LaunchError::Missing(format!(
-                "image {:?} is not in the local engine (`pull = \"missing\"` would fetch it): {error}",
-                container.image
-            ))),
-            Err(error) => {
-                if !matches!(error, EngineError::Refused { .. }) {
-                    // It may come to be all the same, once the engine has read the request.
-                    let _ = time::timeout(CLEANING, self.remover.remove_if_created(name)).await;
-                }
-                Err(error.into())
-            }
-        }
+        created.map(|created| created.id).map_err(|error| {
+            // It may come to be all the same, once the engine has read the request.
+            let doubtful = !matches!(error, EngineError::Refused { .. });
+            let error = match error.is_not_found() {
+                true => LaunchError::Missing(format!(
+                    "image {:?} is not in the local engine (`pull = \"missing\"` would fetch it): {error}",
+                    container.image
+                )),
+                false => error.into(),
+            };
+            NotCreated { error, doubtful }
+        })
     }
 
     /// Fetches an image. As long as it takes: the boot timeout lets those who wait go.
@@ -188,27 +214,20 @@ impl Parts {
     }
 
     /// Starts a container that was made, and learns what there is to know about it.
-    async fn start(
-        &self,
-        order: &LaunchOrder,
-        spec: &ContainerSpec,
-        id: String,
-        name: &str,
-        gateway: IpAddr,
-    ) -> Result<Launched, LaunchError> {
-        let end = self.watch.end_of(&id);
+    async fn start(&self, order: &LaunchOrder, id: &str, gateway: IpAddr) -> Result<Started, LaunchError> {
+        let end = self.watch.end_of(id);
         let limit = order.spec.boot_timeout.saturating_sub(TELLING).max(START);
-        let start = async |docker: Docker| docker.start_container(&id, None).await;
+        let start = async |docker: Docker| docker.start_container(id, None).await;
         self.engine.ask("start", limit, start).await?;
 
         let container = Container {
             engine: self.engine.clone(),
-            id: id.clone(),
+            id: id.to_owned(),
             killed: Rc::new(Cell::new(false)),
             log: order.log.clone(),
         };
         let output = task::spawn_local(container.clone().collect(order.output.clone()));
-        let inspect = async |docker: Docker| docker.inspect_container(&id, None).await;
+        let inspect = async |docker: Docker| docker.inspect_container(id, None).await;
         let facts = match self.engine.ask("inspect", QUICK, inspect).await {
             Ok(found) => Facts::of(&found),
             Err(error) if error.is_not_found() => Facts::default(),
@@ -220,24 +239,57 @@ impl Parts {
             // It was told to call back where this host no longer is.
             return Err(LaunchError::Refused(format!("the gateway of its network has just changed from {gateway}")));
         }
-        debug!(order.log, "container started"; "container" => name, "address" => ?facts.address);
+        Ok(Started { container, facts, output, end })
+    }
+
+    fn launched(
+        &self,
+        order: &LaunchOrder,
+        spec: &ContainerSpec,
+        name: String,
+        started: Started,
+        entry: Entry,
+    ) -> Launched {
+        let Started { container, facts, output, end } = started;
+        debug!(order.log, "container started"; "container" => &name, "address" => ?facts.address);
         // One that has ended already has no address: its end is about to be told.
         let address = facts.address.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
-        Ok(Launched {
+        Launched {
             address: SocketAddr::new(address, order.spec.port),
             callback_source: address,
             pid: facts.pid,
-            engine_id: Some(id),
+            engine_id: Some(container.id.clone()),
             resources: vec![format!("container {name}")],
             exited: Box::pin(container.clone().exited(end, output, spec.memory)),
             guest: Box::new(ContainerGuest {
                 container,
                 remover: self.remover.clone(),
                 stop_signal: facts.stop_signal.unwrap_or_else(|| "SIGTERM".to_owned()),
-                reclaimed: false,
+                entry: Some(entry),
             }),
-        })
+        }
     }
+}
+
+/// Why there is no container.
+struct NotCreated {
+    error: LaunchError,
+    /// Whether there may yet be one.
+    doubtful: bool,
+}
+
+impl From<LaunchError> for NotCreated {
+    fn from(error: LaunchError) -> Self {
+        Self { error, doubtful: false }
+    }
+}
+
+/// A container that runs, or did.
+struct Started {
+    container: Container,
+    facts: Facts,
+    output: task::JoinHandle<()>,
+    end: oneshot::Receiver<End>,
 }
 
 /// What is worth knowing of a container that was started.

@@ -1,11 +1,14 @@
 //! Which address this host has in the networks of the containers: the gateway that the engine tells, or where it tells
-//! none (Docker's default bridge until the engine has been restarted), the one that the host has in their subnet.
+//! none (Docker's default bridge until the engine has been restarted), the one that the host has in their subnet. Whoever
+//! asks for it is about to start a container there, so that is when the network is entered among the [`Neighbours`].
 
 use std::{cell::RefCell, collections::HashMap, net::IpAddr, rc::Rc};
 
 use bollard::models::NetworkInspect;
-use nix::ifaddrs::getifaddrs;
+use ipnet::IpNet;
 use unifaas_actors::sandbox::LaunchError;
+
+use crate::neighbours::{Neighbours, OwnAddress, own_addresses};
 
 use super::engine::{Engine, EngineError, QUICK};
 
@@ -18,13 +21,14 @@ const BRIDGE: &str = "bridge";
 #[derive(Debug)]
 pub struct Networks {
     engine: Rc<Engine>,
+    neighbours: Neighbours,
     gateways: RefCell<HashMap<String, IpAddr>>,
 }
 
 impl Networks {
     /// Nothing is known yet.
-    pub fn new(engine: Rc<Engine>) -> Self {
-        Self { engine, gateways: RefCell::default() }
+    pub fn new(engine: Rc<Engine>, neighbours: Neighbours) -> Self {
+        Self { engine, neighbours, gateways: RefCell::default() }
     }
 
     /// The gateway of `network`, or of the engine's default network.
@@ -36,7 +40,9 @@ impl Networks {
         if let Some(gateway) = self.gateways.borrow().get(key) {
             return Ok(*gateway);
         }
-        let gateway = gateway_of(&self.inspect(network).await?, &own_addresses())?;
+        let found = self.inspect(network).await?;
+        let gateway = gateway_of(&found, &own_addresses())?;
+        self.neighbours.add_network(found.name.as_deref().unwrap_or(key), ranges_of(&found)?);
         self.gateways.borrow_mut().insert(key.to_owned(), gateway);
         Ok(gateway)
     }
@@ -60,7 +66,7 @@ impl Networks {
     }
 }
 
-fn gateway_of(network: &NetworkInspect, own: &[IpAddr]) -> Result<IpAddr, LaunchError> {
+fn gateway_of(network: &NetworkInspect, own: &[OwnAddress]) -> Result<IpAddr, LaunchError> {
     let name = network.name.as_deref().unwrap_or_default();
     let driver = network.driver.as_deref().unwrap_or_default();
     if driver != BRIDGE {
@@ -71,35 +77,28 @@ fn gateway_of(network: &NetworkInspect, own: &[IpAddr]) -> Result<IpAddr, Launch
     let gateways = configs.filter_map(|config| {
         // Some engines add the length of the prefix.
         let told = config.gateway.as_deref().and_then(|text| text.split('/').next()?.parse().ok());
-        told.or_else(|| own.iter().copied().find(|address| is_within(*address, config.subnet.as_deref().unwrap_or(""))))
+        let subnet: Option<IpNet> = config.subnet.as_deref().and_then(|text| text.parse().ok());
+        told.or_else(|| {
+            own.iter().map(|own| own.address).find(|address| subnet.is_some_and(|net| net.contains(address)))
+        })
     });
     let gateways: Vec<IpAddr> = gateways.collect();
     let gateway = gateways.iter().find(|gateway| gateway.is_ipv4()).or(gateways.first());
     gateway.copied().ok_or_else(|| LaunchError::Missing(format!("this host has no address in network {name:?}")))
 }
 
-/// The addresses of this host.
-fn own_addresses() -> Vec<IpAddr> {
-    let interfaces = getifaddrs().into_iter().flatten();
-    let addresses = interfaces.filter_map(|interface| {
-        let address = interface.address?;
-        let v4 = address.as_sockaddr_in().map(|address| address.ip().into());
-        v4.or_else(|| address.as_sockaddr_in6().map(|address| address.ip().into()))
-    });
-    addresses.collect()
-}
-
-/// Whether `address` is in a subnet such as `10.9.0.0/16`.
-fn is_within(address: IpAddr, subnet: &str) -> bool {
-    let Some((base, bits)) = subnet.split_once('/') else { return false };
-    let (Ok(base), Ok(bits)) = (base.parse::<IpAddr>(), bits.parse::<u32>()) else { return false };
-    let differs =
-        |one: u128, other: u128, width: u32| (one ^ other).checked_shr(width.saturating_sub(bits)).unwrap_or(0);
-    match (address, base) {
-        (IpAddr::V4(one), IpAddr::V4(other)) => differs(one.to_bits().into(), other.to_bits().into(), 32) == 0,
-        (IpAddr::V6(one), IpAddr::V6(other)) => differs(one.to_bits(), other.to_bits(), 128) == 0,
-        _ => false,
+/// The addresses that containers get there.
+fn ranges_of(network: &NetworkInspect) -> Result<Vec<IpNet>, LaunchError> {
+    let configs = network.ipam.as_ref().and_then(|ipam| ipam.config.as_ref()).into_iter().flatten();
+    let told = configs.flat_map(|config| [config.subnet.as_deref(), config.gateway.as_deref()]).flatten();
+    // A gateway has the length of the prefix with it, or says nothing about the others.
+    let ranges: Vec<IpNet> = told.filter_map(|text| text.parse().ok()).collect();
+    if ranges.is_empty() {
+        let name = network.name.as_deref().unwrap_or_default();
+        let why = "so nobody could tell its containers from strangers";
+        return Err(LaunchError::Missing(format!("network {name:?} does not tell its addresses, {why}")));
     }
+    Ok(ranges)
 }
 
 #[cfg(test)]
@@ -108,7 +107,8 @@ mod tests {
 
     fn gateway(json: &str) -> Result<String, String> {
         let network = serde_json::from_str(json).unwrap();
-        let own = ["127.0.0.1", "172.18.0.9", "172.17.0.1"].map(|address| address.parse().unwrap());
+        let own = ["127.0.0.1", "172.18.0.9", "172.17.0.1"];
+        let own = own.map(|address| OwnAddress { interface: String::new(), address: address.parse().unwrap() });
         gateway_of(&network, &own).map(|gateway| gateway.to_string()).map_err(|error| error.to_string())
     }
 
@@ -128,19 +128,20 @@ mod tests {
     fn a_network_that_tells_no_gateway_is_where_this_host_has_an_address() {
         let told = r#"{"Name":"bridge","Driver":"bridge","IPAM":{"Config":[{"Subnet":"172.17.0.0/16"}]}}"#;
         assert_eq!(gateway(told).unwrap(), "172.17.0.1");
-        assert!(own_addresses().iter().any(IpAddr::is_loopback));
     }
 
     #[test]
-    fn subnets_contain_what_shares_their_prefix() {
-        let within = |address: &str, subnet: &str| is_within(address.parse().unwrap(), subnet);
-        assert!(
-            within("10.9.3.4", "10.9.0.0/16") && within("10.9.3.4", "10.9.3.4/32") && within("1.2.3.4", "0.0.0.0/0")
-        );
-        assert!(within("fd00::9", "fd00::/64") && within("fd00::9", "::/0"));
-        assert!(!within("10.8.255.255", "10.9.0.0/16") && !within("10.9.3.5", "10.9.3.4/32"));
-        assert!(!within("fd01::9", "fd00::/64") && !within("::a09:304", "10.9.0.0/16"));
-        assert!(!within("10.9.3.4", "") && !within("10.9.3.4", "10.9.0.0") && !within("10.9.3.4", "x/y"));
+    fn the_ranges_are_the_subnets_and_where_none_is_told_that_of_the_gateway() {
+        let ranges = |json: &str| {
+            let network = serde_json::from_str(&format!(r#"{{"Name":"n","IPAM":{{"Config":{json}}}}}"#)).unwrap();
+            ranges_of(&network).map(|ranges| ranges.iter().map(|range| range.trunc().to_string()).collect::<Vec<_>>())
+        };
+        let docker = r#"[{"Subnet":"172.17.0.0/16","Gateway":"172.17.0.1"},{"Subnet":"fd00::/64"}]"#;
+        assert_eq!(ranges(docker).unwrap(), ["172.17.0.0/16", "fd00::/64"]);
+        assert_eq!(ranges(r#"[{"Gateway":"10.9.0.1/24"}]"#).unwrap(), ["10.9.0.0/24"]);
+        for silent in ["null", "[]", r#"[{"Gateway":"10.9.0.1"}]"#] {
+            assert!(ranges(silent).unwrap_err().to_string().contains("does not tell its addresses"), "{silent}");
+        }
     }
 
     #[test]

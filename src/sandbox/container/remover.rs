@@ -10,6 +10,7 @@ use tokio::{
 };
 
 use super::engine::{Engine, EngineError};
+use crate::state::Entry;
 
 /// One attempt: the engine kills a running container, waits for its end and frees its network.
 const ATTEMPT: Duration = Duration::from_secs(20);
@@ -28,6 +29,8 @@ pub struct Remover {
 #[derive(Debug)]
 struct Order {
     container: String,
+    /// To be struck out when it is gone, if it was written down.
+    entry: Option<Entry>,
     doubtful: bool,
     done: Option<oneshot::Sender<()>>,
 }
@@ -48,25 +51,26 @@ impl Remover {
     }
 
     /// Ends and removes a container with its anonymous volumes. Resolves when it is gone; goes on when it is dropped.
-    pub async fn remove(&self, container: &str) {
-        self.order(container, false).await;
+    pub async fn remove(&self, container: &str, entry: Option<Entry>) {
+        self.order(container, entry, false).await;
     }
 
     /// As [`remove`](Self::remove), for one that may not exist yet: a call to create it was given up on.
-    pub async fn remove_if_created(&self, container: &str) {
-        self.order(container, true).await;
+    pub async fn remove_if_created(&self, container: &str, entry: Entry) {
+        self.order(container, Some(entry), true).await;
     }
 
     /// As [`remove`](Self::remove), without a wait.
-    pub fn discard(&self, container: &str) {
+    pub fn discard(&self, container: &str, entry: Entry) {
         // Nobody is there to do it only when the daemon has ended.
-        let _ = self.orders.send(Order { container: container.to_owned(), doubtful: false, done: None });
+        let order = Order { container: container.to_owned(), entry: Some(entry), doubtful: false, done: None };
+        let _ = self.orders.send(order);
     }
 
     /// Takes effect at the call; the future is the wait.
-    fn order(&self, container: &str, doubtful: bool) -> impl Future<Output = ()> + use<> {
+    fn order(&self, container: &str, entry: Option<Entry>, doubtful: bool) -> impl Future<Output = ()> + use<> {
         let (done, gone) = oneshot::channel();
-        let _ = self.orders.send(Order { container: container.to_owned(), doubtful, done: Some(done) });
+        let _ = self.orders.send(Order { container: container.to_owned(), entry, doubtful, done: Some(done) });
         async move {
             let _ = gone.await;
         }
@@ -106,6 +110,7 @@ async fn carry_out(engine: Rc<Engine>, order: Order, log: Logger) {
     if complained {
         debug!(log, "container removed at last"; "container" => &order.container);
     }
+    order.entry.into_iter().for_each(Entry::strike);
     if let Some(done) = order.done {
         let _ = done.send(());
     }
@@ -126,6 +131,16 @@ mod tests {
         super::scripted::{OLD, scripted},
         *,
     };
+    use crate::state::{State, Thing};
+
+    /// An entry, and the journal's directory.
+    fn entry() -> (State, Entry, tempfile::TempDir) {
+        let directory = tempfile::tempdir().unwrap();
+        let (state, _) = State::open(directory.path()).unwrap();
+        let thing = Thing::Container { engine: "e".to_owned(), name: "c".to_owned() };
+        let entry = state.journal.enter(thing).unwrap();
+        (state, entry, directory)
+    }
 
     const GONE: &str = "404 {\"message\":\"No such container: c\"}";
 
@@ -135,11 +150,14 @@ mod tests {
             let (_directory, engine, asked) = scripted(answers);
             let remover = Remover::start(Rc::new(engine), Logger::root(Discard, o!()));
             let since = Instant::now();
+            let (state, entry, directory) = entry();
             if doubtful {
-                remover.remove_if_created("c").await;
+                remover.remove_if_created("c", entry).await;
             } else {
-                remover.remove("c").await;
+                remover.remove("c", Some(entry)).await;
             }
+            drop(state);
+            assert!(State::open(directory.path()).unwrap().1.things.is_empty(), "it was not struck out");
             let asked = asked.borrow()[1..].to_vec();
             (asked, since.elapsed())
         };
@@ -183,8 +201,8 @@ mod tests {
         let removal = async {
             let (_directory, engine, asked) = scripted(&[OLD, "", OLD, "204 "]);
             let remover = Remover::start(Rc::new(engine), Logger::root(Discard, o!()));
-            assert!(time::timeout(Duration::from_millis(20), remover.remove("c")).await.is_err());
-            remover.discard("d");
+            assert!(time::timeout(Duration::from_millis(20), remover.remove("c", None)).await.is_err());
+            remover.discard("d", entry().1);
             time::sleep(Duration::from_secs(1)).await;
             let asked = asked.borrow();
             for container in ["/c?", "/d?"] {

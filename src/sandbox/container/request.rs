@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use bollard::models::{ContainerCreateBody, HostConfig, HostConfigLogConfig};
+use bollard::models::{ContainerCreateBody, HostConfig, HostConfigLogConfig, ResourcesUlimits};
 use unifaas_actors::{
     sandbox::LaunchOrder,
     spec::{ContainerSpec, Readiness},
@@ -13,8 +13,10 @@ use unifaas_actors::{
 
 use crate::sandbox::substitute::substitute;
 
-/// The label with the daemon that made a container.
+/// The label with the state directory whose daemon made a container.
 pub const DAEMON_LABEL: &str = "unifaas.daemon";
+/// The label that tells the daemons of one state directory apart.
+pub const LIFE_LABEL: &str = "unifaas.life";
 const INSTANCE_LABEL: &str = "unifaas.instance";
 const FUNCTION_LABEL: &str = "unifaas.function";
 
@@ -31,14 +33,29 @@ pub fn name(order: &LaunchOrder) -> String {
     format!("unifaas-{}-{}", order.spec.name, order.instance)
 }
 
+/// Whose containers are made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owner {
+    /// The state directory.
+    pub daemon: String,
+    /// The daemon that has it now.
+    pub life: String,
+}
+
 /// Everything the engine has to know. `callback` is the callback listener as seen from the container.
-pub fn body(order: &LaunchOrder, container: &ContainerSpec, callback: SocketAddr, daemon: &str) -> ContainerCreateBody {
+pub fn body(
+    order: &LaunchOrder,
+    container: &ContainerSpec,
+    callback: SocketAddr,
+    owner: &Owner,
+) -> ContainerCreateBody {
     let facts = Facts {
         port: order.spec.port.to_string(),
         callback: format!("http://{callback}/ready/{}", order.token.reveal()),
     };
     let labels = [
-        (DAEMON_LABEL, daemon.to_owned()),
+        (DAEMON_LABEL, owner.daemon.clone()),
+        (LIFE_LABEL, owner.life.clone()),
         (INSTANCE_LABEL, order.instance.to_string()),
         (FUNCTION_LABEL, order.spec.name.clone()),
     ];
@@ -98,6 +115,7 @@ fn host_config(container: &ContainerSpec) -> HostConfig {
         memory_swap: Some(memory),
         nano_cpus: container.cpus.map(|cpus| (cpus * NANOS_PER_CPU) as i64),
         pids_limit: Some(container.pids_limit.into()),
+        ulimits: container.file_size.map(|size| vec![file_limit(size)]),
         runtime: container.runtime.clone(),
         network_mode: container.network.clone(),
         cap_drop: Some(vec!["ALL".to_owned()]),
@@ -113,6 +131,11 @@ fn host_config(container: &ContainerSpec) -> HostConfig {
         }),
         ..Default::default()
     }
+}
+
+fn file_limit(mib: u32) -> ResourcesUlimits {
+    let bytes = i64::from(mib) << 20;
+    ResourcesUlimits { name: Some("fsize".to_owned()), soft: Some(bytes), hard: Some(bytes) }
 }
 
 /// Where containers on a network with that gateway find the callback listener, which is bound to `bound`. `None`: nowhere,
@@ -147,7 +170,8 @@ mod tests {
             log: Logger::root(Discard, o!()),
         };
         let SandboxSpec::Container(container) = &order.spec.sandbox else { panic!("not a container") };
-        let body = body(&order, container, "172.20.0.1:3000".parse().unwrap(), "d1");
+        let owner = Owner { daemon: "d1".to_owned(), life: "l1".to_owned() };
+        let body = body(&order, container, "172.20.0.1:3000".parse().unwrap(), &owner);
         (order, body)
     }
 
@@ -196,8 +220,12 @@ mod tests {
     #[test]
     fn what_is_ours_can_be_told_by_its_labels() {
         let labels = made_from("[container]\nimage = \"i\"").1.labels.unwrap();
-        let expected =
-            [("unifaas.daemon", "d1"), ("unifaas.instance", "00000000000000ab"), ("unifaas.function", "hello")];
+        let expected = [
+            ("unifaas.daemon", "d1"),
+            ("unifaas.life", "l1"),
+            ("unifaas.instance", "00000000000000ab"),
+            ("unifaas.function", "hello"),
+        ];
         assert_eq!(labels, expected.map(|(key, value)| (key.to_owned(), value.to_owned())).into());
     }
 
@@ -211,14 +239,18 @@ mod tests {
         let log = host.log_config.unwrap();
         assert_eq!((log.typ.as_deref(), log.config.unwrap()["max-size"].as_str()), (Some("json-file"), "1m"));
 
+        assert_eq!(host.ulimits, None);
+
         let relaxed = "capabilities = [\"NET_RAW\"]\nno-new-privileges = false\npids-limit = 9\nread-only = true\n\
-            init = true\nlog-size = 3\ncpus = 0.5\nuser = \"7:8\"\nnetwork = \"n\"";
+            init = true\nfile-size = 2\nlog-size = 3\ncpus = 0.5\nuser = \"7:8\"\nnetwork = \"n\"";
         let body = made_from(&format!("[container]\nimage = \"i\"\n{relaxed}")).1;
         assert_eq!(body.user.as_deref(), Some("7:8"));
         let host = body.host_config.unwrap();
         assert_eq!(host.cap_add.unwrap().last().map(String::as_str), Some("NET_RAW"));
         assert_eq!(host.security_opt, None);
         assert_eq!((host.pids_limit, host.readonly_rootfs, host.init), (Some(9), Some(true), Some(true)));
+        let [limit] = &host.ulimits.unwrap()[..] else { panic!("not one limit") };
+        assert_eq!((limit.name.as_deref(), limit.soft, limit.hard), (Some("fsize"), Some(2 << 20), Some(2 << 20)));
         assert_eq!((host.nano_cpus, host.network_mode.as_deref()), (Some(500_000_000), Some("n")));
         assert_eq!(host.log_config.unwrap().config.unwrap()["max-size"], "3m");
     }

@@ -8,7 +8,7 @@ use std::{
 
 use unifaas_actors::{sandbox::LaunchOrder, spec::ProcessSpec};
 
-use crate::sandbox::substitute::substitute;
+use crate::{sandbox::substitute::substitute, state};
 
 /// Where programs are looked for when neither the function nor the daemon has a PATH.
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -17,8 +17,8 @@ const DAEMON: &str = "%unifaas";
 /// The daemon's own program, whatever has become of its file and of the directories above it.
 const DAEMON_PROGRAM: &str = "/proc/self/exe";
 
-/// What is known of an instance before it starts.
-#[derive(Debug, Clone)]
+/// What is known of an instance before it starts. No `Debug`: the callback is a secret.
+#[derive(Clone)]
 pub struct Facts {
     /// Its address.
     pub ip: String,
@@ -30,8 +30,8 @@ pub struct Facts {
     pub daemon: String,
 }
 
-/// A command, ready to run.
-#[derive(Debug, PartialEq, Eq)]
+/// A command, ready to run. No `Debug`: there are secrets among the arguments and in the environment.
+#[derive(PartialEq, Eq)]
 pub struct Invocation {
     /// A path, or a name to be looked up in the PATH of `env`; relative to the function's directory.
     pub program: PathBuf,
@@ -61,7 +61,9 @@ impl Invocation {
                 (program.clone(), program)
             }
         };
-        let given = order.spec.env.iter().map(|(name, value)| (name.clone(), value.into()));
+        // The mark by which its processes are found is no function's to change.
+        let given = order.spec.env.iter().filter(|(name, _)| *name != state::MARK);
+        let given = given.map(|(name, value)| (name.clone(), value.into()));
         let ours = [
             ("PATH", path.unwrap_or(OsStr::new(DEFAULT_PATH)).to_owned()),
             ("HOME", "/".into()),
@@ -69,9 +71,9 @@ impl Invocation {
             ("HOST", (&facts.ip).into()),
             ("CALLBACK_URL", (&facts.callback).into()),
             ("FUNCTION_NAME", (&order.spec.name).into()),
-            ("INSTANCE_ID", order.instance.to_string().into()),
+            (state::MARK, order.instance.to_string().into()),
         ];
-        let ours = ours.into_iter().filter(|(name, _)| !order.spec.env.contains_key(*name));
+        let ours = ours.into_iter().filter(|(name, _)| *name == state::MARK || !order.spec.env.contains_key(*name));
         Self {
             program: program.into(),
             name,

@@ -1,9 +1,15 @@
-//! What a child process does between fork and exec: it leaves the daemon's session, privileges and descriptors.
+//! What a child process does before it executes its program: it leaves the daemon's session, privileges, descriptors and
+//! working directory.
 //!
-//! The only file of the sandboxes with `unsafe`. Only async-signal-safe calls are allowed in the child, and no
-//! allocation: another thread may have held the allocator's lock at the moment of the fork.
+//! Only async-signal-safe calls are allowed here, no allocation and no lock: until it executes, the child lives in the
+//! daemon's memory (`child.rs`).
 
-use std::{io, os::fd::OwnedFd};
+use std::{
+    ffi::CString,
+    io,
+    os::{fd::OwnedFd, unix::ffi::OsStrExt},
+    path::Path,
+};
 
 use nix::{
     errno::Errno,
@@ -14,9 +20,8 @@ use nix::{
         signal::Signal,
         stat::{self, Mode},
     },
-    unistd::{self, Pid},
+    unistd::{self, Gid, Pid, Uid},
 };
-use tokio::process::Command;
 
 use super::user::Credentials;
 use crate::open_files;
@@ -31,7 +36,9 @@ const MOST_DESCRIPTORS: u64 = 65_536;
 pub struct Confinement {
     credentials: Option<Credentials>,
     capabilities: Option<u64>,
+    file_bytes: Option<u64>,
     doors: Vec<OwnedFd>,
+    directory: CString,
     daemon: Pid,
     descriptors: libc::c_uint,
     /// The limit on open files, soft and hard, if it is not to be the daemon's.
@@ -39,29 +46,36 @@ pub struct Confinement {
 }
 
 impl Confinement {
-    /// `doors` are the files by which the child joins its cgroups; without `credentials` it stays who it is, and without
-    /// `capabilities`, a bit for each that is left, root can do what root can.
-    pub fn new(credentials: Option<Credentials>, capabilities: Option<u64>, doors: Vec<OwnedFd>) -> Self {
+    /// The child works in `directory`, which it enters first, so that it can be one which the child's user could not
+    /// reach. `doors` are the files by which the child joins its cgroups; without `credentials` it stays who it is, and without
+    /// `capabilities`, a bit for each that is left, root can do what root can. `file_size` is in MiB.
+    ///
+    /// # Errors
+    /// `InvalidInput` if the path of the directory contains a zero byte.
+    pub fn new(
+        directory: &Path,
+        credentials: Option<Credentials>,
+        capabilities: Option<u64>,
+        file_size: Option<u32>,
+        doors: Vec<OwnedFd>,
+    ) -> io::Result<Self> {
         let limit = resource::getrlimit(Resource::RLIMIT_NOFILE).map_or(MOST_DESCRIPTORS, |(soft, _)| soft);
-        Self {
+        Ok(Self {
             credentials,
             capabilities,
+            file_bytes: file_size.map(|size| u64::from(size) << 20),
             doors,
+            directory: CString::new(directory.as_os_str().as_bytes())?,
             daemon: unistd::getpid(),
             descriptors: limit.min(MOST_DESCRIPTORS) as libc::c_uint,
             open_files: open_files::inherited(),
-        }
+        })
     }
 
-    /// Makes every child of `command` confine itself. The child has its working directory by then, so that it can be
-    /// one which the child's user could not reach.
-    pub fn apply_to(self, command: &mut Command) {
-        // SAFETY: `enter` neither allocates nor locks nor panics, and makes async-signal-safe calls only.
-        unsafe { command.pre_exec(move || self.enter()) };
-    }
-
-    fn enter(&self) -> io::Result<()> {
-        // First, so that not even a page of the program is counted elsewhere.
+    /// To be called by the child.
+    pub fn enter(&self) -> Result<(), Errno> {
+        unistd::chdir(self.directory.as_c_str())?;
+        // Early, so that not even a page of the program is counted elsewhere.
         for door in &self.doors {
             unistd::write(door, b"0")?;
         }
@@ -71,21 +85,22 @@ impl Confinement {
         if let Some((soft, hard)) = self.open_files {
             resource::setrlimit(Resource::RLIMIT_NOFILE, soft, hard)?;
         }
+        if let Some(bytes) = self.file_bytes {
+            resource::setrlimit(Resource::RLIMIT_FSIZE, bytes, bytes)?;
+        }
         default_signals();
         drop_ambient_capabilities();
         if let Some(most) = self.capabilities {
             bound_capabilities(most);
         }
         if let Some(Credentials { uid, gid, groups }) = &self.credentials {
-            unistd::setgroups(groups)?;
-            unistd::setgid(*gid)?;
-            unistd::setuid(*uid)?;
+            become_user(*uid, *gid, groups)?;
         }
         // After the change of credentials, which resets it.
         prctl::set_pdeathsig(Signal::SIGKILL)?;
         // The daemon may have gone before it was set.
         if unistd::getppid() != self.daemon {
-            return Err(Errno::ESRCH.into());
+            return Err(Errno::ESRCH);
         }
         prctl::set_no_new_privs()?;
         close_at_exec(self.descriptors);
@@ -93,7 +108,19 @@ impl Confinement {
     }
 }
 
-/// Ignored signals would stay ignored over exec. The mask is emptied by std.
+/// The C library's functions of these names have all threads of a process change, and would take the daemon's for the
+/// child's. These change who calls them.
+fn become_user(uid: Uid, gid: Gid, groups: &[Gid]) -> Result<(), Errno> {
+    // SAFETY: `Gid` is a `gid_t` (nix declares it transparent), and there are as many as said; the others are numbers.
+    unsafe {
+        Errno::result(libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()))?;
+        Errno::result(libc::syscall(libc::SYS_setgid, gid.as_raw()))?;
+        Errno::result(libc::syscall(libc::SYS_setuid, uid.as_raw()))?;
+    }
+    Ok(())
+}
+
+/// Ignored signals would stay ignored over exec.
 fn default_signals() {
     for signal in 1..=libc::SIGRTMAX() {
         // SAFETY: sets no handler; fails without effect for those that cannot be changed.
@@ -115,7 +142,7 @@ fn bound_capabilities(most: u64) {
     }
 }
 
-/// Marks instead of closing: std reports a failed exec over a pipe that must live until then.
+/// Marks instead of closing: the directory of a script may still have to be read.
 fn close_at_exec(descriptors: libc::c_uint) {
     // SAFETY: takes numbers only. Called by number because not every libc has the function.
     let marked =

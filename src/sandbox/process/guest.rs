@@ -10,7 +10,6 @@ use nix::{
 use tokio::{
     io::AsyncReadExt,
     net::unix::pipe,
-    process::Child,
     sync::oneshot,
     task::{self, JoinHandle},
     time,
@@ -20,7 +19,8 @@ use unifaas_actors::{
     sandbox::{Guest, GuestExit, ReclaimError},
 };
 
-use crate::sandbox::{cgroup::Group, ports::PortLease};
+use super::{Stragglers, child::Child, spawn::Record};
+use crate::sandbox::{cgroup::Group, pace::Pace, ports::PortLease};
 
 /// How long the last output may take to be read once the process has ended.
 const LAST_OUTPUT: Duration = Duration::from_millis(20);
@@ -34,7 +34,19 @@ pub struct ProcessGuest {
     leader: Rc<Leader>,
     watch: JoinHandle<()>,
     group: Option<Rc<Group>>,
+    /// Until everything has been given back.
+    record: Option<Record>,
+    stragglers: Stragglers,
     _port: Option<PortLease>,
+}
+
+/// What a child process is held by, and what it holds.
+pub struct Holds {
+    /// Without one, its descendants are looked for when it has ended.
+    pub group: Option<Group>,
+    pub record: Record,
+    pub stragglers: Stragglers,
+    pub port: Option<PortLease>,
 }
 
 /// The child itself, first of its session and process group.
@@ -75,17 +87,16 @@ impl ProcessGuest {
     /// Outside of a `LocalSet`.
     pub fn new(
         child: Child,
-        pid: Pid,
         output: JoinHandle<()>,
-        group: Option<Group>,
         memory: u64,
-        port: Option<PortLease>,
+        holds: Holds,
     ) -> (Self, oneshot::Receiver<GuestExit>) {
-        let leader = Rc::new(Leader { pid, state: Cell::new(State::Running) });
+        let leader = Rc::new(Leader { pid: child.pid(), state: Cell::new(State::Running) });
+        let Holds { group, record, stragglers, port } = holds;
         let group = group.map(Rc::new);
         let (ended, exited) = oneshot::channel();
         let watch = task::spawn_local(watch(child, leader.clone(), output, group.clone(), memory, ended));
-        (Self { leader, watch, group, _port: port }, exited)
+        (Self { leader, watch, group, record: Some(record), stragglers, _port: port }, exited)
     }
 
     fn end(&self) {
@@ -112,11 +123,19 @@ impl Guest for ProcessGuest {
                 let why = format!("still there {} s after SIGKILL", REAP_TIMEOUT.as_secs());
                 return Err(ReclaimError { what: format!("process {}", self.leader.pid), why });
             }
-            let Some(group) = &self.group else { return Ok(()) };
-            group.remove().await.map_err(|error| ReclaimError {
-                what: group.labels().map(|label| format!("cgroup {label}")).collect::<Vec<_>>().join(", "),
-                why: error.to_string(),
-            })
+            let Some(record) = self.record.take() else { return Ok(()) };
+            match &self.group {
+                Some(group) => group.remove().await.map_err(|error| ReclaimError {
+                    what: group.labels().map(|label| format!("cgroup {label}")).collect::<Vec<_>>().join(", "),
+                    why: error.to_string(),
+                })?,
+                None => self.stragglers.end(record.family.clone()).await.map_err(|why| ReclaimError {
+                    what: format!("what process {} has left behind", self.leader.pid),
+                    why,
+                })?,
+            }
+            record.strike();
+            Ok(())
         })
     }
 }
@@ -129,19 +148,19 @@ impl Drop for ProcessGuest {
 
 /// Reaps the child, and then ends what it has left behind: an instance lives as long as its first process.
 async fn watch(
-    mut child: Child,
+    child: Child,
     leader: Rc<Leader>,
     mut output: JoinHandle<()>,
     group: Option<Rc<Group>>,
     memory: u64,
-    ended: oneshot::Sender<GuestExit>,
+    told: oneshot::Sender<GuestExit>,
 ) {
-    let status = child.wait().await;
+    let ended = child.ended().await;
     let killed = leader.state.get() == State::Killed;
-    // The number is free since `wait` reaped it, microseconds ago, but numbers are given out in turn: it cannot come
-    // round so soon. As long as the group has members it is not given out at all.
+    // Its process group first, as long as the number is its own for sure.
     leader.kill();
     leader.state.set(State::Reaped);
+    let status = ended.and_then(|()| child.reap());
     let starved = group.as_ref().is_some_and(|group| {
         group.kill();
         group.ran_out_of_memory()
@@ -152,7 +171,7 @@ async fn watch(
         output.abort();
     }
     // Nobody may be interested any more.
-    let _ = ended.send(exit(status, starved && !killed, memory));
+    let _ = told.send(exit(status, starved && !killed, memory));
 }
 
 fn exit(status: io::Result<ExitStatus>, starved: bool, memory: u64) -> GuestExit {
@@ -171,9 +190,11 @@ fn exit(status: io::Result<ExitStatus>, starved: bool, memory: u64) -> GuestExit
 pub async fn collect(mut pipe: pipe::Receiver, log: OutputLog) {
     let mut chunk = vec![0; CHUNK];
     let mut unfinished = false;
+    let mut pace = Pace::new();
     while let Ok(count @ 1..) = pipe.read(&mut chunk).await {
         log.write(&chunk[..count]);
         unfinished = !chunk[..count].ends_with(b"\n");
+        pace.keep(count).await;
     }
     if unfinished {
         log.write(b"\n");

@@ -1,14 +1,18 @@
 //! The `process` sandbox: an instance is a child process of the daemon, with nothing to install.
 //!
 //! It is no wall against hostile code, but it takes away what a function has no business with: the daemon's user,
-//! environment, descriptors and session. `command.rs` says what is run, `user.rs` as whom, `confine.rs` what happens
-//! between fork and exec (`spawn.rs`), `guest.rs` is the running child. The monitors of virtual machines are started and
-//! held by the same means.
+//! environment, descriptors and session. `command.rs` says what is run, `user.rs` as whom; `spawn.rs` starts it: `child.rs`
+//! makes the child, which does what `confine.rs` says and executes what `exec.rs` has made ready. `guest.rs` is the running
+//! child, and `stragglers.rs` ends what it leaves behind. The monitors of virtual machines are started and held by the
+//! same means.
 
+mod child;
 mod command;
 mod confine;
+mod exec;
 mod guest;
 mod spawn;
+mod stragglers;
 #[cfg(test)]
 mod tests;
 mod user;
@@ -25,34 +29,47 @@ use unifaas_actors::{
 
 use super::{
     Callback,
-    cgroup::{Group, Limits},
+    cgroup::{Allowance, Group, Limits},
     ports::Ports,
 };
-use crate::open_files::is_exhaustion;
+use crate::{neighbours::Neighbours, open_files::is_exhaustion, state::Journal};
 pub use command::{DEFAULT_PATH, Facts, Invocation};
-pub use guest::{ProcessGuest, collect};
-pub use spawn::{Spawn, Spawned};
+pub use guest::{Holds, ProcessGuest, collect};
+pub use spawn::{Record, Spawn, Spawned};
+pub use stragglers::Stragglers;
 pub use user::Credentials;
+
+/// What it takes to start child processes.
+#[derive(Clone)]
+pub struct Means {
+    pub ports: Ports,
+    pub limits: Limits,
+    pub journal: Journal,
+    pub stragglers: Stragglers,
+    pub neighbours: Neighbours,
+}
 
 /// Starts processes.
 pub struct Processes {
     callback: Callback,
-    ports: Ports,
-    limits: Limits,
+    means: Means,
 }
 
 impl Processes {
     /// An engine that leases ports and limits memory as told.
-    pub fn new(callback: Callback, ports: Ports, limits: Limits) -> Self {
-        Self { callback, ports, limits }
+    pub fn new(callback: Callback, means: Means) -> Self {
+        Self { callback, means }
     }
 
-    /// Starts one. Blocks for fork and exec: the parent-death signal of a child is tied to the *thread* that forked it,
+    /// Starts one. Blocks until it executes: the parent-death signal of a child is tied to the *thread* that made it,
     /// so that must be the thread of the actors, which lives as long as the daemon, and none of a pool.
     pub fn launch(&self, order: LaunchOrder, process: &ProcessSpec) -> Result<Launched, LaunchError> {
         let credentials = Credentials::of(process.user.as_deref(), Uid::effective())?;
-        let port = self
-            .ports
+        let Means { ports, limits, journal, stragglers, neighbours } = &self.means;
+        if let Some(user) = credentials.as_ref().filter(|user| user.uid != Uid::effective()) {
+            neighbours.add_user(user.uid.as_raw());
+        }
+        let port = ports
             .lease()
             .ok_or_else(|| LaunchError::Exhausted("every local port for instances is in use".to_owned()))?;
         let facts = Facts {
@@ -62,16 +79,20 @@ impl Processes {
             daemon: Facts::daemon(),
         };
         let invocation = Invocation::new(&order, process, &facts, env::var_os("PATH").as_deref());
-        let group = self.limits.group(&order.instance.to_string(), process.memory);
+        let instance = order.instance.to_string();
+        let record = Record::begin(journal, instance.clone())?;
+        let group = limits.group(&instance, Allowance { memory: process.memory, pids: process.pids_limit });
         let directory = &order.spec.directory;
-        let hint = credentials.as_ref().and_then(|user| Some(hint(user, &user.barrier(directory)?)));
+        let user = credentials.clone();
 
-        let spawned = Spawn::new(&invocation, directory, credentials).run(group.as_ref());
-        let Spawned { child, pid, output } =
+        let spawn = Spawn::new(&invocation, directory, credentials).file_size(process.file_size);
+        let spawned = spawn.run(group.as_ref(), record);
+        let Spawned { child, output, record } =
             spawned.map_err(|error| match refusal(&invocation, directory, &error) {
                 why if is_exhaustion(&error) => LaunchError::Exhausted(why),
                 why => LaunchError::Refused(why),
             })?;
+        let pid = child.pid();
         let address = (Ipv4Addr::LOCALHOST, port.port()).into();
         let resources: Vec<String> = [format!("port {address}")]
             .into_iter()
@@ -79,9 +100,10 @@ impl Processes {
             .collect();
         debug!(order.log, "process started"; "pid" => pid.as_raw(), "address" => %address);
 
-        let lines = order.output.clone();
+        let (lines, spec) = (order.output.clone(), order.spec.clone());
         let output = task::spawn_local(collect(output, order.output));
-        let (guest, exited) = ProcessGuest::new(child, pid, output, group, process.memory, Some(port));
+        let holds = Holds { group, record, stragglers: stragglers.clone(), port: Some(port) };
+        let (guest, exited) = ProcessGuest::new(child, output, process.memory, holds);
         Ok(Launched {
             address,
             callback_source: self.callback.source,
@@ -89,8 +111,10 @@ impl Processes {
             exited: Box::pin(async move {
                 let exit =
                     exited.await.unwrap_or_else(|_| GuestExit::Other("no longer watched by the daemon".to_owned()));
-                if let (GuestExit::Code(1..), Some(hint)) = (&exit, hint) {
-                    lines.write(hint.as_bytes());
+                if let (GuestExit::Code(1..), Some(user)) = (&exit, user)
+                    && let Some(barrier) = user.barrier(&spec.directory)
+                {
+                    lines.write(hint(&user, &barrier).as_bytes());
                 }
                 exit
             }),

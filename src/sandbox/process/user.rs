@@ -4,6 +4,7 @@ use std::{
     ffi::CString,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    sync::LazyLock,
 };
 
 use nix::unistd::{self, Gid, Uid, User};
@@ -69,11 +70,13 @@ impl Credentials {
         self.uid.is_root() || (mode >> shift) & wanted == wanted
     }
 
-    /// Nobody.
+    /// Nobody. Looked up once: every start needs it, and it does not change.
     pub fn unprivileged() -> Self {
-        let nobody = User::from_name(UNPRIVILEGED).ok().flatten();
-        let (uid, gid) = nobody
-            .map_or((Uid::from_raw(UNPRIVILEGED_ID), Gid::from_raw(UNPRIVILEGED_ID)), |user| (user.uid, user.gid));
+        static NOBODY: LazyLock<(Uid, Gid)> = LazyLock::new(|| {
+            let nobody = User::from_name(UNPRIVILEGED).ok().flatten();
+            nobody.map_or((Uid::from_raw(UNPRIVILEGED_ID), Gid::from_raw(UNPRIVILEGED_ID)), |user| (user.uid, user.gid))
+        });
+        let (uid, gid) = *NOBODY;
         Self { uid, gid, groups: Vec::new() }
     }
 

@@ -1,11 +1,11 @@
 //! Private copies of root disks: shared blocks where the file system can, else the data without the holes.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File, OpenOptions, Permissions},
     io::{self, Seek, SeekFrom},
     os::{
         fd::AsRawFd,
-        unix::fs::{OpenOptionsExt, symlink},
+        unix::fs::{OpenOptionsExt, PermissionsExt, symlink},
     },
     path::Path,
 };
@@ -38,11 +38,22 @@ fn copy_directory(from: &Path, to: &Path) -> io::Result<()> {
             copy_directory(&entry.path(), &target)?;
         } else if kind.is_file() {
             copy_file(&entry.path(), &target)?;
-            fs::set_permissions(&target, entry.metadata()?.permissions())?;
+            permit(&target, entry.metadata()?.permissions())?;
         }
         // A socket or a named pipe means nothing in a copy.
     }
-    fs::set_permissions(to, fs::metadata(from)?.permissions())
+    permit(to, fs::metadata(from)?.permissions())
+}
+
+/// A service manager may allow nobody to make set-user-id programs. Then a guest has to do without.
+fn permit(file: &Path, permissions: Permissions) -> io::Result<()> {
+    let mode = permissions.mode();
+    match fs::set_permissions(file, permissions) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied && mode & 0o6000 != 0 => {
+            fs::set_permissions(file, Permissions::from_mode(mode & 0o1777))
+        }
+        result => result,
+    }
 }
 
 fn copy_file(from: &Path, to: &Path) -> io::Result<()> {
@@ -77,7 +88,7 @@ fn copy_data(mut source: &File, mut target: &File) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+    use std::os::unix::fs::{FileExt, MetadataExt};
 
     use super::*;
 
@@ -120,10 +131,10 @@ mod tests {
         let (from, to) = (place.path().join("from"), place.path().join("to"));
         fs::create_dir_all(from.join("bin")).unwrap();
         fs::write(from.join("bin/f"), "program").unwrap();
-        fs::set_permissions(from.join("bin/f"), fs::Permissions::from_mode(0o755)).unwrap();
+        fs::set_permissions(from.join("bin/f"), fs::Permissions::from_mode(0o4755)).unwrap();
         symlink("bin/f", from.join("init")).unwrap();
         copy(&from, &to).unwrap();
         assert_eq!(fs::read_link(to.join("init")).unwrap(), Path::new("bin/f"));
-        assert_eq!(fs::metadata(to.join("bin/f")).unwrap().permissions().mode() & 0o777, 0o755);
+        assert_eq!(fs::metadata(to.join("bin/f")).unwrap().permissions().mode() & 0o7777, 0o4755);
     }
 }

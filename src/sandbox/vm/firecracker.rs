@@ -5,8 +5,8 @@ use std::path::Path;
 use serde::Serialize;
 use unifaas_actors::spec::VmSpec;
 
-/// The file that Firecracker reads, as its documentation has it.
-#[derive(Debug, Serialize)]
+/// The file that Firecracker reads, as its documentation has it. No `Debug`: the guest's command line has a secret.
+#[derive(Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Config {
     boot_source: BootSource,
@@ -16,7 +16,7 @@ pub struct Config {
     network_interfaces: Vec<NetworkInterface>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Serialize)]
 struct BootSource {
     kernel_image_path: String,
     boot_args: String,

@@ -3,7 +3,7 @@
 use futures::future::LocalBoxFuture;
 use unifaas_actors::sandbox::{Guest, ReclaimError};
 
-use super::{rundir::InstanceDir, wire::Wire};
+use super::{files::InstanceDir, wire::Wire};
 use crate::sandbox::process::ProcessGuest;
 
 /// The fields are dropped in this order: the process first, and what it uses after it.
@@ -30,8 +30,14 @@ impl Guest for VmGuest {
                 // It may still be attached.
                 tap.discard();
             }
-            drop(files);
-            ended
+            let removed = match files {
+                Some(files) => {
+                    let what = format!("directory {}", files.path().display());
+                    files.remove().await.map_err(|error| ReclaimError { what, why: error.to_string() })
+                }
+                None => Ok(()),
+            };
+            ended.and(removed)
         })
     }
 }

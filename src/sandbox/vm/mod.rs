@@ -2,13 +2,14 @@
 //!
 //! `plan.rs` makes a command of an order: `firecracker.rs` and `qemu.rs` say what the monitors are told, `program.rs`
 //! where they are, `operator.rs` as whom they run, `accel.rs` whether the processor helps, `wire.rs` how a guest is
-//! attached and what it is told, `disk.rs` copies root disks, `rundir.rs` has the files, `qmp.rs` and `ending.rs` find
+//! attached and what it is told, `disk.rs` copies root disks, `files.rs` has the files, `qmp.rs` and `ending.rs` find
 //! out why a machine ended, `hangup.rs` lets those know who wait for it, and `guest.rs` is one that runs. Taps and what
 //! guests may reach are in `src/net/`; monitors are started and held like processes.
 
 mod accel;
 mod disk;
 mod ending;
+mod files;
 mod firecracker;
 mod guest;
 mod hangup;
@@ -17,10 +18,17 @@ mod plan;
 mod program;
 mod qemu;
 mod qmp;
-mod rundir;
 mod wire;
 
-use std::{cell::Cell, io, net::SocketAddr, path::Path, path::PathBuf, rc::Rc, time::Duration};
+use std::{
+    cell::Cell,
+    io,
+    net::SocketAddr,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    rc::Rc,
+    time::Duration,
+};
 
 use futures::future::LocalBoxFuture;
 use nix::unistd::Uid;
@@ -33,22 +41,27 @@ use unifaas_actors::{
 
 use super::{
     Callback,
-    cgroup::{Group, Limits},
-    ports::Ports,
-    process::{ProcessGuest, Spawn, Spawned, collect},
+    cgroup::{Allowance, Group},
+    process::{Holds, Means, ProcessGuest, Record, Spawn, Spawned, collect},
 };
-use crate::net::{self, Mark, NetError, Network, Record, Subnet};
+use crate::{
+    neighbours::Neighbours,
+    net::{self, Mark, NetError, Network, Subnet},
+    state::{State, is_full},
+};
 use ending::Monitor;
+use files::InstanceDir;
 use guest::VmGuest;
 use operator::Operator;
 use plan::{Plan, Planner, RunsAs};
 use qemu::Accelerator;
-use rundir::{InstanceDir, RunDir};
 use wire::{Facts, Wire};
 
 /// Beside the guest's own memory, in MiB: what its monitor needs. QEMU's translated code is in there.
 const FIRECRACKER_OVERHEAD: u64 = 64;
 const QEMU_OVERHEAD: u64 = 256;
+/// Threads that a monitor may have at once: for each CPU of a guest, and for input and output.
+const MONITOR_PIDS: u32 = 512;
 /// Lines of output that are looked at for the reason of an end.
 const LAST_LINES: usize = 40;
 /// How long the reason may take to be read once QEMU has ended.
@@ -61,10 +74,10 @@ pub struct VmSettings {
     pub subnet: Option<Subnet>,
     /// Taps that are kept prepared.
     pub tap_pool: usize,
-    /// Where the files of VMs are kept.
-    pub state_dir: PathBuf,
     /// The bound address of the callback listener.
     pub callback: SocketAddr,
+    /// Is told where the guests are.
+    pub neighbours: Neighbours,
 }
 
 /// Starts virtual machines.
@@ -73,11 +86,10 @@ pub struct Machines(Rc<Engine>);
 
 struct Engine {
     settings: VmSettings,
-    /// The files go after the network, which notes down there what it has changed.
     network: Network,
-    run: RunDir,
-    ports: Ports,
-    limits: Limits,
+    means: Means,
+    /// Where the files of instances are.
+    instances: PathBuf,
     kvm: OnceCell<bool>,
     /// Whether monitors that run as root have been logged.
     warned: Cell<bool>,
@@ -85,26 +97,25 @@ struct Engine {
 }
 
 impl Machines {
-    /// Prepares the directory of this daemon. Touches nothing of the network.
-    pub fn new(settings: VmSettings, ports: Ports, limits: Limits, log: &Logger) -> io::Result<Self> {
-        let run = RunDir::create(&settings.state_dir)?;
+    /// Touches nothing of the network yet.
+    pub fn new(settings: VmSettings, means: Means, state: &State, log: &Logger) -> Self {
         let network = net::Settings {
             subnet: settings.subnet.unwrap_or(Subnet::DEFAULT),
             pool: settings.tap_pool,
             tap_group: Operator::group(Uid::effective()).as_raw(),
             callback: settings.callback,
-            record: Record { mark: Mark::new(run.number), directory: run.path().to_owned() },
+            mark: Mark::new(state.mark()),
+            journal: state.journal.clone(),
         };
         let network = Network::new(network, log);
-        let (kvm, warned, log) = (OnceCell::new(), Cell::new(false), log.clone());
-        Ok(Self(Rc::new(Engine { settings, network, run, ports, limits, kvm, warned, log })))
+        let (kvm, warned, instances) = (OnceCell::new(), Cell::new(false), state.instances());
+        Self(Rc::new(Engine { settings, network, means, instances, kvm, warned, log: log.clone() }))
     }
 
-    /// Removes what daemons that are no more have left, and prepares the network if `functions` need it. The one error is
-    /// a range that is in use; whatever else is in the way, or another daemon, only keeps these functions from starting.
+    /// Prepares the network if `functions` need it. The one error is a range that is in use; whatever else is in the way,
+    /// or another daemon, only keeps these functions from starting.
     pub async fn prepare(&self, functions: impl Iterator<Item = &FunctionSpec>) -> Result<(), NetError> {
         let engine = &self.0;
-        engine.reclaim().await;
         let mut vms = functions.filter_map(|spec| match &spec.sandbox {
             SandboxSpec::Vm(vm) => Some(vm),
             _ => None,
@@ -132,23 +143,37 @@ impl Machines {
 
 impl Engine {
     async fn launch(&self, order: LaunchOrder, vm: &VmSpec) -> Result<Launched, LaunchError> {
+        let record = Record::begin(&self.means.journal, order.instance.to_string())?;
+        match self.prepare(&order, vm).await {
+            Ok(prepared) => self.start(order, vm, prepared, record),
+            Err(error) => {
+                record.strike();
+                Err(error)
+            }
+        }
+    }
+
+    /// Everything that a machine monitor needs before it is started.
+    async fn prepare(&self, order: &LaunchOrder, vm: &VmSpec) -> Result<Prepared, LaunchError> {
         let token = order.token.reveal();
         let (wire, facts) = match vm.network {
             VmNetwork::Tap => {
                 wire::check_callback(self.settings.callback, &order.spec.readiness)?;
                 let tap = self.network.lend(vm.egress).await?;
+                let subnet = self.settings.subnet.unwrap_or(Subnet::DEFAULT);
+                self.settings.neighbours.add_network("virtual machines", vec![subnet.into()]);
                 let facts = Facts::on_tap(tap.link, order.spec.port, self.settings.callback, &token);
                 (Wire::Tap(tap), facts)
             }
             VmNetwork::User => {
                 let everything_used = || LaunchError::Exhausted("every local port for instances is in use".to_owned());
-                let port = self.ports.lease().ok_or_else(everything_used)?;
+                let port = self.means.ports.lease().ok_or_else(everything_used)?;
                 let facts = Facts::in_user_network(port.port(), Callback::local(self.settings.callback), &token);
                 (Wire::User(port), facts)
             }
         };
-        let (run, callback) = (&self.run, Callback::local(self.settings.callback));
-        let planner = Planner { order: &order, vm, wire: &wire, facts: &facts, run, callback };
+        let (instances, callback) = (self.instances.as_path(), Callback::local(self.settings.callback));
+        let planner = Planner { order, vm, wire: &wire, facts: &facts, instances, callback };
         let plan = match &vm.hypervisor {
             Hypervisor::Firecracker { jailer: true, read_only, .. } => planner.jailed_firecracker(*read_only).await,
             Hypervisor::Firecracker { copy_rootfs, read_only, .. } => {
@@ -160,7 +185,12 @@ impl Engine {
             }
         };
         let plan = plan?;
-        self.start(order, vm, wire, &facts, plan).await
+        let operator = self.operator(&plan.runs_as, plan.files.as_ref())?;
+        let events = match plan.monitor {
+            Monitor::Qemu => Some(qmp::Monitor::pair().await.map_err(refused("a pair of sockets"))?),
+            Monitor::Firecracker => None,
+        };
+        Ok(Prepared { wire, facts, plan, operator, events })
     }
 
     /// Chooses who runs the monitor, and gives them the files of the instance.
@@ -174,36 +204,41 @@ impl Engine {
             info!(self.log, "machine monitors run as root, of whose powers they keep the access to files alone: \
                 an unprivileged user could not use everything they need"; "for example" => %obstacle.display());
         }
+        if let Some(user) = operator.credentials.as_ref().filter(|user| user.uid != Uid::effective()) {
+            // A guest in a user-mode network reaches this host as the one who runs its monitor.
+            self.settings.neighbours.add_user(user.uid.as_raw());
+        }
         if let (Some(user), Some(files)) = (&operator.credentials, files) {
             files.give_to(user.uid, user.gid).map_err(refused("the directory of the instance"))?;
         }
         Ok(operator)
     }
 
-    async fn start(
+    fn start(
         &self,
         order: LaunchOrder,
         vm: &VmSpec,
-        wire: Wire,
-        facts: &Facts,
-        plan: Plan,
+        prepared: Prepared,
+        record: Record,
     ) -> Result<Launched, LaunchError> {
-        let Plan { monitor, invocation, runs_as, files } = plan;
-        let operator = self.operator(&runs_as, files.as_ref())?;
+        let Prepared { wire, facts, plan, operator, events } = prepared;
+        let Plan { monitor, invocation, files, .. } = plan;
         let overhead = if monitor == Monitor::Qemu { QEMU_OVERHEAD } else { FIRECRACKER_OVERHEAD };
         let memory = vm.memory + overhead;
-        let group = self.limits.group(&order.instance.to_string(), memory);
+        let Means { limits, stragglers, .. } = &self.means;
+        let allowance = Allowance { memory, pids: MONITOR_PIDS };
+        let group = limits.group(&order.instance.to_string(), allowance);
         let mut spawn =
             Spawn::new(&invocation, Path::new("/"), operator.credentials).capabilities(operator.capabilities);
-        let mut events = None;
-        if monitor == Monitor::Qemu {
-            let (ours, theirs) = qmp::Monitor::pair().await.map_err(refused("a pair of sockets"))?;
+        let mut reason = None;
+        if let Some((ours, theirs)) = events {
             spawn = spawn.stdin(theirs);
-            events = Some(ours.listen());
+            reason = Some(ours.listen());
         }
-        let spawned = spawn.run(group.as_ref());
-        let Spawned { child, pid, output } = spawned
+        let spawned = spawn.run(group.as_ref(), record);
+        let Spawned { child, output, record } = spawned
             .map_err(|error| LaunchError::Refused(format!("cannot start {}: {error}", invocation.program.display())))?;
+        let pid = child.pid();
         let way = match &wire {
             Wire::Tap(tap) => format!("tap {} {}/30", tap.name, tap.link.gateway),
             Wire::User(_) => format!("port {}", facts.address),
@@ -215,25 +250,34 @@ impl Engine {
             .collect();
         debug!(order.log, "machine monitor started"; "pid" => pid.as_raw(), "address" => %facts.address);
 
-        let silent = wire.guest();
+        let (silent, cut) = (wire.guest(), wire.cut());
         let lines = order.output.clone();
         let output = task::spawn_local(collect(output, order.output));
-        let (process, exited) = ProcessGuest::new(child, pid, output, group, memory, None);
+        let holds = Holds { group, record, stragglers: stragglers.clone(), port: None };
+        let (process, exited) = ProcessGuest::new(child, output, memory, holds);
         Ok(Launched {
             address: facts.address,
             callback_source: facts.source,
             guest: Box::new(VmGuest { process: Box::new(process), wire, files }),
             exited: Box::pin(async move {
                 let lost = |_| GuestExit::Other("no longer watched by the daemon".to_owned());
-                let exit = exited.await.unwrap_or_else(lost);
-                let reason = match events {
-                    Some(events) => time::timeout(LAST_EVENT, events).await.ok().and_then(Result::ok).flatten(),
-                    None => None,
+                let ended = async {
+                    let exit = exited.await.unwrap_or_else(lost);
+                    let reason = match reason {
+                        Some(reason) => time::timeout(LAST_EVENT, reason).await.ok().and_then(Result::ok).flatten(),
+                        None => None,
+                    };
+                    ending::explain(monitor, exit, reason.as_deref(), &lines.tail(LAST_LINES))
+                };
+                // A guest that nobody can reach any more is as good as ended: its monitor goes with it.
+                let exit = tokio::select! {
+                    exit = ended => exit,
+                    how = cut => GuestExit::Other(how),
                 };
                 if let Some(guest) = silent {
                     let _ = task::spawn_blocking(move || hangup::hang_up(guest)).await;
                 }
-                ending::explain(monitor, exit, reason.as_deref(), &lines.tail(LAST_LINES))
+                exit
             }),
             pid: u32::try_from(pid.as_raw()).ok(),
             engine_id: None,
@@ -255,21 +299,22 @@ impl Engine {
         };
         if *self.kvm.get_or_init(probe).await { Accelerator::Kvm } else { Accelerator::Tcg }
     }
-
-    async fn reclaim(&self) {
-        let left = RunDir::abandoned(&self.settings.state_dir);
-        if left.is_empty() {
-            return;
-        }
-        debug!(self.log, "removing what earlier daemons left of their virtual machines"; "daemons" => left.len());
-        let record = |run: &RunDir| Record { mark: Mark::new(run.number), directory: run.path().to_owned() };
-        let reclaimed = net::reclaim(left.iter().map(record).collect(), self.log.clone()).await;
-        if let Err(error) = reclaimed {
-            warn!(self.log, "the network of earlier daemons could not be cleaned"; "error" => %error);
-        }
-    }
 }
 
+/// A machine monitor that can be started, and what its guest hangs on.
+struct Prepared {
+    wire: Wire,
+    facts: Facts,
+    plan: Plan,
+    operator: Operator,
+    /// QEMU tells on a pair of sockets why it ends: our end, and its standard input.
+    events: Option<(qmp::Monitor, OwnedFd)>,
+}
+
+/// That something could not be done, or that there is no space for it.
 fn refused(what: &str) -> impl Fn(io::Error) -> LaunchError {
-    move |error| LaunchError::Refused(format!("{what}: {error}"))
+    move |error| {
+        let why = format!("{what}: {error}");
+        if is_full(&error) { LaunchError::Exhausted(why) } else { LaunchError::Refused(why) }
+    }
 }

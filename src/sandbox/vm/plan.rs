@@ -17,12 +17,12 @@ use unifaas_actors::{
 use super::{
     disk,
     ending::Monitor,
+    files::InstanceDir,
     firecracker::{self, Config, Files, Jail},
     operator::Need,
     program::{self, Program},
     qemu::{Accelerator, Attachment, Boot},
     refused,
-    rundir::{InstanceDir, RunDir},
     wire::{Facts, Wire},
 };
 use crate::{
@@ -32,6 +32,7 @@ use crate::{
         process::{Credentials, DEFAULT_PATH, Facts as ProcessFacts, Invocation},
         substitute::substitute,
     },
+    state::MARK,
 };
 
 const CONFIG: &str = "config.json";
@@ -60,7 +61,8 @@ pub struct Planner<'a> {
     pub vm: &'a VmSpec,
     pub wire: &'a Wire,
     pub facts: &'a Facts,
-    pub run: &'a RunDir,
+    /// Where the files of instances are.
+    pub instances: &'a Path,
     /// For guests in a user-mode network.
     pub callback: Callback,
 }
@@ -89,7 +91,7 @@ impl Planner<'_> {
         let arguments = firecracker::arguments(&self.id(), &config);
         Ok(Plan {
             monitor: Monitor::Firecracker,
-            invocation: invocation(&program, arguments),
+            invocation: self.invocation(&program, arguments),
             runs_as: RunsAs::Operator(needs),
             files: Some(directory),
         })
@@ -120,7 +122,7 @@ impl Planner<'_> {
         directory.give_to(nobody.uid, nobody.gid).map_err(refused("the jail"))?;
         Ok(Plan {
             monitor: Monitor::Firecracker,
-            invocation: invocation(&jailer, jail.arguments(&self.id(), CONFIG)),
+            invocation: self.invocation(&jailer, jail.arguments(&self.id(), CONFIG)),
             runs_as: RunsAs::Daemon,
             files: Some(directory),
         })
@@ -171,7 +173,7 @@ impl Planner<'_> {
         needs.extend(shared.map(Need::read));
         Ok(Plan {
             monitor: Monitor::Qemu,
-            invocation: invocation(&program, boot.arguments()),
+            invocation: self.invocation(&program, boot.arguments()),
             runs_as: RunsAs::Operator(needs),
             files: directory,
         })
@@ -179,6 +181,20 @@ impl Planner<'_> {
 
     fn id(&self) -> String {
         self.order.instance.to_string()
+    }
+
+    fn invocation(&self, program: &Path, arguments: Vec<String>) -> Invocation {
+        let path = env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
+        let mut env = vec![
+            ("PATH".to_owned(), path),
+            ("HOME".to_owned(), OsStr::new("/").to_owned()),
+            (MARK.to_owned(), self.id().into()),
+        ];
+        // For wrappers around the one that look for the other.
+        for Program { variable, .. } in [program::FIRECRACKER, program::QEMU] {
+            env.extend(env::var_os(variable).map(|value| (variable.to_owned(), value)));
+        }
+        Invocation { program: program.to_owned(), name: program.to_string_lossy().into_owned(), arguments, env }
     }
 
     fn cmdline(&self) -> String {
@@ -193,7 +209,7 @@ impl Planner<'_> {
     }
 
     fn directory(&self) -> Result<InstanceDir, LaunchError> {
-        self.run.instance(&self.id()).map_err(refused("the directory of the instance"))
+        InstanceDir::create(self.instances, &self.id()).map_err(refused("the directory of the instance"))
     }
 
     fn write_config(&self, file: &Path, files: Files<'_>, tap: &TapLease) -> Result<(), LaunchError> {
@@ -204,7 +220,7 @@ impl Planner<'_> {
 
     /// What every monitor opens. The directory of the instance will be its own; the way there is what counts.
     fn needs(&self, program: &Path) -> Vec<Need> {
-        let mut needs = vec![Need::execute(program), Need::read(&self.vm.kernel), Need::execute(self.run.path())];
+        let mut needs = vec![Need::execute(program), Need::read(&self.vm.kernel), Need::execute(self.instances)];
         needs.extend(self.vm.initrd.iter().map(Need::read));
         needs
     }
@@ -221,16 +237,6 @@ async fn bring(from: PathBuf, to: PathBuf) -> Result<(), LaunchError> {
     let what = format!("the copy of {}", from.display());
     let copied = task::spawn_blocking(move || disk::copy(&from, &to)).await;
     copied.unwrap_or_else(|error| Err(io::Error::other(error))).map_err(refused(&what))
-}
-
-fn invocation(program: &Path, arguments: Vec<String>) -> Invocation {
-    let path = env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
-    let mut env = vec![("PATH".to_owned(), path), ("HOME".to_owned(), OsStr::new("/").to_owned())];
-    // For wrappers around the one that look for the other.
-    for Program { variable, .. } in [program::FIRECRACKER, program::QEMU] {
-        env.extend(env::var_os(variable).map(|value| (variable.to_owned(), value)));
-    }
-    Invocation { program: program.to_owned(), name: program.to_string_lossy().into_owned(), arguments, env }
 }
 
 /// QEMU is never left to guess what a guest may have written.

@@ -43,7 +43,6 @@ pub enum Attachment<'a> {
 }
 
 /// Everything about a VM that QEMU has to know.
-#[derive(Debug)]
 pub struct Boot<'a> {
     pub name: &'a str,
     pub vm: &'a VmSpec,

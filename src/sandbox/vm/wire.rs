@@ -2,6 +2,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use futures::{
+    FutureExt,
+    future::{BoxFuture, pending},
+};
 use unifaas_actors::{sandbox::LaunchError, spec::Readiness};
 
 use super::qemu::{USER_CALLBACK, USER_GATEWAY, USER_GUEST, USER_NETMASK};
@@ -27,10 +31,21 @@ impl Wire {
             Wire::User(_) => None,
         }
     }
+
+    /// Waits until somebody takes it away from the guest; how, in words.
+    pub fn cut(&self) -> BoxFuture<'static, String> {
+        match self {
+            Wire::Tap(tap) => {
+                let (name, removed) = (tap.name.clone(), tap.removed());
+                removed.map(move |()| format!("its network interface {name} was removed")).boxed()
+            }
+            Wire::User(_) => pending().boxed(),
+        }
+    }
 }
 
-/// What a guest's command line can be told, and where to find the guest. Pure.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What a guest's command line can be told, and where to find the guest. Pure. No `Debug`: the callback is a secret.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Facts {
     pub ip: String,
     pub gateway: String,

@@ -49,10 +49,10 @@ fn what_was_given_back_can_be_given_again_and_nothing_else() {
     admit(&mut ledger, 2, 400);
     waits(&mut ledger, 3, caller(100, Isolated, 1));
     ledger.returning(first, at(2));
-    assert_eq!((ledger.free(), ledger.take_due()), (0, vec![]));
+    assert_eq!((ledger.free(), ledger.take_told()), (0, vec![]));
     ledger.returned(first, at(3));
     ledger.returned(first, at(3));
-    assert_eq!((ledger.free(), ledger.taken(), ledger.take_due()), (600, 400, vec![3]));
+    assert_eq!((ledger.free(), ledger.taken(), ledger.take_told()), (600, 400, vec![3]));
 }
 
 #[test]
@@ -62,7 +62,7 @@ fn who_asks_for_more_than_there_is_does_not_stand_in_the_way() {
     waits(&mut ledger, 2, caller(500, Isolated, 1));
     waits(&mut ledger, 3, caller(300, Isolated, 2));
     assert_eq!(ledger.ask(2, InstanceId::random(), caller(1001, Isolated, 1), at(50)), Verdict::Never);
-    assert_eq!((ledger.waiting(), ledger.take_due()), (1, vec![3]));
+    assert_eq!((ledger.waiting(), ledger.take_told()), (1, vec![3]));
 }
 
 #[test]
@@ -72,10 +72,10 @@ fn who_waits_longest_comes_first_and_nobody_overtakes_a_large_one() {
     waits(&mut ledger, 2, caller(50, Isolated, 7));
     waits(&mut ledger, 3, caller(500, Isolated, 5));
     waits(&mut ledger, 4, caller(60, Isolated, 6));
-    assert!(ledger.take_due().is_empty());
+    assert!(ledger.take_told().is_empty());
     ledger.returned(held, at(9));
-    assert_eq!(ledger.take_due(), [3, 4], "two may start at once");
-    assert!(ledger.take_due().is_empty(), "they have been told");
+    assert_eq!(ledger.take_told(), [3, 4], "two may start at once");
+    assert!(ledger.take_told().is_empty(), "they have been told");
 }
 
 #[test]
@@ -86,7 +86,7 @@ fn callers_come_before_a_minimum() {
     waits(&mut ledger, 3, minimum(500));
     waits(&mut ledger, 4, caller(600, Isolated, 100));
     ledger.returned(held, at(9));
-    assert_eq!(ledger.take_due(), [4]);
+    assert_eq!(ledger.take_told(), [4]);
     // Whoever comes to have a caller goes up.
     assert_eq!(ledger.ask(3, InstanceId::random(), caller(400, Isolated, 90), at(90)), Verdict::Granted);
 }
@@ -102,7 +102,7 @@ fn who_was_served_goes_to_the_back() {
     assert_eq!(ledger.ask(1, instance, caller(1000, Isolated, 1), at(60)), Verdict::Granted);
     waits(&mut ledger, 1, caller(1000, Isolated, 1));
     ledger.returned(instance, at(61));
-    assert_eq!(ledger.take_due(), [2]);
+    assert_eq!(ledger.take_told(), [2]);
     ledger.forget(1);
     let ask = caller(1000, Isolated, 1);
     assert_eq!(ledger.ask(1, instance, ask, at(62)), Verdict::Granted, "what was forgotten has no past");
@@ -121,12 +121,12 @@ fn starts_of_a_kind_have_a_bound_together_until_they_are_ready_or_given_up() {
         "it overtakes, but takes nothing away"
     );
     waits(&mut ledger, 5, caller(10, Process, 6));
-    assert_eq!((ledger.starting(), ledger.take_due()), (3, vec![]));
+    assert_eq!((ledger.starting(), ledger.take_told()), (3, vec![]));
     ledger.started(a, at(6));
     ledger.started(a, at(6));
-    assert_eq!((ledger.starting(), ledger.take_due()), (2, vec![3]));
+    assert_eq!((ledger.starting(), ledger.take_told()), (2, vec![3]));
     ledger.returning(p, at(7));
-    assert_eq!((ledger.starting(), ledger.take_due()), (1, vec![5]));
+    assert_eq!((ledger.starting(), ledger.take_told()), (1, vec![5]));
     ledger.returned(b, at(7));
     assert_eq!((ledger.starting(), ledger.taken()), (0, 20));
 }

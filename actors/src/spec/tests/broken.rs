@@ -137,7 +137,7 @@ fn unknown_keys_come_with_a_way_out() {
     for key in ["ram", "\"a\\nb\"", "\"\""] {
         let said = complaint(&format!("{CONTAINER}{key} = 1"));
         let known = "known there: image, command, memory, cpus, runtime, network, user, capabilities, \
-            no-new-privileges, pids-limit, read-only, init, log-size, pull";
+            no-new-privileges, pids-limit, file-size, read-only, init, log-size, pull";
         assert_eq!(said, format!("3: container.{key}: unknown key in [container]; {known}"));
     }
     let near = [
@@ -231,6 +231,10 @@ fn problems_of_a_container_are_named() {
 fn problems_of_a_containers_safety_are_named() {
     let pids = [("pids-limit = 0", "the integer 0"), ("pids-limit = -1", "the integer -1")];
     refused(CONTAINER, "container.", "an integer from 1 to 4194304 (processes and threads)", &pids);
+    refused(PROCESS, "process.", "an integer from 1 to 4194304 (processes and threads)", &pids);
+    let files = [("file-size = 0", "the integer 0"), ("file-size = \"1G\"", "the string \"1G\"")];
+    refused(CONTAINER, "container.", "an integer from 1 to 1048576 (MiB)", &files);
+    refused(PROCESS, "process.", "an integer from 1 to 1048576 (MiB)", &files);
     let logs = [("log-size = 0", "the integer 0"), ("log-size = 1025", "the integer 1025")];
     refused(CONTAINER, "container.", "an integer from 1 to 1024 (MiB)", &logs);
     refused(CONTAINER, "container.", "\"never\" or \"missing\"", &[("pull = \"always\"", "the string \"always\"")]);

@@ -44,6 +44,7 @@ fn a_process_with_every_key_means_what_it_says() {
     let SandboxSpec::Process(process) = spec.sandbox else { panic!("not a process") };
     assert_eq!(process.command, ["./f", "%callback", "%unknown", "100%"]);
     assert_eq!(process.user.as_deref(), Some("nobody"));
+    assert_eq!((process.pids_limit, process.file_size), (20, Some(5)));
 }
 
 #[test]
@@ -62,6 +63,7 @@ fn a_container_with_every_key_means_what_it_says() {
     assert_eq!(container.user.as_deref(), Some("1000:1000"));
     assert_eq!(container.capabilities, ["SYS_PTRACE", "NET_RAW"]);
     assert_eq!((container.pids_limit, container.log_size, container.pull), (64, 2, Pull::Missing));
+    assert_eq!(container.file_size, Some(7));
     assert!(!container.no_new_privileges && container.read_only && container.init);
 }
 

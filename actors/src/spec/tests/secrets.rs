@@ -33,4 +33,6 @@ fn a_spec_that_is_shown_has_only_the_names() {
     let shown = serde_json::to_value(good(&FULL_PROCESS.replace("hello", SECRET))).unwrap();
     assert_eq!(shown["env"], serde_json::json!(["EMPTY", "GREETING"]));
     assert!(!shown.to_string().contains(SECRET), "{shown}");
+    let printed = format!("{:?}", good(&FULL_PROCESS.replace("hello", SECRET)));
+    assert!(printed.contains("GREETING") && !printed.contains(SECRET), "{printed}");
 }

@@ -111,7 +111,7 @@ async fn run(mut random: StdRng) -> BTreeMap<&'static str, usize> {
     if !drains {
         let call = Call { after: ms(50), by: Caller::Itself };
         rig.fake.always(Script { calls: vec![call], ..Script::default() });
-        rig.log.panic_no_more();
+        rig.log.calm_down();
         sleep(CALM).await;
         recover(&rig, plan.limits).await;
         serve_together(&rig, plan.limits).await;
@@ -129,16 +129,14 @@ async fn recover(rig: &Rig, limits: Limits) {
     }
     let kept: u64 = specs.iter().map(|spec| spec.memory() * spec.min_instances as u64).sum();
     for spec in &specs {
-        let mut answer = rig.request_of(&spec.name).await.await.expect("no panic");
-        if matches!(answer, Err(Refusal::HostSaturated { .. })) && kept + spec.memory() <= limits.memory {
-            // One of those from before the calm takes its time to end.
-            sleep(secs(60)).await;
-            answer = rig.request_of(&spec.name).await.await.expect("no panic");
-        }
+        // An instance that has just served once may be long in ending, and holds its memory: some ends are never seen.
+        sleep(CALM).await;
+        let answer = rig.request_of(&spec.name).await.await.expect("no panic");
+        let scarce = kept + spec.memory() > limits.memory;
+        let excused = scarce && matches!(answer, Err(Refusal::HostSaturated { .. }));
         // Live as far as can be known: some ends are never seen.
         let served = answer.as_ref().is_ok_and(|lease| lease.endpoint().is_live());
-        let scarce = kept + spec.memory() > limits.memory && matches!(answer, Err(Refusal::HostSaturated { .. }));
-        assert!(served || scarce, "{} does not serve: {answer:?}", spec.name);
+        assert!(served || excused, "{} does not serve: {answer:?}", spec.name);
     }
 }
 

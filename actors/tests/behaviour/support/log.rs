@@ -33,8 +33,8 @@ impl Log {
         self.book(|book| book.mine = Some(line));
     }
 
-    /// Whoever has not panicked yet does not.
-    pub fn panic_no_more(&self) {
+    /// Nobody panics any more.
+    pub fn calm_down(&self) {
         self.book(|book| book.mine = None);
     }
 

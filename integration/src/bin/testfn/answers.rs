@@ -1,11 +1,12 @@
 //! What each path answers, well-behaved and otherwise.
 
-use std::{cell::Cell, fmt::Write, io, rc::Rc, time::Duration};
+use std::{cell::Cell, fmt::Write, io, rc::Rc, sync::atomic::Ordering, time::Duration};
 
 use futures::{SinkExt, StreamExt};
 use tokio::{
     io::AsyncWriteExt,
     net::TcpStream,
+    sync::Notify,
     time::{sleep, timeout},
 };
 use tokio_tungstenite::{
@@ -14,6 +15,7 @@ use tokio_tungstenite::{
 };
 
 use crate::{
+    abuse::{self, Endless},
     call_back,
     options::Options,
     say,
@@ -23,13 +25,15 @@ use crate::{
 /// The running function.
 pub(crate) struct Function {
     pub options: Options,
+    /// Told when it is to listen no more.
+    pub deaf: Notify,
     in_flight: Cell<u64>,
     most_in_flight: Cell<u64>,
 }
 
 impl Function {
     pub fn new(options: Options) -> Self {
-        Self { options, in_flight: Cell::new(0), most_in_flight: Cell::new(0) }
+        Self { options, deaf: Notify::new(), in_flight: Cell::new(0), most_in_flight: Cell::new(0) }
     }
 }
 
@@ -119,8 +123,12 @@ async fn answer(function: &Function, connection: &mut Connection, request: &Requ
             connection.send(&request.raw).await?;
         }
         "/callback" => plain(connection, request, "200 OK", "", &function.options.callback).await?,
+        "/callback/other" => {
+            let status = call_back(request.text("url").unwrap_or_default(), "GET").await?;
+            plain(connection, request, "200 OK", "", &status).await?;
+        }
         "/callback/again" => {
-            let status = call_back(&function.options).await?;
+            let status = call_back(&function.options.callback, "GET").await?;
             plain(connection, request, "200 OK", "", &status).await?;
         }
         "/env" => {
@@ -189,6 +197,44 @@ async fn answer(function: &Function, connection: &mut Connection, request: &Requ
                 connection.send([*byte]).await?;
                 sleep(Duration::from_millis(2)).await;
             }
+        }
+        "/deaf" => {
+            function.deaf.notify_one();
+            plain(connection, request, "200 OK", "Connection: close\r\n", "pardon?").await?;
+            return Ok(After::Close);
+        }
+        "/bomb" => {
+            abuse::bomb(Duration::from_millis(request.number("ms", 1000)))?;
+            plain(connection, request, "200 OK", "", "ticking").await?;
+        }
+        "/flood" => {
+            abuse::flood(Duration::from_millis(request.number("ms", 1000)));
+            plain(connection, request, "200 OK", "", "rising").await?;
+        }
+        "/flooded" => {
+            let bytes = abuse::FLOODED.load(Ordering::Relaxed).to_string();
+            plain(connection, request, "200 OK", "", &bytes).await?;
+        }
+        "/fill" => {
+            let how = abuse::fill(request.text("path").unwrap_or_default(), request.number("mib", 1));
+            plain(connection, request, "200 OK", "", &how).await?;
+        }
+        "/connect" => {
+            let how = abuse::connect(request.text("addr").unwrap_or_default()).await;
+            plain(connection, request, "200 OK", "", how).await?;
+        }
+        "/ask" => {
+            let answer = abuse::ask(request).await;
+            plain(connection, request, "200 OK", "", &answer).await?;
+        }
+        "/half/head" => abuse::half(connection, "HTTP/1.1 200 OK\r\nContent-Le").await?,
+        "/half/body" => abuse::half(connection, "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nhalf").await?,
+        "/half/nothing" => abuse::half(connection, "").await?,
+        path if Endless::of(path).is_some() => {
+            if let Some(endless) = Endless::of(path) {
+                endless.send(connection).await?;
+            }
+            return Ok(After::Close);
         }
         path => match path.strip_prefix("/status/").and_then(|code| code.parse::<u16>().ok()) {
             Some(code) => status(connection, request, code).await?,

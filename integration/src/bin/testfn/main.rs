@@ -2,8 +2,9 @@
 //!
 //! Written by hand down to the bytes, because a well-kept server library refuses to do most of what is asked of it here.
 //! This file starts it: listening, the ready callback, the ways not to start. `options.rs` names the misbehaviours at
-//! boot, `answers.rs` those per path, `wire.rs` reads requests.
+//! boot, `answers.rs` those per path, `abuse.rs` the worst of them, `wire.rs` reads requests.
 
+mod abuse;
 mod answers;
 mod options;
 mod wire;
@@ -50,6 +51,9 @@ async fn run(options: Options) -> io::Result<ExitCode> {
     for line in &options.say {
         say(line);
     }
+    if let Some(name) = &options.say_variable {
+        say(&format!("{name} is {}", std::env::var(name).unwrap_or_default()));
+    }
     if let Some(relative) = options.relative {
         spawn_relative(relative, &options)?;
     }
@@ -70,6 +74,9 @@ async fn run(options: Options) -> io::Result<ExitCode> {
     } else {
         let listener = listen().await?;
         call_back_as_told(&function).await;
+        if let Some(code) = function.options.exit_after_callback {
+            return Ok(ExitCode::from(code));
+        }
         accept(function, listener).await
     }
 }
@@ -87,37 +94,43 @@ async fn listen() -> io::Result<TcpListener> {
 
 async fn accept(function: Rc<Function>, listener: TcpListener) -> io::Result<ExitCode> {
     loop {
-        let (stream, _) = listener.accept().await?;
+        let (stream, _) = tokio::select! {
+            accepted = listener.accept() => accepted?,
+            () = function.deaf.notified() => break,
+        };
         let function = Rc::clone(&function);
         tokio::task::spawn_local(async move {
             // A peer that went away is nothing to tell anybody about.
             let _ = answers::serve(&function, stream).await;
         });
     }
+    drop(listener);
+    std::future::pending().await
 }
 
 async fn call_back_as_told(function: &Function) {
     for _ in 0..function.options.callbacks {
-        match call_back(&function.options).await {
+        let options = &function.options;
+        match call_back(&options.callback, &options.callback_method).await {
             Ok(status) => say(&format!("callback answered {status}")),
             Err(error) => say(&format!("callback failed: {error}")),
         }
     }
 }
 
-/// Makes the ready callback; the status of the answer.
-pub(crate) async fn call_back(options: &Options) -> io::Result<String> {
+/// Makes a ready callback; the status of the answer.
+pub(crate) async fn call_back(url: &str, method: &str) -> io::Result<String> {
     let malformed = || io::Error::new(io::ErrorKind::InvalidInput, "not a callback URL");
-    let rest = options.callback.strip_prefix("http://").ok_or_else(malformed)?;
+    let rest = url.strip_prefix("http://").ok_or_else(malformed)?;
     let (authority, path) = rest.split_once('/').ok_or_else(malformed)?;
     let mut stream = TcpStream::connect(authority).await?;
-    let method = &options.callback_method;
     let head =
         format!("{method} /{path} HTTP/1.1\r\nHost: {authority}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
     stream.write_all(head.as_bytes()).await?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).await?;
-    let answer = String::from_utf8_lossy(&answer);
+    // The status is in the first bytes. gVisor may keep the end of a connection to itself.
+    let mut answer = vec![0; 128];
+    let length = stream.read(&mut answer).await?;
+    let answer = String::from_utf8_lossy(&answer[..length]);
     Ok(answer.split(' ').nth(1).unwrap_or("nothing").to_owned())
 }
 

@@ -25,9 +25,15 @@ pub(crate) struct Options {
     /// Exit with this status instead of serving.
     #[arg(long)]
     pub exit_at_boot: Option<u8>,
+    /// Exit with this status as soon as the daemon has taken the callback.
+    #[arg(long)]
+    pub exit_after_callback: Option<u8>,
     /// A line to print at first; may be given more than once.
     #[arg(long)]
     pub say: Vec<String>,
+    /// A variable whose value to print at first.
+    #[arg(long)]
+    pub say_variable: Option<String>,
     /// Do not end on SIGTERM.
     #[arg(long)]
     pub ignore_sigterm: bool,

@@ -14,7 +14,9 @@ use rig::{Rig, cgroups, eventually, held, members, root, runs, world};
 async fn the_environment_is_the_functions_and_nothing_of_the_daemons() {
     world(async || {
         let mut rig = Rig::new();
-        rig.env = [("SECRET", "a b\nc"), ("HOME", "/srv")].map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+        rig.env = [("SECRET", "a b\nc"), ("HOME", "/srv"), ("INSTANCE_ID", "mine")]
+            .map(|(k, v)| (k.to_owned(), v.to_owned()))
+            .into();
         let lines = rig.output_of("cat /proc/$$/environ | tr '\\0' '\\n'").await;
         let names: Vec<_> = lines.iter().filter_map(|line| Some(line.split_once('=')?.0)).collect();
         let mut sorted = names.clone();
@@ -22,6 +24,7 @@ async fn the_environment_is_the_functions_and_nothing_of_the_daemons() {
         let expected = ["CALLBACK_URL", "FUNCTION_NAME", "HOME", "HOST", "INSTANCE_ID", "PATH", "PORT", "SECRET"];
         assert_eq!(sorted, expected);
         assert!(lines.contains(&"HOME=/srv".to_owned()) && lines.contains(&"SECRET=a b".to_owned()));
+        assert!(!lines.contains(&"INSTANCE_ID=mine".to_owned()), "it could not be found again");
         assert!(lines.contains(&"FUNCTION_NAME=f".to_owned()) && lines.contains(&"HOST=127.0.0.1".to_owned()));
     })
     .await;
@@ -221,19 +224,31 @@ async fn a_request_to_stop_can_be_obeyed_or_ignored_but_not_a_kill() {
 async fn descendants_end_with_the_first_process_even_in_a_session_of_their_own() {
     world(async || {
         let rig = Rig::new();
-        let escape = if rig.has_cgroups() { "setsid sleep 1000 & echo $!;" } else { "" };
-        let mut running = rig.sh(&format!("{escape} sleep 1000 & echo $!; sh -c 'sleep 1000 & echo $!'; exit 0"));
-        running.exit().await;
-        let pids: Vec<i32> = running.output.tail(3).iter().map(|line| line.parse().unwrap()).collect();
-        assert!(pids.len() >= 2);
-        running.guest.reclaim().await.unwrap();
-        for pid in pids {
-            // At once with a cgroup, which is removed only when empty.
-            assert!(!rig.has_cgroups() || !runs(pid), "{pid} survived");
-            eventually(|| (!runs(pid)).then_some(())).await;
-        }
+        descendants_end(&rig).await;
     })
     .await;
+}
+
+#[tokio::test]
+async fn they_end_without_a_cgroup_too() {
+    world(async || {
+        let mut rig = Rig::new();
+        rig.without_cgroups();
+        descendants_end(&rig).await;
+    })
+    .await;
+}
+
+async fn descendants_end(rig: &Rig) {
+    let script = "setsid sleep 1000 & echo $!; sleep 1000 & echo $!; sh -c 'sleep 1000 & echo $!'; exit 0";
+    let mut running = rig.sh(script);
+    running.exit().await;
+    let pids: Vec<i32> = running.output.tail(3).iter().map(|line| line.parse().unwrap()).collect();
+    assert_eq!(pids.len(), 3);
+    assert_eq!(rig.written_down(), 1);
+    running.guest.reclaim().await.unwrap();
+    assert_eq!(pids.into_iter().filter(|pid| runs(*pid)).count(), 0);
+    assert_eq!(rig.written_down(), 0);
 }
 
 #[tokio::test]
@@ -303,6 +318,7 @@ async fn a_command_that_cannot_run_says_why_and_leaves_nothing() {
         ] {
             let refusal = rig.try_run(&[program]).err().unwrap();
             assert_eq!(refusal, LaunchError::Refused(why.to_owned()));
+            assert_eq!(rig.written_down(), 0);
         }
         assert_eq!(held(), before);
         assert_eq!(cgroups(&rig), 0);
@@ -331,9 +347,9 @@ async fn a_hundred_launches_leave_nothing() {
             running.guest.reclaim().await.unwrap();
         }
         assert_eq!(held(), before);
-        assert_eq!(cgroups(&rig), 0);
+        assert_eq!((cgroups(&rig), rig.written_down()), (0, 0));
         assert!(!pids.iter().any(|pid| Path::new(&format!("/proc/{pid}")).exists()), "some are not even reaped");
-        let parents: Vec<_> = rig.engine.limits.parents().map(Path::to_owned).collect();
+        let parents: Vec<_> = rig.engine.means.limits.parents().map(Path::to_owned).collect();
         assert!(parents.iter().all(|parent| parent.exists()));
         drop(rig);
         assert!(!parents.iter().any(|parent| parent.exists()));

@@ -22,6 +22,7 @@ use unifaas_actors::{
 };
 
 use super::super::*;
+use crate::state::{Replay, State, Thing};
 
 /// Descriptors and processes are counted, so that only one test may have some at any moment.
 static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
@@ -33,7 +34,10 @@ pub struct Rig {
     pub warnings: Arc<Mutex<Vec<String>>>,
     pub env: BTreeMap<String, String>,
     pub memory: u64,
+    pub pids_limit: u32,
+    pub file_size: Option<u32>,
     pub user: Option<String>,
+    pub state: State,
     _home: tempfile::TempDir,
 }
 
@@ -70,18 +74,35 @@ impl Rig {
         fs::set_permissions(home.path(), fs::Permissions::from_mode(0o700)).unwrap();
         let warnings = Arc::new(Mutex::new(Vec::new()));
         let log = Logger::root(Warnings(warnings.clone()).fuse(), o!());
-        let engine = Processes::new(
-            Callback::local(([127, 0, 0, 1], 3000).into()),
-            Ports::below_ephemeral(),
-            Limits::set_up(&log),
-        );
-        Self { engine, function, warnings, env: BTreeMap::new(), memory: 128, user: None, _home: home }
+        let (state, _) = State::open(&home.path().join("state")).unwrap();
+        let means = Means {
+            ports: Ports::below_ephemeral(),
+            limits: Limits::set_up(&state, &log),
+            journal: state.journal.clone(),
+            stragglers: Stragglers::default(),
+            neighbours: Neighbours::default(),
+        };
+        let engine = Processes::new(Callback::local(([127, 0, 0, 1], 3000).into()), means);
+        Self {
+            engine,
+            function,
+            warnings,
+            env: BTreeMap::new(),
+            memory: 128,
+            pids_limit: 512,
+            file_size: None,
+            user: None,
+            state,
+            _home: home,
+        }
     }
 
     pub fn try_run(&self, command: &[&str]) -> Result<Running, LaunchError> {
         let process = ProcessSpec {
             command: command.iter().map(|word| (*word).to_owned()).collect(),
             memory: self.memory,
+            pids_limit: self.pids_limit,
+            file_size: self.file_size,
             user: self.user.clone(),
         };
         let spec = FunctionSpec {
@@ -100,7 +121,7 @@ impl Rig {
             max_body: None,
             port: 8080,
             readiness: Readiness::Callback,
-            env: self.env.clone(),
+            env: self.env.clone().into(),
             sandbox: SandboxSpec::Process(process.clone()),
         };
         let output = OutputLog::default();
@@ -139,8 +160,18 @@ impl Rig {
         lines
     }
 
+    pub fn without_cgroups(&mut self) {
+        self.engine.means.limits = Limits::none(&Logger::root(slog::Discard, o!()));
+    }
+
+    /// How many processes the journal has.
+    pub fn written_down(&self) -> usize {
+        let journal = fs::read(self.state.directory().join("journal")).unwrap();
+        Replay::of(&journal).things.into_values().filter(|(_, thing)| matches!(thing, Thing::Process(_))).count()
+    }
+
     pub fn has_cgroups(&self) -> bool {
-        self.engine.limits.parents().next().is_some()
+        self.engine.means.limits.parents().next().is_some()
     }
 }
 
@@ -198,13 +229,13 @@ pub fn held() -> usize {
 pub fn members(rig: &Rig) -> usize {
     let procs =
         |cgroup: PathBuf| fs::read_to_string(cgroup.join("cgroup.procs")).map_or(0, |pids| pids.lines().count());
-    let parents = rig.engine.limits.parents();
+    let parents = rig.engine.means.limits.parents();
     parents.map(|parent| instances(parent).map(procs).sum()).max().unwrap_or(0)
 }
 
 /// Cgroups of instances.
 pub fn cgroups(rig: &Rig) -> usize {
-    rig.engine.limits.parents().flat_map(instances).count()
+    rig.engine.means.limits.parents().flat_map(instances).count()
 }
 
 pub fn instances(parent: &Path) -> impl Iterator<Item = PathBuf> {

@@ -175,7 +175,7 @@ impl Walk {
                 expected.push(function);
             }
         }
-        assert_eq!(self.ledger.take_due(), expected);
+        assert_eq!(self.ledger.take_told(), expected);
     }
 
     /// Of all ways to make the room, the one that the rules name.

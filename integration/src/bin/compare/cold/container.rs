@@ -1,0 +1,110 @@
+//! Containers, on a private engine: by hand that is to create and start the same container, and to ask it until it answers.
+
+use std::{env, net::SocketAddr, time::Duration};
+
+use bollard::{
+    Docker,
+    models::{ContainerCreateBody, HostConfig},
+    query_parameters::RemoveContainerOptionsBuilder,
+};
+pub use integration::engine_obstacle as obstacle;
+use integration::{Connection, Daemon, Engine, IMAGE, contained, empty, request};
+use tokio::time::{Instant, sleep};
+
+use super::Starts;
+use crate::{child::WITH_PARENT, options::Options, progress};
+
+const ROUNDS: usize = 31;
+/// Before each start: what the last container leaves to the kernel to clean up shall not be in the way.
+const REST: Duration = Duration::from_millis(150);
+/// MiB.
+const MEMORY: i64 = 64;
+/// What containers are run by.
+pub const RUNTIMES: [&str; 2] = ["runc", "runsc"];
+
+/// An engine, and a daemon with a single-use function for each runtime, named like it. The calling thread is in the
+/// network of the engine afterwards.
+pub async fn daemon() -> (Daemon, Engine) {
+    let lean = env::current_exe().unwrap().with_file_name("lean");
+    let engine = Engine::private(lean.to_str().unwrap()).expect("an engine can be had");
+    let setup = RUNTIMES.iter().fold(engine.setup().run_by(WITH_PARENT), |setup, runtime| {
+        let keys = format!("memory = {MEMORY}\nruntime = \"{runtime}\"");
+        setup.function(contained(runtime, &[], "single-use = true\nstop-grace = 0", &keys))
+    });
+    (setup.start().await, engine)
+}
+
+/// One by hand, one through UniFaaS, and so on, for each runtime.
+pub async fn starts(options: &Options) -> [Result<Starts, String>; 2] {
+    let (daemon, engine) = daemon().await;
+    let docker = engine.docker().await;
+    let mut all = Vec::new();
+    for runtime in RUNTIMES {
+        let (mut starts, rounds) = (Starts::default(), options.rounds(ROUNDS));
+        progress(&format!("cold: container, {runtime}, {rounds} rounds"));
+        // The first of each finds everything cold, the engine included.
+        for round in 0..=rounds {
+            sleep(REST).await;
+            let began = Instant::now();
+            let container = by_hand(&docker, runtime).await;
+            let by_hand = began.elapsed();
+            remove(&docker, &container).await;
+            sleep(REST).await;
+            let began = Instant::now();
+            daemon.get(&format!("/invoke/{runtime}/")).await.ok();
+            let through = began.elapsed();
+            engine.none_left(runtime).await;
+            if round > 0 {
+                starts.push(by_hand, through);
+            }
+        }
+        all.push(starts);
+    }
+    all.try_into().map(|all: [Starts; 2]| all.map(Ok)).expect("one for each runtime")
+}
+
+/// Creates, starts, and asks until there is an answer; what a script would do. The container's id.
+///
+/// # Panics
+/// When the engine refuses.
+pub async fn by_hand(docker: &Docker, runtime: &str) -> String {
+    let memory = Some(MEMORY << 20);
+    let body = ContainerCreateBody {
+        image: Some(IMAGE.to_owned()),
+        cmd: Some(vec!["none".to_owned()]),
+        env: Some(["HOST=0.0.0.0", "PORT=8080"].map(str::to_owned).to_vec()),
+        host_config: Some(HostConfig {
+            memory,
+            memory_swap: memory,
+            runtime: Some(runtime.to_owned()),
+            pids_limit: Some(512),
+            cap_drop: Some(vec!["ALL".to_owned()]),
+            security_opt: Some(vec!["no-new-privileges".to_owned()]),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let id = docker.create_container(None, body).await.unwrap().id;
+    docker.start_container(&id, None).await.unwrap();
+    let found = docker.inspect_container(&id, None).await.unwrap();
+    let networks = found.network_settings.unwrap().networks.unwrap();
+    let address = networks.values().find_map(|endpoint| endpoint.ip_address.clone()).unwrap();
+    let address = SocketAddr::new(address.parse().unwrap(), 8080);
+    let mut connection = loop {
+        match Connection::open(address).await {
+            Ok(connection) => break connection,
+            Err(_) => sleep(Duration::from_millis(1)).await,
+        }
+    };
+    connection.send(request("GET", "/", empty())).await.unwrap().ok();
+    id
+}
+
+/// Removes what was started by hand.
+///
+/// # Panics
+/// When the engine refuses.
+pub async fn remove(docker: &Docker, container: &str) {
+    let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
+    docker.remove_container(container, Some(options)).await.unwrap();
+}

@@ -1,0 +1,101 @@
+//! Processes: by hand that is fork, exec, the callback, and a request over a new connection.
+
+use std::{
+    io::{Read, Write},
+    net::TcpListener,
+    path::Path,
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use integration::{Function, Home, Setup};
+use serde_json::json;
+use tokio::time::{Instant, sleep};
+
+use super::Starts;
+use crate::{
+    ask::first_byte,
+    child::{Running, WITH_PARENT, free_port},
+    options::Options,
+    progress,
+};
+
+const ROUNDS: usize = 101;
+/// Before each start: what the last one leaves to the kernel to clean up shall not be in the way.
+const REST: Duration = Duration::from_millis(20);
+
+/// A process that is about to be started by hand: everything that is not part of a start has been done.
+#[derive(Debug)]
+pub struct ByHand {
+    command: Command,
+    callback: TcpListener,
+    port: u16,
+}
+
+impl ByHand {
+    /// Prepares it.
+    ///
+    /// # Panics
+    /// When there is no port.
+    pub fn prepare(program: &Path) -> Self {
+        let (callback, port) = (TcpListener::bind("127.0.0.1:0").expect("a port for callbacks"), free_port());
+        let mut command = Command::new(program);
+        command.arg(format!("http://{}/ready/x", callback.local_addr().unwrap()));
+        command.env_clear().env("HOST", "127.0.0.1").env("PORT", port.to_string());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        Self { command, callback, port }
+    }
+
+    /// Starts it, answers its callback and asks it.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    pub fn run(mut self) -> Running {
+        let running = Running::new(self.command.spawn().expect("the function can be run"));
+        answer_callback(&self.callback);
+        first_byte(([127, 0, 0, 1], self.port).into(), "/");
+        running
+    }
+}
+
+/// Waits for a callback and accepts it.
+///
+/// # Panics
+/// When the caller is gone at once.
+pub fn answer_callback(listener: &TcpListener) {
+    let (mut call, _) = listener.accept().expect("a callback");
+    let _ = call.read(&mut [0; 1024]);
+    call.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").unwrap();
+}
+
+/// The function that UniFaaS starts for each request.
+pub fn single_use(name: &str) -> Function {
+    Function::new(name).program("lean").set("single-use", true).process("memory", 32)
+}
+
+/// One by hand, one through UniFaaS, and so on.
+pub async fn starts(options: &Options) -> Starts {
+    let home = Home::new();
+    let lean = home.program("lean");
+    let daemon = Setup::at(&home).run_by(WITH_PARENT).function(single_use("f")).start().await;
+    let (mut starts, rounds) = (Starts::default(), options.rounds(ROUNDS));
+    progress(&format!("cold: process, {rounds} rounds"));
+    // The first of each finds everything cold, the file system included.
+    for round in 0..=rounds {
+        sleep(REST).await;
+        let prepared = ByHand::prepare(&lean);
+        let began = Instant::now();
+        let running = prepared.run();
+        let by_hand = began.elapsed();
+        drop(running);
+        sleep(REST).await;
+        let began = Instant::now();
+        first_byte(daemon.listen, "/invoke/f/");
+        let through = began.elapsed();
+        daemon.settled("f", "no instance", |function| function["instances"] == json!([])).await;
+        if round > 0 {
+            starts.push(by_hand, through);
+        }
+    }
+    starts
+}

@@ -1,0 +1,84 @@
+//! What else can stand between a client and a function: nginx and HAProxy, each as whoever knows it well would set it up
+//! for this.
+
+use std::{fmt::Write, fs, net::SocketAddr, path::Path};
+
+use tempfile::TempDir;
+
+use crate::{
+    child::{Running, free_port},
+    machine::is_installed,
+};
+
+/// A proxy in front of one upstream.
+#[derive(Debug)]
+pub struct Proxy {
+    /// Where it listens.
+    pub address: SocketAddr,
+    _running: Running,
+}
+
+/// Starts nginx: two workers, connections kept to the client and to the upstreams, bodies streamed both ways through
+/// buffers that are good for long ones and no worse for short ones, no log. A route is a path and who answers what is below it.
+pub fn nginx(directory: &TempDir, routes: &[(String, SocketAddr)]) -> Result<Proxy, String> {
+    let at = directory.path().display();
+    let (mut upstreams, mut locations) = (String::new(), String::new());
+    for (number, (path, upstream)) in routes.iter().enumerate() {
+        let _ = writeln!(
+            upstreams,
+            "upstream u{number} {{ server {upstream}; keepalive 256; keepalive_requests 1000000000; }}"
+        );
+        let _ = writeln!(locations, "location {path} {{ proxy_pass http://u{number}/; }}");
+    }
+    let config = |address| {
+        format!(
+            "worker_processes 2;\ndaemon off;\npid {at}/nginx.pid;\nerror_log stderr crit;\n\
+             events {{ worker_connections 16384; }}\n\
+             http {{\n\
+             access_log off;\nclient_body_temp_path {at}/body;\nproxy_temp_path {at}/proxy;\n\
+             fastcgi_temp_path {at}/fastcgi;\nuwsgi_temp_path {at}/uwsgi;\nscgi_temp_path {at}/scgi;\n\
+             keepalive_requests 1000000000;\nkeepalive_timeout 3600;\nclient_max_body_size 0;\n\
+             proxy_http_version 1.1;\nproxy_set_header Connection \"\";\n\
+             proxy_request_buffering off;\nproxy_max_temp_file_size 0;\n\
+             proxy_buffer_size 32k;\nproxy_buffers 32 32k;\nproxy_busy_buffers_size 512k;\n\
+             client_body_buffer_size 128k;\n\
+             {upstreams}\
+             server {{\nlisten {address} backlog=4096;\n{locations}}}\n}}\n"
+        )
+    };
+    start("nginx", directory.path(), config, |file| {
+        vec!["nginx".to_owned(), "-e".to_owned(), "stderr".to_owned(), "-c".to_owned(), file.to_owned()]
+    })
+}
+
+/// Starts HAProxy: two threads, connections to the upstream shared by all clients, no log.
+pub fn haproxy(directory: &TempDir, upstream: SocketAddr) -> Result<Proxy, String> {
+    let config = |address| {
+        format!(
+            "global\n  nbthread 2\n  maxconn 8192\n\
+             defaults\n  mode http\n  timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n  http-reuse always\n\
+             frontend clients\n  bind {address}\n  default_backend function\n\
+             backend function\n  server only {upstream}\n"
+        )
+    };
+    start("haproxy", directory.path(), config, |file| {
+        vec!["haproxy".to_owned(), "-q".to_owned(), "-db".to_owned(), "-f".to_owned(), file.to_owned()]
+    })
+}
+
+fn start(
+    program: &str,
+    directory: &Path,
+    config: impl Fn(SocketAddr) -> String,
+    line: impl Fn(&str) -> Vec<String>,
+) -> Result<Proxy, String> {
+    if !is_installed(program) {
+        return Err("not installed".to_owned());
+    }
+    let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let file = directory.join(format!("{program}.conf"));
+    fs::write(&file, config(address)).map_err(|error| error.to_string())?;
+    let line = line(&file.to_string_lossy());
+    let line: Vec<&str> = line.iter().map(String::as_str).collect();
+    Ok(Proxy { address, _running: Running::start(&line).accepting(address) })
+}

@@ -1,0 +1,72 @@
+//! What is made of the samples of a contestant.
+
+use std::time::Duration;
+
+/// The middle one; of an even number, the mean of the two in the middle. `None` of none.
+pub fn median(samples: &[f64]) -> Option<f64> {
+    let mut sorted = samples.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    match sorted.len() {
+        0 => None,
+        length if length % 2 == 1 => Some(sorted[middle]),
+        _ => Some(f64::midpoint(sorted[middle - 1], sorted[middle])),
+    }
+}
+
+/// The least.
+pub fn fastest(samples: &[f64]) -> Option<f64> {
+    samples.iter().copied().min_by(f64::total_cmp)
+}
+
+/// How far apart the samples are, in percent of their median: below it, two contestants cannot be told apart.
+pub fn spread(samples: &[f64]) -> Option<f64> {
+    let (least, most) = (fastest(samples)?, samples.iter().copied().max_by(f64::total_cmp)?);
+    median(samples).filter(|median| *median > 0.0).map(|median| (most - least) / median * 100.0)
+}
+
+/// The first in terms of the second, if both are there.
+pub fn ratio(this: Option<f64>, to: Option<f64>) -> Option<f64> {
+    this.zip(to).filter(|(_, to)| *to != 0.0).map(|(this, to)| this / to)
+}
+
+/// What the first has more than the second, if both are there.
+pub fn added(this: Option<f64>, to: Option<f64>) -> Option<f64> {
+    this.zip(to).map(|(this, to)| this - to)
+}
+
+/// For tables.
+pub fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_needs_no_order_and_halves_an_even_number() {
+        assert_eq!(median(&[3.0, 1.0, 2.0]), Some(2.0));
+        assert_eq!(median(&[4.0, 1.0, 3.0, 2.0]), Some(2.5));
+        assert_eq!(median(&[7.0]), Some(7.0));
+        assert_eq!(median(&[]), None);
+    }
+
+    #[test]
+    fn one_outlier_changes_the_spread_and_not_the_median() {
+        let samples = [10.0, 11.0, 9.0, 10.0, 30.0];
+        assert_eq!(median(&samples), Some(10.0));
+        assert_eq!(spread(&samples), Some(210.0));
+        assert_eq!(fastest(&samples), Some(9.0));
+        assert_eq!((spread(&[]), spread(&[0.0, 0.0])), (None, None));
+    }
+
+    #[test]
+    fn nothing_comes_of_what_was_not_measured() {
+        assert_eq!(ratio(Some(3.0), Some(2.0)), Some(1.5));
+        assert_eq!(ratio(Some(3.0), None), None);
+        assert_eq!(ratio(Some(3.0), Some(0.0)), None);
+        assert_eq!(added(Some(3.0), Some(2.0)), Some(1.0));
+        assert_eq!(added(None, Some(2.0)), None);
+    }
+}

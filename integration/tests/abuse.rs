@@ -1,0 +1,207 @@
+//! Processes that mean harm. Each is held by its limits, told apart from the others, and gone in the end.
+//!
+//! Containers that do the same are in `containers/abuse.rs`, virtual machines in `vm_abuse.rs`; a function's odd answers
+//! that are no harm in `upstream.rs`.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+use std::{fs, net::SocketAddr, os::unix::fs::PermissionsExt, path::PathBuf, time::Duration};
+
+use integration::{
+    Daemon, Function, Pieces, Setup,
+    abuse::{suffer_answers, unnoticed},
+    cgroups_are_usable, empty, eventually, ms, number, processes, request, within,
+};
+use serde_json::json;
+use tokio::{net::TcpStream, time::Instant};
+
+const SOON: Duration = Duration::from_secs(10);
+
+/// A daemon with `bad`, as it is described, and `good`, which somebody uses meanwhile.
+async fn with(bad: Function) -> Daemon {
+    Setup::default().function(bad).function(Function::new("good")).start().await
+}
+
+async fn until_none_is_left(daemon: &Daemon) {
+    daemon.settled("bad", "no instance", |function| function["instances"] == json!([])).await;
+}
+
+/// The directory of a process in the hierarchy that counts processes.
+fn counted_in(pid: u32) -> Option<PathBuf> {
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    let of = |controllers: &str| text.lines().find_map(|line| line.split_once(controllers)).map(|(_, path)| path);
+    let candidates = [
+        of(":pids:").map(|path| format!("/sys/fs/cgroup/pids{path}")),
+        of("0::").map(|path| format!("/sys/fs/cgroup{path}")),
+    ];
+    candidates.into_iter().flatten().map(PathBuf::from).find(|directory| directory.join("pids.max").is_file())
+}
+
+fn number_in(file: PathBuf) -> u64 {
+    let text = fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    text.trim().parse().unwrap_or_else(|_| panic!("{}: {text}", file.display()))
+}
+
+#[tokio::test]
+async fn a_fork_bomb_is_held_where_processes_can_be_counted_and_leaves_nothing() {
+    if !cgroups_are_usable().await {
+        return;
+    }
+    let daemon = with(Function::new("bad").process("pids-limit", 40).set("keepalive", 2)).await;
+    let pid = daemon.get("/invoke/bad/pid").await.ok().pid();
+    let Some(group) = counted_in(pid) else { panic!("the limit is not in force, and the bomb would be") };
+    assert_eq!(number_in(group.join("pids.max")), 40, "the limit is not in force, and the bomb would be");
+    unnoticed(&daemon, "good", async {
+        daemon.get("/invoke/bad/bomb?ms=1500").await.ok();
+        eventually(SOON, "it has gone off", async || (number_in(group.join("pids.current")) >= 40).then_some(())).await;
+        for _ in 0..10 {
+            daemon.get("/invoke/bad/pid").await.ok();
+            assert!(number_in(group.join("pids.current")) <= 40);
+        }
+        until_none_is_left(&daemon).await;
+        assert!(!group.exists());
+        assert_eq!(daemon.home.processes().len(), 1, "that of the other function");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_process_has_the_limits_of_its_file() {
+    if !cgroups_are_usable().await {
+        return;
+    }
+    let daemon = Setup::default()
+        .function(Function::new("given").process("pids-limit", 30).process("file-size", 3))
+        .function(Function::new("usual"))
+        .start()
+        .await;
+    for (function, pids, bytes) in [("given", 30, "3145728"), ("usual", 512, "unlimited")] {
+        let pid = daemon.get(&format!("/invoke/{function}/pid")).await.ok().pid();
+        assert_eq!(number_in(counted_in(pid).unwrap().join("pids.max")), pids, "{function}");
+        let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+        let line = limits.lines().find(|line| line.starts_with("Max file size")).unwrap();
+        assert_eq!(line.split_whitespace().nth(3), Some(bytes), "{function}");
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_grows_without_end_ends_its_process_at_the_limit() {
+    let daemon = with(Function::new("bad").process("file-size", 2)).await;
+    let directory = tempfile::tempdir().unwrap();
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    let file = directory.path().join("grows");
+    unnoticed(&daemon, "good", async {
+        let reply = daemon.get(&format!("/invoke/bad/fill?mib=200&path={}", file.display())).await;
+        let problem = reply.problem(502, "instance_failed").to_string();
+        assert!(problem.contains("killed by signal 25 (SIGXFSZ)"), "{problem}");
+        assert_eq!(fs::metadata(&file).unwrap().len(), 2 << 20);
+        daemon.get("/invoke/bad/pid").await.ok();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn output_without_end_is_read_at_a_pace_and_kept_within_bounds() {
+    let daemon = with(Function::new("bad")).await;
+    unnoticed(&daemon, "good", async {
+        daemon.get("/invoke/bad/flood?ms=3000").await.ok();
+        let started = Instant::now();
+        while started.elapsed() < ms(1000) {
+            let output = daemon.instances("bad").await[0]["output"].to_string();
+            assert!(output.len() < 64 << 10, "{} bytes of output are kept", output.len());
+        }
+        let printed: u64 = daemon.get("/invoke/bad/flooded").await.ok().text().parse().unwrap();
+        assert!((64 << 10..40 << 20).contains(&printed), "{printed} bytes were taken in a second");
+        daemon.get("/invoke/bad/exit?code=3").await.problem(502, "instance_failed");
+        until_none_is_left(&daemon).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_instance_that_closes_its_socket_loses_its_place_and_no_request() {
+    let daemon = with(Function::new("bad")).await;
+    unnoticed(&daemon, "good", async {
+        let first = daemon.get("/invoke/bad/deaf").await.ok();
+        let first =
+            daemon.instances("bad").await[0]["pid"].as_u64().map(|pid| pid as u32).filter(|_| first.status == 200);
+        let first = first.unwrap();
+        let address: SocketAddr = daemon.instances("bad").await[0]["address"].as_str().unwrap().parse().unwrap();
+        let deaf = async || TcpStream::connect(address).await.is_err().then_some(());
+        eventually(SOON, "it listens no more", deaf).await;
+        // A connection that is kept for the next request is still listened to.
+        for _ in 0..8 {
+            daemon.get("/invoke/bad/pid").await.ok();
+        }
+        assert_eq!(daemon.counter("bad", "instance_failed").await, 0);
+        eventually(SOON, "it is gone", async || (!processes::exists(first)).then_some(())).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn answers_that_are_none_have_the_right_status_and_harm_nobody() {
+    let daemon = with(Function::new("bad").set("timeout", 1)).await;
+    unnoticed(&daemon, "good", suffer_answers(&daemon, "bad")).await;
+}
+
+#[tokio::test]
+async fn an_answer_without_end_takes_no_slot_for_longer_than_the_timeout_whoever_reads_it() {
+    let daemon = Setup::default()
+        .option("--client-timeout", "1")
+        .function(Function::new("bad").set("timeout", 1).set("max-instances", 1))
+        .function(Function::new("good"))
+        .start()
+        .await;
+    unnoticed(&daemon, "good", async {
+        for path in ["/endless/body", "/bytes?mib=2000"] {
+            let path = format!("/invoke/bad{path}");
+            // One that is never read beyond its head.
+            let (_connection, _response) = daemon.start(request("GET", &path, empty())).await;
+            within(ms(6000), "the only slot is free", daemon.get("/invoke/bad/pid")).await.ok();
+            // One that is read more slowly than the function writes, so that there is always something to pass on.
+            let (_slow, response) = daemon.start(request("GET", &path, empty())).await;
+            let slowly = async {
+                let mut pieces = Pieces::of(response);
+                while let Some(Ok(_)) = pieces.next().await {
+                    tokio::time::sleep(ms(1)).await;
+                }
+            };
+            within(ms(6000), "it is broken off", slowly).await;
+            within(ms(6000), "the only slot is free", daemon.get("/invoke/bad/pid")).await.ok();
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_instance_that_calls_back_and_dies_is_told_to_those_who_waited_for_it() {
+    let daemon = with(Function::new("bad").flag("--exit-after-callback").flag("7")).await;
+    unnoticed(&daemon, "good", async {
+        for _ in 0..3 {
+            let reply = within(ms(5000), "an answer", daemon.get("/invoke/bad/pid")).await;
+            let problem = reply.problem(502, "instance_failed").to_string();
+            assert!(problem.contains("could not connect") || problem.contains("status 7"), "WHAT {problem}");
+        }
+        until_none_is_left(&daemon).await;
+        // Each request may have tried some, none more than that.
+        assert!(number(&daemon.function("bad").await, "instances_started") <= 12);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_memory_hog_is_ended_at_its_limit_while_nobody_else_notices() {
+    if !cgroups_are_usable().await {
+        return;
+    }
+    let daemon = with(Function::new("bad").process("memory", 48)).await;
+    unnoticed(&daemon, "good", async {
+        for _ in 0..3 {
+            let problem = daemon.get("/invoke/bad/allocate?mib=400").await.problem(502, "instance_failed").to_string();
+            assert!(problem.contains("out of memory (limit 48 MiB)"), "{problem}");
+        }
+        daemon.get("/invoke/bad/pid").await.ok();
+    })
+    .await;
+}

@@ -1,0 +1,144 @@
+//! The ready callback: believed once, from the instance itself, and harmless otherwise.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+mod noise;
+
+use std::{net::SocketAddr, time::Duration};
+
+use integration::{Connection, Daemon, Function, Raw, Setup, empty, ms, number, request};
+use tokio::net::TcpSocket;
+
+/// Asks a function that is not ready for its callback URL, at its own port; the path of it.
+async fn callback_path(daemon: &Daemon, function: &str) -> String {
+    let booting = daemon.until(function, "booting", 1).await;
+    let address: SocketAddr = booting["instances"][0]["address"].as_str().expect("an address").parse().unwrap();
+    let url = integration::eventually(Duration::from_secs(5), "the function listens", async || {
+        let mut connection = Connection::open(address).await.ok()?;
+        Some(connection.send(request("GET", "/callback", empty())).await.ok()?.text())
+    })
+    .await;
+    url.strip_prefix(&format!("http://{}", daemon.callback)).expect("a callback at the daemon").to_owned()
+}
+
+/// Calls back from one of the loopback addresses; the status of the answer.
+async fn call_from(source: &str, to: SocketAddr, method: &str, path: &str) -> u16 {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(format!("{source}:0").parse().unwrap()).unwrap();
+    let stream = socket.connect(to).await.unwrap();
+    let mut raw = Raw::over(stream);
+    let head = format!("{method} {path} HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    raw.send(head).await.unwrap();
+    raw.expect_head().await.status
+}
+
+#[tokio::test]
+async fn both_get_and_post_are_callbacks() {
+    for method in ["GET", "POST"] {
+        let daemon = Daemon::with(Function::new("f").flag("--callback-method").flag(method)).await;
+        daemon.get("/invoke/f/pid").await.ok();
+        assert!(daemon.instances("f").await[0]["output"].to_string().contains("callback answered 200"));
+        assert_eq!(daemon.function("f").await["callbacks_refused"], 0);
+    }
+}
+
+#[tokio::test]
+async fn a_callback_without_the_right_id_is_a_404_and_counted() {
+    let daemon = Daemon::with(Function::new("f").flag("--callbacks").flag("0")).await;
+    let mut waiter = daemon.connect().await;
+    let waits = tokio::spawn(async move { waiter.send(request("GET", "/invoke/f/pid", empty())).await });
+    let right = callback_path(&daemon, "f").await;
+    let id = daemon.instances("f").await[0]["id"].as_str().expect("an id").to_owned();
+    let wrong = [
+        "/ready/".to_owned(),
+        "/ready/1".to_owned(),
+        format!("/ready/{}", "0".repeat(32)),
+        format!("/ready/{id}"),
+        right.to_uppercase().replace("/READY/", "/ready/"),
+        format!("{right}/"),
+        format!("{right}0"),
+        "/ready/..%2f..".to_owned(),
+        format!("/ready/{}", "a".repeat(5000)),
+    ];
+    for path in &wrong {
+        if *path == right {
+            continue;
+        }
+        assert_eq!(call_from("127.0.0.1", daemon.callback, "GET", path).await, 404, "{path}");
+    }
+    assert!(number(&daemon.debug().await["daemon"], "callbacks_refused") >= 7);
+    daemon.until("f", "booting", 1).await;
+    assert_eq!(call_from("127.0.0.1", daemon.callback, "GET", &right).await, 200);
+    waits.await.unwrap().unwrap().ok();
+}
+
+#[tokio::test]
+async fn a_callback_from_another_address_is_a_403_even_with_the_right_id() {
+    let daemon = Daemon::with(Function::new("f").flag("--callbacks").flag("0")).await;
+    let mut waiter = daemon.connect().await;
+    let waits = tokio::spawn(async move { waiter.send(request("GET", "/invoke/f/pid", empty())).await });
+    let path = callback_path(&daemon, "f").await;
+    for method in ["GET", "POST"] {
+        assert_eq!(call_from("127.0.0.2", daemon.callback, method, &path).await, 403);
+    }
+    let function = daemon.until("f", "booting", 1).await;
+    assert_eq!(number(&function, "callbacks_refused"), 2);
+    assert_eq!(number(&daemon.debug().await["daemon"], "callbacks_refused"), 2);
+    assert_eq!(call_from("127.0.0.1", daemon.callback, "POST", &path).await, 200);
+    waits.await.unwrap().unwrap().ok();
+}
+
+#[tokio::test]
+async fn a_second_callback_is_a_409_and_changes_nothing() {
+    let daemon = Daemon::with(Function::new("f").flag("--callbacks").flag("2")).await;
+    let pid = daemon.get("/invoke/f/pid").await.ok().pid();
+    for _ in 0..3 {
+        assert_eq!(daemon.get("/invoke/f/callback/again").await.ok().text(), "409");
+    }
+    assert_eq!(daemon.get("/invoke/f/pid").await.ok().pid(), pid);
+    let function = daemon.function("f").await;
+    assert_eq!(number(&function, "callbacks_refused"), 4);
+    assert_eq!(number(&function, "instances_started"), 1);
+    assert!(function["instances"][0]["output"].to_string().contains("callback answered 409"));
+}
+
+#[tokio::test]
+async fn a_callback_after_the_end_of_its_instance_is_a_404() {
+    let daemon = Daemon::with(Function::new("f").set("keepalive", 0.1)).await;
+    let url = daemon.get("/invoke/f/callback").await.ok().text();
+    let path = url.strip_prefix(&format!("http://{}", daemon.callback)).expect("a callback at the daemon").to_owned();
+    daemon.settled("f", "no instance", |function| function["instances"] == serde_json::json!([])).await;
+    assert_eq!(call_from("127.0.0.1", daemon.callback, "GET", &path).await, 404);
+}
+
+#[tokio::test]
+async fn the_callback_listener_does_nothing_else() {
+    let daemon = Daemon::with(Function::new("f").flag("--callbacks").flag("0").set("boot-timeout", 3)).await;
+    for path in ["/invoke/f/pid", "/debug", "/metrics", "/healthz", "/"] {
+        let status = call_from("127.0.0.1", daemon.callback, "GET", path).await;
+        assert_eq!(status, 404, "{path} at the callback listener");
+    }
+    let mut waiter = daemon.connect().await;
+    let waits = tokio::spawn(async move { waiter.send(request("GET", "/invoke/f/pid", empty())).await });
+    let path = callback_path(&daemon, "f").await;
+    for method in ["PUT", "DELETE", "OPTIONS"] {
+        let status = call_from("127.0.0.1", daemon.callback, method, &path).await;
+        assert!(status == 404 || status == 405, "{method}: {status}");
+    }
+    let status = call_from("127.0.0.1", daemon.listen, "GET", &path).await;
+    assert_eq!(status, 404, "callbacks have a listener of their own");
+    tokio::time::sleep(ms(100)).await;
+    assert_eq!(daemon.instances("f").await[0]["state"], "booting");
+    assert_eq!(call_from("127.0.0.1", daemon.callback, "GET", &path).await, 200);
+    waits.await.unwrap().unwrap().ok();
+}
+
+#[tokio::test]
+async fn the_secret_of_a_callback_is_in_no_log_and_not_at_debug() {
+    let daemon = Setup::default().option("--log-level", "trace").function(Function::new("f")).start().await;
+    let url = daemon.get("/invoke/f/callback").await.ok().text();
+    let (_, secret) = url.rsplit_once('/').expect("a path");
+    assert!(secret.len() >= 22, "{secret} can be guessed");
+    assert!(!daemon.debug().await.to_string().contains(secret));
+    assert!(!daemon.log().contains(secret));
+}

@@ -1,0 +1,280 @@
+//! What is done to the daemon and to what it has started. All of it is undone again.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use bollard::query_parameters::KillContainerOptionsBuilder;
+use integration::{Engine, ms, processes};
+use nix::sys::signal::Signal;
+use rand::{RngExt, rngs::StdRng, seq::IndexedRandom};
+use serde_json::Value;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpSocket,
+    task::spawn_blocking,
+    time::{Instant, sleep},
+};
+
+use crate::{
+    ledger::{Ledger, Trouble},
+    stage::{EDITED, FLEETING, Stage, edited, fleeting, remove_link},
+};
+
+/// Files that are no `function.toml`.
+const BROKEN: [&[u8]; 6] =
+    [b"", b"[process", b"\0\xff\xfe\x01", b"[process]\ncommand = []\n", b"[process]\ncomand = [\"x\"]\n", b"7"];
+
+pub struct Faults<'a> {
+    pub stage: &'a Stage,
+    pub ledger: &'a Mutex<Ledger>,
+    pub until: Instant,
+}
+
+impl Faults<'_> {
+    fn ledger(&self) -> std::sync::MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap()
+    }
+
+    fn is_over(&self) -> bool {
+        Instant::now() >= self.until
+    }
+
+    /// Small things, one after the other: deaths, callbacks, taps.
+    pub async fn small(&self, mut random: StdRng) {
+        while !self.is_over() {
+            sleep(ms(random.random_range(50..250))).await;
+            match random.random_range(0..10) {
+                0..3 => self.kill_process(&mut random).await,
+                3..5 => self.kill_monitor(&mut random).await,
+                5..7 => self.forge(&mut random).await,
+                7 => self.kill_container(&mut random).await,
+                8 => self.remove_tap(&mut random).await,
+                _ => self.edit(&mut random).await,
+            }
+        }
+    }
+
+    /// Large things, one after the other: the engine, the disk, the clock.
+    pub async fn large(&self, mut random: StdRng) {
+        // All of them at first, for a short run to have had them.
+        for round in 0.. {
+            sleep(ms(random.random_range(1000..3000))).await;
+            if self.is_over() {
+                return;
+            }
+            let kind = if round < 4 { round } else { random.random_range(0..4) };
+            let pause = ms(random.random_range(500..2500));
+            match kind {
+                0 => self.fill_disk(pause).await,
+                1 => self.hang_engine(pause).await,
+                2 => self.shift_clock(&mut random).await,
+                _ => self.stop_engine(pause).await,
+            }
+        }
+    }
+
+    /// The first process of a process or a container, with its instance.
+    fn victims(&self) -> Vec<(u32, String)> {
+        let running = self.stage.home.processes().into_iter();
+        let first = running.filter(|pid| !processes::arguments(*pid).iter().any(|word| word == "--linger"));
+        let named = first.filter_map(|pid| {
+            let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
+            let environment = String::from_utf8_lossy(&environment).into_owned();
+            let instance = environment.split('\0').find_map(|entry| entry.strip_prefix("INSTANCE_ID="))?;
+            Some((pid, instance.to_owned()))
+        });
+        named.collect()
+    }
+
+    async fn kill_process(&self, random: &mut StdRng) {
+        let victims = self.victims();
+        let Some((pid, instance)) = victims.choose(random) else { return };
+        if processes::signal(*pid, Signal::SIGKILL) {
+            processes::dead(*pid).await;
+            let mut ledger = self.ledger();
+            ledger.count("process or container's first process killed");
+            ledger.killed(instance.clone());
+        }
+    }
+
+    /// Everything that `/debug` tells of instances.
+    async fn instances(&self) -> Vec<Value> {
+        let debug = self.stage.daemon.debug().await;
+        let functions = debug["functions"].as_object().into_iter().flatten();
+        functions.flat_map(|(_, function)| function["instances"].as_array().cloned().unwrap_or_default()).collect()
+    }
+
+    async fn kill_monitor(&self, random: &mut StdRng) {
+        let instances = self.instances().await;
+        let has_tap = |instance: &&Value| tap_of(instance).is_some() && instance["pid"].is_u64();
+        let victims: Vec<_> = instances.iter().filter(has_tap).collect();
+        let Some(victim) = victims.choose(random) else { return };
+        let pid = u32::try_from(victim["pid"].as_u64().unwrap()).unwrap();
+        // It may have ended meanwhile, and the number be another's.
+        let is_monitor = processes::arguments(pid)
+            .first()
+            .is_some_and(|program| program.contains("qemu-system") || program.contains("firecracker"));
+        if is_monitor && processes::signal(pid, Signal::SIGKILL) {
+            processes::dead(pid).await;
+            let mut ledger = self.ledger();
+            ledger.count("machine monitor killed");
+            ledger.killed(id_of(victim));
+        }
+    }
+
+    async fn kill_container(&self, random: &mut StdRng) {
+        let instances = self.instances().await;
+        let victims: Vec<_> = instances.iter().filter(|instance| instance["engine_id"].is_string()).collect();
+        let Some(victim) = victims.choose(random) else { return };
+        let docker = bollard::Docker::connect_with_host(&self.stage.engine.host()).unwrap();
+        let options = KillContainerOptionsBuilder::new().signal("SIGKILL").build();
+        let container = victim["engine_id"].as_str().unwrap();
+        let kill = docker.kill_container(container, Some(options));
+        // While the engine hangs nobody is told whether it did as it was asked.
+        match tokio::time::timeout(Duration::from_secs(10), kill).await {
+            Ok(Ok(())) => self.ledger().count("container killed through the engine"),
+            Ok(Err(_)) | Err(_) => self.ledger().count("container could not be killed through the engine"),
+        }
+        self.ledger().killed(id_of(victim));
+    }
+
+    async fn remove_tap(&self, random: &mut StdRng) {
+        let taps = integration::vm::taps();
+        let Some(tap) = taps.choose(random) else { return };
+        let since = Instant::now();
+        let mut attached = self.instances().await;
+        if !remove_link(tap) {
+            return;
+        }
+        // Whoever got it in between is listed by now.
+        attached.extend(self.instances().await);
+        let mut ledger = self.ledger();
+        for instance in attached.iter().filter(|instance| tap_of(instance) == Some(tap)) {
+            ledger.cut_off(id_of(instance));
+        }
+        ledger.count("tap removed");
+        ledger.troubled(Trouble::Tap, since);
+    }
+
+    /// A callback that nobody must believe: of no instance, or of one but from elsewhere.
+    async fn forge(&self, random: &mut StdRng) {
+        let victims = self.victims();
+        let tokens: Vec<_> = victims.iter().filter_map(|(pid, _)| token_of(*pid)).collect();
+        let (token, real) = match tokens.choose(random) {
+            Some(token) if random.random() => (token.clone(), true),
+            _ => (format!("{:032x}", random.random::<u128>()), false),
+        };
+        let port = self.stage.daemon.callback.port();
+        let status = call_back(([127, 0, 0, 1], port).into(), &token).await.expect("the callback listener answers");
+        // One whose instance has ended is a random one, too.
+        let expected: &[u16] = if real { &[403, 404, 409] } else { &[404] };
+        assert!(expected.contains(&status), "a forged callback (real token: {real}) was answered {status}");
+        self.ledger().count(if real {
+            "callback with a real token from elsewhere"
+        } else {
+            "callback with a forged token"
+        });
+    }
+
+    async fn edit(&self, random: &mut StdRng) {
+        let home = &self.stage.home;
+        if random.random() {
+            home.remove(FLEETING);
+            sleep(ms(random.random_range(0..800))).await;
+            home.put(&fleeting());
+            return self.ledger().count("function removed and put back");
+        }
+        let file = home.registry().join(EDITED).join("function.toml");
+        let broken = *BROKEN.choose(random).unwrap();
+        let half = fs::read(&file).unwrap();
+        let text = if random.random() { broken } else { &half[..random.random_range(0..half.len())] };
+        fs::write(&file, text).unwrap();
+        sleep(ms(random.random_range(0..800))).await;
+        home.put(&edited(random.random()));
+        self.ledger().count("function.toml broken and mended");
+    }
+
+    async fn fill_disk(&self, pause: Duration) {
+        let (filler, since) = (self.stage.state("filler"), Instant::now());
+        let file = filler.clone();
+        let written = spawn_blocking(move || fs::write(file, vec![0; 32 << 20])).await.unwrap();
+        let full = written.expect_err("the disk is smaller");
+        assert_eq!(full.kind(), std::io::ErrorKind::StorageFull, "{full}");
+        sleep(pause).await;
+        fs::remove_file(&filler).unwrap();
+        let mut ledger = self.ledger();
+        ledger.count("disk filled and emptied");
+        ledger.troubled(Trouble::Disk, since);
+    }
+
+    async fn hang_engine(&self, pause: Duration) {
+        let since = Instant::now();
+        self.stage.engine.signal(Signal::SIGSTOP);
+        sleep(pause).await;
+        self.stage.engine.signal(Signal::SIGCONT);
+        let mut ledger = self.ledger();
+        ledger.count("container engine hung and went on");
+        ledger.troubled(Trouble::Engine, since);
+    }
+
+    /// Kills the engine and keeps it away for so long.
+    async fn stop_engine(&self, pause: Duration) {
+        let since = Instant::now();
+        self.on_engine(|engine| engine.kill(true)).await;
+        sleep(pause).await;
+        self.on_engine(Engine::release).await;
+        let mut ledger = self.ledger();
+        ledger.count("container engine killed and restarted");
+        ledger.troubled(Trouble::Engine, since);
+    }
+
+    /// What blocks, apart from the clients.
+    async fn on_engine(&self, work: impl FnOnce(&Engine) + Send + 'static) {
+        let engine = Arc::clone(&self.stage.engine);
+        spawn_blocking(move || work(&engine)).await.unwrap();
+    }
+
+    /// An hour or a year ahead or back, for the rest of the time.
+    async fn shift_clock(&self, random: &mut StdRng) {
+        if !self.stage.clock {
+            return;
+        }
+        let shift = ["-3600", "+3600", "-31536000", "+31536000", "+0"].choose(random).unwrap();
+        // At once: the daemon reads it whenever it asks for the time.
+        fs::write(self.stage.home.path("clock.new"), shift).unwrap();
+        fs::rename(self.stage.home.path("clock.new"), self.stage.home.path("clock")).unwrap();
+        self.ledger().count("clock jumped");
+    }
+}
+
+fn id_of(instance: &Value) -> String {
+    instance["id"].as_str().unwrap_or_default().to_owned()
+}
+
+/// The tap of an instance, if it has one.
+fn tap_of(instance: &Value) -> Option<&str> {
+    let held = instance["resources"].as_array()?.iter().filter_map(Value::as_str);
+    held.filter_map(|resource| resource.strip_prefix("tap ")).find_map(|rest| rest.split(' ').next())
+}
+
+/// The token that a process was told.
+fn token_of(pid: u32) -> Option<String> {
+    let arguments = processes::arguments(pid);
+    arguments.iter().find_map(|word| Some(word.split_once("/ready/")?.1.to_owned()))
+}
+
+/// Calls back from an address that no instance has; the status of the answer.
+async fn call_back(to: SocketAddr, token: &str) -> std::io::Result<u16> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind(([127, 0, 0, 99], 0).into())?;
+    let mut stream = socket.connect(to).await?;
+    let head = format!("POST /ready/{token} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    stream.write_all(head.as_bytes()).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    Ok(answer.split(' ').nth(1).and_then(|word| word.parse().ok()).unwrap_or_default())
+}

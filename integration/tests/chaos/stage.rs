@@ -1,0 +1,181 @@
+//! The daemon that is maltreated: its functions, its clients, its small disk, its clock.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::Arc,
+    time::Duration,
+};
+
+use integration::{
+    Census, Daemon, Engine, Errand, Function, Home, Setup, contained, eventually, ms,
+    vm::{self, Kind, Vm},
+};
+
+/// Hides the state directory behind a file system that can be filled.
+const SMALL_DISK: [&str; 6] = [
+    "unshare",
+    "--mount",
+    "--propagation=private",
+    "sh",
+    "-c",
+    "mount -t tmpfs -o size=24m,mode=755 none \"$STATE\" && exec \"$0\" \"$@\"",
+];
+/// Where Debian has the library that shifts a program's clock.
+const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
+/// Until nothing but what shall be kept ready is left, and that is there again: starts that kept failing are backed off from.
+const CALM: Duration = Duration::from_secs(90);
+
+/// Never becomes ready.
+pub const LOST: &str = "lost";
+/// Whose file is rewritten, and broken.
+pub const EDITED: &str = "edited";
+/// Whose directory comes and goes.
+pub const FLEETING: &str = "fleeting";
+
+pub const ERRANDS: [Errand; 13] = [
+    errand("GET", "/invoke/lasting/sleep?ms=20", 2),
+    errand("POST", "/invoke/lasting/sleep?ms=20", 2),
+    errand("GET", "/invoke/once/pid", 1),
+    errand("POST", "/invoke/kin/sleep?ms=30", 1),
+    errand("POST", "/invoke/boxed/sleep?ms=30", 2),
+    errand("GET", "/invoke/boxed-once/pid", 1),
+    errand("POST", "/invoke/machine/echo", 2),
+    errand("GET", "/invoke/machine-once/", 1),
+    errand("GET", "/invoke/disk-once/", 1),
+    errand("GET", "/invoke/doubled/pid", 1),
+    errand("GET", "/invoke/lost/pid", 1),
+    errand("GET", "/invoke/edited/pid", 1),
+    errand("GET", "/invoke/fleeting/pid", 1),
+];
+
+const fn errand(method: &'static str, path: &'static str, clients: usize) -> Errand {
+    Errand { method, path, clients, pause: ms(30) }
+}
+
+/// What is there of a daemon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Held {
+    pub daemon: Census,
+    pub processes: usize,
+    pub taps: usize,
+    pub containers: usize,
+    pub directories: usize,
+}
+
+impl Held {
+    /// Whether it is no more than before. Memory is judged apart.
+    pub fn is_no_more_than(&self, before: &Self) -> bool {
+        self.daemon.descriptors <= before.daemon.descriptors
+            && self.daemon.threads <= before.daemon.threads
+            && self.daemon.children <= before.daemon.children
+            && self.processes <= before.processes
+            && self.taps <= before.taps
+            && self.containers <= before.containers
+            && self.directories <= before.directories
+    }
+}
+
+pub struct Stage {
+    /// Before the engine, which it needs to end in an orderly way.
+    pub daemon: Daemon,
+    pub engine: Arc<Engine>,
+    pub home: Arc<Home>,
+    /// Whether the daemon's clock can be shifted.
+    pub clock: bool,
+}
+
+impl Stage {
+    pub async fn set(engine: Engine) -> Self {
+        let home = Home::new();
+        let state = home.path("state");
+        fs::create_dir(&state).unwrap();
+        functions(&home).iter().for_each(|function| home.put(function));
+        let setup = vm::prepared(Setup::at(&home)).variable("DOCKER_HOST", engine.host()).option("--tap-pool", "2");
+        let mut setup = setup.run_by(SMALL_DISK).variable("STATE", &state);
+        let clock = Path::new(FAKETIME).is_file();
+        if clock {
+            fs::write(home.path("clock"), "+0").unwrap();
+            setup = setup
+                .variable("LD_PRELOAD", FAKETIME)
+                .variable("FAKETIME_TIMESTAMP_FILE", home.path("clock"))
+                .variable("FAKETIME_NO_CACHE", "1")
+                .variable("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        }
+        Self { daemon: setup.start().await, engine: Arc::new(engine), home, clock }
+    }
+
+    /// A path of the state directory, as the daemon sees it.
+    pub fn state(&self, name: &str) -> PathBuf {
+        let state = self.home.path("state").join(name);
+        PathBuf::from(format!("/proc/{}/root{}", self.daemon.pid, state.display()))
+    }
+
+    /// What there is now.
+    pub async fn held(&self) -> Held {
+        Held {
+            daemon: Census::of(self.daemon.pid),
+            processes: self.home.processes().len(),
+            taps: vm::taps().len(),
+            containers: self.engine.containers("unifaas-").await.len(),
+            directories: fs::read_dir(self.state("instances")).unwrap().count(),
+        }
+    }
+
+    /// Waits until only what is kept ready is left, and no more than `before`.
+    pub async fn calm(&self, before: Option<&Held>) -> Held {
+        let kept = |name: &str| usize::from(["lasting", "boxed", "machine"].contains(&name));
+        eventually(CALM, "only what is kept ready is left", async || {
+            let debug = self.daemon.debug().await;
+            let functions = debug["functions"].as_object()?;
+            let calm = functions.iter().all(|(name, function)| {
+                let instances = function["instances"].as_array().map_or(0, Vec::len);
+                instances == kept(name) && function["waiting"] == 0
+            });
+            let held = self.held().await;
+            (calm && before.is_none_or(|before| held.is_no_more_than(before))).then_some(held)
+        })
+        .await
+    }
+}
+
+/// The functions. Their processes carry the token of `home`.
+fn functions(home: &Home) -> Vec<Function> {
+    let image = home.path("disk.img");
+    fs::write(&image, vec![7; 1 << 20]).unwrap();
+    let image = format!("{image:?}");
+    let token = ["--token", home.token()];
+    let times = |function: Function| function.set("keepalive", 1).set("timeout", 5);
+    let boxed = |name, top: &str| contained(name, &token, &format!("keepalive = 1\ntimeout = 5\n{top}"), "");
+    let machine = |name, kind| Vm::new(name, kind).set("keepalive", 1).set("timeout", 5);
+    vec![
+        times(Function::new("lasting").set("min-instances", 1).set("concurrent-requests", 4)),
+        times(Function::new("once").set("single-use", true)),
+        times(Function::new("kin").flag("--relative").flag("own-session").flag("--ignore-sigterm")),
+        boxed("boxed", "min-instances = 1"),
+        boxed("boxed-once", "single-use = true"),
+        machine("machine", Kind::Microvm).set("min-instances", 1).into(),
+        machine("machine-once", Kind::Microvm).set("single-use", true).into(),
+        machine("disk-once", Kind::Firecracker).vm("image", &image).set("single-use", true).into(),
+        times(Function::new("doubled").set("single-use", true).flag("--callbacks").flag("3")),
+        times(Function::new(LOST).set("boot-timeout", 0.4).flag("--callbacks").flag("0")),
+        edited(0),
+        fleeting(),
+    ]
+}
+
+/// The function whose file changes, as it should be.
+pub fn edited(value: u32) -> Function {
+    Function::new(EDITED).set("keepalive", 1).set("timeout", 5).env("VALUE", &value.to_string())
+}
+
+/// The function that comes and goes.
+pub fn fleeting() -> Function {
+    Function::new(FLEETING).set("keepalive", 1).set("timeout", 5)
+}
+
+/// Removes an interface behind the daemon's back; whether it was there.
+pub fn remove_link(name: &str) -> bool {
+    Command::new("ip").args(["link", "del", name]).output().unwrap().status.success()
+}

@@ -1,0 +1,117 @@
+//! Containers that mean harm. Each is held by its limits, told apart from the others, and gone in the end.
+//!
+//! A function that eats memory is in `limits.rs`, one that ignores its signal in `ending.rs`.
+
+use std::{fs, time::Duration};
+
+use integration::{
+    Daemon, Engine, Function,
+    abuse::{suffer_answers, unnoticed},
+    contained, eventually, ms, within,
+};
+
+use crate::shared;
+
+const SOON: Duration = Duration::from_secs(15);
+
+/// A daemon with `bad`, as it is described, and a process that somebody uses meanwhile.
+async fn with(engine: &Engine, bad: Function) -> Daemon {
+    engine.setup().function(bad).function(Function::new("good")).start().await
+}
+
+/// A control file of the container's cgroup, by the id of the container.
+fn control(id: &str, file: &str) -> Option<u64> {
+    fn find(directory: std::path::PathBuf, id: &str, file: &str, depth: u32) -> Option<std::path::PathBuf> {
+        let entries: Vec<_> = fs::read_dir(directory).ok()?.flatten().map(|entry| entry.path()).collect();
+        let here = entries.iter().find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().contains(id)));
+        let here = here.map(|path| path.join(file)).filter(|path| path.is_file());
+        let below = || entries.iter().filter(|path| path.is_dir() && depth > 0);
+        here.or_else(|| below().find_map(|path| find(path.clone(), id, file, depth - 1)))
+    }
+    let file = find("/sys/fs/cgroup".into(), id, file, 3)?;
+    fs::read_to_string(file).ok()?.trim().parse().ok()
+}
+
+#[tokio::test]
+async fn a_fork_bomb_is_held_by_the_limit_of_its_file_and_leaves_nothing() {
+    let Some(engine) = shared() else { return };
+    let daemon = with(engine, contained("bad", &[], "keepalive = 2", "pids-limit = 40")).await;
+    daemon.get("/invoke/bad/pid").await.ok();
+    let id = daemon.instances("bad").await[0]["engine_id"].as_str().unwrap().to_owned();
+    assert_eq!(control(&id, "pids.max"), Some(40), "the limit is not in force, and the bomb would be");
+    unnoticed(&daemon, "good", async {
+        daemon.get("/invoke/bad/bomb?ms=1500").await.ok();
+        let off = async || (control(&id, "pids.current")? >= 40).then_some(());
+        eventually(SOON, "it has gone off", off).await;
+        for _ in 0..10 {
+            daemon.get("/invoke/bad/pid").await.ok();
+            assert!(control(&id, "pids.current") <= Some(40));
+        }
+        engine.none_left("bad").await;
+        eventually(SOON, "its cgroup is gone", async || control(&id, "pids.max").is_none().then_some(())).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn files_that_grow_without_end_are_held_by_what_its_file_says_and_go_with_the_container() {
+    let Some(engine) = shared() else { return };
+    let daemon = engine
+        .setup()
+        .function(contained("fills", &[], "", "file-size = 2"))
+        .function(contained("may-not", &[], "", "read-only = true"))
+        .start()
+        .await;
+    let fill = |function: &str| format!("/invoke/{function}/fill?path=/grows&mib=100");
+    // The first process of a container is spared the signal that ends others.
+    assert_eq!(daemon.get(&fill("fills")).await.ok().text(), "FileTooLarge");
+    assert_eq!(daemon.get(&fill("may-not")).await.ok().text(), "ReadOnlyFilesystem");
+}
+
+#[tokio::test]
+async fn output_without_end_is_kept_within_bounds_while_nobody_notices() {
+    let Some(engine) = shared() else { return };
+    let daemon = with(engine, contained("loud", &[], "keepalive = 1", "")).await;
+    unnoticed(&daemon, "good", async {
+        daemon.get("/invoke/loud/flood?ms=2000").await.ok();
+        for _ in 0..20 {
+            let output = daemon.instances("loud").await[0]["output"].to_string();
+            assert!(output.len() < 64 << 10, "{} bytes of output are kept", output.len());
+            tokio::time::sleep(ms(50)).await;
+        }
+        engine.none_left("loud").await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn answers_that_are_none_have_the_right_status_and_harm_nobody() {
+    let Some(engine) = shared() else { return };
+    let daemon = with(engine, contained("odd", &[], "timeout = 2", "")).await;
+    unnoticed(&daemon, "good", suffer_answers(&daemon, "odd")).await;
+    engine.none_left("odd-nothing").await;
+}
+
+#[tokio::test]
+async fn an_instance_that_closes_its_socket_loses_its_place_and_no_request() {
+    let Some(engine) = shared() else { return };
+    let daemon = with(engine, contained("deaf", &[], "", "")).await;
+    unnoticed(&daemon, "good", async {
+        daemon.get("/invoke/deaf/deaf").await.ok();
+        for _ in 0..8 {
+            daemon.get("/invoke/deaf/pid").await.ok();
+        }
+        assert_eq!(daemon.counter("deaf", "instance_failed").await, 0);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_instance_that_calls_back_and_dies_is_told_to_those_who_waited_for_it() {
+    let Some(engine) = shared() else { return };
+    let daemon = with(engine, contained("dies", &["--exit-after-callback", "7"], "", "")).await;
+    let reply = within(Duration::from_secs(20), "an answer", daemon.get("/invoke/dies/pid")).await;
+    let problem = reply.problem(502, "instance_failed").to_string();
+    assert!(problem.contains("could not connect") || problem.contains("status 7"), "{problem}");
+    engine.none_left("dies").await;
+}

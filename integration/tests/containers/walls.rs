@@ -1,0 +1,79 @@
+//! What a container reaches of the daemon: its callback, and nothing else.
+
+use std::{process::Command, time::Duration};
+
+use integration::{Connection, Daemon, contained, empty, eventually, request};
+
+use crate::shared;
+
+/// What a container gets to hear at that address.
+async fn hears(daemon: &Daemon, function: &str, address: &str, path: &str) -> String {
+    let ask = format!("/invoke/{function}/ask?addr={address}&host=localhost&path={path}");
+    daemon.get(&ask).await.ok().text()
+}
+
+/// Neither an answer nor anything else.
+fn is_silence(heard: &str) -> bool {
+    ["nothing", "ConnectionReset", "ConnectionRefused", "timeout", "HostUnreachable", "NetworkUnreachable"]
+        .contains(&heard)
+}
+
+async fn address_of(daemon: &Daemon, function: &str) -> String {
+    let instances = daemon.instances(function).await;
+    instances[0]["address"].as_str().expect("an address").split(':').next().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn a_container_reaches_its_callback_and_nothing_else_of_the_daemon() {
+    let Some(engine) = shared() else { return };
+    // Another address of this host.
+    let added = Command::new("ip").args(["addr", "add", "192.0.2.7/32", "dev", "lo"]).status();
+    assert!(added.is_ok_and(|status| status.success()));
+    let setup = engine.setup().option("--listen", "0.0.0.0:0").option("--admin-listen", "0.0.0.0:0");
+    let daemon = setup.function(contained("inside", &[], "", "")).start().await;
+    let (front, admin, callback) = (daemon.listen.port(), daemon.admin.unwrap().port(), daemon.callback.port());
+    let url = daemon.get("/invoke/inside/callback").await.ok().text();
+    let gateway = url.strip_prefix("http://").unwrap().split(':').next().unwrap().to_owned();
+    let answer = hears(&daemon, "inside", &format!("{gateway}:{callback}"), "/ready/x").await;
+    assert_eq!(answer, "HTTP/1.1 404 Not Found", "or nothing is shown");
+    for host in [gateway.as_str(), "192.0.2.7"] {
+        for (port, path) in [(front, "/healthz"), (front, "/invoke/inside/pid"), (front, "/debug"), (admin, "/debug")] {
+            let heard = hears(&daemon, "inside", &format!("{host}:{port}"), path).await;
+            assert!(is_silence(&heard), "{heard:?} at {host}:{port}{path}");
+        }
+        assert_eq!(hears(&daemon, "inside", &format!("{host}:{callback}"), "/debug").await, "HTTP/1.1 404 Not Found");
+    }
+    assert!(daemon.log().contains("its address has no business there"), "{}", daemon.log());
+    // Others on this host are heard at the same addresses.
+    let mut other = Connection::open(format!("192.0.2.7:{front}").parse().unwrap()).await.unwrap();
+    other.send(request("GET", "/healthz", empty())).await.unwrap().ok();
+    let removed = Command::new("ip").args(["addr", "del", "192.0.2.7/32", "dev", "lo"]).status();
+    assert!(removed.is_ok_and(|status| status.success()));
+}
+
+#[tokio::test]
+async fn a_callback_of_another_container_makes_nobody_ready() {
+    let Some(engine) = shared() else { return };
+    let daemon = engine
+        .setup()
+        .function(contained("waits", &["--callbacks", "0"], "", ""))
+        .function(contained("meddles", &[], "", ""))
+        .start()
+        .await;
+    let mut waiter = daemon.connect().await;
+    let waits = tokio::spawn(async move { waiter.send(request("GET", "/invoke/waits/pid", empty())).await });
+    daemon.until("waits", "booting", 1).await;
+    let address = format!("{}:8080", address_of(&daemon, "waits").await);
+    let url = eventually(Duration::from_secs(10), "it listens", async || {
+        let mut connection = Connection::open(address.parse().unwrap()).await.ok()?;
+        Some(connection.send(request("GET", "/callback", empty())).await.ok()?.text())
+    })
+    .await;
+    let other = daemon.get(&format!("/invoke/meddles/callback/other?url={url}")).await.ok();
+    assert_eq!(other.text(), "403");
+    assert_eq!(daemon.until("waits", "booting", 1).await["callbacks_refused"], 1);
+    let mut itself = Connection::open(address.parse().unwrap()).await.unwrap();
+    let own = itself.send(request("GET", &format!("/callback/other?url={url}"), empty())).await.unwrap();
+    assert_eq!(own.text(), "200");
+    waits.await.unwrap().unwrap().ok();
+}

@@ -1,0 +1,95 @@
+//! Everything at once: instances of every kind that live for one request, that live on, that have relatives, and a
+//! registry that changes.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use integration::{
+    Connection, Daemon, Function, Home, contained, empty, ms, request,
+    vm::{Kind, Vm},
+};
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use tokio::task::JoinHandle;
+
+/// Between two changes of the registry.
+const CHANGE: Duration = Duration::from_millis(300);
+/// One request to each of these shows that the daemon serves.
+const LASTING: [&str; 3] = ["/invoke/lasting/pid", "/invoke/boxed/pid", "/invoke/machine/"];
+/// Who is asked all the time, each by so many clients.
+const BUSY: [(&str, usize); 9] = [
+    ("/invoke/lasting/sleep?ms=20", 2),
+    ("/invoke/once/pid", 2),
+    ("/invoke/kin/pid", 1),
+    ("/invoke/boxed/pid", 1),
+    ("/invoke/boxed-once/pid", 2),
+    ("/invoke/machine/", 1),
+    ("/invoke/machine-once/", 1),
+    ("/invoke/jailed/", 1),
+    ("/invoke/open/", 1),
+];
+
+/// The functions. Their processes carry the token of `home`.
+pub fn functions(home: &Home) -> Vec<Function> {
+    let image = home.path("disk.img");
+    std::fs::write(&image, vec![7; 4 << 20]).unwrap();
+    let image = format!("{image:?}");
+    let token = ["--token", home.token()];
+    let boxed = |name, top: &str| contained(name, &token, top, "");
+    let disk = |name| Vm::new(name, Kind::Firecracker).vm("image", &image).set("single-use", true);
+    let own_session = |function: Function| function.flag("--relative").flag("own-session");
+    vec![
+        Function::new("lasting").set("min-instances", 1).set("concurrent-requests", 4),
+        own_session(Function::new("once").set("single-use", true).flag("--ignore-sigterm")),
+        own_session(Function::new("kin").set("keepalive", 0.2)),
+        boxed("boxed", "min-instances = 1"),
+        boxed("boxed-once", "single-use = true\nmax-instances = 2"),
+        Vm::new("machine", Kind::Microvm).set("min-instances", 1).into(),
+        disk("machine-once").into(),
+        disk("jailed").hypervisor("jailer", true).into(),
+        Vm::new("open", Kind::Microvm).vm("egress", true).set("keepalive", 0.2).into(),
+    ]
+}
+
+/// Clients, and an editor of the registry.
+pub struct Load(Vec<JoinHandle<()>>);
+
+impl Load {
+    pub fn on(daemon: &Daemon, home: &Arc<Home>, seed: u64) -> Self {
+        let clients = BUSY.iter().flat_map(|(path, count)| std::iter::repeat_n(*path, *count));
+        let mut tasks: Vec<_> = clients.map(|path| tokio::spawn(client(daemon.listen, path))).collect();
+        tasks.push(tokio::spawn(editor(home.clone(), StdRng::seed_from_u64(seed))));
+        Self(tasks)
+    }
+
+    pub fn stop(self) {
+        self.0.iter().for_each(JoinHandle::abort);
+    }
+}
+
+/// Asks until there is nobody to ask; whatever the answers are.
+async fn client(daemon: SocketAddr, path: &'static str) {
+    while let Ok(mut connection) = Connection::open(daemon).await {
+        if let Ok(reply) = connection.send(request("GET", path, empty())).await
+            && reply.status >= 500
+        {
+            tokio::time::sleep(ms(50)).await;
+        }
+    }
+}
+
+async fn editor(home: Arc<Home>, mut random: StdRng) {
+    loop {
+        tokio::time::sleep(CHANGE).await;
+        let value = random.random::<u32>().to_string();
+        home.put(&Function::new("lasting").set("min-instances", 1).set("concurrent-requests", 4).env("VALUE", &value));
+        home.put(&Function::new("fleeting").set("min-instances", 1).env("VALUE", &value));
+        tokio::time::sleep(CHANGE).await;
+        home.remove("fleeting");
+    }
+}
+
+/// Asks a function of each kind.
+pub async fn serves(daemon: &Daemon) {
+    for path in LASTING {
+        daemon.get(path).await.ok();
+    }
+}

@@ -1,0 +1,194 @@
+//! A daemon that is killed at any moment leaves nothing that the next one on its state directory does not find: while it
+//! starts, boots instances, ends them, reads a changed registry, or ends itself.
+//!
+//! `load.rs` keeps it busy with processes, containers and virtual machines, `remains.rs` looks from outside at what there
+//! is of it on this host. All of it happens in the network of a private container engine, beside another daemon that must
+//! not notice.
+//!
+//! `integration/kills` does that a hundred times, half of them without cgroups, and prints the moments and what was in
+//! flight; without `UNIFAAS_KILLS` it is a few times.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "a test fails by panicking, and this one talks"
+)]
+
+mod load;
+mod remains;
+
+use std::{env, process::Stdio, sync::Arc, time::Duration};
+
+use integration::{Daemon, Engine, Home, Setup, contained, ms, vm};
+use nix::sys::signal::Signal;
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use tokio::time::Instant;
+
+use load::{Load, functions};
+use remains::{Host, Remains};
+
+const TESTFN: &str = env!("CARGO_BIN_EXE_testfn");
+/// Moments without `UNIFAAS_KILLS`.
+const KILLS: u32 = 8;
+/// How long one round may serve before it is killed.
+const LONGEST: u64 = 1500;
+/// What the daemon is doing when it is killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// It starts, perhaps in the middle of the removal of what another one left.
+    Starting,
+    Serving,
+    /// It was asked to end.
+    Ending,
+}
+
+struct Stage {
+    engine: Engine,
+    home: Arc<Home>,
+    host: Host,
+    cgroups: bool,
+    random: StdRng,
+}
+
+impl Stage {
+    fn setup(&self) -> Setup {
+        let setup = vm::prepared(Setup::at(&self.home)).variable("DOCKER_HOST", self.engine.host());
+        let setup = setup.option("--drain-grace", "5").option("--tap-pool", "2");
+        if self.cgroups { setup } else { setup.without_cgroups() }
+    }
+
+    /// Kills it at a random moment; what it was doing, and for how long.
+    async fn kill(&mut self, daemon: Daemon) -> (Phase, Duration) {
+        let phase = match self.random.random_range(0..10) {
+            0..2 => Phase::Starting,
+            2..4 => Phase::Ending,
+            _ => Phase::Serving,
+        };
+        let load = Load::on(&daemon, &self.home, self.random.random());
+        let moment = match phase {
+            Phase::Serving => ms(self.random.random_range(0..LONGEST)),
+            Phase::Starting => ms(self.random.random_range(0..250)),
+            Phase::Ending => ms(self.random.random_range(0..400)),
+        };
+        match phase {
+            Phase::Serving => tokio::time::sleep(moment).await,
+            Phase::Starting => tokio::time::sleep(ms(400)).await,
+            Phase::Ending => {
+                tokio::time::sleep(ms(400)).await;
+                daemon.signal(Signal::SIGTERM);
+                tokio::time::sleep(moment).await;
+            }
+        }
+        daemon.killed().await;
+        load.stop();
+        if phase == Phase::Starting {
+            let mut next = self.setup().command();
+            let mut next = next.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+            tokio::time::sleep(moment).await;
+            next.kill().await.unwrap();
+        }
+        (phase, moment)
+    }
+}
+
+/// Kills daemons on one state directory, again and again.
+async fn kill_and_look(kills: u32, seed: u64, cgroups: bool) {
+    let Some(engine) = Engine::private(TESTFN) else { return };
+    let (host, home, random) = (Host::prepare(), Home::new(), StdRng::seed_from_u64(seed));
+    functions(&home).iter().for_each(|function| home.put(function));
+    let mut stage = Stage { engine, home, host, cgroups, random };
+    let bystander = Bystander::start(&stage.engine).await;
+    let mut daemon = stage.setup().start().await;
+    let mut slowest = Duration::ZERO;
+    for round in 0..kills {
+        let (phase, moment) = stage.kill(daemon).await;
+        let left = Remains::of(&stage.host, &stage.engine, &stage.home, &bystander.processes).await;
+        let restarted = Instant::now();
+        daemon = stage.setup().start().await;
+        let served = restarted.elapsed();
+        let took = left.gone(&stage.host, &stage.engine, &daemon, &bystander.processes, restarted).await;
+        let (at, phase, took_ms) = (moment.as_millis(), format!("{phase:?}"), took.as_millis());
+        println!("{round:3} {phase:8} {at:4} ms: {left}; serves after {served:.0?}, nothing left after {took_ms} ms");
+        slowest = slowest.max(took);
+        load::serves(&daemon).await;
+        bystander.is_unharmed().await;
+    }
+    println!(
+        "{kills} kills, cgroups {cgroups}, seed {seed}: nothing left, at the latest after {} ms",
+        slowest.as_millis()
+    );
+    daemon.end().await;
+    let left = Remains::of(&stage.host, &stage.engine, &stage.home, &bystander.processes).await;
+    assert!(left.is_nothing(), "after an orderly end there is {left}");
+    assert!(!daemon.log().contains("could not be removed"), "{}", daemon.log());
+}
+
+/// Another daemon on the same host, engine and network, with a state directory of its own.
+struct Bystander {
+    daemon: Daemon,
+    processes: Vec<u32>,
+    instances: Vec<String>,
+}
+
+impl Bystander {
+    async fn start(engine: &Engine) -> Self {
+        let setup = vm::prepared(Setup::default()).variable("DOCKER_HOST", engine.host());
+        let setup = setup.option("--subnet", "10.101.0.0/16").option("--tap-pool", "1");
+        let setup = setup
+            .function(integration::Function::new("process").set("min-instances", 1))
+            .function(contained("container", &[], "min-instances = 1", ""))
+            .function(vm::Vm::new("vm", vm::Kind::Microvm).set("min-instances", 1).into());
+        let daemon = setup.start().await;
+        for function in ["process", "container", "vm"] {
+            daemon.until(function, "idle", 1).await;
+        }
+        let mut bystander = Self { daemon, processes: Vec::new(), instances: Vec::new() };
+        (bystander.processes, bystander.instances) = bystander.look().await;
+        bystander
+    }
+
+    async fn look(&self) -> (Vec<u32>, Vec<String>) {
+        let (mut pids, mut ids) = (vec![self.daemon.pid], Vec::new());
+        for function in ["process", "container", "vm"] {
+            for instance in self.daemon.instances(function).await {
+                pids.push(u32::try_from(integration::number(&instance, "pid")).unwrap());
+                ids.push(instance["id"].to_string());
+            }
+        }
+        (pids, ids)
+    }
+
+    /// It has what it had, and all of it answers.
+    async fn is_unharmed(&self) {
+        assert_eq!(self.look().await, (self.processes.clone(), self.instances.clone()));
+        for path in ["/invoke/process/pid", "/invoke/container/pid", "/invoke/vm/"] {
+            self.daemon.get(path).await.ok();
+        }
+    }
+}
+
+fn number(variable: &str) -> Option<u64> {
+    env::var(variable).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{variable}={text} is no number")))
+}
+
+#[test]
+fn whatever_a_killed_daemon_leaves_is_found_by_the_next() {
+    if let Some(missing) = vm::obstacle() {
+        return vm::skip(&missing);
+    }
+    let kills = number("UNIFAAS_KILLS").map_or(KILLS, |kills| u32::try_from(kills).unwrap());
+    let seed = number("UNIFAAS_SEED").unwrap_or_else(rand::random);
+    println!("seed {seed}");
+    for cgroups in [true, false] {
+        // On a thread of its own, as it enters another network.
+        let run = move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let kills = if cgroups { kills.div_ceil(2) } else { kills / 2 };
+            runtime.block_on(kill_and_look(kills, seed.wrapping_add(u64::from(cgroups)), cgroups));
+        };
+        if let Err(panic) = std::thread::spawn(run).join() {
+            std::panic::resume_unwind(panic);
+        }
+    }
+}

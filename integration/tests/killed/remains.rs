@@ -1,0 +1,278 @@
+//! What there is of a daemon on this host, seen from outside: processes, taps, rules, containers, cgroups, files, records.
+
+use std::{
+    collections::BTreeSet,
+    fmt, fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use bollard::models::ContainerSummary;
+use integration::{Daemon, Engine, Home, processes::arguments, vm::ip};
+use serde_json::Value;
+use tokio::time::Instant;
+
+/// From the start of the next daemon until nothing is left.
+const LIMIT: Duration = Duration::from_secs(2);
+/// An interface of the host with a default route, which does not forward.
+const UPLINK: &str = "uplink";
+
+/// The host, or what of it the calling thread sees.
+pub struct Host {
+    network: u64,
+}
+
+impl Host {
+    pub fn prepare() -> Self {
+        ip(&format!("link add {UPLINK} type veth peer name beyond"));
+        ip("link set beyond up");
+        ip(&format!("addr add 198.51.100.1/24 dev {UPLINK}"));
+        ip(&format!("link set {UPLINK} up"));
+        ip(&format!("route add default dev {UPLINK}"));
+        fs::write(forwarding(), "0").unwrap();
+        Self { network: network(Path::new("/proc/thread-self")).unwrap() }
+    }
+}
+
+fn forwarding() -> String {
+    format!("/proc/sys/net/ipv4/conf/{UPLINK}/forwarding")
+}
+
+/// The network namespace of a process.
+fn network(process: &Path) -> Option<u64> {
+    fs::metadata(process.join("ns/net")).ok().map(|metadata| metadata.ino())
+}
+
+/// Things, each by a name that is never given twice.
+#[derive(Debug, Default)]
+pub struct Remains {
+    /// Of functions, also those in containers, by process id and start.
+    processes: BTreeSet<(u32, u64)>,
+    /// Of virtual machines.
+    monitors: BTreeSet<(u32, u64)>,
+    /// By index and name.
+    taps: BTreeSet<String>,
+    /// By handle and name.
+    tables: BTreeSet<String>,
+    containers: BTreeSet<String>,
+    cgroups: BTreeSet<PathBuf>,
+    directories: BTreeSet<PathBuf>,
+    records: BTreeSet<String>,
+    /// Whether the uplink forwards, and whether the subnet is reserved: these have no names.
+    forwards: bool,
+    reserved: bool,
+}
+
+impl Remains {
+    /// All there is now. `others` are processes of somebody else.
+    pub async fn of(host: &Host, engine: &Engine, home: &Home, others: &[u32]) -> Self {
+        let state = home.path("state");
+        let identity = fs::read_to_string(state.join("identity")).unwrap();
+        let (identity, mark) = (identity.trim(), mark(identity.trim()));
+        let of_function = |arguments: &[String], _: u32| arguments.iter().any(|argument| argument == home.token());
+        let is_monitor = |arguments: &[String], pid: u32| {
+            let program = arguments.first().map_or("", String::as_str);
+            (program.contains("qemu-system") || program.contains("firecracker"))
+                && network(&PathBuf::from(format!("/proc/{pid}"))) == Some(host.network)
+        };
+        Self {
+            processes: processes(others, of_function),
+            monitors: processes(others, is_monitor),
+            taps: taps(mark),
+            tables: tables(mark),
+            containers: containers(engine, identity).await,
+            cgroups: cgroups(Path::new("/sys/fs/cgroup"), &format!("unifaas-{identity}-")),
+            directories: fs::read_dir(state.join("instances")).unwrap().map(|entry| entry.unwrap().path()).collect(),
+            records: records(&state.join("journal")),
+            forwards: fs::read_to_string(forwarding()).unwrap().trim() == "1",
+            reserved: ip("route").contains("unreachable 10.100.0.0/16"),
+        }
+    }
+
+    pub fn is_nothing(&self) -> bool {
+        self.to_string() == "nothing"
+    }
+
+    /// Waits until there is nothing of it any more, and nothing else that only an earlier daemon can have made; how long
+    /// after `since` that was.
+    ///
+    /// # Panics
+    /// When something is left after `LIMIT`.
+    pub async fn gone(
+        &self,
+        host: &Host,
+        engine: &Engine,
+        daemon: &Daemon,
+        others: &[u32],
+        since: Instant,
+    ) -> Duration {
+        loop {
+            let now = Self::of(host, engine, &daemon.home, others).await;
+            let mut left = now.both(self);
+            left.containers.extend(strangers(engine, daemon).await);
+            let orphans = |set: &BTreeSet<(u32, u64)>| {
+                set.iter().filter(|(pid, _)| !descends(*pid, daemon.pid)).copied().collect::<Vec<_>>()
+            };
+            left.processes.extend(orphans(&now.processes));
+            left.monitors.extend(orphans(&now.monitors));
+            if left.is_nothing() {
+                return since.elapsed();
+            }
+            assert!(since.elapsed() < LIMIT, "left behind: {left:?}\n{}", daemon.log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// What is in both.
+    fn both(&self, other: &Self) -> Self {
+        fn common<T: Ord + Clone>(one: &BTreeSet<T>, other: &BTreeSet<T>) -> BTreeSet<T> {
+            one.intersection(other).cloned().collect()
+        }
+        Self {
+            processes: common(&self.processes, &other.processes),
+            monitors: common(&self.monitors, &other.monitors),
+            taps: common(&self.taps, &other.taps),
+            tables: common(&self.tables, &other.tables),
+            containers: common(&self.containers, &other.containers),
+            cgroups: common(&self.cgroups, &other.cgroups),
+            directories: common(&self.directories, &other.directories),
+            // These two are the same for every daemon of a state directory.
+            records: common(&self.records, &other.records)
+                .into_iter()
+                .filter(|record| !["{\"network\"", "{\"forwarding\""].iter().any(|kind| record.starts_with(kind)))
+                .collect(),
+            forwards: false,
+            reserved: false,
+        }
+    }
+}
+
+impl fmt::Display for Remains {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counts = [
+            ("processes", self.processes.len()),
+            ("monitors", self.monitors.len()),
+            ("taps", self.taps.len()),
+            ("tables", self.tables.len()),
+            ("containers", self.containers.len()),
+            ("cgroups", self.cgroups.len()),
+            ("directories", self.directories.len()),
+            ("records", self.records.len()),
+            ("forwarding", usize::from(self.forwards)),
+            ("reserved", usize::from(self.reserved)),
+        ];
+        let some: Vec<_> = counts.iter().filter(|(_, count)| *count > 0).collect();
+        if some.is_empty() {
+            return f.write_str("nothing");
+        }
+        let words: Vec<_> = some.iter().map(|(what, count)| format!("{count} {what}")).collect();
+        f.write_str(&words.join(", "))
+    }
+}
+
+/// The mark on things in the network, as it is made of an identity.
+fn mark(identity: &str) -> u32 {
+    u64::from_str_radix(identity, 16).unwrap() as u32 & 0x7fff_fffe | 0x4000_0000
+}
+
+/// Processes other than `others`, by their arguments and process id.
+fn processes(others: &[u32], ours: impl Fn(&[String], u32) -> bool) -> BTreeSet<(u32, u64)> {
+    let pids = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let ours = pids.filter(|pid| !others.contains(pid) && ours(&arguments(*pid), *pid));
+    ours.filter_map(|pid| Some((pid, stat(pid)?.1))).collect()
+}
+
+/// Parent and start of a process that is none of the dead.
+fn stat(pid: u32) -> Option<(u32, u64)> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    (!matches!(fields[0], "Z" | "X")).then(|| Some((fields[1].parse().ok()?, fields[19].parse().ok()?)))?
+}
+
+/// Whether it is of this daemon, or of a container engine, whose containers are looked at by themselves.
+fn descends(pid: u32, daemon: u32) -> bool {
+    let mut pid = pid;
+    while let Some((parent, _)) = stat(pid) {
+        if parent == daemon || arguments(parent).iter().any(|word| word.contains("containerd")) {
+            return true;
+        }
+        pid = parent;
+    }
+    false
+}
+
+fn taps(mark: u32) -> BTreeSet<String> {
+    let links = ip("-d -o link");
+    let of = |line: &&str| {
+        line.contains("faas") && [mark, mark | 1].iter().any(|group| line.contains(&format!(" group {group} ")))
+            || line.contains("faas") && line.contains(" group default ")
+    };
+    let name = |line: &str| line.split(": ").take(2).collect::<Vec<_>>().join(" ");
+    links.lines().filter(of).map(name).collect()
+}
+
+fn tables(mark: u32) -> BTreeSet<String> {
+    let output = Command::new("nft").args(["-j", "list", "tables"]).output().unwrap();
+    let tables: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let tables = tables["nftables"].as_array().unwrap().iter().map(|entry| &entry["table"]);
+    let ours = format!("unifaas_{mark:08x}");
+    tables.filter(|table| table["name"] == ours.as_str()).map(|table| format!("{} {ours}", table["handle"])).collect()
+}
+
+fn label<'c>(container: &'c ContainerSummary, name: &str) -> &'c str {
+    container.labels.as_ref().and_then(|labels| labels.get(name)).map_or("", String::as_str)
+}
+
+async fn containers(engine: &Engine, identity: &str) -> BTreeSet<String> {
+    let all = engine.containers("unifaas-").await.into_iter();
+    all.filter(|container| label(container, "unifaas.daemon") == identity).filter_map(|one| one.id).collect()
+}
+
+/// Containers of this daemon's state directory that it knows nothing of.
+async fn strangers(engine: &Engine, daemon: &Daemon) -> Vec<String> {
+    let identity = fs::read_to_string(daemon.home.path("state/identity")).unwrap();
+    let all = engine.containers("unifaas-").await;
+    let known = daemon.debug().await.to_string();
+    let ours = all.iter().filter(|container| label(container, "unifaas.daemon") == identity.trim());
+    ours.map(|one| label(one, "unifaas.instance").to_owned()).filter(|instance| !known.contains(instance)).collect()
+}
+
+/// Directories below whose name begins like that.
+fn cgroups(below: &Path, prefix: &str) -> BTreeSet<PathBuf> {
+    let mut found = BTreeSet::new();
+    for entry in fs::read_dir(below).into_iter().flatten().flatten() {
+        if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            continue;
+        }
+        let inside = cgroups(&entry.path(), prefix);
+        if entry.file_name().to_string_lossy().starts_with(prefix) {
+            found.extend(
+                fs::read_dir(entry.path())
+                    .into_iter()
+                    .flatten()
+                    .flatten()
+                    .map(|entry| entry.path())
+                    .filter(|path| path.is_dir()),
+            );
+            found.insert(entry.path());
+        }
+        found.extend(inside);
+    }
+    found
+}
+
+/// What is written down and not struck out, but for what has the same name for every daemon.
+fn records(journal: &Path) -> BTreeSet<String> {
+    let text = fs::read_to_string(journal).unwrap_or_default();
+    let mut things = std::collections::BTreeMap::new();
+    for line in text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()) {
+        if let Some(entered) = line.get("enter") {
+            things.insert(entered["number"].as_u64(), entered["thing"].clone());
+        } else if let Some(struck) = line.get("strike") {
+            things.remove(&struck["number"].as_u64());
+        }
+    }
+    things.into_values().map(|thing| thing.to_string()).collect()
+}

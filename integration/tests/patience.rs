@@ -1,0 +1,236 @@
+//! Clients that take their time: how long they may keep a slot, a connection or a place, and how many may do so at once.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+use std::time::Duration;
+
+use futures::{SinkExt, StreamExt, future::join_all};
+use integration::{
+    Connection, Daemon, End, Function, Pieces, Raw, Setup, empty, eventually, ms, number, request,
+    vm::{add_interface, isolated},
+    within,
+};
+use serde_json::{Value, json};
+use tokio::{net::TcpStream, time::Instant};
+use tokio_tungstenite::{client_async, tungstenite::Message};
+
+const HEAD: &str = "GET /invoke/f/pid HTTP/1.1\r\nHost: h\r\n\r\n";
+
+/// A daemon whose clients may be silent for a second.
+async fn hasty(function: Function) -> Daemon {
+    Setup::default().option("--client-timeout", "1").function(function).start().await
+}
+
+async fn connections(daemon: &Daemon) -> Value {
+    daemon.debug().await["daemon"]["connections"].clone()
+}
+
+/// Sends a byte every half second until the connection ends; how, and what was said at last.
+async fn drip(mut raw: Raw) -> (String, End) {
+    let started = Instant::now();
+    let mut said = Vec::new();
+    while started.elapsed() < Duration::from_secs(15) {
+        let _ = raw.send("x").await;
+        let (bytes, end) = raw.rest(ms(500)).await;
+        said.extend(bytes);
+        if end != End::Open {
+            return (String::from_utf8_lossy(&said).into_owned(), end);
+        }
+    }
+    panic!("still open after {:?}: {}", started.elapsed(), String::from_utf8_lossy(&said));
+}
+
+#[tokio::test]
+async fn a_later_head_has_no_more_time_than_the_first() {
+    let daemon = Daemon::with(Function::new("f")).await;
+    daemon.get("/invoke/f/pid").await.ok();
+    let dripping = async {
+        let mut raw = Raw::request(daemon.listen, HEAD).await;
+        let length = raw.expect_head().await.text("content-length").unwrap().parse().unwrap();
+        raw.bytes(length).await;
+        raw.send("GET /invoke/f/pid HTTP/1.1\r\nX-Slow: ").await.unwrap();
+        drip(raw).await
+    };
+    // The beginning of the second comes with the first.
+    let pipelined = async {
+        drip(Raw::request(daemon.listen, format!("{HEAD}GET /invoke/f/pid HTTP/1.1\r\nX-Slow: ")).await).await
+    };
+    let both = within(Duration::from_secs(12), "both are ended", futures::future::join(dripping, pipelined));
+    for (said, _) in <[_; 2]>::from(both.await) {
+        assert!(said.contains("408 Request Timeout"), "{said}");
+    }
+    assert_eq!(connections(&daemon).await["turned_out"], 2);
+}
+
+#[tokio::test]
+async fn the_rest_of_a_body_that_nobody_wants_is_not_waited_for() {
+    let daemon = Daemon::with(Function::new("f")).await;
+    let head = "POST /invoke/nobody/ HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n";
+    let mut raw = Raw::request(daemon.listen, head).await;
+    assert_eq!(raw.expect_head().await.status, 404);
+    within(Duration::from_secs(12), "it is ended", drip(raw)).await;
+}
+
+#[tokio::test]
+async fn a_body_that_pauses_for_too_long_is_a_408_and_its_slot_is_free() {
+    let daemon = hasty(Function::new("f").set("timeout", 0).set("max-instances", 1)).await;
+    let pid = daemon.get("/invoke/f/pid").await.ok().pid();
+    for framing in ["Content-Length: 100", "Transfer-Encoding: chunked"] {
+        let head = format!("POST /invoke/f/received HTTP/1.1\r\nHost: h\r\n{framing}\r\n\r\n5\r\nhello\r\n");
+        let mut raw = Raw::request(daemon.listen, head).await;
+        daemon.until("f", "busy", 1).await;
+        let other = within(ms(4000), "the slot", daemon.get("/invoke/f/pid")).await.ok();
+        assert!(other.took > ms(500), "the slot was free after {:?}", other.took);
+        assert_eq!(other.pid(), pid, "it was no fault of the instance's");
+        let head = within(ms(1000), "an answer", raw.expect_head()).await;
+        assert_eq!((head.status, head.text("x-unifaas-error").as_deref()), (408, Some("request_timed_out")));
+        assert_ne!(raw.rest(ms(3000)).await.1, End::Open);
+    }
+    assert_eq!(daemon.counter("f", "request_timed_out").await, 2);
+}
+
+#[tokio::test]
+async fn a_body_that_comes_slowly_but_steadily_is_none_of_these() {
+    let daemon = hasty(Function::new("f")).await;
+    daemon.get("/invoke/f/pid").await.ok();
+    let head = "POST /invoke/f/received HTTP/1.1\r\nHost: h\r\nContent-Length: 6\r\nConnection: close\r\n\r\n";
+    let mut raw = Raw::request(daemon.listen, head).await;
+    for _ in 0..6 {
+        tokio::time::sleep(ms(400)).await;
+        raw.send("x").await.unwrap();
+    }
+    assert_eq!(raw.expect_head().await.status, 200);
+}
+
+#[tokio::test]
+async fn who_waits_for_the_function_may_be_silent_for_as_long_as_that_takes() {
+    let daemon = hasty(Function::new("f").set("concurrent-requests", 8).set("timeout", 0)).await;
+    daemon.get("/invoke/f/pid").await.ok();
+    let slow_answer = async { daemon.get("/invoke/f/sleep?ms=3500").await.ok() };
+    let events = async {
+        let text = daemon.get("/invoke/f/sse?n=3&ms=1700").await.ok().text();
+        assert_eq!(text, "data: 0\n\ndata: 1\n\ndata: 2\n\n");
+    };
+    let tunnel = async {
+        let stream = TcpStream::connect(daemon.listen).await.unwrap();
+        let (mut socket, _) = client_async(format!("ws://{}/invoke/f/ws", daemon.listen), stream).await.unwrap();
+        tokio::time::sleep(ms(3500)).await;
+        socket.send(Message::text("still here")).await.unwrap();
+        assert_eq!(socket.next().await.unwrap().unwrap(), Message::text("still here"));
+    };
+    // The function has begun to answer: whether it waits for the rest is its own business.
+    let answered_early = async {
+        let head = "POST /invoke/f/echo HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\nConnection: close\r\n\r\nhello";
+        let mut raw = Raw::request(daemon.listen, head).await;
+        assert_eq!(raw.expect_head().await.status, 200);
+        tokio::time::sleep(ms(3500)).await;
+        raw.send("world").await.unwrap();
+        assert_eq!(raw.rest(ms(2000)).await.0, b"helloworld");
+    };
+    futures::join!(slow_answer, events, tunnel, answered_early);
+}
+
+#[tokio::test]
+async fn a_client_that_reads_slowly_but_steadily_gets_all_of_it() {
+    let daemon = hasty(Function::new("f")).await;
+    let (_connection, response) = daemon.start(request("GET", "/invoke/f/bytes?mib=40", empty())).await;
+    let mut pieces = Pieces::of(response);
+    let (mut length, mut pauses) = (0, 0);
+    while let Some(piece) = pieces.next().await {
+        length += piece.expect("the whole answer").len();
+        if length >> 23 > pauses {
+            pauses += 1;
+            tokio::time::sleep(ms(600)).await;
+        }
+    }
+    assert_eq!((length, pauses), (40 << 20, 5));
+}
+
+#[tokio::test]
+async fn a_client_that_takes_nothing_of_its_response_loses_its_slot() {
+    let daemon = hasty(Function::new("f").set("timeout", 0).set("max-instances", 1)).await;
+    let pid = daemon.get("/invoke/f/pid").await.ok().pid();
+    let (_connection, _response) = daemon.start(request("GET", "/invoke/f/bytes?mib=200", empty())).await;
+    daemon.until("f", "busy", 1).await;
+    let other = within(ms(5000), "the slot", daemon.get("/invoke/f/pid")).await.ok();
+    assert_eq!(other.pid(), pid, "it was no fault of the instance's");
+    assert_eq!(daemon.counter("f", "client_gone").await, 1);
+}
+
+#[tokio::test]
+async fn an_unused_connection_makes_room_for_the_next_one() {
+    let daemon = Setup::default().option("--max-connections", "6").function(Function::new("f")).start().await;
+    let get = || request("GET", "/invoke/f/pid", empty());
+    let mut others = Vec::new();
+    for _ in 0..6 {
+        let mut other = daemon.connect().await;
+        other.send(get()).await.unwrap().ok();
+        others.push(other);
+    }
+    let mut newcomer = daemon.connect().await;
+    newcomer.send(get()).await.unwrap().ok();
+    let debug = newcomer.send(request("GET", "/debug", empty())).await.unwrap().ok().json();
+    assert_eq!(debug["daemon"]["connections"], json!({ "open": 6, "refused": 0, "turned_out": 1 }));
+    let mut ended = 0;
+    for mut other in others {
+        ended += usize::from(other.send(get()).await.is_err());
+    }
+    assert_eq!(ended, 1);
+}
+
+#[tokio::test]
+async fn where_everybody_is_served_the_next_one_is_a_503_and_then_nobody_is_heard() {
+    let function = Function::new("f").set("concurrent-requests", 16);
+    let daemon = Setup::default().option("--max-connections", "8").function(function).start().await;
+    let stream = || request("GET", "/invoke/f/stream?n=30&ms=100", empty());
+    let served = join_all((0..8).map(|_| daemon.start(stream()))).await;
+    assert!(served.iter().all(|(_, response)| response.status() == 200));
+    // Nobody rests. For every eight places there is one in which to be told so.
+    let refused = eventually(ms(2000), "one is told and the other is not", async || {
+        let mut told = daemon.connect().await;
+        let mut other = Raw::connect(daemon.listen).await;
+        let _ = other.send(HEAD).await;
+        // Each comes to a worker of its own, so the first to be let in may have come second.
+        let nothing = other.rest(ms(500)).await.0.is_empty();
+        told.send(request("GET", "/invoke/f/pid", empty())).await.ok().filter(|_| nothing)
+    })
+    .await;
+    refused.problem(503, "too_many_connections");
+    assert_eq!((refused.retry_after(), refused.header("connection").as_deref()), (1, Some("close")));
+    drop(served);
+    eventually(ms(2000), "there is room again", async || {
+        let mut connection = Connection::open(daemon.listen).await.ok()?;
+        (connection.send(request("GET", "/invoke/f/pid", empty())).await.ok()?.status == 200).then_some(())
+    })
+    .await;
+    assert!(number(&connections(&daemon).await, "refused") >= 2);
+}
+
+#[test]
+fn one_address_of_another_host_gets_no_more_than_its_share() {
+    isolated(|| async {
+        add_interface("one", "192.0.2.7/24");
+        add_interface("two", "198.51.100.7/24");
+        let function = Function::new("f").set("concurrent-requests", 8);
+        let setup = Setup::default().option("--listen", "0.0.0.0:0").option("--max-connections-per-client", "3");
+        let daemon = setup.function(function).start().await;
+        let at = |address: &str| format!("{address}:{}", daemon.listen.port()).parse().unwrap();
+        let mut hers = join_all((0..3).map(|_| Connection::open(at("192.0.2.7")))).await;
+        let get = || request("GET", "/invoke/f/pid", empty());
+        for connection in &mut hers {
+            connection.as_mut().unwrap().send(get()).await.unwrap().ok();
+        }
+        let mut fourth = Connection::open(at("192.0.2.7")).await.unwrap();
+        fourth.send(get()).await.unwrap().problem(503, "too_many_connections");
+        Connection::open(at("198.51.100.7")).await.unwrap().send(get()).await.unwrap().ok();
+        for _ in 0..5 {
+            daemon.get("/invoke/f/pid").await.ok();
+        }
+        drop(hers);
+        eventually(ms(2000), "there is room for her again", async || {
+            let mut connection = Connection::open(at("192.0.2.7")).await.ok()?;
+            (connection.send(get()).await.ok()?.status == 200).then_some(())
+        })
+        .await;
+    });
+}

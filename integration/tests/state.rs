@@ -1,0 +1,323 @@
+//! The state directory: who has it, what is believed of it, and what happens when it cannot be written to.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+use std::{
+    fs,
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+
+use integration::{Function, Home, Setup, eventually, ms, processes, refusal, unifaas, vm::skip};
+use nix::{
+    sched::{CloneFlags, unshare},
+    unistd::geteuid,
+};
+
+fn only_root() -> bool {
+    let root = geteuid().is_root();
+    if !root {
+        skip("only root can mount a file system");
+    }
+    root
+}
+
+#[tokio::test]
+async fn a_second_daemon_on_a_state_directory_refuses_and_the_first_does_not_notice() {
+    let home = Home::new();
+    home.put(&Function::new("f").set("min-instances", 1));
+    let mut first = Setup::at(&home).start().await;
+    first.until("f", "idle", 1).await;
+    let before = home.processes();
+    for _ in 0..3 {
+        let line = refusal(Setup::at(&home).command()).await;
+        assert!(line.contains(&*home.path("state").to_string_lossy()), "{line}");
+        assert!(line.contains("in use") && line.contains(&format!("process {}", first.pid)), "{line}");
+    }
+    assert_eq!(home.processes(), before);
+    first.get("/invoke/f/pid").await.ok();
+    first.end().await;
+    Setup::at(&home).start().await.get("/invoke/f/pid").await.ok();
+}
+
+#[tokio::test]
+async fn daemons_with_state_directories_of_their_own_do_not_meet() {
+    let home = Home::new();
+    home.put(&Function::new("f").set("min-instances", 1).flag("--relative").flag("own-session"));
+    let first = Setup::at(&home).start().await;
+    first.until("f", "idle", 1).await;
+    let before = home.processes();
+    let other = Home::new();
+    let second = Setup::at(&other).start().await;
+    second.killed().await;
+    let _second = Setup::at(&other).start().await;
+    assert_eq!(home.processes(), before);
+}
+
+#[tokio::test]
+async fn what_is_removed_is_told_by_kind() {
+    let home = Home::new();
+    home.put(&Function::new("f").set("min-instances", 2).flag("--relative").flag("own-session"));
+    let daemon = Setup::at(&home).start().await;
+    daemon.until("f", "idle", 2).await;
+    daemon.killed().await;
+    home.remove("f");
+    fs::create_dir(home.path("state/instances/0123456789abcdef")).unwrap();
+    fs::write(home.path("log"), "").unwrap();
+    let daemon = Setup::at(&home).start().await;
+    eventually(ms(2000), "nothing is left", async || home.processes().is_empty().then_some(())).await;
+    let told = |kind: &str, count: usize| {
+        let log = daemon.log();
+        let line =
+            log.lines().find(|line| line.contains(&format!("\"kind\":\"{kind}\""))).unwrap_or_default().to_owned();
+        line.contains("removed what an earlier daemon left") && line.contains(&format!("\"count\":{count},"))
+    };
+    eventually(ms(2000), "all is told", async || (told("directories", 1)).then_some(())).await;
+    // With a cgroup it is a matter of chance who comes first.
+    assert!(told("processes", 2) || daemon.log().contains("\"kind\":\"cgroups\""), "{}", daemon.log());
+}
+
+/// A process of somebody else, who leads a session.
+struct Foreigner(Child);
+
+impl Foreigner {
+    fn new() -> Self {
+        Self(Command::new("setsid").args(["sleep", "1000"]).stdin(Stdio::null()).spawn().unwrap())
+    }
+
+    /// When it was started, in clock ticks.
+    fn start(&self) -> u64 {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.0.id())).unwrap();
+        stat.rsplit(')').next().unwrap().split_whitespace().nth(19).unwrap().parse().unwrap()
+    }
+
+    fn is_alive(&mut self) -> bool {
+        self.0.try_wait().unwrap().is_none()
+    }
+}
+
+impl Drop for Foreigner {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Replaces the journal by one that speaks of such a process; what becomes of it.
+async fn survives(foreigner: &mut Foreigner, origin: &str, after: u64, before: u64) -> bool {
+    let home = Home::new();
+    fs::create_dir(home.path("state")).unwrap();
+    let leader = format!("{{\"pid\":{},\"after\":{after},\"before\":{before}}}", foreigner.0.id());
+    let thing = format!("{{\"process\":{{\"instance\":\"0123456789abcdef\",\"leader\":{leader}}}}}");
+    let text = format!("{{\"daemon\":{origin}}}\n{{\"enter\":{{\"number\":3,\"thing\":{thing}}}}}\n");
+    fs::write(home.path("state/journal"), text).unwrap();
+    let mut daemon = Setup::at(&home).start().await;
+    daemon.end().await;
+    let journal = fs::read_to_string(home.path("state/journal")).unwrap();
+    assert!(!journal.contains("\"pid\":") || journal.contains("strike"), "it is still written down: {journal}");
+    foreigner.is_alive()
+}
+
+#[tokio::test]
+async fn a_process_is_killed_only_if_it_is_the_one_that_was_written_down() {
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap().trim().to_owned();
+    let namespace =
+        |kind: &str| std::os::unix::fs::MetadataExt::ino(&fs::metadata(format!("/proc/self/ns/{kind}")).unwrap());
+    let origin =
+        |boot: &str, pids: u64| format!("{{\"boot\":\"{boot}\",\"pids\":{pids},\"network\":{}}}", namespace("net"));
+    let here = origin(&boot, namespace("pid"));
+    let mut foreigner = Foreigner::new();
+    let start = foreigner.start();
+    // Somebody else has its number by now.
+    assert!(survives(&mut foreigner, &here, start - 200, start - 1).await);
+    assert!(survives(&mut foreigner, &here, start + 1, start + 200).await);
+    // The host was started anew, or the daemon in another container.
+    assert!(survives(&mut foreigner, &origin("another", namespace("pid")), start, start).await);
+    assert!(survives(&mut foreigner, &origin(&boot, 1), start, start).await);
+    assert!(!survives(&mut foreigner, &here, start, start).await, "the test is wrong: this is the one");
+}
+
+/// As nobody, who can make neither cgroups nor processes of other users.
+const UNPRIVILEGED: [&str; 4] = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
+
+/// A daemon on a host without cgroups, as root or as nobody.
+fn without_cgroups(home: &Arc<Home>, root: bool) -> Option<Setup> {
+    let nobody = 65_534;
+    fs::create_dir_all(home.path("state")).unwrap();
+    if root {
+        return Some(Setup::at(home).without_cgroups());
+    }
+    let (program, arguments) = UNPRIVILEGED.split_first().unwrap();
+    let may_run = Command::new(program).args(arguments).arg(unifaas()).arg("--version").stdout(Stdio::null()).status();
+    if !may_run.is_ok_and(|status| status.success()) {
+        skip("nobody may not run the daemon where it is");
+        return None;
+    }
+    std::os::unix::fs::chown(home.path("state"), Some(nobody), Some(nobody)).unwrap();
+    Some(Setup::at(home).run_by(UNPRIVILEGED))
+}
+
+#[tokio::test]
+async fn without_cgroups_too_whoever_left_the_session_ends_with_the_instance_and_with_the_daemon() {
+    if !only_root() {
+        return;
+    }
+    for root in [true, false] {
+        let home = Home::new();
+        let Some(setup) = without_cgroups(&home, root) else { return };
+        let own_session = |name: &str| Function::new(name).flag("--relative").flag("own-session");
+        home.put(&own_session("once").set("single-use", true));
+        home.put(&own_session("kept").set("min-instances", 1));
+        let daemon = setup.start().await;
+        daemon.until("kept", "idle", 1).await;
+        daemon.get("/invoke/once/pid").await.ok();
+        eventually(ms(2000), "only the kept one is left, with its relative", async || {
+            (home.processes().len() == 2).then_some(())
+        })
+        .await;
+        assert!(!daemon.instances("kept").await[0]["resources"].to_string().contains("cgroup"));
+        daemon.killed().await;
+        home.remove("kept");
+        let _daemon = without_cgroups(&home, root).unwrap().start().await;
+        eventually(ms(2000), "nothing is left", async || home.processes().is_empty().then_some(())).await;
+    }
+}
+
+#[tokio::test]
+async fn a_journal_that_was_scribbled_on_keeps_nobody_from_serving() {
+    let home = Home::new();
+    home.put(&Function::new("f").set("min-instances", 1).flag("--relative").flag("own-session"));
+    let daemon = Setup::at(&home).start().await;
+    daemon.until("f", "idle", 1).await;
+    daemon.killed().await;
+    let journal = home.path("state/journal");
+    let text = fs::read(&journal).unwrap();
+    fs::write(&journal, [b"\0\0\0\xff\xfe{\n{\"enter\":7}\n".as_slice(), &text, b"{\"enter\":{\"num"].concat())
+        .unwrap();
+    home.put(&Function::new("f"));
+    let daemon = Setup::at(&home).start().await;
+    eventually(ms(2000), "nothing is left", async || home.processes().is_empty().then_some(())).await;
+    assert!(daemon.log().contains("damaged"), "{}", daemon.log());
+    daemon.get("/invoke/f/pid").await.ok();
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_what_is_new_and_nothing_else() {
+    if !only_root() {
+        return;
+    }
+    let home = Home::new();
+    home.put(&Function::new("warm").set("min-instances", 1));
+    home.put(&Function::new("f").set("single-use", true));
+    let daemon = Setup::at(&home).on_a_small_disk("200k").start().await;
+    daemon.until("warm", "idle", 1).await;
+    daemon.get("/invoke/f/pid").await.ok();
+    // The last page of the journal has room for some more.
+    fs::write(daemon.inside("state/filler"), vec![0; 1 << 20]).unwrap_err();
+    let full = eventually(Duration::from_secs(10), "it is full", async || {
+        let reply = daemon.get("/invoke/f/pid").await;
+        (reply.status != 200).then_some(reply)
+    });
+    let full = full.await;
+    let problem = full.problem(503, "host_saturated").to_string();
+    assert!(problem.contains("journal") && problem.contains("No space left"), "{problem}");
+    assert!(full.retry_after() >= 1);
+    daemon.get("/invoke/warm/pid").await.ok();
+    daemon.settled("f", "nothing is left of it", |function| function["instances"] == serde_json::json!([])).await;
+    assert_eq!(home.processes().len(), 1);
+
+    fs::remove_file(daemon.inside("state/filler")).unwrap();
+    eventually(Duration::from_secs(10), "it serves again", async || {
+        (daemon.get("/invoke/f/pid").await.status == 200).then_some(())
+    })
+    .await;
+}
+
+/// Forbids to change a file, or allows it again; whether that can be done here.
+fn lock_up(path: &Path, how: &str) -> bool {
+    Command::new("chattr").arg(how).arg(path).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+}
+
+#[tokio::test]
+async fn a_journal_that_cannot_be_written_to_refuses_what_is_new_and_nothing_else() {
+    let home = Home::new();
+    home.put(&Function::new("warm").set("min-instances", 1));
+    home.put(&Function::new("f").set("single-use", true));
+    let daemon = Setup::at(&home).start().await;
+    daemon.until("warm", "idle", 1).await;
+    let journal = home.path("state/journal");
+    if !lock_up(&journal, "+i") {
+        return skip("no file can be made immutable here");
+    }
+    let reply = daemon.get("/invoke/f/pid").await;
+    let served = daemon.get("/invoke/warm/pid").await;
+    let processes = home.processes();
+    assert!(lock_up(&journal, "-i"), "it cannot even be removed");
+    let problem = reply.problem(502, "start_failed").to_string();
+    assert!(problem.contains(&*journal.to_string_lossy()) && problem.contains("not permitted"), "{problem}");
+    served.ok();
+    assert_eq!(processes.len(), 1);
+    eventually(Duration::from_secs(10), "it serves again", async || {
+        (daemon.get("/invoke/f/pid").await.status == 200).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_state_directory_on_a_full_or_read_only_disk_is_one_clear_line() {
+    if !only_root() {
+        return;
+    }
+    let home = Home::new();
+    home.put(&Function::new("f").set("min-instances", 1));
+    let state = home.path("state").to_string_lossy().into_owned();
+    fs::create_dir(home.path("state")).unwrap();
+    let broken = |mount: &str| {
+        let script = format!("{mount} && exec \"$0\" \"$@\"");
+        let wrapper = ["unshare", "--mount", "--propagation=private", "sh", "-c", &script];
+        Setup::at(&home).run_by(wrapper).variable("STATE", &state)
+    };
+    let read_only = refusal(broken("mount -t tmpfs -o ro,mode=755 none \"$STATE\"").command()).await;
+    assert!(read_only.contains(&state) && read_only.contains("Read-only"), "{read_only}");
+    let fill = "mount -t tmpfs -o size=64k,mode=755 none \"$STATE\" && { cat /dev/zero >\"$STATE/filler\" 2>/dev/null || true; }";
+    let full = refusal(broken(fill).command()).await;
+    assert!(full.contains(&state) && full.contains("No space left"), "{full}");
+    assert!(processes::with_token(home.token()).is_empty());
+}
+
+#[test]
+fn copies_of_disks_that_fill_the_disk_are_removed_before_anything_is_written() {
+    if !only_root() {
+        return;
+    }
+    let run = || {
+        // So that a file system that is mounted here is there for all that is started here, and goes with this thread.
+        unshare(CloneFlags::CLONE_NEWNS).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let home = Home::new();
+            home.put(&Function::new("f").set("min-instances", 1));
+            let state = home.path("state");
+            fs::create_dir(&state).unwrap();
+            let mount = |arguments: &[&str]| {
+                assert!(Command::new("mount").args(arguments).status().unwrap().success());
+            };
+            mount(&["--make-rprivate", "/"]);
+            mount(&["-t", "tmpfs", "-o", "size=200k,mode=755", "none", &state.to_string_lossy()]);
+            let daemon = Setup::at(&home).start().await;
+            daemon.until("f", "idle", 1).await;
+            daemon.killed().await;
+            let copy = state.join("instances/0123456789abcdef");
+            fs::create_dir(&copy).unwrap();
+            fs::write(copy.join("rootfs"), vec![7; 1 << 20]).unwrap_err();
+            let daemon = Setup::at(&home).start().await;
+            daemon.get("/invoke/f/pid").await.ok();
+            assert!(!copy.exists());
+        });
+    };
+    if let Err(panic) = std::thread::spawn(run).join() {
+        std::panic::resume_unwind(panic);
+    }
+}

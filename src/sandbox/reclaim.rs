@@ -1,0 +1,157 @@
+//! What earlier daemons of the state directory have left is removed before anything new is started, and struck out.
+//!
+//! Processes and the network are waited for, since new instances would meet them. Files, and containers whose engine may
+//! be away, go in the background. What cannot be removed stays written down for the next daemon.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use futures::future;
+use nix::unistd::geteuid;
+use slog::{Logger, info, warn};
+use tokio::{task, time};
+
+use super::{cgroup, container::Containers};
+use crate::{
+    net::{self, Mark, Remains, Subnet},
+    state::{self, Entry, Family, Leftovers, Thing},
+};
+
+/// How long processes that hang in the kernel may keep the daemon from serving.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What leftovers there are, by kind.
+#[derive(Default)]
+struct Kinds {
+    families: Vec<(Entry, Family)>,
+    cgroups: Vec<(Entry, String, String)>,
+    containers: Vec<(Entry, String, String)>,
+    network: Vec<Entry>,
+    remains: Remains,
+}
+
+impl Kinds {
+    fn of(things: Vec<(Entry, Thing)>) -> Self {
+        let mut kinds = Self::default();
+        for (entry, thing) in things {
+            match thing {
+                Thing::Process(family) => kinds.families.push((entry, family)),
+                Thing::Cgroups { hierarchy, path } => kinds.cgroups.push((entry, hierarchy, path)),
+                Thing::Container { engine, name } => kinds.containers.push((entry, engine, name)),
+                Thing::Network { mark, subnet } => {
+                    kinds.network.push(entry);
+                    kinds.remains.marks.push(Mark::new(mark));
+                    kinds.remains.subnets.extend(subnet.parse::<Subnet>());
+                }
+                Thing::Forwarding { interface } => {
+                    kinds.network.push(entry);
+                    kinds.remains.uplinks.push(interface);
+                }
+            }
+        }
+        kinds
+    }
+}
+
+/// Removes all of it. `mark` and `subnet` are those of this daemon.
+///
+/// # Panics
+/// Outside of a `LocalSet`.
+pub async fn run(left: Leftovers, containers: &Containers, mark: Mark, subnet: Subnet, log: &Logger) {
+    let Leftovers { things, directories, lost, damaged } = left;
+    let Kinds { families, cgroups, containers: left, network, mut remains } = Kinds::of(things);
+    if lost > 0 {
+        info!(log, "of what an earlier daemon had, some went with the host or the namespace it ran in"; "count" => lost);
+    }
+    let mut suspected = !network.is_empty();
+    if damaged > 0 {
+        warn!(log, "the journal of an earlier daemon is damaged: what has a mark is looked for"; "lines" => damaged);
+        suspected |= geteuid().is_root();
+        remains.marks.push(mark);
+        remains.subnets.push(subnet);
+    }
+
+    containers.remove_leftovers(left);
+    task::spawn_local(remove_directories(directories, log.clone()));
+    let ended = future::join(end_processes(families, log.clone()), remove_cgroups(cgroups, log.clone()));
+    let ended = time::timeout(PATIENCE, task::spawn_local(ended));
+    let cleaned = async {
+        if suspected {
+            clean_network(network, remains, log).await;
+        }
+    };
+    let _ = future::join(ended, cleaned).await;
+}
+
+/// One line for each kind of thing that was there.
+pub fn report(log: &Logger, kind: &'static str, count: usize) {
+    if count > 0 {
+        info!(log, "removed what an earlier daemon left"; "kind" => kind, "count" => count);
+    }
+}
+
+fn complain(log: &Logger, what: &str, error: &io::Error) {
+    warn!(log, "what an earlier daemon left could not be removed"; "what" => what, "error" => %error);
+}
+
+async fn end_processes(left: Vec<(Entry, Family)>, log: Logger) {
+    if left.is_empty() {
+        return;
+    }
+    let (entries, families): (Vec<Entry>, Vec<Family>) = left.into_iter().unzip();
+    let ended = task::spawn_blocking(move || state::end_families(&families)).await;
+    match ended.unwrap_or_else(|error| Err(io::Error::other(error))) {
+        Ok(count) => {
+            entries.into_iter().for_each(Entry::strike);
+            report(&log, "processes", count);
+        }
+        Err(error) => complain(&log, "processes", &error),
+    }
+}
+
+async fn remove_cgroups(left: Vec<(Entry, String, String)>, log: Logger) {
+    let mut removed = 0;
+    for (entry, hierarchy, path) in left {
+        match cgroup::remove(&hierarchy, &path).await {
+            Ok(count) => {
+                entry.strike();
+                removed += count;
+            }
+            Err(error) => complain(&log, &format!("cgroup {path}"), &error),
+        }
+    }
+    report(&log, "cgroups", removed);
+}
+
+async fn clean_network(entries: Vec<Entry>, remains: Remains, log: &Logger) {
+    match net::clean_up(remains, log.clone()).await {
+        Ok(cleaned) => {
+            if cleaned.whole {
+                report(log, "networks", entries.len());
+                entries.into_iter().for_each(Entry::strike);
+            }
+            report(log, "taps", cleaned.taps);
+        }
+        Err(error) => complain(log, "network", &error),
+    }
+}
+
+async fn remove_directories(left: Vec<PathBuf>, log: Logger) {
+    let removal =
+        task::spawn_blocking(move || -> Vec<_> { left.into_iter().map(|path| (remove(&path), path)).collect() });
+    let Ok(results) = removal.await else { return };
+    report(&log, "directories", results.iter().filter(|(result, _)| result.is_ok()).count());
+    for (result, path) in results {
+        if let Err(error) = result {
+            complain(&log, &format!("directory {}", path.display()), &error);
+        }
+    }
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    let is_directory = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir());
+    if is_directory { fs::remove_dir_all(path) } else { fs::remove_file(path) }
+}

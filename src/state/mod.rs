@@ -1,0 +1,294 @@
+//! The state directory: whose it is, what a daemon has made outside of itself, and what an earlier one has left.
+//!
+//! ```text
+//!   lock        held as long as a daemon lives; a second one on the same directory refuses to start
+//!   identity    a random number: the mark on everything that can carry one (labels of containers, groups of taps, names)
+//!   journal     everything else, written down before it is made: `record.rs` has its lines, `journal.rs` the file
+//!   instances/  the files of instances, a directory each, which is its own record
+//! ```
+//!
+//! What was made and by whom is known here and nowhere else. Each engine writes its things down before it makes them and
+//! strikes them out when it has given them back. After a daemon that could not, the next one finds them all in
+//! [`Leftovers`]; `sandbox/reclaim.rs` removes them. Processes are recognised by `family.rs`, from a look into `/proc`
+//! (`proc.rs`): by number and time of start, never by name.
+
+mod family;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
+mod journal;
+mod lock;
+mod origin;
+mod proc;
+mod record;
+
+use std::{
+    env,
+    fs::{self, DirBuilder, Permissions},
+    io,
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+use nix::unistd::{Uid, geteuid};
+
+pub use family::MARK;
+pub use journal::{Entry, Journal, JournalError, is_full};
+use lock::{Lock, Refusal};
+pub use proc::{boot_clock, end_families};
+pub use record::{Family, Leader, Replay, Thing};
+
+const LOCK: &str = "lock";
+const IDENTITY: &str = "identity";
+const JOURNAL: &str = "journal";
+const INSTANCES: &str = "instances";
+/// Others may pass through to what is theirs, as machine monitors of another user do.
+const MODE: u32 = 0o755;
+
+/// Why a state directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    #[error("the state directory {} is in use by another daemon{}", path.display(), pid(*.holder))]
+    InUse { path: PathBuf, holder: Option<i32> },
+    #[error("the state directory {} belongs to user {owner} or can be written by everybody: what is in there would not \
+        be believed", path.display())]
+    Foreign { path: PathBuf, owner: u32 },
+    #[error("cannot use the state directory: {}: {source}", path.display())]
+    Io { path: PathBuf, source: io::Error },
+}
+
+fn pid(holder: Option<i32>) -> String {
+    holder.map_or_else(String::new, |pid| format!(", process {pid}"))
+}
+
+/// The state directory of this daemon.
+#[derive(Debug)]
+pub struct State {
+    directory: PathBuf,
+    identity: u64,
+    life: u32,
+    pub journal: Journal,
+    _lock: Lock,
+}
+
+/// What earlier daemons of the same state directory have left.
+#[derive(Debug)]
+pub struct Leftovers {
+    /// What was not struck out, each still written down.
+    pub things: Vec<(Entry, Thing)>,
+    /// Directories of instances.
+    pub directories: Vec<PathBuf>,
+    /// How many things are no more because the host was started anew, or not to be found from here.
+    pub lost: usize,
+    /// Lines of the journal that were not understood: there may be more.
+    pub damaged: usize,
+}
+
+impl State {
+    /// Takes the directory, and makes it if it is not there. Nothing of the leftovers has been touched.
+    pub fn open(directory: &Path) -> Result<(Self, Leftovers), StateError> {
+        let error = |source| StateError::Io { path: directory.to_owned(), source };
+        DirBuilder::new().recursive(true).mode(MODE).create(directory).map_err(error)?;
+        let directory = directory.canonicalize().map_err(error)?;
+        let error = |path: &Path| {
+            let path = path.to_owned();
+            move |source| StateError::Io { path, source }
+        };
+        let metadata = directory.metadata().map_err(error(&directory))?;
+        if Uid::from_raw(metadata.uid()) != geteuid() || metadata.mode() & 0o002 != 0 {
+            return Err(StateError::Foreign { path: directory, owner: metadata.uid() });
+        }
+        let lock = Lock::take(&directory.join(LOCK)).map_err(|refusal| match refusal {
+            Refusal::Held(holder) => StateError::InUse { path: directory.clone(), holder },
+            Refusal::Failed(source) => error(&directory.join(LOCK))(source),
+        })?;
+
+        let identity = identity(&directory.join(IDENTITY)).map_err(error(&directory.join(IDENTITY)))?;
+        let instances = directory.join(INSTANCES);
+        DirBuilder::new().recursive(true).mode(MODE).create(&instances).map_err(error(&instances))?;
+        // Whatever the umask: monitors of virtual machines pass through.
+        fs::set_permissions(&instances, Permissions::from_mode(MODE)).map_err(error(&instances))?;
+        let directories = entries_of(&instances).map_err(error(&instances))?;
+
+        let path = directory.join(JOURNAL);
+        let Replay { things, damaged } = read(&path).map_err(error(&path))?;
+        let here = origin::here().map_err(error(Path::new("/proc/self")))?;
+        let all = things.len();
+        let found = |(origin, thing): (Option<record::Origin>, Thing)| {
+            origin.is_some_and(|origin| origin.reaches(&here, &thing)).then_some(thing)
+        };
+        let things: Vec<Thing> = things.into_values().filter_map(found).collect();
+        let lost = all - things.len();
+        let begin = || Journal::begin(path.clone(), here.clone(), things.clone());
+        let begun = match begin() {
+            // It may well be the copies of disks that leave no space.
+            Err(full) if is_full(&full) && !directories.is_empty() => {
+                directories.iter().for_each(|directory| drop(fs::remove_dir_all(directory)));
+                begin()
+            }
+            begun => begun,
+        };
+        let (journal, things) = begun.map_err(error(&path))?;
+        let life = rand::random();
+        Ok((Self { directory, identity, life, journal, _lock: lock }, Leftovers { things, directories, lost, damaged }))
+    }
+
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// On everything of this state directory: the same for all daemons of it, and for no others.
+    pub fn identity(&self) -> String {
+        format!("{:016x}", self.identity)
+    }
+
+    /// As [`identity`](Self::identity), in as few bits as the network has for it.
+    pub fn mark(&self) -> u32 {
+        self.identity as u32
+    }
+
+    /// On everything of this daemon that a later one must tell from its own.
+    pub fn life(&self) -> String {
+        format!("{:08x}", self.life)
+    }
+
+    /// Where the files of instances are.
+    pub fn instances(&self) -> PathBuf {
+        self.directory.join(INSTANCES)
+    }
+}
+
+/// Where the state directory is unless somebody says otherwise: on a disk, as containers and copies of disks outlive a
+/// start of the host, and where no other user can be first to make it.
+pub fn default_directory() -> PathBuf {
+    let below = |variable: &str| env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
+    if geteuid().is_root() {
+        return PathBuf::from("/var/lib/unifaas");
+    }
+    let home = || below("HOME").map(|home| home.join(".local/state"));
+    match below("XDG_STATE_HOME").or_else(home) {
+        Some(state) => state.join("unifaas"),
+        None => env::temp_dir().join(format!("unifaas-{}", geteuid())),
+    }
+}
+
+fn read(journal: &Path) -> io::Result<Replay> {
+    match fs::read(journal) {
+        Ok(text) => Ok(Replay::of(&text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Replay::default()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Reads the number, or chooses it.
+fn identity(path: &Path) -> io::Result<u64> {
+    let known = fs::read_to_string(path).ok().and_then(|text| u64::from_str_radix(text.trim(), 16).ok());
+    if let Some(known) = known {
+        return Ok(known);
+    }
+    let (chosen, beside) = (rand::random(), path.with_extension("new"));
+    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+    io::Write::write_all(&mut file, format!("{chosen:016x}\n").as_bytes())?;
+    fs::rename(&beside, path)?;
+    Ok(chosen)
+}
+
+fn entries_of(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    fs::read_dir(directory)?.map(|entry| Ok(entry?.path())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs::Permissions, os::unix::fs::PermissionsExt};
+
+    use super::*;
+
+    fn container(name: &str) -> Thing {
+        Thing::Container { engine: "e".to_owned(), name: name.to_owned() }
+    }
+
+    fn family(instance: &str) -> Thing {
+        Thing::Process(Family { instance: instance.to_owned(), leader: None })
+    }
+
+    #[test]
+    fn the_next_daemon_has_the_same_identity_and_finds_what_was_left() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("a/state");
+        let (first, left) = State::open(&path).unwrap();
+        assert!(left.things.is_empty() && left.directories.is_empty());
+        first.journal.enter(container("c")).unwrap();
+        first.journal.enter(container("gone")).unwrap().strike();
+        first.journal.enter(family("i")).unwrap();
+        fs::create_dir(first.instances().join("i")).unwrap();
+        let (identity, mark, life) = (first.identity(), first.mark(), first.life());
+        drop(first);
+
+        let (second, left) = State::open(&path).unwrap();
+        assert_eq!((second.identity(), second.mark()), (identity, mark));
+        assert_ne!(second.life(), life);
+        let (entries, things): (Vec<_>, Vec<_>) = left.things.into_iter().unzip();
+        assert_eq!(things, [container("c"), family("i")]);
+        assert_eq!(left.directories, [second.instances().join("i")]);
+        assert_eq!((left.lost, left.damaged), (0, 0));
+        drop(second);
+
+        // It did not come to remove them; the third one does.
+        let (third, left) = State::open(&path).unwrap();
+        assert_eq!(left.things.len(), 2);
+        left.things.into_iter().for_each(|(entry, _)| entry.strike());
+        drop((entries, third));
+        assert!(State::open(&path).unwrap().1.things.is_empty());
+    }
+
+    #[test]
+    fn two_state_directories_have_nothing_in_common() {
+        let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (one, other) = (State::open(one.path()).unwrap().0, State::open(other.path()).unwrap().0);
+        assert_ne!(one.identity(), other.identity());
+    }
+
+    #[test]
+    fn of_a_host_that_was_started_anew_only_containers_are_left() {
+        let home = tempfile::tempdir().unwrap();
+        let (first, _) = State::open(home.path()).unwrap();
+        first.journal.enter(family("i")).unwrap();
+        first.journal.enter(container("c")).unwrap();
+        drop(first);
+        let journal = home.path().join(JOURNAL);
+        let boot = origin::here().unwrap().boot;
+        fs::write(&journal, fs::read_to_string(&journal).unwrap().replace(&boot, "another")).unwrap();
+        let (_second, left) = State::open(home.path()).unwrap();
+        assert_eq!(left.things.into_iter().map(|(_, thing)| thing).collect::<Vec<_>>(), [container("c")]);
+        assert_eq!(left.lost, 1);
+    }
+
+    #[test]
+    fn garbage_in_the_directory_is_told_and_survived() {
+        let home = tempfile::tempdir().unwrap();
+        let (first, _) = State::open(home.path()).unwrap();
+        first.journal.enter(container("c")).unwrap();
+        drop(first);
+        let journal = home.path().join(JOURNAL);
+        let text = fs::read(&journal).unwrap();
+        fs::write(&journal, [b"\0\xff nonsense\n", text.as_slice(), b"{\"enter\":{\"numb"].concat()).unwrap();
+        fs::write(home.path().join(IDENTITY), "nonsense").unwrap();
+        let (second, left) = State::open(home.path()).unwrap();
+        assert_eq!((left.things.len(), left.damaged), (1, 1));
+        let identity = second.identity();
+        drop(second);
+        assert_eq!(State::open(home.path()).unwrap().0.identity(), identity);
+    }
+
+    #[test]
+    fn a_directory_that_others_can_write_to_is_not_believed() {
+        let home = tempfile::tempdir().unwrap();
+        fs::set_permissions(home.path(), Permissions::from_mode(0o777)).unwrap();
+        let refused = State::open(home.path()).unwrap_err().to_string();
+        assert!(refused.contains(&*home.path().to_string_lossy()), "{refused}");
+        if geteuid().is_root() {
+            fs::set_permissions(home.path(), Permissions::from_mode(0o755)).unwrap();
+            nix::unistd::chown(home.path(), Some(Uid::from_raw(12_345)), None).unwrap();
+            assert!(matches!(State::open(home.path()), Err(StateError::Foreign { owner: 12_345, .. })));
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! The processes of this host, as `/proc` shows them, and the end of those of an instance. Blocks: a look takes
+//! milliseconds where there are hundreds of them.
+
+use std::{collections::HashSet, fs, io, thread, time::Duration};
+
+use nix::{
+    sys::{
+        signal::{self, Signal},
+        time::TimeSpec,
+    },
+    time::{ClockId, clock_gettime},
+    unistd::{self, SysconfVar, sysconf},
+};
+use rustix::{
+    io::Errno,
+    process::{Pid, PidfdFlags, pidfd_open, pidfd_send_signal},
+};
+
+use super::{
+    family::{MARK, Process, members},
+    record::Family,
+};
+
+/// Between two looks: the first pause and the longest.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
+/// How long killed processes may take to end: long only when they hang in the kernel.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Now, in clock ticks since the host was started: the clock by which the kernel says when a process was.
+pub fn boot_clock() -> u64 {
+    // Cannot fail: both are on every Linux.
+    let now = clock_gettime(ClockId::CLOCK_BOOTTIME).unwrap_or(TimeSpec::new(0, 0));
+    let ticks = sysconf(SysconfVar::CLK_TCK).ok().flatten().map_or(100, |ticks| ticks as u64);
+    now.tv_sec() as u64 * ticks + now.tv_nsec() as u64 * ticks / 1_000_000_000
+}
+
+/// Kills every process of these families, until there is none. How many there were.
+///
+/// # Errors
+/// When some do not end.
+pub fn end_families(families: &[Family]) -> io::Result<usize> {
+    let own = unistd::getpid().as_raw();
+    let mut killed = HashSet::new();
+    let (mut pause, mut waited) = (PAUSES.0, Duration::ZERO);
+    loop {
+        let processes = processes();
+        let left = members(&processes, families, own);
+        if left.is_empty() {
+            return Ok(killed.len());
+        }
+        if waited > PATIENCE {
+            let pids: Vec<i32> = left.iter().map(|process| process.pid).collect();
+            return Err(io::Error::other(format!("still there {} s after SIGKILL: {pids:?}", PATIENCE.as_secs())));
+        }
+        killed.extend(left.into_iter().filter(|process| kill(process)).map(|process| (process.pid, process.started)));
+        #[expect(clippy::disallowed_methods, reason = "nobody else is on this thread")]
+        thread::sleep(pause);
+        waited += pause;
+        pause = (pause * 2).min(PAUSES.1);
+    }
+}
+
+/// Kills it, and nobody who has its number by now. Whether it was still there.
+fn kill(process: &Process) -> bool {
+    let still = || read(process.pid).is_some_and(|now| now.started == process.started);
+    let Some(pid) = Pid::from_raw(process.pid) else { return false };
+    match pidfd_open(pid, PidfdFlags::empty()) {
+        // From here on the descriptor means this very process.
+        Ok(handle) => still() && pidfd_send_signal(handle, rustix::process::Signal::KILL).is_ok(),
+        // Before Linux 5.3.
+        Err(Errno::NOSYS) => still() && signal::kill(unistd::Pid::from_raw(process.pid), Signal::SIGKILL).is_ok(),
+        Err(_) => false,
+    }
+}
+
+fn processes() -> Vec<Process> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| read(entry.file_name().to_str()?.parse().ok()?)).collect()
+}
+
+fn read(pid: i32) -> Option<Process> {
+    let process = parse(pid, &fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?;
+    // Those of others cannot be read, and are not ours.
+    let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    Some(Process { instance: instance(&environment), ..process })
+}
+
+/// Reads `/proc/PID/stat`. The name in its brackets can be anything, brackets included.
+fn parse(pid: i32, stat: &str) -> Option<Process> {
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    // The third field is the first behind the name.
+    let field = |number: usize| fields.get(number - 3).copied();
+    Some(Process {
+        pid,
+        parent: field(4)?.parse().ok()?,
+        session: field(6)?.parse().ok()?,
+        started: field(22)?.parse().ok()?,
+        dead: matches!(field(3)?, "Z" | "X" | "x"),
+        instance: None,
+    })
+}
+
+fn instance(environment: &[u8]) -> Option<String> {
+    let value = |variable: &[u8]| {
+        let value = variable.strip_prefix(MARK.as_bytes())?.strip_prefix(b"=")?;
+        Some(String::from_utf8_lossy(value).into_owned())
+    };
+    environment.split(|byte| *byte == 0).find_map(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{BufRead, BufReader},
+        process::{Child, Command, Stdio},
+    };
+
+    use super::{super::record::Leader, *};
+
+    /// A shell in a session of its own. It runs until its standard input is closed, and prints what its script does.
+    fn shell(instance: &str, script: &str) -> (Child, Leader, Vec<i32>) {
+        let after = boot_clock();
+        let mut command = Command::new("setsid");
+        command.args(["sh", "-c", &format!("{script}; echo; exec sleep 1000")]).env(MARK, instance);
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let leader = Leader { pid: child.id() as i32, after, before: boot_clock() };
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let pids = lines.take_while(|line| !line.is_empty()).map(|line| line.parse().unwrap()).collect();
+        (child, leader, pids)
+    }
+
+    fn alive(pid: i32) -> bool {
+        read(pid).is_some_and(|process| !process.dead)
+    }
+
+    #[test]
+    fn a_process_is_read_behind_its_name() {
+        let stat = "42 (a) Z (b) S 7 42 40 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 123456 1 2";
+        let expected = Process { pid: 42, parent: 7, session: 40, started: 123_456, dead: false, instance: None };
+        assert_eq!(parse(42, stat), Some(expected));
+        assert!(parse(42, "42 (a) Z 7 42 40 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 5").unwrap().dead);
+        assert_eq!(parse(42, "42 (a) S 7"), None);
+        assert_eq!(parse(42, ""), None);
+    }
+
+    #[test]
+    fn the_mark_is_a_whole_variable() {
+        assert_eq!(instance(b"A=b\0INSTANCE_ID=ab\0C=d\0").as_deref(), Some("ab"));
+        assert_eq!(instance(b"XINSTANCE_ID=ab\0INSTANCE_IDS=ab\0INSTANCE_ID\0"), None);
+    }
+
+    #[test]
+    fn the_clock_is_that_of_the_process_table() {
+        let after = boot_clock();
+        let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+        let before = boot_clock();
+        let started = read(child.id() as i32).unwrap().started;
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!((after..=before).contains(&started), "{after} {started} {before}");
+    }
+
+    #[test]
+    fn a_family_ends_with_those_who_left_its_session_and_nobody_else_does() {
+        // The second one has cleared its environment and is found by its session, the third by its mark alone.
+        let script = "env -i sleep 1000 & echo $!; (setsid sh -c 'sleep 1000 & echo $!' & wait)";
+        let (mut child, leader, pids) = shell("of-the-first", script);
+        let (mut other, _, others) = shell("of-the-second", script);
+        assert_eq!(pids.len(), 2);
+        let mistaken = Leader { after: leader.before + 1, before: leader.before + 2, ..leader };
+        let family = |instance: &str, leader| [Family { instance: instance.to_owned(), leader }];
+        assert_eq!(end_families(&family("nobody", Some(mistaken))).unwrap(), 0);
+        assert!(alive(leader.pid));
+
+        // As after the death of a daemon, which takes the leader along.
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(end_families(&family("of-the-first", Some(leader))).unwrap(), 2);
+        assert!(!pids.iter().any(|pid| alive(*pid)), "{pids:?}");
+        assert!(others.iter().all(|pid| alive(*pid)) && alive(other.id() as i32));
+        assert!(end_families(&family("of-the-second", None)).unwrap() >= 2);
+        other.wait().unwrap();
+    }
+}

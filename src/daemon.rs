@@ -88,7 +88,7 @@ async fn serve(options: Serve, lasting: &mut Lasting) -> Result<(), StartError> 
     let (subnet, tap_pool) = (options.subnet, options.tap_pool);
     let neighbours = Neighbours::default();
     let engine_settings = EngineSettings { callback, subnet, tap_pool, neighbours: neighbours.clone() };
-    let engines = Engines::new(engine_settings.clone(), state, &log);
+    let engines = Engines::new(engine_settings.clone(), state, &log)?;
     engines.reclaim(left, state, &engine_settings, &log).await;
     engines.prepare(drafts.values().filter_map(|draft| draft.as_deref().ok())).await?;
     let world = World { sandboxes: Box::new(engines), callbacks: callbacks.clone(), admission: admission.clone() };

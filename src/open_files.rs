@@ -6,8 +6,11 @@
 
 use std::{
     io,
-    os::fd::{AsFd, OwnedFd},
-    sync::OnceLock,
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -22,6 +25,8 @@ const FOR_A_START: usize = 16;
 
 /// The limits, soft and hard, that the daemon was started with.
 static INHERITED: OnceLock<(u64, u64)> = OnceLock::new();
+/// The limit that holds now, as far as it is known.
+static LIMIT: AtomicU64 = AtomicU64::new(0);
 
 /// Raises the limit. To be called once, before there are children.
 pub fn raise(log: &Logger) {
@@ -33,6 +38,7 @@ pub fn raise(log: &Logger) {
     let mut limits = [hard.max(ENOUGH), hard].into_iter();
     let raised = limits.find(|limit| setrlimit(Resource::RLIMIT_NOFILE, *limit, *limit).is_ok());
     let limit = raised.unwrap_or(soft);
+    LIMIT.store(limit, Ordering::Relaxed);
     debug!(log, "limit on open files"; "was" => soft, "is" => limit);
     if limit < FEW {
         warn!(log, "few files may be open at once, and each request needs two: raise the hard limit (ulimit -Hn, or \
@@ -48,9 +54,13 @@ pub fn inherited() -> Option<(u64, u64)> {
 /// Whether a start would find the files that it needs.
 pub fn suffice_for_a_start() -> bool {
     let open = || io::stdout().as_fd().try_clone_to_owned();
-    let opened: io::Result<Vec<OwnedFd>> = (0..FOR_A_START).map(|_| open()).collect();
-    // Standard output may be closed; that says nothing.
-    !opened.is_err_and(|error| is_exhaustion(&error))
+    match open() {
+        // Numbers are given from the lowest up: unless there have just been far more, half of them are free.
+        Ok(file) if (file.as_raw_fd() as u64) < LIMIT.load(Ordering::Relaxed) / 2 => true,
+        // Standard output may be closed; that says nothing.
+        Err(error) if !is_exhaustion(&error) => true,
+        _ => (0..FOR_A_START).map(|_| open()).collect::<io::Result<Vec<OwnedFd>>>().is_ok(),
+    }
 }
 
 /// Whether an error says that the host, or what this process may have of it, is used up.

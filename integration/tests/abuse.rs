@@ -59,7 +59,8 @@ async fn a_fork_bomb_is_held_where_processes_can_be_counted_and_leaves_nothing()
             assert!(number_in(group.join("pids.current")) <= 40);
         }
         until_none_is_left(&daemon).await;
-        assert!(!group.exists());
+        // It may be kept for another instance.
+        assert!(!group.exists() || number_in(group.join("pids.current")) == 0);
         assert_eq!(daemon.home.processes().len(), 1, "that of the other function");
     })
     .await;

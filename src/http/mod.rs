@@ -5,7 +5,8 @@
 //!
 //! ```text
 //!   gate.rs ──► server.rs ──► invoke.rs ──► dispatch.rs ──► upstream/   one request, from its head to the last byte of its answer
-//!                    └──────► pages.rs ───► debug.rs  ready.rs           admin.rs, owner.rs: who is shown them
+//!                    ├──────► pages.rs ───► debug.rs                    admin.rs, owner.rs: who is shown them
+//!                    └──────► ready.rs                                   instances that call back
 //!
 //!   client.rs, upstream/    the two sides            socket.rs, transfer.rs, alarm.rs   what both are made of
 //!   wire/                   HTTP/1.1 as bytes        headers.rs, request_id.rs          what is passed on, what is added

@@ -1,4 +1,4 @@
-//! The pages for people and for instances, which an actix-web `App` serves, on a connection of ours.
+//! The pages for people, which an actix-web `App` serves, on a connection of ours.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use actix_web::{
 };
 
 use super::{
-    Shared, admin::Audience, client::Client, gate::Door, headers::REQUEST_ID, request_id::RequestId, status::Failure,
+    Shared, admin::Audience, client::Client, debug, headers::REQUEST_ID, request_id::RequestId, status::Failure,
 };
 
 /// Shown to everybody.
@@ -28,22 +28,16 @@ const HEALTH: &str = "/healthz";
 /// Serves pages on one HTTP worker.
 pub struct Pages {
     app: BoxService<Request, ServiceResponse<BoxBody>, actix_web::Error>,
-    door: Door,
     audience: Audience,
     shared: Arc<Shared>,
 }
 
 impl Pages {
-    /// The pages of these routes, behind that door and for that audience.
-    pub async fn new(
-        shared: Arc<Shared>,
-        door: Door,
-        audience: Audience,
-        routes: fn(&mut web::ServiceConfig),
-    ) -> Result<Self, ()> {
-        let app = App::new().app_data(web::Data::from(shared.clone())).configure(routes);
+    /// The pages for that audience.
+    pub async fn new(shared: Arc<Shared>, audience: Audience) -> Result<Self, ()> {
+        let app = App::new().app_data(web::Data::from(shared.clone())).configure(debug::routes);
         let app = map_config(app, |()| AppConfig::default()).new_service(()).await?;
-        Ok(Self { app: boxed::service(app), door, audience, shared })
+        Ok(Self { app: boxed::service(app), audience, shared })
     }
 
     /// Answers the client's request.
@@ -57,10 +51,8 @@ impl Pages {
             return client.refuse(&Failure::NoSuchPage, None, &request_id);
         };
         let body = to_bytes(body).await.unwrap_or_default();
-        // An instance that calls back asks for nothing that could be looked up.
-        let named = self.door == Door::Callback || head.headers().contains_key(REQUEST_ID);
         let fields = head.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
-        let id = (!named).then(|| (REQUEST_ID, request_id.as_bytes()));
+        let id = (!head.headers().contains_key(REQUEST_ID)).then(|| (REQUEST_ID, request_id.as_bytes()));
         client.answer(head.status(), fields.chain(id), &body);
     }
 

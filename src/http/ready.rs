@@ -3,22 +3,25 @@
 //! It is reachable from guests, so it says as little as possible. Whom a token is for is known to the actors'
 //! `Callbacks`; whether the call is believed is decided by the instance's life.
 
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_http::StatusCode;
 use slog::warn;
 use unifaas_actors::ReadyToken;
 
-use super::{Shared, status};
+use super::{Shared, client::Client, status};
 
-/// The routes of the callback listener.
-pub fn routes(config: &mut web::ServiceConfig) {
-    config.service(web::resource("/ready/{token}").route(web::get().to(ready)).route(web::post().to(ready)));
-}
+const PREFIX: &[u8] = b"/ready/";
 
-async fn ready(request: HttpRequest, token: web::Path<String>, shared: web::Data<Shared>) -> HttpResponse {
-    // Without a peer the connection is gone already.
-    let Some(peer) = request.peer_addr() else { return HttpResponse::build(status::of_callback(None).0).finish() };
-    let from = peer.ip().to_canonical();
-    let verdict = shared.callbacks.deliver(ReadyToken::parse(&token), from).await;
+/// Answers an instance, or whoever else is there.
+pub async fn hear(client: &mut Client, shared: &Shared) {
+    let request = &client.request;
+    let path = request.path_and_query().split(|byte| *byte == b'?').next().unwrap_or_default();
+    let Some(token) = path.strip_prefix(PREFIX) else { return client.answer(StatusCode::NOT_FOUND, [], b"") };
+    if !matches!(request.method(), b"GET" | b"POST") {
+        return client.answer(StatusCode::METHOD_NOT_ALLOWED, [("allow", &b"GET, POST"[..])], b"");
+    }
+    let token = str::from_utf8(token).ok().and_then(ReadyToken::parse);
+    let from = client.ends.peer.ip().to_canonical();
+    let verdict = shared.callbacks.deliver(token, from).await;
     // Anybody here can forge as many as they like; all of them are counted.
     if verdict.is_none()
         && let Some(times) = shared.forgers.say()
@@ -26,5 +29,5 @@ async fn ready(request: HttpRequest, token: web::Path<String>, shared: web::Data
         warn!(shared.log, "ready callback for no instance"; "from" => %from, "times" => times);
     }
     let (status, text) = status::of_callback(verdict);
-    HttpResponse::build(status).content_type("text/plain").body(text)
+    client.answer(status, [("content-type", &b"text/plain"[..])], text.as_bytes());
 }

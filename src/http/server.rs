@@ -1,4 +1,4 @@
-//! The listeners: who is let in, and clients' requests sorted into invocations and pages.
+//! The listeners: who is let in, and requests sorted into invocations, callbacks and pages.
 //!
 //! actix-server accepts connections and spreads them over its workers; from there on each connection is one future of ours,
 //! and everything about it lives in there: dropping it, for whatever reason, ends all that it had under way. HTTP/1.1 is
@@ -10,7 +10,6 @@ use std::{net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
 use actix_server::GracefulShutdownSignal;
 use actix_service::{ServiceFactory, fn_factory, fn_service};
-use actix_web::web;
 use tokio::net::TcpStream;
 
 use super::{
@@ -19,7 +18,6 @@ use super::{
     client::{Client, Next, Terms},
     clock::Clock,
     crowd::{Crowd, Room},
-    debug,
     gate::{self, Door},
     invoke::{Fate, Invoker, PREFIX},
     pages::Pages,
@@ -46,14 +44,13 @@ pub struct Listener {
     audience: Audience,
     room: Arc<Room>,
     terms: Terms,
-    routes: fn(&mut web::ServiceConfig),
 }
 
 impl Listener {
     /// The one where functions are invoked. `audience`: to whom the admin pages are shown there.
     pub fn front(audience: Audience, shared: &Shared) -> Self {
         let terms = Terms { timeout: shared.limits.client_timeout, head: MAX_HEAD, keep_alive: true };
-        Self { door: Door::Front, audience, room: shared.room.clone(), terms, routes: debug::routes }
+        Self { door: Door::Front, audience, room: shared.room.clone(), terms }
     }
 
     /// The one with the admin pages, at that address.
@@ -66,7 +63,7 @@ impl Listener {
     pub fn callback(shared: &Shared) -> Self {
         let terms = Terms { timeout: shared.limits.client_timeout, head: CALLBACK_HEAD, keep_alive: false };
         let room = Room::new(CALLBACK_PLACES, PLACES_EACH);
-        Self { door: Door::Callback, audience: Audience::Everybody, room, terms, routes: ready::routes }
+        Self { door: Door::Callback, audience: Audience::Nobody, room, terms }
     }
 
     /// What serves a connection. To be called on each worker's own thread.
@@ -95,13 +92,14 @@ impl Listener {
 }
 
 /// What one HTTP worker has for all connections of a listener.
-struct Worker {
+pub struct Worker {
     shared: Arc<Shared>,
     door: Door,
     terms: Terms,
     crowd: Rc<Crowd>,
     invoker: Invoker,
-    pages: Pages,
+    /// Where there are any.
+    pages: Option<Pages>,
     clock: Rc<Clock>,
 }
 
@@ -128,15 +126,18 @@ fn tend(worker: &Rc<Worker>, last_call: GracefulShutdownSignal) {
 }
 
 impl Worker {
-    async fn new(listener: Listener, shared: Arc<Shared>) -> Result<Self, ()> {
-        let Listener { door, audience, room, terms, routes } = listener;
-        let pages = Pages::new(shared.clone(), door, audience, routes).await?;
+    pub async fn new(listener: Listener, shared: Arc<Shared>) -> Result<Self, ()> {
+        let Listener { door, audience, room, terms } = listener;
+        let pages = match door {
+            Door::Front | Door::Admin => Some(Pages::new(shared.clone(), audience).await?),
+            Door::Callback => None,
+        };
         let (crowd, invoker, clock) = (Crowd::new(room), Invoker::new(shared.clone()), Rc::new(Clock::new()));
         Ok(Self { shared, door, terms, crowd, invoker, pages, clock })
     }
 
     /// Serves a client's connection to its end.
-    async fn serve(&self, connection: TcpStream) {
+    pub async fn serve(&self, connection: TcpStream) {
         let Some((ends, guest)) = gate::let_in(self.door, &self.shared, &self.crowd, &connection) else { return };
         let mut client = Client::new(connection, ends, guest, self.terms, self.clock.clone());
         loop {
@@ -148,7 +149,10 @@ impl Worker {
                         return;
                     }
                 }
-                Next::Request => Box::pin(self.pages.show(&mut client)).await,
+                Next::Request => match &self.pages {
+                    Some(pages) => Box::pin(pages.show(&mut client)).await,
+                    None => ready::hear(&mut client, &self.shared).await,
+                },
                 Next::Nonsense(error) => client.refuse(&error.into(), None, &unnamed()),
                 Next::Slow => client.refuse(&Failure::HeadTimedOut, None, &unnamed()),
                 Next::Nothing => return,

@@ -17,7 +17,10 @@ mod reclaim;
 mod substitute;
 mod vm;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
 
 use futures::future::{self, LocalBoxFuture};
 use slog::Logger;
@@ -30,7 +33,7 @@ use cgroup::Limits;
 pub use cgroup::memory_ceiling;
 use container::Containers;
 use ports::Ports;
-use process::{Means, Processes, Stragglers};
+use process::{Means, Processes, Spawner, Stragglers};
 use vm::{Machines, VmSettings};
 
 use crate::{
@@ -63,23 +66,27 @@ pub struct Engines {
 impl Engines {
     /// Prepares the engines; what this host cannot give is logged once, here.
     ///
+    /// # Errors
+    /// When the host has no more threads.
+    ///
     /// # Panics
     /// Outside of an arbiter (or another tokio `LocalSet`).
-    pub fn new(settings: EngineSettings, state: &State, log: &Logger) -> Self {
+    pub fn new(settings: EngineSettings, state: &State, log: &Logger) -> io::Result<Self> {
         let EngineSettings { callback, subnet, tap_pool, neighbours } = settings;
         let means = Means {
             ports: Ports::below_ephemeral(),
             limits: Limits::set_up(state, log),
             journal: state.journal.clone(),
+            spawner: Spawner::new()?,
             stragglers: Stragglers::default(),
             neighbours: neighbours.clone(),
         };
         let vms = VmSettings { subnet, tap_pool, callback, neighbours: neighbours.clone() };
-        Self {
+        Ok(Self {
             containers: Containers::new(callback, state, neighbours, log),
             machines: Machines::new(vms, means.clone(), state, log),
             processes: Processes::new(Callback::local(callback), means),
-        }
+        })
     }
 
     /// Removes what earlier daemons of the state directory have left.
@@ -102,7 +109,7 @@ impl Sandboxes for Engines {
         }
         let spec = order.spec.clone();
         match &spec.sandbox {
-            SandboxSpec::Process(process) => Box::pin(future::ready(self.processes.launch(order, process))),
+            SandboxSpec::Process(process) => self.processes.launch(order, process),
             SandboxSpec::Container(container) => self.containers.launch(order, container),
             SandboxSpec::Vm(vm) => self.machines.launch(order, vm),
         }

@@ -1,6 +1,7 @@
 //! The cgroup of one instance: one directory in every hierarchy that limits it.
 
 use std::{
+    cell::Cell,
     fs::{self, File, OpenOptions},
     io::{self, Write},
     os::fd::OwnedFd,
@@ -18,6 +19,8 @@ use tokio::time::{self, Instant};
 const KILL_ROUNDS: usize = 8;
 /// How long dying processes may keep a directory from being removed.
 const REMOVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A cgroup is clean when at most one part in so many of its memory is taken: the kernel counts in batches.
+const FORGIVEN: u64 = 32;
 /// Between attempts to remove a directory: the first and the longest pause.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
 
@@ -63,12 +66,25 @@ pub(super) struct Member {
 #[derive(Debug)]
 pub struct Group {
     members: Vec<Member>,
+    allowance: Allowance,
+    /// Whoever runs in it is another user than the daemon, and so has no way to change it.
+    foreign: bool,
+    /// Whether the last look found nobody, so that nobody can be in it any more; and whether somebody had to be killed
+    /// before, for which it was changed.
+    vacant: Cell<bool>,
+    disturbed: Cell<bool>,
+    /// Members that the kernel had killed for want of memory, as far as it was asked.
+    oom_kills: Cell<u64>,
 }
 
 impl Group {
     /// Makes the directories and sets the limits; on an error nothing is left.
-    pub(super) fn create(members: impl Iterator<Item = Member>, allowance: Allowance) -> io::Result<Self> {
-        let mut group = Self { members: Vec::new() };
+    pub(super) fn create(
+        members: impl Iterator<Item = Member>,
+        allowance: Allowance,
+        foreign: bool,
+    ) -> io::Result<Self> {
+        let mut group = Self::of(Vec::new(), allowance).let_to(foreign);
         for member in members {
             fs::create_dir(&member.directory)?;
             let limited = member.limit(allowance);
@@ -80,7 +96,36 @@ impl Group {
 
     /// Takes over a directory that somebody else has left.
     pub(super) fn adopt(controls: Controls, directory: PathBuf) -> Self {
-        Self { members: vec![Member { controls, directory, label: String::new() }] }
+        Self::of(vec![Member { controls, directory, label: String::new() }], Allowance { memory: 0, pids: 0 })
+    }
+
+    fn of(members: Vec<Member>, allowance: Allowance) -> Self {
+        Self {
+            members,
+            allowance,
+            foreign: false,
+            vacant: Cell::new(false),
+            disturbed: Cell::new(false),
+            oom_kills: Cell::new(0),
+        }
+    }
+
+    /// What it was made for.
+    pub(super) fn allowance(&self) -> Allowance {
+        self.allowance
+    }
+
+    /// Whoever runs in it from now on is another user than the daemon, or not.
+    pub(super) fn let_to(mut self, foreign: bool) -> Self {
+        self.foreign = foreign;
+        self.vacant.set(false);
+        self
+    }
+
+    /// Whether it is as if nobody had ever been in it.
+    pub(super) fn is_clean(&self) -> bool {
+        let vacant = self.vacant.get() && !self.disturbed.get();
+        self.foreign && vacant && self.members.iter().all(|member| member.is_unburdened(self.allowance))
     }
 
     /// Files by which a process joins when it writes `0`. For the child itself, between fork and exec.
@@ -93,23 +138,28 @@ impl Group {
         self.members.iter().map(|member| member.label.as_str())
     }
 
-    /// Whether the kernel has killed a member for want of memory.
+    /// Whether the kernel has killed a member for want of memory, since the last time it was asked.
     pub fn ran_out_of_memory(&self) -> bool {
-        self.members.iter().any(|member| {
+        let count = |member: &Member| {
             let file = match member.controls {
                 Controls::V1Memory => "memory.oom_control",
                 Controls::V2 => "memory.events",
-                Controls::V1Pids => return false,
+                Controls::V1Pids => return 0,
             };
-            fs::read_to_string(member.directory.join(file)).is_ok_and(|text| oom_kills(&text) > 0)
-        })
+            fs::read_to_string(member.directory.join(file)).map_or(0, |text| oom_kills(&text))
+        };
+        let count = self.members.iter().map(count).sum();
+        self.oom_kills.replace(count) < count
     }
 
     /// Kills every process inside. Never waits; processes that are being born can escape one call, not all of them.
     pub fn kill(&self) {
+        let mut killed = false;
         for member in &self.members {
-            member.kill();
+            killed |= member.kill();
         }
+        self.vacant.set(!killed);
+        self.disturbed.set(killed || self.disturbed.get());
     }
 
     /// Kills what is inside until the directories can be removed.
@@ -175,10 +225,31 @@ impl Member {
         OpenOptions::new().write(true).open(self.directory.join(door))
     }
 
-    fn kill(&self) {
+    /// Whether next to nothing of what it allows is taken. What the dead have left in files in memory, or as long as
+    /// nobody has reaped them, would be missing to others.
+    fn is_unburdened(&self, allowance: Allowance) -> bool {
+        let charged = |file: &str| fs::read_to_string(self.directory.join(file)).ok()?.trim().parse::<u64>().ok();
+        let little = |bytes: Option<u64>| bytes.is_some_and(|bytes| bytes <= (allowance.memory << 20) / FORGIVEN);
+        let none = |pids: Option<u64>| pids == Some(0);
+        match self.controls {
+            Controls::V1Memory => little(charged("memory.usage_in_bytes")),
+            Controls::V1Pids => none(charged("pids.current")),
+            Controls::V2 => little(charged("memory.current")) && none(charged("pids.current").or(Some(0))),
+        }
+    }
+
+    fn has_nobody(&self) -> bool {
+        fs::read_to_string(self.directory.join("cgroup.procs")).is_ok_and(|procs| procs.is_empty())
+    }
+
+    /// Whether there was anybody.
+    fn kill(&self) -> bool {
+        if self.has_nobody() {
+            return false;
+        }
         match self.controls {
             // Since Linux 5.14.
-            Controls::V2 if write(&self.directory.join("cgroup.kill"), "1").is_ok() => return,
+            Controls::V2 if write(&self.directory.join("cgroup.kill"), "1").is_ok() => return true,
             Controls::V1Pids => {
                 let _ = write(&self.directory.join("pids.max"), "0");
             }
@@ -189,13 +260,14 @@ impl Member {
             let text = fs::read_to_string(self.directory.join("cgroup.procs")).unwrap_or_default();
             let new: Vec<i32> = pids(&text).filter(|pid| !killed.contains(pid)).collect();
             if new.is_empty() {
-                return;
+                break;
             }
             for pid in &new {
                 let _ = signal::kill(Pid::from_raw(*pid), Signal::SIGKILL);
             }
             killed.extend(new);
         }
+        true
     }
 }
 

@@ -1,20 +1,28 @@
 //! The limits that all engines put on their instances, where this host allows it.
 
-use std::{cell::Cell, io, rc::Rc};
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use slog::{Logger, warn};
 
-use super::{Allowance, Cgroups, Group};
+use super::{Allowance, Cgroups, Group, pool::Pool};
 use crate::state::State;
 
-/// Shared by the engines.
+/// Shared by the engines, and by the threads that start processes.
 #[derive(Clone)]
-pub struct Limits(Rc<Shared>);
+pub struct Limits(Arc<Shared>);
 
 struct Shared {
+    /// Dropped before the directories that those of the instances are in.
+    pool: Pool,
     cgroups: Option<Cgroups>,
     /// Whether a missing limit has been logged.
-    warned: Cell<bool>,
+    warned: AtomicBool,
     log: Logger,
 }
 
@@ -25,7 +33,8 @@ impl Limits {
             Ok(cgroups) => (Some(cgroups), None),
             Err(error) => (None, Some(error)),
         };
-        let limits = Self(Rc::new(Shared { cgroups, warned: Cell::new(false), log: log.clone() }));
+        let limits =
+            Self(Arc::new(Shared { pool: Pool::default(), cgroups, warned: AtomicBool::new(false), log: log.clone() }));
         if let Some(error) = error {
             limits.warn_unlimited(&error);
         } else if !limits.0.cgroups.as_ref().is_some_and(Cgroups::counts_processes) {
@@ -34,16 +43,40 @@ impl Limits {
         limits
     }
 
-    /// A cgroup for one instance. `None`: it runs without limit, which is logged once.
-    pub fn group(&self, name: &str, allowance: Allowance) -> Option<Group> {
-        let made = self.0.cgroups.as_ref()?.group(name, allowance);
-        made.inspect_err(|error| self.warn_unlimited(error)).ok()
+    /// A cgroup for one instance, which is `foreign` if it runs as another user than the daemon. `None`: it runs without
+    /// limit, which is logged once.
+    pub fn group(&self, allowance: Allowance, foreign: bool) -> Option<Group> {
+        let cgroups = self.0.cgroups.as_ref()?;
+        if let Some(kept) = self.0.pool.take(allowance) {
+            return Some(kept.let_to(foreign));
+        }
+        cgroups.group(allowance, foreign).inspect_err(|error| self.warn_unlimited(error)).ok()
+    }
+
+    /// Takes back the cgroup of an instance that has ended. Nobody is left in it then.
+    pub async fn take_back(&self, group: Group) -> io::Result<()> {
+        let over = if group.is_clean() { self.0.pool.keep(group) } else { Some(group) };
+        match over {
+            Some(group) => group.remove().await,
+            None => Ok(()),
+        }
+    }
+
+    /// Cgroups that are kept for others.
+    #[cfg(test)]
+    pub fn kept(&self) -> usize {
+        self.0.pool.len()
     }
 
     /// As on a host where no cgroup can be made.
     #[cfg(test)]
     pub fn none(log: &Logger) -> Self {
-        Self(Rc::new(Shared { cgroups: None, warned: Cell::new(false), log: log.clone() }))
+        Self(Arc::new(Shared {
+            pool: Pool::default(),
+            cgroups: None,
+            warned: AtomicBool::new(false),
+            log: log.clone(),
+        }))
     }
 
     /// The directories that hold those of the instances.
@@ -53,7 +86,7 @@ impl Limits {
     }
 
     fn warn_unlimited(&self, error: &io::Error) {
-        if !self.0.warned.replace(true) {
+        if !self.0.warned.swap(true, Ordering::Relaxed) {
             warn!(self.0.log, "instances run without limit of memory and processes: no cgroup can be made for them"; "error" => %error);
         }
     }

@@ -1,7 +1,7 @@
 //! Control groups: the limit on what an instance uses, and the certainty that none of its processes survives it.
 //!
 //! A daemon has one parent directory per hierarchy, below its own cgroup where it can (so that limits set on the daemon
-//! hold for its instances too), and in it one directory per instance (`group.rs`). The parent is what is written down in
+//! hold for its instances too), and in it one directory per instance (`group.rs`), which the next one may get (`pool.rs`). The parent is what is written down in
 //! the state directory: whatever is in there is an instance's. What engines see of it is `limits.rs`. Which hierarchies
 //! there are is read in `locate.rs`, what limits the daemon itself in `ceiling.rs`; whether version 2 lets us pass
 //! controllers on is settled in `delegation.rs`.
@@ -11,10 +11,12 @@ mod delegation;
 mod group;
 mod limits;
 mod locate;
+mod pool;
 
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 pub use ceiling::memory_ceiling;
@@ -33,6 +35,8 @@ const PREFIX: &str = "unifaas-";
 #[derive(Debug)]
 pub struct Cgroups {
     hierarchies: Vec<Hierarchy>,
+    /// How the directories of the next instance are called.
+    next: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -68,7 +72,7 @@ impl Cgroups {
             }
             None => return Err(no_controller()),
         };
-        Ok(Self { hierarchies })
+        Ok(Self { hierarchies, next: AtomicU64::new(0) })
     }
 
     /// Whether the number of an instance's processes can be limited.
@@ -77,13 +81,14 @@ impl Cgroups {
     }
 
     /// Makes the directories of one instance.
-    pub fn group(&self, name: &str, allowance: Allowance) -> io::Result<Group> {
+    pub fn group(&self, allowance: Allowance, foreign: bool) -> io::Result<Group> {
+        let name = &self.next.fetch_add(1, Ordering::Relaxed).to_string();
         let members = self.hierarchies.iter().map(|hierarchy| Member {
             controls: hierarchy.controls,
             directory: hierarchy.parent.join(name),
             label: hierarchy.label(name),
         });
-        Group::create(members, allowance)
+        Group::create(members, allowance, foreign)
     }
 
     /// The directories that hold those of the instances.

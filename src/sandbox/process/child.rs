@@ -9,6 +9,7 @@
 //! is nobody else's.
 
 use std::{
+    cell::Cell,
     io,
     os::{
         fd::{AsFd, OwnedFd},
@@ -22,7 +23,7 @@ use nix::{
     libc,
     sched::{self, CloneFlags},
     sys::{
-        signal::{SigSet, SigmaskHow, Signal, sigprocmask},
+        signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask},
         wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid},
     },
     unistd::{self, Pid},
@@ -47,11 +48,12 @@ pub struct Stdio {
     pub output: OwnedFd,
 }
 
-/// A child that runs, or has ended and was not reaped yet.
+/// A child. One that is dropped before it was reaped is killed.
 #[derive(Debug)]
 pub struct Child {
     pid: Pid,
     watch: Watch,
+    reaped: Cell<bool>,
 }
 
 /// What tells that it has ended.
@@ -103,7 +105,7 @@ impl Child {
         };
         if started.is_err() {
             // It has ended already, or it could not be watched.
-            let _ = nix::sys::signal::kill(pid, Signal::SIGKILL);
+            let _ = kill(pid, Signal::SIGKILL);
             let _ = waitpid(pid, None);
         }
         started
@@ -117,7 +119,7 @@ impl Child {
             Err(rustix::io::Errno::NOSYS) => Watch::Signal(Mutex::new(unix::signal(unix::SignalKind::child())?)),
             Err(error) => return Err(error.into()),
         };
-        Ok(Self { pid, watch })
+        Ok(Self { pid, watch, reaped: Cell::new(false) })
     }
 
     pub fn pid(&self) -> Pid {
@@ -150,10 +152,22 @@ impl Child {
             Watch::Pidfd(pidfd) => Id::PIDFd(pidfd.as_fd()),
             Watch::Signal(_) => Id::Pid(self.pid),
         };
-        match waitid(child, flags)? {
+        let status = waitid(child, flags);
+        self.reaped.set(matches!(status, Err(Errno::ECHILD) | Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..))));
+        match status? {
             WaitStatus::Exited(_, code) => Ok(ExitStatus::from_raw((code & 0xff) << 8)),
             WaitStatus::Signaled(_, signal, _) => Ok(ExitStatus::from_raw(signal as i32)),
             _ => Err(Errno::EAGAIN.into()),
+        }
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        if !self.reaped.get() {
+            let _ = kill(self.pid, Signal::SIGKILL);
+            // Which may take it a moment; then the system reaps it when the daemon ends.
+            let _ = waitpid(self.pid, Some(WaitPidFlag::WNOHANG));
         }
     }
 }

@@ -4,6 +4,7 @@ use std::{
     env,
     ffi::{OsStr, OsString},
     path::PathBuf,
+    sync::LazyLock,
 };
 
 use unifaas_actors::{sandbox::LaunchOrder, spec::ProcessSpec};
@@ -86,6 +87,9 @@ impl Invocation {
 impl Facts {
     /// The daemon's own file, as far as it is known.
     pub fn daemon() -> String {
-        env::current_exe().map_or_else(|_| DAEMON_PROGRAM.to_owned(), |path| path.to_string_lossy().into_owned())
+        static FILE: LazyLock<String> = LazyLock::new(|| {
+            env::current_exe().map_or_else(|_| DAEMON_PROGRAM.to_owned(), |path| path.to_string_lossy().into_owned())
+        });
+        FILE.clone()
     }
 }

@@ -6,9 +6,10 @@
 
 use std::{
     ffi::CString,
-    io,
+    fs, io,
     os::{fd::OwnedFd, unix::ffi::OsStrExt},
     path::Path,
+    sync::LazyLock,
 };
 
 use nix::{
@@ -41,6 +42,7 @@ pub struct Confinement {
     directory: CString,
     daemon: Pid,
     descriptors: libc::c_uint,
+    signals: &'static [libc::c_int],
     /// The limit on open files, soft and hard, if it is not to be the daemon's.
     open_files: Option<(u64, u64)>,
 }
@@ -68,6 +70,7 @@ impl Confinement {
             directory: CString::new(directory.as_os_str().as_bytes())?,
             daemon: unistd::getpid(),
             descriptors: limit.min(MOST_DESCRIPTORS) as libc::c_uint,
+            signals: &SET,
             open_files: open_files::inherited(),
         })
     }
@@ -88,7 +91,7 @@ impl Confinement {
         if let Some(bytes) = self.file_bytes {
             resource::setrlimit(Resource::RLIMIT_FSIZE, bytes, bytes)?;
         }
-        default_signals();
+        default_signals(self.signals);
         drop_ambient_capabilities();
         if let Some(most) = self.capabilities {
             bound_capabilities(most);
@@ -120,11 +123,27 @@ fn become_user(uid: Uid, gid: Gid, groups: &[Gid]) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Ignored signals would stay ignored over exec.
-fn default_signals() {
-    for signal in 1..=libc::SIGRTMAX() {
+/// Signals that do not have their default effect on the daemon: ignored ones would stay ignored over exec, and no handler
+/// may run in the child. The daemon sets its handlers before the first start, all but the one for its children's ends.
+static SET: LazyLock<Vec<libc::c_int>> = LazyLock::new(|| {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let is_set = set_signals(&status).map_or(u64::MAX, |set| set | 1 << (libc::SIGCHLD - 1));
+    (1..=libc::SIGRTMAX()).filter(|signal| is_set & (1 << (signal - 1)) != 0).collect()
+});
+
+/// The ignored and the caught ones in `/proc/<pid>/status`, a bit for each.
+fn set_signals(status: &str) -> Option<u64> {
+    let mask = |name: &str| {
+        let value = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+        u64::from_str_radix(value.trim(), 16).ok()
+    };
+    Some(mask("SigIgn")? | mask("SigCgt")?)
+}
+
+fn default_signals(set: &[libc::c_int]) {
+    for signal in set {
         // SAFETY: sets no handler; fails without effect for those that cannot be changed.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+        unsafe { libc::signal(*signal, libc::SIG_DFL) };
     }
 }
 
@@ -153,5 +172,19 @@ fn close_at_exec(descriptors: libc::c_uint) {
             // SAFETY: takes numbers only; fails without effect for those that are not open.
             unsafe { libc::fcntl(descriptor as libc::c_int, libc::F_SETFD, libc::FD_CLOEXEC) };
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_are_read_from_the_table_of_the_kernel() {
+        let status = "Name:\tx\nSigBlk:\t0000000000000001\nSigIgn:\t0000000000001000\nSigCgt:\t0000000000000440\n";
+        assert_eq!(set_signals(status), Some(0x1440));
+        assert_eq!(set_signals("SigIgn:\t0\n"), None);
+        // What Rust programs ignore, and what they catch.
+        assert!(SET.contains(&libc::SIGPIPE) && SET.contains(&libc::SIGSEGV) && !SET.contains(&libc::SIGUSR2));
     }
 }

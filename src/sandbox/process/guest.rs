@@ -20,7 +20,11 @@ use unifaas_actors::{
 };
 
 use super::{Stragglers, child::Child, spawn::Record};
-use crate::sandbox::{cgroup::Group, pace::Pace, ports::PortLease};
+use crate::sandbox::{
+    cgroup::{Group, Limits},
+    pace::Pace,
+    ports::PortLease,
+};
 
 /// How long the last output may take to be read once the process has ended.
 const LAST_OUTPUT: Duration = Duration::from_millis(20);
@@ -34,6 +38,7 @@ pub struct ProcessGuest {
     leader: Rc<Leader>,
     watch: JoinHandle<()>,
     group: Option<Rc<Group>>,
+    limits: Limits,
     /// Until everything has been given back.
     record: Option<Record>,
     stragglers: Stragglers,
@@ -44,6 +49,7 @@ pub struct ProcessGuest {
 pub struct Holds {
     /// Without one, its descendants are looked for when it has ended.
     pub group: Option<Group>,
+    pub limits: Limits,
     pub record: Record,
     pub stragglers: Stragglers,
     pub port: Option<PortLease>,
@@ -92,16 +98,18 @@ impl ProcessGuest {
         holds: Holds,
     ) -> (Self, oneshot::Receiver<GuestExit>) {
         let leader = Rc::new(Leader { pid: child.pid(), state: Cell::new(State::Running) });
-        let Holds { group, record, stragglers, port } = holds;
+        let Holds { group, limits, record, stragglers, port } = holds;
         let group = group.map(Rc::new);
         let (ended, exited) = oneshot::channel();
         let watch = task::spawn_local(watch(child, leader.clone(), output, group.clone(), memory, ended));
-        (Self { leader, watch, group, record: Some(record), stragglers, _port: port }, exited)
+        (Self { leader, watch, group, limits, record: Some(record), stragglers, _port: port }, exited)
     }
 
     fn end(&self) {
+        let ended = self.leader.state.get() == State::Reaped;
         self.leader.kill();
-        if let Some(group) = &self.group {
+        // Once the leader has been reaped, whoever has done that has killed the others, too.
+        if let Some(group) = self.group.as_ref().filter(|_| !ended) {
             group.kill();
         }
     }
@@ -124,11 +132,13 @@ impl Guest for ProcessGuest {
                 return Err(ReclaimError { what: format!("process {}", self.leader.pid), why });
             }
             let Some(record) = self.record.take() else { return Ok(()) };
-            match &self.group {
-                Some(group) => group.remove().await.map_err(|error| ReclaimError {
-                    what: group.labels().map(|label| format!("cgroup {label}")).collect::<Vec<_>>().join(", "),
-                    why: error.to_string(),
-                })?,
+            // Whoever watched has let go of it.
+            match self.group.take().and_then(Rc::into_inner) {
+                Some(group) => {
+                    let what = group.labels().map(|label| format!("cgroup {label}")).collect::<Vec<_>>().join(", ");
+                    let taken = self.limits.take_back(group).await;
+                    taken.map_err(|error| ReclaimError { what, why: error.to_string() })?;
+                }
                 None => self.stragglers.end(record.family.clone()).await.map_err(|why| ReclaimError {
                     what: format!("what process {} has left behind", self.leader.pid),
                     why,

@@ -1,8 +1,8 @@
 //! The `process` sandbox: an instance is a child process of the daemon, with nothing to install.
 //!
 //! It is no wall against hostile code, but it takes away what a function has no business with: the daemon's user,
-//! environment, descriptors and session. `command.rs` says what is run, `user.rs` as whom; `spawn.rs` starts it: `child.rs`
-//! makes the child, which does what `confine.rs` says and executes what `exec.rs` has made ready. `guest.rs` is the running
+//! environment, descriptors and session. `command.rs` says what is run, `user.rs` as whom; `spawn.rs` starts it, on a
+//! thread of `spawner.rs`: `child.rs` makes the child, which does what `confine.rs` says and executes what `exec.rs` has made ready. `guest.rs` is the running
 //! child, and `stragglers.rs` ends what it leaves behind. The monitors of virtual machines are started and held by the
 //! same means.
 
@@ -12,6 +12,7 @@ mod confine;
 mod exec;
 mod guest;
 mod spawn;
+mod spawner;
 mod stragglers;
 #[cfg(test)]
 mod tests;
@@ -19,6 +20,7 @@ mod user;
 
 use std::{env, io, net::Ipv4Addr, path::Path};
 
+use futures::future::LocalBoxFuture;
 use nix::unistd::Uid;
 use slog::debug;
 use tokio::task;
@@ -36,6 +38,7 @@ use crate::{neighbours::Neighbours, open_files::is_exhaustion, state::Journal};
 pub use command::{DEFAULT_PATH, Facts, Invocation};
 pub use guest::{Holds, ProcessGuest, collect};
 pub use spawn::{Record, Spawn, Spawned};
+pub use spawner::Spawner;
 pub use stragglers::Stragglers;
 pub use user::Credentials;
 
@@ -45,11 +48,13 @@ pub struct Means {
     pub ports: Ports,
     pub limits: Limits,
     pub journal: Journal,
+    pub spawner: Spawner,
     pub stragglers: Stragglers,
     pub neighbours: Neighbours,
 }
 
 /// Starts processes.
+#[derive(Clone)]
 pub struct Processes {
     callback: Callback,
     means: Means,
@@ -61,11 +66,19 @@ impl Processes {
         Self { callback, means }
     }
 
-    /// Starts one. Blocks until it executes: the parent-death signal of a child is tied to the *thread* that made it,
-    /// so that must be the thread of the actors, which lives as long as the daemon, and none of a pool.
-    pub fn launch(&self, order: LaunchOrder, process: &ProcessSpec) -> Result<Launched, LaunchError> {
+    /// Starts one.
+    pub fn launch(
+        &self,
+        order: LaunchOrder,
+        process: &ProcessSpec,
+    ) -> LocalBoxFuture<'static, Result<Launched, LaunchError>> {
+        let (engine, process) = (self.clone(), process.clone());
+        Box::pin(async move { engine.start(order, &process).await })
+    }
+
+    async fn start(&self, order: LaunchOrder, process: &ProcessSpec) -> Result<Launched, LaunchError> {
         let credentials = Credentials::of(process.user.as_deref(), Uid::effective())?;
-        let Means { ports, limits, journal, stragglers, neighbours } = &self.means;
+        let Means { ports, limits, journal, stragglers, neighbours, .. } = &self.means;
         if let Some(user) = credentials.as_ref().filter(|user| user.uid != Uid::effective()) {
             neighbours.add_user(user.uid.as_raw());
         }
@@ -79,16 +92,15 @@ impl Processes {
             daemon: Facts::daemon(),
         };
         let invocation = Invocation::new(&order, process, &facts, env::var_os("PATH").as_deref());
-        let instance = order.instance.to_string();
-        let record = Record::begin(journal, instance.clone())?;
-        let group = limits.group(&instance, Allowance { memory: process.memory, pids: process.pids_limit });
-        let directory = &order.spec.directory;
-        let user = credentials.clone();
+        let record = Record::begin(journal, order.instance.to_string())?;
+        let allowance = Allowance { memory: process.memory, pids: process.pids_limit };
+        let (program, directory, user) =
+            (invocation.program.clone(), order.spec.directory.clone(), credentials.clone());
 
-        let spawn = Spawn::new(&invocation, directory, credentials).file_size(process.file_size);
-        let spawned = spawn.run(group.as_ref(), record);
-        let Spawned { child, output, record } =
-            spawned.map_err(|error| match refusal(&invocation, directory, &error) {
+        let spawn = Spawn::new(invocation, directory.clone(), credentials).file_size(process.file_size);
+        let spawned = self.means.start(spawn, allowance, record).await;
+        let Spawned { child, output, group, record } =
+            spawned.map_err(|error| match refusal(&program, &directory, &error) {
                 why if is_exhaustion(&error) => LaunchError::Exhausted(why),
                 why => LaunchError::Refused(why),
             })?;
@@ -102,7 +114,7 @@ impl Processes {
 
         let (lines, spec) = (order.output.clone(), order.spec.clone());
         let output = task::spawn_local(collect(output, order.output));
-        let holds = Holds { group, record, stragglers: stragglers.clone(), port: Some(port) };
+        let holds = Holds { group, limits: limits.clone(), record, stragglers: stragglers.clone(), port: Some(port) };
         let (guest, exited) = ProcessGuest::new(child, output, process.memory, holds);
         Ok(Launched {
             address,
@@ -126,8 +138,7 @@ impl Processes {
 }
 
 /// Why the command could not be started, for whoever wrote it.
-fn refusal(invocation: &Invocation, directory: &Path, error: &io::Error) -> String {
-    let program = &invocation.program;
+fn refusal(program: &Path, directory: &Path, error: &io::Error) -> String {
     let missing = error.kind() == io::ErrorKind::NotFound;
     let hint = match program.components().count() {
         _ if missing && !directory.is_dir() => ", the function's directory is gone",

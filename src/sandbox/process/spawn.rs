@@ -1,26 +1,26 @@
 //! The start of a confined child, with its output in one pipe. It is written down before, and its process id after.
 
-use std::{fs::File, io, os::fd::OwnedFd, path::Path};
+use std::{fs::File, io, os::fd::OwnedFd, path::PathBuf};
 
-use nix::unistd;
+use nix::unistd::{self, Uid};
 use tokio::net::unix::pipe;
 
 use super::{
-    Invocation,
+    Invocation, Means,
     child::{Child, Stdio},
     confine::Confinement,
     exec::Program,
     user::Credentials,
 };
 use crate::{
-    sandbox::cgroup::Group,
+    sandbox::cgroup::{Allowance, Group, Limits},
     state::{self, Entry, Family, Journal, JournalError, Leader, Thing},
 };
 
 /// A child that is yet to be started.
-pub struct Spawn<'a> {
-    invocation: &'a Invocation,
-    directory: &'a Path,
+pub struct Spawn {
+    invocation: Invocation,
+    directory: PathBuf,
     credentials: Option<Credentials>,
     capabilities: Option<u64>,
     file_size: Option<u32>,
@@ -32,6 +32,8 @@ pub struct Spawned {
     pub child: Child,
     /// Its output and its errors, in the order in which it wrote them.
     pub output: pipe::Receiver,
+    /// `None`: it runs without limit.
+    pub group: Option<Group>,
     pub record: Record,
 }
 
@@ -61,9 +63,21 @@ impl Record {
     }
 }
 
-impl<'a> Spawn<'a> {
+impl Means {
+    /// Starts the child of an instance, in a cgroup of its own. Ready once the child executes its program. When that fails,
+    /// nothing is left, nor written down.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub async fn start(&self, spawn: Spawn, allowance: Allowance, record: Record) -> io::Result<Spawned> {
+        let limits = self.limits.clone();
+        self.spawner.run(move || spawn.run(&limits, allowance, record)).await
+    }
+}
+
+impl Spawn {
     /// The command is run in `directory`. Without `credentials` it runs as the daemon's user.
-    pub fn new(invocation: &'a Invocation, directory: &'a Path, credentials: Option<Credentials>) -> Self {
+    pub fn new(invocation: Invocation, directory: PathBuf, credentials: Option<Credentials>) -> Self {
         Self { invocation, directory, credentials, capabilities: None, file_size: None, stdin: None }
     }
 
@@ -85,15 +99,16 @@ impl<'a> Spawn<'a> {
         self
     }
 
-    /// Starts it in `group`. Blocks until the child executes its program. When that fails, nothing is left, nor written
-    /// down.
-    pub fn run(self, group: Option<&Group>, record: Record) -> io::Result<Spawned> {
+    /// Blocks until the child executes its program.
+    fn run(self, limits: &Limits, allowance: Allowance, record: Record) -> io::Result<Spawned> {
+        let foreign = self.credentials.as_ref().is_some_and(|user| user.uid != Uid::effective());
+        let group = limits.group(allowance, foreign);
         // The kernel notes the time of a start by the same clock. To ask it for that would take longer than to write.
         let after = state::boot_clock();
-        match self.start(group) {
+        match self.start(group.as_ref()) {
             Ok((child, output)) => {
                 let leader = Leader { pid: child.pid().as_raw(), after, before: state::boot_clock() };
-                Ok(Spawned { child, output, record: record.led_by(leader) })
+                Ok(Spawned { child, output, group, record: record.led_by(leader) })
             }
             Err(error) => {
                 record.strike();
@@ -109,13 +124,14 @@ impl<'a> Spawn<'a> {
             unistd::fchown(&writer, Some(credentials.uid), Some(credentials.gid))?;
         }
         let doors = group.map(Group::doors).transpose()?.unwrap_or_default();
-        let program = Program::new(self.invocation)?;
+        let program = Program::new(&self.invocation)?;
         let stdin = match self.stdin {
             Some(stdin) => stdin,
             None => File::open("/dev/null")?.into(),
         };
         let stdio = Stdio { stdin, output: writer.into() };
-        let confinement = Confinement::new(self.directory, self.credentials, self.capabilities, self.file_size, doors)?;
+        let confinement =
+            Confinement::new(&self.directory, self.credentials, self.capabilities, self.file_size, doors)?;
         let output = pipe::Receiver::from_owned_fd(reader.into())?;
         Ok((Child::start(program, &stdio, &confinement)?, output))
     }

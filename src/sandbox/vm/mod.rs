@@ -20,15 +20,7 @@ mod qemu;
 mod qmp;
 mod wire;
 
-use std::{
-    cell::Cell,
-    io,
-    net::SocketAddr,
-    os::fd::OwnedFd,
-    path::{Path, PathBuf},
-    rc::Rc,
-    time::Duration,
-};
+use std::{cell::Cell, io, net::SocketAddr, os::fd::OwnedFd, path::PathBuf, rc::Rc, time::Duration};
 
 use futures::future::LocalBoxFuture;
 use nix::unistd::Uid;
@@ -145,7 +137,7 @@ impl Engine {
     async fn launch(&self, order: LaunchOrder, vm: &VmSpec) -> Result<Launched, LaunchError> {
         let record = Record::begin(&self.means.journal, order.instance.to_string())?;
         match self.prepare(&order, vm).await {
-            Ok(prepared) => self.start(order, vm, prepared, record),
+            Ok(prepared) => self.start(order, vm, prepared, record).await,
             Err(error) => {
                 record.strike();
                 Err(error)
@@ -214,7 +206,7 @@ impl Engine {
         Ok(operator)
     }
 
-    fn start(
+    async fn start(
         &self,
         order: LaunchOrder,
         vm: &VmSpec,
@@ -225,19 +217,17 @@ impl Engine {
         let Plan { monitor, invocation, files, .. } = plan;
         let overhead = if monitor == Monitor::Qemu { QEMU_OVERHEAD } else { FIRECRACKER_OVERHEAD };
         let memory = vm.memory + overhead;
-        let Means { limits, stragglers, .. } = &self.means;
         let allowance = Allowance { memory, pids: MONITOR_PIDS };
-        let group = limits.group(&order.instance.to_string(), allowance);
-        let mut spawn =
-            Spawn::new(&invocation, Path::new("/"), operator.credentials).capabilities(operator.capabilities);
+        let program = invocation.program.clone();
+        let mut spawn = Spawn::new(invocation, "/".into(), operator.credentials).capabilities(operator.capabilities);
         let mut reason = None;
         if let Some((ours, theirs)) = events {
             spawn = spawn.stdin(theirs);
             reason = Some(ours.listen());
         }
-        let spawned = spawn.run(group.as_ref(), record);
-        let Spawned { child, output, record } = spawned
-            .map_err(|error| LaunchError::Refused(format!("cannot start {}: {error}", invocation.program.display())))?;
+        let spawned = self.means.start(spawn, allowance, record).await;
+        let Spawned { child, output, group, record } =
+            spawned.map_err(|error| LaunchError::Refused(format!("cannot start {}: {error}", program.display())))?;
         let pid = child.pid();
         let way = match &wire {
             Wire::Tap(tap) => format!("tap {} {}/30", tap.name, tap.link.gateway),
@@ -253,7 +243,8 @@ impl Engine {
         let (silent, cut) = (wire.guest(), wire.cut());
         let lines = order.output.clone();
         let output = task::spawn_local(collect(output, order.output));
-        let holds = Holds { group, record, stragglers: stragglers.clone(), port: None };
+        let Means { limits, stragglers, .. } = self.means.clone();
+        let holds = Holds { group, limits, record, stragglers, port: None };
         let (process, exited) = ProcessGuest::new(child, output, memory, holds);
         Ok(Launched {
             address: facts.address,

@@ -34,7 +34,7 @@ async fn the_environment_is_the_functions_and_nothing_of_the_daemons() {
 async fn words_are_replaced_in_arguments_and_the_address_is_the_leased_port() {
     world(async || {
         let rig = Rig::new();
-        let mut running = rig.run(&["sh", "-c", "echo $0 $1 $PORT $CALLBACK_URL", "%ip:%port", "%callback"]);
+        let mut running = rig.run(&["sh", "-c", "echo $0 $1 $PORT $CALLBACK_URL", "%ip:%port", "%callback"]).await;
         running.exit().await;
         let line = running.line().await;
         let [address, callback, port, url] = line.split(' ').collect::<Vec<_>>()[..] else { panic!("{line}") };
@@ -52,7 +52,7 @@ async fn words_are_replaced_in_arguments_and_the_address_is_the_leased_port() {
 async fn the_daemons_own_program_can_be_the_function() {
     world(async || {
         let rig = Rig::new();
-        let mut running = rig.run(&["%unifaas", "--list", "--exact", "no such test"]);
+        let mut running = rig.run(&["%unifaas", "--list", "--exact", "no such test"]).await;
         assert_eq!(running.exit().await, GuestExit::Code(0));
         assert!(running.line().await.starts_with("0 tests"));
         running.guest.reclaim().await.unwrap();
@@ -67,7 +67,7 @@ async fn a_function_below_a_private_directory_starts_without_privileges() {
         let program = rig.function.join("program");
         fs::write(&program, "#!/bin/sh\nid -u\nid -G\npwd\numask\nulimit -c\n").unwrap();
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
-        let mut running = rig.run(&["./program"]);
+        let mut running = rig.run(&["./program"]).await;
         assert_eq!(running.exit().await, GuestExit::Code(0));
         let lines = running.output.tail(10);
         let nobody = Credentials::of(None, Uid::effective()).unwrap();
@@ -88,7 +88,7 @@ async fn a_failure_below_a_private_directory_is_explained() {
     world(async || {
         let rig = Rig::new();
         fs::write(rig.function.join("file"), "found").unwrap();
-        let mut running = rig.sh("cat \"$(pwd)/file\"");
+        let mut running = rig.sh("cat \"$(pwd)/file\"").await;
         let exit = running.exit().await;
         let lines = running.output.tail(2);
         if root() {
@@ -113,7 +113,7 @@ async fn the_functions_own_path_is_searched() {
         fs::create_dir(rig.function.join("bin")).unwrap();
         fs::write(&tool, "#!/bin/sh\necho $0 $1\n").unwrap();
         fs::set_permissions(&tool, fs::Permissions::from_mode(0o755)).unwrap();
-        let mut running = rig.run(&["only-here", "100%"]);
+        let mut running = rig.run(&["only-here", "100%"]).await;
         assert_eq!(running.exit().await, GuestExit::Code(0));
         assert_eq!(running.output.tail(1), ["bin/only-here 100%"]);
         running.guest.reclaim().await.unwrap();
@@ -128,7 +128,8 @@ async fn a_crowd_of_processes_is_bounded_and_ends_with_its_instance() {
         rig.memory = 1024;
         let crowd = if rig.has_cgroups() { 300 } else { 1 };
         let script = format!("for j in $(seq {crowd}); do setsid sleep 10 & done 2>/dev/null");
-        let mut running = rig.sh(&format!("for i in 1 2 3; do sh -c '{script}' & done; echo up; exec sleep 1000"));
+        let mut running =
+            rig.sh(&format!("for i in 1 2 3; do sh -c '{script}' & done; echo up; exec sleep 1000")).await;
         running.line().await;
         if rig.has_cgroups() {
             eventually(|| (members(&rig) > 400).then_some(())).await;
@@ -178,7 +179,8 @@ async fn the_output_keeps_its_order_up_to_the_last_line_before_the_exit() {
     world(async || {
         let rig = Rig::new();
         let mut running = rig
-            .sh("for i in 1 2 3; do echo out $i; echo err $i >&2; done; echo dev > /dev/stdout; printf last; exit 7");
+            .sh("for i in 1 2 3; do echo out $i; echo err $i >&2; done; echo dev > /dev/stdout; printf last; exit 7")
+            .await;
         assert_eq!(running.exit().await, GuestExit::Code(7));
         let expected = ["out 1", "err 1", "out 2", "err 2", "out 3", "err 3", "dev", "last"];
         assert_eq!(running.output.tail(100)[..8], expected);
@@ -191,7 +193,7 @@ async fn the_output_keeps_its_order_up_to_the_last_line_before_the_exit() {
 async fn endless_output_is_taken_and_the_child_never_waits_for_it() {
     world(async || {
         let rig = Rig::new();
-        let mut running = rig.sh("head -c 20000000 /dev/zero; echo; echo done");
+        let mut running = rig.sh("head -c 20000000 /dev/zero; echo; echo done").await;
         assert_eq!(running.exit().await, GuestExit::Code(0));
         assert_eq!(running.output.tail(1), ["done"]);
         running.guest.reclaim().await.unwrap();
@@ -203,13 +205,13 @@ async fn endless_output_is_taken_and_the_child_never_waits_for_it() {
 async fn a_request_to_stop_can_be_obeyed_or_ignored_but_not_a_kill() {
     world(async || {
         let rig = Rig::new();
-        let mut obeys = rig.sh("trap 'exit 3' TERM; echo up; while :; do sleep 0.01; done");
+        let mut obeys = rig.sh("trap 'exit 3' TERM; echo up; while :; do sleep 0.01; done").await;
         obeys.line().await;
         obeys.guest.ask_to_stop();
         assert_eq!(obeys.exit().await, GuestExit::Code(3));
         obeys.guest.reclaim().await.unwrap();
 
-        let mut ignores = rig.sh("trap '' TERM; echo up; while :; do sleep 0.01; done");
+        let mut ignores = rig.sh("trap '' TERM; echo up; while :; do sleep 0.01; done").await;
         ignores.line().await;
         ignores.guest.ask_to_stop();
         assert!(timeout(Duration::from_millis(100), &mut ignores.exited).await.is_err());
@@ -241,7 +243,7 @@ async fn they_end_without_a_cgroup_too() {
 
 async fn descendants_end(rig: &Rig) {
     let script = "setsid sleep 1000 & echo $!; sleep 1000 & echo $!; sh -c 'sleep 1000 & echo $!'; exit 0";
-    let mut running = rig.sh(script);
+    let mut running = rig.sh(script).await;
     running.exit().await;
     let pids: Vec<i32> = running.output.tail(3).iter().map(|line| line.parse().unwrap()).collect();
     assert_eq!(pids.len(), 3);
@@ -255,7 +257,7 @@ async fn descendants_end(rig: &Rig) {
 async fn dropping_the_hold_kills() {
     world(async || {
         let rig = Rig::new();
-        let running = rig.sh("echo up; exec sleep 1000");
+        let running = rig.sh("echo up; exec sleep 1000").await;
         running.line().await;
         assert!(runs(running.pid));
         drop(running.guest);
@@ -270,7 +272,8 @@ async fn memory_is_limited_where_there_are_cgroups_and_else_one_warning_says_so(
         let mut rig = Rig::new();
         rig.memory = 24;
         let mut running = rig
-            .sh("x=xxxxxxxx; for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24; do x=$x$x; done");
+            .sh("x=xxxxxxxx; for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24; do x=$x$x; done")
+            .await;
         let exit = running.exit().await;
         if rig.has_cgroups() {
             assert_eq!(exit, GuestExit::OutOfMemory { limit: 24 });
@@ -282,7 +285,7 @@ async fn memory_is_limited_where_there_are_cgroups_and_else_one_warning_says_so(
         }
         running.guest.reclaim().await.unwrap();
 
-        let mut killed = rig.sh("echo up; sleep 1000");
+        let mut killed = rig.sh("echo up; sleep 1000").await;
         killed.line().await;
         killed.guest.kill();
         assert_eq!(killed.exit().await, GuestExit::Signal(9));
@@ -316,15 +319,63 @@ async fn a_command_that_cannot_run_says_why_and_leaves_nothing() {
                 "cannot start ./script: No such file or directory (os error 2), its interpreter or loader is missing",
             ),
         ] {
-            let refusal = rig.try_run(&[program]).err().unwrap();
+            let refusal = rig.try_run(&[program]).await.err().unwrap();
             assert_eq!(refusal, LaunchError::Refused(why.to_owned()));
             assert_eq!(rig.written_down(), 0);
         }
         assert_eq!(held(), before);
         assert_eq!(cgroups(&rig), 0);
         fs::remove_dir_all(&rig.function).unwrap();
-        let refusal = rig.try_run(&["sh"]).err().unwrap().to_string();
+        let refusal = rig.try_run(&["sh"]).await.err().unwrap().to_string();
         assert!(refusal.ends_with("the function's directory is gone"), "{refusal}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_cgroup_is_used_again_if_nothing_of_the_one_before_is_left_in_it() {
+    world(async || {
+        let mut rig = Rig::new();
+        if !rig.has_cgroups() || !root() {
+            return;
+        }
+        let cgroup_after = async |rig: &Rig, script: &str| {
+            let mut running = rig.sh(script).await;
+            running.exit().await;
+            running.guest.reclaim().await.unwrap();
+            let label = running.resources.iter().find(|what| what.starts_with("cgroup ")).cloned();
+            (label.unwrap(), rig.engine.means.limits.kept())
+        };
+        let (first, kept) = cgroup_after(&rig, "true").await;
+        assert_eq!(kept, 1);
+        assert_eq!(cgroup_after(&rig, "true").await, (first.clone(), 1));
+        // What is left in memory is charged to it.
+        let shared = tempfile::NamedTempFile::new_in("/dev/shm").unwrap();
+        fs::set_permissions(shared.path(), fs::Permissions::from_mode(0o666)).unwrap();
+        let fill = format!("head -c 16M /dev/zero > {}", shared.path().display());
+        assert_eq!(cgroup_after(&rig, &fill).await, (first.clone(), 0));
+        let (second, kept) = cgroup_after(&rig, "true").await;
+        assert!(second != first && kept == 1);
+        // Whoever had to be killed in it may have been about to make more.
+        assert_eq!(cgroup_after(&rig, "setsid sleep 1000 & sleep 0.1").await, (second, 0));
+        // Another allowance is another cgroup.
+        cgroup_after(&rig, "true").await;
+        rig.memory = 64;
+        assert_eq!(cgroup_after(&rig, "true").await.1, 2);
+        // The daemon's own user could have changed it.
+        rig.user = Some("root".to_owned());
+        assert_eq!(cgroup_after(&rig, "true").await.1, 1);
+        // The one after one that ran out of memory has not, however it fails.
+        rig.user = None;
+        rig.memory = 24;
+        let hog =
+            "x=xxxxxxxx; for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24; do x=$x$x; done";
+        for (script, end) in [(hog, GuestExit::OutOfMemory { limit: 24 }), ("exit 3", GuestExit::Code(3))] {
+            let mut running = rig.sh(script).await;
+            assert_eq!(running.exit().await, end);
+            running.guest.reclaim().await.unwrap();
+            assert_eq!(rig.engine.means.limits.kept(), 2);
+        }
     })
     .await;
 }
@@ -337,7 +388,7 @@ async fn a_hundred_launches_leave_nothing() {
         let before = held();
         let mut pids = Vec::new();
         for round in 0..100 {
-            let mut running = rig.sh("sleep 1000 & echo up; wait");
+            let mut running = rig.sh("sleep 1000 & echo up; wait").await;
             running.line().await;
             pids.push(running.pid);
             if round % 2 == 0 {

@@ -79,6 +79,7 @@ impl Rig {
             ports: Ports::below_ephemeral(),
             limits: Limits::set_up(&state, &log),
             journal: state.journal.clone(),
+            spawner: Spawner::new().unwrap(),
             stragglers: Stragglers::default(),
             neighbours: Neighbours::default(),
         };
@@ -97,7 +98,7 @@ impl Rig {
         }
     }
 
-    pub fn try_run(&self, command: &[&str]) -> Result<Running, LaunchError> {
+    pub async fn try_run(&self, command: &[&str]) -> Result<Running, LaunchError> {
         let process = ProcessSpec {
             command: command.iter().map(|word| (*word).to_owned()).collect(),
             memory: self.memory,
@@ -132,7 +133,7 @@ impl Rig {
             output: output.clone(),
             log: Logger::root(slog::Discard, o!()),
         };
-        let launched = self.engine.launch(order, &process)?;
+        let launched = self.engine.launch(order, &process).await?;
         Ok(Running {
             guest: launched.guest,
             exited: launched.exited,
@@ -143,17 +144,17 @@ impl Rig {
         })
     }
 
-    pub fn run(&self, command: &[&str]) -> Running {
-        self.try_run(command).unwrap()
+    pub async fn run(&self, command: &[&str]) -> Running {
+        self.try_run(command).await.unwrap()
     }
 
-    pub fn sh(&self, script: &str) -> Running {
-        self.run(&["sh", "-c", script])
+    pub async fn sh(&self, script: &str) -> Running {
+        self.run(&["sh", "-c", script]).await
     }
 
     /// Everything a script printed until it ended.
     pub async fn output_of(&self, script: &str) -> Vec<String> {
-        let mut running = self.sh(script);
+        let mut running = self.sh(script).await;
         running.exit().await;
         let lines = running.output.tail(usize::MAX);
         running.guest.reclaim().await.unwrap();
@@ -233,9 +234,11 @@ pub fn members(rig: &Rig) -> usize {
     parents.map(|parent| instances(parent).map(procs).sum()).max().unwrap_or(0)
 }
 
-/// Cgroups of instances.
+/// Cgroups of instances, those aside that are kept for the next ones.
 pub fn cgroups(rig: &Rig) -> usize {
-    rig.engine.means.limits.parents().flat_map(instances).count()
+    let limits = &rig.engine.means.limits;
+    let all = limits.parents().flat_map(instances).count();
+    all - limits.kept() * limits.parents().count()
 }
 
 pub fn instances(parent: &Path) -> impl Iterator<Item = PathBuf> {

@@ -77,7 +77,7 @@ impl Processes {
     }
 
     async fn start(&self, order: LaunchOrder, process: &ProcessSpec) -> Result<Launched, LaunchError> {
-        let credentials = Credentials::of(process.user.as_deref(), Uid::effective())?;
+        let credentials = self.credentials(process.user.clone()).await?;
         let Means { ports, limits, journal, stragglers, neighbours, .. } = &self.means;
         if let Some(user) = credentials.as_ref().filter(|user| user.uid != Uid::effective()) {
             neighbours.add_user(user.uid.as_raw());
@@ -134,6 +134,14 @@ impl Processes {
             engine_id: None,
             resources,
         })
+    }
+
+    async fn credentials(&self, wanted: Option<String>) -> Result<Option<Credentials>, LaunchError> {
+        match wanted {
+            None => Credentials::of(None, Uid::effective()),
+            // A name may be looked up in a directory of another host.
+            Some(user) => self.means.spawner.run(move || Credentials::of(Some(&user), Uid::effective())).await,
+        }
     }
 }
 

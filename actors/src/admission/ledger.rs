@@ -268,7 +268,7 @@ impl Ledger {
         turns
     }
 
-    /// Those whose turn has come and who have not been told since they asked.
+    /// Those whose turn has come and who have not been told since they asked: they are told now.
     pub fn take_told(&mut self) -> Vec<FunctionKey> {
         let mut turns = self.turns();
         turns.retain(|function| {

@@ -25,7 +25,7 @@ async fn failing(keys: &str) -> Rig {
     let rig = Rig::new(keys);
     rig.fake.usually(dies());
     for _ in 0..3 {
-        rig.acquire().await.unwrap_err();
+        rig.acquire().await.expect_err("it dies");
     }
     rig
 }

@@ -21,5 +21,6 @@ mod keeping;
 mod panics;
 mod requests;
 mod simulation;
+mod starts;
 mod support;
 mod waiting;

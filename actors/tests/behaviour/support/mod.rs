@@ -2,6 +2,7 @@
 
 mod fake;
 mod log;
+mod script;
 
 use std::{
     cell::{Cell, RefCell},
@@ -23,8 +24,9 @@ use unifaas_actors::{
 };
 
 pub use self::{
-    fake::{Call, Caller, Fake, LIFE, Launch, OnStop, Reclaim, Script},
+    fake::{Fake, LIFE},
     log::Log,
+    script::{Call, Caller, Launch, OnStop, Reclaim, Script},
 };
 
 /// The function that most tests are about.

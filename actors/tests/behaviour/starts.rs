@@ -1,0 +1,97 @@
+//! A host with too few processors for all that its functions want to start.
+
+use unifaas_actors::{
+    Limits, Outcome,
+    sandbox::{GuestExit, LaunchError},
+};
+
+use crate::support::*;
+
+fn starts(process_starts: usize) -> Limits {
+    Limits { process_starts, ..ROOMY }
+}
+
+#[test]
+fn no_more_instances_start_at_once_than_may() {
+    in_still_time(async {
+        let rig = Rig::with(starts(2), &[(FUNCTION, "single-use = true")]);
+        let asked_at = Instant::now();
+        let requests = rig.requests(10).await;
+        assert_eq!((rig.admission.report().starting, rig.fake.launched()), (2, 2));
+        for request in requests {
+            request.await.unwrap().unwrap();
+        }
+        assert_eq!(asked_at.elapsed(), ms(5 * 100), "five rounds of two boots");
+        rig.finish().await;
+    });
+}
+
+#[test]
+fn starts_are_given_to_one_function_after_the_other() {
+    in_still_time(async {
+        let rig = Rig::with(starts(1), &[("flood", ""), (FUNCTION, ""), ("g", "")]);
+        let flood = rig.requests_of("flood", 10).await;
+        let asked_at = Instant::now();
+        let (first, second) = (rig.request().await, rig.request_of("g").await);
+        first.await.unwrap().unwrap();
+        // One of the flood is starting, one has its place in front.
+        assert_eq!(asked_at.elapsed(), ms(299));
+        second.await.unwrap().unwrap();
+        assert_eq!(asked_at.elapsed(), ms(399));
+        for request in flood {
+            request.await.unwrap().unwrap();
+        }
+        rig.finish().await;
+    });
+}
+
+#[test]
+fn a_start_that_fails_lets_the_next_one_through() {
+    in_still_time(async {
+        let rig = Rig::with(starts(1), &[(FUNCTION, ""), ("g", "single-use = true")]);
+        let dies = Some((ms(50), GuestExit::Code(1)));
+        for script in [
+            Script { launch: Launch::Fails(LaunchError::Refused("no".into())), ..Script::default() },
+            Script { launch: Launch::Panics, ..Script::default() },
+            Script { ready_after: None, exit_after: dies, ..Script::default() },
+        ] {
+            rig.fake.next(script);
+            let failing = rig.request().await;
+            let waiting = rig.request_of("g").await;
+            assert!(failing.await.unwrap().is_err());
+            waiting.await.unwrap().unwrap();
+        }
+        assert_eq!(rig.admission.report().starting, 0);
+        rig.finish().await;
+    });
+}
+
+#[test]
+fn a_start_that_hangs_holds_others_up_for_a_while_only() {
+    in_still_time(async {
+        let rig = Rig::with(starts(1), &[("hangs", "queue-timeout = 60"), (FUNCTION, "")]);
+        rig.fake.next(Script { ready_after: None, ..Script::default() });
+        let hangs = rig.requests_of("hangs", 20).await;
+        let asked_at = Instant::now();
+        rig.acquire().await.unwrap();
+        assert!((secs(4)..ms(5_200)).contains(&asked_at.elapsed()), "{:?}", asked_at.elapsed());
+        for request in hangs {
+            request.await.unwrap().unwrap();
+        }
+        rig.finish().await;
+    });
+}
+
+#[test]
+fn whoever_waits_in_vain_for_a_start_is_told_so() {
+    in_still_time(async {
+        let rig = Rig::with(starts(1), &[("slow", ""), (FUNCTION, "queue-timeout = 2")]);
+        rig.fake.usually(Script { ready_after: Some(secs(4)), ..Script::default() });
+        let slow = rig.request_of("slow").await;
+        let refusal = rig.acquire().await.unwrap_err();
+        assert_eq!(refusal.outcome(), Outcome::HostSaturated);
+        assert_eq!(refusal.to_string(), "as many instances are starting as may at once (1)");
+        slow.await.unwrap().unwrap();
+        rig.finish().await;
+    });
+}

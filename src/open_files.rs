@@ -7,10 +7,7 @@
 use std::{
     io,
     os::fd::{AsFd, AsRawFd, OwnedFd},
-    sync::{
-        OnceLock,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::OnceLock,
 };
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -25,8 +22,6 @@ const FOR_A_START: usize = 16;
 
 /// The limits, soft and hard, that the daemon was started with.
 static INHERITED: OnceLock<(u64, u64)> = OnceLock::new();
-/// The limit that holds now, as far as it is known.
-static LIMIT: AtomicU64 = AtomicU64::new(0);
 
 /// Raises the limit. To be called once, before there are children.
 pub fn raise(log: &Logger) {
@@ -38,7 +33,6 @@ pub fn raise(log: &Logger) {
     let mut limits = [hard.max(ENOUGH), hard].into_iter();
     let raised = limits.find(|limit| setrlimit(Resource::RLIMIT_NOFILE, *limit, *limit).is_ok());
     let limit = raised.unwrap_or(soft);
-    LIMIT.store(limit, Ordering::Relaxed);
     debug!(log, "limit on open files"; "was" => soft, "is" => limit);
     if limit < FEW {
         warn!(log, "few files may be open at once, and each request needs two: raise the hard limit (ulimit -Hn, or \
@@ -51,12 +45,17 @@ pub fn inherited() -> Option<(u64, u64)> {
     INHERITED.get().copied()
 }
 
+/// What holds now: somebody may have changed it.
+fn limit() -> u64 {
+    getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft)
+}
+
 /// Whether a start would find the files that it needs.
 pub fn suffice_for_a_start() -> bool {
     let open = || io::stdout().as_fd().try_clone_to_owned();
     match open() {
         // Numbers are given from the lowest up: unless there have just been far more, half of them are free.
-        Ok(file) if (file.as_raw_fd() as u64) < LIMIT.load(Ordering::Relaxed) / 2 => true,
+        Ok(file) if (file.as_raw_fd() as u64) < limit() / 2 => true,
         // Standard output may be closed; that says nothing.
         Err(error) if !is_exhaustion(&error) => true,
         _ => (0..FOR_A_START).map(|_| open()).collect::<io::Result<Vec<OwnedFd>>>().is_ok(),

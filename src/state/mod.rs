@@ -84,7 +84,8 @@ pub struct Leftovers {
 }
 
 impl State {
-    /// Takes the directory, and makes it if it is not there. Nothing of the leftovers has been touched.
+    /// Takes the directory, and makes it if it is not there. Nothing of the leftovers has been touched, unless the files of
+    /// instances had to make room on a full disk.
     pub fn open(directory: &Path) -> Result<(Self, Leftovers), StateError> {
         let error = |source| StateError::Io { path: directory.to_owned(), source };
         DirBuilder::new().recursive(true).mode(MODE).create(directory).map_err(error)?;

@@ -67,8 +67,10 @@ fn kill(process: &Process) -> bool {
     match pidfd_open(pid, PidfdFlags::empty()) {
         // From here on the descriptor means this very process.
         Ok(handle) => still() && pidfd_send_signal(handle, rustix::process::Signal::KILL).is_ok(),
-        // Before Linux 5.3.
-        Err(Errno::NOSYS) => still() && signal::kill(unistd::Pid::from_raw(process.pid), Signal::SIGKILL).is_ok(),
+        // Before Linux 5.3, or where a filter forbids it.
+        Err(Errno::NOSYS | Errno::PERM) => {
+            still() && signal::kill(unistd::Pid::from_raw(process.pid), Signal::SIGKILL).is_ok()
+        }
         Err(_) => false,
     }
 }

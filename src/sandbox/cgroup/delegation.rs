@@ -46,7 +46,8 @@ fn settle(own: &Path) -> io::Result<()> {
         return Err(refused);
     }
     let leaf = own.join(LEAF);
-    fs::create_dir(&leaf)?;
+    // A daemon that was killed has left it.
+    fs::create_dir(&leaf).or_else(|error| if leaf.is_dir() { Ok(()) } else { Err(error) })?;
     let moved = write(&leaf.join("cgroup.procs"), &pid).and_then(|()| pass_on(own));
     if moved.is_err() {
         let _ = write(&procs, &pid);

@@ -4,7 +4,7 @@ use std::{
     cell::Cell,
     fs::{self, File, OpenOptions},
     io::{self, Write},
-    os::fd::OwnedFd,
+    os::{fd::OwnedFd, unix::fs::MetadataExt},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -128,7 +128,7 @@ impl Group {
         self.foreign && vacant && self.members.iter().all(|member| member.is_unburdened(self.allowance))
     }
 
-    /// Files by which a process joins when it writes `0`. For the child itself, between fork and exec.
+    /// Files by which a process joins when it writes `0`. For the child itself, before it executes its program.
     pub fn doors(&self) -> io::Result<Vec<OwnedFd>> {
         self.members.iter().map(|member| Ok(member.open_door()?.into())).collect()
     }
@@ -178,7 +178,8 @@ impl Group {
     }
 
     fn try_remove(&self) -> io::Result<()> {
-        self.members.iter().try_for_each(|member| match fs::remove_dir(&member.directory) {
+        let mut directories = self.members.iter().flat_map(|member| tree(&member.directory));
+        directories.try_for_each(|directory| match fs::remove_dir(directory) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         })
@@ -217,7 +218,7 @@ impl Member {
 
     fn open_door(&self) -> io::Result<File> {
         // Moving a thread is some hundred times faster than moving a process, for which the kernel waits for an RCU
-        // grace period; between fork and exec both are the same. Version 2 knows threads only inside one domain.
+        // grace period; before it executes its program both are the same. Version 2 knows threads only inside one domain.
         let door = match self.controls {
             Controls::V1Memory | Controls::V1Pids => "tasks",
             Controls::V2 => "cgroup.procs",
@@ -239,7 +240,9 @@ impl Member {
     }
 
     fn has_nobody(&self) -> bool {
-        fs::read_to_string(self.directory.join("cgroup.procs")).is_ok_and(|procs| procs.is_empty())
+        let is_empty =
+            |directory: PathBuf| fs::read_to_string(directory.join("cgroup.procs")).is_ok_and(|procs| procs.is_empty());
+        tree(&self.directory).into_iter().all(is_empty)
     }
 
     /// Whether there was anybody.
@@ -257,7 +260,8 @@ impl Member {
         }
         let mut killed = Vec::new();
         for _ in 0..KILL_ROUNDS {
-            let text = fs::read_to_string(self.directory.join("cgroup.procs")).unwrap_or_default();
+            let members = |directory: PathBuf| fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
+            let text: String = tree(&self.directory).into_iter().map(members).collect();
             let new: Vec<i32> = pids(&text).filter(|pid| !killed.contains(pid)).collect();
             if new.is_empty() {
                 break;
@@ -269,6 +273,14 @@ impl Member {
         }
         true
     }
+}
+
+/// A directory and those that its members have made in it, which takes the daemon's own user. The innermost come first.
+fn tree(directory: &Path) -> Vec<PathBuf> {
+    // What cgroups are in has a link to itself for each of them, besides the usual two.
+    let alone = directory.metadata().is_ok_and(|metadata| metadata.nlink() == 2);
+    let inside = if alone { Vec::new() } else { super::directories(directory) };
+    inside.iter().flat_map(|inside| tree(inside)).chain([directory.to_owned()]).collect()
 }
 
 /// The members that can be signalled: `0` stands for a process of a foreign pid namespace.

@@ -5,17 +5,18 @@
 //! daemon to fault on each page it writes to: together more than all the rest of a start. std's own posix_spawn cannot
 //! do what `confine.rs` does.
 //!
+//! Once a child has become another user, the memory it shared until then is dumpable no more: that user cannot trace it in
+//! the meantime, and a root daemon leaves no core dump either.
+//!
 //! The end is told by a pidfd, so nobody polls and no other child is disturbed; until the child has been reaped its number
 //! is nobody else's.
 
 use std::{
     cell::Cell,
     io,
-    os::{
-        fd::{AsFd, OwnedFd},
-        unix::process::ExitStatusExt,
-    },
+    os::{fd::OwnedFd, unix::process::ExitStatusExt},
     process::ExitStatus,
+    sync::atomic::{AtomicI32, Ordering},
 };
 
 use nix::{
@@ -23,7 +24,7 @@ use nix::{
     libc,
     sched::{self, CloneFlags},
     sys::{
-        signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask},
+        signal::{SigHandler, SigSet, SigmaskHow, Signal, kill, signal, sigprocmask},
         wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid},
     },
     unistd::{self, Pid},
@@ -60,23 +61,31 @@ pub struct Child {
 #[derive(Debug)]
 enum Watch {
     Pidfd(AsyncFd<OwnedFd>),
-    /// Where there are no pidfds (before Linux 5.3, under valgrind): each end of a child, whichever it is.
+    /// Where there are no pidfds (before Linux 5.3, under valgrind, where a filter forbids them): each end of a child,
+    /// whichever it is.
     Signal(Mutex<unix::Signal>),
 }
 
 impl Child {
     /// Starts a child that confines itself, goes where `confinement` says and executes `program`. Blocks until it has
-    /// done so.
+    /// done so, or has ended. Its number is in `unborn` before it becomes another user, who may stop it: whoever kills it
+    /// ends the wait.
     ///
     /// # Errors
     /// What the system said to any of these steps; there is no child then.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
-    pub fn start(mut program: Program, stdio: &Stdio, confinement: &Confinement) -> io::Result<Self> {
+    pub fn start(
+        mut program: Program,
+        stdio: &Stdio,
+        confinement: &Confinement,
+        unborn: &AtomicI32,
+    ) -> io::Result<Self> {
         let mut failed = None;
         let mut stack = vec![0; STACK];
         let become_program = Box::new(|| {
+            unborn.store(unistd::getpid().as_raw(), Ordering::Relaxed);
             failed = Some(match prepare(stdio, confinement) {
                 Ok(()) => program.execute(),
                 Err(error) => error,
@@ -113,11 +122,13 @@ impl Child {
 
     fn watch(pid: Pid) -> io::Result<Self> {
         let number = rustix::process::Pid::from_raw(pid.as_raw()).ok_or(Errno::ESRCH)?;
-        let watch = match pidfd_open(number, PidfdFlags::NONBLOCK) {
+        let watch = match pidfd_open(number, PidfdFlags::empty()) {
             // SAFETY: an `OwnedFd` is open, and always the same, for as long as it is owned.
             Ok(pidfd) => Watch::Pidfd(unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE)? }),
-            Err(rustix::io::Errno::NOSYS) => Watch::Signal(Mutex::new(unix::signal(unix::SignalKind::child())?)),
-            Err(error) => return Err(error.into()),
+            Err(used_up @ (rustix::io::Errno::MFILE | rustix::io::Errno::NFILE | rustix::io::Errno::NOMEM)) => {
+                return Err(used_up.into());
+            }
+            Err(_) => Watch::Signal(Mutex::new(unix::signal(unix::SignalKind::child())?)),
         };
         Ok(Self { pid, watch, reaped: Cell::new(false) })
     }
@@ -148,11 +159,7 @@ impl Child {
     /// `ECHILD` when somebody else has reaped it, `EAGAIN` when it has not ended.
     pub fn reap(&self) -> io::Result<ExitStatus> {
         let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG;
-        let child = match &self.watch {
-            Watch::Pidfd(pidfd) => Id::PIDFd(pidfd.as_fd()),
-            Watch::Signal(_) => Id::Pid(self.pid),
-        };
-        let status = waitid(child, flags);
+        let status = waitid(Id::Pid(self.pid), flags);
         self.reaped.set(matches!(status, Err(Errno::ECHILD) | Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..))));
         match status? {
             WaitStatus::Exited(_, code) => Ok(ExitStatus::from_raw((code & 0xff) << 8)),
@@ -170,6 +177,13 @@ impl Drop for Child {
             let _ = waitpid(self.pid, Some(WaitPidFlag::WNOHANG));
         }
     }
+}
+
+/// Has the system keep how children ended until it is asked, whatever was inherited from whoever started the daemon.
+pub fn keep_statuses() -> io::Result<()> {
+    // SAFETY: sets no handler.
+    unsafe { signal(Signal::SIGCHLD, SigHandler::SigDfl)? };
+    Ok(())
 }
 
 /// What the child does before it becomes the program.

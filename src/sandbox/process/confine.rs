@@ -32,7 +32,7 @@ const FIRST_OWN: libc::c_uint = 3;
 /// Descriptors that are closed one by one, where the kernel cannot do it at once.
 const MOST_DESCRIPTORS: u64 = 65_536;
 
-/// Everything the child needs, made before the fork.
+/// Everything the child needs, made before there is one.
 #[derive(Debug)]
 pub struct Confinement {
     credentials: Option<Credentials>,
@@ -98,6 +98,8 @@ impl Confinement {
         }
         if let Some(Credentials { uid, gid, groups }) = &self.credentials {
             become_user(*uid, *gid, groups)?;
+            // Nor may its new user trace it while the daemon's memory is its own; that is how most systems are set anyway.
+            prctl::set_dumpable(false)?;
         }
         // After the change of credentials, which resets it.
         prctl::set_pdeathsig(Signal::SIGKILL)?;
@@ -114,11 +116,17 @@ impl Confinement {
 /// The C library's functions of these names have all threads of a process change, and would take the daemon's for the
 /// child's. These change who calls them.
 fn become_user(uid: Uid, gid: Gid, groups: &[Gid]) -> Result<(), Errno> {
+    // Where there are two of a kind, the older one has numbers of 16 bits.
+    #[cfg(not(any(target_arch = "x86", target_arch = "arm")))]
+    use libc::{SYS_setgid as SETGID, SYS_setgroups as SETGROUPS, SYS_setuid as SETUID};
+    #[cfg(any(target_arch = "x86", target_arch = "arm"))]
+    use libc::{SYS_setgid32 as SETGID, SYS_setgroups32 as SETGROUPS, SYS_setuid32 as SETUID};
+
     // SAFETY: `Gid` is a `gid_t` (nix declares it transparent), and there are as many as said; the others are numbers.
     unsafe {
-        Errno::result(libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()))?;
-        Errno::result(libc::syscall(libc::SYS_setgid, gid.as_raw()))?;
-        Errno::result(libc::syscall(libc::SYS_setuid, uid.as_raw()))?;
+        Errno::result(libc::syscall(SETGROUPS, groups.len(), groups.as_ptr()))?;
+        Errno::result(libc::syscall(SETGID, gid.as_raw()))?;
+        Errno::result(libc::syscall(SETUID, uid.as_raw()))?;
     }
     Ok(())
 }

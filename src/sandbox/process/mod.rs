@@ -34,10 +34,10 @@ use super::{
     cgroup::{Allowance, Group, Limits},
     ports::Ports,
 };
-use crate::{neighbours::Neighbours, open_files::is_exhaustion, state::Journal};
+use crate::{neighbours::Neighbours, state::Journal};
 pub use command::{DEFAULT_PATH, Facts, Invocation};
 pub use guest::{Holds, ProcessGuest, collect};
-pub use spawn::{Record, Spawn, Spawned};
+pub use spawn::{Record, Spawn, Spawned, refused};
 pub use spawner::Spawner;
 pub use stragglers::Stragglers;
 pub use user::Credentials;
@@ -100,10 +100,7 @@ impl Processes {
         let spawn = Spawn::new(invocation, directory.clone(), credentials).file_size(process.file_size);
         let spawned = self.means.start(spawn, allowance, record).await;
         let Spawned { child, output, group, record } =
-            spawned.map_err(|error| match refusal(&program, &directory, &error) {
-                why if is_exhaustion(&error) => LaunchError::Exhausted(why),
-                why => LaunchError::Refused(why),
-            })?;
+            spawned.map_err(|error| spawn::refused(refusal(&program, &directory, &error), &error))?;
         let pid = child.pid();
         let address = (Ipv4Addr::LOCALHOST, port.port()).into();
         let resources: Vec<String> = [format!("port {address}")]

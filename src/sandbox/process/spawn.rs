@@ -1,9 +1,24 @@
 //! The start of a confined child, with its output in one pipe. It is written down before, and its process id after.
 
-use std::{fs::File, io, os::fd::OwnedFd, path::PathBuf};
+use std::{
+    fs::{self, File},
+    io,
+    os::fd::OwnedFd,
+    path::PathBuf,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicI32, Ordering},
+    },
+    time::Duration,
+};
 
-use nix::unistd::{self, Uid};
-use tokio::net::unix::pipe;
+use nix::{
+    sys::signal::{self, Signal},
+    unistd::{self, Pid, Uid},
+};
+use tokio::{net::unix::pipe, time};
+use unifaas_actors::sandbox::LaunchError;
 
 use super::{
     Invocation, Means,
@@ -13,9 +28,15 @@ use super::{
     user::Credentials,
 };
 use crate::{
+    open_files::is_exhaustion,
     sandbox::cgroup::{Allowance, Group, Limits},
     state::{self, Entry, Family, Journal, JournalError, Leader, Thing},
 };
+
+/// Whoever runs as the same user may stop a child that is about to execute its program. It is looked at so often, and told
+/// to go on so many times but one before it is given up: a thread waits for it.
+const LOOK: Duration = Duration::from_millis(100);
+const STOPS: u32 = 5;
 
 /// A child that is yet to be started.
 pub struct Spawn {
@@ -65,14 +86,41 @@ impl Record {
 
 impl Means {
     /// Starts the child of an instance, in a cgroup of its own. Ready once the child executes its program. When that fails,
-    /// nothing is left, nor written down.
+    /// or is kept from it, nothing is left, nor written down.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
     pub async fn start(&self, spawn: Spawn, allowance: Allowance, record: Record) -> io::Result<Spawned> {
-        let limits = self.limits.clone();
-        self.spawner.run(move || spawn.run(&limits, allowance, record)).await
+        let (limits, unborn) = (self.limits.clone(), Arc::new(AtomicI32::new(0)));
+        let child = unborn.clone();
+        let mut start = pin!(self.spawner.run(move || spawn.run(&limits, allowance, record, &child)));
+        let mut stops = 0;
+        while stops < STOPS {
+            if let Ok(started) = time::timeout(LOOK, start.as_mut()).await {
+                return started;
+            }
+            // Its number, once it has one, is its own until it is reaped, which nobody does before this returns.
+            let pid = unborn.load(Ordering::Relaxed);
+            if pid != 0 && is_stopped(pid) {
+                stops += 1;
+                let way_out = if stops < STOPS { Signal::SIGCONT } else { Signal::SIGKILL };
+                let _ = signal::kill(Pid::from_raw(pid), way_out);
+            }
+        }
+        let Spawned { record, .. } = start.await?;
+        record.strike();
+        Err(io::Error::new(io::ErrorKind::TimedOut, "it was stopped again and again before it executed its program"))
     }
+}
+
+fn is_stopped(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('T'))
+}
+
+/// Why a child could not be started, in words of those who know what it is.
+pub fn refused(why: String, error: &io::Error) -> LaunchError {
+    if is_exhaustion(error) { LaunchError::Exhausted(why) } else { LaunchError::Refused(why) }
 }
 
 impl Spawn {
@@ -100,12 +148,12 @@ impl Spawn {
     }
 
     /// Blocks until the child executes its program.
-    fn run(self, limits: &Limits, allowance: Allowance, record: Record) -> io::Result<Spawned> {
+    fn run(self, limits: &Limits, allowance: Allowance, record: Record, unborn: &AtomicI32) -> io::Result<Spawned> {
         let foreign = self.credentials.as_ref().is_some_and(|user| user.uid != Uid::effective());
         let group = limits.group(allowance, foreign);
         // The kernel notes the time of a start by the same clock. To ask it for that would take longer than to write.
         let after = state::boot_clock();
-        match self.start(group.as_ref()) {
+        match self.start(group.as_ref(), unborn) {
             Ok((child, output)) => {
                 let leader = Leader { pid: child.pid().as_raw(), after, before: state::boot_clock() };
                 Ok(Spawned { child, output, group, record: record.led_by(leader) })
@@ -117,7 +165,7 @@ impl Spawn {
         }
     }
 
-    fn start(self, group: Option<&Group>) -> io::Result<(Child, pipe::Receiver)> {
+    fn start(self, group: Option<&Group>, unborn: &AtomicI32) -> io::Result<(Child, pipe::Receiver)> {
         let (reader, writer) = io::pipe()?;
         if let Some(credentials) = &self.credentials {
             // So that it can open /dev/stdout.
@@ -133,6 +181,6 @@ impl Spawn {
         let confinement =
             Confinement::new(&self.directory, self.credentials, self.capabilities, self.file_size, doors)?;
         let output = pipe::Receiver::from_owned_fd(reader.into())?;
-        Ok((Child::start(program, &stdio, &confinement)?, output))
+        Ok((Child::start(program, &stdio, &confinement, unborn)?, output))
     }
 }

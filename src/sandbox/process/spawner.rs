@@ -14,6 +14,11 @@ use std::{
 use crossbeam_channel::{Receiver, Sender};
 use tokio::{runtime::Handle, sync::oneshot};
 
+use super::child;
+
+/// Threads beyond one for each processor.
+const SPARE: usize = 2;
+
 type Job = Box<dyn FnOnce() + Send>;
 
 /// Has children made. Clones share the threads, which end with the last of them.
@@ -21,10 +26,12 @@ type Job = Box<dyn FnOnce() + Send>;
 pub struct Spawner(Sender<Job>);
 
 impl Spawner {
-    /// One thread for each processor: what a start costs is nearly all the processor's.
+    /// One thread for each processor, as what a start costs is nearly all the processor's; some more for when one of them
+    /// waits for a disk, or for a child that somebody has stopped.
     pub fn new() -> io::Result<Self> {
+        child::keep_statuses()?;
         let (jobs, orders) = crossbeam_channel::unbounded::<Job>();
-        let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get) + SPARE;
         for number in 0..threads {
             let orders: Receiver<Job> = orders.clone();
             let work = move || orders.into_iter().for_each(|job| job());
@@ -67,7 +74,7 @@ mod tests {
     #[tokio::test]
     async fn a_panic_is_the_callers_and_the_threads_live_on() {
         let spawner = Spawner::new().unwrap();
-        let threads = thread::available_parallelism().unwrap().get();
+        let threads = thread::available_parallelism().unwrap().get() + SPARE;
         for _ in 0..threads {
             let planned = AssertUnwindSafe(spawner.run(|| panic!("as planned"))).catch_unwind().await;
             assert_eq!(planned.unwrap_err().downcast_ref(), Some(&"as planned"));
@@ -84,9 +91,14 @@ mod tests {
     #[tokio::test]
     async fn what_nobody_waits_for_is_done_and_dropped() {
         let (dropped, told) = crossbeam_channel::bounded::<()>(0);
+        let (go, gone) = crossbeam_channel::bounded(1);
         let spawner = Spawner::new().unwrap();
-        let result = spawner.run(move || dropped).now_or_never();
-        assert!(result.is_none());
+        let job = move || {
+            gone.recv().unwrap();
+            dropped
+        };
+        assert!(spawner.run(job).now_or_never().is_none());
+        go.send(()).unwrap();
         assert!(told.recv().is_err(), "the other end is dropped");
     }
 }

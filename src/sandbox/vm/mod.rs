@@ -34,7 +34,7 @@ use unifaas_actors::{
 use super::{
     Callback,
     cgroup::{Allowance, Group},
-    process::{Holds, Means, ProcessGuest, Record, Spawn, Spawned, collect},
+    process::{self, Holds, Means, ProcessGuest, Record, Spawn, Spawned, collect},
 };
 use crate::{
     neighbours::Neighbours,
@@ -226,8 +226,8 @@ impl Engine {
             reason = Some(ours.listen());
         }
         let spawned = self.means.start(spawn, allowance, record).await;
-        let Spawned { child, output, group, record } =
-            spawned.map_err(|error| LaunchError::Refused(format!("cannot start {}: {error}", program.display())))?;
+        let Spawned { child, output, group, record } = spawned
+            .map_err(|error| process::refused(format!("cannot start {}: {error}", program.display()), &error))?;
         let pid = child.pid();
         let way = match &wire {
             Wire::Tap(tap) => format!("tap {} {}/30", tap.name, tap.link.gateway),

@@ -4,6 +4,7 @@ mod rig;
 
 use std::{fs, os::unix::fs::PermissionsExt, path::Path};
 
+use futures::future::join_all;
 use tokio::time::{Duration, timeout};
 use unifaas_actors::ReadyToken;
 
@@ -376,6 +377,56 @@ async fn a_cgroup_is_used_again_if_nothing_of_the_one_before_is_left_in_it() {
             running.guest.reclaim().await.unwrap();
             assert_eq!(rig.engine.means.limits.kept(), 2);
         }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn cgroups_that_an_instance_has_made_end_with_it() {
+    world(async || {
+        let mut rig = Rig::new();
+        if !rig.has_cgroups() || !root() {
+            return;
+        }
+        rig.user = Some("root".to_owned());
+        let script = "for way in memory:/sys/fs/cgroup/memory pids:/sys/fs/cgroup/pids :/sys/fs/cgroup; do
+            own=${way#*:}$(sed -n \"s/^[0-9]*:${way%%:*}://p\" /proc/self/cgroup)
+            mkdir -p $own/a/b 2>/dev/null || continue
+            sh -c \"echo 0 > $own/a/b/cgroup.procs; exec setsid sleep 1000\" & echo $!
+        done; sleep 0.3; exit 7";
+        let mut running = rig.sh(script).await;
+        assert_eq!(running.exit().await, GuestExit::Code(7));
+        let pids: Vec<i32> = running.output.tail(3).iter().map(|line| line.parse().unwrap()).collect();
+        assert!(!pids.is_empty());
+        running.guest.reclaim().await.unwrap();
+        assert_eq!(pids.into_iter().filter(|pid| runs(*pid)).count(), 0);
+        assert_eq!(cgroups(&rig), 0);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn whoever_stops_a_child_before_it_is_a_program_does_not_stop_the_next() {
+    world(async || {
+        let mut rig = Rig::new();
+        if !root() {
+            return;
+        }
+        rig.user = Some("54321".to_owned());
+        let mut attacker = rig.sh("while :; do kill -STOP -1; done 2>/dev/null").await;
+        let starts = (0..30).map(async |_| rig.try_run(&["true"]).await);
+        // Each is over, one way or the other, and none waits for another one's.
+        let started = timeout(Duration::from_secs(20), join_all(starts)).await.expect("starts are bounded");
+        for mut running in started.into_iter().flatten() {
+            running.guest.kill();
+            running.exit().await;
+            running.guest.reclaim().await.unwrap();
+        }
+        attacker.guest.kill();
+        attacker.exit().await;
+        attacker.guest.reclaim().await.unwrap();
+        assert_eq!(rig.output_of("echo fine").await, ["fine"]);
+        assert_eq!((members(&rig), cgroups(&rig), rig.written_down()), (0, 0, 0));
     })
     .await;
 }

@@ -148,6 +148,10 @@ async fn answer(function: &Function, connection: &mut Connection, request: &Requ
         }
         "/timing" => plain(connection, request, "200 OK", "Server-Timing: db;dur=53\r\n", "timed").await?,
         "/bytes" => bytes(connection, request).await?,
+        "/last-bytes" => {
+            bytes(connection, request).await?;
+            exit(0);
+        }
         "/stream" => stream(connection, request, "text/plain", |n| format!("line {n}\n")).await?,
         "/sse" => stream(connection, request, "text/event-stream", |n| format!("data: {n}\n\n")).await?,
         "/allocate" => {

@@ -50,6 +50,7 @@ pub struct Means {
 }
 
 /// Starts processes.
+#[derive(Clone)]
 pub struct Processes {
     callback: Callback,
     means: Means,

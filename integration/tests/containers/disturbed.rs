@@ -65,12 +65,16 @@ async fn what_is_under_way_in_a_container_that_is_taken_out_of_its_network_break
     let (_connection, response) = daemon.start(request("GET", "/invoke/cut-off/stream?n=2&ms=60000", empty())).await;
     let mut answer = Pieces::of(response);
     assert_eq!(answer.next().await.unwrap().unwrap(), "line 0\n");
+    // Only the end of its connection would end it.
+    let (_another, response) = daemon.start(request("GET", "/invoke/cut-off/half/unmeasured", empty())).await;
+    let mut unmeasured = Pieces::of(response);
+    assert_eq!(unmeasured.next().await.unwrap().unwrap(), "half");
     let stream = TcpStream::connect(daemon.listen).await.unwrap();
     let (mut tunnel, _) = client_async(format!("ws://{}/invoke/cut-off/ws", daemon.listen), stream).await.unwrap();
     docker(engine, CUT_OFF, &victim).await;
-    let both = futures::future::join(answer.next(), tunnel.next());
-    let (piece, message) = within(ms(1000), "both end", both).await;
-    assert!(piece.unwrap().is_err(), "half an answer looks like a whole one");
+    let all = futures::future::join3(answer.next(), unmeasured.next(), tunnel.next());
+    let (piece, rest, message) = within(ms(1000), "all end", all).await;
+    assert!(piece.unwrap().is_err() && rest.unwrap().is_err(), "half an answer looks like a whole one");
     assert!(!matches!(message, Some(Ok(Message::Text(_) | Message::Binary(_)))), "{message:?}");
     assert!(daemon.log().contains("taken out of its network"));
     assert_ne!(container(&daemon, "cut-off").await, victim);

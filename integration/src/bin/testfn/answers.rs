@@ -233,6 +233,7 @@ async fn answer(function: &Function, connection: &mut Connection, request: &Requ
         }
         "/half/head" => abuse::half(connection, "HTTP/1.1 200 OK\r\nContent-Le").await?,
         "/half/body" => abuse::half(connection, "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nhalf").await?,
+        "/half/unmeasured" => abuse::half(connection, "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nhalf").await?,
         "/half/nothing" => abuse::half(connection, "").await?,
         path if Endless::of(path).is_some() => {
             if let Some(endless) = Endless::of(path) {

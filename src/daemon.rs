@@ -91,7 +91,8 @@ async fn serve(options: Serve, lasting: &mut Lasting) -> Result<(), StartError> 
     let engines = Engines::new(engine_settings.clone(), state, &log)?;
     engines.reclaim(left, state, &engine_settings, &log).await;
     engines.prepare(drafts.values().filter_map(|draft| draft.as_deref().ok())).await?;
-    let world = World { sandboxes: Box::new(engines), callbacks: callbacks.clone(), admission: admission.clone() };
+    let world =
+        World { sandboxes: Box::new(engines.clone()), callbacks: callbacks.clone(), admission: admission.clone() };
     let actors = RegistryActor::launch(root.clone(), drafts, directory.clone(), world, Follow::Watch, log.clone());
     let crowd = http::Limits {
         connections: options.max_connections,
@@ -126,6 +127,7 @@ async fn serve(options: Serve, lasting: &mut Lasting) -> Result<(), StartError> 
     let name = signals.next().await;
     info!(log, "ending"; "signal" => name, "grace" => ?options.drain_grace);
     shared.start_draining();
+    engines.farewell();
     end(&actors, servers, options.drain_grace, &mut signals, &log).await;
     Ok(())
 }

@@ -1,8 +1,12 @@
 //! Where messages go: slog, to standard error, human or JSON; panics and the `log` crate's messages go the same way.
+//!
+//! Whoever reads them may be slow, or have stopped: that costs messages, and never the time of a thread that has others to
+//! serve.
 
 use std::{
     io::IsTerminal,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, PoisonError, mpsc},
+    thread,
     time::Duration,
 };
 
@@ -12,8 +16,11 @@ use tokio::time::Instant;
 
 use crate::cli;
 
-/// Messages that may wait to be written. When a burst is larger the oldest writers wait, so that none is lost.
+/// Messages that may wait to be written; when a burst is larger the rest is lost, and it is told how many. Each takes
+/// 96 bytes from the start.
 const QUEUE: usize = 4096;
+/// How long those that wait at the end may take to be written.
+const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// Between two lines about something that others can bring about as often as they like.
 const SELDOM: Duration = Duration::from_secs(10);
@@ -21,9 +28,23 @@ const SELDOM: Duration = Duration::from_secs(10);
 /// Logging for as long as it lives.
 pub struct Logging {
     pub log: Logger,
-    /// Writes what is left when dropped.
-    _writer: slog_async::AsyncGuard,
+    writer: Option<slog_async::AsyncGuard>,
     _scope: slog_scope::GlobalLoggerGuard,
+}
+
+impl Drop for Logging {
+    fn drop(&mut self) {
+        let (done, is_done) = mpsc::channel();
+        let writer = self.writer.take();
+        // Dropping it waits for what is left to be written, however long that takes.
+        let waiter = thread::Builder::new().spawn(move || {
+            drop(writer);
+            done.send(())
+        });
+        if waiter.is_ok() {
+            let _ = is_done.recv_timeout(LAST_LINES);
+        }
+    }
 }
 
 /// Keeps a line from being written as often as somebody else wants.
@@ -91,7 +112,7 @@ pub fn set_up(level: cli::Level, format: Option<cli::Format>) -> Logging {
     // Fails only where a logger is set already.
     let _ = slog_stdlog::init_with_level(bridged);
     log_panics(log.clone());
-    Logging { log, _writer: writer, _scope: scope }
+    Logging { log, writer: Some(writer), _scope: scope }
 }
 
 /// Bollard tells the whole body of each request at this level: callback tokens and values of `[env]` among it.
@@ -105,7 +126,7 @@ where
 {
     slog_async::Async::new(drain)
         .chan_size(QUEUE)
-        .overflow_strategy(slog_async::OverflowStrategy::Block)
+        .overflow_strategy(slog_async::OverflowStrategy::DropAndReport)
         .build_with_guard()
 }
 

@@ -196,6 +196,26 @@ async fn a_tunnel_ends_with_either_side() {
 }
 
 #[tokio::test]
+async fn an_answer_that_is_the_last_of_its_instance_arrives_whole_however_slowly_it_is_read() {
+    const WHOLE: usize = 16 << 20;
+    let daemon = Daemon::with(Function::new("f")).await;
+    let mut raw = Raw::request(daemon.listen, "GET /invoke/f/last-bytes?mib=16 HTTP/1.1\r\nHost: h\r\n\r\n").await;
+    assert_eq!(raw.expect_head().await.status, 200);
+    let mut length = 0;
+    while !daemon.log().contains("instance ended by itself") {
+        length += raw.bytes(64 << 10).await.len();
+    }
+    assert!(length < WHOLE, "it ended when all had been read");
+    // Longer than anything is waited for after the end of an instance.
+    tokio::time::sleep(ms(1000)).await;
+    length += raw.bytes((WHOLE - length) / 2).await.len();
+    tokio::time::sleep(ms(1000)).await;
+    length += raw.bytes(WHOLE - length).await.len();
+    assert_eq!(length, WHOLE);
+    daemon.settled("f", "it is counted as answered", |function| number(&function["counters"], "ok") == 1).await;
+}
+
+#[tokio::test]
 async fn an_upgrade_that_the_function_declines_is_an_answer_like_any_other() {
     let daemon = Daemon::with(Function::new("f")).await;
     let head = "GET /invoke/f/pid HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";

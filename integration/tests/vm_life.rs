@@ -106,6 +106,35 @@ fn a_vm_that_is_killed_is_noticed_within_100_ms_and_replaced() {
 }
 
 #[test]
+fn what_is_under_way_in_a_vm_that_is_killed_fails_at_once() {
+    under_each(async |kind| {
+        let mut daemon = daemon(Vm::new("f", kind).set("concurrent-requests", 2)).await;
+        daemon.get("/invoke/f/").await.ok();
+        let endless = || {
+            let (mut pieces, body) = futures::channel::mpsc::unbounded();
+            pieces.start_send(Bytes::from("a")).unwrap();
+            (pieces, streamed(body))
+        };
+        let ((_more, unheard), (_even_more, echoed)) = (endless(), endless());
+        let (_connection, response) = daemon.start(request("POST", "/invoke/f/echo", echoed)).await;
+        let mut answer = integration::Pieces::of(response);
+        assert_eq!(answer.next().await.unwrap().unwrap(), "a");
+        let connection = &mut daemon.connect().await;
+        let (reply, killed) = futures::join!(connection.send(request("POST", "/invoke/f/", unheard)), async {
+            daemon.settled("f", "two under way", |function| number(&function["instances"][0], "in_flight") == 2).await;
+            processes::signal(pid(&daemon).await, Signal::SIGKILL);
+            Instant::now()
+        });
+        let problem = reply.unwrap().problem(502, "instance_failed").to_string();
+        assert!(problem.contains("ended before it answered: killed by signal 9"), "{problem}");
+        assert!(answer.next().await.unwrap().is_err(), "half an answer looks like a whole one");
+        assert!(killed.elapsed() < ms(1000), "{kind:?}: {:?}", killed.elapsed());
+        daemon.get("/invoke/f/").await.ok();
+        daemon.end().await;
+    });
+}
+
+#[test]
 fn a_guest_that_crashes_is_noticed_explained_and_replaced() {
     under_each(async |kind| {
         let daemon = daemon(Vm::new("f", kind)).await;

@@ -3,7 +3,7 @@
 //! A connection that had been kept and turns out to be closed is replaced once. A request that never reached the
 //! instance may be offered to another. Anything past that is a failure: the instance may have acted on the request.
 
-use std::{future::poll_fn, io, task::Poll, time::Duration};
+use std::{future::poll_fn, io, sync::Arc, task::Poll, time::Duration};
 
 use actix_http::StatusCode;
 use tokio::time::{Instant, sleep, timeout};
@@ -157,6 +157,9 @@ async fn answer(
             client.request.expects_continue = false;
             client.ask_for_body();
         }
+        if let Poll::Ready(error) = exchange.poll_deserted(cx, &client.side.socket.output, &mut client.alarm) {
+            return Poll::Ready(Err(failed(error)));
+        }
         // A client that cannot be told to send its body is found gone below.
         let _ = client.side.socket.poll_flush(cx, &mut Default::default());
         if client.poll_left(cx).is_ready() {
@@ -198,8 +201,13 @@ pub async fn relay(
             Poll::Ready(Err(error)) => return Poll::Ready(Err(Failure::Exchange { instance, error })),
             Poll::Pending => {}
         }
+        let tunnel = client.side.body.framing() == Framing::UntilClose;
+        if let Poll::Ready(error) = exchange.poll_deserted(cx, &client.side.socket.output, &mut client.alarm) {
+            // A tunnel ends with either side.
+            return Poll::Ready(if tunnel { Ok(()) } else { Err(Failure::Exchange { instance, error }) });
+        }
         // In a tunnel, what the client says and its end are part of what is moved.
-        let left = client.side.body.framing() != Framing::UntilClose && client.poll_left(cx).is_ready();
+        let left = !tunnel && client.poll_left(cx).is_ready();
         if left || client.poll_stalled(cx).is_ready() {
             return Poll::Ready(Err(Failure::ClientGone));
         }
@@ -219,19 +227,19 @@ pub async fn explain(failure: Failure, endpoint: &Endpoint) -> Failure {
     if !matches!(failure, Failure::Exchange { error: ExchangeError::Broken { .. }, .. }) {
         return failure;
     }
-    let _ = timeout(OBITUARY, endpoint.gone()).await;
+    let _ = timeout(OBITUARY, endpoint.ended()).await;
     match endpoint.end() {
         Some(end) => Failure::Ended { instance: endpoint.instance, end: end.clone() },
         None => failure,
     }
 }
 
-async fn connect(endpoint: &Endpoint) -> io::Result<Connection> {
+async fn connect(endpoint: &Arc<Endpoint>) -> io::Result<Box<Connection>> {
     let mut pause = LATE_LISTENER_PAUSE;
     loop {
         // Where a container or a virtual machine has been, nobody is left who would refuse.
         let attempt = tokio::select! {
-            attempt = timeout(CONNECT_TIMEOUT, Connection::open(endpoint.address)) => attempt,
+            attempt = timeout(CONNECT_TIMEOUT, Connection::open(endpoint)) => attempt,
             () = endpoint.gone() => return Err(io::ErrorKind::HostUnreachable.into()),
         };
         let error = match attempt {

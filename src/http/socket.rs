@@ -28,6 +28,8 @@ pub struct Socket {
     /// Read and not yet understood.
     pub input: BytesMut,
     pub output: Output,
+    /// All that was ever read.
+    received: u64,
     room: usize,
 }
 
@@ -77,7 +79,7 @@ impl Output {
 
 impl Socket {
     pub fn new(io: TcpStream) -> Self {
-        Self { io, input: BytesMut::new(), output: Output::default(), room: FIRST_READ }
+        Self { io, input: BytesMut::new(), output: Output::default(), received: 0, room: FIRST_READ }
     }
 
     /// The connection itself.
@@ -90,11 +92,17 @@ impl Socket {
         &mut self.io
     }
 
+    /// Bytes ever read.
+    pub fn received(&self) -> u64 {
+        self.received
+    }
+
     /// Reads more. 0: the other side has ended its side in an orderly way.
     pub fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         self.input.reserve(self.room);
         let room = self.input.capacity() - self.input.len();
         let read = ready!(poll_read_buf(Pin::new(&mut self.io), cx, &mut self.input))?;
+        self.received += read as u64;
         if read == room {
             self.room = (self.room * GROWTH).min(LARGEST_READ);
         }

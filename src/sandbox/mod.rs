@@ -57,6 +57,7 @@ pub struct EngineSettings {
 }
 
 /// All engines of this host.
+#[derive(Clone)]
 pub struct Engines {
     processes: Processes,
     containers: Containers,
@@ -93,6 +94,14 @@ impl Engines {
     pub async fn reclaim(&self, left: Leftovers, state: &State, settings: &EngineSettings, log: &Logger) {
         let subnet = settings.subnet.unwrap_or(Subnet::DEFAULT);
         reclaim::run(left, &self.containers, Mark::new(state.mark()), subnet, log).await;
+    }
+
+    /// To be called when the daemon ends: what has gone for good is not waited for.
+    ///
+    /// # Panics
+    /// Outside of an arbiter (or another tokio `LocalSet`).
+    pub fn farewell(&self) {
+        self.containers.farewell();
     }
 
     /// Prepares what `functions` need at once, and finds out whether it can be had.

@@ -5,30 +5,24 @@
 //! so whoever moves the bytes keeps it until the last one has been handed on.
 
 use std::{
-    net::SocketAddr,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use actix::Addr;
-use tokio::{
-    sync::{Notify, oneshot},
-    time::Instant,
-};
+use tokio::{sync::oneshot, time::Instant};
 
 use super::{
     FunctionActor,
+    endpoint::Endpoint,
     refusal::Refusal,
     slots::{Gate, Returned, Slots, Taken},
 };
 use crate::{
-    id::InstanceId,
     messages::{Abandon, Acquire, Replenish, SlotReturned},
-    sandbox::GuestExit,
-    spec::FunctionSpec,
     stats::FunctionStats,
 };
 
@@ -40,77 +34,6 @@ pub struct Desk {
     actor: Addr<FunctionActor>,
     tickets: AtomicU64,
     stats: FunctionStats,
-}
-
-/// A ready instance, as those see it who send requests to it.
-#[derive(Debug)]
-pub struct Endpoint {
-    /// The instance.
-    pub instance: InstanceId,
-    /// Where it listens.
-    pub address: SocketAddr,
-    /// The spec it was started from.
-    pub spec: Arc<FunctionSpec>,
-    /// Which version of the function's spec that was.
-    pub revision: u64,
-    /// When it became ready, and how long after the order to start it.
-    pub(crate) ready: OnceLock<(Instant, Duration)>,
-    /// Cleared when the instance ends, however it ends.
-    live: AtomicBool,
-    /// Told at that moment.
-    gone: Notify,
-    /// How it ended, if it ended by itself. Set before `live` is cleared.
-    pub(crate) end: OnceLock<GuestExit>,
-}
-
-impl Endpoint {
-    pub(crate) fn new(instance: InstanceId, address: SocketAddr, spec: Arc<FunctionSpec>, revision: u64) -> Self {
-        Self {
-            instance,
-            address,
-            spec,
-            revision,
-            ready: OnceLock::new(),
-            live: AtomicBool::new(true),
-            gone: Notify::new(),
-            end: OnceLock::new(),
-        }
-    }
-
-    /// Lets everybody know that the instance has ended or is about to.
-    pub(crate) fn leave(&self) {
-        self.live.store(false, Ordering::Release);
-        self.gone.notify_waiters();
-    }
-
-    /// Resolves once the instance does not run any more, as far as its actor knows.
-    pub async fn gone(&self) {
-        // Hears of what happens from here on, before it is awaited.
-        let notified = self.gone.notified();
-        if self.is_live() {
-            notified.await;
-        }
-    }
-
-    /// Whether the instance still runs, as far as its actor knows.
-    pub fn is_live(&self) -> bool {
-        self.live.load(Ordering::Acquire)
-    }
-
-    /// How the instance ended, if it ended by itself.
-    pub fn end(&self) -> Option<&GuestExit> {
-        self.end.get()
-    }
-
-    /// When it became ready. Nobody outside the actors sees an endpoint that is not.
-    pub fn ready_at(&self) -> Option<Instant> {
-        self.ready.get().map(|(at, _)| *at)
-    }
-
-    /// From the order to start it until it was ready.
-    pub fn boot(&self) -> Duration {
-        self.ready.get().map_or(Duration::ZERO, |(_, boot)| *boot)
-    }
 }
 
 impl Desk {

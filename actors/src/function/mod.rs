@@ -11,6 +11,7 @@
 
 mod backoff;
 mod desk;
+mod endpoint;
 mod fleet;
 mod handlers;
 mod refusal;
@@ -36,7 +37,8 @@ use crate::{
 };
 pub use backoff::FailingReport;
 use backoff::{Allowance, Backoff, Fault, Turn};
-pub use desk::{Desk, Endpoint, Lease};
+pub use desk::{Desk, Lease};
+pub use endpoint::Endpoint;
 use fleet::Demand;
 pub use handlers::FunctionSnapshot;
 pub use refusal::Refusal;

@@ -18,7 +18,7 @@ use std::{sync::Arc, time::Duration};
 use foldhash::{HashMap, HashMapExt};
 use tokio::time::Instant;
 
-use super::{desk::Endpoint, refusal::Refusal};
+use super::{endpoint::Endpoint, refusal::Refusal};
 use crate::{admission::Spare, id::InstanceId};
 
 #[derive(Debug)]

@@ -210,8 +210,7 @@ impl InstanceActor {
                     let exit = actor.veil.over_exit(exit);
                     debug!(actor.log, "guest ended"; "how" => %exit);
                     if let Body::Running { endpoint, .. } = &actor.body {
-                        // Set once: a guest ends once.
-                        let _ = endpoint.end.set(exit.clone());
+                        endpoint.conclude(Some(exit.clone()));
                     }
                     actor.on(Event::Exited(exit), ctx);
                 }));
@@ -292,9 +291,11 @@ impl InstanceActor {
     }
 
     fn reclaim(&mut self, ctx: &mut Context<Self>) {
-        let Body::Running { guest, facts, .. } = std::mem::take(&mut self.body) else {
+        let Body::Running { guest, endpoint, facts } = std::mem::take(&mut self.body) else {
             return self.on(Event::Reclaimed, ctx);
         };
+        // Also one whose end was not seen: it was killed, and its network is taken away now.
+        endpoint.conclude(None);
         self.body = Body::Reclaiming { facts };
         let reclaim = tokio::time::timeout(RECLAIM_TIMEOUT, guest.reclaim());
         ctx.spawn(reclaim.into_actor(self).map(|result, actor, ctx| {
@@ -346,7 +347,7 @@ impl Drop for InstanceActor {
         // Also the way out of a panic: the guest is dropped with the body, and its Drop kills it.
         self.birth.world.callbacks.forget(self.token);
         if let Body::Running { endpoint, .. } = &self.body {
-            endpoint.leave();
+            endpoint.conclude(None);
         }
     }
 }

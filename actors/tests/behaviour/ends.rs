@@ -13,7 +13,7 @@ fn an_instance_that_dies_idle_is_never_handed_out_again() {
         drop(lease);
         rig.fake.crash(endpoint.instance, GuestExit::Signal(9));
         rig.settle().await;
-        assert!(!endpoint.is_live());
+        assert!(!endpoint.is_live() && endpoint.has_ended());
         let lease = rig.acquire().await.unwrap();
         assert_ne!(lease.endpoint().instance, endpoint.instance);
         drop(lease);
@@ -28,7 +28,8 @@ fn an_instance_that_dies_busy_is_known_to_be_dead_and_its_leases_do_no_harm() {
         let first = rig.acquire().await.unwrap();
         let mut second = rig.acquire().await.unwrap();
         rig.fake.crash(first.endpoint().instance, GuestExit::OutOfMemory { limit: 128 });
-        rig.settle().await;
+        first.endpoint().ended().await;
+        assert_eq!(first.endpoint().end(), Some(&GuestExit::OutOfMemory { limit: 128 }));
         assert!(!first.endpoint().is_live());
         let third = rig.acquire().await.unwrap();
         assert_ne!(third.endpoint().instance, first.endpoint().instance);
@@ -84,6 +85,22 @@ fn a_guest_that_ignores_the_request_to_end_is_killed_after_its_grace() {
 }
 
 #[test]
+fn an_instance_that_is_asked_to_end_has_not_ended_before_it_does() {
+    in_still_time(async {
+        let rig = Rig::new("single-use = true\nstop-grace = 3");
+        rig.fake.usually(Script { on_stop: OnStop::Ignores, ..Script::default() });
+        let lease = rig.acquire().await.unwrap();
+        let (endpoint, asked_at) = (lease.endpoint().clone(), Instant::now());
+        drop(lease);
+        endpoint.gone().await;
+        assert_eq!((asked_at.elapsed(), endpoint.has_ended(), endpoint.end()), (secs(0), false, None));
+        endpoint.ended().await;
+        assert_eq!((asked_at.elapsed().as_secs(), endpoint.end()), (3, Some(&GuestExit::Signal(9))));
+        rig.finish().await;
+    });
+}
+
+#[test]
 fn without_a_grace_a_guest_is_killed_without_being_asked() {
     in_still_time(async {
         let rig = Rig::new("single-use = true\nstop-grace = 0");
@@ -99,10 +116,13 @@ fn a_guest_that_not_even_a_kill_ends_is_given_up_on() {
     in_still_time(async {
         let rig = Rig::new("single-use = true\nmax-instances = 1");
         rig.fake.next(Script { on_stop: OnStop::Ignores, undying: true, ..Script::default() });
-        drop(rig.acquire().await.unwrap());
+        let lease = rig.acquire().await.unwrap();
+        let endpoint = lease.endpoint().clone();
+        drop(lease);
         let asked_at = Instant::now();
         rig.acquire().await.unwrap();
         assert!(asked_at.elapsed() < secs(6), "half a second of grace, five until it is given up, and a boot");
+        assert!(endpoint.has_ended() && endpoint.end().is_none(), "nobody counts on it, and nobody saw it end");
         rig.finish().await;
     });
 }

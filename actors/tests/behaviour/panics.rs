@@ -58,7 +58,7 @@ fn an_instance_whose_actor_panics_while_it_serves_is_not_handed_out_again() {
         rig.log.panic_at("instance ended by itself");
         rig.fake.crash(lease.endpoint().instance, GuestExit::Code(0));
         rig.settle().await;
-        assert!(!lease.endpoint().is_live());
+        assert!(!lease.endpoint().is_live() && lease.endpoint().has_ended());
         let next = rig.acquire().await.unwrap();
         assert_ne!(next.endpoint().instance, lease.endpoint().instance);
         drop((lease, next));

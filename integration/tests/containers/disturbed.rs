@@ -1,7 +1,9 @@
 //! What other people do to our containers with the engine's own tools.
 
-use integration::{Daemon, Engine, contained, ms};
-use tokio::{process::Command, time::Instant};
+use futures::StreamExt;
+use integration::{Daemon, Engine, Pieces, contained, empty, ms, request, within};
+use tokio::{net::TcpStream, process::Command, time::Instant};
+use tokio_tungstenite::{client_async, tungstenite::Message};
 
 use crate::{container, shared};
 
@@ -12,7 +14,8 @@ async fn docker(engine: &Engine, arguments: &[&str], container: &str) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-const DISTURBANCES: [&[&str]; 3] = [&["kill"], &["rm", "--force"], &["stop", "--time", "1"]];
+const CUT_OFF: &[&str] = &["network", "disconnect", "bridge"];
+const DISTURBANCES: [&[&str]; 4] = [&["kill"], &["rm", "--force"], &["stop", "--time", "1"], CUT_OFF];
 
 #[tokio::test]
 async fn an_idle_container_that_somebody_ends_is_replaced() {
@@ -52,6 +55,31 @@ async fn a_request_in_a_container_that_somebody_ends_fails_at_once_and_the_next_
     for arguments in DISTURBANCES {
         fails_at_once(engine, &daemon, "struck", arguments).await;
     }
+}
+
+#[tokio::test]
+async fn what_is_under_way_in_a_container_that_is_taken_out_of_its_network_breaks_off() {
+    let Some(engine) = shared() else { return };
+    let daemon = engine.daemon(contained("cut-off", &[], "concurrent-requests = 8", "")).await;
+    let victim = container(&daemon, "cut-off").await;
+    let (_connection, response) = daemon.start(request("GET", "/invoke/cut-off/stream?n=2&ms=60000", empty())).await;
+    let mut answer = Pieces::of(response);
+    assert_eq!(answer.next().await.unwrap().unwrap(), "line 0\n");
+    // Only the end of its connection would end it.
+    let (_another, response) = daemon.start(request("GET", "/invoke/cut-off/half/unmeasured", empty())).await;
+    let mut unmeasured = Pieces::of(response);
+    assert_eq!(unmeasured.next().await.unwrap().unwrap(), "half");
+    let stream = TcpStream::connect(daemon.listen).await.unwrap();
+    let (mut tunnel, _) = client_async(format!("ws://{}/invoke/cut-off/ws", daemon.listen), stream).await.unwrap();
+    docker(engine, CUT_OFF, &victim).await;
+    let all = futures::future::join3(answer.next(), unmeasured.next(), tunnel.next());
+    let (piece, rest, message) = within(ms(1000), "all end", all).await;
+    assert!(piece.unwrap().is_err() && rest.unwrap().is_err(), "half an answer looks like a whole one");
+    assert!(!matches!(message, Some(Ok(Message::Text(_) | Message::Binary(_)))), "{message:?}");
+    assert!(daemon.log().contains("taken out of its network"));
+    assert_ne!(container(&daemon, "cut-off").await, victim);
+    daemon.until("cut-off", "idle", 1).await;
+    assert_eq!(engine.containers("unifaas-cut-off-").await.len(), 1, "what was cut off was not removed");
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::{fs, time::Duration};
 
 use futures::future::join_all;
-use integration::{Daemon, Engine, Function, Home, Setup, contained, eventually, ms};
+use integration::{Daemon, Engine, Function, Home, Setup, contained, eventually, ms, vm};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use tokio::time::Instant;
@@ -83,6 +83,34 @@ async fn containers_serve_on_while_the_engine_is_away_and_are_replaced_when_its_
     assert_eq!(engine.containers("unifaas-f-").await.len(), 1);
 }
 
+/// Takes every container off the networks of the engine, without asking it.
+fn unplug_all() {
+    for link in vm::ip("-o link show type veth").lines() {
+        let name = link.split([':', '@']).nth(1).expect("a number and a name").trim();
+        vm::ip(&format!("link del {name}"));
+    }
+}
+
+#[tokio::test]
+async fn a_request_in_a_container_without_a_network_is_answered_as_soon_as_the_engine_can_tell() {
+    let Some(engine) = Engine::private(TESTFN) else { return };
+    let daemon = engine.daemon(contained("f", &[], "", "")).await;
+    container(&daemon, "f").await;
+    let disturb = async {
+        daemon.until("f", "busy", 1).await;
+        engine.kill(true);
+        unplug_all();
+        engine.release();
+        Instant::now()
+    };
+    let request = async { (daemon.post("/invoke/f/sleep?ms=50000", "").await, Instant::now()) };
+    let ((reply, answered), back) = futures::join!(request, disturb);
+    reply.problem(502, "instance_failed");
+    let after = answered.saturating_duration_since(back);
+    assert!(after < Duration::from_secs(5), "{after:?} after the engine was back");
+    container(&daemon, "f").await;
+}
+
 fn written_down(home: &Home) -> bool {
     let journal = fs::read_to_string(home.path("state/journal")).unwrap();
     let numbers = |kind: &str| {
@@ -141,11 +169,51 @@ async fn containers_of_a_killed_daemon_are_removed_when_the_engine_is_back() {
 
 #[tokio::test]
 async fn containers_that_could_not_be_removed_at_the_end_are_removed_by_the_next_daemon() {
-    removes_what_was_left(async |mut daemon| {
+    removes_what_was_left(async |mut daemon| ends_without_its_engine(&mut daemon).await).await;
+}
+
+/// Asks the daemon to end, which takes no longer than to be sure that nothing can be done.
+async fn ends_without_its_engine(daemon: &mut Daemon) {
+    let ending = daemon.end().await;
+    assert_eq!(ending.status.code(), Some(0));
+    assert!(ending.took < Duration::from_secs(11), "{ending:?}");
+    assert!(daemon.log().contains("left for the next daemon to remove"));
+}
+
+#[tokio::test]
+async fn a_daemon_whose_engine_hangs_ends_all_the_same_and_the_next_one_removes_what_is_left() {
+    let Some(engine) = Engine::private(TESTFN) else { return };
+    let home = Home::new();
+    home.put(&contained("f", &[], "min-instances = 2", ""));
+    let setup = || Setup::at(&home).variable("DOCKER_HOST", engine.host());
+    let mut daemon = setup().option("--callback-listen", "0.0.0.0:0").start().await;
+    daemon.until("f", "idle", 2).await;
+    engine.signal(Signal::SIGSTOP);
+    ends_without_its_engine(&mut daemon).await;
+    assert!(written_down(&home));
+    home.remove("f");
+    let _next = setup().start().await;
+    engine.signal(Signal::SIGCONT);
+    engine.none_left("f").await;
+    eventually(ms(5000), "they are struck out", async || (!written_down(&home)).then_some(())).await;
+}
+
+#[tokio::test]
+async fn a_request_in_a_container_may_finish_while_the_daemon_ends_without_its_engine() {
+    let Some(engine) = Engine::private(TESTFN) else { return };
+    let home = Home::new();
+    home.put(&contained("f", &[], "", ""));
+    let mut daemon =
+        Setup::at(&home).variable("DOCKER_HOST", engine.host()).option("--callback-listen", "0.0.0.0:0").start().await;
+    container(&daemon, "f").await;
+    let long = async { daemon.get("/invoke/f/sleep?ms=4000").await };
+    let signalled = async {
+        daemon.until("f", "busy", 1).await;
+        engine.kill(true);
         daemon.signal(Signal::SIGTERM);
-        assert_eq!(daemon.ended_within(Duration::from_secs(40)).await.status.code(), Some(0));
-    })
-    .await;
+    };
+    futures::join!(long, signalled).0.ok();
+    assert!(daemon.ended().await.took < Duration::from_secs(11));
 }
 
 /// Asks until told to stop; how many answers were good, and how many were not.

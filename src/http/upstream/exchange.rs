@@ -13,7 +13,9 @@ use bytes::BytesMut;
 
 use super::Connection;
 use crate::http::{
+    alarm::Alarm,
     client::Side,
+    socket::Output,
     transfer::{Stopped, Transfer},
     wire::{Framing, MAX_HEAD, Malformed, Nonsense, ResponseHead, Seen},
 };
@@ -53,7 +55,7 @@ pub enum ExchangeError {
 /// One request and its response.
 #[derive(Debug)]
 pub struct Exchange {
-    connection: Connection,
+    connection: Box<Connection>,
     /// The request was a `HEAD`.
     to_head: bool,
     sending: Sending,
@@ -90,7 +92,7 @@ enum Sending {
 
 impl Exchange {
     /// The request's head is in the connection's output. `withheld`: its body is to be asked for.
-    pub fn new(connection: Connection, to_head: bool, withheld: bool) -> Self {
+    pub fn new(connection: Box<Connection>, to_head: bool, withheld: bool) -> Self {
         let sending = if withheld { Sending::Head } else { Sending::Body };
         Self { connection, to_head, sending, receiving: None, keep_alive: false, heard: false, seen: Seen::default() }
     }
@@ -122,8 +124,21 @@ impl Exchange {
         matches!(self.sending, Sending::Done)
     }
 
+    /// Ready with an error once the instance has ended and nothing of what it sent is left. To be asked only when nothing
+    /// can be moved now. `to`: where its response goes.
+    pub fn poll_deserted(&mut self, cx: &mut Context<'_>, to: &Output, alarm: &mut Alarm) -> Poll<ExchangeError> {
+        let Connection { vigil, socket, .. } = &mut *self.connection;
+        ready!(vigil.poll_ended(cx));
+        if !to.is_empty() {
+            // More may wait behind what the client has not taken yet.
+            return Poll::Pending;
+        }
+        let moved = socket.received() + to.total();
+        vigil.poll_silent(cx, moved, alarm).map(|()| self.broken(None))
+    }
+
     /// The connection, if it may serve another request.
-    pub fn into_connection(self) -> Option<Connection> {
+    pub fn into_connection(self) -> Option<Box<Connection>> {
         let over = self.keep_alive && self.is_sent();
         (over && self.connection.socket.input.is_empty()).then_some(self.connection)
     }

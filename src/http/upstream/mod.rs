@@ -1,11 +1,12 @@
 //! Connections to instances: opened, kept for the next request, and thrown away with the instance.
 //!
 //! Each HTTP worker has its own [`Pool`], because a connection belongs to the event loop that opened it. What is said on a
-//! connection is `exchange.rs`.
+//! connection is `exchange.rs`, and `vigil.rs` knows when nothing more will be.
 
 mod exchange;
+mod vigil;
 
-use std::{cell::RefCell, io, net::SocketAddr, time::Duration};
+use std::{cell::RefCell, io, sync::Arc, time::Duration};
 
 use foldhash::HashMap;
 use tokio::{net::TcpStream, time::Instant};
@@ -14,6 +15,7 @@ use unifaas_actors::{Endpoint, InstanceId};
 pub use exchange::{Answer, Exchange, ExchangeError};
 
 use super::socket::Socket;
+use vigil::Vigil;
 
 /// How long an unused connection is kept: less than the five seconds after which common servers close theirs.
 const KEPT: Duration = Duration::from_secs(4);
@@ -22,20 +24,21 @@ const SWOLLEN: Duration = Duration::from_secs(1);
 /// Unused connections kept per instance and worker.
 const KEPT_PER_INSTANCE: usize = 64;
 
-/// One connection to an instance.
+/// One connection to an instance. Boxed, as it goes from hand to hand.
 #[derive(Debug)]
 pub struct Connection {
     pub socket: Socket,
     /// Whether it has served a request before: the instance may be closing it right now.
     reused: bool,
+    vigil: Vigil,
 }
 
 impl Connection {
     /// Opens a connection.
-    pub async fn open(address: SocketAddr) -> io::Result<Self> {
-        let io = TcpStream::connect(address).await?;
+    pub async fn open(endpoint: &Arc<Endpoint>) -> io::Result<Box<Self>> {
+        let io = TcpStream::connect(endpoint.address).await?;
         io.set_nodelay(true)?;
-        Ok(Self { socket: Socket::new(io), reused: false })
+        Ok(Box::new(Self { socket: Socket::new(io), reused: false, vigil: Vigil::over(endpoint) }))
     }
 
     /// Whether it can take another request as far as can be known without asking the other side.
@@ -52,13 +55,13 @@ pub struct Pool(RefCell<HashMap<InstanceId, Kept>>);
 
 #[derive(Debug)]
 struct Kept {
-    endpoint: std::sync::Arc<Endpoint>,
-    connections: Vec<(Connection, Instant)>,
+    endpoint: Arc<Endpoint>,
+    connections: Vec<(Box<Connection>, Instant)>,
 }
 
 impl Pool {
     /// A connection that the instance has kept open, the most recently used one.
-    pub fn take(&self, instance: InstanceId, now: Instant) -> Option<Connection> {
+    pub fn take(&self, instance: InstanceId, now: Instant) -> Option<Box<Connection>> {
         let mut pool = self.0.borrow_mut();
         let kept = pool.get_mut(&instance)?;
         while let Some((connection, since)) = kept.connections.pop() {
@@ -70,7 +73,7 @@ impl Pool {
     }
 
     /// Keeps a connection for the next request.
-    pub fn give_back(&self, endpoint: &std::sync::Arc<Endpoint>, mut connection: Connection) {
+    pub fn give_back(&self, endpoint: &Arc<Endpoint>, mut connection: Box<Connection>) {
         if !endpoint.is_live() || endpoint.spec.single_use {
             return;
         }

@@ -6,13 +6,18 @@
 use std::{cell::RefCell, env, time::Duration};
 
 use bollard::{Docker, errors::Error};
-use tokio::time;
+use tokio::time::{self, Instant};
+use tokio_util::sync::CancellationToken;
 use unifaas_actors::sandbox::LaunchError;
 
 /// Where Docker listens unless `DOCKER_HOST` says otherwise.
 const DEFAULT_HOST: &str = "unix:///var/run/docker.sock";
 /// For calls that only read or deliver a signal.
 pub const QUICK: Duration = Duration::from_secs(5);
+/// How long an engine may say nothing when the daemon ends: one that is restarted takes some seconds. And the pause between two
+/// questions whether it is there.
+const LAST_PATIENCE: Duration = Duration::from_secs(5);
+const LAST_PAUSE: Duration = Duration::from_millis(200);
 /// Bollard's own limit until the head of an answer. Every call here has a shorter one; only streams last.
 const STREAM: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -65,6 +70,7 @@ impl From<EngineError> for LaunchError {
 pub struct Engine {
     host: String,
     connected: RefCell<Option<Docker>>,
+    given_up: CancellationToken,
 }
 
 impl Engine {
@@ -76,12 +82,31 @@ impl Engine {
 
     /// The engine at `unix://PATH`, `tcp://HOST:PORT` or `http://HOST:PORT`.
     pub fn at(host: String) -> Self {
-        Self { host, connected: RefCell::new(None) }
+        Self { host, connected: RefCell::new(None), given_up: CancellationToken::new() }
     }
 
     /// Where it is.
     pub fn host(&self) -> &str {
         &self.host
+    }
+
+    /// Gives up on an engine that is away or hangs: from then on all calls fail at once. Resolves when that is so, never for
+    /// one that answers, however long it takes for what it has to do.
+    pub async fn give_up_if_lost(&self) {
+        let mut answered = Instant::now();
+        while answered.elapsed() < LAST_PATIENCE {
+            let ping = self.ask("ping", LAST_PATIENCE, async |docker| docker.ping().await);
+            if let Ok(Ok(_)) = time::timeout(LAST_PATIENCE, ping).await {
+                answered = Instant::now();
+            }
+            time::sleep(LAST_PAUSE).await;
+        }
+        self.given_up.cancel();
+    }
+
+    /// Whether nothing is expected of it any more.
+    pub fn is_given_up(&self) -> bool {
+        self.given_up.is_cancelled()
     }
 
     /// Makes one call, which is named in errors. A call that is given up on may still be carried out.
@@ -118,10 +143,15 @@ impl Engine {
         limit: Duration,
         answer: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, EngineError> {
-        match time::timeout(limit, answer).await {
-            Ok(Ok(value)) => Ok(value),
-            Ok(Err(error)) => Err(self.explain(&error)),
-            Err(_) => Err(EngineError::Silent { host: self.host.clone(), call, limit }),
+        let host = self.host.clone();
+        tokio::select! {
+            biased;
+            () = self.given_up.cancelled() => Err(EngineError::Absent { host, why: "it was given up on".to_owned() }),
+            answer = time::timeout(limit, answer) => match answer {
+                Ok(Ok(value)) => Ok(value),
+                Ok(Err(error)) => Err(self.explain(&error)),
+                Err(_) => Err(EngineError::Silent { host, call, limit }),
+            },
         }
     }
 
@@ -256,6 +286,28 @@ mod tests {
         let engine = Engine::at("unix:///x".to_owned());
         let said = engine.limited("ping", Duration::from_millis(30), docker.ping()).await.unwrap_err();
         assert!(matches!(said, EngineError::Silent { call: "ping", .. }), "{said:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_is_away_at_the_end_is_given_up_on_and_not_asked_any_more() {
+        let (engine, since) = (Engine::at("unix:///nowhere/docker.sock".to_owned()), Instant::now());
+        assert!(!engine.is_given_up());
+        engine.give_up_if_lost().await;
+        assert!(engine.is_given_up() && since.elapsed() < LAST_PATIENCE * 2, "{:?}", since.elapsed());
+        let never = engine.limited::<()>("wait", QUICK, std::future::pending()).await;
+        assert!(matches!(never, Err(EngineError::Absent { .. })), "{never:?}");
+    }
+
+    #[tokio::test]
+    async fn one_that_answers_is_not_given_up_on() {
+        LocalSet::new()
+            .run_until(async {
+                let (_directory, engine, asked) = scripted(&[OLD, "200 OK"]);
+                let patience = LAST_PATIENCE + Duration::from_secs(1);
+                assert!(time::timeout(patience, engine.give_up_if_lost()).await.is_err());
+                assert!(!engine.is_given_up() && asked.borrow().len() > 3);
+            })
+            .await;
     }
 
     #[test]

@@ -134,6 +134,7 @@ impl Container {
                     Ok(End::Removed) => {
                         GuestExit::Other("removed from the container engine by somebody else".to_owned())
                     }
+                    Ok(End::CutOff) => GuestExit::Other("taken out of its network by somebody else".to_owned()),
                     Err(_) => GuestExit::Other("no longer watched by the daemon".to_owned()),
                 }
             },

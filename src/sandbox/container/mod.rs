@@ -18,6 +18,7 @@ mod watch;
 
 use std::{
     cell::Cell,
+    collections::HashMap,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     rc::Rc,
     time::Duration,
@@ -85,7 +86,7 @@ impl Containers {
         let owner = Owner { daemon: state.identity(), life: state.life() };
         let parts = Parts {
             networks: Networks::new(engine.clone(), neighbours),
-            watch: Watch::new(engine.clone(), owner.daemon.clone(), log.clone()),
+            watch: Watch::new(engine.clone(), log.clone()),
             remover: Remover::start(engine.clone(), log.clone()),
             engine,
             callback,
@@ -101,6 +102,12 @@ impl Containers {
     pub fn remove_leftovers(&self, left: Vec<(Entry, String, String)>) {
         let Parts { engine, owner, log, .. } = &*self.parts;
         leftovers::remove(engine, left, owner, log);
+    }
+
+    /// To be called when the daemon ends: an engine that is not there any more is not waited for.
+    pub fn farewell(&self) {
+        let engine = self.parts.engine.clone();
+        task::spawn_local(async move { engine.give_up_if_lost().await });
     }
 
     /// Starts one.
@@ -239,6 +246,9 @@ impl Parts {
             // It was told to call back where this host no longer is.
             return Err(LaunchError::Refused(format!("the gateway of its network has just changed from {gateway}")));
         }
+        if let Some(address) = facts.address {
+            self.watch.is_at(id, address);
+        }
         Ok(Started { container, facts, output, end })
     }
 
@@ -305,8 +315,7 @@ struct Facts {
 
 impl Facts {
     fn of(found: &ContainerInspectResponse) -> Self {
-        let networks = found.network_settings.as_ref().and_then(|settings| settings.networks.as_ref());
-        let endpoint = networks.and_then(|networks| networks.values().find(|endpoint| address(endpoint).is_some()));
+        let endpoint = endpoints(found).find(|endpoint| address(endpoint).is_some());
         let pid = found.state.as_ref().and_then(|state| state.pid).and_then(|pid| u32::try_from(pid).ok());
         Self {
             address: endpoint.and_then(address),
@@ -315,6 +324,16 @@ impl Facts {
             stop_signal: found.config.as_ref().and_then(|config| config.stop_signal.clone()),
         }
     }
+}
+
+fn endpoints(container: &ContainerInspectResponse) -> impl Iterator<Item = &EndpointSettings> {
+    let networks = container.network_settings.as_ref().and_then(|settings| settings.networks.as_ref());
+    networks.into_iter().flat_map(HashMap::values)
+}
+
+/// Where a container is.
+fn addresses(container: &ContainerInspectResponse) -> impl Iterator<Item = IpAddr> {
+    endpoints(container).filter_map(address)
 }
 
 fn address(endpoint: &EndpointSettings) -> Option<IpAddr> {

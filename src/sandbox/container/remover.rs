@@ -1,4 +1,5 @@
-//! Removes containers, and does not give up: an engine that is away has them still when it comes back.
+//! Removes containers, and does not give up: an engine that is away has them still when it comes back. Only at the end of
+//! the daemon they are left to the next one, which reads of them in the journal.
 
 use std::{rc::Rc, time::Duration};
 
@@ -97,6 +98,10 @@ async fn carry_out(engine: Rc<Engine>, order: Order, log: Logger) {
             }
             // Somebody else is removing it: it is gone when the engine does not know it any more.
             Err(error) if error.is_conflict() => {}
+            Err(_) if engine.is_given_up() => {
+                warn!(log, "a container is left for the next daemon to remove"; "container" => &order.container);
+                return;
+            }
             Err(error) => {
                 if !complained {
                     warn!(log, "a container cannot be removed yet"; "container" => &order.container, "error" => %error);
@@ -194,6 +199,19 @@ mod tests {
         assert_eq!(asked.len(), 3);
         let (asked, took) = removed(&[OLD, GONE], true).await;
         assert!(asked.len() > 10 && took >= DOUBT, "{took:?}");
+    }
+
+    #[tokio::test]
+    async fn one_whose_engine_is_given_up_on_stays_written_down() {
+        let removal = async {
+            let engine = Rc::new(Engine::at("unix:///nowhere/docker.sock".to_owned()));
+            let remover = Remover::start(engine.clone(), Logger::root(Discard, o!()));
+            let (state, entry, directory) = entry();
+            futures::join!(remover.remove("c", Some(entry)), engine.give_up_if_lost());
+            drop(state);
+            assert_eq!(State::open(directory.path()).unwrap().1.things.len(), 1, "it was struck out");
+        };
+        LocalSet::new().run_until(removal).await;
     }
 
     #[tokio::test]

@@ -1,26 +1,32 @@
 //! How containers end, told at once: one stream of the engine's events for all of them.
 //!
+//! One that is taken out of its network has ended for all who could ask it for anything, so that is an end, too.
+//!
 //! While the engine is away nothing is known and nothing is concluded: containers may well live on. Once it is back, each
 //! one is looked at, since what happened meanwhile was told to nobody.
 
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
+    net::IpAddr,
     rc::Rc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use bollard::{
-    models::{ContainerState, ContainerStateStatusEnum, EventMessage},
+    models::{ContainerInspectResponse, ContainerStateStatusEnum, EventMessage, EventMessageTypeEnum},
     query_parameters::EventsOptionsBuilder,
 };
 use futures::StreamExt;
 use slog::{Logger, debug, warn};
-use tokio::{sync::oneshot, task, time};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task, time,
+};
 
 use super::{
+    addresses,
     engine::{Engine, EngineError, QUICK},
-    request::DAEMON_LABEL,
 };
 
 /// Before the first and between further attempts to reach an engine that has gone.
@@ -36,14 +42,14 @@ pub enum End {
     Died { code: i64, out_of_memory: bool },
     /// The engine does not know it any more.
     Removed,
+    /// It runs, but not at its address.
+    CutOff,
 }
 
 /// Everybody who waits for the end of a container.
 #[derive(Debug)]
 pub struct Watch {
     engine: Rc<Engine>,
-    /// The value of the label that our containers have.
-    daemon: String,
     waiting: RefCell<HashMap<String, Waiting>>,
     listening: Cell<bool>,
     log: Logger,
@@ -52,14 +58,16 @@ pub struct Watch {
 #[derive(Debug)]
 struct Waiting {
     tell: oneshot::Sender<End>,
+    /// Where it is, once that is known.
+    address: Option<IpAddr>,
     /// Memory has run out in it, which alone does not end it.
     out_of_memory: bool,
 }
 
 impl Watch {
-    /// Watches containers that carry `daemon` as their label.
-    pub fn new(engine: Rc<Engine>, daemon: String, log: Logger) -> Rc<Self> {
-        Rc::new(Self { engine, daemon, waiting: RefCell::default(), listening: Cell::new(false), log })
+    /// Watches nothing yet.
+    pub fn new(engine: Rc<Engine>, log: Logger) -> Rc<Self> {
+        Rc::new(Self { engine, waiting: RefCell::default(), listening: Cell::new(false), log })
     }
 
     /// Tells how the container ends. To be called before it is started.
@@ -68,11 +76,18 @@ impl Watch {
     /// Outside of a `LocalSet`.
     pub fn end_of(self: &Rc<Self>, id: &str) -> oneshot::Receiver<End> {
         let (tell, told) = oneshot::channel();
-        self.waiting.borrow_mut().insert(id.to_owned(), Waiting { tell, out_of_memory: false });
+        self.waiting.borrow_mut().insert(id.to_owned(), Waiting { tell, address: None, out_of_memory: false });
         if !self.listening.replace(true) {
             task::spawn_local(self.clone().listen());
         }
         told
+    }
+
+    /// From now on it has ended, too, when it is not at that address any more.
+    pub fn is_at(&self, id: &str, address: IpAddr) {
+        if let Some(waiting) = self.waiting.borrow_mut().get_mut(id) {
+            waiting.address = Some(address);
+        }
     }
 
     /// Follows the events for as long as there is an engine, or a container to wait for.
@@ -99,24 +114,21 @@ impl Watch {
 
     async fn follow(&self, since: SystemTime) -> Result<(), EngineError> {
         let since = since.duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(OVERLAP);
-        // Not by the names of events: Podman filters by names of its own, which are not those it sends.
-        let filters = HashMap::from([
-            ("type", vec!["container".to_owned()]),
-            ("label", vec![format!("{DAEMON_LABEL}={}", self.daemon)]),
-        ]);
+        // Not by the names of events: Podman filters by names of its own, which are not those it sends. Nor by our label:
+        // networks do not have it.
+        let filters = HashMap::from([("type", ["container", "network"].map(str::to_owned).to_vec())]);
         let options = EventsOptionsBuilder::new().since(&since.as_secs().to_string()).filters(&filters).build();
         let docker = self.engine.client().await?;
         let mut events = docker.events(Some(options));
-        let mut missed = std::pin::pin!(self.look_at_all());
-        let mut looked = false;
+        // At first all of them: they may have ended while nobody listened.
+        let (suspect, suspects) = mpsc::unbounded_channel();
+        self.waiting.borrow().keys().for_each(|id| drop(suspect.send(id.clone())));
+        let mut looking = std::pin::pin!(self.look_at(suspects));
         loop {
             tokio::select! {
-                result = &mut missed, if !looked => {
-                    result?;
-                    looked = true;
-                }
+                result = &mut looking => return result,
                 event = events.next() => match event {
-                    Some(Ok(event)) => self.take(event),
+                    Some(Ok(event)) => self.take(event).into_iter().for_each(|id| drop(suspect.send(id))),
                     Some(Err(error)) => return Err(self.engine.explain(&error)),
                     None => return Ok(()),
                 }
@@ -124,9 +136,15 @@ impl Watch {
         }
     }
 
-    fn take(&self, event: EventMessage) {
-        let Some(actor) = event.actor else { return };
-        let Some(id) = actor.id else { return };
+    /// Takes an event in. A container that it returns is to be looked at.
+    fn take(&self, event: EventMessage) -> Option<String> {
+        let actor = event.actor?;
+        let mut attributes = actor.attributes.unwrap_or_default();
+        if event.typ == Some(EventMessageTypeEnum::NETWORK) {
+            let container = attributes.remove("container").filter(|_| event.action.as_deref() == Some("disconnect"));
+            return container.filter(|id| self.waiting.borrow().contains_key(id));
+        }
+        let id = actor.id?;
         match event.action.as_deref() {
             Some("oom") => {
                 if let Some(waiting) = self.waiting.borrow_mut().get_mut(&id) {
@@ -134,22 +152,23 @@ impl Watch {
                 }
             }
             Some("die" | "died") => {
-                let code = actor.attributes.and_then(|attributes| attributes.get("exitCode")?.parse().ok());
+                let code = attributes.get("exitCode").and_then(|code| code.parse().ok());
                 self.tell(&id, End::Died { code: code.unwrap_or(-1), out_of_memory: false });
             }
             Some("destroy" | "remove") => self.tell(&id, End::Removed),
             _ => {}
         }
+        None
     }
 
-    /// Finds the containers that have ended while nobody listened.
-    async fn look_at_all(&self) -> Result<(), EngineError> {
-        let ids: Vec<_> = self.waiting.borrow().keys().cloned().collect();
-        for id in ids {
+    /// Finds those of them that have ended.
+    async fn look_at(&self, mut suspects: mpsc::UnboundedReceiver<String>) -> Result<(), EngineError> {
+        while let Some(id) = suspects.recv().await {
             let inspect = async |docker: bollard::Docker| docker.inspect_container(&id, None).await;
             match self.engine.ask("inspect", QUICK, inspect).await {
                 Ok(container) => {
-                    if let Some(end) = container.state.as_ref().and_then(end_in) {
+                    let address = self.waiting.borrow().get(&id).and_then(|waiting| waiting.address);
+                    if let Some(end) = end_in(&container, address) {
                         self.tell(&id, end);
                     }
                 }
@@ -170,11 +189,15 @@ impl Watch {
     }
 }
 
-/// How a container ended that the engine still knows. `None`: it has not ended.
-fn end_in(state: &ContainerState) -> Option<End> {
+/// How a container ended that the engine still knows, and which was at that address. `None`: it has not ended.
+fn end_in(container: &ContainerInspectResponse, address: Option<IpAddr>) -> Option<End> {
     use ContainerStateStatusEnum::{DEAD, EXITED, REMOVING};
-    let ended = matches!(state.status, Some(EXITED | DEAD | REMOVING));
-    ended.then(|| End::Died { code: state.exit_code.unwrap_or(-1), out_of_memory: state.oom_killed.unwrap_or(false) })
+    let state = container.state.as_ref()?;
+    if matches!(state.status, Some(EXITED | DEAD | REMOVING)) {
+        let (code, out_of_memory) = (state.exit_code.unwrap_or(-1), state.oom_killed.unwrap_or(false));
+        return Some(End::Died { code, out_of_memory });
+    }
+    address.filter(|address| !addresses(container).any(|actual| actual == *address)).map(|_| End::CutOff)
 }
 
 #[cfg(test)]
@@ -185,7 +208,7 @@ mod tests {
 
     fn watch() -> Rc<Watch> {
         let engine = Rc::new(Engine::at("unix:///nowhere/docker.sock".to_owned()));
-        Watch::new(engine, "d1".to_owned(), Logger::root(Discard, o!()))
+        Watch::new(engine, Logger::root(Discard, o!()))
     }
 
     fn event(action: &str, id: &str, attributes: &str) -> EventMessage {
@@ -202,7 +225,9 @@ mod tests {
         let told = local.run_until(async move {
             let watch = watch();
             let mut told = watch.end_of("c");
-            events.into_iter().for_each(|event| watch.take(event));
+            for event in events {
+                assert_eq!(watch.take(event), None);
+            }
             told.try_recv().ok()
         });
         told.await
@@ -246,7 +271,10 @@ mod tests {
 
     #[test]
     fn containers_that_have_not_ended_are_left_alone() {
-        let end = |text: &str| end_in(&serde_json::from_str(text).unwrap());
+        let end = |text: &str| {
+            let text = format!(r#"{{"State":{text},"NetworkSettings":{{"Networks":{{}}}}}}"#);
+            end_in(&serde_json::from_str(&text).unwrap(), None)
+        };
         for status in ["created", "running", "paused", "restarting"] {
             assert_eq!(end(&format!(r#"{{"Status":"{status}","ExitCode":0}}"#)), None);
         }
@@ -254,5 +282,39 @@ mod tests {
         assert_eq!(end(r#"{"Status":"exited","ExitCode":3}"#), died(3, false));
         assert_eq!(end(r#"{"Status":"exited","ExitCode":137,"OOMKilled":true}"#), died(137, true));
         assert_eq!(end(r#"{"Status":"dead"}"#), died(-1, false));
+    }
+
+    #[test]
+    fn one_that_runs_elsewhere_or_nowhere_has_ended_for_us() {
+        let end = |status: &str, networks: &str| {
+            let text = format!(
+                r#"{{"State":{{"Status":"{status}","ExitCode":3}},"NetworkSettings":{{"Networks":{{{networks}}}}}}}"#
+            );
+            end_in(&serde_json::from_str(&text).unwrap(), Some("10.9.0.2".parse().unwrap()))
+        };
+        let others = r#""a":{"IPAddress":""},"b":{"IPAddress":"10.8.0.2"}"#;
+        for status in ["created", "running", "paused"] {
+            assert_eq!(end(status, &format!(r#"{others},"c":{{"IPAddress":"10.9.0.2"}}"#)), None);
+            assert_eq!(end(status, others), Some(End::CutOff));
+            assert_eq!(end(status, ""), Some(End::CutOff));
+        }
+        assert_eq!(end("exited", ""), Some(End::Died { code: 3, out_of_memory: false }));
+    }
+
+    #[tokio::test]
+    async fn one_that_is_taken_out_of_a_network_is_looked_at() {
+        let disconnected = |action: &str, id: &str| -> EventMessage {
+            let text = format!(
+                r#"{{"Type":"network","Action":"{action}","Actor":{{"ID":"n","Attributes":{{"container":"{id}"}}}}}}"#
+            );
+            serde_json::from_str(&text).unwrap()
+        };
+        let looks = async {
+            let watch = watch();
+            let _told = watch.end_of("c");
+            let events = [("disconnect", "c"), ("connect", "c"), ("disconnect", "other")];
+            events.map(|(action, id)| watch.take(disconnected(action, id)))
+        };
+        assert_eq!(task::LocalSet::new().run_until(looks).await, [Some("c".to_owned()), None, None]);
     }
 }

@@ -3,8 +3,8 @@
 //! `plan.rs` makes a command of an order: `firecracker.rs` and `qemu.rs` say what the monitors are told, `program.rs`
 //! where they are, `operator.rs` as whom they run, `accel.rs` whether the processor helps, `wire.rs` how a guest is
 //! attached and what it is told, `disk.rs` copies root disks, `files.rs` has the files, `qmp.rs` and `ending.rs` find
-//! out why a machine ended, `hangup.rs` lets those know who wait for it, and `guest.rs` is one that runs. Taps and what
-//! guests may reach are in `src/net/`; monitors are started and held like processes.
+//! out why a machine ended, and `guest.rs` is one that runs. Taps and what guests may reach are in `src/net/`; monitors are
+//! started and held like processes.
 
 mod accel;
 mod disk;
@@ -12,7 +12,6 @@ mod ending;
 mod files;
 mod firecracker;
 mod guest;
-mod hangup;
 mod operator;
 mod plan;
 mod program;
@@ -240,7 +239,7 @@ impl Engine {
             .collect();
         debug!(order.log, "machine monitor started"; "pid" => pid.as_raw(), "address" => %facts.address);
 
-        let (silent, cut) = (wire.guest(), wire.cut());
+        let cut = wire.cut();
         let lines = order.output.clone();
         let output = task::spawn_local(collect(output, order.output));
         let Means { limits, stragglers, .. } = self.means.clone();
@@ -261,14 +260,10 @@ impl Engine {
                     ending::explain(monitor, exit, reason.as_deref(), &lines.tail(LAST_LINES))
                 };
                 // A guest that nobody can reach any more is as good as ended: its monitor goes with it.
-                let exit = tokio::select! {
+                tokio::select! {
                     exit = ended => exit,
                     how = cut => GuestExit::Other(how),
-                };
-                if let Some(guest) = silent {
-                    let _ = task::spawn_blocking(move || hangup::hang_up(guest)).await;
                 }
-                exit
             }),
             pid: u32::try_from(pid.as_raw()).ok(),
             engine_id: None,

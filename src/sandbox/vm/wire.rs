@@ -24,14 +24,6 @@ pub enum Wire {
 }
 
 impl Wire {
-    /// The guest's address, if it is not this host that answers for it.
-    pub fn guest(&self) -> Option<Ipv4Addr> {
-        match self {
-            Wire::Tap(tap) => Some(tap.link.guest),
-            Wire::User(_) => None,
-        }
-    }
-
     /// Waits until somebody takes it away from the guest; how, in words.
     pub fn cut(&self) -> BoxFuture<'static, String> {
         match self {

@@ -148,6 +148,10 @@ async fn answer(function: &Function, connection: &mut Connection, request: &Requ
         }
         "/timing" => plain(connection, request, "200 OK", "Server-Timing: db;dur=53\r\n", "timed").await?,
         "/bytes" => bytes(connection, request).await?,
+        "/last-bytes" => {
+            bytes(connection, request).await?;
+            exit(0);
+        }
         "/stream" => stream(connection, request, "text/plain", |n| format!("line {n}\n")).await?,
         "/sse" => stream(connection, request, "text/event-stream", |n| format!("data: {n}\n\n")).await?,
         "/allocate" => {
@@ -229,6 +233,7 @@ async fn answer(function: &Function, connection: &mut Connection, request: &Requ
         }
         "/half/head" => abuse::half(connection, "HTTP/1.1 200 OK\r\nContent-Le").await?,
         "/half/body" => abuse::half(connection, "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nhalf").await?,
+        "/half/unmeasured" => abuse::half(connection, "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nhalf").await?,
         "/half/nothing" => abuse::half(connection, "").await?,
         path if Endless::of(path).is_some() => {
             if let Some(endless) = Endless::of(path) {

@@ -1,0 +1,73 @@
+//! The log when its reader has stopped.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+use std::{path::PathBuf, time::Duration};
+
+use futures::future::join_all;
+use integration::{Daemon, Function, Home, Setup, empty, ms, number, request, within};
+use nix::{sys::stat::Mode, unistd::mkfifo};
+use serde_json::Value;
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    net::unix::pipe,
+};
+
+/// More than a pipe and the queue before it hold.
+const REQUESTS: usize = 8_000;
+
+/// A daemon that says a line for each request, into a pipe that nobody reads.
+async fn unheard() -> (Daemon, PathBuf) {
+    let home = Home::new();
+    home.put(&Function::new("f").set("concurrent-requests", 8).set("max-instances", 1));
+    let pipe = home.path("pipe");
+    mkfifo(&pipe, Mode::S_IRWXU).unwrap();
+    // In both directions, since one that nobody may read would be an error.
+    let into_pipe = "exec \"$0\" \"$@\" 2<>\"$PIPE\"";
+    let setup = Setup::at(&home).option("--log-level", "debug").variable("PIPE", &pipe);
+    (setup.run_by(["sh", "-c", into_pipe]).start().await, pipe)
+}
+
+async fn ask(daemon: &Daemon) {
+    let clients = (0..8).map(async |_| {
+        let mut connection = daemon.connect().await;
+        for _ in 0..REQUESTS / 8 {
+            connection.send(request("GET", "/invoke/f/pid", empty())).await.unwrap().ok();
+        }
+    });
+    within(Duration::from_secs(60), "all are answered", join_all(clients)).await;
+    assert_eq!(daemon.counter("f", "ok").await, REQUESTS as u64);
+}
+
+#[tokio::test]
+async fn a_reader_of_the_log_that_is_stuck_stops_neither_the_daemon_nor_its_end() {
+    let (mut daemon, _pipe) = unheard().await;
+    ask(&daemon).await;
+    let ending = daemon.end().await;
+    assert_eq!(ending.status.code(), Some(0));
+    assert!(ending.took < ms(3000), "{ending:?}");
+}
+
+#[tokio::test]
+async fn a_reader_that_goes_on_is_told_how_much_it_has_missed() {
+    let (daemon, pipe) = unheard().await;
+    ask(&daemon).await;
+    let mut lines = BufReader::new(pipe::OpenOptions::new().open_receiver(pipe).unwrap()).lines();
+    let mut told = 0;
+    let missed = async {
+        loop {
+            let line: Value = serde_json::from_str(&lines.next_line().await.unwrap().unwrap()).unwrap();
+            match line["msg"].as_str().unwrap() {
+                "request is over" => told += 1,
+                words if words.contains("dropped messages") => break number(&line, "count"),
+                // What it is told with.
+                _ => {}
+            }
+            if told % 500 == 1 {
+                daemon.get("/invoke/f/pid").await.ok();
+            }
+        }
+    };
+    let missed = within(Duration::from_secs(20), "it is told", missed).await;
+    assert!(told + missed >= REQUESTS as u64, "{told} lines and a loss of {missed}");
+}

@@ -11,7 +11,11 @@ use integration::{
     within,
 };
 use serde_json::{Value, json};
-use tokio::{net::TcpStream, time::Instant};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::Instant,
+};
 use tokio_tungstenite::{client_async, tungstenite::Message};
 
 const HEAD: &str = "GET /invoke/f/pid HTTP/1.1\r\nHost: h\r\n\r\n";
@@ -155,6 +159,43 @@ async fn a_client_that_takes_nothing_of_its_response_loses_its_slot() {
     let other = within(ms(5000), "the slot", daemon.get("/invoke/f/pid")).await.ok();
     assert_eq!(other.pid(), pid, "it was no fault of the instance's");
     assert_eq!(daemon.counter("f", "client_gone").await, 1);
+}
+
+#[tokio::test]
+async fn a_client_that_is_too_slow_for_the_timeout_is_broken_off_and_the_instance_lives() {
+    let daemon = Daemon::with(Function::new("f").set("timeout", 1).set("concurrent-requests", 2)).await;
+    let pid = daemon.get("/invoke/f/pid").await.ok().pid();
+    let (_connection, response) = daemon.start(request("GET", "/invoke/f/bytes?mib=200", empty())).await;
+    let mut pieces = Pieces::of(response);
+    let began = Instant::now();
+    let end = loop {
+        match pieces.next().await {
+            Some(Ok(_)) => tokio::time::sleep(ms(5)).await,
+            end => break end,
+        }
+    };
+    assert!(matches!(end, Some(Err(_))) && began.elapsed() < Duration::from_secs(20), "{end:?}");
+    assert_eq!(daemon.get("/invoke/f/pid").await.ok().pid(), pid);
+    assert_eq!(daemon.counter("f", "client_gone").await, 1);
+}
+
+#[tokio::test]
+async fn a_client_that_ends_a_tunnel_gets_what_is_under_way_however_slowly_it_reads() {
+    let daemon = Daemon::with(Function::new("f")).await;
+    let stream = TcpStream::connect(daemon.listen).await.unwrap();
+    let (mut socket, _) = client_async(format!("ws://{}/invoke/f/ws", daemon.listen), stream).await.unwrap();
+    let message = Message::binary(vec![7_u8; 12 << 20]);
+    within(ms(20_000), "the message", socket.send(message)).await.unwrap();
+    // The echo fills every buffer on its way.
+    tokio::time::sleep(ms(500)).await;
+    let stream = socket.get_mut();
+    stream.shutdown().await.unwrap();
+    tokio::time::sleep(ms(200)).await;
+    let mut echo = Vec::new();
+    within(ms(20_000), "the end", stream.read_to_end(&mut echo)).await.unwrap();
+    assert!(echo.len() > 64 << 10, "{}", echo.len());
+    daemon.get("/invoke/f/pid").await.ok();
+    assert!(!daemon.log().contains("panic"), "{}", daemon.log());
 }
 
 #[tokio::test]

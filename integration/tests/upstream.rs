@@ -108,3 +108,17 @@ async fn a_request_with_a_body_is_not_lost_on_a_stale_connection_either() {
         assert_eq!(daemon.post("/invoke/f/echo", "once only").await.ok().text(), "once only");
     }
 }
+
+#[tokio::test]
+async fn an_instance_that_accepts_nobody_costs_no_more_than_the_timeout_and_no_other_instance() {
+    let daemon = Daemon::with(Function::new("f").flag("--full").set("timeout", 1)).await;
+    let (reply, started) = (daemon.get("/invoke/f/pid").await, daemon.function("f").await["instances_started"].clone());
+    assert!(reply.took < ms(4000), "{:?}", reply.took);
+    reply.problem(504, "function_timed_out");
+    assert_eq!(started, 1);
+    // Without a limit of its own the connection has one.
+    let daemon = Daemon::with(Function::new("f").flag("--full").set("timeout", 0)).await;
+    let reply = daemon.get("/invoke/f/pid").await;
+    reply.problem(502, "instance_failed");
+    assert_eq!(daemon.function("f").await["instances_started"], 1);
+}

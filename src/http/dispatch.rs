@@ -70,20 +70,22 @@ pub async fn send(
         let mut connection = match kept.take() {
             Some(connection) => connection,
             // Boxed like everything that only few requests come by: their way is long enough without carrying it along.
-            None => match client.unless_left(Box::pin(connect(endpoint)).as_mut()).await {
-                Ok(Ok(connection)) => {
+            None => match client.unless_left_until(at(deadline), Box::pin(connect(endpoint)).as_mut()).await {
+                Ok(Some(Ok(connection))) => {
                     sent_at = Instant::now();
                     connection
                 }
-                Ok(Err(source)) if is_exhaustion(&source) => {
+                Ok(None) => return Err(Missed { failure: timed_out(instance, deadline), untouched: false }),
+                Ok(Some(Err(source))) if is_exhaustion(&source) => {
                     // No other instance could be reached either.
                     let why = format!("no connection to the instance can be opened: {source}");
                     let failure = Refusal::HostSaturated { why, retry_after: EXHAUSTION }.into();
                     return Err(Missed { failure, untouched: false });
                 }
-                Ok(Err(source)) => {
-                    let failure = Failure::Unreachable { instance, source };
-                    return Err(Missed { failure, untouched: true });
+                Ok(Some(Err(source))) => {
+                    // What one instance is too busy to accept would be too much for the next one, too.
+                    let untouched = source.kind() != io::ErrorKind::TimedOut;
+                    return Err(Missed { failure: Failure::Unreachable { instance, source }, untouched });
                 }
                 Err(failure) => return Err(Missed { failure, untouched: false }),
             },
@@ -212,9 +214,22 @@ pub async fn relay(
             return Poll::Ready(Err(Failure::ClientGone));
         }
         let Some(Deadline { at, after }) = deadline else { return Poll::Pending };
-        client.alarm.poll_at(cx, at).map(|()| Err(Failure::FunctionTimedOut { instance, after }))
+        client.alarm.poll_at(cx, at).map(|()| {
+            // What the client has not taken yet is not the function's fault.
+            let taken = client.side.socket.output.is_empty();
+            Err(if taken { Failure::FunctionTimedOut { instance, after } } else { Failure::ClientGone })
+        })
     })
     .await
+}
+
+fn at(deadline: Option<Deadline>) -> Option<Instant> {
+    deadline.map(|deadline| deadline.at)
+}
+
+/// The time of the request is over.
+fn timed_out(instance: InstanceId, deadline: Option<Deadline>) -> Failure {
+    Failure::FunctionTimedOut { instance, after: deadline.map_or(Duration::ZERO, |deadline| deadline.after) }
 }
 
 /// Whether the instance is found dead, now or in a moment.

@@ -159,7 +159,11 @@ impl Invoker {
             if !untouched || attempt >= attempts {
                 return Err(failure);
             }
-            lease = client.unless_left(Box::pin(desk.acquire()).as_mut()).await??;
+            let due = deadline.map(|deadline| deadline.at);
+            lease = match client.unless_left_until(due, Box::pin(desk.acquire()).as_mut()).await? {
+                Some(lease) => lease?,
+                None => return Err(failure),
+            };
         }
         unreachable!("the last attempt returns")
     }

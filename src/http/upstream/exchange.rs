@@ -187,8 +187,11 @@ impl Exchange {
     pub fn poll_body(&mut self, cx: &mut Context<'_>, client: &mut Side) -> Poll<Result<(), ExchangeError>> {
         match self.poll_send(cx, client) {
             Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-            // A tunnel ends with either side.
-            Poll::Ready(Ok(())) if client.body.framing() == Framing::UntilClose => return Poll::Ready(Ok(())),
+            // A tunnel ends with either side; what is on its way to the client arrives.
+            Poll::Ready(Ok(())) if client.body.framing() == Framing::UntilClose => {
+                let flushed = ready!(client.socket.poll_flush(cx, &mut self.connection.socket.input));
+                return Poll::Ready(flushed.map_err(|_| ExchangeError::ClientGone));
+            }
             _ => {}
         }
         let Some(body) = &mut self.receiving else { return Poll::Ready(Ok(())) };

@@ -19,10 +19,10 @@ use std::{
 use clap::Parser;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     signal::unix::{SignalKind, signal},
     task::LocalSet,
-    time::sleep,
+    time::{sleep, timeout},
 };
 
 use crate::{
@@ -72,6 +72,9 @@ async fn run(options: Options) -> io::Result<ExitCode> {
         sleep(Duration::from_millis(function.options.listen_delay)).await;
         serve(function).await
     } else {
+        if function.options.full {
+            return stay_full(&function).await;
+        }
         let listener = listen().await?;
         call_back_as_told(&function).await;
         if let Some(code) = function.options.exit_after_callback {
@@ -87,9 +90,25 @@ async fn serve(function: Rc<Function>) -> io::Result<ExitCode> {
 }
 
 async fn listen() -> io::Result<TcpListener> {
+    TcpListener::bind(address()).await
+}
+
+fn address() -> String {
     let host = std::env::var("HOST").unwrap_or_else(|_| "127.0.0.1".to_owned());
     let port = std::env::var("PORT").unwrap_or_else(|_| "8080".to_owned());
-    TcpListener::bind(format!("{host}:{port}")).await
+    format!("{host}:{port}")
+}
+
+async fn stay_full(function: &Function) -> io::Result<ExitCode> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind(address().parse().map_err(io::Error::other)?)?;
+    let listener = socket.listen(1)?;
+    let mut waiting = Vec::new();
+    while let Ok(connection) = timeout(Duration::from_millis(200), TcpStream::connect(listener.local_addr()?)).await {
+        waiting.push(connection?);
+    }
+    call_back_as_told(function).await;
+    std::future::pending().await
 }
 
 async fn accept(function: Rc<Function>, listener: TcpListener) -> io::Result<ExitCode> {

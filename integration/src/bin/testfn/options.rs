@@ -46,6 +46,9 @@ pub(crate) struct Options {
     /// Drop a connection without a word when it brings a second request.
     #[arg(long)]
     pub forgetful: bool,
+    /// Accept nobody, with as many connections waiting as may wait: further ones hang.
+    #[arg(long)]
+    pub full: bool,
     /// Be the second process.
     #[arg(long, hide = true)]
     pub linger: bool,

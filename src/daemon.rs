@@ -94,9 +94,14 @@ async fn serve(options: Serve, lasting: &mut Lasting) -> Result<(), StartError> 
     let world =
         World { sandboxes: Box::new(engines.clone()), callbacks: callbacks.clone(), admission: admission.clone() };
     let actors = RegistryActor::launch(root.clone(), drafts, directory.clone(), world, Follow::Watch, log.clone());
+    let connections = options.max_connections.min(open_files::connections());
+    if connections < options.max_connections {
+        warn!(log, "there can be fewer connections than --max-connections says: each request needs two open files";
+            "wanted" => options.max_connections, "connections" => connections);
+    }
     let crowd = http::Limits {
-        connections: options.max_connections,
-        connections_each: options.max_connections_per_client.unwrap_or(options.max_connections.div_ceil(2)),
+        connections,
+        connections_each: options.max_connections_per_client.unwrap_or(connections.div_ceil(2)),
         client_timeout: (!options.client_timeout.is_zero()).then_some(options.client_timeout),
     };
     let settings = Settings {

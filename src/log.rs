@@ -87,7 +87,7 @@ pub fn set_up(level: cli::Level, format: Option<cli::Format>) -> Logging {
     };
     let (drain, writer) = if human {
         let terminal = slog_term::FullFormat::new(slog_term::TermDecorator::new().stderr().build()).build();
-        queued(terminal.filter(may_be_written).fuse())
+        queued(terminal.filter(worth_writing()).fuse())
     } else {
         // A line at a time: it is put together from dozens of pieces, each of which would be a system call.
         let json = slog_json::Json::new(std::io::LineWriter::new(std::io::stderr()))
@@ -97,7 +97,7 @@ pub fn set_up(level: cli::Level, format: Option<cli::Format>) -> Logging {
                 "msg" => FnValue(|record| record.msg().to_string()),
             ))
             .build();
-        queued(std::sync::Mutex::new(json.filter(may_be_written)).fuse())
+        queued(std::sync::Mutex::new(json.filter(worth_writing())).fuse())
     };
     // In front of the queue: what nobody wants to read must not wake the writer, least of all once per request.
     let wanted = drain.filter_level(level);
@@ -118,6 +118,13 @@ pub fn set_up(level: cli::Level, format: Option<cli::Format>) -> Logging {
 /// Bollard tells the whole body of each request at this level: callback tokens and values of `[env]` among it.
 fn may_be_written(record: &slog::Record<'_>) -> bool {
     record.level().is_at_least(Level::Warning) || !record.module().starts_with("bollard")
+}
+
+/// Leaves out what others could fill a disk with.
+fn worth_writing() -> impl Fn(&slog::Record<'_>) -> bool + Send {
+    // Several times a second for as long as no connection can be accepted.
+    let accepting = Seldom::default();
+    move |record| may_be_written(record) && (record.module() != "actix_server::accept" || accepting.say().is_some())
 }
 
 fn queued<D>(drain: D) -> (slog_async::Async, slog_async::AsyncGuard)

@@ -45,6 +45,11 @@ pub fn inherited() -> Option<(u64, u64)> {
     INHERITED.get().copied()
 }
 
+/// How many connections of clients there can be, so that those to the instances, and starts, find files as well.
+pub fn connections() -> usize {
+    usize::try_from(limit() / 3).unwrap_or(usize::MAX).max(1)
+}
+
 /// What holds now: somebody may have changed it.
 fn limit() -> u64 {
     getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft)

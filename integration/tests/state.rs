@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use integration::{Function, Home, Setup, eventually, ms, processes, refusal, unifaas, vm::skip};
+use integration::{Function, Home, Setup, cgroups_are_usable, eventually, ms, processes, refusal, unifaas, vm::skip};
 use nix::{
     sched::{CloneFlags, unshare},
     unistd::geteuid,
@@ -76,7 +76,25 @@ async fn what_is_removed_is_told_by_kind() {
     };
     eventually(ms(2000), "all is told", async || (told("directories", 1)).then_some(())).await;
     // With a cgroup it is a matter of chance who comes first.
-    assert!(told("processes", 2) || daemon.log().contains("\"kind\":\"cgroups\""), "{}", daemon.log());
+    let told = async || (told("processes", 2) || daemon.log().contains("\"kind\":\"cgroups\"")).then_some(());
+    eventually(ms(2000), "what became of the processes", told).await;
+}
+
+#[tokio::test]
+async fn without_its_journal_the_next_daemon_finds_the_cgroups_and_what_is_in_them() {
+    if !geteuid().is_root() || !cgroups_are_usable().await {
+        return;
+    }
+    let home = Home::new();
+    home.put(&Function::new("f").set("min-instances", 1).flag("--relative").flag("own-session"));
+    let daemon = Setup::at(&home).start().await;
+    daemon.until("f", "idle", 1).await;
+    fs::remove_file(home.path("state/journal")).unwrap();
+    daemon.killed().await;
+    home.remove("f");
+    let daemon = Setup::at(&home).start().await;
+    eventually(ms(3000), "nothing is left", async || home.processes().is_empty().then_some(())).await;
+    assert!(daemon.log().contains("journal of an earlier daemon is damaged"), "{}", daemon.log());
 }
 
 /// A process of somebody else, who leads a session.

@@ -62,6 +62,7 @@ pub struct Engines {
     processes: Processes,
     containers: Containers,
     machines: Machines,
+    limits: Limits,
 }
 
 impl Engines {
@@ -86,12 +87,18 @@ impl Engines {
         Ok(Self {
             containers: Containers::new(callback, state, neighbours, log),
             machines: Machines::new(vms, means.clone(), state, log),
+            limits: means.limits.clone(),
             processes: Processes::new(Callback::local(callback), means),
         })
     }
 
     /// Removes what earlier daemons of the state directory have left.
-    pub async fn reclaim(&self, left: Leftovers, state: &State, settings: &EngineSettings, log: &Logger) {
+    pub async fn reclaim(&self, mut left: Leftovers, state: &State, settings: &EngineSettings, log: &Logger) {
+        if left.damaged > 0 {
+            let strays = self.limits.strays().into_iter();
+            let written = strays.map(|stray| (state.journal.enter(stray.clone()), stray));
+            left.things.extend(written.filter_map(|(entry, stray)| Some((entry.ok()?, stray))));
+        }
         let subnet = settings.subnet.unwrap_or(Subnet::DEFAULT);
         reclaim::run(left, &self.containers, Mark::new(state.mark()), subnet, log).await;
     }

@@ -41,7 +41,8 @@ impl JournalError {
 
 impl From<JournalError> for LaunchError {
     fn from(error: JournalError) -> Self {
-        if error.is_full() { Self::Exhausted(error.to_string()) } else { Self::Refused(error.to_string()) }
+        // Neither is the function's fault.
+        if error.is_full() { Self::Exhausted(error.to_string()) } else { Self::Missing(error.to_string()) }
     }
 }
 

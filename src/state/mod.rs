@@ -79,7 +79,7 @@ pub struct Leftovers {
     pub directories: Vec<PathBuf>,
     /// How many things are no more because the host was started anew, or not to be found from here.
     pub lost: usize,
-    /// Lines of the journal that were not understood: there may be more.
+    /// Lines of the journal that were not understood, or 1 if it is missing as a whole: there may be more.
     pub damaged: usize,
 }
 
@@ -103,6 +103,7 @@ impl State {
             Refusal::Failed(source) => error(&directory.join(LOCK))(source),
         })?;
 
+        let is_new = !directory.join(IDENTITY).exists();
         let identity = identity(&directory.join(IDENTITY)).map_err(error(&directory.join(IDENTITY)))?;
         let instances = directory.join(INSTANCES);
         DirBuilder::new().recursive(true).mode(MODE).create(&instances).map_err(error(&instances))?;
@@ -111,7 +112,11 @@ impl State {
         let directories = entries_of(&instances).map_err(error(&instances))?;
 
         let path = directory.join(JOURNAL);
-        let Replay { things, damaged } = read(&path).map_err(error(&path))?;
+        let Replay { things, damaged } = match read(&path).map_err(error(&path))? {
+            Some(replay) => replay,
+            // Somebody has removed it.
+            None => Replay { damaged: usize::from(!is_new), ..Replay::default() },
+        };
         let here = origin::here().map_err(error(Path::new("/proc/self")))?;
         let all = things.len();
         let found = |(origin, thing): (Option<record::Origin>, Thing)| {
@@ -172,10 +177,10 @@ pub fn default_directory() -> PathBuf {
     }
 }
 
-fn read(journal: &Path) -> io::Result<Replay> {
+fn read(journal: &Path) -> io::Result<Option<Replay>> {
     match fs::read(journal) {
-        Ok(text) => Ok(Replay::of(&text)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Replay::default()),
+        Ok(text) => Ok(Some(Replay::of(&text))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
 }

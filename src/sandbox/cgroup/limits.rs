@@ -11,7 +11,7 @@ use std::{
 use slog::{Logger, warn};
 
 use super::{Allowance, Cgroups, Group, pool::Pool};
-use crate::state::State;
+use crate::state::{State, Thing};
 
 /// Shared by the engines, and by the threads that start processes.
 #[derive(Clone)]
@@ -60,6 +60,11 @@ impl Limits {
             Some(group) => group.remove().await,
             None => Ok(()),
         }
+    }
+
+    /// What other daemons of the state directory have beside this one's, whether it is written down or not.
+    pub fn strays(&self) -> Vec<Thing> {
+        self.0.cgroups.as_ref().map(Cgroups::strays).unwrap_or_default()
     }
 
     /// Cgroups that are kept for others.

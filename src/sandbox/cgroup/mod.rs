@@ -91,6 +91,11 @@ impl Cgroups {
         Group::create(members, allowance, foreign)
     }
 
+    /// The directories of earlier daemons of the state directory, beside this one's. None of them runs: this one has its lock.
+    pub fn strays(&self) -> Vec<Thing> {
+        self.hierarchies.iter().flat_map(Hierarchy::strays).collect()
+    }
+
     /// The directories that hold those of the instances.
     #[cfg(test)]
     pub fn parents(&self) -> impl Iterator<Item = &Path> {
@@ -110,6 +115,19 @@ impl Hierarchy {
             delegation::pass_on(&hierarchy.parent)?;
         }
         Ok(hierarchy)
+    }
+
+    fn strays(&self) -> Vec<Thing> {
+        let Some((home, name)) = self.parent.parent().zip(self.parent.file_name()) else { return Vec::new() };
+        let name = name.to_string_lossy();
+        let Some((family, _)) = name.rsplit_once('-') else { return Vec::new() };
+        let of_family = |directory: &PathBuf| {
+            let other = directory.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            other.strip_prefix(family).is_some_and(|life| life.starts_with('-')) && other != name
+        };
+        let found = directories(home).into_iter().filter(of_family);
+        let path = |directory: PathBuf| directory.to_str().map(str::to_owned);
+        found.filter_map(path).map(|path| Thing::Cgroups { hierarchy: self.controls.name().to_owned(), path }).collect()
     }
 
     fn counts_processes(&self) -> bool {

@@ -23,8 +23,9 @@ use super::{
 };
 use crate::state::Entry;
 
-/// How long the last output may take to be read once the container has ended.
-const LAST_OUTPUT: Duration = Duration::from_millis(50);
+/// How long the last output may take to be read once the container has ended: less than requests in flight wait for the
+/// reason of the end.
+const LAST_OUTPUT: Duration = Duration::from_millis(150);
 /// What the engine reports for a process that a signal has ended is this much more than the signal's number.
 const SIGNALLED: i64 = 128;
 /// The highest number of a signal with a fixed meaning.

@@ -298,6 +298,6 @@ mod tests {
         assert!(rig.journal.enter(thing("a")).unwrap_err().is_full());
         let refused = rig.journal.enter(thing("b")).unwrap_err();
         assert!(!refused.is_full(), "{refused}");
-        assert!(matches!(LaunchError::from(refused), LaunchError::Refused(_)));
+        assert!(matches!(LaunchError::from(refused), LaunchError::Missing(_)));
     }
 }

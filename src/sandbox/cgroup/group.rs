@@ -69,12 +69,20 @@ pub struct Group {
     allowance: Allowance,
     /// Whoever runs in it is another user than the daemon, and so has no way to change it.
     foreign: bool,
-    /// Whether the last look found nobody, so that nobody can be in it any more; and whether somebody had to be killed
-    /// before, for which it was changed.
-    vacant: Cell<bool>,
-    disturbed: Cell<bool>,
+    tenancy: Cell<Tenancy>,
     /// Members that the kernel had killed for want of memory, as far as it was asked.
     oom_kills: Cell<u64>,
+}
+
+/// How the members of a group have left it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tenancy {
+    /// Nobody has looked whether they have.
+    Open,
+    /// By themselves, so that nobody can be in it any more.
+    Left,
+    /// Somebody had to be killed, for which the group was changed.
+    Evicted,
 }
 
 impl Group {
@@ -100,14 +108,7 @@ impl Group {
     }
 
     fn of(members: Vec<Member>, allowance: Allowance) -> Self {
-        Self {
-            members,
-            allowance,
-            foreign: false,
-            vacant: Cell::new(false),
-            disturbed: Cell::new(false),
-            oom_kills: Cell::new(0),
-        }
+        Self { members, allowance, foreign: false, tenancy: Cell::new(Tenancy::Open), oom_kills: Cell::new(0) }
     }
 
     /// What it was made for.
@@ -118,14 +119,14 @@ impl Group {
     /// Whoever runs in it from now on is another user than the daemon, or not.
     pub(super) fn let_to(mut self, foreign: bool) -> Self {
         self.foreign = foreign;
-        self.vacant.set(false);
+        self.tenancy.set(Tenancy::Open);
         self
     }
 
     /// Whether it is as if nobody had ever been in it.
     pub(super) fn is_clean(&self) -> bool {
-        let vacant = self.vacant.get() && !self.disturbed.get();
-        self.foreign && vacant && self.members.iter().all(|member| member.is_unburdened(self.allowance))
+        let left = self.tenancy.get() == Tenancy::Left;
+        self.foreign && left && self.members.iter().all(|member| member.is_unburdened(self.allowance))
     }
 
     /// Files by which a process joins when it writes `0`. For the child itself, before it executes its program.
@@ -158,8 +159,11 @@ impl Group {
         for member in &self.members {
             killed |= member.kill();
         }
-        self.vacant.set(!killed);
-        self.disturbed.set(killed || self.disturbed.get());
+        if killed {
+            self.tenancy.set(Tenancy::Evicted);
+        } else if self.tenancy.get() == Tenancy::Open {
+            self.tenancy.set(Tenancy::Left);
+        }
     }
 
     /// Kills what is inside until the directories can be removed.

@@ -11,7 +11,7 @@ use std::{
     thread,
 };
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::Sender;
 use tokio::{runtime::Handle, sync::oneshot};
 
 use super::child;
@@ -33,7 +33,7 @@ impl Spawner {
         let (jobs, orders) = crossbeam_channel::unbounded::<Job>();
         let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get) + SPARE;
         for number in 0..threads {
-            let orders: Receiver<Job> = orders.clone();
+            let orders = orders.clone();
             let work = move || orders.into_iter().for_each(|job| job());
             thread::Builder::new().name(format!("spawner-{number}")).spawn(work)?;
         }

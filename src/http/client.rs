@@ -191,20 +191,6 @@ impl Client {
         .await
     }
 
-    /// As [`unless_left`](Self::unless_left), unless `due` comes before: `None`.
-    pub async fn unless_left_until<T>(
-        &mut self,
-        due: Option<Instant>,
-        mut work: Pin<&mut impl Future<Output = T>>,
-    ) -> Result<Option<T>, Failure> {
-        let work = poll_fn(|cx| match work.as_mut().poll(cx) {
-            Poll::Ready(done) => Poll::Ready(Ok(Some(done))),
-            Poll::Pending if self.poll_left(cx).is_ready() => Poll::Ready(Err(Failure::ClientGone)),
-            Poll::Pending => due.map_or(Poll::Pending, |due| self.alarm.poll_at(cx, due).map(|()| Ok(None))),
-        });
-        work.await
-    }
-
     /// Sends what is there for it.
     pub async fn flush(&mut self) -> io::Result<()> {
         poll_fn(|cx| match self.side.socket.poll_flush(cx, &mut BytesMut::new()) {

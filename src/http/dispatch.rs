@@ -6,7 +6,7 @@
 use std::{future::poll_fn, io, sync::Arc, task::Poll, time::Duration};
 
 use actix_http::StatusCode;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use unifaas_actors::{Endpoint, InstanceId, Lease, Refusal};
 
 use super::{
@@ -70,19 +70,22 @@ pub async fn send(
         let mut connection = match kept.take() {
             Some(connection) => connection,
             // Boxed like everything that only few requests come by: their way is long enough without carrying it along.
-            None => match client.unless_left_until(at(deadline), Box::pin(connect(endpoint)).as_mut()).await {
-                Ok(Some(Ok(connection))) => {
+            None => match client.unless_left(Box::pin(by(deadline, connect(endpoint))).as_mut()).await {
+                Ok(Ok(Ok(connection))) => {
                     sent_at = Instant::now();
                     connection
                 }
-                Ok(None) => return Err(Missed { failure: timed_out(instance, deadline), untouched: false }),
-                Ok(Some(Err(source))) if is_exhaustion(&source) => {
+                Ok(Err(after)) => {
+                    let failure = Failure::FunctionTimedOut { instance, after };
+                    return Err(Missed { failure, untouched: false });
+                }
+                Ok(Ok(Err(source))) if is_exhaustion(&source) => {
                     // No other instance could be reached either.
                     let why = format!("no connection to the instance can be opened: {source}");
                     let failure = Refusal::HostSaturated { why, retry_after: EXHAUSTION }.into();
                     return Err(Missed { failure, untouched: false });
                 }
-                Ok(Some(Err(source))) => {
+                Ok(Ok(Err(source))) => {
                     // What one instance is too busy to accept would be too much for the next one, too.
                     let untouched = source.kind() != io::ErrorKind::TimedOut;
                     return Err(Missed { failure: Failure::Unreachable { instance, source }, untouched });
@@ -223,13 +226,12 @@ pub async fn relay(
     .await
 }
 
-fn at(deadline: Option<Deadline>) -> Option<Instant> {
-    deadline.map(|deadline| deadline.at)
-}
-
-/// The time of the request is over.
-fn timed_out(instance: InstanceId, deadline: Option<Deadline>) -> Failure {
-    Failure::FunctionTimedOut { instance, after: deadline.map_or(Duration::ZERO, |deadline| deadline.after) }
+/// The outcome of `work`, unless the deadline comes before it is there: the time there was.
+pub async fn by<T>(deadline: Option<Deadline>, work: impl Future<Output = T>) -> Result<T, Duration> {
+    match deadline {
+        Some(Deadline { at, after }) => timeout_at(at, work).await.map_err(|_| after),
+        None => Ok(work.await),
+    }
 }
 
 /// Whether the instance is found dead, now or in a moment.

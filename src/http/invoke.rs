@@ -159,10 +159,9 @@ impl Invoker {
             if !untouched || attempt >= attempts {
                 return Err(failure);
             }
-            let due = deadline.map(|deadline| deadline.at);
-            lease = match client.unless_left_until(due, Box::pin(desk.acquire()).as_mut()).await? {
-                Some(lease) => lease?,
-                None => return Err(failure),
+            lease = match client.unless_left(Box::pin(dispatch::by(deadline, desk.acquire())).as_mut()).await? {
+                Ok(lease) => lease?,
+                Err(_) => return Err(failure),
             };
         }
         unreachable!("the last attempt returns")

@@ -4,7 +4,7 @@
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 out=$here/out
-modules='failover net_failover virtio_ring virtio virtio_mmio virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci virtio_net'
+modules='failover net_failover virtio_ring virtio virtio_mmio virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci virtio_net virtio_blk'
 mkdir -p "$out"
 
 if [ ! -e "$out/packages/done" ]; then

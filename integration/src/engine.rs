@@ -29,7 +29,7 @@ use nix::{
 };
 use tempfile::TempDir;
 
-use crate::{Daemon, Function, Setup, eventually, processes};
+use crate::{Daemon, Function, Setup, eventually, processes, root};
 
 /// From nothing to an engine that answers.
 const START: Duration = Duration::from_secs(60);
@@ -227,19 +227,13 @@ impl Engine {
         self.wait_until("it is back", START, || answers(&self.socket()));
     }
 
-    /// Makes the image of the function under test: the program and the libraries that it names.
+    /// Makes the image of the function under test.
     fn load(&self, testfn: &str) {
         let stage = TempDir::with_prefix("unifaas-image-").expect("a temporary directory");
-        run(Command::new("cp").arg(testfn).arg(stage.path().join("testfn")));
-        let output = Command::new("ldd").arg(testfn).output().expect("ldd can be run");
-        let listing = String::from_utf8_lossy(&output.stdout).into_owned();
-        let libraries = listing.split_whitespace().filter(|word| word.starts_with('/') && Path::new(word).is_file());
-        for library in libraries {
-            run(Command::new("cp").args(["--parents", "--dereference", library]).arg(stage.path()));
-        }
+        root::make(Path::new(testfn), stage.path());
         let import = "tar -C \"$1\" -c . | docker --host \"$2\" import --change 'ENTRYPOINT [\"/testfn\"]' - \"$3\"";
         let stage = stage.path().to_string_lossy();
-        run(Command::new("bash").args(["-o", "pipefail", "-c", import, "import", &stage, &self.host(), IMAGE]));
+        root::run(Command::new("bash").args(["-o", "pipefail", "-c", import, "import", &stage, &self.host(), IMAGE]));
     }
 
     #[track_caller]
@@ -292,11 +286,6 @@ fn answers(socket: &Path) -> bool {
         stream.read_to_string(&mut answer).map(|_| answer)
     };
     ask().is_ok_and(|answer: String| answer.contains(" 200 "))
-}
-
-fn run(command: &mut Command) {
-    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[allow(clippy::disallowed_methods, reason = "outside of any runtime, or in a destructor")]

@@ -1,7 +1,7 @@
 //! Functions that are virtual machines, each test in a network namespace of its own.
 //!
-//! The guest is the unikernel of `examples/unikernel`; what it answers is in its `function.rs`. Firecracker is played by
-//! `src/bin/firecracker-standin.rs`, which boots the same guest in QEMU.
+//! The guest is the unikernel of `examples/unikernel`; what it answers is in its `function.rs`. Another one, which can do
+//! more harm, is in `linux.rs`. Firecracker is played by `src/bin/firecracker-standin.rs`, which boots the same guest in QEMU.
 
 use std::{
     env, fs,
@@ -61,6 +61,7 @@ pub struct Vm {
     hypervisor: String,
     cmdline: String,
     kernel: PathBuf,
+    memory: u64,
 }
 
 impl Vm {
@@ -74,6 +75,7 @@ impl Vm {
             hypervisor: String::new(),
             cmdline: "ip=%ip gw=%gateway mask=%netmask callback=%callback".to_owned(),
             kernel: unikernel(),
+            memory: 32,
         }
     }
 
@@ -101,6 +103,12 @@ impl Vm {
         self
     }
 
+    /// Has another amount of memory, in MiB.
+    pub fn memory(mut self, memory: u64) -> Self {
+        self.memory = memory;
+        self
+    }
+
     /// Says something else on the command line.
     pub fn cmdline(mut self, cmdline: &str) -> Self {
         cmdline.clone_into(&mut self.cmdline);
@@ -115,10 +123,10 @@ impl Vm {
 
 impl From<Vm> for Function {
     fn from(vm: Vm) -> Self {
-        let Vm { name, kind, top, keys, hypervisor, cmdline, kernel } = vm;
+        let Vm { name, kind, top, keys, hypervisor, cmdline, kernel, memory } = vm;
         let (kernel, kind) = (kernel.display(), kind.hypervisor());
         let text = format!(
-            "{top}\n[vm]\nkernel = \"{kernel}\"\nmemory = 32\ncmdline = \"{cmdline}\"\n{keys}\n\
+            "{top}\n[vm]\nkernel = \"{kernel}\"\nmemory = {memory}\ncmdline = \"{cmdline}\"\n{keys}\n\
              [vm.hypervisor]\n{kind}\n{hypervisor}"
         );
         Function::verbatim(&name, &text)

@@ -1,20 +1,262 @@
-//! Guests that mean harm. A machine has no more memory, disk and processors than it was given; what is left to abuse is its
-//! console, the processor, and everybody's time.
+//! Guests that mean harm. What one does to its own machine is its own affair: memory, processes, files. To abuse there are
+//! its console, its disk, the processor, everybody's time, and the daemon's trust in what it answers.
 //!
-//! What a guest reaches is in `vm_walls.rs`, one that crashes, ends or never calls back in `vm_life.rs`.
+//! Most of them are a Linux with the function under test, as processes (`abuse.rs`) and containers (`containers/abuse.rs`)
+//! are. What a guest reaches is in `vm_walls.rs`, one that crashes, ends or never calls back in `vm_life.rs`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
-use std::{fs, path::PathBuf, process::Command, time::Duration};
+use std::{fs, os::unix::fs::MetadataExt, path::PathBuf, process::Command, time::Duration};
 
 use integration::{
-    Function,
-    abuse::unnoticed,
-    vm::{Kind, Vm, isolated, setup, traces},
+    Daemon, Function, Home, Setup,
+    abuse::{suffer_answers, unnoticed},
+    eventually,
+    linux::{self, linux},
+    ms, number, processes,
+    vm::{self, Kind, Vm, isolated, prepared, setup, traces},
     within,
 };
+use nix::sys::signal::Signal;
 use serde_json::json;
 use tempfile::TempDir;
+
+const MIB: u64 = 1 << 20;
+/// A boot where instructions are emulated and others boot as well, and an answer.
+const SOON: Duration = Duration::from_secs(30);
+
+/// A test with a daemon that has `bad`, as it is described, and `good`, which somebody uses meanwhile. Afterwards nothing is
+/// left.
+fn with<F: Future<Output = ()>>(
+    bad: impl FnOnce() -> Vm + Send + 'static,
+    test: impl FnOnce(Daemon) -> F + Send + 'static,
+) {
+    isolated(|| async {
+        if let Some(missing) = linux::obstacle() {
+            return vm::skip(&missing);
+        }
+        let daemon = setup().function(bad().into()).function(Function::new("good")).start().await;
+        test(daemon).await;
+        assert_eq!(traces(), Vec::<String>::new());
+    });
+}
+
+async fn until_none_is_left(daemon: &Daemon) {
+    daemon.settled("bad", "no instance", |function| function["instances"] == json!([])).await;
+}
+
+/// The process id of the machine monitor.
+async fn monitor(daemon: &Daemon) -> u32 {
+    u32::try_from(number(&daemon.instances("bad").await[0], "pid")).unwrap()
+}
+
+/// What a process has in memory, in pages of 4 KiB; none, if it has just ended.
+fn resident_pages(pid: u32) -> Option<u64> {
+    fs::read_to_string(format!("/proc/{pid}/statm")).ok()?.split(' ').nth(1)?.parse().ok()
+}
+
+#[test]
+fn answers_that_are_none_have_the_right_status_and_harm_nobody() {
+    with(
+        || linux("bad", &[]).set("timeout", 2).set("boot-timeout", 60),
+        async |daemon| {
+            daemon.get("/invoke/bad/pid").await.ok();
+            unnoticed(&daemon, "good", suffer_answers(&daemon, "bad")).await;
+        },
+    );
+}
+
+#[test]
+fn a_guest_that_listens_late_is_waited_for() {
+    with(
+        || linux("bad", &["--listen-delay=600"]),
+        async |daemon| {
+            let reply = within(SOON, "an answer", daemon.get("/invoke/bad/pid")).await.ok();
+            assert!(reply.took > ms(600), "{:?}", reply.took);
+            assert_eq!(number(&daemon.function("bad").await, "instances_started"), 1);
+        },
+    );
+}
+
+#[test]
+fn a_guest_that_calls_back_and_dies_is_told_to_those_who_waited_for_it() {
+    with(
+        || linux("bad", &["--exit-after-callback=7"]).set("timeout", 5),
+        async |daemon| {
+            unnoticed(&daemon, "good", async {
+                let reply = within(Duration::from_secs(60), "an answer", daemon.get("/invoke/bad/pid")).await;
+                let problem = reply.problem(502, "instance_failed").to_string();
+                assert!(problem.contains("could not connect") || problem.contains("has reset itself"), "{problem}");
+                until_none_is_left(&daemon).await;
+                // A request may have tried some, not more than that.
+                assert!(number(&daemon.function("bad").await, "instances_started") <= 4);
+            })
+            .await;
+        },
+    );
+}
+
+#[test]
+fn a_guest_that_closes_its_socket_loses_its_place_and_no_request() {
+    with(
+        || linux("bad", &[]),
+        async |daemon| {
+            daemon.get("/invoke/bad/deaf").await.ok();
+            let first = monitor(&daemon).await;
+            unnoticed(&daemon, "good", async {
+                for _ in 0..8 {
+                    daemon.get("/invoke/bad/pid").await.ok();
+                }
+                assert_eq!(daemon.counter("bad", "instance_failed").await, 0);
+                eventually(SOON, "it is gone", async || (!processes::exists(first)).then_some(())).await;
+            })
+            .await;
+        },
+    );
+}
+
+#[test]
+fn a_guest_that_eats_memory_has_what_its_file_says_and_the_next_request_is_served() {
+    with(
+        || linux("bad", &[]),
+        async |daemon| {
+            daemon.get("/invoke/bad/pid").await.ok();
+            let monitor = monitor(&daemon).await;
+            unnoticed(&daemon, "good", async {
+                let most = async {
+                    let mut most = 0;
+                    while let Some(pages) = resident_pages(monitor) {
+                        most = most.max(pages * 4);
+                        tokio::time::sleep(ms(10)).await;
+                    }
+                    most
+                };
+                let (reply, most) = futures::join!(daemon.get("/invoke/bad/allocate?mib=400"), most);
+                reply.problem(502, "instance_failed");
+                // Its memory, that of the translated code, and of the machine monitor itself.
+                assert!((64 << 10..(linux::MEMORY + 160) << 10).contains(&most), "{most} KiB");
+                within(SOON, "an answer", daemon.get("/invoke/bad/pid")).await.ok();
+            })
+            .await;
+        },
+    );
+}
+
+#[test]
+fn a_fork_bomb_stays_inside() {
+    with(
+        || linux("bad", &[]).set("timeout", 3).set("keepalive", 1),
+        async |daemon| {
+            daemon.get("/invoke/bad/pid").await.ok();
+            daemon.get("/invoke/good").await.ok();
+            let before = vm::processes().len();
+            unnoticed(&daemon, "good", async {
+                daemon.get("/invoke/bad/bomb?ms=3000").await;
+                for _ in 0..3 {
+                    let reply = within(SOON, "an answer", daemon.get("/invoke/bad/pid")).await;
+                    assert!([200, 502, 504].contains(&reply.status), "{reply:?}");
+                    assert!(vm::processes().len() <= before);
+                }
+                until_none_is_left(&daemon).await;
+            })
+            .await;
+        },
+    );
+}
+
+#[test]
+fn a_console_without_end_is_kept_within_bounds() {
+    with(
+        || linux("bad", &[]).set("keepalive", 3),
+        async |daemon| {
+            daemon.get("/invoke/bad/pid").await.ok();
+            unnoticed(&daemon, "good", async {
+                daemon.get("/invoke/bad/flood?ms=2000").await.ok();
+                for _ in 0..20 {
+                    let output = daemon.instances("bad").await[0]["output"].to_string();
+                    assert!(output.len() < 64 << 10, "{} bytes of output are kept", output.len());
+                    tokio::time::sleep(ms(50)).await;
+                }
+                assert!(daemon.instances("bad").await[0]["output"].to_string().contains("fffffff"));
+                until_none_is_left(&daemon).await;
+            })
+            .await;
+        },
+    );
+}
+
+/// An image that has no blocks yet, as a guest finds it.
+fn image(home: &Home, mib: u64) -> PathBuf {
+    let path = home.path("disk.img");
+    fs::File::create(&path).unwrap().set_len(mib * MIB).unwrap();
+    path
+}
+
+#[test]
+fn a_guest_fills_its_own_copy_of_the_disk_and_not_more() {
+    isolated(|| async {
+        if let Some(missing) = linux::obstacle() {
+            return vm::skip(&missing);
+        }
+        let home = Home::new();
+        let image = image(&home, 48);
+        let setup = prepared(Setup::at(&home)).function(Function::new("good"));
+        let bad = linux("bad", &[]).vm("image", format!("{image:?}")).set("keepalive", 2);
+        let daemon = setup.function(bad.into()).start().await;
+        daemon.get("/invoke/bad/pid").await.ok();
+        unnoticed(&daemon, "good", async {
+            assert_eq!(daemon.get("/invoke/bad/fill?path=/dev/vda&mib=200").await.ok().text(), "StorageFull");
+            let copy =
+                fs::read_dir(home.path("state/instances")).unwrap().next().unwrap().unwrap().path().join("rootfs");
+            let copy = copy.metadata().unwrap();
+            assert_eq!((copy.len(), copy.blocks() * 512), (48 * MIB, 48 * MIB));
+            assert_eq!(image.metadata().unwrap().blocks(), 0, "the original is not written to");
+            until_none_is_left(&daemon).await;
+            assert_eq!(fs::read_dir(home.path("state/instances")).unwrap().count(), 0);
+        })
+        .await;
+    });
+}
+
+#[test]
+fn a_guest_that_fills_the_disk_of_the_daemon_is_told_so_and_others_go_on() {
+    isolated(|| async {
+        if let Some(missing) = linux::obstacle() {
+            return vm::skip(&missing);
+        }
+        let home = Home::new();
+        let image = image(&home, 128);
+        let setup = prepared(Setup::at(&home)).function(Function::new("good")).on_a_small_disk("32m");
+        let bad = linux("bad", &[]).vm("image", format!("{image:?}")).set("keepalive", 2);
+        let mut daemon = setup.function(bad.into()).start().await;
+        daemon.get("/invoke/bad/pid").await.ok();
+        unnoticed(&daemon, "good", async {
+            let how = within(SOON, "an answer", daemon.get("/invoke/bad/fill?path=/dev/vda&mib=100")).await.ok().text();
+            assert_ne!(how, "filled");
+            // It goes on, as far as it can do without a disk.
+            daemon.get("/invoke/bad/pid").await.ok();
+            until_none_is_left(&daemon).await;
+        })
+        .await;
+        within(SOON, "an answer", daemon.get("/invoke/bad/pid")).await.ok();
+        assert_eq!(daemon.end().await.status.code(), Some(0));
+        assert_eq!(traces(), Vec::<String>::new());
+    });
+}
+
+#[test]
+fn a_machine_monitor_that_hears_no_signal_is_killed() {
+    with(
+        || linux("bad", &[]).set("keepalive", 1),
+        async |daemon| {
+            daemon.get("/invoke/bad/pid").await.ok();
+            let monitor = monitor(&daemon).await;
+            processes::signal(monitor, Signal::SIGSTOP);
+            unnoticed(&daemon, "good", until_none_is_left(&daemon)).await;
+            assert!(!processes::exists(monitor));
+        },
+    );
+}
 
 /// A guest that does nothing but print, as fast as it can. It is entered like any other, by a note in its file.
 const SCREAMS: &str = "

@@ -7,7 +7,7 @@ use std::{fs, time::Duration};
 use integration::{
     Daemon, Engine, Function,
     abuse::{suffer_answers, unnoticed},
-    contained, eventually, ms, within,
+    contained, eventually, ms, number, within,
 };
 
 use crate::shared;
@@ -114,4 +114,13 @@ async fn an_instance_that_calls_back_and_dies_is_told_to_those_who_waited_for_it
     let problem = reply.problem(502, "instance_failed").to_string();
     assert!(problem.contains("could not connect") || problem.contains("status 7"), "{problem}");
     engine.none_left("dies").await;
+}
+
+#[tokio::test]
+async fn an_instance_that_listens_late_is_waited_for() {
+    let Some(engine) = shared() else { return };
+    let daemon = with(engine, contained("late", &["--listen-delay", "600"], "", "")).await;
+    let reply = within(Duration::from_secs(20), "an answer", daemon.get("/invoke/late/pid")).await.ok();
+    assert!(reply.took > ms(600), "{:?}", reply.took);
+    assert_eq!(number(&daemon.function("late").await, "instances_started"), 1);
 }

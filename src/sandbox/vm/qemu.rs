@@ -93,7 +93,9 @@ impl Boot<'_> {
         match kind {
             DiskType::Block => {
                 let format = self.format;
-                line.option("-drive", format!("if=none,id=root,format={format},file={disk},readonly={switch}"));
+                // Where the host's disk is full the guest is told, as by Firecracker: by QEMU's default it stands still.
+                let drive = format!("if=none,id=root,format={format},file={disk},readonly={switch},werror=report");
+                line.option("-drive", drive);
                 line.option("-device", format!("virtio-blk-{bus},drive=root"));
             }
             DiskType::NineP => {
@@ -230,7 +232,7 @@ mod tests {
             let line = line(&boot);
             let drive = format!(
                 "-initrd /f/initrd -append a=b c,d \
-                 -drive if=none,id=root,format=raw,file=/run/a,,b/rootfs,readonly=off -device virtio-blk-{bus},drive=root "
+                 -drive if=none,id=root,format=raw,file=/run/a,,b/rootfs,readonly=off,werror=report -device virtio-blk-{bus},drive=root "
             );
             assert!(line.contains(&drive), "{line}");
         }

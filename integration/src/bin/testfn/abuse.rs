@@ -119,12 +119,13 @@ pub(crate) fn flood(time: Duration) {
     });
 }
 
-/// Writes a file of that size; how it went.
+/// Writes a file of that size, to the last byte; how it went.
 pub(crate) fn fill(path: &str, mib: u64) -> String {
     let block = vec![b'f'; 1 << 20];
     let write = || {
         let mut file = File::create(path)?;
-        (0..mib.min(MOST_MIB)).try_for_each(|_| file.write_all(&block))
+        (0..mib.min(MOST_MIB)).try_for_each(|_| file.write_all(&block))?;
+        file.sync_all()
     };
     match write() {
         Ok(()) => "filled".to_owned(),

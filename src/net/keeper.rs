@@ -138,7 +138,7 @@ impl Keeper {
     async fn prepare(&mut self) -> Result<(), NetError> {
         let Settings { subnet, mark, callback, .. } = self.settings;
         let thing = Thing::Network { mark: mark.closed(), subnet: subnet.to_string() };
-        self.entries.push(self.settings.journal.enter(thing)?);
+        self.entries.push(self.settings.journal.enter(thing).await?);
         self.netlink.reserve(subnet, mark).await.map_err(refused("the route that reserves the subnet"))?;
         // Of two daemons that reserve at the same moment each sees the other one by now, at the latest.
         look_for_conflicts(&self.netlink, subnet, mark).await?;
@@ -313,7 +313,7 @@ impl Keeper {
             if sysctl::forwards(&uplink).map_err(refused("forwarding"))? && !others.contains(&uplink) {
                 continue;
             }
-            self.entries.push(self.settings.journal.enter(Thing::Forwarding { interface: uplink.clone() })?);
+            self.entries.push(self.settings.journal.enter(Thing::Forwarding { interface: uplink.clone() }).await?);
             debug!(self.log, "forwarding is switched on for guests with egress"; "interface" => &uplink);
             Fence::guard(self.settings.mark, &uplink)?;
             self.uplinks.push(uplink.clone());

@@ -95,9 +95,11 @@ impl Engines {
     /// Removes what earlier daemons of the state directory have left.
     pub async fn reclaim(&self, mut left: Leftovers, state: &State, settings: &EngineSettings, log: &Logger) {
         if left.damaged > 0 {
-            let strays = self.limits.strays().into_iter();
-            let written = strays.map(|stray| (state.journal.enter(stray.clone()), stray));
-            left.things.extend(written.filter_map(|(entry, stray)| Some((entry.ok()?, stray))));
+            for stray in self.limits.strays() {
+                if let Ok(entry) = state.journal.enter(stray.clone()).await {
+                    left.things.push((entry, stray));
+                }
+            }
         }
         let subnet = settings.subnet.unwrap_or(Subnet::DEFAULT);
         reclaim::run(left, &self.containers, Mark::new(state.mark()), subnet, log).await;

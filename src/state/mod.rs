@@ -3,7 +3,8 @@
 //! ```text
 //!   lock        held as long as a daemon lives; a second one on the same directory refuses to start
 //!   identity    a random number: the mark on everything that can carry one (labels of containers, groups of taps, names)
-//!   journal     everything else, written down before it is made: `record.rs` has its lines, `journal.rs` the file
+//!   journal     everything else, written down before it is made: `record.rs` has its lines, `book.rs` the file, `journal.rs`
+//!               the thread that writes
 //!   instances/  the files of instances, a directory each, which is its own record
 //! ```
 //!
@@ -12,6 +13,7 @@
 //! [`Leftovers`]; `sandbox/reclaim.rs` removes them. Processes are recognised by `family.rs`, from a look into `/proc`
 //! (`proc.rs`): by number and time of start, never by name.
 
+mod book;
 mod family;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
@@ -135,7 +137,8 @@ impl State {
         };
         let (journal, things) = begun.map_err(error(&path))?;
         let life = rand::random();
-        Ok((Self { directory, identity, life, journal, _lock: lock }, Leftovers { things, directories, lost, damaged }))
+        let state = Self { directory, identity, life, journal, _lock: lock };
+        Ok((state, Leftovers { things, directories, lost, damaged }))
     }
 
     pub fn directory(&self) -> &Path {
@@ -160,6 +163,13 @@ impl State {
     /// Where the files of instances are.
     pub fn instances(&self) -> PathBuf {
         self.directory.join(INSTANCES)
+    }
+}
+
+impl Drop for State {
+    /// Whatever was struck out until now is not looked for by the next daemon.
+    fn drop(&mut self) {
+        self.journal.flush();
     }
 }
 
@@ -222,9 +232,9 @@ mod tests {
         let path = home.path().join("a/state");
         let (first, left) = State::open(&path).unwrap();
         assert!(left.things.is_empty() && left.directories.is_empty());
-        first.journal.enter(container("c")).unwrap();
-        first.journal.enter(container("gone")).unwrap().strike();
-        first.journal.enter(family("i")).unwrap();
+        first.journal.enter_blocking(container("c")).unwrap();
+        first.journal.enter_blocking(container("gone")).unwrap().strike();
+        first.journal.enter_blocking(family("i")).unwrap();
         fs::create_dir(first.instances().join("i")).unwrap();
         let (identity, mark, life) = (first.identity(), first.mark(), first.life());
         drop(first);
@@ -257,8 +267,8 @@ mod tests {
     fn of_a_host_that_was_started_anew_only_containers_are_left() {
         let home = tempfile::tempdir().unwrap();
         let (first, _) = State::open(home.path()).unwrap();
-        first.journal.enter(family("i")).unwrap();
-        first.journal.enter(container("c")).unwrap();
+        first.journal.enter_blocking(family("i")).unwrap();
+        first.journal.enter_blocking(container("c")).unwrap();
         drop(first);
         let journal = home.path().join(JOURNAL);
         let boot = origin::here().unwrap().boot;
@@ -272,7 +282,7 @@ mod tests {
     fn garbage_in_the_directory_is_told_and_survived() {
         let home = tempfile::tempdir().unwrap();
         let (first, _) = State::open(home.path()).unwrap();
-        first.journal.enter(container("c")).unwrap();
+        first.journal.enter_blocking(container("c")).unwrap();
         drop(first);
         let journal = home.path().join(JOURNAL);
         let text = fs::read(&journal).unwrap();

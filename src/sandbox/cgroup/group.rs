@@ -13,7 +13,10 @@ use nix::{
     sys::signal::{self, Signal},
     unistd::Pid,
 };
-use tokio::time::{self, Instant};
+use tokio::{
+    task,
+    time::{self, Instant},
+};
 
 /// Rounds of killing in one call, where the kernel cannot kill a cgroup as a whole.
 const KILL_ROUNDS: usize = 8;
@@ -166,19 +169,28 @@ impl Group {
         }
     }
 
-    /// Kills what is inside until the directories can be removed.
-    pub async fn remove(&self) -> io::Result<()> {
+    /// Kills what is inside until the directories can be removed. The kernel removes cgroups one at a time, and may be busy
+    /// with others: not for the actors' thread.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub async fn remove(mut self) -> io::Result<()> {
         let deadline = Instant::now() + REMOVE_TIMEOUT;
         let mut pause = PAUSES.0;
-        while let Err(error) = self.try_remove() {
-            if Instant::now() > deadline {
-                return Err(error);
+        loop {
+            let attempt = move || {
+                let removed = self.try_remove().inspect_err(|_| self.kill());
+                (self, removed)
+            };
+            let removed;
+            (self, removed) = task::spawn_blocking(attempt).await?;
+            match removed {
+                Err(error) if Instant::now() > deadline => return Err(error),
+                Err(_) => time::sleep(pause).await,
+                Ok(()) => return Ok(()),
             }
-            self.kill();
-            time::sleep(pause).await;
             pause = (pause * 2).min(PAUSES.1);
         }
-        Ok(())
     }
 
     fn try_remove(&self) -> io::Result<()> {

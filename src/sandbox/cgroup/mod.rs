@@ -20,7 +20,7 @@ use std::{
 };
 
 pub use ceiling::memory_ceiling;
-use futures::future;
+use futures::{StreamExt, TryStreamExt, stream};
 pub use group::{Allowance, Group};
 use group::{Controls, Member};
 pub use limits::Limits;
@@ -30,6 +30,9 @@ use crate::state::{Entry, State, Thing};
 
 /// How the names of all parents begin.
 const PREFIX: &str = "unifaas-";
+
+/// Directories of an earlier daemon that are removed at once, each on a thread: only those that are slow to empty wait.
+const AT_ONCE: usize = 8;
 
 /// The daemon's own directories.
 #[derive(Debug)]
@@ -107,7 +110,7 @@ impl Hierarchy {
     fn new(controls: Controls, parent: PathBuf, place: &Place, state: &State) -> io::Result<Self> {
         let (hierarchy, path) = (controls.name().to_owned(), parent.to_str().ok_or(io::ErrorKind::InvalidFilename)?);
         let thing = Thing::Cgroups { hierarchy, path: path.to_owned() };
-        let entry = Some(state.journal.enter(thing).map_err(io::Error::other)?);
+        let entry = Some(state.journal.enter_blocking(thing).map_err(io::Error::other)?);
         let hierarchy = Self { controls, mount: place.mount.clone(), parent, entry };
         // What follows an error is removed by the destructor.
         fs::create_dir(&hierarchy.parent)?;
@@ -168,9 +171,10 @@ pub async fn remove(hierarchy: &str, parent: &str) -> io::Result<usize> {
     }
     let groups: Vec<Group> =
         directories(parent).into_iter().map(|directory| Group::adopt(controls, directory)).collect();
-    future::try_join_all(groups.iter().map(Group::remove)).await?;
+    let directories = groups.len() + 1;
+    stream::iter(groups).map(Ok).try_for_each_concurrent(AT_ONCE, Group::remove).await?;
     Group::adopt(controls, parent.to_owned()).remove().await?;
-    Ok(groups.len() + 1)
+    Ok(directories)
 }
 
 fn no_controller() -> io::Error {

@@ -141,7 +141,7 @@ mod tests {
             let home = tempfile::tempdir().unwrap();
             let (state, _) = State::open(home.path()).unwrap();
             let thing = |name: &str| Thing::Container { engine: "e".to_owned(), name: name.to_owned() };
-            let enter = |name: &&str| ((*name).to_owned(), state.journal.enter(thing(name)).unwrap());
+            let enter = |name: &&str| ((*name).to_owned(), state.journal.enter_blocking(thing(name)).unwrap());
             let owner = Owner { daemon: "d".to_owned(), life: "now".to_owned() };
             let left = names.iter().map(enter).collect();
             let since = Instant::now();

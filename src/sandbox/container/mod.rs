@@ -134,7 +134,7 @@ impl Parts {
         let callback = self.callback_from(gateway, &order.spec.readiness)?;
         let name = request::name(&order);
         let thing = Thing::Container { engine: self.engine.host().to_owned(), name: name.clone() };
-        let entry = self.journal.enter(thing)?;
+        let entry = self.journal.enter(thing).await?;
         let id = match self.create(&name, &order, container, callback).await {
             Ok(id) => id,
             Err(NotCreated { error, doubtful }) => {

@@ -143,7 +143,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let (state, _) = State::open(directory.path()).unwrap();
         let thing = Thing::Container { engine: "e".to_owned(), name: "c".to_owned() };
-        let entry = state.journal.enter(thing).unwrap();
+        let entry = state.journal.enter_blocking(thing).unwrap();
         (state, entry, directory)
     }
 

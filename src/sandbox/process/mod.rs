@@ -92,7 +92,7 @@ impl Processes {
             daemon: Facts::daemon(),
         };
         let invocation = Invocation::new(&order, process, &facts, env::var_os("PATH").as_deref());
-        let record = Record::begin(journal, order.instance.to_string())?;
+        let record = Record::begin(journal, order.instance.to_string()).await?;
         let allowance = Allowance { memory: process.memory, pids: process.pids_limit };
         let (program, directory, user) =
             (invocation.program.clone(), order.spec.directory.clone(), credentials.clone());

@@ -67,9 +67,9 @@ pub struct Record {
 
 impl Record {
     /// Writes down that there are about to be some.
-    pub fn begin(journal: &Journal, instance: String) -> Result<Self, JournalError> {
+    pub async fn begin(journal: &Journal, instance: String) -> Result<Self, JournalError> {
         let family = Family { instance, leader: None };
-        Ok(Self { entry: journal.enter(Thing::Process(family.clone()))?, family })
+        Ok(Self { entry: journal.enter(Thing::Process(family.clone())).await?, family })
     }
 
     /// There are none any more.

@@ -134,7 +134,7 @@ impl Machines {
 
 impl Engine {
     async fn launch(&self, order: LaunchOrder, vm: &VmSpec) -> Result<Launched, LaunchError> {
-        let record = Record::begin(&self.means.journal, order.instance.to_string())?;
+        let record = Record::begin(&self.means.journal, order.instance.to_string()).await?;
         match self.prepare(&order, vm).await {
             Ok(prepared) => self.start(order, vm, prepared, record).await,
             Err(error) => {

@@ -167,6 +167,7 @@ impl Rig {
 
     /// How many processes the journal has.
     pub fn written_down(&self) -> usize {
+        self.state.journal.flush();
         let journal = fs::read(self.state.directory().join("journal")).unwrap();
         Replay::of(&journal).things.into_values().filter(|(_, thing)| matches!(thing, Thing::Process(_))).count()
     }

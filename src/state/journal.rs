@@ -16,6 +16,7 @@ use std::{
 
 use crossbeam_channel::{Receiver, Sender};
 use futures::executor;
+use scopeguard::ScopeGuard;
 use tokio::sync::oneshot;
 use unifaas_actors::sandbox::LaunchError;
 
@@ -93,10 +94,12 @@ impl Journal {
         let (written, told) = oneshot::channel();
         // The thread is there for as long as there is a sender.
         let _ = self.orders.send(Order::Enter { number, thing, written });
-        match told.await {
-            Ok(written) => written.map(|()| Entry { orders: self.orders.clone(), number }),
-            Err(_) => unreachable!("every order is carried out"),
-        }
+        // Nobody may be waiting any more when it is written: then nothing is made, either.
+        let entry = Entry { orders: self.orders.clone(), number };
+        let forsaken = scopeguard::guard(entry, Entry::strike);
+        let Ok(written) = told.await else { unreachable!("every order is carried out") };
+        let entry = ScopeGuard::into_inner(forsaken);
+        written.map(|()| entry)
     }
 
     /// The same for those who cannot await, and hold up nobody.
@@ -133,7 +136,7 @@ fn keep(mut book: Book, path: &Path, given: &Receiver<Order>) {
             match order {
                 Order::Enter { number, thing, written } => {
                     changes.push(Change::Enter { number, thing });
-                    entered.push((number, written));
+                    entered.push(written);
                 }
                 Order::Change(change) => changes.push(change),
                 Order::Flush(done) => flushed.push(done),
@@ -141,12 +144,9 @@ fn keep(mut book: Book, path: &Path, given: &Receiver<Order>) {
         }
         let error = |source| JournalError { path: path.to_owned(), source: Arc::new(source) };
         let result = book.write(changes).map_err(error);
-        // What nobody waits for any more is not made.
-        let forsaken = |(number, written): (u64, oneshot::Sender<_>)| {
-            written.send(result.clone()).is_err().then_some(Change::Strike { number })
-        };
-        let forsaken: Vec<Change> = entered.into_iter().filter_map(forsaken).collect();
-        let _ = book.write(forsaken);
+        for written in entered {
+            let _ = written.send(result.clone());
+        }
     }
 }
 
@@ -216,7 +216,8 @@ mod tests {
     fn what_nobody_waits_for_any_more_is_struck_out() {
         let (rig, _) = Rig::new(&[]);
         for _ in 0..100 {
-            let _ = rig.journal.enter(thing("forsaken")).now_or_never();
+            let entered = rig.journal.enter(thing("forsaken")).now_or_never();
+            entered.into_iter().for_each(|entered| entered.unwrap().strike());
         }
         let _kept = rig.journal.enter_blocking(thing("kept")).unwrap();
         assert_eq!(rig.found(), ["kept"]);

@@ -107,9 +107,23 @@ impl Means {
                 let _ = signal::kill(Pid::from_raw(pid), way_out);
             }
         }
-        let Spawned { record, .. } = start.await?;
-        record.strike();
+        start.await?.undo(&self.limits).await?;
         Err(io::Error::new(io::ErrorKind::TimedOut, "it was stopped again and again before it executed its program"))
+    }
+}
+
+impl Spawned {
+    /// Gives everything back, once it has ended: it was killed.
+    async fn undo(self, limits: &Limits) -> io::Result<()> {
+        let Self { child, group, record, .. } = self;
+        child.ended().await?;
+        child.reap()?;
+        if let Some(group) = group {
+            group.kill();
+            limits.take_back(group).await?;
+        }
+        record.strike();
+        Ok(())
     }
 }
 

@@ -41,10 +41,9 @@ use crate::{
     state::{State, is_full},
 };
 use ending::Monitor;
-use files::InstanceDir;
 use guest::VmGuest;
 use operator::Operator;
-use plan::{Plan, Planner, RunsAs};
+use plan::{Plan, Planner};
 use qemu::Accelerator;
 use wire::{Facts, Wire};
 
@@ -163,46 +162,44 @@ impl Engine {
                 (Wire::User(port), facts)
             }
         };
-        let (instances, callback) = (self.instances.as_path(), Callback::local(self.settings.callback));
-        let planner = Planner { order, vm, wire: &wire, facts: &facts, instances, callback };
-        let plan = match &vm.hypervisor {
-            Hypervisor::Firecracker { jailer: true, read_only, .. } => planner.jailed_firecracker(*read_only).await,
-            Hypervisor::Firecracker { copy_rootfs, read_only, .. } => {
-                planner.firecracker(*copy_rootfs, *read_only).await
-            }
-            Hypervisor::Qemu { qemu, .. } | Hypervisor::Microvm { qemu, .. } => {
-                let accelerator = self.accelerator(qemu.accel).await;
-                planner.qemu(qemu, accelerator).await
-            }
+        let accelerator = match &vm.hypervisor {
+            Hypervisor::Qemu { qemu, .. } | Hypervisor::Microvm { qemu, .. } => self.accelerator(qemu.accel).await,
+            Hypervisor::Firecracker { .. } => Accelerator::Kvm,
         };
-        let plan = plan?;
-        let operator = self.operator(&plan.runs_as, plan.files.as_ref())?;
+        let tap = match &wire {
+            Wire::Tap(tap) => Some((tap.name.clone(), tap.link)),
+            Wire::User(_) => None,
+        };
+        let planner = Planner {
+            instance: order.instance,
+            spec: order.spec.clone(),
+            vm: vm.clone(),
+            tap,
+            facts: facts.clone(),
+            instances: self.instances.clone(),
+            callback: Callback::local(self.settings.callback),
+            accelerator,
+        };
+        let planned = task::spawn_blocking(move || planner.plan()).await;
+        let plan = planned.unwrap_or_else(|error| Err(LaunchError::Refused(format!("the plan: {error}"))))?;
+        self.note(&plan.operator);
         let events = match plan.monitor {
             Monitor::Qemu => Some(qmp::Monitor::pair().await.map_err(refused("a pair of sockets"))?),
             Monitor::Firecracker => None,
         };
-        Ok(Prepared { wire, facts, plan, operator, events })
+        Ok(Prepared { wire, facts, plan, events })
     }
 
-    /// Chooses who runs the monitor, and gives them the files of the instance.
-    fn operator(&self, runs_as: &RunsAs, files: Option<&InstanceDir>) -> Result<Operator, LaunchError> {
-        let needs = match runs_as {
-            RunsAs::Operator(needs) => needs,
-            RunsAs::Daemon => return Ok(Operator::daemon()),
-        };
-        let operator = Operator::choose(Uid::effective(), needs);
+    /// Makes known who runs a monitor.
+    fn note(&self, operator: &Operator) {
         if let Some(obstacle) = operator.obstacle.as_ref().filter(|_| !self.warned.replace(true)) {
-            info!(self.log, "machine monitors run as root, of whose powers they keep the access to files alone: \
-                an unprivileged user could not use everything they need"; "for example" => %obstacle.display());
+            info!(self.log, "machine monitors run as root, of whose powers they keep the access to files alone: an \
+                unprivileged user could not use everything they need"; "for example" => %obstacle.display());
         }
         if let Some(user) = operator.credentials.as_ref().filter(|user| user.uid != Uid::effective()) {
             // A guest in a user-mode network reaches this host as the one who runs its monitor.
             self.settings.neighbours.add_user(user.uid.as_raw());
         }
-        if let (Some(user), Some(files)) = (&operator.credentials, files) {
-            files.give_to(user.uid, user.gid).map_err(refused("the directory of the instance"))?;
-        }
-        Ok(operator)
     }
 
     async fn start(
@@ -212,8 +209,8 @@ impl Engine {
         prepared: Prepared,
         record: Record,
     ) -> Result<Launched, LaunchError> {
-        let Prepared { wire, facts, plan, operator, events } = prepared;
-        let Plan { monitor, invocation, files, .. } = plan;
+        let Prepared { wire, facts, plan, events } = prepared;
+        let Plan { monitor, invocation, operator, files } = plan;
         let overhead = if monitor == Monitor::Qemu { QEMU_OVERHEAD } else { FIRECRACKER_OVERHEAD };
         let memory = vm.memory + overhead;
         let allowance = Allowance { memory, pids: MONITOR_PIDS };
@@ -292,7 +289,6 @@ struct Prepared {
     wire: Wire,
     facts: Facts,
     plan: Plan,
-    operator: Operator,
     /// QEMU tells on a pair of sockets why it ends: our end, and its standard input.
     events: Option<(qmp::Monitor, OwnedFd)>,
 }

@@ -1,17 +1,20 @@
-//! From an order to a machine monitor that can be started: its files, its command line, and what it has to open.
+//! From an order to a machine monitor that can be started: its files, its command line, what it has to open, and as whom it
+//! runs. All of that waits for disks, and some of it for as long as they are large.
 
 use std::{
     env,
     ffi::OsStr,
     fs::{self, File},
-    io::{self, Read},
+    io::Read,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
-use tokio::task;
+use nix::unistd::Uid;
 use unifaas_actors::{
-    sandbox::{LaunchError, LaunchOrder},
-    spec::{DiskType, Qemu, VmSpec},
+    InstanceId,
+    sandbox::LaunchError,
+    spec::{DiskType, FunctionSpec, Hypervisor, Qemu, VmSpec},
 };
 
 use super::{
@@ -19,14 +22,14 @@ use super::{
     ending::Monitor,
     files::InstanceDir,
     firecracker::{self, Config, Files, Jail},
-    operator::Need,
+    operator::{Need, Operator},
     program::{self, Program},
     qemu::{Accelerator, Attachment, Boot},
     refused,
-    wire::{Facts, Wire},
+    wire::Facts,
 };
 use crate::{
-    net::TapLease,
+    net::Link,
     sandbox::{
         Callback,
         process::{Credentials, DEFAULT_PATH, Facts as ProcessFacts, Invocation},
@@ -42,39 +45,45 @@ const ROOT_DISK: &str = "rootfs";
 pub struct Plan {
     pub monitor: Monitor,
     pub invocation: Invocation,
-    pub runs_as: RunsAs,
-    /// The files of the instance. `None`: it has none of its own.
+    pub operator: Operator,
+    /// The files of the instance, which are the operator's. `None`: it has none of its own.
     pub files: Option<InstanceDir>,
 }
 
-/// As whom a machine monitor is started.
-pub enum RunsAs {
-    /// Whoever can open all of this.
-    Operator(Vec<Need>),
-    /// The daemon's user: the jailer, which makes itself somebody else.
-    Daemon,
-}
-
-/// What plans are made from.
-pub struct Planner<'a> {
-    pub order: &'a LaunchOrder,
-    pub vm: &'a VmSpec,
-    pub wire: &'a Wire,
-    pub facts: &'a Facts,
+/// What a plan is made from.
+pub struct Planner {
+    pub instance: InstanceId,
+    pub spec: Arc<FunctionSpec>,
+    pub vm: VmSpec,
+    /// The tap that the guest hangs on, if it has one.
+    pub tap: Option<(String, Link)>,
+    pub facts: Facts,
     /// Where the files of instances are.
-    pub instances: &'a Path,
+    pub instances: PathBuf,
     /// For guests in a user-mode network.
     pub callback: Callback,
+    /// For QEMU.
+    pub accelerator: Accelerator,
 }
 
-impl Planner<'_> {
-    /// For Firecracker. `copy`: a private root disk; `read_only`: one that the guest cannot write to.
-    pub async fn firecracker(&self, copy: bool, read_only: bool) -> Result<Plan, LaunchError> {
+impl Planner {
+    /// Makes the files of the instance, and the plan. After an error nothing is left. Takes as long as there is to copy: not
+    /// for the actors' thread.
+    pub fn plan(&self) -> Result<Plan, LaunchError> {
+        match &self.vm.hypervisor {
+            Hypervisor::Firecracker { jailer: true, read_only, .. } => self.jailed_firecracker(*read_only),
+            Hypervisor::Firecracker { copy_rootfs, read_only, .. } => self.firecracker(*copy_rootfs, *read_only),
+            Hypervisor::Qemu { qemu, .. } | Hypervisor::Microvm { qemu, .. } => self.qemu(qemu),
+        }
+    }
+
+    /// `copy`: a private root disk; `read_only`: one that the guest cannot write to.
+    fn firecracker(&self, copy: bool, read_only: bool) -> Result<Plan, LaunchError> {
         let tap = self.tap()?;
         let program = program::FIRECRACKER.find()?;
         let directory = self.directory()?;
         let disk = match &self.vm.image {
-            Some(image) if copy => Some(private_copy(image, &directory).await?),
+            Some(image) if copy => Some(private_copy(image, &directory)?),
             image => image.clone(),
         };
         let files = Files {
@@ -92,13 +101,13 @@ impl Planner<'_> {
         Ok(Plan {
             monitor: Monitor::Firecracker,
             invocation: self.invocation(&program, arguments),
-            runs_as: RunsAs::Operator(needs),
+            operator: operator_of(&needs, Some(&directory))?,
             files: Some(directory),
         })
     }
 
-    /// For Firecracker in a jail: everything it uses has to be inside, as a file of its own.
-    pub async fn jailed_firecracker(&self, read_only: bool) -> Result<Plan, LaunchError> {
+    /// In a jail: everything that Firecracker uses has to be inside, as a file of its own.
+    fn jailed_firecracker(&self, read_only: bool) -> Result<Plan, LaunchError> {
         let tap = self.tap()?;
         let (firecracker, jailer) = (program::FIRECRACKER.find()?, program::JAILER.find()?);
         let directory = self.directory()?;
@@ -110,7 +119,7 @@ impl Planner<'_> {
         let (initrd, image) = (self.vm.initrd.as_deref(), self.vm.image.as_deref());
         for (from, name) in [(Some(self.vm.kernel.as_path()), "kernel"), (initrd, "initrd"), (image, ROOT_DISK)] {
             if let Some(from) = from {
-                bring(from.to_owned(), root.join(name)).await?;
+                bring(from, &root.join(name))?;
             }
         }
         let files = Files {
@@ -123,36 +132,37 @@ impl Planner<'_> {
         Ok(Plan {
             monitor: Monitor::Firecracker,
             invocation: self.invocation(&jailer, jail.arguments(&self.id(), CONFIG)),
-            runs_as: RunsAs::Daemon,
+            // The jailer makes itself somebody else.
+            operator: Operator::daemon(),
             files: Some(directory),
         })
     }
 
-    /// For QEMU, whichever machine it is.
-    pub async fn qemu(&self, qemu: &Qemu, accelerator: Accelerator) -> Result<Plan, LaunchError> {
+    /// Whichever machine it is.
+    fn qemu(&self, qemu: &Qemu) -> Result<Plan, LaunchError> {
         let program = program::QEMU.find()?;
         let (disk, directory) = match &self.vm.image {
             Some(image) if !qemu.read_only => {
                 let directory = self.directory()?;
-                (Some(private_copy(image, &directory).await?), Some(directory))
+                (Some(private_copy(image, &directory)?), Some(directory))
             }
             image => (image.clone(), None),
         };
         let relay = ProcessFacts::daemon();
-        let (cmdline, mac) = (self.cmdline(), self.tap().map(|tap| tap.link.mac()).unwrap_or_default());
-        let attachment = match self.wire {
-            Wire::Tap(tap) => Attachment::Tap { name: &tap.name, mac: &mac },
-            Wire::User(_) => Attachment::User {
+        let (cmdline, mac) = (self.cmdline(), self.tap.as_ref().map(|(_, link)| link.mac()).unwrap_or_default());
+        let attachment = match &self.tap {
+            Some((name, _)) => Attachment::Tap { name, mac: &mac },
+            None => Attachment::User {
                 host: self.facts.address,
-                port: self.order.spec.port,
+                port: self.spec.port,
                 egress: self.vm.egress,
                 relay: &relay,
                 callback: self.callback.address,
             },
         };
         let boot = Boot {
-            name: &self.order.spec.name,
-            vm: self.vm,
+            name: &self.spec.name,
+            vm: &self.vm,
             cmdline: &cmdline,
             files: Files {
                 kernel: &self.vm.kernel,
@@ -161,26 +171,23 @@ impl Planner<'_> {
             },
             format: self.vm.image.as_deref().map_or("raw", format_of),
             attachment,
-            accelerator,
+            accelerator: self.accelerator,
         };
         let mut needs = self.needs(&program);
-        needs.extend((accelerator == Accelerator::Kvm).then(|| Need::write("/dev/kvm")));
-        needs.push(match self.wire {
-            Wire::Tap(_) => Need::write("/dev/net/tun"),
-            Wire::User(_) => Need::execute(&relay),
-        });
+        needs.extend((self.accelerator == Accelerator::Kvm).then(|| Need::write("/dev/kvm")));
+        needs.push(if self.tap.is_some() { Need::write("/dev/net/tun") } else { Need::execute(&relay) });
         let shared = self.vm.image.as_ref().filter(|_| qemu.disk_type == DiskType::Block && qemu.read_only);
         needs.extend(shared.map(Need::read));
         Ok(Plan {
             monitor: Monitor::Qemu,
             invocation: self.invocation(&program, boot.arguments()),
-            runs_as: RunsAs::Operator(needs),
+            operator: operator_of(&needs, directory.as_ref())?,
             files: directory,
         })
     }
 
     fn id(&self) -> String {
-        self.order.instance.to_string()
+        self.instance.to_string()
     }
 
     fn invocation(&self, program: &Path, arguments: Vec<String>) -> Invocation {
@@ -201,42 +208,45 @@ impl Planner<'_> {
         substitute(&self.vm.cmdline, |word| self.facts.value(word))
     }
 
-    fn tap(&self) -> Result<&TapLease, LaunchError> {
-        match self.wire {
-            Wire::Tap(tap) => Ok(tap),
-            Wire::User(_) => Err(LaunchError::Missing("Firecracker has no user-mode network".to_owned())),
-        }
+    fn tap(&self) -> Result<&(String, Link), LaunchError> {
+        self.tap.as_ref().ok_or_else(|| LaunchError::Missing("Firecracker has no user-mode network".to_owned()))
     }
 
     fn directory(&self) -> Result<InstanceDir, LaunchError> {
-        InstanceDir::create(self.instances, &self.id()).map_err(refused("the directory of the instance"))
+        InstanceDir::create(&self.instances, &self.id()).map_err(refused("the directory of the instance"))
     }
 
-    fn write_config(&self, file: &Path, files: Files<'_>, tap: &TapLease) -> Result<(), LaunchError> {
-        let config = Config::new(self.vm, self.cmdline(), files, &tap.name, tap.link.mac());
-        let text = serde_json::to_vec_pretty(&config).map_err(io::Error::from);
+    fn write_config(&self, file: &Path, files: Files<'_>, (tap, link): &(String, Link)) -> Result<(), LaunchError> {
+        let config = Config::new(&self.vm, self.cmdline(), files, tap, link.mac());
+        let text = serde_json::to_vec_pretty(&config).map_err(Into::into);
         text.and_then(|text| fs::write(file, text)).map_err(refused("the configuration file"))
     }
 
     /// What every monitor opens. The directory of the instance will be its own; the way there is what counts.
     fn needs(&self, program: &Path) -> Vec<Need> {
-        let mut needs = vec![Need::execute(program), Need::read(&self.vm.kernel), Need::execute(self.instances)];
+        let mut needs = vec![Need::execute(program), Need::read(&self.vm.kernel), Need::execute(&self.instances)];
         needs.extend(self.vm.initrd.iter().map(Need::read));
         needs
     }
 }
 
-async fn private_copy(image: &Path, directory: &InstanceDir) -> Result<PathBuf, LaunchError> {
+/// Chooses who runs the monitor, and gives them the files of the instance.
+fn operator_of(needs: &[Need], files: Option<&InstanceDir>) -> Result<Operator, LaunchError> {
+    let operator = Operator::choose(Uid::effective(), needs);
+    if let (Some(user), Some(files)) = (&operator.credentials, files) {
+        files.give_to(user.uid, user.gid).map_err(refused("the directory of the instance"))?;
+    }
+    Ok(operator)
+}
+
+fn private_copy(image: &Path, directory: &InstanceDir) -> Result<PathBuf, LaunchError> {
     let copy = directory.path().join(ROOT_DISK);
-    bring(image.to_owned(), copy.clone()).await?;
+    bring(image, &copy)?;
     Ok(copy)
 }
 
-/// Copies a file, or a directory, away from the actors' thread.
-async fn bring(from: PathBuf, to: PathBuf) -> Result<(), LaunchError> {
-    let what = format!("the copy of {}", from.display());
-    let copied = task::spawn_blocking(move || disk::copy(&from, &to)).await;
-    copied.unwrap_or_else(|error| Err(io::Error::other(error))).map_err(refused(&what))
+fn bring(from: &Path, to: &Path) -> Result<(), LaunchError> {
+    disk::copy(from, to).map_err(refused(&format!("the copy of {}", from.display())))
 }
 
 /// QEMU is never left to guess what a guest may have written.

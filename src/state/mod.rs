@@ -34,7 +34,7 @@ use nix::unistd::{Uid, geteuid};
 pub use family::MARK;
 pub use journal::{Entry, Journal, JournalError, is_full};
 use lock::{Lock, Refusal};
-pub use proc::{boot_clock, end_families};
+pub use proc::{boot_clock, end_families, is_stopped};
 pub use record::{Family, Leader, Replay, Thing};
 
 const LOCK: &str = "lock";

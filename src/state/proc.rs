@@ -17,7 +17,7 @@ use rustix::{
 };
 
 use super::{
-    family::{MARK, Process, members},
+    family::{Condition, MARK, Process, members},
     record::Family,
 };
 
@@ -80,8 +80,18 @@ fn processes() -> Vec<Process> {
     entries.filter_map(|entry| read(entry.file_name().to_str()?.parse().ok()?)).collect()
 }
 
+/// Whether a signal has stopped it.
+pub fn is_stopped(pid: i32) -> bool {
+    look(pid).is_some_and(|process| process.condition == Condition::Stopped)
+}
+
+/// What there is to know of it but for its mark, which takes longer.
+fn look(pid: i32) -> Option<Process> {
+    parse(pid, &fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
 fn read(pid: i32) -> Option<Process> {
-    let process = parse(pid, &fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?;
+    let process = look(pid)?;
     // Those of others cannot be read, and are not ours.
     let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
     Some(Process { instance: instance(&environment), ..process })
@@ -97,7 +107,11 @@ fn parse(pid: i32, stat: &str) -> Option<Process> {
         parent: field(4)?.parse().ok()?,
         session: field(6)?.parse().ok()?,
         started: field(22)?.parse().ok()?,
-        dead: matches!(field(3)?, "Z" | "X" | "x"),
+        condition: match field(3)? {
+            "Z" | "X" | "x" => Condition::Dead,
+            "T" => Condition::Stopped,
+            _ => Condition::Alive,
+        },
         instance: None,
     })
 }
@@ -117,6 +131,8 @@ mod tests {
         process::{Child, Command, Stdio},
     };
 
+    use nix::sys::wait::{WaitPidFlag, waitpid};
+
     use super::{super::record::Leader, *};
 
     /// A shell in a session of its own. It runs until its standard input is closed, and prints what its script does.
@@ -132,17 +148,42 @@ mod tests {
     }
 
     fn alive(pid: i32) -> bool {
-        read(pid).is_some_and(|process| !process.dead)
+        look(pid).is_some_and(|process| process.condition != Condition::Dead)
     }
 
     #[test]
     fn a_process_is_read_behind_its_name() {
         let stat = "42 (a) Z (b) S 7 42 40 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 123456 1 2";
-        let expected = Process { pid: 42, parent: 7, session: 40, started: 123_456, dead: false, instance: None };
+        let condition = Condition::Alive;
+        let expected = Process { pid: 42, parent: 7, session: 40, started: 123_456, condition, instance: None };
         assert_eq!(parse(42, stat), Some(expected));
-        assert!(parse(42, "42 (a) Z 7 42 40 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 5").unwrap().dead);
         assert_eq!(parse(42, "42 (a) S 7"), None);
         assert_eq!(parse(42, ""), None);
+    }
+
+    #[test]
+    fn a_process_is_alive_stopped_or_dead() {
+        use Condition::{Alive, Dead, Stopped};
+        for (letter, condition) in [("R", Alive), ("D", Alive), ("t", Alive), ("T", Stopped), ("Z", Dead), ("X", Dead)]
+        {
+            let stat = format!("42 (T) Z) {letter} 7 42 40 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 5");
+            assert_eq!(parse(42, &stat).unwrap().condition, condition, "{letter}");
+        }
+    }
+
+    #[test]
+    fn whether_a_process_is_stopped_is_seen() {
+        let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+        let pid = unistd::Pid::from_raw(child.id() as i32);
+        assert!(!is_stopped(pid.as_raw()));
+        for (told, stopped) in [(Signal::SIGSTOP, true), (Signal::SIGCONT, false)] {
+            signal::kill(pid, told).unwrap();
+            waitpid(pid, Some(WaitPidFlag::WUNTRACED | WaitPidFlag::WCONTINUED)).unwrap();
+            assert_eq!(is_stopped(pid.as_raw()), stopped);
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!is_stopped(pid.as_raw()), "it is gone");
     }
 
     #[test]

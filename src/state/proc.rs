@@ -34,11 +34,8 @@ pub fn boot_clock() -> u64 {
     now.tv_sec() as u64 * ticks + now.tv_nsec() as u64 * ticks / 1_000_000_000
 }
 
-/// Kills every process of these families, until there is none. How many there were.
-///
-/// # Errors
-/// When some do not end.
-pub fn end_families(families: &[Family]) -> io::Result<usize> {
+/// Kills every process of these families, until there is none. Who has ended by that, and an error when some have not.
+pub fn end_families(families: &[Family]) -> (HashSet<i32>, io::Result<()>) {
     let own = unistd::getpid().as_raw();
     let mut killed = HashSet::new();
     let (mut pause, mut waited) = (PAUSES.0, Duration::ZERO);
@@ -46,13 +43,15 @@ pub fn end_families(families: &[Family]) -> io::Result<usize> {
         let processes = processes();
         let left = members(&processes, families, own);
         if left.is_empty() {
-            return Ok(killed.len());
+            return (killed, Ok(()));
         }
         if waited > PATIENCE {
             let pids: Vec<i32> = left.iter().map(|process| process.pid).collect();
-            return Err(io::Error::other(format!("still there {} s after SIGKILL: {pids:?}", PATIENCE.as_secs())));
+            killed.retain(|pid| !pids.contains(pid));
+            let error = format!("still there {} s after SIGKILL: {pids:?}", PATIENCE.as_secs());
+            return (killed, Err(io::Error::other(error)));
         }
-        killed.extend(left.into_iter().filter(|process| kill(process)).map(|process| (process.pid, process.started)));
+        killed.extend(left.into_iter().filter(|process| kill(process)).map(|process| process.pid));
         #[expect(clippy::disallowed_methods, reason = "nobody else is on this thread")]
         thread::sleep(pause);
         waited += pause;
@@ -212,16 +211,21 @@ mod tests {
         assert_eq!(pids.len(), 2);
         let mistaken = Leader { after: leader.before + 1, before: leader.before + 2, ..leader };
         let family = |instance: &str, leader| [Family { instance: instance.to_owned(), leader }];
-        assert_eq!(end_families(&family("nobody", Some(mistaken))).unwrap(), 0);
+        let ended = |families: &[Family]| {
+            let (ended, result) = end_families(families);
+            result.unwrap();
+            ended
+        };
+        assert_eq!(ended(&family("nobody", Some(mistaken))), HashSet::new());
         assert!(alive(leader.pid));
 
         // As after the death of a daemon, which takes the leader along.
         child.kill().unwrap();
         child.wait().unwrap();
-        assert_eq!(end_families(&family("of-the-first", Some(leader))).unwrap(), 2);
+        assert_eq!(ended(&family("of-the-first", Some(leader))), pids.iter().copied().collect());
         assert!(!pids.iter().any(|pid| alive(*pid)), "{pids:?}");
         assert!(others.iter().all(|pid| alive(*pid)) && alive(other.id() as i32));
-        assert!(end_families(&family("of-the-second", None)).unwrap() >= 2);
+        assert!(ended(&family("of-the-second", None)).is_superset(&others.into_iter().collect()));
         other.wait().unwrap();
     }
 }

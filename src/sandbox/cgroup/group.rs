@@ -2,6 +2,7 @@
 
 use std::{
     cell::Cell,
+    collections::HashSet,
     fs::{self, File, OpenOptions},
     io::{self, Write},
     os::{fd::OwnedFd, unix::fs::MetadataExt},
@@ -153,32 +154,34 @@ impl Group {
         self.oom_kills.replace(count) < count
     }
 
-    /// Kills every process inside. Never waits; processes that are being born can escape one call, not all of them.
-    pub fn kill(&self) {
-        let mut killed = false;
-        for member in &self.members {
-            killed |= member.kill();
-        }
-        if killed {
+    /// Kills every process inside; which ones. Never waits; processes that are being born can escape one call, not all of
+    /// them.
+    pub fn kill(&self) -> HashSet<i32> {
+        let mut killed = HashSet::new();
+        for member in self.members.iter().filter(|member| !member.has_nobody()) {
             self.tenancy.set(Tenancy::Evicted);
-        } else if self.tenancy.get() == Tenancy::Open {
+            killed.extend(member.kill());
+        }
+        if self.tenancy.get() == Tenancy::Open {
             self.tenancy.set(Tenancy::Left);
         }
+        killed
     }
 
-    /// Kills what is inside until the directories can be removed.
-    pub async fn remove(&self) -> io::Result<()> {
+    /// Kills what is inside until the directories can be removed. Who was killed.
+    pub async fn remove(&self) -> io::Result<HashSet<i32>> {
         let deadline = Instant::now() + REMOVE_TIMEOUT;
         let mut pause = PAUSES.0;
+        let mut killed = HashSet::new();
         while let Err(error) = self.try_remove() {
             if Instant::now() > deadline {
                 return Err(error);
             }
-            self.kill();
+            killed.extend(self.kill());
             time::sleep(pause).await;
             pause = (pause * 2).min(PAUSES.1);
         }
-        Ok(())
+        Ok(killed)
     }
 
     fn try_remove(&self) -> io::Result<()> {
@@ -249,33 +252,36 @@ impl Member {
         tree(&self.directory).into_iter().all(is_empty)
     }
 
-    /// Whether there was anybody.
-    fn kill(&self) -> bool {
-        if self.has_nobody() {
-            return false;
-        }
+    /// Kills everybody; whom.
+    fn kill(&self) -> HashSet<i32> {
         match self.controls {
-            // Since Linux 5.14.
-            Controls::V2 if write(&self.directory.join("cgroup.kill"), "1").is_ok() => return true,
+            Controls::V2 => {
+                let inside = self.processes();
+                // Since Linux 5.14.
+                if write(&self.directory.join("cgroup.kill"), "1").is_ok() {
+                    return inside;
+                }
+            }
             Controls::V1Pids => {
                 let _ = write(&self.directory.join("pids.max"), "0");
             }
-            _ => {}
+            Controls::V1Memory => {}
         }
-        let mut killed = Vec::new();
+        let (mut seen, mut killed) = (HashSet::new(), HashSet::new());
         for _ in 0..KILL_ROUNDS {
-            let members = |directory: PathBuf| fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
-            let text: String = tree(&self.directory).into_iter().map(members).collect();
-            let new: Vec<i32> = pids(&text).filter(|pid| !killed.contains(pid)).collect();
+            let new: HashSet<i32> = &self.processes() - &seen;
             if new.is_empty() {
                 break;
             }
-            for pid in &new {
-                let _ = signal::kill(Pid::from_raw(*pid), Signal::SIGKILL);
-            }
-            killed.extend(new);
+            killed.extend(new.iter().filter(|pid| signal::kill(Pid::from_raw(**pid), Signal::SIGKILL).is_ok()));
+            seen.extend(new);
         }
-        true
+        killed
+    }
+
+    fn processes(&self) -> HashSet<i32> {
+        let procs = |directory: PathBuf| fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
+        tree(&self.directory).into_iter().flat_map(|directory| pids(&procs(directory)).collect::<Vec<_>>()).collect()
     }
 }
 

@@ -14,6 +14,7 @@ mod locate;
 mod pool;
 
 use std::{
+    collections::HashSet,
     fs, io,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
@@ -157,20 +158,40 @@ impl Drop for Hierarchy {
     }
 }
 
-/// Removes the parent of a daemon that is no more, with all that is in it and whatever runs in there. How many
-/// directories there were.
-pub async fn remove(hierarchy: &str, parent: &str) -> io::Result<usize> {
+/// What was removed of daemons that are no more.
+#[derive(Debug, Default)]
+pub struct Removed {
+    pub directories: usize,
+    /// Those that ran in there and were killed.
+    pub processes: HashSet<i32>,
+}
+
+/// Removes the parent of a daemon that is no more, with all that is in it and whatever runs in there. What can be removed
+/// is, and is added to `removed`, even if something else cannot.
+pub async fn remove(hierarchy: &str, parent: &str, removed: &mut Removed) -> io::Result<()> {
     let controls = Controls::named(hierarchy).ok_or(io::ErrorKind::Unsupported)?;
     let parent = Path::new(parent);
     let name = parent.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     if !name.starts_with(PREFIX) || !parent.exists() {
-        return Ok(0);
+        return Ok(());
     }
     let groups: Vec<Group> =
         directories(parent).into_iter().map(|directory| Group::adopt(controls, directory)).collect();
-    future::try_join_all(groups.iter().map(Group::remove)).await?;
-    Group::adopt(controls, parent.to_owned()).remove().await?;
-    Ok(groups.len() + 1)
+    let mut results = future::join_all(groups.iter().map(Group::remove)).await;
+    if results.iter().all(Result::is_ok) {
+        results.push(Group::adopt(controls, parent.to_owned()).remove().await);
+    }
+    let mut whole = Ok(());
+    for result in results {
+        match result {
+            Ok(killed) => {
+                removed.directories += 1;
+                removed.processes.extend(killed);
+            }
+            Err(error) => whole = Err(error),
+        }
+    }
+    whole
 }
 
 fn no_controller() -> io::Error {
@@ -193,12 +214,16 @@ mod tests {
         for parent in [&ours, &others] {
             fs::create_dir_all(parent.join("instance")).unwrap();
         }
-        let removed = async |path: &Path| remove("unified", path.to_str().unwrap()).await.unwrap();
+        let removed = async |path: &Path| {
+            let mut removed = Removed::default();
+            remove("unified", path.to_str().unwrap(), &mut removed).await.unwrap();
+            removed.directories
+        };
         assert_eq!(removed(&others).await, 0);
         assert!(others.join("instance").exists());
         assert_eq!(removed(&ours).await, 2);
         assert!(!ours.exists());
         assert_eq!(removed(&ours).await, 0, "it is gone");
-        assert!(remove("castle", "unifaas-1").await.is_err());
+        assert!(remove("castle", "unifaas-1", &mut Removed::default()).await.is_err());
     }
 }

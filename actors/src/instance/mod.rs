@@ -11,6 +11,7 @@ use std::{rc::Rc, sync::Arc};
 use actix::{
     Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, MessageResult, SpawnHandle, WrapFuture,
 };
+use futures::future::{FutureExt, LocalBoxFuture, Shared};
 use serde::Serialize;
 use slog::{Logger, debug, error, info, o, warn};
 use tokio::{sync::oneshot, time::Instant};
@@ -22,7 +23,7 @@ use crate::{
     messages::{CalledBack, InstanceGone, InstanceLost, InstanceQuestion, InstanceReady, Rested, Stop},
     notice::ExitNotice,
     output::OutputLog,
-    sandbox::{Guest, LaunchError, LaunchOrder, Launched, RECLAIM_TIMEOUT},
+    sandbox::{Guest, GuestExit, LaunchError, LaunchOrder, Launched, RECLAIM_TIMEOUT},
     spec::FunctionSpec,
     veil::Veil,
     world::World,
@@ -62,7 +63,7 @@ pub struct InstanceActor {
     body: Body,
     early_callbacks: Vec<CalledBack>,
     /// Declared after the body: the host's memory is given back after the guest.
-    permit: Permit,
+    permit: Rc<Permit>,
     /// Whether a callback that was not believed has been logged. There may be any number.
     distrusted: bool,
     /// Declared last, so that the parent is told after everything else has been dropped.
@@ -76,6 +77,7 @@ enum Body {
     None,
     Running {
         guest: Box<dyn Guest>,
+        exited: Exit,
         endpoint: Arc<Endpoint>,
         facts: Facts,
     },
@@ -83,6 +85,9 @@ enum Body {
         facts: Facts,
     },
 }
+
+/// How it ended, once it has.
+type Exit = Shared<LocalBoxFuture<'static, GuestExit>>;
 
 struct Facts {
     address: std::net::SocketAddr,
@@ -120,7 +125,7 @@ impl InstanceActor {
             probe: None,
             body: Body::None,
             early_callbacks: Vec::new(),
-            permit,
+            permit: Rc::new(permit),
             distrusted: false,
             notice,
         };
@@ -188,11 +193,12 @@ impl InstanceActor {
         match result {
             Ok(launched) => {
                 let callback_source = launched.callback_source;
-                let exited = launched.exited;
+                let exited = launched.exited.shared();
                 debug!(self.log, "instance was launched"; "address" => %launched.address, "pid" => launched.pid,
                     "engine_id" => launched.engine_id.as_deref());
                 self.body = Body::Running {
                     guest: launched.guest,
+                    exited: exited.clone(),
                     endpoint: Arc::new(Endpoint::new(
                         self.id,
                         launched.address,
@@ -291,7 +297,7 @@ impl InstanceActor {
     }
 
     fn reclaim(&mut self, ctx: &mut Context<Self>) {
-        let Body::Running { guest, endpoint, facts } = std::mem::take(&mut self.body) else {
+        let Body::Running { guest, exited, endpoint, facts } = std::mem::take(&mut self.body) else {
             return self.on(Event::Reclaimed, ctx);
         };
         // Also one whose end was not seen: it was killed, and its network is taken away now.
@@ -299,14 +305,30 @@ impl InstanceActor {
         self.body = Body::Reclaiming { facts };
         let reclaim = tokio::time::timeout(RECLAIM_TIMEOUT, guest.reclaim());
         ctx.spawn(reclaim.into_actor(self).map(|result, actor, ctx| {
-            match result {
+            match &result {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => error!(actor.log, "a resource has leaked"; "error" => %error),
                 Err(_) => error!(actor.log, "resources were not given back in time"; "after" => ?RECLAIM_TIMEOUT),
             }
+            if !matches!(result, Ok(Ok(()))) && exited.peek().is_none() {
+                actor.leave_memory_taken(exited);
+            }
             actor.body = Body::None;
             actor.on(Event::Reclaimed, ctx);
         }));
+    }
+
+    /// The guest runs on, such as a process that hangs in the kernel: nobody else may be given the memory that it uses.
+    ///
+    /// That goes by the end of its first process. When that has been seen and a descendant hangs, nothing would tell of the
+    /// descendant's end, so that what it uses is given back once its return has been given up.
+    fn leave_memory_taken(&self, exited: Exit) {
+        warn!(self.log, "the instance cannot be ended, and its memory stays taken until it has ended");
+        let log = self.log.clone();
+        self.permit.clone().keep_until(async move {
+            exited.await;
+            info!(log, "the instance that could not be ended has ended");
+        });
     }
 
     fn called_back(&mut self, callback: CalledBack, ctx: &mut Context<Self>) {

@@ -25,8 +25,8 @@ use tokio::{
 };
 
 use super::{
-    addresses,
     engine::{Engine, EngineError, QUICK},
+    facts::addresses,
 };
 
 /// Before the first and between further attempts to reach an engine that has gone.

@@ -16,6 +16,7 @@ mod fleet;
 mod handlers;
 mod refusal;
 mod slots;
+mod snapshot;
 mod waiters;
 
 use std::{rc::Rc, sync::Arc};
@@ -40,10 +41,10 @@ use backoff::{Allowance, Backoff, Fault, Turn};
 pub use desk::{Desk, Lease};
 pub use endpoint::Endpoint;
 use fleet::Demand;
-pub use handlers::FunctionSnapshot;
 pub use refusal::Refusal;
 use slots::Gate;
 pub(crate) use slots::{Idleness, Returned};
+pub use snapshot::FunctionSnapshot;
 use waiters::{Waiter, Waiters};
 
 type Port = oneshot::Sender<Result<Lease, Refusal>>;

@@ -2,11 +2,10 @@
 //!
 //! A connection costs a descriptor and memory, and while it is served a slot of a function. So there is a [`Room`] for a
 //! listener, with places for so many and for so many of one address (`room.rs`), and each HTTP worker knows its part of the
-//! [`Crowd`].
-//! Who finds every place taken gets that of the one of its worker that has rested for longest. If nobody rests there, it is
-//! let in to be told so, and somebody who rests elsewhere has to leave for the next; past that, it is not let in at all.
-//! How long each may take its time is its own business (`client.rs`): no request costs more here than two numbers written
-//! down.
+//! [`Crowd`]. Who finds every place taken gets that of the one of its worker that has rested for longest. If nobody rests
+//! there, it is let in to be told so, and somebody who rests elsewhere has to leave for the next; past that, it is not let
+//! in at all. How long each may take its time is its own business (`client.rs`): no request costs more here than two
+//! numbers written down.
 
 use std::{
     cell::{Cell, RefCell},

@@ -59,7 +59,7 @@ impl Handler<SlotReturned> for FunctionActor {
 
     fn handle(&mut self, SlotReturned { instance, returned, failed }: SlotReturned, ctx: &mut Context<Self>) {
         self.settle(ctx);
-        let Some(member) = self.instances.get(&instance) else { return };
+        let Some(member) = self.instances.get(instance) else { return };
         match returned {
             Returned::Quiet | Returned::Wanted => {}
             Returned::Idle => member.address.do_send(Rested),
@@ -98,7 +98,7 @@ impl Handler<Evict> for FunctionActor {
     type Result = ();
 
     fn handle(&mut self, Evict { instance }: Evict, _: &mut Context<Self>) {
-        if let Some(member) = self.instances.get(&instance) {
+        if let Some(member) = self.instances.get(instance) {
             self.desk.stats().count_eviction();
             member.address.do_send(Stop { cause: Cause::Evicted, now: false });
         }
@@ -109,12 +109,10 @@ impl Handler<InstanceReady> for FunctionActor {
     type Result = ();
 
     fn handle(&mut self, InstanceReady { instance }: InstanceReady, ctx: &mut Context<Self>) {
-        if let Some(member) = self.instances.get_mut(&instance) {
-            member.stage = Stage::Serving;
-            if member.revision == self.revision {
-                let turn = self.backoff.succeeded();
-                self.tell(turn);
-            }
+        self.instances.advance(instance, Stage::Serving);
+        if self.instances.get(instance).is_some_and(|member| member.revision == self.revision) {
+            let turn = self.backoff.succeeded();
+            self.tell(turn);
         }
         self.settle(ctx);
     }
@@ -124,8 +122,8 @@ impl Handler<InstanceLost> for FunctionActor {
     type Result = ();
 
     fn handle(&mut self, InstanceLost { instance, cause, output }: InstanceLost, ctx: &mut Context<Self>) {
-        let Some(member) = self.instances.get_mut(&instance) else { return };
-        member.stage = Stage::Ending;
+        self.instances.advance(instance, Stage::Ending);
+        let Some(member) = self.instances.get(instance) else { return };
         let boot_timeout = member.spec.boot_timeout;
         let fault = match cause {
             Cause::LaunchFailed(LaunchError::Missing(_)) => Fault::Host,
@@ -154,13 +152,11 @@ impl Handler<InstanceGone> for FunctionActor {
         if bug {
             error!(self.log, "an instance's actor panicked; its guest was killed"; "instance" => %instance);
             self.desk.slots().unseat(instance);
-            if let Some(member) = self.instances.get_mut(&instance)
-                && std::mem::replace(&mut member.stage, Stage::Ending) == Stage::Booting
-            {
+            if self.instances.advance(instance, Stage::Ending) == Some(Stage::Booting) {
                 self.start_failed(instance, Refusal::Lost, Fault::Function);
             }
         }
-        self.instances.swap_remove(&instance);
+        self.instances.leave(instance);
         self.settle(ctx);
     }
 }
@@ -196,15 +192,15 @@ impl Handler<Drain> for FunctionActor {
         }
         self.phase = Phase::Draining;
         self.desk.slots().open(Gate::Draining, 0, self.revision);
-        for (id, member) in &self.instances {
+        for (id, member) in self.instances.iter() {
             match member.stage {
-                Stage::Booting | Stage::Serving => self.retire(*id, Cause::Drained),
+                Stage::Booting | Stage::Serving => self.retire(id, Cause::Drained),
                 Stage::Ending => {}
             }
         }
         self.settle(ctx);
         ctx.run_later(grace, |actor, _| {
-            for member in actor.instances.values() {
+            for (_, member) in actor.instances.iter() {
                 member.address.do_send(Stop { cause: Cause::Drained, now: true });
             }
         });

@@ -58,7 +58,7 @@ impl Handler<FunctionQuestion> for FunctionActor {
             revision: self.revision,
             waiting: self.desk.slots().waiting(),
             stats: self.desk.stats().report(),
-            members: self.instances.iter().map(|(id, member)| (*id, member.address.clone())).collect(),
+            members: self.instances.iter().map(|(id, member)| (id, member.address.clone())).collect(),
         })
     }
 }

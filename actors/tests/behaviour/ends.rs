@@ -1,5 +1,6 @@
 //! Instances that die, that will not die, and what they leave behind.
 
+use tokio::time::timeout;
 use unifaas_actors::{Limits, sandbox::GuestExit};
 
 use crate::support::*;
@@ -164,10 +165,10 @@ fn the_end_of_everything_does_not_wait_for_what_cannot_be_ended() {
             let rig = Rig::new("");
             rig.fake.next(Script { reclaim, ..stuck() });
             let lease = rig.acquire().await.unwrap();
-            let asked_at = Instant::now();
-            rig.drain(secs(0)).await.unwrap();
+            // Five seconds until it is given up on, and as long as its resources may take.
             let longest = if matches!(reclaim, Reclaim::Fails) { secs(5) } else { secs(5 + 30) };
-            assert!(asked_at.elapsed() <= longest + ms(10), "{reclaim:?} took {:?}", asked_at.elapsed());
+            let drained = timeout(longest + ms(10), rig.drain(secs(0))).await;
+            drained.unwrap_or_else(|_| panic!("{reclaim:?}: it waits")).unwrap();
             assert_eq!(rig.admission.report().memory_taken, 128, "{reclaim:?}");
             drop(lease);
             rig.finish().await;

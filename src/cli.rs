@@ -87,10 +87,10 @@ pub struct Serve {
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds, allow_negative_numbers = true)]
     pub drain_grace: Duration,
     /// The least important messages that are logged.
-    #[arg(short, long, value_enum, default_value_t = Level::Info)]
+    #[arg(short, long, value_name = "LEVEL", value_enum, default_value_t = Level::Info)]
     pub log_level: Level,
     /// How messages are logged [default: human on a terminal, else json].
-    #[arg(long, value_enum)]
+    #[arg(long, value_name = "FORMAT", value_enum)]
     pub log_format: Option<Format>,
 }
 
@@ -140,6 +140,19 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_option_is_in_the_readme() {
+        let readme = include_str!("../README.md");
+        let command = Cli::command();
+        let options = command.get_arguments().filter(|option| !option.is_hide_set());
+        for option in options {
+            let name = format!("--{}", option.get_long().unwrap());
+            let value = option.get_value_names().map(|names| format!(" {}", names[0].replace('|', "\\|")));
+            let shown = name + &value.unwrap_or_default() + "`";
+            assert!(readme.contains(&shown), "no {shown}");
+        }
     }
 
     #[test]

@@ -31,6 +31,38 @@ fn has(value: &Value, members: &[&str]) {
     }
 }
 
+/// The keys in the README's table with this head, in alphabetical order.
+fn documented(head: &str) -> Vec<&'static str> {
+    let readme = include_str!("../../README.md");
+    let (_, table) = readme.split_once(&format!("\n| {head} | |\n| --- | --- |\n")).expect("the README has the table");
+    let rows = table.lines().take_while(|line| line.starts_with('|'));
+    let first = rows.filter_map(|row| row.split('|').nth(1));
+    let mut keys: Vec<_> = first.flat_map(|column| column.split('`').skip(1).step_by(2)).collect();
+    keys.sort_unstable();
+    keys
+}
+
+#[track_caller]
+fn is_as_documented(value: &Value, head: &str) {
+    let mut keys: Vec<_> = value.as_object().unwrap().keys().map(String::as_str).collect();
+    keys.sort_unstable();
+    assert_eq!(keys, documented(head), "what there is, and what the README says");
+}
+
+#[tokio::test]
+async fn it_shows_what_the_readme_says_and_nothing_else() {
+    let daemon = Daemon::with(Function::new("f")).await;
+    daemon.get("/invoke/f/pid").await.ok();
+    let debug = daemon.debug().await;
+    is_as_documented(&debug["daemon"], "`daemon`");
+    is_as_documented(&debug["functions"]["f"], "function");
+    is_as_documented(&debug["functions"]["f"]["instances"][0], "instance");
+    let readme = include_str!("../../README.md");
+    for code in CODES.iter().filter(|code| !["ok", "client_gone"].contains(code)) {
+        assert!(readme.contains(&format!(" | `{code}` | ")), "the README does not say when there is {code}");
+    }
+}
+
 #[tokio::test]
 async fn it_shows_the_daemon_its_functions_and_their_instances() {
     let daemon = Setup::default()

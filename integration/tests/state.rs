@@ -10,11 +10,14 @@ use std::{
     time::Duration,
 };
 
-use integration::{Function, Home, Setup, cgroups_are_usable, eventually, ms, processes, refusal, unifaas, vm::skip};
+use integration::{
+    Daemon, Function, Home, Setup, cgroups_are_usable, eventually, ms, processes, refusal, unifaas, vm::skip,
+};
 use nix::{
     sched::{CloneFlags, unshare},
     unistd::geteuid,
 };
+use serde_json::Value;
 
 fn only_root() -> bool {
     let root = geteuid().is_root();
@@ -56,28 +59,34 @@ async fn daemons_with_state_directories_of_their_own_do_not_meet() {
     assert_eq!(home.processes(), before);
 }
 
+/// How many of a kind were removed, as the log tells; each kind has one line.
+#[track_caller]
+fn told(daemon: &Daemon, kind: &str) -> Option<u64> {
+    let lines = daemon.log().lines().map(|line| serde_json::from_str(line).expect(line)).collect::<Vec<Value>>();
+    let of_kind = |line: &&Value| line["msg"] == "removed what an earlier daemon left" && line["kind"] == kind;
+    let counts: Vec<_> = lines.iter().filter(of_kind).map(|line| line["count"].as_u64()).collect();
+    assert!(counts.len() < 2, "{kind} are told more than once: {counts:?}");
+    counts.first().copied().flatten()
+}
+
 #[tokio::test]
 async fn what_is_removed_is_told_by_kind() {
     let home = Home::new();
     home.put(&Function::new("f").set("min-instances", 2).flag("--relative").flag("own-session"));
     let daemon = Setup::at(&home).start().await;
     daemon.until("f", "idle", 2).await;
+    let cgroups = daemon.instances("f").await[0]["resources"].to_string().contains("cgroup");
     daemon.killed().await;
     home.remove("f");
     fs::create_dir(home.path("state/instances/0123456789abcdef")).unwrap();
     fs::write(home.path("log"), "").unwrap();
+    eventually(ms(2000), "only the relatives are left", async || (home.processes().len() == 2).then_some(())).await;
     let daemon = Setup::at(&home).start().await;
     eventually(ms(2000), "nothing is left", async || home.processes().is_empty().then_some(())).await;
-    let told = |kind: &str, count: usize| {
-        let log = daemon.log();
-        let line =
-            log.lines().find(|line| line.contains(&format!("\"kind\":\"{kind}\""))).unwrap_or_default().to_owned();
-        line.contains("removed what an earlier daemon left") && line.contains(&format!("\"count\":{count},"))
-    };
-    eventually(ms(2000), "all is told", async || (told("directories", 1)).then_some(())).await;
-    // With a cgroup it is a matter of chance who comes first.
-    let told = async || (told("processes", 2) || daemon.log().contains("\"kind\":\"cgroups\"")).then_some(());
-    eventually(ms(2000), "what became of the processes", told).await;
+    eventually(ms(2000), "all is told", async || told(&daemon, "directories").zip(told(&daemon, "processes"))).await;
+    assert_eq!((told(&daemon, "directories"), told(&daemon, "processes")), (Some(1), Some(2)));
+    // Each hierarchy has one directory for each instance, and one for all.
+    assert_eq!(told(&daemon, "cgroups").is_some_and(|count| count >= 3), cgroups, "{}", daemon.log());
 }
 
 #[tokio::test]
@@ -95,6 +104,8 @@ async fn without_its_journal_the_next_daemon_finds_the_cgroups_and_what_is_in_th
     let daemon = Setup::at(&home).start().await;
     eventually(ms(3000), "nothing is left", async || home.processes().is_empty().then_some(())).await;
     assert!(daemon.log().contains("journal of an earlier daemon is damaged"), "{}", daemon.log());
+    let ended = eventually(ms(2000), "what became of the processes", async || told(&daemon, "processes")).await;
+    assert!((1..=2).contains(&ended), "its relative, and itself unless it had ended with the daemon: {ended}");
 }
 
 /// A process of somebody else, who leads a session.

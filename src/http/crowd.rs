@@ -1,145 +1,22 @@
-//! Everybody who is connected to one listener: how many there may be, and who has to leave.
+//! Everybody who is connected to one listener: who is let in, and who has to leave.
 //!
 //! A connection costs a descriptor and memory, and while it is served a slot of a function. So there is a [`Room`] for a
-//! listener, with places for so many and for so many of one address, and each HTTP worker knows its part of the [`Crowd`].
-//! Who finds every place taken gets that of the one of its worker that has rested for longest. If nobody rests there, it is
-//! let in to be told so, and somebody who rests elsewhere has to leave for the next; past that, it is not let in at all.
-//! How long each may take its time is its own business (`client.rs`): no request costs more here than two numbers written
-//! down.
+//! listener, with places for so many and for so many of one address (`room.rs`), and each HTTP worker knows its part of the
+//! [`Crowd`]. Who finds every place taken gets that of the one of its worker that has rested for longest. If nobody rests
+//! there, it is let in to be told so, and somebody who rests elsewhere has to leave for the next; past that, it is not let
+//! in at all. How long each may take its time is its own business (`client.rs`): no request costs more here than two
+//! numbers written down.
 
 use std::{
     cell::{Cell, RefCell},
-    collections::{BTreeMap, HashMap, hash_map::Entry},
-    net::{IpAddr, Ipv6Addr},
+    collections::BTreeMap,
+    net::IpAddr,
     rc::Rc,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll, Waker},
 };
 
-/// Of all places, one in so many is kept for those that are let in to be told that there is none.
-const SPARE: usize = 8;
-
-/// The places at one listener. Shared by all HTTP workers.
-#[derive(Debug)]
-pub struct Room {
-    places: usize,
-    /// For the clients of one address, unless it is one of this host.
-    places_each: usize,
-    taken: Mutex<Taken>,
-    /// Those that found every place taken, and nobody of their worker at rest, since there last was a place.
-    wanted: AtomicUsize,
-    refused: AtomicU64,
-    turned_out: AtomicU64,
-}
-
-#[derive(Debug, Default)]
-struct Taken {
-    all: usize,
-    by_client: HashMap<IpAddr, usize>,
-}
-
-/// What there is to know about a room, for `/debug`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-pub struct Occupancy {
-    /// Connections now.
-    pub open: usize,
-    /// Those that found no place.
-    pub refused: u64,
-    /// Those that had to leave.
-    pub turned_out: u64,
-}
-
-/// A place that is taken, until dropped.
-#[derive(Debug)]
-struct Place {
-    room: Arc<Room>,
-    client: Option<IpAddr>,
-}
-
-/// What there is for somebody who comes in.
-#[derive(Debug)]
-enum Answer {
-    Welcome(Place),
-    /// The client has as many places as it may have.
-    EnoughOfYou(Place),
-    /// Every place is taken.
-    Full(Place),
-    NoRoom,
-}
-
-impl Room {
-    /// With so many places, and so many for one client.
-    pub fn new(places: usize, places_each: usize) -> Arc<Self> {
-        let (taken, wanted, refused, turned_out) = Default::default();
-        Arc::new(Self { places, places_each, taken, wanted, refused, turned_out })
-    }
-
-    /// How full it is.
-    pub fn occupancy(&self) -> Occupancy {
-        Occupancy {
-            open: self.taken().all,
-            refused: self.refused.load(Ordering::Relaxed),
-            turned_out: self.turned_out.load(Ordering::Relaxed),
-        }
-    }
-
-    fn enter(self: &Arc<Self>, from: IpAddr) -> Answer {
-        let client = identity(from);
-        let mut taken = self.taken();
-        if taken.all >= self.places + self.places.div_ceil(SPARE) {
-            return Answer::NoRoom;
-        }
-        taken.all += 1;
-        let full = taken.all > self.places;
-        let his = client.map_or(0, |client| {
-            let count = taken.by_client.entry(client).or_default();
-            *count += 1;
-            *count
-        });
-        drop(taken);
-        let place = Place { room: self.clone(), client };
-        match full {
-            _ if his > self.places_each => Answer::EnoughOfYou(place),
-            true => Answer::Full(place),
-            false => {
-                self.wanted.store(0, Ordering::Relaxed);
-                Answer::Welcome(place)
-            }
-        }
-    }
-
-    fn taken(&self) -> MutexGuard<'_, Taken> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut taken = self.room.taken();
-        taken.all -= 1;
-        if let Some(client) = self.client
-            && let Entry::Occupied(mut count) = taken.by_client.entry(client)
-        {
-            *count.get_mut() -= 1;
-            if *count.get() == 0 {
-                count.remove();
-            }
-        }
-    }
-}
-
-/// Whose connections are counted together. Nobody's: those of this host, where one proxy may speak for everybody.
-fn identity(from: IpAddr) -> Option<IpAddr> {
-    match from.to_canonical() {
-        address if address.is_loopback() => None,
-        // Whoever has one such address has all that share its first half.
-        IpAddr::V6(address) => Some(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into()),
-        address => Some(address),
-    }
-}
+use super::room::{Answer, Place, Room};
 
 /// The connections of one listener that one HTTP worker serves.
 #[derive(Debug)]
@@ -187,18 +64,18 @@ impl Crowd {
             Answer::Full(place) => {
                 let made = self.make_room();
                 if !made {
-                    self.room.wanted.fetch_add(1, Ordering::Relaxed);
+                    self.room.want_one_more();
                 }
                 (place, made)
             }
             Answer::EnoughOfYou(place) => (place, false),
             Answer::NoRoom => {
-                self.room.refused.fetch_add(1, Ordering::Relaxed);
+                self.room.count_refused();
                 return None;
             }
         };
         if !welcome {
-            self.room.refused.fetch_add(1, Ordering::Relaxed);
+            self.room.count_refused();
         }
         let number = self.next.replace(self.next.get() + 1);
         let presence = Rc::new(Presence::default());
@@ -210,10 +87,8 @@ impl Crowd {
 
     /// Makes room for those that found none with another worker. To be called every second or so.
     pub fn sweep(&self) {
-        while self.room.wanted.load(Ordering::Relaxed) > 0 && self.make_room() {
-            let one_less = |wanted: usize| wanted.checked_sub(1);
-            // Another worker may have been faster: then one more rests no longer.
-            let _ = self.room.wanted.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less);
+        while self.room.is_wanted() && self.make_room() {
+            self.room.want_one_less();
         }
     }
 
@@ -234,7 +109,7 @@ impl Crowd {
         let Some((_, member)) = longest else { return false };
         member.turned_out.set(true);
         member.wake();
-        self.room.turned_out.fetch_add(1, Ordering::Relaxed);
+        self.room.count_turned_out();
         true
     }
 }
@@ -265,7 +140,7 @@ impl Guest {
 
     /// It has kept the daemon waiting for too long and has to leave.
     pub fn has_to_leave(&self) {
-        self.crowd.room.turned_out.fetch_add(1, Ordering::Relaxed);
+        self.crowd.room.count_turned_out();
     }
 
     fn rest(&self) {
@@ -292,7 +167,7 @@ impl Drop for Guest {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::room::Occupancy, *};
 
     fn crowd(places: usize, each: usize) -> Rc<Crowd> {
         Crowd::new(Room::new(places, each))
@@ -366,23 +241,6 @@ mod tests {
         assert!(has_to_go(&resting));
         drop(resting);
         assert!(come(&other, "127.0.0.1", 1)[0].is_welcome());
-    }
-
-    #[test]
-    fn one_client_gets_no_more_than_its_share_however_it_is_written() {
-        let crowd = crowd(20, 2);
-        for (one, same, other) in
-            [("192.0.2.1", "::ffff:192.0.2.1", "192.0.2.2"), ("2001:db8::1", "2001:db8:0:0:ffff::2", "2001:db8:0:1::1")]
-        {
-            let his = come(&crowd, one, 2);
-            assert!(his.iter().all(Guest::is_welcome));
-            assert!(!come(&crowd, same, 1)[0].is_welcome());
-            assert!(come(&crowd, other, 1)[0].is_welcome());
-            drop(his);
-            assert!(come(&crowd, same, 1)[0].is_welcome());
-        }
-        assert!(come(&crowd, "127.0.0.1", 9).iter().all(Guest::is_welcome), "a proxy of this host");
-        assert!(crowd.room.taken().by_client.is_empty());
     }
 
     #[test]

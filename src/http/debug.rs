@@ -14,7 +14,7 @@ use unifaas_actors::{
     InstanceSnapshot,
 };
 
-use super::{Shared, crowd::Occupancy, headers::REQUEST_ID, request_id::RequestId, status::Failure};
+use super::{Shared, headers::REQUEST_ID, request_id::RequestId, room::Occupancy, status::Failure};
 
 /// How long an actor may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);

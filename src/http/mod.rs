@@ -10,7 +10,7 @@
 //!
 //!   client.rs, upstream/    the two sides            socket.rs, transfer.rs, alarm.rs   what both are made of
 //!   wire/                   HTTP/1.1 as bytes        headers.rs, request_id.rs          what is passed on, what is added
-//!   crowd.rs                all clients together     status.rs, record.rs               what failures say, what is counted
+//!   crowd.rs, room.rs       all clients together     status.rs, record.rs               what failures say, what is counted
 //! ```
 
 mod admin;
@@ -30,6 +30,7 @@ mod pages;
 mod ready;
 mod record;
 mod request_id;
+mod room;
 mod server;
 mod socket;
 mod status;
@@ -57,7 +58,7 @@ use unifaas_actors::{Admission, Callbacks, Directory};
 
 use crate::{log::Seldom, neighbours::Neighbours};
 use admin::Audience;
-use crowd::Room;
+use room::Room;
 use server::Listener;
 
 /// Connections that may wait to be accepted.

@@ -4,6 +4,7 @@
 //! be away, go in the background. What cannot be removed stays written down for the next daemon.
 
 use std::{
+    collections::HashSet,
     fs, io,
     path::{Path, PathBuf},
     time::Duration,
@@ -14,7 +15,10 @@ use nix::unistd::geteuid;
 use slog::{Logger, info, warn};
 use tokio::{task, time};
 
-use super::{cgroup, container::Containers};
+use super::{
+    cgroup::{self, Removed},
+    container::Containers,
+};
 use crate::{
     net::{self, Mark, Remains, Subnet},
     state::{self, Entry, Family, Leftovers, Thing},
@@ -76,8 +80,7 @@ pub async fn run(left: Leftovers, containers: &Containers, mark: Mark, subnet: S
 
     containers.remove_leftovers(left);
     task::spawn_local(remove_directories(directories, log.clone()));
-    let ended = future::join(end_processes(families, log.clone()), remove_cgroups(cgroups, log.clone()));
-    let ended = time::timeout(PATIENCE, task::spawn_local(ended));
+    let ended = time::timeout(PATIENCE, task::spawn_local(end(families, cgroups, log.clone())));
     let cleaned = async {
         if suspected {
             clean_network(network, remains, log).await;
@@ -97,33 +100,38 @@ fn complain(log: &Logger, what: &str, error: &io::Error) {
     warn!(log, "what an earlier daemon left could not be removed"; "what" => what, "error" => %error);
 }
 
-async fn end_processes(left: Vec<(Entry, Family)>, log: Logger) {
-    if left.is_empty() {
-        return;
-    }
-    let (entries, families): (Vec<Entry>, Vec<Family>) = left.into_iter().unzip();
-    let ended = task::spawn_blocking(move || state::end_families(&families)).await;
-    match ended.unwrap_or_else(|error| Err(io::Error::other(error))) {
-        Ok(count) => {
-            entries.into_iter().for_each(Entry::strike);
-            report(&log, "processes", count);
-        }
-        Err(error) => complain(&log, "processes", &error),
-    }
+/// Ends processes that are known, and those that are in cgroups that are known.
+async fn end(families: Vec<(Entry, Family)>, cgroups: Vec<(Entry, String, String)>, log: Logger) {
+    let (ended, killed) = future::join(end_processes(families, &log), remove_cgroups(cgroups, &log)).await;
+    // With a cgroup it is a matter of chance by which of them a process is found first; by both, as often as not.
+    report(&log, "processes", ended.union(&killed).count());
 }
 
-async fn remove_cgroups(left: Vec<(Entry, String, String)>, log: Logger) {
-    let mut removed = 0;
+async fn end_processes(left: Vec<(Entry, Family)>, log: &Logger) -> HashSet<i32> {
+    if left.is_empty() {
+        return HashSet::new();
+    }
+    let (entries, families): (Vec<Entry>, Vec<Family>) = left.into_iter().unzip();
+    let looked = task::spawn_blocking(move || state::end_families(&families)).await;
+    let (ended, result) = looked.unwrap_or_else(|error| (HashSet::new(), Err(io::Error::other(error))));
+    match result {
+        Ok(()) => entries.into_iter().for_each(Entry::strike),
+        Err(error) => complain(log, "processes", &error),
+    }
+    ended
+}
+
+/// Whoever was killed in them.
+async fn remove_cgroups(left: Vec<(Entry, String, String)>, log: &Logger) -> HashSet<i32> {
+    let mut removed = Removed::default();
     for (entry, hierarchy, path) in left {
-        match cgroup::remove(&hierarchy, &path).await {
-            Ok(count) => {
-                entry.strike();
-                removed += count;
-            }
-            Err(error) => complain(&log, &format!("cgroup {path}"), &error),
+        match cgroup::remove(&hierarchy, &path, &mut removed).await {
+            Ok(()) => entry.strike(),
+            Err(error) => complain(log, &format!("cgroup {path}"), &error),
         }
     }
-    report(&log, "cgroups", removed);
+    report(log, "cgroups", removed.directories);
+    removed.processes
 }
 
 async fn clean_network(entries: Vec<Entry>, remains: Remains, log: &Logger) {

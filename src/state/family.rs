@@ -22,10 +22,20 @@ pub struct Process {
     pub session: i32,
     /// In clock ticks since the host was.
     pub started: u64,
-    /// It has ended, and was not reaped yet.
-    pub dead: bool,
+    pub condition: Condition,
     /// The value of the mark.
     pub instance: Option<String>,
+}
+
+/// What a process does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Condition {
+    /// It runs, or waits for something.
+    Alive,
+    /// A signal has stopped it.
+    Stopped,
+    /// It has ended, and was not reaped yet.
+    Dead,
 }
 
 /// The living processes of `families`. Neither `own` nor what it descends from is ever among them.
@@ -56,7 +66,7 @@ pub fn members<'p>(processes: &'p [Process], families: &[Family], own: i32) -> V
         // A child is younger than its parent, unless the parent's number has changed hands while the table was read.
         new.extend(processes.iter().filter(|one| one.parent == process.pid && one.started >= process.started));
     }
-    processes.iter().filter(|process| found.contains(&process.pid) && !process.dead).collect()
+    processes.iter().filter(|process| found.contains(&process.pid) && process.condition != Condition::Dead).collect()
 }
 
 impl super::record::Leader {
@@ -73,7 +83,7 @@ mod tests {
 
     /// A process by pid, parent, session and start.
     fn process(pid: i32, parent: i32, session: i32, started: u64) -> Process {
-        Process { pid, parent, session, started, dead: false, instance: None }
+        Process { pid, parent, session, started, condition: Condition::Alive, instance: None }
     }
 
     fn family(leader: Option<(i32, u64)>) -> Family {
@@ -101,7 +111,7 @@ mod tests {
     fn those_of_its_session_are_members_with_and_without_the_leader() {
         let session = vec![process(8, 1, 7, 105), process(9, 8, 7, 106), process(10, 1, 10, 107)];
         assert_eq!(found(session.clone(), family(Some((7, 100)))), [8, 9]);
-        let zombie = Process { dead: true, ..process(7, 1, 7, 100) };
+        let zombie = Process { condition: Condition::Dead, ..process(7, 1, 7, 100) };
         assert_eq!(found([session, vec![zombie]].concat(), family(Some((7, 100)))), [8, 9]);
     }
 

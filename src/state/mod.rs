@@ -36,7 +36,7 @@ use nix::unistd::{Uid, geteuid};
 pub use family::MARK;
 pub use journal::{Entry, Journal, JournalError, is_full};
 use lock::{Lock, Refusal};
-pub use proc::{boot_clock, end_families};
+pub use proc::{boot_clock, end_families, is_stopped};
 pub use record::{Family, Leader, Replay, Thing};
 
 const LOCK: &str = "lock";
@@ -45,15 +45,23 @@ const JOURNAL: &str = "journal";
 const INSTANCES: &str = "instances";
 /// Others may pass through to what is theirs, as machine monitors of another user do.
 const MODE: u32 = 0o755;
+/// What of a file's mode are permissions, and which one nobody else may have.
+const PERMISSIONS: u32 = 0o7777;
+const WRITABLE_BY_ALL: u32 = 0o002;
 
 /// Why a state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     #[error("the state directory {} is in use by another daemon{}", path.display(), pid(*.holder))]
     InUse { path: PathBuf, holder: Option<i32> },
-    #[error("the state directory {} belongs to user {owner} or can be written by everybody: what is in there would not \
-        be believed", path.display())]
-    Foreign { path: PathBuf, owner: u32 },
+    #[error("the state directory {path} belongs to user {owner}, and the daemon runs as user {own}: whoever owns it could \
+        say in there what the daemon has to end. Give it to the daemon (chown {own} {path}), or name another one with \
+        --state-dir", path = path.display())]
+    Foreign { path: PathBuf, owner: Uid, own: Uid },
+    #[error("every user may write to the state directory {path} (mode {mode:04o}), and could say in there what the daemon \
+        has to end. Name one that is the daemon's alone with --state-dir, or forbid it if nobody else needs this one \
+        (chmod o-w {path})", path = path.display())]
+    Public { path: PathBuf, mode: u32 },
     #[error("cannot use the state directory: {}: {source}", path.display())]
     Io { path: PathBuf, source: io::Error },
 }
@@ -97,8 +105,12 @@ impl State {
             move |source| StateError::Io { path, source }
         };
         let metadata = directory.metadata().map_err(error(&directory))?;
-        if Uid::from_raw(metadata.uid()) != geteuid() || metadata.mode() & 0o002 != 0 {
-            return Err(StateError::Foreign { path: directory, owner: metadata.uid() });
+        let (owner, own, mode) = (Uid::from_raw(metadata.uid()), geteuid(), metadata.mode() & PERMISSIONS);
+        if owner != own {
+            return Err(StateError::Foreign { path: directory, owner, own });
+        }
+        if mode & WRITABLE_BY_ALL != 0 {
+            return Err(StateError::Public { path: directory, mode });
         }
         let lock = Lock::take(&directory.join(LOCK)).map_err(|refusal| match refusal {
             Refusal::Held(holder) => StateError::InUse { path: directory.clone(), holder },
@@ -298,13 +310,27 @@ mod tests {
     #[test]
     fn a_directory_that_others_can_write_to_is_not_believed() {
         let home = tempfile::tempdir().unwrap();
-        fs::set_permissions(home.path(), Permissions::from_mode(0o777)).unwrap();
-        let refused = State::open(home.path()).unwrap_err().to_string();
-        assert!(refused.contains(&*home.path().to_string_lossy()), "{refused}");
-        if geteuid().is_root() {
-            fs::set_permissions(home.path(), Permissions::from_mode(0o755)).unwrap();
-            nix::unistd::chown(home.path(), Some(Uid::from_raw(12_345)), None).unwrap();
-            assert!(matches!(State::open(home.path()), Err(StateError::Foreign { owner: 12_345, .. })));
+        let path = home.path().canonicalize().unwrap().display().to_string();
+        for mode in [0o777, 0o1777, 0o757] {
+            fs::set_permissions(home.path(), Permissions::from_mode(mode)).unwrap();
+            let refused = State::open(home.path()).unwrap_err().to_string();
+            let says = [&format!("{path} (mode {mode:04o})"), "--state-dir", &format!("chmod o-w {path}")];
+            assert!(says.iter().all(|words| refused.contains(*words)), "{refused}");
         }
+        fs::set_permissions(home.path(), Permissions::from_mode(0o755)).unwrap();
+        State::open(home.path()).unwrap();
+    }
+
+    #[test]
+    fn a_directory_of_somebody_else_is_not_believed() {
+        if !geteuid().is_root() {
+            return;
+        }
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().canonicalize().unwrap().display().to_string();
+        nix::unistd::chown(home.path(), Some(Uid::from_raw(12_345)), None).unwrap();
+        let refused = State::open(home.path()).unwrap_err().to_string();
+        let says = [&format!("{path} belongs to user 12345"), "as user 0", "--state-dir", &format!("chown 0 {path}")];
+        assert!(says.iter().all(|words| refused.contains(*words)), "{refused}");
     }
 }

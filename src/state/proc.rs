@@ -17,7 +17,7 @@ use rustix::{
 };
 
 use super::{
-    family::{MARK, Process, members},
+    family::{Condition, MARK, Process, members},
     record::Family,
 };
 
@@ -34,11 +34,8 @@ pub fn boot_clock() -> u64 {
     now.tv_sec() as u64 * ticks + now.tv_nsec() as u64 * ticks / 1_000_000_000
 }
 
-/// Kills every process of these families, until there is none. How many there were.
-///
-/// # Errors
-/// When some do not end.
-pub fn end_families(families: &[Family]) -> io::Result<usize> {
+/// Kills every process of these families, until there is none. Who has ended by that, and an error when some have not.
+pub fn end_families(families: &[Family]) -> (HashSet<i32>, io::Result<()>) {
     let own = unistd::getpid().as_raw();
     let mut killed = HashSet::new();
     let (mut pause, mut waited) = (PAUSES.0, Duration::ZERO);
@@ -46,13 +43,15 @@ pub fn end_families(families: &[Family]) -> io::Result<usize> {
         let processes = processes();
         let left = members(&processes, families, own);
         if left.is_empty() {
-            return Ok(killed.len());
+            return (killed, Ok(()));
         }
         if waited > PATIENCE {
             let pids: Vec<i32> = left.iter().map(|process| process.pid).collect();
-            return Err(io::Error::other(format!("still there {} s after SIGKILL: {pids:?}", PATIENCE.as_secs())));
+            killed.retain(|pid| !pids.contains(pid));
+            let error = format!("still there {} s after SIGKILL: {pids:?}", PATIENCE.as_secs());
+            return (killed, Err(io::Error::other(error)));
         }
-        killed.extend(left.into_iter().filter(|process| kill(process)).map(|process| (process.pid, process.started)));
+        killed.extend(left.into_iter().filter(|process| kill(process)).map(|process| process.pid));
         #[expect(clippy::disallowed_methods, reason = "nobody else is on this thread")]
         thread::sleep(pause);
         waited += pause;
@@ -80,8 +79,18 @@ fn processes() -> Vec<Process> {
     entries.filter_map(|entry| read(entry.file_name().to_str()?.parse().ok()?)).collect()
 }
 
+/// Whether a signal has stopped it.
+pub fn is_stopped(pid: i32) -> bool {
+    look(pid).is_some_and(|process| process.condition == Condition::Stopped)
+}
+
+/// What there is to know of it but for its mark, which takes longer.
+fn look(pid: i32) -> Option<Process> {
+    parse(pid, &fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
 fn read(pid: i32) -> Option<Process> {
-    let process = parse(pid, &fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?;
+    let process = look(pid)?;
     // Those of others cannot be read, and are not ours.
     let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
     Some(Process { instance: instance(&environment), ..process })
@@ -97,7 +106,11 @@ fn parse(pid: i32, stat: &str) -> Option<Process> {
         parent: field(4)?.parse().ok()?,
         session: field(6)?.parse().ok()?,
         started: field(22)?.parse().ok()?,
-        dead: matches!(field(3)?, "Z" | "X" | "x"),
+        condition: match field(3)? {
+            "Z" | "X" | "x" => Condition::Dead,
+            "T" => Condition::Stopped,
+            _ => Condition::Alive,
+        },
         instance: None,
     })
 }
@@ -117,6 +130,8 @@ mod tests {
         process::{Child, Command, Stdio},
     };
 
+    use nix::sys::wait::{WaitPidFlag, waitpid};
+
     use super::{super::record::Leader, *};
 
     /// A shell in a session of its own. It runs until its standard input is closed, and prints what its script does.
@@ -132,17 +147,42 @@ mod tests {
     }
 
     fn alive(pid: i32) -> bool {
-        read(pid).is_some_and(|process| !process.dead)
+        look(pid).is_some_and(|process| process.condition != Condition::Dead)
     }
 
     #[test]
     fn a_process_is_read_behind_its_name() {
         let stat = "42 (a) Z (b) S 7 42 40 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 123456 1 2";
-        let expected = Process { pid: 42, parent: 7, session: 40, started: 123_456, dead: false, instance: None };
+        let condition = Condition::Alive;
+        let expected = Process { pid: 42, parent: 7, session: 40, started: 123_456, condition, instance: None };
         assert_eq!(parse(42, stat), Some(expected));
-        assert!(parse(42, "42 (a) Z 7 42 40 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 5").unwrap().dead);
         assert_eq!(parse(42, "42 (a) S 7"), None);
         assert_eq!(parse(42, ""), None);
+    }
+
+    #[test]
+    fn a_process_is_alive_stopped_or_dead() {
+        use Condition::{Alive, Dead, Stopped};
+        for (letter, condition) in [("R", Alive), ("D", Alive), ("t", Alive), ("T", Stopped), ("Z", Dead), ("X", Dead)]
+        {
+            let stat = format!("42 (T) Z) {letter} 7 42 40 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 5");
+            assert_eq!(parse(42, &stat).unwrap().condition, condition, "{letter}");
+        }
+    }
+
+    #[test]
+    fn whether_a_process_is_stopped_is_seen() {
+        let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+        let pid = unistd::Pid::from_raw(child.id() as i32);
+        assert!(!is_stopped(pid.as_raw()));
+        for (told, stopped) in [(Signal::SIGSTOP, true), (Signal::SIGCONT, false)] {
+            signal::kill(pid, told).unwrap();
+            waitpid(pid, Some(WaitPidFlag::WUNTRACED | WaitPidFlag::WCONTINUED)).unwrap();
+            assert_eq!(is_stopped(pid.as_raw()), stopped);
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!is_stopped(pid.as_raw()), "it is gone");
     }
 
     #[test]
@@ -171,16 +211,21 @@ mod tests {
         assert_eq!(pids.len(), 2);
         let mistaken = Leader { after: leader.before + 1, before: leader.before + 2, ..leader };
         let family = |instance: &str, leader| [Family { instance: instance.to_owned(), leader }];
-        assert_eq!(end_families(&family("nobody", Some(mistaken))).unwrap(), 0);
+        let ended = |families: &[Family]| {
+            let (ended, result) = end_families(families);
+            result.unwrap();
+            ended
+        };
+        assert_eq!(ended(&family("nobody", Some(mistaken))), HashSet::new());
         assert!(alive(leader.pid));
 
         // As after the death of a daemon, which takes the leader along.
         child.kill().unwrap();
         child.wait().unwrap();
-        assert_eq!(end_families(&family("of-the-first", Some(leader))).unwrap(), 2);
+        assert_eq!(ended(&family("of-the-first", Some(leader))), pids.iter().copied().collect());
         assert!(!pids.iter().any(|pid| alive(*pid)), "{pids:?}");
         assert!(others.iter().all(|pid| alive(*pid)) && alive(other.id() as i32));
-        assert!(end_families(&family("of-the-second", None)).unwrap() >= 2);
+        assert!(ended(&family("of-the-second", None)).is_superset(&others.into_iter().collect()));
         other.wait().unwrap();
     }
 }

@@ -147,6 +147,8 @@ enum Stage {
     Started,
     /// It is being ended.
     Returning,
+    /// It could not be ended. Nobody knows when what it holds will come back.
+    Stuck,
 }
 
 impl Ledger {
@@ -166,9 +168,9 @@ impl Ledger {
         }
     }
 
-    /// Whether no instance holds anything.
+    /// Whether no instance holds anything that is worth waiting for.
     pub fn is_empty(&self) -> bool {
-        self.holdings.is_empty()
+        self.holdings.values().all(|holding| holding.stage == Stage::Stuck)
     }
 
     /// Memory that instances hold, in MiB.
@@ -306,7 +308,9 @@ impl Ledger {
     /// Which of `spares` to end so that `missing` MiB come back: those that have been idle longest, and no more than it
     /// takes. None, if all of them together would not do.
     pub fn victims(&self, missing: u64, spares: Vec<Spare>) -> Vec<InstanceId> {
-        let holding = |spare: &Spare| self.holdings.get(&spare.instance).filter(|held| held.stage != Stage::Returning);
+        let holding = |spare: &Spare| {
+            self.holdings.get(&spare.instance).filter(|held| matches!(held.stage, Stage::Starting(_) | Stage::Started))
+        };
         let mut spares: Vec<_> = spares
             .iter()
             .filter_map(|spare| Some((spare.idle_since, holding(spare)?, spare.instance)))
@@ -345,9 +349,18 @@ impl Ledger {
     pub fn returning(&mut self, instance: InstanceId, now: Instant) {
         self.started(instance, now);
         let Some(holding) = self.holdings.get_mut(&instance) else { return };
-        if holding.stage != Stage::Returning {
+        if holding.stage == Stage::Started {
             holding.stage = Stage::Returning;
             self.returning += holding.memory;
+        }
+    }
+
+    /// The instance could not be ended: what it holds stays taken, and nobody counts on its return.
+    pub fn stuck(&mut self, instance: InstanceId, now: Instant) {
+        self.returning(instance, now);
+        let Some(holding) = self.holdings.get_mut(&instance) else { return };
+        if std::mem::replace(&mut holding.stage, Stage::Stuck) == Stage::Returning {
+            self.returning -= holding.memory;
         }
     }
 
@@ -356,7 +369,9 @@ impl Ledger {
         self.returning(instance, now);
         if let Some(holding) = self.holdings.remove(&instance) {
             self.taken -= holding.memory;
-            self.returning -= holding.memory;
+            if holding.stage == Stage::Returning {
+                self.returning -= holding.memory;
+            }
             self.returns.observe(holding.memory, now);
         }
     }

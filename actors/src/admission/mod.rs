@@ -13,6 +13,7 @@ mod rate;
 
 use std::{
     collections::HashMap,
+    rc::Rc,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -39,7 +40,7 @@ const LONGEST_START: Duration = Duration::from_secs(5);
 pub struct Admission {
     ledger: Mutex<Ledger>,
     functions: Mutex<HashMap<FunctionKey, Arc<Desk>>>,
-    /// Told when nobody holds anything any more.
+    /// Told when nobody holds anything any more that would be waited for.
     last_one_out: Mutex<Option<Recipient<HostEmpty>>>,
 }
 
@@ -73,7 +74,7 @@ impl Admission {
         }
     }
 
-    /// Whether nobody holds anything.
+    /// Whether nobody holds anything that would be waited for.
     pub(crate) fn is_empty(&self) -> bool {
         self.ledger().is_empty()
     }
@@ -164,6 +165,14 @@ impl Admission {
         }
     }
 
+    fn tell_if_empty(&self) {
+        if self.is_empty()
+            && let Some(listener) = &*self.last_one_out.lock().unwrap_or_else(PoisonError::into_inner)
+        {
+            listener.do_send(HostEmpty);
+        }
+    }
+
     fn started(&self, instance: InstanceId) {
         self.ledger().started(instance, Instant::now());
         self.advance();
@@ -214,17 +223,25 @@ impl Permit {
         self.admission.ledger().returning(self.instance, Instant::now());
         self.admission.advance();
     }
+
+    /// The instance could not be ended. What it may still use stays taken until it has ended all the same, whenever that is:
+    /// others make room as if it would never come back, and the end of the daemon does not wait for it.
+    pub fn keep_until(self: Rc<Self>, ended: impl Future<Output = ()> + 'static) {
+        self.admission.ledger().stuck(self.instance, Instant::now());
+        self.admission.advance();
+        self.admission.tell_if_empty();
+        actix::spawn(async move {
+            ended.await;
+            drop(self);
+        });
+    }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
         self.admission.ledger().returned(self.instance, Instant::now());
         self.admission.advance();
-        if self.admission.is_empty()
-            && let Some(listener) = &*self.admission.last_one_out.lock().unwrap_or_else(PoisonError::into_inner)
-        {
-            listener.do_send(HostEmpty);
-        }
+        self.admission.tell_if_empty();
     }
 }
 

@@ -1,15 +1,13 @@
 //! What a FunctionActor does with each message. Every handler changes one fact and then lets the function settle.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use actix::{AsyncContext, Context, Handler, MessageResult};
-use serde::Serialize;
+use actix::{AsyncContext, Context, Handler};
 use slog::{error, info, warn};
-use tokio::time::Instant;
 
 use super::{
     FunctionActor, Phase, Stage,
-    backoff::{FailingReport, Fault},
+    backoff::Fault,
     front_of,
     refusal::Refusal,
     slots::{Gate, Returned},
@@ -18,12 +16,10 @@ use super::{
 use crate::{
     instance::Cause,
     messages::{
-        Abandon, Acquire, Configure, Drain, Evict, FunctionQuestion, InstanceGone, InstanceLost, InstanceReady,
-        Members, Replenish, Rested, RoomMade, SlotReturned, Stop,
+        Abandon, Acquire, Configure, Drain, Evict, InstanceGone, InstanceLost, InstanceReady, Replenish, Rested,
+        RoomMade, SlotReturned, Stop,
     },
     sandbox::LaunchError,
-    spec::FunctionSpec,
-    stats::StatsReport,
 };
 
 impl Handler<Acquire> for FunctionActor {
@@ -63,7 +59,7 @@ impl Handler<SlotReturned> for FunctionActor {
 
     fn handle(&mut self, SlotReturned { instance, returned, failed }: SlotReturned, ctx: &mut Context<Self>) {
         self.settle(ctx);
-        let Some(member) = self.instances.get(&instance) else { return };
+        let Some(member) = self.instances.get(instance) else { return };
         match returned {
             Returned::Quiet | Returned::Wanted => {}
             Returned::Idle => member.address.do_send(Rested),
@@ -102,7 +98,7 @@ impl Handler<Evict> for FunctionActor {
     type Result = ();
 
     fn handle(&mut self, Evict { instance }: Evict, _: &mut Context<Self>) {
-        if let Some(member) = self.instances.get(&instance) {
+        if let Some(member) = self.instances.get(instance) {
             self.desk.stats().count_eviction();
             member.address.do_send(Stop { cause: Cause::Evicted, now: false });
         }
@@ -113,12 +109,10 @@ impl Handler<InstanceReady> for FunctionActor {
     type Result = ();
 
     fn handle(&mut self, InstanceReady { instance }: InstanceReady, ctx: &mut Context<Self>) {
-        if let Some(member) = self.instances.get_mut(&instance) {
-            member.stage = Stage::Serving;
-            if member.revision == self.revision {
-                let turn = self.backoff.succeeded();
-                self.tell(turn);
-            }
+        self.instances.advance(instance, Stage::Serving);
+        if self.instances.get(instance).is_some_and(|member| member.revision == self.revision) {
+            let turn = self.backoff.succeeded();
+            self.tell(turn);
         }
         self.settle(ctx);
     }
@@ -128,8 +122,8 @@ impl Handler<InstanceLost> for FunctionActor {
     type Result = ();
 
     fn handle(&mut self, InstanceLost { instance, cause, output }: InstanceLost, ctx: &mut Context<Self>) {
-        let Some(member) = self.instances.get_mut(&instance) else { return };
-        member.stage = Stage::Ending;
+        self.instances.advance(instance, Stage::Ending);
+        let Some(member) = self.instances.get(instance) else { return };
         let boot_timeout = member.spec.boot_timeout;
         let fault = match cause {
             Cause::LaunchFailed(LaunchError::Missing(_)) => Fault::Host,
@@ -158,13 +152,11 @@ impl Handler<InstanceGone> for FunctionActor {
         if bug {
             error!(self.log, "an instance's actor panicked; its guest was killed"; "instance" => %instance);
             self.desk.slots().unseat(instance);
-            if let Some(member) = self.instances.get_mut(&instance)
-                && std::mem::replace(&mut member.stage, Stage::Ending) == Stage::Booting
-            {
+            if self.instances.advance(instance, Stage::Ending) == Some(Stage::Booting) {
                 self.start_failed(instance, Refusal::Lost, Fault::Function);
             }
         }
-        self.instances.swap_remove(&instance);
+        self.instances.leave(instance);
         self.settle(ctx);
     }
 }
@@ -200,67 +192,17 @@ impl Handler<Drain> for FunctionActor {
         }
         self.phase = Phase::Draining;
         self.desk.slots().open(Gate::Draining, 0, self.revision);
-        for (id, member) in &self.instances {
+        for (id, member) in self.instances.iter() {
             match member.stage {
-                Stage::Booting | Stage::Serving => self.retire(*id, Cause::Drained),
+                Stage::Booting | Stage::Serving => self.retire(id, Cause::Drained),
                 Stage::Ending => {}
             }
         }
         self.settle(ctx);
         ctx.run_later(grace, |actor, _| {
-            for member in actor.instances.values() {
+            for (_, member) in actor.instances.iter() {
                 member.address.do_send(Stop { cause: Cause::Drained, now: true });
             }
         });
-    }
-}
-
-/// What `/debug` shows of a function, its instances apart.
-#[derive(Debug, Clone, Serialize)]
-pub struct FunctionSnapshot {
-    /// `serving`, `failing`, `misconfigured` or `draining`.
-    pub state: &'static str,
-    /// What is wrong with its file.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub reason: Option<Arc<str>>,
-    /// How its starts fail.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub failing: Option<FailingReport>,
-    /// What it is.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub spec: Option<Arc<FunctionSpec>>,
-    /// Versions of the spec seen so far.
-    pub revision: u64,
-    /// Requests that wait for a slot.
-    pub waiting: usize,
-    /// What became of requests and boots.
-    #[serde(flatten)]
-    pub stats: StatsReport,
-    /// Its instances, to be asked themselves.
-    #[serde(skip)]
-    pub members: Members,
-}
-
-impl Handler<FunctionQuestion> for FunctionActor {
-    type Result = MessageResult<FunctionQuestion>;
-
-    fn handle(&mut self, _: FunctionQuestion, _: &mut Context<Self>) -> Self::Result {
-        let failing = self.backoff.report(Instant::now()).filter(|_| self.phase == Phase::Serving);
-        let state = match (self.phase, &self.draft) {
-            (Phase::Draining, _) => "draining",
-            (Phase::Serving, Ok(_)) if failing.is_some() => "failing",
-            (Phase::Serving, Ok(_)) => "serving",
-            (Phase::Serving, Err(_)) => "misconfigured",
-        };
-        MessageResult(FunctionSnapshot {
-            state,
-            reason: self.draft.as_ref().err().cloned(),
-            failing,
-            spec: self.draft.as_ref().ok().cloned(),
-            revision: self.revision,
-            waiting: self.desk.slots().waiting(),
-            stats: self.desk.stats().report(),
-            members: self.instances.iter().map(|(id, member)| (*id, member.address.clone())).collect(),
-        })
     }
 }

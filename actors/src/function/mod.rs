@@ -1,9 +1,9 @@
 //! FunctionActor: one function. It knows who waits, which instances there are, and how many there should be.
 //!
-//! A thin shell: the queue is `waiters.rs`, the number of instances `fleet.rs`, what follows from failed starts
-//! `backoff.rs`, the free slots `slots.rs`, all pure. Whether the host has room for an instance is `admission/`'s matter.
-//! Warm requests do not come by here at all; they take their slot from the [`Desk`]. The actor is asked when there is no
-//! free slot, and told when one returns that somebody waits for.
+//! A thin shell: the queue is `waiters.rs`, the instances `roster.rs`, how many there should be `fleet.rs`, what follows
+//! from failed starts `backoff.rs`, the free slots `slots.rs`, all pure. Whether the host has room for an instance is
+//! `admission/`'s matter. Warm requests do not come by here at all; they take their slot from the [`Desk`]. The actor is
+//! asked when there is no free slot, and told when one returns that somebody waits for.
 //!
 //! A new spec replaces the old one in three steps: requests that come from now on get instances of the new spec;
 //! instances of the old one that are idle end at once; those that serve end when they are done. Requests that wait
@@ -15,13 +15,14 @@ mod endpoint;
 mod fleet;
 mod handlers;
 mod refusal;
+mod roster;
 mod slots;
+mod snapshot;
 mod waiters;
 
 use std::{rc::Rc, sync::Arc};
 
-use actix::{Actor, ActorContext, Addr, AsyncContext, Context, SpawnHandle};
-use indexmap::IndexMap;
+use actix::{Actor, ActorContext, AsyncContext, Context, SpawnHandle};
 use slog::{Logger, debug, info, o, warn};
 use tokio::{sync::oneshot, time::Instant};
 
@@ -40,10 +41,11 @@ use backoff::{Allowance, Backoff, Fault, Turn};
 pub use desk::{Desk, Lease};
 pub use endpoint::Endpoint;
 use fleet::Demand;
-pub use handlers::FunctionSnapshot;
 pub use refusal::Refusal;
+use roster::{Member, Roster, Stage};
 use slots::Gate;
 pub(crate) use slots::{Idleness, Returned};
+pub use snapshot::FunctionSnapshot;
 use waiters::{Waiter, Waiters};
 
 type Port = oneshot::Sender<Result<Lease, Refusal>>;
@@ -59,8 +61,7 @@ pub struct FunctionActor {
     revision: u64,
     phase: Phase,
     waiters: Waiters<Port>,
-    /// In an order that does not change from run to run.
-    instances: IndexMap<InstanceId, Member>,
+    instances: Roster,
     backoff: Backoff,
     /// The one timer: for the earliest deadline of a waiter, or the end of a pause in keeping the minimum.
     alarm: Option<(Instant, SpawnHandle)>,
@@ -71,29 +72,6 @@ pub struct FunctionActor {
 enum Phase {
     Serving,
     Draining,
-}
-
-struct Member {
-    address: Addr<InstanceActor>,
-    revision: u64,
-    spec: Arc<FunctionSpec>,
-    stage: Stage,
-    /// Of the [`Backoff`].
-    round: u64,
-}
-
-impl Member {
-    fn capacity(&self) -> usize {
-        self.spec.concurrent_requests.get()
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    Booting,
-    Serving,
-    /// Takes no requests any more, but still holds resources.
-    Ending,
 }
 
 impl FunctionActor {
@@ -123,7 +101,7 @@ impl FunctionActor {
                 revision: 1,
                 phase: Phase::Serving,
                 waiters: Waiters::default(),
-                instances: IndexMap::new(),
+                instances: Roster::default(),
                 backoff: Backoff::default(),
                 alarm: None,
                 notice: ExitNotice::new(parent, last_words),
@@ -137,16 +115,13 @@ impl FunctionActor {
 
     /// What the current spec and the present state ask for.
     fn demand(&self, spec: &FunctionSpec) -> Demand {
-        let booting = |current: bool| {
-            let of_kind =
-                |member: &&Member| member.stage == Stage::Booting && (member.revision == self.revision) == current;
-            self.instances.values().filter(of_kind).count()
-        };
+        let booting = self.instances.booting().count();
+        let booting_older = self.instances.booting().filter(|member| member.revision < self.revision).count();
         Demand {
             waiting: self.waiters.len(),
             waiting_older: self.waiters.older_than(self.revision),
-            booting: booting(true),
-            booting_older: booting(false),
+            booting: booting - booting_older,
+            booting_older,
             usable: self.desk.slots().usable(self.revision),
             alive: self.instances.len(),
             per_instance: spec.concurrent_requests.get(),
@@ -192,7 +167,7 @@ impl FunctionActor {
 
     /// Whether an instance is on its way.
     fn boots(&self) -> bool {
-        self.instances.values().any(|member| member.stage == Stage::Booting)
+        self.instances.booting().next().is_some()
     }
 
     fn serve(&mut self, now: Instant) {
@@ -278,12 +253,6 @@ impl FunctionActor {
         }
     }
 
-    /// Callers whom instances on their way will serve.
-    fn promised_slots(&self) -> usize {
-        let booting = self.instances.values().filter(|member| member.stage == Stage::Booting);
-        booting.map(Member::capacity).sum()
-    }
-
     fn start(&mut self, spec: &Arc<FunctionSpec>, permit: Permit, ctx: &mut Context<Self>) {
         let id = permit.instance();
         let address = InstanceActor::launch(
@@ -299,7 +268,7 @@ impl FunctionActor {
         );
         self.desk.stats().count_start();
         let (revision, spec, round) = (self.revision, spec.clone(), self.backoff.round());
-        self.instances.insert(id, Member { address, revision, spec, stage: Stage::Booting, round });
+        self.instances.enter(id, Member { address, revision, spec, stage: Stage::Booting, round });
     }
 
     fn set_alarm(&mut self, now: Instant, ctx: &mut Context<Self>) {
@@ -322,7 +291,7 @@ impl FunctionActor {
 
     /// Ends the instance as soon as it serves nobody.
     fn retire(&self, id: InstanceId, cause: Cause) {
-        let Some(member) = self.instances.get(&id) else { return };
+        let Some(member) = self.instances.get(id) else { return };
         if self.desk.slots().retire(id) == 0 {
             member.address.do_send(Stop { cause, now: false });
         }
@@ -332,19 +301,13 @@ impl FunctionActor {
     fn retire_outdated(&self) {
         // Of those who wait, the head is content with the oldest instances.
         let wanted = self.waiters.head().map_or(self.revision, |head| head.revision);
-        for (id, member) in &self.instances {
-            let outdated = member.revision < self.revision;
-            let wanted = member.stage == Stage::Booting && member.revision >= wanted;
-            if outdated && !wanted && member.stage != Stage::Ending {
-                self.retire(*id, Cause::Outdated);
-            }
-        }
+        self.instances.outdated(self.revision, wanted).for_each(|id| self.retire(id, Cause::Outdated));
     }
 
     /// A start has failed: those who shared it are answered.
     fn start_failed(&mut self, id: InstanceId, mut refusal: Refusal, fault: Fault) {
         let now = Instant::now();
-        let Some(member) = self.instances.get(&id) else { return };
+        let Some(member) = self.instances.get(id) else { return };
         let (revision, capacity, round) = (member.revision, member.capacity(), member.round);
         if matches!(refusal, Refusal::HostSaturated { .. }) {
             self.backoff.set_back(now);
@@ -370,7 +333,7 @@ impl FunctionActor {
     fn answer_victims(&mut self, revision: u64, capacity: usize, refusal: &Refusal) {
         // Those who came after the spec had changed would not have been served by it.
         let content = self.waiters.older_than(revision + 1);
-        for _ in 0..fleet::victims(content, self.promised_slots(), capacity) {
+        for _ in 0..fleet::victims(content, self.instances.promised_slots(), capacity) {
             let Some(waiter) = self.waiters.pop() else { return };
             self.refuse(waiter, refusal.clone());
         }
@@ -395,7 +358,7 @@ impl Drop for FunctionActor {
     fn drop(&mut self) {
         self.world.admission.leave(self.key);
         // Empty unless this actor panicked: its instances do not outlive it.
-        for member in self.instances.values() {
+        for (_, member) in self.instances.iter() {
             member.address.do_send(Stop { cause: Cause::Bug, now: true });
         }
     }

@@ -2,16 +2,15 @@
 //!
 //! A thin shell around [`life`]: it turns messages, exits and alarms into events, and carries out the effects. It is
 //! never restarted; its FunctionActor decides whether there is to be another one. It is the only owner of the
-//! [`Guest`], so nothing of an instance can outlive it.
+//! [`Guest`], so nothing of an instance can outlive it. What it tells of itself is in `snapshot.rs`.
 
 mod life;
+mod snapshot;
 
 use std::{rc::Rc, sync::Arc};
 
-use actix::{
-    Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, MessageResult, SpawnHandle, WrapFuture,
-};
-use serde::Serialize;
+use actix::{Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, SpawnHandle, WrapFuture};
+use futures::future::{FutureExt, LocalBoxFuture, Shared};
 use slog::{Logger, debug, error, info, o, warn};
 use tokio::{sync::oneshot, time::Instant};
 
@@ -19,16 +18,17 @@ use crate::{
     admission::Permit,
     function::{Desk, Endpoint, FunctionActor},
     id::{InstanceId, ReadyToken},
-    messages::{CalledBack, InstanceGone, InstanceLost, InstanceQuestion, InstanceReady, Rested, Stop},
+    messages::{CalledBack, InstanceGone, InstanceLost, InstanceReady, Rested, Stop},
     notice::ExitNotice,
     output::OutputLog,
-    sandbox::{Guest, LaunchError, LaunchOrder, Launched, RECLAIM_TIMEOUT},
+    sandbox::{Guest, GuestExit, LaunchError, LaunchOrder, Launched, RECLAIM_TIMEOUT},
     spec::FunctionSpec,
     veil::Veil,
     world::World,
 };
 pub use life::{Cause, Verdict};
-use life::{Effect, Event, Life, State, Times};
+use life::{Effect, Event, Life, Times};
+pub use snapshot::InstanceSnapshot;
 
 /// Lines of output that go into the error of a failed boot.
 const LAST_WORDS: usize = 20;
@@ -62,7 +62,7 @@ pub struct InstanceActor {
     body: Body,
     early_callbacks: Vec<CalledBack>,
     /// Declared after the body: the host's memory is given back after the guest.
-    permit: Permit,
+    permit: Rc<Permit>,
     /// Whether a callback that was not believed has been logged. There may be any number.
     distrusted: bool,
     /// Declared last, so that the parent is told after everything else has been dropped.
@@ -76,6 +76,7 @@ enum Body {
     None,
     Running {
         guest: Box<dyn Guest>,
+        exited: Exit,
         endpoint: Arc<Endpoint>,
         facts: Facts,
     },
@@ -83,6 +84,9 @@ enum Body {
         facts: Facts,
     },
 }
+
+/// How it ended, once it has.
+type Exit = Shared<LocalBoxFuture<'static, GuestExit>>;
 
 struct Facts {
     address: std::net::SocketAddr,
@@ -120,7 +124,7 @@ impl InstanceActor {
             probe: None,
             body: Body::None,
             early_callbacks: Vec::new(),
-            permit,
+            permit: Rc::new(permit),
             distrusted: false,
             notice,
         };
@@ -188,11 +192,12 @@ impl InstanceActor {
         match result {
             Ok(launched) => {
                 let callback_source = launched.callback_source;
-                let exited = launched.exited;
+                let exited = launched.exited.shared();
                 debug!(self.log, "instance was launched"; "address" => %launched.address, "pid" => launched.pid,
                     "engine_id" => launched.engine_id.as_deref());
                 self.body = Body::Running {
                     guest: launched.guest,
+                    exited: exited.clone(),
                     endpoint: Arc::new(Endpoint::new(
                         self.id,
                         launched.address,
@@ -291,7 +296,7 @@ impl InstanceActor {
     }
 
     fn reclaim(&mut self, ctx: &mut Context<Self>) {
-        let Body::Running { guest, endpoint, facts } = std::mem::take(&mut self.body) else {
+        let Body::Running { guest, exited, endpoint, facts } = std::mem::take(&mut self.body) else {
             return self.on(Event::Reclaimed, ctx);
         };
         // Also one whose end was not seen: it was killed, and its network is taken away now.
@@ -299,14 +304,30 @@ impl InstanceActor {
         self.body = Body::Reclaiming { facts };
         let reclaim = tokio::time::timeout(RECLAIM_TIMEOUT, guest.reclaim());
         ctx.spawn(reclaim.into_actor(self).map(|result, actor, ctx| {
-            match result {
+            match &result {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => error!(actor.log, "a resource has leaked"; "error" => %error),
                 Err(_) => error!(actor.log, "resources were not given back in time"; "after" => ?RECLAIM_TIMEOUT),
             }
+            if !matches!(result, Ok(Ok(()))) && exited.peek().is_none() {
+                actor.leave_memory_taken(exited);
+            }
             actor.body = Body::None;
             actor.on(Event::Reclaimed, ctx);
         }));
+    }
+
+    /// The guest runs on, such as a process that hangs in the kernel: nobody else may be given the memory that it uses.
+    ///
+    /// That goes by the end of its first process. When that has been seen and a descendant hangs, nothing would tell of the
+    /// descendant's end, so that what it uses is given back once its return has been given up.
+    fn leave_memory_taken(&self, exited: Exit) {
+        warn!(self.log, "the instance cannot be ended, and its memory stays taken until it has ended");
+        let log = self.log.clone();
+        self.permit.clone().keep_until(async move {
+            exited.await;
+            info!(log, "the instance that could not be ended has ended");
+        });
     }
 
     fn called_back(&mut self, callback: CalledBack, ctx: &mut Context<Self>) {
@@ -373,74 +394,5 @@ impl Handler<Rested> for InstanceActor {
 
     fn handle(&mut self, _: Rested, ctx: &mut Self::Context) {
         self.on(Event::Rested, ctx);
-    }
-}
-
-/// What `/debug` shows of an instance.
-#[derive(Debug, Clone, Serialize)]
-pub struct InstanceSnapshot {
-    /// Its public name.
-    pub id: InstanceId,
-    /// Where in its life it is.
-    pub state: &'static str,
-    /// How long it has been in that state.
-    pub since_seconds: f64,
-    /// Changes of state so far.
-    pub epoch: u64,
-    /// The version of the function's spec it was started from.
-    pub revision: u64,
-    /// Process id on the host.
-    pub pid: Option<u32>,
-    /// What the engine calls it.
-    pub engine_id: Option<String>,
-    /// Where it listens.
-    pub address: Option<String>,
-    /// Requests it serves now.
-    pub in_flight: usize,
-    /// Requests it was given so far.
-    pub served: u64,
-    /// The last lines it printed.
-    pub output: Vec<String>,
-    /// What the host lends it.
-    pub resources: Vec<String>,
-}
-
-impl Handler<InstanceQuestion> for InstanceActor {
-    type Result = MessageResult<InstanceQuestion>;
-
-    fn handle(&mut self, _: InstanceQuestion, _: &mut Self::Context) -> Self::Result {
-        let occupancy = self.birth.desk.slots().occupancy(self.id);
-        let in_flight = occupancy.map_or(0, |occupancy| occupancy.in_flight);
-        let state = match self.life.state() {
-            State::Launching(_) => "launching",
-            State::Booting { .. } => "booting",
-            State::Serving if in_flight > 0 => "busy",
-            State::Serving => "idle",
-            State::Stopping { .. } => "stopping",
-            State::Reaping => "reaping",
-            State::Gone => "gone",
-        };
-        let since = match (self.life.state(), occupancy) {
-            (State::Serving, Some(occupancy)) => occupancy.since,
-            _ => self.life.since(),
-        };
-        let facts = match &self.body {
-            Body::Running { facts, .. } | Body::Reclaiming { facts } => Some(facts),
-            Body::None => None,
-        };
-        MessageResult(InstanceSnapshot {
-            id: self.id,
-            state,
-            since_seconds: since.elapsed().as_secs_f64(),
-            epoch: self.life.epoch(),
-            revision: self.birth.revision,
-            pid: facts.and_then(|facts| facts.pid),
-            engine_id: facts.and_then(|facts| facts.engine_id.clone()),
-            address: facts.map(|facts| facts.address.to_string()),
-            in_flight,
-            served: occupancy.map_or(0, |occupancy| occupancy.served),
-            output: self.output.tail(LAST_WORDS),
-            resources: facts.map_or_else(Vec::new, |facts| facts.resources.clone()),
-        })
     }
 }

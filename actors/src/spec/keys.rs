@@ -115,3 +115,23 @@ pub(super) fn listing(items: &[impl AsRef<str>], last: &str) -> String {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_is_in_the_readme() {
+        let readme = include_str!("../../../README.md");
+        let (_, keys) = readme.split_once("## function.toml").unwrap();
+        let (keys, _) = keys.split_once("\n## ").unwrap();
+        for table in TABLES {
+            let is_there = |key: &str| {
+                let forms = [("`", "`"), ("] ", "`"), ("`[", "]"), ("`", " = "), (" ", " = ")];
+                forms.iter().any(|(before, after)| keys.contains(&format!("{before}{key}{after}")))
+            };
+            let missing: Vec<_> = table.keys.iter().filter(|key| !is_there(key)).collect();
+            assert!(missing.is_empty(), "{}: {missing:?}", table.name);
+        }
+    }
+}

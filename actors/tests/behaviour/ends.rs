@@ -1,6 +1,7 @@
 //! Instances that die, that will not die, and what they leave behind.
 
-use unifaas_actors::sandbox::GuestExit;
+use tokio::time::timeout;
+use unifaas_actors::{Limits, sandbox::GuestExit};
 
 use crate::support::*;
 
@@ -125,6 +126,54 @@ fn a_guest_that_not_even_a_kill_ends_is_given_up_on() {
         assert!(endpoint.has_ended() && endpoint.end().is_none(), "nobody counts on it, and nobody saw it end");
         rig.finish().await;
     });
+}
+
+/// Not even a kill ends it, so that what it has cannot be given back.
+fn stuck() -> Script {
+    Script { on_stop: OnStop::Ignores, undying: true, reclaim: Reclaim::Fails, ..Script::default() }
+}
+
+#[test]
+fn the_memory_of_an_instance_that_cannot_be_ended_is_taken_until_it_has_ended() {
+    in_still_time(async {
+        let limits = Limits { memory: 3 * 128, ..ROOMY };
+        let rig = Rig::with(limits, &[(FUNCTION, "single-use = true"), ("idle", ""), ("big", "memory = 256")]);
+        rig.fake.next(stuck());
+        drop(rig.acquire().await.unwrap());
+        // Half a second of grace, and five until it is given up.
+        sleep(secs(6)).await;
+        assert_eq!((rig.instances().await.len(), rig.admission.report().memory_taken), (0, 128));
+
+        rig.request_of("idle").await.await.unwrap().unwrap();
+        let asked_at = Instant::now();
+        rig.request_of("big").await.await.unwrap().unwrap();
+        assert!(asked_at.elapsed() < secs(1), "nobody counts on its end, and another one makes room");
+        assert_eq!((rig.evicted(), rig.admission.report().memory_taken), (1, 3 * 128));
+
+        rig.fake.release();
+        rig.settle().await;
+        assert_eq!(rig.admission.report().memory_taken, 2 * 128);
+        assert_eq!(rig.log.count("the instance that could not be ended has ended"), 1);
+        rig.finish().await;
+    });
+}
+
+#[test]
+fn the_end_of_everything_does_not_wait_for_what_cannot_be_ended() {
+    for reclaim in [Reclaim::Fails, Reclaim::Never] {
+        in_still_time(async {
+            let rig = Rig::new("");
+            rig.fake.next(Script { reclaim, ..stuck() });
+            let lease = rig.acquire().await.unwrap();
+            // Five seconds until it is given up on, and as long as its resources may take.
+            let longest = if matches!(reclaim, Reclaim::Fails) { secs(5) } else { secs(5 + 30) };
+            let drained = timeout(longest + ms(10), rig.drain(secs(0))).await;
+            drained.unwrap_or_else(|_| panic!("{reclaim:?}: it waits")).unwrap();
+            assert_eq!(rig.admission.report().memory_taken, 128, "{reclaim:?}");
+            drop(lease);
+            rig.finish().await;
+        });
+    }
 }
 
 #[test]

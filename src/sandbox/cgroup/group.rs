@@ -2,6 +2,7 @@
 
 use std::{
     cell::Cell,
+    collections::HashSet,
     fs::{self, File, OpenOptions},
     io::{self, Write},
     os::{fd::OwnedFd, unix::fs::MetadataExt},
@@ -156,39 +157,42 @@ impl Group {
         self.oom_kills.replace(count) < count
     }
 
-    /// Kills every process inside. Never waits; processes that are being born can escape one call, not all of them.
-    pub fn kill(&self) {
-        let mut killed = false;
-        for member in &self.members {
-            killed |= member.kill();
-        }
-        if killed {
+    /// Kills every process inside; which ones. Never waits; processes that are being born can escape one call, not all of
+    /// them.
+    pub fn kill(&self) -> HashSet<i32> {
+        let mut killed = HashSet::new();
+        for member in self.members.iter().filter(|member| !member.has_nobody()) {
             self.tenancy.set(Tenancy::Evicted);
-        } else if self.tenancy.get() == Tenancy::Open {
+            killed.extend(member.kill());
+        }
+        if self.tenancy.get() == Tenancy::Open {
             self.tenancy.set(Tenancy::Left);
         }
+        killed
     }
 
-    /// Kills what is inside until the directories can be removed. The kernel removes cgroups one at a time, and may be busy
-    /// with others: not for the actors' thread.
+    /// Kills what is inside until the directories can be removed. Who was killed. The kernel removes cgroups one at a time,
+    /// and may be busy with others: not for the actors' thread.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
-    pub async fn remove(mut self) -> io::Result<()> {
+    pub async fn remove(mut self) -> io::Result<HashSet<i32>> {
         let deadline = Instant::now() + REMOVE_TIMEOUT;
         let mut pause = PAUSES.0;
+        let mut killed = HashSet::new();
         loop {
             let attempt = move || {
-                let removed = self.try_remove().inspect_err(|_| self.kill());
-                (self, removed)
+                let found = self.try_remove().map_err(|error| (error, self.kill()));
+                (self, found)
             };
-            let removed;
-            (self, removed) = task::spawn_blocking(attempt).await?;
-            match removed {
-                Err(error) if Instant::now() > deadline => return Err(error),
-                Err(_) => time::sleep(pause).await,
-                Ok(()) => return Ok(()),
+            let found;
+            (self, found) = task::spawn_blocking(attempt).await?;
+            match found {
+                Ok(()) => return Ok(killed),
+                Err((error, _)) if Instant::now() > deadline => return Err(error),
+                Err((_, found)) => killed.extend(found),
             }
+            time::sleep(pause).await;
             pause = (pause * 2).min(PAUSES.1);
         }
     }
@@ -261,33 +265,36 @@ impl Member {
         tree(&self.directory).into_iter().all(is_empty)
     }
 
-    /// Whether there was anybody.
-    fn kill(&self) -> bool {
-        if self.has_nobody() {
-            return false;
-        }
+    /// Kills everybody; whom.
+    fn kill(&self) -> HashSet<i32> {
         match self.controls {
-            // Since Linux 5.14.
-            Controls::V2 if write(&self.directory.join("cgroup.kill"), "1").is_ok() => return true,
+            Controls::V2 => {
+                let inside = self.processes();
+                // Since Linux 5.14.
+                if write(&self.directory.join("cgroup.kill"), "1").is_ok() {
+                    return inside;
+                }
+            }
             Controls::V1Pids => {
                 let _ = write(&self.directory.join("pids.max"), "0");
             }
-            _ => {}
+            Controls::V1Memory => {}
         }
-        let mut killed = Vec::new();
+        let (mut seen, mut killed) = (HashSet::new(), HashSet::new());
         for _ in 0..KILL_ROUNDS {
-            let members = |directory: PathBuf| fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
-            let text: String = tree(&self.directory).into_iter().map(members).collect();
-            let new: Vec<i32> = pids(&text).filter(|pid| !killed.contains(pid)).collect();
+            let new: HashSet<i32> = &self.processes() - &seen;
             if new.is_empty() {
                 break;
             }
-            for pid in &new {
-                let _ = signal::kill(Pid::from_raw(*pid), Signal::SIGKILL);
-            }
-            killed.extend(new);
+            killed.extend(new.iter().filter(|pid| signal::kill(Pid::from_raw(**pid), Signal::SIGKILL).is_ok()));
+            seen.extend(new);
         }
-        true
+        killed
+    }
+
+    fn processes(&self) -> HashSet<i32> {
+        let procs = |directory: PathBuf| fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
+        tree(&self.directory).into_iter().flat_map(|directory| pids(&procs(directory)).collect::<Vec<_>>()).collect()
     }
 }
 

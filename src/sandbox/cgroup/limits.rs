@@ -57,7 +57,7 @@ impl Limits {
     pub async fn take_back(&self, group: Group) -> io::Result<()> {
         let over = if group.is_clean() { self.0.pool.keep(group) } else { Some(group) };
         match over {
-            Some(group) => group.remove().await,
+            Some(group) => group.remove().await.map(drop),
             None => Ok(()),
         }
     }

@@ -14,13 +14,14 @@ mod locate;
 mod pool;
 
 use std::{
+    collections::HashSet,
     fs, io,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
 };
 
 pub use ceiling::memory_ceiling;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, stream};
 pub use group::{Allowance, Group};
 use group::{Controls, Member};
 pub use limits::Limits;
@@ -31,8 +32,8 @@ use crate::state::{Entry, State, Thing};
 /// How the names of all parents begin.
 const PREFIX: &str = "unifaas-";
 
-/// Directories of an earlier daemon that are removed at once, each on a thread: only those that are slow to empty wait.
-const AT_ONCE: usize = 8;
+/// Directories of an earlier daemon that are removed at once: each attempt takes a thread.
+const AT_ONCE: usize = 32;
 
 /// The daemon's own directories.
 #[derive(Debug)]
@@ -160,21 +161,41 @@ impl Drop for Hierarchy {
     }
 }
 
-/// Removes the parent of a daemon that is no more, with all that is in it and whatever runs in there. How many
-/// directories there were.
-pub async fn remove(hierarchy: &str, parent: &str) -> io::Result<usize> {
+/// What was removed of daemons that are no more.
+#[derive(Debug, Default)]
+pub struct Removed {
+    pub directories: usize,
+    /// Those that ran in there and were killed.
+    pub processes: HashSet<i32>,
+}
+
+/// Removes the parent of a daemon that is no more, with all that is in it and whatever runs in there. What can be removed
+/// is, and is added to `removed`, even if something else cannot.
+pub async fn remove(hierarchy: &str, parent: &str, removed: &mut Removed) -> io::Result<()> {
     let controls = Controls::named(hierarchy).ok_or(io::ErrorKind::Unsupported)?;
     let parent = Path::new(parent);
     let name = parent.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     if !name.starts_with(PREFIX) || !parent.exists() {
-        return Ok(0);
+        return Ok(());
     }
     let groups: Vec<Group> =
         directories(parent).into_iter().map(|directory| Group::adopt(controls, directory)).collect();
-    let directories = groups.len() + 1;
-    stream::iter(groups).map(Ok).try_for_each_concurrent(AT_ONCE, Group::remove).await?;
-    Group::adopt(controls, parent.to_owned()).remove().await?;
-    Ok(directories)
+    let removals = stream::iter(groups).map(Group::remove).buffer_unordered(AT_ONCE);
+    let mut results: Vec<_> = removals.collect().await;
+    if results.iter().all(Result::is_ok) {
+        results.push(Group::adopt(controls, parent.to_owned()).remove().await);
+    }
+    let mut whole = Ok(());
+    for result in results {
+        match result {
+            Ok(killed) => {
+                removed.directories += 1;
+                removed.processes.extend(killed);
+            }
+            Err(error) => whole = Err(error),
+        }
+    }
+    whole
 }
 
 fn no_controller() -> io::Error {
@@ -197,12 +218,16 @@ mod tests {
         for parent in [&ours, &others] {
             fs::create_dir_all(parent.join("instance")).unwrap();
         }
-        let removed = async |path: &Path| remove("unified", path.to_str().unwrap()).await.unwrap();
+        let removed = async |path: &Path| {
+            let mut removed = Removed::default();
+            remove("unified", path.to_str().unwrap(), &mut removed).await.unwrap();
+            removed.directories
+        };
         assert_eq!(removed(&others).await, 0);
         assert!(others.join("instance").exists());
         assert_eq!(removed(&ours).await, 2);
         assert!(!ours.exists());
         assert_eq!(removed(&ours).await, 0, "it is gone");
-        assert!(remove("castle", "unifaas-1").await.is_err());
+        assert!(remove("castle", "unifaas-1", &mut Removed::default()).await.is_err());
     }
 }

@@ -2,11 +2,12 @@
 //! any runtime that the engine knows.
 //!
 //! A cold start costs three calls: create with everything in it, start, and a look at the address. All else happens
-//! beside or before them. `request.rs` says what is made, `engine.rs` how the engine is spoken to, `networks.rs` where
-//! this host is in its networks, `watch.rs` hears of ends, `guest.rs` is the running container, `remover.rs` sees that
-//! nothing is left, and `leftovers.rs` that nothing is left of an earlier daemon.
+//! beside or before them. `request.rs` says what is made, `engine.rs` how the engine is spoken to, `facts.rs` what a look
+//! at a container tells, `networks.rs` where this host is in its networks, `watch.rs` hears of ends, `guest.rs` is the
+//! running container, `remover.rs` sees that nothing is left, and `leftovers.rs` that nothing is left of an earlier daemon.
 
 mod engine;
+mod facts;
 mod guest;
 mod leftovers;
 mod networks;
@@ -18,7 +19,6 @@ mod watch;
 
 use std::{
     cell::Cell,
-    collections::HashMap,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     rc::Rc,
     time::Duration,
@@ -26,7 +26,6 @@ use std::{
 
 use bollard::{
     Docker,
-    models::{ContainerInspectResponse, EndpointSettings},
     query_parameters::{CreateContainerOptionsBuilder, CreateImageOptionsBuilder},
 };
 use futures::{StreamExt, future::LocalBoxFuture};
@@ -42,6 +41,7 @@ use crate::{
     state::{Entry, Journal, State, Thing},
 };
 use engine::{Engine, EngineError, QUICK};
+use facts::Facts;
 use guest::{Container, ContainerGuest};
 use networks::Networks;
 use remover::Remover;
@@ -302,45 +302,6 @@ struct Started {
     end: oneshot::Receiver<End>,
 }
 
-/// What is worth knowing of a container that was started.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Facts {
-    address: Option<IpAddr>,
-    /// Where it sees this host.
-    gateway: Option<IpAddr>,
-    /// Of its first process, on this host.
-    pid: Option<u32>,
-    stop_signal: Option<String>,
-}
-
-impl Facts {
-    fn of(found: &ContainerInspectResponse) -> Self {
-        let endpoint = endpoints(found).find(|endpoint| address(endpoint).is_some());
-        let pid = found.state.as_ref().and_then(|state| state.pid).and_then(|pid| u32::try_from(pid).ok());
-        Self {
-            address: endpoint.and_then(address),
-            gateway: endpoint.and_then(|endpoint| endpoint.gateway.as_deref()?.parse().ok()),
-            pid: pid.filter(|pid| *pid != 0),
-            stop_signal: found.config.as_ref().and_then(|config| config.stop_signal.clone()),
-        }
-    }
-}
-
-fn endpoints(container: &ContainerInspectResponse) -> impl Iterator<Item = &EndpointSettings> {
-    let networks = container.network_settings.as_ref().and_then(|settings| settings.networks.as_ref());
-    networks.into_iter().flat_map(HashMap::values)
-}
-
-/// Where a container is.
-fn addresses(container: &ContainerInspectResponse) -> impl Iterator<Item = IpAddr> {
-    endpoints(container).filter_map(address)
-}
-
-fn address(endpoint: &EndpointSettings) -> Option<IpAddr> {
-    let parse = |text: &Option<String>| text.as_deref()?.parse().ok();
-    parse(&endpoint.ip_address).or_else(|| parse(&endpoint.global_ipv6_address))
-}
-
 /// The image with a tag: without one, all tags would be pulled.
 fn tagged(image: &str) -> String {
     let last = image.rsplit('/').next().unwrap_or(image);
@@ -362,31 +323,5 @@ mod tests {
         ] {
             assert_eq!(tagged(image), expected);
         }
-    }
-
-    #[test]
-    fn address_gateway_pid_and_signal_come_from_one_look() {
-        let found = r#"{"State":{"Pid":77},"Config":{"StopSignal":"SIGQUIT"},"NetworkSettings":{"Networks":{
-            "n":{"IPAddress":"10.9.0.2","Gateway":"10.9.0.1"}}}}"#;
-        let expected = Facts {
-            address: Some("10.9.0.2".parse().unwrap()),
-            gateway: Some("10.9.0.1".parse().unwrap()),
-            pid: Some(77),
-            stop_signal: Some("SIGQUIT".to_owned()),
-        };
-        assert_eq!(Facts::of(&serde_json::from_str(found).unwrap()), expected);
-    }
-
-    #[test]
-    fn a_container_that_has_ended_has_nothing_of_it() {
-        let found = r#"{"State":{"Pid":0},"NetworkSettings":{"Networks":{"bridge":{"IPAddress":"","Gateway":""}}}}"#;
-        assert_eq!(Facts::of(&serde_json::from_str(found).unwrap()), Facts::default());
-        assert_eq!(Facts::of(&ContainerInspectResponse::default()), Facts::default());
-    }
-
-    #[test]
-    fn an_address_may_be_of_the_sixth_version() {
-        let found = r#"{"NetworkSettings":{"Networks":{"n":{"IPAddress":"","GlobalIPv6Address":"fd00::2"}}}}"#;
-        assert_eq!(Facts::of(&serde_json::from_str(found).unwrap()).address, Some("fd00::2".parse().unwrap()));
     }
 }

@@ -25,8 +25,8 @@ use tokio::{
 };
 
 use super::{
-    addresses,
     engine::{Engine, EngineError, QUICK},
+    facts::addresses,
 };
 
 /// Before the first and between further attempts to reach an engine that has gone.
@@ -52,6 +52,8 @@ pub struct Watch {
     engine: Rc<Engine>,
     waiting: RefCell<HashMap<String, Waiting>>,
     listening: Cell<bool>,
+    /// Whether it has been told that the engine is away. There may be any number of attempts.
+    complained: Cell<bool>,
     log: Logger,
 }
 
@@ -67,7 +69,8 @@ struct Waiting {
 impl Watch {
     /// Watches nothing yet.
     pub fn new(engine: Rc<Engine>, log: Logger) -> Rc<Self> {
-        Rc::new(Self { engine, waiting: RefCell::default(), listening: Cell::new(false), log })
+        let (waiting, listening, complained) = Default::default();
+        Rc::new(Self { engine, waiting, listening, complained, log })
     }
 
     /// Tells how the container ends. To be called before it is started.
@@ -97,9 +100,10 @@ impl Watch {
             let since = SystemTime::now();
             match self.follow(since).await {
                 Ok(()) => debug!(self.log, "the container engine ended its events"),
-                Err(error) => {
+                Err(error) if !self.complained.replace(true) => {
                     warn!(self.log, "the container engine tells no more how containers end"; "error" => %error)
                 }
+                Err(error) => debug!(self.log, "the container engine is still away"; "error" => %error),
             }
             self.waiting.borrow_mut().retain(|_, waiting| !waiting.tell.is_closed());
             if self.waiting.borrow().is_empty() {
@@ -110,6 +114,7 @@ impl Watch {
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
         self.listening.set(false);
+        self.complained.set(false);
     }
 
     async fn follow(&self, since: SystemTime) -> Result<(), EngineError> {
@@ -128,7 +133,10 @@ impl Watch {
             tokio::select! {
                 result = &mut looking => return result,
                 event = events.next() => match event {
-                    Some(Ok(event)) => self.take(event).into_iter().for_each(|id| drop(suspect.send(id))),
+                    Some(Ok(event)) => {
+                        self.complained.set(false);
+                        self.take(event).into_iter().for_each(|id| drop(suspect.send(id)));
+                    }
                     Some(Err(error)) => return Err(self.engine.explain(&error)),
                     None => return Ok(()),
                 }
@@ -167,6 +175,7 @@ impl Watch {
             let inspect = async |docker: bollard::Docker| docker.inspect_container(&id, None).await;
             match self.engine.ask("inspect", QUICK, inspect).await {
                 Ok(container) => {
+                    self.complained.set(false);
                     let address = self.waiting.borrow().get(&id).and_then(|waiting| waiting.address);
                     if let Some(end) = end_in(&container, address) {
                         self.tell(&id, end);
@@ -202,13 +211,35 @@ fn end_in(container: &ContainerInspectResponse, address: Option<IpAddr>) -> Opti
 
 #[cfg(test)]
 mod tests {
-    use slog::{Discard, o};
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    };
+
+    use slog::{Discard, Drain, Level, Never, OwnedKVList, Record, o};
 
     use super::*;
 
     fn watch() -> Rc<Watch> {
-        let engine = Rc::new(Engine::at("unix:///nowhere/docker.sock".to_owned()));
-        Watch::new(engine, Logger::root(Discard, o!()))
+        watch_and_log(Logger::root(Discard, o!()))
+    }
+
+    fn watch_and_log(log: Logger) -> Rc<Watch> {
+        Watch::new(Rc::new(Engine::at("unix:///nowhere/docker.sock".to_owned())), log)
+    }
+
+    /// Counts warnings.
+    #[derive(Clone, Default)]
+    struct Warnings(Arc<AtomicUsize>);
+
+    impl Drain for Warnings {
+        type Ok = ();
+        type Err = Never;
+
+        fn log(&self, record: &Record<'_>, _: &OwnedKVList) -> Result<(), Never> {
+            self.0.fetch_add(usize::from(record.level() == Level::Warning), Ordering::Relaxed);
+            Ok(())
+        }
     }
 
     fn event(action: &str, id: &str, attributes: &str) -> EventMessage {
@@ -255,13 +286,15 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_engine_that_is_away_ends_nobody() {
+    async fn an_engine_that_is_away_ends_nobody_and_that_it_is_away_is_told_once() {
         task::LocalSet::new()
             .run_until(async {
-                let watch = watch();
+                let warnings = Warnings::default();
+                let watch = watch_and_log(Logger::root(warnings.clone(), o!()));
                 let mut told = watch.end_of("c");
                 time::sleep(Duration::from_secs(60)).await;
                 assert!(told.try_recv().is_err() && watch.listening.get());
+                assert_eq!(warnings.0.load(Ordering::Relaxed), 1);
                 drop(told);
                 time::sleep(Duration::from_secs(60)).await;
                 assert!(!watch.listening.get(), "nobody waits any more");

@@ -1,7 +1,7 @@
 //! The start of a confined child, with its output in one pipe. It is written down before, and its process id after.
 
 use std::{
-    fs::{self, File},
+    fs::File,
     io,
     os::fd::OwnedFd,
     path::PathBuf,
@@ -101,7 +101,7 @@ impl Means {
             }
             // Its number, once it has one, is its own until it is reaped, which nobody does before this returns.
             let pid = unborn.load(Ordering::Relaxed);
-            if pid != 0 && is_stopped(pid) {
+            if pid != 0 && state::is_stopped(pid) {
                 stops += 1;
                 let way_out = if stops < STOPS { Signal::SIGCONT } else { Signal::SIGKILL };
                 let _ = signal::kill(Pid::from_raw(pid), way_out);
@@ -125,11 +125,6 @@ impl Spawned {
         record.strike();
         Ok(())
     }
-}
-
-fn is_stopped(pid: i32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('T'))
 }
 
 /// Why a child could not be started, in words of those who know what it is.

@@ -47,9 +47,9 @@ async fn work(mut ordered: mpsc::UnboundedReceiver<Ended>) {
             all.push(another);
         }
         let families: Vec<Family> = all.iter().map(|ended| ended.family.clone()).collect();
-        let looked = task::spawn_blocking(move || state::end_families(&families)).await;
+        let looked = task::spawn_blocking(move || state::end_families(&families).1).await;
         let result = looked.unwrap_or_else(|error| Err(io::Error::other(error)));
-        let result = result.map(drop).map_err(|error| error.to_string());
+        let result = result.map_err(|error| error.to_string());
         for ended in all {
             // Nobody may be waiting any more.
             let _ = ended.done.send(result.clone());

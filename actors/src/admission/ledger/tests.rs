@@ -158,6 +158,27 @@ fn the_shortage_is_what_the_first_lacks_beyond_what_comes_back() {
 }
 
 #[test]
+fn what_is_stuck_stays_taken_and_nobody_counts_on_it() {
+    let mut ledger = ledger();
+    let [stuck, idle] = [400, 500].map(|memory| admit(&mut ledger, 1, memory));
+    waits(&mut ledger, 2, caller(600, Isolated, 1));
+    ledger.returning(stuck, at(2));
+    assert_eq!((ledger.shortage(), ledger.is_empty()), (Some(Shortage { function: 2, missing: 100 }), false));
+    for _ in 0..2 {
+        ledger.stuck(stuck, at(3));
+        // Whoever has seen it being ended may say so once more.
+        ledger.returning(stuck, at(3));
+    }
+    assert_eq!((ledger.shortage(), ledger.taken()), (Some(Shortage { function: 2, missing: 500 }), 900));
+    let spares = [stuck, idle].map(|instance| Spare { instance, idle_since: at(0) });
+    assert_eq!(ledger.victims(500, spares.to_vec()), [idle]);
+    ledger.returned(idle, at(4));
+    assert_eq!((ledger.take_told(), ledger.is_empty(), ledger.taken()), (vec![2], true, 400));
+    ledger.returned(stuck, at(5));
+    assert_eq!((ledger.taken(), ledger.free()), (0, 1000));
+}
+
+#[test]
 fn nobody_makes_room_for_one_who_may_not_start() {
     let mut ledger = ledger();
     admit(&mut ledger, 1, 900);

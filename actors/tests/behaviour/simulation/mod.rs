@@ -32,6 +32,8 @@ const SPAN: u64 = 15_000;
 const LONGEST_WAIT: u64 = 8;
 /// After so long a calm, pauses are over, whatever hung was given up, and whatever can end has.
 const CALM: Duration = Duration::from_secs(200);
+/// Whatever could not be ended ends after so long at the latest.
+const STUCK: Duration = Duration::from_secs(11);
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().and_then(|value| value.parse().ok())
@@ -82,6 +84,7 @@ async fn run(mut random: StdRng) -> BTreeMap<&'static str, usize> {
     let clients: Vec<_> =
         (0..CLIENTS).map(|_| actix::spawn(Client::draw(&mut random).visit(rig.clone(), scene.clone()))).collect();
     let watch = actix::spawn(scene::watch(rig.clone(), plan.limits));
+    let ends = actix::spawn(scene::end_what_is_stuck(rig.clone(), STUCK));
     let changes = actix::spawn(disturb(rig.clone(), scene.clone(), plan, random.random()));
 
     let drains = random.random_bool(0.2);
@@ -116,6 +119,8 @@ async fn run(mut random: StdRng) -> BTreeMap<&'static str, usize> {
         recover(&rig, plan.limits).await;
         serve_together(&rig, plan.limits).await;
     }
+    ends.abort();
+    let _ = ends.await;
     scene.note_log(&rig);
     Rc::into_inner(rig).expect("everybody has gone").finish().await;
     scene.tally.take()

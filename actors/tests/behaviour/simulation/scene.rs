@@ -4,6 +4,7 @@ use std::{
     cell::{Cell, RefCell},
     collections::{BTreeMap, HashMap},
     rc::Rc,
+    time::Duration,
 };
 
 use unifaas_actors::{InstanceId, Lease, Limits, Refusal};
@@ -11,7 +12,8 @@ use unifaas_actors::{InstanceId, Lease, Limits, Refusal};
 use crate::support::*;
 
 /// What has to happen in some schedule or other.
-pub const EVERYTHING: [&str; 17] = [
+pub const EVERYTHING: [&str; 18] = [
+    "stuck",
     "served",
     "client left",
     "not there",
@@ -101,6 +103,7 @@ impl Scene {
     /// What only the log and the counters tell.
     pub fn note_log(&self, rig: &Rig) {
         self.count("evicted", rig.evicted() as usize);
+        self.count("stuck", rig.log.count("the instance that could not be ended has ended"));
         self.count("recovered", rig.log.count("function has recovered"));
         self.count("callback refused", rig.callbacks.refused() as usize);
     }
@@ -115,5 +118,13 @@ pub async fn watch(rig: Rc<Rig>, limits: Limits) {
         let held = rig.fake.memory();
         assert!(held <= report.memory_taken, "{held} MiB are held, {} are accounted for", report.memory_taken);
         sleep(ms(47)).await;
+    }
+}
+
+/// Lets what could not be ended end at last, now and then.
+pub async fn end_what_is_stuck(rig: Rc<Rig>, pause: Duration) {
+    loop {
+        sleep(pause).await;
+        rig.fake.release();
     }
 }

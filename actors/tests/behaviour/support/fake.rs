@@ -48,6 +48,8 @@ struct Ledger {
     killed: usize,
     /// Instances that ended by themselves.
     died: HashSet<InstanceId>,
+    /// Guests that were given up on, each with what it still uses.
+    lingering: Vec<(oneshot::Sender<GuestExit>, Held)>,
     /// Guests that were dropped instead of reclaimed.
     abandoned: usize,
     /// How often something panicked here, as planned.
@@ -150,6 +152,16 @@ impl Fake {
         self.ledger.borrow().killed
     }
 
+    /// Ends those that were given up on, at last.
+    pub fn release(&self) {
+        let lingering = std::mem::take(&mut self.ledger.borrow_mut().lingering);
+        for (ended, held) in lingering {
+            drop(held);
+            // Nobody listens any more when the daemon has gone down.
+            let _ = ended.send(GuestExit::Signal(9));
+        }
+    }
+
     /// The secret tokens of all orders, oldest first.
     pub fn tokens(&self) -> Vec<ReadyToken> {
         self.ledger.borrow().orders.iter().map(|(_, token)| *token).collect()
@@ -228,6 +240,7 @@ impl Fake {
             });
         }
         let end_seen_after = script.end_seen_after;
+        let (ended_late, late_end) = oneshot::channel();
         self.ledger
             .borrow_mut()
             .running
@@ -235,7 +248,13 @@ impl Fake {
         Launched {
             address,
             callback_source: address.ip(),
-            guest: Box::new(FakeGuest { address, script, held: Some(held), fake: self.clone() }),
+            guest: Box::new(FakeGuest {
+                address,
+                script,
+                held: Some(held),
+                ended_late: Some(ended_late),
+                fake: self.clone(),
+            }),
             exited: async move {
                 match (exited.await, end_seen_after) {
                     (Ok(exit), Some(late)) => {
@@ -245,7 +264,10 @@ impl Fake {
                         exit
                     }
                     // Given up on, or nobody saw it.
-                    _ => pending().await,
+                    _ => match late_end.await {
+                        Ok(exit) => exit,
+                        Err(_) => pending().await,
+                    },
                 }
             }
             .boxed_local(),
@@ -304,7 +326,7 @@ impl Sandboxes for Fake {
 struct Held {
     fake: Fake,
     memory: u64,
-    life: String,
+    life: Option<String>,
 }
 
 /// Functions that come and go have a variable of that name, so that an instance tells which life of its function it is
@@ -326,18 +348,29 @@ impl Held {
             let offence = format!("{siblings} instances of {life} at once");
             ledger.offences.push(offence);
         }
-        Self { fake: fake.clone(), memory, life }
+        Self { fake: fake.clone(), memory, life: Some(life) }
+    }
+
+    /// Of an instance that its function does not count any more.
+    fn outside_of_its_function(mut self) -> Self {
+        self.leave_its_function();
+        self
+    }
+
+    fn leave_its_function(&mut self) {
+        let Some(life) = self.life.take() else { return };
+        if let Some(siblings) = self.fake.ledger.borrow_mut().lives.get_mut(&life) {
+            *siblings -= 1;
+        }
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
+        self.leave_its_function();
         let mut ledger = self.fake.ledger.borrow_mut();
         ledger.held -= 1;
         ledger.memory -= self.memory;
-        if let Some(siblings) = ledger.lives.get_mut(&self.life) {
-            *siblings -= 1;
-        }
     }
 }
 
@@ -345,6 +378,8 @@ struct FakeGuest {
     address: SocketAddr,
     script: Script,
     held: Option<Held>,
+    /// Says that it has ended, if it is given up on before.
+    ended_late: Option<oneshot::Sender<GuestExit>>,
     fake: Fake,
 }
 
@@ -376,9 +411,14 @@ impl Guest for FakeGuest {
         if runs && !self.script.undying {
             self.fake.ledger.borrow_mut().offences.push(format!("{} was reclaimed while it ran", self.address));
         }
-        let held = self.held.take();
+        let mut held = self.held.take();
+        let unseen = runs || self.script.end_seen_after.is_none();
+        if unseen && !matches!(self.script.reclaim, Reclaim::After(_)) {
+            let lingering = self.ended_late.take().zip(held.take().map(Held::outside_of_its_function));
+            self.fake.ledger.borrow_mut().lingering.extend(lingering);
+        }
         async move {
-            // Comes back in any case, be it that the attempt is given up.
+            // Comes back in any other case, be it that the attempt is given up.
             let _held = held;
             match self.script.reclaim {
                 Reclaim::After(after) => {

@@ -281,6 +281,9 @@ impl Rig {
         // Whatever fails from here on has been looked at.
         self.finished.set(true);
         self.drain(Duration::ZERO).await.expect("the registry answers");
+        // Nobody waits for what cannot be ended, and it is counted until it has ended.
+        self.fake.release();
+        self.settle().await;
         self.fake.check_empty();
         let (abandoned, panics) = self.fake.abandoned();
         assert!(abandoned <= panics + self.log.exploded(), "{abandoned} guests were not reclaimed");

@@ -9,7 +9,10 @@ use tokio::time::{Duration, timeout};
 use unifaas_actors::ReadyToken;
 
 use super::*;
-use rig::{Rig, cgroups, eventually, held, members, root, runs, world};
+use rig::{Ended, Rig, cgroups, eventually, held, members, root, runs, world};
+
+/// Takes 128 MiB.
+const HOG: &str = "x=xxxxxxxx; for i in $(seq 24); do x=$x$x; done";
 
 #[tokio::test]
 async fn the_environment_is_the_functions_and_nothing_of_the_daemons() {
@@ -35,16 +38,16 @@ async fn the_environment_is_the_functions_and_nothing_of_the_daemons() {
 async fn words_are_replaced_in_arguments_and_the_address_is_the_leased_port() {
     world(async || {
         let rig = Rig::new();
-        let mut running = rig.run(&["sh", "-c", "echo $0 $1 $PORT $CALLBACK_URL", "%ip:%port", "%callback"]).await;
-        running.exit().await;
-        let line = running.line().await;
+        let running = rig.run(&["sh", "-c", "echo $0 $1 $PORT $CALLBACK_URL", "%ip:%port", "%callback"]).await;
+        let leased = running.port;
+        let Ended { lines, resources, .. } = running.end().await;
+        let line = &lines[0];
         let [address, callback, port, url] = line.split(' ').collect::<Vec<_>>()[..] else { panic!("{line}") };
-        assert_eq!(address, format!("127.0.0.1:{}", running.port));
-        assert_eq!(port, running.port.to_string());
+        assert_eq!(address, format!("127.0.0.1:{leased}"));
+        assert_eq!(port, leased.to_string());
         assert_eq!(callback, url);
         assert!(ReadyToken::parse(url.strip_prefix("http://127.0.0.1:3000/ready/").unwrap()).is_some());
-        assert_eq!(running.resources[0], format!("port 127.0.0.1:{}", running.port));
-        running.guest.reclaim().await.unwrap();
+        assert_eq!(resources[0], format!("port 127.0.0.1:{leased}"));
     })
     .await;
 }
@@ -53,10 +56,9 @@ async fn words_are_replaced_in_arguments_and_the_address_is_the_leased_port() {
 async fn the_daemons_own_program_can_be_the_function() {
     world(async || {
         let rig = Rig::new();
-        let mut running = rig.run(&["%unifaas", "--list", "--exact", "no such test"]).await;
-        assert_eq!(running.exit().await, GuestExit::Code(0));
-        assert!(running.line().await.starts_with("0 tests"));
-        running.guest.reclaim().await.unwrap();
+        let ended = rig.run(&["%unifaas", "--list", "--exact", "no such test"]).await.end().await;
+        assert_eq!(ended.exit, GuestExit::Code(0));
+        assert!(ended.lines.iter().any(|line| line.starts_with("0 tests")), "{:?}", ended.lines);
     })
     .await;
 }
@@ -68,9 +70,8 @@ async fn a_function_below_a_private_directory_starts_without_privileges() {
         let program = rig.function.join("program");
         fs::write(&program, "#!/bin/sh\nid -u\nid -G\npwd\numask\nulimit -c\n").unwrap();
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
-        let mut running = rig.run(&["./program"]).await;
-        assert_eq!(running.exit().await, GuestExit::Code(0));
-        let lines = running.output.tail(10);
+        let Ended { exit, lines, .. } = rig.run(&["./program"]).await.end().await;
+        assert_eq!(exit, GuestExit::Code(0));
         let nobody = Credentials::of(None, Uid::effective()).unwrap();
         assert_eq!(nobody.is_some(), root());
         if let Some(nobody) = nobody {
@@ -79,7 +80,6 @@ async fn a_function_below_a_private_directory_starts_without_privileges() {
             assert_eq!(lines[0], Uid::effective().to_string());
         }
         assert_eq!(lines[2..], [rig.function.display().to_string(), "0022".to_owned(), "0".to_owned()]);
-        running.guest.reclaim().await.unwrap();
     })
     .await;
 }
@@ -89,9 +89,7 @@ async fn a_failure_below_a_private_directory_is_explained() {
     world(async || {
         let rig = Rig::new();
         fs::write(rig.function.join("file"), "found").unwrap();
-        let mut running = rig.sh("cat \"$(pwd)/file\"").await;
-        let exit = running.exit().await;
-        let lines = running.output.tail(2);
+        let Ended { exit, lines, .. } = rig.sh("cat \"$(pwd)/file\"").await.end().await;
         if root() {
             let private = rig.function.parent().unwrap().display();
             assert_eq!(exit, GuestExit::Code(1));
@@ -100,7 +98,6 @@ async fn a_failure_below_a_private_directory_is_explained() {
         } else {
             assert_eq!((exit, lines), (GuestExit::Code(0), vec!["found".to_owned()]));
         }
-        running.guest.reclaim().await.unwrap();
     })
     .await;
 }
@@ -114,10 +111,9 @@ async fn the_functions_own_path_is_searched() {
         fs::create_dir(rig.function.join("bin")).unwrap();
         fs::write(&tool, "#!/bin/sh\necho $0 $1\n").unwrap();
         fs::set_permissions(&tool, fs::Permissions::from_mode(0o755)).unwrap();
-        let mut running = rig.run(&["only-here", "100%"]).await;
-        assert_eq!(running.exit().await, GuestExit::Code(0));
-        assert_eq!(running.output.tail(1), ["bin/only-here 100%"]);
-        running.guest.reclaim().await.unwrap();
+        let ended = rig.run(&["only-here", "100%"]).await.end().await;
+        assert_eq!(ended.exit, GuestExit::Code(0));
+        assert_eq!(ended.lines, ["bin/only-here 100%"]);
     })
     .await;
 }
@@ -129,16 +125,13 @@ async fn a_crowd_of_processes_is_bounded_and_ends_with_its_instance() {
         rig.memory = 1024;
         let crowd = if rig.has_cgroups() { 300 } else { 1 };
         let script = format!("for j in $(seq {crowd}); do setsid sleep 10 & done 2>/dev/null");
-        let mut running =
-            rig.sh(&format!("for i in 1 2 3; do sh -c '{script}' & done; echo up; exec sleep 1000")).await;
+        let running = rig.sh(&format!("for i in 1 2 3; do sh -c '{script}' & done; echo up; exec sleep 1000")).await;
         running.line().await;
         if rig.has_cgroups() {
             eventually(|| (members(&rig) > 400).then_some(())).await;
             assert!(members(&rig) <= 512);
         }
-        running.guest.kill();
-        assert_eq!(running.exit().await, GuestExit::Signal(9));
-        running.guest.reclaim().await.unwrap();
+        assert_eq!(running.kill().await.exit, GuestExit::Signal(9));
         assert_eq!((members(&rig), cgroups(&rig)), (0, 0));
     })
     .await;
@@ -179,13 +172,12 @@ async fn nothing_of_the_daemon_can_be_reached_and_nothing_gained() {
 async fn the_output_keeps_its_order_up_to_the_last_line_before_the_exit() {
     world(async || {
         let rig = Rig::new();
-        let mut running = rig
+        let running = rig
             .sh("for i in 1 2 3; do echo out $i; echo err $i >&2; done; echo dev > /dev/stdout; printf last; exit 7")
             .await;
-        assert_eq!(running.exit().await, GuestExit::Code(7));
-        let expected = ["out 1", "err 1", "out 2", "err 2", "out 3", "err 3", "dev", "last"];
-        assert_eq!(running.output.tail(100)[..8], expected);
-        running.guest.reclaim().await.unwrap();
+        let Ended { exit, lines, .. } = running.end().await;
+        assert_eq!(exit, GuestExit::Code(7));
+        assert_eq!(lines[..8], ["out 1", "err 1", "out 2", "err 2", "out 3", "err 3", "dev", "last"]);
     })
     .await;
 }
@@ -194,10 +186,9 @@ async fn the_output_keeps_its_order_up_to_the_last_line_before_the_exit() {
 async fn endless_output_is_taken_and_the_child_never_waits_for_it() {
     world(async || {
         let rig = Rig::new();
-        let mut running = rig.sh("head -c 20000000 /dev/zero; echo; echo done").await;
-        assert_eq!(running.exit().await, GuestExit::Code(0));
-        assert_eq!(running.output.tail(1), ["done"]);
-        running.guest.reclaim().await.unwrap();
+        let Ended { exit, lines, .. } = rig.sh("head -c 20000000 /dev/zero; echo; echo done").await.end().await;
+        assert_eq!(exit, GuestExit::Code(0));
+        assert_eq!(lines.last().map(String::as_str), Some("done"));
     })
     .await;
 }
@@ -209,16 +200,13 @@ async fn a_request_to_stop_can_be_obeyed_or_ignored_but_not_a_kill() {
         let mut obeys = rig.sh("trap 'exit 3' TERM; echo up; while :; do sleep 0.01; done").await;
         obeys.line().await;
         obeys.guest.ask_to_stop();
-        assert_eq!(obeys.exit().await, GuestExit::Code(3));
-        obeys.guest.reclaim().await.unwrap();
+        assert_eq!(obeys.end().await.exit, GuestExit::Code(3));
 
         let mut ignores = rig.sh("trap '' TERM; echo up; while :; do sleep 0.01; done").await;
         ignores.line().await;
         ignores.guest.ask_to_stop();
         assert!(timeout(Duration::from_millis(100), &mut ignores.exited).await.is_err());
-        ignores.guest.kill();
-        assert_eq!(ignores.exit().await, GuestExit::Signal(9));
-        ignores.guest.reclaim().await.unwrap();
+        assert_eq!(ignores.kill().await.exit, GuestExit::Signal(9));
     })
     .await;
 }
@@ -272,25 +260,19 @@ async fn memory_is_limited_where_there_are_cgroups_and_else_one_warning_says_so(
     world(async || {
         let mut rig = Rig::new();
         rig.memory = 24;
-        let mut running = rig
-            .sh("x=xxxxxxxx; for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24; do x=$x$x; done")
-            .await;
-        let exit = running.exit().await;
+        let Ended { exit, resources, .. } = rig.sh(HOG).await.end().await;
         if rig.has_cgroups() {
             assert_eq!(exit, GuestExit::OutOfMemory { limit: 24 });
             assert!(rig.warnings.lock().unwrap().is_empty());
-            assert!(running.resources[1].starts_with("cgroup "), "{:?}", running.resources);
+            assert!(resources[1].starts_with("cgroup "), "{resources:?}");
         } else {
             assert_eq!(exit, GuestExit::Code(0));
             assert_eq!(rig.warnings.lock().unwrap().len(), 1);
         }
-        running.guest.reclaim().await.unwrap();
 
-        let mut killed = rig.sh("echo up; sleep 1000").await;
+        let killed = rig.sh("echo up; sleep 1000").await;
         killed.line().await;
-        killed.guest.kill();
-        assert_eq!(killed.exit().await, GuestExit::Signal(9));
-        killed.guest.reclaim().await.unwrap();
+        assert_eq!(killed.kill().await.exit, GuestExit::Signal(9));
     })
     .await;
 }
@@ -341,10 +323,8 @@ async fn a_cgroup_is_used_again_if_nothing_of_the_one_before_is_left_in_it() {
             return;
         }
         let cgroup_after = async |rig: &Rig, script: &str| {
-            let mut running = rig.sh(script).await;
-            running.exit().await;
-            running.guest.reclaim().await.unwrap();
-            let label = running.resources.iter().find(|what| what.starts_with("cgroup ")).cloned();
+            let ended = rig.sh(script).await.end().await;
+            let label = ended.resources.into_iter().find(|what| what.starts_with("cgroup "));
             (label.unwrap(), rig.engine.means.limits.kept())
         };
         let (first, kept) = cgroup_after(&rig, "true").await;
@@ -369,12 +349,8 @@ async fn a_cgroup_is_used_again_if_nothing_of_the_one_before_is_left_in_it() {
         // The one after one that ran out of memory has not, however it fails.
         rig.user = None;
         rig.memory = 24;
-        let hog =
-            "x=xxxxxxxx; for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24; do x=$x$x; done";
-        for (script, end) in [(hog, GuestExit::OutOfMemory { limit: 24 }), ("exit 3", GuestExit::Code(3))] {
-            let mut running = rig.sh(script).await;
-            assert_eq!(running.exit().await, end);
-            running.guest.reclaim().await.unwrap();
+        for (script, end) in [(HOG, GuestExit::OutOfMemory { limit: 24 }), ("exit 3", GuestExit::Code(3))] {
+            assert_eq!(rig.sh(script).await.end().await.exit, end);
             assert_eq!(rig.engine.means.limits.kept(), 2);
         }
     })
@@ -394,11 +370,10 @@ async fn cgroups_that_an_instance_has_made_end_with_it() {
             mkdir -p $own/a/b 2>/dev/null || continue
             sh -c \"echo 0 > $own/a/b/cgroup.procs; exec setsid sleep 1000\" & echo $!
         done; sleep 0.3; exit 7";
-        let mut running = rig.sh(script).await;
-        assert_eq!(running.exit().await, GuestExit::Code(7));
-        let pids: Vec<i32> = running.output.tail(3).iter().map(|line| line.parse().unwrap()).collect();
+        let Ended { exit, lines, .. } = rig.sh(script).await.end().await;
+        assert_eq!(exit, GuestExit::Code(7));
+        let pids: Vec<i32> = lines.iter().map(|line| line.parse().unwrap()).collect();
         assert!(!pids.is_empty());
-        running.guest.reclaim().await.unwrap();
         assert_eq!(pids.into_iter().filter(|pid| runs(*pid)).count(), 0);
         assert_eq!(cgroups(&rig), 0);
     })
@@ -413,18 +388,14 @@ async fn whoever_stops_a_child_before_it_is_a_program_does_not_stop_the_next() {
             return;
         }
         rig.user = Some("54321".to_owned());
-        let mut attacker = rig.sh("while :; do kill -STOP -1; done 2>/dev/null").await;
+        let attacker = rig.sh("while :; do kill -STOP -1; done 2>/dev/null").await;
         let starts = (0..30).map(async |_| rig.try_run(&["true"]).await);
         // Each is over, one way or the other, and none waits for another one's.
         let started = timeout(Duration::from_secs(20), join_all(starts)).await.expect("starts are bounded");
-        for mut running in started.into_iter().flatten() {
-            running.guest.kill();
-            running.exit().await;
-            running.guest.reclaim().await.unwrap();
+        for running in started.into_iter().flatten() {
+            running.kill().await;
         }
-        attacker.guest.kill();
-        attacker.exit().await;
-        attacker.guest.reclaim().await.unwrap();
+        attacker.kill().await;
         assert_eq!(rig.output_of("echo fine").await, ["fine"]);
         assert_eq!((members(&rig), cgroups(&rig), rig.written_down()), (0, 0, 0));
     })

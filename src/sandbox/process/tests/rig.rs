@@ -50,6 +50,14 @@ pub struct Running {
     pub resources: Vec<String>,
 }
 
+/// What is left of an instance that has ended and given everything back.
+pub struct Ended {
+    pub exit: GuestExit,
+    /// All that it has printed.
+    pub lines: Vec<String>,
+    pub resources: Vec<String>,
+}
+
 struct Warnings(Arc<Mutex<Vec<String>>>);
 
 impl Drain for Warnings {
@@ -154,11 +162,7 @@ impl Rig {
 
     /// Everything a script printed until it ended.
     pub async fn output_of(&self, script: &str) -> Vec<String> {
-        let mut running = self.sh(script).await;
-        running.exit().await;
-        let lines = running.output.tail(usize::MAX);
-        running.guest.reclaim().await.unwrap();
-        lines
+        self.sh(script).await.end().await.lines
     }
 
     pub fn without_cgroups(&mut self) {
@@ -180,6 +184,20 @@ impl Rig {
 impl Running {
     pub async fn exit(&mut self) -> GuestExit {
         timeout(SOON, &mut self.exited).await.expect("ends")
+    }
+
+    /// Waits for its end, and gives everything back.
+    pub async fn end(mut self) -> Ended {
+        let exit = self.exit().await;
+        let lines = self.output.tail(usize::MAX);
+        self.guest.reclaim().await.unwrap();
+        Ended { exit, lines, resources: self.resources }
+    }
+
+    /// As [`end`](Self::end), of one that is killed.
+    pub async fn kill(mut self) -> Ended {
+        self.guest.kill();
+        self.end().await
     }
 
     /// The first line, as soon as it is there.

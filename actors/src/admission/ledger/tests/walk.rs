@@ -20,6 +20,7 @@ struct Held {
     memory: u64,
     starting: Option<Kind>,
     returning: bool,
+    stuck: bool,
 }
 
 /// What the model knows of a place in the queue.
@@ -58,13 +59,14 @@ impl Walk {
     fn step(&mut self) {
         self.turn += 1;
         self.now += Duration::from_millis(self.random.random_range(0..3_000));
-        match self.random.random_range(0..16) {
+        match self.random.random_range(0..17) {
             0..=6 => self.ask(),
             7 => self.withdraw(),
             8..=9 => self.start(),
             10 => self.end(),
             11..=13 => self.give_back(),
             14 => self.choose(),
+            15 => self.get_stuck(),
             _ => self.tell(),
         }
         self.check();
@@ -126,7 +128,7 @@ impl Walk {
             assert_eq!(verdict, Verdict::Granted);
             self.queue.pop();
             self.served.insert(function, self.now);
-            self.held.push(Held { instance, function, memory, starting: Some(kind), returning: false });
+            self.held.push(Held { instance, function, memory, starting: Some(kind), returning: false, stuck: false });
         } else {
             assert_eq!(verdict, Verdict::Waits);
         }
@@ -157,7 +159,13 @@ impl Walk {
         let Some(index) = self.any() else { return };
         self.ledger.returning(self.held[index].instance, self.now);
         self.held[index].starting = None;
-        self.held[index].returning = true;
+        self.held[index].returning = !self.held[index].stuck;
+    }
+
+    fn get_stuck(&mut self) {
+        let Some(index) = self.any() else { return };
+        self.ledger.stuck(self.held[index].instance, self.now);
+        self.held[index] = Held { starting: None, returning: false, stuck: true, ..self.held[index] };
     }
 
     fn give_back(&mut self) {
@@ -190,7 +198,7 @@ impl Walk {
         }
         let size = |instance: &InstanceId| {
             let held = self.held.iter().find(|held| held.instance == *instance).expect("it is held");
-            if held.returning { 0 } else { held.memory }
+            if held.returning || held.stuck { 0 } else { held.memory }
         };
         let victims = self.ledger.victims(missing, spares.clone());
         let sum = |instances: &[InstanceId]| instances.iter().map(size).sum::<u64>();
@@ -218,6 +226,7 @@ impl Walk {
         assert_eq!(ledger.turns(), self.turns());
         let returning: u64 = self.held.iter().filter(|held| held.returning).map(|held| held.memory).sum();
         assert_eq!(ledger.returning, returning);
+        assert_eq!(ledger.is_empty(), self.held.iter().all(|held| held.stuck));
         assert_eq!(ledger.holders(), self.held.iter().map(|held| held.function).collect());
 
         let line = self.lined_up();

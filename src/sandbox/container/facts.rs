@@ -1,0 +1,75 @@
+//! What the engine's description of a container says about it. Pure.
+
+use std::{collections::HashMap, net::IpAddr};
+
+use bollard::models::{ContainerInspectResponse, EndpointSettings};
+
+/// What is worth knowing of a container that was started.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    pub address: Option<IpAddr>,
+    /// Where it sees this host.
+    pub gateway: Option<IpAddr>,
+    /// Of its first process, on this host.
+    pub pid: Option<u32>,
+    pub stop_signal: Option<String>,
+}
+
+impl Facts {
+    pub fn of(found: &ContainerInspectResponse) -> Self {
+        let endpoint = endpoints(found).find(|endpoint| address(endpoint).is_some());
+        let pid = found.state.as_ref().and_then(|state| state.pid).and_then(|pid| u32::try_from(pid).ok());
+        Self {
+            address: endpoint.and_then(address),
+            gateway: endpoint.and_then(|endpoint| endpoint.gateway.as_deref()?.parse().ok()),
+            pid: pid.filter(|pid| *pid != 0),
+            stop_signal: found.config.as_ref().and_then(|config| config.stop_signal.clone()),
+        }
+    }
+}
+
+fn endpoints(container: &ContainerInspectResponse) -> impl Iterator<Item = &EndpointSettings> {
+    let networks = container.network_settings.as_ref().and_then(|settings| settings.networks.as_ref());
+    networks.into_iter().flat_map(HashMap::values)
+}
+
+/// Where a container is.
+pub fn addresses(container: &ContainerInspectResponse) -> impl Iterator<Item = IpAddr> {
+    endpoints(container).filter_map(address)
+}
+
+fn address(endpoint: &EndpointSettings) -> Option<IpAddr> {
+    let parse = |text: &Option<String>| text.as_deref()?.parse().ok();
+    parse(&endpoint.ip_address).or_else(|| parse(&endpoint.global_ipv6_address))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn address_gateway_pid_and_signal_come_from_one_look() {
+        let found = r#"{"State":{"Pid":77},"Config":{"StopSignal":"SIGQUIT"},"NetworkSettings":{"Networks":{
+            "n":{"IPAddress":"10.9.0.2","Gateway":"10.9.0.1"}}}}"#;
+        let expected = Facts {
+            address: Some("10.9.0.2".parse().unwrap()),
+            gateway: Some("10.9.0.1".parse().unwrap()),
+            pid: Some(77),
+            stop_signal: Some("SIGQUIT".to_owned()),
+        };
+        assert_eq!(Facts::of(&serde_json::from_str(found).unwrap()), expected);
+    }
+
+    #[test]
+    fn a_container_that_has_ended_has_nothing_of_it() {
+        let found = r#"{"State":{"Pid":0},"NetworkSettings":{"Networks":{"bridge":{"IPAddress":"","Gateway":""}}}}"#;
+        assert_eq!(Facts::of(&serde_json::from_str(found).unwrap()), Facts::default());
+        assert_eq!(Facts::of(&ContainerInspectResponse::default()), Facts::default());
+    }
+
+    #[test]
+    fn an_address_may_be_of_the_sixth_version() {
+        let found = r#"{"NetworkSettings":{"Networks":{"n":{"IPAddress":"","GlobalIPv6Address":"fd00::2"}}}}"#;
+        assert_eq!(Facts::of(&serde_json::from_str(found).unwrap()).address, Some("fd00::2".parse().unwrap()));
+    }
+}

@@ -127,7 +127,8 @@ impl Client {
                 if !seen.anything() {
                     skip_line_ends(&mut socket.input);
                 }
-                if seen.is_worth_parsing(&socket.input, self.terms.head) {
+                // Half a line end may begin no head, either.
+                if socket.input[..] != *b"\r" && seen.is_worth_parsing(&socket.input, self.terms.head) {
                     match self.request.take(&mut socket.input, self.terms.head) {
                         Ok(true) => return Poll::Ready(Next::Request),
                         Ok(false) => {}
@@ -314,9 +315,8 @@ pub fn put_status(out: &mut Vec<u8>, status: StatusCode, reason: &[u8]) {
 
 /// Some clients send an empty line behind a body. Whoever sends many begins a head that has no end.
 pub fn skip_line_ends(input: &mut BytesMut) {
-    for _ in 0.."\r\n\r\n".len() {
-        if let [b'\r' | b'\n', ..] = input[..] {
-            input.advance(1);
-        }
+    for _ in 0..2 {
+        let line_end = [b"\r\n".as_slice(), b"\n"].into_iter().find(|line_end| input.starts_with(line_end));
+        input.advance(line_end.map_or(0, <[u8]>::len));
     }
 }

@@ -14,7 +14,7 @@ use crate::{
         headers::Peer,
         invoke::{PREFIX, split},
         request_id::RequestId,
-        wire::{BodyReader, Framing, MAX_HEAD, Piece, RequestHead},
+        wire::{BodyReader, Framing, MAX_HEAD, MAX_LINES, Piece, RequestHead},
     },
 };
 
@@ -150,10 +150,11 @@ fn check_passed_on(request: &RequestHead) {
     assert_eq!(plain.fields[..expected.len()], expected);
     check_added(request, &plain, expected.len());
 
+    // Of the old requests some have no host, and a few lines more may be too many.
+    let taken_again = !request.is_old && plain.fields.len() <= MAX_LINES && wire.len() <= MAX_HEAD;
     wire.extend_from_slice(b"next");
     let (mut again, mut input) = (RequestHead::default(), BytesMut::from(&wire[..]));
-    // Of the old requests, some have no host.
-    if !request.is_old {
+    if taken_again {
         assert_eq!(again.take(&mut input, MAX_HEAD), Ok(true), "{}", wire.escape_ascii());
         assert_eq!(&input[..], b"next");
         assert_eq!((again.method(), again.target(), again.is_old), (request.method(), &target[..], false));

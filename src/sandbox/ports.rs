@@ -1,13 +1,24 @@
 //! Leases of local TCP ports to instances that share the daemon's network.
 
-use std::{cell::RefCell, collections::VecDeque, fs, net::Ipv4Addr, ops::Range, rc::Rc};
+use std::{cell::RefCell, collections::VecDeque, fs, ops::Range, os::fd::AsRawFd, rc::Rc, time::Duration};
 
-use tokio::net::TcpSocket;
+use nix::{
+    errno::Errno,
+    sys::{
+        socket::{self, AddressFamily, SockFlag, SockType, SockaddrIn},
+        time::TimeSpec,
+    },
+    time::{ClockId, ClockNanosleepFlags, clock_nanosleep},
+};
 
 /// Ports to lease.
 const PORTS: u16 = 10_000;
 /// The lower end of the ports that the kernel gives to outgoing connections, where it does not say.
 const EPHEMERAL: u16 = 32_768;
+
+/// How often a child looks whether its port is free, and how long it waits in between.
+const LOOKS: u32 = 100;
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// The free ports, the one returned longest ago first.
 #[derive(Debug, Clone)]
@@ -66,15 +77,36 @@ fn leasable(ephemeral: u16) -> Range<u16> {
     end - PORTS..end
 }
 
-/// Whether a server could listen there now, on any address and without `SO_REUSEADDR` (which `TcpListener` would set):
-/// so neither a listener nor a connection in TIME_WAIT is in its way.
+/// Whether a server could listen there now, on any address and without `SO_REUSEADDR`: so neither a listener nor a
+/// connection in TIME_WAIT is in its way.
 fn is_free(port: u16) -> bool {
-    TcpSocket::new_v4().and_then(|probe| probe.bind((Ipv4Addr::UNSPECIFIED, port).into())).is_ok()
+    let look = || {
+        let probe = socket::socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+        socket::bind(probe.as_raw_fd(), &SockaddrIn::new(0, 0, 0, 0, port))
+    };
+    look() == Ok::<(), Errno>(())
+}
+
+/// Waits for a little until the leased port is free, for the child that is to listen there. It was free when it was leased;
+/// but whatever child was born in that moment has a copy of the socket by which the daemon has looked, until it executes
+/// its program.
+///
+/// Async-signal-safe: it does not allocate, and calls nothing but the system.
+pub fn wait_until_free(port: u16) {
+    for _ in 0..LOOKS {
+        if is_free(port) {
+            return;
+        }
+        let _ =
+            clock_nanosleep(ClockId::CLOCK_MONOTONIC, ClockNanosleepFlags::empty(), &TimeSpec::from_duration(PAUSE));
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::HashSet, net::TcpListener};
+    use std::{collections::HashSet, net::TcpListener, thread};
+
+    use tokio::time::Instant;
 
     use super::*;
 
@@ -127,6 +159,19 @@ mod tests {
         drop((served, listener));
         drop(client);
         assert!(of(&[address.port()]).lease().is_none());
+    }
+
+    #[test]
+    fn a_child_waits_for_its_port_and_not_for_ever() {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = taken.local_addr().unwrap().port();
+        let since = Instant::now();
+        wait_until_free(port);
+        assert!(since.elapsed() >= PAUSE * LOOKS);
+        let waits = thread::spawn(move || wait_until_free(port));
+        drop(taken);
+        waits.join().unwrap();
+        assert!(is_free(port));
     }
 
     #[test]

@@ -25,7 +25,7 @@ use nix::{
 };
 
 use super::user::Credentials;
-use crate::open_files;
+use crate::{open_files, sandbox::ports};
 
 /// The first descriptor that is neither standard input nor output nor error.
 const FIRST_OWN: libc::c_uint = 3;
@@ -40,6 +40,7 @@ pub struct Confinement {
     file_bytes: Option<u64>,
     doors: Vec<OwnedFd>,
     directory: CString,
+    port: Option<u16>,
     daemon: Pid,
     descriptors: libc::c_uint,
     signals: &'static [libc::c_int],
@@ -50,7 +51,8 @@ pub struct Confinement {
 impl Confinement {
     /// The child works in `directory`, which it enters first, so that it can be one which the child's user could not
     /// reach. `doors` are the files by which the child joins its cgroups; without `credentials` it stays who it is, and without
-    /// `capabilities`, a bit for each that is left, root can do what root can. `file_size` is in MiB.
+    /// `capabilities`, a bit for each that is left, root can do what root can. `file_size` is in MiB. `port` is
+    /// the one at which the program will listen, on this host.
     ///
     /// # Errors
     /// `InvalidInput` if the path of the directory contains a zero byte.
@@ -60,6 +62,7 @@ impl Confinement {
         capabilities: Option<u64>,
         file_size: Option<u32>,
         doors: Vec<OwnedFd>,
+        port: Option<u16>,
     ) -> io::Result<Self> {
         let limit = resource::getrlimit(Resource::RLIMIT_NOFILE).map_or(MOST_DESCRIPTORS, |(soft, _)| soft);
         Ok(Self {
@@ -68,6 +71,7 @@ impl Confinement {
             file_bytes: file_size.map(|size| u64::from(size) << 20),
             doors,
             directory: CString::new(directory.as_os_str().as_bytes())?,
+            port,
             daemon: unistd::getpid(),
             descriptors: limit.min(MOST_DESCRIPTORS) as libc::c_uint,
             signals: &SET,
@@ -109,6 +113,7 @@ impl Confinement {
         }
         prctl::set_no_new_privs()?;
         close_at_exec(self.descriptors);
+        self.port.into_iter().for_each(ports::wait_until_free);
         Ok(())
     }
 }

@@ -97,7 +97,8 @@ impl Processes {
         let (program, directory, user) =
             (invocation.program.clone(), order.spec.directory.clone(), credentials.clone());
 
-        let spawn = Spawn::new(invocation, directory.clone(), credentials).file_size(process.file_size);
+        let spawn = Spawn::new(invocation, directory.clone(), credentials);
+        let spawn = spawn.file_size(process.file_size).port(port.port());
         let spawned = self.means.start(spawn, allowance, record).await;
         let Spawned { child, output, group, record } =
             spawned.map_err(|error| spawn::refused(refusal(&program, &directory, &error), &error))?;

@@ -45,6 +45,7 @@ pub struct Spawn {
     credentials: Option<Credentials>,
     capabilities: Option<u64>,
     file_size: Option<u32>,
+    port: Option<u16>,
     stdin: Option<OwnedFd>,
 }
 
@@ -135,7 +136,7 @@ pub fn refused(why: String, error: &io::Error) -> LaunchError {
 impl Spawn {
     /// The command is run in `directory`. Without `credentials` it runs as the daemon's user.
     pub fn new(invocation: Invocation, directory: PathBuf, credentials: Option<Credentials>) -> Self {
-        Self { invocation, directory, credentials, capabilities: None, file_size: None, stdin: None }
+        Self { invocation, directory, credentials, capabilities: None, file_size: None, port: None, stdin: None }
     }
 
     /// The most that it, and whatever it starts, can ever have of root's capabilities, a bit for each.
@@ -147,6 +148,12 @@ impl Spawn {
     /// The largest file that it may write, in MiB.
     pub fn file_size(mut self, most: Option<u32>) -> Self {
         self.file_size = most;
+        self
+    }
+
+    /// The leased port at which it is to listen.
+    pub fn port(mut self, port: u16) -> Self {
+        self.port = Some(port);
         self
     }
 
@@ -188,7 +195,7 @@ impl Spawn {
         };
         let stdio = Stdio { stdin, output: writer.into() };
         let confinement =
-            Confinement::new(&self.directory, self.credentials, self.capabilities, self.file_size, doors)?;
+            Confinement::new(&self.directory, self.credentials, self.capabilities, self.file_size, doors, self.port)?;
         let output = pipe::Receiver::from_owned_fd(reader.into())?;
         Ok((Child::start(program, &stdio, &confinement, unborn)?, output))
     }

@@ -216,6 +216,9 @@ impl Engine {
         let allowance = Allowance { memory, pids: MONITOR_PIDS };
         let program = invocation.program.clone();
         let mut spawn = Spawn::new(invocation, "/".into(), operator.credentials).capabilities(operator.capabilities);
+        if let Wire::User(_) = wire {
+            spawn = spawn.port(facts.address.port());
+        }
         let mut reason = None;
         if let Some((ours, theirs)) = events {
             spawn = spawn.stdin(theirs);

@@ -147,6 +147,8 @@ fn keep(mut book: Book, path: &Path, given: &Receiver<Order>) {
         for written in entered {
             let _ = written.send(result.clone());
         }
+        // Whoever waits for all of it hears of that when this is dropped.
+        drop(flushed);
     }
 }
 

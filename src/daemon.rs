@@ -7,11 +7,7 @@ use std::{io, num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
 
 use actix::Addr;
 use slog::{info, o, warn};
-use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
-    sync::oneshot,
-    time::timeout,
-};
+use tokio::{sync::oneshot, time::timeout};
 use unifaas_actors::{Admission, Callbacks, Directory, DrainAll, Follow, Limits, RegistryActor, World, scan_all};
 
 use crate::{
@@ -23,6 +19,7 @@ use crate::{
     net::{NetError, Subnet},
     open_files,
     sandbox::{EngineSettings, Engines},
+    signals::Signals,
     state::{self, State, StateError},
 };
 
@@ -40,6 +37,9 @@ pub enum StartError {
     Bind(#[from] BindError),
     #[error(transparent)]
     Network(#[from] NetError),
+    #[error("only {0} files may be open at once, and it takes {least} to serve: raise the hard limit (ulimit -Hn, or \
+        LimitNOFILE= of the service)", least = open_files::least())]
+    OpenFiles(u64),
     #[error("{0}")]
     System(#[from] io::Error),
 }
@@ -64,7 +64,6 @@ pub fn run(options: Serve) -> Result<(), StartError> {
 }
 
 async fn serve(options: Serve, lasting: &mut Lasting) -> Result<(), StartError> {
-    // First of all, so that no signal finds the default that kills.
     let mut signals = Signals::listen()?;
     let registry = options.registry.unwrap_or_default();
     let root = readable_directory(&registry)?;
@@ -78,7 +77,7 @@ async fn serve(options: Serve, lasting: &mut Lasting) -> Result<(), StartError> 
     let log = lasting.logging.insert(log::set_up(options.log_level, options.log_format)).log.clone();
     let callbacks = Arc::new(Callbacks::default());
     let directory = Arc::new(Directory::default());
-    open_files::raise(&log);
+    open_files::raise(&log).map_err(StartError::OpenFiles)?;
     let limits = Limits {
         memory: options.memory_budget.resolve(),
         process_starts: options.max_process_starts.map_or(usize::MAX, NonZeroUsize::get),
@@ -171,28 +170,10 @@ fn drain(actors: &Addr<RegistryActor>, grace: Duration) -> oneshot::Receiver<()>
     told
 }
 
-/// The signals that end the daemon.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Signals {
-    fn listen() -> io::Result<Self> {
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
-    }
-
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.interrupt.recv() => "SIGINT",
-            _ = self.terminate.recv() => "SIGTERM",
-        }
-    }
-}
-
 fn readable_directory(registry: &std::path::Path) -> Result<PathBuf, StartError> {
     let error = |source| StartError::Registry { path: registry.to_owned(), source };
-    let root = registry.canonicalize().map_err(error)?;
+    // A link in it may lead to another directory one day.
+    let root = std::path::absolute(registry).map_err(error)?;
     std::fs::read_dir(&root).map_err(error)?;
     Ok(root)
 }

@@ -16,6 +16,7 @@ mod net;
 mod open_files;
 mod relay;
 mod sandbox;
+mod signals;
 mod state;
 
 use std::{path::Path, process::ExitCode};

@@ -8,6 +8,7 @@ use std::{
     io,
     os::fd::{AsFd, AsRawFd, OwnedFd},
     sync::OnceLock,
+    thread,
 };
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -17,27 +18,45 @@ use slog::{Logger, debug, warn};
 const ENOUGH: u64 = 65_536;
 /// With less, a busy daemon may well come to the end of it.
 const FEW: u64 = 8_192;
+/// What it takes to serve at all: for each thread of the server, and for all else.
+const FOR_A_THREAD: u64 = 8;
+const FOR_THE_DAEMON: u64 = 64;
 /// What a cold start needs for itself, for a moment, of whichever kind the instance is.
 const FOR_A_START: usize = 16;
 
 /// The limits, soft and hard, that the daemon was started with.
 static INHERITED: OnceLock<(u64, u64)> = OnceLock::new();
 
+/// With less, not even the threads of the server start.
+pub fn least() -> u64 {
+    FOR_THE_DAEMON + FOR_A_THREAD * thread::available_parallelism().map_or(1, |threads| threads.get() as u64)
+}
+
 /// Raises the limit. To be called once, before there are children.
-pub fn raise(log: &Logger) {
+///
+/// # Errors
+/// The limit, when it is less than [`least`].
+pub fn raise(log: &Logger) -> Result<(), u64> {
     let (soft, hard) = match getrlimit(Resource::RLIMIT_NOFILE) {
         Ok(limits) => *INHERITED.get_or_init(|| limits),
-        Err(error) => return warn!(log, "the limit on open files is not known"; "error" => %error),
+        Err(error) => {
+            warn!(log, "the limit on open files is not known"; "error" => %error);
+            return Ok(());
+        }
     };
     // Beyond the hard limit if that is allowed, else up to it.
     let mut limits = [hard.max(ENOUGH), hard].into_iter();
     let raised = limits.find(|limit| setrlimit(Resource::RLIMIT_NOFILE, *limit, *limit).is_ok());
     let limit = raised.unwrap_or(soft);
     debug!(log, "limit on open files"; "was" => soft, "is" => limit);
+    if limit < least() {
+        return Err(limit);
+    }
     if limit < FEW {
         warn!(log, "few files may be open at once, and each request needs two: raise the hard limit (ulimit -Hn, or \
             LimitNOFILE= of the service)"; "limit" => limit, "requests_at_once" => limit / 2, "enough" => ENOUGH);
     }
+    Ok(())
 }
 
 /// What children get: many programs expect the small numbers that used to be, some try each of them.

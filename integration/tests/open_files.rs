@@ -5,7 +5,7 @@
 use std::{fs, process::Command, time::Duration};
 
 use futures::future::join_all;
-use integration::{Connection, Daemon, Function, Setup, empty, eventually, ms, request};
+use integration::{Connection, Daemon, Function, Setup, empty, eventually, ms, refusal, request};
 use nix::unistd::geteuid;
 use tokio::time::timeout;
 
@@ -71,17 +71,31 @@ async fn the_daemon_may_open_many_files_and_its_functions_as_many_as_ever() {
     assert_eq!(daemon.log().contains("few files"), raised < 8_192, "{}", daemon.log());
 }
 
-#[tokio::test]
-async fn a_low_limit_that_cannot_be_raised_is_told() {
-    let setup = Setup::default();
+/// Starts the daemon where no more than `most` files may be open at once.
+fn limited(setup: &Setup, most: u32) -> Command {
     let mut command = Command::new("prlimit");
-    command.arg("--nofile=512:512");
+    command.arg(format!("--nofile={most}:{most}"));
     if geteuid().is_root() {
         command.args(["setpriv", "--bounding-set=-sys_resource", "--inh-caps=-sys_resource"]);
     }
     let plain = setup.command();
     let plain = plain.as_std();
     command.arg(plain.get_program()).args(plain.get_args());
+    command
+}
+
+#[tokio::test]
+async fn a_limit_with_which_nothing_works_is_refused() {
+    for most in [20, 40, 60] {
+        let refused = refusal(limited(&Setup::default(), most).into()).await;
+        assert!(refused.contains(&format!("only {most} files")) && refused.contains("LimitNOFILE"), "{refused}");
+    }
+}
+
+#[tokio::test]
+async fn a_low_limit_that_cannot_be_raised_is_told() {
+    let setup = Setup::default();
+    let command = limited(&setup, 512);
     let daemon = setup.start_as(command.into()).await;
     assert_eq!(soft_limit(daemon.pid), 512);
     eventually(ms(2000), "the warning", async || daemon.log().contains("few files may be open").then_some(())).await;

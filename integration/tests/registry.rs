@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
-use std::{fs, sync::Arc, time::Duration};
+use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use futures::future::join_all;
 use integration::{Daemon, Function, Home, Setup, empty, eventually, ms, number, request, unifaas};
@@ -10,6 +10,9 @@ use tokio::{process::Command, sync::watch};
 
 /// From a change in the directory to its effect.
 const SOON: Duration = Duration::from_secs(2);
+
+/// The same where it can only be seen by looking, now and then.
+const PATIENTLY: Duration = Duration::from_secs(8);
 
 /// Waits until GET answers with that status.
 async fn answers(daemon: &Daemon, path: &str, status: u16) {
@@ -334,5 +337,114 @@ async fn a_file_saved_while_its_instance_dies_leaves_a_function_that_serves() {
         daemon.home.put(&Function::new("f").set("keepalive", 40 + n));
         integration::processes::kill(pid).await;
         daemon.send(request("GET", "/invoke/f/pid", empty())).await.unwrap().ok();
+    }
+}
+
+/// The directories and files that a daemon watches.
+fn watched(daemon: &Daemon) -> usize {
+    let infos = fs::read_dir(format!("/proc/{}/fdinfo", daemon.pid)).unwrap().flatten();
+    let infos = infos.filter_map(|info| fs::read_to_string(info.path()).ok());
+    infos.map(|info| info.lines().filter(|line| line.starts_with("inotify wd:")).count()).sum()
+}
+
+#[tokio::test]
+async fn what_lies_below_a_function_or_behind_its_links_is_not_watched() {
+    let home = Home::new();
+    let tree = home.path("tree");
+    for number in 0..200 {
+        fs::create_dir_all(tree.join(format!("{number}/below"))).unwrap();
+    }
+    home.put(&Function::new("f"));
+    std::os::unix::fs::symlink(&tree, home.registry().join("f/data")).unwrap();
+    fs::create_dir_all(home.registry().join("f/of/its/own")).unwrap();
+    let daemon = Setup::at(&home).start().await;
+    home.put(&Function::new("late"));
+    answers(&daemon, "/invoke/late/pid", 200).await;
+    // The registry, and two functions.
+    assert_eq!(watched(&daemon), 3);
+}
+
+/// Puts a link in the place of whatever is there, in one step.
+fn link(target: &Path, place: &Path) {
+    let beside = place.with_file_name(".beside");
+    std::os::unix::fs::symlink(target, &beside).unwrap();
+    fs::rename(beside, place).unwrap();
+}
+
+/// Waits until the function says that word.
+async fn says(daemon: &Daemon, function: &str, word: &str) {
+    eventually(PATIENTLY, format!("{function} says {word}"), async || {
+        (daemon.get(&format!("/invoke/{function}/env?name=WORD")).await.text() == word).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_registry_that_is_replaced_is_followed() {
+    let home = Home::new();
+    let put = |place: &str, function: &str, word: &str| {
+        Function::new(function).env("WORD", word).write(&home.path(place), &home);
+    };
+    for place in ["one", "two", "three"] {
+        fs::create_dir(home.path(place)).unwrap();
+    }
+    put("one", "f", "one");
+    put("two", "f", "two");
+    put("three", "f", "three");
+    let registry = home.path("by-link");
+    link(&home.path("one"), &registry);
+    let daemon = Setup::at(&home).option("--registry", &registry).start().await;
+    says(&daemon, "f", "one").await;
+    // The link leads somewhere else.
+    link(&home.path("two"), &registry);
+    says(&daemon, "f", "two").await;
+    put("two", "late", "late");
+    says(&daemon, "late", "late").await;
+    // Another directory takes its place, and again.
+    fs::remove_file(&registry).unwrap();
+    fs::rename(home.path("three"), &registry).unwrap();
+    says(&daemon, "f", "three").await;
+    fs::rename(&registry, home.path("away")).unwrap();
+    fs::rename(home.path("one"), &registry).unwrap();
+    says(&daemon, "f", "one").await;
+    put("by-link", "later", "later");
+    says(&daemon, "later", "later").await;
+    // It is away for a while, in which nobody is taken for gone.
+    fs::remove_dir_all(&registry).unwrap();
+    tokio::time::sleep(ms(500)).await;
+    assert_eq!(daemon.get("/debug/functions/later").await.status, 200);
+    fs::create_dir(&registry).unwrap();
+    put("by-link", "f", "anew");
+    says(&daemon, "f", "anew").await;
+    put("by-link", "f", "newer");
+    says(&daemon, "f", "newer").await;
+    eventually(PATIENTLY, "the other is gone", async || {
+        (daemon.get("/invoke/later/pid").await.status == 404).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_change_behind_a_link_takes_effect() {
+    let home = Home::new();
+    for version in ["v1", "v2", "v3"] {
+        fs::create_dir(home.path(version)).unwrap();
+        Function::new("f").env("WORD", version).write(&home.path(version), &home);
+    }
+    // As Kubernetes mounts its configuration: all links lead through one, which is replaced.
+    link(&home.path("v1"), &home.registry().join("..data"));
+    link(Path::new("..data/f"), &home.registry().join("f"));
+    // A file somewhere else.
+    fs::create_dir(home.registry().join("g")).unwrap();
+    let file = home.path("v3/f/function.toml");
+    link(&file, &home.registry().join("g/function.toml"));
+    let daemon = Setup::at(&home).start().await;
+    says(&daemon, "f", "v1").await;
+    says(&daemon, "g", "v3").await;
+    link(&home.path("v2"), &home.registry().join("..data"));
+    says(&daemon, "f", "v2").await;
+    for word in ["written", "again"] {
+        fs::write(&file, fs::read_to_string(&file).unwrap().replace("v3", word).replace("written", word)).unwrap();
+        says(&daemon, "g", word).await;
     }
 }

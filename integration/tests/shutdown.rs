@@ -266,3 +266,39 @@ async fn a_state_directory_that_cannot_be_is_one_clear_line() {
     let line = refusal(Setup::default().option("--state-dir", "/proc/unifaas-state").command()).await;
     assert!(line.contains("/proc/unifaas-state"), "{line}");
 }
+
+#[tokio::test]
+async fn a_terminal_that_is_closed_and_a_quit_end_it_in_order() {
+    for signal in [Signal::SIGHUP, Signal::SIGQUIT] {
+        let mut daemon = Daemon::with(Function::new("f").set("min-instances", 1)).await;
+        daemon.until("f", "idle", 1).await;
+        daemon.signal(signal);
+        assert_eq!(daemon.ended().await.status.code(), Some(0), "{signal}");
+        assert!(daemon.log().contains(signal.as_str()), "{}", daemon.log());
+        assert_eq!(daemon.home.processes(), Vec::<u32>::new());
+    }
+}
+
+#[tokio::test]
+async fn with_nohup_it_outlives_its_terminal() {
+    let daemon = Setup::default().run_by(["nohup"]).function(Function::new("f")).start().await;
+    daemon.signal(Signal::SIGHUP);
+    for _ in 0..10 {
+        daemon.get("/invoke/f/pid").await.ok();
+    }
+    assert!(!daemon.log().contains("ending"), "{}", daemon.log());
+}
+
+#[tokio::test]
+async fn a_limit_on_the_size_of_files_ends_no_daemon() {
+    let setup = Setup::default().run_by(["prlimit", "--fsize=6000"]);
+    let mut daemon = setup.function(Function::new("f").set("single-use", true)).start().await;
+    let mut refused = 0;
+    for _ in 0..60 {
+        let reply = daemon.get("/invoke/f/pid").await;
+        refused += u32::from(reply.status == 503);
+        assert!([200, 503].contains(&reply.status), "{reply:?}");
+    }
+    assert!(refused > 0, "the limit was not reached");
+    assert_eq!(daemon.end().await.status.code(), Some(0));
+}

@@ -113,7 +113,7 @@ fn write_anew(path: &Path, origin: &Origin, things: &BTreeMap<u64, Thing>) -> io
     }
     let beside = path.with_extension("new");
     let write = || {
-        let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(&beside)?;
+        let mut file = super::open(&beside, OpenOptions::new().append(true).create(true).mode(0o600))?;
         file.set_len(0)?;
         file.write_all(&text)?;
         fs::rename(&beside, path)?;

@@ -50,9 +50,10 @@ impl From<JournalError> for LaunchError {
     }
 }
 
-/// Whether it is for want of space.
+/// Whether it is for want of space, or for a limit on the size of files.
 pub fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
 }
 
 /// Where things are written down. Clones write to the same file, from any thread.
@@ -232,7 +233,7 @@ mod tests {
             assert!(error.to_string().contains("/j"), "{error}");
             LaunchError::from(error)
         };
-        for full in [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded] {
+        for full in [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded, io::ErrorKind::FileTooLarge] {
             assert!(matches!(launch_error(full), LaunchError::Exhausted(_)));
         }
         assert!(matches!(launch_error(io::ErrorKind::ReadOnlyFilesystem), LaunchError::Missing(_)));

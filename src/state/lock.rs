@@ -30,7 +30,7 @@ pub enum Refusal {
 
 impl Lock {
     pub fn take(path: &Path) -> Result<Self, Refusal> {
-        let open = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
+        let open = super::open(path, OpenOptions::new().write(true).create(true).truncate(false).mode(0o600));
         let file = open.map_err(Refusal::Failed)?;
         match fcntl(&file, FcntlArg::F_SETLK(&whole_file())) {
             Ok(_) => Ok(Self(file)),

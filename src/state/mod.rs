@@ -26,12 +26,16 @@ mod record;
 use std::{
     env,
     fs::{self, DirBuilder, Permissions},
-    io,
+    io::{self, Read},
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
-use nix::unistd::{Uid, geteuid};
+use nix::{
+    fcntl::OFlag,
+    libc,
+    unistd::{Uid, geteuid},
+};
 
 pub use family::MARK;
 pub use journal::{Entry, Journal, JournalError, is_full};
@@ -43,6 +47,8 @@ const LOCK: &str = "lock";
 const IDENTITY: &str = "identity";
 const JOURNAL: &str = "journal";
 const INSTANCES: &str = "instances";
+/// Most that is read of a journal, in bytes. One of ten thousand instances is a thirtieth of that.
+const MOST_JOURNAL: u64 = 64 << 20;
 /// Others may pass through to what is theirs, as machine monitors of another user do.
 const MODE: u32 = 0o755;
 /// What of a file's mode are permissions, and which one nobody else may have.
@@ -199,22 +205,46 @@ pub fn default_directory() -> PathBuf {
     }
 }
 
+/// `None`: there is none.
 fn read(journal: &Path) -> io::Result<Option<Replay>> {
-    match fs::read(journal) {
-        Ok(text) => Ok(Some(Replay::of(&text))),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+    let file = match open(journal, fs::OpenOptions::new().read(true)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        file => file?,
+    };
+    let mut text = Vec::new();
+    file.take(MOST_JOURNAL).read_to_end(&mut text)?;
+    let mut replay = Replay::of(&text);
+    replay.damaged += usize::from(text.len() as u64 == MOST_JOURNAL);
+    Ok(Some(replay))
+}
+
+/// Opens a file of the directory, and nothing else that somebody has put in its place: a named pipe would be waited for, a
+/// link can lead to what has no end.
+fn open(path: &Path, options: &mut fs::OpenOptions) -> io::Result<fs::File> {
+    let flags = OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW;
+    let irregular = || io::Error::other("it is no regular file");
+    match options.custom_flags(flags.bits()).open(path) {
+        Ok(file) => file.metadata()?.is_file().then_some(file).ok_or_else(irregular),
+        // What a link and a named pipe say to that.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ELOOP | libc::ENXIO)) => Err(irregular()),
         Err(error) => Err(error),
     }
 }
 
 /// Reads the number, or chooses it.
 fn identity(path: &Path) -> io::Result<u64> {
-    let known = fs::read_to_string(path).ok().and_then(|text| u64::from_str_radix(text.trim(), 16).ok());
-    if let Some(known) = known {
+    let mut text = String::new();
+    match open(path, fs::OpenOptions::new().read(true)) {
+        // What is not understood counts as none.
+        Ok(file) => drop(file.take(64).read_to_string(&mut text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    if let Ok(known) = u64::from_str_radix(text.trim(), 16) {
         return Ok(known);
     }
     let (chosen, beside) = (rand::random(), path.with_extension("new"));
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+    let mut file = open(&beside, fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600))?;
     io::Write::write_all(&mut file, format!("{chosen:016x}\n").as_bytes())?;
     fs::rename(&beside, path)?;
     Ok(chosen)
@@ -332,5 +362,25 @@ mod tests {
         let refused = State::open(home.path()).unwrap_err().to_string();
         let says = [&format!("{path} belongs to user 12345"), "as user 0", "--state-dir", &format!("chown 0 {path}")];
         assert!(says.iter().all(|words| refused.contains(*words)), "{refused}");
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_refused_and_not_waited_for() {
+        for name in [LOCK, IDENTITY, JOURNAL] {
+            let home = tempfile::tempdir().unwrap();
+            drop(State::open(home.path()).unwrap());
+            let path = home.path().join(name);
+            let refused = || {
+                let refused = State::open(home.path()).unwrap_err().to_string();
+                assert!(refused.contains(&*path.to_string_lossy()) && refused.contains("no regular file"), "{refused}");
+                fs::remove_file(&path).unwrap();
+            };
+            fs::remove_file(&path).unwrap();
+            nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+            refused();
+            std::os::unix::fs::symlink("/dev/zero", &path).unwrap();
+            refused();
+            State::open(home.path()).unwrap();
+        }
     }
 }

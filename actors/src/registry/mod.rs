@@ -34,7 +34,7 @@ use watch::Watch;
 const SETTLING: Duration = Duration::from_millis(50);
 /// Until a function that seems bad or gone is looked at again.
 const SECOND_LOOK: Duration = Duration::from_millis(250);
-/// Between looks at the whole registry where the system cannot watch it.
+/// Between looks whether the registry is still what is watched, and at the whole of it where not all can be.
 const POLLING: Duration = Duration::from_secs(2);
 /// A function's actor may panic this often within [`RESTART_WINDOW`]; then the function is given up until its file changes.
 const RESTARTS: usize = 3;
@@ -63,7 +63,7 @@ pub struct RegistryActor {
     pending: Changes,
     look: Option<SpawnHandle>,
     follow: Follow,
-    watch: Option<Watch>,
+    watch: Option<Arc<Watch>>,
     /// Who is told when everything has ended; non-empty from the first `DrainAll` on.
     draining: Vec<oneshot::Sender<()>>,
 }
@@ -183,18 +183,26 @@ impl RegistryActor {
     fn look_now(&mut self, ctx: &mut Context<Self>) {
         let changes = std::mem::take(&mut self.pending);
         let (root, me, log) = (self.root.clone(), ctx.address(), self.log.clone());
+        let watch = self.watch.clone();
         tokio::task::spawn_blocking(move || {
+            // Before it is read, so that nothing is missed in between.
+            match &watch {
+                Some(watch) if changes.all => watch.follow_all(),
+                Some(watch) => watch.follow(changes.names.iter()),
+                None => {}
+            }
+            if let Err(error) = std::fs::read_dir(&root) {
+                // Nothing is known then, least of all that the functions are gone.
+                return warn!(log, "the registry cannot be read"; "registry" => %root.display(), "error" => %error);
+            }
             let scanned = if changes.all {
                 match scan_all(&root) {
                     Ok(drafts) => {
                         let drafts = drafts.into_iter().map(|(name, draft)| (name, Some(draft))).collect();
                         Scanned { drafts, complete: true }
                     }
-                    Err(error) => {
-                        // Nothing is known then, least of all that the functions are gone.
-                        warn!(log, "the registry cannot be read"; "registry" => %root.display(), "error" => %error);
-                        return;
-                    }
+                    // It has gone this very moment, and is looked for again.
+                    Err(_) => return me.do_send(Changed(changes)),
                 }
             } else {
                 let look = |name: String| {
@@ -209,8 +217,13 @@ impl RegistryActor {
 
     fn poll(&mut self, ctx: &mut Context<Self>) {
         ctx.run_later(POLLING, |actor, ctx| {
-            actor.pending.all = true;
-            actor.look_soon(ctx);
+            let Some(watch) = actor.watch.clone() else { return };
+            let me = ctx.address();
+            tokio::task::spawn_blocking(move || {
+                if watch.is_doubtful() {
+                    me.do_send(Changed(Changes::anything()));
+                }
+            });
             actor.poll(ctx);
         });
     }
@@ -232,14 +245,10 @@ impl Actor for RegistryActor {
     fn started(&mut self, ctx: &mut Self::Context) {
         // Thousands of functions may report at once; admission is the desks' business, not the mailbox's.
         ctx.set_mailbox_capacity(0);
-        let watch = || Watch::start(&self.root, ctx.address().recipient());
-        match (self.follow == Follow::Watch).then(watch).transpose() {
-            Ok(watch) => self.watch = watch,
-            Err(error) => {
-                warn!(self.log, "the registry cannot be watched and is read at intervals instead";
-                    "error" => %error, "interval" => ?POLLING);
-                self.poll(ctx);
-            }
+        if self.follow == Follow::Watch {
+            let watch = Watch::new(&self.root, ctx.address().recipient(), self.log.clone());
+            self.watch = Some(Arc::new(watch));
+            self.poll(ctx);
         }
         // What changed between the first reading and the start of the watch.
         self.pending.all = true;

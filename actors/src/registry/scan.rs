@@ -31,16 +31,21 @@ pub fn scan_one(root: &Path, name: &str) -> Option<Draft> {
         return None;
     }
     let directory = root.join(name);
-    // Not `exists`: a dangling link or an unreadable file is a function with a problem.
-    if !directory.is_dir() || directory.join(SPEC_FILE).symlink_metadata().is_err_and(is_absence) {
+    // A dangling link or an unreadable file is a function with a problem.
+    match directory.metadata() {
+        Ok(metadata) if !metadata.is_dir() => return None,
+        Err(error) if is_absence(&error) => return None,
+        _ => {}
+    }
+    if directory.join(SPEC_FILE).symlink_metadata().is_err_and(|error| is_absence(&error)) {
         return None;
     }
     let draft = FunctionSpec::load(&directory);
     Some(draft.map(Arc::new).map_err(|error| error.to_string().into()))
 }
 
-fn is_absence(error: io::Error) -> bool {
-    error.kind() == io::ErrorKind::NotFound
+fn is_absence(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 #[cfg(test)]
@@ -65,6 +70,17 @@ mod tests {
         assert_eq!(drafts.keys().collect::<Vec<_>>(), ["bad", "good"]);
         assert_eq!(drafts["good"].as_ref().unwrap().name, "good");
         assert!(drafts["bad"].as_ref().unwrap_err().contains("keepalive"));
+    }
+
+    #[test]
+    fn what_cannot_be_seen_is_not_taken_for_gone() {
+        let root = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("loop", root.path().join("loop")).unwrap();
+        std::os::unix::fs::symlink("nowhere", root.path().join("dangling")).unwrap();
+        fs::write(root.path().join("file"), "").unwrap();
+        let drafts = scan_all(root.path()).unwrap();
+        assert_eq!(drafts.keys().collect::<Vec<_>>(), ["loop"]);
+        assert!(drafts["loop"].as_ref().unwrap_err().contains("cannot be read"));
     }
 
     #[test]

@@ -2,15 +2,22 @@
 //!
 //! Says only which functions to look at again; what has become of them is read by `scan.rs`.
 
-use std::{collections::BTreeSet, path::Path};
+use std::{
+    collections::BTreeSet,
+    fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 use actix::Recipient;
 use notify::{
-    Event, EventKind, RecursiveMode, Watcher as _,
+    Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _,
     event::{AccessKind, AccessMode},
 };
+use slog::{Logger, warn};
 
-use crate::messages::Changed;
+use crate::{messages::Changed, spec::SPEC_FILE};
 
 /// Functions that may have changed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -32,25 +39,107 @@ impl Changes {
     }
 }
 
-/// Watches until it is dropped.
+/// What is watched: the registry and each function's directory, but nothing below. A link in there may lead to anywhere,
+/// and there may be a whole tree behind it. Watches until it is dropped.
+///
+/// All of its work blocks: not for the actors' thread.
 pub(super) struct Watch {
-    _watcher: notify::RecommendedWatcher,
+    root: PathBuf,
+    eyes: Mutex<Eyes>,
+    log: Logger,
+}
+
+struct Eyes {
+    /// `None`: the system has no more of them.
+    watcher: Option<RecommendedWatcher>,
+    /// Whether there is something that is not watched, for want of watches.
+    blind: bool,
+    /// Device and number of the directory that is watched as the registry.
+    place: Option<(u64, u64)>,
 }
 
 impl Watch {
-    /// Tells `listener` of every change below `root`, which is absolute.
-    pub fn start(root: &Path, listener: Recipient<Changed>) -> notify::Result<Self> {
+    /// Will tell `listener` of changes of what is followed below `root`, which is absolute.
+    pub fn new(root: &Path, listener: Recipient<Changed>, log: Logger) -> Self {
         let base = root.to_owned();
-        let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
+        let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
             // An error of the watcher means that events may be missing.
             let changes = event.map_or_else(|_| Changes::anything(), |event| concerned(&base, &event));
             if changes != Changes::default() {
                 listener.do_send(Changed(changes));
             }
-        })?;
-        watcher.watch(root, RecursiveMode::Recursive)?;
-        Ok(Self { _watcher: watcher })
+        });
+        let mut eyes = Eyes { watcher: None, blind: false, place: None };
+        match watcher {
+            Ok(watcher) => eyes.watcher = Some(watcher),
+            Err(error) => eyes.lose(&log, &error),
+        }
+        Self { root: root.to_owned(), eyes: Mutex::new(eyes), log }
     }
+
+    /// Follows the registry, and each function that is in there.
+    pub fn follow_all(&self) {
+        let mut eyes = self.eyes();
+        eyes.place = place(&self.root);
+        eyes.follow(&self.root, &self.log);
+        for entry in fs::read_dir(&self.root).into_iter().flatten().flatten() {
+            eyes.follow_function(&entry.path(), &self.log);
+        }
+    }
+
+    /// Follows these functions, whatever has taken the place of their directories.
+    pub fn follow<'n>(&self, names: impl Iterator<Item = &'n String>) {
+        let mut eyes = self.eyes();
+        for name in names {
+            eyes.follow_function(&self.root.join(name), &self.log);
+        }
+    }
+
+    /// Whether something may have changed of which nobody would be told: another directory has taken the place of the
+    /// registry, or not everything could be watched.
+    pub fn is_doubtful(&self) -> bool {
+        let eyes = self.eyes();
+        eyes.blind || place(&self.root) != eyes.place
+    }
+
+    fn eyes(&self) -> MutexGuard<'_, Eyes> {
+        self.eyes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Eyes {
+    fn follow_function(&mut self, directory: &Path, log: &Logger) {
+        if !directory.is_dir() {
+            return;
+        }
+        self.follow(directory, log);
+        let file = directory.join(SPEC_FILE);
+        if file.is_symlink() {
+            self.follow(&file, log);
+        }
+    }
+
+    /// Also what is followed: something else may be at that path by now. Until the former has been removed, that is told of as
+    /// well.
+    fn follow(&mut self, path: &Path, log: &Logger) {
+        let Some(watcher) = &mut self.watcher else { return };
+        match watcher.watch(path, RecursiveMode::NonRecursive) {
+            Err(error) if matches!(error.kind, notify::ErrorKind::MaxFilesWatch) => self.lose(log, &error),
+            // It has gone meanwhile, of which whoever watches what it was in is told.
+            Ok(()) | Err(_) => {}
+        }
+    }
+
+    fn lose(&mut self, log: &Logger, error: &notify::Error) {
+        if !std::mem::replace(&mut self.blind, true) {
+            warn!(log, "the registry cannot be watched as a whole and is read at intervals as well"; "error" => %error);
+        }
+    }
+}
+
+/// Which directory there is. `None`: none, or it cannot be seen.
+fn place(directory: &Path) -> Option<(u64, u64)> {
+    fs::metadata(directory).ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
 /// Which functions an event is about.
@@ -66,10 +155,11 @@ fn concerned(root: &Path, event: &Event) -> Changes {
     let mut changes = Changes { all: event.need_rescan(), ..Changes::default() };
     for path in &event.paths {
         match function_of(root, path) {
-            Some(name) => {
+            // Links to functions may lead through what is hidden.
+            Some(name) if !name.starts_with('.') => {
                 changes.names.insert(name);
             }
-            None => changes.all = true,
+            _ => changes.all = true,
         }
     }
     changes
@@ -99,6 +189,7 @@ mod tests {
         check(EventKind::Access(AccessKind::Close(AccessMode::Write)), "/r/f/a/b", &["f"], false);
         check(EventKind::Access(AccessKind::Close(AccessMode::Read)), "/r/f/function.toml", &[], false);
         check(EventKind::Modify(ModifyKind::Any), "/r", &[], true);
+        check(EventKind::Modify(ModifyKind::Any), "/r/..data", &[], true);
     }
 
     #[test]

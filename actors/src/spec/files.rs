@@ -4,9 +4,11 @@
 use std::{
     fs::{self, File, Metadata},
     io::{self, Read},
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
+
+use nix::fcntl::OFlag;
 
 use super::{
     FunctionSpec, SPEC_FILE,
@@ -75,10 +77,9 @@ pub(super) fn load(directory: &Path) -> Result<FunctionSpec, SpecError> {
 
 fn read(file: &Path) -> Result<String, Problem> {
     let unreadable = |error: io::Error| Problem::of_file(reason(&error));
-    // Opening something else, a named pipe for instance, could block.
-    regular(&fs::metadata(file).map_err(unreadable)?).map_err(Problem::of_file)?;
+    let file = open(file).map_err(Problem::of_file)?;
     let mut bytes = Vec::new();
-    File::open(file).and_then(|file| file.take(MAX_SIZE + 1).read_to_end(&mut bytes)).map_err(unreadable)?;
+    file.take(MAX_SIZE + 1).read_to_end(&mut bytes).map_err(unreadable)?;
     if bytes.len() as u64 > MAX_SIZE {
         return Err(Problem::of_file(format!("is larger than {} KiB", MAX_SIZE >> 10)));
     }
@@ -95,14 +96,9 @@ fn look(path: &Path, target: Target) -> Result<(), String> {
     match target {
         Target::Directory if !metadata.is_dir() => Err("is not a directory".to_owned()),
         Target::Directory => fs::read_dir(path).map(drop).map_err(|error| reason(&error)),
-        Target::File => {
-            regular(&metadata)?;
-            File::open(path).map(drop).map_err(|error| reason(&error))
-        }
+        Target::File => open(path).map(drop),
         Target::Kernel | Target::ElfKernel => {
-            regular(&metadata)?;
-            let mut start = Vec::new();
-            let file = File::open(path).map_err(|error| reason(&error))?;
+            let (mut start, file) = (Vec::new(), open(path)?);
             file.take(kernel::START).read_to_end(&mut start).map_err(|error| reason(&error))?;
             kernel::check(&start, target == Target::ElfKernel)
         }
@@ -114,6 +110,16 @@ fn look(path: &Path, target: Target) -> Result<(), String> {
             }
         }
     }
+}
+
+/// Opens a regular file. To open a device may do something, and a named pipe waits for whoever writes to it: if one of them
+/// comes in between, at least nobody waits.
+fn open(path: &Path) -> Result<File, String> {
+    let no = |error: io::Error| reason(&error);
+    regular(&fs::metadata(path).map_err(no)?)?;
+    let file = File::options().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path).map_err(no)?;
+    regular(&file.metadata().map_err(no)?)?;
+    Ok(file)
 }
 
 fn regular(metadata: &Metadata) -> Result<(), String> {

@@ -1,0 +1,66 @@
+//! The signals that end the daemon, and one that must not.
+
+use std::{fs, io};
+
+use nix::libc;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// Heard from the moment they are listened to. The first asks for an end, the next one hurries.
+pub struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    quit: Signal,
+    /// `None`: whoever has started the daemon does not want it to end with a terminal, as `nohup` does.
+    hangup: Option<Signal>,
+}
+
+impl Signals {
+    /// Listens. To be called before anything else, so that none of them finds the default, which kills.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn listen() -> io::Result<Self> {
+        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let hangup = (!is_ignored(&status, libc::SIGHUP)).then(|| signal(SignalKind::hangup())).transpose()?;
+        // A limit on the size of files is an error to whoever writes to one, like a full disk. The handler stays.
+        drop(signal(SignalKind::from_raw(libc::SIGXFSZ))?);
+        let (interrupt, terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        Ok(Self { interrupt, terminate, quit: signal(SignalKind::quit())?, hangup })
+    }
+
+    /// The name of the next one.
+    pub async fn next(&mut self) -> &'static str {
+        let hangup = async {
+            match &mut self.hangup {
+                Some(hangup) => hangup.recv().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.quit.recv() => "SIGQUIT",
+            _ = hangup => "SIGHUP",
+        }
+    }
+}
+
+/// Whether `/proc/self/status` says that this process ignores a signal.
+fn is_ignored(status: &str, signal: i32) -> bool {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    mask & 1 << (signal - 1) != 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ignored_signals_are_read_from_the_mask() {
+        let status =
+            "Name:\tunifaas\nSigBlk:\t0000000000000001\nSigIgn:\t0000000000001001\nSigCgt:\t0000000000000002\n";
+        assert!(is_ignored(status, libc::SIGHUP) && is_ignored(status, libc::SIGPIPE));
+        assert!(!is_ignored(status, libc::SIGINT) && !is_ignored("", libc::SIGHUP));
+    }
+}

@@ -270,7 +270,9 @@ async fn a_state_directory_that_cannot_be_is_one_clear_line() {
 #[tokio::test]
 async fn a_terminal_that_is_closed_and_a_quit_end_it_in_order() {
     for signal in [Signal::SIGHUP, Signal::SIGQUIT] {
-        let mut daemon = Daemon::with(Function::new("f").set("min-instances", 1)).await;
+        // Whoever runs the tests may have said nohup.
+        let setup = Setup::default().run_by(["env", "--default-signal=HUP,QUIT"]);
+        let mut daemon = setup.function(Function::new("f").set("min-instances", 1)).start().await;
         daemon.until("f", "idle", 1).await;
         daemon.signal(signal);
         assert_eq!(daemon.ended().await.status.code(), Some(0), "{signal}");

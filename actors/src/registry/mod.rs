@@ -34,8 +34,6 @@ use watch::Watch;
 const SETTLING: Duration = Duration::from_millis(50);
 /// Until a function that seems bad or gone is looked at again.
 const SECOND_LOOK: Duration = Duration::from_millis(250);
-/// Between looks whether the registry is still what is watched, and at the whole of it where not all can be.
-const POLLING: Duration = Duration::from_secs(2);
 /// A function's actor may panic this often within [`RESTART_WINDOW`]; then the function is given up until its file changes.
 const RESTARTS: usize = 3;
 const RESTART_WINDOW: Duration = Duration::from_secs(10);
@@ -215,19 +213,6 @@ impl RegistryActor {
         });
     }
 
-    fn poll(&mut self, ctx: &mut Context<Self>) {
-        ctx.run_later(POLLING, |actor, ctx| {
-            let Some(watch) = actor.watch.clone() else { return };
-            let me = ctx.address();
-            tokio::task::spawn_blocking(move || {
-                if watch.is_doubtful() {
-                    me.do_send(Changed(Changes::anything()));
-                }
-            });
-            actor.poll(ctx);
-        });
-    }
-
     fn answer_when_drained(&mut self) {
         // The last also says that those are gone whose function has panicked.
         if self.functions.is_empty() && self.leaving.is_empty() && self.world.admission.is_empty() {
@@ -246,9 +231,7 @@ impl Actor for RegistryActor {
         // Thousands of functions may report at once; admission is the desks' business, not the mailbox's.
         ctx.set_mailbox_capacity(0);
         if self.follow == Follow::Watch {
-            let watch = Watch::new(&self.root, ctx.address().recipient(), self.log.clone());
-            self.watch = Some(Arc::new(watch));
-            self.poll(ctx);
+            self.watch = Some(Watch::new(&self.root, ctx.address().recipient(), self.log.clone()));
         }
         // What changed between the first reading and the start of the watch.
         self.pending.all = true;

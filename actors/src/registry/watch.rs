@@ -7,7 +7,12 @@ use std::{
     fs,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        mpsc::{self, RecvTimeoutError},
+    },
+    thread,
+    time::Duration,
 };
 
 use actix::Recipient;
@@ -18,6 +23,9 @@ use notify::{
 use slog::{Logger, warn};
 
 use crate::{messages::Changed, spec::SPEC_FILE};
+
+/// Between looks whether the registry is still what is watched.
+const DOUBT: Duration = Duration::from_secs(2);
 
 /// Functions that may have changed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -47,6 +55,8 @@ pub(super) struct Watch {
     root: PathBuf,
     eyes: Mutex<Eyes>,
     log: Logger,
+    /// Dropped with it, which ends the thread that has doubts.
+    _alive: mpsc::Sender<()>,
 }
 
 struct Eyes {
@@ -60,8 +70,8 @@ struct Eyes {
 
 impl Watch {
     /// Will tell `listener` of changes of what is followed below `root`, which is absolute.
-    pub fn new(root: &Path, listener: Recipient<Changed>, log: Logger) -> Self {
-        let base = root.to_owned();
+    pub fn new(root: &Path, listener: Recipient<Changed>, log: Logger) -> Arc<Self> {
+        let (base, doubts) = (root.to_owned(), listener.clone());
         let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
             // An error of the watcher means that events may be missing.
             let changes = event.map_or_else(|_| Changes::anything(), |event| concerned(&base, &event));
@@ -74,7 +84,22 @@ impl Watch {
             Ok(watcher) => eyes.watcher = Some(watcher),
             Err(error) => eyes.lose(&log, &error),
         }
-        Self { root: root.to_owned(), eyes: Mutex::new(eyes), log }
+        let (alive, end) = mpsc::channel();
+        let watch = Arc::new(Self { root: root.to_owned(), eyes: Mutex::new(eyes), log, _alive: alive });
+        let doubting = Arc::downgrade(&watch);
+        // A thread of its own: among those for blocking work, every look would keep another one from ending.
+        let doubt = move || {
+            while end.recv_timeout(DOUBT) == Err(RecvTimeoutError::Timeout) {
+                let Some(watch) = doubting.upgrade() else { return };
+                if watch.is_doubtful() {
+                    doubts.do_send(Changed(Changes::anything()));
+                }
+            }
+        };
+        if let Err(error) = thread::Builder::new().name("registry".to_owned()).spawn(doubt) {
+            warn!(watch.log, "nobody looks whether another registry has taken the place of this one"; "error" => %error);
+        }
+        watch
     }
 
     /// Follows the registry, and each function that is in there.
@@ -97,7 +122,7 @@ impl Watch {
 
     /// Whether something may have changed of which nobody would be told: another directory has taken the place of the
     /// registry, or not everything could be watched.
-    pub fn is_doubtful(&self) -> bool {
+    fn is_doubtful(&self) -> bool {
         let eyes = self.eyes();
         eyes.blind || place(&self.root) != eyes.place
     }

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
-use integration::{Daemon, Function, Setup, ms, number};
+use integration::{Daemon, Function, Setup, empty, ms, number, request};
 use serde_json::Value;
 
 const CODES: [&str; 16] = [
@@ -166,6 +166,10 @@ async fn it_is_healthy() {
     let daemon = Setup::default().start().await;
     assert_eq!(daemon.get("/healthz").await.ok().text().trim(), "ok");
     assert_eq!(daemon.debug().await["functions"], serde_json::json!({}));
+    for page in ["/healthz", "/debug"] {
+        // As some health checks ask.
+        assert_eq!(daemon.send(request("HEAD", page, empty())).await.unwrap().ok().body.len(), 0);
+    }
 }
 
 #[tokio::test]

@@ -85,6 +85,26 @@ fn a_guest_reaches_its_callback_and_nothing_else() {
 }
 
 #[test]
+fn a_firewall_that_is_loaded_anew_opens_nothing() {
+    isolated(|| async {
+        add_interface("other", "192.0.2.7/24");
+        ip("route add default via 192.0.2.1");
+        let door = open_door().await;
+        let daemon =
+            two_guests(setup(), Vm::new("a", Kind::Microvm), Vm::new("b", Kind::Microvm).vm("egress", true)).await;
+        let forbidden = format!("{}:{door}", gateway_of(guest_of(&daemon, "a").await));
+        let rules = || Command::new("nft").args(["list", "ruleset"]).output().unwrap().stdout;
+        let before = rules();
+        assert!(String::from_utf8_lossy(&before).contains("\"other\""), "the test itself is broken");
+        for _ in 0..3 {
+            assert!(Command::new("nft").args(["flush", "ruleset"]).status().unwrap().success());
+            eventually(ms(5000), "the rules are there again", async || (rules() == before).then_some(())).await;
+            assert!(!reaches(&daemon, "a", &forbidden).await, "{forbidden} was reached");
+        }
+    });
+}
+
+#[test]
 fn a_callback_listener_at_one_address_is_reached_there_and_only_there() {
     isolated(|| async {
         add_interface("other", "192.0.2.7/24");

@@ -5,7 +5,7 @@
 //! addresses, other guests, forged source addresses, IPv6; and nobody but the host reaches a guest.
 //!
 //! The rules tell taps by their interface group, which every tap is given before it is up. So they are loaded once and
-//! never touched again, and a tap costs no run of `nft`. Accepting here overrules no other table: a host firewall that
+//! not touched again unless somebody removes them, and a tap costs no run of `nft`. Accepting here overrules no other table: a host firewall that
 //! drops incoming or forwarded packets has to let these through itself.
 
 use std::{
@@ -126,6 +126,11 @@ impl Fence {
         nft(&self.to_string()).map_err(|why| {
             NetError::Missing(format!("virtual machines cannot be kept apart from this host and each other: {why}"))
         })
+    }
+
+    /// Whether the rules are in force.
+    pub fn stands(&self) -> bool {
+        nft(&format!("list table {FAMILY} {}\n", self.mark.table())).is_ok()
     }
 
     /// Packets that come from `uplink` are not forwarded, but to guests that have asked for them. Those of another daemon

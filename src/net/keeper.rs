@@ -23,6 +23,7 @@ use super::{
     cleaning::{self, Remains},
     fence::{Fence, Mark},
     link::{Netlink, Removals, Used},
+    rulesets::{Deletions, deletions},
     subnet::{FreeLinks, Link, Subnet},
     sysctl,
     tap::NewTap,
@@ -102,6 +103,10 @@ pub(super) struct Keeper {
     netlink: Netlink,
     /// Indices of interfaces of this host that are no more.
     removals: Removals,
+    /// Somebody may have removed the fence.
+    deletions: Deletions,
+    /// Somebody has, and it could not be raised again.
+    fallen: bool,
     /// Of each tap there is, by index; dropped with it, which whoever has the tap sees.
     present: HashMap<u32, watch::Sender<()>>,
     settings: Settings,
@@ -120,12 +125,14 @@ impl Keeper {
     /// Prepares the network. After an error, everything is as it was.
     pub async fn open(settings: Settings, idle: Idle, log: Logger) -> Result<Self, NetError> {
         let (netlink, removals) = Netlink::watching().map_err(refused("netlink"))?;
+        let deletions = deletions().map_err(refused("netlink"))?;
         may_administer()?;
         look_for_conflicts(&netlink, settings.subnet, settings.mark).await?;
         let free = FreeLinks::of(settings.subnet);
         let (present, uplinks, entries) = (HashMap::new(), Vec::new(), Vec::new());
+        let (egress, fallen) = (false, false);
         let mut keeper =
-            Self { netlink, removals, present, settings, free, idle, egress: false, uplinks, entries, log };
+            Self { netlink, removals, deletions, fallen, present, settings, free, idle, egress, uplinks, entries, log };
         match keeper.prepare().await {
             Ok(()) => Ok(keeper),
             Err(error) => {
@@ -153,7 +160,7 @@ impl Keeper {
 
     /// Carries out orders until the last, and then removes everything.
     pub async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Order>) {
-        let mut failed = false;
+        let (mut failed, mut again) = (false, time::Instant::now());
         loop {
             let pause = match self.idle.len() {
                 _ if failed => PAUSE,
@@ -164,6 +171,15 @@ impl Keeper {
                 biased;
                 Some(index) = self.removals.next() => {
                     self.is_no_more(index);
+                    continue;
+                }
+                Some(()) = self.deletions.next() => {
+                    self.mend_fence();
+                    continue;
+                }
+                () = time::sleep_until(again), if self.fallen => {
+                    self.mend_fence();
+                    again = time::Instant::now() + PAUSE;
                     continue;
                 }
                 order = orders.recv() => order,
@@ -216,6 +232,29 @@ impl Keeper {
         if let Some(tap) = idle {
             self.free.put(tap.link);
         }
+    }
+
+    /// Raises the fence again if somebody has removed it, as whoever loads the host's firewall anew does. No guest is
+    /// without one for longer than that takes.
+    fn mend_fence(&mut self) {
+        let Settings { mark, callback, .. } = self.settings;
+        let fence = Fence { mark, callback };
+        if fence.stands() {
+            self.fallen = false;
+            return;
+        }
+        let raised = fence.raise().and_then(|()| self.uplinks.iter().try_for_each(|uplink| Fence::guard(mark, uplink)));
+        match &raised {
+            Ok(()) => warn!(self.log, "somebody has removed the firewall table of virtual machines: it is there again"),
+            Err(error) => {
+                // Half a fence would look like a whole one.
+                let _ = Fence::lower(mark);
+                if !self.fallen {
+                    warn!(self.log, "somebody has removed the firewall table of virtual machines"; "error" => %error);
+                }
+            }
+        }
+        self.fallen = raised.is_err();
     }
 
     async fn remove(&mut self, tap: Tap) {

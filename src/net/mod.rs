@@ -1,7 +1,7 @@
 //! The network of the virtual machines: a tap and two addresses for each, and walls around all of them.
 //!
 //! `subnet.rs` counts addresses, `tap.rs` makes devices, `link.rs` configures them, `fence.rs` says what guests may
-//! reach, `sysctl.rs` has the kernel's switches, `keeper.rs` is the thread on which all of it happens, and `cleaning.rs`
+//! reach, `rulesets.rs` tells when somebody removes that, `sysctl.rs` has the kernel's switches, `keeper.rs` is the thread on which all of it happens, and `cleaning.rs`
 //! undoes it, also for a daemon that could not. Nothing is made before the first virtual machine needs it. Which of them
 //! run is not known here.
 //!
@@ -12,6 +12,7 @@ mod cleaning;
 mod fence;
 mod keeper;
 mod link;
+mod rulesets;
 mod subnet;
 mod sysctl;
 mod tap;

@@ -53,6 +53,11 @@ impl Output {
         self.sent == self.head.len() && self.borrowed == 0 && self.tail.is_empty()
     }
 
+    /// Whether there is something behind `head`, even if it is half a line end: nothing may be added before that is sent.
+    pub fn is_in_parts(&self) -> bool {
+        self.borrowed > 0 || !self.tail.is_empty()
+    }
+
     /// Bytes ever sent.
     pub fn total(&self) -> u64 {
         self.total

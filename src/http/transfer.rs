@@ -73,7 +73,7 @@ impl Transfer {
     /// Moves what there is. Ready once the last byte has left `from` for the output of `to`.
     pub fn poll(&mut self, cx: &mut Context<'_>, from: &mut Socket, to: &mut Socket) -> Poll<Result<(), Stopped>> {
         for _ in 0..TURN {
-            if to.output.borrowed > 0 || to.output.head.len() >= GATHERED {
+            if to.output.is_in_parts() || to.output.head.len() >= GATHERED {
                 ready!(to.poll_flush(cx, &mut from.input)).map_err(Stopped::Sink)?;
             }
             match self.reader.next(&mut from.input).map_err(Stopped::Malformed)? {

@@ -172,3 +172,21 @@ async fn a_body_that_nobody_wants_is_skipped_within_bounds() {
         drop(sender.await.unwrap());
     }
 }
+
+#[tokio::test]
+async fn half_a_line_end_is_sent_before_what_follows_it() {
+    let (from, far) = connection().await;
+    let (mut to, mut receiver) = connection().await;
+    // A write had room for all but the last byte of a chunk.
+    to.output.tail = b"\n";
+    let body = vec![7; COPIED + 1];
+    let sender = sends(far, vec![body.clone()]);
+    let (result, from, to) = moved(Transfer::new(Framing::Length(body.len() as u64), true), from, to).await;
+    result.unwrap();
+    drop((from, to));
+    let mut received = Vec::new();
+    receiver.read_to_end(&mut received).await.unwrap();
+    assert_eq!(received[0], b'\n');
+    assert!(from_chunks(BytesMut::from(&received[1..])) == body);
+    sender.await.unwrap();
+}

@@ -189,27 +189,27 @@ impl RegistryActor {
                 Some(watch) => watch.follow(changes.names.iter()),
                 None => {}
             }
-            if let Err(error) = std::fs::read_dir(&root) {
-                // Nothing is known then, least of all that the functions are gone.
-                return warn!(log, "the registry cannot be read"; "registry" => %root.display(), "error" => %error);
-            }
             let scanned = if changes.all {
-                match scan_all(&root) {
-                    Ok(drafts) => {
-                        let drafts = drafts.into_iter().map(|(name, draft)| (name, Some(draft))).collect();
-                        Scanned { drafts, complete: true }
-                    }
-                    // It has gone this very moment, and is looked for again.
-                    Err(_) => return me.do_send(Changed(changes)),
-                }
+                scan_all(&root).map(|drafts| {
+                    let drafts = drafts.into_iter().map(|(name, draft)| (name, Some(draft))).collect();
+                    Scanned { drafts, complete: true }
+                })
             } else {
-                let look = |name: String| {
-                    let draft = scan_one(&root, &name);
-                    (name, draft)
-                };
-                Scanned { drafts: changes.names.into_iter().map(look).collect(), complete: false }
+                std::fs::read_dir(&root).map(|_| {
+                    let look = |name: String| {
+                        let draft = scan_one(&root, &name);
+                        (name, draft)
+                    };
+                    Scanned { drafts: changes.names.into_iter().map(look).collect(), complete: false }
+                })
             };
-            me.do_send(scanned);
+            match scanned {
+                Ok(scanned) => me.do_send(scanned),
+                // Nothing is known then, least of all that the functions are gone.
+                Err(error) => {
+                    warn!(log, "the registry cannot be read"; "registry" => %root.display(), "error" => %error)
+                }
+            }
         });
     }
 

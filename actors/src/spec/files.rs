@@ -92,9 +92,8 @@ fn read(file: &Path) -> Result<String, Problem> {
 
 /// Whether `path` leads to what it should; the error is a predicate for it.
 fn look(path: &Path, target: Target) -> Result<(), String> {
-    let metadata = fs::metadata(path).map_err(|error| reason(&error))?;
     match target {
-        Target::Directory if !metadata.is_dir() => Err("is not a directory".to_owned()),
+        Target::Directory if !metadata(path)?.is_dir() => Err("is not a directory".to_owned()),
         Target::Directory => fs::read_dir(path).map(drop).map_err(|error| reason(&error)),
         Target::File => open(path).map(drop),
         Target::Kernel | Target::ElfKernel => {
@@ -103,6 +102,7 @@ fn look(path: &Path, target: Target) -> Result<(), String> {
             kernel::check(&start, target == Target::ElfKernel)
         }
         Target::Program => {
+            let metadata = metadata(path)?;
             regular(&metadata)?;
             match metadata.permissions().mode() & 0o111 {
                 0 => Err("is not executable".to_owned()),
@@ -112,11 +112,15 @@ fn look(path: &Path, target: Target) -> Result<(), String> {
     }
 }
 
+fn metadata(path: &Path) -> Result<Metadata, String> {
+    fs::metadata(path).map_err(|error| reason(&error))
+}
+
 /// Opens a regular file. To open a device may do something, and a named pipe waits for whoever writes to it: if one of them
 /// comes in between, at least nobody waits.
 fn open(path: &Path) -> Result<File, String> {
     let no = |error: io::Error| reason(&error);
-    regular(&fs::metadata(path).map_err(no)?)?;
+    regular(&metadata(path)?)?;
     let file = File::options().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path).map_err(no)?;
     regular(&file.metadata().map_err(no)?)?;
     Ok(file)

@@ -1,4 +1,4 @@
-//! The signals that end the daemon, and one that must not.
+//! The signals that end the daemon, one that must not, and how the kernel tells which are set.
 
 use std::{fs, io};
 
@@ -47,9 +47,13 @@ impl Signals {
 
 /// Whether `/proc/self/status` says that this process ignores a signal.
 fn is_ignored(status: &str, signal: i32) -> bool {
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
-    mask & 1 << (signal - 1) != 0
+    mask(status, "SigIgn").is_some_and(|mask| mask & 1 << (signal - 1) != 0)
+}
+
+/// A set of signals in `/proc/<pid>/status`, by its name there, a bit for each.
+pub fn mask(status: &str, name: &str) -> Option<u64> {
+    let value = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    u64::from_str_radix(value.trim(), 16).ok()
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ use nix::{
 };
 
 use super::user::Credentials;
-use crate::{open_files, sandbox::ports};
+use crate::{open_files, sandbox::ports, signals};
 
 /// The first descriptor that is neither standard input nor output nor error.
 const FIRST_OWN: libc::c_uint = 3;
@@ -146,11 +146,7 @@ static SET: LazyLock<Vec<libc::c_int>> = LazyLock::new(|| {
 
 /// The ignored and the caught ones in `/proc/<pid>/status`, a bit for each.
 fn set_signals(status: &str) -> Option<u64> {
-    let mask = |name: &str| {
-        let value = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
-        u64::from_str_radix(value.trim(), 16).ok()
-    };
-    Some(mask("SigIgn")? | mask("SigCgt")?)
+    Some(signals::mask(status, "SigIgn")? | signals::mask(status, "SigCgt")?)
 }
 
 fn default_signals(set: &[libc::c_int]) {

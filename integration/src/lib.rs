@@ -1,11 +1,10 @@
 //! What the black-box tests have in common. They know the binary, HTTP and the file formats, and nothing else.
 //!
-//! `daemon.rs` starts and ends the binary, `home.rs` knows the
-//! directories, `function.rs` writes `function.toml`, `client.rs` is an HTTP client that sees
-//! pieces as they arrive, `raw.rs` a socket for what no client would send, `processes.rs` reads the process table, `abuse.rs`
-//! knows how functions do harm, `load.rs` is clients that ask all the time, and `census.rs` counts what a daemon holds.
-//! `engine.rs` is a private container engine, `vm.rs` functions that are virtual machines, `linux.rs` such with a Linux in
-//! them, and `root.rs` makes root file systems for both.
+//! `daemon.rs` starts and ends the binary, `home.rs` knows the directories, `function.rs` writes `function.toml`,
+//! `client.rs` is an HTTP client that sees pieces as they arrive, `raw.rs` a socket for what no client would send,
+//! `processes.rs` reads the process table, `abuse.rs` knows how functions do harm, `load.rs` is clients that ask all the
+//! time, and `census.rs` counts what a daemon holds. `engine.rs` is a private container engine, `vm.rs` functions that are
+//! virtual machines, `linux.rs` such with a Linux in them, and `root.rs` makes root file systems for both.
 //! `src/bin/testfn` is the function under test; the tests themselves are in `tests/`, a file for each theme.
 //! `src/bin/compare` measures, with `src/bin/lean.rs` as the function; it starts and ends things by the same means.
 //!

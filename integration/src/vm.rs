@@ -139,6 +139,17 @@ pub fn unikernel() -> PathBuf {
     path.canonicalize().unwrap_or(path)
 }
 
+/// A root disk that has no blocks yet, made in a directory.
+///
+/// # Panics
+/// When it cannot be made.
+pub fn image(place: &Path, mib: u64) -> PathBuf {
+    let path = place.join("disk.img");
+    let file = fs::File::create(&path).expect("a file");
+    file.set_len(mib << 20).expect("holes take no space");
+    path
+}
+
 /// A daemon for VMs, yet to be started: guests can call back to it, and Firecracker is the stand-in.
 pub fn setup() -> Setup {
     prepared(Setup::default())

@@ -10,18 +10,10 @@ use std::{
 
 use integration::{
     Daemon, Setup, processes,
-    vm::{self, KINDS, Kind, Vm, isolated, setup},
+    vm::{self, KINDS, Kind, Vm, image, isolated, setup},
 };
 
 const MIB: u64 = 1 << 20;
-
-/// A sparse image of 64 MiB.
-fn image(place: &Path) -> PathBuf {
-    let path = place.join("disk.img");
-    let file = fs::File::create(&path).unwrap();
-    file.set_len(64 * MIB).unwrap();
-    path
-}
 
 /// The root disks of the running instances, as their machine monitors were told.
 async fn disks(daemon: &Daemon) -> Vec<PathBuf> {
@@ -46,7 +38,7 @@ fn instances_do_not_share_a_writable_disk() {
     isolated(|| async {
         for kind in KINDS {
             let place = tempfile::tempdir().unwrap();
-            let image = image(place.path());
+            let image = image(place.path(), 64);
             let daemon = two_instances(Vm::new("f", kind).vm("image", format!("{image:?}"))).await;
             let disks = disks(&daemon).await;
             assert!(disks[0] != disks[1] && !disks.contains(&image), "{kind:?}: {disks:?}");
@@ -70,7 +62,7 @@ fn instances_share_a_read_only_disk() {
     isolated(|| async {
         for kind in KINDS {
             let place = tempfile::tempdir().unwrap();
-            let image = image(place.path());
+            let image = image(place.path(), 64);
             let vm = Vm::new("f", kind).vm("image", format!("{image:?}")).hypervisor("read-only", true);
             let daemon = two_instances(vm).await;
             assert_eq!(disks(&daemon).await, [image.clone(), image]);
@@ -82,7 +74,7 @@ fn instances_share_a_read_only_disk() {
 fn firecracker_shares_a_writable_disk_only_if_told_to() {
     isolated(|| async {
         let place = tempfile::tempdir().unwrap();
-        let image = image(place.path());
+        let image = image(place.path(), 64);
         let vm = Vm::new("f", Kind::Firecracker).vm("image", format!("{image:?}")).hypervisor("copy-rootfs", false);
         let daemon = setup().function(vm.set("max-instances", 1).into()).start().await;
         daemon.get("/invoke/f/").await.ok();
@@ -111,7 +103,7 @@ fn a_directory_is_a_root_disk_over_9p() {
 fn a_jailed_firecracker_finds_everything_in_its_jail() {
     isolated(|| async {
         let place = tempfile::tempdir().unwrap();
-        let image = image(place.path());
+        let image = image(place.path(), 64);
         let vm = Vm::new("f", Kind::Firecracker).vm("image", format!("{image:?}")).hypervisor("jailer", true);
         let mut daemon = setup().function(vm.into()).start().await;
         daemon.get("/invoke/f/").await.ok();

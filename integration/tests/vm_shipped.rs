@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 use integration::{
-    Function, shipped,
-    vm::{Kind, Vm, isolated, setup, without_net_admin},
+    Function, linux, shipped,
+    vm::{self, Kind, Vm, isolated, setup, without_net_admin},
 };
 
 #[test]
@@ -21,8 +21,8 @@ fn the_shipped_unikernel_functions_answer() {
 #[test]
 fn linux_boots_and_answers() {
     isolated(|| async {
-        if !shipped("examples/linux-microvm/out/vmlinuz").exists() {
-            return integration::vm::skip("the Linux guest is missing: run examples/linux-microvm/build.sh");
+        if let Some(missing) = linux::obstacle() {
+            return vm::skip(&missing);
         }
         let daemon = setup().option("--registry", shipped("registry")).start().await;
         let text = daemon.get("/invoke/linux-qemu/").await.ok().text();

@@ -5,8 +5,8 @@
 //! addresses, other guests, forged source addresses, IPv6; and nobody but the host reaches a guest.
 //!
 //! The rules tell taps by their interface group, which every tap is given before it is up. So they are loaded once and
-//! not touched again unless somebody removes them, and a tap costs no run of `nft`. Accepting here overrules no other table: a host firewall that
-//! drops incoming or forwarded packets has to let these through itself.
+//! not touched again unless somebody removes them, and a tap costs no run of `nft`. Accepting here overrules no other
+//! table: a host firewall that drops incoming or forwarded packets has to let these through itself.
 
 use std::{
     fmt,

@@ -1,9 +1,9 @@
 //! The network of the virtual machines: a tap and two addresses for each, and walls around all of them.
 //!
 //! `subnet.rs` counts addresses, `tap.rs` makes devices, `link.rs` configures them, `fence.rs` says what guests may
-//! reach, `rulesets.rs` tells when somebody removes that, `sysctl.rs` has the kernel's switches, `keeper.rs` is the thread on which all of it happens, and `cleaning.rs`
-//! undoes it, also for a daemon that could not. Nothing is made before the first virtual machine needs it. Which of them
-//! run is not known here.
+//! reach, `rulesets.rs` tells when somebody removes that, `sysctl.rs` has the kernel's switches, `keeper.rs` is the
+//! thread on which all of it happens, and `cleaning.rs` undoes it, also for a daemon that could not. Nothing is made before
+//! the first virtual machine needs it. Which of them run is not known here.
 //!
 //! Everything carries the mark of the state directory: taps in their group, the route in its metric, the table in its
 //! name. So the journal needs no more than that there is a network, and a tap costs no line in it.

@@ -1,10 +1,10 @@
 //! Control groups: the limit on what an instance uses, and the certainty that none of its processes survives it.
 //!
 //! A daemon has one parent directory per hierarchy, below its own cgroup where it can (so that limits set on the daemon
-//! hold for its instances too), and in it one directory per instance (`group.rs`), which the next one may get (`pool.rs`). The parent is what is written down in
-//! the state directory: whatever is in there is an instance's. What engines see of it is `limits.rs`. Which hierarchies
-//! there are is read in `locate.rs`, what limits the daemon itself in `ceiling.rs`; whether version 2 lets us pass
-//! controllers on is settled in `delegation.rs`.
+//! hold for its instances too), and in it one directory per instance (`group.rs`), which the next one may get (`pool.rs`).
+//! The parent is what is written down in the state directory: whatever is in there is an instance's. What engines see of
+//! it is `limits.rs`. Which hierarchies there are is read in `locate.rs`, what limits the daemon itself in `ceiling.rs`;
+//! whether version 2 lets us pass controllers on is settled in `delegation.rs`.
 
 mod ceiling;
 mod delegation;

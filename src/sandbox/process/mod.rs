@@ -2,9 +2,9 @@
 //!
 //! It is no wall against hostile code, but it takes away what a function has no business with: the daemon's user,
 //! environment, descriptors and session. `command.rs` says what is run, `user.rs` as whom; `spawn.rs` starts it, on a
-//! thread of `spawner.rs`: `child.rs` makes the child, which does what `confine.rs` says and executes what `exec.rs` has made ready. `guest.rs` is the running
-//! child, and `stragglers.rs` ends what it leaves behind. The monitors of virtual machines are started and held by the
-//! same means.
+//! thread of `spawner.rs`: `child.rs` makes the child, which does what `confine.rs` says and executes what `exec.rs` has
+//! made ready. `guest.rs` is the running child, and `stragglers.rs` ends what it leaves behind. The monitors of virtual
+//! machines are started and held by the same means.
 
 mod child;
 mod command;

@@ -131,7 +131,7 @@ async fn serve(options: Serve, lasting: &mut Lasting) -> Result<(), StartError> 
     let name = signals.next().await;
     info!(log, "ending"; "signal" => name, "grace" => ?options.drain_grace);
     shared.start_draining();
-    engines.farewell();
+    engines.shutdown();
     end(&actors, servers, options.drain_grace, &mut signals, &log).await;
     Ok(())
 }

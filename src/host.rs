@@ -2,7 +2,7 @@
 
 use std::{fmt, num::NonZeroUsize, str::FromStr, thread};
 
-use crate::sandbox::memory_ceiling;
+use crate::sandbox::memory_limit;
 
 const KIB_PER_MIB: u64 = 1024;
 const BYTES_PER_MIB: u64 = 1 << 20;
@@ -23,7 +23,7 @@ impl MemoryBudget {
             MemoryBudget::Percent(percent) => {
                 let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
                 let host = total_kib(&text).map(|kib| kib / KIB_PER_MIB);
-                let allowed = memory_ceiling().map(|bytes| bytes / BYTES_PER_MIB);
+                let allowed = memory_limit().map(|bytes| bytes / BYTES_PER_MIB);
                 let least = host.into_iter().chain(allowed).min().unwrap_or(u64::MAX);
                 share(least, percent)
             }

@@ -3,13 +3,13 @@
 //! One engine per kind of sandbox, chosen by the spec: `process/` for child processes, `container/` for those of a
 //! container engine, `vm/` for virtual machines. What engines share has a file of
 //! its own: `readiness.rs` (is it up yet?), `pace.rs` (how fast output is read), `ports.rs` (leases of local ports),
-//! `cgroup/` (limits, and the certainty that nothing survives), `substitute.rs` (`%words` in commands), `reclaim.rs` (what
+//! `cgroup/` (cgroups, and the certainty that nothing survives), `substitute.rs` (`%words` in commands), `reclaim.rs` (what
 //! an earlier daemon left). What there is outside the daemon is written down in `src/state/`. When to start and end
 //! instances is decided in the actors.
 
 mod cgroup;
 mod container;
-mod pace;
+mod output_throttle;
 mod ports;
 mod process;
 mod readiness;
@@ -29,11 +29,11 @@ use unifaas_actors::{
     spec::{FunctionSpec, Readiness, SandboxSpec},
 };
 
-use cgroup::Limits;
-pub use cgroup::memory_ceiling;
+use cgroup::CgroupAllocator;
+pub use cgroup::memory_limit;
 use container::Containers;
 use ports::Ports;
-use process::{Means, Processes, Spawner, Stragglers};
+use process::{OrphanReaper, ProcessRuntime, Processes, Spawner};
 use vm::{Machines, VmSettings};
 
 use crate::{
@@ -62,7 +62,7 @@ pub struct Engines {
     processes: Processes,
     containers: Containers,
     machines: Machines,
-    limits: Limits,
+    cgroups: CgroupAllocator,
 }
 
 impl Engines {
@@ -75,29 +75,29 @@ impl Engines {
     /// Outside of an arbiter (or another tokio `LocalSet`).
     pub fn new(settings: EngineSettings, state: &State, log: &Logger) -> io::Result<Self> {
         let EngineSettings { callback, subnet, tap_pool, neighbours } = settings;
-        let means = Means {
+        let runtime = ProcessRuntime {
             ports: Ports::below_ephemeral(),
-            limits: Limits::set_up(state, log),
+            cgroups: CgroupAllocator::set_up(state, log),
             journal: state.journal.clone(),
             spawner: Spawner::new()?,
-            stragglers: Stragglers::default(),
+            orphan_reaper: OrphanReaper::default(),
             neighbours: neighbours.clone(),
         };
         let vms = VmSettings { subnet, tap_pool, callback, neighbours: neighbours.clone() };
         Ok(Self {
             containers: Containers::new(callback, state, neighbours, log),
-            machines: Machines::new(vms, means.clone(), state, log),
-            limits: means.limits.clone(),
-            processes: Processes::new(Callback::local(callback), means),
+            machines: Machines::new(vms, runtime.clone(), state, log),
+            cgroups: runtime.cgroups.clone(),
+            processes: Processes::new(Callback::local(callback), runtime),
         })
     }
 
     /// Removes what earlier daemons of the state directory have left.
     pub async fn reclaim(&self, mut left: Leftovers, state: &State, settings: &EngineSettings, log: &Logger) {
         if left.damaged > 0 {
-            for stray in self.limits.strays() {
-                if let Ok(entry) = state.journal.enter(stray.clone()).await {
-                    left.things.push((entry, stray));
+            for orphan in self.cgroups.orphans() {
+                if let Ok(entry) = state.journal.enter(orphan.clone()).await {
+                    left.things.push((entry, orphan));
                 }
             }
         }
@@ -109,7 +109,7 @@ impl Engines {
     ///
     /// # Panics
     /// Outside of an arbiter (or another tokio `LocalSet`).
-    pub fn farewell(&self) {
+    pub fn shutdown(&self) {
         self.containers.farewell();
     }
 

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     net::{self, Mark, Remains, Subnet},
-    state::{self, Entry, Family, Leftovers, Thing},
+    state::{self, Entry, Leftovers, ProcessTree, Thing},
 };
 
 /// How long processes that hang in the kernel may keep the daemon from serving.
@@ -30,7 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// What leftovers there are, by kind.
 #[derive(Default)]
 struct Kinds {
-    families: Vec<(Entry, Family)>,
+    trees: Vec<(Entry, ProcessTree)>,
     cgroups: Vec<(Entry, String, String)>,
     containers: Vec<(Entry, String, String)>,
     network: Vec<Entry>,
@@ -42,7 +42,7 @@ impl Kinds {
         let mut kinds = Self::default();
         for (entry, thing) in things {
             match thing {
-                Thing::Process(family) => kinds.families.push((entry, family)),
+                Thing::Process(tree) => kinds.trees.push((entry, tree)),
                 Thing::Cgroups { hierarchy, path } => kinds.cgroups.push((entry, hierarchy, path)),
                 Thing::Container { engine, name } => kinds.containers.push((entry, engine, name)),
                 Thing::Network { mark, subnet } => {
@@ -66,7 +66,7 @@ impl Kinds {
 /// Outside of a `LocalSet`.
 pub async fn run(left: Leftovers, containers: &Containers, mark: Mark, subnet: Subnet, log: &Logger) {
     let Leftovers { things, directories, lost, damaged } = left;
-    let Kinds { families, cgroups, containers: left, network, mut remains } = Kinds::of(things);
+    let Kinds { trees, cgroups, containers: left, network, mut remains } = Kinds::of(things);
     if lost > 0 {
         info!(log, "of what an earlier daemon had, some went with the host or the namespace it ran in"; "count" => lost);
     }
@@ -80,7 +80,7 @@ pub async fn run(left: Leftovers, containers: &Containers, mark: Mark, subnet: S
 
     containers.remove_leftovers(left);
     task::spawn_local(remove_directories(directories, log.clone()));
-    let ended = time::timeout(PATIENCE, task::spawn_local(end(families, cgroups, log.clone())));
+    let ended = time::timeout(PATIENCE, task::spawn_local(end(trees, cgroups, log.clone())));
     let cleaned = async {
         if suspected {
             clean_network(network, remains, log).await;
@@ -101,18 +101,18 @@ fn complain(log: &Logger, what: &str, error: &io::Error) {
 }
 
 /// Ends processes that are known, and those that are in cgroups that are known.
-async fn end(families: Vec<(Entry, Family)>, cgroups: Vec<(Entry, String, String)>, log: Logger) {
-    let (ended, killed) = future::join(end_processes(families, &log), remove_cgroups(cgroups, &log)).await;
+async fn end(trees: Vec<(Entry, ProcessTree)>, cgroups: Vec<(Entry, String, String)>, log: Logger) {
+    let (ended, killed) = future::join(end_processes(trees, &log), remove_cgroups(cgroups, &log)).await;
     // With a cgroup it is a matter of chance by which of them a process is found first; by both, as often as not.
     report(&log, "processes", ended.union(&killed).count());
 }
 
-async fn end_processes(left: Vec<(Entry, Family)>, log: &Logger) -> HashSet<i32> {
+async fn end_processes(left: Vec<(Entry, ProcessTree)>, log: &Logger) -> HashSet<i32> {
     if left.is_empty() {
         return HashSet::new();
     }
-    let (entries, families): (Vec<Entry>, Vec<Family>) = left.into_iter().unzip();
-    let looked = task::spawn_blocking(move || state::end_families(&families)).await;
+    let (entries, trees): (Vec<Entry>, Vec<ProcessTree>) = left.into_iter().unzip();
+    let looked = task::spawn_blocking(move || state::kill_process_trees(&trees)).await;
     let (ended, result) = looked.unwrap_or_else(|error| (HashSet::new(), Err(io::Error::other(error))));
     match result {
         Ok(()) => entries.into_iter().for_each(Entry::strike),

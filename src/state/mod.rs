@@ -10,17 +10,17 @@
 //!
 //! What was made and by whom is known here and nowhere else. Each engine writes its things down before it makes them and
 //! strikes them out when it has given them back. After a daemon that could not, the next one finds them all in
-//! [`Leftovers`]; `sandbox/reclaim.rs` removes them. Processes are recognised by `family.rs`, from a look into `/proc`
+//! [`Leftovers`]; `sandbox/reclaim.rs` removes them. Processes are recognised by `process_tree.rs`, from a look into `/proc`
 //! (`proc.rs`): by number and time of start, never by name.
 
 mod book;
-mod family;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod journal;
 mod lock;
 mod origin;
 mod proc;
+mod process_tree;
 mod record;
 
 use std::{
@@ -37,11 +37,11 @@ use nix::{
     unistd::{Uid, geteuid},
 };
 
-pub use family::MARK;
 pub use journal::{Entry, Journal, JournalError, is_full};
 use lock::{Lock, Refusal};
-pub use proc::{boot_clock, end_families, is_stopped};
-pub use record::{Family, Leader, Replay, Thing};
+pub use proc::{boot_clock, is_stopped, kill_process_trees};
+pub use process_tree::MARK;
+pub use record::{ProcessTree, Replay, SessionLeader, Thing};
 
 const LOCK: &str = "lock";
 const IDENTITY: &str = "identity";
@@ -264,8 +264,8 @@ mod tests {
         Thing::Container { engine: "e".to_owned(), name: name.to_owned() }
     }
 
-    fn family(instance: &str) -> Thing {
-        Thing::Process(Family { instance: instance.to_owned(), leader: None })
+    fn tree(instance: &str) -> Thing {
+        Thing::Process(ProcessTree { instance: instance.to_owned(), leader: None })
     }
 
     #[test]
@@ -276,7 +276,7 @@ mod tests {
         assert!(left.things.is_empty() && left.directories.is_empty());
         first.journal.enter_blocking(container("c")).unwrap();
         first.journal.enter_blocking(container("gone")).unwrap().strike();
-        first.journal.enter_blocking(family("i")).unwrap();
+        first.journal.enter_blocking(tree("i")).unwrap();
         fs::create_dir(first.instances().join("i")).unwrap();
         let (identity, mark, life) = (first.identity(), first.mark(), first.life());
         drop(first);
@@ -285,7 +285,7 @@ mod tests {
         assert_eq!((second.identity(), second.mark()), (identity, mark));
         assert_ne!(second.life(), life);
         let (entries, things): (Vec<_>, Vec<_>) = left.things.into_iter().unzip();
-        assert_eq!(things, [container("c"), family("i")]);
+        assert_eq!(things, [container("c"), tree("i")]);
         assert_eq!(left.directories, [second.instances().join("i")]);
         assert_eq!((left.lost, left.damaged), (0, 0));
         drop(second);
@@ -309,7 +309,7 @@ mod tests {
     fn of_a_host_that_was_started_anew_only_containers_are_left() {
         let home = tempfile::tempdir().unwrap();
         let (first, _) = State::open(home.path()).unwrap();
-        first.journal.enter_blocking(family("i")).unwrap();
+        first.journal.enter_blocking(tree("i")).unwrap();
         first.journal.enter_blocking(container("c")).unwrap();
         drop(first);
         let journal = home.path().join(JOURNAL);

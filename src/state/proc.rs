@@ -17,8 +17,8 @@ use rustix::{
 };
 
 use super::{
-    family::{Condition, MARK, Process, members},
-    record::Family,
+    process_tree::{Condition, MARK, Process, members},
+    record::ProcessTree,
 };
 
 /// Between two looks: the first pause and the longest.
@@ -34,14 +34,14 @@ pub fn boot_clock() -> u64 {
     now.tv_sec() as u64 * ticks + now.tv_nsec() as u64 * ticks / 1_000_000_000
 }
 
-/// Kills every process of these families, until there is none. Who has ended by that, and an error when some have not.
-pub fn end_families(families: &[Family]) -> (HashSet<i32>, io::Result<()>) {
+/// Kills every process of these trees, until there is none. Who has ended by that, and an error when some have not.
+pub fn kill_process_trees(trees: &[ProcessTree]) -> (HashSet<i32>, io::Result<()>) {
     let own = unistd::getpid().as_raw();
     let mut killed = HashSet::new();
     let (mut pause, mut waited) = (PAUSES.0, Duration::ZERO);
     loop {
         let processes = processes();
-        let left = members(&processes, families, own);
+        let left = members(&processes, trees, own);
         if left.is_empty() {
             return (killed, Ok(()));
         }
@@ -132,15 +132,15 @@ mod tests {
 
     use nix::sys::wait::{WaitPidFlag, waitpid};
 
-    use super::{super::record::Leader, *};
+    use super::{super::record::SessionLeader, *};
 
     /// A shell in a session of its own. It runs until its standard input is closed, and prints what its script does.
-    fn shell(instance: &str, script: &str) -> (Child, Leader, Vec<i32>) {
+    fn shell(instance: &str, script: &str) -> (Child, SessionLeader, Vec<i32>) {
         let after = boot_clock();
         let mut command = Command::new("setsid");
         command.args(["sh", "-c", &format!("{script}; echo; exec sleep 1000")]).env(MARK, instance);
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-        let leader = Leader { pid: child.id() as i32, after, before: boot_clock() };
+        let leader = SessionLeader { pid: child.id() as i32, after, before: boot_clock() };
         let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
         let pids = lines.take_while(|line| !line.is_empty()).map(|line| line.parse().unwrap()).collect();
         (child, leader, pids)
@@ -209,23 +209,23 @@ mod tests {
         let (mut child, leader, pids) = shell("of-the-first", script);
         let (mut other, _, others) = shell("of-the-second", script);
         assert_eq!(pids.len(), 2);
-        let mistaken = Leader { after: leader.before + 1, before: leader.before + 2, ..leader };
-        let family = |instance: &str, leader| [Family { instance: instance.to_owned(), leader }];
-        let ended = |families: &[Family]| {
-            let (ended, result) = end_families(families);
+        let mistaken = SessionLeader { after: leader.before + 1, before: leader.before + 2, ..leader };
+        let tree = |instance: &str, leader| [ProcessTree { instance: instance.to_owned(), leader }];
+        let ended = |trees: &[ProcessTree]| {
+            let (ended, result) = kill_process_trees(trees);
             result.unwrap();
             ended
         };
-        assert_eq!(ended(&family("nobody", Some(mistaken))), HashSet::new());
+        assert_eq!(ended(&tree("nobody", Some(mistaken))), HashSet::new());
         assert!(alive(leader.pid));
 
         // As after the death of a daemon, which takes the leader along.
         child.kill().unwrap();
         child.wait().unwrap();
-        assert_eq!(ended(&family("of-the-first", Some(leader))), pids.iter().copied().collect());
+        assert_eq!(ended(&tree("of-the-first", Some(leader))), pids.iter().copied().collect());
         assert!(!pids.iter().any(|pid| alive(*pid)), "{pids:?}");
         assert!(others.iter().all(|pid| alive(*pid)) && alive(other.id() as i32));
-        assert!(ended(&family("of-the-second", None)).is_superset(&others.into_iter().collect()));
+        assert!(ended(&tree("of-the-second", None)).is_superset(&others.into_iter().collect()));
         other.wait().unwrap();
     }
 }

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "kebab-case")]
 pub enum Thing {
     /// A child process, and all that descend from it.
-    Process(Family),
+    Process(ProcessTree),
     /// A container of the engine at `engine`. The name is given before there is an id.
     Container { engine: String, name: String },
     /// A directory in a hierarchy of cgroups, in which each instance has one of its own.
@@ -26,16 +26,16 @@ pub enum Thing {
 
 /// The processes of an instance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Family {
+pub struct ProcessTree {
     /// All of them have it in their environment, unless they have cleared that.
     pub instance: String,
     /// `None`: it was about to be started.
-    pub leader: Option<Leader>,
+    pub leader: Option<SessionLeader>,
 }
 
 /// The first process of an instance, which leads a session of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Leader {
+pub struct SessionLeader {
     pub pid: i32,
     /// Between these two moments it was started, in clock ticks since the host was: whoever has the number and was not
     /// is somebody else.
@@ -136,8 +136,8 @@ mod tests {
     }
 
     fn process(pid: Option<i32>) -> Thing {
-        let leader = pid.map(|pid| Leader { pid, after: 7, before: 8 });
-        Thing::Process(Family { instance: "00000000000000ab".to_owned(), leader })
+        let leader = pid.map(|pid| SessionLeader { pid, after: 7, before: 8 });
+        Thing::Process(ProcessTree { instance: "00000000000000ab".to_owned(), leader })
     }
 
     fn text(lines: &[Line]) -> Vec<u8> {

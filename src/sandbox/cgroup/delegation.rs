@@ -9,7 +9,7 @@ use std::{
     process,
 };
 
-use super::{group::write, locate::Place};
+use super::{group::write, locate::CgroupDir};
 
 /// Where a daemon goes that has a cgroup for itself alone.
 const LEAF: &str = "unifaas-daemon";
@@ -17,14 +17,14 @@ const LEAF: &str = "unifaas-daemon";
 const MEMORY: &str = "memory";
 
 /// Directories in which instances can be limited, the best first; taking the first can move the daemon into a leaf.
-pub fn homes(place: &Place) -> impl Iterator<Item = PathBuf> {
+pub fn homes(place: &CgroupDir) -> impl Iterator<Item = PathBuf> {
     let above = place.own.ancestors().skip(1).take_while(|directory| directory.starts_with(&place.mount));
-    let own = Some(place.own.as_path()).filter(|own| passes_on(own, MEMORY) || settle(own).is_ok());
-    own.into_iter().chain(above.filter(|directory| passes_on(directory, MEMORY))).map(Path::to_owned)
+    let own = Some(place.own.as_path()).filter(|own| has_controller(own, MEMORY) || settle(own).is_ok());
+    own.into_iter().chain(above.filter(|directory| has_controller(directory, MEMORY))).map(Path::to_owned)
 }
 
 /// Lets the children of `directory` limit memory and, where possible, the number of processes.
-pub fn pass_on(directory: &Path) -> io::Result<()> {
+pub fn enable_controllers(directory: &Path) -> io::Result<()> {
     let control = directory.join("cgroup.subtree_control");
     write(&control, "+memory")?;
     let _ = write(&control, "+pids");
@@ -32,14 +32,14 @@ pub fn pass_on(directory: &Path) -> io::Result<()> {
 }
 
 /// Whether the children of `directory` have that controller.
-pub fn passes_on(directory: &Path, controller: &str) -> bool {
+pub fn has_controller(directory: &Path, controller: &str) -> bool {
     fs::read_to_string(directory.join("cgroup.subtree_control"))
         .is_ok_and(|controllers| controllers.split_whitespace().any(|one| one == controller))
 }
 
 /// Makes the daemon's own cgroup pass on its controllers.
 fn settle(own: &Path) -> io::Result<()> {
-    let Err(refused) = pass_on(own) else { return Ok(()) };
+    let Err(refused) = enable_controllers(own) else { return Ok(()) };
     let procs = own.join("cgroup.procs");
     let pid = process::id().to_string();
     if fs::read_to_string(&procs)?.split_whitespace().ne([pid.as_str()]) {
@@ -48,7 +48,7 @@ fn settle(own: &Path) -> io::Result<()> {
     let leaf = own.join(LEAF);
     // A daemon that was killed has left it.
     fs::create_dir(&leaf).or_else(|error| if leaf.is_dir() { Ok(()) } else { Err(error) })?;
-    let moved = write(&leaf.join("cgroup.procs"), &pid).and_then(|()| pass_on(own));
+    let moved = write(&leaf.join("cgroup.procs"), &pid).and_then(|()| enable_controllers(own));
     if moved.is_err() {
         let _ = write(&procs, &pid);
         let _ = fs::remove_dir(&leaf);
@@ -61,18 +61,18 @@ mod tests {
     use super::*;
 
     /// Directories with files as the kernel would show them: (path, passes on, members).
-    fn tree(directories: &[(&str, &str, &str)]) -> (tempfile::TempDir, Place) {
+    fn tree(directories: &[(&str, &str, &str)]) -> (tempfile::TempDir, CgroupDir) {
         let mount = tempfile::tempdir().unwrap();
         let mut own = PathBuf::new();
-        for (path, passes_on, members) in directories {
+        for (path, has_controller, members) in directories {
             own = mount.path().join(path);
             fs::create_dir_all(&own).unwrap();
             fs::write(own.join("cgroup.procs"), members).unwrap();
-            if !passes_on.is_empty() {
-                fs::write(own.join("cgroup.subtree_control"), passes_on).unwrap();
+            if !has_controller.is_empty() {
+                fs::write(own.join("cgroup.subtree_control"), has_controller).unwrap();
             }
         }
-        let place = Place { mount: mount.path().to_owned(), own };
+        let place = CgroupDir { mount: mount.path().to_owned(), own };
         (mount, place)
     }
 

@@ -30,7 +30,7 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_m
 
 /// What an instance may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Allowance {
+pub struct ResourceLimits {
     /// In MiB.
     pub memory: u64,
     /// Processes and threads at once.
@@ -60,7 +60,7 @@ impl Controls {
 }
 
 #[derive(Debug)]
-pub(super) struct Member {
+pub(super) struct ControllerDir {
     pub(super) controls: Controls,
     pub(super) directory: PathBuf,
     pub(super) label: String,
@@ -69,18 +69,18 @@ pub(super) struct Member {
 /// The directories of one instance. Dropping it kills what is inside and removes what can be removed at once.
 #[derive(Debug)]
 pub struct Group {
-    members: Vec<Member>,
-    allowance: Allowance,
+    members: Vec<ControllerDir>,
+    limits: ResourceLimits,
     /// Whoever runs in it is another user than the daemon, and so has no way to change it.
     foreign: bool,
-    tenancy: Cell<Tenancy>,
+    usage: Cell<Usage>,
     /// Members that the kernel had killed for want of memory, as far as it was asked.
     oom_kills: Cell<u64>,
 }
 
 /// How the members of a group have left it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Tenancy {
+enum Usage {
     /// Nobody has looked whether they have.
     Open,
     /// By themselves, so that nobody can be in it any more.
@@ -92,14 +92,14 @@ enum Tenancy {
 impl Group {
     /// Makes the directories and sets the limits; on an error nothing is left.
     pub(super) fn create(
-        members: impl Iterator<Item = Member>,
-        allowance: Allowance,
+        members: impl Iterator<Item = ControllerDir>,
+        limits: ResourceLimits,
         foreign: bool,
     ) -> io::Result<Self> {
-        let mut group = Self::of(Vec::new(), allowance).let_to(foreign);
+        let mut group = Self::of(Vec::new(), limits).for_user(foreign);
         for member in members {
             fs::create_dir(&member.directory)?;
-            let limited = member.limit(allowance);
+            let limited = member.limit(limits);
             group.members.push(member);
             limited?;
         }
@@ -108,34 +108,37 @@ impl Group {
 
     /// Takes over a directory that somebody else has left.
     pub(super) fn adopt(controls: Controls, directory: PathBuf) -> Self {
-        Self::of(vec![Member { controls, directory, label: String::new() }], Allowance { memory: 0, pids: 0 })
+        Self::of(
+            vec![ControllerDir { controls, directory, label: String::new() }],
+            ResourceLimits { memory: 0, pids: 0 },
+        )
     }
 
-    fn of(members: Vec<Member>, allowance: Allowance) -> Self {
-        Self { members, allowance, foreign: false, tenancy: Cell::new(Tenancy::Open), oom_kills: Cell::new(0) }
+    fn of(members: Vec<ControllerDir>, limits: ResourceLimits) -> Self {
+        Self { members, limits, foreign: false, usage: Cell::new(Usage::Open), oom_kills: Cell::new(0) }
     }
 
     /// What it was made for.
-    pub(super) fn allowance(&self) -> Allowance {
-        self.allowance
+    pub(super) fn limits(&self) -> ResourceLimits {
+        self.limits
     }
 
     /// Whoever runs in it from now on is another user than the daemon, or not.
-    pub(super) fn let_to(mut self, foreign: bool) -> Self {
+    pub(super) fn for_user(mut self, foreign: bool) -> Self {
         self.foreign = foreign;
-        self.tenancy.set(Tenancy::Open);
+        self.usage.set(Usage::Open);
         self
     }
 
     /// Whether it is as if nobody had ever been in it.
     pub(super) fn is_clean(&self) -> bool {
-        let left = self.tenancy.get() == Tenancy::Left;
-        self.foreign && left && self.members.iter().all(|member| member.is_unburdened(self.allowance))
+        let left = self.usage.get() == Usage::Left;
+        self.foreign && left && self.members.iter().all(|member| member.is_memory_released(self.limits))
     }
 
     /// Files by which a process joins when it writes `0`. For the child itself, before it executes its program.
-    pub fn doors(&self) -> io::Result<Vec<OwnedFd>> {
-        self.members.iter().map(|member| Ok(member.open_door()?.into())).collect()
+    pub fn join_fds(&self) -> io::Result<Vec<OwnedFd>> {
+        self.members.iter().map(|member| Ok(member.open_join_fd()?.into())).collect()
     }
 
     /// Names for people: hierarchy and path.
@@ -145,7 +148,7 @@ impl Group {
 
     /// Whether the kernel has killed a member for want of memory, since the last time it was asked.
     pub fn ran_out_of_memory(&self) -> bool {
-        let count = |member: &Member| {
+        let count = |member: &ControllerDir| {
             let file = match member.controls {
                 Controls::V1Memory => "memory.oom_control",
                 Controls::V2 => "memory.events",
@@ -161,12 +164,12 @@ impl Group {
     /// them.
     pub fn kill(&self) -> HashSet<i32> {
         let mut killed = HashSet::new();
-        for member in self.members.iter().filter(|member| !member.has_nobody()) {
-            self.tenancy.set(Tenancy::Evicted);
+        for member in self.members.iter().filter(|member| !member.is_empty()) {
+            self.usage.set(Usage::Evicted);
             killed.extend(member.kill());
         }
-        if self.tenancy.get() == Tenancy::Open {
-            self.tenancy.set(Tenancy::Left);
+        if self.usage.get() == Usage::Open {
+            self.usage.set(Usage::Left);
         }
         killed
     }
@@ -215,8 +218,8 @@ impl Drop for Group {
     }
 }
 
-impl Member {
-    fn limit(&self, Allowance { memory, pids }: Allowance) -> io::Result<()> {
+impl ControllerDir {
+    fn limit(&self, ResourceLimits { memory, pids }: ResourceLimits) -> io::Result<()> {
         let set = |file: &str, value: u64| write(&self.directory.join(file), &value.to_string());
         let bytes = memory.saturating_mul(1 << 20);
         // Swap accounting and group-wide OOM kills are not in every kernel; the limit itself must hold.
@@ -236,21 +239,21 @@ impl Member {
         Ok(())
     }
 
-    fn open_door(&self) -> io::Result<File> {
+    fn open_join_fd(&self) -> io::Result<File> {
         // Moving a thread is some hundred times faster than moving a process, for which the kernel waits for an RCU
         // grace period; before it executes its program both are the same. Version 2 knows threads only inside one domain.
-        let door = match self.controls {
+        let join_fd = match self.controls {
             Controls::V1Memory | Controls::V1Pids => "tasks",
             Controls::V2 => "cgroup.procs",
         };
-        OpenOptions::new().write(true).open(self.directory.join(door))
+        OpenOptions::new().write(true).open(self.directory.join(join_fd))
     }
 
     /// Whether next to nothing of what it allows is taken. What the dead have left in files in memory, or as long as
     /// nobody has reaped them, would be missing to others.
-    fn is_unburdened(&self, allowance: Allowance) -> bool {
+    fn is_memory_released(&self, limits: ResourceLimits) -> bool {
         let charged = |file: &str| fs::read_to_string(self.directory.join(file)).ok()?.trim().parse::<u64>().ok();
-        let little = |bytes: Option<u64>| bytes.is_some_and(|bytes| bytes <= (allowance.memory << 20) / FORGIVEN);
+        let little = |bytes: Option<u64>| bytes.is_some_and(|bytes| bytes <= (limits.memory << 20) / FORGIVEN);
         let none = |pids: Option<u64>| pids == Some(0);
         match self.controls {
             Controls::V1Memory => little(charged("memory.usage_in_bytes")),
@@ -259,7 +262,7 @@ impl Member {
         }
     }
 
-    fn has_nobody(&self) -> bool {
+    fn is_empty(&self) -> bool {
         let is_empty =
             |directory: PathBuf| fs::read_to_string(directory.join("cgroup.procs")).is_ok_and(|procs| procs.is_empty());
         tree(&self.directory).into_iter().all(is_empty)
@@ -342,8 +345,9 @@ mod tests {
         for file in ["memory.max", "memory.swap.max", "pids.max"] {
             fs::write(directory.path().join(file), "").unwrap();
         }
-        let member = Member { controls: Controls::V2, directory: directory.path().to_owned(), label: String::new() };
-        member.limit(Allowance { memory: 64, pids: 20 }).unwrap();
+        let member =
+            ControllerDir { controls: Controls::V2, directory: directory.path().to_owned(), label: String::new() };
+        member.limit(ResourceLimits { memory: 64, pids: 20 }).unwrap();
         let read = |file| fs::read_to_string(directory.path().join(file)).unwrap();
         assert_eq!((read("memory.max"), read("memory.swap.max")), ("67108864".to_owned(), "0".to_owned()));
         assert_eq!(read("pids.max"), "20");

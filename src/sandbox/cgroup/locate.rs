@@ -9,17 +9,17 @@ pub enum Layout {
     /// Version 1, or the hybrid of both, in which the controllers are version 1: one hierarchy per controller.
     V1 {
         /// The process's place in the memory hierarchy.
-        memory: Place,
+        memory: CgroupDir,
         /// The process's place in the hierarchy that counts processes, if mounted.
-        pids: Option<Place>,
+        pids: Option<CgroupDir>,
     },
     /// Version 2: one hierarchy.
-    V2(Place),
+    V2(CgroupDir),
 }
 
 /// A directory in a mounted hierarchy.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct CgroupDir {
     /// Where the hierarchy is mounted.
     pub mount: PathBuf,
     /// The directory of this process, at or below `mount`.
@@ -45,7 +45,7 @@ fn path<'t>(cgroup: &'t str, controller: &str) -> Option<&'t str> {
 }
 
 /// Finds the mount and translates `path` into it.
-fn place(path: &str, mountinfo: &str, kind: &str, controller: &str) -> Option<Place> {
+fn place(path: &str, mountinfo: &str, kind: &str, controller: &str) -> Option<CgroupDir> {
     mountinfo.lines().find_map(|line| {
         // "31 23 0:28 <root> <mount point> <options> <optional fields> - <type> <source> <super options>"
         let (front, back) = line.split_once(" - ")?;
@@ -56,7 +56,7 @@ fn place(path: &str, mountinfo: &str, kind: &str, controller: &str) -> Option<Pl
             && (controller.is_empty() || back.nth(1)?.split(',').any(|option| option == controller));
         // In a container the mount can start at the container's own cgroup, or show nothing of `path` at all.
         let below = Path::new(path).strip_prefix(root).unwrap_or(Path::new(""));
-        found.then(|| Place { mount: mount.to_owned(), own: mount.join(below).components().collect() })
+        found.then(|| CgroupDir { mount: mount.to_owned(), own: mount.join(below).components().collect() })
     })
 }
 
@@ -64,8 +64,8 @@ fn place(path: &str, mountinfo: &str, kind: &str, controller: &str) -> Option<Pl
 mod tests {
     use super::*;
 
-    fn at(mount: &str, own: &str) -> Place {
-        Place { mount: mount.into(), own: own.into() }
+    fn at(mount: &str, own: &str) -> CgroupDir {
+        CgroupDir { mount: mount.into(), own: own.into() }
     }
 
     const V2_MOUNT: &str = "\

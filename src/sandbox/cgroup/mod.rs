@@ -6,11 +6,11 @@
 //! it is `limits.rs`. Which hierarchies there are is read in `locate.rs`, what limits the daemon itself in `ceiling.rs`;
 //! whether version 2 lets us pass controllers on is settled in `delegation.rs`.
 
-mod ceiling;
+mod allocator;
 mod delegation;
 mod group;
-mod limits;
 mod locate;
+mod memory_limit;
 mod pool;
 
 use std::{
@@ -20,12 +20,12 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-pub use ceiling::memory_ceiling;
+pub use allocator::CgroupAllocator;
 use futures::{StreamExt, stream};
-pub use group::{Allowance, Group};
-use group::{Controls, Member};
-pub use limits::Limits;
-use locate::{Layout, Place};
+use group::{ControllerDir, Controls};
+pub use group::{Group, ResourceLimits};
+use locate::{CgroupDir, Layout};
+pub use memory_limit::memory_limit;
 
 use crate::state::{Entry, State, Thing};
 
@@ -37,7 +37,7 @@ const AT_ONCE: usize = 32;
 
 /// The daemon's own directories.
 #[derive(Debug)]
-pub struct Cgroups {
+pub struct DaemonCgroups {
     hierarchies: Vec<Hierarchy>,
     /// How the directories of the next instance are called.
     next: AtomicU64,
@@ -51,13 +51,13 @@ struct Hierarchy {
     entry: Option<Entry>,
 }
 
-impl Cgroups {
+impl DaemonCgroups {
     /// Makes the daemon's directories. The error says why this host cannot limit memory.
     pub fn set_up(state: &State) -> io::Result<Self> {
         let layout =
             locate::locate(&fs::read_to_string("/proc/self/cgroup")?, &fs::read_to_string("/proc/self/mountinfo")?);
         let name = format!("{PREFIX}{}-{}", state.identity(), state.life());
-        let make = |controls, home: &Path, place: &Place| Hierarchy::new(controls, home.join(&name), place, state);
+        let make = |controls, home: &Path, place: &CgroupDir| Hierarchy::new(controls, home.join(&name), place, state);
         let hierarchies = match layout {
             Some(Layout::V1 { memory, pids }) => {
                 let memory = make(Controls::V1Memory, &memory.own, &memory)?;
@@ -85,19 +85,19 @@ impl Cgroups {
     }
 
     /// Makes the directories of one instance.
-    pub fn group(&self, allowance: Allowance, foreign: bool) -> io::Result<Group> {
+    pub fn group(&self, limits: ResourceLimits, foreign: bool) -> io::Result<Group> {
         let name = &self.next.fetch_add(1, Ordering::Relaxed).to_string();
-        let members = self.hierarchies.iter().map(|hierarchy| Member {
+        let members = self.hierarchies.iter().map(|hierarchy| ControllerDir {
             controls: hierarchy.controls,
             directory: hierarchy.parent.join(name),
             label: hierarchy.label(name),
         });
-        Group::create(members, allowance, foreign)
+        Group::create(members, limits, foreign)
     }
 
     /// The directories of earlier daemons of the state directory, beside this one's. None of them runs: this one has its lock.
-    pub fn strays(&self) -> Vec<Thing> {
-        self.hierarchies.iter().flat_map(Hierarchy::strays).collect()
+    pub fn orphans(&self) -> Vec<Thing> {
+        self.hierarchies.iter().flat_map(Hierarchy::orphans).collect()
     }
 
     /// The directories that hold those of the instances.
@@ -108,7 +108,7 @@ impl Cgroups {
 }
 
 impl Hierarchy {
-    fn new(controls: Controls, parent: PathBuf, place: &Place, state: &State) -> io::Result<Self> {
+    fn new(controls: Controls, parent: PathBuf, place: &CgroupDir, state: &State) -> io::Result<Self> {
         let (hierarchy, path) = (controls.name().to_owned(), parent.to_str().ok_or(io::ErrorKind::InvalidFilename)?);
         let thing = Thing::Cgroups { hierarchy, path: path.to_owned() };
         let entry = Some(state.journal.enter_blocking(thing).map_err(io::Error::other)?);
@@ -116,12 +116,12 @@ impl Hierarchy {
         // What follows an error is removed by the destructor.
         fs::create_dir(&hierarchy.parent)?;
         if controls == Controls::V2 {
-            delegation::pass_on(&hierarchy.parent)?;
+            delegation::enable_controllers(&hierarchy.parent)?;
         }
         Ok(hierarchy)
     }
 
-    fn strays(&self) -> Vec<Thing> {
+    fn orphans(&self) -> Vec<Thing> {
         let Some((home, name)) = self.parent.parent().zip(self.parent.file_name()) else { return Vec::new() };
         let name = name.to_string_lossy();
         let Some((family, _)) = name.rsplit_once('-') else { return Vec::new() };
@@ -138,7 +138,7 @@ impl Hierarchy {
         match self.controls {
             Controls::V1Pids => true,
             Controls::V1Memory => false,
-            Controls::V2 => delegation::passes_on(&self.parent, "pids"),
+            Controls::V2 => delegation::has_controller(&self.parent, "pids"),
         }
     }
 

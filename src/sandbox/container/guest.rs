@@ -14,7 +14,7 @@ use unifaas_actors::{
     sandbox::{Guest, GuestExit, ReclaimError},
 };
 
-use crate::sandbox::pace::Pace;
+use crate::sandbox::output_throttle::OutputThrottle;
 
 use super::{
     engine::{Engine, QUICK},
@@ -106,7 +106,7 @@ impl Container {
         let Ok(docker) = self.engine.client().await else { return };
         let mut output = docker.logs(&self.id, Some(options));
         let mut unfinished = false;
-        let mut pace = Pace::new();
+        let mut pace = OutputThrottle::new();
         while let Some(Ok(output)) = output.next().await {
             let (LogOutput::StdOut { message } | LogOutput::StdErr { message } | LogOutput::Console { message }) =
                 output

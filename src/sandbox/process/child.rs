@@ -68,7 +68,7 @@ enum Watch {
 
 impl Child {
     /// Starts a child that confines itself, goes where `confinement` says and executes `program`. Blocks until it has
-    /// done so, or has ended. Its number is in `unborn` before it becomes another user, who may stop it: whoever kills it
+    /// done so, or has ended. Its number is in `child_pid` before it becomes another user, who may stop it: whoever kills it
     /// ends the wait.
     ///
     /// # Errors
@@ -80,12 +80,12 @@ impl Child {
         mut program: Program,
         stdio: &Stdio,
         confinement: &Confinement,
-        unborn: &AtomicI32,
+        child_pid: &AtomicI32,
     ) -> io::Result<Self> {
         let mut failed = None;
         let mut stack = vec![0; STACK];
         let become_program = Box::new(|| {
-            unborn.store(unistd::getpid().as_raw(), Ordering::Relaxed);
+            child_pid.store(unistd::getpid().as_raw(), Ordering::Relaxed);
             failed = Some(match prepare(stdio, confinement) {
                 Ok(()) => program.execute(),
                 Err(error) => error,

@@ -20,7 +20,7 @@ const DAEMON_PROGRAM: &str = "/proc/self/exe";
 
 /// What is known of an instance before it starts. No `Debug`: the callback is a secret.
 #[derive(Clone)]
-pub struct Facts {
+pub struct Placeholders {
     /// Its address.
     pub ip: String,
     /// Its port.
@@ -46,12 +46,12 @@ pub struct Invocation {
 
 impl Invocation {
     /// Of the daemon's environment, only `path` is passed on: the rest may be secrets.
-    pub fn new(order: &LaunchOrder, process: &ProcessSpec, facts: &Facts, path: Option<&OsStr>) -> Self {
+    pub fn new(order: &LaunchOrder, process: &ProcessSpec, placeholders: &Placeholders, path: Option<&OsStr>) -> Self {
         let value = |word: &str| match word {
-            "ip" => Some(facts.ip.as_str()),
-            "port" => Some(facts.port.as_str()),
-            "callback" => Some(facts.callback.as_str()),
-            "unifaas" => Some(facts.daemon.as_str()),
+            "ip" => Some(placeholders.ip.as_str()),
+            "port" => Some(placeholders.port.as_str()),
+            "callback" => Some(placeholders.callback.as_str()),
+            "unifaas" => Some(placeholders.daemon.as_str()),
             _ => None,
         };
         let mut words = process.command.iter();
@@ -68,9 +68,9 @@ impl Invocation {
         let ours = [
             ("PATH", path.unwrap_or(OsStr::new(DEFAULT_PATH)).to_owned()),
             ("HOME", "/".into()),
-            ("PORT", (&facts.port).into()),
-            ("HOST", (&facts.ip).into()),
-            ("CALLBACK_URL", (&facts.callback).into()),
+            ("PORT", (&placeholders.port).into()),
+            ("HOST", (&placeholders.ip).into()),
+            ("CALLBACK_URL", (&placeholders.callback).into()),
             ("FUNCTION_NAME", (&order.spec.name).into()),
             (state::MARK, order.instance.to_string().into()),
         ];
@@ -84,7 +84,7 @@ impl Invocation {
     }
 }
 
-impl Facts {
+impl Placeholders {
     /// The daemon's own file, as far as it is known.
     pub fn daemon() -> String {
         static FILE: LazyLock<String> = LazyLock::new(|| {

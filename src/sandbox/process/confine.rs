@@ -38,7 +38,7 @@ pub struct Confinement {
     credentials: Option<Credentials>,
     capabilities: Option<u64>,
     file_bytes: Option<u64>,
-    doors: Vec<OwnedFd>,
+    join_fds: Vec<OwnedFd>,
     directory: CString,
     port: Option<u16>,
     daemon: Pid,
@@ -50,7 +50,7 @@ pub struct Confinement {
 
 impl Confinement {
     /// The child works in `directory`, which it enters first, so that it can be one which the child's user could not
-    /// reach. `doors` are the files by which the child joins its cgroups; without `credentials` it stays who it is, and without
+    /// reach. `join_fds` are the files by which the child joins its cgroups; without `credentials` it stays who it is, and without
     /// `capabilities`, a bit for each that is left, root can do what root can. `file_size` is in MiB. `port` is
     /// the one at which the program will listen, on this host.
     ///
@@ -61,7 +61,7 @@ impl Confinement {
         credentials: Option<Credentials>,
         capabilities: Option<u64>,
         file_size: Option<u32>,
-        doors: Vec<OwnedFd>,
+        join_fds: Vec<OwnedFd>,
         port: Option<u16>,
     ) -> io::Result<Self> {
         let limit = resource::getrlimit(Resource::RLIMIT_NOFILE).map_or(MOST_DESCRIPTORS, |(soft, _)| soft);
@@ -69,7 +69,7 @@ impl Confinement {
             credentials,
             capabilities,
             file_bytes: file_size.map(|size| u64::from(size) << 20),
-            doors,
+            join_fds,
             directory: CString::new(directory.as_os_str().as_bytes())?,
             port,
             daemon: unistd::getpid(),
@@ -83,8 +83,8 @@ impl Confinement {
     pub fn enter(&self) -> Result<(), Errno> {
         unistd::chdir(self.directory.as_c_str())?;
         // Early, so that not even a page of the program is counted elsewhere.
-        for door in &self.doors {
-            unistd::write(door, b"0")?;
+        for join_fd in &self.join_fds {
+            unistd::write(join_fd, b"0")?;
         }
         unistd::setsid()?;
         stat::umask(Mode::S_IWGRP | Mode::S_IWOTH);

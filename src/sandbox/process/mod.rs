@@ -3,17 +3,17 @@
 //! It is no wall against hostile code, but it takes away what a function has no business with: the daemon's user,
 //! environment, descriptors and session. `command.rs` says what is run, `user.rs` as whom; `spawn.rs` starts it, on a
 //! thread of `spawner.rs`: `child.rs` makes the child, which does what `confine.rs` says and executes what `exec.rs` has
-//! made ready. `guest.rs` is the running child, and `stragglers.rs` ends what it leaves behind. The monitors of virtual
-//! machines are started and held by the same means.
+//! made ready. `guest.rs` is the running child, and `orphan_reaper.rs` ends what it leaves behind. The monitors of virtual
+//! machines are started and held by the same runtime.
 
 mod child;
 mod command;
 mod confine;
 mod exec;
-mod guest;
+mod handle;
+mod orphan_reaper;
 mod spawn;
 mod spawner;
-mod stragglers;
 #[cfg(test)]
 mod tests;
 mod user;
@@ -31,25 +31,25 @@ use unifaas_actors::{
 
 use super::{
     Callback,
-    cgroup::{Allowance, Group, Limits},
+    cgroup::{CgroupAllocator, Group, ResourceLimits},
     ports::Ports,
 };
 use crate::{neighbours::Neighbours, state::Journal};
-pub use command::{DEFAULT_PATH, Facts, Invocation};
-pub use guest::{Holds, ProcessGuest, collect};
+pub use command::{DEFAULT_PATH, Invocation, Placeholders};
+pub use handle::{OwnedResources, ProcessHandle, pump_output};
+pub use orphan_reaper::OrphanReaper;
 pub use spawn::{Record, Spawn, Spawned, refused};
 pub use spawner::Spawner;
-pub use stragglers::Stragglers;
 pub use user::Credentials;
 
 /// What it takes to start child processes.
 #[derive(Clone)]
-pub struct Means {
+pub struct ProcessRuntime {
     pub ports: Ports,
-    pub limits: Limits,
+    pub cgroups: CgroupAllocator,
     pub journal: Journal,
     pub spawner: Spawner,
-    pub stragglers: Stragglers,
+    pub orphan_reaper: OrphanReaper,
     pub neighbours: Neighbours,
 }
 
@@ -57,13 +57,13 @@ pub struct Means {
 #[derive(Clone)]
 pub struct Processes {
     callback: Callback,
-    means: Means,
+    runtime: ProcessRuntime,
 }
 
 impl Processes {
-    /// An engine that leases ports and limits memory as told.
-    pub fn new(callback: Callback, means: Means) -> Self {
-        Self { callback, means }
+    /// An engine that leases ports and cgroups memory as told.
+    pub fn new(callback: Callback, runtime: ProcessRuntime) -> Self {
+        Self { callback, runtime }
     }
 
     /// Starts one.
@@ -78,28 +78,28 @@ impl Processes {
 
     async fn start(&self, order: LaunchOrder, process: &ProcessSpec) -> Result<Launched, LaunchError> {
         let credentials = self.credentials(process.user.clone()).await?;
-        let Means { ports, limits, journal, stragglers, neighbours, .. } = &self.means;
+        let ProcessRuntime { ports, cgroups, journal, orphan_reaper, neighbours, .. } = &self.runtime;
         if let Some(user) = credentials.as_ref().filter(|user| user.uid != Uid::effective()) {
             neighbours.add_user(user.uid.as_raw());
         }
         let port = ports
             .lease()
             .ok_or_else(|| LaunchError::Exhausted("every local port for instances is in use".to_owned()))?;
-        let facts = Facts {
+        let placeholders = Placeholders {
             ip: Ipv4Addr::LOCALHOST.to_string(),
             port: port.port().to_string(),
             callback: format!("http://{}/ready/{}", self.callback.address, order.token.reveal()),
-            daemon: Facts::daemon(),
+            daemon: Placeholders::daemon(),
         };
-        let invocation = Invocation::new(&order, process, &facts, env::var_os("PATH").as_deref());
+        let invocation = Invocation::new(&order, process, &placeholders, env::var_os("PATH").as_deref());
         let record = Record::begin(journal, order.instance.to_string()).await?;
-        let allowance = Allowance { memory: process.memory, pids: process.pids_limit };
+        let limits = ResourceLimits { memory: process.memory, pids: process.pids_limit };
         let (program, directory, user) =
             (invocation.program.clone(), order.spec.directory.clone(), credentials.clone());
 
         let spawn = Spawn::new(invocation, directory.clone(), credentials);
         let spawn = spawn.file_size(process.file_size).port(port.port());
-        let spawned = self.means.start(spawn, allowance, record).await;
+        let spawned = self.runtime.start(spawn, limits, record).await;
         let Spawned { child, output, group, record } =
             spawned.map_err(|error| spawn::refused(refusal(&program, &directory, &error), &error))?;
         let pid = child.pid();
@@ -111,9 +111,15 @@ impl Processes {
         debug!(order.log, "process started"; "pid" => pid.as_raw(), "address" => %address);
 
         let (lines, spec) = (order.output.clone(), order.spec.clone());
-        let output = task::spawn_local(collect(output, order.output));
-        let holds = Holds { group, limits: limits.clone(), record, stragglers: stragglers.clone(), port: Some(port) };
-        let (guest, exited) = ProcessGuest::new(child, output, process.memory, holds);
+        let output = task::spawn_local(pump_output(output, order.output));
+        let owned = OwnedResources {
+            group,
+            cgroups: cgroups.clone(),
+            record,
+            orphan_reaper: orphan_reaper.clone(),
+            port: Some(port),
+        };
+        let (guest, exited) = ProcessHandle::new(child, output, process.memory, owned);
         Ok(Launched {
             address,
             callback_source: self.callback.source,
@@ -122,9 +128,9 @@ impl Processes {
                 let exit =
                     exited.await.unwrap_or_else(|_| GuestExit::Other("no longer watched by the daemon".to_owned()));
                 if let (GuestExit::Code(1..), Some(user)) = (&exit, user)
-                    && let Some(barrier) = user.barrier(&spec.directory)
+                    && let Some(first_denied_dir) = user.first_denied_dir(&spec.directory)
                 {
-                    lines.write(hint(&user, &barrier).as_bytes());
+                    lines.write(hint(&user, &first_denied_dir).as_bytes());
                 }
                 exit
             }),
@@ -138,7 +144,7 @@ impl Processes {
         match wanted {
             None => Credentials::of(None, Uid::effective()),
             // A name may be looked up in a directory of another host.
-            Some(user) => self.means.spawner.run(move || Credentials::of(Some(&user), Uid::effective())).await,
+            Some(user) => self.runtime.spawner.run(move || Credentials::of(Some(&user), Uid::effective())).await,
         }
     }
 }
@@ -160,7 +166,7 @@ fn refusal(program: &Path, directory: &Path, error: &io::Error) -> String {
 }
 
 /// A last line for the output of a function that failed where it may not have found its own files.
-fn hint(user: &Credentials, barrier: &Path) -> String {
-    let barrier = barrier.display();
-    format!("unifaas: user {} cannot enter {barrier}: nothing below is found by its full path\n", user.uid)
+fn hint(user: &Credentials, first_denied_dir: &Path) -> String {
+    let first_denied_dir = first_denied_dir.display();
+    format!("unifaas: user {} cannot enter {first_denied_dir}: nothing below is found by its full path\n", user.uid)
 }

@@ -21,7 +21,7 @@ use tokio::{net::unix::pipe, time};
 use unifaas_actors::sandbox::LaunchError;
 
 use super::{
-    Invocation, Means,
+    Invocation, ProcessRuntime,
     child::{Child, Stdio},
     confine::Confinement,
     exec::Program,
@@ -29,8 +29,8 @@ use super::{
 };
 use crate::{
     open_files::is_exhaustion,
-    sandbox::cgroup::{Allowance, Group, Limits},
-    state::{self, Entry, Family, Journal, JournalError, Leader, Thing},
+    sandbox::cgroup::{CgroupAllocator, Group, ResourceLimits},
+    state::{self, Entry, Journal, JournalError, ProcessTree, SessionLeader, Thing},
 };
 
 /// Whoever runs as the same user may stop a child that is about to execute its program. It is looked at so often, and told
@@ -62,15 +62,15 @@ pub struct Spawned {
 /// What is written down of the processes of an instance.
 #[derive(Debug)]
 pub struct Record {
-    pub family: Family,
+    pub tree: ProcessTree,
     entry: Entry,
 }
 
 impl Record {
     /// Writes down that there are about to be some.
     pub async fn begin(journal: &Journal, instance: String) -> Result<Self, JournalError> {
-        let family = Family { instance, leader: None };
-        Ok(Self { entry: journal.enter(Thing::Process(family.clone())).await?, family })
+        let tree = ProcessTree { instance, leader: None };
+        Ok(Self { entry: journal.enter(Thing::Process(tree.clone())).await?, tree })
     }
 
     /// There are none any more.
@@ -78,50 +78,50 @@ impl Record {
         self.entry.strike();
     }
 
-    fn led_by(mut self, leader: Leader) -> Self {
-        self.family.leader = Some(leader);
-        self.entry.amend(Thing::Process(self.family.clone()));
+    fn led_by(mut self, leader: SessionLeader) -> Self {
+        self.tree.leader = Some(leader);
+        self.entry.amend(Thing::Process(self.tree.clone()));
         self
     }
 }
 
-impl Means {
+impl ProcessRuntime {
     /// Starts the child of an instance, in a cgroup of its own. Ready once the child executes its program. When that fails,
     /// or is kept from it, nothing is left, nor written down.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
-    pub async fn start(&self, spawn: Spawn, allowance: Allowance, record: Record) -> io::Result<Spawned> {
-        let (limits, unborn) = (self.limits.clone(), Arc::new(AtomicI32::new(0)));
-        let child = unborn.clone();
-        let mut start = pin!(self.spawner.run(move || spawn.run(&limits, allowance, record, &child)));
+    pub async fn start(&self, spawn: Spawn, limits: ResourceLimits, record: Record) -> io::Result<Spawned> {
+        let (cgroups, child_pid) = (self.cgroups.clone(), Arc::new(AtomicI32::new(0)));
+        let child = child_pid.clone();
+        let mut start = pin!(self.spawner.run(move || spawn.run(&cgroups, limits, record, &child)));
         let mut stops = 0;
         while stops < STOPS {
             if let Ok(started) = time::timeout(LOOK, start.as_mut()).await {
                 return started;
             }
             // Its number, once it has one, is its own until it is reaped, which nobody does before this returns.
-            let pid = unborn.load(Ordering::Relaxed);
+            let pid = child_pid.load(Ordering::Relaxed);
             if pid != 0 && state::is_stopped(pid) {
                 stops += 1;
                 let way_out = if stops < STOPS { Signal::SIGCONT } else { Signal::SIGKILL };
                 let _ = signal::kill(Pid::from_raw(pid), way_out);
             }
         }
-        start.await?.undo(&self.limits).await?;
+        start.await?.undo(&self.cgroups).await?;
         Err(io::Error::new(io::ErrorKind::TimedOut, "it was stopped again and again before it executed its program"))
     }
 }
 
 impl Spawned {
     /// Gives everything back, once it has ended: it was killed.
-    async fn undo(self, limits: &Limits) -> io::Result<()> {
+    async fn undo(self, cgroups: &CgroupAllocator) -> io::Result<()> {
         let Self { child, group, record, .. } = self;
         child.ended().await?;
         child.reap()?;
         if let Some(group) = group {
             group.kill();
-            limits.take_back(group).await?;
+            cgroups.release(group).await?;
         }
         record.strike();
         Ok(())
@@ -164,14 +164,20 @@ impl Spawn {
     }
 
     /// Blocks until the child executes its program.
-    fn run(self, limits: &Limits, allowance: Allowance, record: Record, unborn: &AtomicI32) -> io::Result<Spawned> {
+    fn run(
+        self,
+        cgroups: &CgroupAllocator,
+        limits: ResourceLimits,
+        record: Record,
+        child_pid: &AtomicI32,
+    ) -> io::Result<Spawned> {
         let foreign = self.credentials.as_ref().is_some_and(|user| user.uid != Uid::effective());
-        let group = limits.group(allowance, foreign);
+        let group = cgroups.group(limits, foreign);
         // The kernel notes the time of a start by the same clock. To ask it for that would take longer than to write.
         let after = state::boot_clock();
-        match self.start(group.as_ref(), unborn) {
+        match self.start(group.as_ref(), child_pid) {
             Ok((child, output)) => {
-                let leader = Leader { pid: child.pid().as_raw(), after, before: state::boot_clock() };
+                let leader = SessionLeader { pid: child.pid().as_raw(), after, before: state::boot_clock() };
                 Ok(Spawned { child, output, group, record: record.led_by(leader) })
             }
             Err(error) => {
@@ -181,22 +187,28 @@ impl Spawn {
         }
     }
 
-    fn start(self, group: Option<&Group>, unborn: &AtomicI32) -> io::Result<(Child, pipe::Receiver)> {
+    fn start(self, group: Option<&Group>, child_pid: &AtomicI32) -> io::Result<(Child, pipe::Receiver)> {
         let (reader, writer) = io::pipe()?;
         if let Some(credentials) = &self.credentials {
             // So that it can open /dev/stdout.
             unistd::fchown(&writer, Some(credentials.uid), Some(credentials.gid))?;
         }
-        let doors = group.map(Group::doors).transpose()?.unwrap_or_default();
+        let join_fds = group.map(Group::join_fds).transpose()?.unwrap_or_default();
         let program = Program::new(&self.invocation)?;
         let stdin = match self.stdin {
             Some(stdin) => stdin,
             None => File::open("/dev/null")?.into(),
         };
         let stdio = Stdio { stdin, output: writer.into() };
-        let confinement =
-            Confinement::new(&self.directory, self.credentials, self.capabilities, self.file_size, doors, self.port)?;
+        let confinement = Confinement::new(
+            &self.directory,
+            self.credentials,
+            self.capabilities,
+            self.file_size,
+            join_fds,
+            self.port,
+        )?;
         let output = pipe::Receiver::from_owned_fd(reader.into())?;
-        Ok((Child::start(program, &stdio, &confinement, unborn)?, output))
+        Ok((Child::start(program, &stdio, &confinement, child_pid)?, output))
     }
 }

@@ -45,7 +45,7 @@ impl Credentials {
 
     /// The uppermost directory on the way to `directory` that this user cannot enter. The child starts all the same,
     /// but finds nothing there by its full path, which is how some interpreters look for their files.
-    pub fn barrier(&self, directory: &Path) -> Option<PathBuf> {
+    pub fn first_denied_dir(&self, directory: &Path) -> Option<PathBuf> {
         let mut way: Vec<&Path> = directory.ancestors().collect();
         way.reverse();
         let closed = |directory: &&Path| {

@@ -4,11 +4,11 @@ use futures::future::LocalBoxFuture;
 use unifaas_actors::sandbox::{Guest, ReclaimError};
 
 use super::{files::InstanceDir, wire::Wire};
-use crate::sandbox::process::ProcessGuest;
+use crate::sandbox::process::ProcessHandle;
 
 /// The fields are dropped in this order: the process first, and what it uses after it.
 pub struct VmGuest {
-    pub process: Box<ProcessGuest>,
+    pub process: Box<ProcessHandle>,
     pub wire: Wire,
     pub files: Option<InstanceDir>,
 }

@@ -32,8 +32,8 @@ use unifaas_actors::{
 
 use super::{
     Callback,
-    cgroup::{Allowance, Group},
-    process::{self, Holds, Means, ProcessGuest, Record, Spawn, Spawned, collect},
+    cgroup::{Group, ResourceLimits},
+    process::{self, OwnedResources, ProcessHandle, ProcessRuntime, Record, Spawn, Spawned, pump_output},
 };
 use crate::{
     neighbours::Neighbours,
@@ -77,7 +77,7 @@ pub struct Machines(Rc<Engine>);
 struct Engine {
     settings: VmSettings,
     network: Network,
-    means: Means,
+    runtime: ProcessRuntime,
     /// Where the files of instances are.
     instances: PathBuf,
     kvm: OnceCell<bool>,
@@ -88,7 +88,7 @@ struct Engine {
 
 impl Machines {
     /// Touches nothing of the network yet.
-    pub fn new(settings: VmSettings, means: Means, state: &State, log: &Logger) -> Self {
+    pub fn new(settings: VmSettings, runtime: ProcessRuntime, state: &State, log: &Logger) -> Self {
         let network = net::Settings {
             subnet: settings.subnet.unwrap_or(Subnet::DEFAULT),
             pool: settings.tap_pool,
@@ -99,7 +99,7 @@ impl Machines {
         };
         let network = Network::new(network, log);
         let (kvm, warned, instances) = (OnceCell::new(), Cell::new(false), state.instances());
-        Self(Rc::new(Engine { settings, network, means, instances, kvm, warned, log: log.clone() }))
+        Self(Rc::new(Engine { settings, network, runtime, instances, kvm, warned, log: log.clone() }))
     }
 
     /// Prepares the network if `functions` need it. The one error is a range that is in use; whatever else is in the way,
@@ -133,7 +133,7 @@ impl Machines {
 
 impl Engine {
     async fn launch(&self, order: LaunchOrder, vm: &VmSpec) -> Result<Launched, LaunchError> {
-        let record = Record::begin(&self.means.journal, order.instance.to_string()).await?;
+        let record = Record::begin(&self.runtime.journal, order.instance.to_string()).await?;
         match self.prepare(&order, vm).await {
             Ok(prepared) => self.start(order, vm, prepared, record).await,
             Err(error) => {
@@ -157,7 +157,7 @@ impl Engine {
             }
             VmNetwork::User => {
                 let everything_used = || LaunchError::Exhausted("every local port for instances is in use".to_owned());
-                let port = self.means.ports.lease().ok_or_else(everything_used)?;
+                let port = self.runtime.ports.lease().ok_or_else(everything_used)?;
                 let facts = Facts::in_user_network(port.port(), Callback::local(self.settings.callback), &token);
                 (Wire::User(port), facts)
             }
@@ -213,7 +213,7 @@ impl Engine {
         let Plan { monitor, invocation, operator, files } = plan;
         let overhead = if monitor == Monitor::Qemu { QEMU_OVERHEAD } else { FIRECRACKER_OVERHEAD };
         let memory = vm.memory + overhead;
-        let allowance = Allowance { memory, pids: MONITOR_PIDS };
+        let limits = ResourceLimits { memory, pids: MONITOR_PIDS };
         let program = invocation.program.clone();
         let mut spawn = Spawn::new(invocation, "/".into(), operator.credentials).capabilities(operator.capabilities);
         if let Wire::User(_) = wire {
@@ -224,7 +224,7 @@ impl Engine {
             spawn = spawn.stdin(theirs);
             reason = Some(ours.listen());
         }
-        let spawned = self.means.start(spawn, allowance, record).await;
+        let spawned = self.runtime.start(spawn, limits, record).await;
         let Spawned { child, output, group, record } = spawned
             .map_err(|error| process::refused(format!("cannot start {}: {error}", program.display()), &error))?;
         let pid = child.pid();
@@ -241,10 +241,10 @@ impl Engine {
 
         let cut = wire.cut();
         let lines = order.output.clone();
-        let output = task::spawn_local(collect(output, order.output));
-        let Means { limits, stragglers, .. } = self.means.clone();
-        let holds = Holds { group, limits, record, stragglers, port: None };
-        let (process, exited) = ProcessGuest::new(child, output, memory, holds);
+        let output = task::spawn_local(pump_output(output, order.output));
+        let ProcessRuntime { cgroups, orphan_reaper, .. } = self.runtime.clone();
+        let owned = OwnedResources { group, cgroups, record, orphan_reaper, port: None };
+        let (process, exited) = ProcessHandle::new(child, output, memory, owned);
         Ok(Launched {
             address: facts.address,
             callback_source: facts.source,

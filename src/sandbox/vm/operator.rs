@@ -86,8 +86,8 @@ fn group_of_device(path: &Path) -> Option<Gid> {
 /// What keeps `user` from its need. Something that is not there is left for the monitor to complain about.
 fn obstacle(user: &Credentials, need: &Need) -> Option<PathBuf> {
     let metadata = fs::metadata(&need.path).ok()?;
-    if let Some(barrier) = need.path.parent().and_then(|parent| user.barrier(parent)) {
-        return Some(barrier);
+    if let Some(first_denied_dir) = need.path.parent().and_then(|parent| user.first_denied_dir(parent)) {
+        return Some(first_denied_dir);
     }
     let allowed = user.may(need.wanted, metadata.mode(), metadata.uid(), metadata.gid());
     (!allowed).then(|| need.path.clone())

@@ -32,7 +32,7 @@ use crate::{
     net::Link,
     sandbox::{
         Callback,
-        process::{Credentials, DEFAULT_PATH, Facts as ProcessFacts, Invocation},
+        process::{Credentials, DEFAULT_PATH, Invocation, Placeholders},
         substitute::substitute,
     },
     state::MARK,
@@ -148,7 +148,7 @@ impl Planner {
             }
             image => (image.clone(), None),
         };
-        let relay = ProcessFacts::daemon();
+        let relay = Placeholders::daemon();
         let (cmdline, mac) = (self.cmdline(), self.tap.as_ref().map(|(_, link)| link.mac()).unwrap_or_default());
         let attachment = match &self.tap {
             Some((name, _)) => Attachment::Tap { name, mac: &mac },

@@ -325,7 +325,7 @@ async fn a_cgroup_is_used_again_if_nothing_of_the_one_before_is_left_in_it() {
         let cgroup_after = async |rig: &Rig, script: &str| {
             let ended = rig.sh(script).await.end().await;
             let label = ended.resources.into_iter().find(|what| what.starts_with("cgroup "));
-            (label.unwrap(), rig.engine.means.limits.kept())
+            (label.unwrap(), rig.engine.runtime.cgroups.kept())
         };
         let (first, kept) = cgroup_after(&rig, "true").await;
         assert_eq!(kept, 1);
@@ -339,7 +339,7 @@ async fn a_cgroup_is_used_again_if_nothing_of_the_one_before_is_left_in_it() {
         assert!(second != first && kept == 1);
         // Whoever had to be killed in it may have been about to make more.
         assert_eq!(cgroup_after(&rig, "setsid sleep 1000 & sleep 0.1").await, (second, 0));
-        // Another allowance is another cgroup.
+        // Another limits is another cgroup.
         cgroup_after(&rig, "true").await;
         rig.memory = 64;
         assert_eq!(cgroup_after(&rig, "true").await.1, 2);
@@ -351,7 +351,7 @@ async fn a_cgroup_is_used_again_if_nothing_of_the_one_before_is_left_in_it() {
         rig.memory = 24;
         for (script, end) in [(HOG, GuestExit::OutOfMemory { limit: 24 }), ("exit 3", GuestExit::Code(3))] {
             assert_eq!(rig.sh(script).await.end().await.exit, end);
-            assert_eq!(rig.engine.means.limits.kept(), 2);
+            assert_eq!(rig.engine.runtime.cgroups.kept(), 2);
         }
     })
     .await;
@@ -422,7 +422,7 @@ async fn a_hundred_launches_leave_nothing() {
         assert_eq!(held(), before);
         assert_eq!((cgroups(&rig), rig.written_down()), (0, 0));
         assert!(!pids.iter().any(|pid| Path::new(&format!("/proc/{pid}")).exists()), "some are not even reaped");
-        let parents: Vec<_> = rig.engine.means.limits.parents().map(Path::to_owned).collect();
+        let parents: Vec<_> = rig.engine.runtime.cgroups.parents().map(Path::to_owned).collect();
         assert!(parents.iter().all(|parent| parent.exists()));
         drop(rig);
         assert!(!parents.iter().any(|parent| parent.exists()));

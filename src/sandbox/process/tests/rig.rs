@@ -83,15 +83,15 @@ impl Rig {
         let warnings = Arc::new(Mutex::new(Vec::new()));
         let log = Logger::root(Warnings(warnings.clone()).fuse(), o!());
         let (state, _) = State::open(&home.path().join("state")).unwrap();
-        let means = Means {
+        let runtime = ProcessRuntime {
             ports: Ports::below_ephemeral(),
-            limits: Limits::set_up(&state, &log),
+            cgroups: CgroupAllocator::set_up(&state, &log),
             journal: state.journal.clone(),
             spawner: Spawner::new().unwrap(),
-            stragglers: Stragglers::default(),
+            orphan_reaper: OrphanReaper::default(),
             neighbours: Neighbours::default(),
         };
-        let engine = Processes::new(Callback::local(([127, 0, 0, 1], 3000).into()), means);
+        let engine = Processes::new(Callback::local(([127, 0, 0, 1], 3000).into()), runtime);
         Self {
             engine,
             function,
@@ -166,7 +166,7 @@ impl Rig {
     }
 
     pub fn without_cgroups(&mut self) {
-        self.engine.means.limits = Limits::none(&Logger::root(slog::Discard, o!()));
+        self.engine.runtime.cgroups = CgroupAllocator::none(&Logger::root(slog::Discard, o!()));
     }
 
     /// How many processes the journal has.
@@ -177,7 +177,7 @@ impl Rig {
     }
 
     pub fn has_cgroups(&self) -> bool {
-        self.engine.means.limits.parents().next().is_some()
+        self.engine.runtime.cgroups.parents().next().is_some()
     }
 }
 
@@ -249,15 +249,15 @@ pub fn held() -> usize {
 pub fn members(rig: &Rig) -> usize {
     let procs =
         |cgroup: PathBuf| fs::read_to_string(cgroup.join("cgroup.procs")).map_or(0, |pids| pids.lines().count());
-    let parents = rig.engine.means.limits.parents();
+    let parents = rig.engine.runtime.cgroups.parents();
     parents.map(|parent| instances(parent).map(procs).sum()).max().unwrap_or(0)
 }
 
 /// Cgroups of instances, those aside that are kept for the next ones.
 pub fn cgroups(rig: &Rig) -> usize {
-    let limits = &rig.engine.means.limits;
-    let all = limits.parents().flat_map(instances).count();
-    all - limits.kept() * limits.parents().count()
+    let cgroups = &rig.engine.runtime.cgroups;
+    let all = cgroups.parents().flat_map(instances).count();
+    all - cgroups.kept() * cgroups.parents().count()
 }
 
 pub fn instances(parent: &Path) -> impl Iterator<Item = PathBuf> {

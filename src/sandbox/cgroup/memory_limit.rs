@@ -2,16 +2,16 @@
 
 use std::{fs, path::Path};
 
-use super::locate::{Layout, Place, locate};
+use super::locate::{CgroupDir, Layout, locate};
 
 /// The least limit on the way from the daemon's cgroup to the root, in bytes. `None`: there is none.
-pub fn memory_ceiling() -> Option<u64> {
+pub fn memory_limit() -> Option<u64> {
     let read = |path| fs::read_to_string(path).unwrap_or_default();
     of(&locate(&read("/proc/self/cgroup"), &read("/proc/self/mountinfo"))?)
 }
 
 fn of(layout: &Layout) -> Option<u64> {
-    let (Place { mount, own }, file) = match layout {
+    let (CgroupDir { mount, own }, file) = match layout {
         Layout::V1 { memory, .. } => (memory, "memory.limit_in_bytes"),
         Layout::V2(place) => (place, "memory.max"),
     };
@@ -32,7 +32,7 @@ mod tests {
         let mount = tempfile::tempdir().unwrap();
         let own = mount.path().join("a/b/c");
         fs::create_dir_all(&own).unwrap();
-        let place = || Place { mount: mount.path().to_owned(), own: own.clone() };
+        let place = || CgroupDir { mount: mount.path().to_owned(), own: own.clone() };
         assert_eq!(of(&Layout::V2(place())), None);
         for (directory, text) in [("a", "2147483648\n"), ("a/b", "max\n"), ("a/b/c", "4294967296\n")] {
             fs::write(mount.path().join(directory).join("memory.max"), text).unwrap();

@@ -15,12 +15,12 @@ const TURN: Duration = Duration::from_millis(10);
 
 /// The pace of one reader.
 #[derive(Debug)]
-pub struct Pace {
+pub struct OutputThrottle {
     taken: usize,
     since: Instant,
 }
 
-impl Pace {
+impl OutputThrottle {
     pub fn new() -> Self {
         Self { taken: 0, since: Instant::now() }
     }
@@ -41,7 +41,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_burst_is_read_at_once_and_a_flood_is_not() {
-        let (mut pace, start) = (Pace::new(), Instant::now());
+        let (mut pace, start) = (OutputThrottle::new(), Instant::now());
         pace.keep(BURST - 1).await;
         assert_eq!(start.elapsed(), Duration::ZERO);
         pace.keep(1).await;

@@ -10,26 +10,26 @@ use std::{
 
 use slog::{Logger, warn};
 
-use super::{Allowance, Cgroups, Group, pool::Pool};
+use super::{DaemonCgroups, Group, ResourceLimits, pool::Pool};
 use crate::state::{State, Thing};
 
 /// Shared by the engines, and by the threads that start processes.
 #[derive(Clone)]
-pub struct Limits(Arc<Shared>);
+pub struct CgroupAllocator(Arc<Shared>);
 
 struct Shared {
     /// Dropped before the directories that those of the instances are in.
     pool: Pool,
-    cgroups: Option<Cgroups>,
+    cgroups: Option<DaemonCgroups>,
     /// Whether a missing limit has been logged.
     warned: AtomicBool,
     log: Logger,
 }
 
-impl Limits {
+impl CgroupAllocator {
     /// Makes the daemon's cgroups.
     pub fn set_up(state: &State, log: &Logger) -> Self {
-        let (cgroups, error) = match Cgroups::set_up(state) {
+        let (cgroups, error) = match DaemonCgroups::set_up(state) {
             Ok(cgroups) => (Some(cgroups), None),
             Err(error) => (None, Some(error)),
         };
@@ -37,7 +37,7 @@ impl Limits {
             Self(Arc::new(Shared { pool: Pool::default(), cgroups, warned: AtomicBool::new(false), log: log.clone() }));
         if let Some(error) = error {
             limits.warn_unlimited(&error);
-        } else if !limits.0.cgroups.as_ref().is_some_and(Cgroups::counts_processes) {
+        } else if !limits.0.cgroups.as_ref().is_some_and(DaemonCgroups::counts_processes) {
             warn!(log, "instances may have any number of processes: there is no controller for that in reach");
         }
         limits
@@ -45,16 +45,16 @@ impl Limits {
 
     /// A cgroup for one instance, which is `foreign` if it runs as another user than the daemon. `None`: it runs without
     /// limit, which is logged once.
-    pub fn group(&self, allowance: Allowance, foreign: bool) -> Option<Group> {
+    pub fn group(&self, limits: ResourceLimits, foreign: bool) -> Option<Group> {
         let cgroups = self.0.cgroups.as_ref()?;
-        if let Some(kept) = self.0.pool.take(allowance) {
-            return Some(kept.let_to(foreign));
+        if let Some(kept) = self.0.pool.take(limits) {
+            return Some(kept.for_user(foreign));
         }
-        cgroups.group(allowance, foreign).inspect_err(|error| self.warn_unlimited(error)).ok()
+        cgroups.group(limits, foreign).inspect_err(|error| self.warn_unlimited(error)).ok()
     }
 
     /// Takes back the cgroup of an instance that has ended. Nobody is left in it then.
-    pub async fn take_back(&self, group: Group) -> io::Result<()> {
+    pub async fn release(&self, group: Group) -> io::Result<()> {
         let over = if group.is_clean() { self.0.pool.keep(group) } else { Some(group) };
         match over {
             Some(group) => group.remove().await.map(drop),
@@ -63,11 +63,11 @@ impl Limits {
     }
 
     /// What other daemons of the state directory have beside this one's, whether it is written down or not.
-    pub fn strays(&self) -> Vec<Thing> {
-        self.0.cgroups.as_ref().map(Cgroups::strays).unwrap_or_default()
+    pub fn orphans(&self) -> Vec<Thing> {
+        self.0.cgroups.as_ref().map(DaemonCgroups::orphans).unwrap_or_default()
     }
 
-    /// Cgroups that are kept for others.
+    /// DaemonCgroups that are kept for others.
     #[cfg(test)]
     pub fn kept(&self) -> usize {
         self.0.pool.len()
@@ -87,7 +87,7 @@ impl Limits {
     /// The directories that hold those of the instances.
     #[cfg(test)]
     pub fn parents(&self) -> impl Iterator<Item = &std::path::Path> {
-        self.0.cgroups.iter().flat_map(Cgroups::parents)
+        self.0.cgroups.iter().flat_map(DaemonCgroups::parents)
     }
 
     fn warn_unlimited(&self, error: &io::Error) {

@@ -19,10 +19,10 @@ use unifaas_actors::{
     sandbox::{Guest, GuestExit, ReclaimError},
 };
 
-use super::{Stragglers, child::Child, spawn::Record};
+use super::{OrphanReaper, child::Child, spawn::Record};
 use crate::sandbox::{
-    cgroup::{Group, Limits},
-    pace::Pace,
+    cgroup::{CgroupAllocator, Group},
+    output_throttle::OutputThrottle,
     ports::PortLease,
 };
 
@@ -34,31 +34,31 @@ const REAP_TIMEOUT: Duration = Duration::from_secs(10);
 const CHUNK: usize = 8 * 1024;
 
 /// The hold on a child process, its descendants, its cgroup and its port.
-pub struct ProcessGuest {
-    leader: Rc<Leader>,
+pub struct ProcessHandle {
+    process: Rc<MainProcess>,
     watch: JoinHandle<()>,
     group: Option<Rc<Group>>,
-    limits: Limits,
+    cgroups: CgroupAllocator,
     /// Until everything has been given back.
     record: Option<Record>,
-    stragglers: Stragglers,
+    orphan_reaper: OrphanReaper,
     _port: Option<PortLease>,
 }
 
-/// What a child process is held by, and what it holds.
-pub struct Holds {
+/// What a child process is held by, and what it resources.
+pub struct OwnedResources {
     /// Without one, its descendants are looked for when it has ended.
     pub group: Option<Group>,
-    pub limits: Limits,
+    pub cgroups: CgroupAllocator,
     pub record: Record,
-    pub stragglers: Stragglers,
+    pub orphan_reaper: OrphanReaper,
     pub port: Option<PortLease>,
 }
 
 /// The child itself, first of its session and process group.
 ///
 /// Its number may be signalled only until the child has been reaped: then the kernel can give it to anybody.
-struct Leader {
+struct MainProcess {
     pid: Pid,
     state: Cell<State>,
 }
@@ -70,7 +70,7 @@ enum State {
     Reaped,
 }
 
-impl Leader {
+impl MainProcess {
     fn signal(&self, signal: Signal) {
         if self.state.get() != State::Reaped {
             let _ = signal::killpg(self.pid, signal);
@@ -85,7 +85,7 @@ impl Leader {
     }
 }
 
-impl ProcessGuest {
+impl ProcessHandle {
     /// Takes over a child that leads its own process group. `memory` is its limit in MiB. The receiver gets how it
     /// ended, at once.
     ///
@@ -95,29 +95,29 @@ impl ProcessGuest {
         child: Child,
         output: JoinHandle<()>,
         memory: u64,
-        holds: Holds,
+        owned: OwnedResources,
     ) -> (Self, oneshot::Receiver<GuestExit>) {
-        let leader = Rc::new(Leader { pid: child.pid(), state: Cell::new(State::Running) });
-        let Holds { group, limits, record, stragglers, port } = holds;
+        let process = Rc::new(MainProcess { pid: child.pid(), state: Cell::new(State::Running) });
+        let OwnedResources { group, cgroups, record, orphan_reaper, port } = owned;
         let group = group.map(Rc::new);
         let (ended, exited) = oneshot::channel();
-        let watch = task::spawn_local(watch(child, leader.clone(), output, group.clone(), memory, ended));
-        (Self { leader, watch, group, limits, record: Some(record), stragglers, _port: port }, exited)
+        let watch = task::spawn_local(watch(child, process.clone(), output, group.clone(), memory, ended));
+        (Self { process, watch, group, cgroups, record: Some(record), orphan_reaper, _port: port }, exited)
     }
 
     fn end(&self) {
-        let ended = self.leader.state.get() == State::Reaped;
-        self.leader.kill();
-        // Once the leader has been reaped, whoever has done that has killed the others, too.
+        let ended = self.process.state.get() == State::Reaped;
+        self.process.kill();
+        // Once the process has been reaped, whoever has done that has killed the others, too.
         if let Some(group) = self.group.as_ref().filter(|_| !ended) {
             group.kill();
         }
     }
 }
 
-impl Guest for ProcessGuest {
+impl Guest for ProcessHandle {
     fn ask_to_stop(&mut self) {
-        self.leader.signal(Signal::SIGTERM);
+        self.process.signal(Signal::SIGTERM);
     }
 
     fn kill(&mut self) {
@@ -129,18 +129,18 @@ impl Guest for ProcessGuest {
             self.end();
             if time::timeout(REAP_TIMEOUT, &mut self.watch).await.is_err() {
                 let why = format!("still there {} s after SIGKILL", REAP_TIMEOUT.as_secs());
-                return Err(ReclaimError { what: format!("process {}", self.leader.pid), why });
+                return Err(ReclaimError { what: format!("process {}", self.process.pid), why });
             }
             let Some(record) = self.record.take() else { return Ok(()) };
             // Whoever watched has let go of it.
             match self.group.take().and_then(Rc::into_inner) {
                 Some(group) => {
                     let what = group.labels().map(|label| format!("cgroup {label}")).collect::<Vec<_>>().join(", ");
-                    let taken = self.limits.take_back(group).await;
+                    let taken = self.cgroups.release(group).await;
                     taken.map_err(|error| ReclaimError { what, why: error.to_string() })?;
                 }
-                None => self.stragglers.end(record.family.clone()).await.map_err(|why| ReclaimError {
-                    what: format!("what process {} has left behind", self.leader.pid),
+                None => self.orphan_reaper.end(record.tree.clone()).await.map_err(|why| ReclaimError {
+                    what: format!("what process {} has left behind", self.process.pid),
                     why,
                 })?,
             }
@@ -150,7 +150,7 @@ impl Guest for ProcessGuest {
     }
 }
 
-impl Drop for ProcessGuest {
+impl Drop for ProcessHandle {
     fn drop(&mut self) {
         self.end();
     }
@@ -159,17 +159,17 @@ impl Drop for ProcessGuest {
 /// Reaps the child, and then ends what it has left behind: an instance lives as long as its first process.
 async fn watch(
     child: Child,
-    leader: Rc<Leader>,
+    process: Rc<MainProcess>,
     mut output: JoinHandle<()>,
     group: Option<Rc<Group>>,
     memory: u64,
     told: oneshot::Sender<GuestExit>,
 ) {
     let ended = child.ended().await;
-    let killed = leader.state.get() == State::Killed;
+    let killed = process.state.get() == State::Killed;
     // Its process group first, as long as the number is its own for sure.
-    leader.kill();
-    leader.state.set(State::Reaped);
+    process.kill();
+    process.state.set(State::Reaped);
     let status = ended.and_then(|()| child.reap());
     let starved = group.as_ref().is_some_and(|group| {
         group.kill();
@@ -197,10 +197,10 @@ fn exit(status: io::Result<ExitStatus>, starved: bool, memory: u64) -> GuestExit
 }
 
 /// Moves everything that comes out of the pipe into the log, until the last writer has closed it.
-pub async fn collect(mut pipe: pipe::Receiver, log: OutputLog) {
+pub async fn pump_output(mut pipe: pipe::Receiver, log: OutputLog) {
     let mut chunk = vec![0; CHUNK];
     let mut unfinished = false;
-    let mut pace = Pace::new();
+    let mut pace = OutputThrottle::new();
     while let Ok(count @ 1..) = pipe.read(&mut chunk).await {
         log.write(&chunk[..count]);
         unfinished = !chunk[..count].ends_with(b"\n");

@@ -9,7 +9,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::record::Family;
+use super::record::ProcessTree;
 
 /// The name of the mark in the environment.
 pub const MARK: &str = "INSTANCE_ID";
@@ -38,11 +38,11 @@ pub enum Condition {
     Dead,
 }
 
-/// The living processes of `families`. Neither `own` nor what it descends from is ever among them.
-pub fn members<'p>(processes: &'p [Process], families: &[Family], own: i32) -> Vec<&'p Process> {
+/// The living processes of `trees`. Neither `own` nor what it descends from is ever among them.
+pub fn members<'p>(processes: &'p [Process], trees: &[ProcessTree], own: i32) -> Vec<&'p Process> {
     let by_pid: HashMap<i32, &Process> = processes.iter().map(|process| (process.pid, process)).collect();
-    let instances: HashSet<&str> = families.iter().map(|family| family.instance.as_str()).collect();
-    let leaders = families.iter().filter_map(|family| family.leader);
+    let instances: HashSet<&str> = trees.iter().map(|tree| tree.instance.as_str()).collect();
+    let leaders = trees.iter().filter_map(|tree| tree.leader);
     // Who has the number of a leader and is somebody else has begun a session of that number himself.
     let sessions: HashSet<i32> = leaders
         .filter(|leader| by_pid.get(&leader.pid).is_none_or(|process| leader.is(process)))
@@ -69,7 +69,7 @@ pub fn members<'p>(processes: &'p [Process], families: &[Family], own: i32) -> V
     processes.iter().filter(|process| found.contains(&process.pid) && process.condition != Condition::Dead).collect()
 }
 
-impl super::record::Leader {
+impl super::record::SessionLeader {
     fn is(&self, process: &Process) -> bool {
         self.pid == process.pid && (self.after..=self.before).contains(&process.started)
     }
@@ -77,7 +77,7 @@ impl super::record::Leader {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::record::Leader, *};
+    use super::{super::record::SessionLeader, *};
 
     const OWN: i32 = 50;
 
@@ -86,47 +86,47 @@ mod tests {
         Process { pid, parent, session, started, condition: Condition::Alive, instance: None }
     }
 
-    fn family(leader: Option<(i32, u64)>) -> Family {
-        let leader = leader.map(|(pid, after)| Leader { pid, after, before: after + 1 });
-        Family { instance: "i".to_owned(), leader }
+    fn tree(leader: Option<(i32, u64)>) -> ProcessTree {
+        let leader = leader.map(|(pid, after)| SessionLeader { pid, after, before: after + 1 });
+        ProcessTree { instance: "i".to_owned(), leader }
     }
 
     /// The members, with the daemon and what is above it in the table.
-    fn found(mut processes: Vec<Process>, family: Family) -> Vec<i32> {
+    fn found(mut processes: Vec<Process>, tree: ProcessTree) -> Vec<i32> {
         processes.extend([process(1, 0, 1, 0), process(40, 1, 40, 10), process(OWN, 40, 40, 900)]);
-        members(&processes, &[family], OWN).into_iter().map(|process| process.pid).collect()
+        members(&processes, &[tree], OWN).into_iter().map(|process| process.pid).collect()
     }
 
     #[test]
     fn a_leader_is_known_by_its_start_and_not_by_its_number_alone() {
-        assert_eq!(found(vec![process(7, 1, 7, 100)], family(Some((7, 100)))), [7]);
-        assert_eq!(found(vec![process(7, 1, 7, 101)], family(Some((7, 100)))), [7]);
+        assert_eq!(found(vec![process(7, 1, 7, 100)], tree(Some((7, 100)))), [7]);
+        assert_eq!(found(vec![process(7, 1, 7, 101)], tree(Some((7, 100)))), [7]);
         for start in [99, 102, 5000] {
             let somebody = vec![process(7, 1, 7, start), process(8, 7, 7, start + 1)];
-            assert_eq!(found(somebody, family(Some((7, 100)))), [0; 0], "started at {start}");
+            assert_eq!(found(somebody, tree(Some((7, 100)))), [0; 0], "started at {start}");
         }
     }
 
     #[test]
     fn those_of_its_session_are_members_with_and_without_the_leader() {
         let session = vec![process(8, 1, 7, 105), process(9, 8, 7, 106), process(10, 1, 10, 107)];
-        assert_eq!(found(session.clone(), family(Some((7, 100)))), [8, 9]);
+        assert_eq!(found(session.clone(), tree(Some((7, 100)))), [8, 9]);
         let zombie = Process { condition: Condition::Dead, ..process(7, 1, 7, 100) };
-        assert_eq!(found([session, vec![zombie]].concat(), family(Some((7, 100)))), [8, 9]);
+        assert_eq!(found([session, vec![zombie]].concat(), tree(Some((7, 100)))), [8, 9]);
     }
 
     #[test]
     fn descendants_are_members_in_whatever_session() {
         let line = vec![process(7, 1, 7, 100), process(8, 7, 8, 101), process(9, 8, 9, 102), process(10, 1, 10, 103)];
-        assert_eq!(found(line, family(Some((7, 100)))), [7, 8, 9]);
+        assert_eq!(found(line, tree(Some((7, 100)))), [7, 8, 9]);
     }
 
     #[test]
     fn the_mark_alone_is_enough_and_finds_one_that_was_never_written_down() {
         let marked = |mark: &str| Process { instance: Some(mark.to_owned()), ..process(8, 1, 8, 101) };
         let child = process(9, 8, 9, 102);
-        assert_eq!(found(vec![marked("i"), child.clone()], family(None)), [8, 9]);
-        assert_eq!(found(vec![marked("other"), child], family(None)), [0; 0]);
+        assert_eq!(found(vec![marked("i"), child.clone()], tree(None)), [8, 9]);
+        assert_eq!(found(vec![marked("other"), child], tree(None)), [0; 0]);
     }
 
     #[test]
@@ -134,21 +134,21 @@ mod tests {
         // Somebody has started it from within an instance of its predecessor.
         let marked = |pid, parent| Process { instance: Some("i".to_owned()), ..process(pid, parent, pid, 20) };
         let table = vec![marked(1, 0), marked(40, 1), marked(OWN, 40), marked(41, 40), process(60, 45, 60, 950)];
-        let found: Vec<i32> = members(&table, &[family(None)], OWN).iter().map(|process| process.pid).collect();
+        let found: Vec<i32> = members(&table, &[tree(None)], OWN).iter().map(|process| process.pid).collect();
         assert_eq!(found, [41]);
     }
 
     #[test]
     fn a_parent_that_is_younger_than_its_child_is_not_its_parent() {
         let table = vec![process(7, 1, 7, 100), process(8, 7, 8, 90)];
-        assert_eq!(found(table, family(Some((7, 100)))), [7]);
+        assert_eq!(found(table, tree(Some((7, 100)))), [7]);
     }
 
     #[test]
     fn a_circle_in_a_table_that_changed_while_it_was_read_is_no_endless_one() {
         let table = vec![process(7, 8, 7, 100), process(8, 7, 8, 100)];
-        assert_eq!(found(table, family(Some((7, 100)))), [7, 8]);
+        assert_eq!(found(table, tree(Some((7, 100)))), [7, 8]);
         let table = vec![process(OWN, 51, OWN, 1), process(51, OWN, 51, 1)];
-        assert_eq!(members(&table, &[family(None)], OWN), [] as [&Process; 0]);
+        assert_eq!(members(&table, &[tree(None)], OWN), [] as [&Process; 0]);
     }
 }

@@ -9,7 +9,7 @@ use std::{
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::{host::MemoryBudget, net::Subnet};
+use crate::{host::budget::MemoryBudget, net::Subnet};
 
 /// Runs functions as unikernels, microVMs, containers and processes behind one HTTP endpoint.
 #[derive(Debug, Parser)]

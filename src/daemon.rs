@@ -13,13 +13,13 @@ use unifaas_actors::{Admission, Callbacks, Directory, DrainAll, Follow, Limits, 
 use crate::{
     cli::Serve,
     host,
+    host::function_peers::FunctionPeers,
+    host::open_files,
+    host::signals::Signals,
     http::{self, BindError, Listeners, Servers, Settings, Shared},
     log::{self, Logging},
-    neighbours::Neighbours,
     net::{NetError, Subnet},
-    open_files,
     sandbox::{EngineSettings, Engines},
-    signals::Signals,
     state::{self, State, StateError},
 };
 
@@ -81,12 +81,12 @@ async fn serve(options: Serve, lasting: &mut Lasting) -> Result<(), StartError> 
     let limits = Limits {
         memory: options.memory_budget.resolve(),
         process_starts: options.max_process_starts.map_or(usize::MAX, NonZeroUsize::get),
-        starts: options.max_starts.map_or_else(host::usual_starts, NonZeroUsize::get),
+        starts: options.max_starts.map_or_else(host::budget::default_max_starts, NonZeroUsize::get),
     };
     let admission = Admission::new(limits);
     let (subnet, tap_pool) = (options.subnet, options.tap_pool);
-    let neighbours = Neighbours::default();
-    let engine_settings = EngineSettings { callback, subnet, tap_pool, neighbours: neighbours.clone() };
+    let peers = FunctionPeers::default();
+    let engine_settings = EngineSettings { callback, subnet, tap_pool, peers: peers.clone() };
     let engines = Engines::new(engine_settings.clone(), state, &log)?;
     engines.reclaim(left, state, &engine_settings, &log).await;
     engines.prepare(drafts.values().filter_map(|draft| draft.as_deref().ok())).await?;
@@ -120,7 +120,7 @@ async fn serve(options: Serve, lasting: &mut Lasting) -> Result<(), StartError> 
     };
     let functions = directory.all().len();
     let log_of_workers = log.new(o!());
-    let shared = Shared::new(directory, callbacks, admission, neighbours, crowd, settings, log_of_workers);
+    let shared = Shared::new(directory, callbacks, admission, peers, crowd, settings, log_of_workers);
     let shared = Arc::new(shared);
     let servers = listeners.serve(shared.clone())?;
     let admin = admin.map_or_else(String::new, |admin| format!(" admin http://{admin}"));

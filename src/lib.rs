@@ -11,12 +11,9 @@ pub mod fuzz;
 mod host;
 mod http;
 mod log;
-mod neighbours;
 mod net;
-mod open_files;
 mod relay;
 mod sandbox;
-mod signals;
 mod state;
 
 use std::{path::Path, process::ExitCode};

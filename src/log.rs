@@ -23,7 +23,7 @@ const QUEUE: usize = 4096;
 const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// Between two lines about something that others can bring about as often as they like.
-const SELDOM: Duration = Duration::from_secs(10);
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Logging for as long as it lives.
 pub struct Logging {
@@ -49,7 +49,7 @@ impl Drop for Logging {
 
 /// Keeps a line from being written as often as somebody else wants.
 #[derive(Debug, Default)]
-pub struct Seldom(Mutex<Saying>);
+pub struct LogThrottle(Mutex<Saying>);
 
 #[derive(Debug, Default)]
 struct Saying {
@@ -58,13 +58,13 @@ struct Saying {
     unsaid: u64,
 }
 
-impl Seldom {
+impl LogThrottle {
     /// Whether to say it now; how often it could have been said since it last was.
     pub fn say(&self) -> Option<u64> {
         let mut saying = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         saying.unsaid += 1;
         let now = Instant::now();
-        if saying.last.is_some_and(|last| now - last < SELDOM) {
+        if saying.last.is_some_and(|last| now - last < LOG_INTERVAL) {
             return None;
         }
         saying.last = Some(now);
@@ -123,7 +123,7 @@ fn may_be_written(record: &slog::Record<'_>) -> bool {
 /// Leaves out what others could fill a disk with.
 fn worth_writing() -> impl Fn(&slog::Record<'_>) -> bool + Send {
     // Several times a second for as long as no connection can be accepted.
-    let accepting = Seldom::default();
+    let accepting = LogThrottle::default();
     move |record| may_be_written(record) && (record.module() != "actix_server::accept" || accepting.say().is_some())
 }
 
@@ -151,9 +151,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_others_bring_about_is_said_now_and_then_with_how_often_it_was() {
-        let seldom = Seldom::default();
+        let seldom = LogThrottle::default();
         assert_eq!((seldom.say(), seldom.say(), seldom.say()), (Some(1), None, None));
-        tokio::time::advance(SELDOM).await;
+        tokio::time::advance(LOG_INTERVAL).await;
         assert_eq!((seldom.say(), seldom.say()), (Some(3), None));
     }
 }

@@ -69,7 +69,7 @@ fn is_no_function(ends: Ends, shared: &Shared) -> bool {
         return false;
     }
     match owner::of(ends.peer, ends.local) {
-        Ok(user) => !shared.neighbours.include_user(user),
+        Ok(user) => !shared.peers.include_user(user),
         Err(error) => {
             if let Some(times) = shared.strangers.say() {
                 warn!(shared.log, "admin pages are not shown: the kernel does not tell who asks for them";

@@ -19,7 +19,7 @@ use super::{
     upstream::{Answer, Connection, Exchange, ExchangeError, Pool},
     wire::{Framing, Nonsense, RequestHead, put_header, put_number},
 };
-use crate::open_files::is_exhaustion;
+use crate::host::open_files::is_exhaustion;
 
 /// How long an instance that has just become ready may refuse connections: some call back before they listen.
 const LATE_LISTENER: Duration = Duration::from_secs(1);

@@ -12,7 +12,7 @@ use super::{
     Shared,
     crowd::{Crowd, Guest},
 };
-use crate::neighbours::Neighbours;
+use crate::host::function_peers::FunctionPeers;
 
 /// Which of the daemon's listeners.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,14 +31,14 @@ pub struct Ends {
 
 impl Door {
     /// Whether whoever is at the other end of such a connection is heard.
-    fn is_open_to(self, Ends { peer, local }: Ends, neighbours: &Neighbours) -> bool {
+    fn is_open_to(self, Ends { peer, local }: Ends, peers: &FunctionPeers) -> bool {
         let (from, at) = (peer.ip().to_canonical(), local.ip().to_canonical());
         match self {
             _ if from.is_loopback() => true,
             // Functions are called; whom they call is no business of the daemon.
-            Door::Front | Door::Admin => !neighbours.include(peer),
+            Door::Front | Door::Admin => !peers.include(peer),
             // Functions, and this host, which calls itself at whichever address it has. Nobody else has a token.
-            Door::Callback => from == at || neighbours.include(peer),
+            Door::Callback => from == at || peers.include(peer),
         }
     }
 
@@ -56,7 +56,7 @@ pub fn let_in(door: Door, shared: &Shared, crowd: &Rc<Crowd>, connection: &TcpSt
     // One that has broken already has no ends.
     let ends = Ends { peer: connection.peer_addr().ok()?, local: connection.local_addr().ok()? };
     let from = ends.peer.ip();
-    if !door.is_open_to(ends, &shared.neighbours) {
+    if !door.is_open_to(ends, &shared.peers) {
         if door == Door::Callback {
             shared.callbacks.refuse();
         }
@@ -82,10 +82,10 @@ mod tests {
 
     #[track_caller]
     fn check(door: Door, peer: &str, local: &str, open: bool) {
-        let neighbours = Neighbours::default();
-        neighbours.add_network("bridge", vec!["172.17.0.0/16".parse().unwrap()]);
+        let peers = FunctionPeers::default();
+        peers.add_network("bridge", vec!["172.17.0.0/16".parse().unwrap()]);
         let ends = Ends { peer: peer.parse().unwrap(), local: local.parse().unwrap() };
-        assert_eq!(door.is_open_to(ends, &neighbours), open, "{door:?}: {ends:?}");
+        assert_eq!(door.is_open_to(ends, &peers), open, "{door:?}: {ends:?}");
     }
 
     #[test]

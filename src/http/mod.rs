@@ -56,7 +56,7 @@ use slog::Logger;
 use tokio::{net::TcpSocket, time::Instant};
 use unifaas_actors::{Admission, Callbacks, Directory};
 
-use crate::{log::Seldom, neighbours::Neighbours};
+use crate::{host::function_peers::FunctionPeers, log::LogThrottle};
 use admin::Audience;
 use room::Room;
 use server::Listener;
@@ -84,13 +84,13 @@ pub struct Shared {
     /// When the daemon started.
     pub started: Instant,
     /// Where functions are, and as whom they run.
-    pub neighbours: Neighbours,
+    pub peers: FunctionPeers,
     limits: Limits,
     /// The places at the front.
     room: Arc<Room>,
-    strangers: Seldom,
-    crowded: Seldom,
-    forgers: Seldom,
+    strangers: LogThrottle,
+    crowded: LogThrottle,
+    forgers: LogThrottle,
     draining: AtomicBool,
 }
 
@@ -133,7 +133,7 @@ impl Shared {
         directory: Arc<Directory>,
         callbacks: Arc<Callbacks>,
         admission: Arc<Admission>,
-        neighbours: Neighbours,
+        peers: FunctionPeers,
         limits: Limits,
         settings: Settings,
         log: Logger,
@@ -148,7 +148,7 @@ impl Shared {
             log,
             settings,
             started,
-            neighbours,
+            peers,
             limits,
             room,
             strangers,

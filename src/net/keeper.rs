@@ -28,7 +28,7 @@ use super::{
     sysctl,
     tap::NewTap,
 };
-use crate::state::{Entry, Thing};
+use crate::state::{JournalEntry, Resource};
 
 /// Between a tap that could not be prepared and the next attempt.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -117,7 +117,7 @@ pub(super) struct Keeper {
     /// Interfaces that forward since then.
     uplinks: Vec<String>,
     /// What is written down of all that.
-    entries: Vec<Entry>,
+    entries: Vec<JournalEntry>,
     log: Logger,
 }
 
@@ -144,8 +144,8 @@ impl Keeper {
 
     async fn prepare(&mut self) -> Result<(), NetError> {
         let Settings { subnet, mark, callback, .. } = self.settings;
-        let thing = Thing::Network { mark: mark.closed(), subnet: subnet.to_string() };
-        self.entries.push(self.settings.journal.enter(thing).await?);
+        let resource = Resource::Network { mark: mark.closed(), subnet: subnet.to_string() };
+        self.entries.push(self.settings.journal.record(resource).await?);
         self.netlink.reserve(subnet, mark).await.map_err(refused("the route that reserves the subnet"))?;
         // Of two daemons that reserve at the same moment each sees the other one by now, at the latest.
         look_for_conflicts(&self.netlink, subnet, mark).await?;
@@ -352,7 +352,7 @@ impl Keeper {
             if sysctl::forwards(&uplink).map_err(refused("forwarding"))? && !others.contains(&uplink) {
                 continue;
             }
-            self.entries.push(self.settings.journal.enter(Thing::Forwarding { interface: uplink.clone() }).await?);
+            self.entries.push(self.settings.journal.record(Resource::Forwarding { interface: uplink.clone() }).await?);
             debug!(self.log, "forwarding is switched on for guests with egress"; "interface" => &uplink);
             Fence::guard(self.settings.mark, &uplink)?;
             self.uplinks.push(uplink.clone());
@@ -366,7 +366,7 @@ impl Keeper {
         let Settings { mark, subnet, .. } = self.settings;
         let remains = Remains { marks: vec![mark], subnets: vec![subnet], uplinks: self.uplinks };
         if cleaning::clean(&self.netlink, &remains, &self.log).await.whole {
-            self.entries.into_iter().for_each(Entry::strike);
+            self.entries.into_iter().for_each(JournalEntry::remove);
         }
     }
 }

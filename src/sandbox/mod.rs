@@ -37,10 +37,10 @@ use process::{OrphanReaper, ProcessRuntime, Processes, Spawner};
 use vm::{Machines, VmSettings};
 
 use crate::{
-    neighbours::Neighbours,
+    host::function_peers::FunctionPeers,
+    host::open_files,
     net::{Mark, NetError, Subnet},
-    open_files,
-    state::{Leftovers, State},
+    state::{Recovered, State},
 };
 
 /// What engines have to know of the daemon.
@@ -53,7 +53,7 @@ pub struct EngineSettings {
     /// Taps that are kept prepared for them.
     pub tap_pool: usize,
     /// Is told in which networks there are instances.
-    pub neighbours: Neighbours,
+    pub peers: FunctionPeers,
 }
 
 /// All engines of this host.
@@ -74,18 +74,18 @@ impl Engines {
     /// # Panics
     /// Outside of an arbiter (or another tokio `LocalSet`).
     pub fn new(settings: EngineSettings, state: &State, log: &Logger) -> io::Result<Self> {
-        let EngineSettings { callback, subnet, tap_pool, neighbours } = settings;
+        let EngineSettings { callback, subnet, tap_pool, peers } = settings;
         let runtime = ProcessRuntime {
             ports: Ports::below_ephemeral(),
             cgroups: CgroupAllocator::set_up(state, log),
             journal: state.journal.clone(),
             spawner: Spawner::new()?,
             orphan_reaper: OrphanReaper::default(),
-            neighbours: neighbours.clone(),
+            peers: peers.clone(),
         };
-        let vms = VmSettings { subnet, tap_pool, callback, neighbours: neighbours.clone() };
+        let vms = VmSettings { subnet, tap_pool, callback, peers: peers.clone() };
         Ok(Self {
-            containers: Containers::new(callback, state, neighbours, log),
+            containers: Containers::new(callback, state, peers, log),
             machines: Machines::new(vms, runtime.clone(), state, log),
             cgroups: runtime.cgroups.clone(),
             processes: Processes::new(Callback::local(callback), runtime),
@@ -93,11 +93,11 @@ impl Engines {
     }
 
     /// Removes what earlier daemons of the state directory have left.
-    pub async fn reclaim(&self, mut left: Leftovers, state: &State, settings: &EngineSettings, log: &Logger) {
+    pub async fn reclaim(&self, mut left: Recovered, state: &State, settings: &EngineSettings, log: &Logger) {
         if left.damaged > 0 {
             for orphan in self.cgroups.orphans() {
-                if let Ok(entry) = state.journal.enter(orphan.clone()).await {
-                    left.things.push((entry, orphan));
+                if let Ok(entry) = state.journal.record(orphan.clone()).await {
+                    left.resources.push((entry, orphan));
                 }
             }
         }
@@ -110,7 +110,7 @@ impl Engines {
     /// # Panics
     /// Outside of an arbiter (or another tokio `LocalSet`).
     pub fn shutdown(&self) {
-        self.containers.farewell();
+        self.containers.shutdown();
     }
 
     /// Prepares what `functions` need at once, and finds out whether it can be had.

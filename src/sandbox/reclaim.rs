@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     net::{self, Mark, Remains, Subnet},
-    state::{self, Entry, Leftovers, ProcessTree, Thing},
+    state::{self, JournalEntry, ProcessTree, Recovered, Resource},
 };
 
 /// How long processes that hang in the kernel may keep the daemon from serving.
@@ -30,27 +30,27 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// What leftovers there are, by kind.
 #[derive(Default)]
 struct Kinds {
-    trees: Vec<(Entry, ProcessTree)>,
-    cgroups: Vec<(Entry, String, String)>,
-    containers: Vec<(Entry, String, String)>,
-    network: Vec<Entry>,
+    trees: Vec<(JournalEntry, ProcessTree)>,
+    cgroups: Vec<(JournalEntry, String, String)>,
+    containers: Vec<(JournalEntry, String, String)>,
+    network: Vec<JournalEntry>,
     remains: Remains,
 }
 
 impl Kinds {
-    fn of(things: Vec<(Entry, Thing)>) -> Self {
+    fn of(resources: Vec<(JournalEntry, Resource)>) -> Self {
         let mut kinds = Self::default();
-        for (entry, thing) in things {
-            match thing {
-                Thing::Process(tree) => kinds.trees.push((entry, tree)),
-                Thing::Cgroups { hierarchy, path } => kinds.cgroups.push((entry, hierarchy, path)),
-                Thing::Container { engine, name } => kinds.containers.push((entry, engine, name)),
-                Thing::Network { mark, subnet } => {
+        for (entry, resource) in resources {
+            match resource {
+                Resource::Process(tree) => kinds.trees.push((entry, tree)),
+                Resource::Cgroups { hierarchy, path } => kinds.cgroups.push((entry, hierarchy, path)),
+                Resource::Container { engine, name } => kinds.containers.push((entry, engine, name)),
+                Resource::Network { mark, subnet } => {
                     kinds.network.push(entry);
                     kinds.remains.marks.push(Mark::new(mark));
                     kinds.remains.subnets.extend(subnet.parse::<Subnet>());
                 }
-                Thing::Forwarding { interface } => {
+                Resource::Forwarding { interface } => {
                     kinds.network.push(entry);
                     kinds.remains.uplinks.push(interface);
                 }
@@ -64,9 +64,9 @@ impl Kinds {
 ///
 /// # Panics
 /// Outside of a `LocalSet`.
-pub async fn run(left: Leftovers, containers: &Containers, mark: Mark, subnet: Subnet, log: &Logger) {
-    let Leftovers { things, directories, lost, damaged } = left;
-    let Kinds { trees, cgroups, containers: left, network, mut remains } = Kinds::of(things);
+pub async fn run(left: Recovered, containers: &Containers, mark: Mark, subnet: Subnet, log: &Logger) {
+    let Recovered { resources, directories, lost, damaged } = left;
+    let Kinds { trees, cgroups, containers: left, network, mut remains } = Kinds::of(resources);
     if lost > 0 {
         info!(log, "of what an earlier daemon had, some went with the host or the namespace it ran in"; "count" => lost);
     }
@@ -89,7 +89,7 @@ pub async fn run(left: Leftovers, containers: &Containers, mark: Mark, subnet: S
     let _ = future::join(ended, cleaned).await;
 }
 
-/// One line for each kind of thing that was there.
+/// One line for each kind of resource that was there.
 pub fn report(log: &Logger, kind: &'static str, count: usize) {
     if count > 0 {
         info!(log, "removed what an earlier daemon left"; "kind" => kind, "count" => count);
@@ -101,32 +101,32 @@ fn complain(log: &Logger, what: &str, error: &io::Error) {
 }
 
 /// Ends processes that are known, and those that are in cgroups that are known.
-async fn end(trees: Vec<(Entry, ProcessTree)>, cgroups: Vec<(Entry, String, String)>, log: Logger) {
+async fn end(trees: Vec<(JournalEntry, ProcessTree)>, cgroups: Vec<(JournalEntry, String, String)>, log: Logger) {
     let (ended, killed) = future::join(end_processes(trees, &log), remove_cgroups(cgroups, &log)).await;
     // With a cgroup it is a matter of chance by which of them a process is found first; by both, as often as not.
     report(&log, "processes", ended.union(&killed).count());
 }
 
-async fn end_processes(left: Vec<(Entry, ProcessTree)>, log: &Logger) -> HashSet<i32> {
+async fn end_processes(left: Vec<(JournalEntry, ProcessTree)>, log: &Logger) -> HashSet<i32> {
     if left.is_empty() {
         return HashSet::new();
     }
-    let (entries, trees): (Vec<Entry>, Vec<ProcessTree>) = left.into_iter().unzip();
+    let (entries, trees): (Vec<JournalEntry>, Vec<ProcessTree>) = left.into_iter().unzip();
     let looked = task::spawn_blocking(move || state::kill_process_trees(&trees)).await;
     let (ended, result) = looked.unwrap_or_else(|error| (HashSet::new(), Err(io::Error::other(error))));
     match result {
-        Ok(()) => entries.into_iter().for_each(Entry::strike),
+        Ok(()) => entries.into_iter().for_each(JournalEntry::remove),
         Err(error) => complain(log, "processes", &error),
     }
     ended
 }
 
 /// Whoever was killed in them.
-async fn remove_cgroups(left: Vec<(Entry, String, String)>, log: &Logger) -> HashSet<i32> {
+async fn remove_cgroups(left: Vec<(JournalEntry, String, String)>, log: &Logger) -> HashSet<i32> {
     let mut removed = Removed::default();
     for (entry, hierarchy, path) in left {
         match cgroup::remove(&hierarchy, &path, &mut removed).await {
-            Ok(()) => entry.strike(),
+            Ok(()) => entry.remove(),
             Err(error) => complain(log, &format!("cgroup {path}"), &error),
         }
     }
@@ -134,12 +134,12 @@ async fn remove_cgroups(left: Vec<(Entry, String, String)>, log: &Logger) -> Has
     removed.processes
 }
 
-async fn clean_network(entries: Vec<Entry>, remains: Remains, log: &Logger) {
+async fn clean_network(entries: Vec<JournalEntry>, remains: Remains, log: &Logger) {
     match net::clean_up(remains, log.clone()).await {
         Ok(cleaned) => {
             if cleaned.whole {
                 report(log, "networks", entries.len());
-                entries.into_iter().for_each(Entry::strike);
+                entries.into_iter().for_each(JournalEntry::remove);
             }
             report(log, "taps", cleaned.taps);
         }

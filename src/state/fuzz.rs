@@ -9,7 +9,7 @@ pub fn journal(data: &[u8]) {
     let Some((place, text)) = data.split_first() else { return };
     let replay = Replay::of(text);
     let lines = newlines(text);
-    assert!(replay.things.len() + replay.damaged <= lines);
+    assert!(replay.resources.len() + replay.damaged <= lines);
     check_torn(text, text.len() * usize::from(*place) / 255);
 
     let anew = written_anew(&replay);
@@ -23,7 +23,7 @@ fn check_torn(text: &[u8], end: usize) {
     let torn = &text[..end];
     let whole = torn.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
     assert_eq!(Replay::of(torn), Replay::of(&torn[..whole]));
-    let lost = Replay::of(text).things.len().abs_diff(Replay::of(torn).things.len());
+    let lost = Replay::of(text).resources.len().abs_diff(Replay::of(torn).resources.len());
     assert!(lost <= newlines(&text[whole..]));
 }
 
@@ -32,26 +32,26 @@ fn check_changed(text: &[u8]) {
     let before = Replay::of(text);
     let scribbled = Replay::of(&[b"{\"enter\":{}}\n\xff\n", text, b"\n{\"strike\":1}\n{\"strike\""].concat());
     assert_eq!(scribbled.damaged, 3);
-    assert_eq!(scribbled.things, before.things);
+    assert_eq!(scribbled.resources, before.resources);
 
-    let Some((number, (_, thing))) = before.things.first_key_value() else { return };
+    let Some((number, (_, resource))) = before.resources.first_key_value() else { return };
     let (mut struck, mut amended) = (text.to_vec(), text.to_vec());
     Line::Strike { number: *number }.append_to(&mut struck);
-    Line::Enter { number: *number, thing: thing.clone() }.append_to(&mut amended);
-    let rest = before.things.iter().skip(1);
-    assert!(Replay::of(&struck).things.iter().eq(rest.clone()));
-    assert!(Replay::of(&amended).things.iter().skip(1).eq(rest));
-    assert_eq!(Replay::of(&amended).things[number].1, *thing);
+    Line::Enter { number: *number, resource: resource.clone() }.append_to(&mut amended);
+    let rest = before.resources.iter().skip(1);
+    assert!(Replay::of(&struck).resources.iter().eq(rest.clone()));
+    assert!(Replay::of(&amended).resources.iter().skip(1).eq(rest));
+    assert_eq!(Replay::of(&amended).resources[number].1, *resource);
 }
 
-/// The same things in as few lines as can be. Those of which nobody knows the origin come first.
+/// The same resources in as few lines as can be. Those of which nobody knows the origin come first.
 fn written_anew(replay: &Replay) -> Vec<u8> {
     let mut text = Vec::new();
     let (of_nobody, of_somebody): (Vec<_>, Vec<_>) =
-        replay.things.iter().partition(|(_, (origin, _))| origin.is_none());
-    for (number, (origin, thing)) in of_nobody.into_iter().chain(of_somebody) {
+        replay.resources.iter().partition(|(_, (origin, _))| origin.is_none());
+    for (number, (origin, resource)) in of_nobody.into_iter().chain(of_somebody) {
         let lines = origin.clone().map(Line::Daemon).into_iter();
-        for line in lines.chain([Line::Enter { number: *number, thing: thing.clone() }]) {
+        for line in lines.chain([Line::Enter { number: *number, resource: resource.clone() }]) {
             let before = newlines(&text);
             line.append_to(&mut text);
             assert_eq!(newlines(&text), before + 1, "a line is one");

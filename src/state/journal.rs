@@ -21,12 +21,12 @@ use tokio::sync::oneshot;
 use unifaas_actors::sandbox::LaunchError;
 
 use super::{
-    book::{Book, Change},
-    record::{Origin, Thing},
+    journal_file::{Change, JournalFile},
+    record::{Origin, Resource},
 };
 
 /// Orders that are carried out with one write.
-const TOGETHER: usize = 128;
+const MAX_BATCH: usize = 128;
 
 /// Why something cannot be written down, and so must not be made.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -56,95 +56,99 @@ pub fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
 }
 
-/// Where things are written down. Clones write to the same file, from any thread.
+/// Where resources are written down. Clones write to the same file, from any thread.
 #[derive(Debug, Clone)]
 pub struct Journal {
-    orders: Sender<Order>,
+    requests: Sender<Request>,
     next: Arc<AtomicU64>,
 }
 
 /// Something that is written down. Whoever gives it back strikes it out; if nobody does, the next daemon will look.
 #[derive(Debug)]
-pub struct Entry {
-    orders: Sender<Order>,
+pub struct JournalEntry {
+    requests: Sender<Request>,
     number: u64,
 }
 
 #[derive(Debug)]
-enum Order {
-    Enter { number: u64, thing: Thing, written: oneshot::Sender<Result<(), JournalError>> },
+enum Request {
+    Record { number: u64, resource: Resource, written: oneshot::Sender<Result<(), JournalError>> },
     Change(Change),
     Flush(Sender<()>),
 }
 
 impl Journal {
-    /// Writes a journal that says what `things` says, in place of the one that is there. Gives the entries back.
-    pub fn begin(path: PathBuf, origin: Origin, things: Vec<Thing>) -> io::Result<(Self, Vec<(Entry, Thing)>)> {
-        let book = Book::begin(path.clone(), origin, (0..).zip(things.clone()).collect())?;
-        let next = Arc::new(AtomicU64::new(things.len() as u64));
-        let (orders, given) = crossbeam_channel::unbounded();
-        thread::Builder::new().name("journal".to_owned()).spawn(move || keep(book, &path, &given))?;
-        let entry = |number| Entry { orders: orders.clone(), number };
-        let entries = (0..).map(entry).zip(things).collect();
-        Ok((Self { orders, next }, entries))
+    /// Writes a journal that says what `resources` says, in place of the one that is there. Gives the entries back.
+    pub fn begin(
+        path: PathBuf,
+        origin: Origin,
+        resources: Vec<Resource>,
+    ) -> io::Result<(Self, Vec<(JournalEntry, Resource)>)> {
+        let file = JournalFile::begin(path.clone(), origin, (0..).zip(resources.clone()).collect())?;
+        let next = Arc::new(AtomicU64::new(resources.len() as u64));
+        let (requests, received) = crossbeam_channel::unbounded();
+        thread::Builder::new().name("journal".to_owned()).spawn(move || keep(file, &path, &received))?;
+        let entry = |number| JournalEntry { requests: requests.clone(), number };
+        let entries = (0..).map(entry).zip(resources).collect();
+        Ok((Self { requests, next }, entries))
     }
 
     /// Writes down what is about to be made.
-    pub async fn enter(&self, thing: Thing) -> Result<Entry, JournalError> {
+    pub async fn record(&self, resource: Resource) -> Result<JournalEntry, JournalError> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let (written, told) = oneshot::channel();
         // The thread is there for as long as there is a sender.
-        let _ = self.orders.send(Order::Enter { number, thing, written });
+        let _ = self.requests.send(Request::Record { number, resource, written });
         // Nobody may be waiting any more when it is written: then nothing is made, either.
-        let entry = Entry { orders: self.orders.clone(), number };
-        let forsaken = scopeguard::guard(entry, Entry::strike);
+        let entry = JournalEntry { requests: self.requests.clone(), number };
+        let forsaken = scopeguard::guard(entry, JournalEntry::remove);
         let Ok(written) = told.await else { unreachable!("every order is carried out") };
         let entry = ScopeGuard::into_inner(forsaken);
         written.map(|()| entry)
     }
 
     /// The same for those who cannot await, and hold up nobody.
-    pub fn enter_blocking(&self, thing: Thing) -> Result<Entry, JournalError> {
-        executor::block_on(self.enter(thing))
+    pub fn record_blocking(&self, resource: Resource) -> Result<JournalEntry, JournalError> {
+        executor::block_on(self.record(resource))
     }
 
     /// Blocks until everything that was ordered has been carried out.
     pub fn flush(&self) {
         let (done, told) = crossbeam_channel::bounded(1);
-        let _ = self.orders.send(Order::Flush(done));
+        let _ = self.requests.send(Request::Flush(done));
         let _ = told.recv();
     }
 }
 
-impl Entry {
+impl JournalEntry {
     /// Writes down what more is known by now, soon. What was known before is enough to find it again, so that this may
     /// fail.
-    pub fn amend(&self, thing: Thing) {
-        let _ = self.orders.send(Order::Change(Change::Amend { number: self.number, thing }));
+    pub fn update(&self, resource: Resource) {
+        let _ = self.requests.send(Request::Change(Change::Update { number: self.number, resource }));
     }
 
     /// It is no more, which is written down soon. Where that cannot be, the next daemon looks for it in vain.
-    pub fn strike(self) {
-        let _ = self.orders.send(Order::Change(Change::Strike { number: self.number }));
+    pub fn remove(self) {
+        let _ = self.requests.send(Request::Change(Change::Remove { number: self.number }));
     }
 }
 
 /// The work of the thread.
-fn keep(mut book: Book, path: &Path, given: &Receiver<Order>) {
-    while let Ok(first) = given.recv() {
+fn keep(mut file: JournalFile, path: &Path, received: &Receiver<Request>) {
+    while let Ok(first) = received.recv() {
         let (mut changes, mut entered, mut flushed) = (Vec::new(), Vec::new(), Vec::new());
-        for order in iter::once(first).chain(given.try_iter().take(TOGETHER)) {
+        for order in iter::once(first).chain(received.try_iter().take(MAX_BATCH)) {
             match order {
-                Order::Enter { number, thing, written } => {
-                    changes.push(Change::Enter { number, thing });
+                Request::Record { number, resource, written } => {
+                    changes.push(Change::Record { number, resource });
                     entered.push(written);
                 }
-                Order::Change(change) => changes.push(change),
-                Order::Flush(done) => flushed.push(done),
+                Request::Change(change) => changes.push(change),
+                Request::Flush(done) => flushed.push(done),
             }
         }
         let error = |source| JournalError { path: path.to_owned(), source: Arc::new(source) };
-        let result = book.write(changes).map_err(error);
+        let result = file.write(changes).map_err(error);
         for written in entered {
             let _ = written.send(result.clone());
         }
@@ -166,37 +170,37 @@ mod tests {
         directory: tempfile::TempDir,
     }
 
-    fn thing(name: &str) -> Thing {
-        Thing::Container { engine: String::new(), name: name.to_owned() }
+    fn resource(name: &str) -> Resource {
+        Resource::Container { engine: String::new(), name: name.to_owned() }
     }
 
     impl Rig {
-        fn new(things: &[&str]) -> (Self, Vec<Entry>) {
+        fn new(resources: &[&str]) -> (Self, Vec<JournalEntry>) {
             let directory = tempfile::tempdir().unwrap();
-            let things = things.iter().map(|name| thing(name)).collect();
+            let resources = resources.iter().map(|name| resource(name)).collect();
             let origin = Origin { boot: "b".to_owned(), pids: 1, network: 2 };
-            let (journal, entries) = Journal::begin(directory.path().join("journal"), origin, things).unwrap();
+            let (journal, entries) = Journal::begin(directory.path().join("journal"), origin, resources).unwrap();
             (Self { journal, directory }, entries.into_iter().map(|(entry, _)| entry).collect())
         }
 
         /// The names of what the next daemon would find, were this one to die now.
         fn found(&self) -> Vec<String> {
             let replay = Replay::of(&fs::read(self.directory.path().join("journal")).unwrap());
-            let name = |(_, thing)| match thing {
-                Thing::Container { name, .. } => name,
+            let name = |(_, resource)| match resource {
+                Resource::Container { name, .. } => name,
                 other => panic!("{other:?}"),
             };
-            replay.things.into_values().map(name).collect()
+            replay.resources.into_values().map(name).collect()
         }
     }
 
     #[tokio::test]
     async fn what_is_entered_is_in_the_file_until_it_is_struck_out() {
         let (rig, left) = Rig::new(&["left", "over"]);
-        let a = rig.journal.enter(thing("a")).await.unwrap();
+        let a = rig.journal.record(resource("a")).await.unwrap();
         assert_eq!(rig.found(), ["left", "over", "a"]);
-        a.amend(thing("a more"));
-        left.into_iter().next().unwrap().strike();
+        a.update(resource("a more"));
+        left.into_iter().next().unwrap().remove();
         rig.journal.flush();
         assert_eq!(rig.found(), ["over", "a more"]);
         drop(a);
@@ -208,9 +212,9 @@ mod tests {
     async fn many_at_once_are_all_entered_and_struck_out() {
         let (rig, _) = Rig::new(&[]);
         let names: Vec<String> = (0..1000).map(|number| format!("{number:0>4}")).collect();
-        let entries = join_all(names.iter().map(|name| rig.journal.enter(thing(name)))).await;
+        let entries = join_all(names.iter().map(|name| rig.journal.record(resource(name)))).await;
         assert_eq!(rig.found(), names);
-        entries.into_iter().for_each(|entry| entry.unwrap().strike());
+        entries.into_iter().for_each(|entry| entry.unwrap().remove());
         rig.journal.flush();
         assert_eq!(rig.found(), Vec::<String>::new());
     }
@@ -219,10 +223,10 @@ mod tests {
     fn what_nobody_waits_for_any_more_is_struck_out() {
         let (rig, _) = Rig::new(&[]);
         for _ in 0..100 {
-            let entered = rig.journal.enter(thing("forsaken")).now_or_never();
-            entered.into_iter().for_each(|entered| entered.unwrap().strike());
+            let entered = rig.journal.record(resource("forsaken")).now_or_never();
+            entered.into_iter().for_each(|entered| entered.unwrap().remove());
         }
-        let _kept = rig.journal.enter_blocking(thing("kept")).unwrap();
+        let _kept = rig.journal.record_blocking(resource("kept")).unwrap();
         assert_eq!(rig.found(), ["kept"]);
     }
 

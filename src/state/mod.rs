@@ -8,19 +8,19 @@
 //!   instances/  the files of instances, a directory each, which is its own record
 //! ```
 //!
-//! What was made and by whom is known here and nowhere else. Each engine writes its things down before it makes them and
+//! What was made and by whom is known here and nowhere else. Each engine writes its resources down before it makes them and
 //! strikes them out when it has given them back. After a daemon that could not, the next one finds them all in
-//! [`Leftovers`]; `sandbox/reclaim.rs` removes them. Processes are recognised by `process_tree.rs`, from a look into `/proc`
-//! (`proc.rs`): by number and time of start, never by name.
+//! [`Recovered`]; `sandbox/reclaim.rs` removes them. Processes are recognised by `process_tree.rs`, from a look into `/proc`
+//! (`processes.rs`): by number and time of start, never by name.
 
-mod book;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod journal;
+mod journal_file;
 mod lock;
 mod origin;
-mod proc;
 mod process_tree;
+mod processes;
 mod record;
 
 use std::{
@@ -37,11 +37,11 @@ use nix::{
     unistd::{Uid, geteuid},
 };
 
-pub use journal::{Entry, Journal, JournalError, is_full};
+pub use journal::{Journal, JournalEntry, JournalError, is_full};
 use lock::{Lock, Refusal};
-pub use proc::{boot_clock, is_stopped, kill_process_trees};
 pub use process_tree::MARK;
-pub use record::{ProcessTree, Replay, SessionLeader, Thing};
+pub use processes::{boot_clock, is_stopped, kill_process_trees};
+pub use record::{ProcessTree, Replay, Resource, SessionLeader};
 
 const LOCK: &str = "lock";
 const IDENTITY: &str = "identity";
@@ -81,19 +81,19 @@ fn pid(holder: Option<i32>) -> String {
 pub struct State {
     directory: PathBuf,
     identity: u64,
-    life: u32,
+    run_id: u32,
     pub journal: Journal,
     _lock: Lock,
 }
 
 /// What earlier daemons of the same state directory have left.
 #[derive(Debug)]
-pub struct Leftovers {
+pub struct Recovered {
     /// What was not struck out, each still written down.
-    pub things: Vec<(Entry, Thing)>,
+    pub resources: Vec<(JournalEntry, Resource)>,
     /// Directories of instances.
     pub directories: Vec<PathBuf>,
-    /// How many things are no more because the host was started anew, or not to be found from here.
+    /// How many resources are no more because the host was started anew, or not to be found from here.
     pub lost: usize,
     /// Lines of the journal that were not understood, or 1 if it is missing as a whole: there may be more.
     pub damaged: usize,
@@ -102,7 +102,7 @@ pub struct Leftovers {
 impl State {
     /// Takes the directory, and makes it if it is not there. Nothing of the leftovers has been touched, unless the files of
     /// instances had to make room on a full disk.
-    pub fn open(directory: &Path) -> Result<(Self, Leftovers), StateError> {
+    pub fn open(directory: &Path) -> Result<(Self, Recovered), StateError> {
         let error = |source| StateError::Io { path: directory.to_owned(), source };
         DirBuilder::new().recursive(true).mode(MODE).create(directory).map_err(error)?;
         let directory = directory.canonicalize().map_err(error)?;
@@ -132,19 +132,19 @@ impl State {
         let directories = entries_of(&instances).map_err(error(&instances))?;
 
         let path = directory.join(JOURNAL);
-        let Replay { things, damaged } = match read(&path).map_err(error(&path))? {
+        let Replay { resources, damaged } = match read(&path).map_err(error(&path))? {
             Some(replay) => replay,
             // Somebody has removed it.
             None => Replay { damaged: usize::from(!is_new), ..Replay::default() },
         };
         let here = origin::here().map_err(error(Path::new("/proc/self")))?;
-        let all = things.len();
-        let found = |(origin, thing): (Option<record::Origin>, Thing)| {
-            origin.is_some_and(|origin| origin.reaches(&here, &thing)).then_some(thing)
+        let all = resources.len();
+        let found = |(origin, resource): (Option<record::Origin>, Resource)| {
+            origin.is_some_and(|origin| origin.reaches(&here, &resource)).then_some(resource)
         };
-        let things: Vec<Thing> = things.into_values().filter_map(found).collect();
-        let lost = all - things.len();
-        let begin = || Journal::begin(path.clone(), here.clone(), things.clone());
+        let resources: Vec<Resource> = resources.into_values().filter_map(found).collect();
+        let lost = all - resources.len();
+        let begin = || Journal::begin(path.clone(), here.clone(), resources.clone());
         let begun = match begin() {
             // It may well be the copies of disks that leave no space.
             Err(full) if is_full(&full) && !directories.is_empty() => {
@@ -153,10 +153,10 @@ impl State {
             }
             begun => begun,
         };
-        let (journal, things) = begun.map_err(error(&path))?;
-        let life = rand::random();
-        let state = Self { directory, identity, life, journal, _lock: lock };
-        Ok((state, Leftovers { things, directories, lost, damaged }))
+        let (journal, resources) = begun.map_err(error(&path))?;
+        let run_id = rand::random();
+        let state = Self { directory, identity, run_id, journal, _lock: lock };
+        Ok((state, Recovered { resources, directories, lost, damaged }))
     }
 
     pub fn directory(&self) -> &Path {
@@ -174,8 +174,8 @@ impl State {
     }
 
     /// On everything of this daemon that a later one must tell from its own.
-    pub fn life(&self) -> String {
-        format!("{:08x}", self.life)
+    pub fn run_id(&self) -> String {
+        format!("{:08x}", self.run_id)
     }
 
     /// Where the files of instances are.
@@ -260,12 +260,12 @@ mod tests {
 
     use super::*;
 
-    fn container(name: &str) -> Thing {
-        Thing::Container { engine: "e".to_owned(), name: name.to_owned() }
+    fn container(name: &str) -> Resource {
+        Resource::Container { engine: "e".to_owned(), name: name.to_owned() }
     }
 
-    fn tree(instance: &str) -> Thing {
-        Thing::Process(ProcessTree { instance: instance.to_owned(), leader: None })
+    fn tree(instance: &str) -> Resource {
+        Resource::Process(ProcessTree { instance: instance.to_owned(), leader: None })
     }
 
     #[test]
@@ -273,29 +273,29 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let path = home.path().join("a/state");
         let (first, left) = State::open(&path).unwrap();
-        assert!(left.things.is_empty() && left.directories.is_empty());
-        first.journal.enter_blocking(container("c")).unwrap();
-        first.journal.enter_blocking(container("gone")).unwrap().strike();
-        first.journal.enter_blocking(tree("i")).unwrap();
+        assert!(left.resources.is_empty() && left.directories.is_empty());
+        first.journal.record_blocking(container("c")).unwrap();
+        first.journal.record_blocking(container("gone")).unwrap().remove();
+        first.journal.record_blocking(tree("i")).unwrap();
         fs::create_dir(first.instances().join("i")).unwrap();
-        let (identity, mark, life) = (first.identity(), first.mark(), first.life());
+        let (identity, mark, run_id) = (first.identity(), first.mark(), first.run_id());
         drop(first);
 
         let (second, left) = State::open(&path).unwrap();
         assert_eq!((second.identity(), second.mark()), (identity, mark));
-        assert_ne!(second.life(), life);
-        let (entries, things): (Vec<_>, Vec<_>) = left.things.into_iter().unzip();
-        assert_eq!(things, [container("c"), tree("i")]);
+        assert_ne!(second.run_id(), run_id);
+        let (entries, resources): (Vec<_>, Vec<_>) = left.resources.into_iter().unzip();
+        assert_eq!(resources, [container("c"), tree("i")]);
         assert_eq!(left.directories, [second.instances().join("i")]);
         assert_eq!((left.lost, left.damaged), (0, 0));
         drop(second);
 
         // It did not come to remove them; the third one does.
         let (third, left) = State::open(&path).unwrap();
-        assert_eq!(left.things.len(), 2);
-        left.things.into_iter().for_each(|(entry, _)| entry.strike());
+        assert_eq!(left.resources.len(), 2);
+        left.resources.into_iter().for_each(|(entry, _)| entry.remove());
         drop((entries, third));
-        assert!(State::open(&path).unwrap().1.things.is_empty());
+        assert!(State::open(&path).unwrap().1.resources.is_empty());
     }
 
     #[test]
@@ -309,14 +309,14 @@ mod tests {
     fn of_a_host_that_was_started_anew_only_containers_are_left() {
         let home = tempfile::tempdir().unwrap();
         let (first, _) = State::open(home.path()).unwrap();
-        first.journal.enter_blocking(tree("i")).unwrap();
-        first.journal.enter_blocking(container("c")).unwrap();
+        first.journal.record_blocking(tree("i")).unwrap();
+        first.journal.record_blocking(container("c")).unwrap();
         drop(first);
         let journal = home.path().join(JOURNAL);
         let boot = origin::here().unwrap().boot;
         fs::write(&journal, fs::read_to_string(&journal).unwrap().replace(&boot, "another")).unwrap();
         let (_second, left) = State::open(home.path()).unwrap();
-        assert_eq!(left.things.into_iter().map(|(_, thing)| thing).collect::<Vec<_>>(), [container("c")]);
+        assert_eq!(left.resources.into_iter().map(|(_, resource)| resource).collect::<Vec<_>>(), [container("c")]);
         assert_eq!(left.lost, 1);
     }
 
@@ -324,14 +324,14 @@ mod tests {
     fn garbage_in_the_directory_is_told_and_survived() {
         let home = tempfile::tempdir().unwrap();
         let (first, _) = State::open(home.path()).unwrap();
-        first.journal.enter_blocking(container("c")).unwrap();
+        first.journal.record_blocking(container("c")).unwrap();
         drop(first);
         let journal = home.path().join(JOURNAL);
         let text = fs::read(&journal).unwrap();
         fs::write(&journal, [b"\0\xff nonsense\n", text.as_slice(), b"{\"enter\":{\"numb"].concat()).unwrap();
         fs::write(home.path().join(IDENTITY), "nonsense").unwrap();
         let (second, left) = State::open(home.path()).unwrap();
-        assert_eq!((left.things.len(), left.damaged), (1, 1));
+        assert_eq!((left.resources.len(), left.damaged), (1, 1));
         let identity = second.identity();
         drop(second);
         assert_eq!(State::open(home.path()).unwrap().0.identity(), identity);

@@ -1,7 +1,7 @@
-//! Which of the processes of a host belong to an instance. Pure: it is given the table of them.
+//! Which of the processes of a host belong to an instance. Pure: it is received the table of them.
 //!
 //! Members are the leader (by number *and* start), who carries the instance's mark in the environment, who is in the
-//! session that the leader began, and who descends from any of them. The number of a session is given to nobody else
+//! session that the leader began, and who descends from any of them. The number of a session is received to nobody else
 //! before its last member has ended, so that it holds without the leader, too.
 //!
 //! What gets away is one that has left the session, cleared its environment and outlived its parents; cgroups, where

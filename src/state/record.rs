@@ -2,7 +2,7 @@
 //! on. Pure: it needs nothing but the bytes.
 //!
 //! A line is whole or it is none, since no part of an object is an object. What cannot be understood is skipped and
-//! counted: a record that is lost costs its thing, not the daemon.
+//! counted: a record that is lost costs its resource, not the daemon.
 
 use std::collections::BTreeMap;
 
@@ -11,10 +11,10 @@ use serde::{Deserialize, Serialize};
 /// Something outside the daemon that must not outlive its use.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Thing {
+pub enum Resource {
     /// A child process, and all that descend from it.
     Process(ProcessTree),
-    /// A container of the engine at `engine`. The name is given before there is an id.
+    /// A container of the engine at `engine`. The name is received before there is an id.
     Container { engine: String, name: String },
     /// A directory in a hierarchy of cgroups, in which each instance has one of its own.
     Cgroups { hierarchy: String, path: String },
@@ -56,13 +56,13 @@ pub struct Origin {
 
 impl Origin {
     /// Whether something that was written down there can be found here by what was written down.
-    pub fn reaches(&self, here: &Self, thing: &Thing) -> bool {
+    pub fn reaches(&self, here: &Self, resource: &Resource) -> bool {
         let booted = self.boot == here.boot;
-        match thing {
-            Thing::Process(_) => booted && self.pids == here.pids,
-            Thing::Network { .. } | Thing::Forwarding { .. } => booted && self.network == here.network,
-            Thing::Cgroups { .. } => booted,
-            Thing::Container { .. } => true,
+        match resource {
+            Resource::Process(_) => booted && self.pids == here.pids,
+            Resource::Network { .. } | Resource::Forwarding { .. } => booted && self.network == here.network,
+            Resource::Cgroups { .. } => booted,
+            Resource::Container { .. } => true,
         }
     }
 }
@@ -74,7 +74,11 @@ pub enum Line {
     /// A daemon begins: what follows is of this origin.
     Daemon(Origin),
     /// Something is about to be made, or more is known of it. The number stands for it from here on.
-    Enter { number: u64, thing: Thing },
+    Enter {
+        number: u64,
+        #[serde(rename = "thing")]
+        resource: Resource,
+    },
     /// It has been given back.
     Strike { number: u64 },
 }
@@ -92,7 +96,7 @@ impl Line {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Replay {
     /// By number, each with the origin that was last named before it.
-    pub things: BTreeMap<u64, (Option<Origin>, Thing)>,
+    pub resources: BTreeMap<u64, (Option<Origin>, Resource)>,
     /// Lines that were not understood.
     pub damaged: usize,
 }
@@ -108,11 +112,11 @@ impl Replay {
         for line in lines.into_iter().filter(|line| !line.is_empty()) {
             match serde_json::from_slice(line) {
                 Ok(Line::Daemon(named)) => origin = Some(named),
-                Ok(Line::Enter { number, thing }) => {
-                    replay.things.insert(number, (origin.clone(), thing));
+                Ok(Line::Enter { number, resource }) => {
+                    replay.resources.insert(number, (origin.clone(), resource));
                 }
                 Ok(Line::Strike { number }) => {
-                    replay.things.remove(&number);
+                    replay.resources.remove(&number);
                 }
                 Err(_) => replay.damaged += 1,
             }
@@ -131,13 +135,13 @@ mod tests {
         Origin { boot: boot.to_owned(), pids: 1, network: 2 }
     }
 
-    fn container(name: &str) -> Thing {
-        Thing::Container { engine: "unix:///x".to_owned(), name: name.to_owned() }
+    fn container(name: &str) -> Resource {
+        Resource::Container { engine: "unix:///x".to_owned(), name: name.to_owned() }
     }
 
-    fn process(pid: Option<i32>) -> Thing {
+    fn process(pid: Option<i32>) -> Resource {
         let leader = pid.map(|pid| SessionLeader { pid, after: 7, before: 8 });
-        Thing::Process(ProcessTree { instance: "00000000000000ab".to_owned(), leader })
+        Resource::Process(ProcessTree { instance: "00000000000000ab".to_owned(), leader })
     }
 
     fn text(lines: &[Line]) -> Vec<u8> {
@@ -150,12 +154,12 @@ mod tests {
     fn the_form_of_each_line_stays_as_it_is() {
         let lines = [
             Line::Daemon(origin("b")),
-            Line::Enter { number: 1, thing: process(None) },
-            Line::Enter { number: 1, thing: process(Some(77)) },
-            Line::Enter { number: 2, thing: container("a\n\"b") },
-            Line::Enter { number: 3, thing: Thing::Cgroups { hierarchy: "memory".into(), path: "/x y".into() } },
-            Line::Enter { number: 4, thing: Thing::Network { mark: 8, subnet: "10.0.0.0/8".into() } },
-            Line::Enter { number: 5, thing: Thing::Forwarding { interface: "eth0".into() } },
+            Line::Enter { number: 1, resource: process(None) },
+            Line::Enter { number: 1, resource: process(Some(77)) },
+            Line::Enter { number: 2, resource: container("a\n\"b") },
+            Line::Enter { number: 3, resource: Resource::Cgroups { hierarchy: "memory".into(), path: "/x y".into() } },
+            Line::Enter { number: 4, resource: Resource::Network { mark: 8, subnet: "10.0.0.0/8".into() } },
+            Line::Enter { number: 5, resource: Resource::Forwarding { interface: "eth0".into() } },
             Line::Strike { number: 2 },
         ];
         let expected = concat!(
@@ -181,26 +185,26 @@ mod tests {
         assert_eq!(String::from_utf8(text.clone()).unwrap(), expected);
         let replay = Replay::of(&text);
         assert_eq!(replay.damaged, 0);
-        assert_eq!(replay.things.keys().copied().collect::<Vec<_>>(), [1, 3, 4, 5]);
-        assert_eq!(replay.things[&1], (Some(origin("b")), process(Some(77))), "what was said last counts");
+        assert_eq!(replay.resources.keys().copied().collect::<Vec<_>>(), [1, 3, 4, 5]);
+        assert_eq!(replay.resources[&1], (Some(origin("b")), process(Some(77))), "what was said last counts");
     }
 
     #[test]
     fn each_thing_is_of_the_daemon_that_was_named_before_it() {
         let lines = [
-            Line::Enter { number: 0, thing: container("nobody's") },
+            Line::Enter { number: 0, resource: container("nobody's") },
             Line::Daemon(origin("first")),
-            Line::Enter { number: 1, thing: container("a") },
+            Line::Enter { number: 1, resource: container("a") },
             Line::Daemon(origin("second")),
-            Line::Enter { number: 2, thing: container("b") },
+            Line::Enter { number: 2, resource: container("b") },
         ];
-        let boots: Vec<_> = Replay::of(&text(&lines)).things.into_values().map(|(from, _)| from).collect();
+        let boots: Vec<_> = Replay::of(&text(&lines)).resources.into_values().map(|(from, _)| from).collect();
         assert_eq!(boots, [None, Some(origin("first")), Some(origin("second"))]);
     }
 
     #[test]
     fn garbage_costs_no_other_line() {
-        let mut bytes = text(&[Line::Enter { number: 1, thing: container("a") }]);
+        let mut bytes = text(&[Line::Enter { number: 1, resource: container("a") }]);
         for garbage in [
             &b"nonsense\n"[..],
             b"\xff\xfe\0\0\n",
@@ -211,9 +215,9 @@ mod tests {
         ] {
             bytes.extend_from_slice(garbage);
         }
-        bytes.extend(text(&[Line::Enter { number: 2, thing: container("b") }]));
+        bytes.extend(text(&[Line::Enter { number: 2, resource: container("b") }]));
         let replay = Replay::of(&bytes);
-        assert_eq!((replay.damaged, replay.things.len()), (6, 2));
+        assert_eq!((replay.damaged, replay.resources.len()), (6, 2));
         assert_eq!(Replay::of(b""), Replay::default());
         assert_eq!(Replay::of(b"\n\n"), Replay::default());
     }
@@ -221,13 +225,13 @@ mod tests {
     #[test]
     fn what_was_written_down_elsewhere_is_looked_for_only_if_it_can_be_found() {
         let here = origin("here");
-        let things = [
+        let resources = [
             process(Some(1)),
-            Thing::Network { mark: 1, subnet: String::new() },
-            Thing::Cgroups { hierarchy: String::new(), path: String::new() },
+            Resource::Network { mark: 1, subnet: String::new() },
+            Resource::Cgroups { hierarchy: String::new(), path: String::new() },
             container("c"),
         ];
-        let found = |there: Origin| things.clone().map(|thing| there.reaches(&here, &thing));
+        let found = |there: Origin| resources.clone().map(|resource| there.reaches(&here, &resource));
         assert_eq!(found(here.clone()), [true, true, true, true]);
         assert_eq!(found(origin("before the host was started")), [false, false, false, true]);
         assert_eq!(found(Origin { pids: 9, ..here.clone() }), [false, true, true, true]);
@@ -246,8 +250,8 @@ mod tests {
                 let number = random.random_range(0..12);
                 lines.push(match random.random_range(0..3) {
                     0 => Line::Strike { number },
-                    1 => Line::Enter { number, thing: process(random.random::<bool>().then_some(number as i32)) },
-                    _ => Line::Enter { number, thing: container(&format!("c{number}")) },
+                    1 => Line::Enter { number, resource: process(random.random::<bool>().then_some(number as i32)) },
+                    _ => Line::Enter { number, resource: container(&format!("c{number}")) },
                 });
             }
             let whole = text(&lines);
@@ -261,7 +265,7 @@ mod tests {
             let until = (from + random.random_range(1..60)).min(whole.len());
             scribbled[from..until].fill_with(|| random.random());
             let replay = Replay::of(&scribbled);
-            assert!(replay.damaged <= 60 && replay.things.len() <= 12 + 60, "seed {seed} round {round}");
+            assert!(replay.damaged <= 60 && replay.resources.len() <= 12 + 60, "seed {seed} round {round}");
         }
     }
 }

@@ -12,12 +12,12 @@ use tokio::{
 use unifaas_actors::{Admission, ReadyToken};
 
 use crate::{
+    host::function_peers::FunctionPeers,
     http::{
         Limits, Settings, Shared,
         server::{Listener, Worker},
         wire::{BodyReader, Piece, ResponseHead},
     },
-    neighbours::Neighbours,
 };
 
 /// What serves the listener's connections, and where they come from.
@@ -111,5 +111,5 @@ fn shared() -> Shared {
     let admission = Admission::new(unifaas_actors::Limits { memory: 0, process_starts: 0, starts: 0 });
     let limits = Limits { connections: 1, connections_each: 1, client_timeout: None };
     let log = Logger::root(Discard, o!());
-    Shared::new(Arc::default(), Arc::default(), admission, Neighbours::default(), limits, settings, log)
+    Shared::new(Arc::default(), Arc::default(), admission, FunctionPeers::default(), limits, settings, log)
 }

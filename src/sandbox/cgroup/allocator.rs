@@ -11,7 +11,7 @@ use std::{
 use slog::{Logger, warn};
 
 use super::{DaemonCgroups, Group, ResourceLimits, pool::Pool};
-use crate::state::{State, Thing};
+use crate::state::{Resource, State};
 
 /// Shared by the engines, and by the threads that start processes.
 #[derive(Clone)]
@@ -63,7 +63,7 @@ impl CgroupAllocator {
     }
 
     /// What other daemons of the state directory have beside this one's, whether it is written down or not.
-    pub fn orphans(&self) -> Vec<Thing> {
+    pub fn orphans(&self) -> Vec<Resource> {
         self.0.cgroups.as_ref().map(DaemonCgroups::orphans).unwrap_or_default()
     }
 

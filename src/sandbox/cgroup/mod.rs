@@ -27,7 +27,7 @@ pub use group::{Group, ResourceLimits};
 use locate::{CgroupDir, Layout};
 pub use memory_limit::memory_limit;
 
-use crate::state::{Entry, State, Thing};
+use crate::state::{JournalEntry, Resource, State};
 
 /// How the names of all parents begin.
 const PREFIX: &str = "unifaas-";
@@ -48,7 +48,7 @@ struct Hierarchy {
     controls: Controls,
     mount: PathBuf,
     parent: PathBuf,
-    entry: Option<Entry>,
+    entry: Option<JournalEntry>,
 }
 
 impl DaemonCgroups {
@@ -56,7 +56,7 @@ impl DaemonCgroups {
     pub fn set_up(state: &State) -> io::Result<Self> {
         let layout =
             locate::locate(&fs::read_to_string("/proc/self/cgroup")?, &fs::read_to_string("/proc/self/mountinfo")?);
-        let name = format!("{PREFIX}{}-{}", state.identity(), state.life());
+        let name = format!("{PREFIX}{}-{}", state.identity(), state.run_id());
         let make = |controls, home: &Path, place: &CgroupDir| Hierarchy::new(controls, home.join(&name), place, state);
         let hierarchies = match layout {
             Some(Layout::V1 { memory, pids }) => {
@@ -96,7 +96,7 @@ impl DaemonCgroups {
     }
 
     /// The directories of earlier daemons of the state directory, beside this one's. None of them runs: this one has its lock.
-    pub fn orphans(&self) -> Vec<Thing> {
+    pub fn orphans(&self) -> Vec<Resource> {
         self.hierarchies.iter().flat_map(Hierarchy::orphans).collect()
     }
 
@@ -110,8 +110,8 @@ impl DaemonCgroups {
 impl Hierarchy {
     fn new(controls: Controls, parent: PathBuf, place: &CgroupDir, state: &State) -> io::Result<Self> {
         let (hierarchy, path) = (controls.name().to_owned(), parent.to_str().ok_or(io::ErrorKind::InvalidFilename)?);
-        let thing = Thing::Cgroups { hierarchy, path: path.to_owned() };
-        let entry = Some(state.journal.enter_blocking(thing).map_err(io::Error::other)?);
+        let resource = Resource::Cgroups { hierarchy, path: path.to_owned() };
+        let entry = Some(state.journal.record_blocking(resource).map_err(io::Error::other)?);
         let hierarchy = Self { controls, mount: place.mount.clone(), parent, entry };
         // What follows an error is removed by the destructor.
         fs::create_dir(&hierarchy.parent)?;
@@ -121,7 +121,7 @@ impl Hierarchy {
         Ok(hierarchy)
     }
 
-    fn orphans(&self) -> Vec<Thing> {
+    fn orphans(&self) -> Vec<Resource> {
         let Some((home, name)) = self.parent.parent().zip(self.parent.file_name()) else { return Vec::new() };
         let name = name.to_string_lossy();
         let Some((family, _)) = name.rsplit_once('-') else { return Vec::new() };
@@ -131,7 +131,10 @@ impl Hierarchy {
         };
         let found = directories(home).into_iter().filter(of_family);
         let path = |directory: PathBuf| directory.to_str().map(str::to_owned);
-        found.filter_map(path).map(|path| Thing::Cgroups { hierarchy: self.controls.name().to_owned(), path }).collect()
+        found
+            .filter_map(path)
+            .map(|path| Resource::Cgroups { hierarchy: self.controls.name().to_owned(), path })
+            .collect()
     }
 
     fn counts_processes(&self) -> bool {
@@ -156,7 +159,7 @@ impl Drop for Hierarchy {
         }
         let _ = fs::remove_dir(&self.parent);
         if !self.parent.exists() {
-            self.entry.take().into_iter().for_each(Entry::strike);
+            self.entry.take().into_iter().for_each(JournalEntry::remove);
         }
     }
 }

@@ -29,13 +29,13 @@ pub enum EngineError {
     Absent { host: String, why: String },
     /// It takes connections and says nothing.
     #[error("the container engine at {host} did not answer within {} s ({call})", limit.as_secs())]
-    Silent { host: String, call: &'static str, limit: Duration },
+    TimedOut { host: String, call: &'static str, limit: Duration },
     /// Its own words.
     #[error("the container engine refused: {words}")]
     Refused { status: u16, words: String },
     /// It is no engine, or one of a kind that is not understood.
     #[error("the container engine's answer was not understood: {0}")]
-    Odd(String),
+    Unexpected(String),
 }
 
 impl EngineError {
@@ -150,7 +150,7 @@ impl Engine {
             answer = time::timeout(limit, answer) => match answer {
                 Ok(Ok(value)) => Ok(value),
                 Ok(Err(error)) => Err(self.explain(&error)),
-                Err(_) => Err(EngineError::Silent { host, call, limit }),
+                Err(_) => Err(EngineError::TimedOut { host, call, limit }),
             },
         }
     }
@@ -169,12 +169,12 @@ impl Engine {
             Error::DockerStreamError { error } => EngineError::Refused { status: 500, words: error.trim().to_owned() },
             Error::SocketNotFoundError(path) => absent(format!("there is no socket {path}")),
             Error::UnsupportedURISchemeError { .. } => {
-                EngineError::Odd("DOCKER_HOST must start with unix://, tcp:// or http://".to_owned())
+                EngineError::Unexpected("DOCKER_HOST must start with unix://, tcp:// or http://".to_owned())
             }
             Error::HyperLegacyError { .. } | Error::HyperResponseError { .. } | Error::IOError { .. } => {
                 absent(innermost(error))
             }
-            other => EngineError::Odd(other.to_string()),
+            other => EngineError::Unexpected(other.to_string()),
         }
     }
 }
@@ -208,7 +208,7 @@ mod tests {
     use tokio::{net::UnixListener, task::LocalSet};
 
     use super::{
-        super::scripted::{OLD, scripted},
+        super::mock_engine::{OLD, mock_engine},
         *,
     };
 
@@ -234,7 +234,7 @@ mod tests {
     async fn other_ways_to_reach_an_engine_are_not_understood() {
         for host in ["ssh://host", "https://host:2376", "docker.sock", ""] {
             let said = version(host).await;
-            assert!(matches!(&said, EngineError::Odd(why) if why.contains("unix://")), "{host}: {said:?}");
+            assert!(matches!(&said, EngineError::Unexpected(why) if why.contains("unix://")), "{host}: {said:?}");
         }
     }
 
@@ -242,7 +242,7 @@ mod tests {
     async fn the_version_is_negotiated_once_and_again_after_a_lost_connection() {
         LocalSet::new()
             .run_until(async {
-                let (_directory, engine, _) = scripted(&[OLD, "", "200 {\"ApiVersion\":\"1.44\"}"]);
+                let (_directory, engine, _) = mock_engine(&[OLD, "", "200 {\"ApiVersion\":\"1.44\"}"]);
                 for _ in 0..2 {
                     assert_eq!(engine.client().await.unwrap().client_version().minor_version, 41);
                 }
@@ -257,7 +257,7 @@ mod tests {
     async fn a_refusal_is_in_the_engines_words() {
         LocalSet::new()
             .run_until(async {
-                let (_directory, engine, _) = scripted(&[OLD, "404 {\"message\":\"No such container: x\"}"]);
+                let (_directory, engine, _) = mock_engine(&[OLD, "404 {\"message\":\"No such container: x\"}"]);
                 let refused = engine.ask("ping", QUICK, async |docker| docker.ping().await).await.unwrap_err();
                 assert!(refused.is_not_found() && !refused.is_conflict());
                 assert_eq!(refused.to_string(), "the container engine refused: No such container: x");
@@ -270,9 +270,9 @@ mod tests {
     async fn what_is_no_engine_is_not_understood() {
         LocalSet::new()
             .run_until(async {
-                let (_directory, engine, _) = scripted(&["200 <html>"]);
+                let (_directory, engine, _) = mock_engine(&["200 <html>"]);
                 let said = engine.client().await.unwrap_err();
-                assert!(matches!(said, EngineError::Odd(_)), "{said:?}");
+                assert!(matches!(said, EngineError::Unexpected(_)), "{said:?}");
             })
             .await;
     }
@@ -285,7 +285,7 @@ mod tests {
         let docker = Docker::connect_with_host(&format!("unix://{}", path.display())).unwrap();
         let engine = Engine::at("unix:///x".to_owned());
         let said = engine.limited("ping", Duration::from_millis(30), docker.ping()).await.unwrap_err();
-        assert!(matches!(said, EngineError::Silent { call: "ping", .. }), "{said:?}");
+        assert!(matches!(said, EngineError::TimedOut { call: "ping", .. }), "{said:?}");
     }
 
     #[tokio::test(start_paused = true)]
@@ -302,7 +302,7 @@ mod tests {
     async fn one_that_answers_is_not_given_up_on() {
         LocalSet::new()
             .run_until(async {
-                let (_directory, engine, asked) = scripted(&[OLD, "200 OK"]);
+                let (_directory, engine, asked) = mock_engine(&[OLD, "200 OK"]);
                 let patience = LAST_PATIENCE + Duration::from_secs(1);
                 assert!(time::timeout(patience, engine.give_up_if_lost()).await.is_err());
                 assert!(!engine.is_given_up() && asked.borrow().len() > 3);

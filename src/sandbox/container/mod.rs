@@ -2,20 +2,20 @@
 //! any runtime that the engine knows.
 //!
 //! A cold start costs three calls: create with everything in it, start, and a look at the address. All else happens
-//! beside or before them. `request.rs` says what is made, `engine.rs` how the engine is spoken to, `facts.rs` what a look
-//! at a container tells, `networks.rs` where this host is in its networks, `watch.rs` hears of ends, `guest.rs` is the
-//! running container, `remover.rs` sees that nothing is left, and `leftovers.rs` that nothing is left of an earlier daemon.
+//! beside or before them. `request.rs` says what is made, `engine.rs` how the engine is spoken to, `inspection.rs` what a look
+//! at a container tells, `networks.rs` where this host is in its networks, `exit_watcher.rs` hears of ends, `handle.rs` is the
+//! running container, `reaper.rs` sees that nothing is left, and `recovery.rs` that nothing is left of an earlier daemon.
 
 mod engine;
-mod facts;
-mod guest;
-mod leftovers;
-mod networks;
-mod remover;
-mod request;
+mod exit_watcher;
+mod handle;
+mod inspection;
 #[cfg(test)]
-mod scripted;
-mod watch;
+mod mock_engine;
+mod networks;
+mod reaper;
+mod recovery;
+mod request;
 
 use std::{
     cell::Cell,
@@ -37,16 +37,16 @@ use unifaas_actors::{
 };
 
 use crate::{
-    neighbours::Neighbours,
-    state::{Entry, Journal, State, Thing},
+    host::function_peers::FunctionPeers,
+    state::{Journal, JournalEntry, Resource, State},
 };
 use engine::{Engine, EngineError, QUICK};
-use facts::Facts;
-use guest::{Container, ContainerGuest};
+use exit_watcher::{ContainerExit, ExitWatcher};
+use handle::{Container, ContainerHandle};
+use inspection::Inspection;
 use networks::Networks;
-use remover::Remover;
+use reaper::ContainerReaper;
 use request::Owner;
-use watch::{End, Watch};
 
 /// To make a container: the engine unpacks nothing, but it may be busy with others.
 const CREATE: Duration = Duration::from_secs(10);
@@ -66,8 +66,8 @@ pub struct Containers {
 struct Parts {
     engine: Rc<Engine>,
     networks: Networks,
-    watch: Rc<Watch>,
-    remover: Remover,
+    watch: Rc<ExitWatcher>,
+    reaper: ContainerReaper,
     /// The bound address of the callback listener.
     callback: SocketAddr,
     /// On the labels of what this daemon makes.
@@ -81,13 +81,13 @@ impl Containers {
     ///
     /// # Panics
     /// Outside of a `LocalSet`.
-    pub fn new(callback: SocketAddr, state: &State, neighbours: Neighbours, log: &Logger) -> Self {
+    pub fn new(callback: SocketAddr, state: &State, peers: FunctionPeers, log: &Logger) -> Self {
         let engine = Rc::new(Engine::from_environment());
-        let owner = Owner { daemon: state.identity(), life: state.life() };
+        let owner = Owner { daemon: state.identity(), run_id: state.run_id() };
         let parts = Parts {
-            networks: Networks::new(engine.clone(), neighbours),
-            watch: Watch::new(engine.clone(), log.clone()),
-            remover: Remover::start(engine.clone(), log.clone()),
+            networks: Networks::new(engine.clone(), peers),
+            watch: ExitWatcher::new(engine.clone(), log.clone()),
+            reaper: ContainerReaper::start(engine.clone(), log.clone()),
             engine,
             callback,
             owner,
@@ -99,13 +99,13 @@ impl Containers {
 
     /// Removes what earlier daemons of the state directory have left, as soon as their engines can be reached: `left` are
     /// entries with the engine and the name of a container. Goes on in the background.
-    pub fn remove_leftovers(&self, left: Vec<(Entry, String, String)>) {
+    pub fn remove_leftovers(&self, left: Vec<(JournalEntry, String, String)>) {
         let Parts { engine, owner, log, .. } = &*self.parts;
-        leftovers::remove(engine, left, owner, log);
+        recovery::remove(engine, left, owner, log);
     }
 
     /// To be called when the daemon ends: an engine that is not there any more is not waited for.
-    pub fn farewell(&self) {
+    pub fn shutdown(&self) {
         let engine = self.parts.engine.clone();
         task::spawn_local(async move { engine.give_up_if_lost().await });
     }
@@ -133,15 +133,15 @@ impl Parts {
         let gateway = self.networks.gateway(container.network.as_deref()).await?;
         let callback = self.callback_from(gateway, &order.spec.readiness)?;
         let name = request::name(&order);
-        let thing = Thing::Container { engine: self.engine.host().to_owned(), name: name.clone() };
-        let entry = self.journal.enter(thing).await?;
+        let resource = Resource::Container { engine: self.engine.host().to_owned(), name: name.clone() };
+        let entry = self.journal.record(resource).await?;
         let id = match self.create(&name, &order, container, callback).await {
             Ok(id) => id,
-            Err(NotCreated { error, doubtful }) => {
-                if doubtful {
-                    let _ = time::timeout(CLEANING, self.remover.remove_if_created(&name, entry)).await;
+            Err(NotCreated { error, maybe_created }) => {
+                if maybe_created {
+                    let _ = time::timeout(CLEANING, self.reaper.remove_if_created(&name, entry)).await;
                 } else {
-                    entry.strike();
+                    entry.remove();
                 }
                 return Err(error);
             }
@@ -150,7 +150,7 @@ impl Parts {
             Ok(started) => Ok(self.launched(&order, container, name, started, entry)),
             Err(error) => {
                 // Goes on in the background when the engine takes its time.
-                let _ = time::timeout(CLEANING, self.remover.remove(&id, Some(entry))).await;
+                let _ = time::timeout(CLEANING, self.reaper.remove(&id, Some(entry))).await;
                 Err(error)
             }
         }
@@ -194,7 +194,7 @@ impl Parts {
         };
         created.map(|created| created.id).map_err(|error| {
             // It may come to be all the same, once the engine has read the request.
-            let doubtful = !matches!(error, EngineError::Refused { .. });
+            let maybe_created = !matches!(error, EngineError::Refused { .. });
             let error = match error.is_not_found() {
                 true => LaunchError::Missing(format!(
                     "image {:?} is not in the local engine (`pull = \"missing\"` would fetch it): {error}",
@@ -202,7 +202,7 @@ impl Parts {
                 )),
                 false => error.into(),
             };
-            NotCreated { error, doubtful }
+            NotCreated { error, maybe_created }
         })
     }
 
@@ -235,21 +235,21 @@ impl Parts {
         };
         let output = task::spawn_local(container.clone().collect(order.output.clone()));
         let inspect = async |docker: Docker| docker.inspect_container(id, None).await;
-        let facts = match self.engine.ask("inspect", QUICK, inspect).await {
-            Ok(found) => Facts::of(&found),
-            Err(error) if error.is_not_found() => Facts::default(),
+        let inspection = match self.engine.ask("inspect", QUICK, inspect).await {
+            Ok(found) => Inspection::of(&found),
+            Err(error) if error.is_not_found() => Inspection::default(),
             // Podman has states of its own for one that has just ended. Its end is about to be told.
-            Err(EngineError::Odd(_)) => Facts::default(),
+            Err(EngineError::Unexpected(_)) => Inspection::default(),
             Err(error) => return Err(error.into()),
         };
-        if facts.gateway.is_some_and(|actual| actual != gateway) {
+        if inspection.gateway.is_some_and(|actual| actual != gateway) {
             // It was told to call back where this host no longer is.
             return Err(LaunchError::Refused(format!("the gateway of its network has just changed from {gateway}")));
         }
-        if let Some(address) = facts.address {
+        if let Some(address) = inspection.address {
             self.watch.is_at(id, address);
         }
-        Ok(Started { container, facts, output, end })
+        Ok(Started { container, inspection, output, end })
     }
 
     fn launched(
@@ -258,23 +258,23 @@ impl Parts {
         spec: &ContainerSpec,
         name: String,
         started: Started,
-        entry: Entry,
+        entry: JournalEntry,
     ) -> Launched {
-        let Started { container, facts, output, end } = started;
-        debug!(order.log, "container started"; "container" => &name, "address" => ?facts.address);
+        let Started { container, inspection, output, end } = started;
+        debug!(order.log, "container started"; "container" => &name, "address" => ?inspection.address);
         // One that has ended already has no address: its end is about to be told.
-        let address = facts.address.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
+        let address = inspection.address.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
         Launched {
             address: SocketAddr::new(address, order.spec.port),
             callback_source: address,
-            pid: facts.pid,
+            pid: inspection.pid,
             engine_id: Some(container.id.clone()),
             resources: vec![format!("container {name}")],
             exited: Box::pin(container.clone().exited(end, output, spec.memory)),
-            guest: Box::new(ContainerGuest {
+            guest: Box::new(ContainerHandle {
                 container,
-                remover: self.remover.clone(),
-                stop_signal: facts.stop_signal.unwrap_or_else(|| "SIGTERM".to_owned()),
+                reaper: self.reaper.clone(),
+                stop_signal: inspection.stop_signal.unwrap_or_else(|| "SIGTERM".to_owned()),
                 entry: Some(entry),
             }),
         }
@@ -285,21 +285,21 @@ impl Parts {
 struct NotCreated {
     error: LaunchError,
     /// Whether there may yet be one.
-    doubtful: bool,
+    maybe_created: bool,
 }
 
 impl From<LaunchError> for NotCreated {
     fn from(error: LaunchError) -> Self {
-        Self { error, doubtful: false }
+        Self { error, maybe_created: false }
     }
 }
 
 /// A container that runs, or did.
 struct Started {
     container: Container,
-    facts: Facts,
+    inspection: Inspection,
     output: task::JoinHandle<()>,
-    end: oneshot::Receiver<End>,
+    end: oneshot::Receiver<ContainerExit>,
 }
 
 /// The image with a tag: without one, all tags would be pulled.

@@ -1,6 +1,6 @@
 //! Which address this host has in the networks of the containers: the gateway that the engine tells, or where it tells
 //! none (Docker's default bridge until the engine has been restarted), the one that the host has in their subnet. Whoever
-//! asks for it is about to start a container there, so that is when the network is entered among the [`Neighbours`].
+//! asks for it is about to start a container there, so that is when the network is entered among the [`FunctionPeers`].
 
 use std::{cell::RefCell, collections::HashMap, net::IpAddr, rc::Rc};
 
@@ -8,7 +8,7 @@ use bollard::models::NetworkInspect;
 use ipnet::IpNet;
 use unifaas_actors::sandbox::LaunchError;
 
-use crate::neighbours::{Neighbours, OwnAddress, own_addresses};
+use crate::host::function_peers::{FunctionPeers, OwnAddress, own_addresses};
 
 use super::engine::{Engine, EngineError, QUICK};
 
@@ -21,14 +21,14 @@ const BRIDGE: &str = "bridge";
 #[derive(Debug)]
 pub struct Networks {
     engine: Rc<Engine>,
-    neighbours: Neighbours,
+    peers: FunctionPeers,
     gateways: RefCell<HashMap<String, IpAddr>>,
 }
 
 impl Networks {
     /// Nothing is known yet.
-    pub fn new(engine: Rc<Engine>, neighbours: Neighbours) -> Self {
-        Self { engine, neighbours, gateways: RefCell::default() }
+    pub fn new(engine: Rc<Engine>, peers: FunctionPeers) -> Self {
+        Self { engine, peers, gateways: RefCell::default() }
     }
 
     /// The gateway of `network`, or of the engine's default network.
@@ -42,7 +42,7 @@ impl Networks {
         }
         let found = self.inspect(network).await?;
         let gateway = gateway_of(&found, &own_addresses())?;
-        self.neighbours.add_network(found.name.as_deref().unwrap_or(key), ranges_of(&found)?);
+        self.peers.add_network(found.name.as_deref().unwrap_or(key), ranges_of(&found)?);
         self.gateways.borrow_mut().insert(key.to_owned(), gateway);
         Ok(gateway)
     }

@@ -16,7 +16,7 @@ use crate::sandbox::substitute::substitute;
 /// The label with the state directory whose daemon made a container.
 pub const DAEMON_LABEL: &str = "unifaas.daemon";
 /// The label that tells the daemons of one state directory apart.
-pub const LIFE_LABEL: &str = "unifaas.life";
+pub const RUN_LABEL: &str = "unifaas.run";
 const INSTANCE_LABEL: &str = "unifaas.instance";
 const FUNCTION_LABEL: &str = "unifaas.function";
 
@@ -39,7 +39,7 @@ pub struct Owner {
     /// The state directory.
     pub daemon: String,
     /// The daemon that has it now.
-    pub life: String,
+    pub run_id: String,
 }
 
 /// Everything the engine has to know. `callback` is the callback listener as seen from the container.
@@ -55,7 +55,7 @@ pub fn body(
     };
     let labels = [
         (DAEMON_LABEL, owner.daemon.clone()),
-        (LIFE_LABEL, owner.life.clone()),
+        (RUN_LABEL, owner.run_id.clone()),
         (INSTANCE_LABEL, order.instance.to_string()),
         (FUNCTION_LABEL, order.spec.name.clone()),
     ];
@@ -170,7 +170,7 @@ mod tests {
             log: Logger::root(Discard, o!()),
         };
         let SandboxSpec::Container(container) = &order.spec.sandbox else { panic!("not a container") };
-        let owner = Owner { daemon: "d1".to_owned(), life: "l1".to_owned() };
+        let owner = Owner { daemon: "d1".to_owned(), run_id: "l1".to_owned() };
         let body = body(&order, container, "172.20.0.1:3000".parse().unwrap(), &owner);
         (order, body)
     }
@@ -222,7 +222,7 @@ mod tests {
         let labels = made_from("[container]\nimage = \"i\"").1.labels.unwrap();
         let expected = [
             ("unifaas.daemon", "d1"),
-            ("unifaas.life", "l1"),
+            ("unifaas.run", "l1"),
             ("unifaas.instance", "00000000000000ab"),
             ("unifaas.function", "hello"),
         ];

@@ -25,7 +25,10 @@ use nix::{
 };
 
 use super::user::Credentials;
-use crate::{open_files, sandbox::ports, signals};
+use crate::{
+    host::{open_files, signals},
+    sandbox::ports,
+};
 
 /// The first descriptor that is neither standard input nor output nor error.
 const FIRST_OWN: libc::c_uint = 3;

@@ -34,7 +34,7 @@ use super::{
     cgroup::{CgroupAllocator, Group, ResourceLimits},
     ports::Ports,
 };
-use crate::{neighbours::Neighbours, state::Journal};
+use crate::{host::function_peers::FunctionPeers, state::Journal};
 pub use command::{DEFAULT_PATH, Invocation, Placeholders};
 pub use handle::{OwnedResources, ProcessHandle, pump_output};
 pub use orphan_reaper::OrphanReaper;
@@ -50,7 +50,7 @@ pub struct ProcessRuntime {
     pub journal: Journal,
     pub spawner: Spawner,
     pub orphan_reaper: OrphanReaper,
-    pub neighbours: Neighbours,
+    pub peers: FunctionPeers,
 }
 
 /// Starts processes.
@@ -78,9 +78,9 @@ impl Processes {
 
     async fn start(&self, order: LaunchOrder, process: &ProcessSpec) -> Result<Launched, LaunchError> {
         let credentials = self.credentials(process.user.clone()).await?;
-        let ProcessRuntime { ports, cgroups, journal, orphan_reaper, neighbours, .. } = &self.runtime;
+        let ProcessRuntime { ports, cgroups, journal, orphan_reaper, peers, .. } = &self.runtime;
         if let Some(user) = credentials.as_ref().filter(|user| user.uid != Uid::effective()) {
-            neighbours.add_user(user.uid.as_raw());
+            peers.add_user(user.uid.as_raw());
         }
         let port = ports
             .lease()

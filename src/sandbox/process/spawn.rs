@@ -28,9 +28,9 @@ use super::{
     user::Credentials,
 };
 use crate::{
-    open_files::is_exhaustion,
+    host::open_files::is_exhaustion,
     sandbox::cgroup::{CgroupAllocator, Group, ResourceLimits},
-    state::{self, Entry, Journal, JournalError, ProcessTree, SessionLeader, Thing},
+    state::{self, Journal, JournalEntry, JournalError, ProcessTree, Resource, SessionLeader},
 };
 
 /// Whoever runs as the same user may stop a child that is about to execute its program. It is looked at so often, and told
@@ -63,24 +63,24 @@ pub struct Spawned {
 #[derive(Debug)]
 pub struct Record {
     pub tree: ProcessTree,
-    entry: Entry,
+    entry: JournalEntry,
 }
 
 impl Record {
     /// Writes down that there are about to be some.
     pub async fn begin(journal: &Journal, instance: String) -> Result<Self, JournalError> {
         let tree = ProcessTree { instance, leader: None };
-        Ok(Self { entry: journal.enter(Thing::Process(tree.clone())).await?, tree })
+        Ok(Self { entry: journal.record(Resource::Process(tree.clone())).await?, tree })
     }
 
     /// There are none any more.
     pub fn strike(self) {
-        self.entry.strike();
+        self.entry.remove();
     }
 
     fn led_by(mut self, leader: SessionLeader) -> Self {
         self.tree.leader = Some(leader);
-        self.entry.amend(Thing::Process(self.tree.clone()));
+        self.entry.update(Resource::Process(self.tree.clone()));
         self
     }
 }

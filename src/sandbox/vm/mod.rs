@@ -36,7 +36,7 @@ use super::{
     process::{self, OwnedResources, ProcessHandle, ProcessRuntime, Record, Spawn, Spawned, pump_output},
 };
 use crate::{
-    neighbours::Neighbours,
+    host::function_peers::FunctionPeers,
     net::{self, Mark, NetError, Network, Subnet},
     state::{State, is_full},
 };
@@ -67,7 +67,7 @@ pub struct VmSettings {
     /// The bound address of the callback listener.
     pub callback: SocketAddr,
     /// Is told where the guests are.
-    pub neighbours: Neighbours,
+    pub peers: FunctionPeers,
 }
 
 /// Starts virtual machines.
@@ -151,7 +151,7 @@ impl Engine {
                 wire::check_callback(self.settings.callback, &order.spec.readiness)?;
                 let tap = self.network.lend(vm.egress).await?;
                 let subnet = self.settings.subnet.unwrap_or(Subnet::DEFAULT);
-                self.settings.neighbours.add_network("virtual machines", vec![subnet.into()]);
+                self.settings.peers.add_network("virtual machines", vec![subnet.into()]);
                 let facts = Facts::on_tap(tap.link, order.spec.port, self.settings.callback, &token);
                 (Wire::Tap(tap), facts)
             }
@@ -198,7 +198,7 @@ impl Engine {
         }
         if let Some(user) = operator.credentials.as_ref().filter(|user| user.uid != Uid::effective()) {
             // A guest in a user-mode network reaches this host as the one who runs its monitor.
-            self.settings.neighbours.add_user(user.uid.as_raw());
+            self.settings.peers.add_user(user.uid.as_raw());
         }
     }
 

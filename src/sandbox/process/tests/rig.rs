@@ -22,7 +22,7 @@ use unifaas_actors::{
 };
 
 use super::super::*;
-use crate::state::{Replay, State, Thing};
+use crate::state::{Replay, Resource, State};
 
 /// Descriptors and processes are counted, so that only one test may have some at any moment.
 static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
@@ -89,7 +89,7 @@ impl Rig {
             journal: state.journal.clone(),
             spawner: Spawner::new().unwrap(),
             orphan_reaper: OrphanReaper::default(),
-            neighbours: Neighbours::default(),
+            peers: FunctionPeers::default(),
         };
         let engine = Processes::new(Callback::local(([127, 0, 0, 1], 3000).into()), runtime);
         Self {
@@ -173,7 +173,11 @@ impl Rig {
     pub fn written_down(&self) -> usize {
         self.state.journal.flush();
         let journal = fs::read(self.state.directory().join("journal")).unwrap();
-        Replay::of(&journal).things.into_values().filter(|(_, thing)| matches!(thing, Thing::Process(_))).count()
+        Replay::of(&journal)
+            .resources
+            .into_values()
+            .filter(|(_, resource)| matches!(resource, Resource::Process(_)))
+            .count()
     }
 
     pub fn has_cgroups(&self) -> bool {

@@ -11,7 +11,7 @@ use tokio::{
 };
 
 use super::engine::{Engine, EngineError};
-use crate::state::Entry;
+use crate::state::JournalEntry;
 
 /// One attempt: the engine kills a running container, waits for its end and frees its network.
 const ATTEMPT: Duration = Duration::from_secs(20);
@@ -23,7 +23,7 @@ const DOUBT: Duration = Duration::from_secs(3);
 
 /// Where to send containers that are to go. Works from anywhere, destructors included.
 #[derive(Debug, Clone)]
-pub struct Remover {
+pub struct ContainerReaper {
     orders: mpsc::UnboundedSender<Order>,
 }
 
@@ -31,12 +31,12 @@ pub struct Remover {
 struct Order {
     container: String,
     /// To be struck out when it is gone, if it was written down.
-    entry: Option<Entry>,
-    doubtful: bool,
+    entry: Option<JournalEntry>,
+    maybe_created: bool,
     done: Option<oneshot::Sender<()>>,
 }
 
-impl Remover {
+impl ContainerReaper {
     /// Starts to work.
     ///
     /// # Panics
@@ -52,26 +52,31 @@ impl Remover {
     }
 
     /// Ends and removes a container with its anonymous volumes. Resolves when it is gone; goes on when it is dropped.
-    pub async fn remove(&self, container: &str, entry: Option<Entry>) {
+    pub async fn remove(&self, container: &str, entry: Option<JournalEntry>) {
         self.order(container, entry, false).await;
     }
 
     /// As [`remove`](Self::remove), for one that may not exist yet: a call to create it was given up on.
-    pub async fn remove_if_created(&self, container: &str, entry: Entry) {
+    pub async fn remove_if_created(&self, container: &str, entry: JournalEntry) {
         self.order(container, Some(entry), true).await;
     }
 
     /// As [`remove`](Self::remove), without a wait.
-    pub fn discard(&self, container: &str, entry: Entry) {
+    pub fn discard(&self, container: &str, entry: JournalEntry) {
         // Nobody is there to do it only when the daemon has ended.
-        let order = Order { container: container.to_owned(), entry: Some(entry), doubtful: false, done: None };
+        let order = Order { container: container.to_owned(), entry: Some(entry), maybe_created: false, done: None };
         let _ = self.orders.send(order);
     }
 
     /// Takes effect at the call; the future is the wait.
-    fn order(&self, container: &str, entry: Option<Entry>, doubtful: bool) -> impl Future<Output = ()> + use<> {
+    fn order(
+        &self,
+        container: &str,
+        entry: Option<JournalEntry>,
+        maybe_created: bool,
+    ) -> impl Future<Output = ()> + use<> {
         let (done, gone) = oneshot::channel();
-        let _ = self.orders.send(Order { container: container.to_owned(), entry, doubtful, done: Some(done) });
+        let _ = self.orders.send(Order { container: container.to_owned(), entry, maybe_created, done: Some(done) });
         async move {
             let _ = gone.await;
         }
@@ -81,8 +86,8 @@ impl Remover {
 async fn carry_out(engine: Rc<Engine>, order: Order, log: Logger) {
     let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
     let mut pause = FIRST_PAUSE;
-    let mut doubt = if order.doubtful { DOUBT } else { Duration::ZERO };
-    let mut complained = false;
+    let mut doubt = if order.maybe_created { DOUBT } else { Duration::ZERO };
+    let mut warned = false;
     loop {
         let remove =
             async |docker: bollard::Docker| docker.remove_container(&order.container, Some(options.clone())).await;
@@ -103,19 +108,19 @@ async fn carry_out(engine: Rc<Engine>, order: Order, log: Logger) {
                 return;
             }
             Err(error) => {
-                if !complained {
+                if !warned {
                     warn!(log, "a container cannot be removed yet"; "container" => &order.container, "error" => %error);
-                    complained = true;
+                    warned = true;
                 }
                 pause = next(pause, &error);
             }
         }
         time::sleep(pause).await;
     }
-    if complained {
+    if warned {
         debug!(log, "container removed at last"; "container" => &order.container);
     }
-    order.entry.into_iter().for_each(Entry::strike);
+    order.entry.into_iter().for_each(JournalEntry::remove);
     if let Some(done) = order.done {
         let _ = done.send(());
     }
@@ -133,36 +138,36 @@ mod tests {
     use tokio::{task::LocalSet, time::Instant};
 
     use super::{
-        super::scripted::{OLD, scripted},
+        super::mock_engine::{OLD, mock_engine},
         *,
     };
-    use crate::state::{State, Thing};
+    use crate::state::{Resource, State};
 
     /// An entry, and the journal's directory.
-    fn entry() -> (State, Entry, tempfile::TempDir) {
+    fn entry() -> (State, JournalEntry, tempfile::TempDir) {
         let directory = tempfile::tempdir().unwrap();
         let (state, _) = State::open(directory.path()).unwrap();
-        let thing = Thing::Container { engine: "e".to_owned(), name: "c".to_owned() };
-        let entry = state.journal.enter_blocking(thing).unwrap();
+        let resource = Resource::Container { engine: "e".to_owned(), name: "c".to_owned() };
+        let entry = state.journal.record_blocking(resource).unwrap();
         (state, entry, directory)
     }
 
     const GONE: &str = "404 {\"message\":\"No such container: c\"}";
 
     /// Removes container `c` of an engine with these answers; its requests after the first, and how long it took.
-    async fn removed(answers: &'static [&'static str], doubtful: bool) -> (Vec<String>, Duration) {
+    async fn removed(answers: &'static [&'static str], maybe_created: bool) -> (Vec<String>, Duration) {
         let removal = async {
-            let (_directory, engine, asked) = scripted(answers);
-            let remover = Remover::start(Rc::new(engine), Logger::root(Discard, o!()));
+            let (_directory, engine, asked) = mock_engine(answers);
+            let reaper = ContainerReaper::start(Rc::new(engine), Logger::root(Discard, o!()));
             let since = Instant::now();
             let (state, entry, directory) = entry();
-            if doubtful {
-                remover.remove_if_created("c", entry).await;
+            if maybe_created {
+                reaper.remove_if_created("c", entry).await;
             } else {
-                remover.remove("c", Some(entry)).await;
+                reaper.remove("c", Some(entry)).await;
             }
             drop(state);
-            assert!(State::open(directory.path()).unwrap().1.things.is_empty(), "it was not struck out");
+            assert!(State::open(directory.path()).unwrap().1.resources.is_empty(), "it was not struck out");
             let asked = asked.borrow()[1..].to_vec();
             (asked, since.elapsed())
         };
@@ -205,11 +210,11 @@ mod tests {
     async fn one_whose_engine_is_given_up_on_stays_written_down() {
         let removal = async {
             let engine = Rc::new(Engine::at("unix:///nowhere/docker.sock".to_owned()));
-            let remover = Remover::start(engine.clone(), Logger::root(Discard, o!()));
+            let reaper = ContainerReaper::start(engine.clone(), Logger::root(Discard, o!()));
             let (state, entry, directory) = entry();
-            futures::join!(remover.remove("c", Some(entry)), engine.give_up_if_lost());
+            futures::join!(reaper.remove("c", Some(entry)), engine.give_up_if_lost());
             drop(state);
-            assert_eq!(State::open(directory.path()).unwrap().1.things.len(), 1, "it was struck out");
+            assert_eq!(State::open(directory.path()).unwrap().1.resources.len(), 1, "it was struck out");
         };
         LocalSet::new().run_until(removal).await;
     }
@@ -217,10 +222,10 @@ mod tests {
     #[tokio::test]
     async fn a_removal_goes_on_when_nobody_waits_for_it() {
         let removal = async {
-            let (_directory, engine, asked) = scripted(&[OLD, "", OLD, "204 "]);
-            let remover = Remover::start(Rc::new(engine), Logger::root(Discard, o!()));
-            assert!(time::timeout(Duration::from_millis(20), remover.remove("c", None)).await.is_err());
-            remover.discard("d", entry().1);
+            let (_directory, engine, asked) = mock_engine(&[OLD, "", OLD, "204 "]);
+            let reaper = ContainerReaper::start(Rc::new(engine), Logger::root(Discard, o!()));
+            assert!(time::timeout(Duration::from_millis(20), reaper.remove("c", None)).await.is_err());
+            reaper.discard("d", entry().1);
             time::sleep(Duration::from_secs(1)).await;
             let asked = asked.borrow();
             for container in ["/c?", "/d?"] {

@@ -26,7 +26,7 @@ use tokio::{
 
 use super::{
     engine::{Engine, EngineError, QUICK},
-    facts::addresses,
+    inspection::addresses,
 };
 
 /// Before the first and between further attempts to reach an engine that has gone.
@@ -37,7 +37,7 @@ const OVERLAP: Duration = Duration::from_secs(2);
 
 /// How a container ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum End {
+pub enum ContainerExit {
     /// With this exit code, and perhaps because memory ran out.
     Died { code: i64, out_of_memory: bool },
     /// The engine does not know it any more.
@@ -48,36 +48,36 @@ pub enum End {
 
 /// Everybody who waits for the end of a container.
 #[derive(Debug)]
-pub struct Watch {
+pub struct ExitWatcher {
     engine: Rc<Engine>,
     waiting: RefCell<HashMap<String, Waiting>>,
     listening: Cell<bool>,
     /// Whether it has been told that the engine is away. There may be any number of attempts.
-    complained: Cell<bool>,
+    warned: Cell<bool>,
     log: Logger,
 }
 
 #[derive(Debug)]
 struct Waiting {
-    tell: oneshot::Sender<End>,
+    tell: oneshot::Sender<ContainerExit>,
     /// Where it is, once that is known.
     address: Option<IpAddr>,
     /// Memory has run out in it, which alone does not end it.
     out_of_memory: bool,
 }
 
-impl Watch {
+impl ExitWatcher {
     /// Watches nothing yet.
     pub fn new(engine: Rc<Engine>, log: Logger) -> Rc<Self> {
-        let (waiting, listening, complained) = Default::default();
-        Rc::new(Self { engine, waiting, listening, complained, log })
+        let (waiting, listening, warned) = Default::default();
+        Rc::new(Self { engine, waiting, listening, warned, log })
     }
 
     /// Tells how the container ends. To be called before it is started.
     ///
     /// # Panics
     /// Outside of a `LocalSet`.
-    pub fn end_of(self: &Rc<Self>, id: &str) -> oneshot::Receiver<End> {
+    pub fn end_of(self: &Rc<Self>, id: &str) -> oneshot::Receiver<ContainerExit> {
         let (tell, told) = oneshot::channel();
         self.waiting.borrow_mut().insert(id.to_owned(), Waiting { tell, address: None, out_of_memory: false });
         if !self.listening.replace(true) {
@@ -100,7 +100,7 @@ impl Watch {
             let since = SystemTime::now();
             match self.follow(since).await {
                 Ok(()) => debug!(self.log, "the container engine ended its events"),
-                Err(error) if !self.complained.replace(true) => {
+                Err(error) if !self.warned.replace(true) => {
                     warn!(self.log, "the container engine tells no more how containers end"; "error" => %error)
                 }
                 Err(error) => debug!(self.log, "the container engine is still away"; "error" => %error),
@@ -114,7 +114,7 @@ impl Watch {
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
         self.listening.set(false);
-        self.complained.set(false);
+        self.warned.set(false);
     }
 
     async fn follow(&self, since: SystemTime) -> Result<(), EngineError> {
@@ -134,7 +134,7 @@ impl Watch {
                 result = &mut looking => return result,
                 event = events.next() => match event {
                     Some(Ok(event)) => {
-                        self.complained.set(false);
+                        self.warned.set(false);
                         self.take(event).into_iter().for_each(|id| drop(suspect.send(id)));
                     }
                     Some(Err(error)) => return Err(self.engine.explain(&error)),
@@ -161,9 +161,9 @@ impl Watch {
             }
             Some("die" | "died") => {
                 let code = attributes.get("exitCode").and_then(|code| code.parse().ok());
-                self.tell(&id, End::Died { code: code.unwrap_or(-1), out_of_memory: false });
+                self.tell(&id, ContainerExit::Died { code: code.unwrap_or(-1), out_of_memory: false });
             }
-            Some("destroy" | "remove") => self.tell(&id, End::Removed),
+            Some("destroy" | "remove") => self.tell(&id, ContainerExit::Removed),
             _ => {}
         }
         None
@@ -175,22 +175,22 @@ impl Watch {
             let inspect = async |docker: bollard::Docker| docker.inspect_container(&id, None).await;
             match self.engine.ask("inspect", QUICK, inspect).await {
                 Ok(container) => {
-                    self.complained.set(false);
+                    self.warned.set(false);
                     let address = self.waiting.borrow().get(&id).and_then(|waiting| waiting.address);
                     if let Some(end) = end_in(&container, address) {
                         self.tell(&id, end);
                     }
                 }
-                Err(error) if error.is_not_found() => self.tell(&id, End::Removed),
+                Err(error) if error.is_not_found() => self.tell(&id, ContainerExit::Removed),
                 Err(error) => return Err(error),
             }
         }
         Ok(())
     }
 
-    fn tell(&self, id: &str, mut end: End) {
+    fn tell(&self, id: &str, mut end: ContainerExit) {
         let Some(waiting) = self.waiting.borrow_mut().remove(id) else { return };
-        if let End::Died { out_of_memory, .. } = &mut end {
+        if let ContainerExit::Died { out_of_memory, .. } = &mut end {
             *out_of_memory |= waiting.out_of_memory;
         }
         // Nobody may be interested any more.
@@ -199,14 +199,14 @@ impl Watch {
 }
 
 /// How a container ended that the engine still knows, and which was at that address. `None`: it has not ended.
-fn end_in(container: &ContainerInspectResponse, address: Option<IpAddr>) -> Option<End> {
+fn end_in(container: &ContainerInspectResponse, address: Option<IpAddr>) -> Option<ContainerExit> {
     use ContainerStateStatusEnum::{DEAD, EXITED, REMOVING};
     let state = container.state.as_ref()?;
     if matches!(state.status, Some(EXITED | DEAD | REMOVING)) {
         let (code, out_of_memory) = (state.exit_code.unwrap_or(-1), state.oom_killed.unwrap_or(false));
-        return Some(End::Died { code, out_of_memory });
+        return Some(ContainerExit::Died { code, out_of_memory });
     }
-    address.filter(|address| !addresses(container).any(|actual| actual == *address)).map(|_| End::CutOff)
+    address.filter(|address| !addresses(container).any(|actual| actual == *address)).map(|_| ContainerExit::CutOff)
 }
 
 #[cfg(test)]
@@ -220,12 +220,12 @@ mod tests {
 
     use super::*;
 
-    fn watch() -> Rc<Watch> {
+    fn watch() -> Rc<ExitWatcher> {
         watch_and_log(Logger::root(Discard, o!()))
     }
 
-    fn watch_and_log(log: Logger) -> Rc<Watch> {
-        Watch::new(Rc::new(Engine::at("unix:///nowhere/docker.sock".to_owned())), log)
+    fn watch_and_log(log: Logger) -> Rc<ExitWatcher> {
+        ExitWatcher::new(Rc::new(Engine::at("unix:///nowhere/docker.sock".to_owned())), log)
     }
 
     /// Counts warnings.
@@ -250,7 +250,7 @@ mod tests {
     }
 
     /// The end of container `c`, as told by events.
-    async fn told(events: &[EventMessage]) -> Option<End> {
+    async fn told(events: &[EventMessage]) -> Option<ContainerExit> {
         let events = events.to_vec();
         let local = task::LocalSet::new();
         let told = local.run_until(async move {
@@ -267,21 +267,21 @@ mod tests {
     #[tokio::test]
     async fn a_death_is_told_with_its_exit_code() {
         let end = told(&[event("die", "other", r#""exitCode":"1""#), event("die", "c", r#""exitCode":"137""#)]).await;
-        assert_eq!(end, Some(End::Died { code: 137, out_of_memory: false }));
+        assert_eq!(end, Some(ContainerExit::Died { code: 137, out_of_memory: false }));
     }
 
     #[tokio::test]
     async fn memory_that_runs_out_is_told_with_the_death_that_follows() {
         assert_eq!(told(&[event("oom", "c", "")]).await, None);
         let end = told(&[event("oom", "c", ""), event("die", "c", r#""exitCode":"137""#)]).await;
-        assert_eq!(end, Some(End::Died { code: 137, out_of_memory: true }));
+        assert_eq!(end, Some(ContainerExit::Died { code: 137, out_of_memory: true }));
     }
 
     #[tokio::test]
     async fn a_removal_without_a_death_is_an_end_too_and_an_end_is_told_once() {
-        assert_eq!(told(&[event("destroy", "c", "")]).await, Some(End::Removed));
+        assert_eq!(told(&[event("destroy", "c", "")]).await, Some(ContainerExit::Removed));
         let end = told(&[event("die", "c", r#""exitCode":"0""#), event("destroy", "c", "")]).await;
-        assert_eq!(end, Some(End::Died { code: 0, out_of_memory: false }));
+        assert_eq!(end, Some(ContainerExit::Died { code: 0, out_of_memory: false }));
         assert_eq!(told(&[event("start", "c", ""), event("exec_die", "c", r#""exitCode":"1""#)]).await, None);
     }
 
@@ -311,7 +311,7 @@ mod tests {
         for status in ["created", "running", "paused", "restarting"] {
             assert_eq!(end(&format!(r#"{{"Status":"{status}","ExitCode":0}}"#)), None);
         }
-        let died = |code, out_of_memory| Some(End::Died { code, out_of_memory });
+        let died = |code, out_of_memory| Some(ContainerExit::Died { code, out_of_memory });
         assert_eq!(end(r#"{"Status":"exited","ExitCode":3}"#), died(3, false));
         assert_eq!(end(r#"{"Status":"exited","ExitCode":137,"OOMKilled":true}"#), died(137, true));
         assert_eq!(end(r#"{"Status":"dead"}"#), died(-1, false));
@@ -328,10 +328,10 @@ mod tests {
         let others = r#""a":{"IPAddress":""},"b":{"IPAddress":"10.8.0.2"}"#;
         for status in ["created", "running", "paused"] {
             assert_eq!(end(status, &format!(r#"{others},"c":{{"IPAddress":"10.9.0.2"}}"#)), None);
-            assert_eq!(end(status, others), Some(End::CutOff));
-            assert_eq!(end(status, ""), Some(End::CutOff));
+            assert_eq!(end(status, others), Some(ContainerExit::CutOff));
+            assert_eq!(end(status, ""), Some(ContainerExit::CutOff));
         }
-        assert_eq!(end("exited", ""), Some(End::Died { code: 3, out_of_memory: false }));
+        assert_eq!(end("exited", ""), Some(ContainerExit::Died { code: 3, out_of_memory: false }));
     }
 
     #[tokio::test]

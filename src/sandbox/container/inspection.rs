@@ -6,7 +6,7 @@ use bollard::models::{ContainerInspectResponse, EndpointSettings};
 
 /// What is worth knowing of a container that was started.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Facts {
+pub struct Inspection {
     pub address: Option<IpAddr>,
     /// Where it sees this host.
     pub gateway: Option<IpAddr>,
@@ -15,7 +15,7 @@ pub struct Facts {
     pub stop_signal: Option<String>,
 }
 
-impl Facts {
+impl Inspection {
     pub fn of(found: &ContainerInspectResponse) -> Self {
         let endpoint = endpoints(found).find(|endpoint| address(endpoint).is_some());
         let pid = found.state.as_ref().and_then(|state| state.pid).and_then(|pid| u32::try_from(pid).ok());
@@ -51,25 +51,25 @@ mod tests {
     fn address_gateway_pid_and_signal_come_from_one_look() {
         let found = r#"{"State":{"Pid":77},"Config":{"StopSignal":"SIGQUIT"},"NetworkSettings":{"Networks":{
             "n":{"IPAddress":"10.9.0.2","Gateway":"10.9.0.1"}}}}"#;
-        let expected = Facts {
+        let expected = Inspection {
             address: Some("10.9.0.2".parse().unwrap()),
             gateway: Some("10.9.0.1".parse().unwrap()),
             pid: Some(77),
             stop_signal: Some("SIGQUIT".to_owned()),
         };
-        assert_eq!(Facts::of(&serde_json::from_str(found).unwrap()), expected);
+        assert_eq!(Inspection::of(&serde_json::from_str(found).unwrap()), expected);
     }
 
     #[test]
     fn a_container_that_has_ended_has_nothing_of_it() {
         let found = r#"{"State":{"Pid":0},"NetworkSettings":{"Networks":{"bridge":{"IPAddress":"","Gateway":""}}}}"#;
-        assert_eq!(Facts::of(&serde_json::from_str(found).unwrap()), Facts::default());
-        assert_eq!(Facts::of(&ContainerInspectResponse::default()), Facts::default());
+        assert_eq!(Inspection::of(&serde_json::from_str(found).unwrap()), Inspection::default());
+        assert_eq!(Inspection::of(&ContainerInspectResponse::default()), Inspection::default());
     }
 
     #[test]
     fn an_address_may_be_of_the_sixth_version() {
         let found = r#"{"NetworkSettings":{"Networks":{"n":{"IPAddress":"","GlobalIPv6Address":"fd00::2"}}}}"#;
-        assert_eq!(Facts::of(&serde_json::from_str(found).unwrap()).address, Some("fd00::2".parse().unwrap()));
+        assert_eq!(Inspection::of(&serde_json::from_str(found).unwrap()).address, Some("fd00::2".parse().unwrap()));
     }
 }

@@ -18,10 +18,10 @@ use crate::sandbox::output_throttle::OutputThrottle;
 
 use super::{
     engine::{Engine, QUICK},
-    remover::Remover,
-    watch::End,
+    exit_watcher::ContainerExit,
+    reaper::ContainerReaper,
 };
-use crate::state::Entry;
+use crate::state::JournalEntry;
 
 /// How long the last output may take to be read once the container has ended: less than requests in flight wait for the
 /// reason of the end.
@@ -34,13 +34,13 @@ const SIGKILL: i64 = 9;
 
 /// The hold on a container.
 #[derive(Debug)]
-pub struct ContainerGuest {
+pub struct ContainerHandle {
     pub container: Container,
-    pub remover: Remover,
+    pub reaper: ContainerReaper,
     /// What its image wants to be asked to end with.
     pub stop_signal: String,
     /// Until it is being removed.
-    pub entry: Option<Entry>,
+    pub entry: Option<JournalEntry>,
 }
 
 /// A container in its engine.
@@ -53,7 +53,7 @@ pub struct Container {
     pub log: Logger,
 }
 
-impl Guest for ContainerGuest {
+impl Guest for ContainerHandle {
     fn ask_to_stop(&mut self) {
         self.container.signal(self.stop_signal.clone());
     }
@@ -67,19 +67,19 @@ impl Guest for ContainerGuest {
         self.container.killed.set(true);
         Box::pin(async move {
             let entry = self.entry.take();
-            self.remover.remove(&self.container.id, entry).await;
+            self.reaper.remove(&self.container.id, entry).await;
             Ok(())
         })
     }
 }
 
-impl Drop for ContainerGuest {
+impl Drop for ContainerHandle {
     fn drop(&mut self) {
         // An actor panicked. The request cannot be made here, but it is made for as long as the daemon runs; after that,
         // the next one reads of it.
         if let Some(entry) = self.entry.take() {
             self.container.killed.set(true);
-            self.remover.discard(&self.container.id, entry);
+            self.reaper.discard(&self.container.id, entry);
         }
     }
 }
@@ -123,19 +123,26 @@ impl Container {
     }
 
     /// Resolves when it has ended and its last lines have been read. `limit` is its memory in MiB.
-    pub async fn exited(self, end: oneshot::Receiver<End>, output: task::JoinHandle<()>, limit: u64) -> GuestExit {
+    pub async fn exited(
+        self,
+        end: oneshot::Receiver<ContainerExit>,
+        output: task::JoinHandle<()>,
+        limit: u64,
+    ) -> GuestExit {
         let end = end.await;
         let (exit, _) = futures::join!(
             async {
                 match end {
-                    Ok(End::Died { code, out_of_memory }) if out_of_memory || self.starved(code).await => {
+                    Ok(ContainerExit::Died { code, out_of_memory }) if out_of_memory || self.starved(code).await => {
                         GuestExit::OutOfMemory { limit }
                     }
-                    Ok(End::Died { code, .. }) => exit(code),
-                    Ok(End::Removed) => {
+                    Ok(ContainerExit::Died { code, .. }) => exit(code),
+                    Ok(ContainerExit::Removed) => {
                         GuestExit::Other("removed from the container engine by somebody else".to_owned())
                     }
-                    Ok(End::CutOff) => GuestExit::Other("taken out of its network by somebody else".to_owned()),
+                    Ok(ContainerExit::CutOff) => {
+                        GuestExit::Other("taken out of its network by somebody else".to_owned())
+                    }
                     Err(_) => GuestExit::Other("no longer watched by the daemon".to_owned()),
                 }
             },

@@ -22,7 +22,7 @@ pub type Asked = Rc<RefCell<Vec<String>>>;
 ///
 /// # Panics
 /// Outside of a `LocalSet`.
-pub fn scripted(answers: &'static [&'static str]) -> (TempDir, Engine, Asked) {
+pub fn mock_engine(answers: &'static [&'static str]) -> (TempDir, Engine, Asked) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("engine.sock");
     let listener = UnixListener::bind(&path).unwrap();

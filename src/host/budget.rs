@@ -54,7 +54,7 @@ impl fmt::Display for MemoryBudget {
 
 /// Containers and virtual machines that may be starting at once: enough to keep every processor busy while some of them
 /// wait for the engine or the kernel. With more, all are ready later than they would be one after the other.
-pub fn usual_starts() -> usize {
+pub fn default_max_starts() -> usize {
     2 * thread::available_parallelism().map_or(1, NonZeroUsize::get)
 }
 

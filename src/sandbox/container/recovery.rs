@@ -20,10 +20,10 @@ use tokio::{
 
 use super::{
     engine::{Engine, EngineError, QUICK},
-    remover::Remover,
-    request::{DAEMON_LABEL, LIFE_LABEL, Owner},
+    reaper::ContainerReaper,
+    request::{DAEMON_LABEL, Owner, RUN_LABEL},
 };
-use crate::{sandbox::reclaim, state::Entry};
+use crate::{sandbox::reclaim, state::JournalEntry};
 
 /// Between two looks: at first, and at most to an engine that is away.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -37,7 +37,7 @@ const SECOND_THOUGHTS: [Duration; 3] = [Duration::from_secs(1), Duration::from_s
 ///
 /// # Panics
 /// Outside of a `LocalSet`.
-pub fn remove(engine: &Rc<Engine>, left: Vec<(Entry, String, String)>, owner: &Owner, log: &Logger) {
+pub fn remove(engine: &Rc<Engine>, left: Vec<(JournalEntry, String, String)>, owner: &Owner, log: &Logger) {
     let mut by_engine = HashMap::from([(engine.host().to_owned(), HashMap::new())]);
     for (entry, host, name) in left {
         by_engine.entry(host).or_default().insert(name, entry);
@@ -46,9 +46,9 @@ pub fn remove(engine: &Rc<Engine>, left: Vec<(Entry, String, String)>, owner: &O
         let engine = if host == engine.host() { engine.clone() } else { Rc::new(Engine::at(host)) };
         let (owner, log) = (owner.clone(), log.clone());
         task::spawn_local(async move {
-            let doubtful = !left.is_empty();
+            let maybe_created = !left.is_empty();
             let Some(sweep) = Sweep::of(engine, owner, log, left).await else { return };
-            for pause in SECOND_THOUGHTS.into_iter().filter(|_| doubtful) {
+            for pause in SECOND_THOUGHTS.into_iter().filter(|_| maybe_created) {
                 time::sleep(pause).await;
                 let _ = sweep.look(&mut HashMap::new()).await;
             }
@@ -59,15 +59,20 @@ pub fn remove(engine: &Rc<Engine>, left: Vec<(Entry, String, String)>, owner: &O
 struct Sweep {
     engine: Rc<Engine>,
     owner: Owner,
-    remover: Remover,
+    reaper: ContainerReaper,
 }
 
 impl Sweep {
     /// Removes everything, however long the engine is away. `None`: it is away, and nothing is known to be there.
-    async fn of(engine: Rc<Engine>, owner: Owner, log: Logger, mut left: HashMap<String, Entry>) -> Option<Self> {
-        let sweep = Self { remover: Remover::start(engine.clone(), log.clone()), engine, owner };
+    async fn of(
+        engine: Rc<Engine>,
+        owner: Owner,
+        log: Logger,
+        mut left: HashMap<String, JournalEntry>,
+    ) -> Option<Self> {
+        let sweep = Self { reaper: ContainerReaper::start(engine.clone(), log.clone()), engine, owner };
         let doubt = if left.is_empty() { Duration::ZERO } else { DOUBT };
-        let (mut removed, mut pause, mut complained) = (0, FIRST_PAUSE, false);
+        let (mut removed, mut pause, mut warned) = (0, FIRST_PAUSE, false);
         let mut answered = None;
         loop {
             match sweep.look(&mut left).await {
@@ -79,40 +84,40 @@ impl Sweep {
                 }
                 Err(_) if left.is_empty() && removed == 0 => return None,
                 Err(error) => {
-                    if !complained {
+                    if !warned {
                         warn!(log, "containers of an earlier daemon cannot be removed yet"; "containers" => left.len(),
                             "error" => %error);
-                        complained = true;
+                        warned = true;
                     }
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }
             }
             time::sleep(pause).await;
         }
-        left.into_values().for_each(Entry::strike);
+        left.into_values().for_each(JournalEntry::remove);
         reclaim::report(&log, "containers", removed);
         Some(sweep)
     }
 
     /// Removes those that are there, and waits for that. How many there were.
-    async fn look(&self, left: &mut HashMap<String, Entry>) -> Result<usize, EngineError> {
+    async fn look(&self, left: &mut HashMap<String, JournalEntry>) -> Result<usize, EngineError> {
         let label = format!("{DAEMON_LABEL}={}", self.owner.daemon);
         let options =
             ListContainersOptionsBuilder::new().all(true).filters(&HashMap::from([("label", vec![label])])).build();
         let list = async |docker: Docker| docker.list_containers(Some::<ListContainersOptions>(options)).await;
         let mut found = self.engine.ask("list", QUICK, list).await?;
-        found.retain(|container| !self.is_of_this_life(container));
+        found.retain(|container| !self.is_of_this_run(container));
         future::join_all(found.iter().filter_map(|container| {
             let names = container.names.iter().flatten();
             let entry = names.filter_map(|name| left.remove(name.trim_start_matches('/'))).last();
-            Some(self.remover.remove(container.id.as_deref()?, entry))
+            Some(self.reaper.remove(container.id.as_deref()?, entry))
         }))
         .await;
         Ok(found.len())
     }
 
-    fn is_of_this_life(&self, container: &ContainerSummary) -> bool {
-        container.labels.as_ref().and_then(|labels| labels.get(LIFE_LABEL)) == Some(&self.owner.life)
+    fn is_of_this_run(&self, container: &ContainerSummary) -> bool {
+        container.labels.as_ref().and_then(|labels| labels.get(RUN_LABEL)) == Some(&self.owner.run_id)
     }
 }
 
@@ -122,32 +127,32 @@ mod tests {
     use tokio::task::LocalSet;
 
     use super::{
-        super::scripted::{OLD, scripted},
+        super::mock_engine::{OLD, mock_engine},
         *,
     };
-    use crate::state::{State, Thing};
+    use crate::state::{Resource, State};
 
     const NONE: &str = "200 []";
     const SOME: &str = r#"200 [
-        {"Id":"old","Names":["/unifaas-f-1"],"Labels":{"unifaas.daemon":"d","unifaas.life":"before"}},
+        {"Id":"old","Names":["/unifaas-f-1"],"Labels":{"unifaas.daemon":"d","unifaas.run":"before"}},
         {"Id":"unknown","Names":["/unifaas-f-2"],"Labels":{"unifaas.daemon":"d"}},
-        {"Id":"new","Names":["/unifaas-f-3"],"Labels":{"unifaas.daemon":"d","unifaas.life":"now"}}]"#;
+        {"Id":"new","Names":["/unifaas-f-3"],"Labels":{"unifaas.daemon":"d","unifaas.run":"now"}}]"#;
 
     /// Removes what is written down as `names` from an engine with these answers; what it was asked, whether all of it was
     /// struck out, and how long it took.
     async fn swept(answers: &'static [&'static str], names: &[&str]) -> (Vec<String>, bool, Duration) {
         let sweep = async {
-            let (_directory, engine, asked) = scripted(answers);
+            let (_directory, engine, asked) = mock_engine(answers);
             let home = tempfile::tempdir().unwrap();
             let (state, _) = State::open(home.path()).unwrap();
-            let thing = |name: &str| Thing::Container { engine: "e".to_owned(), name: name.to_owned() };
-            let enter = |name: &&str| ((*name).to_owned(), state.journal.enter_blocking(thing(name)).unwrap());
-            let owner = Owner { daemon: "d".to_owned(), life: "now".to_owned() };
+            let resource = |name: &str| Resource::Container { engine: "e".to_owned(), name: name.to_owned() };
+            let enter = |name: &&str| ((*name).to_owned(), state.journal.record_blocking(resource(name)).unwrap());
+            let owner = Owner { daemon: "d".to_owned(), run_id: "now".to_owned() };
             let left = names.iter().map(enter).collect();
             let since = Instant::now();
             Sweep::of(Rc::new(engine), owner, Logger::root(Discard, o!()), left).await;
             drop(state);
-            let struck = State::open(home.path()).unwrap().1.things.is_empty();
+            let struck = State::open(home.path()).unwrap().1.resources.is_empty();
             let asked = asked.borrow();
             let asked = asked.iter().filter_map(|line| line.split_once("/containers/"));
             let asked = asked.map(|(method, rest)| format!("{} {rest}", method.split(' ').next().unwrap())).collect();

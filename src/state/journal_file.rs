@@ -12,7 +12,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::record::{Line, Origin, Thing};
+use super::record::{Line, Origin, Resource};
 
 /// The file grows by so much before it is written anew, in bytes: enough that this costs nothing on average, too little
 /// for it to be long.
@@ -20,17 +20,17 @@ const GROWTH: u64 = 128 * 1024;
 
 /// The file, and what it says.
 #[derive(Debug)]
-pub struct Book {
+pub struct JournalFile {
     path: PathBuf,
     file: File,
     origin: Origin,
     /// All that is not struck out.
-    things: BTreeMap<u64, Thing>,
+    resources: BTreeMap<u64, Resource>,
     /// Of the file, up to its last whole line.
     length: u64,
     /// The length at which it is written anew.
     most: u64,
-    /// What the file says is not what `things` says: a line was torn, or could not be written.
+    /// What the file says is not what `resources` says: a line was torn, or could not be written.
     behind: bool,
 }
 
@@ -38,29 +38,29 @@ pub struct Book {
 #[derive(Debug)]
 pub enum Change {
     /// It is about to be made.
-    Enter { number: u64, thing: Thing },
+    Record { number: u64, resource: Resource },
     /// More is known of it.
-    Amend { number: u64, thing: Thing },
+    Update { number: u64, resource: Resource },
     /// It is no more.
-    Strike { number: u64 },
+    Remove { number: u64 },
 }
 
 impl Change {
     fn line(&self) -> Line {
         match self {
-            Change::Enter { number, thing } | Change::Amend { number, thing } => {
-                Line::Enter { number: *number, thing: thing.clone() }
+            Change::Record { number, resource } | Change::Update { number, resource } => {
+                Line::Enter { number: *number, resource: resource.clone() }
             }
-            Change::Strike { number } => Line::Strike { number: *number },
+            Change::Remove { number } => Line::Strike { number: *number },
         }
     }
 }
 
-impl Book {
-    /// A file that says what `things` says, in place of the one that is there.
-    pub fn begin(path: PathBuf, origin: Origin, things: BTreeMap<u64, Thing>) -> io::Result<Self> {
-        let (file, length) = write_anew(&path, &origin, &things)?;
-        Ok(Self { path, file, origin, things, length, most: length + GROWTH, behind: false })
+impl JournalFile {
+    /// A file that says what `resources` says, in place of the one that is there.
+    pub fn begin(path: PathBuf, origin: Origin, resources: BTreeMap<u64, Resource>) -> io::Result<Self> {
+        let (file, length) = write_anew(&path, &origin, &resources)?;
+        Ok(Self { path, file, origin, resources, length, most: length + GROWTH, behind: false })
     }
 
     /// Writes changes down, all of them or none. When that fails nothing is entered; amendments and strikes are true
@@ -70,12 +70,12 @@ impl Book {
         self.behind |= written.is_err();
         for change in changes {
             match change {
-                Change::Enter { .. } if written.is_err() => {}
-                Change::Enter { number, thing } | Change::Amend { number, thing } => {
-                    self.things.insert(number, thing);
+                Change::Record { .. } if written.is_err() => {}
+                Change::Record { number, resource } | Change::Update { number, resource } => {
+                    self.resources.insert(number, resource);
                 }
-                Change::Strike { number } => {
-                    self.things.remove(&number);
+                Change::Remove { number } => {
+                    self.resources.remove(&number);
                 }
             }
         }
@@ -95,7 +95,7 @@ impl Book {
 
     /// Writes the file anew; where there is no space for that, at least takes back what was torn.
     fn catch_up(&mut self) -> io::Result<()> {
-        match write_anew(&self.path, &self.origin, &self.things) {
+        match write_anew(&self.path, &self.origin, &self.resources) {
             Ok((file, length)) => {
                 (self.file, self.length, self.most, self.behind) = (file, length, length + GROWTH, false);
                 Ok(())
@@ -105,11 +105,11 @@ impl Book {
     }
 }
 
-fn write_anew(path: &Path, origin: &Origin, things: &BTreeMap<u64, Thing>) -> io::Result<(File, u64)> {
+fn write_anew(path: &Path, origin: &Origin, resources: &BTreeMap<u64, Resource>) -> io::Result<(File, u64)> {
     let mut text = Vec::new();
     Line::Daemon(origin.clone()).append_to(&mut text);
-    for (number, thing) in things {
-        Line::Enter { number: *number, thing: thing.clone() }.append_to(&mut text);
+    for (number, resource) in resources {
+        Line::Enter { number: *number, resource: resource.clone() }.append_to(&mut text);
     }
     let beside = path.with_extension("new");
     let write = || {
@@ -130,7 +130,7 @@ mod tests {
     use crate::state::is_full;
 
     struct Rig {
-        book: Book,
+        file: JournalFile,
         next: u64,
         directory: tempfile::TempDir,
     }
@@ -139,17 +139,17 @@ mod tests {
         Origin { boot: "b".to_owned(), pids: 1, network: 2 }
     }
 
-    fn thing(name: &str) -> Thing {
-        Thing::Container { engine: String::new(), name: name.to_owned() }
+    fn resource(name: &str) -> Resource {
+        Resource::Container { engine: String::new(), name: name.to_owned() }
     }
 
     impl Rig {
-        fn new(things: &[&str]) -> Self {
+        fn new(resources: &[&str]) -> Self {
             let directory = tempfile::tempdir().unwrap();
-            let things: BTreeMap<u64, Thing> = (0..).zip(things.iter().map(|name| thing(name))).collect();
-            let next = things.len() as u64;
-            let book = Book::begin(directory.path().join("journal"), origin(), things).unwrap();
-            Self { book, next, directory }
+            let resources: BTreeMap<u64, Resource> = (0..).zip(resources.iter().map(|name| resource(name))).collect();
+            let next = resources.len() as u64;
+            let file = JournalFile::begin(directory.path().join("journal"), origin(), resources).unwrap();
+            Self { file, next, directory }
         }
 
         fn path(&self) -> PathBuf {
@@ -159,27 +159,27 @@ mod tests {
         fn enter(&mut self, name: &str) -> io::Result<u64> {
             let number = self.next;
             self.next += 1;
-            self.book.write(vec![Change::Enter { number, thing: thing(name) }]).map(|()| number)
+            self.file.write(vec![Change::Record { number, resource: resource(name) }]).map(|()| number)
         }
 
-        fn strike(&mut self, number: u64) {
-            let _ = self.book.write(vec![Change::Strike { number }]);
+        fn remove(&mut self, number: u64) {
+            let _ = self.file.write(vec![Change::Remove { number }]);
         }
 
         /// The names of what the next daemon would find.
         fn found(&self) -> Vec<String> {
             let replay = Replay::of(&fs::read(self.path()).unwrap());
             assert_eq!(replay.damaged, 0);
-            let name = |(from, thing)| match (from, thing) {
-                (Some(from), Thing::Container { name, .. }) if from == origin() => name,
+            let name = |(from, resource)| match (from, resource) {
+                (Some(from), Resource::Container { name, .. }) if from == origin() => name,
                 other => panic!("{other:?}"),
             };
-            replay.things.into_values().map(name).collect()
+            replay.resources.into_values().map(name).collect()
         }
 
         /// What is written next meets a full disk.
         fn fill(&mut self) {
-            self.book.file = OpenOptions::new().append(true).open("/dev/full").unwrap();
+            self.file.file = OpenOptions::new().append(true).open("/dev/full").unwrap();
         }
     }
 
@@ -189,9 +189,9 @@ mod tests {
         assert_eq!(rig.found(), ["left", "over"]);
         let a = rig.enter("a").unwrap();
         let b = rig.enter("b").unwrap();
-        rig.book.write(vec![Change::Amend { number: a, thing: thing("a more") }]).unwrap();
+        rig.file.write(vec![Change::Update { number: a, resource: resource("a more") }]).unwrap();
         assert_eq!(rig.found(), ["left", "over", "a more", "b"]);
-        rig.book.write(vec![Change::Strike { number: b }, Change::Strike { number: 0 }]).unwrap();
+        rig.file.write(vec![Change::Remove { number: b }, Change::Remove { number: 0 }]).unwrap();
         assert_eq!(rig.found(), ["over", "a more"]);
     }
 
@@ -201,7 +201,7 @@ mod tests {
         let long = "x".repeat(100);
         for _ in 0..10_000 {
             let number = rig.enter(&long).unwrap();
-            rig.strike(number);
+            rig.remove(number);
             assert!(fs::metadata(rig.path()).unwrap().len() < GROWTH + 1000);
         }
         assert_eq!(rig.found(), ["kept"]);
@@ -224,7 +224,7 @@ mod tests {
         rig.fill();
         assert!(is_full(&rig.enter("a").unwrap_err()));
         let b = rig.enter("b").unwrap();
-        rig.strike(b);
+        rig.remove(b);
         rig.enter("c").unwrap();
         assert_eq!(rig.found(), ["kept", "c"]);
     }
@@ -233,7 +233,7 @@ mod tests {
     fn a_strike_that_could_not_be_written_is_made_up_for() {
         let mut rig = Rig::new(&["gone", "kept"]);
         rig.fill();
-        rig.strike(0);
+        rig.remove(0);
         assert_eq!(rig.found(), ["gone", "kept"]);
         rig.enter("next").unwrap();
         assert_eq!(rig.found(), ["kept", "next"]);
@@ -244,7 +244,7 @@ mod tests {
         let mut rig = Rig::new(&["kept"]);
         let mut file = OpenOptions::new().append(true).open(rig.path()).unwrap();
         file.write_all(b"{\"strike\":{\"num").unwrap();
-        rig.book.behind = true;
+        rig.file.behind = true;
         // In the place of the new file is something that is none.
         fs::create_dir(rig.path().with_extension("new")).unwrap();
         rig.enter("next").unwrap();

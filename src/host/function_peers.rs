@@ -16,7 +16,7 @@ use nix::{ifaddrs::getifaddrs, net::if_::if_nametoindex};
 
 /// Where functions live, and as whom. Clones are the same.
 #[derive(Debug, Clone, Default)]
-pub struct Neighbours(Arc<RwLock<Known>>);
+pub struct FunctionPeers(Arc<RwLock<Known>>);
 
 #[derive(Debug, Default)]
 struct Known {
@@ -31,7 +31,7 @@ pub struct OwnAddress {
     pub address: IpAddr,
 }
 
-impl Neighbours {
+impl FunctionPeers {
     /// From now on, functions live in that network.
     pub fn add_network(&self, name: &str, ranges: Vec<IpNet>) {
         if self.known().networks.get(name) != Some(&ranges) {
@@ -90,53 +90,53 @@ pub fn own_addresses() -> Vec<OwnAddress> {
 mod tests {
     use super::*;
 
-    fn neighbours() -> Neighbours {
-        let neighbours = Neighbours::default();
-        neighbours.add_network("bridge", vec!["172.17.0.0/16".parse().unwrap(), "fd00::/64".parse().unwrap()]);
-        neighbours
+    fn peers() -> FunctionPeers {
+        let peers = FunctionPeers::default();
+        peers.add_network("bridge", vec!["172.17.0.0/16".parse().unwrap(), "fd00::/64".parse().unwrap()]);
+        peers
     }
 
-    fn include(neighbours: &Neighbours, peer: &str) -> bool {
-        neighbours.include(peer.parse().unwrap())
+    fn include(peers: &FunctionPeers, peer: &str) -> bool {
+        peers.include(peer.parse().unwrap())
     }
 
     #[test]
     fn a_network_is_all_of_its_ranges_however_an_address_is_written() {
-        let neighbours = neighbours();
+        let peers = peers();
         for inside in ["172.17.3.4:5", "[::ffff:172.17.3.4]:5", "[fd00::9]:5"] {
-            assert!(include(&neighbours, inside), "{inside}");
+            assert!(include(&peers, inside), "{inside}");
         }
         for outside in ["172.18.0.1:5", "127.0.0.1:5", "[::1]:5", "[fd01::9]:5", "[::ffff:10.0.0.1]:5"] {
-            assert!(!include(&neighbours, outside), "{outside}");
+            assert!(!include(&peers, outside), "{outside}");
         }
-        assert!(!include(&Neighbours::default(), "172.17.3.4:5"));
+        assert!(!include(&FunctionPeers::default(), "172.17.3.4:5"));
     }
 
     #[test]
     fn a_network_that_has_changed_is_where_it_is_now() {
-        let neighbours = neighbours();
-        neighbours.add_network("vms", vec!["10.100.0.0/16".parse().unwrap()]);
-        neighbours.add_network("bridge", vec!["172.20.0.0/16".parse().unwrap()]);
-        assert!(include(&neighbours, "172.20.3.4:5") && !include(&neighbours, "172.17.3.4:5"));
-        assert!(include(&neighbours.clone(), "10.100.0.2:5"));
+        let peers = peers();
+        peers.add_network("vms", vec!["10.100.0.0/16".parse().unwrap()]);
+        peers.add_network("bridge", vec!["172.20.0.0/16".parse().unwrap()]);
+        assert!(include(&peers, "172.20.3.4:5") && !include(&peers, "172.17.3.4:5"));
+        assert!(include(&peers.clone(), "10.100.0.2:5"));
     }
 
     #[test]
     fn users_are_known_by_number() {
-        let neighbours = neighbours();
-        neighbours.add_user(65_534);
-        assert!(neighbours.include_user(65_534) && !neighbours.include_user(0));
+        let peers = peers();
+        peers.add_user(65_534);
+        assert!(peers.include_user(65_534) && !peers.include_user(0));
     }
 
     #[test]
     fn an_address_of_the_wire_alone_is_told_by_the_wire() {
-        let neighbours = neighbours();
+        let peers = peers();
         let lo = if_nametoindex("lo").unwrap();
         let own = |address: &str| [OwnAddress { interface: "lo".to_owned(), address: address.parse().unwrap() }];
         let peer = |scope| SocketAddrV6::new("fe80::1".parse().unwrap(), 5, 0, scope);
-        assert!(neighbours.are_behind(&peer(lo), &own("172.17.0.1")));
-        assert!(!neighbours.are_behind(&peer(lo), &own("192.0.2.1")));
-        assert!(!neighbours.are_behind(&peer(lo + 1), &own("172.17.0.1")));
+        assert!(peers.are_behind(&peer(lo), &own("172.17.0.1")));
+        assert!(!peers.are_behind(&peer(lo), &own("192.0.2.1")));
+        assert!(!peers.are_behind(&peer(lo + 1), &own("172.17.0.1")));
         assert!(own_addresses().iter().any(|own| own.interface == "lo" && own.address.is_loopback()));
     }
 }

@@ -8,7 +8,9 @@ use std::{io, num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
 use actix::Addr;
 use slog::{info, o, warn};
 use tokio::{sync::oneshot, time::timeout};
-use unifaas_actors::{Admission, Callbacks, Directory, DrainAll, Follow, Limits, RegistryActor, World, scan_all};
+use unifaas_actors::{
+    Admission, Callbacks, ChangeSource, Directory, DrainAll, HostLimits, RegistryActor, Services, scan_all,
+};
 
 use crate::{
     cli::Serve,
@@ -67,7 +69,7 @@ async fn serve(options: Serve, lasting: &mut Lasting) -> Result<(), StartError> 
     let mut signals = Signals::listen()?;
     let registry = options.registry.unwrap_or_default();
     let root = readable_directory(&registry)?;
-    let drafts = scan_all(&root).map_err(|source| StartError::Registry { path: registry, source })?;
+    let specs = scan_all(&root).map_err(|source| StartError::Registry { path: registry, source })?;
     let (state, left) = State::open(&options.state_dir.unwrap_or_else(state::default_directory))?;
     let state = lasting.state.insert(state);
     let listeners = Listeners::bind(options.listen, options.callback_listen, options.admin_listen)?;
@@ -78,7 +80,7 @@ async fn serve(options: Serve, lasting: &mut Lasting) -> Result<(), StartError> 
     let callbacks = Arc::new(Callbacks::default());
     let directory = Arc::new(Directory::default());
     open_files::raise(&log).map_err(StartError::OpenFiles)?;
-    let limits = Limits {
+    let limits = HostLimits {
         memory: options.memory_budget.resolve(),
         process_starts: options.max_process_starts.map_or(usize::MAX, NonZeroUsize::get),
         starts: options.max_starts.map_or_else(host::budget::default_max_starts, NonZeroUsize::get),
@@ -89,10 +91,11 @@ async fn serve(options: Serve, lasting: &mut Lasting) -> Result<(), StartError> 
     let engine_settings = EngineSettings { callback, subnet, tap_pool, peers: peers.clone() };
     let engines = Engines::new(engine_settings.clone(), state, &log)?;
     engines.reclaim(left, state, &engine_settings, &log).await;
-    engines.prepare(drafts.values().filter_map(|draft| draft.as_deref().ok())).await?;
-    let world =
-        World { sandboxes: Box::new(engines.clone()), callbacks: callbacks.clone(), admission: admission.clone() };
-    let actors = RegistryActor::launch(root.clone(), drafts, directory.clone(), world, Follow::Watch, log.clone());
+    engines.prepare(specs.values().filter_map(|loaded| loaded.as_deref().ok())).await?;
+    let services =
+        Services { sandboxes: Box::new(engines.clone()), callbacks: callbacks.clone(), admission: admission.clone() };
+    let actors =
+        RegistryActor::launch(root.clone(), specs, directory.clone(), services, ChangeSource::Watcher, log.clone());
     let connections = options.max_connections.min(open_files::connections());
     if connections < options.max_connections {
         warn!(log, "there can be fewer connections than --max-connections says: each request needs two open files";

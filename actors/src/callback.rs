@@ -1,7 +1,7 @@
 //! Whom a ready callback is for: secret tokens and the instances behind them.
 //!
-//! Shared between the callback listener and the InstanceActors, which enter themselves at birth and are struck off when
-//! they are gone. Whether a callback is believed is decided by `instance/life.rs`.
+//! Shared between the callback listener and the InstanceActors, which enter themselves at args and are struck off when
+//! they are gone. Whether a callback is believed is decided by `instance/lifecycle.rs`.
 
 use std::{
     collections::HashMap,
@@ -15,7 +15,7 @@ use std::{
 use actix::Recipient;
 use tokio::sync::oneshot;
 
-use crate::{id::ReadyToken, instance::Verdict, messages::CalledBack};
+use crate::{id::ReadyToken, instance::CallbackOutcome, messages::CalledBack};
 
 /// The tokens in force.
 #[derive(Debug, Default)]
@@ -26,9 +26,9 @@ pub struct Callbacks {
 
 impl Callbacks {
     /// Hands a callback to the instance of `token`. `None`: there is no such instance.
-    pub async fn deliver(&self, token: Option<ReadyToken>, from: IpAddr) -> Option<Verdict> {
+    pub async fn deliver(&self, token: Option<ReadyToken>, from: IpAddr) -> Option<CallbackOutcome> {
         let instance = token.and_then(|token| self.expected().get(&token).cloned());
-        let verdict = match instance {
+        let outcome = match instance {
             Some(instance) => {
                 let (reply, answer) = oneshot::channel();
                 instance.do_send(CalledBack { from, reply });
@@ -37,10 +37,10 @@ impl Callbacks {
             }
             None => None,
         };
-        if verdict != Some(Verdict::Accepted) {
+        if outcome != Some(CallbackOutcome::Accepted) {
             self.refuse();
         }
-        verdict
+        outcome
     }
 
     /// Counts one that was not even listened to.

@@ -9,10 +9,10 @@ use actix::{Addr, Message};
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
-    function::{FunctionSnapshot, Lease, Refusal, Returned},
+    function::{FunctionSnapshot, Lease, Refusal, Released},
     id::InstanceId,
-    instance::{Cause, InstanceActor, InstanceSnapshot, Verdict},
-    registry::{Changes, Draft},
+    instance::{CallbackOutcome, InstanceActor, InstanceSnapshot, StopReason},
+    registry::{Changes, LoadedSpec},
 };
 
 // === To the RegistryActor ===
@@ -20,14 +20,14 @@ use crate::{
 /// Files have changed, or may have.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub struct Changed(pub Changes);
+pub struct FilesChanged(pub Changes);
 
 /// What the functions in question look like now.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub(crate) struct Scanned {
-    pub drafts: Vec<(String, Option<Draft>)>,
-    /// The drafts are all there is: what is not among them does not exist.
+    pub specs: Vec<(String, Option<LoadedSpec>)>,
+    /// The specs are all there is: what is not among them does not exist.
     pub complete: bool,
 }
 
@@ -45,7 +45,7 @@ pub(crate) struct FunctionGone {
 /// No instance holds anything of the host any more.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub(crate) struct HostEmpty;
+pub(crate) struct AllReleased;
 
 /// End every function. Answered when the last instance is gone.
 ///
@@ -80,9 +80,9 @@ pub(crate) struct Abandon {
 /// A slot was given back, and somebody has to know.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub(crate) struct SlotReturned {
+pub(crate) struct SlotReleased {
     pub instance: InstanceId,
-    pub returned: Returned,
+    pub released: Released,
     /// The instance failed the request.
     pub failed: bool,
 }
@@ -95,7 +95,7 @@ pub(crate) struct Replenish;
 /// The host has room for the instance that the function asked for: it is to ask again.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub(crate) struct RoomMade;
+pub(crate) struct CapacityAvailable;
 
 /// Somebody else needs the memory of an idle instance, which has been retired for that.
 #[derive(Debug, Message)]
@@ -107,7 +107,7 @@ pub(crate) struct Evict {
 /// The function's file has changed.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub(crate) struct Configure(pub Draft);
+pub(crate) struct Configure(pub LoadedSpec);
 
 /// Take no more requests, finish those that are being served, end every instance, then end.
 #[derive(Debug, Clone, Copy, Message)]
@@ -128,7 +128,7 @@ pub(crate) struct InstanceReady {
 #[rtype(result = "()")]
 pub(crate) struct InstanceLost {
     pub instance: InstanceId,
-    pub cause: Cause,
+    pub reason: StopReason,
     /// The last it printed.
     pub output: Vec<String>,
 }
@@ -159,14 +159,14 @@ pub struct CalledBack {
     /// The caller's address.
     pub from: IpAddr,
     /// Told once the instance's own address is known.
-    pub reply: oneshot::Sender<Verdict>,
+    pub reply: oneshot::Sender<CallbackOutcome>,
 }
 
 /// End the instance.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub(crate) struct Stop {
-    pub cause: Cause,
+    pub reason: StopReason,
     /// Without grace.
     pub now: bool,
 }
@@ -174,7 +174,7 @@ pub(crate) struct Stop {
 /// The instance has become idle after its alarm had found it busy.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub(crate) struct Rested;
+pub(crate) struct BecameIdle;
 
 /// What an instance looks like now, for `/debug`.
 #[derive(Debug)]
@@ -185,4 +185,4 @@ impl Message for InstanceQuestion {
 }
 
 /// The instances of a function, to be asked one by one.
-pub type Members = Vec<(InstanceId, Addr<InstanceActor>)>;
+pub type InstanceAddrs = Vec<(InstanceId, Addr<InstanceActor>)>;

@@ -19,9 +19,9 @@ where
     M: Message + Send + 'static,
     M::Result: Send,
 {
-    /// `last_words` are what the parent is told if nothing better comes up.
-    pub fn new(parent: Recipient<M>, last_words: M) -> Self {
-        Self { parent, message: Some(last_words) }
+    /// `message` are what the parent is told if nothing better comes up.
+    pub fn new(parent: Recipient<M>, message: M) -> Self {
+        Self { parent, message: Some(message) }
     }
 
     /// Changes the last words; they are sent when the actor goes.

@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use crate::veil::Veil;
+use crate::redact::Redactor;
 
 /// Lines kept per instance.
 const LINES: usize = 100;
@@ -23,13 +23,13 @@ pub struct OutputLog(Arc<Mutex<Lines>>);
 struct Lines {
     done: VecDeque<String>,
     open: Vec<u8>,
-    veil: Veil,
+    redactor: Redactor,
 }
 
 impl OutputLog {
     /// An empty one, of an instance with these secrets.
-    pub fn new(veil: Veil) -> Self {
-        Self(Arc::new(Mutex::new(Lines { veil, ..Lines::default() })))
+    pub fn new(redactor: Redactor) -> Self {
+        Self(Arc::new(Mutex::new(Lines { redactor, ..Lines::default() })))
     }
 
     /// Takes the next bytes as they were read; lines may come in pieces.
@@ -39,7 +39,7 @@ impl OutputLog {
             let ended = piece.ends_with(b"\n");
             let text = if ended { &piece[..piece.len() - 1] } else { piece };
             // A secret that begins in what is kept must be there as a whole, or it would not be recognised.
-            let room = (LINE_BYTES + lines.veil.longest()).saturating_sub(lines.open.len());
+            let room = (LINE_BYTES + lines.redactor.longest()).saturating_sub(lines.open.len());
             lines.open.extend_from_slice(&text[..text.len().min(room)]);
             if ended {
                 lines.close();
@@ -68,7 +68,7 @@ impl Lines {
     }
 
     fn unfinished(&self) -> String {
-        let mut line = self.veil.over(readable(&self.open)).into_owned();
+        let mut line = self.redactor.redact(readable(&self.open)).into_owned();
         line.truncate(line.floor_char_boundary(LINE_BYTES));
         line
     }
@@ -110,7 +110,7 @@ mod tests {
     #[test]
     fn secrets_are_covered_also_where_a_line_is_cut() {
         let token = crate::id::ReadyToken::random();
-        let log = OutputLog::new(Veil::new(token, &Default::default()));
+        let log = OutputLog::new(Redactor::new(token, &Default::default()));
         let secret = token.reveal();
         log.write(format!("callback=http://x/ready/{secret} ro\n").as_bytes());
         assert_eq!(log.tail(1), ["callback=http://x/ready/… ro"]);

@@ -1,4 +1,4 @@
-//! What the actors ask of the outside world: start an instance, probe it, end it, give everything back.
+//! What the actors ask of the outside services: start an instance, probe it, end it, give everything back.
 //!
 //! The daemon implements [`Sandboxes`] (one file per kind of sandbox); the tests implement it with a script. Everything
 //! here runs on the thread of the actors, so nothing needs to be `Send`, and nothing may block.
@@ -56,9 +56,9 @@ pub struct Launched {
     /// The only address from which its ready callback is believed.
     pub callback_source: IpAddr,
     /// The hold on it.
-    pub guest: Box<dyn Guest>,
+    pub sandbox: Box<dyn SandboxHandle>,
     /// Resolves at once when the instance has ended, whoever ended it.
-    pub exited: LocalBoxFuture<'static, GuestExit>,
+    pub exited: LocalBoxFuture<'static, SandboxExit>,
     /// Process id on the host (of the child, the container's init or the machine monitor).
     pub pid: Option<u32>,
     /// What the engine calls it, such as a container id.
@@ -71,9 +71,9 @@ pub struct Launched {
 ///
 /// Dropping a guest is the last resort (a panic, a daemon that goes down): it kills synchronously and gives back what
 /// can be given back without waiting.
-pub trait Guest {
+pub trait SandboxHandle {
     /// Asks the instance to end by itself (SIGTERM or what the engine has for it). Never blocks; may be ignored by it.
-    fn ask_to_stop(&mut self);
+    fn terminate(&mut self);
 
     /// Ends the instance for sure. Never blocks.
     fn kill(&mut self);
@@ -84,7 +84,7 @@ pub trait Guest {
 
 /// How an instance ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum GuestExit {
+pub enum SandboxExit {
     /// It ended by itself with this status.
     Code(i32),
     /// This signal ended it.
@@ -98,11 +98,11 @@ pub enum GuestExit {
     Other(String),
 }
 
-impl fmt::Display for GuestExit {
+impl fmt::Display for SandboxExit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            GuestExit::Code(code) => write!(f, "exited with status {code}"),
-            GuestExit::Signal(signal) => {
+            SandboxExit::Code(code) => write!(f, "exited with status {code}"),
+            SandboxExit::Signal(signal) => {
                 write!(f, "killed by signal {signal}")?;
                 // Those that say by themselves what went wrong.
                 let name = match signal {
@@ -116,8 +116,8 @@ impl fmt::Display for GuestExit {
                 };
                 write!(f, " ({name})")
             }
-            GuestExit::OutOfMemory { limit } => write!(f, "killed: out of memory (limit {limit} MiB)"),
-            GuestExit::Other(words) => f.write_str(words),
+            SandboxExit::OutOfMemory { limit } => write!(f, "killed: out of memory (limit {limit} MiB)"),
+            SandboxExit::Other(words) => f.write_str(words),
         }
     }
 }
@@ -142,7 +142,7 @@ pub enum LaunchError {
 pub struct ReclaimError {
     /// The resource.
     pub what: String,
-    /// The cause.
+    /// The reason.
     pub why: String,
 }
 

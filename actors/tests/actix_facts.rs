@@ -129,7 +129,7 @@ fn a_panic_is_told_to_nobody_but_the_actor_is_dropped() {
         address.do_send(Panic);
         pause().await;
         assert_eq!(dropped.load(SeqCst), 1);
-        // The arbiter lives on, and whoever sends is none the wiser.
+        // The arbiter versions on, and whoever sends is none the wiser.
         address.do_send(Say(1));
         assert!(matches!(address.send(Say(2)).await, Err(MailboxError::Closed)));
         assert_eq!(*heard.borrow(), [0; 0]);

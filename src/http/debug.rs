@@ -10,7 +10,7 @@ use futures::future::join_all;
 use serde::Serialize;
 use tokio::time::timeout;
 use unifaas_actors::{
-    AdmissionReport, Desk, FunctionQuestion, FunctionSnapshot, InstanceActor, InstanceId, InstanceQuestion,
+    AdmissionReport, FunctionHandle, FunctionQuestion, FunctionSnapshot, InstanceActor, InstanceId, InstanceQuestion,
     InstanceSnapshot,
 };
 
@@ -72,8 +72,9 @@ async fn healthz(request: HttpRequest, shared: web::Data<Shared>) -> HttpRespons
 }
 
 async fn everything(shared: web::Data<Shared>) -> HttpResponse {
-    let desks = shared.directory.all();
-    let functions = join_all(desks.iter().map(|(name, desk)| async { Some((name.clone(), ask(desk).await?)) })).await;
+    let handles = shared.directory.all();
+    let functions =
+        join_all(handles.iter().map(|(name, handle)| async { Some((name.clone(), ask(handle).await?)) })).await;
     let daemon = Daemon {
         version: env!("CARGO_PKG_VERSION"),
         pid: std::process::id(),
@@ -89,7 +90,7 @@ async fn everything(shared: web::Data<Shared>) -> HttpResponse {
 
 async fn one_function(request: HttpRequest, shared: web::Data<Shared>, name: web::Path<String>) -> HttpResponse {
     match shared.directory.find(&name) {
-        Some(desk) => match ask(&desk).await {
+        Some(handle) => match ask(&handle).await {
             Some(function) => page(&function),
             None => nothing(request).await,
         },
@@ -99,9 +100,9 @@ async fn one_function(request: HttpRequest, shared: web::Data<Shared>, name: web
 
 async fn one_instance(request: HttpRequest, shared: web::Data<Shared>, id: web::Path<String>) -> HttpResponse {
     let Some(id) = InstanceId::parse(&id) else { return nothing(request).await };
-    for (name, desk) in shared.directory.all().iter() {
-        let Some(function) = ask_function(desk).await else { continue };
-        let Some((_, instance)) = function.members.iter().find(|(member, _)| *member == id) else { continue };
+    for (name, handle) in shared.directory.all().iter() {
+        let Some(function) = ask_function(handle).await else { continue };
+        let Some((_, instance)) = function.instance_addrs.iter().find(|(member, _)| *member == id) else { continue };
         if let Some(itself) = ask_instance(instance).await {
             return page(&Instance { function: name.clone(), itself });
         }
@@ -123,16 +124,16 @@ fn problem(failure: &Failure, request: &HttpRequest) -> HttpResponse {
     response.insert_header((REQUEST_ID, request_id.as_str())).body(problem.body)
 }
 
-async fn ask(desk: &Arc<Desk>) -> Option<Function> {
-    let itself = ask_function(desk).await?;
-    let asked = itself.members.iter().map(|(_, instance)| ask_instance(instance));
+async fn ask(handle: &Arc<FunctionHandle>) -> Option<Function> {
+    let itself = ask_function(handle).await?;
+    let asked = itself.instance_addrs.iter().map(|(_, instance)| ask_instance(instance));
     let mut instances: Vec<_> = join_all(asked).await.into_iter().flatten().collect();
     instances.sort_by(|a, b| a.since_seconds.total_cmp(&b.since_seconds));
     Some(Function { itself, instances })
 }
 
-async fn ask_function(desk: &Arc<Desk>) -> Option<FunctionSnapshot> {
-    timeout(PATIENCE, desk.actor().send(FunctionQuestion)).await.ok()?.ok()
+async fn ask_function(handle: &Arc<FunctionHandle>) -> Option<FunctionSnapshot> {
+    timeout(PATIENCE, handle.actor().send(FunctionQuestion)).await.ok()?.ok()
 }
 
 async fn ask_instance(instance: &Addr<InstanceActor>) -> Option<InstanceSnapshot> {

@@ -8,7 +8,7 @@ use std::{pin::pin, sync::Arc, time::Duration};
 
 use actix_http::StatusCode;
 use tokio::time::Instant;
-use unifaas_actors::{Desk, Lease, Outcome};
+use unifaas_actors::{FunctionHandle, Lease, Outcome};
 
 use super::{
     Shared,
@@ -68,9 +68,9 @@ impl Invoker {
             return refuse(client, &Failure::Draining, &request_id);
         }
         let found = str::from_utf8(split(&client.request).0).ok().and_then(|name| self.shared.directory.find(name));
-        let Some(desk) = found else { return refuse(client, &Failure::NoSuchFunction, &request_id) };
-        let mut record = Record::new(&desk, &self.shared.log, &request_id, asked);
-        match self.serve(client, &desk, &request_id, &mut record, asked).await {
+        let Some(handle) = found else { return refuse(client, &Failure::NoSuchFunction, &request_id) };
+        let mut record = Record::new(&handle, &self.shared.log, &request_id, asked);
+        match self.serve(client, &handle, &request_id, &mut record, asked).await {
             Ok(fate) => fate,
             Err(failure) => {
                 record.fail(&failure);
@@ -83,18 +83,18 @@ impl Invoker {
     async fn serve(
         &self,
         client: &mut Client,
-        desk: &Arc<Desk>,
+        handle: &Arc<FunctionHandle>,
         request_id: &RequestId,
         record: &mut Record<'_>,
         asked: Instant,
     ) -> Result<Fate, Failure> {
-        check_length(desk, client.request.framing)?;
-        let lease = client.unless_left(pin!(desk.acquire_at(asked))).await??;
+        check_length(handle, client.request.framing)?;
+        let lease = client.unless_left(pin!(handle.acquire_at(asked))).await??;
         let times = Times { asked, leased: lease.since() };
         let spec = &lease.endpoint().spec;
         client.side.body.limit(spec.max_body);
         let deadline = spec.timeout.map(|after| Deadline { at: times.leased + after, after });
-        let (lease, mut exchange) = self.open(client, desk, request_id, lease, deadline).await?;
+        let (lease, mut exchange) = self.open(client, handle, request_id, lease, deadline).await?;
 
         let upgraded = client.response.status == StatusCode::SWITCHING_PROTOCOLS;
         // Nothing, unless the client has not taken the word yet that it is to send its body.
@@ -140,7 +140,7 @@ impl Invoker {
     async fn open(
         &self,
         client: &mut Client,
-        desk: &Arc<Desk>,
+        handle: &Arc<FunctionHandle>,
         request_id: &RequestId,
         mut lease: Lease,
         deadline: Option<Deadline>,
@@ -159,7 +159,7 @@ impl Invoker {
             if !untouched || attempt >= attempts {
                 return Err(failure);
             }
-            lease = match client.unless_left(Box::pin(dispatch::by(deadline, desk.acquire())).as_mut()).await? {
+            lease = match client.unless_left(Box::pin(dispatch::by(deadline, handle.acquire())).as_mut()).await? {
                 Ok(lease) => lease?,
                 Err(_) => return Err(failure),
             };
@@ -231,7 +231,7 @@ fn put_milliseconds(out: &mut Vec<u8>, duration: Duration) {
 /// Gives the slot back. An instance that failed a request like this should get no other.
 fn condemn_if_blamed(mut lease: Lease, failure: &Failure) {
     if matches!(failure.outcome(), Outcome::InstanceFailed | Outcome::FunctionTimedOut) {
-        lease.condemn();
+        lease.mark_failed();
     }
 }
 
@@ -260,9 +260,9 @@ pub fn split(request: &RequestHead) -> (&[u8], &[u8]) {
 }
 
 /// Refuses a body whose declared length is past the function's limit, before an instance is bothered.
-fn check_length(desk: &Desk, framing: Framing) -> Result<(), Failure> {
+fn check_length(handle: &FunctionHandle, framing: Framing) -> Result<(), Failure> {
     if let Framing::Length(length) = framing
-        && let Some(limit) = desk.max_body()
+        && let Some(limit) = handle.max_body()
         && length > limit
     {
         return Err(Failure::BodyTooLarge { limit });

@@ -4,13 +4,13 @@ use std::thread;
 
 use slog::{Drain as _, Level, Logger, debug, info, warn};
 use tokio::time::Instant;
-use unifaas_actors::{Desk, Outcome};
+use unifaas_actors::{FunctionHandle, Outcome};
 
 use super::{request_id::RequestId, status::Failure};
 
 /// Counts and logs one request, exactly once: at its end, or when it is dropped because the client left.
 pub struct Record<'a> {
-    desk: &'a Desk,
+    handle: &'a FunctionHandle,
     log: &'a Logger,
     request_id: &'a RequestId,
     since: Instant,
@@ -18,15 +18,15 @@ pub struct Record<'a> {
 }
 
 impl<'a> Record<'a> {
-    pub fn new(desk: &'a Desk, log: &'a Logger, request_id: &'a RequestId, since: Instant) -> Self {
-        Self { desk, log, request_id, since, over: false }
+    pub fn new(handle: &'a FunctionHandle, log: &'a Logger, request_id: &'a RequestId, since: Instant) -> Self {
+        Self { handle, log, request_id, since, over: false }
     }
 
     /// The request's end, if it had not ended before.
     pub fn end(&mut self, outcome: Outcome) {
         // Asked first: even the values of a line that is not written cost something, and this one is on every request's way.
         if self.close(outcome) && self.log.is_enabled(Level::Debug) {
-            debug!(self.log, "request is over"; "function" => self.desk.name(), "outcome" => outcome.code(),
+            debug!(self.log, "request is over"; "function" => self.handle.name(), "outcome" => outcome.code(),
                 "request_id" => self.request_id.as_str(), "ms" => self.elapsed_ms());
         }
     }
@@ -37,7 +37,7 @@ impl<'a> Record<'a> {
         if !self.close(outcome) {
             return;
         }
-        let (function, request_id, ms) = (self.desk.name(), self.request_id.as_str(), self.elapsed_ms());
+        let (function, request_id, ms) = (self.handle.name(), self.request_id.as_str(), self.elapsed_ms());
         match outcome {
             Outcome::ClientGone => debug!(self.log, "client left"; "function" => function, "status" => 499,
                 "request_id" => request_id, "ms" => ms),
@@ -53,7 +53,7 @@ impl<'a> Record<'a> {
             return false;
         }
         self.over = true;
-        self.desk.stats().count(outcome);
+        self.handle.stats().count(outcome);
         true
     }
 

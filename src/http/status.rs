@@ -7,7 +7,7 @@ use std::{borrow::Cow, time::Duration};
 
 use actix_http::StatusCode;
 use serde::Serialize;
-use unifaas_actors::{InstanceId, Outcome, Refusal, Verdict, sandbox::GuestExit};
+use unifaas_actors::{CallbackOutcome, InstanceId, Outcome, Refusal, sandbox::SandboxExit};
 
 use super::{headers::ERROR_CODE, upstream::ExchangeError, wire::HeadError};
 
@@ -66,7 +66,7 @@ pub enum Failure {
         /// The instance.
         instance: InstanceId,
         /// How.
-        end: GuestExit,
+        end: SandboxExit,
     },
     /// The function took too long.
     #[error("the function did not answer within {:.3} s", .after.as_secs_f64())]
@@ -280,11 +280,11 @@ struct Document<'a> {
 }
 
 /// What an instance that called back is told; `None`: there is none with that token.
-pub fn of_callback(verdict: Option<Verdict>) -> (StatusCode, &'static str) {
-    match verdict {
-        Some(Verdict::Accepted) => (StatusCode::OK, "welcome\n"),
-        Some(Verdict::WrongSource) => (StatusCode::FORBIDDEN, "this is not the instance's address\n"),
-        Some(Verdict::NotExpected) => (StatusCode::CONFLICT, "not expected, or not any more\n"),
+pub fn of_callback(outcome: Option<CallbackOutcome>) -> (StatusCode, &'static str) {
+    match outcome {
+        Some(CallbackOutcome::Accepted) => (StatusCode::OK, "welcome\n"),
+        Some(CallbackOutcome::WrongSource) => (StatusCode::FORBIDDEN, "this is not the instance's address\n"),
+        Some(CallbackOutcome::NotExpected) => (StatusCode::CONFLICT, "not expected, or not any more\n"),
         None => (StatusCode::NOT_FOUND, "no such instance\n"),
     }
 }
@@ -329,7 +329,7 @@ mod tests {
     #[test]
     fn a_problem_names_function_instance_and_last_words() {
         let instance = InstanceId::random();
-        let exit = unifaas_actors::sandbox::GuestExit::Code(3);
+        let exit = unifaas_actors::sandbox::SandboxExit::Code(3);
         let output = vec!["no such table".to_owned()];
         let failure = Failure::from(Refusal::BootFailed { instance, exit, output });
         let problem: serde_json::Value = serde_json::from_str(&failure.problem(Some("f"), "r-1").body).unwrap();

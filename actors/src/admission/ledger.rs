@@ -1,7 +1,7 @@
 //! What of the host is taken, and in which order those are served who wait for some.
 //!
 //! Pure. A function asks for one instance at a time: for memory, and for leave to start where the starts of its kind are
-//! bounded. Those who ask stand in one queue:
+//! bounded. Those who request stand in one queue:
 //!
 //! - Whoever has a caller waiting comes before those who only keep their minimum; among the former, the one whose
 //!   caller has waited longest. Who was served goes to the back, so that a flood of one function holds no other up.
@@ -29,7 +29,7 @@ pub(crate) type FunctionKey = u64;
 
 /// What the host has for instances.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
+pub struct HostLimits {
     /// Memory, in MiB.
     pub memory: u64,
     /// Processes that may be starting at once.
@@ -40,27 +40,27 @@ pub struct Limits {
 
 /// How much of the host a start takes: starts of a kind have a bound together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum StartKind {
     Process,
     /// Containers and virtual machines.
     Isolated,
 }
 
-impl From<&SandboxSpec> for Kind {
+impl From<&SandboxSpec> for StartKind {
     fn from(sandbox: &SandboxSpec) -> Self {
         match sandbox {
-            SandboxSpec::Process(_) => Kind::Process,
-            SandboxSpec::Container(_) | SandboxSpec::Vm(_) => Kind::Isolated,
+            SandboxSpec::Process(_) => StartKind::Process,
+            SandboxSpec::Container(_) | SandboxSpec::Vm(_) => StartKind::Isolated,
         }
     }
 }
 
 /// One instance that a function wants to start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Ask {
+pub(crate) struct StartRequest {
     /// In MiB.
     pub memory: u64,
-    pub kind: Kind,
+    pub kind: StartKind,
     pub urgency: Urgency,
 }
 
@@ -73,12 +73,12 @@ pub(crate) enum Urgency {
     Minimum,
 }
 
-/// The answer to an [`Ask`].
+/// The answer to an [`StartRequest`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum Decision {
     Granted,
     /// Not yet: it is in the queue.
-    Waits,
+    Queued,
     /// The host is too small.
     Never,
 }
@@ -93,14 +93,14 @@ pub(super) struct Shortage {
 
 /// An instance that its function could do without.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Spare {
+pub(crate) struct IdleInstance {
     pub instance: InstanceId,
     pub idle_since: Instant,
 }
 
 #[derive(Debug)]
 pub(super) struct Ledger {
-    limits: Limits,
+    limits: HostLimits,
     holdings: HashMap<InstanceId, Holding>,
     /// Memory of all holdings, in MiB.
     taken: u64,
@@ -108,7 +108,7 @@ pub(super) struct Ledger {
     returning: u64,
     /// By kind.
     starting: [usize; 2],
-    queue: BTreeMap<Rank, Entry>,
+    queue: BTreeMap<Rank, QueueEntry>,
     ranks: HashMap<FunctionKey, Rank>,
     /// When each function was last admitted an instance.
     served: HashMap<FunctionKey, Instant>,
@@ -123,12 +123,12 @@ pub(super) struct Ledger {
 type Rank = (Urgency, u64);
 
 #[derive(Debug)]
-struct Entry {
+struct QueueEntry {
     function: FunctionKey,
     memory: u64,
-    kind: Kind,
+    kind: StartKind,
     /// It knows that its turn has come.
-    told: bool,
+    notified: bool,
 }
 
 /// What an instance holds.
@@ -136,14 +136,14 @@ struct Entry {
 struct Holding {
     function: FunctionKey,
     memory: u64,
-    stage: Stage,
+    state: HoldingState,
     /// Of the order of admission.
     serial: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    Starting(Kind),
+enum HoldingState {
+    Starting(StartKind),
     Started,
     /// It is being ended.
     Returning,
@@ -152,7 +152,7 @@ enum Stage {
 }
 
 impl Ledger {
-    pub fn new(limits: Limits) -> Self {
+    pub fn new(limits: HostLimits) -> Self {
         Self {
             limits,
             holdings: HashMap::new(),
@@ -170,7 +170,7 @@ impl Ledger {
 
     /// Whether no instance holds anything that is worth waiting for.
     pub fn is_empty(&self) -> bool {
-        self.holdings.values().all(|holding| holding.stage == Stage::Stuck)
+        self.holdings.values().all(|holding| holding.state == HoldingState::Stuck)
     }
 
     /// Memory that instances hold, in MiB.
@@ -194,23 +194,30 @@ impl Ledger {
     }
 
     fn starts_left(&self) -> [usize; 2] {
-        [Kind::Process, Kind::Isolated].map(|kind| self.bound(kind).saturating_sub(self.starting[kind as usize]))
+        [StartKind::Process, StartKind::Isolated]
+            .map(|kind| self.bound(kind).saturating_sub(self.starting[kind as usize]))
     }
 
     /// How many of a kind may be starting at once.
-    pub fn bound(&self, kind: Kind) -> usize {
+    pub fn bound(&self, kind: StartKind) -> usize {
         match kind {
-            Kind::Process => self.limits.process_starts,
-            Kind::Isolated => self.limits.starts,
+            StartKind::Process => self.limits.process_starts,
+            StartKind::Isolated => self.limits.starts,
         }
     }
 
     /// Admits `instance`, or puts the function into the queue, where it has one place, whatever it asked for before.
-    pub fn ask(&mut self, function: FunctionKey, instance: InstanceId, ask: Ask, now: Instant) -> Verdict {
-        let Ask { memory, kind, mut urgency } = ask;
+    pub fn ask(
+        &mut self,
+        function: FunctionKey,
+        instance: InstanceId,
+        request: StartRequest,
+        now: Instant,
+    ) -> Decision {
+        let StartRequest { memory, kind, mut urgency } = request;
         if memory > self.limits.memory {
             self.withdraw(function);
-            return Verdict::Never;
+            return Decision::Never;
         }
         if let (Urgency::Caller(since), Some(served)) = (&mut urgency, self.served.get(&function)) {
             *since = (*since).max(*served);
@@ -223,17 +230,17 @@ impl Ledger {
             None => self.next_serial(),
         };
         self.ranks.insert(function, (urgency, serial));
-        self.queue.insert((urgency, serial), Entry { function, memory, kind, told: false });
-        if !self.turns().contains(&function) {
-            return Verdict::Waits;
+        self.queue.insert((urgency, serial), QueueEntry { function, memory, kind, notified: false });
+        if !self.admissible().contains(&function) {
+            return Decision::Queued;
         }
         self.withdraw(function);
         self.served.insert(function, now);
         self.taken += memory;
         self.starting[kind as usize] += 1;
         let serial = self.next_serial();
-        self.holdings.insert(instance, Holding { function, memory, stage: Stage::Starting(kind), serial });
-        Verdict::Granted
+        self.holdings.insert(instance, Holding { function, memory, state: HoldingState::Starting(kind), serial });
+        Decision::Granted
     }
 
     fn next_serial(&mut self) -> u64 {
@@ -255,29 +262,29 @@ impl Ledger {
     }
 
     /// Whose turn it is: all of them can be admitted, one after the other.
-    fn turns(&self) -> Vec<FunctionKey> {
+    fn admissible(&self) -> Vec<FunctionKey> {
         let (mut free, mut starts) = (self.free(), self.starts_left());
-        let mut turns = Vec::new();
+        let mut admissible = Vec::new();
         for entry in self.queue.values() {
             let Some(rest) = free.checked_sub(entry.memory) else { break };
             free = rest;
             let left = &mut starts[entry.kind as usize];
             if *left > 0 {
                 *left -= 1;
-                turns.push(entry.function);
+                admissible.push(entry.function);
             }
         }
-        turns
+        admissible
     }
 
     /// Those whose turn has come and who have not been told since they asked: they are told now.
-    pub fn take_told(&mut self) -> Vec<FunctionKey> {
-        let mut turns = self.turns();
-        turns.retain(|function| {
+    pub fn take_notifications(&mut self) -> Vec<FunctionKey> {
+        let mut admissible = self.admissible();
+        admissible.retain(|function| {
             let entry = self.ranks.get(function).and_then(|rank| self.queue.get_mut(rank));
-            entry.is_some_and(|entry| !std::mem::replace(&mut entry.told, true))
+            entry.is_some_and(|entry| !std::mem::replace(&mut entry.notified, true))
         });
-        turns
+        admissible
     }
 
     /// The first for whom there is not enough memory and will not be by itself, if memory is all it lacks.
@@ -305,41 +312,43 @@ impl Ledger {
         self.holdings.get(&instance).map(|holding| holding.function)
     }
 
-    /// Which of `spares` to end so that `missing` MiB come back: those that have been idle longest, and no more than it
+    /// Which of `idle` to end so that `missing` MiB come back: those that have been idle longest, and no more than it
     /// takes. None, if all of them together would not do.
-    pub fn victims(&self, missing: u64, spares: Vec<Spare>) -> Vec<InstanceId> {
-        let holding = |spare: &Spare| {
-            self.holdings.get(&spare.instance).filter(|held| matches!(held.stage, Stage::Starting(_) | Stage::Started))
+    pub fn victims(&self, missing: u64, idle: Vec<IdleInstance>) -> Vec<InstanceId> {
+        let holding = |spare: &IdleInstance| {
+            self.holdings
+                .get(&spare.instance)
+                .filter(|held| matches!(held.state, HoldingState::Starting(_) | HoldingState::Started))
         };
-        let mut spares: Vec<_> = spares
+        let mut idle: Vec<_> = idle
             .iter()
             .filter_map(|spare| Some((spare.idle_since, holding(spare)?, spare.instance)))
             .map(|(idle_since, held, instance)| (idle_since, held.serial, held.memory, instance))
             .collect();
-        spares.sort_unstable();
+        idle.sort_unstable();
         let mut sum = 0;
-        let enough = spares.iter().position(|(.., memory, _)| {
+        let enough = idle.iter().position(|(.., memory, _)| {
             sum += memory;
             sum >= missing
         });
         let Some(last) = enough else { return Vec::new() };
-        spares.truncate(last + 1);
+        idle.truncate(last + 1);
         // A large one may have made smaller ones before it superfluous; the most recently used of them is spared first.
         for index in (0..last).rev() {
-            let memory = spares[index].2;
+            let memory = idle[index].2;
             if sum - memory >= missing {
                 sum -= memory;
-                spares.remove(index);
+                idle.remove(index);
             }
         }
-        spares.into_iter().map(|(.., instance)| instance).collect()
+        idle.into_iter().map(|(.., instance)| instance).collect()
     }
 
     /// The instance is ready, or has been starting for so long that it is not counted any more.
     pub fn started(&mut self, instance: InstanceId, now: Instant) {
         let Some(holding) = self.holdings.get_mut(&instance) else { return };
-        if let Stage::Starting(kind) = holding.stage {
-            holding.stage = Stage::Started;
+        if let HoldingState::Starting(kind) = holding.state {
+            holding.state = HoldingState::Started;
             self.starting[kind as usize] -= 1;
             self.starts[kind as usize].observe(1, now);
         }
@@ -349,8 +358,8 @@ impl Ledger {
     pub fn returning(&mut self, instance: InstanceId, now: Instant) {
         self.started(instance, now);
         let Some(holding) = self.holdings.get_mut(&instance) else { return };
-        if holding.stage == Stage::Started {
-            holding.stage = Stage::Returning;
+        if holding.state == HoldingState::Started {
+            holding.state = HoldingState::Returning;
             self.returning += holding.memory;
         }
     }
@@ -359,17 +368,17 @@ impl Ledger {
     pub fn stuck(&mut self, instance: InstanceId, now: Instant) {
         self.returning(instance, now);
         let Some(holding) = self.holdings.get_mut(&instance) else { return };
-        if std::mem::replace(&mut holding.stage, Stage::Stuck) == Stage::Returning {
+        if std::mem::replace(&mut holding.state, HoldingState::Stuck) == HoldingState::Returning {
             self.returning -= holding.memory;
         }
     }
 
     /// The instance holds nothing any more.
-    pub fn returned(&mut self, instance: InstanceId, now: Instant) {
+    pub fn released(&mut self, instance: InstanceId, now: Instant) {
         self.returning(instance, now);
         if let Some(holding) = self.holdings.remove(&instance) {
             self.taken -= holding.memory;
-            if holding.stage == Stage::Returning {
+            if holding.state == HoldingState::Returning {
                 self.returning -= holding.memory;
             }
             self.returns.observe(holding.memory, now);
@@ -377,10 +386,10 @@ impl Ledger {
     }
 
     /// What a function in the queue waits for, in words, and for how long one should expect to wait who comes now.
-    pub fn obstacle(&self, function: FunctionKey, now: Instant) -> Option<(String, Duration)> {
+    pub fn wait_reason(&self, function: FunctionKey, now: Instant) -> Option<(String, Duration)> {
         let rank = self.ranks.get(&function)?;
         let up_to_it = || self.queue.range(..=rank).map(|(_, entry)| entry);
-        let Entry { memory, kind, .. } = *self.queue.get(rank)?;
+        let QueueEntry { memory, kind, .. } = *self.queue.get(rank)?;
         let wanted: u64 = up_to_it().map(|entry| entry.memory).sum();
         let (free, total) = (self.free(), self.limits.memory);
         if wanted > free {

@@ -6,7 +6,7 @@
 //! that have been idle longest, but none that serves, that somebody waits for or that a minimum keeps, and only if that
 //! makes enough room. Until then callers wait in the queue of their function.
 //!
-//! Used on the actors' thread; any thread may ask for a report.
+//! Used on the actors' thread; any thread may request for a report.
 
 mod ledger;
 mod rate;
@@ -23,13 +23,13 @@ use serde::Serialize;
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    function::Desk,
+    function::FunctionHandle,
     id::InstanceId,
-    messages::{Evict, HostEmpty, RoomMade},
+    messages::{AllReleased, CapacityAvailable, Evict},
 };
-pub use ledger::Limits;
-pub(crate) use ledger::{Ask, FunctionKey, Kind, Spare, Urgency};
-use ledger::{Ledger, Verdict};
+pub use ledger::HostLimits;
+use ledger::{Decision, Ledger};
+pub(crate) use ledger::{FunctionKey, IdleInstance, StartKind, StartRequest, Urgency};
 
 /// A start that takes longer does not count as one any more: it waits for something else than a processor, and functions
 /// that never get ready must not keep all others from starting.
@@ -39,15 +39,15 @@ const LONGEST_START: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Admission {
     ledger: Mutex<Ledger>,
-    functions: Mutex<HashMap<FunctionKey, Arc<Desk>>>,
+    functions: Mutex<HashMap<FunctionKey, Arc<FunctionHandle>>>,
     /// Told when nobody holds anything any more that would be waited for.
-    last_one_out: Mutex<Option<Recipient<HostEmpty>>>,
+    last_one_out: Mutex<Option<Recipient<AllReleased>>>,
 }
 
 /// Why there is no permit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Denial {
-    /// Not now. The function stands in the queue and will be told with [`RoomMade`].
+    /// Not now. The function stands in the queue and will be told with [`CapacityAvailable`].
     Wait,
     /// Not on this host: why, and when to come back all the same.
     Never { why: String, retry_after: Duration },
@@ -55,7 +55,7 @@ pub(crate) enum Denial {
 
 impl Admission {
     /// Nothing is taken.
-    pub fn new(limits: Limits) -> Arc<Self> {
+    pub fn new(limits: HostLimits) -> Arc<Self> {
         Arc::new(Self {
             ledger: Mutex::new(Ledger::new(limits)),
             functions: Mutex::default(),
@@ -80,12 +80,12 @@ impl Admission {
     }
 
     /// Tells `listener` whenever that comes to be so. This knows also of instances whose function has panicked.
-    pub(crate) fn tell_when_empty(&self, listener: Recipient<HostEmpty>) {
+    pub(crate) fn tell_when_empty(&self, listener: Recipient<AllReleased>) {
         *self.last_one_out.lock().unwrap_or_else(PoisonError::into_inner) = Some(listener);
     }
 
-    pub(crate) fn enter(&self, function: FunctionKey, desk: Arc<Desk>) {
-        self.functions().insert(function, desk);
+    pub(crate) fn enter(&self, function: FunctionKey, handle: Arc<FunctionHandle>) {
+        self.functions().insert(function, handle);
     }
 
     pub(crate) fn leave(&self, function: FunctionKey) {
@@ -95,15 +95,15 @@ impl Admission {
     }
 
     /// A permit for one instance of a function that has entered, or a place in the queue.
-    pub(crate) fn ask(self: &Arc<Self>, function: FunctionKey, ask: Ask) -> Result<Permit, Denial> {
+    pub(crate) fn ask(self: &Arc<Self>, function: FunctionKey, request: StartRequest) -> Result<Permit, Denial> {
         let instance = InstanceId::random();
-        let (verdict, bounded) = {
+        let (decision, bounded) = {
             let mut ledger = self.ledger();
-            (ledger.ask(function, instance, ask, Instant::now()), ledger.bound(ask.kind) < usize::MAX)
+            (ledger.ask(function, instance, request, Instant::now()), ledger.bound(request.kind) < usize::MAX)
         };
         self.advance();
-        match verdict {
-            Verdict::Granted => {
+        match decision {
+            Decision::Granted => {
                 if bounded {
                     let admission = self.clone();
                     actix::spawn(async move {
@@ -113,9 +113,9 @@ impl Admission {
                 }
                 Ok(Permit { admission: self.clone(), instance })
             }
-            Verdict::Waits => Err(Denial::Wait),
-            Verdict::Never => {
-                let (why, retry_after) = self.ledger().too_large(ask.memory);
+            Decision::Queued => Err(Denial::Wait),
+            Decision::Never => {
+                let (why, retry_after) = self.ledger().too_large(request.memory);
                 Err(Denial::Never { why, retry_after })
             }
         }
@@ -128,8 +128,8 @@ impl Admission {
     }
 
     /// What a function in the queue waits for, in words, and how long others should stay away for it.
-    pub(crate) fn obstacle(&self, function: FunctionKey) -> Option<(String, Duration)> {
-        self.ledger().obstacle(function, Instant::now())
+    pub(crate) fn wait_reason(&self, function: FunctionKey) -> Option<(String, Duration)> {
+        self.ledger().wait_reason(function, Instant::now())
     }
 
     /// Whether somebody needs memory that others might do without.
@@ -143,9 +143,9 @@ impl Admission {
             let Some(shortage) = self.ledger().shortage() else { return };
             let holders = self.ledger().holders();
             let others = holders.iter().filter(|holder| **holder != shortage.function);
-            let desks: Vec<_> = others.filter_map(|holder| self.functions().get(holder).cloned()).collect();
-            let spares = desks.iter().flat_map(|desk| desk.slots().spares()).collect();
-            let victims = self.ledger().victims(shortage.missing, spares);
+            let handles: Vec<_> = others.filter_map(|holder| self.functions().get(holder).cloned()).collect();
+            let idle = handles.iter().flat_map(|handle| handle.slots().idle_instances()).collect();
+            let victims = self.ledger().victims(shortage.missing, idle);
             if victims.is_empty() {
                 return;
             }
@@ -158,10 +158,10 @@ impl Admission {
 
     fn evict(&self, instance: InstanceId) {
         let Some(function) = self.ledger().function_of(instance) else { return };
-        let Some(desk) = self.functions().get(&function).cloned() else { return };
-        if desk.slots().retire_spare(instance) {
+        let Some(handle) = self.functions().get(&function).cloned() else { return };
+        if handle.slots().retire_idle(instance) {
             self.ledger().returning(instance, Instant::now());
-            desk.actor().do_send(Evict { instance });
+            handle.actor().do_send(Evict { instance });
         }
     }
 
@@ -169,7 +169,7 @@ impl Admission {
         if self.is_empty()
             && let Some(listener) = &*self.last_one_out.lock().unwrap_or_else(PoisonError::into_inner)
         {
-            listener.do_send(HostEmpty);
+            listener.do_send(AllReleased);
         }
     }
 
@@ -180,10 +180,10 @@ impl Admission {
 
     /// Tells those whose turn has come, and makes room for the one who waits for it. After every change.
     fn advance(&self) {
-        let turns = self.ledger().take_told();
-        for function in turns {
-            if let Some(desk) = self.functions().get(&function) {
-                desk.actor().do_send(RoomMade);
+        let admissible = self.ledger().take_notifications();
+        for function in admissible {
+            if let Some(handle) = self.functions().get(&function) {
+                handle.actor().do_send(CapacityAvailable);
             }
         }
         self.make_room();
@@ -194,7 +194,7 @@ impl Admission {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn functions(&self) -> MutexGuard<'_, HashMap<FunctionKey, Arc<Desk>>> {
+    fn functions(&self) -> MutexGuard<'_, HashMap<FunctionKey, Arc<FunctionHandle>>> {
         self.functions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -239,7 +239,7 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.admission.ledger().returned(self.instance, Instant::now());
+        self.admission.ledger().released(self.instance, Instant::now());
         self.admission.advance();
         self.admission.tell_if_empty();
     }

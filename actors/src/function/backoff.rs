@@ -25,8 +25,8 @@ const HOST_PAUSE: Duration = Duration::from_secs(1);
 pub(crate) struct Backoff {
     /// In a row.
     failures: u32,
-    /// Starts of one round share their fate: however many of them fail, it is one failure.
-    round: u64,
+    /// Starts of one generation share their intent: however many of them fail, it is one failure.
+    generation: u64,
     pause: Option<Instant>,
     last: Option<Refusal>,
 }
@@ -52,7 +52,7 @@ pub(crate) enum Fault {
 
 /// What a start has changed, for the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Turn {
+pub(crate) enum BackoffChange {
     /// The function fails, now or again, and is left alone for so long.
     Failing(Duration),
     /// It was failing and is not any more.
@@ -61,16 +61,16 @@ pub(crate) enum Turn {
 
 impl Backoff {
     /// To be remembered with each start.
-    pub fn round(&self) -> u64 {
-        self.round
+    pub fn generation(&self) -> u64 {
+        self.generation
     }
 
-    /// A start of that round has failed with `error`, by the `fault` of one or the other.
-    pub fn failed(&mut self, round: u64, error: Refusal, fault: Fault, now: Instant) -> Option<Turn> {
-        if round != self.round {
+    /// A start of that generation has failed with `error`, by the `fault` of one or the other.
+    pub fn failed(&mut self, generation: u64, error: Refusal, fault: Fault, now: Instant) -> Option<BackoffChange> {
+        if generation != self.generation {
             return None;
         }
-        self.round += 1;
+        self.generation += 1;
         let longest = match fault {
             Fault::Function => LONGEST_PAUSE,
             Fault::Host => HOST_PAUSE,
@@ -79,7 +79,7 @@ impl Backoff {
         self.failures = self.failures.saturating_add(1);
         self.pause = Some(now + pause);
         self.last = Some(error);
-        self.is_failing().then_some(Turn::Failing(pause))
+        self.is_failing().then_some(BackoffChange::Failing(pause))
     }
 
     /// The host had nothing left for a start.
@@ -88,15 +88,15 @@ impl Backoff {
     }
 
     /// A start has succeeded.
-    pub fn succeeded(&mut self) -> Option<Turn> {
-        let recovered = self.is_failing().then_some(Turn::Recovered);
+    pub fn succeeded(&mut self) -> Option<BackoffChange> {
+        let recovered = self.is_failing().then_some(BackoffChange::Recovered);
         self.reset();
         recovered
     }
 
     /// Forgets everything; starts that are under way do not count any more.
     pub fn reset(&mut self) {
-        *self = Self { round: self.round + 1, ..Self::default() };
+        *self = Self { generation: self.generation + 1, ..Self::default() };
     }
 
     fn is_failing(&self) -> bool {
@@ -160,8 +160,8 @@ mod tests {
         Duration::from_millis(milliseconds)
     }
 
-    fn fail(backoff: &mut Backoff, now: Instant) -> Option<Turn> {
-        backoff.failed(backoff.round(), Refusal::Lost, Fault::Function, now)
+    fn fail(backoff: &mut Backoff, now: Instant) -> Option<BackoffChange> {
+        backoff.failed(backoff.generation(), Refusal::Lost, Fault::Function, now)
     }
 
     #[test]
@@ -189,7 +189,7 @@ mod tests {
             assert_eq!((backoff.allows(now), backoff.refusal(now)), (Allowance::ForCallers, None));
             assert_eq!(backoff.allows(now + ms(500)), Allowance::All);
         }
-        assert_eq!(fail(&mut backoff, now), Some(Turn::Failing(ms(1_000))));
+        assert_eq!(fail(&mut backoff, now), Some(BackoffChange::Failing(ms(1_000))));
         assert_eq!(backoff.allows(now), Allowance::None);
         let told = backoff.refusal(now + ms(400));
         assert_eq!(told, Some(Refusal::Failing { last: Box::new(Refusal::Lost), retry_after: ms(600) }));
@@ -199,7 +199,7 @@ mod tests {
         let later = now + ms(1_000);
         assert_eq!((backoff.allows(later), backoff.refusal(later)), (Allowance::Trial, None));
         assert_eq!(backoff.report(later).map(|report| report.retry_seconds), Some(0.0));
-        assert_eq!(fail(&mut backoff, later), Some(Turn::Failing(ms(2_000))));
+        assert_eq!(fail(&mut backoff, later), Some(BackoffChange::Failing(ms(2_000))));
     }
 
     #[test]
@@ -211,7 +211,7 @@ mod tests {
         for _ in 0..5 {
             fail(&mut backoff, now);
         }
-        assert_eq!(backoff.succeeded(), Some(Turn::Recovered));
+        assert_eq!(backoff.succeeded(), Some(BackoffChange::Recovered));
         assert_eq!((backoff.allows(now), backoff.until(now), backoff.report(now)), (Allowance::All, None, None));
         fail(&mut backoff, now);
         assert_eq!(backoff.until(now), Some(now + FIRST_PAUSE));
@@ -221,15 +221,15 @@ mod tests {
     fn starts_that_fail_together_are_one_failure() {
         let now = Instant::now();
         let mut backoff = Backoff::default();
-        let round = backoff.round();
+        let generation = backoff.generation();
         for _ in 0..100 {
-            backoff.failed(round, Refusal::Lost, Fault::Function, now);
+            backoff.failed(generation, Refusal::Lost, Fault::Function, now);
         }
         assert_eq!(backoff.allows(now), Allowance::ForCallers);
         // Those of an earlier spec mean nothing either.
-        let round = backoff.round();
+        let generation = backoff.generation();
         backoff.reset();
-        assert_eq!(backoff.failed(round, Refusal::Lost, Fault::Function, now), None);
+        assert_eq!(backoff.failed(generation, Refusal::Lost, Fault::Function, now), None);
         assert_eq!(backoff.allows(now), Allowance::All);
     }
 
@@ -253,11 +253,11 @@ mod tests {
     fn what_the_host_lacks_may_be_there_in_a_second() {
         let (mut backoff, now) = (Backoff::default(), Instant::now());
         for _ in 0..10 {
-            backoff.failed(backoff.round(), Refusal::Lost, Fault::Host, now);
+            backoff.failed(backoff.generation(), Refusal::Lost, Fault::Host, now);
         }
         assert_eq!(backoff.allows(now), Allowance::None);
         assert_eq!(backoff.allows(now + HOST_PAUSE), Allowance::Trial);
-        backoff.failed(backoff.round(), Refusal::Lost, Fault::Function, now);
+        backoff.failed(backoff.generation(), Refusal::Lost, Fault::Function, now);
         assert_eq!(backoff.allows(now + HOST_PAUSE), Allowance::None, "its own fault takes longer");
     }
 }

@@ -14,7 +14,7 @@ use tokio::{
     time::Instant,
 };
 
-use crate::{id::InstanceId, sandbox::GuestExit, spec::FunctionSpec};
+use crate::{id::InstanceId, sandbox::SandboxExit, spec::FunctionSpec};
 
 /// Where an instance is, and what may be hoped of it.
 #[derive(Debug)]
@@ -36,7 +36,7 @@ pub struct Endpoint {
     /// Told when it is [`Presence::Ended`].
     ended: Arc<Notify>,
     /// How it ended, if that was seen. Set before the presence is [`Presence::Ended`].
-    end: OnceLock<GuestExit>,
+    end: OnceLock<SandboxExit>,
 }
 
 /// What an instance still does, as far as its actor knows.
@@ -73,7 +73,7 @@ impl Endpoint {
     }
 
     /// Lets everybody know that the instance is no more, and how it ended if that was seen.
-    pub(crate) fn conclude(&self, end: Option<GuestExit>) {
+    pub(crate) fn conclude(&self, end: Option<SandboxExit>) {
         if let Some(end) = end {
             // Set once: a guest ends once.
             let _ = self.end.set(end);
@@ -120,7 +120,7 @@ impl Endpoint {
     }
 
     /// How the instance ended, if that was seen.
-    pub fn end(&self) -> Option<&GuestExit> {
+    pub fn end(&self) -> Option<&SandboxExit> {
         self.end.get()
     }
 

@@ -6,18 +6,18 @@ use actix::{AsyncContext, Context, Handler};
 use slog::{error, info, warn};
 
 use super::{
-    FunctionActor, Phase, Stage,
+    FunctionActor, InstancePhase, Phase,
     backoff::Fault,
-    front_of,
+    intake_of,
     refusal::Refusal,
-    slots::{Gate, Returned},
+    slots::{Intake, Released},
     waiters::Waiter,
 };
 use crate::{
-    instance::Cause,
+    instance::StopReason,
     messages::{
-        Abandon, Acquire, Configure, Drain, Evict, InstanceGone, InstanceLost, InstanceReady, Replenish, Rested,
-        RoomMade, SlotReturned, Stop,
+        Abandon, Acquire, BecameIdle, CapacityAvailable, Configure, Drain, Evict, InstanceGone, InstanceLost,
+        InstanceReady, Replenish, SlotReleased, Stop,
     },
     sandbox::LaunchError,
 };
@@ -26,17 +26,17 @@ impl Handler<Acquire> for FunctionActor {
     type Result = ();
 
     fn handle(&mut self, Acquire { ticket, since, reply }: Acquire, ctx: &mut Context<Self>) {
-        let patience = self.draft.as_ref().map_or(Duration::ZERO, |spec| spec.queue_timeout);
-        let waiter = Waiter { since, deadline: since + patience, revision: self.revision, port: reply };
-        match (&self.draft, self.phase) {
-            // The gate was shut while the request was on its way.
+        let patience = self.loaded.as_ref().map_or(Duration::ZERO, |spec| spec.queue_timeout);
+        let waiter = Waiter { since, deadline: since + patience, revision: self.revision, reply };
+        match (&self.loaded, self.phase) {
+            // The intake was shut while the request was on its way.
             (_, Phase::Draining) => self.refuse(waiter, Refusal::Draining),
             (Err(reason), _) => {
                 let reason = reason.clone();
                 self.refuse(waiter, Refusal::Misconfigured { reason });
             }
             // The caller left while its request was on its way; nothing is started for it.
-            (Ok(_), Phase::Serving) if waiter.port.is_closed() => self.desk.slots().left_queue(),
+            (Ok(_), Phase::Serving) if waiter.reply.is_closed() => self.handle.slots().left_queue(),
             (Ok(_), Phase::Serving) => self.waiters.push(ticket, waiter),
         }
         self.settle(ctx);
@@ -48,31 +48,31 @@ impl Handler<Abandon> for FunctionActor {
 
     fn handle(&mut self, Abandon { ticket }: Abandon, ctx: &mut Context<Self>) {
         if self.waiters.remove(ticket).is_some() {
-            self.desk.slots().left_queue();
+            self.handle.slots().left_queue();
         }
         self.settle(ctx);
     }
 }
 
-impl Handler<SlotReturned> for FunctionActor {
+impl Handler<SlotReleased> for FunctionActor {
     type Result = ();
 
-    fn handle(&mut self, SlotReturned { instance, returned, failed }: SlotReturned, ctx: &mut Context<Self>) {
+    fn handle(&mut self, SlotReleased { instance, released, failed }: SlotReleased, ctx: &mut Context<Self>) {
         self.settle(ctx);
         let Some(member) = self.instances.get(instance) else { return };
-        match returned {
-            Returned::Quiet | Returned::Wanted => {}
-            Returned::Idle => member.address.do_send(Rested),
-            Returned::Vacated => {
-                let cause = match self.phase {
-                    _ if failed => Cause::Condemned,
-                    Phase::Draining => Cause::Drained,
-                    Phase::Serving if member.spec.single_use => Cause::SingleUse,
-                    Phase::Serving if member.revision < self.revision => Cause::Outdated,
+        match released {
+            Released::Free | Released::HasWaiters => {}
+            Released::Idle => member.address.do_send(BecameIdle),
+            Released::Drained => {
+                let reason = match self.phase {
+                    _ if failed => StopReason::RequestFailed,
+                    Phase::Draining => StopReason::Drained,
+                    Phase::Serving if member.spec.single_use => StopReason::SingleUse,
+                    Phase::Serving if member.revision < self.revision => StopReason::Outdated,
                     // Another request of it had failed before.
-                    Phase::Serving => Cause::Condemned,
+                    Phase::Serving => StopReason::RequestFailed,
                 };
-                member.address.do_send(Stop { cause, now: false });
+                member.address.do_send(Stop { reason, now: false });
             }
         }
     }
@@ -86,10 +86,10 @@ impl Handler<Replenish> for FunctionActor {
     }
 }
 
-impl Handler<RoomMade> for FunctionActor {
+impl Handler<CapacityAvailable> for FunctionActor {
     type Result = ();
 
-    fn handle(&mut self, _: RoomMade, ctx: &mut Context<Self>) {
+    fn handle(&mut self, _: CapacityAvailable, ctx: &mut Context<Self>) {
         self.settle(ctx);
     }
 }
@@ -99,8 +99,8 @@ impl Handler<Evict> for FunctionActor {
 
     fn handle(&mut self, Evict { instance }: Evict, _: &mut Context<Self>) {
         if let Some(member) = self.instances.get(instance) {
-            self.desk.stats().count_eviction();
-            member.address.do_send(Stop { cause: Cause::Evicted, now: false });
+            self.handle.stats().count_eviction();
+            member.address.do_send(Stop { reason: StopReason::Evicted, now: false });
         }
     }
 }
@@ -109,10 +109,10 @@ impl Handler<InstanceReady> for FunctionActor {
     type Result = ();
 
     fn handle(&mut self, InstanceReady { instance }: InstanceReady, ctx: &mut Context<Self>) {
-        self.instances.advance(instance, Stage::Serving);
+        self.instances.advance(instance, InstancePhase::Serving);
         if self.instances.get(instance).is_some_and(|member| member.revision == self.revision) {
-            let turn = self.backoff.succeeded();
-            self.tell(turn);
+            let change = self.backoff.succeeded();
+            self.tell(change);
         }
         self.settle(ctx);
     }
@@ -121,21 +121,21 @@ impl Handler<InstanceReady> for FunctionActor {
 impl Handler<InstanceLost> for FunctionActor {
     type Result = ();
 
-    fn handle(&mut self, InstanceLost { instance, cause, output }: InstanceLost, ctx: &mut Context<Self>) {
-        self.instances.advance(instance, Stage::Ending);
+    fn handle(&mut self, InstanceLost { instance, reason, output }: InstanceLost, ctx: &mut Context<Self>) {
+        self.instances.advance(instance, InstancePhase::Ending);
         let Some(member) = self.instances.get(instance) else { return };
         let boot_timeout = member.spec.boot_timeout;
-        let fault = match cause {
-            Cause::LaunchFailed(LaunchError::Missing(_)) => Fault::Host,
+        let fault = match reason {
+            StopReason::LaunchFailed(LaunchError::Missing(_)) => Fault::Host,
             _ => Fault::Function,
         };
-        let refusal = match cause {
-            Cause::LaunchFailed(LaunchError::Exhausted(why)) => {
-                Some(Refusal::HostSaturated { why, retry_after: self.desk.retry_after(self.waiters.len()) })
+        let refusal = match reason {
+            StopReason::LaunchFailed(LaunchError::Exhausted(why)) => {
+                Some(Refusal::HostSaturated { why, retry_after: self.handle.retry_after(self.waiters.len()) })
             }
-            Cause::LaunchFailed(error) => Some(Refusal::StartFailed { instance, why: error.to_string() }),
-            Cause::BootFailed(exit) => Some(Refusal::BootFailed { instance, exit, output }),
-            Cause::BootTimedOut => Some(Refusal::BootTimedOut { instance, after: boot_timeout, output }),
+            StopReason::LaunchFailed(error) => Some(Refusal::StartFailed { instance, why: error.to_string() }),
+            StopReason::BootFailed(exit) => Some(Refusal::BootFailed { instance, exit, output }),
+            StopReason::BootTimedOut => Some(Refusal::BootTimedOut { instance, after: boot_timeout, output }),
             _ => None,
         };
         if let Some(refusal) = refusal {
@@ -151,8 +151,8 @@ impl Handler<InstanceGone> for FunctionActor {
     fn handle(&mut self, InstanceGone { instance, bug }: InstanceGone, ctx: &mut Context<Self>) {
         if bug {
             error!(self.log, "an instance's actor panicked; its guest was killed"; "instance" => %instance);
-            self.desk.slots().unseat(instance);
-            if self.instances.advance(instance, Stage::Ending) == Some(Stage::Booting) {
+            self.handle.slots().remove(instance);
+            if self.instances.advance(instance, InstancePhase::Ending) == Some(InstancePhase::Booting) {
                 self.start_failed(instance, Refusal::Lost, Fault::Function);
             }
         }
@@ -164,21 +164,21 @@ impl Handler<InstanceGone> for FunctionActor {
 impl Handler<Configure> for FunctionActor {
     type Result = ();
 
-    fn handle(&mut self, Configure(draft): Configure, ctx: &mut Context<Self>) {
+    fn handle(&mut self, Configure(loaded): Configure, ctx: &mut Context<Self>) {
         if self.phase == Phase::Draining {
             return;
         }
         self.revision += 1;
-        match &draft {
+        match &loaded {
             Ok(_) => info!(self.log, "function has changed"; "revision" => self.revision),
             Err(reason) => {
                 warn!(self.log, "function is misconfigured"; "revision" => self.revision, "reason" => %reason)
             }
         }
-        self.draft = draft;
+        self.loaded = loaded;
         self.backoff.reset();
-        let (gate, queue) = front_of(&self.draft);
-        self.desk.slots().open(gate, queue, self.revision);
+        let (intake, queue) = intake_of(&self.loaded);
+        self.handle.slots().open(intake, queue, self.revision);
         self.settle(ctx);
     }
 }
@@ -191,17 +191,17 @@ impl Handler<Drain> for FunctionActor {
             info!(self.log, "function is being drained"; "instances" => self.instances.len(), "grace" => ?grace);
         }
         self.phase = Phase::Draining;
-        self.desk.slots().open(Gate::Draining, 0, self.revision);
+        self.handle.slots().open(Intake::Draining, 0, self.revision);
         for (id, member) in self.instances.iter() {
-            match member.stage {
-                Stage::Booting | Stage::Serving => self.retire(id, Cause::Drained),
-                Stage::Ending => {}
+            match member.phase {
+                InstancePhase::Booting | InstancePhase::Serving => self.retire(id, StopReason::Drained),
+                InstancePhase::Ending => {}
             }
         }
         self.settle(ctx);
         ctx.run_later(grace, |actor, _| {
             for (_, member) in actor.instances.iter() {
-                member.address.do_send(Stop { cause: Cause::Drained, now: true });
+                member.address.do_send(Stop { reason: StopReason::Drained, now: true });
             }
         });
     }

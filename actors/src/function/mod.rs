@@ -1,8 +1,8 @@
 //! FunctionActor: one function. It knows who waits, which instances there are, and how many there should be.
 //!
-//! A thin shell: the queue is `waiters.rs`, the instances `roster.rs`, how many there should be `fleet.rs`, what follows
+//! A thin shell: the queue is `waiters.rs`, the instances `instances.rs`, how many there should be `scaling.rs`, what follows
 //! from failed starts `backoff.rs`, the free slots `slots.rs`, all pure. Whether the host has room for an instance is
-//! `admission/`'s matter. Warm requests do not come by here at all; they take their slot from the [`Desk`]. The actor is
+//! `admission/`'s matter. Warm requests do not come by here at all; they take their slot from the [`FunctionHandle`]. The actor is
 //! asked when there is no free slot, and told when one returns that somebody waits for.
 //!
 //! A new spec replaces the old one in three steps: requests that come from now on get instances of the new spec;
@@ -10,12 +10,12 @@
 //! already are content with either.
 
 mod backoff;
-mod desk;
 mod endpoint;
-mod fleet;
+mod handle;
 mod handlers;
+mod instances;
 mod refusal;
-mod roster;
+mod scaling;
 mod slots;
 mod snapshot;
 mod waiters;
@@ -27,41 +27,41 @@ use slog::{Logger, debug, info, o, warn};
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
-    admission::{Ask, Denial, FunctionKey, Kind, Permit, Urgency},
+    admission::{Denial, FunctionKey, Permit, StartKind, StartRequest, Urgency},
     id::InstanceId,
-    instance::{Birth, Cause, InstanceActor},
+    instance::{InstanceActor, InstanceArgs, StopReason},
     messages::{FunctionGone, Stop},
     notice::ExitNotice,
-    registry::Draft,
+    registry::LoadedSpec,
+    services::Services,
     spec::FunctionSpec,
-    world::World,
 };
 pub use backoff::FailingReport;
-use backoff::{Allowance, Backoff, Fault, Turn};
-pub use desk::{Desk, Lease};
+use backoff::{Allowance, Backoff, BackoffChange, Fault};
 pub use endpoint::Endpoint;
-use fleet::Demand;
+pub use handle::{FunctionHandle, Lease};
+use instances::{Instance, InstancePhase, Instances};
 pub use refusal::Refusal;
-use roster::{Member, Roster, Stage};
-use slots::Gate;
-pub(crate) use slots::{Idleness, Returned};
+use scaling::Demand;
+use slots::Intake;
+pub(crate) use slots::{Idleness, Released};
 pub use snapshot::FunctionSnapshot;
 use waiters::{Waiter, Waiters};
 
-type Port = oneshot::Sender<Result<Lease, Refusal>>;
+type ReplySender = oneshot::Sender<Result<Lease, Refusal>>;
 
 /// One function.
 pub struct FunctionActor {
     key: FunctionKey,
-    desk: Arc<Desk>,
-    world: Rc<World>,
+    handle: Arc<FunctionHandle>,
+    services: Rc<Services>,
     log: Logger,
-    draft: Draft,
+    loaded: LoadedSpec,
     /// Counts versions of the spec; the first is 1.
     revision: u64,
     phase: Phase,
-    waiters: Waiters<Port>,
-    instances: Roster,
+    waiters: Waiters<ReplySender>,
+    instances: Instances,
     backoff: Backoff,
     /// The one timer: for the earliest deadline of a waiter, or the end of a pause in keeping the minimum.
     alarm: Option<(Instant, SpawnHandle)>,
@@ -78,37 +78,37 @@ impl FunctionActor {
     /// Starts the actor of a function on the arbiter of the caller.
     pub(crate) fn launch(
         name: &str,
-        draft: Draft,
-        world: Rc<World>,
+        loaded: LoadedSpec,
+        services: Rc<Services>,
         log: &Logger,
         parent: actix::Recipient<FunctionGone>,
         key: FunctionKey,
-    ) -> Arc<Desk> {
+    ) -> Arc<FunctionHandle> {
         let log = log.new(o!("function" => name.to_owned()));
-        let (gate, queue) = front_of(&draft);
-        let mut desk = None;
+        let (intake, queue) = intake_of(&loaded);
+        let mut handle = None;
         Self::create(|ctx| {
-            let made = Arc::new(Desk::new(name.to_owned(), gate, queue, ctx.address()));
-            desk = Some(made.clone());
-            world.admission.enter(key, made.clone());
-            let last_words = FunctionGone { name: name.to_owned(), serial: key, bug: true };
+            let made = Arc::new(FunctionHandle::new(name.to_owned(), intake, queue, ctx.address()));
+            handle = Some(made.clone());
+            services.admission.enter(key, made.clone());
+            let message = FunctionGone { name: name.to_owned(), serial: key, bug: true };
             Self {
                 key,
-                desk: made,
-                world,
+                handle: made,
+                services,
                 log,
-                draft,
+                loaded,
                 revision: 1,
                 phase: Phase::Serving,
                 waiters: Waiters::default(),
-                instances: Roster::default(),
+                instances: Instances::default(),
                 backoff: Backoff::default(),
                 alarm: None,
-                notice: ExitNotice::new(parent, last_words),
+                notice: ExitNotice::new(parent, message),
             }
         });
-        match desk {
-            Some(desk) => desk,
+        match handle {
+            Some(handle) => handle,
             None => unreachable!("`create` runs its closure before it returns"),
         }
     }
@@ -122,7 +122,7 @@ impl FunctionActor {
             waiting_older: self.waiters.older_than(self.revision),
             booting: booting - booting_older,
             booting_older,
-            usable: self.desk.slots().usable(self.revision),
+            usable: self.handle.slots().usable(self.revision),
             alive: self.instances.len(),
             per_instance: spec.concurrent_requests.get(),
             min_instances: spec.min_instances,
@@ -136,7 +136,7 @@ impl FunctionActor {
         let now = Instant::now();
         self.expire(now);
         self.serve(now);
-        match (self.phase, self.draft.clone()) {
+        match (self.phase, self.loaded.clone()) {
             (Phase::Serving, Ok(spec)) => {
                 self.retire_outdated();
                 self.grow(&spec, now, ctx);
@@ -144,23 +144,23 @@ impl FunctionActor {
             }
             (Phase::Serving, Err(reason)) => {
                 self.retire_outdated();
-                self.world.admission.withdraw(self.key);
+                self.services.admission.withdraw(self.key);
                 // Boots of the last good spec still serve those who came before it went bad.
                 if !self.boots() {
                     self.refuse_all(&Refusal::Misconfigured { reason });
                 }
             }
             (Phase::Draining, _) => {
-                self.world.admission.withdraw(self.key);
+                self.services.admission.withdraw(self.key);
                 self.refuse_all(&Refusal::Draining);
-                // Those who were let in before the gate was shut, and whose `Acquire` is on the way, get an answer.
-                if self.instances.is_empty() && self.desk.slots().waiting() == 0 {
+                // Those who were let in before the intake was shut, and whose `Acquire` is on the way, get an answer.
+                if self.instances.is_empty() && self.handle.slots().waiting() == 0 {
                     self.finish(ctx);
                 }
             }
         }
-        if self.world.admission.is_short() && !self.desk.slots().spares().is_empty() {
-            self.world.admission.make_room();
+        if self.services.admission.is_short() && !self.handle.slots().idle_instances().is_empty() {
+            self.services.admission.make_room();
         }
         self.set_alarm(now, ctx);
     }
@@ -174,17 +174,17 @@ impl FunctionActor {
         while let Some(head) = self.waiters.head() {
             // Whoever has left is not served; its `Abandon` is on the way and will find nothing.
             let slot =
-                if head.port.is_closed() { None } else { Some(self.desk.slots().take_ready(head.revision, now)) };
+                if head.reply.is_closed() { None } else { Some(self.handle.slots().take_ready(head.revision, now)) };
             if matches!(slot, Some(None)) {
                 // The head accepts the oldest instances, so nobody behind it can be served either.
                 return;
             }
             let Some(waiter) = self.waiters.pop() else { return };
-            self.desk.slots().left_queue();
+            self.handle.slots().left_queue();
             if let Some(Some((endpoint, fresh))) = slot {
-                let lease = Lease::new(self.desk.clone(), endpoint, fresh, now);
+                let lease = Lease::new(self.handle.clone(), endpoint, fresh, now);
                 // A caller that left at this moment drops the lease, which gives the slot back.
-                let _ = waiter.port.send(Ok(lease));
+                let _ = waiter.reply.send(Ok(lease));
             }
         }
     }
@@ -192,7 +192,7 @@ impl FunctionActor {
     fn expire(&mut self, now: Instant) {
         while let Some(waiter) = self.waiters.pop_expired(now) {
             let after = now - waiter.since;
-            let refusal = match self.world.admission.obstacle(self.key) {
+            let refusal = match self.services.admission.wait_reason(self.key) {
                 Some((why, retry_after)) => Refusal::HostSaturated { why, retry_after },
                 None => Refusal::QueueTimedOut { after },
             };
@@ -200,10 +200,10 @@ impl FunctionActor {
         }
     }
 
-    fn refuse(&mut self, waiter: Waiter<Port>, refusal: Refusal) {
-        self.desk.slots().left_queue();
+    fn refuse(&mut self, waiter: Waiter<ReplySender>, refusal: Refusal) {
+        self.handle.slots().left_queue();
         // Nobody to tell: the caller has left.
-        let _ = waiter.port.send(Err(refusal));
+        let _ = waiter.reply.send(Err(refusal));
     }
 
     fn refuse_all(&mut self, refusal: &Refusal) {
@@ -214,7 +214,7 @@ impl FunctionActor {
 
     /// Whether there is an instance that those who wait may hope for.
     fn has_prospects(&self) -> bool {
-        self.boots() || self.desk.slots().usable(0) > 0
+        self.boots() || self.handle.slots().usable(0) > 0
     }
 
     /// Starts what is missing, as far as the host has room and starts are allowed.
@@ -231,8 +231,8 @@ impl FunctionActor {
         while demand.starts() > 0 {
             let caller = demand.first_unserved().and_then(|position| self.waiters.since_of(position));
             let urgency = caller.map_or(Urgency::Minimum, Urgency::Caller);
-            let ask = Ask { memory: spec.memory(), kind: Kind::from(&spec.sandbox), urgency };
-            match self.world.admission.ask(self.key, ask) {
+            let request = StartRequest { memory: spec.memory(), kind: StartKind::from(&spec.sandbox), urgency };
+            match self.services.admission.ask(self.key, request) {
                 Ok(permit) => self.start(spec, permit, ctx),
                 Err(Denial::Wait) => return,
                 Err(Denial::Never { why, retry_after }) if !self.has_prospects() => {
@@ -243,7 +243,7 @@ impl FunctionActor {
             demand.booting += 1;
             demand.alive += 1;
         }
-        self.world.admission.withdraw(self.key);
+        self.services.admission.withdraw(self.key);
     }
 
     /// Callers do not wait for the end of a pause, unless there is an instance that may serve them before.
@@ -257,18 +257,18 @@ impl FunctionActor {
         let id = permit.instance();
         let address = InstanceActor::launch(
             permit,
-            Birth {
+            InstanceArgs {
                 spec: spec.clone(),
                 revision: self.revision,
-                desk: self.desk.clone(),
+                function: self.handle.clone(),
                 parent: ctx.address(),
-                world: self.world.clone(),
+                services: self.services.clone(),
                 log: self.log.clone(),
             },
         );
-        self.desk.stats().count_start();
-        let (revision, spec, round) = (self.revision, spec.clone(), self.backoff.round());
-        self.instances.enter(id, Member { address, revision, spec, stage: Stage::Booting, round });
+        self.handle.stats().count_start();
+        let (revision, spec, generation) = (self.revision, spec.clone(), self.backoff.generation());
+        self.instances.enter(id, Instance { address, revision, spec, phase: InstancePhase::Booting, generation });
     }
 
     fn set_alarm(&mut self, now: Instant, ctx: &mut Context<Self>) {
@@ -290,10 +290,10 @@ impl FunctionActor {
     }
 
     /// Ends the instance as soon as it serves nobody.
-    fn retire(&self, id: InstanceId, cause: Cause) {
+    fn retire(&self, id: InstanceId, reason: StopReason) {
         let Some(member) = self.instances.get(id) else { return };
-        if self.desk.slots().retire(id) == 0 {
-            member.address.do_send(Stop { cause, now: false });
+        if self.handle.slots().retire(id) == 0 {
+            member.address.do_send(Stop { reason, now: false });
         }
     }
 
@@ -301,19 +301,19 @@ impl FunctionActor {
     fn retire_outdated(&self) {
         // Of those who wait, the head is content with the oldest instances.
         let wanted = self.waiters.head().map_or(self.revision, |head| head.revision);
-        self.instances.outdated(self.revision, wanted).for_each(|id| self.retire(id, Cause::Outdated));
+        self.instances.outdated(self.revision, wanted).for_each(|id| self.retire(id, StopReason::Outdated));
     }
 
     /// A start has failed: those who shared it are answered.
     fn start_failed(&mut self, id: InstanceId, mut refusal: Refusal, fault: Fault) {
         let now = Instant::now();
         let Some(member) = self.instances.get(id) else { return };
-        let (revision, capacity, round) = (member.revision, member.capacity(), member.round);
+        let (revision, capacity, generation) = (member.revision, member.capacity(), member.generation);
         if matches!(refusal, Refusal::HostSaturated { .. }) {
             self.backoff.set_back(now);
         } else {
-            let turn = self.backoff.failed(round, refusal.clone(), fault, now);
-            self.tell(turn);
+            let change = self.backoff.failed(generation, refusal.clone(), fault, now);
+            self.tell(change);
             if let Some(Refusal::Failing { retry_after, .. }) = self.backoff.refusal(now) {
                 refusal = Refusal::Failing { last: Box::new(refusal), retry_after };
             }
@@ -321,11 +321,13 @@ impl FunctionActor {
         self.answer_victims(revision, capacity, &refusal);
     }
 
-    fn tell(&self, turn: Option<Turn>) {
-        match turn {
+    fn tell(&self, change: Option<BackoffChange>) {
+        match change {
             None => {}
-            Some(Turn::Failing(pause)) => warn!(self.log, "function keeps failing to start"; "retry_in" => ?pause),
-            Some(Turn::Recovered) => info!(self.log, "function has recovered"),
+            Some(BackoffChange::Failing(pause)) => {
+                warn!(self.log, "function keeps failing to start"; "retry_in" => ?pause)
+            }
+            Some(BackoffChange::Recovered) => info!(self.log, "function has recovered"),
         }
     }
 
@@ -333,7 +335,7 @@ impl FunctionActor {
     fn answer_victims(&mut self, revision: u64, capacity: usize, refusal: &Refusal) {
         // Those who came after the spec had changed would not have been served by it.
         let content = self.waiters.older_than(revision + 1);
-        for _ in 0..fleet::victims(content, self.instances.promised_slots(), capacity) {
+        for _ in 0..scaling::victims(content, self.instances.promised_slots(), capacity) {
             let Some(waiter) = self.waiters.pop() else { return };
             self.refuse(waiter, refusal.clone());
         }
@@ -341,7 +343,7 @@ impl FunctionActor {
 
     fn finish(&mut self, ctx: &mut Context<Self>) {
         debug!(self.log, "function is gone");
-        self.notice.amend(|last_words| last_words.bug = false);
+        self.notice.amend(|message| message.bug = false);
         ctx.stop();
     }
 }
@@ -356,18 +358,18 @@ impl Actor for FunctionActor {
 
 impl Drop for FunctionActor {
     fn drop(&mut self) {
-        self.world.admission.leave(self.key);
+        self.services.admission.leave(self.key);
         // Empty unless this actor panicked: its instances do not outlive it.
         for (_, member) in self.instances.iter() {
-            member.address.do_send(Stop { cause: Cause::Bug, now: true });
+            member.address.do_send(Stop { reason: StopReason::Bug, now: true });
         }
     }
 }
 
-/// What a draft means to those who come with requests: whether they are let in, and how many may wait.
-fn front_of(draft: &Draft) -> (Gate, usize) {
-    match draft {
-        Ok(spec) => (Gate::Open { max_body: spec.max_body }, spec.queue.get()),
-        Err(reason) => (Gate::Misconfigured(reason.clone()), 0),
+/// What a loaded means to those who come with requests: whether they are let in, and how many may wait.
+fn intake_of(loaded: &LoadedSpec) -> (Intake, usize) {
+    match loaded {
+        Ok(spec) => (Intake::Open { max_body: spec.max_body }, spec.queue.get()),
+        Err(reason) => (Intake::Misconfigured(reason.clone()), 0),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::{id::InstanceId, sandbox::GuestExit, stats::Outcome};
+use crate::{id::InstanceId, sandbox::SandboxExit, stats::Outcome};
 
 /// Why a caller got no slot.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -46,7 +46,7 @@ pub enum Refusal {
         /// Which one.
         instance: InstanceId,
         /// How it ended.
-        exit: GuestExit,
+        exit: SandboxExit,
         /// The last it printed.
         output: Vec<String>,
     },

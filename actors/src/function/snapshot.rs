@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::{FunctionActor, Phase, backoff::FailingReport};
 use crate::{
-    messages::{FunctionQuestion, Members},
+    messages::{FunctionQuestion, InstanceAddrs},
     spec::FunctionSpec,
     stats::StatsReport,
 };
@@ -36,7 +36,7 @@ pub struct FunctionSnapshot {
     pub stats: StatsReport,
     /// Its instances, to be asked themselves.
     #[serde(skip)]
-    pub members: Members,
+    pub instance_addrs: InstanceAddrs,
 }
 
 impl Handler<FunctionQuestion> for FunctionActor {
@@ -44,7 +44,7 @@ impl Handler<FunctionQuestion> for FunctionActor {
 
     fn handle(&mut self, _: FunctionQuestion, _: &mut Context<Self>) -> Self::Result {
         let failing = self.backoff.report(Instant::now()).filter(|_| self.phase == Phase::Serving);
-        let state = match (self.phase, &self.draft) {
+        let state = match (self.phase, &self.loaded) {
             (Phase::Draining, _) => "draining",
             (Phase::Serving, Ok(_)) if failing.is_some() => "failing",
             (Phase::Serving, Ok(_)) => "serving",
@@ -52,13 +52,13 @@ impl Handler<FunctionQuestion> for FunctionActor {
         };
         MessageResult(FunctionSnapshot {
             state,
-            reason: self.draft.as_ref().err().cloned(),
+            reason: self.loaded.as_ref().err().cloned(),
             failing,
-            spec: self.draft.as_ref().ok().cloned(),
+            spec: self.loaded.as_ref().ok().cloned(),
             revision: self.revision,
-            waiting: self.desk.slots().waiting(),
-            stats: self.desk.stats().report(),
-            members: self.instances.iter().map(|(id, member)| (id, member.address.clone())).collect(),
+            waiting: self.handle.slots().waiting(),
+            stats: self.handle.stats().report(),
+            instance_addrs: self.instances.iter().map(|(id, instance)| (id, instance.address.clone())).collect(),
         })
     }
 }

@@ -22,7 +22,7 @@ pub(crate) struct Waiter<P> {
     /// The version of the spec that was in force when it came: an older instance will not do.
     pub revision: u64,
     /// Where its answer goes.
-    pub port: P,
+    pub reply: P,
 }
 
 impl<P> Default for Waiters<P> {
@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     fn waiter(now: Instant, patience_ms: u64, revision: u64) -> Waiter<u64> {
-        Waiter { since: now, deadline: now + Duration::from_millis(patience_ms), revision, port: patience_ms }
+        Waiter { since: now, deadline: now + Duration::from_millis(patience_ms), revision, reply: patience_ms }
     }
 
     #[test]
@@ -99,9 +99,9 @@ mod tests {
         for (ticket, patience) in [(0, 50), (1, 10), (2, 30)] {
             waiters.push(ticket, waiter(now, patience, 0));
         }
-        assert_eq!(waiters.head().unwrap().port, 50);
+        assert_eq!(waiters.head().unwrap().reply, 50);
         assert_eq!((waiters.since_of(2), waiters.since_of(3)), (Some(now), None));
-        let order: Vec<u64> = std::iter::from_fn(|| waiters.pop()).map(|waiter| waiter.port).collect();
+        let order: Vec<u64> = std::iter::from_fn(|| waiters.pop()).map(|waiter| waiter.reply).collect();
         assert_eq!(order, [50, 10, 30]);
         assert_eq!((waiters.len(), waiters.next_deadline()), (0, None));
     }
@@ -115,7 +115,7 @@ mod tests {
         }
         assert_eq!(waiters.next_deadline(), Some(now + Duration::from_millis(10)));
         let late = now + Duration::from_millis(30);
-        let expired: Vec<u64> = std::iter::from_fn(|| waiters.pop_expired(late)).map(|waiter| waiter.port).collect();
+        let expired: Vec<u64> = std::iter::from_fn(|| waiters.pop_expired(late)).map(|waiter| waiter.reply).collect();
         assert_eq!(expired, [10, 30]);
         assert_eq!(waiters.len(), 1);
     }

@@ -1,10 +1,10 @@
 //! InstanceActor: one VM, container or process, and every host resource of it.
 //!
-//! A thin shell around [`life`]: it turns messages, exits and alarms into events, and carries out the effects. It is
+//! A thin shell around [`lifecycle`]: it turns messages, exits and alarms into events, and carries out the effects. It is
 //! never restarted; its FunctionActor decides whether there is to be another one. It is the only owner of the
-//! [`Guest`], so nothing of an instance can outlive it. What it tells of itself is in `snapshot.rs`.
+//! [`SandboxHandle`], so nothing of an instance can outlive it. What it tells of itself is in `snapshot.rs`.
 
-mod life;
+mod lifecycle;
 mod snapshot;
 
 use std::{rc::Rc, sync::Arc};
@@ -16,32 +16,32 @@ use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
     admission::Permit,
-    function::{Desk, Endpoint, FunctionActor},
+    function::{Endpoint, FunctionActor, FunctionHandle},
     id::{InstanceId, ReadyToken},
-    messages::{CalledBack, InstanceGone, InstanceLost, InstanceReady, Rested, Stop},
+    messages::{BecameIdle, CalledBack, InstanceGone, InstanceLost, InstanceReady, Stop},
     notice::ExitNotice,
     output::OutputLog,
-    sandbox::{Guest, GuestExit, LaunchError, LaunchOrder, Launched, RECLAIM_TIMEOUT},
+    redact::Redactor,
+    sandbox::{LaunchError, LaunchOrder, Launched, RECLAIM_TIMEOUT, SandboxExit, SandboxHandle},
+    services::Services,
     spec::FunctionSpec,
-    veil::Veil,
-    world::World,
 };
-pub use life::{Cause, Verdict};
-use life::{Effect, Event, Life, Times};
+pub use lifecycle::{CallbackOutcome, StopReason};
+use lifecycle::{Effect, Event, Lifecycle, Times};
 pub use snapshot::InstanceSnapshot;
 
 /// Lines of output that go into the error of a failed boot.
-const LAST_WORDS: usize = 20;
+const TAIL_LINES: usize = 20;
 /// Callbacks kept while the instance's address is not known; a guest makes one.
 const EARLY_CALLBACKS: usize = 4;
 
 /// What an instance is made from.
-pub(crate) struct Birth {
+pub(crate) struct InstanceArgs {
     pub spec: Arc<FunctionSpec>,
     pub revision: u64,
-    pub desk: Arc<Desk>,
+    pub function: Arc<FunctionHandle>,
     pub parent: Addr<FunctionActor>,
-    pub world: Rc<World>,
+    pub services: Rc<Services>,
     pub log: Logger,
 }
 
@@ -49,19 +49,19 @@ pub(crate) struct Birth {
 pub struct InstanceActor {
     id: InstanceId,
     token: ReadyToken,
-    veil: Veil,
-    birth: Birth,
+    redactor: Redactor,
+    args: InstanceArgs,
     log: Logger,
-    life: Life,
+    lifecycle: Lifecycle,
     ordered_at: Instant,
-    /// Of the life's beginning, to be carried out when the actor starts.
+    /// Of the lifecycle's beginning, to be carried out when the actor starts.
     first_effects: Vec<Effect>,
     alarm: Option<SpawnHandle>,
     probe: Option<SpawnHandle>,
     output: OutputLog,
     body: Body,
     early_callbacks: Vec<CalledBack>,
-    /// Declared after the body: the host's memory is given back after the guest.
+    /// Declared after the body: the host's memory is given back after the sandbox.
     permit: Rc<Permit>,
     /// Whether a callback that was not believed has been logged. There may be any number.
     distrusted: bool,
@@ -75,7 +75,7 @@ enum Body {
     #[default]
     None,
     Running {
-        guest: Box<dyn Guest>,
+        sandbox: Box<dyn SandboxHandle>,
         exited: Exit,
         endpoint: Arc<Endpoint>,
         facts: Facts,
@@ -86,7 +86,7 @@ enum Body {
 }
 
 /// How it ended, once it has.
-type Exit = Shared<LocalBoxFuture<'static, GuestExit>>;
+type Exit = Shared<LocalBoxFuture<'static, SandboxExit>>;
 
 struct Facts {
     address: std::net::SocketAddr,
@@ -96,28 +96,28 @@ struct Facts {
 }
 
 impl InstanceActor {
-    /// Orders an instance. It starts its life at once, on the arbiter of the caller.
-    pub(crate) fn launch(permit: Permit, birth: Birth) -> Addr<Self> {
+    /// Orders an instance. It starts its lifecycle at once, on the arbiter of the caller.
+    pub(crate) fn launch(permit: Permit, args: InstanceArgs) -> Addr<Self> {
         let id = permit.instance();
         let ordered_at = Instant::now();
         let times = Times {
-            boot_timeout: birth.spec.boot_timeout,
-            keepalive: birth.spec.keepalive,
-            stop_grace: birth.spec.stop_grace,
+            boot_timeout: args.spec.boot_timeout,
+            keepalive: args.spec.keepalive,
+            stop_grace: args.spec.stop_grace,
         };
-        let (life, first_effects) = Life::begin(ordered_at, times);
-        let log = birth.log.new(o!("instance" => id.to_string()));
-        let notice = ExitNotice::new(birth.parent.clone().recipient(), InstanceGone { instance: id, bug: true });
+        let (lifecycle, first_effects) = Lifecycle::begin(ordered_at, times);
+        let log = args.log.new(o!("instance" => id.to_string()));
+        let notice = ExitNotice::new(args.parent.clone().recipient(), InstanceGone { instance: id, bug: true });
         let token = ReadyToken::random();
-        let veil = Veil::new(token, &birth.spec.env);
+        let redactor = Redactor::new(token, &args.spec.env);
         let actor = Self {
             id,
             token,
-            output: OutputLog::new(veil.clone()),
-            veil,
-            birth,
+            output: OutputLog::new(redactor.clone()),
+            redactor,
+            args,
             log,
-            life,
+            lifecycle,
             ordered_at,
             first_effects,
             alarm: None,
@@ -132,10 +132,10 @@ impl InstanceActor {
     }
 
     fn on(&mut self, event: Event, ctx: &mut Context<Self>) {
-        let before = self.life.epoch();
-        let effects = self.life.on(event, Instant::now());
-        if self.life.epoch() != before {
-            debug!(self.log, "state changed"; "state" => ?self.life.state(), "epoch" => self.life.epoch());
+        let before = self.lifecycle.epoch();
+        let effects = self.lifecycle.on(event, Instant::now());
+        if self.lifecycle.epoch() != before {
+            debug!(self.log, "state changed"; "state" => ?self.lifecycle.state(), "epoch" => self.lifecycle.epoch());
         }
         self.carry_out(effects, ctx);
     }
@@ -147,13 +147,13 @@ impl InstanceActor {
                 Effect::ClearAlarm => self.clear_alarm(ctx),
                 Effect::Probe => self.start_probe(ctx),
                 Effect::Ready => self.become_ready(ctx),
-                Effect::Lost(cause) => self.become_lost(cause, ctx),
+                Effect::Lost(reason) => self.become_lost(reason, ctx),
                 Effect::CheckIdle => self.check_idle(ctx),
-                Effect::AskToStop => self.with_guest(|guest| guest.ask_to_stop()),
-                Effect::Kill => self.with_guest(|guest| guest.kill()),
+                Effect::Terminate => self.with_sandbox(|sandbox| sandbox.terminate()),
+                Effect::Kill => self.with_sandbox(|sandbox| sandbox.kill()),
                 Effect::Reclaim => self.reclaim(ctx),
                 Effect::Finish => {
-                    self.notice.amend(|last_words| last_words.bug = false);
+                    self.notice.amend(|message| message.bug = false);
                     info!(self.log, "instance is gone");
                     ctx.stop();
                 }
@@ -179,12 +179,12 @@ impl InstanceActor {
     fn start_launch(&mut self, ctx: &mut Context<Self>) {
         let order = LaunchOrder {
             instance: self.id,
-            spec: self.birth.spec.clone(),
+            spec: self.args.spec.clone(),
             token: self.token,
             output: self.output.clone(),
             log: self.log.clone(),
         };
-        let launch = self.birth.world.sandboxes.launch(order);
+        let launch = self.args.services.sandboxes.launch(order);
         ctx.spawn(launch.into_actor(self).map(|result, actor, ctx| actor.launched(result, ctx)));
     }
 
@@ -196,13 +196,13 @@ impl InstanceActor {
                 debug!(self.log, "instance was launched"; "address" => %launched.address, "pid" => launched.pid,
                     "engine_id" => launched.engine_id.as_deref());
                 self.body = Body::Running {
-                    guest: launched.guest,
+                    sandbox: launched.sandbox,
                     exited: exited.clone(),
                     endpoint: Arc::new(Endpoint::new(
                         self.id,
                         launched.address,
-                        self.birth.spec.clone(),
-                        self.birth.revision,
+                        self.args.spec.clone(),
+                        self.args.revision,
                     )),
                     facts: Facts {
                         address: launched.address,
@@ -212,7 +212,7 @@ impl InstanceActor {
                     },
                 };
                 ctx.spawn(exited.into_actor(self).map(|exit, actor, ctx| {
-                    let exit = actor.veil.over_exit(exit);
+                    let exit = actor.redactor.redact_exit(exit);
                     debug!(actor.log, "guest ended"; "how" => %exit);
                     if let Body::Running { endpoint, .. } = &actor.body {
                         endpoint.conclude(Some(exit.clone()));
@@ -221,7 +221,7 @@ impl InstanceActor {
                 }));
                 self.on(Event::Launched { callback_source }, ctx);
             }
-            Err(error) => self.on(Event::LaunchFailed(self.veil.over_error(error)), ctx),
+            Err(error) => self.on(Event::LaunchFailed(self.redactor.redact_error(error)), ctx),
         }
         for callback in std::mem::take(&mut self.early_callbacks) {
             self.called_back(callback, ctx);
@@ -230,7 +230,7 @@ impl InstanceActor {
 
     fn start_probe(&mut self, ctx: &mut Context<Self>) {
         let Body::Running { endpoint, .. } = &self.body else { return };
-        let probe = self.birth.world.sandboxes.probe(endpoint.address, &self.birth.spec.readiness);
+        let probe = self.args.services.sandboxes.probe(endpoint.address, &self.args.spec.readiness);
         self.probe = Some(ctx.spawn(probe.into_actor(self).map(|(), actor, ctx| {
             actor.probe = None;
             actor.on(Event::Probed, ctx);
@@ -252,12 +252,12 @@ impl InstanceActor {
         // Set once: `Ready` is an effect of the one change to `Serving`.
         let _ = endpoint.ready.set((now, boot));
         info!(self.log, "instance is ready"; "boot_ms" => boot.as_secs_f64() * 1e3);
-        self.birth.desk.stats().observe_boot(boot);
-        self.birth.desk.slots().seat(endpoint.clone(), now);
-        self.birth.parent.do_send(InstanceReady { instance: self.id });
+        self.args.function.stats().observe_boot(boot);
+        self.args.function.slots().add(endpoint.clone(), now);
+        self.args.parent.do_send(InstanceReady { instance: self.id });
     }
 
-    fn become_lost(&mut self, cause: Cause, ctx: &mut Context<Self>) {
+    fn become_lost(&mut self, reason: StopReason, ctx: &mut Context<Self>) {
         self.stop_probe(ctx);
         match &self.body {
             Body::Running { endpoint, .. } => {
@@ -267,42 +267,44 @@ impl InstanceActor {
             // Nobody knows how long its launch will still take.
             Body::None | Body::Reclaiming { .. } => self.permit.started(),
         }
-        self.birth.desk.slots().unseat(self.id);
-        let output = match cause {
-            Cause::BootFailed(_) | Cause::BootTimedOut => self.output.tail(LAST_WORDS),
+        self.args.function.slots().remove(self.id);
+        let output = match reason {
+            StopReason::BootFailed(_) | StopReason::BootTimedOut => self.output.tail(TAIL_LINES),
             _ => Vec::new(),
         };
-        match &cause {
-            Cause::LaunchFailed(error) => warn!(self.log, "instance could not be started"; "error" => %error),
-            Cause::BootFailed(exit) => warn!(self.log, "instance ended before it was ready"; "how" => %exit,
+        match &reason {
+            StopReason::LaunchFailed(error) => warn!(self.log, "instance could not be started"; "error" => %error),
+            StopReason::BootFailed(exit) => warn!(self.log, "instance ended before it was ready"; "how" => %exit,
                 "output" => output.join(" | ")),
-            Cause::BootTimedOut => warn!(self.log, "instance was not ready in time"; "output" => output.join(" | ")),
-            Cause::Exited(exit) => warn!(self.log, "instance ended by itself"; "how" => %exit),
-            cause => info!(self.log, "instance is being ended"; "why" => cause.word()),
+            StopReason::BootTimedOut => {
+                warn!(self.log, "instance was not ready in time"; "output" => output.join(" | "))
+            }
+            StopReason::Exited(exit) => warn!(self.log, "instance ended by itself"; "how" => %exit),
+            reason => info!(self.log, "instance is being ended"; "why" => reason.word()),
         }
-        self.birth.parent.do_send(InstanceLost { instance: self.id, cause, output });
+        self.args.parent.do_send(InstanceLost { instance: self.id, reason, output });
     }
 
     fn check_idle(&mut self, ctx: &mut Context<Self>) {
-        let spec = &self.birth.spec;
-        let idleness = self.birth.desk.slots().idleness(self.id, spec.keepalive, spec.min_instances, Instant::now());
+        let spec = &self.args.spec;
+        let idleness = self.args.function.slots().idleness(self.id, spec.keepalive, spec.min_instances, Instant::now());
         self.on(Event::Checked(idleness), ctx);
     }
 
-    fn with_guest(&mut self, act: impl FnOnce(&mut dyn Guest)) {
-        if let Body::Running { guest, .. } = &mut self.body {
-            act(guest.as_mut());
+    fn with_sandbox(&mut self, act: impl FnOnce(&mut dyn SandboxHandle)) {
+        if let Body::Running { sandbox, .. } = &mut self.body {
+            act(sandbox.as_mut());
         }
     }
 
     fn reclaim(&mut self, ctx: &mut Context<Self>) {
-        let Body::Running { guest, exited, endpoint, facts } = std::mem::take(&mut self.body) else {
+        let Body::Running { sandbox, exited, endpoint, facts } = std::mem::take(&mut self.body) else {
             return self.on(Event::Reclaimed, ctx);
         };
         // Also one whose end was not seen: it was killed, and its network is taken away now.
         endpoint.conclude(None);
         self.body = Body::Reclaiming { facts };
-        let reclaim = tokio::time::timeout(RECLAIM_TIMEOUT, guest.reclaim());
+        let reclaim = tokio::time::timeout(RECLAIM_TIMEOUT, sandbox.reclaim());
         ctx.spawn(reclaim.into_actor(self).map(|result, actor, ctx| {
             match &result {
                 Ok(Ok(())) => {}
@@ -331,32 +333,32 @@ impl InstanceActor {
     }
 
     fn called_back(&mut self, callback: CalledBack, ctx: &mut Context<Self>) {
-        let (verdict, effects) = self.life.callback(callback.from, Instant::now());
-        match verdict {
+        let (outcome, effects) = self.lifecycle.callback(callback.from, Instant::now());
+        match outcome {
             None if self.early_callbacks.len() < EARLY_CALLBACKS => self.early_callbacks.push(callback),
-            None => answer_callback(self, callback.reply, Verdict::NotExpected),
-            Some(verdict) => answer_callback(self, callback.reply, verdict),
+            None => answer_callback(self, callback.reply, CallbackOutcome::NotExpected),
+            Some(outcome) => answer_callback(self, callback.reply, outcome),
         }
         self.carry_out(effects, ctx);
     }
 }
 
-fn answer_callback(actor: &mut InstanceActor, reply: oneshot::Sender<Verdict>, verdict: Verdict) {
-    if verdict != Verdict::Accepted {
-        actor.birth.desk.stats().count_refused_callback();
+fn answer_callback(actor: &mut InstanceActor, reply: oneshot::Sender<CallbackOutcome>, outcome: CallbackOutcome) {
+    if outcome != CallbackOutcome::Accepted {
+        actor.args.function.stats().count_refused_callback();
         if !std::mem::replace(&mut actor.distrusted, true) {
-            warn!(actor.log, "ready callback was refused"; "why" => ?verdict);
+            warn!(actor.log, "ready callback was refused"; "why" => ?outcome);
         }
     }
     // A caller that has hung up does not need the answer.
-    let _ = reply.send(verdict);
+    let _ = reply.send(outcome);
 }
 
 impl Actor for InstanceActor {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        self.birth.world.callbacks.expect(self.token, ctx.address().recipient());
+        self.args.services.callbacks.expect(self.token, ctx.address().recipient());
         let effects = std::mem::take(&mut self.first_effects);
         self.carry_out(effects, ctx);
         self.start_launch(ctx);
@@ -366,7 +368,7 @@ impl Actor for InstanceActor {
 impl Drop for InstanceActor {
     fn drop(&mut self) {
         // Also the way out of a panic: the guest is dropped with the body, and its Drop kills it.
-        self.birth.world.callbacks.forget(self.token);
+        self.args.services.callbacks.forget(self.token);
         if let Body::Running { endpoint, .. } = &self.body {
             endpoint.conclude(None);
         }
@@ -384,15 +386,15 @@ impl Handler<CalledBack> for InstanceActor {
 impl Handler<Stop> for InstanceActor {
     type Result = ();
 
-    fn handle(&mut self, Stop { cause, now }: Stop, ctx: &mut Self::Context) {
-        self.on(Event::Stop { cause, now }, ctx);
+    fn handle(&mut self, Stop { reason, now }: Stop, ctx: &mut Self::Context) {
+        self.on(Event::Stop { reason, now }, ctx);
     }
 }
 
-impl Handler<Rested> for InstanceActor {
+impl Handler<BecameIdle> for InstanceActor {
     type Result = ();
 
-    fn handle(&mut self, _: Rested, ctx: &mut Self::Context) {
-        self.on(Event::Rested, ctx);
+    fn handle(&mut self, _: BecameIdle, ctx: &mut Self::Context) {
+        self.on(Event::BecameIdle, ctx);
     }
 }

@@ -1,9 +1,9 @@
-//! What an instance tells of itself when it is asked. Its life knows the state, its function's slots what it serves.
+//! What an instance tells of itself when it is asked. Its lifecycle knows the state, its function's slots what it serves.
 
 use actix::{Handler, MessageResult};
 use serde::Serialize;
 
-use super::{Body, InstanceActor, LAST_WORDS, life::State};
+use super::{Body, InstanceActor, TAIL_LINES, lifecycle::State};
 use crate::{id::InstanceId, messages::InstanceQuestion};
 
 /// What `/debug` shows of an instance.
@@ -11,7 +11,7 @@ use crate::{id::InstanceId, messages::InstanceQuestion};
 pub struct InstanceSnapshot {
     /// Its public name.
     pub id: InstanceId,
-    /// Where in its life it is.
+    /// Where in its lifecycle it is.
     pub state: &'static str,
     /// How long it has been in that state.
     pub since_seconds: f64,
@@ -39,9 +39,9 @@ impl Handler<InstanceQuestion> for InstanceActor {
     type Result = MessageResult<InstanceQuestion>;
 
     fn handle(&mut self, _: InstanceQuestion, _: &mut Self::Context) -> Self::Result {
-        let occupancy = self.birth.desk.slots().occupancy(self.id);
+        let occupancy = self.args.function.slots().occupancy(self.id);
         let in_flight = occupancy.map_or(0, |occupancy| occupancy.in_flight);
-        let state = match self.life.state() {
+        let state = match self.lifecycle.state() {
             State::Launching(_) => "launching",
             State::Booting { .. } => "booting",
             State::Serving if in_flight > 0 => "busy",
@@ -50,9 +50,9 @@ impl Handler<InstanceQuestion> for InstanceActor {
             State::Reaping => "reaping",
             State::Gone => "gone",
         };
-        let since = match (self.life.state(), occupancy) {
+        let since = match (self.lifecycle.state(), occupancy) {
             (State::Serving, Some(occupancy)) => occupancy.since,
-            _ => self.life.since(),
+            _ => self.lifecycle.since(),
         };
         let facts = match &self.body {
             Body::Running { facts, .. } | Body::Reclaiming { facts } => Some(facts),
@@ -62,14 +62,14 @@ impl Handler<InstanceQuestion> for InstanceActor {
             id: self.id,
             state,
             since_seconds: since.elapsed().as_secs_f64(),
-            epoch: self.life.epoch(),
-            revision: self.birth.revision,
+            epoch: self.lifecycle.epoch(),
+            revision: self.args.revision,
             pid: facts.and_then(|facts| facts.pid),
             engine_id: facts.and_then(|facts| facts.engine_id.clone()),
             address: facts.map(|facts| facts.address.to_string()),
             in_flight,
             served: occupancy.map_or(0, |occupancy| occupancy.served),
-            output: self.output.tail(LAST_WORDS),
+            output: self.output.tail(TAIL_LINES),
             resources: facts.map_or_else(Vec::new, |facts| facts.resources.clone()),
         })
     }

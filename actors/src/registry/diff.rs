@@ -6,34 +6,39 @@
 
 use std::collections::HashMap;
 
-use super::scan::Draft;
+use super::scan::LoadedSpec;
 
 /// What is to be done about one function.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Step {
-    Start(Draft),
-    Reconfigure(Draft),
+    Start(LoadedSpec),
+    Reconfigure(LoadedSpec),
     Drain,
     /// Look again before believing it.
-    Doubt,
+    Recheck,
 }
 
 /// What was seen at a function that is now doubted; `None`: nothing.
-pub(super) type Doubts = HashMap<String, Option<Draft>>;
+pub(super) type Unconfirmed = HashMap<String, Option<LoadedSpec>>;
 
 /// What to do about `name`, now that `seen` is what its file comes to (`None`: there is none) and `current` is in force.
-pub(super) fn step(name: &str, current: Option<&Draft>, seen: Option<Draft>, doubts: &mut Doubts) -> Option<Step> {
-    let doubted = doubts.remove(name);
+pub(super) fn step(
+    name: &str,
+    current: Option<&LoadedSpec>,
+    seen: Option<LoadedSpec>,
+    unconfirmed: &mut Unconfirmed,
+) -> Option<Step> {
+    let doubted = unconfirmed.remove(name);
     if current == seen.as_ref() {
         return None;
     }
     if matches!(current, Some(Ok(_))) && !matches!(seen, Some(Ok(_))) && doubted.as_ref() != Some(&seen) {
-        doubts.insert(name.to_owned(), seen);
-        return Some(Step::Doubt);
+        unconfirmed.insert(name.to_owned(), seen);
+        return Some(Step::Recheck);
     }
     Some(match (current, seen) {
-        (None, Some(draft)) => Step::Start(draft),
-        (Some(_), Some(draft)) => Step::Reconfigure(draft),
+        (None, Some(loaded)) => Step::Start(loaded),
+        (Some(_), Some(loaded)) => Step::Reconfigure(loaded),
         (_, None) => Step::Drain,
     })
 }
@@ -45,19 +50,20 @@ mod tests {
     use super::*;
     use crate::spec::FunctionSpec;
 
-    fn good(keepalive: u32) -> Draft {
+    fn good(keepalive: u32) -> LoadedSpec {
         let text = format!("keepalive = {keepalive}\n[process]\ncommand = [\"/bin/true\"]\n");
         Ok(Arc::new(FunctionSpec::parse("f", Path::new("/r/f"), &text).unwrap()))
     }
 
-    fn bad() -> Draft {
+    fn bad() -> LoadedSpec {
         Err("wrong".into())
     }
 
     #[track_caller]
-    fn check(current: Option<Draft>, seen: &[Option<Draft>], steps: &[Option<Step>]) {
-        let mut doubts = Doubts::new();
-        let taken: Vec<_> = seen.iter().map(|seen| step("f", current.as_ref(), seen.clone(), &mut doubts)).collect();
+    fn check(current: Option<LoadedSpec>, seen: &[Option<LoadedSpec>], steps: &[Option<Step>]) {
+        let mut unconfirmed = Unconfirmed::new();
+        let taken: Vec<_> =
+            seen.iter().map(|seen| step("f", current.as_ref(), seen.clone(), &mut unconfirmed)).collect();
         assert_eq!(taken, steps);
     }
 
@@ -74,14 +80,14 @@ mod tests {
 
     #[test]
     fn a_good_function_is_not_taken_away_on_first_sight() {
-        check(Some(good(1)), &[Some(bad()), Some(bad())], &[Some(Step::Doubt), Some(Step::Reconfigure(bad()))]);
-        check(Some(good(1)), &[None, None], &[Some(Step::Doubt), Some(Step::Drain)]);
-        check(Some(good(1)), &[None, Some(bad())], &[Some(Step::Doubt), Some(Step::Doubt)]);
+        check(Some(good(1)), &[Some(bad()), Some(bad())], &[Some(Step::Recheck), Some(Step::Reconfigure(bad()))]);
+        check(Some(good(1)), &[None, None], &[Some(Step::Recheck), Some(Step::Drain)]);
+        check(Some(good(1)), &[None, Some(bad())], &[Some(Step::Recheck), Some(Step::Recheck)]);
     }
 
     #[test]
     fn a_function_that_was_doubted_wrongly_is_left_alone() {
-        check(Some(good(1)), &[None, Some(good(1)), None], &[Some(Step::Doubt), None, Some(Step::Doubt)]);
-        check(Some(good(1)), &[Some(bad()), Some(good(2))], &[Some(Step::Doubt), Some(Step::Reconfigure(good(2)))]);
+        check(Some(good(1)), &[None, Some(good(1)), None], &[Some(Step::Recheck), None, Some(Step::Recheck)]);
+        check(Some(good(1)), &[Some(bad()), Some(good(2))], &[Some(Step::Recheck), Some(Step::Reconfigure(good(2)))]);
     }
 }

@@ -5,7 +5,7 @@
 
 mod diff;
 mod scan;
-mod watch;
+mod watcher;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -21,146 +21,147 @@ use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
     directory::Directory,
-    function::{Desk, FunctionActor},
-    messages::{Changed, Configure, Drain, DrainAll, FunctionGone, HostEmpty, Scanned},
-    world::World,
+    function::{FunctionActor, FunctionHandle},
+    messages::{AllReleased, Configure, Drain, DrainAll, FilesChanged, FunctionGone, Scanned},
+    services::Services,
 };
-use diff::{Doubts, Step};
-pub use scan::{Draft, scan_all, scan_one};
-pub use watch::Changes;
-use watch::Watch;
+use diff::{Step, Unconfirmed};
+pub use scan::{LoadedSpec, scan_all, scan_one};
+pub use watcher::Changes;
+use watcher::RegistryWatcher;
 
 /// From the first sign of a change until it is looked at; changes in between are looked at together.
-const SETTLING: Duration = Duration::from_millis(50);
+const DEBOUNCE: Duration = Duration::from_millis(50);
 /// Until a function that seems bad or gone is looked at again.
-const SECOND_LOOK: Duration = Duration::from_millis(250);
+const RECHECK_DELAY: Duration = Duration::from_millis(250);
 /// A function's actor may panic this often within [`RESTART_WINDOW`]; then the function is given up until its file changes.
 const RESTARTS: usize = 3;
 const RESTART_WINDOW: Duration = Duration::from_secs(10);
 
 /// How the registry hears of changes of its files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Follow {
+pub enum ChangeSource {
     /// It watches them.
-    Watch,
-    /// Somebody says [`Changed`].
-    Told,
+    Watcher,
+    /// Somebody says [`FilesChanged`].
+    Messages,
 }
 
 /// The functions of the daemon.
 pub struct RegistryActor {
     root: PathBuf,
     directory: Arc<Directory>,
-    world: Rc<World>,
+    services: Rc<Services>,
     log: Logger,
-    functions: BTreeMap<String, Entry>,
+    functions: BTreeMap<String, FunctionEntry>,
     /// Functions that were removed and still have instances, by the serial of their actor.
-    leaving: BTreeMap<u64, Arc<Desk>>,
+    leaving: BTreeMap<u64, Arc<FunctionHandle>>,
     serials: u64,
-    doubts: Doubts,
+    unconfirmed: Unconfirmed,
     pending: Changes,
     look: Option<SpawnHandle>,
-    follow: Follow,
-    watch: Option<Arc<Watch>>,
+    source: ChangeSource,
+    watch: Option<Arc<RegistryWatcher>>,
     /// Who is told when everything has ended; non-empty from the first `DrainAll` on.
     draining: Vec<oneshot::Sender<()>>,
 }
 
-struct Entry {
-    desk: Arc<Desk>,
-    draft: Draft,
+struct FunctionEntry {
+    handle: Arc<FunctionHandle>,
+    loaded: LoadedSpec,
     serial: u64,
     panics: VecDeque<Instant>,
 }
 
 impl RegistryActor {
-    /// Serves what `drafts` say, and follows the files below `root` from then on, in the way that `follow` says.
+    /// Serves what `specs` say, and follows the files below `root` from then on, in the way that `follow` says.
     ///
     /// `root` is absolute. The actor runs on the arbiter of the caller, and so do all actors below it.
     pub fn launch(
         root: PathBuf,
-        drafts: impl IntoIterator<Item = (String, Draft)>,
+        specs: impl IntoIterator<Item = (String, LoadedSpec)>,
         directory: Arc<Directory>,
-        world: World,
-        follow: Follow,
+        services: Services,
+        source: ChangeSource,
         log: Logger,
     ) -> Addr<Self> {
-        let drafts: Vec<_> = drafts.into_iter().collect();
+        let specs: Vec<_> = specs.into_iter().collect();
         Self::create(|ctx| {
             let mut actor = Self {
                 root,
                 directory,
-                world: Rc::new(world),
+                services: Rc::new(services),
                 log,
                 functions: BTreeMap::new(),
                 leaving: BTreeMap::new(),
                 serials: 0,
-                doubts: Doubts::new(),
+                unconfirmed: Unconfirmed::new(),
                 pending: Changes::default(),
                 look: None,
-                follow,
+                source,
                 watch: None,
                 draining: Vec::new(),
             };
             // Here and not in `started`, so that the directory is filled when this returns.
-            for (name, draft) in drafts {
-                actor.start_function(name, draft, VecDeque::new(), ctx);
+            for (name, loaded) in specs {
+                actor.start_function(name, loaded, VecDeque::new(), ctx);
             }
             actor.publish();
             actor
         })
     }
 
-    fn start_function(&mut self, name: String, draft: Draft, panics: VecDeque<Instant>, ctx: &mut Context<Self>) {
-        if let Err(reason) = &draft {
+    fn start_function(&mut self, name: String, loaded: LoadedSpec, panics: VecDeque<Instant>, ctx: &mut Context<Self>) {
+        if let Err(reason) = &loaded {
             warn!(self.log, "function is misconfigured"; "function" => &name, "reason" => %reason);
         }
         self.serials += 1;
         let serial = self.serials;
         let parent = ctx.address().recipient();
-        let desk = FunctionActor::launch(&name, draft.clone(), self.world.clone(), &self.log, parent, serial);
-        self.functions.insert(name, Entry { desk, draft, serial, panics });
+        let handle = FunctionActor::launch(&name, loaded.clone(), self.services.clone(), &self.log, parent, serial);
+        self.functions.insert(name, FunctionEntry { handle, loaded, serial, panics });
     }
 
     /// Puts a new actor in the place of one that panicked, unless that happens too often.
-    fn restart(&mut self, name: String, mut entry: Entry, ctx: &mut Context<Self>) {
+    fn restart(&mut self, name: String, mut entry: FunctionEntry, ctx: &mut Context<Self>) {
         error!(self.log, "a function's actor panicked"; "function" => &name);
         let now = Instant::now();
         entry.panics.push_back(now);
         entry.panics.retain(|at| now - *at <= RESTART_WINDOW);
         let given_up = entry.panics.len() > RESTARTS;
-        let draft = if given_up { Err("the function's actor keeps failing; see the log".into()) } else { entry.draft };
-        self.start_function(name, draft, entry.panics, ctx);
+        let loaded =
+            if given_up { Err("the function's actor keeps failing; see the log".into()) } else { entry.loaded };
+        self.start_function(name, loaded, entry.panics, ctx);
     }
 
     fn publish(&self) {
-        let functions = self.functions.iter().map(|(name, entry)| (name.clone(), entry.desk.clone()));
+        let functions = self.functions.iter().map(|(name, entry)| (name.clone(), entry.handle.clone()));
         self.directory.publish(functions.collect());
     }
 
     fn take_step(&mut self, name: String, step: Step, ctx: &mut Context<Self>) {
         match step {
-            Step::Start(draft) => {
+            Step::Start(loaded) => {
                 info!(self.log, "function was added"; "function" => &name);
-                self.start_function(name, draft, VecDeque::new(), ctx);
+                self.start_function(name, loaded, VecDeque::new(), ctx);
             }
-            Step::Reconfigure(draft) => {
+            Step::Reconfigure(loaded) => {
                 if let Some(entry) = self.functions.get_mut(&name) {
-                    entry.draft = draft.clone();
+                    entry.loaded = loaded.clone();
                     entry.panics.clear();
-                    entry.desk.actor().do_send(Configure(draft));
+                    entry.handle.actor().do_send(Configure(loaded));
                 }
             }
             Step::Drain => {
                 info!(self.log, "function was removed"; "function" => &name);
                 if let Some(entry) = self.functions.remove(&name) {
-                    let grace = entry.draft.as_ref().ok().and_then(|spec| spec.timeout).unwrap_or(Duration::MAX);
-                    entry.desk.actor().do_send(Drain { grace });
-                    self.leaving.insert(entry.serial, entry.desk);
+                    let grace = entry.loaded.as_ref().ok().and_then(|spec| spec.timeout).unwrap_or(Duration::MAX);
+                    entry.handle.actor().do_send(Drain { grace });
+                    self.leaving.insert(entry.serial, entry.handle);
                 }
             }
-            Step::Doubt => {
-                ctx.run_later(SECOND_LOOK, move |actor, ctx| {
+            Step::Recheck => {
+                ctx.run_later(RECHECK_DELAY, move |actor, ctx| {
                     actor.pending.names.insert(name);
                     actor.look_soon(ctx);
                 });
@@ -170,7 +171,7 @@ impl RegistryActor {
 
     fn look_soon(&mut self, ctx: &mut Context<Self>) {
         if self.look.is_none() && self.draining.is_empty() {
-            self.look = Some(ctx.run_later(SETTLING, |actor, ctx| {
+            self.look = Some(ctx.run_later(DEBOUNCE, |actor, ctx| {
                 actor.look = None;
                 actor.look_now(ctx);
             }));
@@ -190,17 +191,17 @@ impl RegistryActor {
                 None => {}
             }
             let scanned = if changes.all {
-                scan_all(&root).map(|drafts| {
-                    let drafts = drafts.into_iter().map(|(name, draft)| (name, Some(draft))).collect();
-                    Scanned { drafts, complete: true }
+                scan_all(&root).map(|specs| {
+                    let specs = specs.into_iter().map(|(name, loaded)| (name, Some(loaded))).collect();
+                    Scanned { specs, complete: true }
                 })
             } else {
                 std::fs::read_dir(&root).map(|_| {
                     let look = |name: String| {
-                        let draft = scan_one(&root, &name);
-                        (name, draft)
+                        let loaded = scan_one(&root, &name);
+                        (name, loaded)
                     };
-                    Scanned { drafts: changes.names.into_iter().map(look).collect(), complete: false }
+                    Scanned { specs: changes.names.into_iter().map(look).collect(), complete: false }
                 })
             };
             match scanned {
@@ -215,7 +216,7 @@ impl RegistryActor {
 
     fn answer_when_drained(&mut self) {
         // The last also says that those are gone whose function has panicked.
-        if self.functions.is_empty() && self.leaving.is_empty() && self.world.admission.is_empty() {
+        if self.functions.is_empty() && self.leaving.is_empty() && self.services.admission.is_empty() {
             for done in self.draining.drain(..) {
                 // Whoever asked may have stopped waiting.
                 let _ = done.send(());
@@ -228,10 +229,10 @@ impl Actor for RegistryActor {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        // Thousands of functions may report at once; admission is the desks' business, not the mailbox's.
+        // Thousands of functions may report at once; admission is the handles' business, not the mailbox's.
         ctx.set_mailbox_capacity(0);
-        if self.follow == Follow::Watch {
-            self.watch = Some(Watch::new(&self.root, ctx.address().recipient(), self.log.clone()));
+        if self.source == ChangeSource::Watcher {
+            self.watch = Some(RegistryWatcher::new(&self.root, ctx.address().recipient(), self.log.clone()));
         }
         // What changed between the first reading and the start of the watch.
         self.pending.all = true;
@@ -239,10 +240,10 @@ impl Actor for RegistryActor {
     }
 }
 
-impl Handler<Changed> for RegistryActor {
+impl Handler<FilesChanged> for RegistryActor {
     type Result = ();
 
-    fn handle(&mut self, Changed(changes): Changed, ctx: &mut Self::Context) {
+    fn handle(&mut self, FilesChanged(changes): FilesChanged, ctx: &mut Self::Context) {
         self.pending.merge(changes);
         self.look_soon(ctx);
     }
@@ -255,16 +256,16 @@ impl Handler<Scanned> for RegistryActor {
         if !self.draining.is_empty() {
             return;
         }
-        let mut drafts: BTreeMap<_, _> = scanned.drafts.into_iter().collect();
+        let mut specs: BTreeMap<_, _> = scanned.specs.into_iter().collect();
         if scanned.complete {
             for name in self.functions.keys() {
-                drafts.entry(name.clone()).or_insert(None);
+                specs.entry(name.clone()).or_insert(None);
             }
         }
         let mut published = true;
-        for (name, seen) in drafts {
-            let current = self.functions.get(&name).map(|entry| &entry.draft);
-            if let Some(step) = diff::step(&name, current, seen, &mut self.doubts) {
+        for (name, seen) in specs {
+            let current = self.functions.get(&name).map(|entry| &entry.loaded);
+            if let Some(step) = diff::step(&name, current, seen, &mut self.unconfirmed) {
                 published &= !matches!(step, Step::Start(_) | Step::Drain);
                 self.take_step(name, step, ctx);
             }
@@ -294,10 +295,10 @@ impl Handler<FunctionGone> for RegistryActor {
     }
 }
 
-impl Handler<HostEmpty> for RegistryActor {
+impl Handler<AllReleased> for RegistryActor {
     type Result = ();
 
-    fn handle(&mut self, _: HostEmpty, _: &mut Self::Context) {
+    fn handle(&mut self, _: AllReleased, _: &mut Self::Context) {
         self.answer_when_drained();
     }
 }
@@ -307,11 +308,11 @@ impl Handler<DrainAll> for RegistryActor {
 
     fn handle(&mut self, DrainAll { grace, done }: DrainAll, ctx: &mut Self::Context) {
         self.draining.push(done);
-        self.world.admission.tell_when_empty(ctx.address().recipient());
+        self.services.admission.tell_when_empty(ctx.address().recipient());
         self.watch = None;
-        let current = self.functions.values().map(|entry| &entry.desk);
-        for desk in current.chain(self.leaving.values()) {
-            desk.actor().do_send(Drain { grace });
+        let current = self.functions.values().map(|entry| &entry.handle);
+        for handle in current.chain(self.leaving.values()) {
+            handle.actor().do_send(Drain { grace });
         }
         self.answer_when_drained();
     }

@@ -7,25 +7,25 @@ use std::{collections::BTreeMap, io, path::Path, sync::Arc};
 use crate::spec::{FunctionSpec, SPEC_FILE};
 
 /// What a function's file comes to: a spec, or every problem of the file.
-pub type Draft = Result<Arc<FunctionSpec>, Arc<str>>;
+pub type LoadedSpec = Result<Arc<FunctionSpec>, Arc<str>>;
 
 /// Every function of the registry.
 ///
 /// # Errors
-/// When the registry itself cannot be read. A function that cannot be read is a draft with a reason.
-pub fn scan_all(root: &Path) -> io::Result<BTreeMap<String, Draft>> {
-    let mut drafts = BTreeMap::new();
+/// When the registry itself cannot be read. A function that cannot be read is a loaded with a reason.
+pub fn scan_all(root: &Path) -> io::Result<BTreeMap<String, LoadedSpec>> {
+    let mut specs = BTreeMap::new();
     for entry in std::fs::read_dir(root)? {
         let name = entry?.file_name().to_string_lossy().into_owned();
-        if let Some(draft) = scan_one(root, &name) {
-            drafts.insert(name, draft);
+        if let Some(loaded) = scan_one(root, &name) {
+            specs.insert(name, loaded);
         }
     }
-    Ok(drafts)
+    Ok(specs)
 }
 
 /// One function of the registry. `None`: there is no such directory, or it holds no function.
-pub fn scan_one(root: &Path, name: &str) -> Option<Draft> {
+pub fn scan_one(root: &Path, name: &str) -> Option<LoadedSpec> {
     // Editors and version control keep their own things in hidden directories.
     if name.starts_with('.') {
         return None;
@@ -40,8 +40,8 @@ pub fn scan_one(root: &Path, name: &str) -> Option<Draft> {
     if directory.join(SPEC_FILE).symlink_metadata().is_err_and(|error| is_absence(&error)) {
         return None;
     }
-    let draft = FunctionSpec::load(&directory);
-    Some(draft.map(Arc::new).map_err(|error| error.to_string().into()))
+    let loaded = FunctionSpec::load(&directory);
+    Some(loaded.map(Arc::new).map_err(|error| error.to_string().into()))
 }
 
 fn is_absence(error: &io::Error) -> bool {
@@ -66,10 +66,10 @@ mod tests {
         fs::write(root.path().join(".hidden/function.toml"), good).unwrap();
         fs::write(root.path().join("function.toml"), good).unwrap();
 
-        let drafts = scan_all(root.path()).unwrap();
-        assert_eq!(drafts.keys().collect::<Vec<_>>(), ["bad", "good"]);
-        assert_eq!(drafts["good"].as_ref().unwrap().name, "good");
-        assert!(drafts["bad"].as_ref().unwrap_err().contains("keepalive"));
+        let specs = scan_all(root.path()).unwrap();
+        assert_eq!(specs.keys().collect::<Vec<_>>(), ["bad", "good"]);
+        assert_eq!(specs["good"].as_ref().unwrap().name, "good");
+        assert!(specs["bad"].as_ref().unwrap_err().contains("keepalive"));
     }
 
     #[test]
@@ -78,9 +78,9 @@ mod tests {
         std::os::unix::fs::symlink("loop", root.path().join("loop")).unwrap();
         std::os::unix::fs::symlink("nowhere", root.path().join("dangling")).unwrap();
         fs::write(root.path().join("file"), "").unwrap();
-        let drafts = scan_all(root.path()).unwrap();
-        assert_eq!(drafts.keys().collect::<Vec<_>>(), ["loop"]);
-        assert!(drafts["loop"].as_ref().unwrap_err().contains("cannot be read"));
+        let specs = scan_all(root.path()).unwrap();
+        assert_eq!(specs.keys().collect::<Vec<_>>(), ["loop"]);
+        assert!(specs["loop"].as_ref().unwrap_err().contains("cannot be read"));
     }
 
     #[test]

@@ -2,13 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use unifaas_actors::{Desk, Limits, Refusal, sandbox::GuestExit};
+use unifaas_actors::{FunctionHandle, HostLimits, Refusal, sandbox::SandboxExit};
 
 use crate::support::*;
 
 /// Room for so many instances of 128 MiB.
-fn room(instances: u64) -> Limits {
-    Limits { memory: 128 * instances, ..ROOMY }
+fn room(instances: u64) -> HostLimits {
+    HostLimits { memory: 128 * instances, ..ROOMY }
 }
 
 /// Leaves the function with one idle instance.
@@ -34,7 +34,7 @@ fn saturated(answer: Result<impl std::fmt::Debug, Refusal>) -> (String, Duration
 
 #[test]
 fn the_instance_that_has_been_idle_longest_makes_room() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::with(room(3), &[("a", ""), ("b", ""), ("c", ""), ("d", "")]);
         for function in ["b", "a", "c"] {
             warm(&rig, function).await;
@@ -53,7 +53,7 @@ fn the_instance_that_has_been_idle_longest_makes_room() {
 
 #[test]
 fn no_more_instances_are_ended_than_it_takes() {
-    in_still_time(async {
+    with_paused_clock(async {
         let functions = [("small", ""), ("large", "memory = 384"), ("big", "memory = 384"), ("other", "")];
         let rig = Rig::with(room(5), &functions);
         for function in ["small", "large", "other"] {
@@ -68,7 +68,7 @@ fn no_more_instances_are_ended_than_it_takes() {
 
 #[test]
 fn nothing_is_ended_if_that_would_not_make_enough_room() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::with(room(4), &[("idle", ""), ("busy", ""), ("big", "memory = 512\nqueue-timeout = 3")]);
         warm(&rig, "idle").await;
         let lease = rig.request_of("busy").await.await.unwrap().unwrap();
@@ -84,7 +84,7 @@ fn nothing_is_ended_if_that_would_not_make_enough_room() {
 
 #[test]
 fn what_a_minimum_keeps_is_not_ended() {
-    in_still_time(async {
+    with_paused_clock(async {
         let functions = [("kept", "min-instances = 1\nkeepalive = 500"), ("f", "queue-timeout = 3"), ("g", "")];
         let rig = Rig::with(room(2), &functions);
         warm(&rig, "kept").await;
@@ -99,7 +99,7 @@ fn what_a_minimum_keeps_is_not_ended() {
 
 #[test]
 fn what_exceeds_a_minimum_is_ended() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::with(room(3), &[("kept", "min-instances = 1\nkeepalive = 500"), ("f", "")]);
         for request in rig.requests_of("kept", 3).await {
             request.await.unwrap().unwrap();
@@ -116,7 +116,7 @@ fn what_exceeds_a_minimum_is_ended() {
 
 #[test]
 fn a_minimum_makes_room_for_itself_but_never_in_front_of_callers() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::with(room(2), &[("f", "single-use = true"), ("g", "")]);
         let leases = [rig.acquire().await.unwrap(), rig.acquire().await.unwrap()];
         rig.write_of("kept", "min-instances = 1");
@@ -136,7 +136,7 @@ fn a_minimum_makes_room_for_itself_but_never_in_front_of_callers() {
 
 #[test]
 fn whoever_waits_is_told_when_an_instance_becomes_idle() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::with(room(1), &[("f", "keepalive = 1000"), ("g", "")]);
         let lease = rig.acquire().await.unwrap();
         let waiting = rig.request_of("g").await;
@@ -151,11 +151,11 @@ fn whoever_waits_is_told_when_an_instance_becomes_idle() {
 
 #[test]
 fn memory_counts_as_free_when_everything_of_its_instance_has_been_given_back() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::with(room(1), &[("f", ""), ("g", "")]);
         rig.fake.next(Script { reclaim: Reclaim::After(secs(4)), ..Script::default() });
         let lease = rig.acquire().await.unwrap();
-        rig.fake.crash(lease.endpoint().instance, GuestExit::Signal(9));
+        rig.fake.crash(lease.endpoint().instance, SandboxExit::Signal(9));
         let asked_at = Instant::now();
         rig.request_of("g").await.await.unwrap().unwrap();
         assert_eq!(asked_at.elapsed(), secs(4) + ms(100));
@@ -166,7 +166,7 @@ fn memory_counts_as_free_when_everything_of_its_instance_has_been_given_back() {
 
 #[test]
 fn nobody_else_is_ended_for_memory_that_is_on_its_way() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::with(room(2), &[("ending", "single-use = true"), ("idle", ""), ("f", "")]);
         rig.fake.next(Script { reclaim: Reclaim::After(secs(2)), ..Script::default() });
         drop(rig.request_of("ending").await.await.unwrap().unwrap());
@@ -179,7 +179,7 @@ fn nobody_else_is_ended_for_memory_that_is_on_its_way() {
 
 #[test]
 fn memory_of_a_launch_that_hangs_is_not_counted_upon() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::with(room(2), &[("idle", "keepalive = 1000"), ("hangs", "boot-timeout = 2"), ("f", "")]);
         warm(&rig, "idle").await;
         rig.fake.next(Script { launch_after: secs(20), ..Script::default() });
@@ -194,7 +194,7 @@ fn memory_of_a_launch_that_hangs_is_not_counted_upon() {
 
 #[test]
 fn small_functions_do_not_starve_a_large_one() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::with(room(4), &[("small", "single-use = true"), ("large", "memory = 512")]);
         let mut leases = Vec::new();
         for _ in 0..4 {
@@ -218,10 +218,10 @@ fn small_functions_do_not_starve_a_large_one() {
 
 #[test]
 fn a_flood_of_one_function_does_not_hold_up_the_others() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::with(room(1), &[("flood", "single-use = true"), ("f", "single-use = true")]);
-        let served = |desk: Arc<Desk>| async move { drop(desk.acquire().await.unwrap()) };
-        let flood: Vec<_> = (0..100).map(|_| actix::spawn(served(rig.desk_of("flood").unwrap()))).collect();
+        let served = |handle: Arc<FunctionHandle>| async move { drop(handle.acquire().await.unwrap()) };
+        let flood: Vec<_> = (0..100).map(|_| actix::spawn(served(rig.handle_of("flood").unwrap()))).collect();
         rig.settle().await;
         let asked_at = Instant::now();
         rig.acquire().await.unwrap();
@@ -236,7 +236,7 @@ fn a_flood_of_one_function_does_not_hold_up_the_others() {
 
 #[test]
 fn whoever_waits_in_vain_is_told_what_there_is_none_of_and_when_to_come_back() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::with(room(1), &[("busy", "single-use = true"), ("f", "queue-timeout = 10")]);
         // Once a second an instance gives 128 MiB back.
         for _ in 0..20 {
@@ -264,7 +264,7 @@ fn whoever_waits_in_vain_is_told_what_there_is_none_of_and_when_to_come_back() {
 
 #[test]
 fn a_full_function_on_a_host_with_room_is_not_the_fault_of_the_host() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new("max-instances = 1\nqueue-timeout = 3");
         let lease = rig.acquire().await.unwrap();
         assert!(matches!(rig.acquire().await, Err(Refusal::QueueTimedOut { .. })));
@@ -275,7 +275,7 @@ fn a_full_function_on_a_host_with_room_is_not_the_fault_of_the_host() {
 
 #[test]
 fn an_instance_that_is_larger_than_the_host_is_refused_at_once() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::with(room(4), &[(FUNCTION, "memory = 513\nmin-instances = 2"), ("g", "")]);
         let asked_at = Instant::now();
         let (why, retry_after) = saturated(rig.acquire().await);
@@ -290,7 +290,7 @@ fn an_instance_that_is_larger_than_the_host_is_refused_at_once() {
 
 #[test]
 fn a_caller_is_content_with_a_slot_that_comes_back_before_memory_does() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::with(room(1), &[(FUNCTION, "")]);
         let lease = rig.acquire().await.unwrap();
         let waiting = rig.request().await;
@@ -307,7 +307,7 @@ fn a_caller_is_content_with_a_slot_that_comes_back_before_memory_does() {
 #[test]
 fn whoever_leaves_the_queue_lets_the_next_one_through() {
     for how in ["caller leaves", "file is removed", "file goes bad", "actor panics"] {
-        in_still_time(async {
+        with_paused_clock(async {
             let rig = Rig::with(room(2), &[("busy", ""), (FUNCTION, "memory = 256"), ("g", "")]);
             let lease = rig.request_of("busy").await.await.unwrap().unwrap();
             let first = rig.request().await;
@@ -332,7 +332,7 @@ fn whoever_leaves_the_queue_lets_the_next_one_through() {
 
 #[test]
 fn a_function_that_is_being_drained_stands_in_nobodys_way() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::with(room(2), &[("busy", ""), (FUNCTION, ""), ("g", "")]);
         let (busy, own) = (rig.request_of("busy").await.await.unwrap().unwrap(), rig.acquire().await.unwrap());
         let first = rig.request().await;

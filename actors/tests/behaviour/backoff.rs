@@ -2,7 +2,7 @@
 
 use unifaas_actors::{
     Refusal,
-    sandbox::{GuestExit, LaunchError},
+    sandbox::{LaunchError, SandboxExit},
 };
 
 use crate::support::*;
@@ -10,7 +10,7 @@ use crate::support::*;
 fn dies() -> Script {
     Script {
         ready_after: None,
-        exit_after: Some((ms(40), GuestExit::Code(3))),
+        exit_after: Some((ms(40), SandboxExit::Code(3))),
         prints: "no such file",
         ..Script::default()
     }
@@ -32,7 +32,7 @@ async fn failing(keys: &str) -> Rig {
 
 #[test]
 fn the_first_failures_hold_nobody_up() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new("");
         rig.fake.usually(dies());
         for _ in 0..2 {
@@ -48,13 +48,13 @@ fn the_first_failures_hold_nobody_up() {
 
 #[test]
 fn during_a_pause_callers_get_the_last_error_at_once() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = failing("").await;
         sleep(ms(400)).await;
         let asked_at = Instant::now();
         let Err(Refusal::Failing { last, retry_after }) = rig.acquire().await else { panic!() };
         let Refusal::BootFailed { exit, output, .. } = *last else { panic!("{last:?}") };
-        assert_eq!((exit, output), (GuestExit::Code(3), vec!["no such file".to_owned()]));
+        assert_eq!((exit, output), (SandboxExit::Code(3), vec!["no such file".to_owned()]));
         assert_eq!((asked_at.elapsed(), retry_after, rig.fake.launched()), (ms(0), ms(600), 3));
         rig.finish().await;
     });
@@ -62,7 +62,7 @@ fn during_a_pause_callers_get_the_last_error_at_once() {
 
 #[test]
 fn the_state_of_a_failing_function_can_be_seen() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = failing("").await;
         sleep(ms(250)).await;
         let snapshot = rig.snapshot().await;
@@ -83,7 +83,7 @@ fn the_state_of_a_failing_function_can_be_seen() {
 
 #[test]
 fn after_a_pause_there_is_one_start_and_everybody_waits_for_it() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = failing("").await;
         sleep(secs(1)).await;
         let asked_at = Instant::now();
@@ -105,7 +105,7 @@ fn after_a_pause_there_is_one_start_and_everybody_waits_for_it() {
 
 #[test]
 fn pauses_grow_to_a_minute() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = failing("").await;
         let mut pauses = Vec::new();
         for _ in 0..8 {
@@ -121,7 +121,7 @@ fn pauses_grow_to_a_minute() {
 
 #[test]
 fn failures_at_the_same_time_are_one_failure() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new("");
         rig.fake.usually(dies());
         for request in rig.requests(50).await {
@@ -134,7 +134,7 @@ fn failures_at_the_same_time_are_one_failure() {
 
 #[test]
 fn a_new_file_is_tried_at_once() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = failing("").await;
         rig.fake.usually(Script::default());
         rig.configure("keepalive = 61").await;
@@ -146,7 +146,7 @@ fn a_new_file_is_tried_at_once() {
 
 #[test]
 fn who_can_be_served_by_what_there_is_waits_for_it() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new("");
         let lease = rig.acquire().await.unwrap();
         rig.fake.usually(dies());
@@ -167,7 +167,7 @@ fn who_can_be_served_by_what_there_is_waits_for_it() {
 
 #[test]
 fn timeouts_and_refusals_of_the_engine_keep_their_kind() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new("boot-timeout = 2");
         rig.fake.usually(Script { ready_after: None, ..Script::default() });
         for _ in 0..3 {
@@ -189,7 +189,7 @@ fn timeouts_and_refusals_of_the_engine_keep_their_kind() {
 
 #[test]
 fn what_the_host_lacks_is_not_held_against_the_function() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new("");
         rig.fake.usually(refused(LaunchError::Exhausted("no port is left".into())));
         for _ in 0..10 {
@@ -204,7 +204,7 @@ fn what_the_host_lacks_is_not_held_against_the_function() {
 
 #[test]
 fn a_minimum_for_which_the_host_has_nothing_is_not_tried_all_the_time() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new("min-instances = 3");
         rig.fake.usually(refused(LaunchError::Exhausted("no port is left".into())));
         sleep(secs(10)).await;
@@ -218,7 +218,7 @@ fn a_minimum_for_which_the_host_has_nothing_is_not_tried_all_the_time() {
 
 #[test]
 fn a_minimum_that_fails_to_boot_is_tried_again_after_growing_pauses() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new("min-instances = 1");
         rig.fake.usually(dies());
         let mut attempts = Vec::new();
@@ -242,7 +242,7 @@ fn a_minimum_that_fails_to_boot_is_tried_again_after_growing_pauses() {
 
 #[test]
 fn a_minimum_makes_the_trial_by_itself() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = failing("min-instances = 2").await;
         rig.fake.usually(Script::default());
         assert_eq!(rig.snapshot().await.state, "failing");

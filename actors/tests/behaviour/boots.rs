@@ -2,7 +2,7 @@
 
 use unifaas_actors::{
     Outcome, Refusal,
-    sandbox::{GuestExit, LaunchError},
+    sandbox::{LaunchError, SandboxExit},
 };
 
 use crate::support::*;
@@ -10,7 +10,7 @@ use crate::support::*;
 fn exits(after: u64) -> Script {
     Script {
         ready_after: None,
-        exit_after: Some((ms(after), GuestExit::Code(3))),
+        exit_after: Some((ms(after), SandboxExit::Code(3))),
         prints: "one\ntwo\nno such file",
         ..Script::default()
     }
@@ -18,13 +18,13 @@ fn exits(after: u64) -> Script {
 
 #[test]
 fn an_exit_while_booting_is_answered_at_once_with_the_last_output() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new("");
         rig.fake.next(exits(40));
         let asked_at = Instant::now();
         let Err(Refusal::BootFailed { exit, output, .. }) = rig.acquire().await else { panic!() };
         assert_eq!(asked_at.elapsed(), ms(50), "10 ms until it is launched, then 40 ms");
-        assert_eq!((exit, output), (GuestExit::Code(3), vec!["one".into(), "two".into(), "no such file".to_owned()]));
+        assert_eq!((exit, output), (SandboxExit::Code(3), vec!["one".into(), "two".into(), "no such file".to_owned()]));
         rig.acquire().await.unwrap();
         rig.finish().await;
     });
@@ -32,7 +32,7 @@ fn an_exit_while_booting_is_answered_at_once_with_the_last_output() {
 
 #[test]
 fn a_failed_boot_is_answered_to_those_who_shared_it_and_to_nobody_else() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new("concurrent-requests = 4");
         rig.fake.next(exits(40));
         let requests = rig.requests(10).await;
@@ -54,7 +54,7 @@ fn a_failed_boot_is_answered_to_those_who_shared_it_and_to_nobody_else() {
 
 #[test]
 fn those_whom_the_maximum_kept_out_of_a_failed_boot_get_one_of_their_own() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new("max-instances = 1");
         rig.fake.next(exits(40));
         let mut requests = rig.requests(3).await;
@@ -70,7 +70,7 @@ fn those_whom_the_maximum_kept_out_of_a_failed_boot_get_one_of_their_own() {
 
 #[test]
 fn an_instance_that_is_not_ready_in_time_is_ended() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new("boot-timeout = 2");
         rig.fake.next(Script { ready_after: None, prints: "still loading", ..Script::default() });
         let asked_at = Instant::now();
@@ -85,7 +85,7 @@ fn an_instance_that_is_not_ready_in_time_is_ended() {
 
 #[test]
 fn a_launch_that_takes_too_long_is_answered_in_time_and_ended_when_it_is_done() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new("boot-timeout = 2");
         rig.fake.next(Script { launch_after: secs(10), ..Script::default() });
         assert!(matches!(rig.acquire().await, Err(Refusal::BootTimedOut { .. })));
@@ -99,7 +99,7 @@ fn a_launch_that_takes_too_long_is_answered_in_time_and_ended_when_it_is_done() 
 
 #[test]
 fn a_launch_that_fails_says_why() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new("");
         for (error, outcome) in [
             (LaunchError::Missing("there is no /dev/kvm".into()), Outcome::StartFailed),
@@ -117,7 +117,7 @@ fn a_launch_that_fails_says_why() {
 
 #[test]
 fn every_boot_is_counted_and_those_that_succeeded_are_timed() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new("single-use = true");
         rig.fake.next(exits(40));
         rig.acquire().await.unwrap_err();

@@ -1,6 +1,6 @@
 //! Instances that tell by themselves that they are ready.
 
-use unifaas_actors::{ReadyToken, Refusal, Verdict};
+use unifaas_actors::{CallbackOutcome, ReadyToken, Refusal};
 
 use crate::support::*;
 
@@ -8,12 +8,12 @@ const CALLBACK: &str = "readiness = \"callback\"\nboot-timeout = 5";
 
 #[test]
 fn an_instance_is_ready_when_it_calls_back() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new(CALLBACK);
         let request = rig.request().await;
         sleep(secs(3)).await;
         assert_eq!(rig.states().await, ["booting"]);
-        assert_eq!(rig.call_back(1, 1).await, Some(Verdict::Accepted));
+        assert_eq!(rig.call_back(1, 1).await, Some(CallbackOutcome::Accepted));
         let lease = request.await.unwrap().unwrap();
         assert_eq!(lease.endpoint().boot(), ms(3_001));
         assert_eq!((rig.callbacks.refused(), rig.snapshot().await.stats.callbacks_refused), (0, 0));
@@ -24,12 +24,12 @@ fn an_instance_is_ready_when_it_calls_back() {
 
 #[test]
 fn a_callback_that_comes_before_the_launch_is_complete_waits_and_is_believed_then() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new(CALLBACK);
         rig.fake.usually(Script { launch_after: secs(2), ..Script::default() });
         let request = rig.request().await;
         let asked_at = Instant::now();
-        assert_eq!(rig.call_back(1, 1).await, Some(Verdict::Accepted));
+        assert_eq!(rig.call_back(1, 1).await, Some(CallbackOutcome::Accepted));
         assert!((ms(1_990)..secs(2)).contains(&asked_at.elapsed()), "{:?}", asked_at.elapsed());
         request.await.unwrap().unwrap();
         rig.finish().await;
@@ -38,11 +38,11 @@ fn a_callback_that_comes_before_the_launch_is_complete_waits_and_is_believed_the
 
 #[test]
 fn an_early_callback_from_elsewhere_is_not_believed_either() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new(CALLBACK);
         let request = rig.request().await;
-        assert_eq!(rig.call_back(1, 2).await, Some(Verdict::WrongSource));
-        assert_eq!(rig.call_back(1, 1).await, Some(Verdict::Accepted));
+        assert_eq!(rig.call_back(1, 2).await, Some(CallbackOutcome::WrongSource));
+        assert_eq!(rig.call_back(1, 1).await, Some(CallbackOutcome::Accepted));
         request.await.unwrap().unwrap();
         rig.finish().await;
     });
@@ -50,15 +50,15 @@ fn an_early_callback_from_elsewhere_is_not_believed_either() {
 
 #[test]
 fn a_flood_of_early_callbacks_is_cut_short() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new(CALLBACK);
         rig.fake.usually(Script { launch_after: secs(2), ..Script::default() });
         let request = rig.request().await;
         let calls = (0..20).map(|_| rig.call_back(1, 1));
-        let verdicts = futures::future::join_all(calls).await;
-        let accepted = verdicts.iter().filter(|verdict| **verdict == Some(Verdict::Accepted)).count();
+        let outcomes = futures::future::join_all(calls).await;
+        let accepted = outcomes.iter().filter(|outcome| **outcome == Some(CallbackOutcome::Accepted)).count();
         assert_eq!(accepted, 1);
-        assert!(verdicts.iter().all(|verdict| verdict.is_some()));
+        assert!(outcomes.iter().all(|outcome| outcome.is_some()));
         request.await.unwrap().unwrap();
         rig.finish().await;
     });
@@ -66,12 +66,12 @@ fn a_flood_of_early_callbacks_is_cut_short() {
 
 #[test]
 fn an_early_callback_is_answered_when_the_launch_comes_to_nothing() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new(CALLBACK);
         let error = unifaas_actors::sandbox::LaunchError::Refused("no".into());
         rig.fake.usually(Script { launch: Launch::Fails(error), ..Script::default() });
         let request = rig.request().await;
-        assert_eq!(rig.call_back(1, 1).await, Some(Verdict::NotExpected));
+        assert_eq!(rig.call_back(1, 1).await, Some(CallbackOutcome::NotExpected));
         request.await.unwrap().unwrap_err();
         rig.finish().await;
     });
@@ -79,14 +79,14 @@ fn an_early_callback_is_answered_when_the_launch_comes_to_nothing() {
 
 #[test]
 fn callbacks_from_elsewhere_second_ones_and_those_of_nobody_are_refused_and_counted() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new(CALLBACK);
         let request = rig.request().await;
         sleep(secs(1)).await;
-        assert_eq!(rig.call_back(1, 2).await, Some(Verdict::WrongSource));
+        assert_eq!(rig.call_back(1, 2).await, Some(CallbackOutcome::WrongSource));
         assert_eq!(rig.states().await, ["booting"]);
-        assert_eq!(rig.call_back(1, 1).await, Some(Verdict::Accepted));
-        assert_eq!(rig.call_back(1, 1).await, Some(Verdict::NotExpected));
+        assert_eq!(rig.call_back(1, 1).await, Some(CallbackOutcome::Accepted));
+        assert_eq!(rig.call_back(1, 1).await, Some(CallbackOutcome::NotExpected));
         let nobody = Some(ReadyToken::random());
         for token in [nobody, None] {
             assert_eq!(rig.callbacks.deliver(token, [10, 0, 0, 1].into()).await, None);
@@ -99,11 +99,11 @@ fn callbacks_from_elsewhere_second_ones_and_those_of_nobody_are_refused_and_coun
 
 #[test]
 fn a_callback_after_the_boot_timeout_brings_nobody_back() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new(&format!("{CALLBACK}\nstop-grace = 10"));
         rig.fake.usually(Script { on_stop: OnStop::EndsAfter(secs(5)), ..Script::default() });
         assert!(matches!(rig.acquire().await, Err(Refusal::BootTimedOut { .. })));
-        assert_eq!(rig.call_back(1, 1).await, Some(Verdict::NotExpected));
+        assert_eq!(rig.call_back(1, 1).await, Some(CallbackOutcome::NotExpected));
         sleep(secs(6)).await;
         assert_eq!((rig.call_back(1, 1).await, rig.fake.held()), (None, 0));
         rig.finish().await;

@@ -1,12 +1,12 @@
 //! A function's file that changes, goes bad, is mended or removed, while there are requests.
 
-use unifaas_actors::{Refusal, sandbox::GuestExit};
+use unifaas_actors::{Refusal, sandbox::SandboxExit};
 
 use crate::support::*;
 
 #[test]
 fn requests_after_a_change_get_instances_of_the_new_spec() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new("keepalive = 30");
         let old = rig.acquire().await.unwrap().endpoint().clone();
         rig.configure("keepalive = 31").await;
@@ -21,7 +21,7 @@ fn requests_after_a_change_get_instances_of_the_new_spec() {
 
 #[test]
 fn an_instance_of_the_old_spec_finishes_what_it_serves() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new("keepalive = 30\nconcurrent-requests = 2");
         let old = rig.acquire().await.unwrap();
         rig.configure("keepalive = 31\nconcurrent-requests = 2").await;
@@ -40,7 +40,7 @@ fn an_instance_of_the_old_spec_finishes_what_it_serves() {
 
 #[test]
 fn those_who_wait_when_the_spec_changes_are_served_by_the_boot_under_way() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new("keepalive = 30\nmax-instances = 1");
         rig.fake.usually(Script { ready_after: Some(secs(2)), ..Script::default() });
         let before = rig.request().await;
@@ -57,7 +57,7 @@ fn those_who_wait_when_the_spec_changes_are_served_by_the_boot_under_way() {
 
 #[test]
 fn a_boot_of_the_old_spec_that_nobody_waits_for_is_ended() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new("keepalive = 30");
         rig.fake.usually(Script { ready_after: Some(secs(2)), ..Script::default() });
         rig.request().await.abort();
@@ -72,11 +72,11 @@ fn a_boot_of_the_old_spec_that_nobody_waits_for_is_ended() {
 
 #[test]
 fn a_failed_boot_of_the_old_spec_is_answered_only_to_those_who_came_before_the_change() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new("concurrent-requests = 4\nmax-instances = 1\nkeepalive = 30");
         rig.fake.next(Script {
             ready_after: None,
-            exit_after: Some((secs(2), GuestExit::Code(3))),
+            exit_after: Some((secs(2), SandboxExit::Code(3))),
             ..Script::default()
         });
         let before = rig.request().await;
@@ -93,7 +93,7 @@ fn a_failed_boot_of_the_old_spec_is_answered_only_to_those_who_came_before_the_c
 
 #[test]
 fn a_boot_of_the_old_spec_does_not_hold_up_those_who_came_after_the_change() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new("keepalive = 30\nmax-instances = 1");
         rig.fake.next(Script { ready_after: Some(secs(20)), ..Script::default() });
         let before = rig.request().await;
@@ -109,7 +109,7 @@ fn a_boot_of_the_old_spec_does_not_hold_up_those_who_came_after_the_change() {
 
 #[test]
 fn a_minimum_is_kept_in_the_new_spec() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new("min-instances = 2");
         sleep(ms(200)).await;
         rig.configure("min-instances = 3").await;
@@ -122,17 +122,17 @@ fn a_minimum_is_kept_in_the_new_spec() {
 
 #[test]
 fn fifty_changes_in_a_row_lose_no_request() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new("keepalive = 100\nmax-instances = 3");
         rig.fake.usually(Script { launch_after: ms(1), ready_after: Some(ms(9)), ..Script::default() });
         let mut clients = Vec::new();
         let over = std::rc::Rc::new(std::cell::Cell::new(false));
         for client in 0..16 {
-            let (desk, over) = (rig.desk(), over.clone());
+            let (handle, over) = (rig.handle(), over.clone());
             clients.push(actix::spawn(async move {
                 let mut served = 0;
                 while !over.get() {
-                    let lease = desk.acquire().await.unwrap();
+                    let lease = handle.acquire().await.unwrap();
                     sleep(ms(3 + client)).await;
                     assert!(lease.endpoint().is_live(), "the instance was ended under its request");
                     served += 1;
@@ -155,7 +155,7 @@ fn fifty_changes_in_a_row_lose_no_request() {
 
 #[test]
 fn a_function_whose_file_is_wrong_refuses_until_it_is_mended() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new("");
         let busy = rig.acquire().await.unwrap();
         rig.configure("keepalive = \"long\"").await;
@@ -174,7 +174,7 @@ fn a_function_whose_file_is_wrong_refuses_until_it_is_mended() {
 
 #[test]
 fn those_who_wait_when_the_file_goes_wrong_are_served_by_the_boot_under_way() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new("max-instances = 1");
         rig.fake.usually(Script { ready_after: Some(secs(2)), ..Script::default() });
         let [first, second] = rig.requests(2).await.try_into().unwrap();
@@ -189,11 +189,11 @@ fn those_who_wait_when_the_file_goes_wrong_are_served_by_the_boot_under_way() {
 
 #[test]
 fn a_boot_that_fails_after_the_file_went_wrong_leaves_the_function_at_rest() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new("");
         rig.fake.usually(Script {
             ready_after: None,
-            exit_after: Some((secs(2), GuestExit::Code(3))),
+            exit_after: Some((secs(2), SandboxExit::Code(3))),
             ..Script::default()
         });
         let request = rig.request().await;
@@ -207,27 +207,27 @@ fn a_boot_that_fails_after_the_file_went_wrong_leaves_the_function_at_rest() {
 
 #[test]
 fn a_function_that_is_removed_is_drained() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new("timeout = 60\nmax-instances = 1");
         let busy = rig.acquire().await.unwrap();
-        let (waiting, desk) = (rig.request().await, rig.desk());
+        let (waiting, handle) = (rig.request().await, rig.handle());
         rig.remove().await;
         assert_eq!(waiting.await.unwrap().unwrap_err(), Refusal::Draining);
-        assert_eq!(desk.acquire().await.unwrap_err(), Refusal::Draining);
+        assert_eq!(handle.acquire().await.unwrap_err(), Refusal::Draining);
         sleep(secs(50)).await;
         let endpoint = busy.endpoint().clone();
         assert!(endpoint.is_live());
         drop(busy);
         sleep(ms(100)).await;
         assert_eq!((endpoint.is_live(), rig.fake.held()), (false, 0));
-        drop(desk);
+        drop(handle);
         rig.finish().await;
     });
 }
 
 #[test]
 fn a_function_that_is_removed_and_comes_back_does_not_mind_its_predecessor() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new("");
         let old = rig.acquire().await.unwrap();
         rig.remove().await;

@@ -9,7 +9,7 @@ use crate::support::*;
 
 #[test]
 fn an_idle_daemon_is_drained_at_once() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new("min-instances = 3");
         sleep(ms(200)).await;
         let asked_at = Instant::now();
@@ -23,13 +23,13 @@ fn an_idle_daemon_is_drained_at_once() {
 
 #[test]
 fn those_who_wait_are_refused_and_those_who_are_served_may_finish() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new("max-instances = 1");
         let busy = rig.acquire().await.unwrap();
-        let (waiting, desk) = (rig.request().await, rig.desk());
+        let (waiting, handle) = (rig.request().await, rig.handle());
         let mut drained = rig.drain(secs(60));
         assert_eq!(waiting.await.unwrap().unwrap_err(), Refusal::Draining);
-        assert_eq!(desk.acquire().await.unwrap_err(), Refusal::Draining);
+        assert_eq!(handle.acquire().await.unwrap_err(), Refusal::Draining);
         sleep(secs(50)).await;
         assert!(busy.endpoint().is_live());
         assert_eq!(drained.try_recv(), Err(TryRecvError::Empty));
@@ -37,14 +37,14 @@ fn those_who_wait_are_refused_and_those_who_are_served_may_finish() {
         let freed_at = Instant::now();
         drained.await.unwrap();
         assert!(freed_at.elapsed() < ms(100));
-        drop(desk);
+        drop(handle);
         rig.finish().await;
     });
 }
 
 #[test]
 fn what_is_still_being_served_after_the_grace_is_killed() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new("");
         rig.fake.usually(Script { on_stop: OnStop::Ignores, ..Script::default() });
         let busy = rig.acquire().await.unwrap();
@@ -59,7 +59,7 @@ fn what_is_still_being_served_after_the_grace_is_killed() {
 
 #[test]
 fn a_second_drain_hurries_the_first() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new("stop-grace = 30");
         rig.fake.usually(Script { on_stop: OnStop::Ignores, ..Script::default() });
         let busy = rig.acquire().await.unwrap();
@@ -77,7 +77,7 @@ fn a_second_drain_hurries_the_first() {
 
 #[test]
 fn a_hurried_drain_kills_what_has_been_asked_to_end_already() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new("stop-grace = 30");
         rig.fake.usually(Script { on_stop: OnStop::Ignores, ..Script::default() });
         drop(rig.acquire().await.unwrap());
@@ -92,7 +92,7 @@ fn a_hurried_drain_kills_what_has_been_asked_to_end_already() {
 
 #[test]
 fn an_instance_that_is_being_launched_is_ended_when_it_exists() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new("");
         rig.fake.usually(Script { launch_after: secs(5), ..Script::default() });
         let waiting = rig.request().await;
@@ -107,7 +107,7 @@ fn an_instance_that_is_being_launched_is_ended_when_it_exists() {
 
 #[test]
 fn an_instance_that_is_being_launched_gets_no_grace_once_the_drain_has_none() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new("stop-grace = 30");
         rig.fake.usually(Script { launch_after: secs(5), on_stop: OnStop::Ignores, ..Script::default() });
         rig.request().await.abort();
@@ -120,7 +120,7 @@ fn an_instance_that_is_being_launched_gets_no_grace_once_the_drain_has_none() {
 
 #[test]
 fn a_function_that_rests_after_a_failed_boot_is_drained_in_peace() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new("max-instances = 2");
         let busy = rig.acquire().await.unwrap();
         rig.fake.next(Script {
@@ -138,7 +138,7 @@ fn a_function_that_rests_after_a_failed_boot_is_drained_in_peace() {
 
 #[test]
 fn a_request_that_comes_while_the_drain_is_on_its_way_is_told_of_it() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rc::new(Rig::new(""));
         rig.settle().await;
         let late = rig.clone();
@@ -160,7 +160,7 @@ fn a_request_that_comes_while_the_drain_is_on_its_way_is_told_of_it() {
 
 #[test]
 fn files_that_change_during_a_drain_start_nothing() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new("");
         let busy = rig.acquire().await.unwrap();
         let drained = rig.drain(secs(60));

@@ -1,18 +1,18 @@
 //! Instances that die, that will not die, and what they leave behind.
 
 use tokio::time::timeout;
-use unifaas_actors::{Limits, sandbox::GuestExit};
+use unifaas_actors::{HostLimits, sandbox::SandboxExit};
 
 use crate::support::*;
 
 #[test]
 fn an_instance_that_dies_idle_is_never_handed_out_again() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new("");
         let lease = rig.acquire().await.unwrap();
         let endpoint = lease.endpoint().clone();
         drop(lease);
-        rig.fake.crash(endpoint.instance, GuestExit::Signal(9));
+        rig.fake.crash(endpoint.instance, SandboxExit::Signal(9));
         rig.settle().await;
         assert!(!endpoint.is_live() && endpoint.has_ended());
         let lease = rig.acquire().await.unwrap();
@@ -24,18 +24,18 @@ fn an_instance_that_dies_idle_is_never_handed_out_again() {
 
 #[test]
 fn an_instance_that_dies_busy_is_known_to_be_dead_and_its_leases_do_no_harm() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new("concurrent-requests = 2");
         let first = rig.acquire().await.unwrap();
         let mut second = rig.acquire().await.unwrap();
-        rig.fake.crash(first.endpoint().instance, GuestExit::OutOfMemory { limit: 128 });
+        rig.fake.crash(first.endpoint().instance, SandboxExit::OutOfMemory { limit: 128 });
         first.endpoint().ended().await;
-        assert_eq!(first.endpoint().end(), Some(&GuestExit::OutOfMemory { limit: 128 }));
+        assert_eq!(first.endpoint().end(), Some(&SandboxExit::OutOfMemory { limit: 128 }));
         assert!(!first.endpoint().is_live());
         let third = rig.acquire().await.unwrap();
         assert_ne!(third.endpoint().instance, first.endpoint().instance);
         drop(first);
-        second.condemn();
+        second.mark_failed();
         drop(second);
         rig.settle().await;
         assert_eq!(rig.states().await, ["busy"]);
@@ -46,11 +46,11 @@ fn an_instance_that_dies_busy_is_known_to_be_dead_and_its_leases_do_no_harm() {
 
 #[test]
 fn those_who_wait_for_an_instance_that_dies_get_another() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new("max-instances = 1");
         let lease = rig.acquire().await.unwrap();
         let waiting = rig.requests(3).await;
-        rig.fake.crash(lease.endpoint().instance, GuestExit::Code(1));
+        rig.fake.crash(lease.endpoint().instance, SandboxExit::Code(1));
         for request in waiting {
             request.await.unwrap().unwrap();
         }
@@ -62,7 +62,7 @@ fn those_who_wait_for_an_instance_that_dies_get_another() {
 
 #[test]
 fn a_guest_that_ends_when_asked_is_not_killed() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new("single-use = true");
         drop(rig.acquire().await.unwrap());
         sleep(secs(1)).await;
@@ -73,7 +73,7 @@ fn a_guest_that_ends_when_asked_is_not_killed() {
 
 #[test]
 fn a_guest_that_ignores_the_request_to_end_is_killed_after_its_grace() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new("single-use = true\nstop-grace = 3");
         rig.fake.usually(Script { on_stop: OnStop::Ignores, ..Script::default() });
         drop(rig.acquire().await.unwrap());
@@ -87,7 +87,7 @@ fn a_guest_that_ignores_the_request_to_end_is_killed_after_its_grace() {
 
 #[test]
 fn an_instance_that_is_asked_to_end_has_not_ended_before_it_does() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new("single-use = true\nstop-grace = 3");
         rig.fake.usually(Script { on_stop: OnStop::Ignores, ..Script::default() });
         let lease = rig.acquire().await.unwrap();
@@ -96,14 +96,14 @@ fn an_instance_that_is_asked_to_end_has_not_ended_before_it_does() {
         endpoint.gone().await;
         assert_eq!((asked_at.elapsed(), endpoint.has_ended(), endpoint.end()), (secs(0), false, None));
         endpoint.ended().await;
-        assert_eq!((asked_at.elapsed().as_secs(), endpoint.end()), (3, Some(&GuestExit::Signal(9))));
+        assert_eq!((asked_at.elapsed().as_secs(), endpoint.end()), (3, Some(&SandboxExit::Signal(9))));
         rig.finish().await;
     });
 }
 
 #[test]
 fn without_a_grace_a_guest_is_killed_without_being_asked() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new("single-use = true\nstop-grace = 0");
         drop(rig.acquire().await.unwrap());
         rig.settle().await;
@@ -114,7 +114,7 @@ fn without_a_grace_a_guest_is_killed_without_being_asked() {
 
 #[test]
 fn a_guest_that_not_even_a_kill_ends_is_given_up_on() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new("single-use = true\nmax-instances = 1");
         rig.fake.next(Script { on_stop: OnStop::Ignores, undying: true, ..Script::default() });
         let lease = rig.acquire().await.unwrap();
@@ -135,8 +135,8 @@ fn stuck() -> Script {
 
 #[test]
 fn the_memory_of_an_instance_that_cannot_be_ended_is_taken_until_it_has_ended() {
-    in_still_time(async {
-        let limits = Limits { memory: 3 * 128, ..ROOMY };
+    with_paused_clock(async {
+        let limits = HostLimits { memory: 3 * 128, ..ROOMY };
         let rig = Rig::with(limits, &[(FUNCTION, "single-use = true"), ("idle", ""), ("big", "memory = 256")]);
         rig.fake.next(stuck());
         drop(rig.acquire().await.unwrap());
@@ -161,7 +161,7 @@ fn the_memory_of_an_instance_that_cannot_be_ended_is_taken_until_it_has_ended() 
 #[test]
 fn the_end_of_everything_does_not_wait_for_what_cannot_be_ended() {
     for reclaim in [Reclaim::Fails, Reclaim::Never] {
-        in_still_time(async {
+        with_paused_clock(async {
             let rig = Rig::new("");
             rig.fake.next(Script { reclaim, ..stuck() });
             let lease = rig.acquire().await.unwrap();
@@ -183,7 +183,7 @@ fn resources_that_cannot_be_given_back_are_reported_and_hold_nobody_up() {
         (Reclaim::Never, "resources were not given back in time", secs(31)),
         (Reclaim::After(secs(29)), "", secs(30)),
     ] {
-        in_still_time(async {
+        with_paused_clock(async {
             let rig = Rig::new("single-use = true\nmax-instances = 1\nqueue-timeout = 60");
             rig.fake.next(Script { reclaim, ..Script::default() });
             drop(rig.acquire().await.unwrap());
@@ -198,7 +198,7 @@ fn resources_that_cannot_be_given_back_are_reported_and_hold_nobody_up() {
 
 #[test]
 fn an_instance_shows_what_the_host_lends_it_until_that_is_given_back() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new("single-use = true");
         rig.fake.usually(Script { reclaim: Reclaim::After(secs(1)), ..Script::default() });
         let lease = rig.acquire().await.unwrap();

@@ -1,12 +1,12 @@
 //! How long idle instances are kept, and how many.
 
-use unifaas_actors::sandbox::GuestExit;
+use unifaas_actors::sandbox::SandboxExit;
 
 use crate::support::*;
 
 #[test]
 fn keepalive_counts_from_the_end_of_the_last_request() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new("keepalive = 30");
         for _ in 0..3 {
             drop(rig.acquire().await.unwrap());
@@ -26,7 +26,7 @@ fn keepalive_counts_from_the_end_of_the_last_request() {
 
 #[test]
 fn a_request_that_lasts_longer_than_the_keepalive_keeps_its_instance() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new("keepalive = 30");
         let lease = rig.acquire().await.unwrap();
         sleep(secs(300)).await;
@@ -42,7 +42,7 @@ fn a_request_that_lasts_longer_than_the_keepalive_keeps_its_instance() {
 
 #[test]
 fn without_a_keepalive_an_instance_serves_who_waits_and_then_ends() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new("keepalive = 0\nmax-instances = 1");
         let requests = rig.requests(3).await;
         for request in requests {
@@ -59,7 +59,7 @@ fn without_a_keepalive_an_instance_serves_who_waits_and_then_ends() {
 
 #[test]
 fn instances_idle_out_one_by_one_because_the_last_used_is_used_again() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new("keepalive = 30");
         let requests = rig.requests(5).await;
         for request in requests {
@@ -77,7 +77,7 @@ fn instances_idle_out_one_by_one_because_the_last_used_is_used_again() {
 
 #[test]
 fn a_minimum_is_there_from_the_start_and_for_ever() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new("min-instances = 2\nkeepalive = 5");
         sleep(ms(200)).await;
         assert_eq!(rig.states().await, ["idle", "idle"]);
@@ -89,7 +89,7 @@ fn a_minimum_is_there_from_the_start_and_for_ever() {
 
 #[test]
 fn what_exceeds_the_minimum_idles_out() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new("min-instances = 2\nkeepalive = 5");
         let requests = rig.requests(4).await;
         assert_eq!(rig.fake.launched(), 4);
@@ -104,11 +104,11 @@ fn what_exceeds_the_minimum_idles_out() {
 
 #[test]
 fn an_instance_of_the_minimum_that_dies_is_replaced() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new("min-instances = 2");
         sleep(ms(200)).await;
         let dead = rig.instances().await[0].id;
-        rig.fake.crash(dead, GuestExit::Signal(9));
+        rig.fake.crash(dead, SandboxExit::Signal(9));
         sleep(ms(200)).await;
         assert_eq!(rig.states().await, ["idle", "idle"]);
         assert!(rig.instances().await.iter().all(|instance| instance.id != dead));

@@ -1,13 +1,13 @@
 //! Bugs: an actor that panics is noticed by its parent, its guest is killed, and the next request works.
 
-use unifaas_actors::{Refusal, sandbox::GuestExit};
+use unifaas_actors::{Refusal, sandbox::SandboxExit};
 
 use crate::support::*;
 
 #[test]
 fn a_panic_in_a_launch_is_answered_and_the_next_request_works() {
     for launch in [Launch::PanicsAtOnce, Launch::Panics] {
-        in_still_time(async {
+        with_paused_clock(async {
             let rig = Rig::new("");
             rig.fake.next(Script { launch, ..Script::default() });
             assert_eq!(rig.acquire().await.unwrap_err(), Refusal::Lost);
@@ -20,7 +20,7 @@ fn a_panic_in_a_launch_is_answered_and_the_next_request_works() {
 
 #[test]
 fn only_those_who_shared_the_boot_are_told_of_its_panic() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new("concurrent-requests = 2");
         rig.fake.next(Script { launch: Launch::Panics, ..Script::default() });
         let mut lost = 0;
@@ -38,7 +38,7 @@ fn only_those_who_shared_the_boot_are_told_of_its_panic() {
 
 #[test]
 fn the_guest_of_an_actor_that_panics_is_killed() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new("single-use = true\nmax-instances = 1");
         rig.fake.next(Script { on_stop: OnStop::Panics, ..Script::default() });
         let endpoint = rig.acquire().await.unwrap().endpoint().clone();
@@ -52,11 +52,11 @@ fn the_guest_of_an_actor_that_panics_is_killed() {
 
 #[test]
 fn an_instance_whose_actor_panics_while_it_serves_is_not_handed_out_again() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new("concurrent-requests = 2");
         let lease = rig.acquire().await.unwrap();
         rig.log.panic_at("instance ended by itself");
-        rig.fake.crash(lease.endpoint().instance, GuestExit::Code(0));
+        rig.fake.crash(lease.endpoint().instance, SandboxExit::Code(0));
         rig.settle().await;
         assert!(!lease.endpoint().is_live() && lease.endpoint().has_ended());
         let next = rig.acquire().await.unwrap();
@@ -68,7 +68,7 @@ fn an_instance_whose_actor_panics_while_it_serves_is_not_handed_out_again() {
 
 #[test]
 fn a_function_whose_actor_panics_starts_anew() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new("max-instances = 1");
         let lease = rig.acquire().await.unwrap();
         let waiting = rig.request().await;
@@ -86,7 +86,7 @@ fn a_function_whose_actor_panics_starts_anew() {
 
 #[test]
 fn a_function_whose_actor_keeps_panicking_is_given_up_until_its_file_changes() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new("keepalive = 30");
         rig.fake.usually(Script { launch: Launch::Panics, ..Script::default() });
         for _ in 0..4 {
@@ -106,7 +106,7 @@ fn a_function_whose_actor_keeps_panicking_is_given_up_until_its_file_changes() {
 
 #[test]
 fn a_panic_during_a_drain_does_not_hold_it_up() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new("min-instances = 3");
         sleep(ms(200)).await;
         rig.log.panic_at("instance is being ended");
@@ -118,7 +118,7 @@ fn a_panic_during_a_drain_does_not_hold_it_up() {
 
 #[test]
 fn a_drain_waits_for_the_instances_of_a_function_that_has_panicked() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new("");
         rig.fake.next(Script { reclaim: Reclaim::After(secs(3)), ..Script::default() });
         let lease = rig.acquire().await.unwrap();

@@ -6,7 +6,7 @@ use crate::support::*;
 
 #[test]
 fn a_cold_request_boots_one_instance_and_gets_it() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new("");
         let asked_at = Instant::now();
         let lease = rig.acquire().await.unwrap();
@@ -21,7 +21,7 @@ fn a_cold_request_boots_one_instance_and_gets_it() {
 
 #[test]
 fn a_warm_request_is_served_at_once_by_the_instance_that_is_there() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new("");
         let first = rig.acquire().await.unwrap();
         let instance = first.endpoint().instance;
@@ -39,7 +39,7 @@ fn a_warm_request_is_served_at_once_by_the_instance_that_is_there() {
 
 #[test]
 fn a_hundred_requests_at_once_share_ten_boots() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new("concurrent-requests = 10");
         let mut leases = Vec::new();
         for request in rig.requests(100).await {
@@ -55,7 +55,7 @@ fn a_hundred_requests_at_once_share_ten_boots() {
 
 #[test]
 fn requests_that_come_while_others_wait_share_the_boots_under_way() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new("concurrent-requests = 3");
         let mut requests = rig.requests(2).await;
         requests.extend(rig.requests(1).await);
@@ -71,7 +71,7 @@ fn requests_that_come_while_others_wait_share_the_boots_under_way() {
 
 #[test]
 fn a_single_use_instance_serves_one_request_and_ends_right_after_it() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new("single-use = true");
         let mut seen = HashSet::new();
         for _ in 0..5 {
@@ -93,7 +93,7 @@ fn a_single_use_instance_serves_one_request_and_ends_right_after_it() {
 
 #[test]
 fn the_successor_of_a_single_use_instance_is_started_when_that_is_taken() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new("single-use = true\nmin-instances = 1");
         sleep(ms(200)).await;
         let asked_at = Instant::now();
@@ -111,13 +111,13 @@ fn the_successor_of_a_single_use_instance_is_started_when_that_is_taken() {
 
 #[test]
 fn an_instance_that_failed_a_request_gets_no_other_and_finishes_those_it_has() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new("concurrent-requests = 3");
         let mut failed = rig.acquire().await.unwrap();
         let other = rig.acquire().await.unwrap();
         let instance = failed.endpoint().instance;
         assert_eq!(other.endpoint().instance, instance);
-        failed.condemn();
+        failed.mark_failed();
         drop(failed);
 
         let next = rig.acquire().await.unwrap();
@@ -135,11 +135,11 @@ fn an_instance_that_failed_a_request_gets_no_other_and_finishes_those_it_has() {
 
 #[test]
 fn the_minimum_is_made_up_once_a_failed_instance_has_gone() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new("min-instances = 1");
         sleep(ms(200)).await;
         let mut lease = rig.acquire().await.unwrap();
-        lease.condemn();
+        lease.mark_failed();
         drop(lease);
         sleep(ms(200)).await;
         assert_eq!(rig.states().await, ["idle"]);

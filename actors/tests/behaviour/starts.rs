@@ -1,19 +1,19 @@
 //! A host with too few processors for all that its functions want to start.
 
 use unifaas_actors::{
-    Limits, Outcome,
-    sandbox::{GuestExit, LaunchError},
+    HostLimits, Outcome,
+    sandbox::{LaunchError, SandboxExit},
 };
 
 use crate::support::*;
 
-fn starts(process_starts: usize) -> Limits {
-    Limits { process_starts, ..ROOMY }
+fn starts(process_starts: usize) -> HostLimits {
+    HostLimits { process_starts, ..ROOMY }
 }
 
 #[test]
 fn no_more_instances_start_at_once_than_may() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::with(starts(2), &[(FUNCTION, "single-use = true")]);
         let asked_at = Instant::now();
         let requests = rig.requests(10).await;
@@ -28,7 +28,7 @@ fn no_more_instances_start_at_once_than_may() {
 
 #[test]
 fn starts_are_given_to_one_function_after_the_other() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::with(starts(1), &[("flood", ""), (FUNCTION, ""), ("g", "")]);
         let flood = rig.requests_of("flood", 10).await;
         let asked_at = Instant::now();
@@ -47,9 +47,9 @@ fn starts_are_given_to_one_function_after_the_other() {
 
 #[test]
 fn a_start_that_fails_lets_the_next_one_through() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::with(starts(1), &[(FUNCTION, ""), ("g", "single-use = true")]);
-        let dies = Some((ms(50), GuestExit::Code(1)));
+        let dies = Some((ms(50), SandboxExit::Code(1)));
         for script in [
             Script { launch: Launch::Fails(LaunchError::Refused("no".into())), ..Script::default() },
             Script { launch: Launch::Panics, ..Script::default() },
@@ -68,7 +68,7 @@ fn a_start_that_fails_lets_the_next_one_through() {
 
 #[test]
 fn a_start_that_hangs_holds_others_up_for_a_while_only() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::with(starts(1), &[("hangs", "queue-timeout = 60"), (FUNCTION, "")]);
         rig.fake.next(Script { ready_after: None, ..Script::default() });
         let hangs = rig.requests_of("hangs", 20).await;
@@ -84,7 +84,7 @@ fn a_start_that_hangs_holds_others_up_for_a_while_only() {
 
 #[test]
 fn whoever_waits_in_vain_for_a_start_is_told_so() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::with(starts(1), &[("slow", ""), (FUNCTION, "queue-timeout = 2")]);
         rig.fake.usually(Script { ready_after: Some(secs(4)), ..Script::default() });
         let slow = rig.request_of("slow").await;

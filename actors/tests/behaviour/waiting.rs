@@ -8,14 +8,14 @@ use crate::support::*;
 
 #[test]
 fn those_who_wait_are_served_in_the_order_of_arrival() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new("max-instances = 1");
         let served = Rc::new(RefCell::new(Vec::new()));
         let requests: Vec<_> = (0..20)
             .map(|number| {
-                let (desk, served) = (rig.desk(), served.clone());
+                let (handle, served) = (rig.handle(), served.clone());
                 actix::spawn(async move {
-                    let lease = desk.acquire().await.unwrap();
+                    let lease = handle.acquire().await.unwrap();
                     served.borrow_mut().push(number);
                     sleep(ms(10)).await;
                     drop(lease);
@@ -33,7 +33,7 @@ fn those_who_wait_are_served_in_the_order_of_arrival() {
 
 #[test]
 fn instances_that_are_ending_count_towards_the_maximum() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new("max-instances = 2\nsingle-use = true");
         let requests = rig.requests(10).await;
         for request in requests {
@@ -46,7 +46,7 @@ fn instances_that_are_ending_count_towards_the_maximum() {
 
 #[test]
 fn without_a_maximum_memory_is_the_limit() {
-    in_still_time(async {
+    with_paused_clock(async {
         // There is enough for a thousand instances.
         let rig = Rig::new("queue = 1500");
         let requests = rig.requests(1500).await;
@@ -61,7 +61,7 @@ fn without_a_maximum_memory_is_the_limit() {
 
 #[test]
 fn a_full_queue_refuses_at_once_and_says_when_to_come_back() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new("max-instances = 1\nqueue = 3");
         for _ in 0..20 {
             let lease = rig.acquire().await.unwrap();
@@ -86,7 +86,7 @@ fn a_full_queue_refuses_at_once_and_says_when_to_come_back() {
 
 #[test]
 fn a_request_waits_no_longer_than_its_queue_timeout() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new("max-instances = 1\nqueue-timeout = 3");
         let lease = rig.acquire().await.unwrap();
         let first = rig.request().await;
@@ -105,7 +105,7 @@ fn a_request_waits_no_longer_than_its_queue_timeout() {
 
 #[test]
 fn a_caller_that_leaves_frees_its_place() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new("max-instances = 1\nqueue = 2");
         let lease = rig.acquire().await.unwrap();
         let [first, second] = rig.requests(2).await.try_into().unwrap();
@@ -123,7 +123,7 @@ fn a_caller_that_leaves_frees_its_place() {
 
 #[test]
 fn nothing_is_started_for_a_caller_that_left_before_there_was_room() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new("max-instances = 1\nsingle-use = true");
         let lease = rig.acquire().await.unwrap();
         let waiting = rig.request().await;
@@ -137,38 +137,38 @@ fn nothing_is_started_for_a_caller_that_left_before_there_was_room() {
 
 #[test]
 fn nothing_is_started_for_a_caller_that_left_before_the_actor_heard_of_it() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new("");
         rig.settle().await;
-        let desk = rig.desk();
+        let handle = rig.handle();
         // One that stays is in front of those that leave.
-        let mut staying = Box::pin(desk.acquire());
+        let mut staying = Box::pin(handle.acquire());
         assert!(futures::poll!(&mut staying).is_pending());
         for _ in 0..5 {
-            let mut leaving = Box::pin(desk.acquire());
+            let mut leaving = Box::pin(handle.acquire());
             assert!(futures::poll!(&mut leaving).is_pending());
         }
         staying.await.unwrap();
         assert_eq!((rig.fake.launched(), rig.snapshot().await.waiting), (1, 0));
-        drop(desk);
+        drop(handle);
         rig.finish().await;
     });
 }
 
 #[test]
 fn a_slot_that_is_offered_to_a_caller_that_leaves_goes_to_the_next() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new("max-instances = 1");
-        let desk = rig.desk();
+        let handle = rig.handle();
         let lease = rig.acquire().await.unwrap();
-        let mut leaving = Box::pin(desk.acquire());
+        let mut leaving = Box::pin(handle.acquire());
         assert!(futures::poll!(&mut leaving).is_pending());
         let next = rig.request().await;
         drop(lease);
         // The lease is in the caller's hands now, and it does not look at it.
         rig.settle().await;
         drop(leaving);
-        drop(desk);
+        drop(handle);
         next.await.unwrap().unwrap();
         rig.finish().await;
     });
@@ -176,7 +176,7 @@ fn a_slot_that_is_offered_to_a_caller_that_leaves_goes_to_the_next() {
 
 #[test]
 fn newcomers_do_not_overtake_those_who_wait() {
-    in_still_time(async {
+    with_paused_clock(async {
         let rig = Rig::new("max-instances = 1");
         let lease = rig.acquire().await.unwrap();
         let waiting = rig.request().await;

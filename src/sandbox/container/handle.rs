@@ -11,7 +11,7 @@ use slog::{Logger, debug};
 use tokio::{sync::oneshot, task, time};
 use unifaas_actors::{
     OutputLog,
-    sandbox::{Guest, GuestExit, ReclaimError},
+    sandbox::{ReclaimError, SandboxExit, SandboxHandle},
 };
 
 use crate::sandbox::output_throttle::OutputThrottle;
@@ -53,8 +53,8 @@ pub struct Container {
     pub log: Logger,
 }
 
-impl Guest for ContainerHandle {
-    fn ask_to_stop(&mut self) {
+impl SandboxHandle for ContainerHandle {
+    fn terminate(&mut self) {
         self.container.signal(self.stop_signal.clone());
     }
 
@@ -128,22 +128,22 @@ impl Container {
         end: oneshot::Receiver<ContainerExit>,
         output: task::JoinHandle<()>,
         limit: u64,
-    ) -> GuestExit {
+    ) -> SandboxExit {
         let end = end.await;
         let (exit, _) = futures::join!(
             async {
                 match end {
                     Ok(ContainerExit::Died { code, out_of_memory }) if out_of_memory || self.starved(code).await => {
-                        GuestExit::OutOfMemory { limit }
+                        SandboxExit::OutOfMemory { limit }
                     }
                     Ok(ContainerExit::Died { code, .. }) => exit(code),
                     Ok(ContainerExit::Removed) => {
-                        GuestExit::Other("removed from the container engine by somebody else".to_owned())
+                        SandboxExit::Other("removed from the container engine by somebody else".to_owned())
                     }
                     Ok(ContainerExit::CutOff) => {
-                        GuestExit::Other("taken out of its network by somebody else".to_owned())
+                        SandboxExit::Other("taken out of its network by somebody else".to_owned())
                     }
-                    Err(_) => GuestExit::Other("no longer watched by the daemon".to_owned()),
+                    Err(_) => SandboxExit::Other("no longer watched by the daemon".to_owned()),
                 }
             },
             time::timeout(LAST_OUTPUT, output),
@@ -163,11 +163,11 @@ impl Container {
 }
 
 /// What an exit code says. As in a shell, a program that exits with 128 and a few by itself looks as if signalled.
-fn exit(code: i64) -> GuestExit {
+fn exit(code: i64) -> SandboxExit {
     match (i32::try_from(code), i32::try_from(code - SIGNALLED)) {
-        (_, Ok(signal)) if (1..=LAST_SIGNAL).contains(&signal.into()) => GuestExit::Signal(signal),
-        (Ok(code), _) => GuestExit::Code(code),
-        _ => GuestExit::Other(format!("exited with status {code}")),
+        (_, Ok(signal)) if (1..=LAST_SIGNAL).contains(&signal.into()) => SandboxExit::Signal(signal),
+        (Ok(code), _) => SandboxExit::Code(code),
+        _ => SandboxExit::Other(format!("exited with status {code}")),
     }
 }
 
@@ -177,12 +177,12 @@ mod tests {
 
     #[test]
     fn exit_codes_are_read_as_a_shell_does() {
-        assert_eq!(exit(0), GuestExit::Code(0));
-        assert_eq!(exit(128), GuestExit::Code(128));
-        assert_eq!(exit(137), GuestExit::Signal(9));
-        assert_eq!(exit(143), GuestExit::Signal(15));
-        assert_eq!(exit(200), GuestExit::Code(200));
-        assert_eq!(exit(-1), GuestExit::Code(-1));
-        assert_eq!(exit(1 << 40), GuestExit::Other("exited with status 1099511627776".to_owned()));
+        assert_eq!(exit(0), SandboxExit::Code(0));
+        assert_eq!(exit(128), SandboxExit::Code(128));
+        assert_eq!(exit(137), SandboxExit::Signal(9));
+        assert_eq!(exit(143), SandboxExit::Signal(15));
+        assert_eq!(exit(200), SandboxExit::Code(200));
+        assert_eq!(exit(-1), SandboxExit::Code(-1));
+        assert_eq!(exit(1 << 40), SandboxExit::Other("exited with status 1099511627776".to_owned()));
     }
 }

@@ -271,7 +271,7 @@ impl Parts {
             engine_id: Some(container.id.clone()),
             resources: vec![format!("container {name}")],
             exited: Box::pin(container.clone().exited(end, output, spec.memory)),
-            guest: Box::new(ContainerHandle {
+            sandbox: Box::new(ContainerHandle {
                 container,
                 reaper: self.reaper.clone(),
                 stop_signal: inspection.stop_signal.unwrap_or_else(|| "SIGTERM".to_owned()),

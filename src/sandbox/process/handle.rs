@@ -16,7 +16,7 @@ use tokio::{
 };
 use unifaas_actors::{
     OutputLog,
-    sandbox::{Guest, GuestExit, ReclaimError},
+    sandbox::{ReclaimError, SandboxExit, SandboxHandle},
 };
 
 use super::{OrphanReaper, child::Child, spawn::Record};
@@ -96,7 +96,7 @@ impl ProcessHandle {
         output: JoinHandle<()>,
         memory: u64,
         owned: OwnedResources,
-    ) -> (Self, oneshot::Receiver<GuestExit>) {
+    ) -> (Self, oneshot::Receiver<SandboxExit>) {
         let process = Rc::new(MainProcess { pid: child.pid(), state: Cell::new(State::Running) });
         let OwnedResources { group, cgroups, record, orphan_reaper, port } = owned;
         let group = group.map(Rc::new);
@@ -115,8 +115,8 @@ impl ProcessHandle {
     }
 }
 
-impl Guest for ProcessHandle {
-    fn ask_to_stop(&mut self) {
+impl SandboxHandle for ProcessHandle {
+    fn terminate(&mut self) {
         self.process.signal(Signal::SIGTERM);
     }
 
@@ -163,7 +163,7 @@ async fn watch(
     mut output: JoinHandle<()>,
     group: Option<Rc<Group>>,
     memory: u64,
-    told: oneshot::Sender<GuestExit>,
+    told: oneshot::Sender<SandboxExit>,
 ) {
     let ended = child.ended().await;
     let killed = process.state.get() == State::Killed;
@@ -184,15 +184,15 @@ async fn watch(
     let _ = told.send(exit(status, starved && !killed, memory));
 }
 
-fn exit(status: io::Result<ExitStatus>, starved: bool, memory: u64) -> GuestExit {
+fn exit(status: io::Result<ExitStatus>, starved: bool, memory: u64) -> SandboxExit {
     match status {
-        Ok(status) if starved && !status.success() => GuestExit::OutOfMemory { limit: memory },
+        Ok(status) if starved && !status.success() => SandboxExit::OutOfMemory { limit: memory },
         Ok(status) => match (status.code(), status.signal()) {
-            (Some(code), _) => GuestExit::Code(code),
-            (None, Some(signal)) => GuestExit::Signal(signal),
-            (None, None) => GuestExit::Other(status.to_string()),
+            (Some(code), _) => SandboxExit::Code(code),
+            (None, Some(signal)) => SandboxExit::Signal(signal),
+            (None, None) => SandboxExit::Other(status.to_string()),
         },
-        Err(error) => GuestExit::Other(format!("ended, but its status is lost: {error}")),
+        Err(error) => SandboxExit::Other(format!("ended, but its status is lost: {error}")),
     }
 }
 

@@ -25,7 +25,7 @@ use nix::unistd::Uid;
 use slog::debug;
 use tokio::task;
 use unifaas_actors::{
-    sandbox::{GuestExit, LaunchError, LaunchOrder, Launched},
+    sandbox::{LaunchError, LaunchOrder, Launched, SandboxExit},
     spec::ProcessSpec,
 };
 
@@ -123,11 +123,11 @@ impl Processes {
         Ok(Launched {
             address,
             callback_source: self.callback.source,
-            guest: Box::new(guest),
+            sandbox: Box::new(guest),
             exited: Box::pin(async move {
                 let exit =
-                    exited.await.unwrap_or_else(|_| GuestExit::Other("no longer watched by the daemon".to_owned()));
-                if let (GuestExit::Code(1..), Some(user)) = (&exit, user)
+                    exited.await.unwrap_or_else(|_| SandboxExit::Other("no longer watched by the daemon".to_owned()));
+                if let (SandboxExit::Code(1..), Some(user)) = (&exit, user)
                     && let Some(first_denied_dir) = user.first_denied_dir(&spec.directory)
                 {
                     lines.write(hint(&user, &first_denied_dir).as_bytes());

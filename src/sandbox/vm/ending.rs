@@ -1,6 +1,6 @@
 //! Why a virtual machine ended, in words. Pure.
 
-use unifaas_actors::sandbox::GuestExit;
+use unifaas_actors::sandbox::SandboxExit;
 
 /// Which program ran it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,8 +32,8 @@ const RESET: &str = "the guest has reset itself: a reboot or a triple fault";
 
 /// Explains how the monitor's process ended. `reason` is what QEMU said about it, `output` the last lines of guest and
 /// monitor.
-pub fn explain(monitor: Monitor, exit: GuestExit, reason: Option<&str>, output: &[String]) -> GuestExit {
-    let GuestExit::Code(code) = exit else { return exit };
+pub fn explain(monitor: Monitor, exit: SandboxExit, reason: Option<&str>, output: &[String]) -> SandboxExit {
+    let SandboxExit::Code(code) = exit else { return exit };
     let name = monitor.name();
     let last = |wanted: &dyn Fn(&str) -> bool| output.iter().rev().map(|line| line.trim()).find(|line| wanted(line));
     let words = match (code, reason) {
@@ -49,7 +49,7 @@ pub fn explain(monitor: Monitor, exit: GuestExit, reason: Option<&str>, output: 
             None => format!("{name} exited with status {code}"),
         },
     };
-    GuestExit::Other(match last(&|line| PANICS.iter().any(|panic| line.contains(panic))) {
+    SandboxExit::Other(match last(&|line| PANICS.iter().any(|panic| line.contains(panic))) {
         Some(panic) => format!("{words} ({panic})"),
         None => words,
     })
@@ -61,7 +61,7 @@ mod tests {
 
     fn explained(monitor: Monitor, code: i32, reason: Option<&str>, output: &[&str]) -> String {
         let output: Vec<String> = output.iter().map(|line| (*line).to_owned()).collect();
-        explain(monitor, GuestExit::Code(code), reason, &output).to_string()
+        explain(monitor, SandboxExit::Code(code), reason, &output).to_string()
     }
 
     #[test]
@@ -92,7 +92,7 @@ mod tests {
 
     #[test]
     fn what_a_signal_or_the_memory_limit_did_needs_no_explanation() {
-        for exit in [GuestExit::Signal(9), GuestExit::OutOfMemory { limit: 7 }] {
+        for exit in [SandboxExit::Signal(9), SandboxExit::OutOfMemory { limit: 7 }] {
             assert_eq!(explain(Monitor::Qemu, exit.clone(), Some("host-signal"), &[]), exit);
         }
     }

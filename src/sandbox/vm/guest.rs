@@ -1,7 +1,7 @@
 //! The hold on a machine monitor, and on what was lent to its guest.
 
 use futures::future::LocalBoxFuture;
-use unifaas_actors::sandbox::{Guest, ReclaimError};
+use unifaas_actors::sandbox::{ReclaimError, SandboxHandle};
 
 use super::{files::InstanceDir, wire::Wire};
 use crate::sandbox::process::ProcessHandle;
@@ -13,9 +13,9 @@ pub struct VmGuest {
     pub files: Option<InstanceDir>,
 }
 
-impl Guest for VmGuest {
-    fn ask_to_stop(&mut self) {
-        self.process.ask_to_stop();
+impl SandboxHandle for VmGuest {
+    fn terminate(&mut self) {
+        self.process.terminate();
     }
 
     fn kill(&mut self) {

@@ -26,7 +26,7 @@ use nix::unistd::Uid;
 use slog::{Logger, debug, info, warn};
 use tokio::{sync::OnceCell, task, time};
 use unifaas_actors::{
-    sandbox::{GuestExit, LaunchError, LaunchOrder, Launched},
+    sandbox::{LaunchError, LaunchOrder, Launched, SandboxExit},
     spec::{Accel, FunctionSpec, Hypervisor, SandboxSpec, VmNetwork, VmSpec},
 };
 
@@ -248,9 +248,9 @@ impl Engine {
         Ok(Launched {
             address: facts.address,
             callback_source: facts.source,
-            guest: Box::new(VmGuest { process: Box::new(process), wire, files }),
+            sandbox: Box::new(VmGuest { process: Box::new(process), wire, files }),
             exited: Box::pin(async move {
-                let lost = |_| GuestExit::Other("no longer watched by the daemon".to_owned());
+                let lost = |_| SandboxExit::Other("no longer watched by the daemon".to_owned());
                 let ended = async {
                     let exit = exited.await.unwrap_or_else(lost);
                     let reason = match reason {
@@ -262,7 +262,7 @@ impl Engine {
                 // A guest that nobody can reach any more is as good as ended: its monitor goes with it.
                 tokio::select! {
                     exit = ended => exit,
-                    how = cut => GuestExit::Other(how),
+                    how = cut => SandboxExit::Other(how),
                 }
             }),
             pid: u32::try_from(pid.as_raw()).ok(),

@@ -4,7 +4,7 @@ mod walk;
 
 use std::sync::LazyLock;
 
-use Kind::{Isolated, Process};
+use StartKind::{Isolated, Process};
 
 use super::*;
 
@@ -16,30 +16,30 @@ fn at(seconds: u64) -> Instant {
 
 /// A thousand MiB, one process and two others starting at once.
 fn ledger() -> Ledger {
-    Ledger::new(Limits { memory: 1000, process_starts: 1, starts: 2 })
+    Ledger::new(HostLimits { memory: 1000, process_starts: 1, starts: 2 })
 }
 
-fn caller(memory: u64, kind: Kind, since: u64) -> Ask {
-    Ask { memory, kind, urgency: Urgency::Caller(at(since)) }
+fn caller(memory: u64, kind: StartKind, since: u64) -> StartRequest {
+    StartRequest { memory, kind, urgency: Urgency::Caller(at(since)) }
 }
 
-fn minimum(memory: u64) -> Ask {
-    Ask { memory, kind: Kind::Isolated, urgency: Urgency::Minimum }
+fn minimum(memory: u64) -> StartRequest {
+    StartRequest { memory, kind: StartKind::Isolated, urgency: Urgency::Minimum }
 }
 
 /// Has an instance of the function admitted, started and seen ready.
 #[track_caller]
 fn admit(ledger: &mut Ledger, function: FunctionKey, memory: u64) -> InstanceId {
     let instance = InstanceId::random();
-    let ask = Ask { memory, kind: Kind::Isolated, urgency: Urgency::Minimum };
-    assert_eq!(ledger.ask(function, instance, ask, at(0)), Verdict::Granted);
+    let request = StartRequest { memory, kind: StartKind::Isolated, urgency: Urgency::Minimum };
+    assert_eq!(ledger.ask(function, instance, request, at(0)), Decision::Granted);
     ledger.started(instance, at(0));
     instance
 }
 
 #[track_caller]
-fn waits(ledger: &mut Ledger, function: FunctionKey, ask: Ask) {
-    assert_eq!(ledger.ask(function, InstanceId::random(), ask, at(50)), Verdict::Waits);
+fn waits(ledger: &mut Ledger, function: FunctionKey, request: StartRequest) {
+    assert_eq!(ledger.ask(function, InstanceId::random(), request, at(50)), Decision::Queued);
 }
 
 #[test]
@@ -49,10 +49,10 @@ fn what_was_given_back_can_be_given_again_and_nothing_else() {
     admit(&mut ledger, 2, 400);
     waits(&mut ledger, 3, caller(100, Isolated, 1));
     ledger.returning(first, at(2));
-    assert_eq!((ledger.free(), ledger.take_told()), (0, vec![]));
-    ledger.returned(first, at(3));
-    ledger.returned(first, at(3));
-    assert_eq!((ledger.free(), ledger.taken(), ledger.take_told()), (600, 400, vec![3]));
+    assert_eq!((ledger.free(), ledger.take_notifications()), (0, vec![]));
+    ledger.released(first, at(3));
+    ledger.released(first, at(3));
+    assert_eq!((ledger.free(), ledger.taken(), ledger.take_notifications()), (600, 400, vec![3]));
 }
 
 #[test]
@@ -61,8 +61,8 @@ fn who_asks_for_more_than_there_is_does_not_stand_in_the_way() {
     admit(&mut ledger, 1, 600);
     waits(&mut ledger, 2, caller(500, Isolated, 1));
     waits(&mut ledger, 3, caller(300, Isolated, 2));
-    assert_eq!(ledger.ask(2, InstanceId::random(), caller(1001, Isolated, 1), at(50)), Verdict::Never);
-    assert_eq!((ledger.waiting(), ledger.take_told()), (1, vec![3]));
+    assert_eq!(ledger.ask(2, InstanceId::random(), caller(1001, Isolated, 1), at(50)), Decision::Never);
+    assert_eq!((ledger.waiting(), ledger.take_notifications()), (1, vec![3]));
 }
 
 #[test]
@@ -72,10 +72,10 @@ fn who_waits_longest_comes_first_and_nobody_overtakes_a_large_one() {
     waits(&mut ledger, 2, caller(50, Isolated, 7));
     waits(&mut ledger, 3, caller(500, Isolated, 5));
     waits(&mut ledger, 4, caller(60, Isolated, 6));
-    assert!(ledger.take_told().is_empty());
-    ledger.returned(held, at(9));
-    assert_eq!(ledger.take_told(), [3, 4], "two may start at once");
-    assert!(ledger.take_told().is_empty(), "they have been told");
+    assert!(ledger.take_notifications().is_empty());
+    ledger.released(held, at(9));
+    assert_eq!(ledger.take_notifications(), [3, 4], "two may start at once");
+    assert!(ledger.take_notifications().is_empty(), "they have been told");
 }
 
 #[test]
@@ -85,10 +85,10 @@ fn callers_come_before_a_minimum() {
     waits(&mut ledger, 2, minimum(500));
     waits(&mut ledger, 3, minimum(500));
     waits(&mut ledger, 4, caller(600, Isolated, 100));
-    ledger.returned(held, at(9));
-    assert_eq!(ledger.take_told(), [4]);
+    ledger.released(held, at(9));
+    assert_eq!(ledger.take_notifications(), [4]);
     // Whoever comes to have a caller goes up.
-    assert_eq!(ledger.ask(3, InstanceId::random(), caller(400, Isolated, 90), at(90)), Verdict::Granted);
+    assert_eq!(ledger.ask(3, InstanceId::random(), caller(400, Isolated, 90), at(90)), Decision::Granted);
 }
 
 #[test]
@@ -97,37 +97,37 @@ fn who_was_served_goes_to_the_back() {
     let held = admit(&mut ledger, 9, 1000);
     waits(&mut ledger, 1, caller(1000, Isolated, 1));
     waits(&mut ledger, 2, caller(1000, Isolated, 2));
-    ledger.returned(held, at(60));
+    ledger.released(held, at(60));
     let instance = InstanceId::random();
-    assert_eq!(ledger.ask(1, instance, caller(1000, Isolated, 1), at(60)), Verdict::Granted);
+    assert_eq!(ledger.ask(1, instance, caller(1000, Isolated, 1), at(60)), Decision::Granted);
     waits(&mut ledger, 1, caller(1000, Isolated, 1));
-    ledger.returned(instance, at(61));
-    assert_eq!(ledger.take_told(), [2]);
+    ledger.released(instance, at(61));
+    assert_eq!(ledger.take_notifications(), [2]);
     ledger.forget(1);
-    let ask = caller(1000, Isolated, 1);
-    assert_eq!(ledger.ask(1, instance, ask, at(62)), Verdict::Granted, "what was forgotten has no past");
+    let request = caller(1000, Isolated, 1);
+    assert_eq!(ledger.ask(1, instance, request, at(62)), Decision::Granted, "what was forgotten has no past");
 }
 
 #[test]
 fn starts_of_a_kind_have_a_bound_together_until_they_are_ready_or_given_up() {
     let mut ledger = ledger();
     let [a, b, p] = [(); 3].map(|()| InstanceId::random());
-    assert_eq!(ledger.ask(1, a, minimum(10), at(0)), Verdict::Granted);
-    assert_eq!(ledger.ask(2, b, minimum(10), at(0)), Verdict::Granted);
+    assert_eq!(ledger.ask(1, a, minimum(10), at(0)), Decision::Granted);
+    assert_eq!(ledger.ask(2, b, minimum(10), at(0)), Decision::Granted);
     waits(&mut ledger, 3, minimum(10));
     assert_eq!(
         ledger.ask(4, p, caller(10, Process, 5), at(5)),
-        Verdict::Granted,
+        Decision::Granted,
         "it overtakes, but takes nothing away"
     );
     waits(&mut ledger, 5, caller(10, Process, 6));
-    assert_eq!((ledger.starting(), ledger.take_told()), (3, vec![]));
+    assert_eq!((ledger.starting(), ledger.take_notifications()), (3, vec![]));
     ledger.started(a, at(6));
     ledger.started(a, at(6));
-    assert_eq!((ledger.starting(), ledger.take_told()), (2, vec![3]));
+    assert_eq!((ledger.starting(), ledger.take_notifications()), (2, vec![3]));
     ledger.returning(p, at(7));
-    assert_eq!((ledger.starting(), ledger.take_told()), (1, vec![5]));
-    ledger.returned(b, at(7));
+    assert_eq!((ledger.starting(), ledger.take_notifications()), (1, vec![5]));
+    ledger.released(b, at(7));
     assert_eq!((ledger.starting(), ledger.taken()), (0, 20));
 }
 
@@ -139,8 +139,8 @@ fn who_waits_for_a_start_keeps_its_memory() {
     }
     waits(&mut ledger, 3, caller(300, Isolated, 1));
     waits(&mut ledger, 4, caller(200, Process, 2));
-    let ask = caller(100, Process, 2);
-    assert_eq!(ledger.ask(4, InstanceId::random(), ask, at(2)), Verdict::Granted);
+    let request = caller(100, Process, 2);
+    assert_eq!(ledger.ask(4, InstanceId::random(), request, at(2)), Decision::Granted);
 }
 
 #[test]
@@ -170,11 +170,11 @@ fn what_is_stuck_stays_taken_and_nobody_counts_on_it() {
         ledger.returning(stuck, at(3));
     }
     assert_eq!((ledger.shortage(), ledger.taken()), (Some(Shortage { function: 2, missing: 500 }), 900));
-    let spares = [stuck, idle].map(|instance| Spare { instance, idle_since: at(0) });
-    assert_eq!(ledger.victims(500, spares.to_vec()), [idle]);
-    ledger.returned(idle, at(4));
-    assert_eq!((ledger.take_told(), ledger.is_empty(), ledger.taken()), (vec![2], true, 400));
-    ledger.returned(stuck, at(5));
+    let candidates = [stuck, idle].map(|instance| IdleInstance { instance, idle_since: at(0) });
+    assert_eq!(ledger.victims(500, candidates.to_vec()), [idle]);
+    ledger.released(idle, at(4));
+    assert_eq!((ledger.take_notifications(), ledger.is_empty(), ledger.taken()), (vec![2], true, 400));
+    ledger.released(stuck, at(5));
     assert_eq!((ledger.taken(), ledger.free()), (0, 1000));
 }
 
@@ -195,10 +195,11 @@ fn nobody_makes_room_for_one_who_may_not_start() {
 fn check_victims(missing: u64, sizes: &[u64], expected: &[usize]) {
     let mut ledger = ledger();
     let instances: Vec<_> = sizes.iter().map(|size| admit(&mut ledger, 1, *size)).collect();
-    let spare = |(second, instance): (usize, &InstanceId)| Spare { instance: *instance, idle_since: at(second as u64) };
+    let spare =
+        |(second, instance): (usize, &InstanceId)| IdleInstance { instance: *instance, idle_since: at(second as u64) };
     // Whoever lists them may do it in any order.
-    let spares = instances.iter().enumerate().map(spare).rev().collect();
-    let victims = ledger.victims(missing, spares);
+    let idle = instances.iter().enumerate().map(spare).rev().collect();
+    let victims = ledger.victims(missing, idle);
     let positions = victims.iter().map(|victim| instances.iter().position(|instance| instance == victim).unwrap());
     assert_eq!(positions.collect::<Vec<_>>(), expected, "{missing} of {sizes:?}");
 }
@@ -220,9 +221,9 @@ fn what_is_coming_back_already_is_no_victim() {
     let mut ledger = ledger();
     let [a, b] = [100, 100].map(|memory| admit(&mut ledger, 1, memory));
     ledger.returning(a, at(1));
-    let spares = [a, b, InstanceId::random()].map(|instance| Spare { instance, idle_since: at(0) });
-    assert_eq!(ledger.victims(100, spares.to_vec()), [b]);
-    assert_eq!(ledger.victims(101, spares.to_vec()), []);
+    let idle = [a, b, InstanceId::random()].map(|instance| IdleInstance { instance, idle_since: at(0) });
+    assert_eq!(ledger.victims(100, idle.to_vec()), [b]);
+    assert_eq!(ledger.victims(101, idle.to_vec()), []);
 }
 
 #[test]
@@ -231,17 +232,17 @@ fn whoever_waits_is_told_for_what_and_for_how_long() {
     let held = admit(&mut ledger, 1, 900);
     for second in 1..=10 {
         let instance = admit(&mut ledger, 1, 100);
-        ledger.returned(instance, at(second));
+        ledger.released(instance, at(second));
     }
-    assert_eq!(ledger.obstacle(2, at(10)), None, "it does not wait");
+    assert_eq!(ledger.wait_reason(2, at(10)), None, "it does not wait");
     waits(&mut ledger, 2, caller(200, Isolated, 1));
     waits(&mut ledger, 3, caller(400, Isolated, 2));
-    let (why, after) = ledger.obstacle(2, at(11)).unwrap();
+    let (why, after) = ledger.wait_reason(2, at(11)).unwrap();
     assert_eq!(why, "an instance needs 200 MiB, and 100 of 1000 MiB are free");
     assert_eq!(after, Duration::from_secs(1), "a hundred MiB come back every second");
-    assert_eq!(ledger.obstacle(3, at(11)).unwrap().1, Duration::from_secs(5));
+    assert_eq!(ledger.wait_reason(3, at(11)).unwrap().1, Duration::from_secs(5));
     ledger.returning(held, at(11));
-    assert_eq!(ledger.obstacle(2, at(11)).unwrap().1, Duration::ZERO);
+    assert_eq!(ledger.wait_reason(2, at(11)).unwrap().1, Duration::ZERO);
     assert_eq!(ledger.too_large(2000).1, LONGEST_WAIT);
 }
 
@@ -251,6 +252,6 @@ fn whoever_waits_for_a_start_is_told_so() {
     let starting = InstanceId::random();
     ledger.ask(1, starting, caller(10, Process, 0), at(0));
     waits(&mut ledger, 2, caller(10, Process, 1));
-    let (why, after) = ledger.obstacle(2, at(2)).unwrap();
+    let (why, after) = ledger.wait_reason(2, at(2)).unwrap();
     assert_eq!((why.as_str(), after), ("as many instances are starting as may at once (1)", LONGEST_WAIT));
 }

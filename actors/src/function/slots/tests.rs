@@ -25,8 +25,8 @@ fn endpoint(keys: &str, revision: u64) -> Arc<Endpoint> {
     Arc::new(Endpoint::new(InstanceId::random(), SocketAddr::from((Ipv4Addr::LOCALHOST, 1)), spec, revision))
 }
 
-fn open() -> Gate {
-    Gate::Open { max_body: None }
+fn open() -> Intake {
+    Intake::Open { max_body: None }
 }
 
 /// A table that lets two callers wait.
@@ -34,9 +34,9 @@ fn slots() -> Slots {
     Slots::new(open(), 2)
 }
 
-fn seat(slots: &mut Slots, keys: &str, revision: u64) -> InstanceId {
+fn add(slots: &mut Slots, keys: &str, revision: u64) -> InstanceId {
     let endpoint = endpoint(keys, revision);
-    slots.seat(endpoint.clone(), at(0));
+    slots.add(endpoint.clone(), at(0));
     endpoint.instance
 }
 
@@ -48,7 +48,7 @@ fn full(slots: &Slots) -> Refusal {
 #[track_caller]
 fn take(slots: &mut Slots) -> (InstanceId, bool) {
     match slots.take(at(1), full) {
-        Taken::Slot { endpoint, fresh } => (endpoint.instance, fresh),
+        Acquired::Slot { endpoint, fresh } => (endpoint.instance, fresh),
         other => panic!("{other:?}"),
     }
 }
@@ -56,13 +56,13 @@ fn take(slots: &mut Slots) -> (InstanceId, bool) {
 #[track_caller]
 fn wait(slots: &mut Slots) {
     let taken = slots.take(at(1), full);
-    assert!(matches!(taken, Taken::Wait), "{taken:?}");
+    assert!(matches!(taken, Acquired::Queued), "{taken:?}");
 }
 
 #[track_caller]
 fn refused(slots: &mut Slots) -> Refusal {
     match slots.take(at(1), full) {
-        Taken::Refused(refusal) => refusal,
+        Acquired::Refused(refusal) => refusal,
         other => panic!("{other:?}"),
     }
 }
@@ -70,10 +70,10 @@ fn refused(slots: &mut Slots) -> Refusal {
 #[test]
 fn an_instance_serves_as_many_requests_at_once_as_its_spec_says() {
     let mut slots = slots();
-    let id = seat(&mut slots, "concurrent-requests = 3", 1);
+    let id = add(&mut slots, "concurrent-requests = 3", 1);
     assert_eq!([take(&mut slots), take(&mut slots), take(&mut slots)], [(id, true), (id, false), (id, false)]);
     wait(&mut slots);
-    assert_eq!(slots.give_back(id, true, at(2)), Returned::Wanted);
+    assert_eq!(slots.release(id, true, at(2)), Released::HasWaiters);
     assert_eq!(slots.occupancy(id).unwrap().in_flight, 2);
     assert_eq!(slots.capacity(), 3);
 }
@@ -82,7 +82,7 @@ fn an_instance_serves_as_many_requests_at_once_as_its_spec_says() {
 fn newcomers_do_not_overtake_those_who_wait() {
     let mut slots = slots();
     wait(&mut slots);
-    seat(&mut slots, "", 1);
+    add(&mut slots, "", 1);
     wait(&mut slots);
     assert!(slots.take_ready(0, at(1)).is_some(), "the head of the queue gets the slot");
 }
@@ -101,10 +101,10 @@ fn a_full_queue_refuses_and_a_place_that_is_left_is_free_again() {
 #[test]
 fn a_shut_gate_refuses_even_while_there_are_free_slots() {
     let mut slots = slots();
-    seat(&mut slots, "", 1);
-    slots.open(Gate::Misconfigured("typo".into()), 0, 1);
+    add(&mut slots, "", 1);
+    slots.open(Intake::Misconfigured("typo".into()), 0, 1);
     assert_eq!(refused(&mut slots), Refusal::Misconfigured { reason: "typo".into() });
-    slots.open(Gate::Draining, 0, 1);
+    slots.open(Intake::Draining, 0, 1);
     assert_eq!(refused(&mut slots), Refusal::Draining);
     slots.open(open(), 1, 1);
     take(&mut slots);
@@ -112,19 +112,19 @@ fn a_shut_gate_refuses_even_while_there_are_free_slots() {
 
 #[test]
 fn the_largest_body_is_that_of_the_open_gate() {
-    let mut slots = Slots::new(Gate::Open { max_body: Some(7) }, 1);
+    let mut slots = Slots::new(Intake::Open { max_body: Some(7) }, 1);
     assert_eq!(slots.max_body(), Some(7));
-    slots.open(Gate::Draining, 0, 1);
+    slots.open(Intake::Draining, 0, 1);
     assert_eq!(slots.max_body(), None);
 }
 
 #[test]
 fn the_most_recently_used_instance_is_taken_first() {
     let mut slots = slots();
-    let [a, b, c] = [(); 3].map(|()| seat(&mut slots, "", 1));
+    let [a, b, c] = [(); 3].map(|()| add(&mut slots, "", 1));
     assert_eq!([take(&mut slots).0, take(&mut slots).0, take(&mut slots).0], [c, b, a]);
     for id in [b, c, a] {
-        assert_eq!(slots.give_back(id, true, at(2)), Returned::Quiet);
+        assert_eq!(slots.release(id, true, at(2)), Released::Free);
     }
     assert_eq!([take(&mut slots).0, take(&mut slots).0, take(&mut slots).0], [a, c, b]);
 }
@@ -132,48 +132,48 @@ fn the_most_recently_used_instance_is_taken_first() {
 #[test]
 fn a_single_use_instance_serves_once() {
     let mut slots = slots();
-    let id = seat(&mut slots, "single-use = true", 1);
+    let id = add(&mut slots, "single-use = true", 1);
     assert_eq!(take(&mut slots), (id, true));
     assert_eq!((slots.usable(0), slots.capacity()), (0, 0));
     wait(&mut slots);
-    assert_eq!(slots.give_back(id, true, at(2)), Returned::Vacated);
+    assert_eq!(slots.release(id, true, at(2)), Released::Drained);
     assert!(slots.take_ready(0, at(2)).is_none());
 }
 
 #[test]
 fn a_retired_instance_finishes_what_it_serves_and_gets_nothing_new() {
     let mut slots = slots();
-    let id = seat(&mut slots, "concurrent-requests = 3", 1);
+    let id = add(&mut slots, "concurrent-requests = 3", 1);
     take(&mut slots);
     take(&mut slots);
     assert_eq!(slots.retire(id), 2);
     wait(&mut slots);
-    assert_eq!(slots.give_back(id, true, at(2)), Returned::Quiet);
-    assert_eq!(slots.give_back(id, true, at(2)), Returned::Vacated);
+    assert_eq!(slots.release(id, true, at(2)), Released::Free);
+    assert_eq!(slots.release(id, true, at(2)), Released::Drained);
     assert!(slots.take_ready(0, at(2)).is_none());
 }
 
 #[test]
 fn an_instance_that_failed_a_request_gets_no_other_and_finishes_those_it_has() {
     let mut slots = slots();
-    let id = seat(&mut slots, "concurrent-requests = 3", 1);
+    let id = add(&mut slots, "concurrent-requests = 3", 1);
     take(&mut slots);
     take(&mut slots);
-    assert_eq!(slots.give_back(id, false, at(2)), Returned::Quiet);
+    assert_eq!(slots.release(id, false, at(2)), Released::Free);
     wait(&mut slots);
     assert_eq!(slots.usable(0), 0);
-    assert_eq!(slots.give_back(id, true, at(2)), Returned::Vacated);
+    assert_eq!(slots.release(id, true, at(2)), Released::Drained);
 }
 
 #[test]
 fn slots_of_an_instance_that_is_gone_come_back_to_nobody() {
     let mut slots = slots();
-    let id = seat(&mut slots, "concurrent-requests = 3", 1);
+    let id = add(&mut slots, "concurrent-requests = 3", 1);
     take(&mut slots);
     take(&mut slots);
-    slots.unseat(id);
+    slots.remove(id);
     for reusable in [true, false] {
-        assert_eq!(slots.give_back(id, reusable, at(2)), Returned::Quiet);
+        assert_eq!(slots.release(id, reusable, at(2)), Released::Free);
     }
     assert!(slots.occupancy(id).is_none());
     assert_eq!((slots.retire(id), slots.usable(0), slots.capacity()), (0, 0, 0));
@@ -183,7 +183,7 @@ fn slots_of_an_instance_that_is_gone_come_back_to_nobody() {
 #[test]
 fn a_request_accepts_only_instances_that_are_new_enough() {
     let mut slots = slots();
-    let [old, new, newest] = [1, 2, 3].map(|revision| seat(&mut slots, "", revision));
+    let [old, new, newest] = [1, 2, 3].map(|revision| add(&mut slots, "", revision));
     assert_eq!([slots.usable(1), slots.usable(2), slots.usable(3), slots.usable(4)], [3, 2, 1, 0]);
     let mut take = |revision| slots.take_ready(revision, at(1)).map(|(endpoint, _)| endpoint.instance);
     assert_eq!(take(3), Some(newest));
@@ -196,12 +196,12 @@ fn a_request_accepts_only_instances_that_are_new_enough() {
 #[test]
 fn newcomers_get_no_instance_of_an_older_spec() {
     let mut slots = slots();
-    let old = seat(&mut slots, "", 1);
+    let old = add(&mut slots, "", 1);
     slots.open(open(), 2, 2);
     wait(&mut slots);
     assert!(slots.take_ready(1, at(1)).is_some_and(|(endpoint, _)| endpoint.instance == old), "they came before it");
     slots.left_queue();
-    let new = seat(&mut slots, "", 2);
+    let new = add(&mut slots, "", 2);
     assert_eq!(take(&mut slots), (new, true));
 }
 
@@ -213,13 +213,13 @@ fn idleness(slots: &mut Slots, id: InstanceId, minimum: usize, now: u64) -> Idle
 #[test]
 fn keepalive_counts_from_the_last_return() {
     let mut slots = slots();
-    let id = seat(&mut slots, "concurrent-requests = 2", 1);
+    let id = add(&mut slots, "concurrent-requests = 2", 1);
     assert_eq!(idleness(&mut slots, id, 0, 59), Idleness::Until(at(60)));
     take(&mut slots);
     take(&mut slots);
-    slots.give_back(id, true, at(80));
+    slots.release(id, true, at(80));
     assert_eq!(idleness(&mut slots, id, 0, 500), Idleness::Busy, "one request is still being served");
-    assert_eq!(slots.give_back(id, true, at(510)), Returned::Idle);
+    assert_eq!(slots.release(id, true, at(510)), Released::Idle);
     assert_eq!(idleness(&mut slots, id, 0, 511), Idleness::Until(at(570)));
     assert_eq!(idleness(&mut slots, id, 0, 570), Idleness::Retired);
     wait(&mut slots);
@@ -228,32 +228,32 @@ fn keepalive_counts_from_the_last_return() {
 #[test]
 fn an_instance_asks_once_to_be_told_that_it_is_idle() {
     let mut slots = slots();
-    let id = seat(&mut slots, "", 1);
+    let id = add(&mut slots, "", 1);
     take(&mut slots);
     assert_eq!(idleness(&mut slots, id, 0, 100), Idleness::Busy);
-    assert_eq!(slots.give_back(id, true, at(101)), Returned::Idle);
+    assert_eq!(slots.release(id, true, at(101)), Released::Idle);
     take(&mut slots);
-    assert_eq!(slots.give_back(id, true, at(102)), Returned::Quiet);
+    assert_eq!(slots.release(id, true, at(102)), Released::Free);
 }
 
 #[test]
 fn somebody_who_waits_does_not_keep_an_instance_from_learning_that_it_is_idle() {
     let mut slots = slots();
-    let id = seat(&mut slots, "", 1);
+    let id = add(&mut slots, "", 1);
     take(&mut slots);
     idleness(&mut slots, id, 0, 100);
     wait(&mut slots);
-    assert_eq!(slots.give_back(id, true, at(101)), Returned::Idle);
+    assert_eq!(slots.release(id, true, at(101)), Released::Idle);
 }
 
 #[test]
 fn the_minimum_is_kept_whatever_the_keepalive() {
     let mut slots = slots();
-    let [a, b, c] = [(); 3].map(|()| seat(&mut slots, "", 1));
+    let [a, b, c] = [(); 3].map(|()| add(&mut slots, "", 1));
     assert_eq!(idleness(&mut slots, a, 2, 100), Idleness::Retired);
     assert_eq!(idleness(&mut slots, b, 2, 100), Idleness::Needed);
     // One that failed a request does not count towards the minimum, nor does one of an older spec.
-    seat(&mut slots, "", 0);
+    add(&mut slots, "", 0);
     assert_eq!(idleness(&mut slots, c, 2, 100), Idleness::Needed);
     assert_eq!(idleness(&mut slots, b, 1, 100), Idleness::Retired);
 }
@@ -262,7 +262,7 @@ fn the_minimum_is_kept_whatever_the_keepalive() {
 fn an_idle_instance_is_kept_for_those_who_wait() {
     let mut slots = slots();
     wait(&mut slots);
-    let id = seat(&mut slots, "", 1);
+    let id = add(&mut slots, "", 1);
     assert_eq!(slots.idleness(id, Duration::ZERO, 0, at(0)), Idleness::Needed, "nobody has been served yet");
     slots.left_queue();
     assert_eq!(slots.idleness(id, Duration::ZERO, 0, at(0)), Idleness::Retired);
@@ -273,28 +273,28 @@ fn an_instance_that_is_not_seated_is_as_good_as_retired() {
     assert_eq!(idleness(&mut slots(), InstanceId::random(), 5, 100), Idleness::Retired);
 }
 
-fn spares(slots: &mut Slots) -> Vec<InstanceId> {
-    slots.spares().iter().map(|spare| spare.instance).collect()
+fn idle_instances(slots: &mut Slots) -> Vec<InstanceId> {
+    slots.idle_instances().iter().map(|spare| spare.instance).collect()
 }
 
 #[test]
 fn idle_instances_can_be_spared_those_that_were_used_last_at_last() {
     let mut slots = slots();
-    let [a, b, c] = [(); 3].map(|()| seat(&mut slots, "", 1));
+    let [a, b, c] = [(); 3].map(|()| add(&mut slots, "", 1));
     assert_eq!([take(&mut slots).0, take(&mut slots).0], [c, b]);
-    assert_eq!(spares(&mut slots), [a]);
-    assert_eq!(slots.give_back(b, true, at(2)), Returned::Idle, "it was looked for");
-    assert_eq!(slots.give_back(c, true, at(3)), Returned::Idle);
-    let idle = slots.spares();
+    assert_eq!(idle_instances(&mut slots), [a]);
+    assert_eq!(slots.release(b, true, at(2)), Released::Idle, "it was looked for");
+    assert_eq!(slots.release(c, true, at(3)), Released::Idle);
+    let idle = slots.idle_instances();
     assert_eq!(
         idle.iter().map(|spare| (spare.instance, spare.idle_since)).collect::<Vec<_>>(),
         [(a, at(0)), (b, at(2)), (c, at(3))]
     );
-    assert!(slots.retire_spare(b));
-    assert!(!slots.retire_spare(b));
+    assert!(slots.retire_idle(b));
+    assert!(!slots.retire_idle(b));
     take(&mut slots);
-    assert!(!slots.retire_spare(c), "a caller was faster");
-    assert_eq!(spares(&mut slots), [a]);
+    assert!(!slots.retire_idle(c), "a caller was faster");
+    assert_eq!(idle_instances(&mut slots), [a]);
 }
 
 #[test]
@@ -302,30 +302,30 @@ fn a_minimum_and_those_who_wait_spare_nothing() {
     let mut slots = slots();
     wait(&mut slots);
     for _ in 0..3 {
-        seat(&mut slots, "min-instances = 1", 1);
+        add(&mut slots, "min-instances = 1", 1);
     }
-    assert_eq!(spares(&mut slots), []);
+    assert_eq!(idle_instances(&mut slots), []);
     slots.left_queue();
-    let [a, b] = spares(&mut slots)[..] else { panic!() };
-    assert!(slots.retire_spare(a) && slots.retire_spare(b));
-    assert_eq!(spares(&mut slots), []);
+    let [a, b] = idle_instances(&mut slots)[..] else { panic!() };
+    assert!(slots.retire_idle(a) && slots.retire_idle(b));
+    assert_eq!(idle_instances(&mut slots), []);
     // One of an older spec does not count towards the minimum, and is not needed for it.
     slots.open(open(), 2, 2);
-    let [c, d] = [(); 2].map(|()| seat(&mut slots, "min-instances = 1", 2));
-    let spare = spares(&mut slots);
+    let [c, d] = [(); 2].map(|()| add(&mut slots, "min-instances = 1", 2));
+    let spare = idle_instances(&mut slots);
     assert!(spare.len() == 2 && (spare.contains(&c) != spare.contains(&d)), "{spare:?}");
 }
 
 #[test]
 fn occupancy_tells_since_when_an_instance_is_busy_or_idle() {
     let mut slots = slots();
-    let id = seat(&mut slots, "concurrent-requests = 2", 1);
+    let id = add(&mut slots, "concurrent-requests = 2", 1);
     take(&mut slots);
     slots.take(at(5), full);
     let busy = slots.occupancy(id).unwrap();
     assert_eq!((busy.in_flight, busy.served, busy.since), (2, 2, at(1)));
-    slots.give_back(id, true, at(6));
-    slots.give_back(id, true, at(7));
+    slots.release(id, true, at(6));
+    slots.release(id, true, at(7));
     let idle = slots.occupancy(id).unwrap();
     assert_eq!((idle.in_flight, idle.served, idle.since), (0, 2, at(7)));
 }

@@ -2,8 +2,8 @@
 
 use rand::{RngExt, rngs::StdRng, seq::IndexedRandom};
 use unifaas_actors::{
-    Limits,
-    sandbox::{GuestExit, LaunchError},
+    HostLimits,
+    sandbox::{LaunchError, SandboxExit},
 };
 
 use super::LONGEST_WAIT;
@@ -14,7 +14,7 @@ const MOST_INSTANCES: usize = 4;
 /// What holds for all of a schedule.
 #[derive(Clone, Copy)]
 pub struct Plan {
-    pub limits: Limits,
+    pub limits: HostLimits,
     /// Actors of functions panic. Their successors know nothing of the instances that are still ending, so that there is
     /// no maximum then.
     pub buggy: bool,
@@ -28,11 +28,11 @@ impl Plan {
     pub fn draw(random: &mut StdRng) -> Self {
         let memory = random.random_range(384..1_500);
         let process_starts = any(random, &[1, 2, 4, 4, usize::MAX]);
-        Self { limits: Limits { memory, process_starts, ..ROOMY }, buggy: random.random_bool(0.2) }
+        Self { limits: HostLimits { memory, process_starts, ..ROOMY }, buggy: random.random_bool(0.2) }
     }
 
-    /// The keys of a function's file. Each version of a file is a life of its own.
-    pub fn keys(&self, random: &mut StdRng, life: usize) -> String {
+    /// The keys of a function's file. Each version of a file is a version of its own.
+    pub fn keys(&self, random: &mut StdRng, version: usize) -> String {
         let serving = match random.random_range(0..3) {
             0 => "single-use = true".to_owned(),
             _ => format!("concurrent-requests = {}", random.random_range(1..5)),
@@ -51,7 +51,7 @@ impl Plan {
         format!(
             "{serving}\n{most}\nmin-instances = {least}\nqueue = {queue}\nqueue-timeout = {queue_timeout}\n\
              boot-timeout = {boot_timeout}\nkeepalive = {keepalive}\nstop-grace = {stop_grace}\nreadiness = {readiness}\n\
-             memory = {memory}\nenv = {{ {LIFE} = \"{life}\" }}"
+             memory = {memory}\nenv = {{ {VERSION} = \"{version}\" }}"
         )
     }
 }
@@ -73,7 +73,7 @@ fn script(random: &mut StdRng) -> Script {
         5 => Launch::PanicsAtOnce,
         _ => Launch::Works,
     };
-    let exit_after = random.random_bool(0.15).then(|| (ms(random.random_range(0..3_000)), GuestExit::Code(1)));
+    let exit_after = random.random_bool(0.15).then(|| (ms(random.random_range(0..3_000)), SandboxExit::Code(1)));
     let on_stop = [OnStop::EndsAfter(ms(20)), OnStop::EndsAfter(ms(700)), OnStop::Ignores, OnStop::Panics];
     let reclaim = match random.random_range(0..20) {
         0 => Reclaim::Never,

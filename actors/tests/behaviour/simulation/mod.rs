@@ -1,5 +1,5 @@
 //! Everything at once, at random: functions that share a small host, requests that come, wait, give up and serve, guests
-//! of every fate, callbacks that are lost, late, doubled and forged, ends that are seen late or never, changes of the
+//! of every intent, callbacks that are lost, late, doubled and forged, ends that are seen late or never, changes of the
 //! files, removals, bugs, drains. Whatever the schedule:
 //!
 //! - each caller gets one answer in time, and no instance more requests than it takes, nor its end under a request;
@@ -17,7 +17,7 @@ use std::{collections::BTreeMap, rc::Rc, time::Duration};
 
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IteratorRandom};
 use tokio::time::timeout;
-use unifaas_actors::{FunctionQuestion, Limits, Refusal, sandbox::GuestExit};
+use unifaas_actors::{FunctionQuestion, HostLimits, Refusal, sandbox::SandboxExit};
 
 use self::{draw::Plan, scene::Scene};
 use crate::support::*;
@@ -50,7 +50,7 @@ fn every_caller_gets_one_answer_and_nothing_is_left_whatever_happens() {
     let mut tally = BTreeMap::<&str, usize>::new();
     for seed in seeds {
         let _shown_on_failure = Shown(seed);
-        for (what, count) in in_still_time(run(StdRng::seed_from_u64(seed))) {
+        for (what, count) in with_paused_clock(run(StdRng::seed_from_u64(seed))) {
             *tally.entry(what).or_default() += count;
         }
     }
@@ -94,9 +94,9 @@ async fn run(mut random: StdRng) -> BTreeMap<&'static str, usize> {
         scene.hurried.set(grace == 0);
         let drained = rig.drain(secs(grace));
         rig.settle().await;
-        for desk in FUNCTIONS.iter().filter_map(|name| rig.desk_of(name)) {
+        for handle in FUNCTIONS.iter().filter_map(|name| rig.handle_of(name)) {
             // No answer: nothing was left of it.
-            let now = desk.actor().send(FunctionQuestion).await;
+            let now = handle.actor().send(FunctionQuestion).await;
             assert!(now.is_err() || now.is_ok_and(|now| now.waiting == 0), "somebody waits for what will never come");
         }
         sleep(secs(grace)).await;
@@ -127,9 +127,9 @@ async fn run(mut random: StdRng) -> BTreeMap<&'static str, usize> {
 }
 
 /// When nothing fails any more, every function serves for which there is room besides the minimum of the others.
-async fn recover(rig: &Rig, limits: Limits) {
+async fn recover(rig: &Rig, limits: HostLimits) {
     let mut specs = Vec::new();
-    for name in FUNCTIONS.iter().filter(|name| rig.desk_of(name).is_some()) {
+    for name in FUNCTIONS.iter().filter(|name| rig.handle_of(name).is_some()) {
         specs.extend(rig.snapshot_of(name).await.spec);
     }
     let kept: u64 = specs.iter().map(|spec| spec.memory() * spec.min_instances as u64).sum();
@@ -146,9 +146,9 @@ async fn recover(rig: &Rig, limits: Limits) {
 }
 
 /// Several functions that fit together do so.
-async fn serve_together(rig: &Rig, limits: Limits) {
+async fn serve_together(rig: &Rig, limits: HostLimits) {
     for name in FUNCTIONS {
-        rig.write_of(name, "memory = 64\nmin-instances = 1\nenv = { LIFE = \"calm\" }");
+        rig.write_of(name, "memory = 64\nmin-instances = 1\nenv = { VERSION = \"calm\" }");
     }
     sleep(CALM).await;
     for name in FUNCTIONS {
@@ -184,7 +184,7 @@ struct Client {
     comes: Duration,
     patience: Duration,
     holds: Duration,
-    condemns: bool,
+    fails_request: bool,
 }
 
 impl Client {
@@ -195,14 +195,14 @@ impl Client {
             comes: ms(random.random_range(0..SPAN)),
             patience: if impatient { ms(random.random_range(0..1_000)) } else { secs(LONGEST_WAIT + 1) },
             holds: ms(if random.random() { random.random_range(0..2_000) } else { random.random_range(0..100) }),
-            condemns: random.random_bool(0.1),
+            fails_request: random.random_bool(0.1),
         }
     }
 
     async fn visit(self, rig: Rc<Rig>, scene: Rc<Scene>) {
         sleep(self.comes).await;
-        let Some(desk) = rig.desk_of(self.function) else { return scene.note("not there") };
-        let Ok(answer) = timeout(self.patience, desk.acquire()).await else {
+        let Some(handle) = rig.handle_of(self.function) else { return scene.note("not there") };
+        let Ok(answer) = timeout(self.patience, handle.acquire()).await else {
             assert!(self.patience <= secs(LONGEST_WAIT), "there was no answer in time");
             return scene.note("client left");
         };
@@ -211,8 +211,8 @@ impl Client {
                 scene.enter(&lease);
                 sleep(self.holds).await;
                 scene.check_alive(&lease, &rig.fake);
-                if self.condemns {
-                    lease.condemn();
+                if self.fails_request {
+                    lease.mark_failed();
                 }
                 scene.leave(&lease);
             }
@@ -224,12 +224,12 @@ impl Client {
 /// Changes files, ends guests, and has actors run into bugs.
 async fn disturb(rig: Rc<Rig>, scene: Rc<Scene>, plan: Plan, seed: u64) {
     let mut random = StdRng::seed_from_u64(seed);
-    for life in 1..=CHANGES {
+    for version in 1..=CHANGES {
         sleep(ms(random.random_range(0..SPAN / CHANGES as u64))).await;
         let function = FUNCTIONS.into_iter().choose(&mut random).expect("there are some");
         match random.random_range(0..20) {
             0 => rig.write_of(function, "keepalive = \"long\""),
-            1..=9 => rig.write_of(function, &plan.keys(&mut random, life)),
+            1..=9 => rig.write_of(function, &plan.keys(&mut random, version)),
             10 => rig.erase_of(function),
             11..=12 => {
                 let bugs = ["state changed", "instance is being ended", "instance is ready", "function has changed"];
@@ -239,7 +239,7 @@ async fn disturb(rig: Rc<Rig>, scene: Rc<Scene>, plan: Plan, seed: u64) {
             _ => {
                 if let Some(guest) = rig.fake.guests().into_iter().choose(&mut random) {
                     scene.note("crash");
-                    rig.fake.crash(guest, GuestExit::Signal(9));
+                    rig.fake.crash(guest, SandboxExit::Signal(9));
                 }
             }
         }

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use unifaas_actors::{InstanceId, Lease, Limits, Refusal};
+use unifaas_actors::{HostLimits, InstanceId, Lease, Refusal};
 
 use crate::support::*;
 
@@ -78,7 +78,7 @@ impl Scene {
         }
     }
 
-    /// An instance lives as long as its requests, unless it dies by itself or there is no time.
+    /// An instance versions as long as its requests, unless it dies by itself or there is no time.
     pub fn check_alive(&self, lease: &Lease, fake: &Fake) {
         let endpoint = lease.endpoint();
         let excused = fake.died(endpoint.instance) || self.hurried.get() || self.buggy;
@@ -110,7 +110,7 @@ impl Scene {
 }
 
 /// Sees that the host is never overcommitted: neither by its books, nor in fact.
-pub async fn watch(rig: Rc<Rig>, limits: Limits) {
+pub async fn watch(rig: Rc<Rig>, limits: HostLimits) {
     loop {
         let report = rig.admission.report();
         assert_eq!(report.memory_taken + report.memory_free, limits.memory);

@@ -12,8 +12,8 @@ use std::{
 use futures::future::{FutureExt, LocalBoxFuture};
 use tokio::{sync::oneshot, time::sleep};
 use unifaas_actors::{
-    Callbacks, InstanceId, ReadyToken, Verdict,
-    sandbox::{Guest, GuestExit, LaunchError, LaunchOrder, Launched, ReclaimError, Sandboxes},
+    CallbackOutcome, Callbacks, InstanceId, ReadyToken,
+    sandbox::{LaunchError, LaunchOrder, Launched, ReclaimError, SandboxExit, SandboxHandle, Sandboxes},
     spec::Readiness,
 };
 
@@ -42,14 +42,14 @@ struct Ledger {
     /// Of these orders, in MiB.
     memory: u64,
     most_memory: u64,
-    /// By what the function's file called its life: see [`of_life`].
-    lives: BTreeMap<String, usize>,
+    /// By what the function's file called its version: see [`VERSION`].
+    versions: BTreeMap<String, usize>,
     asked: usize,
     killed: usize,
     /// Instances that ended by themselves.
     died: HashSet<InstanceId>,
     /// Guests that were given up on, each with what it still uses.
-    lingering: Vec<(oneshot::Sender<GuestExit>, Held)>,
+    lingering: Vec<(oneshot::Sender<SandboxExit>, Held)>,
     /// Guests that were dropped instead of reclaimed.
     abandoned: usize,
     /// How often something panicked here, as planned.
@@ -62,7 +62,7 @@ struct Ledger {
 struct Running {
     instance: InstanceId,
     script: Script,
-    exit: oneshot::Sender<GuestExit>,
+    exit: oneshot::Sender<SandboxExit>,
 }
 
 /// Where the instance of the `number`th order listens; each has an address of its own.
@@ -94,7 +94,7 @@ impl Fake {
     }
 
     /// Ends a running instance, as if by itself.
-    pub fn crash(&self, instance: InstanceId, exit: GuestExit) {
+    pub fn crash(&self, instance: InstanceId, exit: SandboxExit) {
         let address =
             self.ledger.borrow().running.iter().find(|(_, guest)| guest.instance == instance).map(|(at, _)| *at);
         self.die(address.expect("the instance runs"), exit);
@@ -158,7 +158,7 @@ impl Fake {
         for (ended, held) in lingering {
             drop(held);
             // Nobody listens any more when the daemon has gone down.
-            let _ = ended.send(GuestExit::Signal(9));
+            let _ = ended.send(SandboxExit::Signal(9));
         }
     }
 
@@ -179,7 +179,7 @@ impl Fake {
         assert_eq!(ledger.offences, [""; 0]);
     }
 
-    fn die(&self, address: SocketAddr, exit: GuestExit) {
+    fn die(&self, address: SocketAddr, exit: SandboxExit) {
         {
             let mut ledger = self.ledger.borrow_mut();
             let instance = ledger.running.get(&address).map(|guest| guest.instance);
@@ -188,7 +188,7 @@ impl Fake {
         self.end(address, exit);
     }
 
-    fn end(&self, address: SocketAddr, exit: GuestExit) {
+    fn end(&self, address: SocketAddr, exit: SandboxExit) {
         let ended = self.ledger.borrow_mut().running.remove(&address);
         if let Some(guest) = ended {
             // Nobody listens any more when the daemon goes down.
@@ -207,7 +207,7 @@ impl Fake {
             Caller::Stranger => (token, Ipv4Addr::BROADCAST.into()),
             Caller::Forger => (ReadyToken::random(), address.ip()),
         };
-        if self.callbacks.deliver(Some(token), from).await == Some(Verdict::Accepted) {
+        if self.callbacks.deliver(Some(token), from).await == Some(CallbackOutcome::Accepted) {
             let mut ledger = self.ledger.borrow_mut();
             let credible = matches!(by, Caller::Itself) && ledger.believed.insert(instance);
             if !credible {
@@ -248,7 +248,7 @@ impl Fake {
         Launched {
             address,
             callback_source: address.ip(),
-            guest: Box::new(FakeGuest {
+            sandbox: Box::new(FakeHandle {
                 address,
                 script,
                 held: Some(held),
@@ -326,29 +326,29 @@ impl Sandboxes for Fake {
 struct Held {
     fake: Fake,
     memory: u64,
-    life: Option<String>,
+    version: Option<String>,
 }
 
-/// Functions that come and go have a variable of that name, so that an instance tells which life of its function it is
-/// of: a new life knows nothing of the instances of the one before.
-pub const LIFE: &str = "LIFE";
+/// Functions that come and go have a variable of that name, so that an instance tells which version of its function it is
+/// of: a new version knows nothing of the instances of the one before.
+pub const VERSION: &str = "VERSION";
 
 impl Held {
     fn new(fake: &Fake, order: &LaunchOrder) -> Self {
         let mut ledger = fake.ledger.borrow_mut();
         let memory = order.spec.memory();
-        let life = format!("{} {}", order.spec.name, order.spec.env.get(LIFE).map_or("", String::as_str));
+        let version = format!("{} {}", order.spec.name, order.spec.env.get(VERSION).map_or("", String::as_str));
         ledger.held += 1;
         ledger.most_held = ledger.most_held.max(ledger.held);
         ledger.memory += memory;
         ledger.most_memory = ledger.most_memory.max(ledger.memory);
-        let siblings = ledger.lives.entry(life.clone()).or_default();
+        let siblings = ledger.versions.entry(version.clone()).or_default();
         *siblings += 1;
         if order.spec.max_instances.is_some_and(|most| *siblings > most.get()) {
-            let offence = format!("{siblings} instances of {life} at once");
+            let offence = format!("{siblings} instances of {version} at once");
             ledger.offences.push(offence);
         }
-        Self { fake: fake.clone(), memory, life: Some(life) }
+        Self { fake: fake.clone(), memory, version: Some(version) }
     }
 
     /// Of an instance that its function does not count any more.
@@ -358,8 +358,8 @@ impl Held {
     }
 
     fn leave_its_function(&mut self) {
-        let Some(life) = self.life.take() else { return };
-        if let Some(siblings) = self.fake.ledger.borrow_mut().lives.get_mut(&life) {
+        let Some(version) = self.version.take() else { return };
+        if let Some(siblings) = self.fake.ledger.borrow_mut().versions.get_mut(&version) {
             *siblings -= 1;
         }
     }
@@ -374,24 +374,24 @@ impl Drop for Held {
     }
 }
 
-struct FakeGuest {
+struct FakeHandle {
     address: SocketAddr,
     script: Script,
     held: Option<Held>,
     /// Says that it has ended, if it is given up on before.
-    ended_late: Option<oneshot::Sender<GuestExit>>,
+    ended_late: Option<oneshot::Sender<SandboxExit>>,
     fake: Fake,
 }
 
-impl Guest for FakeGuest {
-    fn ask_to_stop(&mut self) {
+impl SandboxHandle for FakeHandle {
+    fn terminate(&mut self) {
         self.fake.ledger.borrow_mut().asked += 1;
         match self.script.on_stop {
             OnStop::EndsAfter(after) => {
                 let (fake, address) = (self.fake.clone(), self.address);
                 actix::spawn(async move {
                     sleep(after).await;
-                    fake.end(address, GuestExit::Code(0));
+                    fake.end(address, SandboxExit::Code(0));
                 });
             }
             OnStop::Ignores => {}
@@ -402,7 +402,7 @@ impl Guest for FakeGuest {
     fn kill(&mut self) {
         self.fake.ledger.borrow_mut().killed += 1;
         if !self.script.undying {
-            self.fake.end(self.address, GuestExit::Signal(9));
+            self.fake.end(self.address, SandboxExit::Signal(9));
         }
     }
 
@@ -433,7 +433,7 @@ impl Guest for FakeGuest {
     }
 }
 
-impl Drop for FakeGuest {
+impl Drop for FakeHandle {
     fn drop(&mut self) {
         // Not reclaimed: its actor has panicked.
         if self.held.is_some() {

@@ -18,13 +18,13 @@ use tempfile::TempDir;
 pub use tokio::time::{Instant, sleep};
 use tokio::{sync::oneshot, task::JoinHandle};
 use unifaas_actors::{
-    Admission, Callbacks, Changed, Changes, Desk, Directory, DrainAll, Follow, FunctionQuestion, FunctionSnapshot,
-    InstanceQuestion, InstanceSnapshot, Lease, Limits, Refusal, RegistryActor, Verdict, World, scan_all, scan_one,
-    spec::SPEC_FILE,
+    Admission, CallbackOutcome, Callbacks, ChangeSource, Changes, Directory, DrainAll, FilesChanged, FunctionHandle,
+    FunctionQuestion, FunctionSnapshot, HostLimits, InstanceQuestion, InstanceSnapshot, Lease, Refusal, RegistryActor,
+    Services, scan_all, scan_one, spec::SPEC_FILE,
 };
 
 pub use self::{
-    fake::{Fake, LIFE},
+    fake::{Fake, VERSION},
     log::Log,
     script::{Call, Caller, Launch, OnStop, Reclaim, Script},
 };
@@ -34,7 +34,7 @@ pub const FUNCTION: &str = "f";
 /// How the message of a panic begins that a test wants.
 const PLANNED: &str = "as planned";
 /// There is room for a thousand instances of 128 MiB, which is what one takes unless its file says otherwise.
-pub const ROOMY: Limits = Limits { memory: 128 * 1000, process_starts: usize::MAX, starts: usize::MAX };
+pub const ROOMY: HostLimits = HostLimits { memory: 128 * 1000, process_starts: usize::MAX, starts: usize::MAX };
 
 pub fn ms(milliseconds: u64) -> Duration {
     Duration::from_millis(milliseconds)
@@ -47,7 +47,7 @@ pub fn secs(seconds: u64) -> Duration {
 /// Runs `body` as the only inhabitant of an actix system whose clock stands still.
 ///
 /// Time moves only when every task waits, and then jumps to the nearest timer.
-pub fn in_still_time<F: Future>(body: F) -> F::Output {
+pub fn with_paused_clock<F: Future>(body: F) -> F::Output {
     hush_planned_panics();
     let runtime = || {
         let mut builder = tokio::runtime::Builder::new_current_thread();
@@ -70,15 +70,15 @@ fn hush_planned_panics() {
     });
 }
 
-/// A registry and the world it lives in. Most tests are about one function of it, [`FUNCTION`]; what concerns another is
+/// A registry and the services it versions in. Most tests are about one function of it, [`FUNCTION`]; what concerns another is
 /// named `..._of`. Has to be [`finish`](Self::finish)ed.
 pub struct Rig {
     registry: Addr<RegistryActor>,
     directory: Arc<Directory>,
     root: TempDir,
-    desks: RefCell<Vec<Arc<Desk>>>,
+    handles: RefCell<Vec<Arc<FunctionHandle>>>,
     finished: Cell<bool>,
-    limits: Limits,
+    limits: HostLimits,
     pub fake: Fake,
     pub log: Log,
     pub callbacks: Arc<Callbacks>,
@@ -92,36 +92,36 @@ impl Rig {
     }
 
     /// Several functions, on a host of that size. A line `memory = …` among the keys is one of `[process]`.
-    pub fn with(limits: Limits, functions: &[(&str, &str)]) -> Self {
+    pub fn with(limits: HostLimits, functions: &[(&str, &str)]) -> Self {
         let root = tempfile::tempdir().expect("the tests may write to the temporary directory");
         for (function, keys) in functions {
             write_file(&root, function, keys);
         }
         let (log, callbacks, directory) = (Log::default(), Arc::<Callbacks>::default(), Arc::<Directory>::default());
         let (fake, admission) = (Fake::new(callbacks.clone()), Admission::new(limits));
-        let world =
-            World { sandboxes: Box::new(fake.clone()), callbacks: callbacks.clone(), admission: admission.clone() };
-        let drafts = scan_all(root.path()).expect("the registry is there");
+        let services =
+            Services { sandboxes: Box::new(fake.clone()), callbacks: callbacks.clone(), admission: admission.clone() };
+        let specs = scan_all(root.path()).expect("the registry is there");
         // A watcher would see changes in real time; here they are seen at the same virtual time in every run.
-        let (path, follow) = (root.path().to_owned(), Follow::Told);
-        let registry = RegistryActor::launch(path, drafts, directory.clone(), world, follow, log.logger());
-        let (desks, finished) = (RefCell::default(), Cell::new(false));
-        Self { registry, directory, root, desks, finished, limits, fake, log, callbacks, admission }
+        let (path, follow) = (root.path().to_owned(), ChangeSource::Messages);
+        let registry = RegistryActor::launch(path, specs, directory.clone(), services, follow, log.logger());
+        let (handles, finished) = (RefCell::default(), Cell::new(false));
+        Self { registry, directory, root, handles, finished, limits, fake, log, callbacks, admission }
     }
 
     /// Where the function's slots are had now. A function that is not there any more is a failure of the test.
     #[track_caller]
-    pub fn desk(&self) -> Arc<Desk> {
-        self.desk_of(FUNCTION).expect("the function is there")
+    pub fn handle(&self) -> Arc<FunctionHandle> {
+        self.handle_of(FUNCTION).expect("the function is there")
     }
 
-    pub fn desk_of(&self, function: &str) -> Option<Arc<Desk>> {
-        let desk = self.directory.find(function)?;
-        let mut desks = self.desks.borrow_mut();
-        if !desks.iter().any(|known| Arc::ptr_eq(known, &desk)) {
-            desks.push(desk.clone());
+    pub fn handle_of(&self, function: &str) -> Option<Arc<FunctionHandle>> {
+        let handle = self.directory.find(function)?;
+        let mut handles = self.handles.borrow_mut();
+        if !handles.iter().any(|known| Arc::ptr_eq(known, &handle)) {
+            handles.push(handle.clone());
         }
-        Some(desk)
+        Some(handle)
     }
 
     pub fn exists(&self) -> bool {
@@ -129,7 +129,7 @@ impl Rig {
     }
 
     pub async fn acquire(&self) -> Result<Lease, Refusal> {
-        self.desk().acquire().await
+        self.handle().acquire().await
     }
 
     /// A request that goes its own way. It has its slot, or a place in the queue, when this returns.
@@ -148,9 +148,9 @@ impl Rig {
     }
 
     pub async fn requests_of(&self, function: &str, count: usize) -> Vec<JoinHandle<Result<Lease, Refusal>>> {
-        let desk = self.desk_of(function).expect("the function is there");
-        let request = |desk: Arc<Desk>| actix::spawn(async move { desk.acquire().await });
-        let requests = (0..count).map(|_| request(desk.clone())).collect();
+        let handle = self.handle_of(function).expect("the function is there");
+        let request = |handle: Arc<FunctionHandle>| actix::spawn(async move { handle.acquire().await });
+        let requests = (0..count).map(|_| request(handle.clone())).collect();
         self.settle().await;
         requests
     }
@@ -162,7 +162,7 @@ impl Rig {
 
     /// Instances that were ended because others needed their memory, of all functions that were ever looked at.
     pub fn evicted(&self) -> u64 {
-        self.desks.borrow().iter().map(|desk| desk.stats().report().instances_evicted).sum()
+        self.handles.borrow().iter().map(|handle| handle.stats().report().instances_evicted).sum()
     }
 
     pub async fn snapshot(&self) -> FunctionSnapshot {
@@ -170,8 +170,8 @@ impl Rig {
     }
 
     pub async fn snapshot_of(&self, function: &str) -> FunctionSnapshot {
-        let desk = self.desk_of(function).expect("the function is there");
-        desk.actor().send(FunctionQuestion).await.expect("the function's actor lives")
+        let handle = self.handle_of(function).expect("the function is there");
+        handle.actor().send(FunctionQuestion).await.expect("the function's actor versions")
     }
 
     /// The instances that there are, in no order.
@@ -181,7 +181,7 @@ impl Rig {
 
     pub async fn instances_of(&self, function: &str) -> Vec<InstanceSnapshot> {
         let mut instances = Vec::new();
-        for (_, address) in self.snapshot_of(function).await.members {
+        for (_, address) in self.snapshot_of(function).await.instance_addrs {
             instances.extend(address.send(InstanceQuestion).await);
         }
         instances
@@ -204,7 +204,7 @@ impl Rig {
         let written = scan_one(self.root.path(), FUNCTION).expect("the file is there");
         for _ in 0..100 {
             // No answer: the actor panics over the change, because the test wants it to.
-            if let Ok(now) = self.desk().actor().send(FunctionQuestion).await
+            if let Ok(now) = self.handle().actor().send(FunctionQuestion).await
                 && (now.spec.as_ref(), now.reason.as_ref()) == (written.as_ref().ok(), written.as_ref().err())
             {
                 return;
@@ -233,7 +233,7 @@ impl Rig {
 
     /// Removes the function's file and returns once the function is not offered any more.
     pub async fn remove(&self) {
-        self.desk();
+        self.handle();
         self.erase_of(FUNCTION);
         for _ in 0..100 {
             if !self.exists() {
@@ -257,19 +257,19 @@ impl Rig {
     }
 
     /// The ready callback of the instance of one order, from the address of the instance of another or the same.
-    pub async fn call_back(&self, order: usize, from: usize) -> Option<Verdict> {
+    pub async fn call_back(&self, order: usize, from: usize) -> Option<CallbackOutcome> {
         let token = self.fake.tokens()[order - 1];
         self.callbacks.deliver(Some(token), fake::address(from).ip()).await
     }
 
     fn look(&self) {
-        self.registry.do_send(Changed(Changes::anything()));
+        self.registry.do_send(FilesChanged(Changes::anything()));
     }
 
     /// Begins to drain everything. The receiver is told when nothing is left.
     pub fn drain(&self, grace: Duration) -> oneshot::Receiver<()> {
         for function in self.directory.all().keys() {
-            self.desk_of(function);
+            self.handle_of(function);
         }
         let (done, drained) = oneshot::channel();
         self.registry.do_send(DrainAll { grace, done });
@@ -292,10 +292,10 @@ impl Rig {
         assert_eq!((report.memory_taken, report.memory_free), (0, self.limits.memory), "memory is still set aside");
         assert_eq!((report.starting, report.functions_waiting), (0, 0), "somebody starts or waits for it");
         let published = self.directory.all();
-        for desk in self.desks.take() {
-            let listed = published.values().any(|listed| Arc::ptr_eq(listed, &desk));
+        for handle in self.handles.take() {
+            let listed = published.values().any(|listed| Arc::ptr_eq(listed, &handle));
             let expected = 1 + usize::from(listed);
-            assert_eq!(Arc::strong_count(&desk), expected, "a lease is still held, or an actor still lives");
+            assert_eq!(Arc::strong_count(&handle), expected, "a lease is still held, or an actor still versions");
         }
         let callbacks = format!("{:?}", self.callbacks);
         assert!(!callbacks.contains("ReadyToken"), "a callback of an instance that is gone is still expected");

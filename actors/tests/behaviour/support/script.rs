@@ -1,8 +1,8 @@
-//! The fate of an instance, as a test wants it.
+//! The intent of an instance, as a test wants it.
 
 use std::time::Duration;
 
-use unifaas_actors::sandbox::{GuestExit, LaunchError};
+use unifaas_actors::sandbox::{LaunchError, SandboxExit};
 
 use super::ms;
 
@@ -17,7 +17,7 @@ pub struct Script {
     pub calls: Vec<Call>,
     pub prints: &'static str,
     /// It ends by itself, so long after its launch.
-    pub exit_after: Option<(Duration, GuestExit)>,
+    pub exit_after: Option<(Duration, SandboxExit)>,
     /// How late its end is seen, whatever it ended of. `None`: never.
     pub end_seen_after: Option<Duration>,
     pub on_stop: OnStop,

@@ -57,7 +57,7 @@ async fn the_daemons_own_program_can_be_the_function() {
     world(async || {
         let rig = Rig::new();
         let ended = rig.run(&["%unifaas", "--list", "--exact", "no such test"]).await.end().await;
-        assert_eq!(ended.exit, GuestExit::Code(0));
+        assert_eq!(ended.exit, SandboxExit::Code(0));
         assert!(ended.lines.iter().any(|line| line.starts_with("0 tests")), "{:?}", ended.lines);
     })
     .await;
@@ -71,7 +71,7 @@ async fn a_function_below_a_private_directory_starts_without_privileges() {
         fs::write(&program, "#!/bin/sh\nid -u\nid -G\npwd\numask\nulimit -c\n").unwrap();
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
         let Ended { exit, lines, .. } = rig.run(&["./program"]).await.end().await;
-        assert_eq!(exit, GuestExit::Code(0));
+        assert_eq!(exit, SandboxExit::Code(0));
         let nobody = Credentials::of(None, Uid::effective()).unwrap();
         assert_eq!(nobody.is_some(), root());
         if let Some(nobody) = nobody {
@@ -92,11 +92,11 @@ async fn a_failure_below_a_private_directory_is_explained() {
         let Ended { exit, lines, .. } = rig.sh("cat \"$(pwd)/file\"").await.end().await;
         if root() {
             let private = rig.function.parent().unwrap().display();
-            assert_eq!(exit, GuestExit::Code(1));
+            assert_eq!(exit, SandboxExit::Code(1));
             assert!(lines[0].ends_with("Permission denied"), "{lines:?}");
             assert!(lines[1].contains(&format!("cannot enter {private}:")), "{lines:?}");
         } else {
-            assert_eq!((exit, lines), (GuestExit::Code(0), vec!["found".to_owned()]));
+            assert_eq!((exit, lines), (SandboxExit::Code(0), vec!["found".to_owned()]));
         }
     })
     .await;
@@ -112,7 +112,7 @@ async fn the_functions_own_path_is_searched() {
         fs::write(&tool, "#!/bin/sh\necho $0 $1\n").unwrap();
         fs::set_permissions(&tool, fs::Permissions::from_mode(0o755)).unwrap();
         let ended = rig.run(&["only-here", "100%"]).await.end().await;
-        assert_eq!(ended.exit, GuestExit::Code(0));
+        assert_eq!(ended.exit, SandboxExit::Code(0));
         assert_eq!(ended.lines, ["bin/only-here 100%"]);
     })
     .await;
@@ -131,7 +131,7 @@ async fn a_crowd_of_processes_is_bounded_and_ends_with_its_instance() {
             eventually(|| (members(&rig) > 400).then_some(())).await;
             assert!(members(&rig) <= 512);
         }
-        assert_eq!(running.kill().await.exit, GuestExit::Signal(9));
+        assert_eq!(running.kill().await.exit, SandboxExit::Signal(9));
         assert_eq!((members(&rig), cgroups(&rig)), (0, 0));
     })
     .await;
@@ -176,7 +176,7 @@ async fn the_output_keeps_its_order_up_to_the_last_line_before_the_exit() {
             .sh("for i in 1 2 3; do echo out $i; echo err $i >&2; done; echo dev > /dev/stdout; printf last; exit 7")
             .await;
         let Ended { exit, lines, .. } = running.end().await;
-        assert_eq!(exit, GuestExit::Code(7));
+        assert_eq!(exit, SandboxExit::Code(7));
         assert_eq!(lines[..8], ["out 1", "err 1", "out 2", "err 2", "out 3", "err 3", "dev", "last"]);
     })
     .await;
@@ -187,7 +187,7 @@ async fn endless_output_is_taken_and_the_child_never_waits_for_it() {
     world(async || {
         let rig = Rig::new();
         let Ended { exit, lines, .. } = rig.sh("head -c 20000000 /dev/zero; echo; echo done").await.end().await;
-        assert_eq!(exit, GuestExit::Code(0));
+        assert_eq!(exit, SandboxExit::Code(0));
         assert_eq!(lines.last().map(String::as_str), Some("done"));
     })
     .await;
@@ -199,14 +199,14 @@ async fn a_request_to_stop_can_be_obeyed_or_ignored_but_not_a_kill() {
         let rig = Rig::new();
         let mut obeys = rig.sh("trap 'exit 3' TERM; echo up; while :; do sleep 0.01; done").await;
         obeys.line().await;
-        obeys.guest.ask_to_stop();
-        assert_eq!(obeys.end().await.exit, GuestExit::Code(3));
+        obeys.guest.terminate();
+        assert_eq!(obeys.end().await.exit, SandboxExit::Code(3));
 
         let mut ignores = rig.sh("trap '' TERM; echo up; while :; do sleep 0.01; done").await;
         ignores.line().await;
-        ignores.guest.ask_to_stop();
+        ignores.guest.terminate();
         assert!(timeout(Duration::from_millis(100), &mut ignores.exited).await.is_err());
-        assert_eq!(ignores.kill().await.exit, GuestExit::Signal(9));
+        assert_eq!(ignores.kill().await.exit, SandboxExit::Signal(9));
     })
     .await;
 }
@@ -262,17 +262,17 @@ async fn memory_is_limited_where_there_are_cgroups_and_else_one_warning_says_so(
         rig.memory = 24;
         let Ended { exit, resources, .. } = rig.sh(HOG).await.end().await;
         if rig.has_cgroups() {
-            assert_eq!(exit, GuestExit::OutOfMemory { limit: 24 });
+            assert_eq!(exit, SandboxExit::OutOfMemory { limit: 24 });
             assert!(rig.warnings.lock().unwrap().is_empty());
             assert!(resources[1].starts_with("cgroup "), "{resources:?}");
         } else {
-            assert_eq!(exit, GuestExit::Code(0));
+            assert_eq!(exit, SandboxExit::Code(0));
             assert_eq!(rig.warnings.lock().unwrap().len(), 1);
         }
 
         let killed = rig.sh("echo up; sleep 1000").await;
         killed.line().await;
-        assert_eq!(killed.kill().await.exit, GuestExit::Signal(9));
+        assert_eq!(killed.kill().await.exit, SandboxExit::Signal(9));
     })
     .await;
 }
@@ -349,7 +349,7 @@ async fn a_cgroup_is_used_again_if_nothing_of_the_one_before_is_left_in_it() {
         // The one after one that ran out of memory has not, however it fails.
         rig.user = None;
         rig.memory = 24;
-        for (script, end) in [(HOG, GuestExit::OutOfMemory { limit: 24 }), ("exit 3", GuestExit::Code(3))] {
+        for (script, end) in [(HOG, SandboxExit::OutOfMemory { limit: 24 }), ("exit 3", SandboxExit::Code(3))] {
             assert_eq!(rig.sh(script).await.end().await.exit, end);
             assert_eq!(rig.engine.runtime.cgroups.kept(), 2);
         }
@@ -371,7 +371,7 @@ async fn cgroups_that_an_instance_has_made_end_with_it() {
             sh -c \"echo 0 > $own/a/b/cgroup.procs; exec setsid sleep 1000\" & echo $!
         done; sleep 0.3; exit 7";
         let Ended { exit, lines, .. } = rig.sh(script).await.end().await;
-        assert_eq!(exit, GuestExit::Code(7));
+        assert_eq!(exit, SandboxExit::Code(7));
         let pids: Vec<i32> = lines.iter().map(|line| line.parse().unwrap()).collect();
         assert!(!pids.is_empty());
         assert_eq!(pids.into_iter().filter(|pid| runs(*pid)).count(), 0);
@@ -415,7 +415,7 @@ async fn a_hundred_launches_leave_nothing() {
             pids.push(running.pid);
             if round % 2 == 0 {
                 running.guest.kill();
-                assert_eq!(running.exit().await, GuestExit::Signal(9));
+                assert_eq!(running.exit().await, SandboxExit::Signal(9));
             }
             running.guest.reclaim().await.unwrap();
         }

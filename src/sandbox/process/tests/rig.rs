@@ -17,7 +17,7 @@ use tokio::{
 };
 use unifaas_actors::{
     InstanceId, OutputLog, ReadyToken,
-    sandbox::{Guest, LaunchOrder},
+    sandbox::{LaunchOrder, SandboxHandle},
     spec::{FunctionSpec, Readiness, SandboxSpec},
 };
 
@@ -42,8 +42,8 @@ pub struct Rig {
 }
 
 pub struct Running {
-    pub guest: Box<dyn Guest>,
-    pub exited: LocalBoxFuture<'static, GuestExit>,
+    pub guest: Box<dyn SandboxHandle>,
+    pub exited: LocalBoxFuture<'static, SandboxExit>,
     pub output: OutputLog,
     pub pid: i32,
     pub port: u16,
@@ -52,7 +52,7 @@ pub struct Running {
 
 /// What is left of an instance that has ended and given everything back.
 pub struct Ended {
-    pub exit: GuestExit,
+    pub exit: SandboxExit,
     /// All that it has printed.
     pub lines: Vec<String>,
     pub resources: Vec<String>,
@@ -143,7 +143,7 @@ impl Rig {
         };
         let launched = self.engine.launch(order, &process).await?;
         Ok(Running {
-            guest: launched.guest,
+            guest: launched.sandbox,
             exited: launched.exited,
             output,
             pid: launched.pid.unwrap() as i32,
@@ -186,7 +186,7 @@ impl Rig {
 }
 
 impl Running {
-    pub async fn exit(&mut self) -> GuestExit {
+    pub async fn exit(&mut self) -> SandboxExit {
         timeout(SOON, &mut self.exited).await.expect("ends")
     }
 

@@ -9,7 +9,7 @@ use rand::{
 use super::*;
 use crate::seeds::for_each_seed;
 
-const LIMITS: Limits = Limits { memory: 1000, process_starts: 2, starts: 3 };
+const LIMITS: HostLimits = HostLimits { memory: 1000, process_starts: 2, starts: 3 };
 const FUNCTIONS: u64 = 6;
 
 /// What the model knows of an instance.
@@ -18,28 +18,28 @@ struct Held {
     instance: InstanceId,
     function: FunctionKey,
     memory: u64,
-    starting: Option<Kind>,
+    starting: Option<StartKind>,
     returning: bool,
     stuck: bool,
 }
 
 /// What the model knows of a place in the queue.
 #[derive(Debug, Clone, Copy)]
-struct Place {
+struct Waiting {
     function: FunctionKey,
-    ask: Ask,
+    request: StartRequest,
     /// Counts from when it came to wait.
     came: u64,
-    told: bool,
+    notified: bool,
 }
 
 struct Walk {
     random: StdRng,
     ledger: Ledger,
     held: Vec<Held>,
-    queue: Vec<Place>,
+    queue: Vec<Waiting>,
     served: HashMap<FunctionKey, Instant>,
-    turn: u64,
+    steps: u64,
     now: Instant,
 }
 
@@ -51,20 +51,20 @@ impl Walk {
             held: Vec::new(),
             queue: Vec::new(),
             served: HashMap::new(),
-            turn: 0,
+            steps: 0,
             now: at(0),
         }
     }
 
     fn step(&mut self) {
-        self.turn += 1;
+        self.steps += 1;
         self.now += Duration::from_millis(self.random.random_range(0..3_000));
         match self.random.random_range(0..17) {
             0..=6 => self.ask(),
             7 => self.withdraw(),
             8..=9 => self.start(),
             10 => self.end(),
-            11..=13 => self.give_back(),
+            11..=13 => self.release(),
             14 => self.choose(),
             15 => self.get_stuck(),
             _ => self.tell(),
@@ -76,30 +76,30 @@ impl Walk {
         LIMITS.memory - self.held.iter().map(|held| held.memory).sum::<u64>()
     }
 
-    fn starting(&self, kind: Kind) -> usize {
+    fn starting(&self, kind: StartKind) -> usize {
         self.held.iter().filter(|held| held.starting == Some(kind)).count()
     }
 
     /// The queue in its order, with what is left of memory and starts for each: as if all before it had theirs.
-    fn lined_up(&self) -> Vec<(Place, Option<u64>, bool)> {
+    fn lined_up(&self) -> Vec<(Waiting, Option<u64>, bool)> {
         let mut queue = self.queue.clone();
-        queue.sort_by_key(|place| (place.ask.urgency, place.came));
+        queue.sort_by_key(|place| (place.request.urgency, place.came));
         let mut blocked = false;
         let mut line = Vec::new();
         for (index, place) in queue.iter().enumerate() {
-            let claimed: u64 = queue[..index].iter().map(|before| before.ask.memory).sum();
+            let claimed: u64 = queue[..index].iter().map(|before| before.request.memory).sum();
             let left = self.free().checked_sub(claimed).filter(|_| !blocked);
-            blocked |= left.is_none_or(|left| left < place.ask.memory);
-            let before = queue[..index].iter().filter(|before| before.ask.kind == place.ask.kind).count();
-            let bound = if place.ask.kind == Process { LIMITS.process_starts } else { LIMITS.starts };
-            line.push((*place, left, self.starting(place.ask.kind) + before < bound));
+            blocked |= left.is_none_or(|left| left < place.request.memory);
+            let before = queue[..index].iter().filter(|before| before.request.kind == place.request.kind).count();
+            let bound = if place.request.kind == Process { LIMITS.process_starts } else { LIMITS.starts };
+            line.push((*place, left, self.starting(place.request.kind) + before < bound));
         }
         line
     }
 
-    fn turns(&self) -> Vec<FunctionKey> {
-        let may = |(place, left, starts): &(Place, Option<u64>, bool)| {
-            (left.is_some_and(|left| left >= place.ask.memory) && *starts).then_some(place.function)
+    fn admissible(&self) -> Vec<FunctionKey> {
+        let may = |(place, left, starts): &(Waiting, Option<u64>, bool)| {
+            (left.is_some_and(|left| left >= place.request.memory) && *starts).then_some(place.function)
         };
         self.lined_up().iter().filter_map(may).collect()
     }
@@ -110,27 +110,27 @@ impl Walk {
         let memory = *[100, 128, 300, 700, 1000, 1001].choose(&mut self.random).expect("there are some");
         let since = self.now - Duration::from_millis(self.random.random_range(0..20_000));
         let urgency = if self.random.random_bool(0.8) { Urgency::Caller(since) } else { Urgency::Minimum };
-        let ask = Ask { memory, kind, urgency };
+        let request = StartRequest { memory, kind, urgency };
         let instance = InstanceId::random();
-        let verdict = self.ledger.ask(function, instance, ask, self.now);
+        let decision = self.ledger.ask(function, instance, request, self.now);
 
         let place = self.queue.iter().position(|place| place.function == function);
-        let came = place.map_or(self.turn, |index| self.queue.remove(index).came);
+        let came = place.map_or(self.steps, |index| self.queue.remove(index).came);
         if memory > LIMITS.memory {
-            return assert_eq!(verdict, Verdict::Never);
+            return assert_eq!(decision, Decision::Never);
         }
         let urgency = match (urgency, self.served.get(&function)) {
             (Urgency::Caller(since), Some(served)) => Urgency::Caller(since.max(*served)),
             (urgency, _) => urgency,
         };
-        self.queue.push(Place { function, ask: Ask { urgency, ..ask }, came, told: false });
-        if self.turns().contains(&function) {
-            assert_eq!(verdict, Verdict::Granted);
+        self.queue.push(Waiting { function, request: StartRequest { urgency, ..request }, came, notified: false });
+        if self.admissible().contains(&function) {
+            assert_eq!(decision, Decision::Granted);
             self.queue.pop();
             self.served.insert(function, self.now);
             self.held.push(Held { instance, function, memory, starting: Some(kind), returning: false, stuck: false });
         } else {
-            assert_eq!(verdict, Verdict::Waits);
+            assert_eq!(decision, Decision::Queued);
         }
     }
 
@@ -168,41 +168,41 @@ impl Walk {
         self.held[index] = Held { starting: None, returning: false, stuck: true, ..self.held[index] };
     }
 
-    fn give_back(&mut self) {
+    fn release(&mut self) {
         let Some(index) = self.any() else { return };
         let held = self.held.swap_remove(index);
-        self.ledger.returned(held.instance, self.now);
+        self.ledger.released(held.instance, self.now);
     }
 
     fn tell(&mut self) {
-        let turns = self.turns();
+        let admissible = self.admissible();
         let mut expected = Vec::new();
-        for function in turns {
+        for function in admissible {
             let place = self.queue.iter_mut().find(|place| place.function == function).expect("it is in the queue");
-            if !std::mem::replace(&mut place.told, true) {
+            if !std::mem::replace(&mut place.notified, true) {
                 expected.push(function);
             }
         }
-        assert_eq!(self.ledger.take_told(), expected);
+        assert_eq!(self.ledger.take_notifications(), expected);
     }
 
     /// Of all ways to make the room, the one that the rules name.
     fn choose(&mut self) {
         let missing = self.random.random_range(1..900);
-        let mut spares = Vec::new();
+        let mut idle = Vec::new();
         for held in &self.held {
             if self.random.random_bool(0.7) {
                 let idle_since = at(0) + Duration::from_secs(self.random.random_range(0..1_000));
-                spares.push(Spare { instance: held.instance, idle_since });
+                idle.push(IdleInstance { instance: held.instance, idle_since });
             }
         }
         let size = |instance: &InstanceId| {
             let held = self.held.iter().find(|held| held.instance == *instance).expect("it is held");
             if held.returning || held.stuck { 0 } else { held.memory }
         };
-        let victims = self.ledger.victims(missing, spares.clone());
+        let victims = self.ledger.victims(missing, idle.clone());
         let sum = |instances: &[InstanceId]| instances.iter().map(size).sum::<u64>();
-        let all: Vec<_> = spares.iter().map(|spare| spare.instance).collect();
+        let all: Vec<_> = idle.iter().map(|spare| spare.instance).collect();
         if sum(&all) < missing {
             return assert_eq!(victims, []);
         }
@@ -211,9 +211,9 @@ impl Walk {
             let rest: Vec<_> = victims.iter().copied().filter(|victim| victim != spared).collect();
             assert!(sum(&rest) < missing, "one of them was not necessary");
         }
-        let idle_since = |instance: &InstanceId| spares.iter().find(|spare| spare.instance == *instance);
+        let idle_since = |instance: &InstanceId| idle.iter().find(|spare| spare.instance == *instance);
         let latest = victims.iter().filter_map(idle_since).map(|spare| spare.idle_since).max().expect("there are some");
-        let before = spares.iter().filter(|spare| spare.idle_since < latest).map(|spare| spare.instance);
+        let before = idle.iter().filter(|spare| spare.idle_since < latest).map(|spare| spare.instance);
         assert!(sum(&before.collect::<Vec<_>>()) < missing, "those that were idle longer would have done");
     }
 
@@ -223,21 +223,21 @@ impl Walk {
         assert_eq!(ledger.starting, [Process, Isolated].map(|kind| self.starting(kind)));
         assert!(ledger.starting[0] <= LIMITS.process_starts && ledger.starting[1] <= LIMITS.starts);
         assert_eq!(ledger.waiting(), self.queue.len());
-        assert_eq!(ledger.turns(), self.turns());
+        assert_eq!(ledger.admissible(), self.admissible());
         let returning: u64 = self.held.iter().filter(|held| held.returning).map(|held| held.memory).sum();
         assert_eq!(ledger.returning, returning);
         assert_eq!(ledger.is_empty(), self.held.iter().all(|held| held.stuck));
         assert_eq!(ledger.holders(), self.held.iter().map(|held| held.function).collect());
 
         let line = self.lined_up();
-        let short = line.iter().find(|(place, left, _)| left.is_none_or(|left| left < place.ask.memory));
+        let short = line.iter().find(|(place, left, _)| left.is_none_or(|left| left < place.request.memory));
         let expected = short.and_then(|(place, left, starts)| {
-            let missing = place.ask.memory.saturating_sub(left.unwrap_or(0) + returning);
+            let missing = place.request.memory.saturating_sub(left.unwrap_or(0) + returning);
             (missing > 0 && *starts).then_some(Shortage { function: place.function, missing })
         });
         assert_eq!(ledger.shortage(), expected);
         for place in &self.queue {
-            assert!(ledger.obstacle(place.function, self.now).is_some());
+            assert!(ledger.wait_reason(place.function, self.now).is_some());
         }
     }
 }

@@ -46,7 +46,7 @@ struct Walk {
     /// Instances of the leases that are held; some of the instances may be gone.
     leases: Vec<InstanceId>,
     now: Instant,
-    turn: u64,
+    change: u64,
 }
 
 impl Walk {
@@ -61,24 +61,24 @@ impl Walk {
             revision: 0,
             leases: Vec::new(),
             now: *START,
-            turn: 0,
+            change: 0,
         }
     }
 
     fn step(&mut self) {
-        self.turn += 1;
+        self.change += 1;
         self.now += Duration::from_secs(self.random.random_range(0..30));
         match self.random.random_range(0..22) {
-            0..=1 => self.seat(),
+            0..=1 => self.add(),
             2..=7 => self.take(),
             8..=9 => self.serve(),
-            10..=14 => self.give_back(),
+            10..=14 => self.release(),
             15 => self.leave(),
             16..=17 => self.ask_idleness(),
             18 => self.retire(),
             19 => self.spare(),
             20 if self.random.random_bool(0.1) => self.change(),
-            _ => self.unseat(),
+            _ => self.remove(),
         }
         self.check();
     }
@@ -101,16 +101,16 @@ impl Walk {
         self.leases.push(expected);
     }
 
-    fn seat(&mut self) {
+    fn add(&mut self) {
         let keys = ["", "single-use = true", "concurrent-requests = 3"].choose(&mut self.random);
         let endpoint = endpoint(keys.expect("there are some"), self.random.random_range(1..4));
-        self.slots.seat(endpoint.clone(), self.now);
+        self.slots.add(endpoint.clone(), self.now);
         let modelled = Modelled {
             endpoint: endpoint.clone(),
             in_flight: 0,
             served: 0,
             retired: false,
-            room_since: self.turn,
+            room_since: self.change,
             since: self.now,
             asked: false,
         };
@@ -120,9 +120,9 @@ impl Walk {
     fn take(&mut self) {
         let expected = if self.waiting == 0 { self.expected_pick(self.revision) } else { None };
         match (self.slots.take(self.now, full), expected) {
-            (Taken::Slot { endpoint, fresh }, Some(id)) => self.picked(id, &endpoint, fresh),
-            (Taken::Wait, None) if self.waiting < QUEUE => self.waiting += 1,
-            (Taken::Refused(Refusal::Saturated { waiting, .. }), None) => {
+            (Acquired::Slot { endpoint, fresh }, Some(id)) => self.picked(id, &endpoint, fresh),
+            (Acquired::Queued, None) if self.waiting < QUEUE => self.waiting += 1,
+            (Acquired::Refused(Refusal::Saturated { waiting, .. }), None) => {
                 assert_eq!((waiting, self.waiting), (QUEUE, QUEUE))
             }
             (taken, expected) => panic!("{taken:?}, expected {expected:?}"),
@@ -147,33 +147,33 @@ impl Walk {
         }
     }
 
-    fn give_back(&mut self) {
+    fn release(&mut self) {
         let Some(position) = (0..self.leases.len()).choose(&mut self.random) else { return };
         let id = self.leases.swap_remove(position);
         let reusable = self.random.random_bool(0.9);
-        let returned = self.slots.give_back(id, reusable, self.now);
+        let released = self.slots.release(id, reusable, self.now);
         let Some(modelled) = self.model.get_mut(&id) else {
-            assert_eq!(returned, Returned::Quiet, "the instance is gone");
+            assert_eq!(released, Released::Free, "the instance is gone");
             return;
         };
         let had_room = modelled.has_room();
         modelled.in_flight -= 1;
         modelled.retired |= !reusable;
         if !had_room && modelled.has_room() {
-            modelled.room_since = self.turn;
+            modelled.room_since = self.change;
         }
         let idle = modelled.in_flight == 0;
         if idle {
             modelled.since = self.now;
         }
         let expected = match (modelled.retired, idle) {
-            (true, true) => Returned::Vacated,
-            (true, false) => Returned::Quiet,
-            (false, true) if std::mem::take(&mut modelled.asked) => Returned::Idle,
-            (false, _) if self.waiting > 0 => Returned::Wanted,
-            (false, _) => Returned::Quiet,
+            (true, true) => Released::Drained,
+            (true, false) => Released::Free,
+            (false, true) if std::mem::take(&mut modelled.asked) => Released::Idle,
+            (false, _) if self.waiting > 0 => Released::HasWaiters,
+            (false, _) => Released::Free,
         };
-        assert_eq!(returned, expected);
+        assert_eq!(released, expected);
     }
 
     fn leave(&mut self) {
@@ -220,13 +220,13 @@ impl Walk {
             expected.clear();
         }
         let expected: Vec<_> = expected.into_iter().map(|(id, _)| *id).collect();
-        let spares: Vec<_> = self.slots.spares().iter().map(|spare| spare.instance).collect();
+        let spares: Vec<_> = self.slots.idle_instances().iter().map(|spare| spare.instance).collect();
         assert_eq!(spares, expected);
         for (id, modelled) in &mut self.model {
             modelled.asked |= !modelled.retired && !expected.contains(id);
         }
         let Some(id) = self.any_instance() else { return };
-        assert_eq!(self.slots.retire_spare(id), expected.contains(&id));
+        assert_eq!(self.slots.retire_idle(id), expected.contains(&id));
         let modelled = self.model.get_mut(&id).expect("it is in the model");
         modelled.retired |= expected.contains(&id);
     }
@@ -236,9 +236,9 @@ impl Walk {
         self.slots.open(open(), QUEUE, self.revision);
     }
 
-    fn unseat(&mut self) {
+    fn remove(&mut self) {
         let Some(id) = self.any_instance() else { return };
-        self.slots.unseat(id);
+        self.slots.remove(id);
         self.model.remove(&id);
     }
 

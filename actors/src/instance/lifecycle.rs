@@ -1,4 +1,4 @@
-//! The life of one instance, from the order to start it to the last returned resource.
+//! The lifecycle of one instance, from the order to start it to the last returned resource.
 //!
 //! This file decides and remembers; it never touches a process, a socket or a clock. The actor in `instance/mod.rs`
 //! feeds it events together with the current time and carries out the effects it returns. How many instances a function
@@ -24,25 +24,25 @@ use tokio::time::Instant;
 
 use crate::{
     function::Idleness,
-    sandbox::{GuestExit, LaunchError},
+    sandbox::{LaunchError, SandboxExit},
 };
 
 /// How long a killed instance may take to be seen dead before its resources are taken back all the same.
 const DEATH_TIMEOUT: Duration = Duration::from_secs(5);
 /// Rest before an instance that is kept because it is needed asks again; bounds a keepalive of zero.
-const SHORTEST_REST: Duration = Duration::from_secs(1);
+const MIN_RECHECK: Duration = Duration::from_secs(1);
 
 /// Why an instance does not serve any more.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Cause {
+pub enum StopReason {
     /// It could not be started.
     LaunchFailed(LaunchError),
     /// It ended before it was ready.
-    BootFailed(GuestExit),
+    BootFailed(SandboxExit),
     /// It was not ready in time.
     BootTimedOut,
     /// It ended while it was ready.
-    Exited(GuestExit),
+    Exited(SandboxExit),
     /// Nobody needed it for its keepalive.
     Idle,
     /// It had nothing to do, and others needed its memory.
@@ -50,7 +50,7 @@ pub enum Cause {
     /// It has served its one request.
     SingleUse,
     /// It failed a request.
-    Condemned,
+    RequestFailed,
     /// Its function's spec has changed, or nobody waits for it any more.
     Outdated,
     /// Its function is being removed or the daemon ends.
@@ -59,30 +59,30 @@ pub enum Cause {
     Bug,
 }
 
-impl Cause {
+impl StopReason {
     /// The word for logs.
     pub fn word(&self) -> &'static str {
         match self {
-            Cause::LaunchFailed(_) => "launch failed",
-            Cause::BootFailed(_) => "boot failed",
-            Cause::BootTimedOut => "boot timed out",
-            Cause::Exited(_) => "exited",
-            Cause::Idle => "idle",
-            Cause::Evicted => "evicted",
-            Cause::SingleUse => "single use",
-            Cause::Condemned => "failed a request",
-            Cause::Outdated => "outdated",
-            Cause::Drained => "drained",
-            Cause::Bug => "bug",
+            StopReason::LaunchFailed(_) => "launch failed",
+            StopReason::BootFailed(_) => "boot failed",
+            StopReason::BootTimedOut => "boot timed out",
+            StopReason::Exited(_) => "exited",
+            StopReason::Idle => "idle",
+            StopReason::Evicted => "evicted",
+            StopReason::SingleUse => "single use",
+            StopReason::RequestFailed => "failed a request",
+            StopReason::Outdated => "outdated",
+            StopReason::Drained => "drained",
+            StopReason::Bug => "bug",
         }
     }
 }
 
-/// Where in its life an instance is.
+/// Where in its lifecycle an instance is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum State {
     /// The sandbox is making it.
-    Launching(Fate),
+    Launching(LaunchIntent),
     /// It runs and has until the alarm to get ready.
     Booting {
         callback_source: IpAddr,
@@ -100,13 +100,13 @@ pub(super) enum State {
 
 /// What is to become of an instance that does not exist yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fate {
+pub(super) enum LaunchIntent {
     /// It is to serve.
-    Wanted,
+    Serve,
     /// Nobody wants it any more: it is asked to end as soon as it exists.
-    Unwanted,
+    Cancel,
     /// The same, without grace.
-    Doomed,
+    Kill,
 }
 
 /// What happens to an instance.
@@ -118,10 +118,10 @@ pub(super) enum Event {
     LaunchFailed(LaunchError),
     /// The probe of its readiness succeeded.
     Probed,
-    Exited(GuestExit),
+    Exited(SandboxExit),
     /// Somebody wants it to end; with `now` it gets no grace.
     Stop {
-        cause: Cause,
+        reason: StopReason,
         now: bool,
     },
     /// The alarm of that serial number.
@@ -129,7 +129,7 @@ pub(super) enum Event {
     /// The answer to [`Effect::CheckIdle`].
     Checked(Idleness),
     /// It has become idle after [`Idleness::Busy`].
-    Rested,
+    BecameIdle,
     Reclaimed,
 }
 
@@ -146,9 +146,9 @@ pub(super) enum Effect {
     /// Offer its slots and tell the function.
     Ready,
     /// Take its slots away and tell the function.
-    Lost(Cause),
+    Lost(StopReason),
     CheckIdle,
-    AskToStop,
+    Terminate,
     Kill,
     Reclaim,
     Finish,
@@ -156,7 +156,7 @@ pub(super) enum Effect {
 
 /// What becomes of a ready callback.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum CallbackOutcome {
     /// Believed: the instance is ready.
     Accepted,
     /// It came from an address that is not the instance's.
@@ -174,7 +174,7 @@ pub(super) struct Times {
 }
 
 #[derive(Debug)]
-pub(super) struct Life {
+pub(super) struct Lifecycle {
     state: State,
     since: Instant,
     /// Counts changes of state.
@@ -184,12 +184,13 @@ pub(super) struct Life {
     times: Times,
 }
 
-impl Life {
-    /// A life begins with the order to launch, which the caller gives to the sandbox.
+impl Lifecycle {
+    /// A lifecycle begins with the order to launch, which the caller gives to the sandbox.
     pub fn begin(now: Instant, times: Times) -> (Self, Vec<Effect>) {
-        let mut life = Self { state: State::Launching(Fate::Wanted), since: now, epoch: 0, alarm: 0, times };
-        let alarm = life.set_alarm(now + times.boot_timeout);
-        (life, vec![alarm])
+        let mut lifecycle =
+            Self { state: State::Launching(LaunchIntent::Serve), since: now, epoch: 0, alarm: 0, times };
+        let alarm = lifecycle.set_alarm(now + times.boot_timeout);
+        (lifecycle, vec![alarm])
     }
 
     pub fn state(&self) -> &State {
@@ -205,12 +206,14 @@ impl Life {
     }
 
     /// A callback with the right token has come from `from`. `None`: its address is not known yet, ask again once it is.
-    pub fn callback(&mut self, from: IpAddr, now: Instant) -> (Option<Verdict>, Vec<Effect>) {
+    pub fn callback(&mut self, from: IpAddr, now: Instant) -> (Option<CallbackOutcome>, Vec<Effect>) {
         match self.state {
-            State::Launching(Fate::Wanted) => (None, Vec::new()),
-            State::Booting { callback_source } if callback_source != from => (Some(Verdict::WrongSource), Vec::new()),
-            State::Booting { .. } => (Some(Verdict::Accepted), self.ready(now)),
-            _ => (Some(Verdict::NotExpected), Vec::new()),
+            State::Launching(LaunchIntent::Serve) => (None, Vec::new()),
+            State::Booting { callback_source } if callback_source != from => {
+                (Some(CallbackOutcome::WrongSource), Vec::new())
+            }
+            State::Booting { .. } => (Some(CallbackOutcome::Accepted), self.ready(now)),
+            _ => (Some(CallbackOutcome::NotExpected), Vec::new()),
         }
     }
 
@@ -221,42 +224,44 @@ impl Life {
             return Vec::new();
         }
         match (self.state.clone(), event) {
-            (State::Launching(Fate::Wanted), Event::Launched { callback_source }) => {
+            (State::Launching(LaunchIntent::Serve), Event::Launched { callback_source }) => {
                 // The boot alarm goes on: it counts from the order.
                 self.enter(State::Booting { callback_source }, now);
                 vec![Effect::Probe]
             }
-            (State::Launching(fate), Event::Launched { .. }) => self.stop(fate == Fate::Doomed, now),
-            (State::Launching(fate), Event::LaunchFailed(error)) => {
+            (State::Launching(intent), Event::Launched { .. }) => self.stop(intent == LaunchIntent::Kill, now),
+            (State::Launching(intent), Event::LaunchFailed(error)) => {
                 self.enter(State::Gone, now);
-                let lost = (fate == Fate::Wanted).then_some(Effect::Lost(Cause::LaunchFailed(error)));
+                let lost = (intent == LaunchIntent::Serve).then_some(Effect::Lost(StopReason::LaunchFailed(error)));
                 lost.into_iter().chain([self.clear_alarm(), Effect::Finish]).collect()
             }
-            (State::Launching(Fate::Wanted), Event::Stop { cause, now: at_once }) => {
-                self.unwant(cause, if at_once { Fate::Doomed } else { Fate::Unwanted })
+            (State::Launching(LaunchIntent::Serve), Event::Stop { reason, now: at_once }) => {
+                self.cancel_launch(reason, if at_once { LaunchIntent::Kill } else { LaunchIntent::Cancel })
             }
-            (State::Launching(Fate::Wanted), Event::Alarm(_)) => self.unwant(Cause::BootTimedOut, Fate::Unwanted),
-            (State::Launching(Fate::Unwanted), Event::Stop { now: true, .. }) => {
-                self.state = State::Launching(Fate::Doomed);
+            (State::Launching(LaunchIntent::Serve), Event::Alarm(_)) => {
+                self.cancel_launch(StopReason::BootTimedOut, LaunchIntent::Cancel)
+            }
+            (State::Launching(LaunchIntent::Cancel), Event::Stop { now: true, .. }) => {
+                self.state = State::Launching(LaunchIntent::Kill);
                 Vec::new()
             }
 
             (State::Booting { .. }, Event::Probed) => self.ready(now),
-            (State::Booting { .. }, Event::Alarm(_)) => self.lose(Cause::BootTimedOut, false, now),
-            (State::Booting { .. }, Event::Exited(exit)) => self.reap(Some(Cause::BootFailed(exit)), now),
+            (State::Booting { .. }, Event::Alarm(_)) => self.lose(StopReason::BootTimedOut, false, now),
+            (State::Booting { .. }, Event::Exited(exit)) => self.reap(Some(StopReason::BootFailed(exit)), now),
 
             (State::Serving, Event::Alarm(_)) => vec![Effect::CheckIdle],
-            (State::Serving, Event::Rested) => vec![self.set_alarm(now + self.times.keepalive)],
+            (State::Serving, Event::BecameIdle) => vec![self.set_alarm(now + self.times.keepalive)],
             (State::Serving, Event::Checked(idleness)) => match idleness {
-                Idleness::Retired => self.lose(Cause::Idle, false, now),
+                Idleness::Retired => self.lose(StopReason::Idle, false, now),
                 Idleness::Until(at) => vec![self.set_alarm(at)],
                 Idleness::Busy => vec![self.clear_alarm()],
-                Idleness::Needed => vec![self.set_alarm(now + self.times.keepalive.max(SHORTEST_REST))],
+                Idleness::Needed => vec![self.set_alarm(now + self.times.keepalive.max(MIN_RECHECK))],
             },
-            (State::Serving, Event::Exited(exit)) => self.reap(Some(Cause::Exited(exit)), now),
+            (State::Serving, Event::Exited(exit)) => self.reap(Some(StopReason::Exited(exit)), now),
 
-            (State::Booting { .. } | State::Serving, Event::Stop { cause, now: at_once }) => {
-                self.lose(cause, at_once, now)
+            (State::Booting { .. } | State::Serving, Event::Stop { reason, now: at_once }) => {
+                self.lose(reason, at_once, now)
             }
 
             (State::Stopping { .. }, Event::Exited(_)) => self.reap(None, now),
@@ -276,13 +281,13 @@ impl Life {
         vec![Effect::Ready, self.set_alarm(now + self.times.keepalive)]
     }
 
-    fn unwant(&mut self, cause: Cause, fate: Fate) -> Vec<Effect> {
-        self.state = State::Launching(fate);
-        vec![self.clear_alarm(), Effect::Lost(cause)]
+    fn cancel_launch(&mut self, reason: StopReason, intent: LaunchIntent) -> Vec<Effect> {
+        self.state = State::Launching(intent);
+        vec![self.clear_alarm(), Effect::Lost(reason)]
     }
 
-    fn lose(&mut self, cause: Cause, at_once: bool, now: Instant) -> Vec<Effect> {
-        let mut effects = vec![Effect::Lost(cause)];
+    fn lose(&mut self, reason: StopReason, at_once: bool, now: Instant) -> Vec<Effect> {
+        let mut effects = vec![Effect::Lost(reason)];
         effects.extend(self.stop(at_once, now));
         effects
     }
@@ -292,7 +297,7 @@ impl Life {
             return self.kill(now);
         }
         self.enter(State::Stopping { killed: false }, now);
-        vec![Effect::AskToStop, self.set_alarm(now + self.times.stop_grace)]
+        vec![Effect::Terminate, self.set_alarm(now + self.times.stop_grace)]
     }
 
     fn kill(&mut self, now: Instant) -> Vec<Effect> {
@@ -300,7 +305,7 @@ impl Life {
         vec![Effect::Kill, self.set_alarm(now + DEATH_TIMEOUT)]
     }
 
-    fn reap(&mut self, lost: Option<Cause>, now: Instant) -> Vec<Effect> {
+    fn reap(&mut self, lost: Option<StopReason>, now: Instant) -> Vec<Effect> {
         self.enter(State::Reaping, now);
         lost.map(Effect::Lost).into_iter().chain([self.clear_alarm(), Effect::Reclaim]).collect()
     }

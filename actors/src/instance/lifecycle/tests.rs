@@ -19,17 +19,17 @@ const TIMES: Times = Times {
 
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-const LAUNCHING: State = State::Launching(Fate::Wanted);
-const UNWANTED: State = State::Launching(Fate::Unwanted);
-const DOOMED: State = State::Launching(Fate::Doomed);
+const LAUNCHING: State = State::Launching(LaunchIntent::Serve);
+const UNWANTED: State = State::Launching(LaunchIntent::Cancel);
+const DOOMED: State = State::Launching(LaunchIntent::Kill);
 const BOOTING: State = State::Booting { callback_source: GUEST };
 const ASKED: State = State::Stopping { killed: false };
 const KILLED: State = State::Stopping { killed: true };
 
 const LAUNCHED: Event = Event::Launched { callback_source: GUEST };
-const EXITED: Event = Event::Exited(GuestExit::Code(3));
-const STOP: Event = Event::Stop { cause: Cause::Drained, now: false };
-const STOP_NOW: Event = Event::Stop { cause: Cause::Drained, now: true };
+const EXITED: Event = Event::Exited(SandboxExit::Code(3));
+const STOP: Event = Event::Stop { reason: StopReason::Drained, now: false };
+const STOP_NOW: Event = Event::Stop { reason: StopReason::Drained, now: true };
 
 fn launch_failed() -> Event {
     Event::LaunchFailed(refused())
@@ -57,13 +57,13 @@ fn every_event() -> Vec<Event> {
         until(9),
         Event::Checked(Idleness::Busy),
         Event::Checked(Idleness::Needed),
-        Event::Rested,
+        Event::BecameIdle,
         Event::Reclaimed,
     ]
 }
 
-fn life(state: State, times: Times) -> Life {
-    Life { state, since: *START, epoch: 1, alarm: ALARM, times }
+fn lifecycle(state: State, times: Times) -> Lifecycle {
+    Lifecycle { state, since: *START, epoch: 1, alarm: ALARM, times }
 }
 
 /// The alarm that is set next, in so many seconds.
@@ -77,9 +77,9 @@ fn killed_at_once() -> Vec<Effect> {
 
 #[track_caller]
 fn check_with(times: Times, state: &State, event: Event, next: &State, effects: &[Effect]) {
-    let mut life = life(state.clone(), times);
-    let got = life.on(event.clone(), *START);
-    assert_eq!((life.state(), got.as_slice()), (next, effects), "{event:?} in {state:?}");
+    let mut lifecycle = lifecycle(state.clone(), times);
+    let got = lifecycle.on(event.clone(), *START);
+    assert_eq!((lifecycle.state(), got.as_slice()), (next, effects), "{event:?} in {state:?}");
 }
 
 /// Checks every event in one state: those of the rows do what these say, all others nothing.
@@ -98,8 +98,8 @@ fn check(state: State, rows: &[(Event, State, Vec<Effect>)]) {
 
 #[test]
 fn a_life_begins_with_the_boot_alarm() {
-    let (life, effects) = Life::begin(*START, TIMES);
-    assert_eq!((life.state(), life.epoch()), (&LAUNCHING, 0));
+    let (lifecycle, effects) = Lifecycle::begin(*START, TIMES);
+    assert_eq!((lifecycle.state(), lifecycle.epoch()), (&LAUNCHING, 0));
     assert_eq!(effects, [SetAlarm { serial: 1, at: *START + TIMES.boot_timeout }]);
 }
 
@@ -109,10 +109,10 @@ fn launching_ends_with_the_launch_or_with_nobody_wanting_it() {
         LAUNCHING,
         &[
             (LAUNCHED, BOOTING, vec![Probe]),
-            (launch_failed(), State::Gone, vec![Lost(Cause::LaunchFailed(refused())), ClearAlarm, Finish]),
-            (Event::Alarm(ALARM), UNWANTED, vec![ClearAlarm, Lost(Cause::BootTimedOut)]),
-            (STOP, UNWANTED, vec![ClearAlarm, Lost(Cause::Drained)]),
-            (STOP_NOW, DOOMED, vec![ClearAlarm, Lost(Cause::Drained)]),
+            (launch_failed(), State::Gone, vec![Lost(StopReason::LaunchFailed(refused())), ClearAlarm, Finish]),
+            (Event::Alarm(ALARM), UNWANTED, vec![ClearAlarm, Lost(StopReason::BootTimedOut)]),
+            (STOP, UNWANTED, vec![ClearAlarm, Lost(StopReason::Drained)]),
+            (STOP_NOW, DOOMED, vec![ClearAlarm, Lost(StopReason::Drained)]),
         ],
     );
 }
@@ -122,7 +122,7 @@ fn an_instance_that_nobody_wants_is_ended_as_soon_as_it_exists() {
     check(
         UNWANTED,
         &[
-            (LAUNCHED, ASKED, vec![AskToStop, alarm_in(2)]),
+            (LAUNCHED, ASKED, vec![Terminate, alarm_in(2)]),
             (launch_failed(), State::Gone, vec![ClearAlarm, Finish]),
             (STOP_NOW, DOOMED, vec![]),
         ],
@@ -140,10 +140,10 @@ fn booting_ends_with_readiness_a_timeout_an_exit_or_a_stop() {
         BOOTING,
         &[
             (Event::Probed, State::Serving, vec![Ready, alarm_in(60)]),
-            (Event::Alarm(ALARM), ASKED, vec![Lost(Cause::BootTimedOut), AskToStop, alarm_in(2)]),
-            (EXITED, State::Reaping, vec![Lost(Cause::BootFailed(GuestExit::Code(3))), ClearAlarm, Reclaim]),
-            (STOP, ASKED, vec![Lost(Cause::Drained), AskToStop, alarm_in(2)]),
-            (STOP_NOW, KILLED, vec![Lost(Cause::Drained), Kill, alarm_in(5)]),
+            (Event::Alarm(ALARM), ASKED, vec![Lost(StopReason::BootTimedOut), Terminate, alarm_in(2)]),
+            (EXITED, State::Reaping, vec![Lost(StopReason::BootFailed(SandboxExit::Code(3))), ClearAlarm, Reclaim]),
+            (STOP, ASKED, vec![Lost(StopReason::Drained), Terminate, alarm_in(2)]),
+            (STOP_NOW, KILLED, vec![Lost(StopReason::Drained), Kill, alarm_in(5)]),
         ],
     );
 }
@@ -154,14 +154,14 @@ fn serving_goes_on_until_the_instance_is_idle_exits_or_is_stopped() {
         State::Serving,
         &[
             (Event::Alarm(ALARM), State::Serving, vec![CheckIdle]),
-            (Event::Checked(Idleness::Retired), ASKED, vec![Lost(Cause::Idle), AskToStop, alarm_in(2)]),
+            (Event::Checked(Idleness::Retired), ASKED, vec![Lost(StopReason::Idle), Terminate, alarm_in(2)]),
             (until(9), State::Serving, vec![alarm_in(9)]),
             (Event::Checked(Idleness::Busy), State::Serving, vec![ClearAlarm]),
             (Event::Checked(Idleness::Needed), State::Serving, vec![alarm_in(60)]),
-            (Event::Rested, State::Serving, vec![alarm_in(60)]),
-            (EXITED, State::Reaping, vec![Lost(Cause::Exited(GuestExit::Code(3))), ClearAlarm, Reclaim]),
-            (STOP, ASKED, vec![Lost(Cause::Drained), AskToStop, alarm_in(2)]),
-            (STOP_NOW, KILLED, vec![Lost(Cause::Drained), Kill, alarm_in(5)]),
+            (Event::BecameIdle, State::Serving, vec![alarm_in(60)]),
+            (EXITED, State::Reaping, vec![Lost(StopReason::Exited(SandboxExit::Code(3))), ClearAlarm, Reclaim]),
+            (STOP, ASKED, vec![Lost(StopReason::Drained), Terminate, alarm_in(2)]),
+            (STOP_NOW, KILLED, vec![Lost(StopReason::Drained), Kill, alarm_in(5)]),
         ],
     );
 }
@@ -202,7 +202,7 @@ fn gone_is_final() {
 #[test]
 fn without_a_grace_an_instance_is_killed_at_once() {
     let times = Times { stop_grace: Duration::ZERO, ..TIMES };
-    let lost = vec![Lost(Cause::Drained), Kill, alarm_in(5)];
+    let lost = vec![Lost(StopReason::Drained), Kill, alarm_in(5)];
     check_with(times, &State::Serving, STOP, &KILLED, &lost);
     check_with(times, &BOOTING, STOP, &KILLED, &lost);
     check_with(times, &UNWANTED, LAUNCHED, &KILLED, &killed_at_once());
@@ -212,52 +212,55 @@ fn without_a_grace_an_instance_is_killed_at_once() {
 fn without_a_keepalive_a_needed_instance_still_rests_before_it_asks_again() {
     let times = Times { keepalive: Duration::ZERO, ..TIMES };
     check_with(times, &State::Serving, Event::Checked(Idleness::Needed), &State::Serving, &[alarm_in(1)]);
-    check_with(times, &State::Serving, Event::Rested, &State::Serving, &[alarm_in(0)]);
+    check_with(times, &State::Serving, Event::BecameIdle, &State::Serving, &[alarm_in(0)]);
 }
 
 #[test]
 fn every_alarm_but_the_last_is_late() {
-    let mut life = life(State::Serving, TIMES);
+    let mut lifecycle = lifecycle(State::Serving, TIMES);
     for rested in 1..=3 {
-        assert_eq!(life.on(Event::Rested, *START), [SetAlarm { serial: ALARM + rested, at: *START + TIMES.keepalive }]);
+        assert_eq!(
+            lifecycle.on(Event::BecameIdle, *START),
+            [SetAlarm { serial: ALARM + rested, at: *START + TIMES.keepalive }]
+        );
     }
     for late in 0..ALARM + 3 {
-        assert_eq!(life.on(Event::Alarm(late), *START), [], "alarm {late}");
+        assert_eq!(lifecycle.on(Event::Alarm(late), *START), [], "alarm {late}");
     }
-    assert_eq!(life.on(Event::Alarm(ALARM + 3), *START), [CheckIdle]);
+    assert_eq!(lifecycle.on(Event::Alarm(ALARM + 3), *START), [CheckIdle]);
 }
 
 #[test]
 fn an_alarm_that_was_cleared_is_late() {
-    let mut life = life(State::Serving, TIMES);
-    assert_eq!(life.on(Event::Checked(Idleness::Busy), *START), [ClearAlarm]);
-    assert_eq!(life.on(Event::Alarm(ALARM), *START), []);
+    let mut lifecycle = lifecycle(State::Serving, TIMES);
+    assert_eq!(lifecycle.on(Event::Checked(Idleness::Busy), *START), [ClearAlarm]);
+    assert_eq!(lifecycle.on(Event::Alarm(ALARM), *START), []);
 }
 
 #[test]
 fn a_change_of_state_is_dated_and_counted() {
-    let mut life = life(BOOTING, TIMES);
+    let mut lifecycle = lifecycle(BOOTING, TIMES);
     let later = *START + Duration::from_secs(3);
-    life.on(Event::Probed, later);
-    assert_eq!((life.since(), life.epoch()), (later, 2));
-    life.on(Event::Rested, later + Duration::from_secs(1));
-    assert_eq!((life.since(), life.epoch()), (later, 2));
+    lifecycle.on(Event::Probed, later);
+    assert_eq!((lifecycle.since(), lifecycle.epoch()), (later, 2));
+    lifecycle.on(Event::BecameIdle, later + Duration::from_secs(1));
+    assert_eq!((lifecycle.since(), lifecycle.epoch()), (later, 2));
 }
 
 #[test]
 fn only_the_first_callback_from_the_instance_itself_is_believed() {
     #[track_caller]
-    fn check(state: State, from: IpAddr, verdict: Option<Verdict>, next: &State, effects: &[Effect]) {
-        let mut life = life(state, TIMES);
-        let got = life.callback(from, *START);
-        assert_eq!((life.state(), got), (next, (verdict, effects.to_vec())));
+    fn check(state: State, from: IpAddr, outcome: Option<CallbackOutcome>, next: &State, effects: &[Effect]) {
+        let mut lifecycle = lifecycle(state, TIMES);
+        let got = lifecycle.callback(from, *START);
+        assert_eq!((lifecycle.state(), got), (next, (outcome, effects.to_vec())));
     }
-    check(BOOTING, GUEST, Some(Verdict::Accepted), &State::Serving, &[Ready, alarm_in(60)]);
-    check(BOOTING, STRANGER, Some(Verdict::WrongSource), &BOOTING, &[]);
+    check(BOOTING, GUEST, Some(CallbackOutcome::Accepted), &State::Serving, &[Ready, alarm_in(60)]);
+    check(BOOTING, STRANGER, Some(CallbackOutcome::WrongSource), &BOOTING, &[]);
     for from in [GUEST, STRANGER] {
         check(LAUNCHING, from, None, &LAUNCHING, &[]);
         for state in [UNWANTED, DOOMED, State::Serving, ASKED, KILLED, State::Reaping, State::Gone] {
-            check(state.clone(), from, Some(Verdict::NotExpected), &state, &[]);
+            check(state.clone(), from, Some(CallbackOutcome::NotExpected), &state, &[]);
         }
     }
 }

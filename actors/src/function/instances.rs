@@ -1,5 +1,5 @@
 //! The instances of a function that hold anything of the host: what each was made from, and how far it has come. How many
-//! there should be is `fleet.rs`'s business, what each of them serves now is known to `slots.rs` alone.
+//! there should be is `scaling.rs`'s business, what each of them serves now is known to `slots.rs` alone.
 
 use std::sync::Arc;
 
@@ -8,24 +8,24 @@ use indexmap::IndexMap;
 
 use crate::{id::InstanceId, instance::InstanceActor, spec::FunctionSpec};
 
-pub(super) struct Member {
+pub(super) struct Instance {
     pub address: Addr<InstanceActor>,
     pub revision: u64,
     pub spec: Arc<FunctionSpec>,
-    pub stage: Stage,
+    pub phase: InstancePhase,
     /// Of the [`Backoff`](super::backoff::Backoff).
-    pub round: u64,
+    pub generation: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stage {
+pub(super) enum InstancePhase {
     Booting,
     Serving,
     /// Takes no requests any more, but still holds resources.
     Ending,
 }
 
-impl Member {
+impl Instance {
     /// Requests that it serves at a time.
     pub fn capacity(&self) -> usize {
         self.spec.concurrent_requests.get()
@@ -34,20 +34,20 @@ impl Member {
 
 /// All of them, in an order that does not change from run to run.
 #[derive(Default)]
-pub(super) struct Roster(IndexMap<InstanceId, Member>);
+pub(super) struct Instances(IndexMap<InstanceId, Instance>);
 
-impl Roster {
-    pub fn enter(&mut self, instance: InstanceId, member: Member) {
-        self.0.insert(instance, member);
+impl Instances {
+    pub fn enter(&mut self, id: InstanceId, instance: Instance) {
+        self.0.insert(id, instance);
     }
 
-    pub fn get(&self, instance: InstanceId) -> Option<&Member> {
+    pub fn get(&self, instance: InstanceId) -> Option<&Instance> {
         self.0.get(&instance)
     }
 
     /// Notes how far it has come; how far it had come before.
-    pub fn advance(&mut self, instance: InstanceId, stage: Stage) -> Option<Stage> {
-        self.0.get_mut(&instance).map(|member| std::mem::replace(&mut member.stage, stage))
+    pub fn advance(&mut self, instance: InstanceId, phase: InstancePhase) -> Option<InstancePhase> {
+        self.0.get_mut(&instance).map(|instance| std::mem::replace(&mut instance.phase, phase))
     }
 
     pub fn leave(&mut self, instance: InstanceId) {
@@ -62,29 +62,29 @@ impl Roster {
         self.0.is_empty()
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = (InstanceId, &Member)> {
-        self.0.iter().map(|(id, member)| (*id, member))
+    pub fn iter(&self) -> impl Iterator<Item = (InstanceId, &Instance)> {
+        self.0.iter().map(|(id, instance)| (*id, instance))
     }
 
     /// Those on their way.
-    pub fn booting(&self) -> impl Iterator<Item = &Member> {
-        self.0.values().filter(|member| member.stage == Stage::Booting)
+    pub fn booting(&self) -> impl Iterator<Item = &Instance> {
+        self.0.values().filter(|instance| instance.phase == InstancePhase::Booting)
     }
 
     /// Callers whom those on their way will serve.
     pub fn promised_slots(&self) -> usize {
-        self.booting().map(Member::capacity).sum()
+        self.booting().map(Instance::capacity).sum()
     }
 
     /// Those of specs before `revision` that nobody wants: they serve, or are on their way and even the one who is content
     /// with `wanted` would not be served by them.
     pub fn outdated(&self, revision: u64, wanted: u64) -> impl Iterator<Item = InstanceId> {
-        let is_wanted = move |member: &Member| match member.stage {
-            Stage::Booting => member.revision >= wanted,
-            Stage::Serving => false,
+        let is_wanted = move |instance: &Instance| match instance.phase {
+            InstancePhase::Booting => instance.revision >= wanted,
+            InstancePhase::Serving => false,
             // It goes as it is.
-            Stage::Ending => true,
+            InstancePhase::Ending => true,
         };
-        self.iter().filter(move |(_, member)| member.revision < revision && !is_wanted(member)).map(|(id, _)| id)
+        self.iter().filter(move |(_, instance)| instance.revision < revision && !is_wanted(instance)).map(|(id, _)| id)
     }
 }

@@ -8,7 +8,7 @@ use std::{borrow::Cow, fmt, sync::Arc};
 
 use crate::{
     id::ReadyToken,
-    sandbox::{GuestExit, LaunchError},
+    sandbox::{LaunchError, SandboxExit},
     spec::Environment,
 };
 
@@ -17,14 +17,14 @@ const SHORTEST: usize = 6;
 
 /// The secrets of one instance.
 #[derive(Clone, Default)]
-pub struct Veil(Arc<[Secret]>);
+pub struct Redactor(Arc<[Secret]>);
 
 struct Secret {
     text: String,
     cover: String,
 }
 
-impl Veil {
+impl Redactor {
     /// Covers that token, and the values of those variables.
     pub fn new(token: ReadyToken, env: &Environment) -> Self {
         // The lines of a longer text are printed one by one.
@@ -38,7 +38,7 @@ impl Veil {
     }
 
     /// The text without any of the secrets.
-    pub fn over<'t>(&self, text: impl Into<Cow<'t, str>>) -> Cow<'t, str> {
+    pub fn redact<'t>(&self, text: impl Into<Cow<'t, str>>) -> Cow<'t, str> {
         let mut text = text.into();
         for secret in self.0.iter().filter(|secret| !secret.text.is_empty()) {
             if text.contains(&secret.text) {
@@ -49,8 +49,8 @@ impl Veil {
     }
 
     /// Why an instance could not be started.
-    pub fn over_error(&self, error: LaunchError) -> LaunchError {
-        let over = |words: String| self.over(words).into_owned();
+    pub fn redact_error(&self, error: LaunchError) -> LaunchError {
+        let over = |words: String| self.redact(words).into_owned();
         match error {
             LaunchError::Missing(words) => LaunchError::Missing(over(words)),
             LaunchError::Exhausted(words) => LaunchError::Exhausted(over(words)),
@@ -59,9 +59,9 @@ impl Veil {
     }
 
     /// How an instance ended.
-    pub fn over_exit(&self, exit: GuestExit) -> GuestExit {
+    pub fn redact_exit(&self, exit: SandboxExit) -> SandboxExit {
         match exit {
-            GuestExit::Other(words) => GuestExit::Other(self.over(words).into_owned()),
+            SandboxExit::Other(words) => SandboxExit::Other(self.redact(words).into_owned()),
             other => other,
         }
     }
@@ -72,9 +72,9 @@ impl Veil {
     }
 }
 
-impl fmt::Debug for Veil {
+impl fmt::Debug for Redactor {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("Veil(…)")
+        formatter.write_str("Redactor(…)")
     }
 }
 
@@ -84,40 +84,41 @@ mod tests {
 
     use super::*;
 
-    fn veil(token: ReadyToken, env: &[(&str, &str)]) -> Veil {
+    fn redactor(token: ReadyToken, env: &[(&str, &str)]) -> Redactor {
         let env: BTreeMap<_, _> = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        Veil::new(token, &env.into())
+        Redactor::new(token, &env.into())
     }
 
     #[test]
     fn a_token_is_covered_wherever_it_stands() {
         let token = ReadyToken::random();
         let said = format!("exec: \"http://10.0.0.1:3000/ready/{0}\": not found: {0}", token.reveal());
-        let covered = veil(token, &[]).over_error(LaunchError::Refused(said));
+        let covered = redactor(token, &[]).redact_error(LaunchError::Refused(said));
         assert_eq!(covered.to_string(), "exec: \"http://10.0.0.1:3000/ready/…\": not found: …");
     }
 
     #[test]
     fn a_value_is_replaced_by_the_name_of_its_variable() {
-        let veil = veil(ReadyToken::random(), &[("SHORT", "hunter2"), ("LONG", "hunter2-and-more"), ("MODE", "debug")]);
-        assert_eq!(veil.over("hunter2-and-more, hunter2 debug"), "${LONG}, ${SHORT} debug");
-        let exit = veil.over_exit(GuestExit::Other("killed: hunter2".to_owned()));
-        assert_eq!(exit, GuestExit::Other("killed: ${SHORT}".to_owned()));
-        assert_eq!(veil.over_exit(GuestExit::Code(7)), GuestExit::Code(7));
+        let redactor =
+            redactor(ReadyToken::random(), &[("SHORT", "hunter2"), ("LONG", "hunter2-and-more"), ("MODE", "debug")]);
+        assert_eq!(redactor.redact("hunter2-and-more, hunter2 debug"), "${LONG}, ${SHORT} debug");
+        let exit = redactor.redact_exit(SandboxExit::Other("killed: hunter2".to_owned()));
+        assert_eq!(exit, SandboxExit::Other("killed: ${SHORT}".to_owned()));
+        assert_eq!(redactor.redact_exit(SandboxExit::Code(7)), SandboxExit::Code(7));
     }
 
     #[test]
     fn a_text_of_several_lines_is_covered_line_by_line() {
         let key = "-----BEGIN KEY-----\r\n  c2VjcmV0IGtleQ==\nend\n";
-        let veil = veil(ReadyToken::random(), &[("KEY", key)]);
-        assert_eq!(veil.over("loaded c2VjcmV0IGtleQ== to the end"), "loaded ${KEY} to the end");
-        assert_eq!(veil.longest(), 32);
+        let redactor = redactor(ReadyToken::random(), &[("KEY", key)]);
+        assert_eq!(redactor.redact("loaded c2VjcmV0IGtleQ== to the end"), "loaded ${KEY} to the end");
+        assert_eq!(redactor.longest(), 32);
     }
 
     #[test]
     fn nothing_is_shown_of_the_veil_itself() {
-        let veil = veil(ReadyToken::random(), &[("A", "hunter2")]);
-        assert_eq!(format!("{veil:?}"), "Veil(…)");
-        assert_eq!(Veil::default().over("as it is"), "as it is");
+        let redactor = redactor(ReadyToken::random(), &[("A", "hunter2")]);
+        assert_eq!(format!("{redactor:?}"), "Redactor(…)");
+        assert_eq!(Redactor::default().redact("as it is"), "as it is");
     }
 }

@@ -6,9 +6,9 @@ use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use super::*;
 use crate::seeds::for_each_seed;
 
-/// A life, and what its actor would have seen of it.
+/// A lifecycle, and what its actor would have seen of it.
 struct Walk {
-    life: Life,
+    lifecycle: Lifecycle,
     /// Serial of the alarm that has still to fire.
     alarm: Option<u64>,
     exists: bool,
@@ -20,31 +20,38 @@ struct Walk {
 
 impl Walk {
     fn begin() -> Self {
-        let (life, effects) = Life::begin(*START, TIMES);
-        let mut walk =
-            Self { life, alarm: None, exists: false, ready: false, lost: false, reclaimed: false, finished: false };
+        let (lifecycle, effects) = Lifecycle::begin(*START, TIMES);
+        let mut walk = Self {
+            lifecycle,
+            alarm: None,
+            exists: false,
+            ready: false,
+            lost: false,
+            reclaimed: false,
+            finished: false,
+        };
         walk.see(effects);
         walk.check();
         walk
     }
 
     fn on(&mut self, event: Event, now: Instant) {
-        let (before, epoch) = (self.life.state().clone(), self.life.epoch());
+        let (before, epoch) = (self.lifecycle.state().clone(), self.lifecycle.epoch());
         if matches!(event, Event::Alarm(serial) if self.alarm == Some(serial)) {
             self.alarm = None;
         }
         self.exists |= matches!((&before, &event), (State::Launching(_), Event::Launched { .. }));
-        let effects = self.life.on(event, now);
+        let effects = self.lifecycle.on(event, now);
         // That nobody wants it any more is no change of state to those who count them.
-        let moved = std::mem::discriminant(&before) != std::mem::discriminant(self.life.state());
-        assert!(!moved || self.life.epoch() == epoch + 1, "a change of state was not counted");
+        let moved = std::mem::discriminant(&before) != std::mem::discriminant(self.lifecycle.state());
+        assert!(!moved || self.lifecycle.epoch() == epoch + 1, "a change of state was not counted");
         self.see(effects);
         self.check();
     }
 
     fn callback(&mut self, from: IpAddr, now: Instant) {
-        let (verdict, effects) = self.life.callback(from, now);
-        assert_eq!(verdict == Some(Verdict::Accepted), effects.contains(&Ready));
+        let (outcome, effects) = self.lifecycle.callback(from, now);
+        assert_eq!(outcome == Some(CallbackOutcome::Accepted), effects.contains(&Ready));
         self.see(effects);
         self.check();
     }
@@ -65,7 +72,7 @@ impl Walk {
                     self.lost = true;
                 }
                 CheckIdle => assert!(self.ready && !self.lost),
-                AskToStop | Kill => assert!(self.exists && !self.reclaimed, "there is nobody to end"),
+                Terminate | Kill => assert!(self.exists && !self.reclaimed, "there is nobody to end"),
                 Reclaim => {
                     assert!(self.exists && !self.reclaimed, "nothing to give back");
                     self.reclaimed = true;
@@ -76,10 +83,10 @@ impl Walk {
     }
 
     fn check(&self) {
-        let state = self.life.state();
+        let state = self.lifecycle.state();
         let (expects_alarm, is_lost) = match state {
             // Nothing is there yet that an alarm could end; the launch itself is bound to come to an end.
-            State::Launching(fate) => (*fate == Fate::Wanted, *fate != Fate::Wanted),
+            State::Launching(intent) => (*intent == LaunchIntent::Serve, *intent != LaunchIntent::Serve),
             State::Booting { .. } => (true, false),
             State::Serving => (self.alarm.is_some(), false),
             State::Stopping { .. } => (true, true),
@@ -90,12 +97,12 @@ impl Walk {
         assert!(!self.finished || self.reclaimed == self.exists, "gone, and not all given back");
     }
 
-    /// The world does what it has to, and the instance ends.
+    /// The services does what it has to, and the instance ends.
     fn come_to_an_end(mut self, now: Instant) {
         for event in [launch_failed(), EXITED, Event::Reclaimed] {
             self.on(event, now);
         }
-        assert_eq!(*self.life.state(), State::Gone);
+        assert_eq!(*self.lifecycle.state(), State::Gone);
     }
 }
 
@@ -110,10 +117,10 @@ fn whatever_happens_an_instance_is_lost_once_given_back_once_and_gone_in_the_end
             match random.random_range(0..10) {
                 0 => walk.callback(if random.random() { GUEST } else { STRANGER }, now),
                 1..=3 => {
-                    let late = random.random_range(0..=walk.life.alarm);
+                    let late = random.random_range(0..=walk.lifecycle.alarm);
                     let serial = walk.alarm.filter(|_| random.random()).unwrap_or(late);
                     // An alarm fires once; whatever has a lower number than the last one is late.
-                    if walk.alarm == Some(serial) || serial < walk.life.alarm {
+                    if walk.alarm == Some(serial) || serial < walk.lifecycle.alarm {
                         walk.on(Event::Alarm(serial), now);
                     }
                 }
@@ -137,6 +144,6 @@ fn alarms_alone_end_an_instance_that_never_answers() {
     walk.on(LAUNCHED, *START);
     for state in [ASKED, KILLED, State::Reaping] {
         walk.on(Event::Alarm(walk.alarm.expect("an alarm is set")), *START);
-        assert_eq!(*walk.life.state(), state);
+        assert_eq!(*walk.lifecycle.state(), state);
     }
 }

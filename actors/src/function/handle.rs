@@ -1,6 +1,6 @@
 //! Where callers get their slots: the part of a function that any thread may use.
 //!
-//! [`Desk::acquire`] takes a free slot from the shared table (`slots.rs`) when there is one, else it asks the function's
+//! [`FunctionHandle::acquire`] takes a free slot from the shared table (`slots.rs`) when there is one, else it asks the function's
 //! actor and waits. The [`Lease`] it returns is the slot: it goes back when the lease is dropped, whatever happened,
 //! so whoever moves the bytes keeps it until the last one has been handed on.
 
@@ -19,16 +19,16 @@ use super::{
     FunctionActor,
     endpoint::Endpoint,
     refusal::Refusal,
-    slots::{Gate, Returned, Slots, Taken},
+    slots::{Acquired, Intake, Released, Slots},
 };
 use crate::{
-    messages::{Abandon, Acquire, Replenish, SlotReturned},
+    messages::{Abandon, Acquire, Replenish, SlotReleased},
     stats::FunctionStats,
 };
 
 /// One function, as those see it who have requests for it.
 #[derive(Debug)]
-pub struct Desk {
+pub struct FunctionHandle {
     name: String,
     slots: Mutex<Slots>,
     actor: Addr<FunctionActor>,
@@ -36,9 +36,9 @@ pub struct Desk {
     stats: FunctionStats,
 }
 
-impl Desk {
-    pub(crate) fn new(name: String, gate: Gate, queue: usize, actor: Addr<FunctionActor>) -> Self {
-        let slots = Mutex::new(Slots::new(gate, queue));
+impl FunctionHandle {
+    pub(crate) fn new(name: String, intake: Intake, queue: usize, actor: Addr<FunctionActor>) -> Self {
+        let slots = Mutex::new(Slots::new(intake, queue));
         Self { name, slots, actor, tickets: AtomicU64::new(0), stats: FunctionStats::default() }
     }
 
@@ -79,10 +79,10 @@ impl Desk {
     pub async fn acquire_at(self: &Arc<Self>, now: Instant) -> Result<Lease, Refusal> {
         let taken = self.slots().take(now, |slots| self.saturated(slots));
         match taken {
-            Taken::Slot { endpoint, fresh } => Ok(Lease::new(self.clone(), endpoint, fresh, now)),
-            Taken::Refused(refusal) => Err(refusal),
+            Acquired::Slot { endpoint, fresh } => Ok(Lease::new(self.clone(), endpoint, fresh, now)),
+            Acquired::Refused(refusal) => Err(refusal),
             // Boxed: the warm path need not carry it along.
-            Taken::Wait => Box::pin(self.wait(now)).await,
+            Acquired::Queued => Box::pin(self.wait(now)).await,
         }
     }
 
@@ -90,10 +90,10 @@ impl Desk {
         let ticket = self.tickets.fetch_add(1, Ordering::Relaxed);
         let (reply, answer) = oneshot::channel();
         self.actor.do_send(Acquire { ticket, since, reply });
-        let mut place = Place { desk: self, ticket, answered: false };
+        let mut place = QueueGuard { handle: self, ticket, answered: false };
         let answer = answer.await;
         place.answered = true;
-        // An actor that died in between has dropped its end: its successor has a new desk.
+        // An actor that died in between has dropped its end: its successor has a new handle.
         answer.unwrap_or(Err(Refusal::Lost))
     }
 
@@ -120,16 +120,16 @@ impl Desk {
 }
 
 /// A place in the queue; leaving it without an answer gives it up.
-struct Place<'a> {
-    desk: &'a Desk,
+struct QueueGuard<'a> {
+    handle: &'a FunctionHandle,
     ticket: u64,
     answered: bool,
 }
 
-impl Drop for Place<'_> {
+impl Drop for QueueGuard<'_> {
     fn drop(&mut self) {
         if !self.answered {
-            self.desk.actor.do_send(Abandon { ticket: self.ticket });
+            self.handle.actor.do_send(Abandon { ticket: self.ticket });
         }
     }
 }
@@ -137,7 +137,7 @@ impl Drop for Place<'_> {
 /// A slot of an instance. Dropping it gives the slot back.
 #[derive(Debug)]
 pub struct Lease {
-    desk: Arc<Desk>,
+    handle: Arc<FunctionHandle>,
     endpoint: Arc<Endpoint>,
     fresh: bool,
     since: Instant,
@@ -145,12 +145,12 @@ pub struct Lease {
 }
 
 impl Lease {
-    pub(crate) fn new(desk: Arc<Desk>, endpoint: Arc<Endpoint>, fresh: bool, now: Instant) -> Self {
+    pub(crate) fn new(handle: Arc<FunctionHandle>, endpoint: Arc<Endpoint>, fresh: bool, now: Instant) -> Self {
         if endpoint.spec.single_use && endpoint.spec.min_instances > 0 {
             // The successor is started now, not when this request is done.
-            desk.actor.do_send(Replenish);
+            handle.actor.do_send(Replenish);
         }
-        Self { desk, endpoint, fresh, since: now, reusable: true }
+        Self { handle, endpoint, fresh, since: now, reusable: true }
     }
 
     /// The instance that serves.
@@ -169,7 +169,7 @@ impl Lease {
     }
 
     /// The instance failed this request: it gets no other, and ends when those it has are done.
-    pub fn condemn(&mut self) {
+    pub fn mark_failed(&mut self) {
         self.reusable = false;
     }
 }
@@ -178,12 +178,12 @@ impl Drop for Lease {
     fn drop(&mut self) {
         let now = Instant::now();
         let instance = self.endpoint.instance;
-        let returned = self.desk.slots().give_back(instance, self.reusable, now);
+        let released = self.handle.slots().release(instance, self.reusable, now);
         if self.reusable {
-            self.desk.stats.observe_service(now - self.since);
+            self.handle.stats.observe_service(now - self.since);
         }
-        if returned != Returned::Quiet {
-            self.desk.actor.do_send(SlotReturned { instance, returned, failed: !self.reusable });
+        if released != Released::Free {
+            self.handle.actor.do_send(SlotReleased { instance, released, failed: !self.reusable });
         }
     }
 }

@@ -22,10 +22,10 @@ use notify::{
 };
 use slog::{Logger, warn};
 
-use crate::{messages::Changed, spec::SPEC_FILE};
+use crate::{messages::FilesChanged, spec::SPEC_FILE};
 
 /// Between looks whether the registry is still what is watched.
-const DOUBT: Duration = Duration::from_secs(2);
+const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Functions that may have changed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -51,48 +51,48 @@ impl Changes {
 /// and there may be a whole tree behind it. Watches until it is dropped.
 ///
 /// All of its work blocks: not for the actors' thread.
-pub(super) struct Watch {
+pub(super) struct RegistryWatcher {
     root: PathBuf,
-    eyes: Mutex<Eyes>,
+    state: Mutex<WatcherState>,
     log: Logger,
-    /// Dropped with it, which ends the thread that has doubts.
+    /// Dropped with it, which ends the thread that has unconfirmed.
     _alive: mpsc::Sender<()>,
 }
 
-struct Eyes {
+struct WatcherState {
     /// `None`: the system has no more of them.
     watcher: Option<RecommendedWatcher>,
     /// Whether there is something that is not watched, for want of watches.
-    blind: bool,
+    incomplete: bool,
     /// Device and number of the directory that is watched as the registry.
     place: Option<(u64, u64)>,
 }
 
-impl Watch {
+impl RegistryWatcher {
     /// Will tell `listener` of changes of what is followed below `root`, which is absolute.
-    pub fn new(root: &Path, listener: Recipient<Changed>, log: Logger) -> Arc<Self> {
-        let (base, doubts) = (root.to_owned(), listener.clone());
+    pub fn new(root: &Path, listener: Recipient<FilesChanged>, log: Logger) -> Arc<Self> {
+        let (base, unconfirmed) = (root.to_owned(), listener.clone());
         let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
             // An error of the watcher means that events may be missing.
             let changes = event.map_or_else(|_| Changes::anything(), |event| concerned(&base, &event));
             if changes != Changes::default() {
-                listener.do_send(Changed(changes));
+                listener.do_send(FilesChanged(changes));
             }
         });
-        let mut eyes = Eyes { watcher: None, blind: false, place: None };
+        let mut state = WatcherState { watcher: None, incomplete: false, place: None };
         match watcher {
-            Ok(watcher) => eyes.watcher = Some(watcher),
-            Err(error) => eyes.lose(&log, &error),
+            Ok(watcher) => state.watcher = Some(watcher),
+            Err(error) => state.lose(&log, &error),
         }
         let (alive, end) = mpsc::channel();
-        let watch = Arc::new(Self { root: root.to_owned(), eyes: Mutex::new(eyes), log, _alive: alive });
+        let watch = Arc::new(Self { root: root.to_owned(), state: Mutex::new(state), log, _alive: alive });
         let doubting = Arc::downgrade(&watch);
         // A thread of its own: among those for blocking work, every look would keep another one from ending.
         let doubt = move || {
-            while end.recv_timeout(DOUBT) == Err(RecvTimeoutError::Timeout) {
+            while end.recv_timeout(CHECK_INTERVAL) == Err(RecvTimeoutError::Timeout) {
                 let Some(watch) = doubting.upgrade() else { return };
                 if watch.is_doubtful() {
-                    doubts.do_send(Changed(Changes::anything()));
+                    unconfirmed.do_send(FilesChanged(Changes::anything()));
                 }
             }
         };
@@ -104,35 +104,35 @@ impl Watch {
 
     /// Follows the registry, and each function that is in there.
     pub fn follow_all(&self) {
-        let mut eyes = self.eyes();
-        eyes.place = place(&self.root);
-        eyes.follow(&self.root, &self.log);
+        let mut state = self.state();
+        state.place = place(&self.root);
+        state.follow(&self.root, &self.log);
         for entry in fs::read_dir(&self.root).into_iter().flatten().flatten() {
-            eyes.follow_function(&entry.path(), &self.log);
+            state.follow_function(&entry.path(), &self.log);
         }
     }
 
     /// Follows these functions, whatever has taken the place of their directories.
     pub fn follow<'n>(&self, names: impl Iterator<Item = &'n String>) {
-        let mut eyes = self.eyes();
+        let mut state = self.state();
         for name in names {
-            eyes.follow_function(&self.root.join(name), &self.log);
+            state.follow_function(&self.root.join(name), &self.log);
         }
     }
 
     /// Whether something may have changed of which nobody would be told: another directory has taken the place of the
     /// registry, or not everything could be watched.
     fn is_doubtful(&self) -> bool {
-        let eyes = self.eyes();
-        eyes.blind || place(&self.root) != eyes.place
+        let state = self.state();
+        state.incomplete || place(&self.root) != state.place
     }
 
-    fn eyes(&self) -> MutexGuard<'_, Eyes> {
-        self.eyes.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, WatcherState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Eyes {
+impl WatcherState {
     fn follow_function(&mut self, directory: &Path, log: &Logger) {
         if !directory.is_dir() {
             return;
@@ -156,7 +156,7 @@ impl Eyes {
     }
 
     fn lose(&mut self, log: &Logger, error: &notify::Error) {
-        if !std::mem::replace(&mut self.blind, true) {
+        if !std::mem::replace(&mut self.incomplete, true) {
             warn!(log, "the registry cannot be watched as a whole and is read at intervals as well"; "error" => %error);
         }
     }

@@ -143,15 +143,15 @@ mod tests {
     }
 
     #[test]
-    fn every_option_is_in_the_readme() {
-        let readme = include_str!("../README.md");
+    fn documents_every_option() {
+        let documentation = include_str!("../docs/cli.md");
         let command = Cli::command();
         let options = command.get_arguments().filter(|option| !option.is_hide_set());
         for option in options {
             let name = format!("--{}", option.get_long().unwrap());
             let value = option.get_value_names().map(|names| format!(" {}", names[0].replace('|', "\\|")));
             let shown = name + &value.unwrap_or_default() + "`";
-            assert!(readme.contains(&shown), "no {shown}");
+            assert!(documentation.contains(&shown), "docs/cli.md lacks {shown}");
         }
     }
 

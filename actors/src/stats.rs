@@ -14,7 +14,7 @@ use serde::Serialize;
 ///
 /// Every request is counted under exactly one of these.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[allow(missing_docs, reason = "the names are the codes of the README's table of statuses")]
+#[allow(missing_docs, reason = "the names are the codes in docs/http.md")]
 pub enum Outcome {
     /// The function's own answer reached the client whole, whatever its status.
     Ok,

@@ -1,4 +1,4 @@
-//! What ships with the repository works as the README says.
+//! Tests that the shipped registry and examples work as documented.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 

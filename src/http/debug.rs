@@ -1,4 +1,4 @@
-//! `/debug` and `/healthz`: what the daemon and its actors are doing, as JSON with stable names (see the README).
+//! `/debug` and `/healthz`: what the daemon and its actors are doing, as JSON with stable names (see docs/observability.md).
 //!
 //! Each actor is asked for its own snapshot; one that does not answer in time is left out rather than waited for.
 

@@ -15,6 +15,7 @@ mod net;
 mod relay;
 mod sandbox;
 mod state;
+mod worker;
 
 use std::{path::Path, process::ExitCode};
 

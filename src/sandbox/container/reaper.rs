@@ -1,135 +1,122 @@
-//! Removes containers, and does not give up: an engine that is away has them still when it comes back. Only at the end of
-//! the daemon they are left to the next one, which reads of them in the journal.
+//! Removes containers and does not give up: an engine that is away still has them when it comes back. Those that are left
+//! when the daemon ends stay in the journal, and the next daemon removes them.
 
 use std::{rc::Rc, time::Duration};
 
-use bollard::query_parameters::RemoveContainerOptionsBuilder;
+use bollard::{Docker, query_parameters::RemoveContainerOptionsBuilder};
 use slog::{Logger, debug, warn};
-use tokio::{
-    sync::{mpsc, oneshot},
-    task, time,
-};
+use tokio::{sync::oneshot, task, time};
 
 use super::engine::{Engine, EngineError};
-use crate::state::JournalEntry;
+use crate::{
+    state::JournalEntry,
+    worker::{Requests, Worker},
+};
 
-/// One attempt: the engine kills a running container, waits for its end and frees its network.
-const ATTEMPT: Duration = Duration::from_secs(20);
+/// One attempt: the engine kills a running container, waits for its exit and releases its network.
+const REMOVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Between attempts.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// How long a container that was perhaps created may take to appear in an engine that answers again.
-const DOUBT: Duration = Duration::from_secs(3);
+const MIN_RETRY_DELAY: Duration = Duration::from_millis(100);
+const MAX_RETRY_DELAY: Duration = Duration::from_secs(5);
+const MAX_RECONNECT_DELAY: Duration = Duration::from_millis(500);
+/// How long a container whose creation timed out may take to appear in an engine that answers again.
+const APPEAR_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Where to send containers that are to go. Works from anywhere, destructors included.
+/// Queues containers for removal. Clones share the queue. It works in destructors, too.
 #[derive(Debug, Clone)]
-pub struct ContainerReaper {
-    orders: mpsc::UnboundedSender<Order>,
-}
+pub struct ContainerReaper(Rc<Worker<Removal>>);
 
 #[derive(Debug)]
-struct Order {
+struct Removal {
     container: String,
-    /// To be struck out when it is gone, if it was written down.
+    /// Removed with the container, if there is one.
     entry: Option<JournalEntry>,
     maybe_created: bool,
-    done: Option<oneshot::Sender<()>>,
+    done: oneshot::Sender<()>,
 }
 
 impl ContainerReaper {
-    /// Starts to work.
+    /// Starts the background task.
     ///
     /// # Panics
     /// Outside of a `LocalSet`.
     pub fn start(engine: Rc<Engine>, log: Logger) -> Self {
-        let (orders, mut ordered) = mpsc::unbounded_channel();
-        task::spawn_local(async move {
-            while let Some(order) = ordered.recv().await {
-                task::spawn_local(carry_out(engine.clone(), order, log.clone()));
+        let work = async move |removals: Requests<Removal>| {
+            while let Ok(removal) = removals.recv().await {
+                task::spawn_local(carry_out(engine.clone(), removal, log.clone()));
             }
-        });
-        Self { orders }
+        };
+        Self(Rc::new(Worker::on_local_set(work)))
     }
 
-    /// Ends and removes a container with its anonymous volumes. Resolves when it is gone; goes on when it is dropped.
+    /// Kills and removes a container with its anonymous volumes. Resolves when it is gone. The removal goes on when the
+    /// future is dropped.
     pub async fn remove(&self, container: &str, entry: Option<JournalEntry>) {
-        self.order(container, entry, false).await;
+        let _ = self.queue(container, entry, false).await;
     }
 
-    /// As [`remove`](Self::remove), for one that may not exist yet: a call to create it was given up on.
+    /// As [`remove`](Self::remove), for a container that may not exist yet, as the call to create it timed out.
     pub async fn remove_if_created(&self, container: &str, entry: JournalEntry) {
-        self.order(container, Some(entry), true).await;
+        let _ = self.queue(container, Some(entry), true).await;
     }
 
     /// As [`remove`](Self::remove), without a wait.
     pub fn discard(&self, container: &str, entry: JournalEntry) {
-        // Nobody is there to do it only when the daemon has ended.
-        let order = Order { container: container.to_owned(), entry: Some(entry), maybe_created: false, done: None };
-        let _ = self.orders.send(order);
+        drop(self.queue(container, Some(entry), false));
     }
 
-    /// Takes effect at the call; the future is the wait.
-    fn order(
-        &self,
-        container: &str,
-        entry: Option<JournalEntry>,
-        maybe_created: bool,
-    ) -> impl Future<Output = ()> + use<> {
-        let (done, gone) = oneshot::channel();
-        let _ = self.orders.send(Order { container: container.to_owned(), entry, maybe_created, done: Some(done) });
-        async move {
-            let _ = gone.await;
-        }
+    /// Queues the removal. The receiver fails when the daemon ends first: the next one finds the entry.
+    fn queue(&self, container: &str, entry: Option<JournalEntry>, maybe_created: bool) -> oneshot::Receiver<()> {
+        let container = container.to_owned();
+        self.0.handle().call(|done| Removal { container, entry, maybe_created, done })
     }
 }
 
-async fn carry_out(engine: Rc<Engine>, order: Order, log: Logger) {
+async fn carry_out(engine: Rc<Engine>, removal: Removal, log: Logger) {
+    let Removal { container, entry, maybe_created, done } = removal;
     let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
-    let mut pause = FIRST_PAUSE;
-    let mut doubt = if order.maybe_created { DOUBT } else { Duration::ZERO };
+    let mut delay = MIN_RETRY_DELAY;
+    let mut may_appear_for = if maybe_created { APPEAR_TIMEOUT } else { Duration::ZERO };
     let mut warned = false;
     loop {
-        let remove =
-            async |docker: bollard::Docker| docker.remove_container(&order.container, Some(options.clone())).await;
-        match engine.ask("remove", ATTEMPT, remove).await {
+        let remove = async |docker: Docker| docker.remove_container(&container, Some(options.clone())).await;
+        match engine.ask("remove", REMOVE_TIMEOUT, remove).await {
             Ok(()) => break,
             Err(error) if error.is_not_found() => {
-                if doubt.is_zero() {
+                if may_appear_for.is_zero() {
                     break;
                 }
-                time::sleep(FIRST_PAUSE).await;
-                doubt = doubt.saturating_sub(FIRST_PAUSE);
+                time::sleep(MIN_RETRY_DELAY).await;
+                may_appear_for = may_appear_for.saturating_sub(MIN_RETRY_DELAY);
                 continue;
             }
-            // Somebody else is removing it: it is gone when the engine does not know it any more.
+            // Another removal is in progress. The container is gone when the engine no longer knows it.
             Err(error) if error.is_conflict() => {}
             Err(_) if engine.is_given_up() => {
-                warn!(log, "a container is left for the next daemon to remove"; "container" => &order.container);
+                warn!(log, "a container is left for the next daemon to remove"; "container" => &container);
                 return;
             }
             Err(error) => {
                 if !warned {
-                    warn!(log, "a container cannot be removed yet"; "container" => &order.container, "error" => %error);
+                    warn!(log, "a container cannot be removed yet"; "container" => &container, "error" => %error);
                     warned = true;
                 }
-                pause = next(pause, &error);
+                delay = next_delay(delay, &error);
             }
         }
-        time::sleep(pause).await;
+        time::sleep(delay).await;
     }
     if warned {
-        debug!(log, "container removed at last"; "container" => &order.container);
+        debug!(log, "container removed after retries"; "container" => &container);
     }
-    order.entry.into_iter().for_each(JournalEntry::remove);
-    if let Some(done) = order.done {
-        let _ = done.send(());
-    }
+    entry.into_iter().for_each(JournalEntry::remove);
+    let _ = done.send(());
 }
 
-/// An engine that restarts is asked often, one that refuses ever less.
-fn next(pause: Duration, error: &EngineError) -> Duration {
-    let longest = if matches!(error, EngineError::Absent { .. }) { LONGEST_PAUSE / 10 } else { LONGEST_PAUSE };
-    (pause * 2).min(longest)
+/// Returns the delay before the next attempt: an engine that restarts is asked often, one that refuses less and less.
+fn next_delay(delay: Duration, error: &EngineError) -> Duration {
+    let longest = if matches!(error, EngineError::Absent { .. }) { MAX_RECONNECT_DELAY } else { MAX_RETRY_DELAY };
+    (delay * 2).min(longest)
 }
 
 #[cfg(test)]
@@ -167,7 +154,7 @@ mod tests {
                 reaper.remove("c", Some(entry)).await;
             }
             drop(state);
-            assert!(State::open(directory.path()).unwrap().1.resources.is_empty(), "it was not struck out");
+            assert!(State::open(directory.path()).unwrap().1.resources.is_empty(), "the entry was not removed");
             let asked = asked.borrow()[1..].to_vec();
             (asked, since.elapsed())
         };
@@ -175,7 +162,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_container_goes_by_force_and_with_its_volumes() {
+    async fn removes_container_by_force_with_its_volumes() {
         let (asked, _) = removed(&[OLD, "204 "], false).await;
         assert_eq!(asked.len(), 1);
         assert!(asked[0].starts_with("DELETE /v1.41/containers/c?"), "{asked:?}");
@@ -183,44 +170,44 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_gone_or_is_being_removed_by_somebody_else_is_waited_for() {
+    async fn waits_for_removal_in_progress_and_accepts_missing_container() {
         const BUSY: &str = "409 {\"message\":\"removal of container c is already in progress\"}";
         assert_eq!(removed(&[OLD, GONE], false).await.0.len(), 1);
         assert_eq!(removed(&[OLD, BUSY, BUSY, GONE], false).await.0.len(), 3);
     }
 
     #[tokio::test]
-    async fn an_engine_that_is_away_or_refuses_is_asked_again() {
+    async fn retries_when_engine_is_away_or_refuses() {
         const REFUSAL: &str = "500 {\"message\":\"device or resource busy\"}";
         // After a hang-up the version is asked for again.
         let (asked, took) = removed(&[OLD, "", OLD, REFUSAL, "204 "], false).await;
         assert_eq!(asked.iter().filter(|line| line.starts_with("DELETE")).count(), 3, "{asked:?}");
-        assert!(took >= FIRST_PAUSE * 2, "{took:?}");
+        assert!(took >= MIN_RETRY_DELAY * 2, "{took:?}");
     }
 
     #[tokio::test]
-    async fn one_that_may_still_come_to_be_is_looked_for_a_while() {
+    async fn looks_for_container_that_may_still_appear() {
         let (asked, _) = removed(&[OLD, GONE, GONE, "204 "], true).await;
         assert_eq!(asked.len(), 3);
         let (asked, took) = removed(&[OLD, GONE], true).await;
-        assert!(asked.len() > 10 && took >= DOUBT, "{took:?}");
+        assert!(asked.len() > 10 && took >= APPEAR_TIMEOUT, "{took:?}");
     }
 
     #[tokio::test]
-    async fn one_whose_engine_is_given_up_on_stays_written_down() {
+    async fn entry_stays_when_engine_is_given_up() {
         let removal = async {
             let engine = Rc::new(Engine::at("unix:///nowhere/docker.sock".to_owned()));
             let reaper = ContainerReaper::start(engine.clone(), Logger::root(Discard, o!()));
             let (state, entry, directory) = entry();
             futures::join!(reaper.remove("c", Some(entry)), engine.give_up_if_lost());
             drop(state);
-            assert_eq!(State::open(directory.path()).unwrap().1.resources.len(), 1, "it was struck out");
+            assert_eq!(State::open(directory.path()).unwrap().1.resources.len(), 1, "the entry was removed");
         };
         LocalSet::new().run_until(removal).await;
     }
 
     #[tokio::test]
-    async fn a_removal_goes_on_when_nobody_waits_for_it() {
+    async fn removal_goes_on_after_its_future_is_dropped() {
         let removal = async {
             let (_directory, engine, asked) = mock_engine(&[OLD, "", OLD, "204 "]);
             let reaper = ContainerReaper::start(Rc::new(engine), Logger::root(Discard, o!()));

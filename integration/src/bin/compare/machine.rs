@@ -18,10 +18,11 @@ pub struct Machine {
 }
 
 /// What is compared, and how it tells its version.
-const PROGRAMS: [(&str, &str); 8] = [
+const PROGRAMS: [(&str, &str); 9] = [
     ("nginx", "-v"),
     ("haproxy", "-v"),
     ("wrk", "-v"),
+    ("h2load", "--version"),
     ("valgrind", "--version"),
     ("dockerd", "--version"),
     ("runc", "--version"),
@@ -106,6 +107,7 @@ mod tests {
             ("nginx version: nginx/1.22.1\n", "1.22.1"),
             ("HAProxy version 2.6.12-1+deb12u4 2026/05/07 - https://haproxy.org/\n", "2.6.12-1+deb12u4"),
             ("wrk debian/4.1.0-3+b2 [epoll] Copyright (C) 2012 Will Glozer\n", "4.1.0-3+b2"),
+            ("h2load nghttp2/1.52.0\n", "1.52.0"),
             ("valgrind-3.19.0\n", "3.19.0"),
             ("Docker version 20.10.24+dfsg1, build 297e128\n", "20.10.24+dfsg1"),
             ("runc version 1.1.5+ds1\ncommit: 1\n", "1.1.5+ds1"),

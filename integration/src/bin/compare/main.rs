@@ -1,8 +1,8 @@
 //! `integration/compare`: how fast UniFaaS is, beside what else could do the same on the same machine in the same minutes.
 //!
-//! A file for each section: `warm.rs`, `cold/`, `burst.rs`, `scale.rs`, `instructions.rs`. They start what they compare side
+//! A file for each section: `warm.rs` with `http2.rs`, `cold/`, `burst.rs`, `scale/`, `instructions.rs`. They start what they compare side
 //! by side and alternate it round by round; medians are compared, never figures of different runs. `report.rs` and
-//! `figures.rs` are what comes of it, `machine.rs` says where that was; `rivals.rs`, `wrk.rs` and `callgrind.rs` deal with
+//! `figures.rs` are what comes of it, `machine.rs` says where that was; `rivals.rs`, `wrk.rs`, `h2load.rs` and `callgrind.rs` deal with
 //! other people's programs, `child.rs` and `ask.rs` with sockets and processes of our own.
 //!
 //! The function that all of them run is `../lean.rs`.
@@ -21,6 +21,8 @@ mod callgrind;
 mod child;
 mod cold;
 mod figures;
+mod h2load;
+mod http2;
 mod instructions;
 mod machine;
 mod options;

@@ -18,9 +18,19 @@ pub struct Proxy {
     _running: Running,
 }
 
+/// What clients speak to a proxy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2 in clear, with prior knowledge.
+    Http2,
+}
+
 /// Starts nginx: two workers, connections kept to the client and to the upstreams, bodies streamed both ways through
 /// buffers that are good for long ones and no worse for short ones, no log. A route is a path and who answers what is below it.
-pub fn nginx(directory: &TempDir, routes: &[(String, SocketAddr)]) -> Result<Proxy, String> {
+pub fn nginx(directory: &TempDir, protocol: Protocol, routes: &[(String, SocketAddr)]) -> Result<Proxy, String> {
+    let http2 = if protocol == Protocol::Http2 { " http2" } else { "" };
     let at = directory.path().display();
     let (mut upstreams, mut locations) = (String::new(), String::new());
     for (number, (path, upstream)) in routes.iter().enumerate() {
@@ -43,7 +53,7 @@ pub fn nginx(directory: &TempDir, routes: &[(String, SocketAddr)]) -> Result<Pro
              proxy_buffer_size 32k;\nproxy_buffers 32 32k;\nproxy_busy_buffers_size 512k;\n\
              client_body_buffer_size 128k;\n\
              {upstreams}\
-             server {{\nlisten {address} backlog=4096;\n{locations}}}\n}}\n"
+             server {{\nlisten {address}{http2} backlog=4096;\n{locations}}}\n}}\n"
         )
     };
     start("nginx", directory.path(), config, |file| {
@@ -52,12 +62,13 @@ pub fn nginx(directory: &TempDir, routes: &[(String, SocketAddr)]) -> Result<Pro
 }
 
 /// Starts HAProxy: two threads, connections to the upstream shared by all clients, no log.
-pub fn haproxy(directory: &TempDir, upstream: SocketAddr) -> Result<Proxy, String> {
+pub fn haproxy(directory: &TempDir, protocol: Protocol, upstream: SocketAddr) -> Result<Proxy, String> {
+    let proto = if protocol == Protocol::Http2 { " proto h2" } else { "" };
     let config = |address| {
         format!(
             "global\n  nbthread 2\n  maxconn 8192\n\
              defaults\n  mode http\n  timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n  http-reuse always\n\
-             frontend clients\n  bind {address}\n  default_backend function\n\
+             frontend clients\n  bind {address}{proto}\n  default_backend function\n\
              backend function\n  server only {upstream}\n"
         )
     };

@@ -40,6 +40,20 @@ pub fn milliseconds(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }
 
+/// Reads a time as wrk and h2load print it: `1.08ms`, `124.00us`, `1.20s`, `1.00m`. In microseconds.
+pub fn microseconds(text: &str) -> Option<f64> {
+    let unit = text.find(|character: char| !character.is_ascii_digit() && character != '.')?;
+    let (number, unit) = text.split_at(unit);
+    let scale = match unit {
+        "us" => 1.0,
+        "ms" => 1e3,
+        "s" => 1e6,
+        "m" => 6e7,
+        _ => return None,
+    };
+    number.parse::<f64>().ok().map(|number| number * scale)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -68,5 +82,15 @@ mod tests {
         assert_eq!(ratio(Some(3.0), Some(0.0)), None);
         assert_eq!(added(Some(3.0), Some(2.0)), Some(1.0));
         assert_eq!(added(None, Some(2.0)), None);
+    }
+
+    #[test]
+    fn units_of_time_are_told_apart() {
+        let pairs = [("124.00us", 124.0), ("1.50ms", 1500.0), ("2.00s", 2e6), ("1.00m", 6e7)];
+        for (text, expected) in pairs {
+            assert_eq!(microseconds(text), Some(expected), "{text}");
+        }
+        assert_eq!(microseconds("1.00h"), None);
+        assert_eq!(microseconds("12"), None);
     }
 }

@@ -1,17 +1,19 @@
 //! Warm requests: what the way to a ready instance costs, beside nginx, HAProxy and no proxy at all.
 //!
-//! All reach the same process, which is the instance that UniFaaS has started; wrk drives them in turn.
+//! All reach the same process, which is the instance that UniFaaS has started; wrk drives them in turn. HTTP/2 is in
+//! `http2.rs`.
 
 use integration::{Daemon, Function, Home, Setup};
 
 use crate::{
     child::WITH_PARENT,
     figures::Figure,
+    http2,
     machine::is_installed,
     options::{Options, SectionName},
     progress, public_directory,
     report::{Section, Table},
-    rivals::{haproxy, nginx},
+    rivals::{Protocol, haproxy, nginx},
     stats::{added, median, ratio, spread},
     wrk::{self, Load, Outcome},
 };
@@ -22,10 +24,10 @@ const TRANSFERS: usize = 16;
 const ROUNDS: usize = 5;
 
 const DIRECT: &str = "direct";
-const NGINX: &str = "nginx";
-const HAPROXY: &str = "HAProxy";
-const UNIFAAS: &str = "UniFaaS";
-const BASELINE: &str = "UniFaaS, baseline";
+pub const NGINX: &str = "nginx";
+pub const HAPROXY: &str = "HAProxy";
+pub const UNIFAAS: &str = "UniFaaS";
+pub const BASELINE: &str = "UniFaaS, baseline";
 
 /// Somebody who brings requests to the function.
 struct Contestant {
@@ -46,7 +48,8 @@ pub async fn run(options: &Options) -> Section {
     let (daemon, home) = daemon(|setup| setup).await;
     let upstream = daemon.instances("lean").await[0]["address"].as_str().unwrap().parse().unwrap();
     let mut contestants = vec![Contestant::new(DIRECT, format!("http://{upstream}"))];
-    let (nginx, haproxy) = (nginx(&directory, &[("/".to_owned(), upstream)]), haproxy(&directory, upstream));
+    let nginx = nginx(&directory, Protocol::Http1, &[("/".to_owned(), upstream)]);
+    let haproxy = haproxy(&directory, Protocol::Http1, upstream);
     for (name, proxy) in [(NGINX, &nginx), (HAPROXY, &haproxy)] {
         match proxy {
             Ok(proxy) => contestants.push(Contestant::new(name, format!("http://{}", proxy.address))),
@@ -68,11 +71,15 @@ pub async fn run(options: &Options) -> Section {
         small(&mut section, &contestants, connections);
     }
     let script = wrk::script(&directory, "post.lua", wrk::POST_MIB);
-    for (what, path, script) in [("answers", "/mib", None), ("POSTs", "/", Some(script))] {
+    for (what, path, script, figure) in
+        [("answers", "/mib", None, Figure::Answers), ("POSTs", "/", Some(script), Figure::Posts)]
+    {
         let load = Load { connections: TRANSFERS, seconds: options.seconds(), script };
         rounds(&mut contestants, &load, path, options);
-        large(&mut section, &contestants, what);
+        large(&mut section, &contestants, what, figure);
     }
+    let other = baseline.as_ref().map(|(daemon, _)| daemon.listen);
+    http2::run(&mut section, upstream, daemon.listen, other, options);
     drop((daemon, home, baseline));
     section
 }
@@ -169,7 +176,7 @@ fn small(section: &mut Section, contestants: &[Contestant], connections: usize) 
     }
 }
 
-fn large(section: &mut Section, contestants: &[Contestant], what: &str) {
+fn large(section: &mut Section, contestants: &[Contestant], what: &str, figure: Figure) {
     let title = format!("1 MiB {what}, {TRANSFERS} connections: medians of {}", contestants[0].outcomes.len());
     // Of 1,000,000 bytes each.
     let megabytes = |outcome: &Outcome| outcome.rate * f64::from(1 << 20) / 1e6;
@@ -182,7 +189,5 @@ fn large(section: &mut Section, contestants: &[Contestant], what: &str) {
         table.row(contestant.name, &[here, spread, ratio(here, of(NGINX)), ratio(here, of(HAPROXY))]);
     }
     section.tables.push(table);
-    if what == "answers" {
-        section.figure(Figure::Answers, ratio(of(UNIFAAS), of(NGINX)));
-    }
+    section.figure(figure, ratio(of(UNIFAAS), of(NGINX)));
 }

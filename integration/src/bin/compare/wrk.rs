@@ -8,6 +8,8 @@ use std::{
 
 use tempfile::TempDir;
 
+use crate::stats::microseconds;
+
 /// What wrk found out.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Outcome {
@@ -86,20 +88,6 @@ fn parse(text: &str) -> Result<Outcome, String> {
     Ok(Outcome { rate, p50: latency("50%")?, p99: latency("99%")? })
 }
 
-/// `1.08ms`, `124.00us`, `1.20s`, `1.00m`.
-fn microseconds(text: &str) -> Option<f64> {
-    let unit = text.find(|character: char| !character.is_ascii_digit() && character != '.')?;
-    let (number, unit) = text.split_at(unit);
-    let scale = match unit {
-        "us" => 1.0,
-        "ms" => 1e3,
-        "s" => 1e6,
-        "m" => 6e7,
-        _ => return None,
-    };
-    number.parse::<f64>().ok().map(|number| number * scale)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -123,16 +111,6 @@ Transfer/sec:      3.38MB
     #[test]
     fn the_rate_and_two_percentiles_are_read() {
         assert_eq!(parse(OUTPUT), Ok(Outcome { rate: 59_012.34, p50: 1080.0, p99: 12_040.0 }));
-    }
-
-    #[test]
-    fn units_of_time_are_told_apart() {
-        let pairs = [("124.00us", 124.0), ("1.50ms", 1500.0), ("2.00s", 2e6), ("1.00m", 6e7)];
-        for (text, expected) in pairs {
-            assert_eq!(microseconds(text), Some(expected), "{text}");
-        }
-        assert_eq!(microseconds("1.00h"), None);
-        assert_eq!(microseconds("12"), None);
     }
 
     #[test]

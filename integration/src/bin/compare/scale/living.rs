@@ -14,7 +14,7 @@ use crate::{
     options::Options,
     progress, public_directory,
     report::{Section, Table},
-    rivals::nginx,
+    rivals::{Protocol, nginx},
     stats::{median, ratio, spread},
     wrk::{self, Load, Outcome},
 };
@@ -80,7 +80,7 @@ pub async fn run(section: &mut Section, options: &Options) {
     latency(section, &before[0], &cases);
 
     let directory = public_directory();
-    let nginx = nginx(&directory, &routes(&crowd, count).await);
+    let nginx = nginx(&directory, Protocol::Http1, &routes(&crowd, count).await);
     // A script costs wrk something, so every case gets one.
     let first = wrk::script(&directory, "first.lua", &wrk::in_turn(1));
     let all = wrk::script(&directory, "all.lua", &wrk::in_turn(count));

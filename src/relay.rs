@@ -1,7 +1,7 @@
-//! `unifaas relay`: standard input and output become a TCP connection.
+//! `unifaas relay`: connects standard input and output to a TCP address.
 //!
-//! QEMU starts it for each connection that a guest in a restricted user-mode network makes to its callback address: the
-//! only way out which such a network has.
+//! QEMU starts it for each connection of a guest in a restricted user-mode network to the callback address. Such a network
+//! has no other way out.
 
 use std::{
     io::{self, Read, Write},
@@ -10,7 +10,7 @@ use std::{
     thread,
 };
 
-/// Moves bytes both ways until both ends have nothing more to say.
+/// Copies bytes both ways until both directions have ended.
 pub fn run(address: SocketAddr) -> io::Result<()> {
     let stream = TcpStream::connect(address)?;
     let mut answers = stream.try_clone()?;
@@ -24,7 +24,7 @@ pub fn run(address: SocketAddr) -> io::Result<()> {
     back.join().unwrap_or(Ok(()))
 }
 
-/// Without the buffer of the standard library, which would hold back what the other side waits for.
+/// Returns an unbuffered file: the standard library's buffer would delay data that the peer waits for.
 fn raw(descriptor: std::os::fd::BorrowedFd<'_>) -> io::Result<std::fs::File> {
     Ok(descriptor.try_clone_to_owned()?.into())
 }

@@ -286,7 +286,7 @@ fn prepared_taps_that_somebody_removes_are_not_lent() {
         for _ in 0..3 {
             eventually(ms(2000), "taps are prepared", async || (taps().len() >= 3).then_some(())).await;
             remove_taps();
-            eventually(ms(2000), "it is told", async || daemon.log().contains("removed a tap").then_some(())).await;
+            eventually(ms(2000), "it is told", async || daemon.log().contains("a tap was removed").then_some(())).await;
             daemon.get("/invoke/f/").await.ok();
             until_none_is_left(&daemon).await;
         }

@@ -1,12 +1,12 @@
-//! The range that VMs get their addresses from, and the /30 that each of them gets of it. Pure.
+//! The address range of virtual machines, and the /30 subnet that each of them gets. Pure.
 
 use std::{collections::VecDeque, fmt, net::Ipv4Addr, str::FromStr};
 
 use ipnet::{IpNet, Ipv4Net};
 
-/// Addresses of one link: network, host, guest, broadcast.
+/// Number of addresses of one link: network, host, guest, broadcast.
 const PER_LINK: u32 = 4;
-/// Bits of a link's network.
+/// Prefix length of a link's network.
 pub const LINK_BITS: u8 = 30;
 
 /// A range of IPv4 addresses.
@@ -17,24 +17,24 @@ pub struct Subnet {
 }
 
 impl Subnet {
-    /// The one that is used when nobody says otherwise.
+    /// The range without `--subnet`.
     pub const DEFAULT: Self = Self { base: Ipv4Addr::new(10, 100, 0, 0), bits: 16 };
 
-    /// Whether the two have an address in common.
+    /// Returns whether the two ranges have an address in common.
     pub fn overlaps(self, other: Self) -> bool {
         let mask = mask(self.bits.min(other.bits));
         u32::from(self.base) & mask == u32::from(other.base) & mask
     }
 
-    /// How many links fit into it.
+    /// Returns the number of links in the range.
     pub fn links(self) -> u32 {
         1 << (LINK_BITS - self.bits)
     }
 
-    /// The link of that number, which is below [`links`](Self::links).
-    pub fn link(self, number: u32) -> Link {
+    /// Returns the link with that number, which is below [`links`](Self::links).
+    pub fn link(self, number: u32) -> PointToPoint {
         let network = u32::from(self.base) + number * PER_LINK;
-        Link { number, gateway: Ipv4Addr::from(network + 1), guest: Ipv4Addr::from(network + 2) }
+        PointToPoint { number, gateway: Ipv4Addr::from(network + 1), guest: Ipv4Addr::from(network + 2) }
     }
 }
 
@@ -75,29 +75,29 @@ fn mask(bits: u8) -> u32 {
     u32::MAX.checked_shl(32 - u32::from(bits)).unwrap_or(0)
 }
 
-/// The two ends of the wire between host and guest.
+/// The addresses of the link between host and guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Link {
-    /// Its place in the subnet.
+pub struct PointToPoint {
+    /// The number of the link within the subnet.
     pub number: u32,
-    /// The host's end.
+    /// The host's address.
     pub gateway: Ipv4Addr,
-    /// The guest's end.
+    /// The guest's address.
     pub guest: Ipv4Addr,
 }
 
-impl Link {
+impl PointToPoint {
     /// The netmask of both ends.
     pub const NETMASK: Ipv4Addr = Ipv4Addr::new(255, 255, 255, 252);
 
-    /// The hardware address of the guest's end: locally administered, unique where its address is.
+    /// Returns the guest's MAC address: locally administered, and as unique as its IP address.
     pub fn mac(&self) -> String {
         let [a, b, c, d] = self.guest.octets();
         format!("02:fa:{a:02x}:{b:02x}:{c:02x}:{d:02x}")
     }
 }
 
-/// The links that nobody has, the one returned longest ago first.
+/// Links that are not in use, in the order in which they were returned.
 #[derive(Debug)]
 pub struct FreeLinks {
     subnet: Subnet,
@@ -105,18 +105,18 @@ pub struct FreeLinks {
 }
 
 impl FreeLinks {
-    /// All of them.
+    /// Returns all links of the range.
     pub fn of(subnet: Subnet) -> Self {
         Self { subnet, free: (0..subnet.links()).collect() }
     }
 
-    /// Takes one. `None`: there is none left.
-    pub fn take(&mut self) -> Option<Link> {
+    /// Takes a link. `None`: every link is in use.
+    pub fn take(&mut self) -> Option<PointToPoint> {
         self.free.pop_front().map(|number| self.subnet.link(number))
     }
 
-    /// Gives one back.
-    pub fn put(&mut self, link: Link) {
+    /// Returns a link.
+    pub fn put(&mut self, link: PointToPoint) {
         self.free.push_back(link.number);
     }
 }
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn the_host_has_the_first_address_of_a_link_and_the_guest_the_second() {
+    fn host_has_first_address_of_link_and_guest_second() {
         let links = subnet("10.100.0.0/16");
         let first = links.link(0);
         assert_eq!((first.gateway.to_string(), first.guest.to_string()), ("10.100.0.1".into(), "10.100.0.2".into()));
@@ -140,14 +140,14 @@ mod tests {
     }
 
     #[test]
-    fn a_range_has_as_many_links_as_fit_into_it() {
+    fn counts_links_of_range() {
         assert_eq!(subnet("10.100.0.0/16").links(), 16_384);
         assert_eq!(subnet("10.101.0.0/24").links(), 64);
         assert_eq!(subnet("10.101.0.4/30").links(), 1);
     }
 
     #[test]
-    fn ranges_overlap_when_one_contains_the_other() {
+    fn ranges_overlap_if_one_contains_the_other() {
         let ours = subnet("10.100.0.0/16");
         for other in ["10.100.0.0/16", "10.100.7.0/24", "10.0.0.0/8", "10.100.255.252/30"] {
             assert!(ours.overlaps(subnet(other)) && subnet(other).overlaps(ours), "{other}");
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn every_link_is_free_once_and_a_returned_one_is_taken_last() {
+    fn links_are_unique_and_returned_ones_are_taken_last() {
         let mut links = FreeLinks::of(subnet("10.101.0.0/29"));
         let (first, second) = (links.take().unwrap(), links.take().unwrap());
         assert_ne!(first, second);

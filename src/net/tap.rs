@@ -1,7 +1,7 @@
-//! Tap devices by ioctl on `/dev/net/tun`: the one thing about them that netlink cannot do.
+//! Creates tap devices by ioctl on `/dev/net/tun`, which netlink cannot do.
 //!
-//! A tap is made persistent and then let go, so that a machine monitor can attach to it by its name. Until then it goes
-//! with the daemon, which is the time to put a mark on it.
+//! A tap is made persistent and its descriptor closed, so that a VMM can attach to it by name. Before that, the kernel
+//! removes the tap with the daemon: it gets its mark in that time.
 
 use std::{
     fs::{File, OpenOptions},
@@ -12,28 +12,28 @@ use std::{
 use nix::{errno::Errno, libc};
 
 const DEVICE: &str = "/dev/net/tun";
-/// The kernel puts the lowest free number in its place.
+/// The kernel replaces `%d` by the lowest free number.
 const TEMPLATE: &[u8] = b"faas%d";
-/// How the names of all taps start.
+/// Prefix of the names of all taps.
 pub const PREFIX: &str = "faas";
 
 nix::ioctl_readwrite_bad!(tun_set_iff, libc::TUNSETIFF, libc::ifreq);
 nix::ioctl_write_int_bad!(tun_set_group, libc::TUNSETGROUP);
 nix::ioctl_write_int_bad!(tun_set_persist, libc::TUNSETPERSIST);
 
-/// A tap that exists only as long as this does.
+/// A tap that the kernel removes when this is dropped.
 #[derive(Debug)]
 pub struct NewTap {
     device: File,
-    /// As the kernel chose it.
+    /// The name that the kernel chose.
     pub name: String,
 }
 
 impl NewTap {
-    /// Makes one that processes of the group `gid` may attach to.
+    /// Creates a tap that processes of the group `gid` may attach to.
     ///
     /// # Errors
-    /// `NotFound` without a tun device, `PermissionDenied` without CAP_NET_ADMIN, else whatever the kernel says.
+    /// `NotFound` without a tun device, `PermissionDenied` without CAP_NET_ADMIN, else the kernel's error.
     pub fn create(gid: libc::gid_t) -> io::Result<Self> {
         let device = OpenOptions::new().read(true).write(true).open(DEVICE)?;
         let name = attach_new(&device)?;
@@ -42,7 +42,7 @@ impl NewTap {
         Ok(Self { device, name })
     }
 
-    /// Lets it stay until it is removed.
+    /// Makes the tap persistent, and closes its descriptor.
     pub fn persist(self) -> io::Result<()> {
         // SAFETY: as above.
         unsafe { tun_set_persist(self.device.as_raw_fd(), 1) }?;

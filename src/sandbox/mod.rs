@@ -34,7 +34,7 @@ pub use cgroup::memory_limit;
 use container::Containers;
 use ports::Ports;
 use process::{OrphanReaper, ProcessRuntime, Processes, Spawner};
-use vm::{Machines, VmSettings};
+use vm::{VmRuntime, VmSettings};
 
 use crate::{
     host::function_peers::FunctionPeers,
@@ -61,7 +61,7 @@ pub struct EngineSettings {
 pub struct Engines {
     processes: Processes,
     containers: Containers,
-    machines: Machines,
+    vms: VmRuntime,
     cgroups: CgroupAllocator,
 }
 
@@ -83,10 +83,10 @@ impl Engines {
             orphan_reaper: OrphanReaper::default(),
             peers: peers.clone(),
         };
-        let vms = VmSettings { subnet, tap_pool, callback, peers: peers.clone() };
+        let vm_settings = VmSettings { subnet, tap_pool, callback, peers: peers.clone() };
         Ok(Self {
             containers: Containers::new(callback, state, peers, log),
-            machines: Machines::new(vms, runtime.clone(), state, log),
+            vms: VmRuntime::new(vm_settings, runtime.clone(), state, log),
             cgroups: runtime.cgroups.clone(),
             processes: Processes::new(Callback::local(callback), runtime),
         })
@@ -115,7 +115,7 @@ impl Engines {
 
     /// Prepares what `functions` need at once, and finds out whether it can be had.
     pub async fn prepare(&self, functions: impl Iterator<Item = &FunctionSpec>) -> Result<(), NetError> {
-        self.machines.prepare(functions).await
+        self.vms.prepare(functions).await
     }
 }
 
@@ -129,7 +129,7 @@ impl Sandboxes for Engines {
         match &spec.sandbox {
             SandboxSpec::Process(process) => self.processes.launch(order, process),
             SandboxSpec::Container(container) => self.containers.launch(order, container),
-            SandboxSpec::Vm(vm) => self.machines.launch(order, vm),
+            SandboxSpec::Vm(vm) => self.vms.launch(order, vm),
         }
     }
 

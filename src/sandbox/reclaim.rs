@@ -20,7 +20,7 @@ use super::{
     container::Containers,
 };
 use crate::{
-    net::{self, Mark, Remains, Subnet},
+    net::{self, Mark, Subnet},
     state::{self, JournalEntry, ProcessTree, Recovered, Resource},
 };
 
@@ -34,7 +34,7 @@ struct Kinds {
     cgroups: Vec<(JournalEntry, String, String)>,
     containers: Vec<(JournalEntry, String, String)>,
     network: Vec<JournalEntry>,
-    remains: Remains,
+    network_leftovers: net::Leftovers,
 }
 
 impl Kinds {
@@ -47,12 +47,12 @@ impl Kinds {
                 Resource::Container { engine, name } => kinds.containers.push((entry, engine, name)),
                 Resource::Network { mark, subnet } => {
                     kinds.network.push(entry);
-                    kinds.remains.marks.push(Mark::new(mark));
-                    kinds.remains.subnets.extend(subnet.parse::<Subnet>());
+                    kinds.network_leftovers.marks.push(Mark::new(mark));
+                    kinds.network_leftovers.subnets.extend(subnet.parse::<Subnet>());
                 }
                 Resource::Forwarding { interface } => {
                     kinds.network.push(entry);
-                    kinds.remains.uplinks.push(interface);
+                    kinds.network_leftovers.uplinks.push(interface);
                 }
             }
         }
@@ -66,7 +66,7 @@ impl Kinds {
 /// Outside of a `LocalSet`.
 pub async fn run(left: Recovered, containers: &Containers, mark: Mark, subnet: Subnet, log: &Logger) {
     let Recovered { resources, directories, lost, damaged } = left;
-    let Kinds { trees, cgroups, containers: left, network, mut remains } = Kinds::of(resources);
+    let Kinds { trees, cgroups, containers: left, network, mut network_leftovers } = Kinds::of(resources);
     if lost > 0 {
         info!(log, "of what an earlier daemon had, some went with the host or the namespace it ran in"; "count" => lost);
     }
@@ -74,8 +74,8 @@ pub async fn run(left: Recovered, containers: &Containers, mark: Mark, subnet: S
     if damaged > 0 {
         warn!(log, "the journal of an earlier daemon is damaged: what has a mark is looked for"; "lines" => damaged);
         suspected |= geteuid().is_root();
-        remains.marks.push(mark);
-        remains.subnets.push(subnet);
+        network_leftovers.marks.push(mark);
+        network_leftovers.subnets.push(subnet);
     }
 
     containers.remove_leftovers(left);
@@ -83,7 +83,7 @@ pub async fn run(left: Recovered, containers: &Containers, mark: Mark, subnet: S
     let ended = time::timeout(PATIENCE, task::spawn_local(end(trees, cgroups, log.clone())));
     let cleaned = async {
         if suspected {
-            clean_network(network, remains, log).await;
+            clean_network(network, network_leftovers, log).await;
         }
     };
     let _ = future::join(ended, cleaned).await;
@@ -134,10 +134,10 @@ async fn remove_cgroups(left: Vec<(JournalEntry, String, String)>, log: &Logger)
     removed.processes
 }
 
-async fn clean_network(entries: Vec<JournalEntry>, remains: Remains, log: &Logger) {
-    match net::clean_up(remains, log.clone()).await {
+async fn clean_network(entries: Vec<JournalEntry>, leftovers: net::Leftovers, log: &Logger) {
+    match net::clean_up(leftovers, log.clone()).await {
         Ok(cleaned) => {
-            if cleaned.whole {
+            if cleaned.complete {
                 report(log, "networks", entries.len());
                 entries.into_iter().for_each(JournalEntry::remove);
             }

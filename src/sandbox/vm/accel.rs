@@ -1,27 +1,27 @@
-//! Whether `/dev/kvm` executes guests on the processor.
+//! Finds out whether `/dev/kvm` executes guests on the processor.
 //!
-//! A host that is itself a virtual machine can offer a KVM that emulates every instruction: a thousand times slower than
-//! the processor, a hundred times slower than QEMU's own translator, and without floating point. It is told by running
-//! one instruction that every such processor has and that KVM's emulator does not know.
+//! A host that is itself a virtual machine can offer a KVM that emulates every instruction. Such a KVM is a thousand times
+//! slower than the processor and a hundred times slower than QEMU's TCG, and has no floating point. The probe runs one
+//! instruction that every processor has and that KVM's emulator does not implement.
 
 use std::{error::Error, fmt};
 
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::{Kvm, VcpuExit};
 
-/// Where the page with the program is, in the guest.
+/// Guest address of the page with the program.
 const BASE: u64 = 0x1000;
 /// `xorps %xmm0, %xmm0; hlt`, the same in real mode as in any other.
 const PROGRAM: [u8; 4] = [0x0f, 0x57, 0xc0, 0xf4];
-/// In CR4: the operating system knows of SSE, so that its instructions are valid.
+/// In CR4: enables SSE instructions.
 const OSFXSR: u64 = 1 << 9;
-/// What always stands in RFLAGS.
+/// The bit of RFLAGS that is always set.
 const RFLAGS: u64 = 2;
 
 #[repr(C, align(4096))]
 struct Page([u8; 4096]);
 
-/// Why KVM is of no use here.
+/// Why KVM cannot be used here.
 #[derive(Debug)]
 pub struct Unusable(String);
 
@@ -31,7 +31,7 @@ impl fmt::Display for Unusable {
     }
 }
 
-/// Tries it. Takes some milliseconds.
+/// Fails if KVM is missing, or emulates guests. Takes some milliseconds.
 pub fn probe() -> Result<(), Unusable> {
     match run() {
         Ok(true) => Ok(()),
@@ -40,7 +40,7 @@ pub fn probe() -> Result<(), Unusable> {
     }
 }
 
-/// Whether the program ran to its end.
+/// Returns whether the guest ran the program to its end.
 fn run() -> Result<bool, Box<dyn Error>> {
     let mut page = Box::new(Page([0; 4096]));
     page.0[..PROGRAM.len()].copy_from_slice(&PROGRAM);
@@ -52,8 +52,8 @@ fn run() -> Result<bool, Box<dyn Error>> {
         memory_size: size_of::<Page>() as u64,
         userspace_addr: page.0.as_mut_ptr() as u64,
     };
-    // SAFETY: the page is as large as said and page-aligned, nothing else refers to it, and it outlives the VM, which is
-    // declared after it.
+    // SAFETY: the page has the stated size and is page-aligned, nothing else refers to it, and it outlives the VM, which
+    // is declared after it.
     unsafe { vm.set_user_memory_region(region) }?;
     let mut cpu = vm.create_vcpu(0)?;
     let mut special = cpu.get_sregs()?;

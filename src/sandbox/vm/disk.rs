@@ -1,4 +1,4 @@
-//! Private copies of root disks: shared blocks where the file system can, else the data without the holes.
+//! Private copies of root disks: a reflink where the file system supports it, else a sparse copy.
 
 use std::{
     fs::{self, File, OpenOptions, Permissions},
@@ -19,11 +19,11 @@ use nix::{
 
 nix::ioctl_write_int_bad!(file_clone, libc::FICLONE);
 
-/// Copies a disk image, or a directory that serves as one. Takes as long as the disk is large: not for the actors'
-/// thread.
+/// Copies a disk image, or a directory that is shared as a root file system. Blocks for as long as the copy takes: never
+/// call it on the actors' thread.
 pub fn copy(from: &Path, to: &Path) -> io::Result<()> {
     let metadata = fs::symlink_metadata(from)?;
-    // What `from` itself is a link to is what is meant; links inside of a directory stay links.
+    // `from` itself may be a link, and its target is copied; links inside of a directory stay links.
     if metadata.is_dir() || from.is_dir() { copy_directory(from, to) } else { copy_file(from, to) }
 }
 
@@ -40,12 +40,12 @@ fn copy_directory(from: &Path, to: &Path) -> io::Result<()> {
             copy_file(&entry.path(), &target)?;
             permit(&target, entry.metadata()?.permissions())?;
         }
-        // A socket or a named pipe means nothing in a copy.
+        // Sockets and named pipes are not copied.
     }
     permit(to, fs::metadata(from)?.permissions())
 }
 
-/// A service manager may allow nobody to make set-user-id programs. Then a guest has to do without.
+/// Sets the permissions, without the set-user-id bits where the service manager forbids those (RestrictSUIDSGID).
 fn permit(file: &Path, permissions: Permissions) -> io::Result<()> {
     let mode = permissions.mode();
     match fs::set_permissions(file, permissions) {
@@ -59,7 +59,7 @@ fn permit(file: &Path, permissions: Permissions) -> io::Result<()> {
 fn copy_file(from: &Path, to: &Path) -> io::Result<()> {
     let source = File::open(from)?;
     let target = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to)?;
-    // SAFETY: both are open files, and the call takes nothing but their numbers.
+    // SAFETY: both are open files, and the call takes only their numbers.
     if unsafe { file_clone(target.as_raw_fd(), source.as_raw_fd()) }.is_ok() {
         return Ok(());
     }
@@ -73,7 +73,7 @@ fn copy_data(mut source: &File, mut target: &File) -> io::Result<()> {
     while position < length {
         let start = match lseek(source, position as libc::off_t, Whence::SeekData) {
             Ok(start) => start as u64,
-            // Nothing but a hole up to the end.
+            // Only a hole up to the end.
             Err(Errno::ENXIO) => break,
             Err(error) => return Err(error.into()),
         };
@@ -95,7 +95,7 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     #[test]
-    fn a_copy_has_the_same_bytes_and_as_few_blocks() {
+    fn copy_has_same_bytes_and_stays_sparse() {
         let place = tempfile::tempdir().unwrap();
         let (from, to) = (place.path().join("from"), place.path().join("to"));
         let file = File::create(&from).unwrap();
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_does_not_change_with_its_original_and_never_replaces_a_file() {
+    fn copy_is_independent_and_never_replaces_a_file() {
         let place = tempfile::tempdir().unwrap();
         let (from, to) = (place.path().join("from"), place.path().join("to"));
         fs::write(&from, "one").unwrap();
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_is_copied_with_links_and_permissions() {
+    fn copies_directory_with_links_and_permissions() {
         let place = tempfile::tempdir().unwrap();
         let (from, to) = (place.path().join("from"), place.path().join("to"));
         fs::create_dir_all(from.join("bin")).unwrap();

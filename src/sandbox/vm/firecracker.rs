@@ -1,16 +1,16 @@
-//! What Firecracker, and its jailer, are told. Pure.
+//! The configuration file of Firecracker, and the arguments of Firecracker and its jailer. Pure.
 
 use std::path::Path;
 
 use serde::Serialize;
 use unifaas_actors::spec::VmSpec;
 
-/// The file that Firecracker reads, as its documentation has it. No `Debug`: the guest's command line has a secret.
+/// Firecracker's configuration file. No `Debug`: the guest's command line has a secret.
 #[derive(Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Config {
     boot_source: BootSource,
-    /// Must be there, even when there is none.
+    /// Firecracker refuses a file without this key, even if there are no drives.
     drives: Vec<Drive>,
     machine_config: MachineConfig,
     network_interfaces: Vec<NetworkInterface>,
@@ -45,12 +45,12 @@ struct NetworkInterface {
     guest_mac: String,
 }
 
-/// The files of a VM, as its monitor finds them.
+/// The files of a VM, by the paths that its VMM opens.
 #[derive(Debug, Clone, Copy)]
 pub struct Files<'a> {
     pub kernel: &'a Path,
     pub initrd: Option<&'a Path>,
-    /// The root disk, and whether it is for reading only.
+    /// The root disk, and whether it is read-only.
     pub disk: Option<(&'a Path, bool)>,
 }
 
@@ -83,15 +83,15 @@ impl Config {
     }
 }
 
-/// The arguments of Firecracker itself.
+/// Returns the arguments of Firecracker.
 pub fn arguments(id: &str, config: &Path) -> Vec<String> {
     ["--id", id, "--no-api", "--config-file", &config.to_string_lossy()].map(str::to_owned).into()
 }
 
-/// Who is put into a jail, and where that is.
+/// The jail of one Firecracker process.
 #[derive(Debug, Clone, Copy)]
 pub struct Jail<'a> {
-    /// Firecracker's program.
+    /// Firecracker's executable.
     pub program: &'a Path,
     /// The directory below which the jailer makes `<name of the program>/<id>/root`.
     pub base: &'a Path,
@@ -100,7 +100,7 @@ pub struct Jail<'a> {
 }
 
 impl Jail<'_> {
-    /// The arguments of the jailer; `config` is a path inside of the jail. It passes `--id` on by itself.
+    /// Returns the arguments of the jailer, which passes `--id` on by itself. `config` is a path inside of the jail.
     pub fn arguments(&self, id: &str, config: &str) -> Vec<String> {
         let (uid, gid) = (self.uid.to_string(), self.gid.to_string());
         let (program, base) = (self.program.to_string_lossy(), self.base.to_string_lossy());
@@ -108,7 +108,7 @@ impl Jail<'_> {
         own.into_iter().chain(["--", "--no-api", "--config-file", config]).map(str::to_owned).collect()
     }
 
-    /// What will be the root directory of that one.
+    /// Returns the directory that will be the root of the jailed process.
     pub fn root(&self, id: &str) -> std::path::PathBuf {
         self.base.join(self.program.file_name().unwrap_or_default()).join(id).join("root")
     }
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_unikernel_without_a_disk_has_an_empty_list_of_drives() {
+    fn unikernel_without_disk_has_empty_list_of_drives() {
         let vm = vm("");
         let files = Files { kernel: &vm.kernel, initrd: None, disk: None };
         let expected = json!({
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_linux_guest_has_a_root_disk_and_an_initial_ramdisk() {
+    fn linux_guest_has_root_disk_and_initrd() {
         let vm = vm("memory = 256\ncpus = 2\n");
         let disk = Some((Path::new("/run/x/rootfs"), false));
         let files = Files { kernel: &vm.kernel, initrd: Some(Path::new("/f/initrd")), disk };
@@ -164,13 +164,13 @@ mod tests {
     }
 
     #[test]
-    fn firecracker_is_run_without_its_api() {
+    fn firecracker_runs_without_api() {
         let arguments = arguments("i-1", Path::new("/run/x/config.json"));
         assert_eq!(arguments, ["--id", "i-1", "--no-api", "--config-file", "/run/x/config.json"]);
     }
 
     #[test]
-    fn a_jailed_one_gets_its_own_arguments_behind_two_dashes() {
+    fn jailer_passes_arguments_behind_two_dashes() {
         let jail = Jail { program: Path::new("/opt/fc-1.17"), base: Path::new("/run/x"), uid: 65_534, gid: 65_533 };
         let expected = "--id i-1 --exec-file /opt/fc-1.17 --uid 65534 --gid 65533 --chroot-base-dir /run/x \
                         -- --no-api --config-file config.json";

@@ -1,23 +1,24 @@
-//! The `vm` sandbox: an instance is a virtual machine, run by a machine monitor that is a child of the daemon.
+//! The `vm` sandbox: an instance is a virtual machine, run by a VMM (virtual machine monitor) that is a child of the daemon.
 //!
-//! `plan.rs` makes a command of an order: `firecracker.rs` and `qemu.rs` say what the monitors are told, `program.rs`
-//! where they are, `operator.rs` as whom they run, `accel.rs` whether the processor helps, `wire.rs` how a guest is
-//! attached and what it is told, `disk.rs` copies root disks, `files.rs` has the files, `qmp.rs` and `ending.rs` find
-//! out why a machine ended, and `guest.rs` is one that runs. Taps and what guests may reach are in `src/net/`; monitors are
-//! started and held like processes.
+//! - `plan.rs` turns a launch order into a command: `firecracker.rs` and `qemu.rs` write command lines, `program.rs` finds
+//!   executables, `run_as.rs` chooses the user, `accel.rs` probes KVM, `disk.rs` copies root disks.
+//! - `attachment.rs`: the guest's network; `instance_dir.rs`: its files; `handle.rs`: a running instance.
+//! - `qmp.rs` and `exit_reason.rs` find out why a machine ended.
+//!
+//! Taps and firewall rules are in `src/net/`. A VMM is started and supervised like the child processes of `process/`.
 
 mod accel;
+mod attachment;
 mod disk;
-mod ending;
-mod files;
+mod exit_reason;
 mod firecracker;
-mod guest;
-mod operator;
+mod handle;
+mod instance_dir;
 mod plan;
 mod program;
 mod qemu;
 mod qmp;
-mod wire;
+mod run_as;
 
 use std::{cell::Cell, io, net::SocketAddr, os::fd::OwnedFd, path::PathBuf, rc::Rc, time::Duration};
 
@@ -40,98 +41,99 @@ use crate::{
     net::{self, Mark, NetError, Network, Subnet},
     state::{State, is_full},
 };
-use ending::Monitor;
-use guest::VmGuest;
-use operator::Operator;
+use attachment::{GuestNetConfig, NetAttachment};
+use exit_reason::Vmm;
+use handle::VmHandle;
 use plan::{Plan, Planner};
 use qemu::Accelerator;
-use wire::{Facts, Wire};
+use qmp::QmpClient;
+use run_as::RunAs;
 
-/// Beside the guest's own memory, in MiB: what its monitor needs. QEMU's translated code is in there.
+/// Memory of the VMM beside the guest's own, in MiB. QEMU's includes translated code.
 const FIRECRACKER_OVERHEAD: u64 = 64;
 const QEMU_OVERHEAD: u64 = 256;
-/// Threads that a monitor may have at once: for each CPU of a guest, and for input and output.
-const MONITOR_PIDS: u32 = 512;
-/// Lines of output that are looked at for the reason of an end.
-const LAST_LINES: usize = 40;
-/// How long the reason may take to be read once QEMU has ended.
-const LAST_EVENT: Duration = Duration::from_millis(20);
+/// Maximum number of threads of a VMM: one for each CPU of the guest, and others for input and output.
+const MAX_THREADS: u32 = 512;
+/// Number of output lines that are searched for an error message.
+const SEARCHED_LINES: usize = 40;
+/// How long reading the exit reason may take once QEMU has ended.
+const EXIT_REASON_TIMEOUT: Duration = Duration::from_millis(20);
 
-/// What the engine is made from.
+/// What the runtime is made from.
 #[derive(Debug, Clone)]
 pub struct VmSettings {
-    /// The range of the guests' addresses, if somebody has chosen one.
+    /// The range of the guests' addresses, if one was given.
     pub subnet: Option<Subnet>,
-    /// Taps that are kept prepared.
+    /// Number of taps that are kept prepared.
     pub tap_pool: usize,
     /// The bound address of the callback listener.
     pub callback: SocketAddr,
-    /// Is told where the guests are.
+    /// Gets the addresses and users of guests.
     pub peers: FunctionPeers,
 }
 
 /// Starts virtual machines.
 #[derive(Clone)]
-pub struct Machines(Rc<Engine>);
+pub struct VmRuntime(Rc<Inner>);
 
-struct Engine {
+struct Inner {
     settings: VmSettings,
     network: Network,
     runtime: ProcessRuntime,
-    /// Where the files of instances are.
+    /// The directory with the files of all instances.
     instances: PathBuf,
     kvm: OnceCell<bool>,
-    /// Whether monitors that run as root have been logged.
-    warned: Cell<bool>,
+    /// Whether the log says that VMMs run as root.
+    logged_root: Cell<bool>,
     log: Logger,
 }
 
-impl Machines {
-    /// Touches nothing of the network yet.
+impl VmRuntime {
+    /// Creates the runtime; the host's network is not touched yet.
     pub fn new(settings: VmSettings, runtime: ProcessRuntime, state: &State, log: &Logger) -> Self {
         let network = net::Settings {
             subnet: settings.subnet.unwrap_or(Subnet::DEFAULT),
             pool: settings.tap_pool,
-            tap_group: Operator::group(Uid::effective()).as_raw(),
+            tap_group: RunAs::group(Uid::effective()).as_raw(),
             callback: settings.callback,
             mark: Mark::new(state.mark()),
             journal: state.journal.clone(),
         };
         let network = Network::new(network, log);
-        let (kvm, warned, instances) = (OnceCell::new(), Cell::new(false), state.instances());
-        Self(Rc::new(Engine { settings, network, runtime, instances, kvm, warned, log: log.clone() }))
+        let (kvm, logged_root, instances) = (OnceCell::new(), Cell::new(false), state.instances());
+        Self(Rc::new(Inner { settings, network, runtime, instances, kvm, logged_root, log: log.clone() }))
     }
 
-    /// Prepares the network if `functions` need it. The one error is a range that is in use; whatever else is in the way,
-    /// or another daemon, only keeps these functions from starting.
+    /// Prepares the network if `functions` need it. A range that other interfaces or routes use is an error. Every other
+    /// obstacle, another daemon included, is logged, and fails only the starts of these functions.
     pub async fn prepare(&self, functions: impl Iterator<Item = &FunctionSpec>) -> Result<(), NetError> {
-        let engine = &self.0;
+        let inner = &self.0;
         let mut vms = functions.filter_map(|spec| match &spec.sandbox {
             SandboxSpec::Vm(vm) => Some(vm),
             _ => None,
         });
         if !vms.any(|vm| vm.network == VmNetwork::Tap) {
-            // Whoever chooses a range wants to know that it is wrong before the first of them is there.
-            return if engine.settings.subnet.is_some() { engine.network.check().await } else { Ok(()) };
+            // An explicit range is checked at start, even if no function needs it yet.
+            return if inner.settings.subnet.is_some() { inner.network.check().await } else { Ok(()) };
         }
-        match engine.network.open().await {
+        match inner.network.open().await {
             Err(error @ NetError::Conflict { daemon: false, .. }) => Err(error),
             Err(error) => {
-                warn!(engine.log, "virtual machines cannot be started"; "error" => %error);
+                warn!(inner.log, "virtual machines cannot be started"; "error" => %error);
                 Ok(())
             }
             Ok(()) => Ok(()),
         }
     }
 
-    /// Starts one.
+    /// Starts a virtual machine.
     pub fn launch(&self, order: LaunchOrder, vm: &VmSpec) -> LocalBoxFuture<'static, Result<Launched, LaunchError>> {
-        let (engine, vm) = (self.0.clone(), vm.clone());
-        Box::pin(async move { engine.launch(order, &vm).await })
+        let (inner, vm) = (self.0.clone(), vm.clone());
+        Box::pin(async move { inner.launch(order, &vm).await })
     }
 }
 
-impl Engine {
+impl Inner {
     async fn launch(&self, order: LaunchOrder, vm: &VmSpec) -> Result<Launched, LaunchError> {
         let record = Record::begin(&self.runtime.journal, order.instance.to_string()).await?;
         match self.prepare(&order, vm).await {
@@ -143,61 +145,62 @@ impl Engine {
         }
     }
 
-    /// Everything that a machine monitor needs before it is started.
+    /// Acquires everything that a VMM needs before it is started.
     async fn prepare(&self, order: &LaunchOrder, vm: &VmSpec) -> Result<Prepared, LaunchError> {
         let token = order.token.reveal();
-        let (wire, facts) = match vm.network {
+        let (attachment, guest) = match vm.network {
             VmNetwork::Tap => {
-                wire::check_callback(self.settings.callback, &order.spec.readiness)?;
-                let tap = self.network.lend(vm.egress).await?;
+                attachment::check_callback(self.settings.callback, &order.spec.readiness)?;
+                let tap = self.network.acquire(vm.egress).await?;
                 let subnet = self.settings.subnet.unwrap_or(Subnet::DEFAULT);
                 self.settings.peers.add_network("virtual machines", vec![subnet.into()]);
-                let facts = Facts::on_tap(tap.link, order.spec.port, self.settings.callback, &token);
-                (Wire::Tap(tap), facts)
+                let guest = GuestNetConfig::on_tap(tap.link, order.spec.port, self.settings.callback, &token);
+                (NetAttachment::Tap(tap), guest)
             }
             VmNetwork::User => {
-                let everything_used = || LaunchError::Exhausted("every local port for instances is in use".to_owned());
-                let port = self.runtime.ports.lease().ok_or_else(everything_used)?;
-                let facts = Facts::in_user_network(port.port(), Callback::local(self.settings.callback), &token);
-                (Wire::User(port), facts)
+                let exhausted = || LaunchError::Exhausted("every local port for instances is in use".to_owned());
+                let port = self.runtime.ports.lease().ok_or_else(exhausted)?;
+                let guest =
+                    GuestNetConfig::in_user_network(port.port(), Callback::local(self.settings.callback), &token);
+                (NetAttachment::User(port), guest)
             }
         };
         let accelerator = match &vm.hypervisor {
             Hypervisor::Qemu { qemu, .. } | Hypervisor::Microvm { qemu, .. } => self.accelerator(qemu.accel).await,
             Hypervisor::Firecracker { .. } => Accelerator::Kvm,
         };
-        let tap = match &wire {
-            Wire::Tap(tap) => Some((tap.name.clone(), tap.link)),
-            Wire::User(_) => None,
+        let tap = match &attachment {
+            NetAttachment::Tap(tap) => Some((tap.name.clone(), tap.link)),
+            NetAttachment::User(_) => None,
         };
         let planner = Planner {
             instance: order.instance,
             spec: order.spec.clone(),
             vm: vm.clone(),
             tap,
-            facts: facts.clone(),
+            guest: guest.clone(),
             instances: self.instances.clone(),
             callback: Callback::local(self.settings.callback),
             accelerator,
         };
         let planned = task::spawn_blocking(move || planner.plan()).await;
         let plan = planned.unwrap_or_else(|error| Err(LaunchError::Refused(format!("the plan: {error}"))))?;
-        self.note(&plan.operator);
-        let events = match plan.monitor {
-            Monitor::Qemu => Some(qmp::Monitor::pair().await.map_err(refused("a pair of sockets"))?),
-            Monitor::Firecracker => None,
+        self.note_user(&plan.run_as);
+        let qmp = match plan.vmm {
+            Vmm::Qemu => Some(QmpClient::pair().await.map_err(refused("a pair of sockets"))?),
+            Vmm::Firecracker => None,
         };
-        Ok(Prepared { wire, facts, plan, events })
+        Ok(Prepared { attachment, guest, plan, qmp })
     }
 
-    /// Makes known who runs a monitor.
-    fn note(&self, operator: &Operator) {
-        if let Some(obstacle) = operator.obstacle.as_ref().filter(|_| !self.warned.replace(true)) {
-            info!(self.log, "machine monitors run as root, of whose powers they keep the access to files alone: an \
-                unprivileged user could not use everything they need"; "for example" => %obstacle.display());
+    /// Reports the user of a VMM: in the log if it is root, and to the table of peers.
+    fn note_user(&self, run_as: &RunAs) {
+        if let Some(denied) = run_as.denied.as_ref().filter(|_| !self.logged_root.replace(true)) {
+            info!(self.log, "VMMs run as root, with the capabilities for file access only: an unprivileged user could \
+                not open every file they need"; "for example" => %denied.display());
         }
-        if let Some(user) = operator.credentials.as_ref().filter(|user| user.uid != Uid::effective()) {
-            // A guest in a user-mode network reaches this host as the one who runs its monitor.
+        if let Some(user) = run_as.credentials.as_ref().filter(|user| user.uid != Uid::effective()) {
+            // Connections of a guest in a user-mode network come from the user of its VMM.
             self.settings.peers.add_user(user.uid.as_raw());
         }
     }
@@ -209,60 +212,62 @@ impl Engine {
         prepared: Prepared,
         record: Record,
     ) -> Result<Launched, LaunchError> {
-        let Prepared { wire, facts, plan, events } = prepared;
-        let Plan { monitor, invocation, operator, files } = plan;
-        let overhead = if monitor == Monitor::Qemu { QEMU_OVERHEAD } else { FIRECRACKER_OVERHEAD };
+        let Prepared { attachment, guest, plan, qmp } = prepared;
+        let Plan { vmm, invocation, run_as, files } = plan;
+        let overhead = if vmm == Vmm::Qemu { QEMU_OVERHEAD } else { FIRECRACKER_OVERHEAD };
         let memory = vm.memory + overhead;
-        let limits = ResourceLimits { memory, pids: MONITOR_PIDS };
+        let limits = ResourceLimits { memory, pids: MAX_THREADS };
         let program = invocation.program.clone();
-        let mut spawn = Spawn::new(invocation, "/".into(), operator.credentials).capabilities(operator.capabilities);
-        if let Wire::User(_) = wire {
-            spawn = spawn.port(facts.address.port());
+        let mut spawn = Spawn::new(invocation, "/".into(), run_as.credentials).capabilities(run_as.capabilities);
+        if let NetAttachment::User(_) = attachment {
+            spawn = spawn.port(guest.address.port());
         }
         let mut reason = None;
-        if let Some((ours, theirs)) = events {
-            spawn = spawn.stdin(theirs);
-            reason = Some(ours.listen());
+        if let Some((client, stdin)) = qmp {
+            spawn = spawn.stdin(stdin);
+            reason = Some(client.listen());
         }
         let spawned = self.runtime.start(spawn, limits, record).await;
         let Spawned { child, output, group, record } = spawned
             .map_err(|error| process::refused(format!("cannot start {}: {error}", program.display()), &error))?;
         let pid = child.pid();
-        let way = match &wire {
-            Wire::Tap(tap) => format!("tap {} {}/30", tap.name, tap.link.gateway),
-            Wire::User(_) => format!("port {}", facts.address),
+        let address = match &attachment {
+            NetAttachment::Tap(tap) => format!("tap {} {}/30", tap.name, tap.link.gateway),
+            NetAttachment::User(_) => format!("port {}", guest.address),
         };
-        let resources: Vec<String> = [way]
+        let resources: Vec<String> = [address]
             .into_iter()
             .chain(files.iter().map(|files| format!("directory {}", files.path().display())))
             .chain(group.iter().flat_map(Group::labels).map(|label| format!("cgroup {label}")))
             .collect();
-        debug!(order.log, "machine monitor started"; "pid" => pid.as_raw(), "address" => %facts.address);
+        debug!(order.log, "VMM started"; "pid" => pid.as_raw(), "address" => %guest.address);
 
-        let cut = wire.cut();
+        let link_lost = attachment.link_lost();
         let lines = order.output.clone();
         let output = task::spawn_local(pump_output(output, order.output));
         let ProcessRuntime { cgroups, orphan_reaper, .. } = self.runtime.clone();
         let owned = OwnedResources { group, cgroups, record, orphan_reaper, port: None };
         let (process, exited) = ProcessHandle::new(child, output, memory, owned);
         Ok(Launched {
-            address: facts.address,
-            callback_source: facts.source,
-            sandbox: Box::new(VmGuest { process: Box::new(process), wire, files }),
+            address: guest.address,
+            callback_source: guest.source,
+            sandbox: Box::new(VmHandle { process: Box::new(process), attachment, files }),
             exited: Box::pin(async move {
                 let lost = |_| SandboxExit::Other("no longer watched by the daemon".to_owned());
                 let ended = async {
                     let exit = exited.await.unwrap_or_else(lost);
                     let reason = match reason {
-                        Some(reason) => time::timeout(LAST_EVENT, reason).await.ok().and_then(Result::ok).flatten(),
+                        Some(reason) => {
+                            time::timeout(EXIT_REASON_TIMEOUT, reason).await.ok().and_then(Result::ok).flatten()
+                        }
                         None => None,
                     };
-                    ending::explain(monitor, exit, reason.as_deref(), &lines.tail(LAST_LINES))
+                    exit_reason::describe(vmm, exit, reason.as_deref(), &lines.tail(SEARCHED_LINES))
                 };
-                // A guest that nobody can reach any more is as good as ended: its monitor goes with it.
+                // An unreachable guest counts as ended, and its VMM is ended with it.
                 tokio::select! {
                     exit = ended => exit,
-                    how = cut => SandboxExit::Other(how),
+                    cause = link_lost => SandboxExit::Other(cause),
                 }
             }),
             pid: u32::try_from(pid.as_raw()).ok(),
@@ -271,7 +276,7 @@ impl Engine {
         })
     }
 
-    /// KVM if it is of use, unless the function says otherwise.
+    /// Returns the accelerator: what the function says, else KVM if it runs guests on the processor.
     async fn accelerator(&self, wanted: Accel) -> Accelerator {
         match wanted {
             Accel::Kvm => return Accelerator::Kvm,
@@ -287,16 +292,16 @@ impl Engine {
     }
 }
 
-/// A machine monitor that can be started, and what its guest hangs on.
+/// A VMM that can be started, and its guest's network.
 struct Prepared {
-    wire: Wire,
-    facts: Facts,
+    attachment: NetAttachment,
+    guest: GuestNetConfig,
     plan: Plan,
-    /// QEMU tells on a pair of sockets why it ends: our end, and its standard input.
-    events: Option<(qmp::Monitor, OwnedFd)>,
+    /// The QMP client, and QEMU's standard input.
+    qmp: Option<(QmpClient, OwnedFd)>,
 }
 
-/// That something could not be done, or that there is no space for it.
+/// Converts an I/O error about `what`; a full disk is [`LaunchError::Exhausted`].
 fn refused(what: &str) -> impl Fn(io::Error) -> LaunchError {
     move |error| {
         let why = format!("{what}: {error}");

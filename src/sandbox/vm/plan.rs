@@ -1,5 +1,6 @@
-//! From an order to a machine monitor that can be started: its files, its command line, what it has to open, and as whom it
-//! runs. All of that waits for disks, and some of it for as long as they are large.
+//! Turns a launch order into a VMM that can be started: its files, its command line and the user it runs as.
+//!
+//! All of this blocks on disks; copies take time in proportion to their size.
 
 use std::{
     env,
@@ -18,18 +19,18 @@ use unifaas_actors::{
 };
 
 use super::{
+    attachment::GuestNetConfig,
     disk,
-    ending::Monitor,
-    files::InstanceDir,
+    exit_reason::Vmm,
     firecracker::{self, Config, Files, Jail},
-    operator::{Need, Operator},
+    instance_dir::InstanceDir,
     program::{self, Program},
-    qemu::{Accelerator, Attachment, Boot},
+    qemu::{Accelerator, Netdev, QemuConfig},
     refused,
-    wire::Facts,
+    run_as::{RequiredFile, RunAs},
 };
 use crate::{
-    net::Link,
+    net::PointToPoint,
     sandbox::{
         Callback,
         process::{Credentials, DEFAULT_PATH, Invocation, Placeholders},
@@ -41,12 +42,12 @@ use crate::{
 const CONFIG: &str = "config.json";
 const ROOT_DISK: &str = "rootfs";
 
-/// A machine monitor that is ready to be started.
+/// A VMM that is ready to be started.
 pub struct Plan {
-    pub monitor: Monitor,
+    pub vmm: Vmm,
     pub invocation: Invocation,
-    pub operator: Operator,
-    /// The files of the instance, which are the operator's. `None`: it has none of its own.
+    pub run_as: RunAs,
+    /// The directory of the instance, owned by the user that the VMM runs as. `None`: the instance has no files.
     pub files: Option<InstanceDir>,
 }
 
@@ -55,20 +56,20 @@ pub struct Planner {
     pub instance: InstanceId,
     pub spec: Arc<FunctionSpec>,
     pub vm: VmSpec,
-    /// The tap that the guest hangs on, if it has one.
-    pub tap: Option<(String, Link)>,
-    pub facts: Facts,
-    /// Where the files of instances are.
+    /// The name and the addresses of the guest's tap, if it has one.
+    pub tap: Option<(String, PointToPoint)>,
+    pub guest: GuestNetConfig,
+    /// The directory with the files of all instances.
     pub instances: PathBuf,
-    /// For guests in a user-mode network.
+    /// The callback listener, for guests in a user-mode network.
     pub callback: Callback,
-    /// For QEMU.
+    /// QEMU's accelerator.
     pub accelerator: Accelerator,
 }
 
 impl Planner {
-    /// Makes the files of the instance, and the plan. After an error nothing is left. Takes as long as there is to copy: not
-    /// for the actors' thread.
+    /// Creates the files of the instance, and the plan. After an error no file is left. Blocks: never call it on the
+    /// actors' thread.
     pub fn plan(&self) -> Result<Plan, LaunchError> {
         match &self.vm.hypervisor {
             Hypervisor::Firecracker { jailer: true, read_only, .. } => self.jailed_firecracker(*read_only),
@@ -77,7 +78,7 @@ impl Planner {
         }
     }
 
-    /// `copy`: a private root disk; `read_only`: one that the guest cannot write to.
+    /// `copy`: the root disk is a private copy; `read_only`: the guest cannot write to it.
     fn firecracker(&self, copy: bool, read_only: bool) -> Result<Plan, LaunchError> {
         let tap = self.tap()?;
         let program = program::FIRECRACKER.find()?;
@@ -94,32 +95,33 @@ impl Planner {
         let config = directory.path().join(CONFIG);
         self.write_config(&config, files, tap)?;
         let shared = self.vm.image.as_ref().filter(|_| !copy);
-        let mut needs = self.needs(&program);
-        needs.extend([Need::write("/dev/kvm"), Need::write("/dev/net/tun")]);
-        needs.extend(shared.map(|image| if read_only { Need::read(image) } else { Need::write(image) }));
+        let mut required = self.required_files(&program);
+        required.extend([RequiredFile::write("/dev/kvm"), RequiredFile::write("/dev/net/tun")]);
+        required
+            .extend(shared.map(|image| if read_only { RequiredFile::read(image) } else { RequiredFile::write(image) }));
         let arguments = firecracker::arguments(&self.id(), &config);
         Ok(Plan {
-            monitor: Monitor::Firecracker,
+            vmm: Vmm::Firecracker,
             invocation: self.invocation(&program, arguments),
-            operator: operator_of(&needs, Some(&directory))?,
+            run_as: run_as(&required, Some(&directory))?,
             files: Some(directory),
         })
     }
 
-    /// In a jail: everything that Firecracker uses has to be inside, as a file of its own.
+    /// In a jail: every file that Firecracker opens is copied into it.
     fn jailed_firecracker(&self, read_only: bool) -> Result<Plan, LaunchError> {
         let tap = self.tap()?;
         let (firecracker, jailer) = (program::FIRECRACKER.find()?, program::JAILER.find()?);
         let directory = self.directory()?;
-        let nobody = Credentials::unprivileged();
-        let (uid, gid) = (nobody.uid.as_raw(), nobody.gid.as_raw());
+        let jailed = Credentials::unprivileged();
+        let (uid, gid) = (jailed.uid.as_raw(), jailed.gid.as_raw());
         let jail = Jail { program: &firecracker, base: directory.path(), uid, gid };
         let root = jail.root(&self.id());
         fs::create_dir_all(&root).map_err(refused("the jail"))?;
         let (initrd, image) = (self.vm.initrd.as_deref(), self.vm.image.as_deref());
         for (from, name) in [(Some(self.vm.kernel.as_path()), "kernel"), (initrd, "initrd"), (image, ROOT_DISK)] {
             if let Some(from) = from {
-                bring(from, &root.join(name))?;
+                copy_to(from, &root.join(name))?;
             }
         }
         let files = Files {
@@ -128,17 +130,17 @@ impl Planner {
             disk: image.map(|_| (Path::new(ROOT_DISK), read_only)),
         };
         self.write_config(&root.join(CONFIG), files, tap)?;
-        directory.give_to(nobody.uid, nobody.gid).map_err(refused("the jail"))?;
+        directory.chown(jailed.uid, jailed.gid).map_err(refused("the jail"))?;
         Ok(Plan {
-            monitor: Monitor::Firecracker,
+            vmm: Vmm::Firecracker,
             invocation: self.invocation(&jailer, jail.arguments(&self.id(), CONFIG)),
-            // The jailer makes itself somebody else.
-            operator: Operator::daemon(),
+            // The jailer changes its user by itself.
+            run_as: RunAs::daemon(),
             files: Some(directory),
         })
     }
 
-    /// Whichever machine it is.
+    /// For every machine type of QEMU.
     fn qemu(&self, qemu: &Qemu) -> Result<Plan, LaunchError> {
         let program = program::QEMU.find()?;
         let (disk, directory) = match &self.vm.image {
@@ -150,17 +152,17 @@ impl Planner {
         };
         let relay = Placeholders::daemon();
         let (cmdline, mac) = (self.cmdline(), self.tap.as_ref().map(|(_, link)| link.mac()).unwrap_or_default());
-        let attachment = match &self.tap {
-            Some((name, _)) => Attachment::Tap { name, mac: &mac },
-            None => Attachment::User {
-                host: self.facts.address,
+        let netdev = match &self.tap {
+            Some((name, _)) => Netdev::Tap { name, mac: &mac },
+            None => Netdev::User {
+                host: self.guest.address,
                 port: self.spec.port,
                 egress: self.vm.egress,
                 relay: &relay,
                 callback: self.callback.address,
             },
         };
-        let boot = Boot {
+        let config = QemuConfig {
             name: &self.spec.name,
             vm: &self.vm,
             cmdline: &cmdline,
@@ -170,18 +172,22 @@ impl Planner {
                 disk: disk.as_deref().map(|disk| (disk, qemu.read_only)),
             },
             format: self.vm.image.as_deref().map_or("raw", format_of),
-            attachment,
+            netdev,
             accelerator: self.accelerator,
         };
-        let mut needs = self.needs(&program);
-        needs.extend((self.accelerator == Accelerator::Kvm).then(|| Need::write("/dev/kvm")));
-        needs.push(if self.tap.is_some() { Need::write("/dev/net/tun") } else { Need::execute(&relay) });
+        let mut required = self.required_files(&program);
+        required.extend((self.accelerator == Accelerator::Kvm).then(|| RequiredFile::write("/dev/kvm")));
+        required.push(if self.tap.is_some() {
+            RequiredFile::write("/dev/net/tun")
+        } else {
+            RequiredFile::execute(&relay)
+        });
         let shared = self.vm.image.as_ref().filter(|_| qemu.disk_type == DiskType::Block && qemu.read_only);
-        needs.extend(shared.map(Need::read));
+        required.extend(shared.map(RequiredFile::read));
         Ok(Plan {
-            monitor: Monitor::Qemu,
-            invocation: self.invocation(&program, boot.arguments()),
-            operator: operator_of(&needs, directory.as_ref())?,
+            vmm: Vmm::Qemu,
+            invocation: self.invocation(&program, config.arguments()),
+            run_as: run_as(&required, directory.as_ref())?,
             files: directory,
         })
     }
@@ -197,7 +203,7 @@ impl Planner {
             ("HOME".to_owned(), OsStr::new("/").to_owned()),
             (MARK.to_owned(), self.id().into()),
         ];
-        // For wrappers around the one that look for the other.
+        // For wrapper scripts around one VMM that start another.
         for Program { variable, .. } in [program::FIRECRACKER, program::QEMU] {
             env.extend(env::var_os(variable).map(|value| (variable.to_owned(), value)));
         }
@@ -205,10 +211,10 @@ impl Planner {
     }
 
     fn cmdline(&self) -> String {
-        substitute(&self.vm.cmdline, |word| self.facts.value(word))
+        substitute(&self.vm.cmdline, |word| self.guest.value(word))
     }
 
-    fn tap(&self) -> Result<&(String, Link), LaunchError> {
+    fn tap(&self) -> Result<&(String, PointToPoint), LaunchError> {
         self.tap.as_ref().ok_or_else(|| LaunchError::Missing("Firecracker has no user-mode network".to_owned()))
     }
 
@@ -216,40 +222,49 @@ impl Planner {
         InstanceDir::create(&self.instances, &self.id()).map_err(refused("the directory of the instance"))
     }
 
-    fn write_config(&self, file: &Path, files: Files<'_>, (tap, link): &(String, Link)) -> Result<(), LaunchError> {
+    fn write_config(
+        &self,
+        file: &Path,
+        files: Files<'_>,
+        (tap, link): &(String, PointToPoint),
+    ) -> Result<(), LaunchError> {
         let config = Config::new(&self.vm, self.cmdline(), files, tap, link.mac());
         let text = serde_json::to_vec_pretty(&config).map_err(Into::into);
         text.and_then(|text| fs::write(file, text)).map_err(refused("the configuration file"))
     }
 
-    /// What every monitor opens. The directory of the instance will be its own; the way there is what counts.
-    fn needs(&self, program: &Path) -> Vec<Need> {
-        let mut needs = vec![Need::execute(program), Need::read(&self.vm.kernel), Need::execute(&self.instances)];
-        needs.extend(self.vm.initrd.iter().map(Need::read));
-        needs
+    /// Returns the files that every VMM opens. It will own the directory of the instance, and must be able to reach it.
+    fn required_files(&self, program: &Path) -> Vec<RequiredFile> {
+        let mut required = vec![
+            RequiredFile::execute(program),
+            RequiredFile::read(&self.vm.kernel),
+            RequiredFile::execute(&self.instances),
+        ];
+        required.extend(self.vm.initrd.iter().map(RequiredFile::read));
+        required
     }
 }
 
-/// Chooses who runs the monitor, and gives them the files of the instance.
-fn operator_of(needs: &[Need], files: Option<&InstanceDir>) -> Result<Operator, LaunchError> {
-    let operator = Operator::choose(Uid::effective(), needs);
-    if let (Some(user), Some(files)) = (&operator.credentials, files) {
-        files.give_to(user.uid, user.gid).map_err(refused("the directory of the instance"))?;
+/// Chooses the user of the VMM, and makes it the owner of the files of the instance.
+fn run_as(required: &[RequiredFile], files: Option<&InstanceDir>) -> Result<RunAs, LaunchError> {
+    let run_as = RunAs::choose(Uid::effective(), required);
+    if let (Some(user), Some(files)) = (&run_as.credentials, files) {
+        files.chown(user.uid, user.gid).map_err(refused("the directory of the instance"))?;
     }
-    Ok(operator)
+    Ok(run_as)
 }
 
 fn private_copy(image: &Path, directory: &InstanceDir) -> Result<PathBuf, LaunchError> {
     let copy = directory.path().join(ROOT_DISK);
-    bring(image, &copy)?;
+    copy_to(image, &copy)?;
     Ok(copy)
 }
 
-fn bring(from: &Path, to: &Path) -> Result<(), LaunchError> {
+fn copy_to(from: &Path, to: &Path) -> Result<(), LaunchError> {
     disk::copy(from, to).map_err(refused(&format!("the copy of {}", from.display())))
 }
 
-/// QEMU is never left to guess what a guest may have written.
+/// Returns the format of an image. QEMU must not guess it: a guest can write any header to a raw disk.
 fn format_of(image: &Path) -> &'static str {
     let mut start = [0; 4];
     let read = File::open(image).and_then(|mut file| file.read_exact(&mut start));

@@ -1,4 +1,4 @@
-//! Where the programs of machine monitors are.
+//! Locates the executables of VMMs.
 
 use std::{
     env,
@@ -11,7 +11,7 @@ use unifaas_actors::sandbox::LaunchError;
 
 use crate::sandbox::process::DEFAULT_PATH;
 
-/// A program, the variable that says where it is, and what it is called on the PATH.
+/// An executable: the environment variable with its path, and its name on the PATH.
 #[derive(Debug, Clone, Copy)]
 pub struct Program {
     pub variable: &'static str,
@@ -23,7 +23,7 @@ pub const JAILER: Program = Program { variable: "JAILER_EXE", name: "jailer" };
 pub const QEMU: Program = Program { variable: "QEMU_EXE", name: "qemu-system-x86_64" };
 
 impl Program {
-    /// Looks for it.
+    /// Returns its absolute path.
     pub fn find(self) -> Result<PathBuf, LaunchError> {
         let path = env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
         self.find_in(env::var_os(self.variable).as_deref(), &path)
@@ -34,16 +34,16 @@ impl Program {
         if let Some(chosen) = chosen.filter(|chosen| !chosen.is_empty()) {
             let chosen = Path::new(chosen);
             return executable(chosen).ok_or_else(|| {
-                LaunchError::Missing(format!("{variable} says {}, which is no program", chosen.display()))
+                LaunchError::Missing(format!("{variable} is {}, which is not an executable file", chosen.display()))
             });
         }
-        env::split_paths(path).find_map(|directory| executable(&directory.join(name))).ok_or_else(|| {
-            LaunchError::Missing(format!("{name} is not on the PATH, and {variable} does not say where it is"))
-        })
+        env::split_paths(path)
+            .find_map(|directory| executable(&directory.join(name)))
+            .ok_or_else(|| LaunchError::Missing(format!("{name} is not on the PATH, and {variable} is not set")))
     }
 }
 
-/// The absolute path of a program: the daemon's working directory is not the one it is started in.
+/// Returns the absolute path of an executable: the child has another working directory than the daemon.
 fn executable(path: &Path) -> Option<PathBuf> {
     let metadata = path.metadata().ok()?;
     (metadata.is_file() && metadata.permissions().mode() & 0o111 != 0).then(|| std::path::absolute(path).ok())?
@@ -56,17 +56,17 @@ mod tests {
     const SHELL: Program = Program { variable: "SHELL_EXE", name: "sh" };
 
     #[test]
-    fn the_variable_comes_before_the_path() {
+    fn variable_takes_precedence_over_path() {
         assert_eq!(SHELL.find_in(Some("/bin/cat".as_ref()), "/bin".as_ref()).unwrap(), Path::new("/bin/cat"));
         assert_eq!(SHELL.find_in(None, "/no/such:/bin".as_ref()).unwrap(), Path::new("/bin/sh"));
         assert_eq!(SHELL.find_in(Some("".as_ref()), "/bin".as_ref()).unwrap(), Path::new("/bin/sh"));
     }
 
     #[test]
-    fn what_is_missing_is_named_along_with_the_way_out() {
+    fn error_names_program_and_variable() {
         let said = SHELL.find_in(None, "/no/such".as_ref()).unwrap_err().to_string();
-        assert_eq!(said, "sh is not on the PATH, and SHELL_EXE does not say where it is");
+        assert_eq!(said, "sh is not on the PATH, and SHELL_EXE is not set");
         let said = SHELL.find_in(Some("/etc/passwd".as_ref()), "/bin".as_ref()).unwrap_err().to_string();
-        assert_eq!(said, "SHELL_EXE says /etc/passwd, which is no program");
+        assert_eq!(said, "SHELL_EXE is /etc/passwd, which is not an executable file");
     }
 }

@@ -1,6 +1,6 @@
-//! What QEMU is told. Pure.
+//! The command line of QEMU. Pure.
 //!
-//! Serial console and errors go to standard output, commands and events come over standard input (`qmp.rs`).
+//! The serial console and errors go to standard output; QMP runs over standard input (`qmp.rs`).
 
 use std::{net::SocketAddr, path::Path};
 
@@ -8,14 +8,14 @@ use unifaas_actors::spec::{DiskType, Hypervisor, Machine, MicrovmOptions, VmSpec
 
 use super::firecracker::Files;
 
-/// In a user-mode network: the guest, the gateway, and the address at which the guest finds the callback.
+/// Addresses in a user-mode network: the guest, the gateway, and the callback listener as the guest reaches it.
 pub const USER_GUEST: &str = "10.0.2.15";
 pub const USER_GATEWAY: &str = "10.0.2.2";
 pub const USER_NETMASK: &str = "255.255.255.0";
 pub const USER_CALLBACK: &str = "10.0.2.100:3000";
-/// What a root file system that is shared over 9p is called in the guest.
+/// Mount tag of a root file system that is shared over 9p.
 const ROOT_TAG: &str = "/dev/root";
-/// Most memory for translated code, in MiB: QEMU would take as much as an eighth of the host's.
+/// Memory for translated code, in MiB. QEMU's default is an eighth of the host's memory.
 const TRANSLATION_BUFFER: u32 = 64;
 
 /// What executes guest instructions.
@@ -25,14 +25,15 @@ pub enum Accelerator {
     Tcg,
 }
 
-/// How the guest is attached.
+/// The network backend.
 #[derive(Debug, Clone, Copy)]
-pub enum Attachment<'a> {
+pub enum Netdev<'a> {
     Tap {
         name: &'a str,
         mac: &'a str,
     },
-    /// The port of the host at which the function's port is found; the daemon's own program, and the callback listener.
+    /// User-mode network: `host` is forwarded to the function's port, and `relay` (the daemon's executable) connects the
+    /// guest to the callback listener.
     User {
         host: SocketAddr,
         port: u16,
@@ -42,20 +43,20 @@ pub enum Attachment<'a> {
     },
 }
 
-/// Everything about a VM that QEMU has to know.
-pub struct Boot<'a> {
+/// Everything the command line is made from.
+pub struct QemuConfig<'a> {
     pub name: &'a str,
     pub vm: &'a VmSpec,
     pub cmdline: &'a str,
     pub files: Files<'a>,
-    /// Of the root disk, if it is a block device.
+    /// The format of the root disk, if it is a block device.
     pub format: &'a str,
-    pub attachment: Attachment<'a>,
+    pub netdev: Netdev<'a>,
     pub accelerator: Accelerator,
 }
 
-impl Boot<'_> {
-    /// The arguments. Those of the function come last: QEMU lets the last one win.
+impl QemuConfig<'_> {
+    /// Returns the arguments. Those of the function come last, because QEMU uses the last of duplicate options.
     pub fn arguments(&self) -> Vec<String> {
         let (qemu, machine, bus) = match &self.vm.hypervisor {
             Hypervisor::Microvm { qemu, options } => (Some(qemu), microvm(options), "device"),
@@ -63,7 +64,7 @@ impl Boot<'_> {
             Hypervisor::Qemu { qemu, machine: Machine::Q35 } => (Some(qemu), "q35".to_owned(), "pci"),
             Hypervisor::Firecracker { .. } => (None, "none".to_owned(), "device"),
         };
-        let mut line = Line::default();
+        let mut line = Arguments::default();
         line.flags("-nodefaults -no-user-config -no-reboot -display none");
         line.option("-name", escaped(self.name));
         line.option("-M", machine);
@@ -88,12 +89,12 @@ impl Boot<'_> {
         line.0
     }
 
-    fn disk(&self, line: &mut Line, kind: DiskType, disk: &Path, read_only: bool, bus: &str) {
+    fn disk(&self, line: &mut Arguments, kind: DiskType, disk: &Path, read_only: bool, bus: &str) {
         let (disk, switch) = (escaped(&path(disk)), on_off(read_only));
         match kind {
             DiskType::Block => {
                 let format = self.format;
-                // Where the host's disk is full the guest is told, as by Firecracker: by QEMU's default it stands still.
+                // If the host's disk is full, the guest gets an error, as with Firecracker. QEMU's default pauses it.
                 let drive = format!("if=none,id=root,format={format},file={disk},readonly={switch},werror=report");
                 line.option("-drive", drive);
                 line.option("-device", format!("virtio-blk-{bus},drive=root"));
@@ -105,18 +106,18 @@ impl Boot<'_> {
         }
     }
 
-    fn network(&self, line: &mut Line, bus: &str) {
-        // Without a boot ROM, which nobody boots from.
+    fn network(&self, line: &mut Arguments, bus: &str) {
+        // The boot ROM is not needed.
         let rom = if bus == "pci" { ",romfile=" } else { "" };
-        let mac = match self.attachment {
-            Attachment::Tap { name, mac } => {
+        let mac = match self.netdev {
+            Netdev::Tap { name, mac } => {
                 line.option("-netdev", format!("tap,id=net,ifname={name},script=no,downscript=no"));
                 format!(",mac={mac}")
             }
-            Attachment::User { host, port, egress, relay, callback } => {
+            Netdev::User { host, port, egress, relay, callback } => {
                 let restrict = on_off(!egress);
                 let forward = format!("hostfwd=tcp:{host}-{USER_GUEST}:{port}");
-                // A program for each connection: the only way to the host that a restricted network has.
+                // A process per connection: a restricted network has no other way to the host.
                 let back = format!("guestfwd=tcp:{USER_CALLBACK}-cmd:{} relay {callback}", escaped(relay));
                 line.option("-netdev", format!("user,id=net,restrict={restrict},{forward},{back}"));
                 String::new()
@@ -127,9 +128,9 @@ impl Boot<'_> {
 }
 
 #[derive(Default)]
-struct Line(Vec<String>);
+struct Arguments(Vec<String>);
 
-impl Line {
+impl Arguments {
     fn flags(&mut self, flags: &str) {
         self.0.extend(flags.split(' ').map(str::to_owned));
     }
@@ -151,7 +152,7 @@ fn on_off(switch: bool) -> &'static str {
     if switch { "on" } else { "off" }
 }
 
-/// A comma would start the next option.
+/// Doubles commas, which separate options.
 fn escaped(value: &str) -> String {
     value.replace(',', ",,")
 }
@@ -166,7 +167,7 @@ mod tests {
 
     use super::*;
 
-    const TAP: Attachment<'_> = Attachment::Tap { name: "faas0", mac: "02:fa:0a:64:00:02" };
+    const TAP: Netdev<'_> = Netdev::Tap { name: "faas0", mac: "02:fa:0a:64:00:02" };
 
     fn vm(hypervisor: &str, keys: &str) -> VmSpec {
         let text = format!("[vm]\nkernel = \"k\"\n{keys}\n[vm.hypervisor]\n{hypervisor}");
@@ -176,18 +177,18 @@ mod tests {
         }
     }
 
-    fn boot<'a>(vm: &'a VmSpec, attachment: Attachment<'a>) -> Boot<'a> {
+    fn config<'a>(vm: &'a VmSpec, netdev: Netdev<'a>) -> QemuConfig<'a> {
         let files = Files { kernel: &vm.kernel, initrd: None, disk: None };
         let (name, cmdline, format) = ("f", "a=b c,d", "raw");
-        Boot { name, vm, cmdline, files, format, attachment, accelerator: Accelerator::Tcg }
+        QemuConfig { name, vm, cmdline, files, format, netdev, accelerator: Accelerator::Tcg }
     }
 
-    fn line(boot: &Boot<'_>) -> String {
-        boot.arguments().join(" ")
+    fn line(config: &QemuConfig<'_>) -> String {
+        config.arguments().join(" ")
     }
 
     #[test]
-    fn a_microvm_is_told_everything_and_nothing_else() {
+    fn microvm_has_complete_command_line() {
         let vm =
             vm("type = \"microvm\"\nacpi = false\npic = true\nargs = [\"-global\", \"x=y\"]", "memory = 64\ncpus = 2");
         let expected = "-nodefaults -no-user-config -no-reboot -display none -name f \
@@ -197,39 +198,39 @@ mod tests {
             -kernel /f/k -append a=b c,d \
             -netdev tap,id=net,ifname=faas0,script=no,downscript=no \
             -device virtio-net-device,netdev=net,mac=02:fa:0a:64:00:02 -global x=y";
-        assert_eq!(line(&boot(&vm, TAP)), expected);
+        assert_eq!(line(&config(&vm, TAP)), expected);
     }
 
     #[test]
-    fn options_of_the_microvm_machine_that_are_not_given_are_left_to_qemu() {
+    fn absent_microvm_options_are_left_to_qemu() {
         let plain = vm("type = \"microvm\"", "");
-        assert!(line(&boot(&plain, TAP)).contains(" -M microvm -accel"));
+        assert!(line(&config(&plain, TAP)).contains(" -M microvm -accel"));
         let all = "type = \"microvm\"\npic = false\npit = false\nrtc = false\nacpi = false\nauto-kernel-cmdline = true";
         let all = vm(all, "");
         let expected = " -M microvm,pic=off,pit=off,rtc=off,acpi=off,auto-kernel-cmdline=on -accel";
-        assert!(line(&boot(&all, TAP)).contains(expected));
+        assert!(line(&config(&all, TAP)).contains(expected));
     }
 
     #[test]
-    fn a_pc_has_pci_devices_without_boot_roms() {
+    fn pc_has_pci_devices_without_boot_roms() {
         for (machine, expected) in [("", " -M pc "), ("machine = \"q35\"", " -M q35 ")] {
             let vm = vm(&format!("type = \"qemu\"\n{machine}"), "");
-            let mut boot = boot(&vm, TAP);
-            boot.accelerator = Accelerator::Kvm;
-            let line = line(&boot);
+            let mut config = config(&vm, TAP);
+            config.accelerator = Accelerator::Kvm;
+            let line = line(&config);
             assert!(line.contains(expected) && line.contains("-accel kvm -cpu host"), "{line}");
             assert!(line.ends_with("virtio-net-pci,netdev=net,mac=02:fa:0a:64:00:02,romfile="), "{line}");
         }
     }
 
     #[test]
-    fn disks_are_block_devices_or_directories() {
+    fn disks_are_block_devices_or_9p_directories() {
         for (hypervisor, bus) in [("qemu", "pci"), ("microvm", "device")] {
             let vm = vm(&format!("type = \"{hypervisor}\""), "image = \"i\"");
-            let mut boot = boot(&vm, TAP);
-            boot.files.disk = Some((Path::new("/run/a,b/rootfs"), false));
-            boot.files.initrd = Some(Path::new("/f/initrd"));
-            let line = line(&boot);
+            let mut config = config(&vm, TAP);
+            config.files.disk = Some((Path::new("/run/a,b/rootfs"), false));
+            config.files.initrd = Some(Path::new("/f/initrd"));
+            let line = line(&config);
             let drive = format!(
                 "-initrd /f/initrd -append a=b c,d \
                  -drive if=none,id=root,format=raw,file=/run/a,,b/rootfs,readonly=off,werror=report -device virtio-blk-{bus},drive=root "
@@ -237,28 +238,28 @@ mod tests {
             assert!(line.contains(&drive), "{line}");
         }
         let vm = vm("type = \"qemu\"\ndisk-type = \"9p\"", "image = \"i\"");
-        let mut boot = boot(&vm, TAP);
-        boot.files.disk = Some((Path::new("/f/i"), true));
+        let mut config = config(&vm, TAP);
+        config.files.disk = Some((Path::new("/f/i"), true));
         let shared = "-fsdev local,id=root,path=/f/i,security_model=none,readonly=on \
             -device virtio-9p-pci,fsdev=root,mount_tag=/dev/root ";
-        assert!(line(&boot).contains(shared));
+        assert!(line(&config).contains(shared));
     }
 
     #[test]
-    fn a_user_mode_network_forwards_one_port_and_the_callback() {
+    fn user_network_forwards_one_port_and_callback() {
         let vm = vm("type = \"microvm\"", "");
-        let user = |egress| Attachment::User {
+        let user = |egress| Netdev::User {
             host: ([127, 0, 0, 1], 22_768).into(),
             port: 8080,
             egress,
             relay: "/usr/bin/unifaas",
             callback: ([127, 0, 0, 1], 3000).into(),
         };
-        let closed = line(&boot(&vm, user(false)));
+        let closed = line(&config(&vm, user(false)));
         let expected = "-netdev user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:22768-10.0.2.15:8080,\
             guestfwd=tcp:10.0.2.100:3000-cmd:/usr/bin/unifaas relay 127.0.0.1:3000 \
             -device virtio-net-device,netdev=net";
         assert!(closed.ends_with(expected), "{closed}");
-        assert!(line(&boot(&vm, user(true))).contains(",restrict=off,"));
+        assert!(line(&config(&vm, user(true))).contains(",restrict=off,"));
     }
 }

@@ -1,7 +1,7 @@
-//! QEMU's monitor protocol, as far as it tells why a guest ended.
+//! QMP client that reads why a guest ended.
 //!
-//! QEMU's standard input is one end of a pair of sockets. It sends events once the client has said what it can do; that
-//! is said before QEMU even runs.
+//! QEMU's standard input is one end of a socket pair. QEMU sends events once the client has negotiated its capabilities;
+//! that command is written before QEMU runs.
 
 use std::{io, os::fd::OwnedFd, os::unix::net::UnixStream as StdUnixStream};
 
@@ -12,11 +12,11 @@ use tokio::{
     task::{self, JoinHandle},
 };
 
-const GREETING: &[u8] = b"{\"execute\":\"qmp_capabilities\"}\n";
-const END: &str = "SHUTDOWN";
+const NEGOTIATE: &[u8] = b"{\"execute\":\"qmp_capabilities\"}\n";
+const SHUTDOWN: &str = "SHUTDOWN";
 
-/// The other end of QEMU's standard input.
-pub struct Monitor(UnixStream);
+/// The daemon's end of QEMU's standard input.
+pub struct QmpClient(UnixStream);
 
 #[derive(Debug, Deserialize)]
 struct Message {
@@ -29,17 +29,17 @@ struct Data {
     reason: Option<String>,
 }
 
-impl Monitor {
-    /// A pair: ours, and the one for QEMU.
+impl QmpClient {
+    /// Returns a client, and the standard input for QEMU.
     pub async fn pair() -> io::Result<(Self, OwnedFd)> {
         let (ours, theirs) = StdUnixStream::pair()?;
         ours.set_nonblocking(true)?;
         let mut ours = UnixStream::from_std(ours)?;
-        ours.write_all(GREETING).await?;
+        ours.write_all(NEGOTIATE).await?;
         Ok((Self(ours), theirs.into()))
     }
 
-    /// Listens until QEMU is gone. Gives the reason for which it ended by itself.
+    /// Reads events until QEMU has ended. Returns the reason of the last SHUTDOWN event.
     ///
     /// # Panics
     /// Outside of a `LocalSet`.
@@ -48,17 +48,17 @@ impl Monitor {
             let mut lines = BufReader::new(self.0).lines();
             let mut reason = None;
             while let Ok(Some(line)) = lines.next_line().await {
-                reason = ending(&line).or(reason);
+                reason = shutdown_reason(&line).or(reason);
             }
             reason
         })
     }
 }
 
-/// The reason in a message that tells of the end.
-fn ending(line: &str) -> Option<String> {
+/// Returns the reason in a SHUTDOWN event.
+fn shutdown_reason(line: &str) -> Option<String> {
     let message: Message = serde_json::from_str(line).ok()?;
-    message.event.filter(|event| event == END).and(message.data?.reason)
+    message.event.filter(|event| event == SHUTDOWN).and(message.data?.reason)
 }
 
 #[cfg(test)]
@@ -66,11 +66,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_reason_of_an_ending_is_read_and_all_else_is_passed_over() {
+    fn reads_reason_and_ignores_other_messages() {
         let event = r#"{"timestamp": {"seconds": 1, "microseconds": 2}, "event": "SHUTDOWN", "data": {"guest": true, "reason": "guest-reset"}}"#;
-        assert_eq!(ending(event).as_deref(), Some("guest-reset"));
+        assert_eq!(shutdown_reason(event).as_deref(), Some("guest-reset"));
         for other in [r#"{"return": {}}"#, r#"{"QMP": {"version": {}}}"#, r#"{"event": "RESUME"}"#, "", "nonsense"] {
-            assert_eq!(ending(other), None);
+            assert_eq!(shutdown_reason(other), None);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Interfaces, addresses and routes over netlink.
 //!
-//! The kernel carries out a request while it is sent, and removing an interface can take it tens of milliseconds: for
-//! the thread of `keeper.rs`, never for that of the actors.
+//! A request is carried out while it is sent, and removing an interface can take tens of milliseconds. So this is used on
+//! the thread of `tap_manager.rs`, never on the actors' thread.
 
 use std::{
     io,
@@ -21,21 +21,21 @@ use rtnetlink::{
 };
 
 use super::{
-    fence::Mark,
+    firewall::Mark,
     subnet::{LINK_BITS, Subnet},
     tap,
 };
 
-/// The routes to the host's own addresses, which are looked at as addresses.
+/// The routing table with the host's own addresses, which are listed as addresses.
 const LOCAL_TABLE: u8 = 255;
 
 /// A netlink socket, in the network namespace of the thread that opened it.
 pub struct Netlink(Handle);
 
-/// Indices of interfaces that are no more, as the kernel tells them.
+/// Yields the indices of removed interfaces.
 pub type Removals = BoxStream<'static, u32>;
 
-/// What of an interface matters here.
+/// An interface of this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Interface {
     pub index: u32,
@@ -47,13 +47,15 @@ pub struct Interface {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Used {
     pub range: Subnet,
-    /// For people.
+    /// The address or route, in words.
     pub by: String,
-    /// Whether it looks like another daemon of our kind.
+    /// Whether it looks like another UniFaaS daemon.
     pub daemon: bool,
 }
 
 impl Netlink {
+    /// Opens a socket.
+    ///
     /// # Panics
     /// Outside of a tokio runtime.
     pub fn open() -> io::Result<Self> {
@@ -62,7 +64,7 @@ impl Netlink {
         Ok(Self(handle))
     }
 
-    /// The same, and the indices of interfaces that are removed from now on.
+    /// Opens a socket, and reports interfaces that are removed from now on.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
@@ -73,37 +75,37 @@ impl Netlink {
         Ok((Self(handle), removed.boxed()))
     }
 
-    /// Every interface.
+    /// Returns every interface.
     pub async fn interfaces(&self) -> io::Result<Vec<Interface>> {
         let messages = all(self.0.link().get().execute()).await?;
         Ok(messages.into_iter().map(|message| interface(&message)).collect())
     }
 
-    /// Gives an interface the first address of a link, and brings it up.
+    /// Adds the host's address of a link to an interface, and brings it up.
     pub async fn set_up(&self, index: u32, address: Ipv4Addr) -> io::Result<()> {
-        self.0.address().add(index, address.into(), LINK_BITS).execute().await.map_err(plain)?;
-        self.0.link().set(LinkUnspec::new_with_index(index).up().build()).execute().await.map_err(plain)
+        self.0.address().add(index, address.into(), LINK_BITS).execute().await.map_err(kernel_error)?;
+        self.0.link().set(LinkUnspec::new_with_index(index).up().build()).execute().await.map_err(kernel_error)
     }
 
     /// Moves an interface to another group.
     pub async fn set_group(&self, index: u32, group: u32) -> io::Result<()> {
         let message = LinkUnspec::new_with_index(index).append_extra_attribute(LinkAttribute::Group(group)).build();
-        self.0.link().set(message).execute().await.map_err(plain)
+        self.0.link().set(message).execute().await.map_err(kernel_error)
     }
 
-    /// Removes an interface, also one that is in use. One that is not there is no error.
+    /// Removes an interface, even while it is in use. A missing interface is no error.
     pub async fn remove(&self, index: u32) -> io::Result<()> {
-        gone_is_fine(self.0.link().del(index).execute().await)
+        ignore_missing(self.0.link().del(index).execute().await)
     }
 
     /// Removes every interface of a group at once.
     pub async fn remove_group(&self, group: u32) -> io::Result<()> {
         let mut message = LinkMessage::default();
         message.attributes.push(LinkAttribute::Group(group));
-        gone_is_fine(self.0.link().del_with_message(message).execute().await)
+        ignore_missing(self.0.link().del_with_message(message).execute().await)
     }
 
-    /// The ranges that addresses and routes of this host cover, default routes and the reservation of `own` aside.
+    /// Returns the ranges of this host's addresses and routes, except default routes and the reservation of `own`.
     pub async fn used(&self, own: Mark) -> io::Result<Vec<Used>> {
         let interfaces = self.interfaces().await?;
         let name = |index: Option<u32>| {
@@ -127,19 +129,19 @@ impl Netlink {
             if bits == 0 || route.header.table == LOCAL_TABLE || metric_of(&route) == Some(own.closed()) {
                 continue;
             }
-            let (way, daemon) = match name(interface_of(&route)) {
+            let (via, daemon) = match name(interface_of(&route)) {
                 Some(name) => (format!("through interface {name}"), name.starts_with(tap::PREFIX)),
                 None if route.header.kind == RouteType::Unreachable => {
                     ("which another daemon may have reserved".into(), true)
                 }
                 None => ("without an interface".into(), false),
             };
-            used.push(Used { range: Subnet { base, bits }, by: format!("route {base}/{bits} {way}"), daemon });
+            used.push(Used { range: Subnet { base, bits }, by: format!("route {base}/{bits} {via}"), daemon });
         }
         Ok(used)
     }
 
-    /// The interfaces with a default route.
+    /// Returns the names of interfaces with a default route.
     pub async fn uplinks(&self) -> io::Result<Vec<String>> {
         let interfaces = self.interfaces().await?;
         let default = |route: &RouteMessage| route.header.destination_prefix_length == 0;
@@ -148,18 +150,18 @@ impl Netlink {
         Ok(interfaces.into_iter().filter(|one| indices.contains(&one.index)).map(|one| one.name).collect())
     }
 
-    /// Makes the range unreachable but for more specific routes: no packet for a guest that is not there leaves the
-    /// host, and whoever looks sees that the range is taken.
+    /// Reserves the range by an unreachable route, which the routes of taps override. No packet for a missing guest leaves
+    /// the host, and other programs see that the range is in use.
     pub async fn reserve(&self, subnet: Subnet, mark: Mark) -> io::Result<()> {
-        self.0.route().add(reservation(subnet, mark)).execute().await.map_err(plain)
+        self.0.route().add(reservation(subnet, mark)).execute().await.map_err(kernel_error)
     }
 
-    /// Takes that back. A range that is not reserved, or by somebody else, is no error.
+    /// Removes the reservation. A range that is not reserved, or by another daemon, is no error.
     pub async fn release(&self, subnet: Subnet, mark: Mark) -> io::Result<()> {
-        gone_is_fine(self.0.route().del(reservation(subnet, mark)).execute().await)
+        ignore_missing(self.0.route().del(reservation(subnet, mark)).execute().await)
     }
 
-    /// The index of the interface of that name.
+    /// Returns the index of the interface with that name.
     pub async fn find(&self, name: &str) -> io::Result<u32> {
         let found = all(self.0.link().get().match_name(name.to_owned()).execute()).await?;
         found.first().map(|message| message.header.index).ok_or_else(|| io::ErrorKind::NotFound.into())
@@ -172,7 +174,7 @@ impl Netlink {
     }
 }
 
-/// A route that carries the mark as its metric, which matters for nothing else: no other has this prefix.
+/// Returns a route with the mark as its metric. No other route has this prefix, so the metric has no other effect.
 fn reservation(subnet: Subnet, mark: Mark) -> RouteMessage {
     RouteMessageBuilder::<Ipv4Addr>::new()
         .destination_prefix(subnet.base, subnet.bits)
@@ -193,7 +195,7 @@ fn interface(message: &LinkMessage) -> Interface {
     interface
 }
 
-/// `None`: an IPv6 route, or a default route.
+/// Returns the IPv4 destination. `None`: an IPv6 route, or a default route.
 fn destination(route: &RouteMessage) -> Option<Ipv4Addr> {
     route.attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::Destination(RouteAddress::Inet(address)) => Some(*address),
@@ -216,25 +218,26 @@ fn metric_of(route: &RouteMessage) -> Option<u32> {
 }
 
 async fn all<T>(stream: impl Stream<Item = Result<T, rtnetlink::Error>>) -> io::Result<Vec<T>> {
-    stream.try_collect().await.map_err(plain)
+    stream.try_collect().await.map_err(kernel_error)
 }
 
-fn gone_is_fine(result: Result<(), rtnetlink::Error>) -> io::Result<()> {
+fn ignore_missing(result: Result<(), rtnetlink::Error>) -> io::Result<()> {
     use nix::libc::{ENODEV, ENOENT, ENXIO, ESRCH};
-    match result.map_err(plain) {
+    match result.map_err(kernel_error) {
         Err(error) if matches!(error.raw_os_error(), Some(ENODEV | ENOENT | ENXIO | ESRCH)) => Ok(()),
         other => other,
     }
 }
 
-/// The kernel's own error where there is one.
-fn plain(error: rtnetlink::Error) -> io::Error {
+/// Returns the kernel's error number, if there is one.
+fn kernel_error(error: rtnetlink::Error) -> io::Error {
     match error {
         rtnetlink::Error::NetlinkError(message) => message.to_io(),
         other => io::Error::other(other),
     }
 }
-/// Which interface a message says is removed. One that only leaves a bridge is told in a family of its own.
+
+/// Returns the index of the removed interface. A message of another family only says that it left a bridge.
 fn removed_index(payload: &NetlinkPayload<RouteNetlinkMessage>) -> Option<u32> {
     match payload {
         NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(link))

@@ -1,5 +1,4 @@
-//! The directory with the files of one instance. It lies where the state directory has those of all instances, which is
-//! how the next daemon finds it.
+//! The directory with the files of one instance. It lies in the state directory, where the next daemon finds it.
 
 use std::{
     fs::{self, DirBuilder},
@@ -11,7 +10,7 @@ use std::{
 use nix::unistd::{Gid, Uid, chown};
 use tokio::task;
 
-/// A directory that only its owner sees. Dropping it removes it, and waits for that.
+/// A directory with mode 0700. Dropping it removes it synchronously.
 #[derive(Debug)]
 pub struct InstanceDir(PathBuf);
 
@@ -26,12 +25,12 @@ impl InstanceDir {
         &self.0
     }
 
-    /// Gives it, and what is in it, to a user.
-    pub fn give_to(&self, uid: Uid, gid: Gid) -> io::Result<()> {
-        give(&self.0, uid, gid)
+    /// Changes the owner of the directory and of everything in it.
+    pub fn chown(&self, uid: Uid, gid: Gid) -> io::Result<()> {
+        chown_all(&self.0, uid, gid)
     }
 
-    /// Removes it, away from the actors' thread: a copy of a disk takes as long as it is large.
+    /// Removes it on the blocking pool: a copy of a disk takes time to remove.
     pub async fn remove(self) -> io::Result<()> {
         task::spawn_blocking(move || fs::remove_dir_all(&self.0))
             .await
@@ -41,19 +40,19 @@ impl InstanceDir {
 
 impl Drop for InstanceDir {
     fn drop(&mut self) {
-        // That it is gone already is the rule.
+        // It was normally removed before.
         let _ = fs::remove_dir_all(&self.0);
     }
 }
 
-fn give(path: &Path, uid: Uid, gid: Gid) -> io::Result<()> {
+fn chown_all(path: &Path, uid: Uid, gid: Gid) -> io::Result<()> {
     let kind = fs::symlink_metadata(path)?.file_type();
     if kind.is_symlink() {
         return Ok(());
     }
     chown(path, Some(uid), Some(gid))?;
     if kind.is_dir() {
-        fs::read_dir(path)?.try_for_each(|entry| give(&entry?.path(), uid, gid))?;
+        fs::read_dir(path)?.try_for_each(|entry| chown_all(&entry?.path(), uid, gid))?;
     }
     Ok(())
 }
@@ -63,14 +62,14 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_files_of_an_instance_go_with_it() {
+    async fn removes_files_of_instance() {
         let instances = tempfile::tempdir().unwrap();
         let make = || {
             let instance = InstanceDir::create(instances.path(), "i").unwrap();
             fs::write(instance.path().join("disk"), "").unwrap();
             instance
         };
-        assert!(make().path().exists(), "that was dropped");
+        assert!(make().path().exists(), "the directory of a dropped instance existed");
         assert_eq!(fs::read_dir(instances.path()).unwrap().count(), 0);
         make().remove().await.unwrap();
         assert_eq!(fs::read_dir(instances.path()).unwrap().count(), 0);

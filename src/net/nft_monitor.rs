@@ -1,7 +1,7 @@
-//! Tells when tables of nftables are deleted, as the kernel reports it.
+//! Reports deletions of nftables tables, from the kernel's multicast messages.
 //!
-//! Whoever loads a host's firewall anew begins with `flush ruleset`, which takes every table away, ours included. What
-//! becomes of that is the business of `keeper.rs`.
+//! A script that reloads a host's firewall begins with `flush ruleset`, which deletes every table, this daemon's
+//! included. `tap_manager.rs` then installs the table again.
 
 use std::io;
 
@@ -15,13 +15,13 @@ use rtnetlink::sys::{AsyncSocket, AsyncSocketExt, TokioSocket, protocols::NETLIN
 const GROUP: u32 = 7;
 /// `NFNL_SUBSYS_NFTABLES` and `NFT_MSG_DELTABLE`
 const DELETED: u16 = 10 << 8 | 2;
-/// Of a message: its length (`u32`), its type (`u16`), and what does not matter here.
+/// Size of a message header: length (`u32`), type (`u16`), and fields that are not needed here.
 const HEADER: usize = 16;
 
-/// An item whenever a table may have been deleted, anybody's.
+/// Yields an item whenever a table, of any owner, may have been deleted.
 pub type Deletions = BoxStream<'static, ()>;
 
-/// What is deleted from now on.
+/// Returns a stream of deletions from now on.
 ///
 /// # Panics
 /// Outside of a tokio runtime.
@@ -32,8 +32,8 @@ pub fn deletions() -> io::Result<Deletions> {
     let deletions = stream::unfold(socket, |socket| async move {
         loop {
             match socket.recv_from_full().await {
-                Ok((messages, _)) if !tell_of_deletion(&messages) => {}
-                // There were more than the kernel keeps for us.
+                Ok((messages, _)) if !contain_deletion(&messages) => {}
+                // The receive buffer has overflowed: messages are lost.
                 Err(error) if error.raw_os_error() != Some(nix::libc::ENOBUFS) => return None,
                 Ok(_) | Err(_) => return Some(((), socket)),
             }
@@ -42,8 +42,8 @@ pub fn deletions() -> io::Result<Deletions> {
     Ok(deletions.boxed())
 }
 
-/// Whether one of these messages of the kernel is about a table that is no more.
-fn tell_of_deletion(mut messages: &[u8]) -> bool {
+/// Returns whether one of these messages reports a deleted table.
+fn contain_deletion(mut messages: &[u8]) -> bool {
     while let Some(&[a, b, c, d, kind_a, kind_b, ..]) = messages.get(..HEADER) {
         if u16::from_ne_bytes([kind_a, kind_b]) == DELETED {
             return true;
@@ -66,18 +66,18 @@ mod tests {
     }
 
     #[test]
-    fn a_deletion_is_found_among_other_messages() {
+    fn finds_deletion_among_other_messages() {
         let others = [message(0x0a00, 5), message(0x0a08, 0), message(0x0a0f, 40)].concat();
-        assert!(!tell_of_deletion(&others));
-        assert!(tell_of_deletion(&[others.clone(), message(DELETED, 12)].concat()));
-        assert!(tell_of_deletion(&[message(DELETED, 3), others].concat()));
+        assert!(!contain_deletion(&others));
+        assert!(contain_deletion(&[others.clone(), message(DELETED, 12)].concat()));
+        assert!(contain_deletion(&[message(DELETED, 3), others].concat()));
     }
 
     #[test]
-    fn any_bytes_have_an_end() {
+    fn terminates_on_malformed_messages() {
         for length in 0..=HEADER + 1 {
-            assert!(!tell_of_deletion(&vec![0; length]));
-            assert!(!tell_of_deletion(&vec![0xff; length]));
+            assert!(!contain_deletion(&vec![0; length]));
+            assert!(!contain_deletion(&vec![0xff; length]));
         }
     }
 }

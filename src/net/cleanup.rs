@@ -1,4 +1,4 @@
-//! Taking back what a daemon has, or had, in the network: its own at the end, and that of one which could not.
+//! Removes what a daemon has created in the network: its own at shutdown, and that of a daemon that was killed.
 
 use std::io;
 
@@ -6,70 +6,70 @@ use slog::{Logger, warn};
 use tokio::sync::oneshot;
 
 use super::{
-    fence::{Fence, Mark},
-    link::Netlink,
-    on_thread,
+    firewall::{Firewall, Mark},
+    netlink::Netlink,
+    network::on_thread,
     subnet::Subnet,
     sysctl,
 };
 
-/// What there may be.
+/// What may exist, according to the journal.
 #[derive(Debug, Clone, Default)]
-pub struct Remains {
+pub struct Leftovers {
     pub marks: Vec<Mark>,
-    /// Ranges that are, or were about to be, reserved.
+    /// Subnets that are reserved by a route, or were about to be.
     pub subnets: Vec<Subnet>,
-    /// Interfaces on which forwarding is, or was about to be, switched on.
+    /// Interfaces on which forwarding was switched on, or was about to be.
     pub uplinks: Vec<String>,
 }
 
-/// What there was.
+/// What was removed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Cleaned {
     pub taps: usize,
-    /// Whether all of it could be removed.
-    pub whole: bool,
+    /// Whether nothing is left.
+    pub complete: bool,
 }
 
-/// Removes all that is there of it; what cannot be is logged.
-pub(super) async fn clean(netlink: &Netlink, remains: &Remains, log: &Logger) -> Cleaned {
-    let Remains { marks, subnets, uplinks } = remains;
+/// Removes `leftovers`, and logs what cannot be removed.
+pub(super) async fn clean(netlink: &Netlink, leftovers: &Leftovers, log: &Logger) -> Cleaned {
+    let Leftovers { marks, subnets, uplinks } = leftovers;
     let groups: Vec<u32> = marks.iter().flat_map(|mark| [mark.closed(), mark.open()]).collect();
     let interfaces = netlink.interfaces().await.unwrap_or_default();
     let taps = interfaces.iter().filter(|interface| groups.contains(&interface.group)).count();
-    let mut whole = true;
+    let mut complete = true;
     let mut note = |what: &str, result: io::Result<()>| {
         if let Err(error) = result {
             warn!(log, "could not be removed"; "what" => what, "error" => %error);
-            whole = false;
+            complete = false;
         }
     };
-    // Interfaces first: without the rules their guests would be free.
+    // Taps before the rules: a guest must not run without them.
     for group in groups {
         note("taps", netlink.remove_group(group).await);
     }
     for mark in marks {
-        note("the table of rules", Fence::lower(*mark));
+        note("the firewall table", Firewall::remove(*mark));
         for subnet in subnets {
             note("the reserved subnet", netlink.release(*subnet, *mark).await);
         }
     }
     if !uplinks.is_empty() {
-        // After that, so that of two daemons that end at the same moment one at least is the last.
-        let others = Fence::guarded();
+        // After the own table is removed: of two daemons that end at the same time, one at least sees no other.
+        let others = Firewall::guarded_uplinks();
         for uplink in uplinks.iter().filter(|uplink| !others.contains(uplink)) {
             note("forwarding", sysctl::stop_forwarding(uplink));
         }
     }
-    Cleaned { taps, whole }
+    Cleaned { taps, complete }
 }
 
-/// The same for a daemon that is no more.
-pub async fn clean_up(remains: Remains, log: Logger) -> io::Result<Cleaned> {
+/// Removes what a daemon that has ended left behind.
+pub async fn clean_up(leftovers: Leftovers, log: Logger) -> io::Result<Cleaned> {
     let (done, answer) = oneshot::channel();
     on_thread(async move {
         let cleaned = match Netlink::open() {
-            Ok(netlink) => Ok(clean(&netlink, &remains, &log).await),
+            Ok(netlink) => Ok(clean(&netlink, &leftovers, &log).await),
             Err(error) => Err(error),
         };
         let _ = done.send(cleaned);

@@ -1,12 +1,12 @@
-//! What guests may reach: rules of one nftables table of our own, loaded by the `nft` program.
+//! The firewall around guests: one nftables table per daemon, loaded by the `nft` program.
 //!
-//! A guest reaches the callback listener on its own gateway address; what it answers to the daemon passes as well. With
-//! egress it also reaches the outside, behind the host's address. Everything else is refused: the host's other ports and
-//! addresses, other guests, forged source addresses, IPv6; and nobody but the host reaches a guest.
+//! A guest reaches the callback listener on its own gateway address, and may reply to the daemon. With egress it also
+//! reaches the outside, masqueraded as the host. Everything else is refused: the host's other ports and addresses, other
+//! guests, forged source addresses, IPv6. Only the host reaches a guest.
 //!
-//! The rules tell taps by their interface group, which every tap is given before it is up. So they are loaded once and
-//! not touched again unless somebody removes them, and a tap costs no run of `nft`. Accepting here overrules no other
-//! table: a host firewall that drops incoming or forwarded packets has to let these through itself.
+//! The rules match the interface group, which every tap gets before it is up. So the table is loaded once, and a tap
+//! costs no run of `nft`. An accept here does not override other tables: a host firewall that drops incoming or forwarded
+//! packets has to accept these itself.
 
 use std::{
     fmt,
@@ -23,30 +23,30 @@ use super::NetError;
 const PROGRAM: &str = "nft";
 
 const FAMILY: &str = "inet";
-/// How the names of the tables of all daemons begin.
+/// Prefix of the tables of all daemons.
 const PREFIX: &str = "unifaas_";
-/// The set of interfaces that forward because of guests.
+/// The set of interfaces on which a daemon has switched on forwarding.
 const UPLINKS: &str = "uplinks";
-/// In the group of every tap of every daemon.
+/// Bit in the group of every tap of every daemon.
 const TAPS: u32 = 0x4000_0000;
 
-/// The mark of one state directory: on the table and on the groups of the taps of its daemon. Never odd, never above what
-/// fits into an `int`.
+/// The mark of one state directory: part of the name of the table, and the group of its daemon's taps. Always even, and
+/// within the range of an `int`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mark(u32);
 
 impl Mark {
-    /// The mark that belongs to a number of 32 bits.
+    /// Returns the mark that belongs to a 32-bit number.
     pub fn new(number: u32) -> Self {
         Self(number & 0x7fff_fffe | TAPS)
     }
 
-    /// Group of taps whose guests stay inside.
+    /// Returns the group of taps without egress.
     pub fn closed(self) -> u32 {
         self.0
     }
 
-    /// Group of taps whose guests reach the outside.
+    /// Returns the group of taps with egress.
     pub fn open(self) -> u32 {
         self.0 | 1
     }
@@ -55,24 +55,24 @@ impl Mark {
         format!("{PREFIX}{:08x}", self.0)
     }
 
-    /// Commands after which the table is not there, whether it was or not: one that is not cannot be deleted.
-    fn fresh(self) -> String {
+    /// Returns commands that delete the table. It is created first: deleting a missing table is an error.
+    fn deleted(self) -> String {
         format!("add table inet {table}\ndelete table inet {table}\n", table = self.table())
     }
 }
 
-/// The rules.
+/// The rules of one daemon.
 #[derive(Debug, Clone, Copy)]
-pub struct Fence {
+pub struct Firewall {
     pub mark: Mark,
     /// The bound address of the callback listener.
     pub callback: SocketAddr,
 }
 
-impl fmt::Display for Fence {
+impl fmt::Display for Firewall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (table, closed, open) = (self.mark.table(), self.mark.closed(), self.mark.open());
-        let fresh = self.mark.fresh();
+        let deleted = self.mark.deleted();
         let callback = match self.callback {
             SocketAddr::V4(bound) if *bound.ip() != Ipv4Addr::UNSPECIFIED => {
                 format!("ip daddr {} tcp dport {}", bound.ip(), bound.port())
@@ -81,7 +81,7 @@ impl fmt::Display for Fence {
         };
         write!(
             f,
-            "{fresh}table inet {table} {{
+            "{deleted}table inet {table} {{
   set {UPLINKS} {{ type ifname; }}
   chain refuse {{
     meta l4proto tcp reject with tcp reset
@@ -120,44 +120,56 @@ impl fmt::Display for Fence {
     }
 }
 
-impl Fence {
-    /// Puts the rules into force.
-    pub fn raise(&self) -> Result<(), NetError> {
+impl Firewall {
+    /// Loads the rules, in place of those that are there.
+    pub fn install(&self) -> Result<(), NetError> {
         nft(&self.to_string()).map_err(|why| {
             NetError::Missing(format!("virtual machines cannot be kept apart from this host and each other: {why}"))
         })
     }
 
-    /// Whether the rules are in force.
-    pub fn stands(&self) -> bool {
+    /// Returns whether the rules are loaded.
+    pub fn is_installed(&self) -> bool {
         nft(&format!("list table {FAMILY} {}\n", self.mark.table())).is_ok()
     }
 
-    /// Packets that come from `uplink` are not forwarded, but to guests that have asked for them. Those of another daemon
-    /// are its own concern.
-    pub fn guard(mark: Mark, uplink: &str) -> Result<(), NetError> {
-        nft(&format!("add element inet {} uplinks {{ \"{uplink}\" }}", mark.table()))
+    /// Loads the rules again, and guards `uplinks`, if the table was deleted. Returns whether it was.
+    pub fn repair(&self, uplinks: &[String]) -> Result<bool, NetError> {
+        if self.is_installed() {
+            return Ok(false);
+        }
+        let installed = self.install().and_then(|()| uplinks.iter().try_for_each(|uplink| self.guard(uplink)));
+        installed.map(|()| true).inspect_err(|_| {
+            // Without its uplinks the table would pass for complete.
+            let _ = Self::remove(self.mark);
+        })
+    }
+
+    /// Drops packets that are forwarded from `uplink`, except replies to guests with egress. Packets for guests of other
+    /// daemons are left to the rules of those.
+    pub fn guard(&self, uplink: &str) -> Result<(), NetError> {
+        nft(&format!("add element inet {} uplinks {{ \"{uplink}\" }}", self.mark.table()))
             .map_err(|error| NetError::Refused(error.to_string()))
     }
 
-    /// The uplinks that some daemon guards: it has switched on forwarding, or relies on it as well.
-    pub fn guarded() -> Vec<String> {
+    /// Returns the uplinks that any daemon guards: it has switched on forwarding there, or depends on it.
+    pub fn guarded_uplinks() -> Vec<String> {
         let run = || Command::new(PROGRAM).args(["-j", "list", "sets", FAMILY]).stderr(Stdio::null()).output();
         let listing = run().map(|output| serde_json::from_slice(&output.stdout).unwrap_or_default());
         uplinks_in(&listing.unwrap_or_default())
     }
 
-    /// Removes the rules. Those that are not there are no error.
-    pub fn lower(mark: Mark) -> io::Result<()> {
-        match nft(&mark.fresh()) {
-            // Nobody can have loaded them.
+    /// Deletes the rules. Missing rules are no error.
+    pub fn remove(mark: Mark) -> io::Result<()> {
+        match nft(&mark.deleted()) {
+            // Without the program no rules were loaded.
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             result => result,
         }
     }
 }
 
-/// The elements of the sets of uplinks in a listing.
+/// Returns the elements of all sets of uplinks in a JSON listing of nft.
 fn uplinks_in(listing: &serde_json::Value) -> Vec<String> {
     let sets = listing["nftables"].as_array().into_iter().flatten().map(|entry| &entry["set"]);
     let of_daemons = sets
@@ -166,12 +178,15 @@ fn uplinks_in(listing: &serde_json::Value) -> Vec<String> {
     elements.filter_map(|element| element.as_str().map(str::to_owned)).collect()
 }
 
-/// `NotFound`: there is no such program.
+/// Runs nft with these commands.
+///
+/// # Errors
+/// `NotFound` if nft is not installed; nft's first line of output if it fails.
 fn nft(commands: &str) -> io::Result<()> {
     let run = || {
         let mut command = Command::new(PROGRAM);
         command.args(["-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-        // Lest it loads the rules of a daemon that is no more, behind the back of the next one.
+        // An nft that outlives its daemon must not load rules after the next daemon has cleaned up.
         // SAFETY: one system call, which neither allocates nor locks.
         unsafe { command.pre_exec(|| Ok(prctl::set_pdeathsig(Signal::SIGKILL)?)) };
         let mut child = command.spawn()?;
@@ -184,8 +199,8 @@ fn nft(commands: &str) -> io::Result<()> {
         Ok(output) if output.status.success() => Ok(()),
         Ok(output) => {
             let said = String::from_utf8_lossy(&output.stderr);
-            let said = said.lines().next().unwrap_or("without a word");
-            Err(io::Error::other(format!("nft refuses its rules: {said}")))
+            let said = said.lines().next().unwrap_or("no error message");
+            Err(io::Error::other(format!("nft rejects the rules: {said}")))
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let why = "the program nft is not on the PATH (Debian's package is called nftables)";
@@ -200,11 +215,11 @@ mod tests {
     use super::*;
 
     fn rules(callback: &str) -> String {
-        Fence { mark: Mark::new(0x1234_5678), callback: callback.parse().unwrap() }.to_string()
+        Firewall { mark: Mark::new(0x1234_5678), callback: callback.parse().unwrap() }.to_string()
     }
 
     #[test]
-    fn the_two_groups_of_a_daemon_differ_from_each_other_and_from_the_default_group() {
+    fn groups_with_and_without_egress_differ_and_are_not_the_default_group() {
         for number in [0, 1, 7, u32::MAX, 0x8000_0000] {
             let mark = Mark::new(number);
             assert_eq!(mark.closed() + 1, mark.open());
@@ -213,12 +228,12 @@ mod tests {
     }
 
     #[test]
-    fn uplinks_of_daemons_are_read_from_a_listing() {
+    fn reads_uplinks_of_daemons_from_listing() {
         let listing = serde_json::json!({ "nftables": [
             { "metainfo": { "json_schema_version": 1 } },
             { "set": { "name": "uplinks", "table": "unifaas_40000002", "elem": ["eth0", "eth1"] } },
             { "set": { "name": "uplinks", "table": "unifaas_40000004" } },
-            { "set": { "name": "uplinks", "table": "somebodys", "elem": ["eth2"] } },
+            { "set": { "name": "uplinks", "table": "foreign", "elem": ["eth2"] } },
             { "set": { "name": "another", "table": "unifaas_40000002", "elem": ["eth3"] } },
         ] });
         assert_eq!(uplinks_in(&listing), ["eth0", "eth1"]);
@@ -226,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn the_callback_is_allowed_where_it_listens_and_only_there() {
+    fn accepts_callbacks_only_at_the_address_of_the_listener() {
         let everywhere = "    meta nfproto ipv4 fib daddr . iif type local tcp dport 3000 accept\n    goto refuse\n";
         assert!(rules("0.0.0.0:3000").contains(everywhere));
         assert!(rules("[::]:3000").contains(everywhere));
@@ -235,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_tap_forwards_nothing_before_anything_else_is_asked() {
+    fn refuses_forwarding_from_taps_without_egress_first() {
         let rules = rules("0.0.0.0:3000");
         let (_, forward) = rules.split_once("hook forward").unwrap();
         let first = forward.lines().nth(1).unwrap();

@@ -1,19 +1,19 @@
-//! The hold on a machine monitor, and on what was lent to its guest.
+//! The handle of a running VMM, its network attachment and its files.
 
 use futures::future::LocalBoxFuture;
 use unifaas_actors::sandbox::{ReclaimError, SandboxHandle};
 
-use super::{files::InstanceDir, wire::Wire};
+use super::{attachment::NetAttachment, instance_dir::InstanceDir};
 use crate::sandbox::process::ProcessHandle;
 
-/// The fields are dropped in this order: the process first, and what it uses after it.
-pub struct VmGuest {
+/// A running virtual machine. Fields are dropped in this order: the process first, then what it uses.
+pub struct VmHandle {
     pub process: Box<ProcessHandle>,
-    pub wire: Wire,
+    pub attachment: NetAttachment,
     pub files: Option<InstanceDir>,
 }
 
-impl SandboxHandle for VmGuest {
+impl SandboxHandle for VmHandle {
     fn terminate(&mut self) {
         self.process.terminate();
     }
@@ -23,11 +23,11 @@ impl SandboxHandle for VmGuest {
     }
 
     fn reclaim(self: Box<Self>) -> LocalBoxFuture<'static, Result<(), ReclaimError>> {
-        let VmGuest { process, wire, files } = *self;
+        let VmHandle { process, attachment, files } = *self;
         Box::pin(async move {
             let ended = process.reclaim().await;
-            if let (Err(_), Wire::Tap(tap)) = (&ended, wire) {
-                // It may still be attached.
+            if let (Err(_), NetAttachment::Tap(tap)) = (&ended, attachment) {
+                // The process may still be attached.
                 tap.discard();
             }
             let removed = match files {

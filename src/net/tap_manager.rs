@@ -1,0 +1,330 @@
+//! The thread that creates, leases and removes taps, so that the actors' thread never waits for the kernel.
+//!
+//! A few taps are kept prepared. A returned tap is leased again, unless its guest could reach the outside: such a tap is
+//! removed, so that the next guest does not inherit its connections.
+
+use std::{collections::HashMap, io, time::Duration};
+
+use futures::StreamExt;
+use slog::{Logger, debug, warn};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time,
+};
+
+use super::{
+    cleanup::{self, Leftovers},
+    error::{NetError, refused},
+    firewall::Firewall,
+    netlink::{Netlink, Removals},
+    network::Settings,
+    nft_monitor::{Deletions, deletions},
+    preflight,
+    subnet::{FreeLinks, PointToPoint},
+    sysctl,
+    tap::NewTap,
+    tap_pool::{Tap, TapPool},
+};
+use crate::state::{JournalEntry, Resource};
+
+/// Between a failed attempt to prepare a tap, or to repair the firewall, and the next one.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long there must be no request before the pool is refilled: a guest that has just taken a tap boots meanwhile, and
+/// needs the processor.
+const REFILL_DELAY: Duration = Duration::from_millis(100);
+
+/// A request to the thread.
+pub enum Request {
+    /// A tap was taken from the pool: refill it.
+    Refill,
+    /// Lease a tap.
+    Acquire { egress: bool, reply: oneshot::Sender<Result<Tap, NetError>> },
+    /// The guest of this tap has ended.
+    Release(Tap),
+    /// The guest of this tap could not be ended.
+    Discard(Tap),
+    /// Remove everything and end.
+    Close,
+}
+
+/// All network resources of this daemon.
+pub struct TapManager {
+    netlink: Netlink,
+    /// Indices of removed interfaces of this host.
+    removals: Removals,
+    /// Reports that some nftables table was deleted.
+    deletions: Deletions,
+    /// The firewall was removed, and could not be installed again.
+    unprotected: bool,
+    /// By interface index; dropping the sender tells the holder of the tap that the interface is removed.
+    present: HashMap<u32, watch::Sender<()>>,
+    settings: Settings,
+    free: FreeLinks,
+    pool: TapPool,
+    /// Whether the uplinks forward for guests with egress.
+    egress: bool,
+    /// Interfaces on which this daemon has switched on forwarding.
+    uplinks: Vec<String>,
+    /// The journal entries of all of these.
+    entries: Vec<JournalEntry>,
+    log: Logger,
+}
+
+impl TapManager {
+    /// Prepares the network. After an error, everything is as it was.
+    pub async fn open(settings: Settings, pool: TapPool, log: Logger) -> Result<Self, NetError> {
+        let (netlink, removals) = Netlink::watching().map_err(refused("netlink"))?;
+        let deletions = deletions().map_err(refused("netlink"))?;
+        preflight::check_privilege()?;
+        preflight::check_conflicts(&netlink, settings.subnet, settings.mark).await?;
+        let free = FreeLinks::of(settings.subnet);
+        let (present, uplinks, entries) = (HashMap::new(), Vec::new(), Vec::new());
+        let (egress, unprotected) = (false, false);
+        let mut manager = Self {
+            netlink,
+            removals,
+            deletions,
+            unprotected,
+            present,
+            settings,
+            free,
+            pool,
+            egress,
+            uplinks,
+            entries,
+            log,
+        };
+        match manager.prepare().await {
+            Ok(()) => Ok(manager),
+            Err(error) => {
+                manager.close().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn prepare(&mut self) -> Result<(), NetError> {
+        let Settings { subnet, mark, .. } = self.settings;
+        let resource = Resource::Network { mark: mark.closed(), subnet: subnet.to_string() };
+        self.entries.push(self.settings.journal.record(resource).await?);
+        self.netlink.reserve(subnet, mark).await.map_err(refused("the route that reserves the subnet"))?;
+        // Of two daemons that reserve at the same time, each sees the reservation of the other by now.
+        preflight::check_conflicts(&self.netlink, subnet, mark).await?;
+        self.firewall().install()?;
+        // The first tap also shows whether taps can be created at all.
+        for _ in 0..self.settings.pool.min(subnet.links() as usize) {
+            let tap = self.create().await?;
+            self.pool.put(tap);
+        }
+        Ok(())
+    }
+
+    /// Serves requests until [`Request::Close`], and then removes everything.
+    pub async fn run(mut self, mut requests: mpsc::UnboundedReceiver<Request>) {
+        let (mut failed, mut next_repair) = (false, time::Instant::now());
+        loop {
+            let delay = match self.pool.len() {
+                _ if failed => RETRY_INTERVAL,
+                0 => Duration::ZERO,
+                _ => REFILL_DELAY,
+            };
+            let request = tokio::select! {
+                biased;
+                Some(index) = self.removals.next() => {
+                    self.interface_removed(index);
+                    continue;
+                }
+                Some(()) = self.deletions.next() => {
+                    self.repair_firewall();
+                    continue;
+                }
+                () = time::sleep_until(next_repair), if self.unprotected => {
+                    self.repair_firewall();
+                    next_repair = time::Instant::now() + RETRY_INTERVAL;
+                    continue;
+                }
+                request = requests.recv() => request,
+                () = time::sleep(delay), if self.pool.len() < self.settings.pool => {
+                    failed = !self.prepare_one().await;
+                    continue;
+                }
+            };
+            match request {
+                Some(Request::Refill) => {}
+                Some(Request::Acquire { egress, reply }) => self.acquire(egress, reply).await,
+                Some(Request::Release(tap)) => self.release(tap).await,
+                Some(Request::Discard(tap)) => self.remove(tap).await,
+                Some(Request::Close) | None => break,
+            }
+        }
+        self.close().await;
+    }
+
+    async fn acquire(&mut self, egress: bool, reply: oneshot::Sender<Result<Tap, NetError>>) {
+        let tap = match self.pool.take() {
+            Some(tap) => Ok(tap),
+            None => self.create().await,
+        };
+        let tap = match tap {
+            Ok(tap) if egress => self.enable_egress(tap).await,
+            other => other,
+        };
+        // The launch may have been dropped meanwhile.
+        if let Err(Ok(tap)) = reply.send(tap) {
+            self.release(tap).await;
+        }
+    }
+
+    async fn release(&mut self, tap: Tap) {
+        if tap.egress || self.pool.len() >= self.settings.pool || tap.is_removed() {
+            self.remove(tap).await;
+        } else {
+            self.pool.put(tap);
+        }
+    }
+
+    /// Handles the removal of an interface by another process. The holder of a leased tap sees it, and releases the tap.
+    fn interface_removed(&mut self, index: u32) {
+        if self.present.remove(&index).is_none() {
+            return;
+        }
+        let idle = self.pool.remove(index);
+        warn!(self.log, "a tap was removed by another process"; "index" => index, "prepared" => idle.is_some());
+        if let Some(tap) = idle {
+            self.free.put(tap.link);
+        }
+    }
+
+    fn firewall(&self) -> Firewall {
+        Firewall { mark: self.settings.mark, callback: self.settings.callback }
+    }
+
+    /// Installs the firewall again if it was deleted, for instance by `nft flush ruleset`. Until then guests are
+    /// unprotected.
+    fn repair_firewall(&mut self) {
+        let repaired = self.firewall().repair(&self.uplinks);
+        match &repaired {
+            Ok(false) => {}
+            Ok(true) => warn!(self.log, "the firewall table of virtual machines was removed: it is installed again"),
+            Err(error) if !self.unprotected => {
+                warn!(self.log, "the firewall table of virtual machines was removed"; "error" => %error);
+            }
+            Err(_) => {}
+        }
+        self.unprotected = repaired.is_err();
+    }
+
+    async fn remove(&mut self, tap: Tap) {
+        self.present.remove(&tap.index);
+        match self.netlink.remove(tap.index).await {
+            Ok(()) => self.free.put(tap.link),
+            // Its addresses are not used again: the interface still has them.
+            Err(error) => warn!(self.log, "tap could not be removed"; "tap" => &tap.name, "error" => %error),
+        }
+    }
+
+    /// Adds a tap to the pool, and returns whether that worked. With every address in use it is not worth a log line.
+    async fn prepare_one(&mut self) -> bool {
+        match self.create().await {
+            Ok(tap) => self.pool.put(tap),
+            Err(NetError::Exhausted(_)) => return false,
+            Err(error) => {
+                warn!(self.log, "no tap could be prepared"; "error" => %error);
+                return false;
+            }
+        }
+        true
+    }
+
+    async fn create(&mut self) -> Result<Tap, NetError> {
+        let subnet = self.settings.subnet;
+        let link = self.free.take().ok_or_else(|| {
+            NetError::Exhausted(format!("all {} addresses of {subnet} for virtual machines are in use", subnet.links()))
+        })?;
+        let created = self.create_on(link).await;
+        if created.is_err() {
+            self.free.put(link);
+        }
+        created
+    }
+
+    async fn create_on(&mut self, link: PointToPoint) -> Result<Tap, NetError> {
+        let tap = NewTap::create(self.settings.tap_group).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => {
+                NetError::Missing("virtual machines need /dev/net/tun, which is not there".into())
+            }
+            io::ErrorKind::PermissionDenied => NetError::unprivileged(),
+            _ => refused("a tap device")(error),
+        })?;
+        let name = tap.name.clone();
+        sysctl::quiet(&name);
+        let set_up = async {
+            let index = self.netlink.find(&name).await?;
+            // Before it is persistent: a later daemon finds it by its group.
+            self.netlink.set_group(index, self.settings.mark.closed()).await?;
+            tap.persist()?;
+            self.netlink.set_up(index, link.gateway).await?;
+            Ok(index)
+        };
+        match set_up.await {
+            Ok(index) => {
+                let (sender, present) = watch::channel(());
+                self.present.insert(index, sender);
+                Ok(Tap { name, link, index, egress: false, present })
+            }
+            Err(error) => {
+                if let Ok(left) = self.netlink.find(&name).await {
+                    let _ = self.netlink.remove(left).await;
+                }
+                Err(refused(&format!("tap {name}"))(error))
+            }
+        }
+    }
+
+    async fn enable_egress(&mut self, mut tap: Tap) -> Result<Tap, NetError> {
+        tap.egress = true;
+        let enabled = async {
+            self.forward_uplinks().await?;
+            sysctl::forward(&tap.name).map_err(refused("forwarding"))?;
+            let group = self.settings.mark.open();
+            self.netlink.set_group(tap.index, group).await.map_err(refused(&format!("tap {}", tap.name)))
+        };
+        match enabled.await {
+            Ok(()) => Ok(tap),
+            Err(error) => {
+                self.remove(tap).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Switches on forwarding for replies from the outside; the firewall drops everything else from there.
+    async fn forward_uplinks(&mut self) -> Result<(), NetError> {
+        if self.egress {
+            return Ok(());
+        }
+        let others = Firewall::guarded_uplinks();
+        for uplink in self.netlink.uplinks().await.map_err(refused("netlink"))? {
+            // Forwarding that is on is the choice of the host's administrator, unless another daemon switched it on.
+            if sysctl::forwards(&uplink).map_err(refused("forwarding"))? && !others.contains(&uplink) {
+                continue;
+            }
+            self.entries.push(self.settings.journal.record(Resource::Forwarding { interface: uplink.clone() }).await?);
+            debug!(self.log, "forwarding is switched on for guests with egress"; "interface" => &uplink);
+            self.firewall().guard(&uplink)?;
+            self.uplinks.push(uplink.clone());
+            sysctl::forward(&uplink).map_err(refused("forwarding"))?;
+        }
+        self.egress = true;
+        Ok(())
+    }
+
+    async fn close(self) {
+        let Settings { mark, subnet, .. } = self.settings;
+        let leftovers = Leftovers { marks: vec![mark], subnets: vec![subnet], uplinks: self.uplinks };
+        if cleanup::clean(&self.netlink, &leftovers, &self.log).await.complete {
+            self.entries.into_iter().for_each(JournalEntry::remove);
+        }
+    }
+}

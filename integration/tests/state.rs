@@ -63,7 +63,7 @@ async fn daemons_with_state_directories_of_their_own_do_not_meet() {
 #[track_caller]
 fn told(daemon: &Daemon, kind: &str) -> Option<u64> {
     let lines = daemon.log().lines().map(|line| serde_json::from_str(line).expect(line)).collect::<Vec<Value>>();
-    let of_kind = |line: &&Value| line["msg"] == "removed what an earlier daemon left" && line["kind"] == kind;
+    let of_kind = |line: &&Value| line["msg"] == "removed leftovers of an earlier daemon" && line["kind"] == kind;
     let counts: Vec<_> = lines.iter().filter(of_kind).map(|line| line["count"].as_u64()).collect();
     assert!(counts.len() < 2, "{kind} are told more than once: {counts:?}");
     counts.first().copied().flatten()

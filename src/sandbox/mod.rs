@@ -1,11 +1,10 @@
-//! Every way to run an instance: the daemon's side of [`unifaas_actors::sandbox`].
+//! Runs instances: the daemon's implementation of [`unifaas_actors::sandbox`].
 //!
-//! One engine per kind of sandbox, chosen by the spec: `process/` for child processes, `container/` for those of a
-//! container engine, `vm/` for virtual machines. What engines share has a file of
-//! its own: `readiness.rs` (is it up yet?), `pace.rs` (how fast output is read), `ports.rs` (leases of local ports),
-//! `cgroup/` (cgroups, and the certainty that nothing survives), `substitute.rs` (`%words` in commands), `reclaim.rs` (what
-//! an earlier daemon left). What there is outside the daemon is written down in `src/state/`. When to start and end
-//! instances is decided in the actors.
+//! The spec chooses one engine per kind of sandbox: `process/` for child processes, `container/` for containers, `vm/` for
+//! virtual machines. The engines share `readiness.rs` (probes), `output_throttle.rs` (the rate at which output is read),
+//! `ports.rs` (leases of local ports), `cgroup/` (limits, and the end of every process), `substitute.rs` (`%words` in
+//! commands) and `reclaim.rs` (leftovers of an earlier daemon). `src/state/` journals what exists outside the daemon.
+//! The actors decide when to start and end instances.
 
 mod cgroup;
 mod container;
@@ -43,16 +42,16 @@ use crate::{
     state::{Recovered, State},
 };
 
-/// What engines have to know of the daemon.
+/// What the engines need from the daemon.
 #[derive(Debug, Clone)]
 pub struct EngineSettings {
     /// The bound address of the callback listener.
     pub callback: SocketAddr,
-    /// The range that virtual machines get their addresses from, if somebody has chosen one.
+    /// The address range of virtual machines, if it was set on the command line.
     pub subnet: Option<Subnet>,
-    /// Taps that are kept prepared for them.
+    /// How many taps are kept ready for virtual machines.
     pub tap_pool: usize,
-    /// Is told in which networks there are instances.
+    /// Records the networks and users of instances.
     pub peers: FunctionPeers,
 }
 
@@ -66,10 +65,10 @@ pub struct Engines {
 }
 
 impl Engines {
-    /// Prepares the engines; what this host cannot give is logged once, here.
+    /// Prepares the engines, and logs once which features this host lacks.
     ///
     /// # Errors
-    /// When the host has no more threads.
+    /// Returns the error of thread creation.
     ///
     /// # Panics
     /// Outside of an arbiter (or another tokio `LocalSet`).
@@ -92,7 +91,7 @@ impl Engines {
         })
     }
 
-    /// Removes what earlier daemons of the state directory have left.
+    /// Removes what earlier daemons of the same state directory have left.
     pub async fn reclaim(&self, mut left: Recovered, state: &State, settings: &EngineSettings, log: &Logger) {
         if left.damaged > 0 {
             for orphan in self.cgroups.orphans() {
@@ -105,7 +104,7 @@ impl Engines {
         reclaim::run(left, &self.containers, Mark::new(state.mark()), subnet, log).await;
     }
 
-    /// To be called when the daemon ends: what has gone for good is not waited for.
+    /// Prepares for the end of the daemon: vanished container engines are no longer waited for.
     ///
     /// # Panics
     /// Outside of an arbiter (or another tokio `LocalSet`).
@@ -113,7 +112,7 @@ impl Engines {
         self.containers.shutdown();
     }
 
-    /// Prepares what `functions` need at once, and finds out whether it can be had.
+    /// Prepares the network that `functions` need, and reports whether it is available.
     pub async fn prepare(&self, functions: impl Iterator<Item = &FunctionSpec>) -> Result<(), NetError> {
         self.vms.prepare(functions).await
     }
@@ -122,7 +121,7 @@ impl Engines {
 impl Sandboxes for Engines {
     fn launch(&self, order: LaunchOrder) -> LocalBoxFuture<'static, Result<Launched, LaunchError>> {
         if !open_files::suffice_for_a_start() {
-            let why = "the daemon may open no more files (see `ulimit -n` or LimitNOFILE=)".to_owned();
+            let why = "the daemon has too many open files (see `ulimit -n` or LimitNOFILE=)".to_owned();
             return Box::pin(future::ready(Err(LaunchError::Exhausted(why))));
         }
         let spec = order.spec.clone();
@@ -141,14 +140,14 @@ impl Sandboxes for Engines {
 /// The callback listener as seen from an instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Callback {
-    /// Where the instance finds it.
+    /// The address that instances call.
     address: SocketAddr,
-    /// The address its calls come from.
+    /// The source address of those calls.
     source: IpAddr,
 }
 
 impl Callback {
-    /// For instances that share the daemon's network.
+    /// Returns the callback for instances that share the daemon's network.
     fn local(bound: SocketAddr) -> Self {
         let ip = if bound.ip().is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { bound.ip() };
         // The kernel answers from 127.0.0.1 for all of 127.0.0.0/8; any other local address calls itself.
@@ -171,20 +170,20 @@ mod tests {
     }
 
     #[test]
-    fn a_listener_on_every_address_is_called_over_loopback() {
+    fn maps_unspecified_address_to_loopback() {
         assert_eq!(local("0.0.0.0:3000"), ("127.0.0.1:3000".into(), "127.0.0.1".into()));
         assert_eq!(local("[::]:3000"), ("127.0.0.1:3000".into(), "127.0.0.1".into()));
     }
 
     #[test]
-    fn calls_come_from_the_address_the_kernel_picks() {
+    fn predicts_source_address_of_local_calls() {
         assert_eq!(local("127.0.0.5:3000"), ("127.0.0.5:3000".into(), "127.0.0.1".into()));
         assert_eq!(local("192.0.2.7:3000"), ("192.0.2.7:3000".into(), "192.0.2.7".into()));
         assert_eq!(local("[::1]:3000"), ("[::1]:3000".into(), "::1".into()));
     }
 
     #[test]
-    fn the_kernel_does_pick_that_address() {
+    fn kernel_picks_predicted_source_address() {
         let listener = std::net::TcpListener::bind("127.0.0.5:0").unwrap();
         let callback = Callback::local(listener.local_addr().unwrap());
         let stream = std::net::TcpStream::connect(callback.address).unwrap();

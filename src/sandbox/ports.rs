@@ -1,4 +1,4 @@
-//! Leases of local TCP ports to instances that share the daemon's network.
+//! Leases local TCP ports to instances that share the daemon's network.
 
 use std::{cell::RefCell, collections::VecDeque, fs, ops::Range, os::fd::AsRawFd, rc::Rc, time::Duration};
 
@@ -11,46 +11,45 @@ use nix::{
     time::{ClockId, ClockNanosleepFlags, clock_nanosleep},
 };
 
-/// Ports to lease.
-const PORTS: u16 = 10_000;
-/// The lower end of the ports that the kernel gives to outgoing connections, where it does not say.
-const EPHEMERAL: u16 = 32_768;
+/// The number of ports that are leased.
+const PORT_COUNT: u16 = 10_000;
+/// The usual first port of outgoing connections.
+const EPHEMERAL_START: u16 = 32_768;
 
 /// How often a child looks whether its port is free, and how long it waits in between.
 const LOOKS: u32 = 100;
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// The free ports, the one returned longest ago first.
+/// The pool of free ports, the one returned longest ago first.
 #[derive(Debug, Clone)]
 pub struct Ports(Rc<RefCell<VecDeque<u16>>>);
 
-/// The right to a port, until dropped.
+/// A leased port, which returns to its pool when dropped.
 #[derive(Debug)]
 pub struct PortLease {
     port: u16,
-    home: Ports,
+    pool: Ports,
 }
 
 impl Ports {
-    /// The ports just below those of outgoing connections, which could otherwise take a port between its lease and the
-    /// moment the instance listens.
+    /// Returns the ports just below those of outgoing connections, which could take a port before its instance listens.
     pub fn below_ephemeral() -> Self {
         let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
-        let low = range.split_whitespace().next().and_then(|low| low.parse().ok()).unwrap_or(EPHEMERAL);
+        let low = range.split_whitespace().next().and_then(|low| low.parse().ok()).unwrap_or(EPHEMERAL_START);
         let mut free: VecDeque<u16> = leasable(low).collect();
-        // Daemons that share a host start at different places, so that they rarely try for the same port at once.
+        // Daemons that share a host start at different ports, so that they rarely try the same port at once.
         let start = rand::random_range(0..free.len());
         free.rotate_left(start);
         Self(Rc::new(RefCell::new(free)))
     }
 
-    /// The next port that nobody on this host uses. `None` when there is none.
+    /// Leases the next port that is free on this host. `None` if all are in use.
     pub fn lease(&self) -> Option<PortLease> {
         let mut free = self.0.borrow_mut();
         for _ in 0..free.len() {
             let port = free.pop_front()?;
             if is_free(port) {
-                return Some(PortLease { port, home: self.clone() });
+                return Some(PortLease { port, pool: self.clone() });
             }
             free.push_back(port);
         }
@@ -59,7 +58,7 @@ impl Ports {
 }
 
 impl PortLease {
-    /// The port.
+    /// Returns the port.
     pub fn port(&self) -> u16 {
         self.port
     }
@@ -67,18 +66,18 @@ impl PortLease {
 
 impl Drop for PortLease {
     fn drop(&mut self) {
-        self.home.0.borrow_mut().push_back(self.port);
+        self.pool.0.borrow_mut().push_back(self.port);
     }
 }
 
 fn leasable(ephemeral: u16) -> Range<u16> {
-    // Where the kernel may use nearly all ports itself, its usual lower end is as good as any.
-    let end = if ephemeral < 1024 + PORTS { EPHEMERAL } else { ephemeral };
-    end - PORTS..end
+    // Where outgoing connections may use nearly all ports, the usual range is as good as any.
+    let end = if ephemeral < 1024 + PORT_COUNT { EPHEMERAL_START } else { ephemeral };
+    end - PORT_COUNT..end
 }
 
-/// Whether a server could listen there now, on any address and without `SO_REUSEADDR`: so neither a listener nor a
-/// connection in TIME_WAIT is in its way.
+/// Returns whether a server could listen there, on any address and without `SO_REUSEADDR`. Listeners and connections in
+/// TIME_WAIT prevent that.
 fn is_free(port: u16) -> bool {
     let look = || {
         let probe = socket::socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
@@ -114,20 +113,20 @@ mod tests {
         Ports(Rc::new(RefCell::new(ports.iter().copied().collect())))
     }
 
-    /// Ports outside of what the other tests lease, free at this moment.
+    /// Returns free ports that the other tests do not lease.
     fn unused(count: usize) -> Vec<u16> {
         (12_000..22_000).filter(|port| is_free(*port)).take(count).collect()
     }
 
     #[test]
-    fn leasable_ports_lie_below_those_of_outgoing_connections() {
+    fn leases_ports_below_outgoing_connections() {
         assert_eq!(leasable(32_768), 22_768..32_768);
         assert_eq!(leasable(49_152), 39_152..49_152);
         assert_eq!(leasable(1024), 22_768..32_768);
     }
 
     #[test]
-    fn a_port_is_leased_once_and_reused_last() {
+    fn leases_port_once_and_reuses_it_last() {
         let [a, b, c] = unused(3)[..] else { panic!("no free ports") };
         let ports = of(&[a, b, c]);
         let first = ports.lease().unwrap();
@@ -140,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_in_use_is_skipped_and_none_left_is_said() {
+    fn skips_port_in_use() {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         let ports = of(&[taken.local_addr().unwrap().port()]);
         assert!(ports.lease().is_none());
@@ -149,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_whose_last_connections_linger_is_skipped() {
+    fn skips_port_in_time_wait() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let client = std::net::TcpStream::connect(address).unwrap();
@@ -175,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn many_leases_are_all_different() {
+    fn leases_are_distinct() {
         let ports = Ports::below_ephemeral();
         let leases: Vec<_> = (0..200).map(|_| ports.lease().unwrap()).collect();
         assert_eq!(leases.iter().map(PortLease::port).collect::<HashSet<_>>().len(), 200);

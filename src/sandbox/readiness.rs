@@ -1,4 +1,4 @@
-//! Asks an instance from outside whether it can take requests. Ready callbacks arrive elsewhere, over HTTP.
+//! Probes whether an instance accepts requests. Ready callbacks arrive over HTTP, in `src/http/`.
 
 use std::{io, net::SocketAddr, time::Duration};
 
@@ -10,16 +10,16 @@ use tokio::{
 };
 use unifaas_actors::spec::Readiness;
 
-/// Between the first two attempts.
-const FIRST_PAUSE: Duration = Duration::from_millis(2);
-/// Between later attempts, at most.
-const LONGEST_PAUSE: Duration = Duration::from_millis(50);
-/// For one attempt.
-const ATTEMPT: Duration = Duration::from_secs(1);
-/// No status line is longer.
-const HEAD_BYTES: usize = 1024;
+/// The pause between the first two attempts.
+const MIN_INTERVAL: Duration = Duration::from_millis(2);
+/// The longest pause between two attempts.
+const MAX_INTERVAL: Duration = Duration::from_millis(50);
+/// The longest time for one attempt.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(1);
+/// The longest status line that is read.
+const MAX_STATUS_LINE: usize = 1024;
 
-/// Resolves once the instance at `address` is ready; never, for [`Readiness::Callback`].
+/// Resolves once the instance at `address` is ready. Never resolves for [`Readiness::Callback`].
 pub fn probe(address: SocketAddr, readiness: &Readiness) -> LocalBoxFuture<'static, ()> {
     match readiness {
         Readiness::Callback => Box::pin(future::pending()),
@@ -33,18 +33,18 @@ pub fn probe(address: SocketAddr, readiness: &Readiness) -> LocalBoxFuture<'stat
     }
 }
 
-/// Tries until an attempt says yes.
+/// Repeats `attempt` until it returns `Ok(true)`.
 async fn repeat<F: Future<Output = io::Result<bool>>>(attempt: impl Fn() -> F) {
-    let mut pause = FIRST_PAUSE;
-    while !matches!(time::timeout(ATTEMPT, attempt()).await, Ok(Ok(true))) {
+    let mut pause = MIN_INTERVAL;
+    while !matches!(time::timeout(ATTEMPT_TIMEOUT, attempt()).await, Ok(Ok(true))) {
         time::sleep(pause).await;
-        pause = (pause * 3 / 2).min(LONGEST_PAUSE);
+        pause = (pause * 3 / 2).min(MAX_INTERVAL);
     }
 }
 
 async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     let stream = TcpStream::connect(address).await?;
-    // A connection to a free local port can be given that same port and then reaches itself.
+    // A connection to a free local port can get that same port and connect to itself.
     if stream.local_addr()? == address {
         return Err(io::ErrorKind::ConnectionRefused.into());
     }
@@ -54,7 +54,7 @@ async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
 async fn answers(address: SocketAddr, request: &[u8]) -> io::Result<bool> {
     let mut stream = connect(address).await?;
     stream.write_all(request).await?;
-    let mut head = [0; HEAD_BYTES];
+    let mut head = [0; MAX_STATUS_LINE];
     let mut filled = 0;
     loop {
         match stream.read(&mut head[filled..]).await? {
@@ -69,7 +69,7 @@ async fn answers(address: SocketAddr, request: &[u8]) -> io::Result<bool> {
     }
 }
 
-/// The status code, as soon as its line is there. What follows that line does not matter.
+/// Returns the status code once its line is complete. Ignores everything after that line.
 fn status(head: &[u8]) -> Result<Option<u16>, httparse::Error> {
     let Some(end) = head.iter().position(|byte| *byte == b'\n') else { return Ok(None) };
     let mut response = httparse::Response::new(&mut []);
@@ -85,7 +85,7 @@ mod tests {
 
     use super::*;
 
-    /// Answers the n-th connection with the n-th of these, and then always with the last; counts connections.
+    /// Answers the n-th connection with `answers[n]`, later ones with the last. Counts connections.
     async fn server(answers: &'static [&'static str]) -> (SocketAddr, Rc<Cell<usize>>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_status_below_400_is_ready_and_nothing_else_is() {
+    async fn ready_only_with_status_200_to_399() {
         LocalSet::new()
             .run_until(async {
                 let (address, count) = server(&[
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_port_is_ready_when_it_is_listened_on() {
+    async fn tcp_is_ready_once_port_is_open() {
         let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
         let ready = probe(address, &Readiness::Tcp);
         let listen = async {
@@ -134,26 +134,26 @@ mod tests {
         };
         let mut ready = std::pin::pin!(ready);
         let listener = tokio::select! {
-            () = &mut ready => panic!("ready before anybody listened"),
+            () = &mut ready => panic!("ready before the port was open"),
             listener = listen => listener,
         };
-        time::timeout(Duration::from_secs(5), ready).await.expect("ready once somebody listens");
+        time::timeout(Duration::from_secs(5), ready).await.expect("ready once the port is open");
         drop(listener);
     }
 
     #[tokio::test]
-    async fn a_callback_is_never_probed_for() {
+    async fn callback_readiness_is_not_probed() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let ready = probe(listener.local_addr().unwrap(), &Readiness::Callback);
         tokio::select! {
             () = ready => panic!("ready without a callback"),
             _ = listener.accept() => panic!("probed"),
-            () = time::sleep(LONGEST_PAUSE * 2) => {}
+            () = time::sleep(MAX_INTERVAL * 2) => {}
         }
     }
 
     #[test]
-    fn a_status_line_is_read_as_soon_as_it_is_whole() {
+    fn status_is_read_once_its_line_is_complete() {
         assert_eq!(status(b"HTTP/1.1 20"), Ok(None));
         assert_eq!(status(b"HTTP/1.1 200 OK\r\nx"), Ok(Some(200)));
         assert!(status(b"SSH-2.0-OpenSSH\r\n").is_err());

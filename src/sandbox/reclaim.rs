@@ -1,7 +1,7 @@
-//! What earlier daemons of the state directory have left is removed before anything new is started, and struck out.
+//! Removes the leftovers of earlier daemons of the state directory, and their journal entries.
 //!
-//! Processes and the network are waited for, since new instances would meet them. Files, and containers whose engine may
-//! be away, go in the background. What cannot be removed stays written down for the next daemon.
+//! Start-up waits for processes and the network, because new instances would conflict with them. Files and containers are
+//! removed in the background, since a container engine may be down. What cannot be removed stays in the journal.
 
 use std::{
     collections::HashSet,
@@ -24,12 +24,12 @@ use crate::{
     state::{self, JournalEntry, ProcessTree, Recovered, Resource},
 };
 
-/// How long processes that hang in the kernel may keep the daemon from serving.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// The longest delay of the start-up by processes that hang in the kernel.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What leftovers there are, by kind.
+/// The leftovers by kind.
 #[derive(Default)]
-struct Kinds {
+struct ByKind {
     trees: Vec<(JournalEntry, ProcessTree)>,
     cgroups: Vec<(JournalEntry, String, String)>,
     containers: Vec<(JournalEntry, String, String)>,
@@ -37,73 +37,73 @@ struct Kinds {
     network_leftovers: net::Leftovers,
 }
 
-impl Kinds {
+impl ByKind {
     fn of(resources: Vec<(JournalEntry, Resource)>) -> Self {
-        let mut kinds = Self::default();
+        let mut by_kind = Self::default();
         for (entry, resource) in resources {
             match resource {
-                Resource::Process(tree) => kinds.trees.push((entry, tree)),
-                Resource::Cgroups { hierarchy, path } => kinds.cgroups.push((entry, hierarchy, path)),
-                Resource::Container { engine, name } => kinds.containers.push((entry, engine, name)),
+                Resource::Process(tree) => by_kind.trees.push((entry, tree)),
+                Resource::Cgroups { hierarchy, path } => by_kind.cgroups.push((entry, hierarchy, path)),
+                Resource::Container { engine, name } => by_kind.containers.push((entry, engine, name)),
                 Resource::Network { mark, subnet } => {
-                    kinds.network.push(entry);
-                    kinds.network_leftovers.marks.push(Mark::new(mark));
-                    kinds.network_leftovers.subnets.extend(subnet.parse::<Subnet>());
+                    by_kind.network.push(entry);
+                    by_kind.network_leftovers.marks.push(Mark::new(mark));
+                    by_kind.network_leftovers.subnets.extend(subnet.parse::<Subnet>());
                 }
                 Resource::Forwarding { interface } => {
-                    kinds.network.push(entry);
-                    kinds.network_leftovers.uplinks.push(interface);
+                    by_kind.network.push(entry);
+                    by_kind.network_leftovers.uplinks.push(interface);
                 }
             }
         }
-        kinds
+        by_kind
     }
 }
 
-/// Removes all of it. `mark` and `subnet` are those of this daemon.
+/// Removes all leftovers. `mark` and `subnet` are those of this daemon.
 ///
 /// # Panics
 /// Outside of a `LocalSet`.
 pub async fn run(left: Recovered, containers: &Containers, mark: Mark, subnet: Subnet, log: &Logger) {
     let Recovered { resources, directories, lost, damaged } = left;
-    let Kinds { trees, cgroups, containers: left, network, mut network_leftovers } = Kinds::of(resources);
+    let ByKind { trees, cgroups, containers: left, network, mut network_leftovers } = ByKind::of(resources);
     if lost > 0 {
-        info!(log, "of what an earlier daemon had, some went with the host or the namespace it ran in"; "count" => lost);
+        info!(log, "some leftovers of an earlier daemon vanished with its boot or its namespace"; "count" => lost);
     }
-    let mut suspected = !network.is_empty();
+    let mut network_suspected = !network.is_empty();
     if damaged > 0 {
-        warn!(log, "the journal of an earlier daemon is damaged: what has a mark is looked for"; "lines" => damaged);
-        suspected |= geteuid().is_root();
+        warn!(log, "the journal of an earlier daemon is damaged: marked leftovers are searched for"; "lines" => damaged);
+        network_suspected |= geteuid().is_root();
         network_leftovers.marks.push(mark);
         network_leftovers.subnets.push(subnet);
     }
 
     containers.remove_leftovers(left);
     task::spawn_local(remove_directories(directories, log.clone()));
-    let ended = time::timeout(PATIENCE, task::spawn_local(end(trees, cgroups, log.clone())));
+    let ended = time::timeout(EXIT_TIMEOUT, task::spawn_local(end(trees, cgroups, log.clone())));
     let cleaned = async {
-        if suspected {
+        if network_suspected {
             clean_network(network, network_leftovers, log).await;
         }
     };
     let _ = future::join(ended, cleaned).await;
 }
 
-/// One line for each kind of resource that was there.
+/// Logs how many leftovers of one kind were removed.
 pub fn report(log: &Logger, kind: &'static str, count: usize) {
     if count > 0 {
-        info!(log, "removed what an earlier daemon left"; "kind" => kind, "count" => count);
+        info!(log, "removed leftovers of an earlier daemon"; "kind" => kind, "count" => count);
     }
 }
 
-fn complain(log: &Logger, what: &str, error: &io::Error) {
-    warn!(log, "what an earlier daemon left could not be removed"; "what" => what, "error" => %error);
+fn warn_not_removed(log: &Logger, what: &str, error: &io::Error) {
+    warn!(log, "leftovers of an earlier daemon could not be removed"; "what" => what, "error" => %error);
 }
 
-/// Ends processes that are known, and those that are in cgroups that are known.
+/// Kills the journaled process trees, and all processes in the journaled cgroups.
 async fn end(trees: Vec<(JournalEntry, ProcessTree)>, cgroups: Vec<(JournalEntry, String, String)>, log: Logger) {
     let (ended, killed) = future::join(end_processes(trees, &log), remove_cgroups(cgroups, &log)).await;
-    // With a cgroup it is a matter of chance by which of them a process is found first; by both, as often as not.
+    // Both can find the same process.
     report(&log, "processes", ended.union(&killed).count());
 }
 
@@ -112,22 +112,22 @@ async fn end_processes(left: Vec<(JournalEntry, ProcessTree)>, log: &Logger) -> 
         return HashSet::new();
     }
     let (entries, trees): (Vec<JournalEntry>, Vec<ProcessTree>) = left.into_iter().unzip();
-    let looked = task::spawn_blocking(move || state::kill_process_trees(&trees)).await;
-    let (ended, result) = looked.unwrap_or_else(|error| (HashSet::new(), Err(io::Error::other(error))));
+    let killed = task::spawn_blocking(move || state::kill_process_trees(&trees)).await;
+    let (ended, result) = killed.unwrap_or_else(|error| (HashSet::new(), Err(io::Error::other(error))));
     match result {
         Ok(()) => entries.into_iter().for_each(JournalEntry::remove),
-        Err(error) => complain(log, "processes", &error),
+        Err(error) => warn_not_removed(log, "processes", &error),
     }
     ended
 }
 
-/// Whoever was killed in them.
+/// Returns the ids of the processes killed in them.
 async fn remove_cgroups(left: Vec<(JournalEntry, String, String)>, log: &Logger) -> HashSet<i32> {
     let mut removed = Removed::default();
     for (entry, hierarchy, path) in left {
         match cgroup::remove(&hierarchy, &path, &mut removed).await {
             Ok(()) => entry.remove(),
-            Err(error) => complain(log, &format!("cgroup {path}"), &error),
+            Err(error) => warn_not_removed(log, &format!("cgroup {path}"), &error),
         }
     }
     report(log, "cgroups", removed.directories);
@@ -143,7 +143,7 @@ async fn clean_network(entries: Vec<JournalEntry>, leftovers: net::Leftovers, lo
             }
             report(log, "taps", cleaned.taps);
         }
-        Err(error) => complain(log, "network", &error),
+        Err(error) => warn_not_removed(log, "network", &error),
     }
 }
 
@@ -154,7 +154,7 @@ async fn remove_directories(left: Vec<PathBuf>, log: Logger) {
     report(&log, "directories", results.iter().filter(|(result, _)| result.is_ok()).count());
     for (result, path) in results {
         if let Err(error) = result {
-            complain(&log, &format!("directory {}", path.display()), &error);
+            warn_not_removed(&log, &format!("directory {}", path.display()), &error);
         }
     }
 }

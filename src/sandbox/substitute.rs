@@ -1,9 +1,9 @@
-//! `%words` in commands and kernel command lines.
+//! Substitutes `%words` in commands and kernel command lines.
 
-/// Replaces every `%word` for which `value` has something; all other text stays as it is, unknown words included.
+/// Replaces every `%word` for which `value` returns a text. All other text stays, including unknown words.
 ///
-/// A word is everything up to the next character that is no letter, digit or underscore: `%port` is no part of
-/// `%portal`. Inserted values are not looked at again.
+/// A word ends before the next character that is no letter, digit or underscore, so `%portal` does not contain `%port`.
+/// Inserted values are not substituted again.
 pub fn substitute<'v>(text: &str, value: impl Fn(&str) -> Option<&'v str>) -> String {
     let mut result = String::with_capacity(text.len());
     let mut pieces = text.split('%');
@@ -37,21 +37,21 @@ mod tests {
     }
 
     #[test]
-    fn known_words_are_replaced_wherever_they_stand() {
+    fn replaces_known_words() {
         assert_eq!(replaced("--listen=%ip:%port"), "--listen=127.0.0.1:8080");
         assert_eq!(replaced("%port%port"), "80808080");
         assert_eq!(replaced("ip=%ip::é"), "ip=127.0.0.1::é");
     }
 
     #[test]
-    fn everything_else_stays_untouched() {
+    fn keeps_all_other_text() {
         for text in ["", "%", "100%", "%%", "%unknown", "%portal", "%port_x", "% port", "date +%H:%M", "%é"] {
             assert_eq!(replaced(text), text);
         }
     }
 
     #[test]
-    fn inserted_values_are_not_looked_at_again() {
+    fn does_not_substitute_inserted_values() {
         assert_eq!(replaced("%callback"), "http://h/%port");
     }
 }

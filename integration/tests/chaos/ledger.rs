@@ -83,7 +83,7 @@ impl Ledger {
         let no_tap = machine && self.during(Trouble::Tap, answer);
         let no_room = detail.contains("No space left") && self.during(Trouble::Disk, answer);
         // Before the daemon has seen that a function is no more.
-        let no_directory = answer.function == FLEETING && detail.contains("directory is gone");
+        let no_directory = answer.function == FLEETING && detail.contains("directory does not exist");
         match (status, code) {
             // An engine that comes back ends the containers that it finds, some of them without a word to their peers.
             (502, "instance_failed") => hit(&self.killed) || hit(&self.cut_off) || no_engine,

@@ -1,4 +1,4 @@
-//! The limits that all engines put on their instances, where this host allows it.
+//! Gives cgroups to instances, where this host allows it.
 
 use std::{
     io,
@@ -13,21 +13,21 @@ use slog::{Logger, warn};
 use super::{DaemonCgroups, Group, ResourceLimits, pool::Pool};
 use crate::state::{Resource, State};
 
-/// Shared by the engines, and by the threads that start processes.
+/// Creates, reuses and removes the cgroups of instances. Clones share them.
 #[derive(Clone)]
 pub struct CgroupAllocator(Arc<Shared>);
 
 struct Shared {
-    /// Dropped before the directories that those of the instances are in.
+    /// Dropped before the parent directories.
     pool: Pool,
     cgroups: Option<DaemonCgroups>,
-    /// Whether a missing limit has been logged.
+    /// Whether a missing limit was logged.
     warned: AtomicBool,
     log: Logger,
 }
 
 impl CgroupAllocator {
-    /// Makes the daemon's cgroups.
+    /// Creates the daemon's parent cgroups, and logs which limits this host lacks.
     pub fn set_up(state: &State, log: &Logger) -> Self {
         let (cgroups, error) = match DaemonCgroups::set_up(state) {
             Ok(cgroups) => (Some(cgroups), None),
@@ -38,42 +38,42 @@ impl CgroupAllocator {
         if let Some(error) = error {
             limits.warn_unlimited(&error);
         } else if !limits.0.cgroups.as_ref().is_some_and(DaemonCgroups::counts_processes) {
-            warn!(log, "instances may have any number of processes: there is no controller for that in reach");
+            warn!(log, "the number of processes of an instance is not limited: no pids controller is available");
         }
         limits
     }
 
-    /// A cgroup for one instance, which is `foreign` if it runs as another user than the daemon. `None`: it runs without
-    /// limit, which is logged once.
-    pub fn group(&self, limits: ResourceLimits, foreign: bool) -> Option<Group> {
+    /// Returns a cgroup for one instance, which runs as another user than the daemon if `other_user`. `None` where none
+    /// can be made, which is logged once.
+    pub fn group(&self, limits: ResourceLimits, other_user: bool) -> Option<Group> {
         let cgroups = self.0.cgroups.as_ref()?;
         if let Some(kept) = self.0.pool.take(limits) {
-            return Some(kept.for_user(foreign));
+            return Some(kept.for_user(other_user));
         }
-        cgroups.group(limits, foreign).inspect_err(|error| self.warn_unlimited(error)).ok()
+        cgroups.group(limits, other_user).inspect_err(|error| self.warn_unlimited(error)).ok()
     }
 
-    /// Takes back the cgroup of an instance that has ended. Nobody is left in it then.
+    /// Keeps the cgroup of an ended instance for reuse, or kills its processes and removes it.
     pub async fn release(&self, group: Group) -> io::Result<()> {
-        let over = if group.is_clean() { self.0.pool.keep(group) } else { Some(group) };
-        match over {
+        let unused = if group.is_clean() { self.0.pool.keep(group) } else { Some(group) };
+        match unused {
             Some(group) => group.remove().await.map(drop),
             None => Ok(()),
         }
     }
 
-    /// What other daemons of the state directory have beside this one's, whether it is written down or not.
+    /// Returns the cgroups of earlier daemons of the state directory, journaled or not.
     pub fn orphans(&self) -> Vec<Resource> {
         self.0.cgroups.as_ref().map(DaemonCgroups::orphans).unwrap_or_default()
     }
 
-    /// DaemonCgroups that are kept for others.
+    /// Returns how many cgroups are kept for reuse.
     #[cfg(test)]
     pub fn kept(&self) -> usize {
         self.0.pool.len()
     }
 
-    /// As on a host where no cgroup can be made.
+    /// Returns an allocator as on a host without cgroups.
     #[cfg(test)]
     pub fn none(log: &Logger) -> Self {
         Self(Arc::new(Shared {
@@ -84,7 +84,7 @@ impl CgroupAllocator {
         }))
     }
 
-    /// The directories that hold those of the instances.
+    /// Returns the parent directories.
     #[cfg(test)]
     pub fn parents(&self) -> impl Iterator<Item = &std::path::Path> {
         self.0.cgroups.iter().flat_map(DaemonCgroups::parents)
@@ -92,7 +92,7 @@ impl CgroupAllocator {
 
     fn warn_unlimited(&self, error: &io::Error) {
         if !self.0.warned.swap(true, Ordering::Relaxed) {
-            warn!(self.0.log, "instances run without limit of memory and processes: no cgroup can be made for them"; "error" => %error);
+            warn!(self.0.log, "memory and processes of instances are not limited: no cgroup can be made"; "error" => %error);
         }
     }
 }

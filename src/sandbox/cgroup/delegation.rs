@@ -1,7 +1,7 @@
-//! Version 2 only: finding a directory whose children can be given a memory limit.
+//! Version 2 only: finds a directory whose children can have a memory limit.
 //!
-//! Controllers are passed on by `cgroup.subtree_control`, and (but for the root) only by a cgroup without processes of
-//! its own. So the daemon's own cgroup serves only when the daemon may first move out of it, into a leaf.
+//! `cgroup.subtree_control` enables controllers for children, and only in a cgroup without processes of its own (the root
+//! aside). So the daemon's own cgroup qualifies only if the daemon can first move itself into a leaf.
 
 use std::{
     fs, io,
@@ -11,19 +11,20 @@ use std::{
 
 use super::{group::write, locate::CgroupDir};
 
-/// Where a daemon goes that has a cgroup for itself alone.
+/// The leaf for a daemon that is alone in its cgroup.
 const LEAF: &str = "unifaas-daemon";
-/// The controller without which there is no point.
+/// The controller that is required.
 const MEMORY: &str = "memory";
 
-/// Directories in which instances can be limited, the best first; taking the first can move the daemon into a leaf.
-pub fn homes(place: &CgroupDir) -> impl Iterator<Item = PathBuf> {
-    let above = place.own.ancestors().skip(1).take_while(|directory| directory.starts_with(&place.mount));
-    let own = Some(place.own.as_path()).filter(|own| has_controller(own, MEMORY) || settle(own).is_ok());
+/// Returns the directories in which instances can be limited, the best first. Evaluating the first item can move the
+/// daemon into a leaf.
+pub fn parent_candidates(cgroup: &CgroupDir) -> impl Iterator<Item = PathBuf> {
+    let above = cgroup.path.ancestors().skip(1).take_while(|directory| directory.starts_with(&cgroup.mount));
+    let own = Some(cgroup.path.as_path()).filter(|own| has_controller(own, MEMORY) || delegate(own).is_ok());
     own.into_iter().chain(above.filter(|directory| has_controller(directory, MEMORY))).map(Path::to_owned)
 }
 
-/// Lets the children of `directory` limit memory and, where possible, the number of processes.
+/// Enables the memory controller for the children of `directory` and, where possible, the one for processes.
 pub fn enable_controllers(directory: &Path) -> io::Result<()> {
     let control = directory.join("cgroup.subtree_control");
     write(&control, "+memory")?;
@@ -31,22 +32,22 @@ pub fn enable_controllers(directory: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether the children of `directory` have that controller.
+/// Returns whether the children of `directory` have `controller`.
 pub fn has_controller(directory: &Path, controller: &str) -> bool {
     fs::read_to_string(directory.join("cgroup.subtree_control"))
         .is_ok_and(|controllers| controllers.split_whitespace().any(|one| one == controller))
 }
 
-/// Makes the daemon's own cgroup pass on its controllers.
-fn settle(own: &Path) -> io::Result<()> {
-    let Err(refused) = enable_controllers(own) else { return Ok(()) };
+/// Enables controllers for the children of the daemon's own cgroup.
+fn delegate(own: &Path) -> io::Result<()> {
+    let Err(denied) = enable_controllers(own) else { return Ok(()) };
     let procs = own.join("cgroup.procs");
     let pid = process::id().to_string();
     if fs::read_to_string(&procs)?.split_whitespace().ne([pid.as_str()]) {
-        return Err(refused);
+        return Err(denied);
     }
     let leaf = own.join(LEAF);
-    // A daemon that was killed has left it.
+    // It may exist from a daemon that was killed.
     fs::create_dir(&leaf).or_else(|error| if leaf.is_dir() { Ok(()) } else { Err(error) })?;
     let moved = write(&leaf.join("cgroup.procs"), &pid).and_then(|()| enable_controllers(own));
     if moved.is_err() {
@@ -60,42 +61,43 @@ fn settle(own: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    /// Directories with files as the kernel would show them: (path, passes on, members).
-    fn tree(directories: &[(&str, &str, &str)]) -> (tempfile::TempDir, CgroupDir) {
+    /// Directories with control files: (path, `subtree_control`, `procs`).
+    fn cgroup_tree(directories: &[(&str, &str, &str)]) -> (tempfile::TempDir, CgroupDir) {
         let mount = tempfile::tempdir().unwrap();
         let mut own = PathBuf::new();
-        for (path, has_controller, members) in directories {
+        for (path, controllers, members) in directories {
             own = mount.path().join(path);
             fs::create_dir_all(&own).unwrap();
             fs::write(own.join("cgroup.procs"), members).unwrap();
-            if !has_controller.is_empty() {
-                fs::write(own.join("cgroup.subtree_control"), has_controller).unwrap();
+            if !controllers.is_empty() {
+                fs::write(own.join("cgroup.subtree_control"), controllers).unwrap();
             }
         }
-        let place = CgroupDir { mount: mount.path().to_owned(), own };
-        (mount, place)
+        let cgroup = CgroupDir { mount: mount.path().to_owned(), path: own };
+        (mount, cgroup)
     }
 
     #[test]
-    fn the_own_cgroup_is_the_best_home_when_it_passes_memory_on() {
-        let (mount, place) = tree(&[("a", "memory pids", "1\n"), ("a/b", "cpu memory", "")]);
-        let homes: Vec<_> = homes(&place).collect();
-        assert_eq!(homes, [mount.path().join("a/b"), mount.path().join("a")]);
+    fn prefers_own_cgroup_with_memory_controller() {
+        let (mount, cgroup) = cgroup_tree(&[("a", "memory pids", "1\n"), ("a/b", "cpu memory", "")]);
+        let candidates: Vec<_> = parent_candidates(&cgroup).collect();
+        assert_eq!(candidates, [mount.path().join("a/b"), mount.path().join("a")]);
     }
 
     #[test]
-    fn a_cgroup_shared_with_others_is_left_alone_and_the_nearest_above_serves() {
+    fn skips_cgroup_shared_with_other_processes() {
         // The missing control file of the last one stands for the kernel's refusal to write to it.
-        let (mount, place) = tree(&[("a", "memory", ""), ("a/b", "cpu", ""), ("a/b/shell.scope", "", "1\n2\n")]);
-        let homes: Vec<_> = homes(&place).collect();
-        assert_eq!(homes, [mount.path().join("a")]);
-        assert!(!place.own.join(LEAF).exists());
+        let (mount, cgroup) =
+            cgroup_tree(&[("a", "memory", ""), ("a/b", "cpu", ""), ("a/b/shell.scope", "", "1\n2\n")]);
+        let candidates: Vec<_> = parent_candidates(&cgroup).collect();
+        assert_eq!(candidates, [mount.path().join("a")]);
+        assert!(!cgroup.path.join(LEAF).exists());
     }
 
     #[test]
-    fn controllers_that_stay_out_of_reach_leave_no_leaf() {
-        let (_mount, place) = tree(&[("a", "", &process::id().to_string())]);
-        assert_eq!(homes(&place).count(), 0);
-        assert!(!place.own.join(LEAF).exists());
+    fn leaves_no_leaf_without_controllers() {
+        let (_mount, cgroup) = cgroup_tree(&[("a", "", &process::id().to_string())]);
+        assert_eq!(parent_candidates(&cgroup).count(), 0);
+        assert!(!cgroup.path.join(LEAF).exists());
     }
 }

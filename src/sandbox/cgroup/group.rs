@@ -1,4 +1,4 @@
-//! The cgroup of one instance: one directory in every hierarchy that limits it.
+//! The cgroup of one instance, with a directory in each hierarchy.
 
 use std::{
     cell::Cell,
@@ -19,16 +19,16 @@ use tokio::{
     time::{self, Instant},
 };
 
-/// Rounds of killing in one call, where the kernel cannot kill a cgroup as a whole.
+/// How often one call looks for processes to kill, where the kernel cannot kill a whole cgroup.
 const KILL_ROUNDS: usize = 8;
-/// How long dying processes may keep a directory from being removed.
+/// The longest wait for killed processes before a directory is removed.
 const REMOVE_TIMEOUT: Duration = Duration::from_secs(10);
-/// A cgroup is clean when at most one part in so many of its memory is taken: the kernel counts in batches.
-const FORGIVEN: u64 = 32;
-/// Between attempts to remove a directory: the first and the longest pause.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
+/// A cgroup is clean if it uses at most this fraction of its memory limit: the kernel counts in batches.
+const CLEAN_FRACTION: u64 = 32;
+/// The first and the longest pause between attempts to remove a directory.
+const RETRY_INTERVALS: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
 
-/// What an instance may use.
+/// The resource limits of an instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ResourceLimits {
     /// In MiB.
@@ -37,7 +37,7 @@ pub struct ResourceLimits {
     pub pids: u32,
 }
 
-/// Which files a directory has.
+/// The kind of a hierarchy, which decides the control files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Controls {
     V1Memory,
@@ -59,150 +59,148 @@ impl Controls {
     }
 }
 
+/// The directory of a group in one hierarchy.
 #[derive(Debug)]
 pub(super) struct ControllerDir {
     pub(super) controls: Controls,
-    pub(super) directory: PathBuf,
+    pub(super) path: PathBuf,
     pub(super) label: String,
 }
 
-/// The directories of one instance. Dropping it kills what is inside and removes what can be removed at once.
+/// The directories of one instance. Dropping it kills the processes inside, and removes the directories if possible.
 #[derive(Debug)]
 pub struct Group {
-    members: Vec<ControllerDir>,
+    directories: Vec<ControllerDir>,
     limits: ResourceLimits,
-    /// Whoever runs in it is another user than the daemon, and so has no way to change it.
-    foreign: bool,
+    /// Whether its processes run as another user than the daemon, and so cannot change it.
+    other_user: bool,
     usage: Cell<Usage>,
-    /// Members that the kernel had killed for want of memory, as far as it was asked.
+    /// The last seen number of OOM kills.
     oom_kills: Cell<u64>,
 }
 
-/// How the members of a group have left it.
+/// How the processes of a group ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Usage {
-    /// Nobody has looked whether they have.
-    Open,
-    /// By themselves, so that nobody can be in it any more.
-    Left,
-    /// Somebody had to be killed, for which the group was changed.
-    Evicted,
+    /// They may still run.
+    Unknown,
+    /// By themselves.
+    Exited,
+    /// At least one was killed, for which control files may have been changed.
+    Killed,
 }
 
 impl Group {
-    /// Makes the directories and sets the limits; on an error nothing is left.
+    /// Creates the directories and sets the limits. Leaves nothing after an error.
     pub(super) fn create(
-        members: impl Iterator<Item = ControllerDir>,
+        directories: impl Iterator<Item = ControllerDir>,
         limits: ResourceLimits,
-        foreign: bool,
+        other_user: bool,
     ) -> io::Result<Self> {
-        let mut group = Self::of(Vec::new(), limits).for_user(foreign);
-        for member in members {
-            fs::create_dir(&member.directory)?;
-            let limited = member.limit(limits);
-            group.members.push(member);
+        let mut group = Self::of(Vec::new(), limits).for_user(other_user);
+        for directory in directories {
+            fs::create_dir(&directory.path)?;
+            let limited = directory.limit(limits);
+            group.directories.push(directory);
             limited?;
         }
         Ok(group)
     }
 
-    /// Takes over a directory that somebody else has left.
-    pub(super) fn adopt(controls: Controls, directory: PathBuf) -> Self {
-        Self::of(
-            vec![ControllerDir { controls, directory, label: String::new() }],
-            ResourceLimits { memory: 0, pids: 0 },
-        )
+    /// Takes over a directory of an earlier daemon.
+    pub(super) fn adopt(controls: Controls, path: PathBuf) -> Self {
+        Self::of(vec![ControllerDir { controls, path, label: String::new() }], ResourceLimits { memory: 0, pids: 0 })
     }
 
-    fn of(members: Vec<ControllerDir>, limits: ResourceLimits) -> Self {
-        Self { members, limits, foreign: false, usage: Cell::new(Usage::Open), oom_kills: Cell::new(0) }
+    fn of(directories: Vec<ControllerDir>, limits: ResourceLimits) -> Self {
+        Self { directories, limits, other_user: false, usage: Cell::new(Usage::Unknown), oom_kills: Cell::new(0) }
     }
 
-    /// What it was made for.
+    /// Returns the limits it was created with.
     pub(super) fn limits(&self) -> ResourceLimits {
         self.limits
     }
 
-    /// Whoever runs in it from now on is another user than the daemon, or not.
-    pub(super) fn for_user(mut self, foreign: bool) -> Self {
-        self.foreign = foreign;
-        self.usage.set(Usage::Open);
+    /// Returns the group for a new instance, which runs as another user than the daemon if `other_user`.
+    pub(super) fn for_user(mut self, other_user: bool) -> Self {
+        self.other_user = other_user;
+        self.usage.set(Usage::Unknown);
         self
     }
 
-    /// Whether it is as if nobody had ever been in it.
+    /// Returns whether it is as good as a new one.
     pub(super) fn is_clean(&self) -> bool {
-        let left = self.usage.get() == Usage::Left;
-        self.foreign && left && self.members.iter().all(|member| member.is_memory_released(self.limits))
+        let exited = self.usage.get() == Usage::Exited;
+        self.other_user && exited && self.directories.iter().all(|directory| directory.is_memory_released(self.limits))
     }
 
-    /// Files by which a process joins when it writes `0`. For the child itself, before it executes its program.
+    /// Opens the files by which a process joins: it writes `0` to each before it executes its program.
     pub fn join_fds(&self) -> io::Result<Vec<OwnedFd>> {
-        self.members.iter().map(|member| Ok(member.open_join_fd()?.into())).collect()
+        self.directories.iter().map(|directory| Ok(directory.open_join_fd()?.into())).collect()
     }
 
-    /// Names for people: hierarchy and path.
+    /// Returns hierarchy and path of each directory, for display.
     pub fn labels(&self) -> impl Iterator<Item = &str> {
-        self.members.iter().map(|member| member.label.as_str())
+        self.directories.iter().map(|directory| directory.label.as_str())
     }
 
-    /// Whether the kernel has killed a member for want of memory, since the last time it was asked.
+    /// Returns whether the OOM killer ended a process since the last call.
     pub fn ran_out_of_memory(&self) -> bool {
-        let count = |member: &ControllerDir| {
-            let file = match member.controls {
+        let count = |directory: &ControllerDir| {
+            let file = match directory.controls {
                 Controls::V1Memory => "memory.oom_control",
                 Controls::V2 => "memory.events",
                 Controls::V1Pids => return 0,
             };
-            fs::read_to_string(member.directory.join(file)).map_or(0, |text| oom_kills(&text))
+            fs::read_to_string(directory.path.join(file)).map_or(0, |text| oom_kills(&text))
         };
-        let count = self.members.iter().map(count).sum();
+        let count = self.directories.iter().map(count).sum();
         self.oom_kills.replace(count) < count
     }
 
-    /// Kills every process inside; which ones. Never waits; processes that are being born can escape one call, not all of
-    /// them.
+    /// Kills every process inside, without waiting. Returns their ids. A process that is being forked can escape one call,
+    /// but not all repetitions.
     pub fn kill(&self) -> HashSet<i32> {
         let mut killed = HashSet::new();
-        for member in self.members.iter().filter(|member| !member.is_empty()) {
-            self.usage.set(Usage::Evicted);
-            killed.extend(member.kill());
+        for directory in self.directories.iter().filter(|directory| !directory.is_empty()) {
+            self.usage.set(Usage::Killed);
+            killed.extend(directory.kill());
         }
-        if self.usage.get() == Usage::Open {
-            self.usage.set(Usage::Left);
+        if self.usage.get() == Usage::Unknown {
+            self.usage.set(Usage::Exited);
         }
         killed
     }
 
-    /// Kills what is inside until the directories can be removed. Who was killed. The kernel removes cgroups one at a time,
-    /// and may be busy with others: not for the actors' thread.
+    /// Kills the processes inside until the directories can be removed. Returns the ids of the killed ones. Works on a
+    /// blocking thread, as the kernel serialises the removal of cgroups.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
     pub async fn remove(mut self) -> io::Result<HashSet<i32>> {
         let deadline = Instant::now() + REMOVE_TIMEOUT;
-        let mut pause = PAUSES.0;
+        let mut pause = RETRY_INTERVALS.0;
         let mut killed = HashSet::new();
         loop {
             let attempt = move || {
-                let found = self.try_remove().map_err(|error| (error, self.kill()));
-                (self, found)
+                let removed = self.try_remove().map_err(|error| (error, self.kill()));
+                (self, removed)
             };
-            let found;
-            (self, found) = task::spawn_blocking(attempt).await?;
-            match found {
+            let removed;
+            (self, removed) = task::spawn_blocking(attempt).await?;
+            match removed {
                 Ok(()) => return Ok(killed),
                 Err((error, _)) if Instant::now() > deadline => return Err(error),
-                Err((_, found)) => killed.extend(found),
+                Err((_, processes)) => killed.extend(processes),
             }
             time::sleep(pause).await;
-            pause = (pause * 2).min(PAUSES.1);
+            pause = (pause * 2).min(RETRY_INTERVALS.1);
         }
     }
 
     fn try_remove(&self) -> io::Result<()> {
-        let mut directories = self.members.iter().flat_map(|member| tree(&member.directory));
-        directories.try_for_each(|directory| match fs::remove_dir(directory) {
+        let mut all = self.directories.iter().flat_map(|directory| tree(&directory.path));
+        all.try_for_each(|directory| match fs::remove_dir(directory) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         })
@@ -220,9 +218,9 @@ impl Drop for Group {
 
 impl ControllerDir {
     fn limit(&self, ResourceLimits { memory, pids }: ResourceLimits) -> io::Result<()> {
-        let set = |file: &str, value: u64| write(&self.directory.join(file), &value.to_string());
+        let set = |file: &str, value: u64| write(&self.path.join(file), &value.to_string());
         let bytes = memory.saturating_mul(1 << 20);
-        // Swap accounting and group-wide OOM kills are not in every kernel; the limit itself must hold.
+        // Not every kernel has swap accounting and group-wide OOM kills. The limit itself is required.
         match self.controls {
             Controls::V1Memory => {
                 set("memory.limit_in_bytes", bytes)?;
@@ -240,20 +238,20 @@ impl ControllerDir {
     }
 
     fn open_join_fd(&self) -> io::Result<File> {
-        // Moving a thread is some hundred times faster than moving a process, for which the kernel waits for an RCU
-        // grace period; before it executes its program both are the same. Version 2 knows threads only inside one domain.
-        let join_fd = match self.controls {
+        // Moving a thread is some hundred times faster than moving a process, for which the kernel waits for an RCU grace
+        // period. The child has one thread, so both are the same. Version 2 moves threads only inside one domain.
+        let file = match self.controls {
             Controls::V1Memory | Controls::V1Pids => "tasks",
             Controls::V2 => "cgroup.procs",
         };
-        OpenOptions::new().write(true).open(self.directory.join(join_fd))
+        OpenOptions::new().write(true).open(self.path.join(file))
     }
 
-    /// Whether next to nothing of what it allows is taken. What the dead have left in files in memory, or as long as
-    /// nobody has reaped them, would be missing to others.
+    /// Returns whether next to nothing is charged to it. Files in memory and unreaped processes would reduce the limits of
+    /// the next instance.
     fn is_memory_released(&self, limits: ResourceLimits) -> bool {
-        let charged = |file: &str| fs::read_to_string(self.directory.join(file)).ok()?.trim().parse::<u64>().ok();
-        let little = |bytes: Option<u64>| bytes.is_some_and(|bytes| bytes <= (limits.memory << 20) / FORGIVEN);
+        let charged = |file: &str| fs::read_to_string(self.path.join(file)).ok()?.trim().parse::<u64>().ok();
+        let little = |bytes: Option<u64>| bytes.is_some_and(|bytes| bytes <= (limits.memory << 20) / CLEAN_FRACTION);
         let none = |pids: Option<u64>| pids == Some(0);
         match self.controls {
             Controls::V1Memory => little(charged("memory.usage_in_bytes")),
@@ -265,21 +263,21 @@ impl ControllerDir {
     fn is_empty(&self) -> bool {
         let is_empty =
             |directory: PathBuf| fs::read_to_string(directory.join("cgroup.procs")).is_ok_and(|procs| procs.is_empty());
-        tree(&self.directory).into_iter().all(is_empty)
+        tree(&self.path).into_iter().all(is_empty)
     }
 
-    /// Kills everybody; whom.
+    /// Kills all processes. Returns their ids.
     fn kill(&self) -> HashSet<i32> {
         match self.controls {
             Controls::V2 => {
                 let inside = self.processes();
                 // Since Linux 5.14.
-                if write(&self.directory.join("cgroup.kill"), "1").is_ok() {
+                if write(&self.path.join("cgroup.kill"), "1").is_ok() {
                     return inside;
                 }
             }
             Controls::V1Pids => {
-                let _ = write(&self.directory.join("pids.max"), "0");
+                let _ = write(&self.path.join("pids.max"), "0");
             }
             Controls::V1Memory => {}
         }
@@ -297,19 +295,19 @@ impl ControllerDir {
 
     fn processes(&self) -> HashSet<i32> {
         let procs = |directory: PathBuf| fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
-        tree(&self.directory).into_iter().flat_map(|directory| pids(&procs(directory)).collect::<Vec<_>>()).collect()
+        tree(&self.path).into_iter().flat_map(|directory| pids(&procs(directory)).collect::<Vec<_>>()).collect()
     }
 }
 
-/// A directory and those that its members have made in it, which takes the daemon's own user. The innermost come first.
+/// Returns a directory and all below it, the innermost first. Processes of the daemon's own user can create some.
 fn tree(directory: &Path) -> Vec<PathBuf> {
-    // What cgroups are in has a link to itself for each of them, besides the usual two.
+    // Each subdirectory adds a link to the usual two.
     let alone = directory.metadata().is_ok_and(|metadata| metadata.nlink() == 2);
     let inside = if alone { Vec::new() } else { super::directories(directory) };
     inside.iter().flat_map(|inside| tree(inside)).chain([directory.to_owned()]).collect()
 }
 
-/// The members that can be signalled: `0` stands for a process of a foreign pid namespace.
+/// Parses process ids. Skips `0`, which stands for a process of another PID namespace.
 fn pids(procs: &str) -> impl Iterator<Item = i32> {
     procs.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 0)
 }
@@ -318,7 +316,7 @@ fn oom_kills(text: &str) -> u64 {
     text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok()).unwrap_or(0)
 }
 
-/// Writes to a control file, which is never created.
+/// Writes to an existing control file.
 pub(super) fn write(file: &Path, value: &str) -> io::Result<()> {
     OpenOptions::new().write(true).open(file)?.write_all(value.as_bytes())
 }
@@ -328,26 +326,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn oom_kills_are_read_from_both_versions() {
+    fn reads_oom_kills_of_both_versions() {
         assert_eq!(oom_kills("oom_kill_disable 0\nunder_oom 0\noom_kill 3\n"), 3);
         assert_eq!(oom_kills("low 0\nhigh 0\nmax 17\noom 2\noom_kill 1\noom_group_kill 1\n"), 1);
         assert_eq!(oom_kills("oom_kill_disable 0\nunder_oom 0\n"), 0);
     }
 
     #[test]
-    fn processes_of_foreign_namespaces_are_never_signalled() {
+    fn skips_processes_of_other_namespaces() {
         assert_eq!(pids("0\n12\n0\n7\n").collect::<Vec<_>>(), [12, 7]);
     }
 
     #[test]
-    fn limits_are_those_of_version_2_where_that_is_used() {
+    fn sets_limits_of_version_2() {
         let directory = tempfile::tempdir().unwrap();
         for file in ["memory.max", "memory.swap.max", "pids.max"] {
             fs::write(directory.path().join(file), "").unwrap();
         }
-        let member =
-            ControllerDir { controls: Controls::V2, directory: directory.path().to_owned(), label: String::new() };
-        member.limit(ResourceLimits { memory: 64, pids: 20 }).unwrap();
+        let group_dir =
+            ControllerDir { controls: Controls::V2, path: directory.path().to_owned(), label: String::new() };
+        group_dir.limit(ResourceLimits { memory: 64, pids: 20 }).unwrap();
         let read = |file| fs::read_to_string(directory.path().join(file)).unwrap();
         assert_eq!((read("memory.max"), read("memory.swap.max")), ("67108864".to_owned(), "0".to_owned()));
         assert_eq!(read("pids.max"), "20");

@@ -1,78 +1,95 @@
-//! Where this process stands in the cgroup hierarchies, read from the text of `/proc/self/cgroup` and
-//! `/proc/self/mountinfo`.
+//! Finds this process in the cgroup hierarchies, by `/proc/self/cgroup` and `/proc/self/mountinfo`.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+};
+
+use procfs::{
+    ProcResult, ProcessCGroups,
+    process::{MountInfos, Process},
+};
 
 /// The hierarchies that can limit memory and the number of processes on this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Layout {
-    /// Version 1, or the hybrid of both, in which the controllers are version 1: one hierarchy per controller.
+    /// Version 1, or the hybrid of both with controllers of version 1: one hierarchy per controller.
     V1 {
-        /// The process's place in the memory hierarchy.
+        /// The process in the memory hierarchy.
         memory: CgroupDir,
-        /// The process's place in the hierarchy that counts processes, if mounted.
+        /// The process in the hierarchy that counts processes, if mounted.
         pids: Option<CgroupDir>,
     },
     /// Version 2: one hierarchy.
     V2(CgroupDir),
 }
 
-/// A directory in a mounted hierarchy.
+/// The cgroup of a process in a mounted hierarchy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CgroupDir {
-    /// Where the hierarchy is mounted.
+    /// The mount point of the hierarchy.
     pub mount: PathBuf,
-    /// The directory of this process, at or below `mount`.
-    pub own: PathBuf,
+    /// The directory of the process, at or below `mount`.
+    pub path: PathBuf,
 }
 
-/// `None` where memory cannot be limited.
-pub fn locate(cgroup: &str, mountinfo: &str) -> Option<Layout> {
-    let v1 = |controller| place(path(cgroup, controller)?, mountinfo, "cgroup", controller);
-    if let Some(memory) = v1("memory") {
-        return Some(Layout::V1 { memory, pids: v1("pids") });
+impl Layout {
+    /// Reads the layout as this process sees it. `None` where memory cannot be limited.
+    pub fn of_this_process() -> ProcResult<Option<Self>> {
+        let process = Process::myself()?;
+        Ok(Self::locate(&process.cgroups()?, &process.mountinfo()?))
     }
-    place(path(cgroup, "")?, mountinfo, "cgroup2", "").map(Layout::V2)
+
+    fn locate(cgroups: &ProcessCGroups, mounts: &MountInfos) -> Option<Self> {
+        let v1 = |controller| cgroup_dir(path(cgroups, controller)?, mounts, "cgroup", Some(controller));
+        if let Some(memory) = v1("memory") {
+            return Some(Layout::V1 { memory, pids: v1("pids") });
+        }
+        cgroup_dir(path(cgroups, "")?, mounts, "cgroup2", None).map(Layout::V2)
+    }
 }
 
-/// The path of the process in the hierarchy of `controller`; version 2 has none in its line (`0::/path`).
-fn path<'t>(cgroup: &'t str, controller: &str) -> Option<&'t str> {
-    cgroup.lines().find_map(|line| {
-        let (_, rest) = line.split_once(':')?;
-        let (controllers, path) = rest.split_once(':')?;
-        controllers.split(',').any(|one| one == controller).then_some(path)
-    })
+/// Returns the path of the process in the hierarchy of `controller`. Version 2 has an empty one (`0::/path`).
+fn path<'c>(cgroups: &'c ProcessCGroups, controller: &str) -> Option<&'c str> {
+    let is_listed = |controllers: &[String]| match controllers {
+        [] => controller.is_empty(),
+        controllers => controllers.iter().any(|listed| listed == controller),
+    };
+    cgroups.0.iter().find(|cgroup| is_listed(&cgroup.controllers)).map(|cgroup| cgroup.pathname.as_str())
 }
 
 /// Finds the mount and translates `path` into it.
-fn place(path: &str, mountinfo: &str, kind: &str, controller: &str) -> Option<CgroupDir> {
-    mountinfo.lines().find_map(|line| {
-        // "31 23 0:28 <root> <mount point> <options> <optional fields> - <type> <source> <super options>"
-        let (front, back) = line.split_once(" - ")?;
-        let mut front = front.split(' ').skip(3);
-        let (root, mount) = (front.next()?, Path::new(front.next()?));
-        let mut back = back.split(' ');
-        let found = back.next()? == kind
-            && (controller.is_empty() || back.nth(1)?.split(',').any(|option| option == controller));
-        // In a container the mount can start at the container's own cgroup, or show nothing of `path` at all.
-        let below = Path::new(path).strip_prefix(root).unwrap_or(Path::new(""));
-        found.then(|| CgroupDir { mount: mount.to_owned(), own: mount.join(below).components().collect() })
-    })
+fn cgroup_dir(path: &str, mounts: &MountInfos, fs_type: &str, controller: Option<&str>) -> Option<CgroupDir> {
+    let has_controller = |options: &HashMap<String, Option<String>>| {
+        controller.is_none_or(|controller| options.contains_key(controller))
+    };
+    let found = mounts.0.iter().find(|mount| mount.fs_type == fs_type && has_controller(&mount.super_options))?;
+    // In a container the mount can start at the container's own cgroup, or show nothing of `path`.
+    let below = Path::new(path).strip_prefix(&found.root).unwrap_or(Path::new(""));
+    let mount = found.mount_point.clone();
+    Some(CgroupDir { path: mount.join(below).components().collect(), mount })
 }
 
 #[cfg(test)]
 mod tests {
+    use procfs::FromBufRead;
+
     use super::*;
 
+    fn locate(cgroup: &str, mountinfo: &str) -> Option<Layout> {
+        let cgroups = ProcessCGroups::from_buf_read(cgroup.as_bytes()).unwrap();
+        Layout::locate(&cgroups, &MountInfos::from_buf_read(mountinfo.as_bytes()).unwrap())
+    }
+
     fn at(mount: &str, own: &str) -> CgroupDir {
-        CgroupDir { mount: mount.into(), own: own.into() }
+        CgroupDir { mount: mount.into(), path: own.into() }
     }
 
     const V2_MOUNT: &str = "\
 30 23 0:26 / /sys/fs/cgroup rw,nosuid,nodev,noexec,relatime shared:4 - cgroup2 cgroup2 rw,nsdelegate\n";
 
     #[test]
-    fn version_2_has_one_hierarchy() {
+    fn locates_single_hierarchy_of_version_2() {
         let cgroup = "0::/user.slice/user-1000.slice/session-3.scope\n";
         let own = "/sys/fs/cgroup/user.slice/user-1000.slice/session-3.scope";
         assert_eq!(locate(cgroup, V2_MOUNT), Some(Layout::V2(at("/sys/fs/cgroup", own))));
@@ -80,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn version_1_has_one_hierarchy_per_controller() {
+    fn locates_one_hierarchy_per_controller_of_version_1() {
         let cgroup = "9:pids:/a\n5:cpu,cpuacct:/\n4:memory:/a/b\n1:name=systemd:/a\n";
         let mountinfo = "\
 33 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw shared:9 - cgroup cgroup rw,cpu,cpuacct
@@ -92,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn the_hybrid_counts_as_version_1_where_that_has_the_memory() {
+    fn hybrid_is_version_1_if_that_has_memory_controller() {
         let cgroup = "4:memory:/\n0::/unit\n";
         let mountinfo = "\
 35 31 0:32 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory
@@ -105,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn the_mount_of_a_container_starts_at_its_own_cgroup() {
+    fn translates_paths_for_mounts_inside_containers() {
         let mountinfo = "\
 35 31 0:32 /docker/c0ffee /sys/fs/cgroup/memory ro,relatime master:17 - cgroup cgroup rw,memory\n";
         let memory = |own| Some(Layout::V1 { memory: at("/sys/fs/cgroup/memory", own), pids: None });
@@ -115,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_without_cgroups_has_no_place() {
+    fn host_without_cgroups_has_no_layout() {
         assert_eq!(locate("", ""), None);
         assert_eq!(locate("4:memory:/\n", V2_MOUNT), None);
         assert_eq!(locate("0::/\n", "22 1 8:1 / / rw - ext4 /dev/sda1 rw\n"), None);

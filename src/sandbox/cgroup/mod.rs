@@ -1,10 +1,11 @@
-//! Control groups: the limit on what an instance uses, and the certainty that none of its processes survives it.
+//! Control groups: they limit the resources of instances and ensure that no process survives its instance.
 //!
-//! A daemon has one parent directory per hierarchy, below its own cgroup where it can (so that limits set on the daemon
-//! hold for its instances too), and in it one directory per instance (`group.rs`), which the next one may get (`pool.rs`).
-//! The parent is what is written down in the state directory: whatever is in there is an instance's. What engines see of
-//! it is `limits.rs`. Which hierarchies there are is read in `locate.rs`, what limits the daemon itself in `ceiling.rs`;
-//! whether version 2 lets us pass controllers on is settled in `delegation.rs`.
+//! A daemon has one parent directory per hierarchy, below its own cgroup if possible, so that the daemon's limits hold for
+//! its instances too. Each instance has a directory in it (`group.rs`), which a later instance may reuse (`pool.rs`). Only
+//! the parents are journaled: all processes below them belong to instances.
+//!
+//! `allocator.rs` is the interface for engines, `locate.rs` finds the hierarchies, `delegation.rs` enables controllers of
+//! version 2, and `memory_limit.rs` reads the daemon's own limit.
 
 mod allocator;
 mod delegation;
@@ -29,17 +30,17 @@ pub use memory_limit::memory_limit;
 
 use crate::state::{JournalEntry, Resource, State};
 
-/// How the names of all parents begin.
+/// The prefix of the names of all parents.
 const PREFIX: &str = "unifaas-";
 
-/// Directories of an earlier daemon that are removed at once: each attempt takes a thread.
-const AT_ONCE: usize = 32;
+/// How many directories of an earlier daemon are removed concurrently, each on a thread.
+const MAX_REMOVALS: usize = 32;
 
-/// The daemon's own directories.
+/// The parent directories of this daemon.
 #[derive(Debug)]
 pub struct DaemonCgroups {
     hierarchies: Vec<Hierarchy>,
-    /// How the directories of the next instance are called.
+    /// The name of the next instance's directories.
     next: AtomicU64,
 }
 
@@ -52,22 +53,24 @@ struct Hierarchy {
 }
 
 impl DaemonCgroups {
-    /// Makes the daemon's directories. The error says why this host cannot limit memory.
+    /// Creates the parent directories.
+    ///
+    /// # Errors
+    /// Says why this host cannot limit memory.
     pub fn set_up(state: &State) -> io::Result<Self> {
-        let layout =
-            locate::locate(&fs::read_to_string("/proc/self/cgroup")?, &fs::read_to_string("/proc/self/mountinfo")?);
+        let layout = Layout::of_this_process().map_err(io::Error::other)?;
         let name = format!("{PREFIX}{}-{}", state.identity(), state.run_id());
-        let make = |controls, home: &Path, place: &CgroupDir| Hierarchy::new(controls, home.join(&name), place, state);
+        let make = |controls, above: &Path, own: &CgroupDir| Hierarchy::new(controls, above.join(&name), own, state);
         let hierarchies = match layout {
             Some(Layout::V1 { memory, pids }) => {
-                let memory = make(Controls::V1Memory, &memory.own, &memory)?;
-                let pids = pids.and_then(|pids| make(Controls::V1Pids, &pids.own, &pids).ok());
+                let memory = make(Controls::V1Memory, &memory.path, &memory)?;
+                let pids = pids.and_then(|pids| make(Controls::V1Pids, &pids.path, &pids).ok());
                 [Some(memory), pids].into_iter().flatten().collect()
             }
-            Some(Layout::V2(place)) => {
+            Some(Layout::V2(own)) => {
                 let mut made = Err(no_controller());
-                for home in delegation::homes(&place) {
-                    made = make(Controls::V2, &home, &place);
+                for candidate in delegation::parent_candidates(&own) {
+                    made = make(Controls::V2, &candidate, &own);
                     if made.is_ok() {
                         break;
                     }
@@ -79,28 +82,28 @@ impl DaemonCgroups {
         Ok(Self { hierarchies, next: AtomicU64::new(0) })
     }
 
-    /// Whether the number of an instance's processes can be limited.
+    /// Returns whether the number of an instance's processes can be limited.
     pub fn counts_processes(&self) -> bool {
         self.hierarchies.iter().any(Hierarchy::counts_processes)
     }
 
-    /// Makes the directories of one instance.
-    pub fn group(&self, limits: ResourceLimits, foreign: bool) -> io::Result<Group> {
+    /// Creates the directories of one instance.
+    pub fn group(&self, limits: ResourceLimits, other_user: bool) -> io::Result<Group> {
         let name = &self.next.fetch_add(1, Ordering::Relaxed).to_string();
-        let members = self.hierarchies.iter().map(|hierarchy| ControllerDir {
+        let directories = self.hierarchies.iter().map(|hierarchy| ControllerDir {
             controls: hierarchy.controls,
-            directory: hierarchy.parent.join(name),
+            path: hierarchy.parent.join(name),
             label: hierarchy.label(name),
         });
-        Group::create(members, limits, foreign)
+        Group::create(directories, limits, other_user)
     }
 
-    /// The directories of earlier daemons of the state directory, beside this one's. None of them runs: this one has its lock.
+    /// Returns the parents of earlier daemons of the state directory. None of those runs, as this one holds the lock.
     pub fn orphans(&self) -> Vec<Resource> {
         self.hierarchies.iter().flat_map(Hierarchy::orphans).collect()
     }
 
-    /// The directories that hold those of the instances.
+    /// Returns the parent directories.
     #[cfg(test)]
     pub fn parents(&self) -> impl Iterator<Item = &Path> {
         self.hierarchies.iter().map(|hierarchy| hierarchy.parent.as_path())
@@ -108,12 +111,12 @@ impl DaemonCgroups {
 }
 
 impl Hierarchy {
-    fn new(controls: Controls, parent: PathBuf, place: &CgroupDir, state: &State) -> io::Result<Self> {
+    fn new(controls: Controls, parent: PathBuf, own: &CgroupDir, state: &State) -> io::Result<Self> {
         let (hierarchy, path) = (controls.name().to_owned(), parent.to_str().ok_or(io::ErrorKind::InvalidFilename)?);
         let resource = Resource::Cgroups { hierarchy, path: path.to_owned() };
         let entry = Some(state.journal.record_blocking(resource).map_err(io::Error::other)?);
-        let hierarchy = Self { controls, mount: place.mount.clone(), parent, entry };
-        // What follows an error is removed by the destructor.
+        let hierarchy = Self { controls, mount: own.mount.clone(), parent, entry };
+        // After an error the destructor removes the directory.
         fs::create_dir(&hierarchy.parent)?;
         if controls == Controls::V2 {
             delegation::enable_controllers(&hierarchy.parent)?;
@@ -122,14 +125,14 @@ impl Hierarchy {
     }
 
     fn orphans(&self) -> Vec<Resource> {
-        let Some((home, name)) = self.parent.parent().zip(self.parent.file_name()) else { return Vec::new() };
+        let Some((above, name)) = self.parent.parent().zip(self.parent.file_name()) else { return Vec::new() };
         let name = name.to_string_lossy();
-        let Some((family, _)) = name.rsplit_once('-') else { return Vec::new() };
-        let of_family = |directory: &PathBuf| {
+        let Some((state_prefix, _)) = name.rsplit_once('-') else { return Vec::new() };
+        let of_same_state = |directory: &PathBuf| {
             let other = directory.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            other.strip_prefix(family).is_some_and(|life| life.starts_with('-')) && other != name
+            other.strip_prefix(state_prefix).is_some_and(|life| life.starts_with('-')) && other != name
         };
-        let found = directories(home).into_iter().filter(of_family);
+        let found = directories(above).into_iter().filter(of_same_state);
         let path = |directory: PathBuf| directory.to_str().map(str::to_owned);
         found
             .filter_map(path)
@@ -145,7 +148,7 @@ impl Hierarchy {
         }
     }
 
-    /// The directory of an instance as `/proc/<pid>/cgroup` shows it, hierarchy first.
+    /// Returns an instance's directory as in `/proc/<pid>/cgroup`, hierarchy first.
     fn label(&self, name: &str) -> String {
         let below = self.parent.strip_prefix(&self.mount).unwrap_or(&self.parent);
         format!("{}:/{}/{name}", self.controls.name(), below.display())
@@ -164,16 +167,18 @@ impl Drop for Hierarchy {
     }
 }
 
-/// What was removed of daemons that are no more.
+/// Counts what was removed of earlier daemons.
 #[derive(Debug, Default)]
 pub struct Removed {
     pub directories: usize,
-    /// Those that ran in there and were killed.
+    /// The killed processes.
     pub processes: HashSet<i32>,
 }
 
-/// Removes the parent of a daemon that is no more, with all that is in it and whatever runs in there. What can be removed
-/// is, and is added to `removed`, even if something else cannot.
+/// Kills and removes everything in the parent directory of an earlier daemon, and the parent. Adds it to `removed`.
+///
+/// # Errors
+/// Returns the last error, after everything else was removed.
 pub async fn remove(hierarchy: &str, parent: &str, removed: &mut Removed) -> io::Result<()> {
     let controls = Controls::named(hierarchy).ok_or(io::ErrorKind::Unsupported)?;
     let parent = Path::new(parent);
@@ -183,7 +188,7 @@ pub async fn remove(hierarchy: &str, parent: &str, removed: &mut Removed) -> io:
     }
     let groups: Vec<Group> =
         directories(parent).into_iter().map(|directory| Group::adopt(controls, directory)).collect();
-    let removals = stream::iter(groups).map(Group::remove).buffer_unordered(AT_ONCE);
+    let removals = stream::iter(groups).map(Group::remove).buffer_unordered(MAX_REMOVALS);
     let mut results: Vec<_> = removals.collect().await;
     if results.iter().all(Result::is_ok) {
         results.push(Group::adopt(controls, parent.to_owned()).remove().await);
@@ -202,7 +207,7 @@ pub async fn remove(hierarchy: &str, parent: &str, removed: &mut Removed) -> io:
 }
 
 fn no_controller() -> io::Error {
-    io::Error::new(io::ErrorKind::Unsupported, "there is no memory controller in reach")
+    io::Error::new(io::ErrorKind::Unsupported, "no memory controller is available")
 }
 
 fn directories(parent: &Path) -> Vec<PathBuf> {
@@ -215,7 +220,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn only_directories_of_daemons_are_ever_removed() {
+    async fn removes_only_directories_of_daemons() {
         let home = tempfile::tempdir().unwrap();
         let (ours, others) = (home.path().join("unifaas-1-2"), home.path().join("system.slice"));
         for parent in [&ours, &others] {
@@ -230,7 +235,7 @@ mod tests {
         assert!(others.join("instance").exists());
         assert_eq!(removed(&ours).await, 2);
         assert!(!ours.exists());
-        assert_eq!(removed(&ours).await, 0, "it is gone");
+        assert_eq!(removed(&ours).await, 0, "already removed");
         assert!(remove("castle", "unifaas-1", &mut Removed::default()).await.is_err());
     }
 }

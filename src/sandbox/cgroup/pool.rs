@@ -1,7 +1,7 @@
-//! Cgroups that are used again.
+//! Cgroups that are kept for reuse.
 //!
-//! The kernel makes and removes cgroups one at a time, and takes as long for one as for half the start of a small program.
-//! So one that an instance has left as it found it is kept for another one with the same limits.
+//! The kernel serialises the creation and removal of cgroups, and each takes half as long as the start of a small program.
+//! So a clean cgroup is kept for an instance with the same limits.
 
 use std::{
     collections::VecDeque,
@@ -10,26 +10,26 @@ use std::{
 
 use super::{Group, ResourceLimits};
 
-/// Cgroups that are kept, each with one directory per hierarchy. They cost the kernel some 27 KB each, on two processors.
-const MOST: usize = 128;
+/// How many cgroups are kept, at some 27 KB of kernel memory each.
+const MAX_KEPT: usize = 128;
 
-/// The ones that are kept, the one returned longest ago first.
+/// The kept cgroups, the one returned longest ago first.
 #[derive(Debug, Default)]
 pub(super) struct Pool(Mutex<VecDeque<Group>>);
 
 impl Pool {
-    /// One that was made for that limits.
+    /// Takes a cgroup with these limits.
     pub(super) fn take(&self, limits: ResourceLimits) -> Option<Group> {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let last = kept.iter().rposition(|group| group.limits() == limits)?;
         kept.remove(last)
     }
 
-    /// Keeps one that is clean. Returns one for which there is no room.
+    /// Keeps a clean cgroup. Returns one that does not fit any more.
     pub(super) fn keep(&self, group: Group) -> Option<Group> {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         kept.push_back(group);
-        if kept.len() > MOST { kept.pop_front() } else { None }
+        if kept.len() > MAX_KEPT { kept.pop_front() } else { None }
     }
 
     #[cfg(test)]
@@ -51,7 +51,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cgroup_is_used_again_for_the_same_allowance_only() {
+    fn reuses_cgroup_for_same_limits_only() {
         let pool = Pool::default();
         assert!(pool.keep(group(1)).is_none() && pool.keep(group(2)).is_none());
         assert!(pool.take(limits(3)).is_none());
@@ -61,9 +61,9 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_makes_room() {
+    fn evicts_oldest() {
         let pool = Pool::default();
-        assert!((0..MOST as u64).all(|memory| pool.keep(group(memory)).is_none()));
+        assert!((0..MAX_KEPT as u64).all(|memory| pool.keep(group(memory)).is_none()));
         assert_eq!(pool.keep(group(999)).unwrap().limits(), limits(0));
         assert!(pool.take(limits(999)).is_some());
     }

@@ -106,7 +106,7 @@ impl Container {
         let Ok(docker) = self.engine.client().await else { return };
         let mut output = docker.logs(&self.id, Some(options));
         let mut unfinished = false;
-        let mut pace = OutputThrottle::new();
+        let mut throttle = OutputThrottle::new();
         while let Some(Ok(output)) = output.next().await {
             let (LogOutput::StdOut { message } | LogOutput::StdErr { message } | LogOutput::Console { message }) =
                 output
@@ -115,7 +115,7 @@ impl Container {
             };
             log.write(&message);
             unfinished = !message.ends_with(b"\n");
-            pace.keep(message.len()).await;
+            throttle.after_read(message.len()).await;
         }
         if unfinished {
             log.write(b"\n");

@@ -1,4 +1,4 @@
-//! From `[process] command` to the command that is run: substitution and environment. Pure.
+//! Turns `[process] command` into the executed command: substitution and environment. Pure.
 
 use std::{
     env,
@@ -11,41 +11,41 @@ use unifaas_actors::{sandbox::LaunchOrder, spec::ProcessSpec};
 
 use crate::{sandbox::substitute::substitute, state};
 
-/// Where programs are looked for when neither the function nor the daemon has a PATH.
+/// The PATH when neither the function nor the daemon has one.
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// The word that stands for the daemon's own program.
+/// The placeholder for the daemon's own program.
 const DAEMON: &str = "%unifaas";
-/// The daemon's own program, whatever has become of its file and of the directories above it.
+/// The daemon's own program, even after its file was replaced or removed.
 const DAEMON_PROGRAM: &str = "/proc/self/exe";
 
-/// What is known of an instance before it starts. No `Debug`: the callback is a secret.
+/// The values of placeholders in the command of an instance. No `Debug`: the callback is a secret.
 #[derive(Clone)]
 pub struct Placeholders {
-    /// Its address.
+    /// The address of the instance.
     pub ip: String,
-    /// Its port.
+    /// The port of the instance.
     pub port: String,
-    /// Where it reports that it is ready.
+    /// The callback URL.
     pub callback: String,
-    /// The daemon's own file, for arguments.
+    /// The path of the daemon's own program.
     pub daemon: String,
 }
 
-/// A command, ready to run. No `Debug`: there are secrets among the arguments and in the environment.
+/// A complete command. No `Debug`: its arguments and environment contain secrets.
 #[derive(PartialEq, Eq)]
 pub struct Invocation {
-    /// A path, or a name to be looked up in the PATH of `env`; relative to the function's directory.
+    /// A path relative to the function's directory, or a name to be looked up in the PATH of `env`.
     pub program: PathBuf,
-    /// Its zeroth argument: what it believes to be called.
+    /// The zeroth argument.
     pub name: String,
-    /// The others.
+    /// The other arguments.
     pub arguments: Vec<String>,
-    /// Its whole environment.
+    /// The whole environment.
     pub env: Vec<(String, OsString)>,
 }
 
 impl Invocation {
-    /// Of the daemon's environment, only `path` is passed on: the rest may be secrets.
+    /// Builds the command. Of the daemon's environment only `path` is passed on, as the rest may be secrets.
     pub fn new(order: &LaunchOrder, process: &ProcessSpec, placeholders: &Placeholders, path: Option<&OsStr>) -> Self {
         let value = |word: &str| match word {
             "ip" => Some(placeholders.ip.as_str()),
@@ -62,7 +62,7 @@ impl Invocation {
                 (program.clone(), program)
             }
         };
-        // The mark by which its processes are found is no function's to change.
+        // A function cannot override the mark by which its processes are found.
         let given = order.spec.env.iter().filter(|(name, _)| *name != state::MARK);
         let given = given.map(|(name, value)| (name.clone(), value.into()));
         let ours = [
@@ -85,7 +85,7 @@ impl Invocation {
 }
 
 impl Placeholders {
-    /// The daemon's own file, as far as it is known.
+    /// Returns the path of the daemon's own program.
     pub fn daemon() -> String {
         static FILE: LazyLock<String> = LazyLock::new(|| {
             env::current_exe().map_or_else(|_| DAEMON_PROGRAM.to_owned(), |path| path.to_string_lossy().into_owned())

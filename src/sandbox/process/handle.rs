@@ -1,4 +1,4 @@
-//! A child process that runs: watched until it ends, held until everything is given back.
+//! A running child process: watched until it exits, owned until all its resources are returned.
 
 use std::{cell::Cell, io, os::unix::process::ExitStatusExt, process::ExitStatus, rc::Rc, time::Duration};
 
@@ -26,28 +26,28 @@ use crate::sandbox::{
     ports::PortLease,
 };
 
-/// How long the last output may take to be read once the process has ended.
-const LAST_OUTPUT: Duration = Duration::from_millis(20);
-/// How long a killed process may take to end: long only when it hangs in the kernel.
+/// The longest wait for the last output of an ended process.
+const LAST_OUTPUT_TIMEOUT: Duration = Duration::from_millis(20);
+/// The longest wait for the end of a killed process, which may hang in the kernel.
 const REAP_TIMEOUT: Duration = Duration::from_secs(10);
-/// Read from the pipe at once, in bytes.
+/// The size of one read from the pipe, in bytes.
 const CHUNK: usize = 8 * 1024;
 
-/// The hold on a child process, its descendants, its cgroup and its port.
+/// Owns a child process, its descendants, its cgroup and its port. Dropping it kills the processes.
 pub struct ProcessHandle {
     process: Rc<MainProcess>,
     watch: JoinHandle<()>,
     group: Option<Rc<Group>>,
     cgroups: CgroupAllocator,
-    /// Until everything has been given back.
+    /// `None` once everything was returned.
     record: Option<Record>,
     orphan_reaper: OrphanReaper,
     _port: Option<PortLease>,
 }
 
-/// What a child process is held by, and what it resources.
+/// The resources of a child process.
 pub struct OwnedResources {
-    /// Without one, its descendants are looked for when it has ended.
+    /// Without one, its descendants are searched for in the process table after its end.
     pub group: Option<Group>,
     pub cgroups: CgroupAllocator,
     pub record: Record,
@@ -55,9 +55,9 @@ pub struct OwnedResources {
     pub port: Option<PortLease>,
 }
 
-/// The child itself, first of its session and process group.
+/// The child itself, which leads its session and process group.
 ///
-/// Its number may be signalled only until the child has been reaped: then the kernel can give it to anybody.
+/// It may be signalled only until it has been reaped, because the kernel can reuse its id afterwards.
 struct MainProcess {
     pid: Pid,
     state: Cell<State>,
@@ -86,8 +86,7 @@ impl MainProcess {
 }
 
 impl ProcessHandle {
-    /// Takes over a child that leads its own process group. `memory` is its limit in MiB. The receiver gets how it
-    /// ended, at once.
+    /// Takes over a child that leads its own process group. `memory` is its limit in MiB. The receiver gets the exit.
     ///
     /// # Panics
     /// Outside of a `LocalSet`.
@@ -105,11 +104,11 @@ impl ProcessHandle {
         (Self { process, watch, group, cgroups, record: Some(record), orphan_reaper, _port: port }, exited)
     }
 
-    fn end(&self) {
-        let ended = self.process.state.get() == State::Reaped;
+    fn kill_all(&self) {
+        let reaped = self.process.state.get() == State::Reaped;
         self.process.kill();
-        // Once the process has been reaped, whoever has done that has killed the others, too.
-        if let Some(group) = self.group.as_ref().filter(|_| !ended) {
+        // The watch task kills the others when it reaps the process.
+        if let Some(group) = self.group.as_ref().filter(|_| !reaped) {
             group.kill();
         }
     }
@@ -121,30 +120,31 @@ impl SandboxHandle for ProcessHandle {
     }
 
     fn kill(&mut self) {
-        self.end();
+        self.kill_all();
     }
 
     fn reclaim(mut self: Box<Self>) -> LocalBoxFuture<'static, Result<(), ReclaimError>> {
         Box::pin(async move {
-            self.end();
+            self.kill_all();
             if time::timeout(REAP_TIMEOUT, &mut self.watch).await.is_err() {
                 let why = format!("still there {} s after SIGKILL", REAP_TIMEOUT.as_secs());
                 return Err(ReclaimError { what: format!("process {}", self.process.pid), why });
             }
             let Some(record) = self.record.take() else { return Ok(()) };
-            // Whoever watched has let go of it.
+            // The watch task has ended and dropped its reference.
             match self.group.take().and_then(Rc::into_inner) {
                 Some(group) => {
                     let what = group.labels().map(|label| format!("cgroup {label}")).collect::<Vec<_>>().join(", ");
-                    let taken = self.cgroups.release(group).await;
-                    taken.map_err(|error| ReclaimError { what, why: error.to_string() })?;
+                    let released = self.cgroups.release(group).await;
+                    released.map_err(|error| ReclaimError { what, why: error.to_string() })?;
                 }
-                None => self.orphan_reaper.end(record.tree.clone()).await.map_err(|why| ReclaimError {
-                    what: format!("what process {} has left behind", self.process.pid),
-                    why,
-                })?,
+                None => self
+                    .orphan_reaper
+                    .kill(record.tree.clone())
+                    .await
+                    .map_err(|why| ReclaimError { what: format!("orphans of process {}", self.process.pid), why })?,
             }
-            record.strike();
+            record.remove();
             Ok(())
         })
     }
@@ -152,59 +152,58 @@ impl SandboxHandle for ProcessHandle {
 
 impl Drop for ProcessHandle {
     fn drop(&mut self) {
-        self.end();
+        self.kill_all();
     }
 }
 
-/// Reaps the child, and then ends what it has left behind: an instance lives as long as its first process.
+/// Waits for the child, reaps it, and kills its descendants: an instance lives as long as its main process.
 async fn watch(
     child: Child,
     process: Rc<MainProcess>,
     mut output: JoinHandle<()>,
     group: Option<Rc<Group>>,
     memory: u64,
-    told: oneshot::Sender<SandboxExit>,
+    exited: oneshot::Sender<SandboxExit>,
 ) {
     let ended = child.ended().await;
     let killed = process.state.get() == State::Killed;
-    // Its process group first, as long as the number is its own for sure.
+    // Its process group first, as long as its id cannot be reused.
     process.kill();
     process.state.set(State::Reaped);
     let status = ended.and_then(|()| child.reap());
-    let starved = group.as_ref().is_some_and(|group| {
+    let out_of_memory = group.as_ref().is_some_and(|group| {
         group.kill();
         group.ran_out_of_memory()
     });
-    // The end of the output comes with the end of the last writer, and they all have been killed. One that got away
-    // without a cgroup to hold it must not keep us.
-    if time::timeout(LAST_OUTPUT, &mut output).await.is_err() {
+    // The pipe ends with its last writer, and all were killed. Without a cgroup, one may have escaped.
+    if time::timeout(LAST_OUTPUT_TIMEOUT, &mut output).await.is_err() {
         output.abort();
     }
-    // Nobody may be interested any more.
-    let _ = told.send(exit(status, starved && !killed, memory));
+    // The receiver may be gone.
+    let _ = exited.send(exit(status, out_of_memory && !killed, memory));
 }
 
-fn exit(status: io::Result<ExitStatus>, starved: bool, memory: u64) -> SandboxExit {
+fn exit(status: io::Result<ExitStatus>, out_of_memory: bool, memory: u64) -> SandboxExit {
     match status {
-        Ok(status) if starved && !status.success() => SandboxExit::OutOfMemory { limit: memory },
+        Ok(status) if out_of_memory && !status.success() => SandboxExit::OutOfMemory { limit: memory },
         Ok(status) => match (status.code(), status.signal()) {
             (Some(code), _) => SandboxExit::Code(code),
             (None, Some(signal)) => SandboxExit::Signal(signal),
             (None, None) => SandboxExit::Other(status.to_string()),
         },
-        Err(error) => SandboxExit::Other(format!("ended, but its status is lost: {error}")),
+        Err(error) => SandboxExit::Other(format!("exited with an unknown status: {error}")),
     }
 }
 
-/// Moves everything that comes out of the pipe into the log, until the last writer has closed it.
+/// Copies the pipe into the log until its last writer has closed it.
 pub async fn pump_output(mut pipe: pipe::Receiver, log: OutputLog) {
     let mut chunk = vec![0; CHUNK];
     let mut unfinished = false;
-    let mut pace = OutputThrottle::new();
+    let mut throttle = OutputThrottle::new();
     while let Ok(count @ 1..) = pipe.read(&mut chunk).await {
         log.write(&chunk[..count]);
         unfinished = !chunk[..count].ends_with(b"\n");
-        pace.keep(count).await;
+        throttle.after_read(count).await;
     }
     if unfinished {
         log.write(b"\n");

@@ -3,7 +3,7 @@
 //! It is no wall against hostile code, but it takes away what a function has no business with: the daemon's user,
 //! environment, descriptors and session. `command.rs` says what is run, `user.rs` as whom; `spawn.rs` starts it, on a
 //! thread of `spawner.rs`: `child.rs` makes the child, which does what `confine.rs` says and executes what `exec.rs` has
-//! made ready. `guest.rs` is the running child, and `orphan_reaper.rs` ends what it leaves behind. The monitors of virtual
+//! made ready. `sandbox.rs` is the running child, and `orphan_reaper.rs` ends what it leaves behind. The monitors of virtual
 //! machines are started and held by the same runtime.
 
 mod child;
@@ -42,7 +42,7 @@ pub use spawn::{Record, Spawn, Spawned, refused};
 pub use spawner::Spawner;
 pub use user::Credentials;
 
-/// What it takes to start child processes.
+/// Everything that the start and the end of child processes need.
 #[derive(Clone)]
 pub struct ProcessRuntime {
     pub ports: Ports,
@@ -53,7 +53,7 @@ pub struct ProcessRuntime {
     pub peers: FunctionPeers,
 }
 
-/// Starts processes.
+/// The engine of the `process` sandbox.
 #[derive(Clone)]
 pub struct Processes {
     callback: Callback,
@@ -61,12 +61,12 @@ pub struct Processes {
 }
 
 impl Processes {
-    /// An engine that leases ports and cgroups memory as told.
+    /// Creates the engine. Instances call `callback`.
     pub fn new(callback: Callback, runtime: ProcessRuntime) -> Self {
         Self { callback, runtime }
     }
 
-    /// Starts one.
+    /// Starts an instance.
     pub fn launch(
         &self,
         order: LaunchOrder,
@@ -119,18 +119,18 @@ impl Processes {
             orphan_reaper: orphan_reaper.clone(),
             port: Some(port),
         };
-        let (guest, exited) = ProcessHandle::new(child, output, process.memory, owned);
+        let (handle, exited) = ProcessHandle::new(child, output, process.memory, owned);
         Ok(Launched {
             address,
             callback_source: self.callback.source,
-            sandbox: Box::new(guest),
+            sandbox: Box::new(handle),
             exited: Box::pin(async move {
                 let exit =
-                    exited.await.unwrap_or_else(|_| SandboxExit::Other("no longer watched by the daemon".to_owned()));
+                    exited.await.unwrap_or_else(|_| SandboxExit::Other("the daemon no longer watches it".to_owned()));
                 if let (SandboxExit::Code(1..), Some(user)) = (&exit, user)
-                    && let Some(first_denied_dir) = user.first_denied_dir(&spec.directory)
+                    && let Some(denied) = user.first_denied_dir(&spec.directory)
                 {
-                    lines.write(hint(&user, &first_denied_dir).as_bytes());
+                    lines.write(access_hint(&user, &denied).as_bytes());
                 }
                 exit
             }),
@@ -143,20 +143,20 @@ impl Processes {
     async fn credentials(&self, wanted: Option<String>) -> Result<Option<Credentials>, LaunchError> {
         match wanted {
             None => Credentials::of(None, Uid::effective()),
-            // A name may be looked up in a directory of another host.
+            // A name lookup may ask a directory server.
             Some(user) => self.runtime.spawner.run(move || Credentials::of(Some(&user), Uid::effective())).await,
         }
     }
 }
 
-/// Why the command could not be started, for whoever wrote it.
+/// Explains to the author of a function why its command could not be started.
 fn refusal(program: &Path, directory: &Path, error: &io::Error) -> String {
     let missing = error.kind() == io::ErrorKind::NotFound;
     let hint = match program.components().count() {
-        _ if missing && !directory.is_dir() => ", the function's directory is gone",
-        // A directory of the daemon's PATH that the function's user may not enter hides that there is no such program.
+        _ if missing && !directory.is_dir() => ", the function's directory does not exist",
+        // A PATH directory that the function's user cannot enter hides that there is no such program.
         1 if error.kind() == io::ErrorKind::PermissionDenied => {
-            ": it was looked for in PATH, and is not there or not for the user that the function runs as"
+            ": PATH has no such program that the user of the function may execute"
         }
         1 => ", looked for in PATH",
         _ if missing && directory.join(program).exists() => ", its interpreter or loader is missing",
@@ -165,8 +165,7 @@ fn refusal(program: &Path, directory: &Path, error: &io::Error) -> String {
     format!("cannot start {}: {error}{hint}", program.display())
 }
 
-/// A last line for the output of a function that failed where it may not have found its own files.
-fn hint(user: &Credentials, first_denied_dir: &Path) -> String {
-    let first_denied_dir = first_denied_dir.display();
-    format!("unifaas: user {} cannot enter {first_denied_dir}: nothing below is found by its full path\n", user.uid)
+/// Returns a last line of output for a function that failed and may not have found its own files.
+fn access_hint(user: &Credentials, denied: &Path) -> String {
+    format!("unifaas: user {} cannot enter {}: nothing below is found by its full path\n", user.uid, denied.display())
 }

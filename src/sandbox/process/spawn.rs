@@ -74,7 +74,7 @@ impl Record {
     }
 
     /// There are none any more.
-    pub fn strike(self) {
+    pub fn remove(self) {
         self.entry.remove();
     }
 
@@ -123,7 +123,7 @@ impl Spawned {
             group.kill();
             cgroups.release(group).await?;
         }
-        record.strike();
+        record.remove();
         Ok(())
     }
 }
@@ -181,7 +181,7 @@ impl Spawn {
                 Ok(Spawned { child, output, group, record: record.led_by(leader) })
             }
             Err(error) => {
-                record.strike();
+                record.remove();
                 Err(error)
             }
         }

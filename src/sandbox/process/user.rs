@@ -1,4 +1,4 @@
-//! Whom a child process runs as.
+//! The user and groups of child processes.
 
 use std::{
     ffi::CString,
@@ -10,12 +10,12 @@ use std::{
 use nix::unistd::{self, Gid, Uid, User};
 use unifaas_actors::sandbox::LaunchError;
 
-/// Who it is unless the function says otherwise.
+/// The default user of functions.
 const UNPRIVILEGED: &str = "nobody";
-/// Where there is no such user.
+/// The default user id and group id where that user does not exist.
 const UNPRIVILEGED_ID: u32 = 65_534;
 
-/// What a child process becomes.
+/// The user and groups of a child process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Credentials {
     /// User.
@@ -27,7 +27,7 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    /// The credentials for `[process] user` in a daemon that runs as `daemon`. `None`: those of the daemon itself.
+    /// Returns the credentials for `[process] user` in a daemon that runs as `daemon`. `None` keeps those of the daemon.
     pub fn of(wanted: Option<&str>, daemon: Uid) -> Result<Option<Self>, LaunchError> {
         let Some(user) = wanted else { return Ok(daemon.is_root().then(Self::unprivileged)) };
         let credentials = Self::named(user)?;
@@ -43,22 +43,22 @@ impl Credentials {
         }
     }
 
-    /// The uppermost directory on the way to `directory` that this user cannot enter. The child starts all the same,
-    /// but finds nothing there by its full path, which is how some interpreters look for their files.
+    /// Returns the uppermost ancestor of `directory` that this user cannot enter. The child starts nevertheless, but
+    /// cannot open its own files by their full path, as some interpreters do.
     pub fn first_denied_dir(&self, directory: &Path) -> Option<PathBuf> {
-        let mut way: Vec<&Path> = directory.ancestors().collect();
-        way.reverse();
-        let closed = |directory: &&Path| {
+        let mut ancestors: Vec<&Path> = directory.ancestors().collect();
+        ancestors.reverse();
+        let is_denied = |directory: &&Path| {
             directory.metadata().is_ok_and(|data| !self.may_enter(data.mode(), data.uid(), data.gid()))
         };
-        way.into_iter().find(closed).map(Path::to_owned)
+        ancestors.into_iter().find(is_denied).map(Path::to_owned)
     }
 
     fn may_enter(&self, mode: u32, owner: u32, group: u32) -> bool {
         self.may(0o1, mode, owner, group)
     }
 
-    /// Whether all of `wanted` (read 4, write 2, execute 1) is allowed.
+    /// Returns whether all of `wanted` (read 4, write 2, execute 1) is allowed.
     pub fn may(&self, wanted: u32, mode: u32, owner: u32, group: u32) -> bool {
         let shift = if self.uid.as_raw() == owner {
             6
@@ -70,7 +70,7 @@ impl Credentials {
         self.uid.is_root() || (mode >> shift) & wanted == wanted
     }
 
-    /// Nobody. Looked up once: every start needs it, and it does not change.
+    /// Returns the default user of functions, which is looked up once.
     pub fn unprivileged() -> Self {
         static NOBODY: LazyLock<(Uid, Gid)> = LazyLock::new(|| {
             let nobody = User::from_name(UNPRIVILEGED).ok().flatten();
@@ -80,7 +80,7 @@ impl Credentials {
         Self { uid, gid, groups: Vec::new() }
     }
 
-    /// A user of this host with all groups it is in, or a number that stands for itself.
+    /// Looks up a user of this host with all its groups. A number needs no account.
     fn named(name: &str) -> Result<Self, LaunchError> {
         let refused = |why: String| LaunchError::Refused(format!("cannot run as user {name:?}: {why}"));
         let id = name.parse().ok();
@@ -105,10 +105,10 @@ mod tests {
     use super::*;
 
     const ROOT: Uid = Uid::from_raw(0);
-    const SOMEBODY: Uid = Uid::from_raw(54_321);
+    const USER: Uid = Uid::from_raw(54_321);
 
     #[test]
-    fn a_root_daemon_gives_its_privileges_away_unless_told() {
+    fn root_daemon_drops_privileges_by_default() {
         let default = Credentials::of(None, ROOT).unwrap().unwrap();
         assert!(!default.uid.is_root() && default.gid.as_raw() != 0 && default.groups.is_empty());
         assert!(Credentials::of(Some("root"), ROOT).unwrap().unwrap().uid.is_root());
@@ -116,14 +116,14 @@ mod tests {
     }
 
     #[test]
-    fn a_number_needs_no_account() {
+    fn numeric_user_needs_no_account() {
         let credentials = Credentials::of(Some("54321"), ROOT).unwrap().unwrap();
-        assert_eq!(credentials, Credentials { uid: SOMEBODY, gid: Gid::from_raw(54_321), groups: Vec::new() });
+        assert_eq!(credentials, Credentials { uid: USER, gid: Gid::from_raw(54_321), groups: Vec::new() });
     }
 
     #[test]
-    fn a_directory_is_entered_by_the_rights_of_owner_group_or_others() {
-        let user = Credentials { uid: SOMEBODY, gid: Gid::from_raw(7), groups: vec![Gid::from_raw(8)] };
+    fn directory_access_follows_owner_group_and_others() {
+        let user = Credentials { uid: USER, gid: Gid::from_raw(7), groups: vec![Gid::from_raw(8)] };
         assert!(user.may_enter(0o755, 0, 0) && !user.may_enter(0o700, 0, 0));
         assert!(user.may_enter(0o710, 0, 8) && !user.may_enter(0o701, 0, 7));
         assert!(user.may_enter(0o700, 54_321, 0) && !user.may_enter(0o055, 54_321, 7));
@@ -131,15 +131,15 @@ mod tests {
     }
 
     #[test]
-    fn an_ordinary_daemon_runs_functions_as_itself_only() {
-        assert_eq!(Credentials::of(None, SOMEBODY), Ok(None));
-        assert_eq!(Credentials::of(Some("54321"), SOMEBODY), Ok(None));
-        let refusal = Credentials::of(Some("root"), SOMEBODY).unwrap_err();
+    fn unprivileged_daemon_keeps_its_user() {
+        assert_eq!(Credentials::of(None, USER), Ok(None));
+        assert_eq!(Credentials::of(Some("54321"), USER), Ok(None));
+        let refusal = Credentials::of(Some("root"), USER).unwrap_err();
         assert!(matches!(&refusal, LaunchError::Missing(why) if why.contains("\"root\"") && why.contains("54321")));
     }
 
     #[test]
-    fn an_unknown_user_is_named_in_the_refusal() {
+    fn error_names_unknown_user() {
         let refusal = Credentials::of(Some("no-such-user"), ROOT).unwrap_err().to_string();
         assert_eq!(refusal, "cannot run as user \"no-such-user\": there is no such user");
     }

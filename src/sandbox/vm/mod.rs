@@ -139,7 +139,7 @@ impl Inner {
         match self.prepare(&order, vm).await {
             Ok(prepared) => self.start(order, vm, prepared, record).await,
             Err(error) => {
-                record.strike();
+                record.remove();
                 Err(error)
             }
         }

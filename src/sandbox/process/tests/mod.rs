@@ -1,4 +1,4 @@
-//! Real processes, started, looked at and given back. As root they run unprivileged and in cgroups, where there are any.
+//! Tests with real processes. As root they run unprivileged, and in cgroups if available.
 
 mod rig;
 
@@ -15,7 +15,7 @@ use rig::{Ended, Rig, cgroups, eventually, held, members, root, runs, world};
 const HOG: &str = "x=xxxxxxxx; for i in $(seq 24); do x=$x$x; done";
 
 #[tokio::test]
-async fn the_environment_is_the_functions_and_nothing_of_the_daemons() {
+async fn environment_contains_nothing_of_the_daemon() {
     world(async || {
         let mut rig = Rig::new();
         rig.env = [("SECRET", "a b\nc"), ("HOME", "/srv"), ("INSTANCE_ID", "mine")]
@@ -35,7 +35,7 @@ async fn the_environment_is_the_functions_and_nothing_of_the_daemons() {
 }
 
 #[tokio::test]
-async fn words_are_replaced_in_arguments_and_the_address_is_the_leased_port() {
+async fn substitutes_placeholders_and_leased_port() {
     world(async || {
         let rig = Rig::new();
         let running = rig.run(&["sh", "-c", "echo $0 $1 $PORT $CALLBACK_URL", "%ip:%port", "%callback"]).await;
@@ -53,7 +53,7 @@ async fn words_are_replaced_in_arguments_and_the_address_is_the_leased_port() {
 }
 
 #[tokio::test]
-async fn the_daemons_own_program_can_be_the_function() {
+async fn daemon_program_can_be_the_function() {
     world(async || {
         let rig = Rig::new();
         let ended = rig.run(&["%unifaas", "--list", "--exact", "no such test"]).await.end().await;
@@ -64,7 +64,7 @@ async fn the_daemons_own_program_can_be_the_function() {
 }
 
 #[tokio::test]
-async fn a_function_below_a_private_directory_starts_without_privileges() {
+async fn starts_unprivileged_below_private_directory() {
     world(async || {
         let rig = Rig::new();
         let program = rig.function.join("program");
@@ -85,7 +85,7 @@ async fn a_function_below_a_private_directory_starts_without_privileges() {
 }
 
 #[tokio::test]
-async fn a_failure_below_a_private_directory_is_explained() {
+async fn explains_failure_below_private_directory() {
     world(async || {
         let rig = Rig::new();
         fs::write(rig.function.join("file"), "found").unwrap();
@@ -103,7 +103,7 @@ async fn a_failure_below_a_private_directory_is_explained() {
 }
 
 #[tokio::test]
-async fn the_functions_own_path_is_searched() {
+async fn searches_path_of_the_function() {
     world(async || {
         let mut rig = Rig::new();
         rig.env.insert("PATH".to_owned(), "/nowhere:bin".to_owned());
@@ -119,7 +119,7 @@ async fn the_functions_own_path_is_searched() {
 }
 
 #[tokio::test]
-async fn a_crowd_of_processes_is_bounded_and_ends_with_its_instance() {
+async fn limits_process_count_and_kills_all_at_end() {
     world(async || {
         let mut rig = Rig::new();
         rig.memory = 1024;
@@ -138,7 +138,7 @@ async fn a_crowd_of_processes_is_bounded_and_ends_with_its_instance() {
 }
 
 #[tokio::test]
-async fn the_user_can_be_chosen() {
+async fn runs_as_chosen_user() {
     world(async || {
         let mut rig = Rig::new();
         rig.user = Some(if root() { "12345".to_owned() } else { Uid::effective().to_string() });
@@ -148,7 +148,7 @@ async fn the_user_can_be_chosen() {
 }
 
 #[tokio::test]
-async fn nothing_of_the_daemon_can_be_reached_and_nothing_gained() {
+async fn closes_descriptors_and_drops_privileges() {
     world(async || {
         let rig = Rig::new();
         // Open on purpose, and not marked to be closed at exec.
@@ -169,7 +169,7 @@ async fn nothing_of_the_daemon_can_be_reached_and_nothing_gained() {
 }
 
 #[tokio::test]
-async fn the_output_keeps_its_order_up_to_the_last_line_before_the_exit() {
+async fn keeps_order_of_output_until_exit() {
     world(async || {
         let rig = Rig::new();
         let running = rig
@@ -183,7 +183,7 @@ async fn the_output_keeps_its_order_up_to_the_last_line_before_the_exit() {
 }
 
 #[tokio::test]
-async fn endless_output_is_taken_and_the_child_never_waits_for_it() {
+async fn reads_large_output() {
     world(async || {
         let rig = Rig::new();
         let Ended { exit, lines, .. } = rig.sh("head -c 20000000 /dev/zero; echo; echo done").await.end().await;
@@ -194,17 +194,17 @@ async fn endless_output_is_taken_and_the_child_never_waits_for_it() {
 }
 
 #[tokio::test]
-async fn a_request_to_stop_can_be_obeyed_or_ignored_but_not_a_kill() {
+async fn sigterm_can_be_ignored_and_sigkill_cannot() {
     world(async || {
         let rig = Rig::new();
         let mut obeys = rig.sh("trap 'exit 3' TERM; echo up; while :; do sleep 0.01; done").await;
         obeys.line().await;
-        obeys.guest.terminate();
+        obeys.sandbox.terminate();
         assert_eq!(obeys.end().await.exit, SandboxExit::Code(3));
 
         let mut ignores = rig.sh("trap '' TERM; echo up; while :; do sleep 0.01; done").await;
         ignores.line().await;
-        ignores.guest.terminate();
+        ignores.sandbox.terminate();
         assert!(timeout(Duration::from_millis(100), &mut ignores.exited).await.is_err());
         assert_eq!(ignores.kill().await.exit, SandboxExit::Signal(9));
     })
@@ -212,7 +212,7 @@ async fn a_request_to_stop_can_be_obeyed_or_ignored_but_not_a_kill() {
 }
 
 #[tokio::test]
-async fn descendants_end_with_the_first_process_even_in_a_session_of_their_own() {
+async fn kills_descendants_in_other_sessions() {
     world(async || {
         let rig = Rig::new();
         descendants_end(&rig).await;
@@ -221,7 +221,7 @@ async fn descendants_end_with_the_first_process_even_in_a_session_of_their_own()
 }
 
 #[tokio::test]
-async fn they_end_without_a_cgroup_too() {
+async fn kills_descendants_without_cgroup() {
     world(async || {
         let mut rig = Rig::new();
         rig.without_cgroups();
@@ -236,27 +236,27 @@ async fn descendants_end(rig: &Rig) {
     running.exit().await;
     let pids: Vec<i32> = running.output.tail(3).iter().map(|line| line.parse().unwrap()).collect();
     assert_eq!(pids.len(), 3);
-    assert_eq!(rig.written_down(), 1);
-    running.guest.reclaim().await.unwrap();
+    assert_eq!(rig.journaled(), 1);
+    running.sandbox.reclaim().await.unwrap();
     assert_eq!(pids.into_iter().filter(|pid| runs(*pid)).count(), 0);
-    assert_eq!(rig.written_down(), 0);
+    assert_eq!(rig.journaled(), 0);
 }
 
 #[tokio::test]
-async fn dropping_the_hold_kills() {
+async fn drop_kills_process() {
     world(async || {
         let rig = Rig::new();
         let running = rig.sh("echo up; exec sleep 1000").await;
         running.line().await;
         assert!(runs(running.pid));
-        drop(running.guest);
+        drop(running.sandbox);
         eventually(|| (!runs(running.pid)).then_some(())).await;
     })
     .await;
 }
 
 #[tokio::test]
-async fn memory_is_limited_where_there_are_cgroups_and_else_one_warning_says_so() {
+async fn limits_memory_or_warns_once() {
     world(async || {
         let mut rig = Rig::new();
         rig.memory = 24;
@@ -278,7 +278,7 @@ async fn memory_is_limited_where_there_are_cgroups_and_else_one_warning_says_so(
 }
 
 #[tokio::test]
-async fn a_command_that_cannot_run_says_why_and_leaves_nothing() {
+async fn failed_start_is_explained_and_leaves_nothing() {
     world(async || {
         let mut rig = Rig::new();
         // A directory that the function's user cannot enter would make it another error.
@@ -304,19 +304,19 @@ async fn a_command_that_cannot_run_says_why_and_leaves_nothing() {
         ] {
             let refusal = rig.try_run(&[program]).await.err().unwrap();
             assert_eq!(refusal, LaunchError::Refused(why.to_owned()));
-            assert_eq!(rig.written_down(), 0);
+            assert_eq!(rig.journaled(), 0);
         }
         assert_eq!(held(), before);
         assert_eq!(cgroups(&rig), 0);
         fs::remove_dir_all(&rig.function).unwrap();
         let refusal = rig.try_run(&["sh"]).await.err().unwrap().to_string();
-        assert!(refusal.ends_with("the function's directory is gone"), "{refusal}");
+        assert!(refusal.ends_with("the function's directory does not exist"), "{refusal}");
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_cgroup_is_used_again_if_nothing_of_the_one_before_is_left_in_it() {
+async fn reuses_clean_cgroups_only() {
     world(async || {
         let mut rig = Rig::new();
         if !rig.has_cgroups() || !root() {
@@ -330,23 +330,23 @@ async fn a_cgroup_is_used_again_if_nothing_of_the_one_before_is_left_in_it() {
         let (first, kept) = cgroup_after(&rig, "true").await;
         assert_eq!(kept, 1);
         assert_eq!(cgroup_after(&rig, "true").await, (first.clone(), 1));
-        // What is left in memory is charged to it.
+        // Files in memory are charged to it.
         let shared = tempfile::NamedTempFile::new_in("/dev/shm").unwrap();
         fs::set_permissions(shared.path(), fs::Permissions::from_mode(0o666)).unwrap();
         let fill = format!("head -c 16M /dev/zero > {}", shared.path().display());
         assert_eq!(cgroup_after(&rig, &fill).await, (first.clone(), 0));
         let (second, kept) = cgroup_after(&rig, "true").await;
         assert!(second != first && kept == 1);
-        // Whoever had to be killed in it may have been about to make more.
+        // A killed process may have been about to fork.
         assert_eq!(cgroup_after(&rig, "setsid sleep 1000 & sleep 0.1").await, (second, 0));
-        // Another limits is another cgroup.
+        // Other limits need another cgroup.
         cgroup_after(&rig, "true").await;
         rig.memory = 64;
         assert_eq!(cgroup_after(&rig, "true").await.1, 2);
-        // The daemon's own user could have changed it.
+        // A process of the daemon's own user could have changed it.
         rig.user = Some("root".to_owned());
         assert_eq!(cgroup_after(&rig, "true").await.1, 1);
-        // The one after one that ran out of memory has not, however it fails.
+        // An OOM kill counts only for the instance that had it.
         rig.user = None;
         rig.memory = 24;
         for (script, end) in [(HOG, SandboxExit::OutOfMemory { limit: 24 }), ("exit 3", SandboxExit::Code(3))] {
@@ -358,7 +358,7 @@ async fn a_cgroup_is_used_again_if_nothing_of_the_one_before_is_left_in_it() {
 }
 
 #[tokio::test]
-async fn cgroups_that_an_instance_has_made_end_with_it() {
+async fn removes_cgroups_created_by_instances() {
     world(async || {
         let mut rig = Rig::new();
         if !rig.has_cgroups() || !root() {
@@ -381,7 +381,7 @@ async fn cgroups_that_an_instance_has_made_end_with_it() {
 }
 
 #[tokio::test]
-async fn whoever_stops_a_child_before_it_is_a_program_does_not_stop_the_next() {
+async fn stopped_child_does_not_block_other_starts() {
     world(async || {
         let mut rig = Rig::new();
         if !root() {
@@ -390,20 +390,20 @@ async fn whoever_stops_a_child_before_it_is_a_program_does_not_stop_the_next() {
         rig.user = Some("54321".to_owned());
         let attacker = rig.sh("while :; do kill -STOP -1; done 2>/dev/null").await;
         let starts = (0..30).map(async |_| rig.try_run(&["true"]).await);
-        // Each is over, one way or the other, and none waits for another one's.
+        // Each start returns, and none blocks another one.
         let started = timeout(Duration::from_secs(20), join_all(starts)).await.expect("starts are bounded");
         for running in started.into_iter().flatten() {
             running.kill().await;
         }
         attacker.kill().await;
         assert_eq!(rig.output_of("echo fine").await, ["fine"]);
-        assert_eq!((members(&rig), cgroups(&rig), rig.written_down()), (0, 0, 0));
+        assert_eq!((members(&rig), cgroups(&rig), rig.journaled()), (0, 0, 0));
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_hundred_launches_leave_nothing() {
+async fn hundred_starts_leave_nothing() {
     world(async || {
         let rig = Rig::new();
         rig.output_of("true").await;
@@ -414,13 +414,13 @@ async fn a_hundred_launches_leave_nothing() {
             running.line().await;
             pids.push(running.pid);
             if round % 2 == 0 {
-                running.guest.kill();
+                running.sandbox.kill();
                 assert_eq!(running.exit().await, SandboxExit::Signal(9));
             }
-            running.guest.reclaim().await.unwrap();
+            running.sandbox.reclaim().await.unwrap();
         }
         assert_eq!(held(), before);
-        assert_eq!((cgroups(&rig), rig.written_down()), (0, 0));
+        assert_eq!((cgroups(&rig), rig.journaled()), (0, 0));
         assert!(!pids.iter().any(|pid| Path::new(&format!("/proc/{pid}")).exists()), "some are not even reaped");
         let parents: Vec<_> = rig.engine.runtime.cgroups.parents().map(Path::to_owned).collect();
         assert!(parents.iter().all(|parent| parent.exists()));

@@ -1,4 +1,4 @@
-//! An engine with a function to start, and ways to look at what it started.
+//! An engine with a function to start, and ways to inspect its processes.
 
 use std::{
     collections::BTreeMap,
@@ -24,7 +24,7 @@ use unifaas_actors::{
 use super::super::*;
 use crate::state::{Replay, Resource, State};
 
-/// Descriptors and processes are counted, so that only one test may have some at any moment.
+/// Tests count descriptors and processes, so only one may run at a time.
 static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 const SOON: Duration = Duration::from_secs(5);
 
@@ -42,7 +42,7 @@ pub struct Rig {
 }
 
 pub struct Running {
-    pub guest: Box<dyn SandboxHandle>,
+    pub sandbox: Box<dyn SandboxHandle>,
     pub exited: LocalBoxFuture<'static, SandboxExit>,
     pub output: OutputLog,
     pub pid: i32,
@@ -50,10 +50,10 @@ pub struct Running {
     pub resources: Vec<String>,
 }
 
-/// What is left of an instance that has ended and given everything back.
+/// The result of an instance that has ended and returned its resources.
 pub struct Ended {
     pub exit: SandboxExit,
-    /// All that it has printed.
+    /// All its output.
     pub lines: Vec<String>,
     pub resources: Vec<String>,
 }
@@ -73,7 +73,7 @@ impl Drain for Warnings {
 }
 
 impl Rig {
-    /// The function lies below a directory that only the daemon's user may enter.
+    /// Creates a function below a directory that only the daemon's user may enter.
     pub fn new() -> Self {
         let home = tempfile::tempdir().unwrap();
         let function = home.path().join("function");
@@ -143,7 +143,7 @@ impl Rig {
         };
         let launched = self.engine.launch(order, &process).await?;
         Ok(Running {
-            guest: launched.sandbox,
+            sandbox: launched.sandbox,
             exited: launched.exited,
             output,
             pid: launched.pid.unwrap() as i32,
@@ -160,7 +160,7 @@ impl Rig {
         self.run(&["sh", "-c", script]).await
     }
 
-    /// Everything a script printed until it ended.
+    /// Returns all output of a script.
     pub async fn output_of(&self, script: &str) -> Vec<String> {
         self.sh(script).await.end().await.lines
     }
@@ -169,8 +169,8 @@ impl Rig {
         self.engine.runtime.cgroups = CgroupAllocator::none(&Logger::root(slog::Discard, o!()));
     }
 
-    /// How many processes the journal has.
-    pub fn written_down(&self) -> usize {
+    /// Returns how many process trees the journal has.
+    pub fn journaled(&self) -> usize {
         self.state.journal.flush();
         let journal = fs::read(self.state.directory().join("journal")).unwrap();
         Replay::of(&journal)
@@ -190,21 +190,21 @@ impl Running {
         timeout(SOON, &mut self.exited).await.expect("ends")
     }
 
-    /// Waits for its end, and gives everything back.
+    /// Waits for its end, and returns its resources.
     pub async fn end(mut self) -> Ended {
         let exit = self.exit().await;
         let lines = self.output.tail(usize::MAX);
-        self.guest.reclaim().await.unwrap();
+        self.sandbox.reclaim().await.unwrap();
         Ended { exit, lines, resources: self.resources }
     }
 
-    /// As [`end`](Self::end), of one that is killed.
+    /// Kills it, then as [`end`](Self::end).
     pub async fn kill(mut self) -> Ended {
-        self.guest.kill();
+        self.sandbox.kill();
         self.end().await
     }
 
-    /// The first line, as soon as it is there.
+    /// Waits for the first line.
     pub async fn line(&self) -> String {
         eventually(|| self.output.tail(1).pop()).await
     }
@@ -228,7 +228,7 @@ pub async fn world(test: impl AsyncFnOnce()) {
     LocalSet::new().run_until(test()).await;
 }
 
-/// Whether it runs, so that a zombie counts as gone.
+/// Returns whether it runs. A zombie does not.
 pub fn runs(pid: i32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/stat"))
         .is_ok_and(|stat| stat.rsplit(") ").next().is_some_and(|rest| !rest.starts_with(['Z', 'X'])))
@@ -238,7 +238,7 @@ pub fn root() -> bool {
     Uid::effective().is_root()
 }
 
-/// Descriptors of the kinds that only processes need.
+/// Counts descriptors of the kinds that only child processes need.
 pub fn held() -> usize {
     let links = fs::read_dir("/proc/self/fd").unwrap().flatten().filter_map(|entry| fs::read_link(entry.path()).ok());
     links
@@ -249,7 +249,7 @@ pub fn held() -> usize {
         .count()
 }
 
-/// Processes in the cgroups of instances, or in those of the one hierarchy that has the most.
+/// Counts processes in the cgroups of instances, in the hierarchy with the most.
 pub fn members(rig: &Rig) -> usize {
     let procs =
         |cgroup: PathBuf| fs::read_to_string(cgroup.join("cgroup.procs")).map_or(0, |pids| pids.lines().count());
@@ -257,7 +257,7 @@ pub fn members(rig: &Rig) -> usize {
     parents.map(|parent| instances(parent).map(procs).sum()).max().unwrap_or(0)
 }
 
-/// Cgroups of instances, those aside that are kept for the next ones.
+/// Counts cgroups of instances, without those kept for reuse.
 pub fn cgroups(rig: &Rig) -> usize {
     let cgroups = &rig.engine.runtime.cgroups;
     let all = cgroups.parents().flat_map(instances).count();

@@ -1,4 +1,5 @@
-//! Functions that mean harm: what each kind of sandbox has to stand, and how to see that nobody else notices.
+//! Functions that misbehave: the answers that each kind of sandbox must survive, and a check that other functions
+//! are not affected.
 
 use std::{future::Future, time::Duration};
 
@@ -10,76 +11,76 @@ use tokio::{
 
 use crate::{Connection, Daemon, Pieces, empty, ms, processes, request, within};
 
-/// What becomes of a request.
+/// Describes how a request ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fate {
-    /// The platform answers: status and code.
+pub enum Ending {
+    /// The platform answers with this status and code.
     Problem(u16, &'static str),
-    /// The answer begins, and breaks off.
+    /// The response begins and breaks off.
     BrokenOff,
-    /// One or the other: it depends on whether the head is on its way when the rest turns out to be nonsense.
+    /// Either of the two: it depends on whether the response head was sent before the violation was found.
     BrokenOffOr(u16, &'static str),
 }
 
-impl Fate {
-    fn allows(self, found: Fate) -> bool {
+impl Ending {
+    fn allows(self, found: Ending) -> bool {
         match self {
-            Fate::BrokenOffOr(status, code) => found == Fate::BrokenOff || found == Fate::Problem(status, code),
+            Ending::BrokenOffOr(status, code) => found == Ending::BrokenOff || found == Ending::Problem(status, code),
             wanted => found == wanted,
         }
     }
 }
 
-/// Answers that are none, by their paths at the function under test, if its `timeout` is a second or two.
-pub const ANSWERS: [(&str, Fate); 12] = [
-    ("/garbage", Fate::Problem(502, "instance_failed")),
-    ("/two-lengths", Fate::Problem(502, "instance_failed")),
-    ("/mute", Fate::Problem(502, "instance_failed")),
-    ("/reset", Fate::Problem(502, "instance_failed")),
-    ("/endless/head", Fate::Problem(502, "instance_failed")),
-    ("/endless/interim", Fate::Problem(504, "function_timed_out")),
-    ("/half/nothing", Fate::Problem(504, "function_timed_out")),
-    ("/half/head", Fate::Problem(504, "function_timed_out")),
-    ("/half/body", Fate::BrokenOff),
-    ("/endless/body", Fate::BrokenOff),
-    ("/endless/trailers", Fate::BrokenOffOr(502, "instance_failed")),
-    ("/truncate?ms=100", Fate::BrokenOff),
+/// Malformed responses by their paths at the function under test, whose `timeout` must be a second or two.
+pub const MALFORMED_RESPONSES: [(&str, Ending); 12] = [
+    ("/garbage", Ending::Problem(502, "instance_failed")),
+    ("/two-lengths", Ending::Problem(502, "instance_failed")),
+    ("/mute", Ending::Problem(502, "instance_failed")),
+    ("/reset", Ending::Problem(502, "instance_failed")),
+    ("/endless/head", Ending::Problem(502, "instance_failed")),
+    ("/endless/interim", Ending::Problem(504, "function_timed_out")),
+    ("/half/nothing", Ending::Problem(504, "function_timed_out")),
+    ("/half/head", Ending::Problem(504, "function_timed_out")),
+    ("/half/body", Ending::BrokenOff),
+    ("/endless/body", Ending::BrokenOff),
+    ("/endless/trailers", Ending::BrokenOffOr(502, "instance_failed")),
+    ("/truncate?ms=100", Ending::BrokenOff),
 ];
 
-/// Asks a function for each of [`ANSWERS`]; all of them must have the fate that is written there, within a few seconds,
-/// and the function serves on.
+/// Requests each of [`MALFORMED_RESPONSES`] and checks that it ends as listed, within a few seconds, and that the function
+/// serves afterwards.
 ///
 /// # Panics
-/// When one has another fate.
-pub async fn suffer_answers(daemon: &Daemon, function: &str) {
-    for (path, fate) in ANSWERS {
+/// When a request ends differently.
+pub async fn check_malformed_responses(daemon: &Daemon, function: &str) {
+    for (path, ending) in MALFORMED_RESPONSES {
         let path = format!("/invoke/{function}{path}");
-        let found = within(Duration::from_secs(10), path.clone(), fate_of(daemon, &path)).await;
-        assert!(found.is_some_and(|found| fate.allows(found)), "{path}: {found:?}, not {fate:?}");
+        let found = within(Duration::from_secs(10), path.clone(), ending_of(daemon, &path)).await;
+        assert!(found.is_some_and(|found| ending.allows(found)), "{path}: {found:?}, not {ending:?}");
         daemon.get(&format!("/invoke/{function}/pid")).await.ok();
     }
 }
 
-/// `None`: a whole answer of the function.
-async fn fate_of(daemon: &Daemon, path: &str) -> Option<Fate> {
+/// Returns how a request ends; `None` for a complete response of the function.
+async fn ending_of(daemon: &Daemon, path: &str) -> Option<Ending> {
     let mut connection = daemon.connect().await;
-    let Ok(response) = connection.start(request("GET", path, empty())).await else { return Some(Fate::BrokenOff) };
+    let Ok(response) = connection.start(request("GET", path, empty())).await else { return Some(Ending::BrokenOff) };
     let code = response.headers().get("x-unifaas-error").and_then(|code| code.to_str().ok());
     if let Some(code) = code {
         let known = ["instance_failed", "function_timed_out", "boot_failed"].into_iter().find(|known| *known == code);
         let code = known.unwrap_or("another code");
-        return Some(Fate::Problem(response.status().as_u16(), code));
+        return Some(Ending::Problem(response.status().as_u16(), code));
     }
     let mut pieces = Pieces::of(response);
     while let Some(piece) = pieces.next().await {
         if piece.is_err() {
-            return Some(Fate::BrokenOff);
+            return Some(Ending::BrokenOff);
         }
     }
     None
 }
 
-/// Somebody who uses another function meanwhile, and notices whether that takes longer than it should.
+/// A client that uses another function in the background and measures its latency.
 #[derive(Debug)]
 pub struct Bystander {
     stop: oneshot::Sender<()>,
@@ -87,7 +88,7 @@ pub struct Bystander {
 }
 
 impl Bystander {
-    /// Begins to ask for `path`, some fifty times a second.
+    /// Starts to request `path`, about fifty times a second.
     pub async fn at(daemon: &Daemon, path: &str) -> Self {
         let mut connection = Connection::open(daemon.listen).await.expect("the daemon accepts connections");
         let path = path.to_owned();
@@ -105,17 +106,17 @@ impl Bystander {
         Self { stop, task }
     }
 
-    /// How long the longest request took. All of them were served.
+    /// Returns the longest latency. All requests were served.
     ///
     /// # Panics
-    /// When one was not.
+    /// When a request was not served.
     pub async fn longest(self) -> Duration {
         let _ = self.stop.send(());
         self.task.await.expect("every request was served")
     }
 }
 
-/// What a daemon uses.
+/// Resources that a daemon uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Footprint {
     /// Open descriptors.
@@ -125,26 +126,26 @@ pub struct Footprint {
 }
 
 impl Footprint {
-    /// Of the daemon as it is now.
+    /// Measures the daemon now.
     pub fn of(daemon: &Daemon) -> Self {
         Self { descriptors: processes::descriptors(daemon.pid), resident_kib: processes::resident_kib(daemon.pid) }
     }
 }
 
-/// Does something dreadful to `daemon` while somebody else uses `good`, another function of it that is warm. Nobody
-/// notices, and afterwards the daemon uses hardly more than before.
+/// Runs `misbehaviour` while a client uses `good`, another warm function of `daemon`. The client must not be delayed, and
+/// the daemon must use hardly more resources afterwards.
 ///
 /// # Panics
-/// When somebody does, or it uses much more.
-pub async fn unnoticed<T>(daemon: &Daemon, good: &str, dreadful: impl Future<Output = T>) -> T {
+/// When the client is delayed, or the daemon uses much more.
+pub async fn without_side_effects<T>(daemon: &Daemon, good: &str, misbehaviour: impl Future<Output = T>) -> T {
     let path = format!("/invoke/{good}");
     daemon.get(&path).await.ok();
     let before = Footprint::of(daemon);
     let bystander = Bystander::at(daemon, &path).await;
-    let result = dreadful.await;
+    let result = misbehaviour.await;
     let longest = bystander.longest().await;
-    assert!(longest < ms(1500), "somebody had to wait for {longest:?}");
-    let after = crate::eventually(Duration::from_secs(10), "what was opened is closed", async || {
+    assert!(longest < ms(1500), "a request to the other function took {longest:?}");
+    let after = crate::eventually(Duration::from_secs(10), "opened files are closed", async || {
         let after = Footprint::of(daemon);
         (after.descriptors <= before.descriptors + 8).then_some(after)
     });

@@ -1,8 +1,8 @@
-//! What a daemon holds of its host, counted from outside.
+//! Resources that a daemon holds, counted from outside.
 
 use std::{fmt, fs};
 
-/// A count of everything that must not grow.
+/// Counts of resources that must not grow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Census {
     /// Resident memory, KiB.
@@ -11,20 +11,20 @@ pub struct Census {
     pub descriptors: u64,
     /// Threads.
     pub threads: u64,
-    /// Children, dead ones that nobody has reaped included.
+    /// Children, including zombies.
     pub children: u64,
 }
 
 impl Census {
-    /// Of the process with this id.
+    /// Counts the resources of a process.
     ///
     /// # Panics
-    /// When there is none.
+    /// When there is no such process.
     #[track_caller]
     pub fn of(pid: u32) -> Self {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process is there");
         let number = |name: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("it is told of every process");
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("the kernel lists it");
             line.split_whitespace().next().and_then(|word| word.parse().ok()).expect("a number")
         };
         let list = |path: String| fs::read_dir(path).expect("the process is there");

@@ -1,4 +1,4 @@
-//! An HTTP/1.1 client that keeps out of the way: one connection, no redirects, no decoding, pieces as they arrive.
+//! An HTTP/1.1 client without convenience: one connection, no redirects, no decoding, body chunks as they arrive.
 
 use std::{
     convert::Infallible,
@@ -22,32 +22,32 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-/// No request of these tests takes longer.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Time limit of every request in these tests.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The body of a request.
+/// A request body.
 pub type Body = BoxBody<Bytes, Infallible>;
 
-/// A body that is known as a whole.
+/// Returns a body of known length.
 pub fn body_of(bytes: impl Into<Bytes>) -> Body {
     Full::new(bytes.into()).boxed()
 }
 
-/// No body.
+/// Returns an empty body.
 pub fn empty() -> Body {
     body_of(Bytes::new())
 }
 
-/// A request to be filled in. The path is sent as it stands.
+/// Returns a request. The path is sent unchanged.
 ///
 /// # Panics
-/// When the path cannot be in a request.
+/// When the path is not valid in a request.
 #[track_caller]
 pub fn request(method: &str, path: &str, body: Body) -> Request<Body> {
     Request::builder().method(method).uri(path).body(body).expect("a valid request")
 }
 
-/// One connection.
+/// A client connection.
 pub struct Connection {
     sender: SendRequest<Body>,
     host: String,
@@ -57,17 +57,17 @@ pub struct Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        // Now, and not when the runtime comes to drop the task.
+        // At once, not when the runtime drops the task.
         let _ = self.socket.shutdown(Shutdown::Both);
         self.driver.abort();
     }
 }
 
 impl Connection {
-    /// Connects.
+    /// Connects to an address.
     ///
     /// # Errors
-    /// When that is refused.
+    /// When the connection is refused.
     pub async fn open(to: SocketAddr) -> std::io::Result<Self> {
         let stream = TcpStream::connect(to).await?;
         stream.set_nodelay(true)?;
@@ -77,37 +77,37 @@ impl Connection {
         let handshake = http1::Builder::new().max_headers(2048).handshake(stream);
         let (sender, connection) = handshake.await.expect("no bytes yet");
         let driver = tokio::spawn(async move {
-            // What goes wrong here is told to those whose request it was.
+            // Errors are also returned to the pending request.
             let _ = connection.await;
         });
         Ok(Self { sender, host: to.to_string(), driver, socket })
     }
 
-    /// Whether nobody has closed it, as far as is known.
+    /// Returns whether the connection is open, as far as is known.
     pub fn is_open(&self) -> bool {
         !self.sender.is_closed()
     }
 
-    /// Sends a request; the head of the answer, its body to be read.
+    /// Sends a request and returns the response head with an unread body.
     ///
     /// # Errors
-    /// When the connection ends without an answer.
+    /// When the connection ends without a response.
     pub async fn start(&mut self, mut request: Request<Body>) -> hyper::Result<Response<Incoming>> {
         if !request.headers().contains_key("host") {
             request.headers_mut().insert("host", self.host.parse().expect("an address is a header value"));
         }
         self.sender.ready().await?;
-        timeout(PATIENCE, self.sender.send_request(request)).await.expect("an answer in time")
+        timeout(REQUEST_TIMEOUT, self.sender.send_request(request)).await.expect("an answer in time")
     }
 
-    /// Sends a request; the whole answer.
+    /// Sends a request and returns the complete response.
     ///
     /// # Errors
-    /// When the connection ends before the answer does.
+    /// When the connection ends before the response is complete.
     pub async fn send(&mut self, request: Request<Body>) -> hyper::Result<Reply> {
         let started = Instant::now();
         let (head, body) = self.start(request).await?.into_parts();
-        let body = timeout(PATIENCE, body.collect()).await.expect("a whole answer in time")?;
+        let body = timeout(REQUEST_TIMEOUT, body.collect()).await.expect("a whole answer in time")?;
         Ok(Reply {
             status: head.status.as_u16(),
             headers: head.headers,
@@ -117,7 +117,7 @@ impl Connection {
     }
 }
 
-/// A whole answer.
+/// A complete response.
 #[derive(Debug, Clone)]
 pub struct Reply {
     /// The status code.
@@ -126,31 +126,31 @@ pub struct Reply {
     pub headers: HeaderMap,
     /// The body.
     pub body: Bytes,
-    /// From the request's first byte to the answer's last.
+    /// Time from the first byte of the request to the last byte of the response.
     pub took: Duration,
 }
 
 impl Reply {
-    /// The body as text.
+    /// Returns the body as text.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
-    /// The first header of that name, as text.
+    /// Returns the first header of that name, as text.
     pub fn header(&self, name: &str) -> Option<String> {
         self.headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
     }
 
-    /// The body as JSON.
+    /// Returns the body as JSON.
     ///
     /// # Panics
-    /// When it is none.
+    /// When it is not JSON.
     #[track_caller]
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.text()))
     }
 
-    /// This, if the function itself answered 200.
+    /// Returns the response if the function itself answered 200.
     ///
     /// # Panics
     /// When it did not.
@@ -160,14 +160,14 @@ impl Reply {
         self
     }
 
-    /// The pid that the function under test wrote first.
+    /// Returns the pid at the beginning of the body, as the function under test writes it.
     #[track_caller]
     pub fn pid(&self) -> u32 {
         let text = self.text();
         text.split(' ').next().and_then(|word| word.parse().ok()).unwrap_or_else(|| panic!("no pid: {text}"))
     }
 
-    /// The problem document, which must be whole and of this status and code.
+    /// Returns the problem document, which must be complete and have this status and code.
     ///
     /// # Panics
     /// When it is not.
@@ -184,10 +184,10 @@ impl Reply {
         problem
     }
 
-    /// The seconds after which to try again.
+    /// Returns the seconds of `Retry-After`.
     ///
     /// # Panics
-    /// When there are none.
+    /// When the header is missing or no number.
     #[track_caller]
     pub fn retry_after(&self) -> u64 {
         let value = self.header("retry-after").expect("a Retry-After");
@@ -195,25 +195,25 @@ impl Reply {
     }
 }
 
-/// Reads a body piece by piece.
+/// Reads a body chunk by chunk.
 pub struct Pieces {
     body: Incoming,
 }
 
 impl Pieces {
-    /// Takes the body of an answer.
+    /// Takes the body of a response.
     pub fn of(response: Response<Incoming>) -> Self {
         Self { body: response.into_body() }
     }
 
-    /// The next piece; `None` at the clean end, an error when the connection was broken off.
+    /// Returns the next chunk; `None` at the clean end, an error when the connection broke.
     pub async fn next(&mut self) -> Option<hyper::Result<Bytes>> {
-        let frame = timeout(PATIENCE, self.body.frame()).await.expect("something in time")?;
+        let frame = timeout(REQUEST_TIMEOUT, self.body.frame()).await.expect("something in time")?;
         Some(frame.map(|frame| frame.into_data().unwrap_or_default()))
     }
 }
 
-/// A body that is made while it is sent.
+/// Returns a body that is produced while it is sent.
 pub fn streamed(pieces: impl Stream<Item = Bytes> + Send + Sync + 'static) -> Body {
     use futures::StreamExt;
     BodyExt::boxed(StreamBody::new(pieces.map(|piece| Ok(Frame::data(piece)))))

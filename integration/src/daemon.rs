@@ -1,4 +1,4 @@
-//! Starts the binary with a registry of its own, asks it things, and sees that it ends without leaving anything behind.
+//! Starts the binary with a registry of its own, sends it requests, and checks that it leaves nothing behind.
 
 use std::{
     ffi::OsString,
@@ -29,10 +29,10 @@ use crate::{
     processes,
 };
 
-const START: Duration = Duration::from_secs(15);
-const END: Duration = Duration::from_secs(15);
+const START_TIMEOUT: Duration = Duration::from_secs(15);
+const END_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// A daemon that is yet to be started.
+/// Settings of a daemon that is not started yet.
 #[derive(Debug)]
 pub struct Setup {
     home: Arc<Home>,
@@ -48,7 +48,7 @@ impl Default for Setup {
 }
 
 impl Setup {
-    /// With the directories of an earlier one.
+    /// Uses the directories of an earlier daemon.
     pub fn at(home: &Arc<Home>) -> Self {
         let options = [
             ("--registry", home.registry().into()),
@@ -66,47 +66,47 @@ impl Setup {
         }
     }
 
-    /// With a function in its registry.
+    /// Adds a function to the registry.
     #[track_caller]
     pub fn function(self, function: Function) -> Self {
         self.home.put(&function);
         self
     }
 
-    /// With an option on the command line, instead of the usual value if there is one.
+    /// Sets an option of the command line, replacing the default of these tests.
     pub fn option(mut self, name: &str, value: impl Into<OsString>) -> Self {
         self.options.retain(|(present, _)| present != name);
         self.options.push((name.to_owned(), value.into()));
         self
     }
 
-    /// With a variable in its environment.
+    /// Sets an environment variable.
     pub fn variable(mut self, name: &str, value: impl Into<OsString>) -> Self {
         self.environment.push((name.to_owned(), value.into()));
         self
     }
 
-    /// Of another build.
+    /// Uses another build of the daemon.
     pub fn binary(self, binary: &Path) -> Self {
         Self { program: vec![binary.into()], ..self }
     }
 
-    /// Run by another program, which gets the binary after these words.
+    /// Runs the binary through another program, which gets it after these arguments.
     pub fn run_by<W: Into<OsString>>(mut self, words: impl IntoIterator<Item = W>) -> Self {
         self.program.splice(0..0, words.into_iter().map(Into::into));
         self
     }
 
-    /// On a host without cgroups. Takes root.
+    /// Hides the cgroup file systems. Needs root.
     pub fn without_cgroups(self) -> Self {
         let hide = "umount --recursive --lazy /sys/fs/cgroup && exec \"$0\" \"$@\"";
         self.run_by(["unshare", "--mount", "--propagation=private", "--", "sh", "-c", hide])
     }
 
-    /// With a small file system of its own for its state directory, which others find as [`Daemon::inside`]. Takes root.
+    /// Puts the state directory on a small file system of its own, reachable through [`Daemon::inside`]. Needs root.
     ///
     /// # Panics
-    /// When the directory cannot be made.
+    /// When the directory cannot be created.
     pub fn on_a_small_disk(self, size: &str) -> Self {
         let state = self.home.path("state");
         fs::create_dir_all(&state).expect("a directory");
@@ -114,7 +114,7 @@ impl Setup {
         self.run_by(["unshare", "--mount", "--propagation=private", "--", "sh", "-c", &mount])
     }
 
-    /// The command that starts it.
+    /// Returns the command that starts the daemon.
     pub fn command(&self) -> Command {
         let mut command = Command::new(&self.program[0]);
         command.args(&self.program[1..]);
@@ -125,28 +125,28 @@ impl Setup {
         command
     }
 
-    /// Starts it and waits until it serves.
+    /// Starts the daemon and waits until it serves.
     ///
     /// # Panics
-    /// When it does not.
+    /// When it does not serve in time.
     pub async fn start(self) -> Daemon {
         let command = self.command();
         self.start_as(command).await
     }
 
-    /// The same, by a command of another's making: it must become what [`command`](Self::command) starts.
+    /// Starts the daemon by a given command, which must execute what [`command`](Self::command) does.
     ///
     /// # Panics
-    /// When it does not.
+    /// When it does not serve in time.
     pub async fn start_as(self, mut command: Command) -> Daemon {
         let log = self.home.path("log");
         let errors = fs::OpenOptions::new().create(true).append(true).open(&log).expect("a log");
-        // Until there is a `Daemon` that ends it in an orderly way.
+        // Only until a `Daemon` exists, which ends it in order.
         command.stdout(Stdio::piped()).stderr(errors).kill_on_drop(true);
         let mut child = command.spawn().expect("unifaas can be run");
         let mut stdout = BufReader::new(child.stdout.take().expect("its output"));
         let mut line = String::new();
-        let announced = timeout(START, stdout.read_line(&mut line)).await;
+        let announced = timeout(START_TIMEOUT, stdout.read_line(&mut line)).await;
         let parts: Vec<_> = line.split_whitespace().collect();
         let (listen, callback, admin) = match parts.as_slice() {
             ["unifaas:", "serving", listen, "callback", callback, "admin", admin, "registry", ..] => {
@@ -167,105 +167,105 @@ fn address(url: &str) -> SocketAddr {
     authority.parse().unwrap_or_else(|_| panic!("not an address: {authority}"))
 }
 
-/// A running daemon. When it goes out of scope it is told to end, and must leave no process behind.
+/// A running daemon. Dropping it sends SIGTERM and checks that no process is left.
 #[derive(Debug)]
 pub struct Daemon {
     /// Its directories.
     pub home: Arc<Home>,
     /// Its process id.
     pub pid: u32,
-    /// Where it takes requests.
+    /// Address of the front.
     pub listen: SocketAddr,
-    /// Where it takes ready callbacks.
+    /// Address of the callback listener.
     pub callback: SocketAddr,
-    /// Where the admin pages are, if they have a listener of their own.
+    /// Address of the admin listener, if there is one.
     pub admin: Option<SocketAddr>,
     child: Child,
-    /// What it leaves behind is somebody else's.
+    /// Whether leftovers are not checked, because another test or daemon owns them.
     killed: bool,
-    /// Held open, lest the daemon writes to nobody.
+    /// Held open so that the daemon's output has a reader.
     _stdout: BufReader<ChildStdout>,
 }
 
-/// How a daemon ended.
+/// How a daemon exited.
 #[derive(Debug)]
 pub struct Ending {
-    /// With which status.
+    /// Its exit status.
     pub status: ExitStatus,
-    /// How long after it was asked to.
+    /// Time from the signal to the exit.
     pub took: Duration,
 }
 
 impl Daemon {
-    /// A daemon with one function.
+    /// Starts a daemon with one function.
     pub async fn with(function: Function) -> Self {
         Setup::default().function(function).start().await
     }
 
-    /// A new connection to it.
+    /// Opens a connection to the front.
     ///
     /// # Panics
-    /// When that is refused.
+    /// When the connection is refused.
     pub async fn connect(&self) -> Connection {
         Connection::open(self.listen).await.expect("the daemon accepts connections")
     }
 
-    /// Sends a request over a connection of its own.
+    /// Sends a request over a new connection.
     ///
     /// # Errors
-    /// When the connection ends before the answer does.
+    /// When the connection ends before the response is complete.
     pub async fn send(&self, request: Request<Body>) -> hyper::Result<Reply> {
         self.connect().await.send(request).await
     }
 
-    /// Sends a request over a connection of its own, which is handed over with the head of the answer.
+    /// Sends a request over a new connection and returns that connection with the response head.
     ///
     /// # Panics
-    /// When there is no answer.
+    /// When there is no response.
     pub async fn start(&self, request: Request<Body>) -> (Connection, Response<Incoming>) {
         let mut connection = self.connect().await;
         let response = connection.start(request).await.expect("an answer");
         (connection, response)
     }
 
-    /// GET.
+    /// Sends a GET.
     ///
     /// # Panics
-    /// When there is no whole answer.
+    /// When there is no complete response.
     pub async fn get(&self, path: &str) -> Reply {
         self.send(request("GET", path, empty())).await.unwrap_or_else(|error| panic!("GET {path}: {error:?}"))
     }
 
-    /// POST.
+    /// Sends a POST.
     ///
     /// # Panics
-    /// When there is no whole answer.
+    /// When there is no complete response.
     pub async fn post(&self, path: &str, body: &str) -> Reply {
         let request = request("POST", path, body_of(body.to_owned()));
         self.send(request).await.unwrap_or_else(|error| panic!("POST {path}: {error:?}"))
     }
 
-    /// GET of an admin page, where those are.
+    /// Requests an admin page from the listener that serves them.
     async fn page(&self, path: &str) -> Reply {
         let mut connection = Connection::open(self.admin.unwrap_or(self.listen)).await.expect("the admin pages");
         let page = connection.send(request("GET", path, empty())).await;
         page.unwrap_or_else(|error| panic!("GET {path}: {error:?}"))
     }
 
-    /// What `/debug` says.
+    /// Returns the content of `/debug`.
     pub async fn debug(&self) -> Value {
         self.page("/debug").await.ok().json()
     }
 
-    /// What `/debug/functions/<name>` says.
+    /// Returns the content of `/debug/functions/<name>`.
     pub async fn function(&self, name: &str) -> Value {
         self.page(&format!("/debug/functions/{name}")).await.ok().json()
     }
 
-    /// The instances of a function, as `/debug` shows them.
+    /// Returns the instances of a function, as `/debug` lists them.
     ///
     /// # Panics
-    /// When it shows none, not even an empty list.
+    /// When there is no list.
     pub async fn instances(&self, function: &str) -> Vec<Value> {
         let mut function = self.function(function).await;
         match function["instances"].take() {
@@ -274,7 +274,7 @@ impl Daemon {
         }
     }
 
-    /// One of the counters of a function.
+    /// Returns a counter of a function.
     ///
     /// # Panics
     /// When there is no such counter.
@@ -283,10 +283,10 @@ impl Daemon {
         function["counters"][name].as_u64().unwrap_or_else(|| panic!("no counter {name} in {function}"))
     }
 
-    /// Waits until `/debug/functions/<name>` satisfies a condition; what it said then.
+    /// Waits until `/debug/functions/<name>` satisfies a condition, and returns its content.
     ///
     /// # Panics
-    /// When it never does.
+    /// When the condition is not met in time.
     #[track_caller]
     pub fn settled(
         &self,
@@ -301,10 +301,10 @@ impl Daemon {
         })
     }
 
-    /// Waits until so many instances of a function are in that state.
+    /// Waits until `count` instances of a function are in a state, and returns the function's page.
     ///
     /// # Panics
-    /// When that never is so.
+    /// When that does not happen in time.
     #[track_caller]
     pub fn until(&self, function: &str, state: &str, count: usize) -> impl Future<Output = Value> {
         let wanted = state.to_owned();
@@ -314,46 +314,46 @@ impl Daemon {
         })
     }
 
-    /// A path of its home, as it sees it.
+    /// Returns a path of its home directory, as seen from its mount namespace.
     pub fn inside(&self, name: &str) -> PathBuf {
         PathBuf::from(format!("/proc/{}/root{}", self.pid, self.home.path(name).display()))
     }
 
-    /// What it wrote to its log.
+    /// Returns its log so far.
     pub fn log(&self) -> String {
         fs::read_to_string(self.home.path("log")).unwrap_or_default()
     }
 
-    /// Sends it a signal.
+    /// Sends a signal to the daemon.
     pub fn signal(&self, signal: Signal) {
         processes::signal(self.pid, signal);
     }
 
-    /// Waits for its end, which must come soon.
+    /// Waits for its exit, with a short time limit.
     ///
     /// # Panics
-    /// When it does not end.
+    /// When it does not exit in time.
     pub async fn ended(&mut self) -> Ending {
-        self.ended_within(END).await
+        self.ended_within(END_TIMEOUT).await
     }
 
-    /// Waits for its end, which may take so long.
+    /// Waits for its exit, at most for `limit`.
     ///
     /// # Panics
-    /// When it does not end.
+    /// When it does not exit in time.
     pub async fn ended_within(&mut self, limit: Duration) -> Ending {
         let asked = Instant::now();
-        let status = timeout(limit, self.child.wait()).await.expect("it ends in time").expect("it can be waited for");
+        let status = timeout(limit, self.child.wait()).await.expect("it exits in time").expect("it can be waited for");
         Ending { status, took: asked.elapsed() }
     }
 
-    /// Asks it to end and waits until it has.
+    /// Sends SIGTERM and waits for its exit.
     pub async fn end(&mut self) -> Ending {
         self.signal(Signal::SIGTERM);
         self.ended().await
     }
 
-    /// Kills it, and waits until it is dead. What it leaves behind is left there.
+    /// Kills the daemon and waits for its death, without checking for leftovers.
     ///
     /// # Panics
     /// When it does not die.
@@ -368,7 +368,7 @@ impl Daemon {
         thread::sleep(Duration::from_millis(10));
     }
 
-    /// Waits until `done`; whether that came to be.
+    /// Waits until `done` returns true; returns whether it did within `limit`.
     fn wait_for(limit: Duration, mut done: impl FnMut() -> bool) -> bool {
         let rounds = limit.as_millis() / 10;
         (0..rounds).any(|_| {
@@ -387,12 +387,12 @@ impl Drop for Daemon {
         let mut in_time = true;
         if !over {
             self.signal(Signal::SIGTERM);
-            over = Self::wait_for(END, || matches!(self.child.try_wait(), Ok(Some(_))));
+            over = Self::wait_for(END_TIMEOUT, || matches!(self.child.try_wait(), Ok(Some(_))));
             in_time = over;
         }
         if !over {
             self.signal(Signal::SIGKILL);
-            Self::wait_for(END, || matches!(self.child.try_wait(), Ok(Some(_))));
+            Self::wait_for(END_TIMEOUT, || matches!(self.child.try_wait(), Ok(Some(_))));
         }
         if self.killed {
             return;
@@ -407,13 +407,13 @@ impl Drop for Daemon {
             eprintln!("--- the last lines of the daemon's log\n{}", lines[lines.len().saturating_sub(40)..].join("\n"));
             return;
         }
-        assert!(in_time, "the daemon did not end within {END:?} of SIGTERM");
+        assert!(in_time, "the daemon did not end within {END_TIMEOUT:?} of SIGTERM");
         assert!(left.is_empty(), "processes were left behind: {left:?}");
         assert!(!log.contains("panicked"), "the daemon panicked:\n{log}");
     }
 }
 
-/// Whether this host lets the daemon keep instances in cgroups, which needs privileges. A word about it if not.
+/// Returns whether the daemon can put instances into cgroups on this host, and prints a line if not.
 #[allow(clippy::print_stderr, reason = "the test runner shows it")]
 pub async fn cgroups_are_usable() -> bool {
     let daemon = Daemon::with(Function::new("f")).await;
@@ -425,19 +425,19 @@ pub async fn cgroups_are_usable() -> bool {
     usable
 }
 
-/// A member of a JSON object.
+/// Returns an integer member of a JSON object.
 ///
 /// # Panics
-/// When it is not there or no whole number.
+/// When it is missing or no integer.
 #[track_caller]
 pub fn number(value: &Value, member: &str) -> u64 {
     value[member].as_u64().unwrap_or_else(|| panic!("no {member} in {value}"))
 }
 
-/// Runs a daemon that must refuse to start; the line that says why.
+/// Runs a daemon that must refuse to start, and returns its error message.
 ///
 /// # Panics
-/// When it starts, or says more than that.
+/// When it starts, or prints more than one line.
 pub async fn refusal(mut command: Command) -> String {
     let output = timeout(Duration::from_secs(10), command.kill_on_drop(true).output());
     let output = output.await.expect("it refuses at once").expect("it can be run");

@@ -1,8 +1,7 @@
-//! A Docker engine of the tests' own, with runc and gVisor: `integration/engine/run` keeps it apart from the host, in a
-//! network of its own, and takes everything away when the tests have ended, however they do.
+//! A private Docker engine with runc and gVisor. `integration/engine/run` isolates it from the host in a network namespace
+//! and removes everything when the tests end, however they end.
 //!
-//! Containers can be reached only from within that network. A test enters it with its thread, and so do the daemons that
-//! it starts.
+//! Containers are reachable only from within that network. A test enters it with its thread, and its daemons inherit it.
 
 use std::{
     collections::HashMap,
@@ -31,32 +30,32 @@ use tempfile::TempDir;
 
 use crate::{Daemon, Function, Setup, eventually, processes, root};
 
-/// From nothing to an engine that answers.
+/// Time until a new engine must answer.
 const START: Duration = Duration::from_secs(60);
-/// From the closed pipe to nothing.
+/// Time until the engine must be gone once the pipe is closed.
 const END: Duration = Duration::from_secs(30);
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/engine/run");
-/// What has to be installed.
+/// Required programs.
 const PROGRAMS: [&str; 6] = ["dockerd", "containerd", "runc", "runsc", "iptables", "unshare"];
-/// The image of the function under test.
+/// Image of the function under test.
 pub const IMAGE: &str = "unifaas/testfn";
 
-/// An engine. It ends with its last user, or with the process.
+/// A private engine. It ends with its last user, or with the process.
 #[derive(Debug)]
 pub struct Engine {
     directory: PathBuf,
     child: Child,
-    /// Closing it ends the engine.
+    /// Closing the pipe ends the engine.
     pipe: Option<ChildStdin>,
     network: File,
 }
 
 impl Engine {
-    /// The engine that the tests of one process share, with the calling thread in its network. `None`: it cannot be had
-    /// here, and that has been said.
+    /// Returns the engine that the tests of one process share, and moves the calling thread into its network. Returns `None`
+    /// if there can be no engine here, after printing the reason.
     ///
     /// # Panics
-    /// When it does not start, or cannot be had under `CI=true`.
+    /// When it does not start, or is unavailable under `CI=true`.
     pub fn shared(testfn: &str) -> Option<&'static Engine> {
         static SHARED: OnceLock<Option<Engine>> = OnceLock::new();
         let engine = SHARED.get_or_init(|| Engine::start(testfn)).as_ref()?;
@@ -64,10 +63,10 @@ impl Engine {
         Some(engine)
     }
 
-    /// An engine to be maltreated by one test.
+    /// Starts an engine for one test, which may disturb it.
     ///
     /// # Panics
-    /// As [`shared`](Self::shared).
+    /// See [`shared`](Self::shared).
     pub fn private(testfn: &str) -> Option<Engine> {
         let engine = Engine::start(testfn)?;
         engine.enter();
@@ -86,7 +85,7 @@ impl Engine {
         let mut child = Command::new("unshare")
             .args(["--net", "--", SCRIPT])
             .arg(&directory)
-            // Out of reach of a Ctrl-C for the tests.
+            // Ctrl-C for the tests must not reach the engine first.
             .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
@@ -102,7 +101,7 @@ impl Engine {
         Some(engine)
     }
 
-    /// Moves the calling thread, and with it what it starts, into the network of the engine.
+    /// Moves the calling thread, and the processes it starts, into the network of the engine.
     ///
     /// # Panics
     /// When that is not allowed.
@@ -110,17 +109,17 @@ impl Engine {
         setns(&self.network, CloneFlags::CLONE_NEWNET).expect("root may enter a network");
     }
 
-    /// Where it listens.
+    /// Returns the path of its socket.
     pub fn socket(&self) -> PathBuf {
         self.directory.join("docker.sock")
     }
 
-    /// The value of `DOCKER_HOST`.
+    /// Returns the value of `DOCKER_HOST`.
     pub fn host(&self) -> String {
         format!("unix://{}", self.socket().display())
     }
 
-    /// A client, to look and to disturb.
+    /// Returns a client of the engine.
     ///
     /// # Panics
     /// When the engine does not answer.
@@ -129,20 +128,20 @@ impl Engine {
         docker.negotiate_version().await.expect("the engine answers")
     }
 
-    /// A daemon that is yet to be started, with containers on this engine.
+    /// Returns settings of a daemon that uses this engine.
     pub fn setup(&self) -> Setup {
         Setup::default().option("--callback-listen", "0.0.0.0:0").variable("DOCKER_HOST", self.host())
     }
 
-    /// A daemon with one function.
+    /// Starts a daemon with one function.
     pub async fn daemon(&self, function: Function) -> Daemon {
         self.setup().function(function).start().await
     }
 
-    /// All containers, of whoever and in whatever state, whose name begins like that.
+    /// Lists all containers whose name has a prefix, in every state and of every owner.
     ///
     /// # Panics
-    /// When the engine does not tell.
+    /// When the engine does not answer.
     pub async fn containers(&self, prefix: &str) -> Vec<ContainerSummary> {
         let all = ListContainersOptionsBuilder::new().all(true).build();
         let containers = self.docker().await.list_containers(Some(all)).await.expect("the engine tells its containers");
@@ -152,10 +151,10 @@ impl Engine {
         containers.into_iter().filter(named).collect()
     }
 
-    /// Waits until there is no container of that function any more.
+    /// Waits until no container of a function is left.
     ///
     /// # Panics
-    /// When there is one for too long.
+    /// When one is left after the time limit.
     #[track_caller]
     pub fn none_left<'a>(&'a self, function: &'a str) -> impl Future<Output = ()> + 'a {
         let prefix = format!("unifaas-{function}-");
@@ -164,7 +163,7 @@ impl Engine {
         })
     }
 
-    /// Removes a container by force, behind the daemon's back.
+    /// Removes a container by force, without the daemon.
     ///
     /// # Panics
     /// When the engine refuses.
@@ -173,14 +172,14 @@ impl Engine {
         self.docker().await.remove_container(container, Some(options)).await.expect("the container can be removed");
     }
 
-    /// Starts a container of somebody else.
+    /// Starts a container that belongs to no daemon.
     ///
     /// # Panics
     /// When the engine refuses.
     pub async fn foreign(&self, name: &str) -> String {
         let docker = self.docker().await;
         let options = CreateContainerOptionsBuilder::new().name(name).build();
-        let labels = HashMap::from([("unifaas.daemon".to_owned(), "somebody else".to_owned())]);
+        let labels = HashMap::from([("unifaas.daemon".to_owned(), "another-daemon".to_owned())]);
         let body = ContainerCreateBody {
             image: Some(IMAGE.to_owned()),
             cmd: Some(["none", "--callbacks", "0"].map(str::to_owned).to_vec()),
@@ -192,10 +191,10 @@ impl Engine {
         created.id
     }
 
-    /// Sends the engine itself a signal. One that it ends by makes it start again, unless it is held: see [`kill`](Self::kill).
+    /// Sends a signal to the engine process. A supervisor restarts it if it exits, unless held: see [`kill`](Self::kill).
     ///
     /// # Panics
-    /// When it does not run.
+    /// When the engine does not run.
     pub fn signal(&self, signal: Signal) {
         let running = processes::with_token(&self.host());
         assert!(!running.is_empty(), "the engine does not run");
@@ -204,10 +203,10 @@ impl Engine {
         }
     }
 
-    /// Kills the engine and waits until nobody answers; containers go on. With `hold` it stays away.
+    /// Kills the engine and waits until its socket is dead; containers keep running. With `hold` it is not restarted.
     ///
     /// # Panics
-    /// When it does not run, or does not end.
+    /// When it does not run, or does not exit.
     pub fn kill(&self, hold: bool) {
         if hold {
             fs::write(self.directory.join("hold"), "").expect("a file");
@@ -218,16 +217,16 @@ impl Engine {
         }
     }
 
-    /// Lets a held engine come back, and waits for it.
+    /// Restarts a held engine and waits for it.
     ///
     /// # Panics
-    /// When it does not.
+    /// When it does not start.
     pub fn release(&self) {
         fs::remove_file(self.directory.join("hold")).expect("it was held");
         self.wait_until("it is back", START, || answers(&self.socket()));
     }
 
-    /// Makes the image of the function under test.
+    /// Builds the image of the function under test.
     fn load(&self, testfn: &str) {
         let stage = TempDir::with_prefix("unifaas-image-").expect("a temporary directory");
         root::make(Path::new(testfn), stage.path());
@@ -262,7 +261,7 @@ impl Drop for Engine {
     }
 }
 
-/// Why no engine can be had here.
+/// Returns why there can be no engine here, if so.
 pub fn obstacle() -> Option<String> {
     if !geteuid().is_root() {
         return Some("only root can start a container engine".to_owned());
@@ -276,7 +275,7 @@ fn is_installed(program: &str) -> bool {
     env::split_paths(&path).any(|directory| directory.join(program).is_file())
 }
 
-/// Whether an engine is there, asked without any client that would have to exist in a runtime.
+/// Returns whether the engine answers, without a client that needs a runtime.
 fn answers(socket: &Path) -> bool {
     let ask = || {
         let mut stream = UnixStream::connect(socket)?;
@@ -293,8 +292,8 @@ fn pause() {
     thread::sleep(Duration::from_millis(50));
 }
 
-/// The function under test as a container. `flags` are its own, `top` are top-level keys, `keys` those of `[container]`,
-/// all a line each.
+/// Returns the function under test as a container. `flags` are its arguments, `top` the top-level keys and `keys` those of
+/// `[container]`, one per line.
 pub fn contained(name: &str, flags: &[&str], top: &str, keys: &str) -> Function {
     let words = ["%callback"].iter().chain(flags).map(|word| format!("{word:?}"));
     let command = words.collect::<Vec<_>>().join(", ");

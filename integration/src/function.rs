@@ -1,12 +1,12 @@
-//! Writes the files that make a function.
+//! Writes the files of a function.
 
 use std::{fmt::Write, fs, path::Path};
 
 use crate::home::Home;
 
-/// A function of the registry, as files.
+/// A function of the registry.
 ///
-/// By default it is the function under test, run as a process that calls back.
+/// The default is the function under test, run as a process that calls back.
 #[derive(Debug, Clone)]
 pub struct Function {
     name: String,
@@ -19,7 +19,7 @@ pub struct Function {
 }
 
 impl Function {
-    /// The function under test, under that name.
+    /// Returns the function under test, with a name.
     pub fn new(name: &str) -> Self {
         Self {
             name: name.to_owned(),
@@ -32,17 +32,17 @@ impl Function {
         }
     }
 
-    /// A function whose `function.toml` is `text`, whatever that is.
+    /// Returns a function with the given text as `function.toml`.
     pub fn verbatim(name: &str, text: &str) -> Self {
         Self { text: Some(text.to_owned()), ..Self::new(name) }
     }
 
-    /// Another program that was built along with the tests.
+    /// Runs another program of this workspace.
     pub fn program(self, name: &str) -> Self {
         Self { program: Some(name.to_owned()), ..self }
     }
 
-    /// Sets a top-level key. The value is TOML: strings need their quotes.
+    /// Sets a top-level key to a TOML value; strings need quotes.
     pub fn set(mut self, key: &str, value: impl ToString) -> Self {
         self.keys.retain(|(present, _)| present != key);
         self.keys.push((key.to_owned(), value.to_string()));
@@ -61,18 +61,18 @@ impl Function {
         self
     }
 
-    /// Adds a flag of the function under test: see `src/bin/testfn/options.rs`.
+    /// Adds a flag of the function under test; see `src/bin/testfn/options.rs`.
     pub fn flag(mut self, flag: &str) -> Self {
         self.flags.push(flag.to_owned());
         self
     }
 
-    /// The name of the function.
+    /// Returns the name of the function.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Writes (or rewrites) the function into a directory, as an editor would. Its program is that of `home`.
+    /// Writes or replaces the function in a directory, as an editor would. Its program is that of `home`.
     ///
     /// # Panics
     /// When the files cannot be written.

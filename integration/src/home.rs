@@ -1,4 +1,4 @@
-//! Where things are: the binaries, and the directories of a daemon.
+//! Paths: the binaries, and the directories of a daemon.
 
 use std::{
     env, fs,
@@ -15,40 +15,40 @@ use crate::{function::Function, processes};
 /// The function under test.
 const TESTFN: &str = "testfn";
 
-/// The binary under test: `UNIFAAS_EXE`, or the one that was built along with the tests.
+/// Returns the binary under test: `UNIFAAS_EXE`, or the one in the same target directory.
 ///
 /// # Panics
-/// When there is none.
+/// When it does not exist.
 pub fn unifaas() -> PathBuf {
     env::var_os("UNIFAAS_EXE").map_or_else(|| built("unifaas"), PathBuf::from)
 }
 
-/// A file or directory of the repository.
+/// Returns the path of a file or directory of the repository.
 pub fn shipped(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
 }
 
-/// A program that was built along with the tests.
+/// Returns the path of a program of this workspace.
 ///
 /// # Panics
-/// When it is not there.
+/// When it was not built.
 pub fn built(program: &str) -> PathBuf {
     let this = env::current_exe().expect("the test has a path");
     let found = this.ancestors().skip(1).map(|directory| directory.join(program)).find(|path| path.is_file());
     found.unwrap_or_else(|| panic!("no {program} above {}: build it first", this.display()))
 }
 
-/// Puts a program of ours where an unprivileged user may run it.
+/// Copies a program to a place where an unprivileged user may run it.
 fn put_program(built: &Path, place: &Path) {
     if fs::hard_link(built, place).is_err() {
-        // By another process: one of ours that is being forked meanwhile would hold the file open for writing, and
-        // nobody could run it.
+        // Copied by another process: a concurrent fork of this one would inherit the descriptor open for writing, and exec
+        // would fail with ETXTBSY.
         let copied = Command::new("cp").arg(built).arg(place).status();
         assert!(copied.is_ok_and(|status| status.success()), "{} cannot be copied", built.display());
     }
 }
 
-/// The directories of a daemon. They outlive it, so that a second one can take over.
+/// The directories of a daemon. They outlive it, so that a second daemon can use them.
 #[derive(Debug)]
 pub struct Home {
     directory: TempDir,
@@ -56,10 +56,10 @@ pub struct Home {
 }
 
 impl Home {
-    /// An empty registry and no state.
+    /// Creates an empty registry without state.
     ///
     /// # Panics
-    /// When directories cannot be made.
+    /// When the directories cannot be created.
     pub fn new() -> Arc<Self> {
         let public = fs::Permissions::from_mode(0o755);
         let directory = tempfile::Builder::new().prefix("unifaas-").permissions(public).tempdir();
@@ -71,22 +71,22 @@ impl Home {
         Arc::new(home)
     }
 
-    /// A path inside.
+    /// Returns a path inside.
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
-    /// The directory with the functions.
+    /// Returns the registry's directory.
     pub fn registry(&self) -> PathBuf {
         self.path("registry")
     }
 
-    /// The function under test, as a program that anybody may run.
+    /// Returns the path of the function under test, executable by every user.
     pub fn testfn(&self) -> PathBuf {
         self.path(TESTFN)
     }
 
-    /// A program that was built along with the tests, where anybody may run it.
+    /// Returns the path of a program of this workspace, executable by every user.
     ///
     /// # Panics
     /// When it was not built.
@@ -98,27 +98,27 @@ impl Home {
         place
     }
 
-    /// What every process of this registry's functions carries among its arguments.
+    /// Returns the token that every process of these functions carries among its arguments.
     pub fn token(&self) -> &str {
         &self.token
     }
 
-    /// Writes a function into the registry, or rewrites it.
+    /// Writes or replaces a function in the registry.
     #[track_caller]
     pub fn put(&self, function: &Function) {
         function.write(&self.registry(), self);
     }
 
-    /// Takes a function out of the registry.
+    /// Removes a function from the registry.
     ///
     /// # Panics
-    /// When it is not there.
+    /// When it does not exist.
     #[track_caller]
     pub fn remove(&self, function: &str) {
         fs::remove_dir_all(self.registry().join(function)).expect("the function is there");
     }
 
-    /// Processes of the functions, whoever started them.
+    /// Returns the processes of the functions, of every daemon.
     pub fn processes(&self) -> Vec<u32> {
         processes::with_token(&self.token)
     }

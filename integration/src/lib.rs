@@ -1,14 +1,13 @@
-//! What the black-box tests have in common. They know the binary, HTTP and the file formats, and nothing else.
+//! Shared parts of the black-box tests. They know the binary, HTTP and the file formats, and nothing else.
 //!
-//! `daemon.rs` starts and ends the binary, `home.rs` knows the directories, `function.rs` writes `function.toml`,
-//! `client.rs` is an HTTP client that sees pieces as they arrive, `raw.rs` a socket for what no client would send,
-//! `processes.rs` reads the process table, `abuse.rs` knows how functions do harm, `load.rs` is clients that ask all the
-//! time, and `census.rs` counts what a daemon holds. `engine.rs` is a private container engine, `vm.rs` functions that are
-//! virtual machines, `linux.rs` such with a Linux in them, and `root.rs` makes root file systems for both.
-//! `src/bin/testfn` is the function under test; the tests themselves are in `tests/`, a file for each theme.
-//! `src/bin/compare` measures, with `src/bin/lean.rs` as the function; it starts and ends things by the same means.
+//! `daemon.rs` starts and ends the binary, `home.rs` has its directories, `function.rs` writes `function.toml`. `client.rs`
+//! is an HTTP client, `raw.rs` a socket for arbitrary bytes, `load.rs` clients in the background. `processes.rs` reads the
+//! process table, `census.rs` counts resources, `abuse.rs` has malformed responses. `engine.rs` is a private container
+//! engine, `vm.rs` has functions in virtual machines, `linux.rs` those with Linux, and `root.rs` builds root file systems.
+//! `src/bin/testfn` is the function under test; the tests are in `tests/`, one file per subject.
+//! `src/bin/compare` measures, with `src/bin/lean.rs` as its function.
 //!
-//! Everything here panics when it fails, at the caller's line where that can be had: it is part of tests.
+//! Functions here panic on failure, at the caller's line where possible, because they are parts of tests.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a helper of tests fails by panicking")]
 
@@ -34,13 +33,13 @@ pub use daemon::{Daemon, Ending, Setup, cgroups_are_usable, number, refusal};
 pub use engine::{Engine, IMAGE, contained, obstacle as engine_obstacle};
 pub use function::Function;
 pub use home::{Home, shipped, unifaas};
-pub use load::{Answer, Errand, Load, Outcome, tally};
+pub use load::{Answer, Load, Outcome, Workload, tally};
 pub use raw::{End, Head, Raw};
 
-/// Waits until `ready` gives a value, asking again and again.
+/// Polls `ready` until it returns a value.
 ///
 /// # Panics
-/// When there is none within `limit`.
+/// When it returns none within `limit`.
 #[track_caller]
 pub fn eventually<T>(
     limit: Duration,
@@ -65,10 +64,10 @@ pub fn eventually<T>(
     }
 }
 
-/// Awaits something that must not take longer than `limit`.
+/// Awaits a future with a time limit.
 ///
 /// # Panics
-/// When it does.
+/// When it takes longer than `limit`.
 #[track_caller]
 pub fn within<F: Future>(limit: Duration, what: impl Into<String>, future: F) -> impl Future<Output = F::Output> {
     let caller = Location::caller();
@@ -81,7 +80,7 @@ pub fn within<F: Future>(limit: Duration, what: impl Into<String>, future: F) ->
     }
 }
 
-/// Milliseconds, for brevity.
+/// Returns a duration in milliseconds.
 pub const fn ms(milliseconds: u64) -> Duration {
     Duration::from_millis(milliseconds)
 }

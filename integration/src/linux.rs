@@ -1,7 +1,7 @@
-//! The function under test in a small Linux, in a virtual machine: the guest of `examples/linux-microvm`, with another
-//! program in the place of its function. So a virtual machine can do whatever a process or a container can.
+//! The function under test in a Linux guest: the guest of `examples/linux-microvm` with another program as its function.
+//! It makes every misbehaviour of a process or container available in a virtual machine.
 //!
-//! Where instructions are emulated it takes some seconds to boot. What the unikernel can do as well is quicker: `vm.rs`.
+//! Under emulation it takes seconds to boot. `vm.rs` has the faster unikernel.
 
 use std::{
     fs::{self, Permissions},
@@ -19,16 +19,16 @@ use crate::{
     vm::{Kind, Vm},
 };
 
-/// What is started instead of the shipped function. The kernel hands on what it does not know as variables.
+/// The start script that replaces the shipped function. The kernel passes unknown arguments on as variables.
 const START: &str = "#!/bin/sh\nexport HOST=0.0.0.0\nIFS=,\nexec /testfn \"$1\" $FLAGS\n";
 
 /// Memory of a guest, in MiB.
 pub const MEMORY: u64 = 128;
 
-/// A virtual machine with the function under test in it. `flags` are its own, without blanks and commas.
+/// Returns a virtual machine that runs the function under test. `flags` are its arguments, without blanks and commas.
 ///
 /// # Panics
-/// When the guest cannot be put together.
+/// When the guest cannot be built.
 pub fn linux(name: &str, flags: &[&str]) -> Vm {
     let cmdline = format!(
         "console=ttyS0 quiet panic=-1 callback=%callback ip=%ip::%gateway:%netmask:vm:eth0:off FLAGS={}",
@@ -38,7 +38,7 @@ pub fn linux(name: &str, flags: &[&str]) -> Vm {
     vm.vm("initrd", format!("{:?}", initrd()))
 }
 
-/// Why there can be no such guest here.
+/// Returns why there can be no such guest here, if so.
 pub fn obstacle() -> Option<String> {
     let missing = ["vmlinuz", "initramfs.cpio.gz"].into_iter().any(|file| !out(file).exists());
     missing.then(|| "the Linux guest is missing: run examples/linux-microvm/build.sh".to_owned())
@@ -49,8 +49,8 @@ fn out(file: &str) -> PathBuf {
     path.canonicalize().unwrap_or(path)
 }
 
-/// The shipped root file system with another one on top: a kernel unpacks one archive after the other. Every process makes
-/// it anew, beside the function under test, and puts it there in one step, as another one may be reading it.
+/// Returns the shipped root file system with a second archive appended, which the kernel unpacks on top. Each process
+/// builds it once and renames it into place, because another process may be reading it.
 fn initrd() -> &'static Path {
     static INITRD: OnceLock<PathBuf> = OnceLock::new();
     INITRD.get_or_init(|| {

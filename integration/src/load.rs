@@ -1,6 +1,6 @@
-//! Clients that ask all the time, and keep of every request who answered it, and what.
+//! Clients that send requests continuously and keep every outcome.
 //!
-//! They judge nothing: which answers are right depends on what a test does to the daemon meanwhile.
+//! They do not judge: which outcomes are right depends on what the test does meanwhile.
 
 use std::{
     collections::BTreeMap,
@@ -16,48 +16,48 @@ use tokio::{task::JoinHandle, time::Instant};
 
 use crate::client::{Connection, Reply, empty, request};
 
-/// What some clients ask for, each again and again.
+/// A request that some clients repeat.
 #[derive(Debug, Clone, Copy)]
-pub struct Errand {
+pub struct Workload {
     /// The method.
     pub method: &'static str,
     /// The path, `/invoke/...`.
     pub path: &'static str,
-    /// So many at once.
+    /// Number of clients.
     pub clients: usize,
-    /// Between an answer and the next request.
+    /// Pause between a response and the next request.
     pub pause: Duration,
 }
 
-impl Errand {
-    /// The name of the function.
+impl Workload {
+    /// Returns the name of the function.
     pub fn function(&self) -> &'static str {
         self.path.split('/').nth(2).unwrap_or_default()
     }
 }
 
-/// Who answered, and what.
+/// The outcome of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// The function itself.
+    /// The function answered.
     Function {
-        /// Its status.
+        /// The status.
         status: u16,
     },
-    /// The platform, instead of the function.
+    /// The platform answered.
     Platform {
         /// The status.
         status: u16,
         /// The code.
         code: String,
-        /// What it says of the reason.
+        /// The `detail` of the problem document.
         detail: String,
-        /// Because of which instance, if it was one.
+        /// The instance that the problem document names.
         instance: Option<String>,
     },
-    /// Nobody: the connection was refused or broke.
+    /// The connection was refused or broke.
     Nobody {
-        /// How.
+        /// The error.
         error: String,
     },
 }
@@ -72,21 +72,21 @@ impl Outcome {
     }
 }
 
-/// One request and what became of it.
+/// A request and its outcome.
 #[derive(Debug, Clone)]
 pub struct Answer {
-    /// Of which function.
+    /// The function.
     pub function: &'static str,
     /// When the request was sent.
     pub asked: Instant,
-    /// When the answer was complete.
+    /// When the response was complete.
     pub answered: Instant,
-    /// What it was.
+    /// The outcome.
     pub outcome: Outcome,
 }
 
 impl Answer {
-    /// Status and code, for a table.
+    /// Returns status and code, for a table.
     pub fn label(&self) -> String {
         match &self.outcome {
             Outcome::Function { status } => format!("{status} by the function"),
@@ -96,7 +96,7 @@ impl Answer {
     }
 }
 
-/// Answers of a kind, counted, by function.
+/// Counts answers by function and label.
 pub fn tally(answers: &[Answer]) -> BTreeMap<(&'static str, String), u64> {
     let mut counts = BTreeMap::new();
     for answer in answers {
@@ -105,7 +105,7 @@ pub fn tally(answers: &[Answer]) -> BTreeMap<(&'static str, String), u64> {
     counts
 }
 
-/// Clients at work.
+/// Running clients.
 #[derive(Debug)]
 pub struct Load {
     over: Arc<AtomicBool>,
@@ -114,19 +114,20 @@ pub struct Load {
 }
 
 impl Load {
-    /// Sets them to work.
-    pub fn on(daemon: SocketAddr, errands: &[Errand]) -> Self {
+    /// Starts the clients.
+    pub fn on(daemon: SocketAddr, workloads: &[Workload]) -> Self {
         let (over, answers) = (Arc::new(AtomicBool::new(false)), Arc::default());
-        let each = errands.iter().flat_map(|errand| std::iter::repeat_n(*errand, errand.clients));
-        let clients = each.map(|errand| tokio::spawn(client(daemon, errand, Arc::clone(&over), Arc::clone(&answers))));
+        let each = workloads.iter().flat_map(|workload| std::iter::repeat_n(*workload, workload.clients));
+        let clients =
+            each.map(|workload| tokio::spawn(client(daemon, workload, Arc::clone(&over), Arc::clone(&answers))));
         let clients = clients.collect();
         Self { over, answers, clients }
     }
 
-    /// Lets every client have its last answer; all of them.
+    /// Lets every client finish its request, and returns all answers.
     ///
     /// # Panics
-    /// When one does not get it.
+    /// When a client gets no answer.
     pub async fn stop(self) -> Vec<Answer> {
         self.over.store(true, Ordering::Relaxed);
         for client in self.clients {
@@ -136,27 +137,27 @@ impl Load {
     }
 }
 
-async fn client(daemon: SocketAddr, errand: Errand, over: Arc<AtomicBool>, answers: Arc<Mutex<Vec<Answer>>>) {
+async fn client(daemon: SocketAddr, workload: Workload, over: Arc<AtomicBool>, answers: Arc<Mutex<Vec<Answer>>>) {
     let mut kept = None;
     while !over.load(Ordering::Relaxed) {
         let asked = Instant::now();
-        let outcome = match ask(daemon, &errand, &mut kept).await {
+        let outcome = match ask(daemon, &workload, &mut kept).await {
             Ok(reply) => Outcome::of(&reply),
             Err(error) => Outcome::Nobody { error },
         };
-        let answer = Answer { function: errand.function(), asked, answered: Instant::now(), outcome };
+        let answer = Answer { function: workload.function(), asked, answered: Instant::now(), outcome };
         answers.lock().expect("no client panicked").push(answer);
-        tokio::time::sleep(errand.pause).await;
+        tokio::time::sleep(workload.pause).await;
     }
 }
 
-/// Asks over the connection that was kept, if it still is one.
-async fn ask(daemon: SocketAddr, errand: &Errand, kept: &mut Option<Connection>) -> Result<Reply, String> {
+/// Sends the request over the kept connection, if it is open, else over a new one.
+async fn ask(daemon: SocketAddr, workload: &Workload, kept: &mut Option<Connection>) -> Result<Reply, String> {
     let mut connection = match kept.take() {
         Some(connection) if connection.is_open() => connection,
         _ => Connection::open(daemon).await.map_err(|error| format!("connecting: {error}"))?,
     };
-    let reply = connection.send(request(errand.method, errand.path, empty())).await;
+    let reply = connection.send(request(workload.method, workload.path, empty())).await;
     let reply = reply.map_err(|error| format!("{error:?}"))?;
     if reply.header("connection").is_none_or(|value| value != "close") {
         *kept = Some(connection);

@@ -1,4 +1,4 @@
-//! The process table, as `/proc` has it.
+//! The process table, read from `/proc`.
 
 use std::{fs, path::Path, time::Duration};
 
@@ -7,25 +7,25 @@ use nix::{
     unistd::Pid,
 };
 
-/// The processes that carry `token` among their arguments. Zombies have no arguments and are not found here.
+/// Returns the processes with `token` among their arguments. Zombies have no arguments and are not found.
 pub fn with_token(token: &str) -> Vec<u32> {
     let entries = fs::read_dir("/proc").expect("/proc is there");
     let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
     pids.filter(|pid| arguments(*pid).iter().any(|argument| argument == token)).collect()
 }
 
-/// The arguments of a process; none when there is no such process or it is a zombie.
+/// Returns the arguments of a process; empty if it does not exist or is a zombie.
 pub fn arguments(pid: u32) -> Vec<String> {
     let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     line.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect()
 }
 
-/// Whether there is such a process. A zombie is one: nobody has reaped it.
+/// Returns whether a process exists. Zombies do.
 pub fn exists(pid: u32) -> bool {
     Path::new(&format!("/proc/{pid}")).exists()
 }
 
-/// The children of a process that have ended and were not reaped.
+/// Returns the zombie children of a process.
 pub fn zombies_of(parent: u32) -> Vec<u32> {
     let entries = fs::read_dir("/proc").expect("/proc is there");
     let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
@@ -38,23 +38,23 @@ pub fn zombies_of(parent: u32) -> Vec<u32> {
     pids.filter(is_zombie).collect()
 }
 
-/// Whether a process has ended, be it reaped or not: it listens on nothing any more.
+/// Returns whether a process is dead, reaped or not.
 fn is_dead(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let state = stat.rsplit(')').next().and_then(|fields| fields.split_whitespace().next());
     matches!(state, None | Some("Z" | "X"))
 }
 
-/// Kills a process and waits until it is dead, but not until it is reaped.
+/// Kills a process and waits for its death, not for its reaping.
 ///
 /// # Panics
-/// When there is no such process, or it does not die.
+/// When it does not exist, or does not die.
 pub async fn kill(pid: u32) {
     assert!(signal(pid, Signal::SIGKILL), "there is no process {pid}");
     dead(pid).await;
 }
 
-/// Waits until a process that was killed is dead: the kernel takes its time with one that has much.
+/// Waits for the death of a killed process: freeing much memory takes the kernel some time.
 ///
 /// # Panics
 /// When it does not die.
@@ -67,10 +67,10 @@ pub async fn dead(pid: u32) {
     tokio::time::timeout(Duration::from_secs(5), dead).await.expect("it dies");
 }
 
-/// The most memory a process ever had resident, in KiB.
+/// Returns the peak resident memory of a process, in KiB.
 ///
 /// # Panics
-/// When there is no such process.
+/// When it does not exist.
 #[track_caller]
 pub fn peak_memory_kib(pid: u32) -> u64 {
     status_kib(pid, "VmHWM:")
@@ -83,25 +83,25 @@ fn status_kib(pid: u32, field: &str) -> u64 {
     line.split_whitespace().nth(1).and_then(|word| word.parse().ok()).expect("a number of KiB")
 }
 
-/// How many descriptors a process has open.
+/// Returns the number of open descriptors of a process.
 ///
 /// # Panics
-/// When there is no such process.
+/// When it does not exist.
 #[track_caller]
 pub fn descriptors(pid: u32) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).expect("the process is there").count()
 }
 
-/// The memory that a process has resident, in KiB.
+/// Returns the resident memory of a process, in KiB.
 ///
 /// # Panics
-/// When there is no such process.
+/// When it does not exist.
 #[track_caller]
 pub fn resident_kib(pid: u32) -> u64 {
     status_kib(pid, "VmRSS:")
 }
 
-/// Sends a signal to one process; whether it was there.
+/// Sends a signal to a process; returns whether it existed.
 pub fn signal(pid: u32, signal: Signal) -> bool {
     i32::try_from(pid).is_ok_and(|pid| signal::kill(Pid::from_raw(pid), signal).is_ok())
 }

@@ -1,4 +1,4 @@
-//! A socket for what no HTTP client would send, and for seeing what came back, byte by byte.
+//! A socket for arbitrary bytes in both directions.
 
 use std::{io, net::SocketAddr, time::Duration};
 
@@ -8,30 +8,30 @@ use tokio::{
     time::timeout,
 };
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const READ_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A connection that sends what it is told to send.
+/// A connection without an HTTP client.
 #[derive(Debug)]
 pub struct Raw {
     stream: TcpStream,
     received: Vec<u8>,
 }
 
-/// How a connection came to its end.
+/// How a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
     /// The peer closed it.
     Closed,
     /// The peer reset it.
     Reset,
-    /// It was still open when the wait was over.
+    /// It was still open at the time limit.
     Open,
 }
 
-/// The head of an answer.
+/// The head of a response.
 #[derive(Debug, Clone)]
 pub struct Head {
-    /// The bytes, the empty line included.
+    /// The bytes, including the empty line.
     pub raw: Vec<u8>,
     /// The status code.
     pub status: u16,
@@ -39,10 +39,10 @@ pub struct Head {
 }
 
 impl Head {
-    /// Reads a head; `None` while it is incomplete.
+    /// Parses a response head; `None` while it is incomplete.
     ///
     /// # Panics
-    /// When the bytes are not the head of an HTTP answer.
+    /// When the bytes are not an HTTP response head.
     #[track_caller]
     pub fn parse(bytes: &[u8]) -> Option<Head> {
         let mut headers = [httparse::EMPTY_HEADER; 2048];
@@ -59,35 +59,35 @@ impl Head {
         })
     }
 
-    /// Every value of a header, in order, whatever the case of its name.
+    /// Returns every value of a header, in order, ignoring the case of its name.
     pub fn all(&self, name: &str) -> Vec<&[u8]> {
         let same = |pair: &&(String, Vec<u8>)| pair.0.eq_ignore_ascii_case(name);
         self.headers.iter().filter(same).map(|(_, value)| value.as_slice()).collect()
     }
 
-    /// The first value of a header, as text.
+    /// Returns the first value of a header, as text.
     pub fn text(&self, name: &str) -> Option<String> {
         self.all(name).first().map(|value| String::from_utf8_lossy(value).into_owned())
     }
 }
 
 impl Raw {
-    /// Connects.
+    /// Connects to an address.
     ///
     /// # Panics
-    /// When that is refused.
+    /// When the connection is refused.
     pub async fn connect(to: SocketAddr) -> Self {
         let stream = TcpStream::connect(to).await.expect("the daemon accepts connections");
         stream.set_nodelay(true).expect("a socket option");
         Self { stream, received: Vec::new() }
     }
 
-    /// Takes over a connected stream.
+    /// Wraps a connected stream.
     pub fn over(stream: TcpStream) -> Self {
         Self { stream, received: Vec::new() }
     }
 
-    /// Connects and sends a whole request.
+    /// Connects and sends a complete request.
     pub async fn request(to: SocketAddr, bytes: impl AsRef<[u8]>) -> Self {
         let mut raw = Self::connect(to).await;
         raw.send(bytes).await.expect("the daemon takes the request");
@@ -97,30 +97,30 @@ impl Raw {
     /// Sends bytes.
     ///
     /// # Errors
-    /// When the peer does not take them.
+    /// When the peer does not accept them.
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
-        timeout(PATIENCE, self.stream.write_all(bytes.as_ref())).await?
+        timeout(READ_TIMEOUT, self.stream.write_all(bytes.as_ref())).await?
     }
 
-    /// Tells the peer that nothing more will be sent.
+    /// Closes the sending side.
     pub async fn finish(&mut self) {
         let _ = self.stream.shutdown().await;
     }
 
-    /// The next head; `None` when the connection ends before there is one.
+    /// Returns the next head; `None` if the connection ends first.
     pub async fn head(&mut self) -> Option<Head> {
         loop {
             if let Some(head) = Head::parse(&self.received) {
                 self.received.drain(..head.raw.len());
                 return Some(head);
             }
-            if self.more(PATIENCE).await != End::Open {
+            if self.more(READ_TIMEOUT).await != End::Open {
                 return None;
             }
         }
     }
 
-    /// The next head, which must come.
+    /// Returns the next head.
     ///
     /// # Panics
     /// When the connection ends first.
@@ -128,27 +128,27 @@ impl Raw {
         self.head().await.expect("an answer")
     }
 
-    /// At least `length` further bytes, or fewer when the connection ends first.
+    /// Returns at least `length` bytes, or fewer if the connection ends first.
     pub async fn bytes(&mut self, length: usize) -> Vec<u8> {
-        while self.received.len() < length && self.more(PATIENCE).await == End::Open {}
+        while self.received.len() < length && self.more(READ_TIMEOUT).await == End::Open {}
         self.received.drain(..length.min(self.received.len())).collect()
     }
 
-    /// Everything to the end of the connection, and which end that was.
-    pub async fn rest(&mut self, patience: Duration) -> (Vec<u8>, End) {
+    /// Returns all bytes until the connection ends or is silent for `limit`, and how it ended.
+    pub async fn rest(&mut self, limit: Duration) -> (Vec<u8>, End) {
         loop {
             let before = self.received.len();
-            let end = self.more(patience).await;
+            let end = self.more(limit).await;
             if end != End::Open || self.received.len() == before {
                 return (std::mem::take(&mut self.received), end);
             }
         }
     }
 
-    async fn more(&mut self, patience: Duration) -> End {
-        match timeout(patience, self.stream.read_buf(&mut self.received)).await {
+    async fn more(&mut self, limit: Duration) -> End {
+        match timeout(limit, self.stream.read_buf(&mut self.received)).await {
             Err(_) => {
-                assert!(patience < PATIENCE, "nothing came for {patience:?}");
+                assert!(limit < READ_TIMEOUT, "nothing came for {limit:?}");
                 End::Open
             }
             Ok(Ok(0)) => End::Closed,

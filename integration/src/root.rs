@@ -1,11 +1,11 @@
-//! Root file systems of the tests' own, for containers and virtual machines: a program and what it needs.
+//! Builds root file systems for containers and virtual machines: one program and its libraries.
 
 use std::{path::Path, process::Command};
 
-/// Puts a program into the directory, as `/testfn` and without its symbols, and the libraries that it names.
+/// Copies a program into the directory, stripped and named `/testfn`, with its shared libraries.
 ///
 /// # Panics
-/// When that cannot be.
+/// When a step fails.
 pub fn make(program: &Path, root: &Path) {
     run(Command::new("strip").arg(program).arg("-o").arg(root.join("testfn")));
     let output = Command::new("ldd").arg(program).output().expect("ldd can be run");
@@ -16,7 +16,7 @@ pub fn make(program: &Path, root: &Path) {
     }
 }
 
-/// Runs a command to its end.
+/// Runs a command and waits for it.
 ///
 /// # Panics
 /// When it fails.

@@ -1,7 +1,7 @@
-//! Functions that are virtual machines, each test in a network namespace of its own.
+//! Functions in virtual machines, each test in its own network namespace.
 //!
-//! The guest is the unikernel of `examples/unikernel`; what it answers is in its `function.rs`. Another one, which can do
-//! more harm, is in `linux.rs`. Firecracker is played by `src/bin/firecracker-standin.rs`, which boots the same guest in QEMU.
+//! The guest is the unikernel of `examples/unikernel`, whose answers are in its `function.rs`. `linux.rs` has a guest that
+//! can misbehave more. `src/bin/firecracker-standin.rs` stands in for Firecracker and boots the same guest in QEMU.
 
 use std::{
     env, fs,
@@ -22,10 +22,10 @@ use crate::{
     home::{built, shipped},
 };
 
-/// A machine monitor with its machine.
+/// A VMM with its machine type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Firecracker, or rather its stand-in.
+    /// Firecracker's stand-in.
     Firecracker,
     /// QEMU's microvm.
     Microvm,
@@ -33,15 +33,15 @@ pub enum Kind {
     Qemu,
 }
 
-/// All of them.
+/// All kinds.
 pub const KINDS: [Kind; 3] = [Kind::Firecracker, Kind::Microvm, Kind::Qemu];
 
 impl Kind {
-    /// The keys of `[vm] hypervisor`.
+    /// Returns the keys of `[vm.hypervisor]`.
     fn hypervisor(self) -> &'static str {
         match self {
             Kind::Firecracker => "type = \"firecracker\"",
-            // As `-M microvm` boots a guest that finds its devices on the command line.
+            // The guest finds its devices on the command line, as `-M microvm` puts them there without ACPI.
             Kind::Microvm => {
                 "type = \"microvm\"\nacpi = false\naccel = \"tcg\"\n\
                  args = [\"-global\", \"virtio-mmio.force-legacy=false\"]"
@@ -51,7 +51,7 @@ impl Kind {
     }
 }
 
-/// A function that is a virtual machine.
+/// A function in a virtual machine.
 #[derive(Debug, Clone)]
 pub struct Vm {
     name: String,
@@ -65,7 +65,7 @@ pub struct Vm {
 }
 
 impl Vm {
-    /// The unikernel, which calls back when it is ready.
+    /// Returns a function with the unikernel, which calls back when it is ready.
     pub fn new(name: &str, kind: Kind) -> Self {
         Self {
             name: name.to_owned(),
@@ -97,25 +97,25 @@ impl Vm {
         self
     }
 
-    /// Boots something else.
+    /// Sets the kernel.
     pub fn kernel(mut self, kernel: &Path) -> Self {
         kernel.clone_into(&mut self.kernel);
         self
     }
 
-    /// Has another amount of memory, in MiB.
+    /// Sets the amount of memory, in MiB.
     pub fn memory(mut self, memory: u64) -> Self {
         self.memory = memory;
         self
     }
 
-    /// Says something else on the command line.
+    /// Sets the kernel command line.
     pub fn cmdline(mut self, cmdline: &str) -> Self {
         cmdline.clone_into(&mut self.cmdline);
         self
     }
 
-    /// Never calls back.
+    /// Disables the callback.
     pub fn silent(self) -> Self {
         self.cmdline("ip=%ip gw=%gateway mask=%netmask")
     }
@@ -133,16 +133,16 @@ impl From<Vm> for Function {
     }
 }
 
-/// The guest.
+/// Returns the path of the unikernel.
 pub fn unikernel() -> PathBuf {
     let path = shipped("examples/unikernel/unikernel.elf");
     path.canonicalize().unwrap_or(path)
 }
 
-/// A root disk that has no blocks yet, made in a directory.
+/// Creates a sparse root disk in a directory.
 ///
 /// # Panics
-/// When it cannot be made.
+/// When it cannot be created.
 pub fn image(place: &Path, mib: u64) -> PathBuf {
     let path = place.join("disk.img");
     let file = fs::File::create(&path).expect("a file");
@@ -150,12 +150,12 @@ pub fn image(place: &Path, mib: u64) -> PathBuf {
     path
 }
 
-/// A daemon for VMs, yet to be started: guests can call back to it, and Firecracker is the stand-in.
+/// Returns settings of a daemon for VMs: guests can call back, and the stand-ins replace Firecracker and its jailer.
 pub fn setup() -> Setup {
     prepared(Setup::default())
 }
 
-/// The same for a setup that is there already.
+/// Applies the same to existing settings.
 pub fn prepared(setup: Setup) -> Setup {
     setup
         .option("--callback-listen", "0.0.0.0:0")
@@ -163,13 +163,12 @@ pub fn prepared(setup: Setup) -> Setup {
         .variable("JAILER_EXE", built("jailer-standin"))
 }
 
-/// A daemon with one function.
+/// Starts a daemon with one function.
 pub async fn daemon(vm: Vm) -> Daemon {
     setup().function(vm.into()).start().await
 }
 
-/// Runs a test in a network namespace that ends with it, on a thread of its own. Without the means for VMs it says so and
-/// does nothing; under CI that is a failure.
+/// Runs a test on its own thread, in a network namespace that ends with it. Skips it where VMs are not possible.
 ///
 /// # Panics
 /// When the test does.
@@ -188,7 +187,7 @@ pub fn isolated<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'stati
     }
 }
 
-/// Says why a test did nothing; under CI that is a failure.
+/// Prints why a test is skipped; under CI that is a failure.
 ///
 /// # Panics
 /// Under CI.
@@ -198,7 +197,7 @@ pub fn skip(missing: &str) {
     eprintln!("skipped: {missing}");
 }
 
-/// Whatever the calling thread starts from now on may not change the network.
+/// Takes CAP_NET_ADMIN from everything that the calling thread executes from now on.
 pub fn without_net_admin() {
     const CAP_NET_ADMIN: libc::c_ulong = 12;
     // SAFETY: takes numbers only.
@@ -206,7 +205,7 @@ pub fn without_net_admin() {
     assert_eq!(dropped, 0, "the capability cannot be dropped");
 }
 
-/// Why there can be no VMs here.
+/// Returns why there can be no VMs here, if so.
 pub fn obstacle() -> Option<String> {
     if !geteuid().is_root() {
         return Some("only root can make network namespaces and taps".to_owned());
@@ -223,7 +222,7 @@ pub fn obstacle() -> Option<String> {
     Some(format!("{program} is not installed"))
 }
 
-/// Runs `ip` in the namespace of the calling thread; what it prints.
+/// Runs `ip` in the namespace of the calling thread and returns its output.
 ///
 /// # Panics
 /// When it fails.
@@ -239,10 +238,10 @@ fn output(command: &mut Command) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// Gives the namespace of the calling thread another address, at an interface that leads nowhere.
+/// Adds an interface with an address and without a peer to the namespace of the calling thread.
 ///
 /// # Panics
-/// When that cannot be.
+/// When that fails.
 #[track_caller]
 pub fn add_interface(name: &str, address: &str) {
     ip(&format!("link add {name} type veth peer name {name}-end"));
@@ -251,14 +250,14 @@ pub fn add_interface(name: &str, address: &str) {
     ip(&format!("link set {name} up"));
 }
 
-/// The tap devices of this namespace.
+/// Returns the tap devices of this namespace.
 pub fn taps() -> Vec<String> {
     let links = ip("-o link");
     let names = links.lines().filter_map(|line| line.split(": ").nth(1));
     names.filter(|name| name.starts_with("faas")).map(str::to_owned).collect()
 }
 
-/// Everything that a daemon could have left in this namespace: interfaces, addresses, routes, rules, processes.
+/// Lists everything a daemon could have left in this namespace: addresses, interfaces, routes, tables, processes.
 pub fn traces() -> Vec<String> {
     let mut traces = Vec::new();
     let known = |line: &&str| !line.contains(" lo ") && !line.trim().is_empty();
@@ -270,7 +269,7 @@ pub fn traces() -> Vec<String> {
     traces
 }
 
-/// The processes in this namespace, but for the one of the test.
+/// Returns the processes in this namespace, except that of the test.
 pub fn processes() -> Vec<u32> {
     let namespace = |path: &Path| fs::metadata(path).map(|metadata| metadata.ino()).ok();
     let ours = namespace(Path::new("/proc/thread-self/ns/net"));

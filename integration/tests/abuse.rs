@@ -9,7 +9,7 @@ use std::{fs, net::SocketAddr, os::unix::fs::PermissionsExt, path::PathBuf, time
 
 use integration::{
     Daemon, Function, Pieces, Setup,
-    abuse::{suffer_answers, unnoticed},
+    abuse::{check_malformed_responses, without_side_effects},
     cgroups_are_usable, empty, eventually, ms, number, processes, request, within,
 };
 use serde_json::json;
@@ -51,7 +51,7 @@ async fn a_fork_bomb_is_held_where_processes_can_be_counted_and_leaves_nothing()
     let pid = daemon.get("/invoke/bad/pid").await.ok().pid();
     let Some(group) = counted_in(pid) else { panic!("the limit is not in force, and the bomb would be") };
     assert_eq!(number_in(group.join("pids.max")), 40, "the limit is not in force, and the bomb would be");
-    unnoticed(&daemon, "good", async {
+    without_side_effects(&daemon, "good", async {
         daemon.get("/invoke/bad/bomb?ms=1500").await.ok();
         eventually(SOON, "it has gone off", async || (number_in(group.join("pids.current")) >= 40).then_some(())).await;
         for _ in 0..10 {
@@ -91,7 +91,7 @@ async fn a_file_that_grows_without_end_ends_its_process_at_the_limit() {
     let directory = tempfile::tempdir().unwrap();
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o777)).unwrap();
     let file = directory.path().join("grows");
-    unnoticed(&daemon, "good", async {
+    without_side_effects(&daemon, "good", async {
         let reply = daemon.get(&format!("/invoke/bad/fill?mib=200&path={}", file.display())).await;
         let problem = reply.problem(502, "instance_failed").to_string();
         assert!(problem.contains("killed by signal 25 (SIGXFSZ)"), "{problem}");
@@ -104,7 +104,7 @@ async fn a_file_that_grows_without_end_ends_its_process_at_the_limit() {
 #[tokio::test]
 async fn output_without_end_is_read_at_a_pace_and_kept_within_bounds() {
     let daemon = with(Function::new("bad")).await;
-    unnoticed(&daemon, "good", async {
+    without_side_effects(&daemon, "good", async {
         daemon.get("/invoke/bad/flood?ms=3000").await.ok();
         let started = Instant::now();
         while started.elapsed() < ms(1000) {
@@ -122,7 +122,7 @@ async fn output_without_end_is_read_at_a_pace_and_kept_within_bounds() {
 #[tokio::test]
 async fn an_instance_that_closes_its_socket_loses_its_place_and_no_request() {
     let daemon = with(Function::new("bad")).await;
-    unnoticed(&daemon, "good", async {
+    without_side_effects(&daemon, "good", async {
         let first = daemon.get("/invoke/bad/deaf").await.ok();
         let first =
             daemon.instances("bad").await[0]["pid"].as_u64().map(|pid| pid as u32).filter(|_| first.status == 200);
@@ -143,7 +143,7 @@ async fn an_instance_that_closes_its_socket_loses_its_place_and_no_request() {
 #[tokio::test]
 async fn answers_that_are_none_have_the_right_status_and_harm_nobody() {
     let daemon = with(Function::new("bad").set("timeout", 1)).await;
-    unnoticed(&daemon, "good", suffer_answers(&daemon, "bad")).await;
+    without_side_effects(&daemon, "good", check_malformed_responses(&daemon, "bad")).await;
 }
 
 #[tokio::test]
@@ -154,7 +154,7 @@ async fn an_answer_without_end_takes_no_slot_for_longer_than_the_timeout_whoever
         .function(Function::new("good"))
         .start()
         .await;
-    unnoticed(&daemon, "good", async {
+    without_side_effects(&daemon, "good", async {
         for path in ["/endless/body", "/bytes?mib=2000"] {
             let path = format!("/invoke/bad{path}");
             // One that is never read beyond its head.
@@ -178,7 +178,7 @@ async fn an_answer_without_end_takes_no_slot_for_longer_than_the_timeout_whoever
 #[tokio::test]
 async fn an_instance_that_calls_back_and_dies_is_told_to_those_who_waited_for_it() {
     let daemon = with(Function::new("bad").flag("--exit-after-callback").flag("7")).await;
-    unnoticed(&daemon, "good", async {
+    without_side_effects(&daemon, "good", async {
         for _ in 0..3 {
             let reply = within(ms(5000), "an answer", daemon.get("/invoke/bad/pid")).await;
             let problem = reply.problem(502, "instance_failed").to_string();
@@ -197,7 +197,7 @@ async fn a_memory_hog_is_ended_at_its_limit_while_nobody_else_notices() {
         return;
     }
     let daemon = with(Function::new("bad").process("memory", 48)).await;
-    unnoticed(&daemon, "good", async {
+    without_side_effects(&daemon, "good", async {
         for _ in 0..3 {
             let problem = daemon.get("/invoke/bad/allocate?mib=400").await.problem(502, "instance_failed").to_string();
             assert!(problem.contains("out of memory (limit 48 MiB)"), "{problem}");

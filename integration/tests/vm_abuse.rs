@@ -10,7 +10,7 @@ use std::{fs, os::unix::fs::MetadataExt, path::PathBuf, process::Command, time::
 
 use integration::{
     Daemon, Function, Home, Setup,
-    abuse::{suffer_answers, unnoticed},
+    abuse::{check_malformed_responses, without_side_effects},
     eventually,
     linux::{self, linux},
     ms, number, processes,
@@ -66,7 +66,7 @@ fn answers_that_are_none_have_the_right_status_and_harm_nobody() {
         || linux("bad", &[]).set("timeout", 2).set("boot-timeout", 60),
         async |daemon| {
             daemon.get("/invoke/bad/pid").await.ok();
-            unnoticed(&daemon, "good", suffer_answers(&daemon, "bad")).await;
+            without_side_effects(&daemon, "good", check_malformed_responses(&daemon, "bad")).await;
         },
     );
 }
@@ -88,7 +88,7 @@ fn a_guest_that_calls_back_and_dies_is_told_to_those_who_waited_for_it() {
     with(
         || linux("bad", &["--exit-after-callback=7"]).set("timeout", 5),
         async |daemon| {
-            unnoticed(&daemon, "good", async {
+            without_side_effects(&daemon, "good", async {
                 let reply = within(Duration::from_secs(60), "an answer", daemon.get("/invoke/bad/pid")).await;
                 let problem = reply.problem(502, "instance_failed").to_string();
                 assert!(problem.contains("could not connect") || problem.contains("has reset itself"), "{problem}");
@@ -108,7 +108,7 @@ fn a_guest_that_closes_its_socket_loses_its_place_and_no_request() {
         async |daemon| {
             daemon.get("/invoke/bad/deaf").await.ok();
             let first = monitor(&daemon).await;
-            unnoticed(&daemon, "good", async {
+            without_side_effects(&daemon, "good", async {
                 for _ in 0..8 {
                     daemon.get("/invoke/bad/pid").await.ok();
                 }
@@ -127,7 +127,7 @@ fn a_guest_that_eats_memory_has_what_its_file_says_and_the_next_request_is_serve
         async |daemon| {
             daemon.get("/invoke/bad/pid").await.ok();
             let monitor = monitor(&daemon).await;
-            unnoticed(&daemon, "good", async {
+            without_side_effects(&daemon, "good", async {
                 let most = async {
                     let mut most = 0;
                     while let Some(pages) = resident_pages(monitor) {
@@ -155,7 +155,7 @@ fn a_fork_bomb_stays_inside() {
             daemon.get("/invoke/bad/pid").await.ok();
             daemon.get("/invoke/good").await.ok();
             let before = vm::processes().len();
-            unnoticed(&daemon, "good", async {
+            without_side_effects(&daemon, "good", async {
                 daemon.get("/invoke/bad/bomb?ms=3000").await;
                 for _ in 0..3 {
                     let reply = within(SOON, "an answer", daemon.get("/invoke/bad/pid")).await;
@@ -175,7 +175,7 @@ fn a_console_without_end_is_kept_within_bounds() {
         || linux("bad", &[]).set("keepalive", 3),
         async |daemon| {
             daemon.get("/invoke/bad/pid").await.ok();
-            unnoticed(&daemon, "good", async {
+            without_side_effects(&daemon, "good", async {
                 daemon.get("/invoke/bad/flood?ms=2000").await.ok();
                 for _ in 0..20 {
                     let output = daemon.instances("bad").await[0]["output"].to_string();
@@ -199,7 +199,7 @@ fn a_guest_fills_its_own_copy_of_the_disk_and_not_more() {
         let bad = linux("bad", &[]).vm("image", format!("{image:?}")).set("keepalive", 2);
         let daemon = setup.function(bad.into()).start().await;
         daemon.get("/invoke/bad/pid").await.ok();
-        unnoticed(&daemon, "good", async {
+        without_side_effects(&daemon, "good", async {
             assert_eq!(daemon.get("/invoke/bad/fill?path=/dev/vda&mib=200").await.ok().text(), "StorageFull");
             let copy =
                 fs::read_dir(home.path("state/instances")).unwrap().next().unwrap().unwrap().path().join("rootfs");
@@ -222,7 +222,7 @@ fn a_guest_that_fills_the_disk_of_the_daemon_is_told_so_and_others_go_on() {
         let bad = linux("bad", &[]).vm("image", format!("{image:?}")).set("keepalive", 2);
         let mut daemon = setup.function(bad.into()).start().await;
         daemon.get("/invoke/bad/pid").await.ok();
-        unnoticed(&daemon, "good", async {
+        without_side_effects(&daemon, "good", async {
             let how = within(SOON, "an answer", daemon.get("/invoke/bad/fill?path=/dev/vda&mib=100")).await.ok().text();
             assert_ne!(how, "filled");
             // It goes on, as far as it can do without a disk.
@@ -243,7 +243,7 @@ fn a_machine_monitor_that_hears_no_signal_is_killed() {
             daemon.get("/invoke/bad/pid").await.ok();
             let monitor = monitor(&daemon).await;
             processes::signal(monitor, Signal::SIGSTOP);
-            unnoticed(&daemon, "good", until_none_is_left(&daemon)).await;
+            without_side_effects(&daemon, "good", until_none_is_left(&daemon)).await;
             assert!(!processes::exists(monitor));
         },
     );
@@ -289,7 +289,7 @@ fn a_guest_that_prints_without_end_boots_in_vain_while_nobody_notices() {
         let directory = tempfile::Builder::new().prefix("guest-").permissions(mode(0o755)).tempdir().unwrap();
         let vm = Vm::new("bad", Kind::Microvm).kernel(&guest(&directory, SCREAMS)).set("boot-timeout", 4);
         let mut daemon = setup().function(vm.into()).function(Function::new("good")).start().await;
-        unnoticed(&daemon, "good", async {
+        without_side_effects(&daemon, "good", async {
             let reply = within(Duration::from_secs(10), "an answer", daemon.get("/invoke/bad/")).await;
             let problem = reply.problem(504, "boot_timed_out");
             let output = problem["output"].to_string();

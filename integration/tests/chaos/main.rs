@@ -27,7 +27,7 @@ use tokio::time::{Instant, sleep};
 
 use faults::Faults;
 use ledger::Ledger;
-use stage::{ERRANDS, Stage};
+use stage::{Stage, WORKLOADS};
 
 const TESTFN: &str = env!("CARGO_BIN_EXE_testfn");
 /// Seconds without `UNIFAAS_CHAOS`.
@@ -37,13 +37,13 @@ const WARM_UP: Duration = Duration::from_secs(3);
 
 async fn chaos(engine: Engine, duration: Duration, seed: u64) {
     let stage = Stage::set(engine).await;
-    let load = Load::on(stage.daemon.listen, &ERRANDS);
+    let load = Load::on(stage.daemon.listen, &WORKLOADS);
     sleep(WARM_UP).await;
     let before_anything = load.stop().await;
     let before = stage.calm(None).await;
 
     let ledger = Mutex::new(Ledger::default());
-    let load = Load::on(stage.daemon.listen, &ERRANDS);
+    let load = Load::on(stage.daemon.listen, &WORKLOADS);
     let faults = Faults { stage: &stage, ledger: &ledger, until: Instant::now() + duration };
     futures::join!(faults.small(StdRng::seed_from_u64(seed)), faults.large(StdRng::seed_from_u64(!seed)));
     let answers = load.stop().await;
@@ -73,8 +73,8 @@ async fn chaos(engine: Engine, duration: Duration, seed: u64) {
     assert!(strange.is_empty(), "{} answers without excuse, seed {seed}", strange.len());
     let most = before.daemon.memory + before.daemon.memory / 10 + 2048;
     assert!(after.daemon.memory <= most, "memory grew from {} to {} KiB", before.daemon.memory, after.daemon.memory);
-    for errand in ERRANDS.iter().filter(|errand| errand.function() != stage::LOST) {
-        stage.daemon.get(errand.path).await;
+    for workload in WORKLOADS.iter().filter(|workload| workload.function() != stage::LOST) {
+        stage.daemon.get(workload.path).await;
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 };
 
 use integration::{
-    Census, Daemon, Engine, Errand, Function, Home, Setup, contained, eventually, ms,
+    Census, Daemon, Engine, Function, Home, Setup, Workload, contained, eventually, ms,
     vm::{self, Kind, Vm},
 };
 
@@ -34,24 +34,24 @@ pub const EDITED: &str = "edited";
 /// Whose directory comes and goes.
 pub const FLEETING: &str = "fleeting";
 
-pub const ERRANDS: [Errand; 13] = [
-    errand("GET", "/invoke/lasting/sleep?ms=20", 2),
-    errand("POST", "/invoke/lasting/sleep?ms=20", 2),
-    errand("GET", "/invoke/once/pid", 1),
-    errand("POST", "/invoke/kin/sleep?ms=30", 1),
-    errand("POST", "/invoke/boxed/sleep?ms=30", 2),
-    errand("GET", "/invoke/boxed-once/pid", 1),
-    errand("POST", "/invoke/machine/echo", 2),
-    errand("GET", "/invoke/machine-once/", 1),
-    errand("GET", "/invoke/disk-once/", 1),
-    errand("GET", "/invoke/doubled/pid", 1),
-    errand("GET", "/invoke/lost/pid", 1),
-    errand("GET", "/invoke/edited/pid", 1),
-    errand("GET", "/invoke/fleeting/pid", 1),
+pub const WORKLOADS: [Workload; 13] = [
+    workload("GET", "/invoke/lasting/sleep?ms=20", 2),
+    workload("POST", "/invoke/lasting/sleep?ms=20", 2),
+    workload("GET", "/invoke/once/pid", 1),
+    workload("POST", "/invoke/kin/sleep?ms=30", 1),
+    workload("POST", "/invoke/boxed/sleep?ms=30", 2),
+    workload("GET", "/invoke/boxed-once/pid", 1),
+    workload("POST", "/invoke/machine/echo", 2),
+    workload("GET", "/invoke/machine-once/", 1),
+    workload("GET", "/invoke/disk-once/", 1),
+    workload("GET", "/invoke/doubled/pid", 1),
+    workload("GET", "/invoke/lost/pid", 1),
+    workload("GET", "/invoke/edited/pid", 1),
+    workload("GET", "/invoke/fleeting/pid", 1),
 ];
 
-const fn errand(method: &'static str, path: &'static str, clients: usize) -> Errand {
-    Errand { method, path, clients, pause: ms(30) }
+const fn workload(method: &'static str, path: &'static str, clients: usize) -> Workload {
+    Workload { method, path, clients, pause: ms(30) }
 }
 
 /// What is there of a daemon.

@@ -6,7 +6,7 @@ use std::{fs, time::Duration};
 
 use integration::{
     Daemon, Engine, Function,
-    abuse::{suffer_answers, unnoticed},
+    abuse::{check_malformed_responses, without_side_effects},
     contained, eventually, ms, number, within,
 };
 
@@ -39,7 +39,7 @@ async fn a_fork_bomb_is_held_by_the_limit_of_its_file_and_leaves_nothing() {
     daemon.get("/invoke/bad/pid").await.ok();
     let id = daemon.instances("bad").await[0]["engine_id"].as_str().unwrap().to_owned();
     assert_eq!(control(&id, "pids.max"), Some(40), "the limit is not in force, and the bomb would be");
-    unnoticed(&daemon, "good", async {
+    without_side_effects(&daemon, "good", async {
         daemon.get("/invoke/bad/bomb?ms=1500").await.ok();
         let off = async || (control(&id, "pids.current")? >= 40).then_some(());
         eventually(SOON, "it has gone off", off).await;
@@ -72,7 +72,7 @@ async fn files_that_grow_without_end_are_held_by_what_its_file_says_and_go_with_
 async fn output_without_end_is_kept_within_bounds_while_nobody_notices() {
     let Some(engine) = shared() else { return };
     let daemon = with(engine, contained("loud", &[], "keepalive = 1", "")).await;
-    unnoticed(&daemon, "good", async {
+    without_side_effects(&daemon, "good", async {
         daemon.get("/invoke/loud/flood?ms=2000").await.ok();
         for _ in 0..20 {
             let output = daemon.instances("loud").await[0]["output"].to_string();
@@ -88,7 +88,7 @@ async fn output_without_end_is_kept_within_bounds_while_nobody_notices() {
 async fn answers_that_are_none_have_the_right_status_and_harm_nobody() {
     let Some(engine) = shared() else { return };
     let daemon = with(engine, contained("odd", &[], "timeout = 2", "")).await;
-    unnoticed(&daemon, "good", suffer_answers(&daemon, "odd")).await;
+    without_side_effects(&daemon, "good", check_malformed_responses(&daemon, "odd")).await;
     engine.none_left("odd-nothing").await;
 }
 
@@ -96,7 +96,7 @@ async fn answers_that_are_none_have_the_right_status_and_harm_nobody() {
 async fn an_instance_that_closes_its_socket_loses_its_place_and_no_request() {
     let Some(engine) = shared() else { return };
     let daemon = with(engine, contained("deaf", &[], "", "")).await;
-    unnoticed(&daemon, "good", async {
+    without_side_effects(&daemon, "good", async {
         daemon.get("/invoke/deaf/deaf").await.ok();
         for _ in 0..8 {
             daemon.get("/invoke/deaf/pid").await.ok();

@@ -14,7 +14,7 @@
 use std::{env, time::Duration};
 
 use integration::{
-    Census, Engine, Errand, Function, Load, contained, ms, tally,
+    Census, Engine, Function, Load, Workload, contained, ms, tally,
     vm::{self, Kind, Vm},
 };
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -29,17 +29,17 @@ const GROWTH: f64 = 0.02;
 /// The same for a short time, in which buffers and pools still find their size.
 const GROWTH_AT_FIRST: f64 = 0.25;
 
-const ERRANDS: [Errand; 6] = [
-    errand("/invoke/once/pid", 2, 60),
-    errand("/invoke/kin/pid", 1, 150),
-    errand("/invoke/lasting/bytes?mib=1", 2, 50),
-    errand("/invoke/boxed-once/pid", 1, 100),
-    errand("/invoke/machine-once/", 1, 100),
-    errand("/invoke/disk-once/", 1, 200),
+const WORKLOADS: [Workload; 6] = [
+    workload("/invoke/once/pid", 2, 60),
+    workload("/invoke/kin/pid", 1, 150),
+    workload("/invoke/lasting/bytes?mib=1", 2, 50),
+    workload("/invoke/boxed-once/pid", 1, 100),
+    workload("/invoke/machine-once/", 1, 100),
+    workload("/invoke/disk-once/", 1, 200),
 ];
 
-const fn errand(path: &'static str, clients: usize, pause: u64) -> Errand {
-    Errand { method: "GET", path, clients, pause: ms(pause) }
+const fn workload(path: &'static str, clients: usize, pause: u64) -> Workload {
+    Workload { method: "GET", path, clients, pause: ms(pause) }
 }
 
 async fn soak(seconds: u64) {
@@ -59,11 +59,11 @@ async fn soak(seconds: u64) {
         Vm::new("disk-once", Kind::Firecracker).vm("image", &image).set("single-use", true).into(),
     ];
     functions.iter().for_each(|function| daemon.home.put(function));
-    for errand in ERRANDS {
-        daemon.settled(errand.function(), "it is there", |_| true).await;
+    for workload in WORKLOADS {
+        daemon.settled(workload.function(), "it is there", |_| true).await;
     }
 
-    let load = Load::on(daemon.listen, &ERRANDS);
+    let load = Load::on(daemon.listen, &WORKLOADS);
     let started = Instant::now();
     let mut ticks = interval(Duration::from_secs(1));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -85,8 +85,8 @@ async fn soak(seconds: u64) {
 
     let strange: Vec<_> = answers.iter().filter(|answer| answer.label() != "200 by the function").collect();
     assert!(strange.is_empty(), "{} answers are none of the function, as {:?}", strange.len(), strange[0]);
-    let served = |errand: &Errand| answers.iter().any(|answer| answer.function == errand.function());
-    assert!(ERRANDS.iter().all(served), "one function was never asked");
+    let served = |workload: &Workload| answers.iter().any(|answer| answer.function == workload.function());
+    assert!(WORKLOADS.iter().all(served), "one function was never asked");
     let limit = if seconds < LONG { GROWTH_AT_FIRST } else { GROWTH };
     is_flat("resident memory", quarters[2].memory, quarters[3].memory, limit);
     is_flat("descriptors", quarters[2].descriptors, quarters[3].descriptors, limit);

@@ -1,4 +1,4 @@
-//! The command line. What is typed becomes checked settings here; nothing is started.
+//! The command line: parses and checks the settings, and starts nothing.
 
 use std::{
     net::{IpAddr, SocketAddr, ToSocketAddrs},
@@ -54,14 +54,14 @@ pub struct Serve {
     /// Where /debug is served. Without it: at --listen, to callers of this host alone.
     #[arg(long, value_name = "HOST:PORT", value_parser = address)]
     pub admin_listen: Option<SocketAddr>,
-    /// Connections of clients at once; whoever comes then takes the place of an unused one, or gets 503.
+    /// Concurrent connections of clients; at the limit, a new one replaces an idle one, or gets 503.
     #[arg(long, value_name = "COUNT", default_value_t = 4096, value_parser = positive)]
     pub max_connections: usize,
-    /// Of those, as many for one address of another host [default: half of them].
+    /// Concurrent connections from one address of another host [default: half of --max-connections].
     #[arg(long, value_name = "COUNT", value_parser = positive)]
     pub max_connections_per_client: Option<usize>,
     /// How long a client may send nothing in the middle of a request body, or take nothing of a response, in seconds;
-    /// 0 for as long as it likes.
+    /// 0 for no limit.
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds, allow_negative_numbers = true)]
     pub client_timeout: Duration,
     /// The range that VMs get their addresses from; each takes a /30 of it [default: 10.100.0.0/16].
@@ -70,7 +70,7 @@ pub struct Serve {
     /// How many tap devices are kept prepared for VMs, once a function needs any.
     #[arg(long, value_name = "COUNT", default_value_t = 4)]
     pub tap_pool: usize,
-    /// Where the daemon writes down what it makes, for the next one [default: /var/lib/unifaas as root, else
+    /// Where the daemon records its resources, for the cleanup after a crash [default: /var/lib/unifaas as root, else
     /// ~/.local/state/unifaas].
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
@@ -83,7 +83,7 @@ pub struct Serve {
     /// How many processes may be starting at once [default: as many as are needed].
     #[arg(long, value_name = "COUNT")]
     pub max_process_starts: Option<NonZeroUsize>,
-    /// How long requests may go on after the first signal to stop, in seconds.
+    /// How long requests may go on after the first signal to end, in seconds.
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds, allow_negative_numbers = true)]
     pub drain_grace: Duration,
     /// The least important messages that are logged.
@@ -138,7 +138,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_line_is_consistent() {
+    fn command_line_is_consistent() {
         Cli::command().debug_assert();
     }
 
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_registry_is_all_that_is_needed() {
+    fn registry_is_the_only_required_option() {
         let cli = Cli::try_parse_from(["unifaas", "-r", "x"]).unwrap();
         assert_eq!(cli.serve.registry, Some(PathBuf::from("x")));
         assert_eq!(cli.serve.listen.to_string(), "127.0.0.1:8123");
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_values_say_what_is_expected() {
+    fn errors_name_the_expected_value() {
         for (arguments, hint) in [
             (["--listen", "nonsense"], "HOST:PORT"),
             (["--subnet", "10.100.0.0"], "ADDRESS/BITS"),

@@ -1,7 +1,7 @@
-//! From checked settings to a serving daemon, and from the first signal to nothing left.
+//! Startup from checked settings to a serving daemon, and shutdown from the first signal to the exit code.
 //!
-//! The ending is ordered: requests are refused, functions drain, instances end, their resources return, the servers let
-//! the last bytes out. Threads are joined before `run` returns, so the exit code tells the truth.
+//! The order of the shutdown: new requests are refused, functions drain, instances end, their resources are released,
+//! and the servers send their last bytes. Threads are joined before `run` returns, so the exit code covers them.
 
 use std::{io, num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
 
@@ -25,8 +25,8 @@ use crate::{
     state::{self, State, StateError},
 };
 
-/// After the drain's grace: time for instances to be killed and their resources to return.
-const LAST_RESORT: Duration = Duration::from_secs(20);
+/// After the drain's grace: how long killed instances and the release of their resources may take.
+const KILL_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Why the daemon could not start.
 #[derive(Debug, thiserror::Error)]
@@ -40,25 +40,28 @@ pub enum StartError {
     #[error(transparent)]
     Network(#[from] NetError),
     #[error("only {0} files may be open at once, and it takes {least} to serve: raise the hard limit (ulimit -Hn, or \
-        LimitNOFILE= of the service)", least = open_files::least())]
+        LimitNOFILE= of the service)", least = open_files::minimum())]
     OpenFiles(u64),
     #[error("{0}")]
     System(#[from] io::Error),
 }
 
-/// What outlives the system: its last threads may still log, and give back what the next daemon must not find half-way.
+/// What outlives the actix system: its last threads may still log and remove journal entries.
 #[derive(Default)]
 struct Lasting {
     state: Option<State>,
     logging: Option<Logging>,
 }
 
-/// Serves until a signal ends it.
+/// Runs the daemon until a signal ends it.
+///
+/// # Errors
+/// When it cannot start.
 pub fn run(options: Serve) -> Result<(), StartError> {
     let mut lasting = Lasting::default();
     let system = actix::System::new();
     let result = system.block_on(serve(options, &mut lasting));
-    // Ends the arbiters of the workers; their threads have nothing left to do.
+    // Ends the arbiters of the servers' workers.
     actix::System::current().stop();
     let stopped = system.run();
     drop(lasting);
@@ -75,7 +78,7 @@ async fn serve(options: Serve, lasting: &mut Lasting) -> Result<(), StartError> 
     let listeners = Listeners::bind(options.listen, options.callback_listen, options.admin_listen)?;
     let (front, callback, admin) = (listeners.front()?, listeners.callback()?, listeners.admin()?);
 
-    // From here on the daemon runs; failures above have left nothing behind.
+    // The daemon runs from here on. The failures above leave nothing behind.
     let log = lasting.logging.insert(log::set_up(options.log_level, options.log_format)).log.clone();
     let callbacks = Arc::new(Callbacks::default());
     let directory = Arc::new(Directory::default());
@@ -96,12 +99,12 @@ async fn serve(options: Serve, lasting: &mut Lasting) -> Result<(), StartError> 
         Services { sandboxes: Box::new(engines.clone()), callbacks: callbacks.clone(), admission: admission.clone() };
     let actors =
         RegistryActor::launch(root.clone(), specs, directory.clone(), services, ChangeSource::Watcher, log.clone());
-    let connections = options.max_connections.min(open_files::connections());
+    let connections = options.max_connections.min(open_files::max_connections());
     if connections < options.max_connections {
         warn!(log, "there can be fewer connections than --max-connections says: each request needs two open files";
             "wanted" => options.max_connections, "connections" => connections);
     }
-    let crowd = http::Limits {
+    let limits_of_clients = http::Limits {
         connections,
         connections_each: options.max_connections_per_client.unwrap_or(connections.div_ceil(2)),
         client_timeout: (!options.client_timeout.is_zero()).then_some(options.client_timeout),
@@ -114,8 +117,8 @@ async fn serve(options: Serve, lasting: &mut Lasting) -> Result<(), StartError> 
         subnet: options.subnet.unwrap_or(Subnet::DEFAULT).to_string(),
         state_dir: state.directory().display().to_string(),
         drain_grace_seconds: options.drain_grace.as_secs_f64(),
-        max_connections: crowd.connections,
-        max_connections_per_client: crowd.connections_each,
+        max_connections: limits_of_clients.connections,
+        max_connections_per_client: limits_of_clients.connections_each,
         client_timeout_seconds: options.client_timeout.as_secs_f64(),
         memory_budget: limits.memory,
         max_starts: limits.starts,
@@ -123,7 +126,7 @@ async fn serve(options: Serve, lasting: &mut Lasting) -> Result<(), StartError> 
     };
     let functions = directory.all().len();
     let log_of_workers = log.new(o!());
-    let shared = Shared::new(directory, callbacks, admission, peers, crowd, settings, log_of_workers);
+    let shared = Shared::new(directory, callbacks, admission, peers, limits_of_clients, settings, log_of_workers);
     let shared = Arc::new(shared);
     let servers = listeners.serve(shared.clone())?;
     let admin = admin.map_or_else(String::new, |admin| format!(" admin http://{admin}"));
@@ -135,12 +138,12 @@ async fn serve(options: Serve, lasting: &mut Lasting) -> Result<(), StartError> 
     info!(log, "ending"; "signal" => name, "grace" => ?options.drain_grace);
     shared.start_draining();
     engines.shutdown();
-    end(&actors, servers, options.drain_grace, &mut signals, &log).await;
+    shut_down(&actors, servers, options.drain_grace, &mut signals, &log).await;
     Ok(())
 }
 
-/// The ordered ending.
-async fn end(
+/// Shuts down in order: drains the instances within `grace`, kills the rest, and stops the servers.
+async fn shut_down(
     actors: &Addr<RegistryActor>,
     servers: Servers,
     grace: Duration,
@@ -148,7 +151,7 @@ async fn end(
     log: &slog::Logger,
 ) {
     let mut drained = drain(actors, grace);
-    let hurried = tokio::select! {
+    let kill = tokio::select! {
         _ = &mut drained => false,
         name = signals.next() => {
             warn!(log, "ending at once"; "signal" => name);
@@ -156,11 +159,11 @@ async fn end(
         }
         () = tokio::time::sleep(grace) => true,
     };
-    if hurried {
-        // What was told to end in its own time is killed now; the registry answers both askers when nothing is left.
+    if kill {
+        // A second drain without grace kills what is left. The registry answers both when no instance is left.
         let at_once = drain(actors, Duration::ZERO);
-        if timeout(LAST_RESORT, at_once).await.is_err() {
-            warn!(log, "some instances did not end; their guests are killed on the way out");
+        if timeout(KILL_TIMEOUT, at_once).await.is_err() {
+            warn!(log, "some instances did not end in time and are killed at exit");
         }
     }
     servers.stop().await;
@@ -168,22 +171,23 @@ async fn end(
 }
 
 fn drain(actors: &Addr<RegistryActor>, grace: Duration) -> oneshot::Receiver<()> {
-    let (done, told) = oneshot::channel();
+    let (done, drained) = oneshot::channel();
     actors.do_send(DrainAll { grace, done });
-    told
+    drained
 }
 
+/// Returns the absolute path of the registry if it can be read.
 fn readable_directory(registry: &std::path::Path) -> Result<PathBuf, StartError> {
     let error = |source| StartError::Registry { path: registry.to_owned(), source };
-    // A link in it may lead to another directory one day.
+    // Made absolute without following links, which may lead to another directory later.
     let root = std::path::absolute(registry).map_err(error)?;
     std::fs::read_dir(&root).map_err(error)?;
     Ok(root)
 }
 
-/// For whoever started the daemon and waits for it; the log is for whoever reads it later.
+/// Prints a line to standard output, for scripts that wait for the daemon to be ready.
 fn announce(line: &str) {
     use std::io::Write as _;
-    // Nobody may be listening.
+    // Standard output may be closed.
     let _ = writeln!(std::io::stdout(), "{line}");
 }

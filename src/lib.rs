@@ -1,7 +1,7 @@
-//! The `unifaas` daemon: settings, logger, actors, servers, and the ordered ending. No decisions.
+//! The `unifaas` daemon: the command line, the logger, the servers and the engines around the actors. No decisions.
 //!
 //! What is decided is decided in the `unifaas-actors` crate; what touches the outside world is in `http/`, `net/` and
-//! `sandbox/`; what has been made there is written down in `state/`.
+//! `sandbox/`; the resources made there are recorded in `state/`; limits and facts of the host are in `host/`.
 
 mod cli;
 mod daemon;
@@ -40,7 +40,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// `unifaas check`: one line per function, and every problem of those that have any.
+/// Runs `unifaas check`: prints one line per function, and every problem of the misconfigured ones.
 fn check(registry: &Path) -> Result<(), String> {
     let root = std::path::absolute(registry).unwrap_or_else(|_| registry.to_owned());
     let drafts = unifaas_actors::scan_all(&root)
@@ -64,12 +64,12 @@ fn check(registry: &Path) -> Result<(), String> {
     }
 }
 
-#[expect(clippy::print_stdout, reason = "this is what the user asked to see")]
+#[expect(clippy::print_stdout, reason = "the output of a command")]
 fn say(line: &str) {
     println!("{line}");
 }
 
-#[expect(clippy::print_stderr, reason = "the logger is not there, or not for this")]
+#[expect(clippy::print_stderr, reason = "an error of a command, not of the running daemon")]
 fn say_error(line: &str) {
     eprintln!("{line}");
 }

@@ -1,7 +1,6 @@
-//! Where messages go: slog, to standard error, human or JSON; panics and the `log` crate's messages go the same way.
+//! Logging: slog to standard error, human or JSON, with the panics and the messages of the `log` crate.
 //!
-//! Whoever reads them may be slow, or have stopped: that costs messages, and never the time of a thread that has others to
-//! serve.
+//! A slow or stopped reader of standard error costs messages, and never blocks a thread that serves.
 
 use std::{
     io::IsTerminal,
@@ -16,16 +15,15 @@ use tokio::time::Instant;
 
 use crate::cli;
 
-/// Messages that may wait to be written; when a burst is larger the rest is lost, and it is told how many. Each takes
-/// 96 bytes from the start.
-const QUEUE: usize = 4096;
-/// How long those that wait at the end may take to be written.
-const LAST_LINES: Duration = Duration::from_secs(1);
+/// Messages that may wait to be written, of 96 bytes each. Those beyond are dropped, and their number is logged.
+const QUEUE_LENGTH: usize = 4096;
+/// How long the queued messages may take to be written at the end.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Between two lines about something that others can bring about as often as they like.
+/// Between two messages about an event that peers can cause at any rate.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Logging for as long as it lives.
+/// Keeps logging set up until it is dropped.
 pub struct Logging {
     pub log: Logger,
     writer: Option<slog_async::AsyncGuard>,
@@ -36,43 +34,43 @@ impl Drop for Logging {
     fn drop(&mut self) {
         let (done, is_done) = mpsc::channel();
         let writer = self.writer.take();
-        // Dropping it waits for what is left to be written, however long that takes.
+        // The drop blocks until all messages are written, however long that takes.
         let waiter = thread::Builder::new().spawn(move || {
             drop(writer);
             done.send(())
         });
         if waiter.is_ok() {
-            let _ = is_done.recv_timeout(LAST_LINES);
+            let _ = is_done.recv_timeout(FLUSH_TIMEOUT);
         }
     }
 }
 
-/// Keeps a line from being written as often as somebody else wants.
+/// Limits the rate of one message, and counts those that were suppressed.
 #[derive(Debug, Default)]
-pub struct LogThrottle(Mutex<Saying>);
+pub struct LogThrottle(Mutex<Throttled>);
 
 #[derive(Debug, Default)]
-struct Saying {
+struct Throttled {
     last: Option<Instant>,
-    /// How often it could have been said since.
-    unsaid: u64,
+    /// Events since then.
+    count: u64,
 }
 
 impl LogThrottle {
-    /// Whether to say it now; how often it could have been said since it last was.
-    pub fn say(&self) -> Option<u64> {
-        let mut saying = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        saying.unsaid += 1;
+    /// Counts an event. Returns the number of events since the last message if one is due.
+    pub fn due(&self) -> Option<u64> {
+        let mut throttled = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        throttled.count += 1;
         let now = Instant::now();
-        if saying.last.is_some_and(|last| now - last < LOG_INTERVAL) {
+        if throttled.last.is_some_and(|last| now - last < LOG_INTERVAL) {
             return None;
         }
-        saying.last = Some(now);
-        Some(std::mem::take(&mut saying.unsaid))
+        throttled.last = Some(now);
+        Some(std::mem::take(&mut throttled.count))
     }
 }
 
-/// Sets logging up for the whole process.
+/// Sets up logging for the whole process.
 pub fn set_up(level: cli::Level, format: Option<cli::Format>) -> Logging {
     let human = match format {
         Some(format) => format == cli::Format::Human,
@@ -87,9 +85,9 @@ pub fn set_up(level: cli::Level, format: Option<cli::Format>) -> Logging {
     };
     let (drain, writer) = if human {
         let terminal = slog_term::FullFormat::new(slog_term::TermDecorator::new().stderr().build()).build();
-        queued(terminal.filter(worth_writing()).fuse())
+        queued(terminal.filter(log_filter()).fuse())
     } else {
-        // A line at a time: it is put together from dozens of pieces, each of which would be a system call.
+        // Line-buffered: a message is written in dozens of pieces, each of which would be a system call.
         let json = slog_json::Json::new(std::io::LineWriter::new(std::io::stderr()))
             .add_key_value(o!(
                 "ts" => FnValue(|_| humantime::format_rfc3339_millis(std::time::SystemTime::now()).to_string()),
@@ -97,34 +95,35 @@ pub fn set_up(level: cli::Level, format: Option<cli::Format>) -> Logging {
                 "msg" => FnValue(|record| record.msg().to_string()),
             ))
             .build();
-        queued(std::sync::Mutex::new(json.filter(worth_writing())).fuse())
+        queued(std::sync::Mutex::new(json.filter(log_filter())).fuse())
     };
-    // In front of the queue: what nobody wants to read must not wake the writer, least of all once per request.
-    let wanted = drain.filter_level(level);
-    // A thread that is on its way out may still have something to say when the writer has gone: that is lost, not fatal.
-    let log = Logger::root(wanted.ignore_res(), o!());
+    // Filtered before the queue: a message below the level must not wake the writer, least of all once per request.
+    let filtered = drain.filter_level(level);
+    // A thread that ends after the writer may still log: that message is lost, which is no error.
+    let log = Logger::root(filtered.ignore_res(), o!());
     let scope = slog_scope::set_global_logger(log.clone());
     let bridged = match level {
         Level::Trace => log::Level::Debug,
-        // Other crates' chatter is for those who ask for everything.
+        // Messages of other crates only at the level `trace`.
         _ => log::Level::Warn,
     };
-    // Fails only where a logger is set already.
+    // Fails only if a logger is set already.
     let _ = slog_stdlog::init_with_level(bridged);
     log_panics(log.clone());
     Logging { log, writer: Some(writer), _scope: scope }
 }
 
-/// Bollard tells the whole body of each request at this level: callback tokens and values of `[env]` among it.
-fn may_be_written(record: &slog::Record<'_>) -> bool {
+/// Returns whether a message has no secrets. Below warnings, bollard logs the body of each request, which contains
+/// callback tokens and the values of `[env]`.
+fn is_free_of_secrets(record: &slog::Record<'_>) -> bool {
     record.level().is_at_least(Level::Warning) || !record.module().starts_with("bollard")
 }
 
-/// Leaves out what others could fill a disk with.
-fn worth_writing() -> impl Fn(&slog::Record<'_>) -> bool + Send {
-    // Several times a second for as long as no connection can be accepted.
+/// Returns a filter for messages with secrets, and for those at a rate that could fill a disk.
+fn log_filter() -> impl Fn(&slog::Record<'_>) -> bool + Send {
+    // Sent several times a second while no connection can be accepted.
     let accepting = LogThrottle::default();
-    move |record| may_be_written(record) && (record.module() != "actix_server::accept" || accepting.say().is_some())
+    move |record| is_free_of_secrets(record) && (record.module() != "actix_server::accept" || accepting.due().is_some())
 }
 
 fn queued<D>(drain: D) -> (slog_async::Async, slog_async::AsyncGuard)
@@ -132,7 +131,7 @@ where
     D: Drain<Err = slog::Never, Ok = ()> + Send + 'static,
 {
     slog_async::Async::new(drain)
-        .chan_size(QUEUE)
+        .chan_size(QUEUE_LENGTH)
         .overflow_strategy(slog_async::OverflowStrategy::DropAndReport)
         .build_with_guard()
 }
@@ -150,10 +149,10 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn what_others_bring_about_is_said_now_and_then_with_how_often_it_was() {
-        let seldom = LogThrottle::default();
-        assert_eq!((seldom.say(), seldom.say(), seldom.say()), (Some(1), None, None));
+    async fn throttled_message_is_due_once_an_interval_with_its_count() {
+        let throttle = LogThrottle::default();
+        assert_eq!((throttle.due(), throttle.due(), throttle.due()), (Some(1), None, None));
         tokio::time::advance(LOG_INTERVAL).await;
-        assert_eq!((seldom.say(), seldom.say()), (Some(3), None));
+        assert_eq!((throttle.due(), throttle.due()), (Some(3), None));
     }
 }

@@ -9,9 +9,10 @@
 //!   while let Ok(request) = requests.recv().await { … }        // on_runtime, on_local_set
 //! ```
 //!
-//! and ends when the queue is closed and empty. The [`Worker`] is held by one owner: dropping it closes the queue and joins
-//! the threads, so that every accepted request has been carried out by then. [`WorkerHandle`]s send, from any thread and
-//! from destructors. What a worker does is in the module that starts it: `state/journal.rs`, `sandbox/container/reaper.rs`.
+//! and ends when the queue is closed and empty. The [`Worker`] is held by one owner: dropping it closes the queue and
+//! joins the threads, so that every accepted request has been carried out by then. [`WorkerHandle`]s send, from any
+//! thread and from destructors. What a worker does is in the module that starts it: `state/journal.rs`,
+//! `sandbox/container/reaper.rs`.
 
 use std::{io, thread};
 
@@ -103,8 +104,8 @@ impl<R> WorkerHandle<R> {
         let _ = self.0.try_send(request);
     }
 
-    /// Queues the request that `request` makes of a reply's sender, at once. The receiver resolves with the reply, or with
-    /// an error if the worker ends without one.
+    /// Queues the request that `request` makes of a reply's sender, at once. The receiver resolves with the reply, or
+    /// with an error if the worker ends without one.
     pub fn call<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> R) -> oneshot::Receiver<T> {
         let (reply, answer) = oneshot::channel();
         self.send(request(reply));

@@ -1,4 +1,4 @@
-//! What the host has to give: memory and processors.
+//! The budgets of the host: memory for all instances, and concurrent starts.
 
 use std::{fmt, num::NonZeroUsize, str::FromStr, thread};
 
@@ -7,16 +7,16 @@ use crate::sandbox::memory_limit;
 const KIB_PER_MIB: u64 = 1024;
 const BYTES_PER_MIB: u64 = 1 << 20;
 
-/// How much memory instances may use together, as it is chosen.
+/// The memory that all instances may use together, as configured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MemoryBudget {
     Mib(u64),
-    /// Of what there is.
+    /// Of the memory of the host, or of the daemon's cgroup if that has less.
     Percent(u64),
 }
 
 impl MemoryBudget {
-    /// In MiB, on this host: of its memory, or of what the daemon is allowed if that is less.
+    /// Returns the budget on this host, in MiB.
     pub fn resolve(self) -> u64 {
         match self {
             MemoryBudget::Mib(mib) => mib,
@@ -52,8 +52,8 @@ impl fmt::Display for MemoryBudget {
     }
 }
 
-/// Containers and virtual machines that may be starting at once: enough to keep every processor busy while some of them
-/// wait for the engine or the kernel. With more, all are ready later than they would be one after the other.
+/// Returns how many containers and virtual machines may start at once by default: enough to keep every processor busy
+/// while some starts wait for the engine or the kernel. With more, all of them take longer than one after the other.
 pub fn default_max_starts() -> usize {
     2 * thread::available_parallelism().map_or(1, NonZeroUsize::get)
 }
@@ -72,13 +72,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_total_is_read_from_meminfo() {
+    fn reads_total_from_meminfo() {
         assert_eq!(total_kib("MemTotal:       24576000 kB\nMemFree: 1 kB\n"), Some(24_576_000));
         assert_eq!(total_kib("nothing"), None);
     }
 
     #[test]
-    fn a_budget_is_mebibytes_or_a_share() {
+    fn budget_is_mebibytes_or_a_share() {
         assert_eq!("4096".parse(), Ok(MemoryBudget::Mib(4096)));
         assert_eq!("150%".parse(), Ok(MemoryBudget::Percent(150)));
         for wrong in ["", "0", "-1", "0%", "1001%", "%", "80 %", "4G"] {

@@ -1,9 +1,9 @@
-//! By what functions are told from everybody else: the networks of those that have an address of their own (containers,
-//! virtual machines), and the users as whom the others run.
+//! Which peer addresses and user ids belong to functions: the networks of containers and virtual machines, and the
+//! users that processes run as.
 //!
-//! Whoever calls from such a network may report that it is ready, and nothing else: `http/gate.rs` asks here at each new
-//! connection. Whoever calls from this host as such a user is not shown the admin pages: `http/admin.rs`. Both are entered
-//! before the first instance starts there, so that no instance is ever taken for a stranger.
+//! The accept policy of `http/` looks at each new connection: a peer in such a network may only call back that it is
+//! ready. The admin pages are refused to such a user of this host. Networks and users are added before their first
+//! instance starts, so that every instance is recognized.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,7 +14,7 @@ use std::{
 use ipnet::IpNet;
 use nix::{ifaddrs::getifaddrs, net::if_::if_nametoindex};
 
-/// Where functions live, and as whom. Clones are the same.
+/// The networks and users of functions. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct FunctionPeers(Arc<RwLock<Known>>);
 
@@ -32,40 +32,40 @@ pub struct OwnAddress {
 }
 
 impl FunctionPeers {
-    /// From now on, functions live in that network.
+    /// Adds the network `name`, or replaces its ranges.
     pub fn add_network(&self, name: &str, ranges: Vec<IpNet>) {
         if self.known().networks.get(name) != Some(&ranges) {
             self.0.write().unwrap_or_else(PoisonError::into_inner).networks.insert(name.to_owned(), ranges);
         }
     }
 
-    /// From now on, functions run as that user.
+    /// Adds a user id.
     pub fn add_user(&self, user: u32) {
         if !self.known().users.contains(&user) {
             self.0.write().unwrap_or_else(PoisonError::into_inner).users.insert(user);
         }
     }
 
-    /// Whether somebody there may be a function.
+    /// Returns whether a peer address may be a function's.
     pub fn include(&self, peer: SocketAddr) -> bool {
         match peer {
-            // Nobody tells which addresses of this kind there are, only on which wire.
-            SocketAddr::V6(peer) if peer.ip().is_unicast_link_local() => self.are_behind(&peer, &own_addresses()),
-            peer => self.have(peer.ip().to_canonical()),
+            // Link-local addresses are known by their interface only.
+            SocketAddr::V6(peer) if peer.ip().is_unicast_link_local() => self.share_interface(&peer, &own_addresses()),
+            peer => self.contain(peer.ip().to_canonical()),
         }
     }
 
-    /// Whether functions run as that user.
+    /// Returns whether a function may run as that user.
     pub fn include_user(&self, user: u32) -> bool {
         self.known().users.contains(&user)
     }
 
-    fn are_behind(&self, peer: &SocketAddrV6, own: &[OwnAddress]) -> bool {
+    fn share_interface(&self, peer: &SocketAddrV6, own: &[OwnAddress]) -> bool {
         let is_there = |own: &&OwnAddress| if_nametoindex(own.interface.as_str()) == Ok(peer.scope_id());
-        own.iter().filter(is_there).any(|own| self.have(own.address))
+        own.iter().filter(is_there).any(|own| self.contain(own.address))
     }
 
-    fn have(&self, address: IpAddr) -> bool {
+    fn contain(&self, address: IpAddr) -> bool {
         self.known().networks.values().flatten().any(|range| range.contains(&address))
     }
 
@@ -74,7 +74,7 @@ impl FunctionPeers {
     }
 }
 
-/// The addresses of this host.
+/// Returns the addresses of this host.
 pub fn own_addresses() -> Vec<OwnAddress> {
     let interfaces = getifaddrs().into_iter().flatten();
     let addresses = interfaces.filter_map(|interface| {
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn a_network_is_all_of_its_ranges_however_an_address_is_written() {
+    fn includes_all_ranges_in_every_notation() {
         let peers = peers();
         for inside in ["172.17.3.4:5", "[::ffff:172.17.3.4]:5", "[fd00::9]:5"] {
             assert!(include(&peers, inside), "{inside}");
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_network_that_has_changed_is_where_it_is_now() {
+    fn adding_a_network_again_replaces_its_ranges() {
         let peers = peers();
         peers.add_network("vms", vec!["10.100.0.0/16".parse().unwrap()]);
         peers.add_network("bridge", vec!["172.20.0.0/16".parse().unwrap()]);
@@ -122,21 +122,21 @@ mod tests {
     }
 
     #[test]
-    fn users_are_known_by_number() {
+    fn includes_users_by_id() {
         let peers = peers();
         peers.add_user(65_534);
         assert!(peers.include_user(65_534) && !peers.include_user(0));
     }
 
     #[test]
-    fn an_address_of_the_wire_alone_is_told_by_the_wire() {
+    fn includes_link_local_addresses_by_interface() {
         let peers = peers();
         let lo = if_nametoindex("lo").unwrap();
         let own = |address: &str| [OwnAddress { interface: "lo".to_owned(), address: address.parse().unwrap() }];
         let peer = |scope| SocketAddrV6::new("fe80::1".parse().unwrap(), 5, 0, scope);
-        assert!(peers.are_behind(&peer(lo), &own("172.17.0.1")));
-        assert!(!peers.are_behind(&peer(lo), &own("192.0.2.1")));
-        assert!(!peers.are_behind(&peer(lo + 1), &own("172.17.0.1")));
+        assert!(peers.share_interface(&peer(lo), &own("172.17.0.1")));
+        assert!(!peers.share_interface(&peer(lo), &own("192.0.2.1")));
+        assert!(!peers.share_interface(&peer(lo + 1), &own("172.17.0.1")));
         assert!(own_addresses().iter().any(|own| own.interface == "lo" && own.address.is_loopback()));
     }
 }

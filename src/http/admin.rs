@@ -71,7 +71,7 @@ fn is_no_function(ends: Ends, shared: &Shared) -> bool {
     match owner::of(ends.peer, ends.local) {
         Ok(user) => !shared.peers.include_user(user),
         Err(error) => {
-            if let Some(times) = shared.strangers.say() {
+            if let Some(times) = shared.strangers.due() {
                 warn!(shared.log, "admin pages are not shown: the kernel does not tell who asks for them";
                     "error" => %error, "times" => times);
             }

@@ -60,7 +60,7 @@ pub fn let_in(door: Door, shared: &Shared, crowd: &Rc<Crowd>, connection: &TcpSt
         if door == Door::Callback {
             shared.callbacks.refuse();
         }
-        if let Some(times) = shared.strangers.say() {
+        if let Some(times) = shared.strangers.due() {
             warn!(shared.log, "connection was refused: its address has no business there"; "listener" => door.name(),
                 "from" => %from, "times" => times);
         }
@@ -68,7 +68,7 @@ pub fn let_in(door: Door, shared: &Shared, crowd: &Rc<Crowd>, connection: &TcpSt
     }
     let guest = crowd.admit(from);
     if guest.is_none()
-        && let Some(times) = shared.crowded.say()
+        && let Some(times) = shared.crowded.due()
     {
         warn!(shared.log, "connections were refused: every place is taken"; "listener" => door.name(),
             "from" => %from, "times" => times);

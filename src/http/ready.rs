@@ -24,7 +24,7 @@ pub async fn hear(client: &mut Client, shared: &Shared) {
     let verdict = shared.callbacks.deliver(token, from).await;
     // Anybody here can forge as many as they like; all of them are counted.
     if verdict.is_none()
-        && let Some(times) = shared.forgers.say()
+        && let Some(times) = shared.forgers.due()
     {
         warn!(shared.log, "ready callback for no instance"; "from" => %from, "times" => times);
     }

@@ -120,7 +120,7 @@ impl Engines {
 
 impl Sandboxes for Engines {
     fn launch(&self, order: LaunchOrder) -> LocalBoxFuture<'static, Result<Launched, LaunchError>> {
-        if !open_files::suffice_for_a_start() {
+        if !open_files::suffice_for_start() {
             let why = "the daemon has too many open files (see `ulimit -n` or LimitNOFILE=)".to_owned();
             return Box::pin(future::ready(Err(LaunchError::Exhausted(why))));
         }

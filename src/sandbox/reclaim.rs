@@ -78,7 +78,7 @@ pub async fn run(left: Recovered, containers: &Containers, mark: Mark, subnet: S
         network_leftovers.subnets.push(subnet);
     }
 
-    containers.remove_leftovers(left);
+    containers.recover(left);
     task::spawn_local(remove_directories(directories, log.clone()));
     let ended = time::timeout(EXIT_TIMEOUT, task::spawn_local(end(trees, cgroups, log.clone())));
     let cleaned = async {

@@ -1,8 +1,9 @@
-//! A container that runs: signalled, read from, and removed in the end.
+//! A running container: its signals, its output, its exit and its removal.
 
 use std::{cell::Cell, rc::Rc, time::Duration};
 
 use bollard::{
+    Docker,
     container::LogOutput,
     query_parameters::{KillContainerOptionsBuilder, LogsOptionsBuilder},
 };
@@ -14,36 +15,29 @@ use unifaas_actors::{
     sandbox::{ReclaimError, SandboxExit, SandboxHandle},
 };
 
-use crate::sandbox::output_throttle::OutputThrottle;
-
 use super::{
-    engine::{Engine, QUICK},
-    exit_watcher::ContainerExit,
+    engine::{Engine, QUICK_CALL_TIMEOUT},
+    exit::{self, ContainerExit},
     reaper::ContainerReaper,
 };
-use crate::state::JournalEntry;
+use crate::{sandbox::output_throttle::OutputThrottle, state::JournalEntry};
 
-/// How long the last output may take to be read once the container has ended: less than requests in flight wait for the
-/// reason of the end.
-const LAST_OUTPUT: Duration = Duration::from_millis(150);
-/// What the engine reports for a process that a signal has ended is this much more than the signal's number.
-const SIGNALLED: i64 = 128;
-/// The highest number of a signal with a fixed meaning.
-const LAST_SIGNAL: i64 = 31;
-const SIGKILL: i64 = 9;
+/// How long the last output may take to be read after the exit: less than requests in flight wait for the exit's
+/// reason.
+const LAST_OUTPUT_TIMEOUT: Duration = Duration::from_millis(150);
 
-/// The hold on a container.
+/// The handle of a container.
 #[derive(Debug)]
 pub struct ContainerHandle {
     pub container: Container,
     pub reaper: ContainerReaper,
-    /// What its image wants to be asked to end with.
+    /// The signal with which its image is stopped.
     pub stop_signal: String,
-    /// Until it is being removed.
+    /// Taken when the removal begins.
     pub entry: Option<JournalEntry>,
 }
 
-/// A container in its engine.
+/// A container and its engine.
 #[derive(Debug, Clone)]
 pub struct Container {
     pub engine: Rc<Engine>,
@@ -75,8 +69,7 @@ impl SandboxHandle for ContainerHandle {
 
 impl Drop for ContainerHandle {
     fn drop(&mut self) {
-        // An actor panicked. The request cannot be made here, but it is made for as long as the daemon runs; after that,
-        // the next one reads of it.
+        // An actor panicked. The reaper removes the container, or the next daemon does.
         if let Some(entry) = self.entry.take() {
             self.container.killed.set(true);
             self.reaper.discard(&self.container.id, entry);
@@ -90,18 +83,18 @@ impl Container {
         task::spawn_local(async move {
             let options = KillContainerOptionsBuilder::new().signal(&signal).build();
             let id = container.id.as_str();
-            let kill = async |docker: bollard::Docker| docker.kill_container(id, Some(options)).await;
-            match container.engine.ask("kill", QUICK, kill).await {
+            let kill = async |docker: Docker| docker.kill_container(id, Some(options)).await;
+            match container.engine.ask("kill", QUICK_CALL_TIMEOUT, kill).await {
                 Ok(()) => {}
-                // It has just ended.
+                // It has just exited.
                 Err(error) if error.is_not_found() || error.is_conflict() => {}
                 Err(error) => debug!(container.log, "signal was not delivered"; "signal" => signal, "error" => %error),
             }
         });
     }
 
-    /// Moves everything that the container prints into the log, from its first line on, until it has ended.
-    pub async fn collect(self, log: OutputLog) {
+    /// Copies everything that the container prints into the log, from its first line until its exit.
+    pub async fn pump_output(self, log: OutputLog) {
         let options = LogsOptionsBuilder::new().follow(true).stdout(true).stderr(true).build();
         let Ok(docker) = self.engine.client().await else { return };
         let mut output = docker.logs(&self.id, Some(options));
@@ -122,67 +115,44 @@ impl Container {
         }
     }
 
-    /// Resolves when it has ended and its last lines have been read. `limit` is its memory in MiB.
+    /// Waits for the exit and for the last lines. `limit` is the container's memory in MiB.
     pub async fn exited(
         self,
-        end: oneshot::Receiver<ContainerExit>,
+        exit: oneshot::Receiver<ContainerExit>,
         output: task::JoinHandle<()>,
         limit: u64,
     ) -> SandboxExit {
-        let end = end.await;
+        let exit = exit.await;
         let (exit, _) = futures::join!(
             async {
-                match end {
-                    Ok(ContainerExit::Died { code, out_of_memory }) if out_of_memory || self.starved(code).await => {
+                match exit {
+                    Ok(ContainerExit::Died { code, out_of_memory })
+                        if out_of_memory || self.is_oom_kill(code).await =>
+                    {
                         SandboxExit::OutOfMemory { limit }
                     }
-                    Ok(ContainerExit::Died { code, .. }) => exit(code),
+                    Ok(ContainerExit::Died { code, .. }) => exit::of_code(code),
                     Ok(ContainerExit::Removed) => {
-                        SandboxExit::Other("removed from the container engine by somebody else".to_owned())
+                        SandboxExit::Other("removed from the container engine by another program".to_owned())
                     }
                     Ok(ContainerExit::CutOff) => {
-                        SandboxExit::Other("taken out of its network by somebody else".to_owned())
+                        SandboxExit::Other("taken out of its network by another program".to_owned())
                     }
                     Err(_) => SandboxExit::Other("no longer watched by the daemon".to_owned()),
                 }
             },
-            time::timeout(LAST_OUTPUT, output),
+            time::timeout(LAST_OUTPUT_TIMEOUT, output),
         );
         exit
     }
 
-    /// Whether the kernel killed it for its memory: not every engine says so with an event of its own.
-    async fn starved(&self, code: i64) -> bool {
-        if code != SIGNALLED + SIGKILL || self.killed.get() {
+    /// Asks the engine whether the kernel killed the container for its memory: not every engine has an event for that.
+    async fn is_oom_kill(&self, code: i64) -> bool {
+        if code != exit::KILLED || self.killed.get() {
             return false;
         }
-        let inspect = async |docker: bollard::Docker| docker.inspect_container(&self.id, None).await;
-        let state = self.engine.ask("inspect", QUICK, inspect).await.ok().and_then(|container| container.state);
+        let inspect = async |docker: Docker| docker.inspect_container(&self.id, None).await;
+        let state = self.engine.ask("inspect", QUICK_CALL_TIMEOUT, inspect).await.ok().and_then(|found| found.state);
         state.and_then(|state| state.oom_killed).unwrap_or(false)
-    }
-}
-
-/// What an exit code says. As in a shell, a program that exits with 128 and a few by itself looks as if signalled.
-fn exit(code: i64) -> SandboxExit {
-    match (i32::try_from(code), i32::try_from(code - SIGNALLED)) {
-        (_, Ok(signal)) if (1..=LAST_SIGNAL).contains(&signal.into()) => SandboxExit::Signal(signal),
-        (Ok(code), _) => SandboxExit::Code(code),
-        _ => SandboxExit::Other(format!("exited with status {code}")),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn exit_codes_are_read_as_a_shell_does() {
-        assert_eq!(exit(0), SandboxExit::Code(0));
-        assert_eq!(exit(128), SandboxExit::Code(128));
-        assert_eq!(exit(137), SandboxExit::Signal(9));
-        assert_eq!(exit(143), SandboxExit::Signal(15));
-        assert_eq!(exit(200), SandboxExit::Code(200));
-        assert_eq!(exit(-1), SandboxExit::Code(-1));
-        assert_eq!(exit(1 << 40), SandboxExit::Other("exited with status 1099511627776".to_owned()));
     }
 }

@@ -1,16 +1,16 @@
-//! What the engine's description of a container says about it. Pure.
+//! Reads the engine's inspection of a container. Pure.
 
 use std::{collections::HashMap, net::IpAddr};
 
 use bollard::models::{ContainerInspectResponse, EndpointSettings};
 
-/// What is worth knowing of a container that was started.
+/// What a cold start needs of a container that was started.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Inspection {
     pub address: Option<IpAddr>,
-    /// Where it sees this host.
+    /// The address of this host in its network.
     pub gateway: Option<IpAddr>,
-    /// Of its first process, on this host.
+    /// The PID of its first process, on this host.
     pub pid: Option<u32>,
     pub stop_signal: Option<String>,
 }
@@ -33,7 +33,7 @@ fn endpoints(container: &ContainerInspectResponse) -> impl Iterator<Item = &Endp
     networks.into_iter().flat_map(HashMap::values)
 }
 
-/// Where a container is.
+/// Returns the addresses of a container.
 pub fn addresses(container: &ContainerInspectResponse) -> impl Iterator<Item = IpAddr> {
     endpoints(container).filter_map(address)
 }
@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn address_gateway_pid_and_signal_come_from_one_look() {
+    fn reads_address_gateway_pid_and_signal() {
         let found = r#"{"State":{"Pid":77},"Config":{"StopSignal":"SIGQUIT"},"NetworkSettings":{"Networks":{
             "n":{"IPAddress":"10.9.0.2","Gateway":"10.9.0.1"}}}}"#;
         let expected = Inspection {
@@ -61,14 +61,14 @@ mod tests {
     }
 
     #[test]
-    fn a_container_that_has_ended_has_nothing_of_it() {
+    fn exited_container_has_no_address_and_no_pid() {
         let found = r#"{"State":{"Pid":0},"NetworkSettings":{"Networks":{"bridge":{"IPAddress":"","Gateway":""}}}}"#;
         assert_eq!(Inspection::of(&serde_json::from_str(found).unwrap()), Inspection::default());
         assert_eq!(Inspection::of(&ContainerInspectResponse::default()), Inspection::default());
     }
 
     #[test]
-    fn an_address_may_be_of_the_sixth_version() {
+    fn reads_ipv6_address() {
         let found = r#"{"NetworkSettings":{"Networks":{"n":{"IPAddress":"","GlobalIPv6Address":"fd00::2"}}}}"#;
         assert_eq!(Inspection::of(&serde_json::from_str(found).unwrap()).address, Some("fd00::2".parse().unwrap()));
     }

@@ -1,6 +1,8 @@
-//! Which address this host has in the networks of the containers: the gateway that the engine tells, or where it tells
-//! none (Docker's default bridge until the engine has been restarted), the one that the host has in their subnet. Whoever
-//! asks for it is about to start a container there, so that is when the network is entered among the [`FunctionPeers`].
+//! The address of this host in the networks of containers: the gateway that the engine reports, or the host's own
+//! address in the subnet. Docker's default bridge has no reported gateway until the engine has been restarted.
+//!
+//! A gateway is looked up before the first container starts in its network, so that is when the network is added to the
+//! [`FunctionPeers`].
 
 use std::{cell::RefCell, collections::HashMap, net::IpAddr, rc::Rc};
 
@@ -10,14 +12,17 @@ use unifaas_actors::sandbox::LaunchError;
 
 use crate::host::function_peers::{FunctionPeers, OwnAddress, own_addresses};
 
-use super::engine::{Engine, EngineError, QUICK};
+use super::{
+    engine::{Engine, QUICK_CALL_TIMEOUT},
+    engine_error::EngineError,
+};
 
-/// What Docker and Podman call the network of a container that names none.
+/// The networks of containers without a `network`, in Docker and in Podman.
 const DEFAULT_NETWORKS: [&str; 2] = ["bridge", "podman"];
 /// The driver of networks that containers share with this host.
 const BRIDGE: &str = "bridge";
 
-/// The gateways that are known.
+/// Looks gateways up, and remembers them.
 #[derive(Debug)]
 pub struct Networks {
     engine: Rc<Engine>,
@@ -26,15 +31,15 @@ pub struct Networks {
 }
 
 impl Networks {
-    /// Nothing is known yet.
+    /// Returns an empty lookup.
     pub fn new(engine: Rc<Engine>, peers: FunctionPeers) -> Self {
         Self { engine, peers, gateways: RefCell::default() }
     }
 
-    /// The gateway of `network`, or of the engine's default network.
+    /// Returns the gateway of `network`, or of the engine's default network.
     ///
     /// # Errors
-    /// When there is no such network, or containers on it cannot reach this host.
+    /// When there is no such network, or its containers cannot reach this host.
     pub async fn gateway(&self, network: Option<&str>) -> Result<IpAddr, LaunchError> {
         let key = network.unwrap_or_default();
         if let Some(gateway) = self.gateways.borrow().get(key) {
@@ -47,14 +52,16 @@ impl Networks {
         Ok(gateway)
     }
 
-    /// Asks anew next time: the network may have been made anew.
+    /// Forgets a gateway, as the network may have been removed and created again.
     pub fn forget(&self, network: Option<&str>) {
         self.gateways.borrow_mut().remove(network.unwrap_or_default());
     }
 
     async fn inspect(&self, network: Option<&str>) -> Result<NetworkInspect, EngineError> {
         let inspect = async |name: &str| {
-            self.engine.ask("inspect network", QUICK, async |docker| docker.inspect_network(name, None).await).await
+            self.engine
+                .ask("inspect network", QUICK_CALL_TIMEOUT, async |docker| docker.inspect_network(name, None).await)
+                .await
         };
         match network {
             Some(name) => inspect(name).await,
@@ -75,10 +82,10 @@ fn gateway_of(network: &NetworkInspect, own: &[OwnAddress]) -> Result<IpAddr, La
     }
     let configs = network.ipam.as_ref().and_then(|ipam| ipam.config.as_ref()).into_iter().flatten();
     let gateways = configs.filter_map(|config| {
-        // Some engines add the length of the prefix.
-        let told = config.gateway.as_deref().and_then(|text| text.split('/').next()?.parse().ok());
+        // Some engines append the prefix length.
+        let reported = config.gateway.as_deref().and_then(|text| text.split('/').next()?.parse().ok());
         let subnet: Option<IpNet> = config.subnet.as_deref().and_then(|text| text.parse().ok());
-        told.or_else(|| {
+        reported.or_else(|| {
             own.iter().map(|own| own.address).find(|address| subnet.is_some_and(|net| net.contains(address)))
         })
     });
@@ -87,16 +94,16 @@ fn gateway_of(network: &NetworkInspect, own: &[OwnAddress]) -> Result<IpAddr, La
     gateway.copied().ok_or_else(|| LaunchError::Missing(format!("this host has no address in network {name:?}")))
 }
 
-/// The addresses that containers get there.
+/// Returns the ranges of which the containers get their addresses.
 fn ranges_of(network: &NetworkInspect) -> Result<Vec<IpNet>, LaunchError> {
     let configs = network.ipam.as_ref().and_then(|ipam| ipam.config.as_ref()).into_iter().flatten();
-    let told = configs.flat_map(|config| [config.subnet.as_deref(), config.gateway.as_deref()]).flatten();
-    // A gateway has the length of the prefix with it, or says nothing about the others.
-    let ranges: Vec<IpNet> = told.filter_map(|text| text.parse().ok()).collect();
+    let texts = configs.flat_map(|config| [config.subnet.as_deref(), config.gateway.as_deref()]).flatten();
+    // A gateway without a prefix length is no range.
+    let ranges: Vec<IpNet> = texts.filter_map(|text| text.parse().ok()).collect();
     if ranges.is_empty() {
         let name = network.name.as_deref().unwrap_or_default();
-        let why = "so nobody could tell its containers from strangers";
-        return Err(LaunchError::Missing(format!("network {name:?} does not tell its addresses, {why}")));
+        let why = "so its containers could not be recognized as peers";
+        return Err(LaunchError::Missing(format!("network {name:?} does not report its addresses, {why}")));
     }
     Ok(ranges)
 }
@@ -113,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn the_gateway_is_what_the_network_says() {
+    fn gateway_is_what_the_network_reports() {
         let one =
             r#"{"Name":"n","Driver":"bridge","IPAM":{"Config":[{"Subnet":"10.9.0.0/24","Gateway":"10.9.0.77"}]}}"#;
         assert_eq!(gateway(one).unwrap(), "10.9.0.77");
@@ -125,13 +132,13 @@ mod tests {
     }
 
     #[test]
-    fn a_network_that_tells_no_gateway_is_where_this_host_has_an_address() {
-        let told = r#"{"Name":"bridge","Driver":"bridge","IPAM":{"Config":[{"Subnet":"172.17.0.0/16"}]}}"#;
-        assert_eq!(gateway(told).unwrap(), "172.17.0.1");
+    fn without_reported_gateway_it_is_the_hosts_address_in_the_subnet() {
+        let without = r#"{"Name":"bridge","Driver":"bridge","IPAM":{"Config":[{"Subnet":"172.17.0.0/16"}]}}"#;
+        assert_eq!(gateway(without).unwrap(), "172.17.0.1");
     }
 
     #[test]
-    fn the_ranges_are_the_subnets_and_where_none_is_told_that_of_the_gateway() {
+    fn ranges_are_the_subnets_or_that_of_the_gateway() {
         let ranges = |json: &str| {
             let network = serde_json::from_str(&format!(r#"{{"Name":"n","IPAM":{{"Config":{json}}}}}"#)).unwrap();
             ranges_of(&network).map(|ranges| ranges.iter().map(|range| range.trunc().to_string()).collect::<Vec<_>>())
@@ -139,13 +146,13 @@ mod tests {
         let docker = r#"[{"Subnet":"172.17.0.0/16","Gateway":"172.17.0.1"},{"Subnet":"fd00::/64"}]"#;
         assert_eq!(ranges(docker).unwrap(), ["172.17.0.0/16", "fd00::/64"]);
         assert_eq!(ranges(r#"[{"Gateway":"10.9.0.1/24"}]"#).unwrap(), ["10.9.0.0/24"]);
-        for silent in ["null", "[]", r#"[{"Gateway":"10.9.0.1"}]"#] {
-            assert!(ranges(silent).unwrap_err().to_string().contains("does not tell its addresses"), "{silent}");
+        for without in ["null", "[]", r#"[{"Gateway":"10.9.0.1"}]"#] {
+            assert!(ranges(without).unwrap_err().to_string().contains("does not report its addresses"), "{without}");
         }
     }
 
     #[test]
-    fn networks_without_a_way_to_this_host_are_refused_by_name() {
+    fn refuses_networks_without_a_route_to_this_host() {
         for (name, driver) in [("host", "host"), ("none", "null"), ("lan", "macvlan")] {
             let said =
                 gateway(&format!(r#"{{"Name":"{name}","Driver":"{driver}","IPAM":{{"Config":[]}}}}"#)).unwrap_err();

@@ -1,5 +1,5 @@
-//! Removes containers and does not give up: an engine that is away still has them when it comes back. Those that are left
-//! when the daemon ends stay in the journal, and the next daemon removes them.
+//! Removes containers and does not give up: an engine that is away still has them when it comes back. Those that are
+//! left when the daemon ends stay in the journal, and the next daemon removes them.
 
 use std::{rc::Rc, time::Duration};
 
@@ -7,7 +7,7 @@ use bollard::{Docker, query_parameters::RemoveContainerOptionsBuilder};
 use slog::{Logger, debug, warn};
 use tokio::{sync::oneshot, task, time};
 
-use super::engine::{Engine, EngineError};
+use super::{engine::Engine, engine_error::EngineError};
 use crate::{
     state::JournalEntry,
     worker::{Requests, Worker},

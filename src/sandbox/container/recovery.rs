@@ -1,8 +1,7 @@
-//! Containers that an earlier daemon of the state directory has left, removed when their engine can be reached: at once,
-//! or whenever that will be.
+//! Removes the containers of earlier daemons of the state directory, as soon as their engine can be reached.
 //!
-//! What the engine has is known by its labels. What was written down, and is not there, may still be about to come: the
-//! engine can have read a request whose sender is no more.
+//! Containers in the engine are known by their labels. A container that is only in the journal may still appear: the
+//! engine may have read the request of a daemon that was killed.
 
 use std::{collections::HashMap, rc::Rc, time::Duration};
 
@@ -19,21 +18,23 @@ use tokio::{
 };
 
 use super::{
-    engine::{Engine, EngineError, QUICK},
+    engine::{Engine, QUICK_CALL_TIMEOUT},
+    engine_error::EngineError,
     reaper::ContainerReaper,
     request::{DAEMON_LABEL, Owner, RUN_LABEL},
 };
 use crate::{sandbox::reclaim, state::JournalEntry};
 
-/// Between two looks: at first, and at most to an engine that is away.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// How long one that was about to be made may take to be there.
-const DOUBT: Duration = Duration::from_millis(500);
-/// Before further looks, in case that it took longer.
-const SECOND_THOUGHTS: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(30)];
+/// Between two lists: at first, and at most while the engine is away.
+const MIN_LIST_DELAY: Duration = Duration::from_millis(100);
+const MAX_LIST_DELAY: Duration = Duration::from_secs(1);
+/// How long a container that an earlier daemon requested may take to appear.
+const APPEAR_TIMEOUT: Duration = Duration::from_millis(500);
+/// Before further lists, in case that it took longer.
+const LATE_LIST_DELAYS: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(30)];
 
-/// Removes them in the background. `left` are entries with an engine and a name; `engine` is asked also without any.
+/// Removes the containers in the background. `left` are journal entries with an engine and a name. `engine` is asked
+/// even if no entry names it.
 ///
 /// # Panics
 /// Outside of a `LocalSet`.
@@ -47,40 +48,41 @@ pub fn remove(engine: &Rc<Engine>, left: Vec<(JournalEntry, String, String)>, ow
         let (owner, log) = (owner.clone(), log.clone());
         task::spawn_local(async move {
             let maybe_created = !left.is_empty();
-            let Some(sweep) = Sweep::of(engine, owner, log, left).await else { return };
-            for pause in SECOND_THOUGHTS.into_iter().filter(|_| maybe_created) {
-                time::sleep(pause).await;
-                let _ = sweep.look(&mut HashMap::new()).await;
+            let Some(recovery) = Recovery::run(engine, owner, log, left).await else { return };
+            for delay in LATE_LIST_DELAYS.into_iter().filter(|_| maybe_created) {
+                time::sleep(delay).await;
+                let _ = recovery.remove_listed(&mut HashMap::new()).await;
             }
         });
     }
 }
 
-struct Sweep {
+/// The removal from one engine.
+struct Recovery {
     engine: Rc<Engine>,
     owner: Owner,
     reaper: ContainerReaper,
 }
 
-impl Sweep {
-    /// Removes everything, however long the engine is away. `None`: it is away, and nothing is known to be there.
-    async fn of(
+impl Recovery {
+    /// Removes all containers, however long the engine is away. Returns `None` if it is away and no entry names it.
+    async fn run(
         engine: Rc<Engine>,
         owner: Owner,
         log: Logger,
         mut left: HashMap<String, JournalEntry>,
     ) -> Option<Self> {
-        let sweep = Self { reaper: ContainerReaper::start(engine.clone(), log.clone()), engine, owner };
-        let doubt = if left.is_empty() { Duration::ZERO } else { DOUBT };
-        let (mut removed, mut pause, mut warned) = (0, FIRST_PAUSE, false);
+        let recovery = Self { reaper: ContainerReaper::start(engine.clone(), log.clone()), engine, owner };
+        let appear_timeout = if left.is_empty() { Duration::ZERO } else { APPEAR_TIMEOUT };
+        let (mut removed, mut delay, mut warned) = (0, MIN_LIST_DELAY, false);
         let mut answered = None;
         loop {
-            match sweep.look(&mut left).await {
-                Ok(0) if answered.get_or_insert_with(Instant::now).elapsed() >= doubt => break,
+            match recovery.remove_listed(&mut left).await {
+                Ok(0) if answered.get_or_insert_with(Instant::now).elapsed() >= appear_timeout => break,
                 Ok(count) => {
                     answered.get_or_insert_with(Instant::now);
                     removed += count;
-                    pause = FIRST_PAUSE;
+                    delay = MIN_LIST_DELAY;
                 }
                 Err(_) if left.is_empty() && removed == 0 => return None,
                 Err(error) => {
@@ -89,23 +91,23 @@ impl Sweep {
                             "error" => %error);
                         warned = true;
                     }
-                    pause = (pause * 2).min(LONGEST_PAUSE);
+                    delay = (delay * 2).min(MAX_LIST_DELAY);
                 }
             }
-            time::sleep(pause).await;
+            time::sleep(delay).await;
         }
         left.into_values().for_each(JournalEntry::remove);
         reclaim::report(&log, "containers", removed);
-        Some(sweep)
+        Some(recovery)
     }
 
-    /// Removes those that are there, and waits for that. How many there were.
-    async fn look(&self, left: &mut HashMap<String, JournalEntry>) -> Result<usize, EngineError> {
+    /// Lists the containers of other runs, removes them, and waits for that. Returns how many there were.
+    async fn remove_listed(&self, left: &mut HashMap<String, JournalEntry>) -> Result<usize, EngineError> {
         let label = format!("{DAEMON_LABEL}={}", self.owner.daemon);
         let options =
             ListContainersOptionsBuilder::new().all(true).filters(&HashMap::from([("label", vec![label])])).build();
         let list = async |docker: Docker| docker.list_containers(Some::<ListContainersOptions>(options)).await;
-        let mut found = self.engine.ask("list", QUICK, list).await?;
+        let mut found = self.engine.ask("list", QUICK_CALL_TIMEOUT, list).await?;
         found.retain(|container| !self.is_of_this_run(container));
         future::join_all(found.iter().filter_map(|container| {
             let names = container.names.iter().flatten();
@@ -138,59 +140,60 @@ mod tests {
         {"Id":"unknown","Names":["/unifaas-f-2"],"Labels":{"unifaas.daemon":"d"}},
         {"Id":"new","Names":["/unifaas-f-3"],"Labels":{"unifaas.daemon":"d","unifaas.run":"now"}}]"#;
 
-    /// Removes what is written down as `names` from an engine with these answers; what it was asked, whether all of it was
-    /// struck out, and how long it took.
-    async fn swept(answers: &'static [&'static str], names: &[&str]) -> (Vec<String>, bool, Duration) {
-        let sweep = async {
+    /// Recovers entries with these names from an engine with these answers. Returns the requests, whether all entries
+    /// were removed, and the time it took.
+    async fn recovered(answers: &'static [&'static str], names: &[&str]) -> (Vec<String>, bool, Duration) {
+        let recovery = async {
             let (_directory, engine, asked) = mock_engine(answers);
             let home = tempfile::tempdir().unwrap();
             let (state, _) = State::open(home.path()).unwrap();
             let resource = |name: &str| Resource::Container { engine: "e".to_owned(), name: name.to_owned() };
-            let enter = |name: &&str| ((*name).to_owned(), state.journal.record_blocking(resource(name)).unwrap());
+            let record = |name: &&str| ((*name).to_owned(), state.journal.record_blocking(resource(name)).unwrap());
             let owner = Owner { daemon: "d".to_owned(), run_id: "now".to_owned() };
-            let left = names.iter().map(enter).collect();
+            let left = names.iter().map(record).collect();
             let since = Instant::now();
-            Sweep::of(Rc::new(engine), owner, Logger::root(Discard, o!()), left).await;
+            Recovery::run(Rc::new(engine), owner, Logger::root(Discard, o!()), left).await;
             drop(state);
-            let struck = State::open(home.path()).unwrap().1.resources.is_empty();
+            let removed_entries = State::open(home.path()).unwrap().1.resources.is_empty();
             let asked = asked.borrow();
             let asked = asked.iter().filter_map(|line| line.split_once("/containers/"));
             let asked = asked.map(|(method, rest)| format!("{} {rest}", method.split(' ').next().unwrap())).collect();
-            (asked, struck, since.elapsed())
+            (asked, removed_entries, since.elapsed())
         };
-        LocalSet::new().run_until(sweep).await
+        LocalSet::new().run_until(recovery).await
     }
 
     #[tokio::test]
-    async fn what_has_the_label_and_is_not_of_this_life_is_removed() {
-        let (asked, struck, _) = swept(&[OLD, SOME, "204 ", "204 ", NONE], &["unifaas-f-1"]).await;
+    async fn removes_labelled_containers_of_other_runs() {
+        let (asked, removed_entries, _) = recovered(&[OLD, SOME, "204 ", "204 ", NONE], &["unifaas-f-1"]).await;
         assert!(asked[0].starts_with("GET json?") && asked[0].contains("unifaas.daemon%3Dd"), "{asked:?}");
         let mut removed: Vec<_> =
             asked.iter().filter_map(|line| line.strip_prefix("DELETE ")?.split('?').next()).collect();
         removed.sort_unstable();
         assert_eq!(removed, ["old", "unknown"]);
-        assert!(struck);
+        assert!(removed_entries);
     }
 
     #[tokio::test]
-    async fn one_that_was_about_to_be_made_is_waited_for() {
-        let (asked, struck, took) = swept(&[OLD, NONE, NONE, SOME, "204 ", "204 ", NONE], &["unifaas-f-1"]).await;
+    async fn waits_for_container_that_may_still_appear() {
+        let (asked, removed_entries, took) =
+            recovered(&[OLD, NONE, NONE, SOME, "204 ", "204 ", NONE], &["unifaas-f-1"]).await;
         assert_eq!(asked.iter().filter(|line| line.starts_with("DELETE")).count(), 2, "{asked:?}");
-        assert!(struck && took >= DOUBT, "{took:?}");
+        assert!(removed_entries && took >= APPEAR_TIMEOUT, "{took:?}");
     }
 
     #[tokio::test]
-    async fn an_engine_that_is_away_is_asked_until_it_is_back_if_it_has_something() {
-        let (asked, struck, _) = swept(&["", "", OLD, SOME, "204 ", "204 ", NONE], &["unifaas-f-1"]).await;
+    async fn asks_absent_engine_until_it_is_back_if_entries_name_it() {
+        let (asked, removed_entries, _) = recovered(&["", "", OLD, SOME, "204 ", "204 ", NONE], &["unifaas-f-1"]).await;
         assert_eq!(asked.iter().filter(|line| line.starts_with("DELETE")).count(), 2, "{asked:?}");
-        assert!(struck);
-        let (asked, _, took) = swept(&[""], &[]).await;
-        assert!(asked.is_empty() && took < DOUBT, "{took:?}");
+        assert!(removed_entries);
+        let (asked, _, took) = recovered(&[""], &[]).await;
+        assert!(asked.is_empty() && took < APPEAR_TIMEOUT, "{took:?}");
     }
 
     #[tokio::test]
-    async fn without_anything_written_down_one_look_is_enough() {
-        let (asked, _, took) = swept(&[OLD, NONE], &[]).await;
-        assert_eq!((asked.len(), took < DOUBT), (1, true));
+    async fn lists_once_without_entries() {
+        let (asked, _, took) = recovered(&[OLD, NONE], &[]).await;
+        assert_eq!((asked.len(), took < APPEAR_TIMEOUT), (1, true));
     }
 }

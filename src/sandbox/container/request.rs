@@ -1,4 +1,4 @@
-//! What the engine is asked to make: everything about a container in one request. Pure.
+//! The request that creates a container, with everything in it. Pure.
 
 use std::{
     collections::HashMap,
@@ -13,43 +13,43 @@ use unifaas_actors::{
 
 use crate::sandbox::substitute::substitute;
 
-/// The label with the state directory whose daemon made a container.
+/// The label with the identity of the state directory.
 pub const DAEMON_LABEL: &str = "unifaas.daemon";
-/// The label that tells the daemons of one state directory apart.
+/// The label with the id of the daemon's run.
 pub const RUN_LABEL: &str = "unifaas.run";
 const INSTANCE_LABEL: &str = "unifaas.instance";
 const FUNCTION_LABEL: &str = "unifaas.function";
 
-/// What a web server needs that starts as root in its container: to listen below 1024, to give its files and its workers
-/// to another user, and to signal those workers. Everything else is dropped.
+/// The capabilities of a web server that starts as root: it listens below 1024, gives its files and workers to another
+/// user, and signals those workers. All others are dropped.
 const CAPABILITIES: [&str; 5] = ["CHOWN", "KILL", "NET_BIND_SERVICE", "SETGID", "SETUID"];
-/// Where a function listens in its own network.
-const EVERYWHERE: &str = "0.0.0.0";
+/// The address on which a function listens in its own network.
+const ANY_ADDRESS: &str = "0.0.0.0";
 const BYTES_PER_MIB: u64 = 1 << 20;
 const NANOS_PER_CPU: f64 = 1e9;
 
-/// The name of an instance's container.
+/// Returns the name of an instance's container.
 pub fn name(order: &LaunchOrder) -> String {
     format!("unifaas-{}-{}", order.spec.name, order.instance)
 }
 
-/// Whose containers are made.
+/// The owner of containers, in their labels.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Owner {
-    /// The state directory.
+    /// The identity of the state directory.
     pub daemon: String,
-    /// The daemon that has it now.
+    /// The id of this run of its daemon.
     pub run_id: String,
 }
 
-/// Everything the engine has to know. `callback` is the callback listener as seen from the container.
+/// Returns the body of the request. `callback` is the callback listener as seen from the container.
 pub fn body(
     order: &LaunchOrder,
     container: &ContainerSpec,
     callback: SocketAddr,
     owner: &Owner,
 ) -> ContainerCreateBody {
-    let facts = Facts {
+    let values = InstanceValues {
         port: order.spec.port.to_string(),
         callback: format!("http://{callback}/ready/{}", order.token.reveal()),
     };
@@ -61,8 +61,8 @@ pub fn body(
     ];
     ContainerCreateBody {
         image: Some(container.image.clone()),
-        cmd: command(container, &order.spec.readiness, &facts),
-        env: Some(environment(order, &facts)),
+        cmd: command(container, &order.spec.readiness, &values),
+        env: Some(environment(order, &values)),
         user: container.user.clone(),
         labels: Some(labels.map(|(key, value)| (key.to_owned(), value)).into()),
         host_config: Some(host_config(container)),
@@ -70,33 +70,33 @@ pub fn body(
     }
 }
 
-/// What the instance is told.
-struct Facts {
+/// The values that an instance gets in its command and environment.
+struct InstanceValues {
     port: String,
     callback: String,
 }
 
-/// `None` leaves the image's own command in place.
-fn command(container: &ContainerSpec, readiness: &Readiness, facts: &Facts) -> Option<Vec<String>> {
+/// Returns the command, or `None` for the image's own.
+fn command(container: &ContainerSpec, readiness: &Readiness, values: &InstanceValues) -> Option<Vec<String>> {
     let value = |word: &str| match word {
-        "callback" => Some(facts.callback.as_str()),
-        "ip" => Some(EVERYWHERE),
-        "port" => Some(facts.port.as_str()),
+        "callback" => Some(values.callback.as_str()),
+        "ip" => Some(ANY_ADDRESS),
+        "port" => Some(values.port.as_str()),
         _ => None,
     };
     match (&container.command, readiness) {
         (Some(words), _) => Some(words.iter().map(|word| substitute(word, value)).collect()),
-        (None, Readiness::Callback) => Some(vec![facts.callback.clone()]),
+        (None, Readiness::Callback) => Some(vec![values.callback.clone()]),
         (None, _) => None,
     }
 }
 
-fn environment(order: &LaunchOrder, facts: &Facts) -> Vec<String> {
+fn environment(order: &LaunchOrder, values: &InstanceValues) -> Vec<String> {
     let instance = order.instance.to_string();
     let ours = [
-        ("PORT", facts.port.as_str()),
-        ("HOST", EVERYWHERE),
-        ("CALLBACK_URL", &facts.callback),
+        ("PORT", values.port.as_str()),
+        ("HOST", ANY_ADDRESS),
+        ("CALLBACK_URL", &values.callback),
         ("FUNCTION_NAME", &order.spec.name),
         ("INSTANCE_ID", &instance),
     ];
@@ -111,7 +111,7 @@ fn host_config(container: &ContainerSpec) -> HostConfig {
     let log_options = [("max-size", format!("{}m", container.log_size)), ("max-file", "1".to_owned())];
     HostConfig {
         memory: Some(memory),
-        // Memory and swap together: no swap at all.
+        // The sum of memory and swap: no swap.
         memory_swap: Some(memory),
         nano_cpus: container.cpus.map(|cpus| (cpus * NANOS_PER_CPU) as i64),
         pids_limit: Some(container.pids_limit.into()),
@@ -138,8 +138,8 @@ fn file_limit(mib: u32) -> ResourcesUlimits {
     ResourcesUlimits { name: Some("fsize".to_owned()), soft: Some(bytes), hard: Some(bytes) }
 }
 
-/// Where containers on a network with that gateway find the callback listener, which is bound to `bound`. `None`: nowhere,
-/// it listens on loopback only.
+/// Returns the address of the callback listener as seen from containers behind `gateway`, or `None` if the listener,
+/// which is bound to `bound`, accepts loopback connections only.
 pub fn callback(bound: SocketAddr, gateway: IpAddr) -> Option<SocketAddr> {
     match bound.ip() {
         ip if ip.is_unspecified() => Some(SocketAddr::new(gateway, bound.port())),
@@ -160,7 +160,7 @@ mod tests {
 
     use super::*;
 
-    fn made_from(toml: &str) -> (LaunchOrder, ContainerCreateBody) {
+    fn request_of(toml: &str) -> (LaunchOrder, ContainerCreateBody) {
         let spec = FunctionSpec::parse("hello", Path::new("/registry/hello"), toml).unwrap();
         let order = LaunchOrder {
             instance: InstanceId::parse("00000000000000ab").unwrap(),
@@ -170,7 +170,7 @@ mod tests {
             log: Logger::root(Discard, o!()),
         };
         let SandboxSpec::Container(container) = &order.spec.sandbox else { panic!("not a container") };
-        let owner = Owner { daemon: "d1".to_owned(), run_id: "l1".to_owned() };
+        let owner = Owner { daemon: "d1".to_owned(), run_id: "r1".to_owned() };
         let body = body(&order, container, "172.20.0.1:3000".parse().unwrap(), &owner);
         (order, body)
     }
@@ -178,8 +178,8 @@ mod tests {
     const URL: &str = "http://172.20.0.1:3000/ready/0123456789abcdef0123456789abcdef";
 
     #[test]
-    fn a_file_of_the_prototype_passes_the_callback_url_as_the_only_argument() {
-        let (order, body) = made_from("[container]\nimage = \"i:1\"\nmemory = 256\nruntime = \"runsc\"");
+    fn prototype_spec_passes_callback_url_as_the_only_argument() {
+        let (order, body) = request_of("[container]\nimage = \"i:1\"\nmemory = 256\nruntime = \"runsc\"");
         assert_eq!(name(&order), "unifaas-hello-00000000000000ab");
         assert_eq!(body.image.as_deref(), Some("i:1"));
         assert_eq!(body.cmd, Some(vec![URL.to_owned()]));
@@ -190,22 +190,22 @@ mod tests {
     }
 
     #[test]
-    fn without_a_callback_the_image_keeps_its_command() {
+    fn without_callback_the_image_keeps_its_command() {
         let image = "[container]\nimage = \"i\"";
-        assert_eq!(made_from(&format!("readiness = \"tcp\"\n{image}")).1.cmd, None);
-        assert_eq!(made_from(&format!("readiness = {{ http = \"/\" }}\n{image}")).1.cmd, None);
+        assert_eq!(request_of(&format!("readiness = \"tcp\"\n{image}")).1.cmd, None);
+        assert_eq!(request_of(&format!("readiness = {{ http = \"/\" }}\n{image}")).1.cmd, None);
     }
 
     #[test]
-    fn a_command_has_its_words_replaced() {
+    fn replaces_placeholders_in_command() {
         let words = "command = [\"--to=%callback\", \"%ip:%port\", \"%unifaas\", \"100%\"]";
-        let (_, body) = made_from(&format!("port = 80\nreadiness = \"tcp\"\n[container]\nimage = \"i\"\n{words}"));
+        let (_, body) = request_of(&format!("port = 80\nreadiness = \"tcp\"\n[container]\nimage = \"i\"\n{words}"));
         assert_eq!(body.cmd.unwrap(), [format!("--to={URL}").as_str(), "0.0.0.0:80", "%unifaas", "100%"]);
     }
 
     #[test]
-    fn the_environment_of_the_file_wins() {
-        let (_, body) = made_from("port = 80\n[container]\nimage = \"i\"\n[env]\nHOST = \"::\"\nA = \"b=c\"");
+    fn environment_of_the_spec_wins() {
+        let (_, body) = request_of("port = 80\n[container]\nimage = \"i\"\n[env]\nHOST = \"::\"\nA = \"b=c\"");
         let expected = [
             "PORT=80".to_owned(),
             format!("CALLBACK_URL={URL}"),
@@ -218,11 +218,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_ours_can_be_told_by_its_labels() {
-        let labels = made_from("[container]\nimage = \"i\"").1.labels.unwrap();
+    fn labels_name_the_owner() {
+        let labels = request_of("[container]\nimage = \"i\"").1.labels.unwrap();
         let expected = [
             ("unifaas.daemon", "d1"),
-            ("unifaas.run", "l1"),
+            ("unifaas.run", "r1"),
             ("unifaas.instance", "00000000000000ab"),
             ("unifaas.function", "hello"),
         ];
@@ -230,8 +230,8 @@ mod tests {
     }
 
     #[test]
-    fn a_container_may_do_little_unless_its_file_says_so() {
-        let host = made_from("[container]\nimage = \"i\"").1.host_config.unwrap();
+    fn container_is_confined_unless_its_spec_says_otherwise() {
+        let host = request_of("[container]\nimage = \"i\"").1.host_config.unwrap();
         assert_eq!(host.cap_drop.unwrap(), ["ALL"]);
         assert_eq!(host.cap_add.unwrap(), CAPABILITIES);
         assert_eq!(host.security_opt.unwrap(), ["no-new-privileges"]);
@@ -243,7 +243,7 @@ mod tests {
 
         let relaxed = "capabilities = [\"NET_RAW\"]\nno-new-privileges = false\npids-limit = 9\nread-only = true\n\
             init = true\nfile-size = 2\nlog-size = 3\ncpus = 0.5\nuser = \"7:8\"\nnetwork = \"n\"";
-        let body = made_from(&format!("[container]\nimage = \"i\"\n{relaxed}")).1;
+        let body = request_of(&format!("[container]\nimage = \"i\"\n{relaxed}")).1;
         assert_eq!(body.user.as_deref(), Some("7:8"));
         let host = body.host_config.unwrap();
         assert_eq!(host.cap_add.unwrap().last().map(String::as_str), Some("NET_RAW"));
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn the_callback_listener_is_found_at_the_gateway_unless_it_has_an_address_of_its_own() {
+    fn callback_listener_is_at_the_gateway_unless_bound_to_an_address() {
         let seen = |bound: &str| {
             callback(bound.parse().unwrap(), "172.20.0.1".parse().unwrap()).map(|address| address.to_string())
         };

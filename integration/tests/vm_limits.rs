@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use futures::future::join_all;
+use futures::{StreamExt, future::join_all, stream};
 use integration::{
     Daemon, Function, ms, number, processes, request,
     vm::{self, Kind, Vm, daemon, ip, isolated, setup, taps, traces},
@@ -161,5 +161,22 @@ fn a_user_mode_network_needs_no_tap_and_keeps_its_guest_inside() {
         assert_eq!(outside.trim(), "open", "or nothing was shown");
         let mut waiter = daemon.connect().await;
         waiter.send(request("GET", "/invoke/f/hello", integration::empty())).await.unwrap().ok();
+    });
+}
+
+/// Firecracker opens its tap 1 ms after exec. A copy of the daemon's descriptor, in a child that another thread was just
+/// creating, would keep the tap busy until then.
+#[test]
+fn taps_are_free_when_firecracker_opens_them() {
+    isolated(|| async {
+        let vm = Vm::new("f", Kind::Firecracker).set("single-use", true).set("boot-timeout", 60);
+        let process = Function::new("process").set("single-use", true).set("boot-timeout", 60);
+        let setup = setup().option("--tap-pool", "0").option("--max-starts", "30");
+        let daemon = setup.function(vm.into()).function(process).start().await;
+        let paths = (0..300).flat_map(|_| ["/invoke/f/", "/invoke/process/pid"]);
+        let replies = stream::iter(paths).map(|path| daemon.get(path)).buffer_unordered(60);
+        let failed: Vec<String> =
+            replies.filter_map(|reply| async move { (reply.status != 200).then(|| reply.text()) }).collect().await;
+        assert_eq!(failed, Vec::<String>::new(), "{} of 600", failed.len());
     });
 }

@@ -2,7 +2,7 @@
 //!
 //! - `network.rs`: the interface of this module, [`Network`] and [`TapLease`].
 //! - `tap_manager.rs`: the thread that creates, leases and removes taps; `tap_pool.rs`: taps that are ready for a lease.
-//! - `tap.rs`, `netlink.rs`, `sysctl.rs`: devices by ioctl, interfaces and routes by netlink, switches in `/proc/sys`.
+//! - `tap_setup.rs`: one tap, from `tap.rs` (devices by ioctl), `netlink.rs` (interfaces and routes) and `sysctl.rs`.
 //! - `firewall.rs`: the nftables rules; `nft_monitor.rs`: reports when they are deleted.
 //! - `preflight.rs`: privileges and address conflicts; `cleanup.rs`: removal, also after a daemon that was killed.
 //! - `subnet.rs`: address arithmetic; `error.rs`: why there is no tap.
@@ -22,6 +22,7 @@ mod sysctl;
 mod tap;
 mod tap_manager;
 mod tap_pool;
+mod tap_setup;
 
 pub use cleanup::{Leftovers, clean_up};
 pub use error::NetError;

@@ -167,6 +167,13 @@ impl Netlink {
         found.first().map(|message| message.header.index).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
+    /// Returns whether the interface has a carrier. A tap has one while a process is attached to it.
+    pub async fn has_carrier(&self, index: u32) -> io::Result<bool> {
+        let found = all(self.0.link().get().match_index(index).execute()).await?;
+        let attributes = found.iter().flat_map(|message| &message.attributes);
+        Ok(attributes.into_iter().any(|attribute| matches!(attribute, LinkAttribute::Carrier(1))))
+    }
+
     async fn routes(&self) -> io::Result<Vec<RouteMessage>> {
         let mut query = RouteMessage::default();
         query.header.address_family = AddressFamily::Inet;

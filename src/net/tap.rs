@@ -42,6 +42,12 @@ impl NewTap {
         Ok(Self { device, name })
     }
 
+    /// Returns a copy of the descriptor, as a child has one until its exec.
+    #[cfg(test)]
+    pub fn duplicate(&self) -> File {
+        self.device.try_clone().expect("a descriptor is free")
+    }
+
     /// Makes the tap persistent, and closes its descriptor.
     pub fn persist(self) -> io::Result<()> {
         // SAFETY: as above.

@@ -3,7 +3,7 @@
 //! A few taps are kept prepared. A returned tap is leased again, unless its guest could reach the outside: such a tap is
 //! removed, so that the next guest does not inherit its connections.
 
-use std::{collections::HashMap, io, time::Duration};
+use std::{collections::HashMap, time::Duration};
 
 use futures::StreamExt;
 use slog::{Logger, debug, warn};
@@ -22,8 +22,8 @@ use super::{
     preflight,
     subnet::{FreeLinks, PointToPoint},
     sysctl,
-    tap::NewTap,
     tap_pool::{Tap, TapPool},
+    tap_setup,
 };
 use crate::state::{JournalEntry, Resource};
 
@@ -250,36 +250,11 @@ impl TapManager {
     }
 
     async fn create_on(&mut self, link: PointToPoint) -> Result<Tap, NetError> {
-        let tap = NewTap::create(self.settings.tap_group).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => {
-                NetError::Missing("virtual machines need /dev/net/tun, which is not there".into())
-            }
-            io::ErrorKind::PermissionDenied => NetError::unprivileged(),
-            _ => refused("a tap device")(error),
-        })?;
-        let name = tap.name.clone();
-        sysctl::quiet(&name);
-        let set_up = async {
-            let index = self.netlink.find(&name).await?;
-            // Before it is persistent: a later daemon finds it by its group.
-            self.netlink.set_group(index, self.settings.mark.closed()).await?;
-            tap.persist()?;
-            self.netlink.set_up(index, link.gateway).await?;
-            Ok(index)
-        };
-        match set_up.await {
-            Ok(index) => {
-                let (sender, present) = watch::channel(());
-                self.present.insert(index, sender);
-                Ok(Tap { name, link, index, egress: false, present })
-            }
-            Err(error) => {
-                if let Ok(left) = self.netlink.find(&name).await {
-                    let _ = self.netlink.remove(left).await;
-                }
-                Err(refused(&format!("tap {name}"))(error))
-            }
-        }
+        let Settings { tap_group, mark, .. } = self.settings;
+        let (name, index) = tap_setup::create(&self.netlink, tap_group, mark, link.gateway, &self.log).await?;
+        let (sender, present) = watch::channel(());
+        self.present.insert(index, sender);
+        Ok(Tap { name, link, index, egress: false, present })
     }
 
     async fn enable_egress(&mut self, mut tap: Tap) -> Result<Tap, NetError> {

@@ -1,18 +1,27 @@
 //! Plays Firecracker where there is none, or none that can run the guest: it accepts what Firecracker accepts, and boots
 //! the same guest in QEMU's microvm on the same tap.
 //!
+//! Like Firecracker it opens its taps about 1 ms after exec, and fails if one is busy; QEMU alone would open them later.
+//!
 //! Arguments and configuration file are refused as Firecracker 1.17 would refuse them: unknown ones, missing ones, and
 //! those of the wrong type. What Firecracker knows but this does not need is refused as well.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "it is a command line program")]
 
 use std::{
-    fs,
-    os::unix::process::CommandExt,
+    fs::{self, OpenOptions},
+    os::{fd::AsRawFd, unix::process::CommandExt},
     process::{Command, ExitCode},
 };
 
+use nix::libc;
 use serde::Deserialize;
+
+mod ioctl {
+    use nix::libc;
+
+    nix::ioctl_write_ptr_bad!(tun_set_iff, libc::TUNSETIFF, libc::ifreq);
+}
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -128,6 +137,7 @@ fn prepare(arguments: &[String]) -> Result<Command, String> {
         qemu.args(["-drive", &drive, "-device", &format!("virtio-blk-device,drive={drive_id}")]);
     }
     for NetworkInterface { iface_id, host_dev_name, guest_mac } in config.network_interfaces {
+        open_tap(&host_dev_name).map_err(|error| format!("Open tap device failed: {host_dev_name}: {error}"))?;
         let tap = format!("tap,id={iface_id},ifname={host_dev_name},script=no,downscript=no");
         let mac = guest_mac.map(|mac| check_mac(&mac).map(|()| format!(",mac={mac}"))).transpose()?;
         let device = format!("virtio-net-device,netdev={iface_id}{}", mac.unwrap_or_default());
@@ -137,6 +147,22 @@ fn prepare(arguments: &[String]) -> Result<Command, String> {
     // As a log line, to standard output, like Firecracker's own.
     println!("Running Firecracker's stand-in");
     Ok(qemu)
+}
+
+/// Attaches to a tap, and detaches again for QEMU.
+fn open_tap(name: &str) -> std::io::Result<()> {
+    let device = OpenOptions::new().read(true).write(true).open("/dev/net/tun")?;
+    // SAFETY: an all-zero `ifreq` is a valid value of it.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // The last byte stays zero.
+    let length = request.ifr_name.len() - 1;
+    for (target, byte) in request.ifr_name[..length].iter_mut().zip(name.bytes()) {
+        *target = byte as libc::c_char;
+    }
+    request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
+    // SAFETY: the kernel reads one `ifreq`, which outlives the call.
+    unsafe { ioctl::tun_set_iff(device.as_raw_fd(), &raw const request) }?;
+    Ok(())
 }
 
 fn check_mac(mac: &str) -> Result<(), String> {

@@ -2,7 +2,12 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
-use std::{fs, net::Ipv4Addr, process::Command};
+use std::{
+    fs,
+    net::Ipv4Addr,
+    process::Command,
+    sync::atomic::{AtomicU32, Ordering::Relaxed},
+};
 
 use integration::{
     Daemon, Setup, eventually, ms, processes, request,
@@ -123,7 +128,9 @@ struct Outside {
 
 impl Outside {
     fn new() -> Self {
-        let name = format!("unifaas-test-{}", std::process::id());
+        // Tests run at the same time, and the names of namespaces are the host's.
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("unifaas-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Relaxed));
         ip(&format!("netns add {name}"));
         ip(&format!("link add uplink type veth peer name eth0 netns {name}"));
         ip("addr add 198.51.100.1/24 dev uplink");

@@ -38,7 +38,6 @@ impl<R: 'static> Worker<R> {
     ///
     /// # Errors
     /// When the host has no more threads.
-    #[cfg_attr(not(test), allow(dead_code, reason = "for the journal and the spawner"))]
     pub fn on_threads<W>(name: &str, count: usize, work: W) -> io::Result<Self>
     where
         R: Send,

@@ -90,7 +90,7 @@ async fn what_is_removed_is_told_by_kind() {
 }
 
 #[tokio::test]
-async fn without_its_journal_the_next_daemon_finds_the_cgroups_and_what_is_in_them() {
+async fn without_records_the_next_daemon_removes_cgroups_and_what_is_in_them() {
     if !geteuid().is_root() || !cgroups_are_usable().await {
         return;
     }
@@ -98,7 +98,7 @@ async fn without_its_journal_the_next_daemon_finds_the_cgroups_and_what_is_in_th
     home.put(&Function::new("f").set("min-instances", 1).flag("--relative").flag("own-session"));
     let daemon = Setup::at(&home).start().await;
     daemon.until("f", "idle", 1).await;
-    fs::remove_file(home.path("state/journal")).unwrap();
+    fs::remove_dir_all(home.path("state/resources")).unwrap();
     daemon.killed().await;
     home.remove("f");
     let daemon = Setup::at(&home).start().await;
@@ -134,38 +134,47 @@ impl Drop for Foreigner {
     }
 }
 
-/// Replaces the journal by one that speaks of such a process; what becomes of it.
-async fn survives(foreigner: &mut Foreigner, origin: &str, after: u64, before: u64) -> bool {
+/// Starts a daemon with a record of such a process, in the journal of an earlier version or in a file of its own. Returns
+/// whether the process survives.
+async fn survives(legacy: bool, foreigner: &mut Foreigner, origin: &str, after: u64, before: u64) -> bool {
     let home = Home::new();
     fs::create_dir(home.path("state")).unwrap();
     let leader = format!("{{\"pid\":{},\"after\":{after},\"before\":{before}}}", foreigner.0.id());
     let thing = format!("{{\"process\":{{\"instance\":\"0123456789abcdef\",\"leader\":{leader}}}}}");
-    let text = format!("{{\"daemon\":{origin}}}\n{{\"enter\":{{\"number\":3,\"thing\":{thing}}}}}\n");
-    fs::write(home.path("state/journal"), text).unwrap();
+    if legacy {
+        let text = format!("{{\"daemon\":{origin}}}\n{{\"enter\":{{\"number\":3,\"thing\":{thing}}}}}\n");
+        fs::write(home.path("state/journal"), text).unwrap();
+    } else {
+        fs::create_dir(home.path("state/resources")).unwrap();
+        let text = format!("{{\"origin\":{origin},\"resource\":{thing}}}");
+        fs::write(home.path("state/resources/3.json"), text).unwrap();
+    }
     let mut daemon = Setup::at(&home).start().await;
     daemon.end().await;
-    let journal = fs::read_to_string(home.path("state/journal")).unwrap();
-    assert!(!journal.contains("\"pid\":") || journal.contains("strike"), "it is still written down: {journal}");
+    assert!(!home.path("state/journal").exists());
+    assert_eq!(fs::read_dir(home.path("state/resources")).unwrap().count(), 0, "it is still recorded");
     foreigner.is_alive()
 }
 
 #[tokio::test]
-async fn a_process_is_killed_only_if_it_is_the_one_that_was_written_down() {
+async fn process_is_killed_only_if_it_is_the_recorded_one() {
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap().trim().to_owned();
     let namespace =
         |kind: &str| std::os::unix::fs::MetadataExt::ino(&fs::metadata(format!("/proc/self/ns/{kind}")).unwrap());
     let origin =
         |boot: &str, pids: u64| format!("{{\"boot\":\"{boot}\",\"pids\":{pids},\"network\":{}}}", namespace("net"));
     let here = origin(&boot, namespace("pid"));
-    let mut foreigner = Foreigner::new();
-    let start = foreigner.start();
-    // Somebody else has its number by now.
-    assert!(survives(&mut foreigner, &here, start - 200, start - 1).await);
-    assert!(survives(&mut foreigner, &here, start + 1, start + 200).await);
-    // The host was started anew, or the daemon in another container.
-    assert!(survives(&mut foreigner, &origin("another", namespace("pid")), start, start).await);
-    assert!(survives(&mut foreigner, &origin(&boot, 1), start, start).await);
-    assert!(!survives(&mut foreigner, &here, start, start).await, "the test is wrong: this is the one");
+    for legacy in [true, false] {
+        let mut foreigner = Foreigner::new();
+        let start = foreigner.start();
+        // The PID was reused.
+        assert!(survives(legacy, &mut foreigner, &here, start - 200, start - 1).await);
+        assert!(survives(legacy, &mut foreigner, &here, start + 1, start + 200).await);
+        // The host was rebooted, or the daemon runs in another container.
+        assert!(survives(legacy, &mut foreigner, &origin("another", namespace("pid")), start, start).await);
+        assert!(survives(legacy, &mut foreigner, &origin(&boot, 1), start, start).await);
+        assert!(!survives(legacy, &mut foreigner, &here, start, start).await, "the test is wrong: this is the one");
+    }
 }
 
 /// As nobody, who can make neither cgroups nor processes of other users.
@@ -215,25 +224,32 @@ async fn without_cgroups_too_whoever_left_the_session_ends_with_the_instance_and
 }
 
 #[tokio::test]
-async fn a_journal_that_was_scribbled_on_keeps_nobody_from_serving() {
+async fn damaged_records_do_not_keep_the_daemon_from_serving() {
     let home = Home::new();
     home.put(&Function::new("f").set("min-instances", 1).flag("--relative").flag("own-session"));
     let daemon = Setup::at(&home).start().await;
     daemon.until("f", "idle", 1).await;
     daemon.killed().await;
-    let journal = home.path("state/journal");
-    let text = fs::read(&journal).unwrap();
-    fs::write(&journal, [b"\0\0\0\xff\xfe{\n{\"enter\":7}\n".as_slice(), &text, b"{\"enter\":{\"num"].concat())
-        .unwrap();
+    for (name, text) in
+        [("900.json", b"\0\0\0\xff\xfe{\n".as_slice()), ("901.json", b""), ("902.new", b"{"), ("x", b"")]
+    {
+        fs::write(home.path("state/resources").join(name), text).unwrap();
+    }
     home.put(&Function::new("f"));
     let daemon = Setup::at(&home).start().await;
     eventually(ms(2000), "nothing is left", async || home.processes().is_empty().then_some(())).await;
-    assert!(daemon.log().contains("damaged"), "{}", daemon.log());
+    let log = daemon.log();
+    let named = log.contains("900.json") && log.contains("901.json") && log.contains("state/resources/x\"");
+    assert!(log.contains("damaged") && named, "{log}");
     daemon.get("/invoke/f/pid").await.ok();
+    daemon.killed().await;
+    fs::write(home.path("log"), "").unwrap();
+    let daemon = Setup::at(&home).start().await;
+    assert!(!daemon.log().contains("damaged"), "it is reported once: {}", daemon.log());
 }
 
 #[tokio::test]
-async fn a_full_disk_refuses_what_is_new_and_nothing_else() {
+async fn full_disk_refuses_new_instances_only() {
     if !only_root() {
         return;
     }
@@ -243,7 +259,6 @@ async fn a_full_disk_refuses_what_is_new_and_nothing_else() {
     let daemon = Setup::at(&home).on_a_small_disk("200k").start().await;
     daemon.until("warm", "idle", 1).await;
     daemon.get("/invoke/f/pid").await.ok();
-    // The last page of the journal has room for some more.
     fs::write(daemon.inside("state/filler"), vec![0; 1 << 20]).unwrap_err();
     let full = eventually(Duration::from_secs(10), "it is full", async || {
         let reply = daemon.get("/invoke/f/pid").await;
@@ -251,7 +266,7 @@ async fn a_full_disk_refuses_what_is_new_and_nothing_else() {
     });
     let full = full.await;
     let problem = full.problem(503, "host_saturated").to_string();
-    assert!(problem.contains("journal") && problem.contains("No space left"), "{problem}");
+    assert!(problem.contains("state/resources/") && problem.contains("No space left"), "{problem}");
     assert!(full.retry_after() >= 1);
     daemon.get("/invoke/warm/pid").await.ok();
     daemon.settled("f", "nothing is left of it", |function| function["instances"] == serde_json::json!([])).await;
@@ -264,21 +279,21 @@ async fn a_full_disk_refuses_what_is_new_and_nothing_else() {
     .await;
 }
 
-/// Forbids to change a file, or allows it again; whether that can be done here.
+/// Forbids or allows changes of a directory. Returns whether that can be done here.
 fn lock_up(path: &Path, how: &str) -> bool {
     Command::new("chattr").arg(how).arg(path).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
 }
 
 #[tokio::test]
-async fn a_journal_that_cannot_be_written_to_refuses_what_is_new_and_nothing_else() {
+async fn journal_that_cannot_be_written_refuses_new_instances_only() {
     let home = Home::new();
     home.put(&Function::new("warm").set("min-instances", 1));
     home.put(&Function::new("f").set("single-use", true));
     let daemon = Setup::at(&home).start().await;
     daemon.until("warm", "idle", 1).await;
-    let journal = home.path("state/journal");
+    let journal = home.path("state/resources");
     if !lock_up(&journal, "+i") {
-        return skip("no file can be made immutable here");
+        return skip("no directory can be made immutable here");
     }
     let reply = daemon.get("/invoke/f/pid").await;
     let served = daemon.get("/invoke/warm/pid").await;

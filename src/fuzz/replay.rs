@@ -98,11 +98,6 @@ fn invoke_path() {
 }
 
 #[test]
-fn journal() {
-    replay("journal");
-}
-
-#[test]
 fn request() {
     replay("request");
 }

@@ -8,6 +8,7 @@
 
 mod cgroup;
 mod container;
+mod leftovers_log;
 mod output_throttle;
 mod ports;
 mod process;
@@ -93,7 +94,7 @@ impl Engines {
 
     /// Removes what earlier daemons of the same state directory have left.
     pub async fn reclaim(&self, mut left: Recovered, state: &State, settings: &EngineSettings, log: &Logger) {
-        if left.damaged > 0 {
+        if !left.damages.is_empty() {
             for orphan in self.cgroups.orphans() {
                 if let Ok(entry) = state.journal.record(orphan.clone()).await {
                     left.resources.push((entry, orphan));

@@ -18,10 +18,11 @@ use tokio::{task, time};
 use super::{
     cgroup::{self, Removed},
     container::Containers,
+    leftovers_log,
 };
 use crate::{
     net::{self, Mark, Subnet},
-    state::{self, JournalEntry, ProcessTree, Recovered, Resource},
+    state::{self, Damage, JournalEntry, ProcessTree, Recovered, Resource},
 };
 
 /// The longest delay of the start-up by processes that hang in the kernel.
@@ -65,14 +66,19 @@ impl ByKind {
 /// # Panics
 /// Outside of a `LocalSet`.
 pub async fn run(left: Recovered, containers: &Containers, mark: Mark, subnet: Subnet, log: &Logger) {
-    let Recovered { resources, directories, lost, damaged } = left;
+    let Recovered { resources, directories, lost, damages, foreign } = left;
     let ByKind { trees, cgroups, containers: left, network, mut network_leftovers } = ByKind::of(resources);
     if lost > 0 {
         info!(log, "some leftovers of an earlier daemon vanished with its boot or its namespace"; "count" => lost);
     }
     let mut network_suspected = !network.is_empty();
-    if damaged > 0 {
-        warn!(log, "the journal of an earlier daemon is damaged: marked leftovers are searched for"; "lines" => damaged);
+    for path in foreign {
+        warn!(log, "a file in the state directory is no record of the daemon and is left alone"; "path" => %path.display());
+    }
+    for Damage { reason, .. } in &damages {
+        warn!(log, "the journal of an earlier daemon is damaged: marked leftovers are searched for"; "reason" => reason);
+    }
+    if !damages.is_empty() {
         network_suspected |= geteuid().is_root();
         network_leftovers.marks.push(mark);
         network_leftovers.subnets.push(subnet);
@@ -87,24 +93,15 @@ pub async fn run(left: Recovered, containers: &Containers, mark: Mark, subnet: S
         }
     };
     let _ = future::join(ended, cleaned).await;
-}
-
-/// Logs how many leftovers of one kind were removed.
-pub fn report(log: &Logger, kind: &'static str, count: usize) {
-    if count > 0 {
-        info!(log, "removed leftovers of an earlier daemon"; "kind" => kind, "count" => count);
-    }
-}
-
-fn warn_not_removed(log: &Logger, what: &str, error: &io::Error) {
-    warn!(log, "leftovers of an earlier daemon could not be removed"; "what" => what, "error" => %error);
+    // The next daemon must not search again.
+    damages.into_iter().filter_map(|damage| damage.entry).for_each(JournalEntry::remove);
 }
 
 /// Kills the journaled process trees, and all processes in the journaled cgroups.
 async fn end(trees: Vec<(JournalEntry, ProcessTree)>, cgroups: Vec<(JournalEntry, String, String)>, log: Logger) {
     let (ended, killed) = future::join(end_processes(trees, &log), remove_cgroups(cgroups, &log)).await;
     // Both can find the same process.
-    report(&log, "processes", ended.union(&killed).count());
+    leftovers_log::removed(&log, "processes", ended.union(&killed).count());
 }
 
 async fn end_processes(left: Vec<(JournalEntry, ProcessTree)>, log: &Logger) -> HashSet<i32> {
@@ -116,7 +113,7 @@ async fn end_processes(left: Vec<(JournalEntry, ProcessTree)>, log: &Logger) -> 
     let (ended, result) = killed.unwrap_or_else(|error| (HashSet::new(), Err(io::Error::other(error))));
     match result {
         Ok(()) => entries.into_iter().for_each(JournalEntry::remove),
-        Err(error) => warn_not_removed(log, "processes", &error),
+        Err(error) => leftovers_log::not_removed(log, "processes", &error),
     }
     ended
 }
@@ -127,10 +124,10 @@ async fn remove_cgroups(left: Vec<(JournalEntry, String, String)>, log: &Logger)
     for (entry, hierarchy, path) in left {
         match cgroup::remove(&hierarchy, &path, &mut removed).await {
             Ok(()) => entry.remove(),
-            Err(error) => warn_not_removed(log, &format!("cgroup {path}"), &error),
+            Err(error) => leftovers_log::not_removed(log, &format!("cgroup {path}"), &error),
         }
     }
-    report(log, "cgroups", removed.directories);
+    leftovers_log::removed(log, "cgroups", removed.directories);
     removed.processes
 }
 
@@ -138,12 +135,12 @@ async fn clean_network(entries: Vec<JournalEntry>, leftovers: net::Leftovers, lo
     match net::clean_up(leftovers, log.clone()).await {
         Ok(cleaned) => {
             if cleaned.complete {
-                report(log, "networks", entries.len());
+                leftovers_log::removed(log, "networks", entries.len());
                 entries.into_iter().for_each(JournalEntry::remove);
             }
-            report(log, "taps", cleaned.taps);
+            leftovers_log::removed(log, "taps", cleaned.taps);
         }
-        Err(error) => warn_not_removed(log, "network", &error),
+        Err(error) => leftovers_log::not_removed(log, "network", &error),
     }
 }
 
@@ -151,10 +148,10 @@ async fn remove_directories(left: Vec<PathBuf>, log: Logger) {
     let removal =
         task::spawn_blocking(move || -> Vec<_> { left.into_iter().map(|path| (remove(&path), path)).collect() });
     let Ok(results) = removal.await else { return };
-    report(&log, "directories", results.iter().filter(|(result, _)| result.is_ok()).count());
+    leftovers_log::removed(&log, "directories", results.iter().filter(|(result, _)| result.is_ok()).count());
     for (result, path) in results {
         if let Err(error) = result {
-            warn_not_removed(&log, &format!("directory {}", path.display()), &error);
+            leftovers_log::not_removed(&log, &format!("directory {}", path.display()), &error);
         }
     }
 }

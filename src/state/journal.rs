@@ -1,43 +1,39 @@
-//! The journal: what this daemon has made outside of itself, written down before it is made and struck out when it has
-//! been given back. As long as it cannot be written to, nothing new may be made.
+//! The journal: each resource is recorded before it is created, and its record is removed after it has been released.
+//! While records cannot be written, nothing can be started.
 //!
-//! It has a thread of its own, so that a slow disk holds up what is about to be made and nobody else. Whatever comes
-//! together is written together. The file is in `book.rs`.
+//! Files are written by a background worker, so that a slow disk delays the starts and not the actors' thread. The
+//! files themselves are in `record_dir.rs`.
 
 use std::{
-    io, iter,
-    path::{Path, PathBuf},
+    io,
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    thread,
 };
 
-use crossbeam_channel::{Receiver, Sender};
 use futures::executor;
 use scopeguard::ScopeGuard;
 use tokio::sync::oneshot;
 use unifaas_actors::sandbox::LaunchError;
 
 use super::{
-    journal_file::{Change, JournalFile},
-    record::{Origin, Resource},
+    record_dir::RecordDir,
+    resource::{Origin, Record, Resource},
 };
+use crate::worker::{Requests, Worker, WorkerHandle};
 
-/// Orders that are carried out with one write.
-const MAX_BATCH: usize = 128;
-
-/// Why something cannot be written down, and so must not be made.
+/// Why a resource cannot be recorded, and so must not be created.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("it cannot be written down in {}, so that nothing can be started: {source}", path.display())]
+#[error("the journal cannot be written, so nothing can be started: {}: {source}", path.display())]
 pub struct JournalError {
     path: PathBuf,
     source: Arc<io::Error>,
 }
 
 impl JournalError {
-    /// Whether it is for want of space.
+    /// Returns whether the disk, or a limit on it, is exhausted.
     pub fn is_full(&self) -> bool {
         is_full(&self.source)
     }
@@ -50,110 +46,130 @@ impl From<JournalError> for LaunchError {
     }
 }
 
-/// Whether it is for want of space, or for a limit on the size of files.
+/// Returns whether an error says that the disk, or a limit on it, is exhausted.
 pub fn is_full(error: &io::Error) -> bool {
     use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
     matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
 }
 
-/// Where resources are written down. Clones write to the same file, from any thread.
+/// Records resources. Clones share the journal, and work on any thread.
 #[derive(Debug, Clone)]
 pub struct Journal {
-    requests: Sender<Request>,
+    worker: WorkerHandle<Request>,
     next: Arc<AtomicU64>,
 }
 
-/// Something that is written down. Whoever gives it back strikes it out; if nobody does, the next daemon will look.
+/// A recorded resource. Without [`remove`](Self::remove), the next daemon looks for the resource.
 #[derive(Debug)]
 pub struct JournalEntry {
-    requests: Sender<Request>,
+    worker: WorkerHandle<Request>,
     number: u64,
 }
 
+/// Writes the files. Dropping it completes what was requested.
+#[derive(Debug)]
+pub struct JournalWriter(Worker<Request>);
+
 #[derive(Debug)]
 enum Request {
-    Record { number: u64, resource: Resource, written: oneshot::Sender<Result<(), JournalError>> },
-    Change(Change),
-    Flush(Sender<()>),
+    Record {
+        number: u64,
+        resource: Resource,
+        written: oneshot::Sender<Result<(), JournalError>>,
+    },
+    Update {
+        number: u64,
+        resource: Resource,
+    },
+    Remove {
+        number: u64,
+    },
+    #[cfg(test)]
+    Flush(oneshot::Sender<()>),
+}
+
+impl JournalWriter {
+    /// Starts the worker. Its records are of `origin`.
+    ///
+    /// # Errors
+    /// When the host has no more threads.
+    pub fn start(records: RecordDir, origin: Origin) -> io::Result<Self> {
+        let work = move |requests: Requests<Request>| {
+            while let Ok(request) = requests.recv_blocking() {
+                carry_out(&records, &origin, request);
+            }
+        };
+        Worker::on_threads("journal", 1, work).map(Self)
+    }
+
+    /// Returns a journal that gives the numbers from `next` on.
+    pub fn journal(&self, next: u64) -> Journal {
+        Journal { worker: self.0.handle(), next: Arc::new(AtomicU64::new(next)) }
+    }
+
+    /// Returns the entry of an earlier daemon's record.
+    pub fn entry(&self, number: u64) -> JournalEntry {
+        JournalEntry { worker: self.0.handle(), number }
+    }
+}
+
+fn carry_out(records: &RecordDir, origin: &Origin, request: Request) {
+    let write = |number, resource| records.write(number, &Record { origin: origin.clone(), resource });
+    match request {
+        Request::Record { number, resource, written } => {
+            let error = |source| JournalError { path: records.path(number), source: Arc::new(source) };
+            let _ = written.send(write(number, resource).map_err(error));
+        }
+        // The record as it was is enough to find the resource.
+        Request::Update { number, resource } => drop(write(number, resource)),
+        // Where it stays, the next daemon looks for the resource in vain.
+        Request::Remove { number } => drop(records.remove(number)),
+        #[cfg(test)]
+        Request::Flush(done) => drop(done.send(())),
+    }
 }
 
 impl Journal {
-    /// Writes a journal that says what `resources` says, in place of the one that is there. Gives the entries back.
-    pub fn begin(
-        path: PathBuf,
-        origin: Origin,
-        resources: Vec<Resource>,
-    ) -> io::Result<(Self, Vec<(JournalEntry, Resource)>)> {
-        let file = JournalFile::begin(path.clone(), origin, (0..).zip(resources.clone()).collect())?;
-        let next = Arc::new(AtomicU64::new(resources.len() as u64));
-        let (requests, received) = crossbeam_channel::unbounded();
-        thread::Builder::new().name("journal".to_owned()).spawn(move || keep(file, &path, &received))?;
-        let entry = |number| JournalEntry { requests: requests.clone(), number };
-        let entries = (0..).map(entry).zip(resources).collect();
-        Ok((Self { requests, next }, entries))
-    }
-
-    /// Writes down what is about to be made.
+    /// Records a resource that is about to be created. When the future is dropped, the record is removed.
+    ///
+    /// # Errors
+    /// When the record cannot be written: the resource must not be created.
     pub async fn record(&self, resource: Resource) -> Result<JournalEntry, JournalError> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let (written, told) = oneshot::channel();
-        // The thread is there for as long as there is a sender.
-        let _ = self.requests.send(Request::Record { number, resource, written });
-        // Nobody may be waiting any more when it is written: then nothing is made, either.
-        let entry = JournalEntry { requests: self.requests.clone(), number };
-        let forsaken = scopeguard::guard(entry, JournalEntry::remove);
-        let Ok(written) = told.await else { unreachable!("every order is carried out") };
-        let entry = ScopeGuard::into_inner(forsaken);
+        let written = self.worker.call(|written| Request::Record { number, resource, written });
+        let entry = JournalEntry { worker: self.worker.clone(), number };
+        let unused = scopeguard::guard(entry, JournalEntry::remove);
+        let closed = |_| {
+            let source = Arc::new(io::Error::other("the daemon has released its state directory"));
+            Err(JournalError { path: PathBuf::new(), source })
+        };
+        let written = written.await.unwrap_or_else(closed);
+        let entry = ScopeGuard::into_inner(unused);
         written.map(|()| entry)
     }
 
-    /// The same for those who cannot await, and hold up nobody.
+    /// As [`record`](Self::record), blocking the thread: not for the actors' one.
     pub fn record_blocking(&self, resource: Resource) -> Result<JournalEntry, JournalError> {
         executor::block_on(self.record(resource))
     }
 
-    /// Blocks until everything that was ordered has been carried out.
+    /// Blocks until all earlier requests have been carried out.
+    #[cfg(test)]
     pub fn flush(&self) {
-        let (done, told) = crossbeam_channel::bounded(1);
-        let _ = self.requests.send(Request::Flush(done));
-        let _ = told.recv();
+        let _ = executor::block_on(self.worker.call(Request::Flush));
     }
 }
 
 impl JournalEntry {
-    /// Writes down what more is known by now, soon. What was known before is enough to find it again, so that this may
-    /// fail.
+    /// Replaces the record by one that says more. This happens later, and may fail: the first one is enough to find the
+    /// resource.
     pub fn update(&self, resource: Resource) {
-        let _ = self.requests.send(Request::Change(Change::Update { number: self.number, resource }));
+        self.worker.send(Request::Update { number: self.number, resource });
     }
 
-    /// It is no more, which is written down soon. Where that cannot be, the next daemon looks for it in vain.
+    /// Removes the record of a resource that has been released, later.
     pub fn remove(self) {
-        let _ = self.requests.send(Request::Change(Change::Remove { number: self.number }));
-    }
-}
-
-/// The work of the thread.
-fn keep(mut file: JournalFile, path: &Path, received: &Receiver<Request>) {
-    while let Ok(first) = received.recv() {
-        let (mut changes, mut entered, mut flushed) = (Vec::new(), Vec::new(), Vec::new());
-        for order in iter::once(first).chain(received.try_iter().take(MAX_BATCH)) {
-            match order {
-                Request::Record { number, resource, written } => {
-                    changes.push(Change::Record { number, resource });
-                    entered.push(written);
-                }
-                Request::Change(change) => changes.push(change),
-                Request::Flush(done) => flushed.push(done),
-            }
-        }
-        let error = |source| JournalError { path: path.to_owned(), source: Arc::new(source) };
-        let result = file.write(changes).map_err(error);
-        for written in entered {
-            let _ = written.send(result.clone());
-        }
-        // Whoever waits for all of it hears of that when this is dropped.
-        drop(flushed);
+        self.worker.send(Request::Remove { number: self.number });
     }
 }
 
@@ -163,11 +179,13 @@ mod tests {
 
     use futures::{FutureExt, future::join_all};
 
-    use super::{super::record::Replay, *};
+    use super::*;
 
     struct Rig {
+        writer: JournalWriter,
         journal: Journal,
-        directory: tempfile::TempDir,
+        records: RecordDir,
+        home: tempfile::TempDir,
     }
 
     fn resource(name: &str) -> Resource {
@@ -175,63 +193,99 @@ mod tests {
     }
 
     impl Rig {
-        fn new(resources: &[&str]) -> (Self, Vec<JournalEntry>) {
-            let directory = tempfile::tempdir().unwrap();
-            let resources = resources.iter().map(|name| resource(name)).collect();
+        fn new() -> Self {
+            let home = tempfile::tempdir().unwrap();
+            let (records, _) = RecordDir::open(home.path().join("resources")).unwrap();
             let origin = Origin { boot: "b".to_owned(), pids: 1, network: 2 };
-            let (journal, entries) = Journal::begin(directory.path().join("journal"), origin, resources).unwrap();
-            (Self { journal, directory }, entries.into_iter().map(|(entry, _)| entry).collect())
+            let writer = JournalWriter::start(records.clone(), origin).unwrap();
+            Self { journal: writer.journal(7), writer, records, home }
         }
 
-        /// The names of what the next daemon would find, were this one to die now.
+        /// The names that the next daemon would find if this one was killed now.
         fn found(&self) -> Vec<String> {
-            let replay = Replay::of(&fs::read(self.directory.path().join("journal")).unwrap());
-            let name = |(_, resource)| match resource {
+            let name = |(_, record): (u64, Record)| match record.resource {
                 Resource::Container { name, .. } => name,
                 other => panic!("{other:?}"),
             };
-            replay.resources.into_values().map(name).collect()
+            self.records.read().unwrap().records.into_iter().map(name).collect()
         }
     }
 
     #[tokio::test]
-    async fn what_is_entered_is_in_the_file_until_it_is_struck_out() {
-        let (rig, left) = Rig::new(&["left", "over"]);
+    async fn record_is_in_its_file_until_it_is_removed() {
+        let rig = Rig::new();
         let a = rig.journal.record(resource("a")).await.unwrap();
-        assert_eq!(rig.found(), ["left", "over", "a"]);
+        let b = rig.journal.clone().record(resource("b")).await.unwrap();
+        assert_eq!(rig.found(), ["a", "b"]);
+        assert!(rig.records.path(7).exists() && rig.records.path(8).exists());
         a.update(resource("a more"));
-        left.into_iter().next().unwrap().remove();
+        b.remove();
         rig.journal.flush();
-        assert_eq!(rig.found(), ["over", "a more"]);
+        assert_eq!(rig.found(), ["a more"]);
         drop(a);
         rig.journal.flush();
-        assert_eq!(rig.found(), ["over", "a more"], "nobody said that it is gone");
+        assert_eq!(rig.found(), ["a more"], "it was not removed");
+        rig.writer.entry(7).remove();
+        rig.journal.flush();
+        assert_eq!(rig.found(), [""; 0]);
     }
 
     #[tokio::test]
-    async fn many_at_once_are_all_entered_and_struck_out() {
-        let (rig, _) = Rig::new(&[]);
+    async fn concurrent_records_are_all_written_and_removed() {
+        let rig = Rig::new();
         let names: Vec<String> = (0..1000).map(|number| format!("{number:0>4}")).collect();
         let entries = join_all(names.iter().map(|name| rig.journal.record(resource(name)))).await;
         assert_eq!(rig.found(), names);
         entries.into_iter().for_each(|entry| entry.unwrap().remove());
         rig.journal.flush();
-        assert_eq!(rig.found(), Vec::<String>::new());
+        assert_eq!(fs::read_dir(rig.home.path().join("resources")).unwrap().count(), 0);
     }
 
     #[test]
-    fn what_nobody_waits_for_any_more_is_struck_out() {
-        let (rig, _) = Rig::new(&[]);
+    fn record_of_dropped_future_is_removed() {
+        let rig = Rig::new();
         for _ in 0..100 {
-            let entered = rig.journal.record(resource("forsaken")).now_or_never();
-            entered.into_iter().for_each(|entered| entered.unwrap().remove());
+            let recorded = rig.journal.record(resource("dropped")).now_or_never();
+            recorded.into_iter().for_each(|recorded| recorded.unwrap().remove());
         }
         let _kept = rig.journal.record_blocking(resource("kept")).unwrap();
         assert_eq!(rig.found(), ["kept"]);
     }
 
     #[test]
-    fn that_nothing_can_be_entered_is_never_the_fault_of_a_function() {
+    fn dropping_the_writer_completes_what_was_requested_and_refuses_the_rest() {
+        let rig = Rig::new();
+        let entries: Vec<_> = (0..100).map(|_| rig.journal.record_blocking(resource("a")).unwrap()).collect();
+        entries.into_iter().for_each(JournalEntry::remove);
+        let Rig { writer, journal, records, home: _home } = rig;
+        drop(writer);
+        assert!(records.read().unwrap().records.is_empty());
+        journal.record_blocking(resource("b")).unwrap_err();
+        assert!(records.read().unwrap().records.is_empty());
+    }
+
+    #[test]
+    fn record_that_cannot_be_written_is_an_error_that_names_its_file() {
+        let rig = Rig::new();
+        let kept = rig.journal.record_blocking(resource("kept")).unwrap();
+        // In the place of the temporary files are directories.
+        let (next, blocked) = (rig.records.path(8).with_extension("new"), rig.records.path(7).with_extension("new"));
+        fs::create_dir(&next).unwrap();
+        fs::create_dir(&blocked).unwrap();
+        let error = rig.journal.record_blocking(resource("a")).unwrap_err();
+        assert!(error.to_string().contains(&*rig.records.path(8).to_string_lossy()) && !error.is_full(), "{error}");
+        kept.update(resource("kept more"));
+        rig.journal.flush();
+        fs::remove_dir(next).unwrap();
+        fs::remove_dir(blocked).unwrap();
+        assert_eq!(rig.found(), ["kept"]);
+        kept.remove();
+        let _b = rig.journal.record_blocking(resource("b")).unwrap();
+        assert_eq!(rig.found(), ["b"]);
+    }
+
+    #[test]
+    fn journal_error_is_never_the_fault_of_a_function() {
         let launch_error = |kind: io::ErrorKind| {
             let error = JournalError { path: "/j".into(), source: Arc::new(kind.into()) };
             assert!(error.to_string().contains("/j"), "{error}");

@@ -1,36 +1,37 @@
-//! One daemon at a time: a lock on a file, which the kernel takes away when the daemon ends, however it does.
+//! The lock of the state directory: one daemon at a time. The kernel releases it however the daemon ends.
 //!
-//! It is a lock of the process (`fcntl`), not of an open file (`flock`): children have no part in it. For the same reason
-//! nobody else in this process may open the file.
+//! It is a lock of the process (`fcntl`) and not of the open file (`flock`), so children do not hold it. For the same
+//! reason no other code of this process may open the file: closing it would release the lock.
 
 use std::{
     fs::{File, OpenOptions},
     io,
-    os::unix::fs::OpenOptionsExt,
     path::Path,
 };
 
+use super::file;
 use nix::{
     errno::Errno,
     fcntl::{FcntlArg, fcntl},
     libc,
 };
 
-/// Held as long as it exists.
+/// The lock, held until this is dropped.
 #[derive(Debug)]
 pub struct Lock(#[expect(dead_code, reason = "held, not read")] File);
 
-/// Why there is none.
+/// Why the lock cannot be taken.
 #[derive(Debug)]
 pub enum Refusal {
-    /// Another daemon has it. Its process id, where that can be known.
+    /// Another daemon holds it, with this process id if that is known.
     Held(Option<i32>),
     Failed(io::Error),
 }
 
 impl Lock {
+    /// Takes the lock on the file at `path`, without waiting.
     pub fn take(path: &Path) -> Result<Self, Refusal> {
-        let open = super::open(path, OpenOptions::new().write(true).create(true).truncate(false).mode(0o600));
+        let open = file::open_regular(path, OpenOptions::new().write(true).create(true).truncate(false));
         let file = open.map_err(Refusal::Failed)?;
         match fcntl(&file, FcntlArg::F_SETLK(&whole_file())) {
             Ok(_) => Ok(Self(file)),

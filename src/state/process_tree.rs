@@ -9,7 +9,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::record::ProcessTree;
+use super::resource::ProcessTree;
 
 /// The name of the mark in the environment.
 pub const MARK: &str = "INSTANCE_ID";
@@ -69,7 +69,7 @@ pub fn members<'p>(processes: &'p [Process], trees: &[ProcessTree], own: i32) ->
     processes.iter().filter(|process| found.contains(&process.pid) && process.condition != Condition::Dead).collect()
 }
 
-impl super::record::SessionLeader {
+impl super::resource::SessionLeader {
     fn is(&self, process: &Process) -> bool {
         self.pid == process.pid && (self.after..=self.before).contains(&process.started)
     }
@@ -77,7 +77,7 @@ impl super::record::SessionLeader {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::record::SessionLeader, *};
+    use super::{super::resource::SessionLeader, *};
 
     const OWN: i32 = 50;
 

@@ -18,7 +18,7 @@ use rustix::{
 
 use super::{
     process_tree::{Condition, MARK, Process, members},
-    record::ProcessTree,
+    resource::ProcessTree,
 };
 
 /// Between two looks: the first pause and the longest.
@@ -132,7 +132,7 @@ mod tests {
 
     use nix::sys::wait::{WaitPidFlag, waitpid};
 
-    use super::{super::record::SessionLeader, *};
+    use super::{super::resource::SessionLeader, *};
 
     /// A shell in a session of its own. It runs until its standard input is closed, and prints what its script does.
     fn shell(instance: &str, script: &str) -> (Child, SessionLeader, Vec<i32>) {

@@ -5,7 +5,6 @@ use std::{fs, time::Duration};
 use futures::future::join_all;
 use integration::{Daemon, Engine, Function, Home, Setup, contained, eventually, ms, vm};
 use nix::sys::signal::Signal;
-use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::{TESTFN, container};
@@ -111,18 +110,10 @@ async fn a_request_in_a_container_without_a_network_is_answered_as_soon_as_the_e
     container(&daemon, "f").await;
 }
 
-fn written_down(home: &Home) -> bool {
-    let journal = fs::read_to_string(home.path("state/journal")).unwrap();
-    let numbers = |kind: &str| {
-        let lines = journal.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        let of_kind = lines.filter_map(|line| line[kind]["number"].as_u64().map(|number| (number, line.to_string())));
-        of_kind
-            .filter(|(_, line)| kind == "strike" || line.contains("container"))
-            .map(|(number, _)| number)
-            .collect::<Vec<_>>()
-    };
-    let struck = numbers("strike");
-    numbers("enter").iter().any(|number| !struck.contains(number))
+/// Returns whether a container is recorded.
+fn is_recorded(home: &Home) -> bool {
+    let files = fs::read_dir(home.path("state/resources")).unwrap();
+    files.filter_map(|file| fs::read_to_string(file.unwrap().path()).ok()).any(|text| text.contains("\"container\""))
 }
 
 /// Ends a daemon while the engine is away, starts the next one, and lets the engine come back.
@@ -136,7 +127,7 @@ async fn removes_what_was_left(end: impl AsyncFnOnce(Daemon)) {
     let foreign = engine.foreign("unifaas-f-of-somebody-else").await;
     engine.kill(true);
     end(daemon).await;
-    assert!(written_down(&home));
+    assert!(is_recorded(&home));
 
     home.remove("f");
     home.put(&Function::new("process"));
@@ -146,13 +137,13 @@ async fn removes_what_was_left(end: impl AsyncFnOnce(Daemon)) {
     assert!(started.elapsed() < ms(2000), "it waited for the engine: {:?}", started.elapsed());
     eventually(ms(3000), "it is told", async || daemon.log().contains("cannot be removed yet").then_some(())).await;
     tokio::time::sleep(ms(500)).await;
-    assert!(written_down(&home));
+    assert!(is_recorded(&home));
 
     engine.release();
-    eventually(Duration::from_secs(20), "they are removed and struck out", async || {
+    eventually(Duration::from_secs(20), "they and their records are removed", async || {
         let left = engine.containers("unifaas-f-").await;
         let only_foreign = left.len() == 1 && left[0].id.as_deref() == Some(foreign.as_str());
-        (only_foreign && !written_down(&home)).then_some(())
+        (only_foreign && !is_recorded(&home)).then_some(())
     })
     .await;
     eventually(ms(3000), "that is told", async || {
@@ -190,12 +181,12 @@ async fn a_daemon_whose_engine_hangs_ends_all_the_same_and_the_next_one_removes_
     daemon.until("f", "idle", 2).await;
     engine.signal(Signal::SIGSTOP);
     ends_without_its_engine(&mut daemon).await;
-    assert!(written_down(&home));
+    assert!(is_recorded(&home));
     home.remove("f");
     let _next = setup().start().await;
     engine.signal(Signal::SIGCONT);
     engine.none_left("f").await;
-    eventually(ms(5000), "they are struck out", async || (!written_down(&home)).then_some(())).await;
+    eventually(ms(5000), "they are struck out", async || (!is_recorded(&home)).then_some(())).await;
 }
 
 #[tokio::test]

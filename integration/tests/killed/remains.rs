@@ -85,7 +85,7 @@ impl Remains {
             containers: containers(engine, identity).await,
             cgroups: cgroups(Path::new("/sys/fs/cgroup"), &format!("unifaas-{identity}-")),
             directories: fs::read_dir(state.join("instances")).unwrap().map(|entry| entry.unwrap().path()).collect(),
-            records: records(&state.join("journal")),
+            records: records(&state.join("resources")),
             forwards: fs::read_to_string(forwarding()).unwrap().trim() == "1",
             reserved: ip("route").contains("unreachable 10.100.0.0/16"),
         }
@@ -263,16 +263,8 @@ fn cgroups(below: &Path, prefix: &str) -> BTreeSet<PathBuf> {
     found
 }
 
-/// What is written down and not struck out, but for what has the same name for every daemon.
-fn records(journal: &Path) -> BTreeSet<String> {
-    let text = fs::read_to_string(journal).unwrap_or_default();
-    let mut things = std::collections::BTreeMap::new();
-    for line in text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()) {
-        if let Some(entered) = line.get("enter") {
-            things.insert(entered["number"].as_u64(), entered["thing"].clone());
-        } else if let Some(struck) = line.get("strike") {
-            things.remove(&struck["number"].as_u64());
-        }
-    }
-    things.into_values().map(|thing| thing.to_string()).collect()
+/// Returns what is recorded, without the numbers of the records.
+fn records(directory: &Path) -> BTreeSet<String> {
+    let files = fs::read_dir(directory).into_iter().flatten().flatten();
+    files.filter_map(|file| fs::read_to_string(file.path()).ok()).collect()
 }

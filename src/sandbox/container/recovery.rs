@@ -23,7 +23,7 @@ use super::{
     reaper::ContainerReaper,
     request::{DAEMON_LABEL, Owner, RUN_LABEL},
 };
-use crate::{sandbox::reclaim, state::JournalEntry};
+use crate::{sandbox::leftovers_log, state::JournalEntry};
 
 /// Between two lists: at first, and at most while the engine is away.
 const MIN_LIST_DELAY: Duration = Duration::from_millis(100);
@@ -97,7 +97,7 @@ impl Recovery {
             time::sleep(delay).await;
         }
         left.into_values().for_each(JournalEntry::remove);
-        reclaim::report(&log, "containers", removed);
+        leftovers_log::removed(&log, "containers", removed);
         Some(recovery)
     }
 

@@ -22,7 +22,7 @@ use unifaas_actors::{
 };
 
 use super::super::*;
-use crate::state::{Replay, Resource, State};
+use crate::state::{Resource, State, recorded};
 
 /// Tests count descriptors and processes, so only one may run at a time.
 static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
@@ -172,12 +172,8 @@ impl Rig {
     /// Returns how many process trees the journal has.
     pub fn journaled(&self) -> usize {
         self.state.journal.flush();
-        let journal = fs::read(self.state.directory().join("journal")).unwrap();
-        Replay::of(&journal)
-            .resources
-            .into_values()
-            .filter(|(_, resource)| matches!(resource, Resource::Process(_)))
-            .count()
+        let resources = recorded(self.state.directory()).into_iter();
+        resources.filter(|resource| matches!(resource, Resource::Process(_))).count()
     }
 
     pub fn has_cgroups(&self) -> bool {

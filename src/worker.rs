@@ -12,7 +12,7 @@
 //! and ends when the queue is closed and empty. The [`Worker`] is held by one owner: dropping it closes the queue and
 //! joins the threads, so that every accepted request has been carried out by then. [`WorkerHandle`]s send, from any
 //! thread and from destructors. What a worker does is in the module that starts it: `state/journal.rs`,
-//! `sandbox/container/reaper.rs`.
+//! `net/network.rs`, `sandbox/container/reaper.rs`.
 
 use std::{io, thread};
 
@@ -57,7 +57,6 @@ impl<R: 'static> Worker<R> {
     ///
     /// # Errors
     /// When the host has no more threads or open files.
-    #[cfg_attr(not(test), allow(dead_code, reason = "for the network"))]
     pub fn on_runtime<W>(name: &str, work: W) -> io::Result<Self>
     where
         R: Send,

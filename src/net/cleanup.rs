@@ -3,7 +3,6 @@
 use std::io;
 
 use slog::{Logger, warn};
-use tokio::sync::oneshot;
 
 use super::{
     firewall::{Firewall, Mark},
@@ -66,13 +65,5 @@ pub(super) async fn clean(netlink: &Netlink, leftovers: &Leftovers, log: &Logger
 
 /// Removes what a daemon that has ended left behind.
 pub async fn clean_up(leftovers: Leftovers, log: Logger) -> io::Result<Cleaned> {
-    let (done, answer) = oneshot::channel();
-    on_thread(async move {
-        let cleaned = match Netlink::open() {
-            Ok(netlink) => Ok(clean(&netlink, &leftovers, &log).await),
-            Err(error) => Err(error),
-        };
-        let _ = done.send(cleaned);
-    })?;
-    answer.await.unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into()))
+    on_thread(async move || Ok(clean(&Netlink::open()?, &leftovers, &log).await)).await?
 }

@@ -1,12 +1,9 @@
 //! The network as launches see it: a lease of a tap for each guest.
 
-use std::{io, net::SocketAddr, thread};
+use std::{io, net::SocketAddr};
 
 use slog::{Logger, info};
-use tokio::{
-    runtime,
-    sync::{Mutex, mpsc, oneshot, watch},
-};
+use tokio::sync::{Mutex, oneshot, watch};
 
 use super::{
     error::NetError,
@@ -17,7 +14,13 @@ use super::{
     tap_manager::{Request, TapManager},
     tap_pool::{Tap, TapPool},
 };
-use crate::state::Journal;
+use crate::{
+    state::Journal,
+    worker::{Requests, Worker, WorkerHandle},
+};
+
+/// Name of the threads of this module.
+const THREAD: &str = "network";
 
 /// What the network is made from.
 #[derive(Debug, Clone)]
@@ -40,13 +43,8 @@ pub struct Settings {
 pub struct Network {
     settings: Settings,
     pool: TapPool,
-    worker: Mutex<Option<Worker>>,
+    worker: Mutex<Option<Worker<Request>>>,
     log: Logger,
-}
-
-struct Worker {
-    requests: mpsc::UnboundedSender<Request>,
-    thread: Option<thread::JoinHandle<()>>,
 }
 
 impl Network {
@@ -57,76 +55,61 @@ impl Network {
 
     /// Prepares everything that does not depend on a single guest. Has no effect when that is done.
     pub async fn open(&self) -> Result<(), NetError> {
-        self.requests().await.map(drop)
+        self.manager().await.map(drop)
     }
 
     /// Fails if the subnet is in use on this host. Without CAP_NET_ADMIN there is nothing to check. Changes nothing.
     pub async fn check(&self) -> Result<(), NetError> {
-        let (done, answer) = oneshot::channel();
         let (subnet, mark) = (self.settings.subnet, self.settings.mark);
-        let checking = on_thread(async move {
-            let checked = match (preflight::check_privilege(), Netlink::open()) {
-                (Ok(()), Ok(netlink)) => preflight::check_conflicts(&netlink, subnet, mark).await,
-                _ => Ok(()),
-            };
-            let _ = done.send(checked);
+        let checked = on_thread(async move || match (preflight::check_privilege(), Netlink::open()) {
+            (Ok(()), Ok(netlink)) => preflight::check_conflicts(&netlink, subnet, mark).await,
+            _ => Ok(()),
         });
-        checking.map_err(|error| NetError::Refused(error.to_string()))?;
-        answer.await.unwrap_or(Ok(()))
+        checked.await.unwrap_or_else(|error| Err(NetError::Refused(error.to_string())))
     }
 
     /// Leases a tap for one guest; with `egress` the guest may reach the outside.
     pub async fn acquire(&self, egress: bool) -> Result<TapLease, NetError> {
-        let requests = self.requests().await?;
+        let manager = self.manager().await?;
         if !egress && let Some(tap) = self.pool.take() {
-            let _ = requests.send(Request::Refill);
-            return Ok(TapLease::new(tap, requests));
+            manager.send(Request::Refill);
+            return Ok(TapLease::new(tap, manager));
         }
-        let (reply, answer) = oneshot::channel();
-        let _ = requests.send(Request::Acquire { egress, reply });
+        let answer = manager.call(|reply| Request::Acquire { egress, reply });
         let tap = answer.await.unwrap_or_else(|_| Err(NetError::manager_ended()))?;
-        Ok(TapLease::new(tap, requests))
+        Ok(TapLease::new(tap, manager))
     }
 
-    async fn requests(&self) -> Result<mpsc::UnboundedSender<Request>, NetError> {
+    /// Returns a handle of the tap manager, which is started by the first call.
+    async fn manager(&self) -> Result<WorkerHandle<Request>, NetError> {
         // Concurrent launches wait here. A failure is not remembered: its cause may disappear.
         let mut worker = self.worker.lock().await;
-        if let Some(Worker { requests, .. }) = &*worker {
-            return Ok(requests.clone());
+        if let Some(worker) = &*worker {
+            return Ok(worker.handle());
         }
-        let (requests, receiver) = mpsc::unbounded_channel();
         let (opened, answer) = oneshot::channel();
         let (settings, pool, log) = (self.settings.clone(), self.pool.clone(), self.log.clone());
-        let thread = on_thread(async move {
+        let started = Worker::on_runtime(THREAD, async move |requests: Requests<Request>| {
             match TapManager::open(settings, pool, log).await {
                 Ok(manager) => {
                     let _ = opened.send(Ok(()));
-                    manager.run(receiver).await;
+                    manager.run(requests).await;
                 }
                 Err(error) => drop(opened.send(Err(error))),
             }
         });
-        let thread = thread.map_err(|error| NetError::Refused(error.to_string()))?;
+        let started = started.map_err(|error| NetError::Refused(error.to_string()))?;
         answer.await.unwrap_or_else(|_| Err(NetError::manager_ended()))?;
         info!(self.log, "network for virtual machines is ready"; "subnet" => %self.settings.subnet);
-        *worker = Some(Worker { requests: requests.clone(), thread: Some(thread) });
-        Ok(requests)
+        Ok(worker.insert(started).handle())
     }
 }
 
-impl Drop for Worker {
-    fn drop(&mut self) {
-        let _ = self.requests.send(Request::Close);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
-
-/// Runs `work` on a thread of its own, with a runtime of its own: netlink requests block for milliseconds.
-pub fn on_thread(work: impl Future<Output = ()> + Send + 'static) -> io::Result<thread::JoinHandle<()>> {
-    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
-    thread::Builder::new().name("network".to_owned()).spawn(move || runtime.block_on(work))
+/// Runs `work` on a thread of its own: netlink requests block for milliseconds.
+pub async fn on_thread<T: Send + 'static>(work: impl AsyncFnOnce() -> T + Send + 'static) -> io::Result<T> {
+    let (done, answer) = oneshot::channel();
+    let _worker = Worker::<()>::on_runtime(THREAD, async move |_| drop(done.send(work().await)))?;
+    answer.await.map_err(|_| io::ErrorKind::BrokenPipe.into())
 }
 
 /// Exclusive use of a tap. Dropping it returns the tap to the pool.
@@ -138,12 +121,12 @@ pub struct TapLease {
     pub link: PointToPoint,
     tap: Option<Tap>,
     present: watch::Receiver<()>,
-    requests: mpsc::UnboundedSender<Request>,
+    manager: WorkerHandle<Request>,
 }
 
 impl TapLease {
-    fn new(tap: Tap, requests: mpsc::UnboundedSender<Request>) -> Self {
-        Self { name: tap.name.clone(), link: tap.link, present: tap.present.clone(), tap: Some(tap), requests }
+    fn new(tap: Tap, manager: WorkerHandle<Request>) -> Self {
+        Self { name: tap.name.clone(), link: tap.link, present: tap.present.clone(), tap: Some(tap), manager }
     }
 
     /// Waits until the interface is removed, for instance by `ip link del`.
@@ -155,7 +138,7 @@ impl TapLease {
     /// Has the tap removed instead of reused: a process may still be attached to it.
     pub fn discard(mut self) {
         if let Some(tap) = self.tap.take() {
-            let _ = self.requests.send(Request::Discard(tap));
+            self.manager.send(Request::Discard(tap));
         }
     }
 }
@@ -163,7 +146,7 @@ impl TapLease {
 impl Drop for TapLease {
     fn drop(&mut self) {
         if let Some(tap) = self.tap.take() {
-            let _ = self.requests.send(Request::Release(tap));
+            self.manager.send(Request::Release(tap));
         }
     }
 }

@@ -8,7 +8,7 @@ use std::{collections::HashMap, time::Duration};
 use futures::StreamExt;
 use slog::{Logger, debug, warn};
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{oneshot, watch},
     time,
 };
 
@@ -25,7 +25,10 @@ use super::{
     tap_pool::{Tap, TapPool},
     tap_setup,
 };
-use crate::state::{JournalEntry, Resource};
+use crate::{
+    state::{JournalEntry, Resource},
+    worker::Requests,
+};
 
 /// Between a failed attempt to prepare a tap, or to repair the firewall, and the next one.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
@@ -35,6 +38,7 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 const REFILL_DELAY: Duration = Duration::from_millis(100);
 
 /// A request to the thread.
+#[derive(Debug)]
 pub enum Request {
     /// A tap was taken from the pool: refill it.
     Refill,
@@ -44,8 +48,6 @@ pub enum Request {
     Release(Tap),
     /// The guest of this tap could not be ended.
     Discard(Tap),
-    /// Remove everything and end.
-    Close,
 }
 
 /// All network resources of this daemon.
@@ -120,8 +122,8 @@ impl TapManager {
         Ok(())
     }
 
-    /// Serves requests until [`Request::Close`], and then removes everything.
-    pub async fn run(mut self, mut requests: mpsc::UnboundedReceiver<Request>) {
+    /// Serves requests until their queue is closed, and then removes everything.
+    pub async fn run(mut self, requests: Requests<Request>) {
         let (mut failed, mut next_repair) = (false, time::Instant::now());
         loop {
             let delay = match self.pool.len() {
@@ -151,11 +153,11 @@ impl TapManager {
                 }
             };
             match request {
-                Some(Request::Refill) => {}
-                Some(Request::Acquire { egress, reply }) => self.acquire(egress, reply).await,
-                Some(Request::Release(tap)) => self.release(tap).await,
-                Some(Request::Discard(tap)) => self.remove(tap).await,
-                Some(Request::Close) | None => break,
+                Ok(Request::Refill) => {}
+                Ok(Request::Acquire { egress, reply }) => self.acquire(egress, reply).await,
+                Ok(Request::Release(tap)) => self.release(tap).await,
+                Ok(Request::Discard(tap)) => self.remove(tap).await,
+                Err(_) => break,
             }
         }
         self.close().await;

@@ -1,11 +1,12 @@
 //! Runs instances: the daemon's implementation of [`unifaas_actors::sandbox`].
 //!
 //! The spec chooses one engine per kind of sandbox: `process/` for child processes, `container/` for containers, `vm/` for
-//! virtual machines. The engines share `readiness.rs` (probes), `output_throttle.rs` (the rate at which output is read),
+//! virtual machines. The engines share `callback.rs` (the callback address), `readiness.rs` (probes), `output_throttle.rs` (the rate at which output is read),
 //! `ports.rs` (leases of local ports), `cgroup/` (limits, and the end of every process), `substitute.rs` (`%words` in
 //! commands) and `reclaim.rs` (leftovers of an earlier daemon). `src/state/` journals what exists outside the daemon.
 //! The actors decide when to start and end instances.
 
+mod callback;
 mod cgroup;
 mod container;
 mod leftovers_log;
@@ -17,10 +18,7 @@ mod reclaim;
 mod substitute;
 mod vm;
 
-use std::{
-    io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-};
+use std::{io, net::SocketAddr};
 
 use futures::future::{self, LocalBoxFuture};
 use slog::Logger;
@@ -29,6 +27,7 @@ use unifaas_actors::{
     spec::{FunctionSpec, Readiness, SandboxSpec},
 };
 
+use callback::Callback;
 use cgroup::CgroupAllocator;
 pub use cgroup::memory_limit;
 use container::Containers;
@@ -135,59 +134,5 @@ impl Sandboxes for Engines {
 
     fn probe(&self, address: SocketAddr, readiness: &Readiness) -> LocalBoxFuture<'static, ()> {
         readiness::probe(address, readiness)
-    }
-}
-
-/// The callback listener as seen from an instance.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Callback {
-    /// The address that instances call.
-    address: SocketAddr,
-    /// The source address of those calls.
-    source: IpAddr,
-}
-
-impl Callback {
-    /// Returns the callback for instances that share the daemon's network.
-    fn local(bound: SocketAddr) -> Self {
-        let ip = if bound.ip().is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { bound.ip() };
-        // The kernel answers from 127.0.0.1 for all of 127.0.0.0/8; any other local address calls itself.
-        let source = match ip {
-            IpAddr::V4(v4) if v4.is_loopback() => Ipv4Addr::LOCALHOST.into(),
-            IpAddr::V6(v6) if v6.is_loopback() => Ipv6Addr::LOCALHOST.into(),
-            other => other,
-        };
-        Self { address: SocketAddr::new(ip, bound.port()), source }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn local(bound: &str) -> (String, String) {
-        let callback = Callback::local(bound.parse().unwrap());
-        (callback.address.to_string(), callback.source.to_string())
-    }
-
-    #[test]
-    fn maps_unspecified_address_to_loopback() {
-        assert_eq!(local("0.0.0.0:3000"), ("127.0.0.1:3000".into(), "127.0.0.1".into()));
-        assert_eq!(local("[::]:3000"), ("127.0.0.1:3000".into(), "127.0.0.1".into()));
-    }
-
-    #[test]
-    fn predicts_source_address_of_local_calls() {
-        assert_eq!(local("127.0.0.5:3000"), ("127.0.0.5:3000".into(), "127.0.0.1".into()));
-        assert_eq!(local("192.0.2.7:3000"), ("192.0.2.7:3000".into(), "192.0.2.7".into()));
-        assert_eq!(local("[::1]:3000"), ("[::1]:3000".into(), "::1".into()));
-    }
-
-    #[test]
-    fn kernel_picks_predicted_source_address() {
-        let listener = std::net::TcpListener::bind("127.0.0.5:0").unwrap();
-        let callback = Callback::local(listener.local_addr().unwrap());
-        let stream = std::net::TcpStream::connect(callback.address).unwrap();
-        assert_eq!(stream.local_addr().unwrap().ip(), callback.source);
     }
 }

@@ -9,7 +9,7 @@ use actix::Addr;
 use slog::{info, o, warn};
 use tokio::{sync::oneshot, time::timeout};
 use unifaas_actors::{
-    Admission, Callbacks, ChangeSource, Directory, DrainAll, HostLimits, RegistryActor, Services, scan_all,
+    AdmissionActor, Callbacks, ChangeSource, Directory, DrainAll, HostLimits, RegistryActor, Services, scan_all,
 };
 
 use crate::{
@@ -88,7 +88,7 @@ async fn serve(options: Serve, lasting: &mut Lasting) -> Result<(), StartError> 
         process_starts: options.max_process_starts.map_or(usize::MAX, NonZeroUsize::get),
         starts: options.max_starts.map_or_else(host::budget::default_max_starts, NonZeroUsize::get),
     };
-    let admission = Admission::new(limits);
+    let admission = AdmissionActor::launch(limits);
     let (subnet, tap_pool) = (options.subnet, options.tap_pool);
     let peers = FunctionPeers::default();
     let engine_settings = EngineSettings { callback, subnet, tap_pool, peers: peers.clone() };

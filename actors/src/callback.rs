@@ -1,23 +1,44 @@
-//! Whom a ready callback is for: secret tokens and the instances behind them.
+//! Ready callbacks: the table of secret tokens and the instances behind them.
 //!
-//! Shared between the callback listener and the InstanceActors, which enter themselves at args and are struck off when
-//! they are gone. Whether a callback is believed is decided by `instance/lifecycle.rs`.
+//! The callback listener and the InstanceActors share it. An InstanceActor registers its token when it starts and removes
+//! it when it ends. Whether a callback is accepted is decided in `instance/lifecycle.rs`.
 
 use std::{
     collections::HashMap,
     net::IpAddr,
     sync::{
-        Mutex, PoisonError,
+        Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
 
-use actix::Recipient;
+use actix::{Message, Recipient};
 use tokio::sync::oneshot;
 
-use crate::{id::ReadyToken, instance::CallbackOutcome, messages::CalledBack};
+use crate::id::ReadyToken;
 
-/// The tokens in force.
+/// How an instance judged a ready callback.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CallbackOutcome {
+    /// Accepted: the instance is ready.
+    Accepted,
+    /// The callback came from an address that is not the instance's.
+    WrongSource,
+    /// The instance had called before, or is already ending.
+    NotExpected,
+}
+
+/// Tells an InstanceActor that its callback URL was requested.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct CalledBack {
+    /// The caller's address.
+    pub from: IpAddr,
+    /// Answered once the instance's own address is known.
+    pub reply: oneshot::Sender<CallbackOutcome>,
+}
+
+/// The tokens of all instances that exist.
 #[derive(Debug, Default)]
 pub struct Callbacks {
     expected: Mutex<HashMap<ReadyToken, Recipient<CalledBack>>>,
@@ -25,14 +46,14 @@ pub struct Callbacks {
 }
 
 impl Callbacks {
-    /// Hands a callback to the instance of `token`. `None`: there is no such instance.
+    /// Passes a callback to the instance of `token` and returns its outcome. `None`: no such instance exists.
     pub async fn deliver(&self, token: Option<ReadyToken>, from: IpAddr) -> Option<CallbackOutcome> {
         let instance = token.and_then(|token| self.expected().get(&token).cloned());
         let outcome = match instance {
             Some(instance) => {
                 let (reply, answer) = oneshot::channel();
                 instance.do_send(CalledBack { from, reply });
-                // No answer: the instance went while it was being asked.
+                // An error means that the instance ended meanwhile.
                 answer.await.ok()
             }
             None => None,
@@ -43,25 +64,25 @@ impl Callbacks {
         outcome
     }
 
-    /// Counts one that was not even listened to.
+    /// Counts a callback that was refused before its token was looked up.
     pub fn refuse(&self) {
         self.refused.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Callbacks that were not believed, since the start of the daemon.
+    /// Returns how many callbacks were refused since the daemon started.
     pub fn refused(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn expect(&self, token: ReadyToken, instance: Recipient<CalledBack>) {
+    pub(crate) fn register(&self, token: ReadyToken, instance: Recipient<CalledBack>) {
         self.expected().insert(token, instance);
     }
 
-    pub(crate) fn forget(&self, token: ReadyToken) {
+    pub(crate) fn remove(&self, token: ReadyToken) {
         self.expected().remove(&token);
     }
 
-    fn expected(&self) -> std::sync::MutexGuard<'_, HashMap<ReadyToken, Recipient<CalledBack>>> {
+    fn expected(&self) -> MutexGuard<'_, HashMap<ReadyToken, Recipient<CalledBack>>> {
         self.expected.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,4 +1,4 @@
-//! Which functions exist, as a snapshot that any thread reads without asking an actor.
+//! The functions that exist, as a snapshot that any thread reads without asking an actor.
 
 use std::sync::Arc;
 
@@ -7,17 +7,17 @@ use foldhash::HashMap;
 
 use crate::function::FunctionHandle;
 
-/// Functions by name. Written by the RegistryActor alone.
+/// The functions by name. Only the RegistryActor writes it.
 #[derive(Debug, Default)]
 pub struct Directory(ArcSwap<HashMap<String, Arc<FunctionHandle>>>);
 
 impl Directory {
-    /// The function of that name.
+    /// Returns the function of that name.
     pub fn find(&self, name: &str) -> Option<Arc<FunctionHandle>> {
         self.0.load().get(name).cloned()
     }
 
-    /// All functions as they are now.
+    /// Returns all functions that exist now.
     pub fn all(&self) -> Arc<HashMap<String, Arc<FunctionHandle>>> {
         self.0.load_full()
     }

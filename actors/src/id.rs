@@ -1,20 +1,23 @@
-//! Names of instances: the public one and the secret one.
+//! Identifiers: of functions inside the daemon, and the public and the secret one of an instance.
 
 use std::fmt;
 
 use serde::{Serialize, Serializer};
 
-/// The public name of an instance: unique over restarts of the daemon, shown in logs, at `/debug` and in errors.
+/// Identifies a function's actor. Unlike the name it is never used twice, so it tells a function from its predecessor.
+pub type FunctionKey = u64;
+
+/// The public id of an instance, shown in logs, at `/debug` and in errors. Unique across restarts of the daemon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct InstanceId(u64);
 
 impl InstanceId {
-    /// A fresh, random name.
+    /// Returns a new random id.
     pub fn random() -> Self {
         Self(rand::random())
     }
 
-    /// Reads what `Display` wrote.
+    /// Parses the 16 hexadecimal digits that `Display` writes.
     pub fn parse(text: &str) -> Option<Self> {
         (text.len() == 16).then(|| u64::from_str_radix(text, 16).ok()).flatten().map(Self)
     }
@@ -32,23 +35,23 @@ impl Serialize for InstanceId {
     }
 }
 
-/// The secret in an instance's callback URL. Only the instance is told; it is never logged or shown.
+/// The secret in an instance's callback URL. Known to the instance only; never logged or shown.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ReadyToken(u128);
 
 impl ReadyToken {
-    /// A fresh token that nobody can guess.
+    /// Returns a new random token.
     pub fn random() -> Self {
         Self(rand::random())
     }
 
-    /// Reads the token of a callback URL.
+    /// Parses the 32 lower-case hexadecimal digits of a callback URL.
     pub fn parse(text: &str) -> Option<Self> {
         let canonical = text.len() == 32 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
         canonical.then(|| u128::from_str_radix(text, 16).ok()).flatten().map(Self)
     }
 
-    /// The token as it stands in the callback URL.
+    /// Returns the token as it stands in the callback URL.
     pub fn reveal(&self) -> String {
         format!("{:032x}", self.0)
     }

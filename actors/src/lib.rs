@@ -1,34 +1,52 @@
-//! The domain of UniFaaS, and everything that decides. No HTTP, no engine, no socket: the daemon around it has those.
+//! The domain of UniFaaS and everything that decides. No HTTP, no engine and no socket: those are in the daemon around it.
 //!
 //! ```text
-//!   RegistryActor ──1:n──► FunctionActor ──1:n──► InstanceActor ──1:1──► a sandbox (process, container, VM)
-//!        │ writes               │ shares
-//!        ▼                      ▼
-//!    Directory ──────────►    FunctionHandle    ◄── HTTP workers: `acquire` a `Lease`, move bytes, drop it
+//!   RegistryActor ──1:n──► FunctionActor ──1:n──► InstanceActor ──1:1──► SandboxHandle (process, container, VM)
+//!        │ writes               │ writes     ▲                 │ owns
+//!        ▼                      ▼            │ grants, evicts  ▼
+//!    Directory ─────────► FunctionHandle   AdmissionActor ◄── Permit
+//!                               ▲
+//!                          HTTP workers: `acquire` a `Lease`, forward bytes, drop it
 //! ```
 //!
-//! All actors live on one thread; the [`Directory`] and the [`FunctionHandle`]s are all that other threads touch.
+//! All actors run on one thread and own their facts. Everything that other threads touch:
+//!
+//! | type | shared state | written by |
+//! | --- | --- | --- |
+//! | [`Directory`] | the functions by name | RegistryActor |
+//! | [`FunctionHandle`] | slot table, published status, counters | FunctionActor; [`Lease`] (slots); HTTP workers (outcomes) |
+//! | [`Endpoint`] | where an instance listens, whether it serves, how it exited | InstanceActor |
+//! | [`Callbacks`] | the tokens of ready callbacks | InstanceActor |
+//! | [`OutputLog`] | the last lines of output | the sandbox's reader |
+//! | `Addr` of an actor | its mailbox | every thread |
+//!
+//! A warm request takes its slot from the slot table and releases it there without a message. That is on purpose: waking
+//! the actors' thread twice per request costs a third of the throughput.
 //!
 //! # Invariants
-//! 1. A guest has exactly one InstanceActor, whose fields own every host resource of it.
-//! 2. Only `instance/lifecycle.rs` changes an instance's state; only `function/slots.rs` counts slots.
-//! 3. Each lease is given back exactly once, by its Drop, also when its holder panics.
-//! 4. Each waiter gets exactly one answer; one that has left is skipped, not served.
-//! 5. Each alarm carries a serial; a late one changes nothing.
-//! 6. No handler awaits another actor: answers come as messages or through a reply port.
-//! 7. Nothing here knows an HTTP status; nothing in the front knows a kind of sandbox.
-//! 8. Absent on purpose: actix's `Supervisor` and `SystemService`. A child's death is told by `notice.rs`.
+//! 1. An instance has exactly one InstanceActor, whose fields own every host resource of it.
+//! 2. Only `instance/lifecycle.rs` changes an instance's state. Only the FunctionActor and the Lease write the slot table.
+//! 3. Each lease is released exactly once by its Drop, even if its owner panics. So is each permit.
+//! 4. Each waiting caller gets exactly one answer. A caller that has given up is skipped.
+//! 5. Each alarm of an instance carries a serial; a late alarm has no effect.
+//! 6. No handler awaits another actor: answers are messages or go through a reply channel.
+//! 7. Messages are defined beside the actor that receives them, and the facts that an actor reports beside that actor,
+//!    which holds a `Recipient` for them. So modules depend on each other in one direction.
+//! 8. Nothing here knows an HTTP status; nothing in the front knows a kind of sandbox.
+//! 9. actix's `Supervisor` and `SystemService` are not used. `notice.rs` reports the end of a child.
 
 mod admission;
 mod callback;
 mod directory;
+mod endpoint;
 mod function;
 mod id;
+mod inspect;
 mod instance;
-mod messages;
 mod notice;
 mod output;
 mod redact;
+mod refusal;
 mod registry;
 pub mod sandbox;
 #[cfg(test)]
@@ -36,16 +54,21 @@ mod seeds;
 mod services;
 pub mod spec;
 mod stats;
+mod stop_reason;
 
-pub use admission::{Admission, AdmissionReport, HostLimits};
-pub use callback::Callbacks;
+pub use admission::{AdmissionActor, AdmissionQuestion, AdmissionReport, HostLimits};
+pub use callback::{CallbackOutcome, Callbacks};
 pub use directory::Directory;
-pub use function::{Endpoint, FailingReport, FunctionActor, FunctionHandle, FunctionSnapshot, Lease, Refusal};
+pub use endpoint::Endpoint;
+pub use function::{FailingReport, FunctionActor, FunctionHandle, FunctionSnapshot, Lease};
 pub use id::{InstanceId, ReadyToken};
-pub use instance::{CallbackOutcome, InstanceActor, InstanceSnapshot, StopReason};
-pub use messages::{DrainAll, FilesChanged, FunctionQuestion, InstanceAddrs, InstanceQuestion};
+pub use inspect::FunctionReport;
+pub use instance::{InstanceActor, InstanceSnapshot};
 pub use output::OutputLog;
 pub use redact::Redactor;
-pub use registry::{ChangeSource, Changes, LoadedSpec, RegistryActor, scan_all, scan_one};
+pub use refusal::Refusal;
+pub use registry::{ChangeSource, Changes, DrainAll, FilesChanged, RegistryActor, scan_all, scan_one};
 pub use services::Services;
+pub use spec::LoadedSpec;
 pub use stats::{BootReport, FunctionStats, Outcome, StatsReport};
+pub use stop_reason::StopReason;

@@ -1,7 +1,7 @@
-//! Tells the parent of an actor's death, whatever it died of.
+//! Reports the end of an actor to its parent, including an end by panic.
 //!
-//! actix does not supervise panics: the panicking actor's context is dropped and nobody is told. So each child keeps an
-//! [`ExitNotice`]; when the child goes, by a panic too, the parent gets the message.
+//! actix does not supervise panics: it drops the panicking actor and its context without a message. So each child owns an
+//! [`ExitNotice`], which sends its message when it is dropped.
 
 use actix::{Message, Recipient};
 
@@ -19,12 +19,12 @@ where
     M: Message + Send + 'static,
     M::Result: Send,
 {
-    /// `message` are what the parent is told if nothing better comes up.
+    /// Creates a notice that sends `message` to `parent` when it is dropped.
     pub fn new(parent: Recipient<M>, message: M) -> Self {
         Self { parent, message: Some(message) }
     }
 
-    /// Changes the last words; they are sent when the actor goes.
+    /// Changes the message that will be sent.
     pub fn amend(&mut self, amend: impl FnOnce(&mut M)) {
         if let Some(message) = &mut self.message {
             amend(message);

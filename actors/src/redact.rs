@@ -1,72 +1,50 @@
-//! Covers what must not be shown in words of others: what an instance prints, what an engine says about its failure.
+//! Redacts an instance's secrets in text that comes from outside: its output, and errors of its engine.
 //!
-//! Such words end up in the log, at `/debug` and in answers to clients. A Linux guest prints its command line, with the
-//! callback URL in it; an engine quotes the arguments of a program that it could not start; a function may print its
-//! environment when it fails.
+//! Such text reaches the log, `/debug` and clients. A Linux guest prints its command line with the callback URL in it. An
+//! engine quotes the arguments of a program that it could not start. A function may print its environment when it fails.
 
 use std::{borrow::Cow, fmt, sync::Arc};
 
-use crate::{
-    id::ReadyToken,
-    sandbox::{LaunchError, SandboxExit},
-    spec::Environment,
-};
+use crate::{id::ReadyToken, spec::Environment};
 
-/// Shorter values are too likely to be ordinary words, and too easily guessed to be secrets.
-const SHORTEST: usize = 6;
+/// Shorter values are likely to be ordinary words, and too easily guessed to be secrets.
+const MIN_SECRET_BYTES: usize = 6;
 
-/// The secrets of one instance.
+/// Replaces the secrets of one instance.
 #[derive(Clone, Default)]
 pub struct Redactor(Arc<[Secret]>);
 
 struct Secret {
     text: String,
-    cover: String,
+    replacement: String,
 }
 
 impl Redactor {
-    /// Covers that token, and the values of those variables.
+    /// Creates a redactor for that token and the values of those variables.
     pub fn new(token: ReadyToken, env: &Environment) -> Self {
-        // The lines of a longer text are printed one by one.
+        // Longer texts are printed line by line.
         let values = env.iter().flat_map(|(name, value)| value.lines().map(move |line| (name, line.trim())));
-        let values = values.filter(|(_, line)| line.len() >= SHORTEST);
-        let values = values.map(|(name, line)| Secret { text: line.to_owned(), cover: format!("${{{name}}}") });
-        let mut secrets: Vec<_> = values.chain([Secret { text: token.reveal(), cover: "…".to_owned() }]).collect();
-        // One may be a part of another.
+        let values = values.filter(|(_, line)| line.len() >= MIN_SECRET_BYTES);
+        let values = values.map(|(name, line)| Secret { text: line.to_owned(), replacement: format!("${{{name}}}") });
+        let token = Secret { text: token.reveal(), replacement: "…".to_owned() };
+        let mut secrets: Vec<_> = values.chain([token]).collect();
+        // A secret may contain another one: the longest is replaced first.
         secrets.sort_by_key(|secret| std::cmp::Reverse(secret.text.len()));
         Self(secrets.into())
     }
 
-    /// The text without any of the secrets.
+    /// Returns the text with each secret replaced.
     pub fn redact<'t>(&self, text: impl Into<Cow<'t, str>>) -> Cow<'t, str> {
         let mut text = text.into();
         for secret in self.0.iter().filter(|secret| !secret.text.is_empty()) {
             if text.contains(&secret.text) {
-                text = text.replace(&secret.text, &secret.cover).into();
+                text = text.replace(&secret.text, &secret.replacement).into();
             }
         }
         text
     }
 
-    /// Why an instance could not be started.
-    pub fn redact_error(&self, error: LaunchError) -> LaunchError {
-        let over = |words: String| self.redact(words).into_owned();
-        match error {
-            LaunchError::Missing(words) => LaunchError::Missing(over(words)),
-            LaunchError::Exhausted(words) => LaunchError::Exhausted(over(words)),
-            LaunchError::Refused(words) => LaunchError::Refused(over(words)),
-        }
-    }
-
-    /// How an instance ended.
-    pub fn redact_exit(&self, exit: SandboxExit) -> SandboxExit {
-        match exit {
-            SandboxExit::Other(words) => SandboxExit::Other(self.redact(words).into_owned()),
-            other => other,
-        }
-    }
-
-    /// The length of the longest secret, in bytes.
+    /// Returns the length of the longest secret in bytes.
     pub fn longest(&self) -> usize {
         self.0.first().map_or(0, |secret| secret.text.len())
     }
@@ -90,25 +68,21 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_covered_wherever_it_stands() {
+    fn replaces_every_occurrence_of_the_token() {
         let token = ReadyToken::random();
-        let said = format!("exec: \"http://10.0.0.1:3000/ready/{0}\": not found: {0}", token.reveal());
-        let covered = redactor(token, &[]).redact_error(LaunchError::Refused(said));
-        assert_eq!(covered.to_string(), "exec: \"http://10.0.0.1:3000/ready/…\": not found: …");
+        let text = format!("exec: \"http://10.0.0.1:3000/ready/{0}\": not found: {0}", token.reveal());
+        assert_eq!(redactor(token, &[]).redact(text), "exec: \"http://10.0.0.1:3000/ready/…\": not found: …");
     }
 
     #[test]
-    fn a_value_is_replaced_by_the_name_of_its_variable() {
-        let redactor =
-            redactor(ReadyToken::random(), &[("SHORT", "hunter2"), ("LONG", "hunter2-and-more"), ("MODE", "debug")]);
+    fn replaces_values_by_the_names_of_their_variables() {
+        let env = [("SHORT", "hunter2"), ("LONG", "hunter2-and-more"), ("MODE", "debug")];
+        let redactor = redactor(ReadyToken::random(), &env);
         assert_eq!(redactor.redact("hunter2-and-more, hunter2 debug"), "${LONG}, ${SHORT} debug");
-        let exit = redactor.redact_exit(SandboxExit::Other("killed: hunter2".to_owned()));
-        assert_eq!(exit, SandboxExit::Other("killed: ${SHORT}".to_owned()));
-        assert_eq!(redactor.redact_exit(SandboxExit::Code(7)), SandboxExit::Code(7));
     }
 
     #[test]
-    fn a_text_of_several_lines_is_covered_line_by_line() {
+    fn replaces_each_line_of_a_value() {
         let key = "-----BEGIN KEY-----\r\n  c2VjcmV0IGtleQ==\nend\n";
         let redactor = redactor(ReadyToken::random(), &[("KEY", key)]);
         assert_eq!(redactor.redact("loaded c2VjcmV0IGtleQ== to the end"), "loaded ${KEY} to the end");
@@ -116,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_shown_of_the_veil_itself() {
+    fn debug_output_shows_no_secret() {
         let redactor = redactor(ReadyToken::random(), &[("A", "hunter2")]);
         assert_eq!(format!("{redactor:?}"), "Redactor(…)");
         assert_eq!(Redactor::default().redact("as it is"), "as it is");

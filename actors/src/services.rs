@@ -1,15 +1,17 @@
-//! What every actor of the daemon is given: the way to the outside services and the limits of the host.
+//! What every actor is given: the sandboxes, the callback table and the AdmissionActor.
 
 use std::sync::Arc;
 
-use crate::{admission::Admission, callback::Callbacks, sandbox::Sandboxes};
+use actix::Addr;
+
+use crate::{admission::AdmissionActor, callback::Callbacks, sandbox::Sandboxes};
 
 /// Shared by all actors, on their one thread.
 pub struct Services {
-    /// Starts instances.
+    /// Starts and probes instances.
     pub sandboxes: Box<dyn Sandboxes>,
-    /// Whom a ready callback is for.
+    /// Maps the tokens of ready callbacks to instances.
     pub callbacks: Arc<Callbacks>,
-    /// Which instances the host has room for.
-    pub admission: Arc<Admission>,
+    /// Grants permits to start instances.
+    pub admission: Addr<AdmissionActor>,
 }

@@ -1,6 +1,6 @@
-//! What a function's requests and boots came to: counters and a histogram, written without locks.
+//! Counters and histograms of a function's requests and boots, written without locks.
 //!
-//! The HTTP workers count outcomes, the function's actor counts boots; `/debug` reads both.
+//! HTTP workers count outcomes and the FunctionActor counts boots; `/debug` reads both.
 
 use std::{
     collections::BTreeMap,
@@ -10,15 +10,13 @@ use std::{
 
 use serde::Serialize;
 
-/// How a request ended, from the point of view of the platform.
-///
-/// Every request is counted under exactly one of these.
+/// How a request ended, as the platform sees it. Every request is counted under exactly one outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[allow(missing_docs, reason = "the names are the codes in docs/http.md")]
 pub enum Outcome {
-    /// The function's own answer reached the client whole, whatever its status.
+    /// The function's response reached the client completely, whatever its status.
     Ok,
-    /// The client left before it had its answer.
+    /// The client disconnected before it had the complete response.
     ClientGone,
     FunctionMisconfigured,
     FunctionSaturated,
@@ -37,7 +35,7 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// All of them, in the order of their discriminants.
+    /// Every outcome, in the order of the discriminants.
     pub const ALL: [Outcome; 16] = [
         Outcome::Ok,
         Outcome::ClientGone,
@@ -57,7 +55,7 @@ impl Outcome {
         Outcome::Internal,
     ];
 
-    /// The stable name, in `/debug` and in `x-unifaas-error`.
+    /// Returns the stable name in `/debug` and in `x-unifaas-error`.
     pub const fn code(self) -> &'static str {
         match self {
             Outcome::Ok => "ok",
@@ -102,7 +100,7 @@ pub struct FunctionStats {
 }
 
 impl FunctionStats {
-    /// Counts the end of a request.
+    /// Counts a request that has ended.
     pub fn count(&self, outcome: Outcome) {
         self.outcomes[outcome as usize].fetch_add(1, Relaxed);
     }
@@ -130,17 +128,17 @@ impl FunctionStats {
         smooth(&self.service_micros, took);
     }
 
-    /// How long a slot is usually held.
+    /// Returns how long a slot is held on average.
     pub(crate) fn usual_service(&self) -> Duration {
         Duration::from_micros(self.service_micros.load(Relaxed))
     }
 
-    /// How long a boot usually takes.
+    /// Returns how long a boot takes on average.
     pub(crate) fn usual_boot(&self) -> Duration {
         Duration::from_micros(self.usual_boot_micros.load(Relaxed))
     }
 
-    /// The counters as `/debug` shows them.
+    /// Returns the counters for `/debug`.
     pub fn report(&self) -> StatsReport {
         let mut counters: BTreeMap<&'static str, u64> = Outcome::ALL
             .iter()
@@ -169,13 +167,13 @@ impl FunctionStats {
 pub struct StatsReport {
     /// Requests by outcome, and `requests` for all that have ended.
     pub counters: BTreeMap<&'static str, u64>,
-    /// Instances that were ordered, whatever became of them.
+    /// Instances that were started, successfully or not.
     pub instances_started: u64,
-    /// Idle instances that were ended because other functions needed their memory.
+    /// Idle instances that were stopped because other functions needed their memory.
     pub instances_evicted: u64,
-    /// Ready callbacks that were not believed.
+    /// Ready callbacks that were refused.
     pub callbacks_refused: u64,
-    /// From the order to readiness, for the boots that succeeded.
+    /// From the launch order to readiness, of successful boots.
     pub boot_seconds: BootReport,
 }
 
@@ -184,9 +182,9 @@ pub struct StatsReport {
 pub struct BootReport {
     /// Boots observed.
     pub count: u64,
-    /// Their total time, in seconds.
+    /// Their total duration in seconds.
     pub sum: f64,
-    /// Boots that took at most as many seconds as the key says.
+    /// Boots that took at most the key's number of seconds.
     pub buckets: BTreeMap<String, u64>,
 }
 
@@ -194,7 +192,7 @@ fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// Races between workers may lose an observation; an average does not mind.
+/// Updates a running average. A race between workers may lose an observation, which an average tolerates.
 fn smooth(average: &AtomicU64, observed: Duration) {
     let observed = micros(observed).max(1);
     let old = average.load(Relaxed);
@@ -207,7 +205,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_outcome_has_a_code_and_a_counter_of_its_own() {
+    fn counts_each_outcome_under_its_own_code() {
         let stats = FunctionStats::default();
         for (index, outcome) in Outcome::ALL.into_iter().enumerate() {
             assert_eq!(outcome as usize, index);
@@ -223,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn boots_fall_into_cumulative_buckets() {
+    fn boot_buckets_are_cumulative() {
         let stats = FunctionStats::default();
         for ms in [1, 3, 40, 100_000] {
             stats.observe_boot(Duration::from_millis(ms));
@@ -234,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn averages_follow_what_is_observed() {
+    fn averages_converge_to_the_observed_durations() {
         let stats = FunctionStats::default();
         assert_eq!(stats.usual_service(), Duration::ZERO);
         for _ in 0..100 {

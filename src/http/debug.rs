@@ -2,17 +2,13 @@
 //!
 //! Each actor is asked for its own snapshot; one that does not answer in time is left out rather than waited for.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
-use actix::Addr;
 use actix_web::{HttpRequest, HttpResponse, web};
 use futures::future::join_all;
 use serde::Serialize;
 use tokio::time::timeout;
-use unifaas_actors::{
-    AdmissionReport, FunctionHandle, FunctionQuestion, FunctionSnapshot, InstanceActor, InstanceId, InstanceQuestion,
-    InstanceSnapshot,
-};
+use unifaas_actors::{AdmissionQuestion, AdmissionReport, FunctionReport, InstanceId, InstanceSnapshot};
 
 use super::{Shared, headers::REQUEST_ID, request_id::RequestId, room::Occupancy, status::Failure};
 
@@ -33,7 +29,7 @@ pub fn routes(config: &mut web::ServiceConfig) {
 #[derive(Serialize)]
 struct Everything<'a> {
     daemon: Daemon<'a>,
-    functions: BTreeMap<String, Function>,
+    functions: BTreeMap<String, FunctionReport>,
 }
 
 #[derive(Serialize)]
@@ -46,14 +42,7 @@ struct Daemon<'a> {
     connections: Occupancy,
     callbacks_refused: u64,
     #[serde(flatten)]
-    admission: AdmissionReport,
-}
-
-#[derive(Serialize)]
-struct Function {
-    #[serde(flatten)]
-    itself: FunctionSnapshot,
-    instances: Vec<InstanceSnapshot>,
+    admission: Option<AdmissionReport>,
 }
 
 #[derive(Serialize)]
@@ -74,7 +63,8 @@ async fn healthz(request: HttpRequest, shared: web::Data<Shared>) -> HttpRespons
 async fn everything(shared: web::Data<Shared>) -> HttpResponse {
     let handles = shared.directory.all();
     let functions =
-        join_all(handles.iter().map(|(name, handle)| async { Some((name.clone(), ask(handle).await?)) })).await;
+        join_all(handles.iter().map(|(name, handle)| async { Some((name.clone(), handle.inspect().await?)) })).await;
+    let admission = timeout(PATIENCE, shared.admission.send(AdmissionQuestion)).await.ok().and_then(Result::ok);
     let daemon = Daemon {
         version: env!("CARGO_PKG_VERSION"),
         pid: std::process::id(),
@@ -83,14 +73,14 @@ async fn everything(shared: web::Data<Shared>) -> HttpResponse {
         settings: &shared.settings,
         connections: shared.room.occupancy(),
         callbacks_refused: shared.callbacks.refused(),
-        admission: shared.admission.report(),
+        admission,
     };
     page(&Everything { daemon, functions: functions.into_iter().flatten().collect() })
 }
 
 async fn one_function(request: HttpRequest, shared: web::Data<Shared>, name: web::Path<String>) -> HttpResponse {
     match shared.directory.find(&name) {
-        Some(handle) => match ask(&handle).await {
+        Some(handle) => match handle.inspect().await {
             Some(function) => page(&function),
             None => nothing(request).await,
         },
@@ -101,9 +91,7 @@ async fn one_function(request: HttpRequest, shared: web::Data<Shared>, name: web
 async fn one_instance(request: HttpRequest, shared: web::Data<Shared>, id: web::Path<String>) -> HttpResponse {
     let Some(id) = InstanceId::parse(&id) else { return nothing(request).await };
     for (name, handle) in shared.directory.all().iter() {
-        let Some(function) = ask_function(handle).await else { continue };
-        let Some((_, instance)) = function.instance_addrs.iter().find(|(member, _)| *member == id) else { continue };
-        if let Some(itself) = ask_instance(instance).await {
+        if let Some(itself) = handle.inspect_instance(id).await {
             return page(&Instance { function: name.clone(), itself });
         }
     }
@@ -122,22 +110,6 @@ fn problem(failure: &Failure, request: &HttpRequest) -> HttpResponse {
         response.insert_header((*name, value.as_bytes()));
     }
     response.insert_header((REQUEST_ID, request_id.as_str())).body(problem.body)
-}
-
-async fn ask(handle: &Arc<FunctionHandle>) -> Option<Function> {
-    let itself = ask_function(handle).await?;
-    let asked = itself.instance_addrs.iter().map(|(_, instance)| ask_instance(instance));
-    let mut instances: Vec<_> = join_all(asked).await.into_iter().flatten().collect();
-    instances.sort_by(|a, b| a.since_seconds.total_cmp(&b.since_seconds));
-    Some(Function { itself, instances })
-}
-
-async fn ask_function(handle: &Arc<FunctionHandle>) -> Option<FunctionSnapshot> {
-    timeout(PATIENCE, handle.actor().send(FunctionQuestion)).await.ok()?.ok()
-}
-
-async fn ask_instance(instance: &Addr<InstanceActor>) -> Option<InstanceSnapshot> {
-    timeout(PATIENCE, instance.send(InstanceQuestion)).await.ok()?.ok()
 }
 
 fn page(content: &impl Serialize) -> HttpResponse {

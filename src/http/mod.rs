@@ -49,12 +49,13 @@ use std::{
     time::Duration,
 };
 
+use actix::Addr;
 use actix_server::{Server, ServerHandle};
 use nix::sys::socket::{setsockopt, sockopt};
 use serde::Serialize;
 use slog::Logger;
 use tokio::{net::TcpSocket, time::Instant};
-use unifaas_actors::{Admission, Callbacks, Directory};
+use unifaas_actors::{AdmissionActor, Callbacks, Directory};
 
 use crate::{host::function_peers::FunctionPeers, log::LogThrottle};
 use admin::Audience;
@@ -76,7 +77,7 @@ pub struct Shared {
     /// Whom a ready callback is for.
     pub callbacks: Arc<Callbacks>,
     /// What instances have of the host.
-    pub admission: Arc<Admission>,
+    pub admission: Addr<AdmissionActor>,
     /// Where the workers log.
     pub log: Logger,
     /// Shown at `/debug`.
@@ -132,7 +133,7 @@ impl Shared {
     pub fn new(
         directory: Arc<Directory>,
         callbacks: Arc<Callbacks>,
-        admission: Arc<Admission>,
+        admission: Addr<AdmissionActor>,
         peers: FunctionPeers,
         limits: Limits,
         settings: Settings,

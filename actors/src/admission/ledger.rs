@@ -1,12 +1,12 @@
-//! What of the host is taken, and in which order those are served who wait for some.
+//! Accounts for the host's memory and starts, and orders the functions that wait for some.
 //!
-//! Pure. A function asks for one instance at a time: for memory, and for leave to start where the starts of its kind are
-//! bounded. Those who request stand in one queue:
+//! Pure: no clock, no message. A function requests one instance at a time: memory, and one of the bounded starts of its
+//! kind. Requests wait in one queue with these rules:
 //!
-//! - Whoever has a caller waiting comes before those who only keep their minimum; among the former, the one whose
-//!   caller has waited longest. Who was served goes to the back, so that a flood of one function holds no other up.
-//! - Nobody overtakes one for whom there is not enough memory: what comes back is saved for it, however large it is.
-//!   One that has its memory and waits for leave to start is overtaken by those who need no such leave.
+//! - A function with a waiting caller precedes functions that only keep their minimum. Among the former, the longest
+//!   waiting caller is first. A function that was admitted goes to the back, so one busy function cannot starve others.
+//! - A request that lacks memory is not overtaken: released memory is saved for it, however large it is. A request that
+//!   has its memory and lacks a start is overtaken by requests of the other kind.
 
 #[cfg(test)]
 mod tests;
@@ -18,84 +18,32 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::rate::Rate;
-use crate::{id::InstanceId, spec::SandboxSpec};
+use super::{
+    rate::Rate,
+    request::{HostLimits, IdleInstance, StartKind, StartRequest, Urgency},
+};
+use crate::id::{FunctionKey, InstanceId};
 
-/// The longest that anybody is told to stay away.
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// Upper bound of every `retry_after`.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
 
-/// Tells functions apart, also those that bear a name one after the other.
-pub(crate) type FunctionKey = u64;
+/// Why a request cannot be admitted now, or ever, and when a caller may retry.
+pub(crate) type WaitReason = (String, Duration);
 
-/// What the host has for instances.
+/// A request that has been admitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct HostLimits {
-    /// Memory, in MiB.
-    pub memory: u64,
-    /// Processes that may be starting at once.
-    pub process_starts: usize,
-    /// Containers and virtual machines that may be starting at once.
-    pub starts: usize,
-}
-
-/// How much of the host a start takes: starts of a kind have a bound together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum StartKind {
-    Process,
-    /// Containers and virtual machines.
-    Isolated,
-}
-
-impl From<&SandboxSpec> for StartKind {
-    fn from(sandbox: &SandboxSpec) -> Self {
-        match sandbox {
-            SandboxSpec::Process(_) => StartKind::Process,
-            SandboxSpec::Container(_) | SandboxSpec::Vm(_) => StartKind::Isolated,
-        }
-    }
-}
-
-/// One instance that a function wants to start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct StartRequest {
-    /// In MiB.
-    pub memory: u64,
+pub(super) struct Admitted {
+    pub function: FunctionKey,
+    pub instance: InstanceId,
     pub kind: StartKind,
-    pub urgency: Urgency,
 }
 
-/// The most urgent is the least.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Urgency {
-    /// For somebody who has waited since then.
-    Caller(Instant),
-    /// To be ready for whoever may come.
-    Minimum,
-}
-
-/// The answer to an [`StartRequest`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Decision {
-    Granted,
-    /// Not yet: it is in the queue.
-    Queued,
-    /// The host is too small.
-    Never,
-}
-
-/// What the first in the queue lacks.
+/// What the first request in the queue lacks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Shortage {
     pub function: FunctionKey,
-    /// In MiB, beyond what is free or about to be.
+    /// In MiB, beyond what is free or about to be released.
     pub missing: u64,
-}
-
-/// An instance that its function could do without.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct IdleInstance {
-    pub instance: InstanceId,
-    pub idle_since: Instant,
 }
 
 #[derive(Debug)]
@@ -104,22 +52,22 @@ pub(super) struct Ledger {
     holdings: HashMap<InstanceId, Holding>,
     /// Memory of all holdings, in MiB.
     taken: u64,
-    /// Of that: what is about to come back.
-    returning: u64,
-    /// By kind.
+    /// The part of `taken` that is about to be released.
+    stopping: u64,
+    /// Starts under way, by kind.
     starting: [usize; 2],
     queue: BTreeMap<Rank, QueueEntry>,
     ranks: HashMap<FunctionKey, Rank>,
-    /// When each function was last admitted an instance.
-    served: HashMap<FunctionKey, Instant>,
+    /// When each function was last admitted.
+    admitted: HashMap<FunctionKey, Instant>,
     serial: u64,
-    /// Memory that came back, in MiB.
-    returns: Rate,
-    /// Starts that were done, by kind.
-    starts: [Rate; 2],
+    /// Memory released, in MiB.
+    released: Rate,
+    /// Starts completed, by kind.
+    started: [Rate; 2],
 }
 
-/// The second number is of the order in which functions came to wait.
+/// The second number is the order of arrival.
 type Rank = (Urgency, u64);
 
 #[derive(Debug)]
@@ -127,17 +75,15 @@ struct QueueEntry {
     function: FunctionKey,
     memory: u64,
     kind: StartKind,
-    /// It knows that its turn has come.
-    notified: bool,
 }
 
-/// What an instance holds.
+/// What an instance holds of the host.
 #[derive(Debug)]
 struct Holding {
     function: FunctionKey,
     memory: u64,
     state: HoldingState,
-    /// Of the order of admission.
+    /// The order of admission.
     serial: u64,
 }
 
@@ -145,9 +91,8 @@ struct Holding {
 enum HoldingState {
     Starting(StartKind),
     Started,
-    /// It is being ended.
-    Returning,
-    /// It could not be ended. Nobody knows when what it holds will come back.
+    Stopping,
+    /// The instance could not be ended, so its memory may never be released.
     Stuck,
 }
 
@@ -157,70 +102,69 @@ impl Ledger {
             limits,
             holdings: HashMap::new(),
             taken: 0,
-            returning: 0,
+            stopping: 0,
             starting: [0; 2],
             queue: BTreeMap::new(),
             ranks: HashMap::new(),
-            served: HashMap::new(),
+            admitted: HashMap::new(),
             serial: 0,
-            returns: Rate::default(),
-            starts: [Rate::default(); 2],
+            released: Rate::default(),
+            started: [Rate::default(); 2],
         }
     }
 
-    /// Whether no instance holds anything that is worth waiting for.
+    /// Returns whether no instance holds anything, stuck instances aside.
     pub fn is_empty(&self) -> bool {
         self.holdings.values().all(|holding| holding.state == HoldingState::Stuck)
     }
 
-    /// Memory that instances hold, in MiB.
+    /// Returns the memory that instances hold, in MiB.
     pub fn taken(&self) -> u64 {
         self.taken
     }
 
-    /// Memory that nobody holds, in MiB.
+    /// Returns the memory that no instance holds, in MiB.
     pub fn free(&self) -> u64 {
         self.limits.memory - self.taken
     }
 
-    /// Instances that are starting.
+    /// Returns how many instances are starting.
     pub fn starting(&self) -> usize {
         self.starting.iter().sum()
     }
 
-    /// Functions in the queue.
+    /// Returns how many functions are in the queue.
     pub fn waiting(&self) -> usize {
         self.queue.len()
     }
 
     fn starts_left(&self) -> [usize; 2] {
         [StartKind::Process, StartKind::Isolated]
-            .map(|kind| self.bound(kind).saturating_sub(self.starting[kind as usize]))
+            .map(|kind| self.start_limit(kind).saturating_sub(self.starting[kind as usize]))
     }
 
-    /// How many of a kind may be starting at once.
-    pub fn bound(&self, kind: StartKind) -> usize {
+    /// Returns how many instances of a kind may be starting at once.
+    pub fn start_limit(&self, kind: StartKind) -> usize {
         match kind {
             StartKind::Process => self.limits.process_starts,
             StartKind::Isolated => self.limits.starts,
         }
     }
 
-    /// Admits `instance`, or puts the function into the queue, where it has one place, whatever it asked for before.
-    pub fn ask(
-        &mut self,
-        function: FunctionKey,
-        instance: InstanceId,
-        request: StartRequest,
-        now: Instant,
-    ) -> Decision {
+    /// Puts the function's request into the queue, where it replaces an earlier one and keeps its place among equals.
+    ///
+    /// # Errors
+    /// The host is too small for the request. The function is not in the queue then.
+    pub fn request(&mut self, function: FunctionKey, request: StartRequest) -> Result<(), WaitReason> {
         let StartRequest { memory, kind, mut urgency } = request;
-        if memory > self.limits.memory {
+        let total = self.limits.memory;
+        if memory > total {
             self.withdraw(function);
-            return Decision::Never;
+            let why = format!("an instance needs {memory} MiB, and all instances together may use {total} MiB");
+            return Err((why, MAX_RETRY_AFTER));
         }
-        if let (Urgency::Caller(since), Some(served)) = (&mut urgency, self.served.get(&function)) {
-            *since = (*since).max(*served);
+        if let (Urgency::Caller(since), Some(admitted)) = (&mut urgency, self.admitted.get(&function)) {
+            *since = (*since).max(*admitted);
         }
         let serial = match self.ranks.remove(&function) {
             Some(rank) => {
@@ -230,17 +174,8 @@ impl Ledger {
             None => self.next_serial(),
         };
         self.ranks.insert(function, (urgency, serial));
-        self.queue.insert((urgency, serial), QueueEntry { function, memory, kind, notified: false });
-        if !self.admissible().contains(&function) {
-            return Decision::Queued;
-        }
-        self.withdraw(function);
-        self.served.insert(function, now);
-        self.taken += memory;
-        self.starting[kind as usize] += 1;
-        let serial = self.next_serial();
-        self.holdings.insert(instance, Holding { function, memory, state: HoldingState::Starting(kind), serial });
-        Decision::Granted
+        self.queue.insert((urgency, serial), QueueEntry { function, memory, kind });
+        Ok(())
     }
 
     fn next_serial(&mut self) -> u64 {
@@ -248,52 +183,51 @@ impl Ledger {
         self.serial
     }
 
-    /// The function wants nothing any more.
+    /// Admits the next request for which there is memory and a start, and removes it from the queue.
+    pub fn admit_next(&mut self, now: Instant) -> Option<Admitted> {
+        let rank = self.next_admissible()?;
+        let QueueEntry { function, memory, kind } = self.queue.remove(&rank)?;
+        self.ranks.remove(&function);
+        self.admitted.insert(function, now);
+        self.taken += memory;
+        self.starting[kind as usize] += 1;
+        let (instance, serial) = (InstanceId::random(), self.next_serial());
+        self.holdings.insert(instance, Holding { function, memory, state: HoldingState::Starting(kind), serial });
+        Some(Admitted { function, instance, kind })
+    }
+
+    fn next_admissible(&self) -> Option<Rank> {
+        let (mut free, starts) = (self.free(), self.starts_left());
+        for (rank, entry) in &self.queue {
+            free = free.checked_sub(entry.memory)?;
+            if starts[entry.kind as usize] > 0 {
+                return Some(*rank);
+            }
+        }
+        None
+    }
+
+    /// Removes the function's request from the queue.
     pub fn withdraw(&mut self, function: FunctionKey) {
         if let Some(rank) = self.ranks.remove(&function) {
             self.queue.remove(&rank);
         }
     }
 
-    /// The function is gone. What its instances hold is still to come back.
+    /// Forgets a function that has ended. Holdings of its instances remain until they are released.
     pub fn forget(&mut self, function: FunctionKey) {
         self.withdraw(function);
-        self.served.remove(&function);
+        self.admitted.remove(&function);
     }
 
-    /// Whose turn it is: all of them can be admitted, one after the other.
-    fn admissible(&self) -> Vec<FunctionKey> {
-        let (mut free, mut starts) = (self.free(), self.starts_left());
-        let mut admissible = Vec::new();
-        for entry in self.queue.values() {
-            let Some(rest) = free.checked_sub(entry.memory) else { break };
-            free = rest;
-            let left = &mut starts[entry.kind as usize];
-            if *left > 0 {
-                *left -= 1;
-                admissible.push(entry.function);
-            }
-        }
-        admissible
-    }
-
-    /// Those whose turn has come and who have not been told since they asked: they are told now.
-    pub fn take_notifications(&mut self) -> Vec<FunctionKey> {
-        let mut admissible = self.admissible();
-        admissible.retain(|function| {
-            let entry = self.ranks.get(function).and_then(|rank| self.queue.get_mut(rank));
-            entry.is_some_and(|entry| !std::mem::replace(&mut entry.notified, true))
-        });
-        admissible
-    }
-
-    /// The first for whom there is not enough memory and will not be by itself, if memory is all it lacks.
+    /// Returns the first request that lacks memory which no stopping instance will release. `None` if it also lacks a
+    /// start: memory alone would not help.
     pub fn shortage(&self) -> Option<Shortage> {
         let (mut free, mut starts) = (self.free(), self.starts_left());
         for entry in self.queue.values() {
             let left = &mut starts[entry.kind as usize];
             if entry.memory > free {
-                let missing = entry.memory.saturating_sub(free + self.returning);
+                let missing = entry.memory.saturating_sub(free + self.stopping);
                 return (*left > 0 && missing > 0).then_some(Shortage { function: entry.function, missing });
             }
             free -= entry.memory;
@@ -302,110 +236,104 @@ impl Ledger {
         None
     }
 
-    /// Functions that have instances.
+    /// Returns the functions that have instances.
     pub fn holders(&self) -> BTreeSet<FunctionKey> {
         self.holdings.values().map(|holding| holding.function).collect()
     }
 
-    /// The function that an instance is of.
+    /// Returns the function of an instance.
     pub fn function_of(&self, instance: InstanceId) -> Option<FunctionKey> {
         self.holdings.get(&instance).map(|holding| holding.function)
     }
 
-    /// Which of `idle` to end so that `missing` MiB come back: those that have been idle longest, and no more than it
-    /// takes. None, if all of them together would not do.
-    pub fn victims(&self, missing: u64, idle: Vec<IdleInstance>) -> Vec<InstanceId> {
-        let holding = |spare: &IdleInstance| {
-            self.holdings
-                .get(&spare.instance)
-                .filter(|held| matches!(held.state, HoldingState::Starting(_) | HoldingState::Started))
+    /// Selects which idle instances to stop so that `missing` MiB are released: the longest idle ones, and no more than
+    /// necessary. Returns none if all of them together would not suffice.
+    pub fn select_victims(&self, missing: u64, idle: Vec<IdleInstance>) -> Vec<InstanceId> {
+        let releasable = |idle: &IdleInstance| {
+            let holding = self.holdings.get(&idle.instance)?;
+            matches!(holding.state, HoldingState::Starting(_) | HoldingState::Started).then_some(holding)
         };
-        let mut idle: Vec<_> = idle
+        let mut candidates: Vec<_> = idle
             .iter()
-            .filter_map(|spare| Some((spare.idle_since, holding(spare)?, spare.instance)))
-            .map(|(idle_since, held, instance)| (idle_since, held.serial, held.memory, instance))
+            .filter_map(|idle| Some((idle.idle_since, releasable(idle)?, idle.instance)))
+            .map(|(idle_since, holding, instance)| (idle_since, holding.serial, holding.memory, instance))
             .collect();
-        idle.sort_unstable();
+        candidates.sort_unstable();
         let mut sum = 0;
-        let enough = idle.iter().position(|(.., memory, _)| {
+        let enough = candidates.iter().position(|(.., memory, _)| {
             sum += memory;
             sum >= missing
         });
         let Some(last) = enough else { return Vec::new() };
-        idle.truncate(last + 1);
-        // A large one may have made smaller ones before it superfluous; the most recently used of them is spared first.
+        candidates.truncate(last + 1);
+        // A large instance may make smaller ones before it unnecessary; the most recently used ones are kept first.
         for index in (0..last).rev() {
-            let memory = idle[index].2;
+            let memory = candidates[index].2;
             if sum - memory >= missing {
                 sum -= memory;
-                idle.remove(index);
+                candidates.remove(index);
             }
         }
-        idle.into_iter().map(|(.., instance)| instance).collect()
+        candidates.into_iter().map(|(.., instance)| instance).collect()
     }
 
-    /// The instance is ready, or has been starting for so long that it is not counted any more.
-    pub fn started(&mut self, instance: InstanceId, now: Instant) {
+    /// Records that the instance is ready, or has been starting for too long to count as starting.
+    pub fn set_started(&mut self, instance: InstanceId, now: Instant) {
         let Some(holding) = self.holdings.get_mut(&instance) else { return };
         if let HoldingState::Starting(kind) = holding.state {
             holding.state = HoldingState::Started;
             self.starting[kind as usize] -= 1;
-            self.starts[kind as usize].observe(1, now);
+            self.started[kind as usize].observe(1, now);
         }
     }
 
-    /// The instance is being ended: what it holds comes back soon.
-    pub fn returning(&mut self, instance: InstanceId, now: Instant) {
-        self.started(instance, now);
+    /// Records that the instance is being stopped, so that its memory is released soon.
+    pub fn set_stopping(&mut self, instance: InstanceId, now: Instant) {
+        self.set_started(instance, now);
         let Some(holding) = self.holdings.get_mut(&instance) else { return };
         if holding.state == HoldingState::Started {
-            holding.state = HoldingState::Returning;
-            self.returning += holding.memory;
+            holding.state = HoldingState::Stopping;
+            self.stopping += holding.memory;
         }
     }
 
-    /// The instance could not be ended: what it holds stays taken, and nobody counts on its return.
-    pub fn stuck(&mut self, instance: InstanceId, now: Instant) {
-        self.returning(instance, now);
+    /// Records that the instance could not be ended: its memory stays taken and is not counted as about to be released.
+    pub fn set_stuck(&mut self, instance: InstanceId, now: Instant) {
+        self.set_stopping(instance, now);
         let Some(holding) = self.holdings.get_mut(&instance) else { return };
-        if std::mem::replace(&mut holding.state, HoldingState::Stuck) == HoldingState::Returning {
-            self.returning -= holding.memory;
+        if std::mem::replace(&mut holding.state, HoldingState::Stuck) == HoldingState::Stopping {
+            self.stopping -= holding.memory;
         }
     }
 
-    /// The instance holds nothing any more.
-    pub fn released(&mut self, instance: InstanceId, now: Instant) {
-        self.returning(instance, now);
+    /// Releases everything that the instance holds.
+    pub fn release(&mut self, instance: InstanceId, now: Instant) {
+        self.set_stopping(instance, now);
         if let Some(holding) = self.holdings.remove(&instance) {
             self.taken -= holding.memory;
-            if holding.state == HoldingState::Returning {
-                self.returning -= holding.memory;
+            if holding.state == HoldingState::Stopping {
+                self.stopping -= holding.memory;
             }
-            self.returns.observe(holding.memory, now);
+            self.released.observe(holding.memory, now);
         }
     }
 
-    /// What a function in the queue waits for, in words, and for how long one should expect to wait who comes now.
-    pub fn wait_reason(&self, function: FunctionKey, now: Instant) -> Option<(String, Duration)> {
+    /// Returns what a function in the queue waits for, and the expected wait of a caller that arrives now.
+    pub fn wait_reason(&self, function: FunctionKey, now: Instant) -> Option<WaitReason> {
         let rank = self.ranks.get(&function)?;
         let up_to_it = || self.queue.range(..=rank).map(|(_, entry)| entry);
         let QueueEntry { memory, kind, .. } = *self.queue.get(rank)?;
         let wanted: u64 = up_to_it().map(|entry| entry.memory).sum();
         let (free, total) = (self.free(), self.limits.memory);
-        if wanted > free {
-            let missing = wanted.saturating_sub(free + self.returning);
+        let (why, wait) = if wanted > free {
+            let missing = wanted.saturating_sub(free + self.stopping);
             let why = format!("an instance needs {memory} MiB, and {free} of {total} MiB are free");
-            return Some((why, self.returns.time_for(missing, now).unwrap_or(LONGEST_WAIT).min(LONGEST_WAIT)));
-        }
-        let ahead = up_to_it().filter(|entry| entry.kind == kind).count();
-        let why = format!("as many instances are starting as may at once ({})", self.bound(kind));
-        let wait = self.starts[kind as usize].time_for(ahead as u64, now).unwrap_or(LONGEST_WAIT);
-        Some((why, wait.min(LONGEST_WAIT)))
-    }
-
-    /// Why an instance can never be had.
-    pub fn too_large(&self, memory: u64) -> (String, Duration) {
-        let total = self.limits.memory;
-        (format!("an instance needs {memory} MiB, and all instances together may use {total} MiB"), LONGEST_WAIT)
+            (why, self.released.time_for(missing, now))
+        } else {
+            let ahead = up_to_it().filter(|entry| entry.kind == kind).count();
+            let why = format!("as many instances are starting as may at once ({})", self.start_limit(kind));
+            (why, self.started[kind as usize].time_for(ahead as u64, now))
+        };
+        Some((why, wait.unwrap_or(MAX_RETRY_AFTER).min(MAX_RETRY_AFTER)))
     }
 }

@@ -1,259 +1,148 @@
-//! Admission: which instances the host has room for. A function asks before it starts one, and holds a [`Permit`] for as
-//! long as the instance holds anything of the host.
+//! AdmissionActor: which instances the host has capacity for.
 //!
-//! The order in which those are served who have to wait is `ledger.rs`'s, which is pure. Here the functions are told when
-//! their turn has come, and made to end instances that have nothing to do when somebody else needs their memory: those
-//! that have been idle longest, but none that serves, that somebody waits for or that a minimum keeps, and only if that
-//! makes enough room. Until then callers wait in the queue of their function.
+//! A FunctionActor requests a [`Permit`] before it starts an instance; the InstanceActor owns the permit as long as the
+//! instance holds anything of the host. If memory is short, the actor evicts idle instances of other functions: the longest
+//! idle ones, and only if that suffices. It never evicts an instance that serves, that callers wait for or that a minimum
+//! keeps. `ledger.rs` accounts and orders the queue, `eviction.rs` runs the rounds; both are pure. `permit.rs` is the
+//! permit, `request.rs` and `messages.rs` are the words of the protocol, `handlers.rs` handles them.
 //!
-//! Used on the actors' thread; any thread may request for a report.
+//! # Invariants
+//! 1. The ledger counts an instance from its grant until its permit is dropped, wherever the permit is: also inside a
+//!    message to a function that has withdrawn, changed its spec or ended. Such a permit returns by its Drop.
+//! 2. A request is granted or denied at most once: `serial` tells an update of a granted request from the next request.
+//! 3. Admission knows nothing of slots. Functions report which instances are idle, and decide whether an eviction still
+//!    holds, because a caller may take a slot in between.
+//! 4. An actor's messages arrive in the order in which it sent them, so `Started` precedes the function's reports about
+//!    that instance, and `Unregister` is a function's last message.
+//! 5. A function that has ended is not waited for.
 
+mod eviction;
+mod handlers;
 mod ledger;
+mod messages;
+mod permit;
 mod rate;
+mod request;
 
-use std::{
-    collections::HashMap,
-    rc::Rc,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+use std::{collections::HashMap, time::Duration};
+
+use actix::{Actor, Addr, AsyncContext, Context, Recipient};
+use tokio::time::Instant;
+
+use crate::id::FunctionKey;
+use eviction::Eviction;
+pub(crate) use ledger::WaitReason;
+use ledger::{Ledger, Shortage};
+pub(crate) use messages::{
+    AdmissionEvent, AllReleased, EvictionDone, ExplainWait, IdleAvailable, IdleFound, NotifyWhenReleased, Register,
+    RequestStart, Unregister, Withdraw,
 };
+pub use messages::{AdmissionQuestion, AdmissionReport};
+pub(crate) use permit::Permit;
+pub use request::HostLimits;
+pub(crate) use request::{IdleInstance, StartKind, StartRequest, Urgency};
 
-use actix::Recipient;
-use serde::Serialize;
-use tokio::time::{Instant, sleep};
-
-use crate::{
-    function::FunctionHandle,
-    id::InstanceId,
-    messages::{AllReleased, CapacityAvailable, Evict},
-};
-pub use ledger::HostLimits;
-use ledger::{Decision, Ledger};
-pub(crate) use ledger::{FunctionKey, IdleInstance, StartKind, StartRequest, Urgency};
-
-/// A start that takes longer does not count as one any more: it waits for something else than a processor, and functions
+/// A start that takes longer does not count as one any more: it waits for something other than a processor, and functions
 /// that never get ready must not keep all others from starting.
-const LONGEST_START: Duration = Duration::from_secs(5);
+const MAX_START: Duration = Duration::from_secs(5);
 
-/// What the host has for instances, and who holds some or waits for it.
-#[derive(Debug)]
-pub struct Admission {
-    ledger: Mutex<Ledger>,
-    functions: Mutex<HashMap<FunctionKey, Arc<FunctionHandle>>>,
-    /// Told when nobody holds anything any more that would be waited for.
-    last_one_out: Mutex<Option<Recipient<AllReleased>>>,
+/// Grants permits to start instances.
+pub struct AdmissionActor {
+    ledger: Ledger,
+    functions: HashMap<FunctionKey, Registration>,
+    eviction: Eviction,
+    /// Notified once no instance holds anything.
+    listeners: Vec<Recipient<AllReleased>>,
 }
 
-/// Why there is no permit.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Denial {
-    /// Not now. The function stands in the queue and will be told with [`CapacityAvailable`].
-    Wait,
-    /// Not on this host: why, and when to come back all the same.
-    Never { why: String, retry_after: Duration },
+struct Registration {
+    events: Recipient<AdmissionEvent>,
+    /// The serial of the last request.
+    requested: u64,
+    /// The serial of the last request that was granted or denied.
+    granted: u64,
 }
 
-impl Admission {
-    /// Nothing is taken.
-    pub fn new(limits: HostLimits) -> Arc<Self> {
-        Arc::new(Self {
-            ledger: Mutex::new(Ledger::new(limits)),
-            functions: Mutex::default(),
-            last_one_out: Mutex::default(),
-        })
+impl AdmissionActor {
+    /// Starts the actor on the arbiter of the caller.
+    pub fn launch(limits: HostLimits) -> Addr<Self> {
+        let (ledger, functions) = (Ledger::new(limits), HashMap::new());
+        Self { ledger, functions, eviction: Eviction::default(), listeners: Vec::new() }.start()
     }
 
-    /// What is taken now.
-    pub fn report(&self) -> AdmissionReport {
-        let ledger = self.ledger();
-        AdmissionReport {
-            memory_taken: ledger.taken(),
-            memory_free: ledger.free(),
-            starting: ledger.starting(),
-            functions_waiting: ledger.waiting(),
-        }
-    }
-
-    /// Whether nobody holds anything that would be waited for.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.ledger().is_empty()
-    }
-
-    /// Tells `listener` whenever that comes to be so. This knows also of instances whose function has panicked.
-    pub(crate) fn tell_when_empty(&self, listener: Recipient<AllReleased>) {
-        *self.last_one_out.lock().unwrap_or_else(PoisonError::into_inner) = Some(listener);
-    }
-
-    pub(crate) fn enter(&self, function: FunctionKey, handle: Arc<FunctionHandle>) {
-        self.functions().insert(function, handle);
-    }
-
-    pub(crate) fn leave(&self, function: FunctionKey) {
-        self.functions().remove(&function);
-        self.ledger().forget(function);
-        self.advance();
-    }
-
-    /// A permit for one instance of a function that has entered, or a place in the queue.
-    pub(crate) fn ask(self: &Arc<Self>, function: FunctionKey, request: StartRequest) -> Result<Permit, Denial> {
-        let instance = InstanceId::random();
-        let (decision, bounded) = {
-            let mut ledger = self.ledger();
-            (ledger.ask(function, instance, request, Instant::now()), ledger.bound(request.kind) < usize::MAX)
-        };
-        self.advance();
-        match decision {
-            Decision::Granted => {
-                if bounded {
-                    let admission = self.clone();
-                    actix::spawn(async move {
-                        sleep(LONGEST_START).await;
-                        admission.started(instance);
-                    });
-                }
-                Ok(Permit { admission: self.clone(), instance })
+    /// Grants what can be granted, and makes room for the first request that lacks memory. Called after every change.
+    fn advance(&mut self, ctx: &mut Context<Self>) {
+        while let Some(admitted) = self.ledger.admit_next(Instant::now()) {
+            let permit = Permit::new(ctx.address(), admitted.instance);
+            if self.ledger.start_limit(admitted.kind) < usize::MAX {
+                ctx.run_later(MAX_START, move |actor, ctx| {
+                    actor.ledger.set_started(admitted.instance, Instant::now());
+                    actor.advance(ctx);
+                });
             }
-            Decision::Queued => Err(Denial::Wait),
-            Decision::Never => {
-                let (why, retry_after) = self.ledger().too_large(request.memory);
-                Err(Denial::Never { why, retry_after })
-            }
-        }
-    }
-
-    /// The function does not want to start anything now.
-    pub(crate) fn withdraw(&self, function: FunctionKey) {
-        self.ledger().withdraw(function);
-        self.advance();
-    }
-
-    /// What a function in the queue waits for, in words, and how long others should stay away for it.
-    pub(crate) fn wait_reason(&self, function: FunctionKey) -> Option<(String, Duration)> {
-        self.ledger().wait_reason(function, Instant::now())
-    }
-
-    /// Whether somebody needs memory that others might do without.
-    pub(crate) fn is_short(&self) -> bool {
-        self.ledger().shortage().is_some()
-    }
-
-    /// Ends idle instances for whoever is first in need of their memory. To be called when one may have become idle.
-    pub(crate) fn make_room(&self) {
-        loop {
-            let Some(shortage) = self.ledger().shortage() else { return };
-            let holders = self.ledger().holders();
-            let others = holders.iter().filter(|holder| **holder != shortage.function);
-            let handles: Vec<_> = others.filter_map(|holder| self.functions().get(holder).cloned()).collect();
-            let idle = handles.iter().flat_map(|handle| handle.slots().idle_instances()).collect();
-            let victims = self.ledger().victims(shortage.missing, idle);
-            if victims.is_empty() {
-                return;
-            }
-            // One that a caller takes at this moment is spared, and others are looked for.
-            for victim in victims {
-                self.evict(victim);
-            }
-        }
-    }
-
-    fn evict(&self, instance: InstanceId) {
-        let Some(function) = self.ledger().function_of(instance) else { return };
-        let Some(handle) = self.functions().get(&function).cloned() else { return };
-        if handle.slots().retire_idle(instance) {
-            self.ledger().returning(instance, Instant::now());
-            handle.actor().do_send(Evict { instance });
-        }
-    }
-
-    fn tell_if_empty(&self) {
-        if self.is_empty()
-            && let Some(listener) = &*self.last_one_out.lock().unwrap_or_else(PoisonError::into_inner)
-        {
-            listener.do_send(AllReleased);
-        }
-    }
-
-    fn started(&self, instance: InstanceId) {
-        self.ledger().started(instance, Instant::now());
-        self.advance();
-    }
-
-    /// Tells those whose turn has come, and makes room for the one who waits for it. After every change.
-    fn advance(&self) {
-        let admissible = self.ledger().take_notifications();
-        for function in admissible {
-            if let Some(handle) = self.functions().get(&function) {
-                handle.actor().do_send(CapacityAvailable);
+            // Without a registration the permit is dropped, which releases what it holds.
+            if let Some(registration) = self.functions.get_mut(&admitted.function) {
+                let serial = registration.requested;
+                registration.granted = serial;
+                registration.events.do_send(AdmissionEvent::Granted { serial, permit });
             }
         }
         self.make_room();
     }
 
-    fn ledger(&self) -> MutexGuard<'_, Ledger> {
-        // Every operation leaves it whole.
-        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Starts an eviction round if memory is short and the last round does not hold any more.
+    fn make_room(&mut self) {
+        let Self { ledger, functions, eviction, .. } = self;
+        let shortage = ledger.shortage();
+        let others = || {
+            let is_other = |holder: &FunctionKey| shortage.is_some_and(|shortage| shortage.function != *holder);
+            ledger.holders().into_iter().filter(|holder| is_other(holder) && functions.contains_key(holder)).collect()
+        };
+        if eviction.start(shortage, others) {
+            for function in eviction.asked() {
+                if let Some(registration) = functions.get(&function) {
+                    registration.events.do_send(AdmissionEvent::FindIdle);
+                }
+            }
+        }
     }
 
-    fn functions(&self) -> MutexGuard<'_, HashMap<FunctionKey, Arc<FunctionHandle>>> {
-        self.functions.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// What an instance holds of the host's memory and starts. Given back when dropped: whoever has it drops it when nothing
-/// of the instance is left.
-#[derive(Debug)]
-pub(crate) struct Permit {
-    admission: Arc<Admission>,
-    instance: InstanceId,
-}
-
-impl Permit {
-    /// The name of the instance that it is for.
-    pub fn instance(&self) -> InstanceId {
-        self.instance
-    }
-
-    /// The instance is ready: another one may start.
-    pub fn started(&self) {
-        self.admission.started(self.instance);
+    /// Adds a function's idle instances to the round, and evicts once all functions have answered.
+    fn collect(&mut self, function: FunctionKey, idle: Vec<IdleInstance>) {
+        let Some(mut idle) = self.eviction.collect(function, idle) else { return };
+        // The queue may have changed since the functions were asked.
+        let victims = match self.ledger.shortage() {
+            Some(Shortage { function, missing }) => {
+                let owner = |idle: &IdleInstance| self.ledger.function_of(idle.instance);
+                idle.retain(|idle| owner(idle).is_some_and(|it| it != function && self.functions.contains_key(&it)));
+                self.ledger.select_victims(missing, idle)
+            }
+            None => Vec::new(),
+        };
+        self.eviction.evict(&victims);
+        for instance in &victims {
+            if let Some(function) = self.ledger.function_of(*instance) {
+                self.send(function, AdmissionEvent::Evict { instance: *instance });
+            }
+        }
+        self.make_room();
     }
 
-    /// The instance is being ended and will be gone soon: nobody else has to make room for what it holds.
-    pub fn returning(&self) {
-        self.admission.ledger().returning(self.instance, Instant::now());
-        self.admission.advance();
+    fn send(&self, function: FunctionKey, event: AdmissionEvent) {
+        if let Some(registration) = self.functions.get(&function) {
+            registration.events.do_send(event);
+        }
     }
 
-    /// The instance could not be ended. What it may still use stays taken until it has ended all the same, whenever that is:
-    /// others make room as if it would never come back, and the end of the daemon does not wait for it.
-    pub fn keep_until(self: Rc<Self>, ended: impl Future<Output = ()> + 'static) {
-        self.admission.ledger().stuck(self.instance, Instant::now());
-        self.admission.advance();
-        self.admission.tell_if_empty();
-        actix::spawn(async move {
-            ended.await;
-            drop(self);
-        });
-    }
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        self.admission.ledger().released(self.instance, Instant::now());
-        self.admission.advance();
-        self.admission.tell_if_empty();
+    fn notify_if_released(&mut self) {
+        if self.ledger.is_empty() {
+            for listener in self.listeners.drain(..) {
+                listener.do_send(AllReleased);
+            }
+        }
     }
 }
 
-/// What `/debug` shows of the host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct AdmissionReport {
-    /// What the instances that there are may use together, in MiB.
-    pub memory_taken: u64,
-    /// What is left of the budget, in MiB.
-    pub memory_free: u64,
-    /// Instances that are starting.
-    pub starting: usize,
-    /// Functions that wait for memory or for leave to start an instance.
-    pub functions_waiting: usize,
+impl Actor for AdmissionActor {
+    type Context = Context<Self>;
 }

@@ -1,100 +1,99 @@
-//! What becomes of a function whose starts fail: the pauses before the next ones, and who is told what meanwhile.
+//! Backoff of a function whose starts fail: pauses between starts, and what callers get meanwhile.
 //!
-//! Pure. Pauses double from failure to failure and end with the first start that succeeds, or with a new spec. Callers do
-//! not wait for a pause. Up to the [`TOLERATED`]th failure in a row each still gets a start of its own, and the pause
-//! holds up nobody but the minimum that is to be kept ready. From then on the function is *failing*: during a pause
-//! callers get the last error at once, and after it there is one start, for which everybody who comes meanwhile waits:
-//! they were all told to come back at that moment, and if the function is well again they are served.
+//! Pure. Pauses double with each failure; they end with a successful start or a new spec. Callers do not wait for a pause.
+//! Up to the [`TOLERATED`]th failure in a row each caller still gets a start of its own, and only the minimum is delayed.
+//! After that the function is *failing*. During a pause callers get the last error at once. After the pause there is one
+//! trial start, for which all callers wait: they were asked to retry at that moment, and are served if it succeeds.
 
 use std::time::Duration;
 
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::refusal::Refusal;
+use crate::refusal::Refusal;
 
-/// With so many failures in a row, the function is failing.
+/// Failures in a row from which on the function is failing.
 const TOLERATED: u32 = 3;
-const FIRST_PAUSE: Duration = Duration::from_millis(250);
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// The pause of a minimum when the host had nothing left for a start, which is no failure of the function; and the longest
-/// one when the host lacks what the function needs, such as an engine that may be back at any moment.
+const MIN_PAUSE: Duration = Duration::from_millis(250);
+const MAX_PAUSE: Duration = Duration::from_secs(60);
+/// The pause of the minimum after the host had no resources for a start, which is not the function's failure. Also the
+/// longest pause while the host lacks something, such as an engine that may return at any moment.
 const HOST_PAUSE: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Default)]
 pub(crate) struct Backoff {
-    /// In a row.
+    /// Failures in a row.
     failures: u32,
-    /// Starts of one generation share their intent: however many of them fail, it is one failure.
+    /// Starts of one generation count as one failure, however many of them fail.
     generation: u64,
     pause: Option<Instant>,
     last: Option<Refusal>,
 }
 
-/// Which starts are allowed.
+/// Which starts are allowed now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Allowance {
     All,
-    /// No more than callers need.
+    /// As many as callers need.
     ForCallers,
-    /// The one that shows whether the function is well again.
+    /// One, to find out whether the function works again.
     Trial,
     None,
 }
 
-/// What would have to change for a start to succeed.
+/// Which side made a start fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
     Function,
-    /// It lacks something that starts need.
+    /// It lacks something that the start needs.
     Host,
 }
 
-/// What a start has changed, for the log.
+/// How a start has changed the state, for the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum BackoffChange {
-    /// The function fails, now or again, and is left alone for so long.
+    /// The function is failing; the next start follows after this pause.
     Failing(Duration),
-    /// It was failing and is not any more.
+    /// The function is not failing any more.
     Recovered,
 }
 
 impl Backoff {
-    /// To be remembered with each start.
+    /// Returns the generation to record with each start.
     pub fn generation(&self) -> u64 {
         self.generation
     }
 
-    /// A start of that generation has failed with `error`, by the `fault` of one or the other.
+    /// Records a failed start of that generation.
     pub fn failed(&mut self, generation: u64, error: Refusal, fault: Fault, now: Instant) -> Option<BackoffChange> {
         if generation != self.generation {
             return None;
         }
         self.generation += 1;
         let longest = match fault {
-            Fault::Function => LONGEST_PAUSE,
+            Fault::Function => MAX_PAUSE,
             Fault::Host => HOST_PAUSE,
         };
-        let pause = FIRST_PAUSE.saturating_mul(1 << self.failures.min(16)).min(longest);
+        let pause = MIN_PAUSE.saturating_mul(1 << self.failures.min(16)).min(longest);
         self.failures = self.failures.saturating_add(1);
         self.pause = Some(now + pause);
         self.last = Some(error);
         self.is_failing().then_some(BackoffChange::Failing(pause))
     }
 
-    /// The host had nothing left for a start.
-    pub fn set_back(&mut self, now: Instant) {
+    /// Records that the host had no resources for a start.
+    pub fn host_exhausted(&mut self, now: Instant) {
         self.pause = self.pause.max(Some(now + HOST_PAUSE));
     }
 
-    /// A start has succeeded.
+    /// Records a successful start.
     pub fn succeeded(&mut self) -> Option<BackoffChange> {
         let recovered = self.is_failing().then_some(BackoffChange::Recovered);
         self.reset();
         recovered
     }
 
-    /// Forgets everything; starts that are under way do not count any more.
+    /// Resets the state. Starts that are under way do not count any more.
     pub fn reset(&mut self) {
         *self = Self { generation: self.generation + 1, ..Self::default() };
     }
@@ -116,18 +115,18 @@ impl Backoff {
         self.pause.is_some_and(|until| until > now)
     }
 
-    /// When the pause ends, if there is one.
+    /// Returns the end of the current pause.
     pub fn until(&self, now: Instant) -> Option<Instant> {
         self.pause.filter(|until| *until > now)
     }
 
-    /// What callers are told during the pause of a failing function.
+    /// Returns the refusal for callers during the pause of a failing function.
     pub fn refusal(&self, now: Instant) -> Option<Refusal> {
         let until = self.until(now).filter(|_| self.is_failing())?;
         Some(Refusal::Failing { last: Box::new(self.last.clone()?), retry_after: until - now })
     }
 
-    /// What `/debug` shows of a failing function.
+    /// Returns what `/debug` shows of a failing function.
     pub fn report(&self, now: Instant) -> Option<FailingReport> {
         let last = self.last.as_ref().filter(|_| self.is_failing())?;
         Some(FailingReport {
@@ -144,11 +143,11 @@ impl Backoff {
 pub struct FailingReport {
     /// Failures in a row.
     pub failures: u32,
-    /// What is left of the pause before the next start.
+    /// Seconds until the next start.
     pub retry_seconds: f64,
-    /// The last failure's code.
+    /// The code of the last failure.
     pub code: &'static str,
-    /// And what was said about it.
+    /// The text of the last failure.
     pub error: String,
 }
 
@@ -176,11 +175,11 @@ mod tests {
         for _ in 0..100 {
             fail(&mut backoff, now);
         }
-        assert_eq!(backoff.until(now), Some(now + LONGEST_PAUSE));
+        assert_eq!(backoff.until(now), Some(now + MAX_PAUSE));
     }
 
     #[test]
-    fn callers_feel_the_third_failure_in_a_row() {
+    fn refuses_callers_from_the_third_failure_in_a_row() {
         let now = Instant::now();
         let mut backoff = Backoff::default();
         assert_eq!(backoff.allows(now), Allowance::All);
@@ -191,8 +190,8 @@ mod tests {
         }
         assert_eq!(fail(&mut backoff, now), Some(BackoffChange::Failing(ms(1_000))));
         assert_eq!(backoff.allows(now), Allowance::None);
-        let told = backoff.refusal(now + ms(400));
-        assert_eq!(told, Some(Refusal::Failing { last: Box::new(Refusal::Lost), retry_after: ms(600) }));
+        let refusal = backoff.refusal(now + ms(400));
+        assert_eq!(refusal, Some(Refusal::Failing { last: Box::new(Refusal::Lost), retry_after: ms(600) }));
         let report = backoff.report(now + ms(400)).unwrap();
         assert_eq!((report.failures, report.retry_seconds, report.code), (3, 0.6, "internal"));
 
@@ -203,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn one_success_makes_up_for_every_failure() {
+    fn one_success_resets_all_failures() {
         let now = Instant::now();
         let mut backoff = Backoff::default();
         fail(&mut backoff, now);
@@ -214,11 +213,11 @@ mod tests {
         assert_eq!(backoff.succeeded(), Some(BackoffChange::Recovered));
         assert_eq!((backoff.allows(now), backoff.until(now), backoff.report(now)), (Allowance::All, None, None));
         fail(&mut backoff, now);
-        assert_eq!(backoff.until(now), Some(now + FIRST_PAUSE));
+        assert_eq!(backoff.until(now), Some(now + MIN_PAUSE));
     }
 
     #[test]
-    fn starts_that_fail_together_are_one_failure() {
+    fn counts_starts_of_one_generation_as_one_failure() {
         let now = Instant::now();
         let mut backoff = Backoff::default();
         let generation = backoff.generation();
@@ -226,7 +225,7 @@ mod tests {
             backoff.failed(generation, Refusal::Lost, Fault::Function, now);
         }
         assert_eq!(backoff.allows(now), Allowance::ForCallers);
-        // Those of an earlier spec mean nothing either.
+        // Starts of an earlier spec do not count either.
         let generation = backoff.generation();
         backoff.reset();
         assert_eq!(backoff.failed(generation, Refusal::Lost, Fault::Function, now), None);
@@ -234,23 +233,23 @@ mod tests {
     }
 
     #[test]
-    fn what_the_host_lacks_is_no_failure_of_the_function() {
+    fn an_exhausted_host_is_not_a_failure_of_the_function() {
         let now = Instant::now();
         let mut backoff = Backoff::default();
         for _ in 0..10 {
-            backoff.set_back(now);
+            backoff.host_exhausted(now);
         }
         assert_eq!((backoff.allows(now), backoff.until(now)), (Allowance::ForCallers, Some(now + HOST_PAUSE)));
-        // It does not shorten a longer pause.
+        // A longer pause is not shortened.
         for _ in 0..6 {
             fail(&mut backoff, now);
         }
-        backoff.set_back(now);
+        backoff.host_exhausted(now);
         assert_eq!(backoff.until(now), Some(now + ms(8_000)));
     }
 
     #[test]
-    fn what_the_host_lacks_may_be_there_in_a_second() {
+    fn faults_of_the_host_are_retried_after_a_second() {
         let (mut backoff, now) = (Backoff::default(), Instant::now());
         for _ in 0..10 {
             backoff.failed(backoff.generation(), Refusal::Lost, Fault::Host, now);

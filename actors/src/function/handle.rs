@@ -1,8 +1,7 @@
-//! Where callers get their slots: the part of a function that any thread may use.
+//! The part of a function that any thread may use: its slots, its queue and its counters.
 //!
-//! [`FunctionHandle::acquire`] takes a free slot from the shared table (`slots.rs`) when there is one, else it asks the function's
-//! actor and waits. The [`Lease`] it returns is the slot: it goes back when the lease is dropped, whatever happened,
-//! so whoever moves the bytes keeps it until the last one has been handed on.
+//! [`FunctionHandle::acquire`] takes a free slot from the shared table (`slots.rs`). If there is none, it asks the
+//! function's actor and waits. The result is a [`Lease`].
 
 use std::{
     sync::{
@@ -13,20 +12,19 @@ use std::{
 };
 
 use actix::Addr;
+use arc_swap::ArcSwap;
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{
     FunctionActor,
-    endpoint::Endpoint,
-    refusal::Refusal,
-    slots::{Acquired, Intake, Released, Slots},
+    lease::Lease,
+    messages::{Abandon, Acquire},
+    slots::{Acquired, Intake, Slots},
+    snapshot::FunctionStatus,
 };
-use crate::{
-    messages::{Abandon, Acquire, Replenish, SlotReleased},
-    stats::FunctionStats,
-};
+use crate::{refusal::Refusal, stats::FunctionStats};
 
-/// One function, as those see it who have requests for it.
+/// One function, as callers see it.
 #[derive(Debug)]
 pub struct FunctionHandle {
     name: String,
@@ -34,54 +32,75 @@ pub struct FunctionHandle {
     actor: Addr<FunctionActor>,
     tickets: AtomicU64,
     stats: FunctionStats,
+    status: ArcSwap<FunctionStatus>,
 }
 
 impl FunctionHandle {
-    pub(crate) fn new(name: String, intake: Intake, queue: usize, actor: Addr<FunctionActor>) -> Self {
-        let slots = Mutex::new(Slots::new(intake, queue));
-        Self { name, slots, actor, tickets: AtomicU64::new(0), stats: FunctionStats::default() }
+    pub(super) fn new(
+        name: String,
+        intake: Intake,
+        queue: usize,
+        status: FunctionStatus,
+        actor: Addr<FunctionActor>,
+    ) -> Self {
+        Self {
+            name,
+            slots: Mutex::new(Slots::new(intake, queue)),
+            actor,
+            tickets: AtomicU64::new(0),
+            stats: FunctionStats::default(),
+            status: ArcSwap::from_pointee(status),
+        }
     }
 
-    /// The function's name.
+    /// Returns the function's name.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// What became of the function's requests and boots.
+    /// Returns the counters of the function's requests and boots.
     pub fn stats(&self) -> &FunctionStats {
         &self.stats
     }
 
-    /// The largest request body the function takes now, in bytes.
+    /// Returns the largest request body that the function accepts now, in bytes.
     pub fn max_body(&self) -> Option<u64> {
         self.slots().max_body()
     }
 
-    /// The actor that decides for this function.
-    pub fn actor(&self) -> &Addr<FunctionActor> {
+    pub(crate) fn actor(&self) -> &Addr<FunctionActor> {
         &self.actor
     }
 
-    /// The table of slots. Held for a few instructions only, never across an await or a message's handler.
-    pub(crate) fn slots(&self) -> MutexGuard<'_, Slots> {
-        // Every operation leaves the table whole, so a panic elsewhere in a holder does not taint it.
+    /// Locks the slot table. Held for a few instructions only, never across an await or a message.
+    pub(super) fn slots(&self) -> MutexGuard<'_, Slots> {
+        // Every operation leaves the table consistent, so a panic of another holder does not matter.
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A slot of a ready instance, waited for if need be.
+    /// What the actor last published of itself. Only the FunctionActor stores it.
+    pub(super) fn status(&self) -> &ArcSwap<FunctionStatus> {
+        &self.status
+    }
+
+    /// Waits for a slot of a ready instance. Dropping the future gives up the place in the queue.
     ///
-    /// Dropping the future gives up the place in the queue.
+    /// # Errors
+    /// Why the caller gets no slot.
     pub async fn acquire(self: &Arc<Self>) -> Result<Lease, Refusal> {
         self.acquire_at(Instant::now()).await
     }
 
-    /// The same for a caller who has just looked at the clock.
+    /// Does the same for a caller that has just read the clock.
+    ///
+    /// # Errors
+    /// Why the caller gets no slot.
     pub async fn acquire_at(self: &Arc<Self>, now: Instant) -> Result<Lease, Refusal> {
-        let taken = self.slots().take(now, |slots| self.saturated(slots));
-        match taken {
+        let acquired = self.slots().acquire(now, |slots| self.saturated(slots));
+        match acquired {
             Acquired::Slot { endpoint, fresh } => Ok(Lease::new(self.clone(), endpoint, fresh, now)),
             Acquired::Refused(refusal) => Err(refusal),
-            // Boxed: the warm path need not carry it along.
+            // Boxed, so that the future of the warm path stays small.
             Acquired::Queued => Box::pin(self.wait(now)).await,
         }
     }
@@ -90,10 +109,10 @@ impl FunctionHandle {
         let ticket = self.tickets.fetch_add(1, Ordering::Relaxed);
         let (reply, answer) = oneshot::channel();
         self.actor.do_send(Acquire { ticket, since, reply });
-        let mut place = QueueGuard { handle: self, ticket, answered: false };
+        let mut guard = QueueGuard { handle: self, ticket, answered: false };
         let answer = answer.await;
-        place.answered = true;
-        // An actor that died in between has dropped its end: its successor has a new handle.
+        guard.answered = true;
+        // An error means that the actor panicked. Its successor has another handle.
         answer.unwrap_or(Err(Refusal::Lost))
     }
 
@@ -102,24 +121,24 @@ impl FunctionHandle {
         Refusal::Saturated { waiting, retry_after: self.time_to_serve(waiting, slots.capacity()) }
     }
 
-    /// When a caller that is refused now may expect to find room.
-    pub(crate) fn retry_after(&self, waiting: usize) -> Duration {
+    /// Returns when a caller that is refused now is likely to get a slot.
+    pub(super) fn retry_after(&self, waiting: usize) -> Duration {
         let capacity = self.slots().capacity();
         self.time_to_serve(waiting, capacity)
     }
 
-    /// How long it takes to serve as many as wait, as far as the past tells.
+    /// Estimates how long it takes to serve `waiting` callers, from the averages so far.
     fn time_to_serve(&self, waiting: usize, capacity: usize) -> Duration {
         let service = self.stats.usual_service();
         if capacity == 0 {
             return self.stats.usual_boot() + service;
         }
-        let rounds = waiting.div_ceil(capacity);
-        service.saturating_mul(u32::try_from(rounds).unwrap_or(u32::MAX))
+        let batches = waiting.div_ceil(capacity);
+        service.saturating_mul(u32::try_from(batches).unwrap_or(u32::MAX))
     }
 }
 
-/// A place in the queue; leaving it without an answer gives it up.
+/// Gives up a place in the queue when it is dropped without an answer.
 struct QueueGuard<'a> {
     handle: &'a FunctionHandle,
     ticket: u64,
@@ -130,60 +149,6 @@ impl Drop for QueueGuard<'_> {
     fn drop(&mut self) {
         if !self.answered {
             self.handle.actor.do_send(Abandon { ticket: self.ticket });
-        }
-    }
-}
-
-/// A slot of an instance. Dropping it gives the slot back.
-#[derive(Debug)]
-pub struct Lease {
-    handle: Arc<FunctionHandle>,
-    endpoint: Arc<Endpoint>,
-    fresh: bool,
-    since: Instant,
-    reusable: bool,
-}
-
-impl Lease {
-    pub(crate) fn new(handle: Arc<FunctionHandle>, endpoint: Arc<Endpoint>, fresh: bool, now: Instant) -> Self {
-        if endpoint.spec.single_use && endpoint.spec.min_instances > 0 {
-            // The successor is started now, not when this request is done.
-            handle.actor.do_send(Replenish);
-        }
-        Self { handle, endpoint, fresh, since: now, reusable: true }
-    }
-
-    /// The instance that serves.
-    pub fn endpoint(&self) -> &Arc<Endpoint> {
-        &self.endpoint
-    }
-
-    /// When the slot was taken.
-    pub fn since(&self) -> Instant {
-        self.since
-    }
-
-    /// Whether this is the first request of its instance.
-    pub fn is_fresh(&self) -> bool {
-        self.fresh
-    }
-
-    /// The instance failed this request: it gets no other, and ends when those it has are done.
-    pub fn mark_failed(&mut self) {
-        self.reusable = false;
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        let now = Instant::now();
-        let instance = self.endpoint.instance;
-        let released = self.handle.slots().release(instance, self.reusable, now);
-        if self.reusable {
-            self.handle.stats.observe_service(now - self.since);
-        }
-        if released != Released::Free {
-            self.handle.actor.do_send(SlotReleased { instance, released, failed: !self.reusable });
         }
     }
 }

@@ -1,5 +1,6 @@
-//! The instances of a function that hold anything of the host: what each was made from, and how far it has come. How many
-//! there should be is `scaling.rs`'s business, what each of them serves now is known to `slots.rs` alone.
+//! The instances of a function that hold anything of the host: what each was started from, and its phase.
+//!
+//! `scaling.rs` decides how many there should be. Only `slots.rs` knows what each of them serves now.
 
 use std::sync::Arc;
 
@@ -13,45 +14,53 @@ pub(super) struct Instance {
     pub revision: u64,
     pub spec: Arc<FunctionSpec>,
     pub phase: InstancePhase,
-    /// Of the [`Backoff`](super::backoff::Backoff).
+    /// The [`Backoff`](super::backoff::Backoff) generation of its start.
     pub generation: u64,
+    /// The function has retired it, so it must not get requests even if it becomes ready.
+    pub retired: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum InstancePhase {
     Booting,
     Serving,
-    /// Takes no requests any more, but still holds resources.
+    /// Gets no requests any more, but still holds resources.
     Ending,
 }
 
 impl Instance {
-    /// Requests that it serves at a time.
+    /// Returns how many requests it serves at a time.
     pub fn capacity(&self) -> usize {
         self.spec.concurrent_requests.get()
     }
 }
 
-/// All of them, in an order that does not change from run to run.
+/// The instances by id, in an order that is the same in every run.
 #[derive(Default)]
 pub(super) struct Instances(IndexMap<InstanceId, Instance>);
 
 impl Instances {
-    pub fn enter(&mut self, id: InstanceId, instance: Instance) {
+    pub fn insert(&mut self, id: InstanceId, instance: Instance) {
         self.0.insert(id, instance);
     }
 
-    pub fn get(&self, instance: InstanceId) -> Option<&Instance> {
-        self.0.get(&instance)
+    pub fn get(&self, id: InstanceId) -> Option<&Instance> {
+        self.0.get(&id)
     }
 
-    /// Notes how far it has come; how far it had come before.
-    pub fn advance(&mut self, instance: InstanceId, phase: InstancePhase) -> Option<InstancePhase> {
-        self.0.get_mut(&instance).map(|instance| std::mem::replace(&mut instance.phase, phase))
+    /// Sets the phase of an instance and returns its previous phase.
+    pub fn set_phase(&mut self, id: InstanceId, phase: InstancePhase) -> Option<InstancePhase> {
+        self.0.get_mut(&id).map(|instance| std::mem::replace(&mut instance.phase, phase))
     }
 
-    pub fn leave(&mut self, instance: InstanceId) {
-        self.0.swap_remove(&instance);
+    pub fn set_retired(&mut self, id: InstanceId) {
+        if let Some(instance) = self.0.get_mut(&id) {
+            instance.retired = true;
+        }
+    }
+
+    pub fn remove(&mut self, id: InstanceId) {
+        self.0.swap_remove(&id);
     }
 
     pub fn len(&self) -> usize {
@@ -66,25 +75,25 @@ impl Instances {
         self.0.iter().map(|(id, instance)| (*id, instance))
     }
 
-    /// Those on their way.
     pub fn booting(&self) -> impl Iterator<Item = &Instance> {
         self.0.values().filter(|instance| instance.phase == InstancePhase::Booting)
     }
 
-    /// Callers whom those on their way will serve.
+    /// Returns how many callers the booting instances will serve.
     pub fn promised_slots(&self) -> usize {
         self.booting().map(Instance::capacity).sum()
     }
 
-    /// Those of specs before `revision` that nobody wants: they serve, or are on their way and even the one who is content
-    /// with `wanted` would not be served by them.
-    pub fn outdated(&self, revision: u64, wanted: u64) -> impl Iterator<Item = InstanceId> {
-        let is_wanted = move |instance: &Instance| match instance.phase {
-            InstancePhase::Booting => instance.revision >= wanted,
+    /// Returns the instances of specs before `revision` to retire: those that serve, and those that boot although no
+    /// waiting caller accepts them. The most tolerant caller accepts instances of `accepted` or newer.
+    pub fn outdated(&self, revision: u64, accepted: u64) -> Vec<InstanceId> {
+        let is_needed = |instance: &Instance| match instance.phase {
+            InstancePhase::Booting => instance.revision >= accepted,
             InstancePhase::Serving => false,
-            // It goes as it is.
+            // Already on its way.
             InstancePhase::Ending => true,
         };
-        self.iter().filter(move |(_, instance)| instance.revision < revision && !is_wanted(instance)).map(|(id, _)| id)
+        let outdated = self.iter().filter(|(_, instance)| instance.revision < revision && !is_needed(instance));
+        outdated.map(|(id, _)| id).collect()
     }
 }

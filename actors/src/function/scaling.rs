@@ -1,21 +1,21 @@
-//! How many instances a function should have: the arithmetic of starting them.
+//! Scaling: how many instances a function should start.
 //!
-//! Pure. Waiting requests share boots; nothing is started for a request that a boot already under way will serve.
+//! Pure. Waiting requests share boots. No instance is started for a request that a boot under way will serve.
 
-/// What the decision to start instances depends on.
+/// What the number of starts depends on.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Demand {
     /// Requests that wait.
     pub waiting: usize,
-    /// Those of them that came before the current spec was in force: an older instance will do for them.
+    /// Those that came before the current spec was in force. They accept older instances.
     pub waiting_older: usize,
-    /// Instances on their way, of the current spec.
+    /// Booting instances of the current spec.
     pub booting: usize,
-    /// Instances on their way, of older specs.
+    /// Booting instances of older specs.
     pub booting_older: usize,
-    /// Ready instances of the current spec that may still take requests.
+    /// Ready instances of the current spec that may still get requests.
     pub usable: usize,
-    /// Instances that hold resources of the host, in whatever state.
+    /// Instances that hold resources of the host, in any state.
     pub alive: usize,
     /// Requests one instance serves at a time.
     pub per_instance: usize,
@@ -24,13 +24,13 @@ pub(crate) struct Demand {
 }
 
 impl Demand {
-    /// How many instances to start now.
+    /// Returns how many instances to start now.
     pub fn starts(&self) -> usize {
         let for_minimum = self.min_instances.saturating_sub(self.booting + self.usable);
         self.unserved_boots().max(for_minimum).min(self.max_instances.saturating_sub(self.alive))
     }
 
-    /// How many wait before the first whom no instance on its way will serve, if there is such a one.
+    /// Returns the position of the first waiting request that no booting instance will serve.
     pub fn first_unserved(&self) -> Option<usize> {
         let served = self.served_by_older() + self.booting.saturating_mul(self.per_instance);
         Some(served).filter(|served| *served < self.waiting)
@@ -45,11 +45,11 @@ impl Demand {
     }
 }
 
-/// How many of those who wait are told that the boot they waited for has failed.
+/// Returns how many waiting requests fail together with a boot that they shared.
 ///
-/// Those whom the boots still under way will serve keep waiting; of the others, as many as shared the failed one are
-/// answered. The rest gets another boot.
-pub(crate) fn victims(waiting: usize, served_by_others: usize, per_instance: usize) -> usize {
+/// Requests that the boots still under way will serve keep waiting. Of the others, as many as the failed instance would
+/// have served are refused. The rest gets another boot.
+pub(crate) fn sharers(waiting: usize, served_by_others: usize, per_instance: usize) -> usize {
     waiting.saturating_sub(served_by_others).min(per_instance)
 }
 
@@ -86,14 +86,14 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_started_past_the_maximum() {
+    fn starts_nothing_beyond_the_maximum() {
         starts(3, Demand { waiting: 100, max_instances: 3, ..IDLE });
         starts(1, Demand { waiting: 100, max_instances: 3, alive: 2, usable: 2, ..IDLE });
         starts(0, Demand { waiting: 100, max_instances: 3, alive: 5, ..IDLE });
     }
 
     #[test]
-    fn a_minimum_is_kept_ready() {
+    fn keeps_the_minimum_ready() {
         starts(2, Demand { min_instances: 2, ..IDLE });
         starts(1, Demand { min_instances: 2, booting: 1, alive: 1, ..IDLE });
         starts(0, Demand { min_instances: 2, usable: 2, alive: 2, ..IDLE });
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn boots_of_an_older_spec_serve_only_those_who_came_before_it_changed() {
+    fn boots_of_an_older_spec_serve_only_earlier_requests() {
         starts(0, Demand { waiting: 5, waiting_older: 5, booting_older: 1, alive: 1, ..IDLE });
         starts(1, Demand { waiting: 6, waiting_older: 5, booting_older: 1, alive: 1, ..IDLE });
         starts(1, Demand { waiting: 6, waiting_older: 0, booting_older: 1, alive: 1, ..IDLE });
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_whom_no_boot_serves_is_known() {
+    fn finds_the_first_request_that_no_boot_will_serve() {
         let first = |demand: Demand| demand.first_unserved();
         assert_eq!(first(IDLE), None);
         assert_eq!(first(Demand { waiting: 1, ..IDLE }), Some(0));
@@ -119,11 +119,11 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_boot_is_answered_to_as_many_as_shared_it() {
-        assert_eq!(victims(1, 0, 10), 1);
-        assert_eq!(victims(100, 90, 10), 10);
-        assert_eq!(victims(95, 90, 10), 5);
-        assert_eq!(victims(5, 10, 10), 0);
-        assert_eq!(victims(0, 0, 10), 0);
+    fn a_failed_boot_fails_the_requests_that_shared_it() {
+        assert_eq!(sharers(1, 0, 10), 1);
+        assert_eq!(sharers(100, 90, 10), 10);
+        assert_eq!(sharers(95, 90, 10), 5);
+        assert_eq!(sharers(5, 10, 10), 0);
+        assert_eq!(sharers(0, 0, 10), 0);
     }
 }

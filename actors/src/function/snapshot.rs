@@ -1,42 +1,110 @@
-//! What a function tells of itself when it is asked.
+//! What `/debug` shows of a function: from its actor, or without asking the actor while the function is inactive.
 
 use std::sync::Arc;
 
-use actix::{Context, Handler, MessageResult};
+use actix::{Addr, Context, Handler, MessageResult};
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::{FunctionActor, Phase, backoff::FailingReport};
+use super::{FunctionActor, FunctionHandle, Phase, backoff::FailingReport, messages::FunctionQuestion};
 use crate::{
-    messages::{FunctionQuestion, InstanceAddrs},
-    spec::FunctionSpec,
+    id::InstanceId,
+    instance::{InstanceActor, Occupancy},
+    spec::{FunctionSpec, LoadedSpec},
     stats::StatsReport,
 };
 
-/// What `/debug` shows of a function, its instances apart.
+/// What `/debug` shows of a function, without its instances.
 #[derive(Debug, Clone, Serialize)]
 pub struct FunctionSnapshot {
     /// `serving`, `failing`, `misconfigured` or `draining`.
     pub state: &'static str,
-    /// What is wrong with its file.
+    /// The problems of its file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<Arc<str>>,
-    /// How its starts fail.
+    /// The failures of its starts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failing: Option<FailingReport>,
-    /// What it is.
+    /// Its spec.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub spec: Option<Arc<FunctionSpec>>,
-    /// Versions of the spec seen so far.
+    /// Versions of the spec so far.
     pub revision: u64,
-    /// Requests that wait for a slot.
+    /// Callers that wait for a slot.
     pub waiting: usize,
-    /// What became of requests and boots.
+    /// The counters of its requests and boots.
     #[serde(flatten)]
     pub stats: StatsReport,
-    /// Its instances, to be asked themselves.
+    /// Its instances, which are asked one by one.
     #[serde(skip)]
-    pub instance_addrs: InstanceAddrs,
+    pub(crate) instances: Vec<InstanceRef>,
+}
+
+/// An instance of a function, and what the slot table knows about it.
+#[derive(Debug, Clone)]
+pub(crate) struct InstanceRef {
+    pub id: InstanceId,
+    pub address: Addr<InstanceActor>,
+    pub occupancy: Option<Occupancy>,
+}
+
+/// What a FunctionActor publishes of itself in its handle.
+#[derive(Debug, PartialEq)]
+pub(super) struct FunctionStatus {
+    pub loaded: LoadedSpec,
+    pub revision: u64,
+    pub draining: bool,
+    /// Has instances or waiters, or is failing: only the actor knows the details.
+    pub active: bool,
+}
+
+impl FunctionHandle {
+    /// Returns whether the function has no instances and no waiters and is not failing.
+    pub(crate) fn is_inactive(&self) -> bool {
+        !self.status().load().active && self.slots().waiting() == 0
+    }
+
+    /// Returns the function's snapshot without asking its actor. `None`: the function has instances or waiters or keeps
+    /// failing to start, so that its actor has to be asked.
+    pub fn inactive_snapshot(&self) -> Option<FunctionSnapshot> {
+        let (status, waiting) = (self.status().load(), self.slots().waiting());
+        if status.active || waiting > 0 {
+            return None;
+        }
+        let state = match &status.loaded {
+            _ if status.draining => "draining",
+            Ok(_) => "serving",
+            Err(_) => "misconfigured",
+        };
+        Some(self.snapshot(state, &status.loaded, status.revision, waiting))
+    }
+
+    fn snapshot(&self, state: &'static str, loaded: &LoadedSpec, revision: u64, waiting: usize) -> FunctionSnapshot {
+        FunctionSnapshot {
+            state,
+            reason: loaded.as_ref().err().cloned(),
+            failing: None,
+            spec: loaded.as_ref().ok().cloned(),
+            revision,
+            waiting,
+            stats: self.stats().report(),
+            instances: Vec::new(),
+        }
+    }
+}
+
+impl FunctionActor {
+    /// Publishes the actor's status in the handle if it has changed.
+    pub(super) fn publish_status(&self, now: Instant) {
+        let is_queued = self.waiters.len() > 0 || !self.expired.is_empty();
+        let active = !self.instances.is_empty() || is_queued || self.backoff.report(now).is_some();
+        let draining = self.phase == Phase::Draining;
+        let known = self.handle.status().load();
+        if (known.revision, known.draining, known.active) != (self.revision, draining, active) {
+            let status = FunctionStatus { loaded: self.loaded.clone(), revision: self.revision, draining, active };
+            self.handle.status().store(Arc::new(status));
+        }
+    }
 }
 
 impl Handler<FunctionQuestion> for FunctionActor {
@@ -50,15 +118,14 @@ impl Handler<FunctionQuestion> for FunctionActor {
             (Phase::Serving, Ok(_)) => "serving",
             (Phase::Serving, Err(_)) => "misconfigured",
         };
-        MessageResult(FunctionSnapshot {
-            state,
-            reason: self.loaded.as_ref().err().cloned(),
-            failing,
-            spec: self.loaded.as_ref().ok().cloned(),
-            revision: self.revision,
-            waiting: self.handle.slots().waiting(),
-            stats: self.handle.stats().report(),
-            instance_addrs: self.instances.iter().map(|(id, instance)| (id, instance.address.clone())).collect(),
-        })
+        let slots = self.handle.slots();
+        let instances = self.instances.iter().map(|(id, instance)| {
+            let (address, occupancy) = (instance.address.clone(), slots.occupancy(id));
+            InstanceRef { id, address, occupancy }
+        });
+        let (instances, waiting) = (instances.collect(), slots.waiting());
+        drop(slots);
+        let snapshot = self.handle.snapshot(state, &self.loaded, self.revision, waiting);
+        MessageResult(FunctionSnapshot { failing, instances, ..snapshot })
     }
 }

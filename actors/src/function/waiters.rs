@@ -1,7 +1,6 @@
-//! Who waits for a slot, in the order of arrival, each with a deadline.
+//! The queue of callers that wait for a slot, in the order of arrival, each with a deadline.
 //!
-//! Pure: the actor answers those it takes out. Generic over what an answer is sent through, so that the tests need no
-//! channels.
+//! Pure: the actor answers the callers that it removes. Generic over the reply channel, so that tests need none.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,19 +8,19 @@ use tokio::time::Instant;
 
 #[derive(Debug)]
 pub(crate) struct Waiters<P> {
-    /// By ticket. Tickets are given out in the order of arrival.
+    /// By ticket. Tickets are issued in the order of arrival.
     queue: BTreeMap<u64, Waiter<P>>,
     deadlines: BTreeSet<(Instant, u64)>,
 }
 
-/// One caller.
+/// One waiting caller.
 #[derive(Debug)]
 pub(crate) struct Waiter<P> {
     pub since: Instant,
     pub deadline: Instant,
-    /// The version of the spec that was in force when it came: an older instance will not do.
+    /// The version of the spec that was in force when it came. It accepts no older instance.
     pub revision: u64,
-    /// Where its answer goes.
+    /// Receives its slot or its refusal.
     pub reply: P,
 }
 
@@ -43,12 +42,12 @@ impl<P> Waiters<P> {
         Some(waiter)
     }
 
-    /// The one who has waited longest.
+    /// Returns the caller that has waited longest.
     pub fn head(&self) -> Option<&Waiter<P>> {
         self.queue.first_key_value().map(|(_, waiter)| waiter)
     }
 
-    /// Since when the one waits who has so many before it.
+    /// Returns since when the caller at that position waits.
     pub fn since_of(&self, position: usize) -> Option<Instant> {
         self.queue.values().nth(position).map(|waiter| waiter.since)
     }
@@ -58,7 +57,7 @@ impl<P> Waiters<P> {
         self.remove(ticket)
     }
 
-    /// Takes out one whose deadline has passed.
+    /// Removes a caller whose deadline has passed.
     pub fn pop_expired(&mut self, now: Instant) -> Option<Waiter<P>> {
         let (deadline, ticket) = *self.deadlines.first()?;
         if deadline > now {
@@ -75,9 +74,9 @@ impl<P> Waiters<P> {
         self.queue.len()
     }
 
-    /// How many came before `revision` was in force.
+    /// Returns how many callers came before `revision` was in force.
     pub fn older_than(&self, revision: u64) -> usize {
-        // Revisions grow with tickets, so those that are older stand at the front.
+        // Revisions grow with tickets, so older callers are at the front.
         self.queue.values().take_while(|waiter| waiter.revision < revision).count()
     }
 }
@@ -88,16 +87,16 @@ mod tests {
 
     use super::*;
 
-    fn waiter(now: Instant, patience_ms: u64, revision: u64) -> Waiter<u64> {
-        Waiter { since: now, deadline: now + Duration::from_millis(patience_ms), revision, reply: patience_ms }
+    fn waiter(now: Instant, timeout_ms: u64, revision: u64) -> Waiter<u64> {
+        Waiter { since: now, deadline: now + Duration::from_millis(timeout_ms), revision, reply: timeout_ms }
     }
 
     #[test]
-    fn callers_are_served_in_the_order_of_arrival() {
+    fn pops_callers_in_the_order_of_arrival() {
         let now = Instant::now();
         let mut waiters = Waiters::default();
-        for (ticket, patience) in [(0, 50), (1, 10), (2, 30)] {
-            waiters.push(ticket, waiter(now, patience, 0));
+        for (ticket, timeout) in [(0, 50), (1, 10), (2, 30)] {
+            waiters.push(ticket, waiter(now, timeout, 0));
         }
         assert_eq!(waiters.head().unwrap().reply, 50);
         assert_eq!((waiters.since_of(2), waiters.since_of(3)), (Some(now), None));
@@ -107,11 +106,11 @@ mod tests {
     }
 
     #[test]
-    fn callers_expire_in_the_order_of_their_deadlines() {
+    fn expires_callers_in_the_order_of_their_deadlines() {
         let now = Instant::now();
         let mut waiters = Waiters::default();
-        for (ticket, patience) in [(0, 50), (1, 10), (2, 30)] {
-            waiters.push(ticket, waiter(now, patience, 0));
+        for (ticket, timeout) in [(0, 50), (1, 10), (2, 30)] {
+            waiters.push(ticket, waiter(now, timeout, 0));
         }
         assert_eq!(waiters.next_deadline(), Some(now + Duration::from_millis(10)));
         let late = now + Duration::from_millis(30);
@@ -121,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_caller_that_leaves_is_forgotten_once() {
+    fn removes_a_caller_once() {
         let now = Instant::now();
         let mut waiters = Waiters::default();
         waiters.push(7, waiter(now, 50, 0));
@@ -131,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn callers_of_older_revisions_are_counted() {
+    fn counts_callers_of_older_revisions() {
         let now = Instant::now();
         let mut waiters = Waiters::default();
         for (ticket, revision) in [(0, 1), (1, 1), (2, 2)] {

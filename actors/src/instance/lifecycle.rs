@@ -1,19 +1,19 @@
-//! The lifecycle of one instance, from the order to start it to the last returned resource.
+//! The lifecycle of one instance, from the launch order to the last reclaimed resource.
 //!
-//! This file decides and remembers; it never touches a process, a socket or a clock. The actor in `instance/mod.rs`
-//! feeds it events together with the current time and carries out the effects it returns. How many instances a function
-//! should have is `function/fleet.rs`'s business; whether one is idle or busy is known to `function/slots.rs` alone.
+//! Pure: it touches no process, socket or clock. The InstanceActor feeds it events with the current time and carries out
+//! the effects that it returns. `function/scaling.rs` decides how many instances exist; only `function/slots.rs` knows
+//! whether one is idle, and the FunctionActor stops it when its keepalive has elapsed.
 //!
 //! ```text
 //!   Launching ──► Booting ──► Serving ──► Stopping ──► Reaping ──► Gone
 //!       │            │           │  an exit, in any state ▲            ▲
 //!       │            └───────────┴────────────────────────┘            │
-//!       └── the launch failed: nothing was made ───────────────────────┘
+//!       └── the launch failed: nothing was created ────────────────────┘
 //! ```
 //!
-//! Every state has at most one alarm. Each alarm carries a serial number, so that one which fires after it was replaced
-//! is known as late. `Lost` is told exactly once, before `Stopping`, `Reaping` or `Gone` is entered: from then on
-//! nobody counts on the instance. `Gone` is final.
+//! Every state has at most one alarm. Each alarm carries a serial number, so an alarm that fires after it was replaced is
+//! ignored. `Lost` is emitted exactly once, before `Stopping`, `Reaping` or `Gone` is entered: from then on the function
+//! does not use the instance. `Gone` is final.
 
 #[cfg(test)]
 mod tests;
@@ -23,89 +23,41 @@ use std::{net::IpAddr, time::Duration};
 use tokio::time::Instant;
 
 use crate::{
-    function::Idleness,
+    callback::CallbackOutcome,
     sandbox::{LaunchError, SandboxExit},
+    stop_reason::StopReason,
 };
 
-/// How long a killed instance may take to be seen dead before its resources are taken back all the same.
-const DEATH_TIMEOUT: Duration = Duration::from_secs(5);
-/// Rest before an instance that is kept because it is needed asks again; bounds a keepalive of zero.
-const MIN_RECHECK: Duration = Duration::from_secs(1);
+/// How long the exit of a killed instance is awaited before its resources are reclaimed without it.
+const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Why an instance does not serve any more.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum StopReason {
-    /// It could not be started.
-    LaunchFailed(LaunchError),
-    /// It ended before it was ready.
-    BootFailed(SandboxExit),
-    /// It was not ready in time.
-    BootTimedOut,
-    /// It ended while it was ready.
-    Exited(SandboxExit),
-    /// Nobody needed it for its keepalive.
-    Idle,
-    /// It had nothing to do, and others needed its memory.
-    Evicted,
-    /// It has served its one request.
-    SingleUse,
-    /// It failed a request.
-    RequestFailed,
-    /// Its function's spec has changed, or nobody waits for it any more.
-    Outdated,
-    /// Its function is being removed or the daemon ends.
-    Drained,
-    /// An actor panicked.
-    Bug,
-}
-
-impl StopReason {
-    /// The word for logs.
-    pub fn word(&self) -> &'static str {
-        match self {
-            StopReason::LaunchFailed(_) => "launch failed",
-            StopReason::BootFailed(_) => "boot failed",
-            StopReason::BootTimedOut => "boot timed out",
-            StopReason::Exited(_) => "exited",
-            StopReason::Idle => "idle",
-            StopReason::Evicted => "evicted",
-            StopReason::SingleUse => "single use",
-            StopReason::RequestFailed => "failed a request",
-            StopReason::Outdated => "outdated",
-            StopReason::Drained => "drained",
-            StopReason::Bug => "bug",
-        }
-    }
-}
-
-/// Where in its lifecycle an instance is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum State {
-    /// The sandbox is making it.
+    /// The sandbox is creating it.
     Launching(LaunchIntent),
-    /// It runs and has until the alarm to get ready.
+    /// It runs and has until the alarm to become ready.
     Booting {
         callback_source: IpAddr,
     },
-    /// It takes requests. The alarm asks whether it is idle.
+    /// It accepts requests.
     Serving,
-    /// It was asked to end; the alarm kills it, a second one gives up on seeing it dead.
+    /// It was asked to exit. The first alarm kills it, the second one gives up waiting for its exit.
     Stopping {
         killed: bool,
     },
-    /// Its resources are being given back.
+    /// Its resources are being reclaimed.
     Reaping,
     Gone,
 }
 
-/// What is to become of an instance that does not exist yet.
+/// What happens to an instance as soon as it exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LaunchIntent {
-    /// It is to serve.
+    /// It boots and serves.
     Serve,
-    /// Nobody wants it any more: it is asked to end as soon as it exists.
+    /// It is not needed any more and is asked to exit.
     Cancel,
-    /// The same, without grace.
+    /// It is not needed any more and is killed without grace.
     Kill,
 }
 
@@ -116,24 +68,20 @@ pub(super) enum Event {
         callback_source: IpAddr,
     },
     LaunchFailed(LaunchError),
-    /// The probe of its readiness succeeded.
+    /// The readiness probe succeeded.
     Probed,
     Exited(SandboxExit),
-    /// Somebody wants it to end; with `now` it gets no grace.
+    /// The function stops it. `now`: without grace.
     Stop {
         reason: StopReason,
         now: bool,
     },
-    /// The alarm of that serial number.
+    /// The alarm of that serial number fired.
     Alarm(u64),
-    /// The answer to [`Effect::CheckIdle`].
-    Checked(Idleness),
-    /// It has become idle after [`Idleness::Busy`].
-    BecameIdle,
     Reclaimed,
 }
 
-/// What the actor has to do.
+/// What the InstanceActor has to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Effect {
     SetAlarm {
@@ -141,35 +89,23 @@ pub(super) enum Effect {
         at: Instant,
     },
     ClearAlarm,
-    /// Watch for its readiness, if it does not call back.
+    /// Probe its readiness, unless it calls back.
     Probe,
-    /// Offer its slots and tell the function.
+    /// Report that it is ready.
     Ready,
-    /// Take its slots away and tell the function.
+    /// Report that it accepts no more requests.
     Lost(StopReason),
-    CheckIdle,
+    /// Ask it to exit.
     Terminate,
     Kill,
     Reclaim,
     Finish,
 }
 
-/// What becomes of a ready callback.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CallbackOutcome {
-    /// Believed: the instance is ready.
-    Accepted,
-    /// It came from an address that is not the instance's.
-    WrongSource,
-    /// The instance had called before, or is on its way out.
-    NotExpected,
-}
-
-/// The times of an instance, from its function's spec.
+/// The time limits of an instance, from its function's spec.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Times {
     pub boot_timeout: Duration,
-    pub keepalive: Duration,
     pub stop_grace: Duration,
 }
 
@@ -179,16 +115,16 @@ pub(super) struct Lifecycle {
     since: Instant,
     /// Counts changes of state.
     epoch: u64,
-    /// Of the alarm that is set, or of the last one that was.
+    /// The serial of the alarm that is set, or of the last one.
     alarm: u64,
     times: Times,
 }
 
 impl Lifecycle {
-    /// A lifecycle begins with the order to launch, which the caller gives to the sandbox.
+    /// Begins a lifecycle. The caller orders the launch.
     pub fn begin(now: Instant, times: Times) -> (Self, Vec<Effect>) {
-        let mut lifecycle =
-            Self { state: State::Launching(LaunchIntent::Serve), since: now, epoch: 0, alarm: 0, times };
+        let state = State::Launching(LaunchIntent::Serve);
+        let mut lifecycle = Self { state, since: now, epoch: 0, alarm: 0, times };
         let alarm = lifecycle.set_alarm(now + times.boot_timeout);
         (lifecycle, vec![alarm])
     }
@@ -205,7 +141,8 @@ impl Lifecycle {
         self.epoch
     }
 
-    /// A callback with the right token has come from `from`. `None`: its address is not known yet, ask again once it is.
+    /// Judges a callback with the right token from the address `from`. `None`: the instance's address is not known yet, so
+    /// the caller asks again after the launch.
     pub fn callback(&mut self, from: IpAddr, now: Instant) -> (Option<CallbackOutcome>, Vec<Effect>) {
         match self.state {
             State::Launching(LaunchIntent::Serve) => (None, Vec::new()),
@@ -217,15 +154,15 @@ impl Lifecycle {
         }
     }
 
-    /// What `event` means in this state. An event that means nothing in it (a late alarm, a stop of what is ending
-    /// already) has no effects.
+    /// Applies an event and returns its effects. An event without meaning in the present state has none, such as a late
+    /// alarm or a second stop.
     pub fn on(&mut self, event: Event, now: Instant) -> Vec<Effect> {
         if matches!(event, Event::Alarm(serial) if serial != self.alarm) {
             return Vec::new();
         }
         match (self.state.clone(), event) {
             (State::Launching(LaunchIntent::Serve), Event::Launched { callback_source }) => {
-                // The boot alarm goes on: it counts from the order.
+                // The boot alarm stays set: it counts from the launch order.
                 self.enter(State::Booting { callback_source }, now);
                 vec![Effect::Probe]
             }
@@ -249,17 +186,7 @@ impl Lifecycle {
             (State::Booting { .. }, Event::Probed) => self.ready(now),
             (State::Booting { .. }, Event::Alarm(_)) => self.lose(StopReason::BootTimedOut, false, now),
             (State::Booting { .. }, Event::Exited(exit)) => self.reap(Some(StopReason::BootFailed(exit)), now),
-
-            (State::Serving, Event::Alarm(_)) => vec![Effect::CheckIdle],
-            (State::Serving, Event::BecameIdle) => vec![self.set_alarm(now + self.times.keepalive)],
-            (State::Serving, Event::Checked(idleness)) => match idleness {
-                Idleness::Retired => self.lose(StopReason::Idle, false, now),
-                Idleness::Until(at) => vec![self.set_alarm(at)],
-                Idleness::Busy => vec![self.clear_alarm()],
-                Idleness::Needed => vec![self.set_alarm(now + self.times.keepalive.max(MIN_RECHECK))],
-            },
             (State::Serving, Event::Exited(exit)) => self.reap(Some(StopReason::Exited(exit)), now),
-
             (State::Booting { .. } | State::Serving, Event::Stop { reason, now: at_once }) => {
                 self.lose(reason, at_once, now)
             }
@@ -278,7 +205,7 @@ impl Lifecycle {
 
     fn ready(&mut self, now: Instant) -> Vec<Effect> {
         self.enter(State::Serving, now);
-        vec![Effect::Ready, self.set_alarm(now + self.times.keepalive)]
+        vec![self.clear_alarm(), Effect::Ready]
     }
 
     fn cancel_launch(&mut self, reason: StopReason, intent: LaunchIntent) -> Vec<Effect> {
@@ -302,7 +229,7 @@ impl Lifecycle {
 
     fn kill(&mut self, now: Instant) -> Vec<Effect> {
         self.enter(State::Stopping { killed: true }, now);
-        vec![Effect::Kill, self.set_alarm(now + DEATH_TIMEOUT)]
+        vec![Effect::Kill, self.set_alarm(now + KILL_TIMEOUT)]
     }
 
     fn reap(&mut self, lost: Option<StopReason>, now: Instant) -> Vec<Effect> {

@@ -1,38 +1,38 @@
-//! What a look at the registry's files means for the functions: start, reconfigure or drain.
+//! Compares what a scan has found with what is in force: start, reconfigure or drain a function.
 //!
-//! Pure. One rule is worth a name: *a good function is not taken away on first sight*. Editors and plain writes truncate
-//! a file before they fill it, and some replace it by removing it first; who looks in between sees a bad file or none.
-//! So a good function that seems bad or gone is only doubted, and looked at again a moment later.
+//! Pure. *A valid function is not removed or invalidated by the first scan*: editors and plain writes truncate a file before
+//! they fill it, and some replace it by removing it first. A scan in between finds an invalid file or none. So such a
+//! finding has to be confirmed by a second scan a moment later.
 
 use std::collections::HashMap;
 
-use super::scan::LoadedSpec;
+use crate::spec::LoadedSpec;
 
-/// What is to be done about one function.
+/// What to do about one function.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Step {
     Start(LoadedSpec),
     Reconfigure(LoadedSpec),
     Drain,
-    /// Look again before believing it.
+    /// Scan again before the finding counts.
     Recheck,
 }
 
-/// What was seen at a function that is now doubted; `None`: nothing.
+/// Findings to be confirmed, by function. `None`: the function was removed.
 pub(super) type Unconfirmed = HashMap<String, Option<LoadedSpec>>;
 
-/// What to do about `name`, now that `seen` is what its file comes to (`None`: there is none) and `current` is in force.
+/// Returns what to do about the function `name`: `current` is in force, and the scan has found `seen` (`None`: no file).
 pub(super) fn step(
     name: &str,
     current: Option<&LoadedSpec>,
     seen: Option<LoadedSpec>,
     unconfirmed: &mut Unconfirmed,
 ) -> Option<Step> {
-    let doubted = unconfirmed.remove(name);
+    let expected = unconfirmed.remove(name);
     if current == seen.as_ref() {
         return None;
     }
-    if matches!(current, Some(Ok(_))) && !matches!(seen, Some(Ok(_))) && doubted.as_ref() != Some(&seen) {
+    if matches!(current, Some(Ok(_))) && !matches!(seen, Some(Ok(_))) && expected.as_ref() != Some(&seen) {
         unconfirmed.insert(name.to_owned(), seen);
         return Some(Step::Recheck);
     }
@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn functions_come_change_and_go() {
+    fn starts_reconfigures_and_drains_functions() {
         check(None, &[Some(good(1))], &[Some(Step::Start(good(1)))]);
         check(None, &[Some(bad())], &[Some(Step::Start(bad()))]);
         check(None, &[None], &[None]);
@@ -79,14 +79,14 @@ mod tests {
     }
 
     #[test]
-    fn a_good_function_is_not_taken_away_on_first_sight() {
+    fn a_valid_function_is_changed_by_a_confirmed_finding_only() {
         check(Some(good(1)), &[Some(bad()), Some(bad())], &[Some(Step::Recheck), Some(Step::Reconfigure(bad()))]);
         check(Some(good(1)), &[None, None], &[Some(Step::Recheck), Some(Step::Drain)]);
         check(Some(good(1)), &[None, Some(bad())], &[Some(Step::Recheck), Some(Step::Recheck)]);
     }
 
     #[test]
-    fn a_function_that_was_doubted_wrongly_is_left_alone() {
+    fn a_finding_that_is_not_confirmed_has_no_effect() {
         check(Some(good(1)), &[None, Some(good(1)), None], &[Some(Step::Recheck), None, Some(Step::Recheck)]);
         check(Some(good(1)), &[Some(bad()), Some(good(2))], &[Some(Step::Recheck), Some(Step::Reconfigure(good(2)))]);
     }

@@ -1,18 +1,15 @@
-//! Reads the registry's directory: which functions there are, and what each one's file says.
+//! Reads the registry's directory: which functions exist, and what their files contain.
 //!
-//! Blocking; the actor runs it on a thread for such work.
+//! Blocking: the RegistryActor runs it on a thread of its own.
 
 use std::{collections::BTreeMap, io, path::Path, sync::Arc};
 
-use crate::spec::{FunctionSpec, SPEC_FILE};
+use crate::spec::{FunctionSpec, LoadedSpec, SPEC_FILE};
 
-/// What a function's file comes to: a spec, or every problem of the file.
-pub type LoadedSpec = Result<Arc<FunctionSpec>, Arc<str>>;
-
-/// Every function of the registry.
+/// Reads every function of the registry.
 ///
 /// # Errors
-/// When the registry itself cannot be read. A function that cannot be read is a loaded with a reason.
+/// The registry itself cannot be read. A function that cannot be read is an `Err` among the functions.
 pub fn scan_all(root: &Path) -> io::Result<BTreeMap<String, LoadedSpec>> {
     let mut specs = BTreeMap::new();
     for entry in std::fs::read_dir(root)? {
@@ -24,14 +21,14 @@ pub fn scan_all(root: &Path) -> io::Result<BTreeMap<String, LoadedSpec>> {
     Ok(specs)
 }
 
-/// One function of the registry. `None`: there is no such directory, or it holds no function.
+/// Reads one function of the registry. `None`: there is no such directory, or it contains no function.
 pub fn scan_one(root: &Path, name: &str) -> Option<LoadedSpec> {
-    // Editors and version control keep their own things in hidden directories.
+    // Editors and version control use hidden directories.
     if name.starts_with('.') {
         return None;
     }
     let directory = root.join(name);
-    // A dangling link or an unreadable file is a function with a problem.
+    // A dangling link or an unreadable file is a misconfigured function.
     match directory.metadata() {
         Ok(metadata) if !metadata.is_dir() => return None,
         Err(error) if is_absence(&error) => return None,
@@ -55,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_directory_with_a_function_file_is_a_function() {
+    fn finds_every_directory_with_a_function_file() {
         let root = tempfile::tempdir().unwrap();
         for name in ["good", "bad", "empty", ".hidden"] {
             fs::create_dir(root.path().join(name)).unwrap();
@@ -73,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_seen_is_not_taken_for_gone() {
+    fn an_inaccessible_function_is_not_taken_for_removed() {
         let root = tempfile::tempdir().unwrap();
         std::os::unix::fs::symlink("loop", root.path().join("loop")).unwrap();
         std::os::unix::fs::symlink("nowhere", root.path().join("dangling")).unwrap();
@@ -84,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn a_registry_that_is_not_there_is_an_error() {
+    fn a_missing_registry_is_an_error() {
         let root = tempfile::tempdir().unwrap();
         assert_eq!(scan_all(&root.path().join("nowhere")).unwrap_err().kind(), io::ErrorKind::NotFound);
         assert!(scan_one(root.path(), "nobody").is_none());

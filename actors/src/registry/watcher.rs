@@ -1,9 +1,8 @@
-//! Notices changes in the registry's directory.
+//! Watches the registry's directory for changes.
 //!
-//! Says only which functions to look at again; what has become of them is read by `scan.rs`.
+//! It only reports which functions to scan again; `scan.rs` reads them.
 
 use std::{
-    collections::BTreeSet,
     fs,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
@@ -22,97 +21,81 @@ use notify::{
 };
 use slog::{Logger, warn};
 
-use crate::{messages::FilesChanged, spec::SPEC_FILE};
+use super::messages::{Changes, FilesChanged};
+use crate::spec::SPEC_FILE;
 
-/// Between looks whether the registry is still what is watched.
+/// Between checks whether the watched directory is still the registry.
 const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Functions that may have changed.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Changes {
-    pub(super) names: BTreeSet<String>,
-    /// Anything may have changed: events were lost, or concern the registry itself.
-    pub(super) all: bool,
-}
-
-impl Changes {
-    /// Look at every function again.
-    pub fn anything() -> Self {
-        Self { all: true, ..Self::default() }
-    }
-
-    pub(super) fn merge(&mut self, other: Changes) {
-        self.names.extend(other.names);
-        self.all |= other.all;
-    }
-}
-
-/// What is watched: the registry and each function's directory, but nothing below. A link in there may lead to anywhere,
-/// and there may be a whole tree behind it. Watches until it is dropped.
+/// Watches the registry and each function's directory, but nothing below: a link in there may lead anywhere, and a whole
+/// tree may be behind it. Watches until it is dropped.
 ///
-/// All of its work blocks: not for the actors' thread.
+/// All of its work blocks, so it must not run on the actors' thread.
 pub(super) struct RegistryWatcher {
     root: PathBuf,
     state: Mutex<WatcherState>,
     log: Logger,
-    /// Dropped with it, which ends the thread that has unconfirmed.
+    /// Dropped with the watcher, which ends the checking thread.
     _alive: mpsc::Sender<()>,
 }
 
 struct WatcherState {
-    /// `None`: the system has no more of them.
+    /// `None`: the system provides no more of them.
     watcher: Option<RecommendedWatcher>,
-    /// Whether there is something that is not watched, for want of watches.
+    /// Whether something is not watched because the system limits the number of watches.
     incomplete: bool,
-    /// Device and number of the directory that is watched as the registry.
-    place: Option<(u64, u64)>,
+    /// The directory that is watched as the registry.
+    root: Option<DirectoryId>,
 }
 
+/// Device and inode of a directory.
+type DirectoryId = (u64, u64);
+
 impl RegistryWatcher {
-    /// Will tell `listener` of changes of what is followed below `root`, which is absolute.
+    /// Reports changes of what is followed below the absolute path `root` to `listener`.
     pub fn new(root: &Path, listener: Recipient<FilesChanged>, log: Logger) -> Arc<Self> {
-        let (base, unconfirmed) = (root.to_owned(), listener.clone());
+        let (base, checker) = (root.to_owned(), listener.clone());
         let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
-            // An error of the watcher means that events may be missing.
-            let changes = event.map_or_else(|_| Changes::anything(), |event| concerned(&base, &event));
+            // After an error of the watcher, events may be missing.
+            let changes = event.map_or_else(|_| Changes::anything(), |event| changes_of(&base, &event));
             if changes != Changes::default() {
                 listener.do_send(FilesChanged(changes));
             }
         });
-        let mut state = WatcherState { watcher: None, incomplete: false, place: None };
+        let mut state = WatcherState { watcher: None, incomplete: false, root: None };
         match watcher {
             Ok(watcher) => state.watcher = Some(watcher),
-            Err(error) => state.lose(&log, &error),
+            Err(error) => state.set_incomplete(&log, &error),
         }
         let (alive, end) = mpsc::channel();
-        let watch = Arc::new(Self { root: root.to_owned(), state: Mutex::new(state), log, _alive: alive });
-        let doubting = Arc::downgrade(&watch);
-        // A thread of its own: among those for blocking work, every look would keep another one from ending.
-        let doubt = move || {
+        let watcher = Arc::new(Self { root: root.to_owned(), state: Mutex::new(state), log, _alive: alive });
+        let checked = Arc::downgrade(&watcher);
+        // A thread of its own: a blocking thread of the runtime would never be idle long enough to end.
+        let check = move || {
             while end.recv_timeout(CHECK_INTERVAL) == Err(RecvTimeoutError::Timeout) {
-                let Some(watch) = doubting.upgrade() else { return };
-                if watch.is_doubtful() {
-                    unconfirmed.do_send(FilesChanged(Changes::anything()));
+                let Some(watcher) = checked.upgrade() else { return };
+                if watcher.may_have_missed() {
+                    checker.do_send(FilesChanged(Changes::anything()));
                 }
             }
         };
-        if let Err(error) = thread::Builder::new().name("registry".to_owned()).spawn(doubt) {
-            warn!(watch.log, "nobody looks whether another registry has taken the place of this one"; "error" => %error);
+        if let Err(error) = thread::Builder::new().name("registry".to_owned()).spawn(check) {
+            warn!(watcher.log, "the registry is not checked for replacement by another directory"; "error" => %error);
         }
-        watch
+        watcher
     }
 
-    /// Follows the registry, and each function that is in there.
+    /// Follows the registry and each function in it.
     pub fn follow_all(&self) {
         let mut state = self.state();
-        state.place = place(&self.root);
+        state.root = directory_id(&self.root);
         state.follow(&self.root, &self.log);
         for entry in fs::read_dir(&self.root).into_iter().flatten().flatten() {
             state.follow_function(&entry.path(), &self.log);
         }
     }
 
-    /// Follows these functions, whatever has taken the place of their directories.
+    /// Follows these functions, even if other directories have taken their place.
     pub fn follow<'n>(&self, names: impl Iterator<Item = &'n String>) {
         let mut state = self.state();
         for name in names {
@@ -120,11 +103,11 @@ impl RegistryWatcher {
         }
     }
 
-    /// Whether something may have changed of which nobody would be told: another directory has taken the place of the
-    /// registry, or not everything could be watched.
-    fn is_doubtful(&self) -> bool {
+    /// Returns whether changes may go unnoticed: another directory has taken the place of the registry, or not everything
+    /// could be watched.
+    fn may_have_missed(&self) -> bool {
         let state = self.state();
-        state.incomplete || place(&self.root) != state.place
+        state.incomplete || directory_id(&self.root) != state.root
     }
 
     fn state(&self) -> MutexGuard<'_, WatcherState> {
@@ -144,43 +127,43 @@ impl WatcherState {
         }
     }
 
-    /// Also what is followed: something else may be at that path by now. Until the former has been removed, that is told of as
-    /// well.
+    /// Follows a path, also if it is followed already: another file may be there now. The former one is reported as well
+    /// until it is removed.
     fn follow(&mut self, path: &Path, log: &Logger) {
         let Some(watcher) = &mut self.watcher else { return };
         match watcher.watch(path, RecursiveMode::NonRecursive) {
-            Err(error) if matches!(error.kind, notify::ErrorKind::MaxFilesWatch) => self.lose(log, &error),
-            // It has gone meanwhile, of which whoever watches what it was in is told.
+            Err(error) if matches!(error.kind, notify::ErrorKind::MaxFilesWatch) => self.set_incomplete(log, &error),
+            // The path was removed meanwhile, which the watch of its directory reports.
             Ok(()) | Err(_) => {}
         }
     }
 
-    fn lose(&mut self, log: &Logger, error: &notify::Error) {
+    fn set_incomplete(&mut self, log: &Logger, error: &notify::Error) {
         if !std::mem::replace(&mut self.incomplete, true) {
             warn!(log, "the registry cannot be watched as a whole and is read at intervals as well"; "error" => %error);
         }
     }
 }
 
-/// Which directory there is. `None`: none, or it cannot be seen.
-fn place(directory: &Path) -> Option<(u64, u64)> {
+/// Returns which directory is at that path. `None`: none, or it cannot be accessed.
+fn directory_id(directory: &Path) -> Option<DirectoryId> {
     fs::metadata(directory).ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
-/// Which functions an event is about.
-fn concerned(root: &Path, event: &Event) -> Changes {
-    let mere_reading = match event.kind {
+/// Returns which functions an event concerns.
+fn changes_of(root: &Path, event: &Event) -> Changes {
+    let is_read = match event.kind {
         EventKind::Access(AccessKind::Close(AccessMode::Write)) => false,
         EventKind::Access(_) => true,
         _ => false,
     };
-    if mere_reading {
+    if is_read {
         return Changes::default();
     }
     let mut changes = Changes { all: event.need_rescan(), ..Changes::default() };
     for path in &event.paths {
         match function_of(root, path) {
-            // Links to functions may lead through what is hidden.
+            // Links to functions may lead through hidden directories.
             Some(name) if !name.starts_with('.') => {
                 changes.names.insert(name);
             }
@@ -203,12 +186,12 @@ mod tests {
 
     #[track_caller]
     fn check(kind: EventKind, path: &str, names: &[&str], all: bool) {
-        let changes = concerned(Path::new("/r"), &Event::new(kind).add_path(path.into()));
+        let changes = changes_of(Path::new("/r"), &Event::new(kind).add_path(path.into()));
         assert_eq!(changes, Changes { names: names.iter().map(|name| name.to_string()).collect(), all });
     }
 
     #[test]
-    fn a_change_concerns_the_function_whose_directory_it_is_in() {
+    fn attributes_changes_to_the_function_of_their_directory() {
         check(EventKind::Create(CreateKind::Folder), "/r/f", &["f"], false);
         check(EventKind::Modify(ModifyKind::Any), "/r/f/function.toml", &["f"], false);
         check(EventKind::Access(AccessKind::Close(AccessMode::Write)), "/r/f/a/b", &["f"], false);
@@ -218,8 +201,8 @@ mod tests {
     }
 
     #[test]
-    fn lost_events_mean_that_anything_may_have_changed() {
+    fn lost_events_concern_every_function() {
         let event = Event::new(EventKind::Other).set_flag(Flag::Rescan);
-        assert!(concerned(Path::new("/r"), &event).all);
+        assert!(changes_of(Path::new("/r"), &event).all);
     }
 }

@@ -92,7 +92,7 @@ fn a_launch_that_takes_too_long_is_answered_in_time_and_ended_when_it_is_done() 
         sleep(secs(7)).await;
         assert_eq!((rig.fake.held(), rig.fake.running(), rig.states().await), (1, 0, vec!["launching"]));
         sleep(secs(2)).await;
-        assert_eq!((rig.fake.held(), rig.fake.asked()), (0, 1));
+        assert_eq!((rig.fake.held(), rig.fake.terminated()), (0, 1));
         rig.finish().await;
     });
 }

@@ -101,7 +101,7 @@ fn callbacks_from_elsewhere_second_ones_and_those_of_nobody_are_refused_and_coun
 fn a_callback_after_the_boot_timeout_brings_nobody_back() {
     with_paused_clock(async {
         let rig = Rig::new(&format!("{CALLBACK}\nstop-grace = 10"));
-        rig.fake.usually(Script { on_stop: OnStop::EndsAfter(secs(5)), ..Script::default() });
+        rig.fake.usually(Script { on_terminate: OnTerminate::ExitsAfter(secs(5)), ..Script::default() });
         assert!(matches!(rig.acquire().await, Err(Refusal::BootTimedOut { .. })));
         assert_eq!(rig.call_back(1, 1).await, Some(CallbackOutcome::NotExpected));
         sleep(secs(6)).await;

@@ -50,7 +50,7 @@ fn those_who_wait_when_the_spec_changes_are_served_by_the_boot_under_way() {
         assert_eq!((before.endpoint().revision, launched), (1, 1));
         drop(before);
         assert_eq!(after.await.unwrap().unwrap().endpoint().revision, 2);
-        assert_eq!(rig.fake.most_held(), 1);
+        assert_eq!(rig.fake.max_held(), 1);
         rig.finish().await;
     });
 }
@@ -148,7 +148,7 @@ fn fifty_changes_in_a_row_lose_no_request() {
             assert!(client.await.unwrap() > 10);
         }
         assert_eq!(rig.snapshot().await.revision, 51);
-        assert!(rig.fake.most_held() <= 3);
+        assert!(rig.fake.max_held() <= 3);
         rig.finish().await;
     });
 }
@@ -231,7 +231,7 @@ fn a_function_that_is_removed_and_comes_back_does_not_mind_its_predecessor() {
         let rig = Rig::new("");
         let old = rig.acquire().await.unwrap();
         rig.remove().await;
-        rig.bring_back("").await;
+        rig.add_again("").await;
         let new = rig.acquire().await.unwrap();
         assert_ne!(new.endpoint().instance, old.endpoint().instance);
         drop(old);

@@ -46,7 +46,7 @@ fn those_who_wait_are_refused_and_those_who_are_served_may_finish() {
 fn what_is_still_being_served_after_the_grace_is_killed() {
     with_paused_clock(async {
         let rig = Rig::new("");
-        rig.fake.usually(Script { on_stop: OnStop::Ignores, ..Script::default() });
+        rig.fake.usually(Script { on_terminate: OnTerminate::Ignores, ..Script::default() });
         let busy = rig.acquire().await.unwrap();
         let asked_at = Instant::now();
         rig.drain(secs(60)).await.unwrap();
@@ -61,7 +61,7 @@ fn what_is_still_being_served_after_the_grace_is_killed() {
 fn a_second_drain_hurries_the_first() {
     with_paused_clock(async {
         let rig = Rig::new("stop-grace = 30");
-        rig.fake.usually(Script { on_stop: OnStop::Ignores, ..Script::default() });
+        rig.fake.usually(Script { on_terminate: OnTerminate::Ignores, ..Script::default() });
         let busy = rig.acquire().await.unwrap();
         let mut first = rig.drain(secs(60));
         sleep(secs(10)).await;
@@ -79,7 +79,7 @@ fn a_second_drain_hurries_the_first() {
 fn a_hurried_drain_kills_what_has_been_asked_to_end_already() {
     with_paused_clock(async {
         let rig = Rig::new("stop-grace = 30");
-        rig.fake.usually(Script { on_stop: OnStop::Ignores, ..Script::default() });
+        rig.fake.usually(Script { on_terminate: OnTerminate::Ignores, ..Script::default() });
         drop(rig.acquire().await.unwrap());
         let _first = rig.drain(secs(60));
         sleep(secs(1)).await;
@@ -109,7 +109,7 @@ fn an_instance_that_is_being_launched_is_ended_when_it_exists() {
 fn an_instance_that_is_being_launched_gets_no_grace_once_the_drain_has_none() {
     with_paused_clock(async {
         let rig = Rig::new("stop-grace = 30");
-        rig.fake.usually(Script { launch_after: secs(5), on_stop: OnStop::Ignores, ..Script::default() });
+        rig.fake.usually(Script { launch_after: secs(5), on_terminate: OnTerminate::Ignores, ..Script::default() });
         rig.request().await.abort();
         let asked_at = Instant::now();
         rig.drain(secs(1)).await.unwrap();

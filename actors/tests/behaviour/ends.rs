@@ -54,7 +54,7 @@ fn those_who_wait_for_an_instance_that_dies_get_another() {
         for request in waiting {
             request.await.unwrap().unwrap();
         }
-        assert_eq!((rig.fake.launched(), rig.fake.most_held()), (2, 1));
+        assert_eq!((rig.fake.launched(), rig.fake.max_held()), (2, 1));
         drop(lease);
         rig.finish().await;
     });
@@ -66,7 +66,7 @@ fn a_guest_that_ends_when_asked_is_not_killed() {
         let rig = Rig::new("single-use = true");
         drop(rig.acquire().await.unwrap());
         sleep(secs(1)).await;
-        assert_eq!((rig.fake.held(), rig.fake.asked(), rig.fake.killed()), (0, 1, 0));
+        assert_eq!((rig.fake.held(), rig.fake.terminated(), rig.fake.killed()), (0, 1, 0));
         rig.finish().await;
     });
 }
@@ -75,10 +75,10 @@ fn a_guest_that_ends_when_asked_is_not_killed() {
 fn a_guest_that_ignores_the_request_to_end_is_killed_after_its_grace() {
     with_paused_clock(async {
         let rig = Rig::new("single-use = true\nstop-grace = 3");
-        rig.fake.usually(Script { on_stop: OnStop::Ignores, ..Script::default() });
+        rig.fake.usually(Script { on_terminate: OnTerminate::Ignores, ..Script::default() });
         drop(rig.acquire().await.unwrap());
         sleep(ms(2_990)).await;
-        assert_eq!((rig.fake.running(), rig.fake.asked(), rig.fake.killed()), (1, 1, 0));
+        assert_eq!((rig.fake.running(), rig.fake.terminated(), rig.fake.killed()), (1, 1, 0));
         sleep(ms(20)).await;
         assert_eq!((rig.fake.running(), rig.fake.killed()), (0, 1));
         rig.finish().await;
@@ -89,7 +89,7 @@ fn a_guest_that_ignores_the_request_to_end_is_killed_after_its_grace() {
 fn an_instance_that_is_asked_to_end_has_not_ended_before_it_does() {
     with_paused_clock(async {
         let rig = Rig::new("single-use = true\nstop-grace = 3");
-        rig.fake.usually(Script { on_stop: OnStop::Ignores, ..Script::default() });
+        rig.fake.usually(Script { on_terminate: OnTerminate::Ignores, ..Script::default() });
         let lease = rig.acquire().await.unwrap();
         let (endpoint, asked_at) = (lease.endpoint().clone(), Instant::now());
         drop(lease);
@@ -107,7 +107,7 @@ fn without_a_grace_a_guest_is_killed_without_being_asked() {
         let rig = Rig::new("single-use = true\nstop-grace = 0");
         drop(rig.acquire().await.unwrap());
         rig.settle().await;
-        assert_eq!((rig.fake.running(), rig.fake.asked(), rig.fake.killed()), (0, 0, 1));
+        assert_eq!((rig.fake.running(), rig.fake.terminated(), rig.fake.killed()), (0, 0, 1));
         rig.finish().await;
     });
 }
@@ -116,7 +116,7 @@ fn without_a_grace_a_guest_is_killed_without_being_asked() {
 fn a_guest_that_not_even_a_kill_ends_is_given_up_on() {
     with_paused_clock(async {
         let rig = Rig::new("single-use = true\nmax-instances = 1");
-        rig.fake.next(Script { on_stop: OnStop::Ignores, undying: true, ..Script::default() });
+        rig.fake.next(Script { on_terminate: OnTerminate::Ignores, survives_kill: true, ..Script::default() });
         let lease = rig.acquire().await.unwrap();
         let endpoint = lease.endpoint().clone();
         drop(lease);
@@ -130,7 +130,7 @@ fn a_guest_that_not_even_a_kill_ends_is_given_up_on() {
 
 /// Not even a kill ends it, so that what it has cannot be given back.
 fn stuck() -> Script {
-    Script { on_stop: OnStop::Ignores, undying: true, reclaim: Reclaim::Fails, ..Script::default() }
+    Script { on_terminate: OnTerminate::Ignores, survives_kill: true, reclaim: Reclaim::Fails, ..Script::default() }
 }
 
 #[test]
@@ -142,17 +142,17 @@ fn the_memory_of_an_instance_that_cannot_be_ended_is_taken_until_it_has_ended() 
         drop(rig.acquire().await.unwrap());
         // Half a second of grace, and five until it is given up.
         sleep(secs(6)).await;
-        assert_eq!((rig.instances().await.len(), rig.admission.report().memory_taken), (0, 128));
+        assert_eq!((rig.instances().await.len(), rig.admission().await.memory_taken), (0, 128));
 
         rig.request_of("idle").await.await.unwrap().unwrap();
         let asked_at = Instant::now();
         rig.request_of("big").await.await.unwrap().unwrap();
         assert!(asked_at.elapsed() < secs(1), "nobody counts on its end, and another one makes room");
-        assert_eq!((rig.evicted(), rig.admission.report().memory_taken), (1, 3 * 128));
+        assert_eq!((rig.evicted(), rig.admission().await.memory_taken), (1, 3 * 128));
 
-        rig.fake.release();
+        rig.fake.end_stuck();
         rig.settle().await;
-        assert_eq!(rig.admission.report().memory_taken, 2 * 128);
+        assert_eq!(rig.admission().await.memory_taken, 2 * 128);
         assert_eq!(rig.log.count("the instance that could not be ended has ended"), 1);
         rig.finish().await;
     });
@@ -169,7 +169,7 @@ fn the_end_of_everything_does_not_wait_for_what_cannot_be_ended() {
             let longest = if matches!(reclaim, Reclaim::Fails) { secs(5) } else { secs(5 + 30) };
             let drained = timeout(longest + ms(10), rig.drain(secs(0))).await;
             drained.unwrap_or_else(|_| panic!("{reclaim:?}: it waits")).unwrap();
-            assert_eq!(rig.admission.report().memory_taken, 128, "{reclaim:?}");
+            assert_eq!(rig.admission().await.memory_taken, 128, "{reclaim:?}");
             drop(lease);
             rig.finish().await;
         });

@@ -40,7 +40,7 @@ fn only_those_who_shared_the_boot_are_told_of_its_panic() {
 fn the_guest_of_an_actor_that_panics_is_killed() {
     with_paused_clock(async {
         let rig = Rig::new("single-use = true\nmax-instances = 1");
-        rig.fake.next(Script { on_stop: OnStop::Panics, ..Script::default() });
+        rig.fake.next(Script { on_terminate: OnTerminate::Panics, ..Script::default() });
         let endpoint = rig.acquire().await.unwrap().endpoint().clone();
         rig.settle().await;
         assert_eq!((endpoint.is_live(), rig.fake.running(), rig.fake.held()), (false, 0, 0));

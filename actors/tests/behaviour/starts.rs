@@ -17,7 +17,7 @@ fn no_more_instances_start_at_once_than_may() {
         let rig = Rig::with(starts(2), &[(FUNCTION, "single-use = true")]);
         let asked_at = Instant::now();
         let requests = rig.requests(10).await;
-        assert_eq!((rig.admission.report().starting, rig.fake.launched()), (2, 2));
+        assert_eq!((rig.admission().await.starting, rig.fake.launched()), (2, 2));
         for request in requests {
             request.await.unwrap().unwrap();
         }
@@ -61,7 +61,7 @@ fn a_start_that_fails_lets_the_next_one_through() {
             assert!(failing.await.unwrap().is_err());
             waiting.await.unwrap().unwrap();
         }
-        assert_eq!(rig.admission.report().starting, 0);
+        assert_eq!(rig.admission().await.starting, 0);
         rig.finish().await;
     });
 }

@@ -26,7 +26,7 @@ fn those_who_wait_are_served_in_the_order_of_arrival() {
             request.await.unwrap();
         }
         assert_eq!(*served.borrow(), (0..20).collect::<Vec<_>>());
-        assert_eq!(rig.fake.most_held(), 1);
+        assert_eq!(rig.fake.max_held(), 1);
         rig.finish().await;
     });
 }
@@ -39,7 +39,7 @@ fn instances_that_are_ending_count_towards_the_maximum() {
         for request in requests {
             request.await.unwrap().unwrap();
         }
-        assert_eq!((rig.fake.launched(), rig.fake.most_held()), (10, 2));
+        assert_eq!((rig.fake.launched(), rig.fake.max_held()), (10, 2));
         rig.finish().await;
     });
 }
@@ -54,7 +54,7 @@ fn without_a_maximum_memory_is_the_limit() {
         for request in requests {
             request.await.unwrap().unwrap();
         }
-        assert_eq!(rig.fake.most_held(), 1000);
+        assert_eq!(rig.fake.max_held(), 1000);
         rig.finish().await;
     });
 }

@@ -9,7 +9,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
 };
-use unifaas_actors::{Admission, ReadyToken};
+use unifaas_actors::{AdmissionActor, ReadyToken};
 
 use crate::{
     host::function_peers::FunctionPeers,
@@ -108,7 +108,7 @@ fn shared() -> Shared {
         max_starts: 0,
         max_process_starts: None,
     };
-    let admission = Admission::new(unifaas_actors::HostLimits { memory: 0, process_starts: 0, starts: 0 });
+    let admission = AdmissionActor::launch(unifaas_actors::HostLimits { memory: 0, process_starts: 0, starts: 0 });
     let limits = Limits { connections: 1, connections_each: 1, client_timeout: None };
     let log = Logger::root(Discard, o!());
     Shared::new(Arc::default(), Arc::default(), admission, FunctionPeers::default(), limits, settings, log)

@@ -1,4 +1,4 @@
-//! What every event means in every state, row by row. Sequences of events are in `walk.rs`.
+//! The effects of every event in every state, row by row. Sequences of events are in `walk.rs`.
 
 mod walk;
 
@@ -6,27 +6,23 @@ use std::{net::Ipv4Addr, sync::LazyLock};
 
 use super::{Effect::*, *};
 
-const GUEST: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2));
-const STRANGER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 3));
-/// Serial of the alarm that is set when an event comes; the next one has the next number.
+const INSTANCE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2));
+const ELSEWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 3));
+/// The serial of the alarm that is set when an event comes. The next alarm has the next number.
 const ALARM: u64 = 7;
 
-const TIMES: Times = Times {
-    boot_timeout: Duration::from_secs(25),
-    keepalive: Duration::from_secs(60),
-    stop_grace: Duration::from_secs(2),
-};
+const TIMES: Times = Times { boot_timeout: Duration::from_secs(25), stop_grace: Duration::from_secs(2) };
 
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 const LAUNCHING: State = State::Launching(LaunchIntent::Serve);
-const UNWANTED: State = State::Launching(LaunchIntent::Cancel);
-const DOOMED: State = State::Launching(LaunchIntent::Kill);
-const BOOTING: State = State::Booting { callback_source: GUEST };
-const ASKED: State = State::Stopping { killed: false };
+const CANCELLED: State = State::Launching(LaunchIntent::Cancel);
+const TO_BE_KILLED: State = State::Launching(LaunchIntent::Kill);
+const BOOTING: State = State::Booting { callback_source: INSTANCE };
+const TERMINATING: State = State::Stopping { killed: false };
 const KILLED: State = State::Stopping { killed: true };
 
-const LAUNCHED: Event = Event::Launched { callback_source: GUEST };
+const LAUNCHED: Event = Event::Launched { callback_source: INSTANCE };
 const EXITED: Event = Event::Exited(SandboxExit::Code(3));
 const STOP: Event = Event::Stop { reason: StopReason::Drained, now: false };
 const STOP_NOW: Event = Event::Stop { reason: StopReason::Drained, now: true };
@@ -39,40 +35,23 @@ fn refused() -> LaunchError {
     LaunchError::Refused("no".to_owned())
 }
 
-fn until(seconds: u64) -> Event {
-    Event::Checked(Idleness::Until(*START + Duration::from_secs(seconds)))
-}
-
 fn every_event() -> Vec<Event> {
-    vec![
-        LAUNCHED,
-        launch_failed(),
-        Event::Probed,
-        EXITED,
-        STOP,
-        STOP_NOW,
-        Event::Alarm(ALARM),
-        Event::Alarm(ALARM - 1),
-        Event::Checked(Idleness::Retired),
-        until(9),
-        Event::Checked(Idleness::Busy),
-        Event::Checked(Idleness::Needed),
-        Event::BecameIdle,
-        Event::Reclaimed,
-    ]
+    let alarms = [Event::Alarm(ALARM), Event::Alarm(ALARM - 1)];
+    let events = [LAUNCHED, launch_failed(), Event::Probed, EXITED, STOP, STOP_NOW, Event::Reclaimed];
+    alarms.into_iter().chain(events).collect()
 }
 
 fn lifecycle(state: State, times: Times) -> Lifecycle {
     Lifecycle { state, since: *START, epoch: 1, alarm: ALARM, times }
 }
 
-/// The alarm that is set next, in so many seconds.
+/// Returns the next alarm, after that many seconds.
 fn alarm_in(seconds: u64) -> Effect {
     SetAlarm { serial: ALARM + 1, at: *START + Duration::from_secs(seconds) }
 }
 
 fn killed_at_once() -> Vec<Effect> {
-    vec![Kill, alarm_in(DEATH_TIMEOUT.as_secs())]
+    vec![Kill, alarm_in(KILL_TIMEOUT.as_secs())]
 }
 
 #[track_caller]
@@ -82,7 +61,7 @@ fn check_with(times: Times, state: &State, event: Event, next: &State, effects: 
     assert_eq!((lifecycle.state(), got.as_slice()), (next, effects), "{event:?} in {state:?}");
 }
 
-/// Checks every event in one state: those of the rows do what these say, all others nothing.
+/// Checks every event in one state: those of the rows have the effects given there, all others none.
 #[track_caller]
 fn check(state: State, rows: &[(Event, State, Vec<Effect>)]) {
     for event in every_event() {
@@ -97,79 +76,76 @@ fn check(state: State, rows: &[(Event, State, Vec<Effect>)]) {
 }
 
 #[test]
-fn a_life_begins_with_the_boot_alarm() {
+fn begins_with_the_boot_alarm() {
     let (lifecycle, effects) = Lifecycle::begin(*START, TIMES);
     assert_eq!((lifecycle.state(), lifecycle.epoch()), (&LAUNCHING, 0));
     assert_eq!(effects, [SetAlarm { serial: 1, at: *START + TIMES.boot_timeout }]);
 }
 
 #[test]
-fn launching_ends_with_the_launch_or_with_nobody_wanting_it() {
+fn launching_ends_by_launch_failure_timeout_or_stop() {
     check(
         LAUNCHING,
         &[
             (LAUNCHED, BOOTING, vec![Probe]),
             (launch_failed(), State::Gone, vec![Lost(StopReason::LaunchFailed(refused())), ClearAlarm, Finish]),
-            (Event::Alarm(ALARM), UNWANTED, vec![ClearAlarm, Lost(StopReason::BootTimedOut)]),
-            (STOP, UNWANTED, vec![ClearAlarm, Lost(StopReason::Drained)]),
-            (STOP_NOW, DOOMED, vec![ClearAlarm, Lost(StopReason::Drained)]),
+            (Event::Alarm(ALARM), CANCELLED, vec![ClearAlarm, Lost(StopReason::BootTimedOut)]),
+            (STOP, CANCELLED, vec![ClearAlarm, Lost(StopReason::Drained)]),
+            (STOP_NOW, TO_BE_KILLED, vec![ClearAlarm, Lost(StopReason::Drained)]),
         ],
     );
 }
 
 #[test]
-fn an_instance_that_nobody_wants_is_ended_as_soon_as_it_exists() {
+fn a_cancelled_launch_is_terminated_as_soon_as_the_instance_exists() {
     check(
-        UNWANTED,
+        CANCELLED,
         &[
-            (LAUNCHED, ASKED, vec![Terminate, alarm_in(2)]),
+            (LAUNCHED, TERMINATING, vec![Terminate, alarm_in(2)]),
             (launch_failed(), State::Gone, vec![ClearAlarm, Finish]),
-            (STOP_NOW, DOOMED, vec![]),
+            (STOP_NOW, TO_BE_KILLED, vec![]),
         ],
     );
 }
 
 #[test]
-fn an_instance_that_gets_no_grace_is_killed_as_soon_as_it_exists() {
-    check(DOOMED, &[(LAUNCHED, KILLED, killed_at_once()), (launch_failed(), State::Gone, vec![ClearAlarm, Finish])]);
+fn a_cancelled_launch_without_grace_is_killed_as_soon_as_the_instance_exists() {
+    check(
+        TO_BE_KILLED,
+        &[(LAUNCHED, KILLED, killed_at_once()), (launch_failed(), State::Gone, vec![ClearAlarm, Finish])],
+    );
 }
 
 #[test]
-fn booting_ends_with_readiness_a_timeout_an_exit_or_a_stop() {
+fn booting_ends_by_readiness_timeout_exit_or_stop() {
     check(
         BOOTING,
         &[
-            (Event::Probed, State::Serving, vec![Ready, alarm_in(60)]),
-            (Event::Alarm(ALARM), ASKED, vec![Lost(StopReason::BootTimedOut), Terminate, alarm_in(2)]),
+            (Event::Probed, State::Serving, vec![ClearAlarm, Ready]),
+            (Event::Alarm(ALARM), TERMINATING, vec![Lost(StopReason::BootTimedOut), Terminate, alarm_in(2)]),
             (EXITED, State::Reaping, vec![Lost(StopReason::BootFailed(SandboxExit::Code(3))), ClearAlarm, Reclaim]),
-            (STOP, ASKED, vec![Lost(StopReason::Drained), Terminate, alarm_in(2)]),
+            (STOP, TERMINATING, vec![Lost(StopReason::Drained), Terminate, alarm_in(2)]),
             (STOP_NOW, KILLED, vec![Lost(StopReason::Drained), Kill, alarm_in(5)]),
         ],
     );
 }
 
 #[test]
-fn serving_goes_on_until_the_instance_is_idle_exits_or_is_stopped() {
+fn serving_ends_by_exit_or_stop() {
     check(
         State::Serving,
         &[
-            (Event::Alarm(ALARM), State::Serving, vec![CheckIdle]),
-            (Event::Checked(Idleness::Retired), ASKED, vec![Lost(StopReason::Idle), Terminate, alarm_in(2)]),
-            (until(9), State::Serving, vec![alarm_in(9)]),
-            (Event::Checked(Idleness::Busy), State::Serving, vec![ClearAlarm]),
-            (Event::Checked(Idleness::Needed), State::Serving, vec![alarm_in(60)]),
-            (Event::BecameIdle, State::Serving, vec![alarm_in(60)]),
             (EXITED, State::Reaping, vec![Lost(StopReason::Exited(SandboxExit::Code(3))), ClearAlarm, Reclaim]),
-            (STOP, ASKED, vec![Lost(StopReason::Drained), Terminate, alarm_in(2)]),
+            (STOP, TERMINATING, vec![Lost(StopReason::Drained), Terminate, alarm_in(2)]),
             (STOP_NOW, KILLED, vec![Lost(StopReason::Drained), Kill, alarm_in(5)]),
         ],
     );
 }
 
 #[test]
-fn an_instance_that_was_asked_to_end_is_killed_when_it_does_not() {
+fn a_terminated_instance_is_killed_if_it_does_not_exit() {
     check(
-        ASKED,
+        TERMINATING,
         &[
             (EXITED, State::Reaping, vec![ClearAlarm, Reclaim]),
             (Event::Alarm(ALARM), KILLED, killed_at_once()),
@@ -179,7 +155,7 @@ fn an_instance_that_was_asked_to_end_is_killed_when_it_does_not() {
 }
 
 #[test]
-fn a_killed_instance_that_is_not_seen_dead_is_given_up_on() {
+fn a_killed_instance_is_reclaimed_even_if_its_exit_is_not_observed() {
     check(
         KILLED,
         &[
@@ -190,7 +166,7 @@ fn a_killed_instance_that_is_not_seen_dead_is_given_up_on() {
 }
 
 #[test]
-fn reaping_ends_when_everything_is_given_back() {
+fn reaping_ends_when_everything_is_reclaimed() {
     check(State::Reaping, &[(Event::Reclaimed, State::Gone, vec![Finish])]);
 }
 
@@ -200,40 +176,28 @@ fn gone_is_final() {
 }
 
 #[test]
-fn without_a_grace_an_instance_is_killed_at_once() {
+fn an_instance_without_grace_is_killed_at_once() {
     let times = Times { stop_grace: Duration::ZERO, ..TIMES };
     let lost = vec![Lost(StopReason::Drained), Kill, alarm_in(5)];
     check_with(times, &State::Serving, STOP, &KILLED, &lost);
     check_with(times, &BOOTING, STOP, &KILLED, &lost);
-    check_with(times, &UNWANTED, LAUNCHED, &KILLED, &killed_at_once());
+    check_with(times, &CANCELLED, LAUNCHED, &KILLED, &killed_at_once());
 }
 
 #[test]
-fn without_a_keepalive_a_needed_instance_still_rests_before_it_asks_again() {
-    let times = Times { keepalive: Duration::ZERO, ..TIMES };
-    check_with(times, &State::Serving, Event::Checked(Idleness::Needed), &State::Serving, &[alarm_in(1)]);
-    check_with(times, &State::Serving, Event::BecameIdle, &State::Serving, &[alarm_in(0)]);
-}
-
-#[test]
-fn every_alarm_but_the_last_is_late() {
+fn only_the_last_alarm_counts() {
     let mut lifecycle = lifecycle(State::Serving, TIMES);
-    for rested in 1..=3 {
-        assert_eq!(
-            lifecycle.on(Event::BecameIdle, *START),
-            [SetAlarm { serial: ALARM + rested, at: *START + TIMES.keepalive }]
-        );
-    }
-    for late in 0..ALARM + 3 {
+    assert_eq!(lifecycle.on(STOP, *START), [Lost(StopReason::Drained), Terminate, alarm_in(2)]);
+    for late in 0..=ALARM {
         assert_eq!(lifecycle.on(Event::Alarm(late), *START), [], "alarm {late}");
     }
-    assert_eq!(lifecycle.on(Event::Alarm(ALARM + 3), *START), [CheckIdle]);
+    assert!(lifecycle.on(Event::Alarm(ALARM + 1), *START).contains(&Kill));
 }
 
 #[test]
-fn an_alarm_that_was_cleared_is_late() {
-    let mut lifecycle = lifecycle(State::Serving, TIMES);
-    assert_eq!(lifecycle.on(Event::Checked(Idleness::Busy), *START), [ClearAlarm]);
+fn an_alarm_that_was_cleared_has_no_effect() {
+    let mut lifecycle = lifecycle(BOOTING, TIMES);
+    assert_eq!(lifecycle.on(Event::Probed, *START), [ClearAlarm, Ready]);
     assert_eq!(lifecycle.on(Event::Alarm(ALARM), *START), []);
 }
 
@@ -243,23 +207,24 @@ fn a_change_of_state_is_dated_and_counted() {
     let later = *START + Duration::from_secs(3);
     lifecycle.on(Event::Probed, later);
     assert_eq!((lifecycle.since(), lifecycle.epoch()), (later, 2));
-    lifecycle.on(Event::BecameIdle, later + Duration::from_secs(1));
+    lifecycle.on(Event::Probed, later + Duration::from_secs(1));
     assert_eq!((lifecycle.since(), lifecycle.epoch()), (later, 2));
 }
 
 #[test]
-fn only_the_first_callback_from_the_instance_itself_is_believed() {
+fn accepts_only_the_first_callback_from_the_instance_itself() {
     #[track_caller]
     fn check(state: State, from: IpAddr, outcome: Option<CallbackOutcome>, next: &State, effects: &[Effect]) {
         let mut lifecycle = lifecycle(state, TIMES);
         let got = lifecycle.callback(from, *START);
         assert_eq!((lifecycle.state(), got), (next, (outcome, effects.to_vec())));
     }
-    check(BOOTING, GUEST, Some(CallbackOutcome::Accepted), &State::Serving, &[Ready, alarm_in(60)]);
-    check(BOOTING, STRANGER, Some(CallbackOutcome::WrongSource), &BOOTING, &[]);
-    for from in [GUEST, STRANGER] {
+    check(BOOTING, INSTANCE, Some(CallbackOutcome::Accepted), &State::Serving, &[ClearAlarm, Ready]);
+    check(BOOTING, ELSEWHERE, Some(CallbackOutcome::WrongSource), &BOOTING, &[]);
+    for from in [INSTANCE, ELSEWHERE] {
         check(LAUNCHING, from, None, &LAUNCHING, &[]);
-        for state in [UNWANTED, DOOMED, State::Serving, ASKED, KILLED, State::Reaping, State::Gone] {
+        let others = [CANCELLED, TO_BE_KILLED, State::Serving, TERMINATING, KILLED, State::Reaping, State::Gone];
+        for state in others {
             check(state.clone(), from, Some(CallbackOutcome::NotExpected), &state, &[]);
         }
     }

@@ -74,7 +74,8 @@ fn script(random: &mut StdRng) -> Script {
         _ => Launch::Works,
     };
     let exit_after = random.random_bool(0.15).then(|| (ms(random.random_range(0..3_000)), SandboxExit::Code(1)));
-    let on_stop = [OnStop::EndsAfter(ms(20)), OnStop::EndsAfter(ms(700)), OnStop::Ignores, OnStop::Panics];
+    let on_terminate =
+        [OnTerminate::ExitsAfter(ms(20)), OnTerminate::ExitsAfter(ms(700)), OnTerminate::Ignores, OnTerminate::Panics];
     let reclaim = match random.random_range(0..20) {
         0 => Reclaim::Never,
         1 => Reclaim::Fails,
@@ -93,9 +94,9 @@ fn script(random: &mut StdRng) -> Script {
         calls: calls(random),
         prints: "",
         exit_after,
-        end_seen_after: seen,
-        on_stop: any(random, &on_stop),
-        undying: random.random_bool(0.02),
+        exit_observed_after: seen,
+        on_terminate: any(random, &on_terminate),
+        survives_kill: random.random_bool(0.02),
         reclaim,
     }
 }
@@ -107,8 +108,8 @@ fn calls(random: &mut StdRng) -> Vec<Call> {
     match random.random_range(0..10) {
         0 => Vec::new(),
         1 => vec![honest, honest, Call { after: after(random), by: Caller::Itself }],
-        2 => vec![Call { after: after(random), by: Caller::Stranger }, honest],
-        3 => vec![Call { after: ms(0), by: Caller::Forger }, Call { after: ms(0), by: Caller::Stranger }],
+        2 => vec![Call { after: after(random), by: Caller::OtherAddress }, honest],
+        3 => vec![Call { after: ms(0), by: Caller::OtherToken }, Call { after: ms(0), by: Caller::OtherAddress }],
         4 => vec![Call { after: ms(0), by: Caller::Itself }; 8],
         _ => vec![honest],
     }

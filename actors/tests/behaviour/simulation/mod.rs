@@ -17,7 +17,7 @@ use std::{collections::BTreeMap, rc::Rc, time::Duration};
 
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IteratorRandom};
 use tokio::time::timeout;
-use unifaas_actors::{FunctionQuestion, HostLimits, Refusal, sandbox::SandboxExit};
+use unifaas_actors::{HostLimits, Refusal, sandbox::SandboxExit};
 
 use self::{draw::Plan, scene::Scene};
 use crate::support::*;
@@ -96,8 +96,8 @@ async fn run(mut random: StdRng) -> BTreeMap<&'static str, usize> {
         rig.settle().await;
         for handle in FUNCTIONS.iter().filter_map(|name| rig.handle_of(name)) {
             // No answer: nothing was left of it.
-            let now = handle.actor().send(FunctionQuestion).await;
-            assert!(now.is_err() || now.is_ok_and(|now| now.waiting == 0), "somebody waits for what will never come");
+            let now = handle.inspect().await;
+            assert!(now.is_none_or(|now| now.function.waiting == 0), "a caller waits for nothing");
         }
         sleep(secs(grace)).await;
         scene.hurried.set(true);
@@ -114,7 +114,7 @@ async fn run(mut random: StdRng) -> BTreeMap<&'static str, usize> {
     if !drains {
         let call = Call { after: ms(50), by: Caller::Itself };
         rig.fake.always(Script { calls: vec![call], ..Script::default() });
-        rig.log.calm_down();
+        rig.log.stop_panicking();
         sleep(CALM).await;
         recover(&rig, plan.limits).await;
         serve_together(&rig, plan.limits).await;
@@ -157,7 +157,7 @@ async fn serve_together(rig: &Rig, limits: HostLimits) {
         let instances = rig.instances_of(name).await;
         assert_eq!(instances.iter().map(|i| (i.state, i.in_flight)).collect::<Vec<_>>(), [("idle", 0)], "{name}");
     }
-    let report = rig.admission.report();
+    let report = rig.admission().await;
     assert_eq!((report.memory_taken, report.memory_free), (3 * 64, limits.memory - 3 * 64));
     assert_eq!((report.starting, report.functions_waiting, rig.fake.held()), (0, 0, 3));
 
@@ -237,7 +237,7 @@ async fn disturb(rig: Rc<Rig>, scene: Rc<Scene>, plan: Plan, seed: u64) {
                 rig.log.panic_at(bugs.iter().choose(&mut random).expect("there are some"));
             }
             _ => {
-                if let Some(guest) = rig.fake.guests().into_iter().choose(&mut random) {
+                if let Some(guest) = rig.fake.running_instances().into_iter().choose(&mut random) {
                     scene.note("crash");
                     rig.fake.crash(guest, SandboxExit::Signal(9));
                 }

@@ -112,7 +112,7 @@ impl Scene {
 /// Sees that the host is never overcommitted: neither by its books, nor in fact.
 pub async fn watch(rig: Rc<Rig>, limits: HostLimits) {
     loop {
-        let report = rig.admission.report();
+        let report = rig.admission().await;
         assert_eq!(report.memory_taken + report.memory_free, limits.memory);
         assert!(report.starting <= limits.process_starts, "{} are starting", report.starting);
         let held = rig.fake.memory();
@@ -125,6 +125,6 @@ pub async fn watch(rig: Rc<Rig>, limits: HostLimits) {
 pub async fn end_what_is_stuck(rig: Rc<Rig>, pause: Duration) {
     loop {
         sleep(pause).await;
-        rig.fake.release();
+        rig.fake.end_stuck();
     }
 }

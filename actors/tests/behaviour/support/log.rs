@@ -1,5 +1,5 @@
-//! A log that remembers what was said, and can be told to blow up: that is how a test makes an actor panic in the middle
-//! of its work.
+//! A log that keeps its lines, and can be made to panic at one of them. So a test makes an actor panic in the middle of its
+//! work.
 
 use std::{
     panic::{RefUnwindSafe, UnwindSafe},
@@ -11,13 +11,13 @@ use slog::{Drain, Logger, Never, OwnedKVList, Record, o};
 use super::PLANNED;
 
 #[derive(Clone, Default)]
-pub struct Log(Arc<Mutex<Book>>);
+pub struct Log(Arc<Mutex<LogState>>);
 
 #[derive(Default)]
-struct Book {
+struct LogState {
     lines: Vec<String>,
-    mine: Option<&'static str>,
-    exploded: usize,
+    panic_at: Option<&'static str>,
+    panics: usize,
 }
 
 impl UnwindSafe for Log {}
@@ -28,28 +28,28 @@ impl Log {
         Logger::root(self.clone(), o!())
     }
 
-    /// Whoever says this next panics while doing so.
+    /// Makes the next actor that logs this line panic.
     pub fn panic_at(&self, line: &'static str) {
-        self.book(|book| book.mine = Some(line));
+        self.with_state(|state| state.panic_at = Some(line));
     }
 
-    /// Nobody panics any more.
-    pub fn calm_down(&self) {
-        self.book(|book| book.mine = None);
+    /// Undoes [`panic_at`](Self::panic_at).
+    pub fn stop_panicking(&self) {
+        self.with_state(|state| state.panic_at = None);
     }
 
-    /// How often somebody panicked.
-    pub fn exploded(&self) -> usize {
-        self.book(|book| book.exploded)
+    /// Returns how many panics there were.
+    pub fn panics(&self) -> usize {
+        self.with_state(|state| state.panics)
     }
 
-    /// How often this was said.
+    /// Returns how often this line was logged.
     pub fn count(&self, line: &str) -> usize {
-        self.book(|book| book.lines.iter().filter(|said| *said == line).count())
+        self.with_state(|state| state.lines.iter().filter(|logged| *logged == line).count())
     }
 
-    fn book<T>(&self, look: impl FnOnce(&mut Book) -> T) -> T {
-        look(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    fn with_state<T>(&self, act: impl FnOnce(&mut LogState) -> T) -> T {
+        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -59,13 +59,13 @@ impl Drain for Log {
 
     fn log(&self, record: &Record<'_>, _: &OwnedKVList) -> Result<(), Never> {
         let line = record.msg().to_string();
-        let explodes = self.book(|book| {
-            let explodes = book.mine.take_if(|mine| *mine == line).is_some();
-            book.exploded += usize::from(explodes);
-            book.lines.push(line.clone());
-            explodes
+        let panics = self.with_state(|state| {
+            let panics = state.panic_at.take_if(|panic_at| *panic_at == line).is_some();
+            state.panics += usize::from(panics);
+            state.lines.push(line.clone());
+            panics
         });
-        assert!(!explodes, "{PLANNED}: {line}");
+        assert!(!panics, "{PLANNED}: {line}");
         Ok(())
     }
 }

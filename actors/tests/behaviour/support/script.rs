@@ -1,4 +1,4 @@
-//! The intent of an instance, as a test wants it.
+//! What an instance does, as a test wants it.
 
 use std::time::Duration;
 
@@ -6,27 +6,27 @@ use unifaas_actors::sandbox::{LaunchError, SandboxExit};
 
 use super::ms;
 
-/// What an instance does. By default it is ready after 100 ms and does as it is told.
+/// What an instance does. By default it is ready after 100 ms and exits when it is asked to.
 #[derive(Debug, Clone)]
 pub struct Script {
     pub launch_after: Duration,
     pub launch: Launch,
-    /// From the end of the launch to readiness, where that is probed. `None`: never.
+    /// From the end of the launch to readiness, if that is probed. `None`: never.
     pub ready_after: Option<Duration>,
-    /// Whoever calls its callback URL, it or others, also when it is not there yet or any more.
+    /// Calls of its callback URL by itself or others, also before it exists or after it has ended.
     pub calls: Vec<Call>,
     pub prints: &'static str,
-    /// It ends by itself, so long after its launch.
+    /// When it exits by itself, counted from its launch.
     pub exit_after: Option<(Duration, SandboxExit)>,
-    /// How late its end is seen, whatever it ended of. `None`: never.
-    pub end_seen_after: Option<Duration>,
-    pub on_stop: OnStop,
-    /// Not even a kill ends it.
-    pub undying: bool,
+    /// How late its exit is observed. `None`: never.
+    pub exit_observed_after: Option<Duration>,
+    pub on_terminate: OnTerminate,
+    /// It does not exit when it is killed.
+    pub survives_kill: bool,
     pub reclaim: Reclaim,
 }
 
-/// A call of a callback URL, so long after the order.
+/// A call of a callback URL, that long after the launch order.
 #[derive(Debug, Clone, Copy)]
 pub struct Call {
     pub after: Duration,
@@ -36,10 +36,10 @@ pub struct Call {
 #[derive(Debug, Clone, Copy)]
 pub enum Caller {
     Itself,
-    /// With the right token, from elsewhere.
-    Stranger,
-    /// From its address, with a token that nobody was given.
-    Forger,
+    /// With the right token, from another address.
+    OtherAddress,
+    /// From its address, with a token of no instance.
+    OtherToken,
 }
 
 #[derive(Debug, Clone)]
@@ -53,8 +53,8 @@ pub enum Launch {
 }
 
 #[derive(Debug, Clone, Copy)]
-pub enum OnStop {
-    EndsAfter(Duration),
+pub enum OnTerminate {
+    ExitsAfter(Duration),
     Ignores,
     Panics,
 }
@@ -75,9 +75,9 @@ impl Default for Script {
             calls: Vec::new(),
             prints: "",
             exit_after: None,
-            end_seen_after: Some(Duration::ZERO),
-            on_stop: OnStop::EndsAfter(ms(20)),
-            undying: false,
+            exit_observed_after: Some(Duration::ZERO),
+            on_terminate: OnTerminate::ExitsAfter(ms(20)),
+            survives_kill: false,
             reclaim: Reclaim::After(ms(5)),
         }
     }

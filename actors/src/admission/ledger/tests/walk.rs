@@ -1,4 +1,4 @@
-//! Random sequences of everything that can be done to the ledger, against a model that recounts everything each time.
+//! Random sequences of ledger operations, compared with a model that recounts everything after each one.
 
 use rand::{
     RngExt, SeedableRng,
@@ -19,18 +19,17 @@ struct Held {
     function: FunctionKey,
     memory: u64,
     starting: Option<StartKind>,
-    returning: bool,
+    stopping: bool,
     stuck: bool,
 }
 
-/// What the model knows of a place in the queue.
+/// What the model knows of a request in the queue.
 #[derive(Debug, Clone, Copy)]
 struct Waiting {
     function: FunctionKey,
     request: StartRequest,
-    /// Counts from when it came to wait.
-    came: u64,
-    notified: bool,
+    /// The step in which it entered the queue.
+    arrival: u64,
 }
 
 struct Walk {
@@ -38,7 +37,7 @@ struct Walk {
     ledger: Ledger,
     held: Vec<Held>,
     queue: Vec<Waiting>,
-    served: HashMap<FunctionKey, Instant>,
+    admitted: HashMap<FunctionKey, Instant>,
     steps: u64,
     now: Instant,
 }
@@ -50,7 +49,7 @@ impl Walk {
             ledger: Ledger::new(LIMITS),
             held: Vec::new(),
             queue: Vec::new(),
-            served: HashMap::new(),
+            admitted: HashMap::new(),
             steps: 0,
             now: at(0),
         }
@@ -59,15 +58,15 @@ impl Walk {
     fn step(&mut self) {
         self.steps += 1;
         self.now += Duration::from_millis(self.random.random_range(0..3_000));
-        match self.random.random_range(0..17) {
-            0..=6 => self.ask(),
+        match self.random.random_range(0..20) {
+            0..=6 => self.request(),
             7 => self.withdraw(),
-            8..=9 => self.start(),
-            10 => self.end(),
+            8..=9 => self.set_started(),
+            10 => self.set_stopping(),
             11..=13 => self.release(),
-            14 => self.choose(),
-            15 => self.get_stuck(),
-            _ => self.tell(),
+            14 => self.select_victims(),
+            15 => self.set_stuck(),
+            _ => self.admit(),
         }
         self.check();
     }
@@ -80,68 +79,72 @@ impl Walk {
         self.held.iter().filter(|held| held.starting == Some(kind)).count()
     }
 
-    /// The queue in its order, with what is left of memory and starts for each: as if all before it had theirs.
+    /// Returns the queue in its order. Each request comes with the memory that is left after all before it (`None`: none),
+    /// and whether a start is left.
     fn lined_up(&self) -> Vec<(Waiting, Option<u64>, bool)> {
         let mut queue = self.queue.clone();
-        queue.sort_by_key(|place| (place.request.urgency, place.came));
+        queue.sort_by_key(|waiting| (waiting.request.urgency, waiting.arrival));
         let mut blocked = false;
         let mut line = Vec::new();
-        for (index, place) in queue.iter().enumerate() {
+        for (index, waiting) in queue.iter().enumerate() {
             let claimed: u64 = queue[..index].iter().map(|before| before.request.memory).sum();
             let left = self.free().checked_sub(claimed).filter(|_| !blocked);
-            blocked |= left.is_none_or(|left| left < place.request.memory);
-            let before = queue[..index].iter().filter(|before| before.request.kind == place.request.kind).count();
-            let bound = if place.request.kind == Process { LIMITS.process_starts } else { LIMITS.starts };
-            line.push((*place, left, self.starting(place.request.kind) + before < bound));
+            blocked |= left.is_none_or(|left| left < waiting.request.memory);
+            let before = queue[..index].iter().filter(|before| before.request.kind == waiting.request.kind).count();
+            let bound = if waiting.request.kind == Process { LIMITS.process_starts } else { LIMITS.starts };
+            line.push((*waiting, left, self.starting(waiting.request.kind) + before < bound));
         }
         line
     }
 
     fn admissible(&self) -> Vec<FunctionKey> {
-        let may = |(place, left, starts): &(Waiting, Option<u64>, bool)| {
-            (left.is_some_and(|left| left >= place.request.memory) && *starts).then_some(place.function)
+        let admissible = |(waiting, left, starts): &(Waiting, Option<u64>, bool)| {
+            (left.is_some_and(|left| left >= waiting.request.memory) && *starts).then_some(waiting.function)
         };
-        self.lined_up().iter().filter_map(may).collect()
+        self.lined_up().iter().filter_map(admissible).collect()
     }
 
-    fn ask(&mut self) {
+    fn request(&mut self) {
         let function = self.random.random_range(0..FUNCTIONS);
         let kind = if self.random.random() { Process } else { Isolated };
         let memory = *[100, 128, 300, 700, 1000, 1001].choose(&mut self.random).expect("there are some");
         let since = self.now - Duration::from_millis(self.random.random_range(0..20_000));
         let urgency = if self.random.random_bool(0.8) { Urgency::Caller(since) } else { Urgency::Minimum };
         let request = StartRequest { memory, kind, urgency };
-        let instance = InstanceId::random();
-        let decision = self.ledger.ask(function, instance, request, self.now);
+        let result = self.ledger.request(function, request);
 
-        let place = self.queue.iter().position(|place| place.function == function);
-        let came = place.map_or(self.steps, |index| self.queue.remove(index).came);
-        if memory > LIMITS.memory {
-            return assert_eq!(decision, Decision::Never);
+        let earlier = self.queue.iter().position(|waiting| waiting.function == function);
+        let arrival = earlier.map_or(self.steps, |index| self.queue.remove(index).arrival);
+        assert_eq!(result.is_err(), memory > LIMITS.memory);
+        if result.is_ok() {
+            let urgency = match (urgency, self.admitted.get(&function)) {
+                (Urgency::Caller(since), Some(admitted)) => Urgency::Caller(since.max(*admitted)),
+                (urgency, _) => urgency,
+            };
+            self.queue.push(Waiting { function, request: StartRequest { urgency, ..request }, arrival });
         }
-        let urgency = match (urgency, self.served.get(&function)) {
-            (Urgency::Caller(since), Some(served)) => Urgency::Caller(since.max(*served)),
-            (urgency, _) => urgency,
-        };
-        self.queue.push(Waiting { function, request: StartRequest { urgency, ..request }, came, notified: false });
-        if self.admissible().contains(&function) {
-            assert_eq!(decision, Decision::Granted);
-            self.queue.pop();
-            self.served.insert(function, self.now);
-            self.held.push(Held { instance, function, memory, starting: Some(kind), returning: false, stuck: false });
-        } else {
-            assert_eq!(decision, Decision::Queued);
-        }
+    }
+
+    fn admit(&mut self) {
+        let expected = self.admissible().first().copied();
+        let admitted = self.ledger.admit_next(self.now);
+        assert_eq!(admitted.map(|admitted| admitted.function), expected);
+        let Some(Admitted { function, instance, kind }) = admitted else { return };
+        let position = self.queue.iter().position(|waiting| waiting.function == function).expect("it is in the queue");
+        let StartRequest { memory, kind: requested, .. } = self.queue.remove(position).request;
+        assert_eq!(kind, requested);
+        self.admitted.insert(function, self.now);
+        self.held.push(Held { instance, function, memory, starting: Some(kind), stopping: false, stuck: false });
     }
 
     fn withdraw(&mut self) {
         let function = self.random.random_range(0..FUNCTIONS);
-        self.queue.retain(|place| place.function != function);
+        self.queue.retain(|waiting| waiting.function != function);
         if self.random.random() {
             self.ledger.withdraw(function);
         } else {
             self.ledger.forget(function);
-            self.served.remove(&function);
+            self.admitted.remove(&function);
         }
     }
 
@@ -149,45 +152,33 @@ impl Walk {
         (0..self.held.len()).choose(&mut self.random)
     }
 
-    fn start(&mut self) {
+    fn set_started(&mut self) {
         let Some(index) = self.any() else { return };
-        self.ledger.started(self.held[index].instance, self.now);
+        self.ledger.set_started(self.held[index].instance, self.now);
         self.held[index].starting = None;
     }
 
-    fn end(&mut self) {
+    fn set_stopping(&mut self) {
         let Some(index) = self.any() else { return };
-        self.ledger.returning(self.held[index].instance, self.now);
+        self.ledger.set_stopping(self.held[index].instance, self.now);
         self.held[index].starting = None;
-        self.held[index].returning = !self.held[index].stuck;
+        self.held[index].stopping = !self.held[index].stuck;
     }
 
-    fn get_stuck(&mut self) {
+    fn set_stuck(&mut self) {
         let Some(index) = self.any() else { return };
-        self.ledger.stuck(self.held[index].instance, self.now);
-        self.held[index] = Held { starting: None, returning: false, stuck: true, ..self.held[index] };
+        self.ledger.set_stuck(self.held[index].instance, self.now);
+        self.held[index] = Held { starting: None, stopping: false, stuck: true, ..self.held[index] };
     }
 
     fn release(&mut self) {
         let Some(index) = self.any() else { return };
         let held = self.held.swap_remove(index);
-        self.ledger.released(held.instance, self.now);
+        self.ledger.release(held.instance, self.now);
     }
 
-    fn tell(&mut self) {
-        let admissible = self.admissible();
-        let mut expected = Vec::new();
-        for function in admissible {
-            let place = self.queue.iter_mut().find(|place| place.function == function).expect("it is in the queue");
-            if !std::mem::replace(&mut place.notified, true) {
-                expected.push(function);
-            }
-        }
-        assert_eq!(self.ledger.take_notifications(), expected);
-    }
-
-    /// Of all ways to make the room, the one that the rules name.
-    fn choose(&mut self) {
+    /// Checks the selection against the rules: enough, none unnecessary, the longest idle ones.
+    fn select_victims(&mut self) {
         let missing = self.random.random_range(1..900);
         let mut idle = Vec::new();
         for held in &self.held {
@@ -198,23 +189,23 @@ impl Walk {
         }
         let size = |instance: &InstanceId| {
             let held = self.held.iter().find(|held| held.instance == *instance).expect("it is held");
-            if held.returning || held.stuck { 0 } else { held.memory }
+            if held.stopping || held.stuck { 0 } else { held.memory }
         };
-        let victims = self.ledger.victims(missing, idle.clone());
+        let victims = self.ledger.select_victims(missing, idle.clone());
         let sum = |instances: &[InstanceId]| instances.iter().map(size).sum::<u64>();
-        let all: Vec<_> = idle.iter().map(|spare| spare.instance).collect();
+        let all: Vec<_> = idle.iter().map(|idle| idle.instance).collect();
         if sum(&all) < missing {
             return assert_eq!(victims, []);
         }
         assert!(sum(&victims) >= missing, "not enough");
-        for spared in &victims {
-            let rest: Vec<_> = victims.iter().copied().filter(|victim| victim != spared).collect();
-            assert!(sum(&rest) < missing, "one of them was not necessary");
+        for kept in &victims {
+            let rest: Vec<_> = victims.iter().copied().filter(|victim| victim != kept).collect();
+            assert!(sum(&rest) < missing, "a victim was unnecessary");
         }
-        let idle_since = |instance: &InstanceId| idle.iter().find(|spare| spare.instance == *instance);
-        let latest = victims.iter().filter_map(idle_since).map(|spare| spare.idle_since).max().expect("there are some");
-        let before = idle.iter().filter(|spare| spare.idle_since < latest).map(|spare| spare.instance);
-        assert!(sum(&before.collect::<Vec<_>>()) < missing, "those that were idle longer would have done");
+        let idle_since = |instance: &InstanceId| idle.iter().find(|idle| idle.instance == *instance);
+        let latest = victims.iter().filter_map(idle_since).map(|idle| idle.idle_since).max().expect("there are some");
+        let before = idle.iter().filter(|idle| idle.idle_since < latest).map(|idle| idle.instance);
+        assert!(sum(&before.collect::<Vec<_>>()) < missing, "the longer idle ones would have sufficed");
     }
 
     fn check(&self) {
@@ -223,27 +214,26 @@ impl Walk {
         assert_eq!(ledger.starting, [Process, Isolated].map(|kind| self.starting(kind)));
         assert!(ledger.starting[0] <= LIMITS.process_starts && ledger.starting[1] <= LIMITS.starts);
         assert_eq!(ledger.waiting(), self.queue.len());
-        assert_eq!(ledger.admissible(), self.admissible());
-        let returning: u64 = self.held.iter().filter(|held| held.returning).map(|held| held.memory).sum();
-        assert_eq!(ledger.returning, returning);
+        let stopping: u64 = self.held.iter().filter(|held| held.stopping).map(|held| held.memory).sum();
+        assert_eq!(ledger.stopping, stopping);
         assert_eq!(ledger.is_empty(), self.held.iter().all(|held| held.stuck));
         assert_eq!(ledger.holders(), self.held.iter().map(|held| held.function).collect());
 
         let line = self.lined_up();
-        let short = line.iter().find(|(place, left, _)| left.is_none_or(|left| left < place.request.memory));
-        let expected = short.and_then(|(place, left, starts)| {
-            let missing = place.request.memory.saturating_sub(left.unwrap_or(0) + returning);
-            (missing > 0 && *starts).then_some(Shortage { function: place.function, missing })
+        let short = line.iter().find(|(waiting, left, _)| left.is_none_or(|left| left < waiting.request.memory));
+        let expected = short.and_then(|(waiting, left, starts)| {
+            let missing = waiting.request.memory.saturating_sub(left.unwrap_or(0) + stopping);
+            (missing > 0 && *starts).then_some(Shortage { function: waiting.function, missing })
         });
         assert_eq!(ledger.shortage(), expected);
-        for place in &self.queue {
-            assert!(ledger.wait_reason(place.function, self.now).is_some());
+        for waiting in &self.queue {
+            assert!(ledger.wait_reason(waiting.function, self.now).is_some());
         }
     }
 }
 
 #[test]
-fn whatever_happens_the_ledger_agrees_with_a_recount() {
+fn the_ledger_agrees_with_a_recount_after_every_operation() {
     for_each_seed(1_000, |seed| {
         let mut walk = Walk::begin(seed);
         for _ in 0..150 {

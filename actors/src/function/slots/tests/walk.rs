@@ -1,4 +1,4 @@
-//! Random sequences of everything that can be done to the table, against a model that recounts everything each time.
+//! Random sequences of slot table operations, compared with a model that recounts everything after each one.
 
 use std::collections::BTreeMap;
 
@@ -12,6 +12,7 @@ use super::*;
 use crate::seeds::for_each_seed;
 
 const QUEUE: usize = 4;
+const KEEPALIVE: Duration = Duration::from_secs(60);
 
 /// What the model knows of an instance.
 #[derive(Debug, Clone)]
@@ -20,10 +21,11 @@ struct Modelled {
     in_flight: usize,
     served: u64,
     retired: bool,
-    /// Grows whenever some instance gets room that had none; the highest is taken first.
-    room_since: u64,
+    /// The step in which it last got a free slot; the highest is taken first.
+    free_since: u64,
     since: Instant,
-    asked: bool,
+    notify: bool,
+    idle_check: Option<Instant>,
 }
 
 impl Modelled {
@@ -31,7 +33,7 @@ impl Modelled {
         self.endpoint.spec.concurrent_requests.get()
     }
 
-    fn has_room(&self) -> bool {
+    fn has_free_slot(&self) -> bool {
         !self.retired && self.in_flight < self.capacity()
     }
 }
@@ -43,49 +45,47 @@ struct Walk {
     waiting: usize,
     /// Of the spec in force.
     revision: u64,
-    /// Instances of the leases that are held; some of the instances may be gone.
+    /// The instances of all leases; some of these instances may have been removed.
     leases: Vec<InstanceId>,
     now: Instant,
-    change: u64,
+    steps: u64,
 }
 
 impl Walk {
     fn begin(seed: u64) -> Self {
-        let random = StdRng::seed_from_u64(seed);
-        let slots = Slots::new(open(), QUEUE);
         Self {
-            random,
-            slots,
+            random: StdRng::seed_from_u64(seed),
+            slots: Slots::new(open(), QUEUE),
             model: BTreeMap::new(),
             waiting: 0,
             revision: 0,
             leases: Vec::new(),
             now: *START,
-            change: 0,
+            steps: 0,
         }
     }
 
     fn step(&mut self) {
-        self.change += 1;
+        self.steps += 1;
         self.now += Duration::from_secs(self.random.random_range(0..30));
         match self.random.random_range(0..22) {
             0..=1 => self.add(),
-            2..=7 => self.take(),
+            2..=7 => self.acquire(),
             8..=9 => self.serve(),
             10..=14 => self.release(),
-            15 => self.leave(),
-            16..=17 => self.ask_idleness(),
+            15 => self.leave_queue(),
+            16..=17 => self.retire_expired(),
             18 => self.retire(),
-            19 => self.spare(),
-            20 if self.random.random_bool(0.1) => self.change(),
+            19 => self.retire_idle(),
+            20 if self.random.random_bool(0.1) => self.configure(),
             _ => self.remove(),
         }
         self.check();
     }
 
     fn expected_pick(&self, revision: u64) -> Option<InstanceId> {
-        let acceptable = self.model.iter().filter(|(_, m)| m.has_room() && m.endpoint.revision >= revision);
-        acceptable.max_by_key(|(_, m)| m.room_since).map(|(id, _)| *id)
+        let accepted = self.model.iter().filter(|(_, m)| m.has_free_slot() && m.endpoint.revision >= revision);
+        accepted.max_by_key(|(_, m)| m.free_since).map(|(id, _)| *id)
     }
 
     fn picked(&mut self, expected: InstanceId, endpoint: &Endpoint, fresh: bool) {
@@ -102,7 +102,7 @@ impl Walk {
     }
 
     fn add(&mut self) {
-        let keys = ["", "single-use = true", "concurrent-requests = 3"].choose(&mut self.random);
+        let keys = ["", "single-use = true", "concurrent-requests = 3", "min-instances = 2"].choose(&mut self.random);
         let endpoint = endpoint(keys.expect("there are some"), self.random.random_range(1..4));
         self.slots.add(endpoint.clone(), self.now);
         let modelled = Modelled {
@@ -110,22 +110,23 @@ impl Walk {
             in_flight: 0,
             served: 0,
             retired: false,
-            room_since: self.change,
+            free_since: self.steps,
             since: self.now,
-            asked: false,
+            notify: false,
+            idle_check: Some(self.now + KEEPALIVE),
         };
         self.model.insert(endpoint.instance, modelled);
     }
 
-    fn take(&mut self) {
+    fn acquire(&mut self) {
         let expected = if self.waiting == 0 { self.expected_pick(self.revision) } else { None };
-        match (self.slots.take(self.now, full), expected) {
+        match (self.slots.acquire(self.now, full), expected) {
             (Acquired::Slot { endpoint, fresh }, Some(id)) => self.picked(id, &endpoint, fresh),
             (Acquired::Queued, None) if self.waiting < QUEUE => self.waiting += 1,
             (Acquired::Refused(Refusal::Saturated { waiting, .. }), None) => {
                 assert_eq!((waiting, self.waiting), (QUEUE, QUEUE))
             }
-            (taken, expected) => panic!("{taken:?}, expected {expected:?}"),
+            (acquired, expected) => panic!("{acquired:?}, expected {expected:?}"),
         }
     }
 
@@ -139,7 +140,7 @@ impl Walk {
             (Some((endpoint, fresh)), Some(id)) => {
                 assert!(endpoint.revision >= revision);
                 self.picked(id, &endpoint, fresh);
-                self.slots.left_queue();
+                self.slots.leave_queue();
                 self.waiting -= 1;
             }
             (None, None) => {}
@@ -153,14 +154,14 @@ impl Walk {
         let reusable = self.random.random_bool(0.9);
         let released = self.slots.release(id, reusable, self.now);
         let Some(modelled) = self.model.get_mut(&id) else {
-            assert_eq!(released, Released::Free, "the instance is gone");
+            assert_eq!(released, Released::Free, "the instance was removed");
             return;
         };
-        let had_room = modelled.has_room();
+        let had_free_slot = modelled.has_free_slot();
         modelled.in_flight -= 1;
         modelled.retired |= !reusable;
-        if !had_room && modelled.has_room() {
-            modelled.room_since = self.change;
+        if !had_free_slot && modelled.has_free_slot() {
+            modelled.free_since = self.steps;
         }
         let idle = modelled.in_flight == 0;
         if idle {
@@ -169,16 +170,19 @@ impl Walk {
         let expected = match (modelled.retired, idle) {
             (true, true) => Released::Drained,
             (true, false) => Released::Free,
-            (false, true) if std::mem::take(&mut modelled.asked) => Released::Idle,
+            (false, true) if std::mem::take(&mut modelled.notify) => Released::Idle,
             (false, _) if self.waiting > 0 => Released::HasWaiters,
             (false, _) => Released::Free,
         };
         assert_eq!(released, expected);
+        if released == Released::Idle {
+            modelled.idle_check = Some(self.now + KEEPALIVE);
+        }
     }
 
-    fn leave(&mut self) {
+    fn leave_queue(&mut self) {
         if self.waiting > 0 {
-            self.slots.left_queue();
+            self.slots.leave_queue();
             self.waiting -= 1;
         }
     }
@@ -187,23 +191,35 @@ impl Walk {
         self.model.keys().copied().choose(&mut self.random)
     }
 
-    fn ask_idleness(&mut self) {
-        let Some(id) = self.any_instance() else { return };
-        let minimum = self.random.random_range(0..3);
-        let revision = self.model[&id].endpoint.revision;
-        let kept = self.model.values().filter(|m| !m.retired && m.endpoint.revision >= revision).count();
-        let idleness = self.slots.idleness(id, KEEPALIVE, minimum, self.now);
-        let modelled = self.model.get_mut(&id).expect("it is in the model");
-        let over = modelled.since + KEEPALIVE;
-        let expected = match modelled.in_flight {
-            0 if over > self.now => Idleness::Until(over),
-            0 if self.waiting > 0 || kept <= minimum => Idleness::Needed,
-            0 => Idleness::Retired,
-            _ => Idleness::Busy,
-        };
-        assert_eq!(idleness, expected);
-        modelled.asked |= idleness == Idleness::Busy;
-        modelled.retired |= idleness == Idleness::Retired;
+    fn usable(&self, revision: u64) -> usize {
+        self.model.values().filter(|m| !m.retired && m.endpoint.revision >= revision).count()
+    }
+
+    fn retire_expired(&mut self) {
+        let is_due = |m: &Modelled| !m.retired && m.idle_check.is_some_and(|check| check <= self.now);
+        let mut due: Vec<_> = self.model.iter().filter(|(_, m)| is_due(m)).map(|(id, m)| (m.since, *id)).collect();
+        due.sort();
+        let mut expected = Vec::new();
+        for (_, id) in due {
+            let kept = self.usable(self.model[&id].endpoint.revision);
+            let modelled = self.model.get_mut(&id).expect("it is in the model");
+            let over = modelled.since + KEEPALIVE;
+            match modelled.in_flight {
+                0 if over > self.now => modelled.idle_check = Some(over),
+                0 if self.waiting > 0 || kept <= modelled.endpoint.spec.min_instances => {
+                    modelled.idle_check = Some(self.now + KEEPALIVE)
+                }
+                0 => {
+                    modelled.retired = true;
+                    expected.push(id);
+                }
+                _ => {
+                    modelled.idle_check = None;
+                    modelled.notify = true;
+                }
+            }
+        }
+        assert_eq!(self.slots.retire_expired(self.now), expected);
     }
 
     fn retire(&mut self) {
@@ -213,17 +229,29 @@ impl Walk {
         assert_eq!(self.slots.retire(id), modelled.in_flight);
     }
 
-    fn spare(&mut self) {
-        let mut expected: Vec<_> = self.model.iter().filter(|(_, m)| !m.retired && m.in_flight == 0).collect();
-        expected.sort_by_key(|(id, m)| (m.since, **id));
-        if self.waiting > 0 {
-            expected.clear();
-        }
-        let expected: Vec<_> = expected.into_iter().map(|(id, _)| *id).collect();
-        let spares: Vec<_> = self.slots.idle_instances().iter().map(|spare| spare.instance).collect();
-        assert_eq!(spares, expected);
-        for (id, modelled) in &mut self.model {
-            modelled.asked |= !modelled.retired && !expected.contains(id);
+    /// The instances that are idle, without those that the minimum needs.
+    fn expected_idle(&self) -> Vec<InstanceId> {
+        let mut idle: Vec<_> = self.model.iter().filter(|(_, m)| !m.retired && m.in_flight == 0).collect();
+        idle.sort_by_key(|(id, m)| (m.since, **id));
+        let mut kept = self.usable(self.revision);
+        idle.retain(|(_, m)| {
+            let counts = m.endpoint.revision >= self.revision && m.endpoint.spec.min_instances > 0;
+            let needed = counts && kept <= m.endpoint.spec.min_instances;
+            kept -= usize::from(counts && !needed);
+            !needed
+        });
+        if self.waiting > 0 { Vec::new() } else { idle.into_iter().map(|(id, _)| *id).collect() }
+    }
+
+    fn retire_idle(&mut self) {
+        let expected = self.expected_idle();
+        let idle: Vec<_> = self.slots.idle_instances().iter().map(|idle| idle.instance).collect();
+        assert_eq!(idle, expected);
+        if self.random.random() {
+            self.slots.notify_when_idle();
+            for modelled in self.model.values_mut() {
+                modelled.notify |= !modelled.retired && (self.waiting > 0 || modelled.in_flight > 0);
+            }
         }
         let Some(id) = self.any_instance() else { return };
         assert_eq!(self.slots.retire_idle(id), expected.contains(&id));
@@ -231,9 +259,9 @@ impl Walk {
         modelled.retired |= expected.contains(&id);
     }
 
-    fn change(&mut self) {
+    fn configure(&mut self) {
         self.revision = self.random.random_range(0..4);
-        self.slots.open(open(), QUEUE, self.revision);
+        self.slots.configure(open(), QUEUE, self.revision);
     }
 
     fn remove(&mut self) {
@@ -246,12 +274,13 @@ impl Walk {
         assert_eq!(self.slots.waiting(), self.waiting);
         let useful = || self.model.values().filter(|m| !m.retired);
         assert_eq!(self.slots.capacity(), useful().map(Modelled::capacity).sum::<usize>());
+        assert_eq!(self.slots.next_idle_check(), useful().filter_map(|m| m.idle_check).min());
         for revision in 0..4 {
-            assert_eq!(self.slots.usable(revision), useful().filter(|m| m.endpoint.revision >= revision).count());
+            assert_eq!(self.slots.usable(revision), self.usable(revision));
         }
         for (id, modelled) in &self.model {
             let held = self.leases.iter().filter(|lease| *lease == id).count();
-            let occupancy = self.slots.occupancy(*id).expect("it is seated");
+            let occupancy = self.slots.occupancy(*id).expect("it is in the table");
             assert_eq!((occupancy.in_flight, occupancy.served), (held, modelled.served));
             assert_eq!(occupancy.since, modelled.since);
             assert!(held <= modelled.capacity(), "more requests at once than the instance takes");
@@ -261,7 +290,7 @@ impl Walk {
 }
 
 #[test]
-fn whatever_happens_the_table_agrees_with_a_recount() {
+fn the_table_agrees_with_a_recount_after_every_operation() {
     for_each_seed(1_000, |seed| {
         let mut walk = Walk::begin(seed);
         for _ in 0..100 {

@@ -1,15 +1,15 @@
-//! Random sequences of events, with late alarms and doubled events among them: whatever happens, nothing is told or
-//! taken back twice, and the instance comes to an end.
+//! Random sequences of events, including late alarms and repeated events: nothing is reported or reclaimed twice, and the
+//! instance always ends.
 
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 
 use super::*;
 use crate::seeds::for_each_seed;
 
-/// A lifecycle, and what its actor would have seen of it.
+/// A lifecycle, and what its actor has observed.
 struct Walk {
     lifecycle: Lifecycle,
-    /// Serial of the alarm that has still to fire.
+    /// The serial of the alarm that has not fired yet.
     alarm: Option<u64>,
     exists: bool,
     ready: bool,
@@ -30,7 +30,7 @@ impl Walk {
             reclaimed: false,
             finished: false,
         };
-        walk.see(effects);
+        walk.observe(effects);
         walk.check();
         walk
     }
@@ -42,21 +42,21 @@ impl Walk {
         }
         self.exists |= matches!((&before, &event), (State::Launching(_), Event::Launched { .. }));
         let effects = self.lifecycle.on(event, now);
-        // That nobody wants it any more is no change of state to those who count them.
+        // A change of the launch intent does not count as a change of state.
         let moved = std::mem::discriminant(&before) != std::mem::discriminant(self.lifecycle.state());
         assert!(!moved || self.lifecycle.epoch() == epoch + 1, "a change of state was not counted");
-        self.see(effects);
+        self.observe(effects);
         self.check();
     }
 
     fn callback(&mut self, from: IpAddr, now: Instant) {
         let (outcome, effects) = self.lifecycle.callback(from, now);
         assert_eq!(outcome == Some(CallbackOutcome::Accepted), effects.contains(&Ready));
-        self.see(effects);
+        self.observe(effects);
         self.check();
     }
 
-    fn see(&mut self, effects: Vec<Effect>) {
+    fn observe(&mut self, effects: Vec<Effect>) {
         for effect in effects {
             assert!(!self.finished, "{effect:?} after the end");
             match effect {
@@ -71,10 +71,9 @@ impl Walk {
                     assert!(!self.lost, "lost twice");
                     self.lost = true;
                 }
-                CheckIdle => assert!(self.ready && !self.lost),
-                Terminate | Kill => assert!(self.exists && !self.reclaimed, "there is nobody to end"),
+                Terminate | Kill => assert!(self.exists && !self.reclaimed, "there is no instance to end"),
                 Reclaim => {
-                    assert!(self.exists && !self.reclaimed, "nothing to give back");
+                    assert!(self.exists && !self.reclaimed, "nothing to reclaim");
                     self.reclaimed = true;
                 }
                 Finish => self.finished = true,
@@ -85,20 +84,20 @@ impl Walk {
     fn check(&self) {
         let state = self.lifecycle.state();
         let (expects_alarm, is_lost) = match state {
-            // Nothing is there yet that an alarm could end; the launch itself is bound to come to an end.
+            // A cancelled launch needs no alarm: the sandbox bounds its duration.
             State::Launching(intent) => (*intent == LaunchIntent::Serve, *intent != LaunchIntent::Serve),
             State::Booting { .. } => (true, false),
-            State::Serving => (self.alarm.is_some(), false),
+            State::Serving => (false, false),
             State::Stopping { .. } => (true, true),
             State::Reaping | State::Gone => (false, true),
         };
         assert_eq!((self.alarm.is_some(), self.lost), (expects_alarm, is_lost), "{state:?}");
         assert_eq!(self.finished, *state == State::Gone);
-        assert!(!self.finished || self.reclaimed == self.exists, "gone, and not all given back");
+        assert!(!self.finished || self.reclaimed == self.exists, "gone, and not reclaimed");
     }
 
-    /// The services does what it has to, and the instance ends.
-    fn come_to_an_end(mut self, now: Instant) {
+    /// Delivers the events that are due, so that the instance ends.
+    fn finish(mut self, now: Instant) {
         for event in [launch_failed(), EXITED, Event::Reclaimed] {
             self.on(event, now);
         }
@@ -107,7 +106,7 @@ impl Walk {
 }
 
 #[test]
-fn whatever_happens_an_instance_is_lost_once_given_back_once_and_gone_in_the_end() {
+fn every_instance_is_lost_once_reclaimed_once_and_gone_in_the_end() {
     for_each_seed(20_000, |seed| {
         let mut random = StdRng::seed_from_u64(seed);
         let mut walk = Walk::begin();
@@ -115,11 +114,11 @@ fn whatever_happens_an_instance_is_lost_once_given_back_once_and_gone_in_the_end
         for _ in 0..random.random_range(0..40) {
             now += Duration::from_millis(random.random_range(0..30_000));
             match random.random_range(0..10) {
-                0 => walk.callback(if random.random() { GUEST } else { STRANGER }, now),
+                0 => walk.callback(if random.random() { INSTANCE } else { ELSEWHERE }, now),
                 1..=3 => {
                     let late = random.random_range(0..=walk.lifecycle.alarm);
                     let serial = walk.alarm.filter(|_| random.random()).unwrap_or(late);
-                    // An alarm fires once; whatever has a lower number than the last one is late.
+                    // An alarm fires once. Lower serials than the last one are late.
                     if walk.alarm == Some(serial) || serial < walk.lifecycle.alarm {
                         walk.on(Event::Alarm(serial), now);
                     }
@@ -134,15 +133,15 @@ fn whatever_happens_an_instance_is_lost_once_given_back_once_and_gone_in_the_end
                 }
             }
         }
-        walk.come_to_an_end(now);
+        walk.finish(now);
     });
 }
 
 #[test]
-fn alarms_alone_end_an_instance_that_never_answers() {
+fn alarms_alone_end_an_instance_that_never_responds() {
     let mut walk = Walk::begin();
     walk.on(LAUNCHED, *START);
-    for state in [ASKED, KILLED, State::Reaping] {
+    for state in [TERMINATING, KILLED, State::Reaping] {
         walk.on(Event::Alarm(walk.alarm.expect("an alarm is set")), *START);
         assert_eq!(*walk.lifecycle.state(), state);
     }

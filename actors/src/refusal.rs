@@ -1,4 +1,4 @@
-//! Why a caller got no slot. The HTTP front turns each into a status; nothing here knows one.
+//! Why a caller got no slot. The HTTP front maps each refusal to a status.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,80 +7,80 @@ use crate::{id::InstanceId, sandbox::SandboxExit, stats::Outcome};
 /// Why a caller got no slot.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// The function's file is wrong; it serves again once the file is mended.
+    /// The function's file has errors. The function serves again once they are corrected.
     #[error("{reason}")]
     Misconfigured {
         /// Every problem of the file, one per line.
         reason: Arc<str>,
     },
-    /// As many callers wait as the function allows.
+    /// The function's queue is full.
     #[error("{waiting} requests are waiting already")]
     Saturated {
         /// Callers in the queue.
         waiting: usize,
-        /// When a new attempt is likely to find room.
+        /// When the queue is likely to have space.
         retry_after: Duration,
     },
-    /// The host has no memory, port or address left for another instance.
+    /// The host lacks memory, a port, an address or the right to start another instance.
     #[error("{why}")]
     HostSaturated {
-        /// What there is none left of.
+        /// The missing resource.
         why: String,
-        /// When a new attempt is likely to find room.
+        /// When the resource is likely to be available.
         retry_after: Duration,
     },
-    /// The function or the whole daemon is going away. The caller may try elsewhere.
+    /// The function or the daemon is shutting down.
     #[error("the function is being shut down")]
     Draining,
-    /// The instance that was to serve the caller could not be started.
+    /// The instance for the caller could not be started.
     #[error("{why}")]
     StartFailed {
-        /// Which one.
+        /// The instance.
         instance: InstanceId,
-        /// What the engine said.
+        /// The sandbox's error.
         why: String,
     },
-    /// The instance that was to serve the caller ended before it was ready.
+    /// The instance for the caller exited before it was ready.
     #[error("the instance ended before it was ready: {exit}")]
     BootFailed {
-        /// Which one.
+        /// The instance.
         instance: InstanceId,
-        /// How it ended.
+        /// How it exited.
         exit: SandboxExit,
-        /// The last it printed.
+        /// The last lines that it printed.
         output: Vec<String>,
     },
-    /// The instance that was to serve the caller was not ready in time.
+    /// The instance for the caller was not ready in time.
     #[error("the instance was not ready within {:.3} s", after.as_secs_f64())]
     BootTimedOut {
-        /// Which one.
+        /// The instance.
         instance: InstanceId,
-        /// The time it had.
+        /// The function's `boot-timeout`.
         after: Duration,
-        /// The last it printed.
+        /// The last lines that it printed.
         output: Vec<String>,
     },
-    /// The instances that were to serve callers failed so often that no further one is started for a while.
+    /// Starts failed several times in a row, and the next one is delayed.
     #[error("{last}; this happens again and again, and the next start is tried in {:.1} s", retry_after.as_secs_f64())]
     Failing {
-        /// What became of the last one.
+        /// The last failure.
         last: Box<Refusal>,
-        /// When the next one is started.
+        /// When the next start is tried.
         retry_after: Duration,
     },
-    /// No slot became free before the caller's deadline.
+    /// No slot became free within `queue-timeout`.
     #[error("no instance had room within {:.3} s", after.as_secs_f64())]
     QueueTimedOut {
         /// How long the caller waited.
         after: Duration,
     },
-    /// An actor died of a bug before it answered. Its successor will serve the next attempt.
+    /// An actor panicked before it answered.
     #[error("the request was lost inside the daemon")]
     Lost,
 }
 
 impl Refusal {
-    /// What was said first, if this repeats it.
+    /// Returns the original refusal that a [`Refusal::Failing`] repeats, or this one.
     pub fn root(&self) -> &Refusal {
         match self {
             Refusal::Failing { last, .. } => last.root(),
@@ -88,7 +88,7 @@ impl Refusal {
         }
     }
 
-    /// How the request is counted.
+    /// Returns the outcome under which the request is counted.
     pub fn outcome(&self) -> Outcome {
         match self {
             Refusal::Misconfigured { .. } => Outcome::FunctionMisconfigured,

@@ -1,0 +1,58 @@
+//! What functions ask of admission, and the limits that it keeps.
+
+use tokio::time::Instant;
+
+use crate::{id::InstanceId, spec::SandboxSpec};
+
+/// The resources of the host that instances may use together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HostLimits {
+    /// Memory, in MiB.
+    pub memory: u64,
+    /// Processes that may be starting at once.
+    pub process_starts: usize,
+    /// Containers and virtual machines that may be starting at once.
+    pub starts: usize,
+}
+
+/// Which limit on simultaneous starts applies to an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StartKind {
+    Process,
+    /// Containers and virtual machines.
+    Isolated,
+}
+
+impl From<&SandboxSpec> for StartKind {
+    fn from(sandbox: &SandboxSpec) -> Self {
+        match sandbox {
+            SandboxSpec::Process(_) => StartKind::Process,
+            SandboxSpec::Container(_) | SandboxSpec::Vm(_) => StartKind::Isolated,
+        }
+    }
+}
+
+/// One instance that a function wants to start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct StartRequest {
+    /// In MiB.
+    pub memory: u64,
+    pub kind: StartKind,
+    pub urgency: Urgency,
+}
+
+/// The priority of a request. The most urgent one compares as the least.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Urgency {
+    /// A caller has waited since this time.
+    Caller(Instant),
+    /// The function keeps `min-instances` ready.
+    Minimum,
+}
+
+/// An instance that its function can do without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct IdleInstance {
+    pub instance: InstanceId,
+    pub idle_since: Instant,
+}

@@ -1,0 +1,274 @@
+//! The FunctionActor: its start, the queue, the retirement of instances, its timer and its end.
+
+use std::{rc::Rc, sync::Arc};
+
+use actix::{Actor, ActorContext, AsyncContext, Context, Recipient};
+use slog::{Logger, debug, o};
+use tokio::time::Instant;
+
+use super::{
+    FunctionActor, FunctionGone, FunctionHandle, Lease, Phase,
+    backoff::Backoff,
+    instances::Instances,
+    messages::ReplySender,
+    slots::Intake,
+    snapshot::FunctionStatus,
+    starts::PendingStart,
+    waiters::{Waiter, Waiters},
+};
+use crate::{
+    admission::{ExplainWait, IdleAvailable, IdleFound, Register, Unregister, WaitReason, Withdraw},
+    id::{FunctionKey, InstanceId},
+    instance::Stop,
+    notice::ExitNotice,
+    refusal::Refusal,
+    services::Services,
+    spec::LoadedSpec,
+    stop_reason::StopReason,
+};
+
+impl FunctionActor {
+    /// Starts the actor of a function on the arbiter of the caller.
+    pub(crate) fn launch(
+        name: &str,
+        loaded: LoadedSpec,
+        services: Rc<Services>,
+        log: &Logger,
+        parent: Recipient<FunctionGone>,
+        key: FunctionKey,
+    ) -> Arc<FunctionHandle> {
+        let log = log.new(o!("function" => name.to_owned()));
+        let (intake, queue) = intake_of(&loaded);
+        let status = FunctionStatus { loaded: loaded.clone(), revision: 1, draining: false, active: false };
+        let mut launched = None;
+        Self::create(|ctx| {
+            let handle = Arc::new(FunctionHandle::new(name.to_owned(), intake, queue, status, ctx.address()));
+            launched = Some(handle.clone());
+            services.admission.do_send(Register { function: key, events: ctx.address().recipient() });
+            Self {
+                key,
+                handle,
+                services,
+                log,
+                loaded,
+                revision: 1,
+                phase: Phase::Serving,
+                waiters: Waiters::default(),
+                expired: Vec::new(),
+                instances: Instances::default(),
+                pending_start: PendingStart::default(),
+                backoff: Backoff::default(),
+                reported_idle: None,
+                alarm: None,
+                notice: ExitNotice::new(parent, FunctionGone { name: name.to_owned(), key, bug: true }),
+            }
+        });
+        match launched {
+            Some(handle) => handle,
+            None => unreachable!("`create` runs its closure before it returns"),
+        }
+    }
+
+    /// Brings everything in line with the present state: serves the queue, keeps the deadlines, retires instances and
+    /// requests missing ones. Called at the end of every handler.
+    pub(super) fn settle(&mut self, ctx: &mut Context<Self>) {
+        let now = Instant::now();
+        self.expire_waiters(now);
+        self.serve(now);
+        self.retire_expired(now);
+        match (self.phase, self.loaded.clone()) {
+            (Phase::Serving, Ok(spec)) => {
+                self.retire_outdated();
+                self.request_starts(&spec, now);
+                self.refuse_while_failing(now);
+            }
+            (Phase::Serving, Err(reason)) => {
+                self.retire_outdated();
+                self.withdraw_request();
+                // Boots of the last valid spec still serve callers from before the file became invalid.
+                if !self.is_booting() {
+                    self.refuse_all(&Refusal::Misconfigured { reason });
+                }
+            }
+            (Phase::Draining, _) => {
+                self.withdraw_request();
+                self.refuse_all(&Refusal::Draining);
+                // Callers that were accepted before the drain get an answer, even if their `Acquire` is still on its way.
+                if self.instances.is_empty() && self.handle.slots().waiting() == 0 {
+                    self.finish(ctx);
+                }
+            }
+        }
+        self.announce_idle();
+        self.publish_status(now);
+        self.set_alarm(now, ctx);
+    }
+
+    fn serve(&mut self, now: Instant) {
+        while let Some(head) = self.waiters.head() {
+            // A caller that has given up is skipped; its `Abandon` will find nothing.
+            let abandoned = head.reply.is_closed();
+            let slot = if abandoned { None } else { self.handle.slots().take_ready(head.revision, now) };
+            if slot.is_none() && !abandoned {
+                // The head accepts the oldest instances, so no caller behind it can be served either.
+                return;
+            }
+            let Some(waiter) = self.waiters.pop() else { return };
+            self.handle.slots().leave_queue();
+            if let Some((endpoint, fresh)) = slot {
+                let lease = Lease::new(self.handle.clone(), endpoint, fresh, now);
+                // If the caller has given up meanwhile, the lease is dropped, which releases the slot.
+                let _ = waiter.reply.send(Ok(lease));
+            }
+        }
+    }
+
+    /// Takes callers past their deadline out of the queue and asks admission what they have waited for.
+    fn expire_waiters(&mut self, now: Instant) {
+        let expired: Vec<_> = std::iter::from_fn(|| self.waiters.pop_expired(now)).collect();
+        if !expired.is_empty() {
+            self.expired.extend(expired);
+            self.services.admission.do_send(ExplainWait { function: self.key });
+        }
+    }
+
+    /// Refuses callers past their deadline: for the host if it lacked something, else for the function's slots.
+    pub(super) fn refuse_expired(&mut self, reason: Option<WaitReason>) {
+        for waiter in std::mem::take(&mut self.expired) {
+            let refusal = match reason.clone() {
+                Some((why, retry_after)) => Refusal::HostSaturated { why, retry_after },
+                None => Refusal::QueueTimedOut { after: waiter.deadline - waiter.since },
+            };
+            self.refuse(waiter, refusal);
+        }
+    }
+
+    pub(super) fn refuse(&mut self, waiter: Waiter<ReplySender>, refusal: Refusal) {
+        self.handle.slots().leave_queue();
+        // The caller may have given up.
+        let _ = waiter.reply.send(Err(refusal));
+    }
+
+    pub(super) fn refuse_all(&mut self, refusal: &Refusal) {
+        while let Some(waiter) = self.waiters.pop() {
+            self.refuse(waiter, refusal.clone());
+        }
+    }
+
+    pub(super) fn is_booting(&self) -> bool {
+        self.instances.booting().next().is_some()
+    }
+
+    /// Returns whether an instance exists that may serve the waiting callers.
+    pub(super) fn has_prospects(&self) -> bool {
+        self.is_booting() || self.handle.slots().usable(0) > 0
+    }
+
+    pub(super) fn withdraw_request(&mut self) {
+        if self.pending_start.withdraw() {
+            self.services.admission.do_send(Withdraw { function: self.key });
+        }
+    }
+
+    pub(super) fn stop(&self, id: InstanceId, reason: StopReason, now: bool) {
+        if let Some(instance) = self.instances.get(id) {
+            instance.address.do_send(Stop { reason, now });
+        }
+    }
+
+    /// Stops the instance as soon as it serves no request.
+    pub(super) fn retire(&mut self, id: InstanceId, reason: StopReason) {
+        self.instances.set_retired(id);
+        if self.handle.slots().retire(id) == 0 {
+            self.stop(id, reason, false);
+        }
+    }
+
+    /// Retires instances of older specs.
+    fn retire_outdated(&mut self) {
+        // Of the waiting callers, the head accepts the oldest instances.
+        let accepted = self.waiters.head().map_or(self.revision, |head| head.revision);
+        for id in self.instances.outdated(self.revision, accepted) {
+            self.retire(id, StopReason::Outdated);
+        }
+    }
+
+    /// Stops the instances that have been idle for their keepalive.
+    fn retire_expired(&mut self, now: Instant) {
+        let expired = self.handle.slots().retire_expired(now);
+        for id in expired {
+            self.stop(id, StopReason::Idle, false);
+        }
+    }
+
+    /// Answers admission's search for idle instances.
+    pub(super) fn report_idle(&mut self) {
+        let mut slots = self.handle.slots();
+        slots.notify_when_idle();
+        let idle = slots.idle_instances();
+        drop(slots);
+        self.reported_idle = Some(idle.iter().map(|idle| idle.instance).collect());
+        self.services.admission.do_send(IdleFound { function: self.key, idle });
+    }
+
+    /// Notifies admission of idle instances that it does not know of, if it has asked.
+    fn announce_idle(&mut self) {
+        let Some(reported) = &self.reported_idle else { return };
+        let idle = self.handle.slots().idle_instances();
+        if idle.iter().any(|idle| !reported.contains(&idle.instance)) {
+            self.reported_idle = None;
+            self.services.admission.do_send(IdleAvailable);
+        }
+    }
+
+    fn set_alarm(&mut self, now: Instant, ctx: &mut Context<Self>) {
+        let keepalive = self.handle.slots().next_idle_check();
+        let due = [self.waiters.next_deadline(), self.backoff.until(now), keepalive].into_iter().flatten().min();
+        if due == self.alarm.as_ref().map(|(at, _)| *at) {
+            return;
+        }
+        if let Some((_, alarm)) = self.alarm.take() {
+            ctx.cancel_future(alarm);
+        }
+        if let Some(at) = due {
+            let delay = at.saturating_duration_since(Instant::now());
+            let alarm = ctx.run_later(delay, |actor, ctx| {
+                actor.alarm = None;
+                actor.settle(ctx);
+            });
+            self.alarm = Some((at, alarm));
+        }
+    }
+
+    fn finish(&mut self, ctx: &mut Context<Self>) {
+        debug!(self.log, "function is gone");
+        self.notice.amend(|message| message.bug = false);
+        ctx.stop();
+    }
+}
+
+impl Actor for FunctionActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        self.settle(ctx);
+    }
+}
+
+impl Drop for FunctionActor {
+    fn drop(&mut self) {
+        self.services.admission.do_send(Unregister { function: self.key });
+        // Empty unless this actor panicked: its instances do not outlive it.
+        for (_, instance) in self.instances.iter() {
+            instance.address.do_send(Stop { reason: StopReason::Bug, now: true });
+        }
+    }
+}
+
+/// Returns whether a function with this spec accepts requests, and how many may wait.
+pub(super) fn intake_of(loaded: &LoadedSpec) -> (Intake, usize) {
+    match loaded {
+        Ok(spec) => (Intake::Open { max_body: spec.max_body }, spec.queue.get()),
+        Err(reason) => (Intake::Misconfigured(reason.clone()), 0),
+    }
+}

@@ -1,0 +1,53 @@
+//! Messages that the RegistryActor receives. What functions and admission send it is theirs.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use actix::Message;
+use tokio::sync::oneshot;
+
+use crate::spec::LoadedSpec;
+
+/// Functions whose files may have changed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Changes {
+    pub(super) names: BTreeSet<String>,
+    /// Every function may have changed: events were lost, or concern the registry itself.
+    pub(super) all: bool,
+}
+
+impl Changes {
+    /// Makes the registry read every function again.
+    pub fn anything() -> Self {
+        Self { all: true, ..Self::default() }
+    }
+
+    pub(super) fn merge(&mut self, other: Changes) {
+        self.names.extend(other.names);
+        self.all |= other.all;
+    }
+}
+
+/// Files may have changed.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct FilesChanged(pub Changes);
+
+/// What a scan has found.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(super) struct Scanned {
+    /// `None`: there is no such function.
+    pub specs: Vec<(String, Option<LoadedSpec>)>,
+    /// The scan covered the whole registry, so functions that are not among `specs` do not exist.
+    pub complete: bool,
+}
+
+/// Drains every function. A second request shortens the grace of the first.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct DrainAll {
+    /// How long requests in flight may continue.
+    pub grace: Duration,
+    /// Notified when no instance holds anything any more, instances that cannot be ended aside.
+    pub done: oneshot::Sender<()>,
+}

@@ -1,0 +1,81 @@
+//! Controls one scripted instance.
+
+use std::{future::pending, net::SocketAddr};
+
+use futures::future::{FutureExt, LocalBoxFuture};
+use tokio::{sync::oneshot, time::sleep};
+use unifaas_actors::sandbox::{ReclaimError, SandboxExit, SandboxHandle};
+
+use super::{Fake, holding::Holding};
+use crate::support::script::{OnTerminate, Reclaim, Script};
+
+pub(super) struct FakeHandle {
+    pub address: SocketAddr,
+    pub script: Script,
+    pub holding: Option<Holding>,
+    /// Reports the exit of an instance that could not be ended.
+    pub late_exit: Option<oneshot::Sender<SandboxExit>>,
+    pub fake: Fake,
+}
+
+impl SandboxHandle for FakeHandle {
+    fn terminate(&mut self) {
+        self.fake.ledger.borrow_mut().terminated += 1;
+        match self.script.on_terminate {
+            OnTerminate::ExitsAfter(after) => {
+                let (fake, address) = (self.fake.clone(), self.address);
+                actix::spawn(async move {
+                    sleep(after).await;
+                    fake.exit(address, SandboxExit::Code(0));
+                });
+            }
+            OnTerminate::Ignores => {}
+            OnTerminate::Panics => self.fake.panic_as_planned(),
+        }
+    }
+
+    fn kill(&mut self) {
+        self.fake.ledger.borrow_mut().killed += 1;
+        if !self.script.survives_kill {
+            self.fake.exit(self.address, SandboxExit::Signal(9));
+        }
+    }
+
+    fn reclaim(mut self: Box<Self>) -> LocalBoxFuture<'static, Result<(), ReclaimError>> {
+        let runs = self.fake.ledger.borrow_mut().running.remove(&self.address).is_some();
+        if runs && !self.script.survives_kill {
+            self.fake.violation(format!("{} was reclaimed while it ran", self.address));
+        }
+        let mut holding = self.holding.take();
+        let not_observed = runs || self.script.exit_observed_after.is_none();
+        if not_observed && !matches!(self.script.reclaim, Reclaim::After(_)) {
+            let stuck = self.late_exit.take().zip(holding.take().map(Holding::detached));
+            self.fake.ledger.borrow_mut().stuck.extend(stuck);
+        }
+        async move {
+            // Released in every other case, also if this future is dropped.
+            let _holding = holding;
+            match self.script.reclaim {
+                Reclaim::After(after) => {
+                    sleep(after).await;
+                    Ok(())
+                }
+                Reclaim::Fails => Err(ReclaimError { what: "the address".into(), why: "no reason".into() }),
+                Reclaim::Never => pending().await,
+            }
+        }
+        .boxed_local()
+    }
+}
+
+impl Drop for FakeHandle {
+    fn drop(&mut self) {
+        // Not reclaimed: its actor has panicked.
+        if self.holding.is_some() {
+            self.fake.ledger.borrow_mut().dropped += 1;
+            self.kill();
+            // An instance that survives a kill is not waited for here either.
+            self.fake.ledger.borrow_mut().running.remove(&self.address);
+        }
+    }
+}

@@ -56,7 +56,7 @@ pub enum Outcome {
         instance: Option<String>,
     },
     /// The connection was refused or broke.
-    Nobody {
+    NoAnswer {
         /// The error.
         error: String,
     },
@@ -91,7 +91,7 @@ impl Answer {
         match &self.outcome {
             Outcome::Function { status } => format!("{status} by the function"),
             Outcome::Platform { status, code, .. } => format!("{status} {code}"),
-            Outcome::Nobody { .. } => "no answer".to_owned(),
+            Outcome::NoAnswer { .. } => "no answer".to_owned(),
         }
     }
 }
@@ -143,7 +143,7 @@ async fn client(daemon: SocketAddr, workload: Workload, over: Arc<AtomicBool>, a
         let asked = Instant::now();
         let outcome = match ask(daemon, &workload, &mut kept).await {
             Ok(reply) => Outcome::of(&reply),
-            Err(error) => Outcome::Nobody { error },
+            Err(error) => Outcome::NoAnswer { error },
         };
         let answer = Answer { function: workload.function(), asked, answered: Instant::now(), outcome };
         answers.lock().expect("no client panicked").push(answer);

@@ -1,7 +1,6 @@
-//! Processes that mean harm. Each is held by its limits, told apart from the others, and gone in the end.
+//! Misbehaving processes: limits hold, other functions are not affected, and nothing is left.
 //!
-//! Containers that do the same are in `containers/abuse.rs`, virtual machines in `vm_abuse.rs`; a function's odd answers
-//! that are no harm in `upstream.rs`.
+//! Containers are in `containers/abuse.rs`, virtual machines in `vm_abuse.rs`, odd but harmless responses in `upstream.rs`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -17,16 +16,16 @@ use tokio::{net::TcpStream, time::Instant};
 
 const SOON: Duration = Duration::from_secs(10);
 
-/// A daemon with `bad`, as it is described, and `good`, which somebody uses meanwhile.
+/// Starts a daemon with `bad`, and with `good`, which a client uses meanwhile.
 async fn with(bad: Function) -> Daemon {
     Setup::default().function(bad).function(Function::new("good")).start().await
 }
 
-async fn until_none_is_left(daemon: &Daemon) {
+async fn until_no_instance_is_left(daemon: &Daemon) {
     daemon.settled("bad", "no instance", |function| function["instances"] == json!([])).await;
 }
 
-/// The directory of a process in the hierarchy that counts processes.
+/// Returns the cgroup directory of a process in the hierarchy that limits processes.
 fn counted_in(pid: u32) -> Option<PathBuf> {
     let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
     let of = |controllers: &str| text.lines().find_map(|line| line.split_once(controllers)).map(|(_, path)| path);
@@ -43,7 +42,7 @@ fn number_in(file: PathBuf) -> u64 {
 }
 
 #[tokio::test]
-async fn a_fork_bomb_is_held_where_processes_can_be_counted_and_leaves_nothing() {
+async fn pids_limit_stops_fork_bomb() {
     if !cgroups_are_usable().await {
         return;
     }
@@ -58,16 +57,16 @@ async fn a_fork_bomb_is_held_where_processes_can_be_counted_and_leaves_nothing()
             daemon.get("/invoke/bad/pid").await.ok();
             assert!(number_in(group.join("pids.current")) <= 40);
         }
-        until_none_is_left(&daemon).await;
-        // It may be kept for another instance.
+        until_no_instance_is_left(&daemon).await;
+        // It may be kept for the next instance.
         assert!(!group.exists() || number_in(group.join("pids.current")) == 0);
-        assert_eq!(daemon.home.processes().len(), 1, "that of the other function");
+        assert_eq!(daemon.home.processes().len(), 1, "only the other function's process is left");
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_process_has_the_limits_of_its_file() {
+async fn process_has_configured_limits() {
     if !cgroups_are_usable().await {
         return;
     }
@@ -86,7 +85,7 @@ async fn a_process_has_the_limits_of_its_file() {
 }
 
 #[tokio::test]
-async fn a_file_that_grows_without_end_ends_its_process_at_the_limit() {
+async fn file_size_limit_ends_process() {
     let daemon = with(Function::new("bad").process("file-size", 2)).await;
     let directory = tempfile::tempdir().unwrap();
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o777)).unwrap();
@@ -102,7 +101,7 @@ async fn a_file_that_grows_without_end_ends_its_process_at_the_limit() {
 }
 
 #[tokio::test]
-async fn output_without_end_is_read_at_a_pace_and_kept_within_bounds() {
+async fn endless_output_is_throttled_and_bounded() {
     let daemon = with(Function::new("bad")).await;
     without_side_effects(&daemon, "good", async {
         daemon.get("/invoke/bad/flood?ms=3000").await.ok();
@@ -114,13 +113,13 @@ async fn output_without_end_is_read_at_a_pace_and_kept_within_bounds() {
         let printed: u64 = daemon.get("/invoke/bad/flooded").await.ok().text().parse().unwrap();
         assert!((64 << 10..40 << 20).contains(&printed), "{printed} bytes were taken in a second");
         daemon.get("/invoke/bad/exit?code=3").await.problem(502, "instance_failed");
-        until_none_is_left(&daemon).await;
+        until_no_instance_is_left(&daemon).await;
     })
     .await;
 }
 
 #[tokio::test]
-async fn an_instance_that_closes_its_socket_loses_its_place_and_no_request() {
+async fn instance_without_listener_is_replaced_without_failed_request() {
     let daemon = with(Function::new("bad")).await;
     without_side_effects(&daemon, "good", async {
         let first = daemon.get("/invoke/bad/deaf").await.ok();
@@ -130,7 +129,7 @@ async fn an_instance_that_closes_its_socket_loses_its_place_and_no_request() {
         let address: SocketAddr = daemon.instances("bad").await[0]["address"].as_str().unwrap().parse().unwrap();
         let deaf = async || TcpStream::connect(address).await.is_err().then_some(());
         eventually(SOON, "it listens no more", deaf).await;
-        // A connection that is kept for the next request is still listened to.
+        // A kept connection is still served.
         for _ in 0..8 {
             daemon.get("/invoke/bad/pid").await.ok();
         }
@@ -141,13 +140,13 @@ async fn an_instance_that_closes_its_socket_loses_its_place_and_no_request() {
 }
 
 #[tokio::test]
-async fn answers_that_are_none_have_the_right_status_and_harm_nobody() {
+async fn malformed_responses_have_documented_status() {
     let daemon = with(Function::new("bad").set("timeout", 1)).await;
     without_side_effects(&daemon, "good", check_malformed_responses(&daemon, "bad")).await;
 }
 
 #[tokio::test]
-async fn an_answer_without_end_takes_no_slot_for_longer_than_the_timeout_whoever_reads_it() {
+async fn endless_response_frees_slot_at_timeout() {
     let daemon = Setup::default()
         .option("--client-timeout", "1")
         .function(Function::new("bad").set("timeout", 1).set("max-instances", 1))
@@ -157,10 +156,10 @@ async fn an_answer_without_end_takes_no_slot_for_longer_than_the_timeout_whoever
     without_side_effects(&daemon, "good", async {
         for path in ["/endless/body", "/bytes?mib=2000"] {
             let path = format!("/invoke/bad{path}");
-            // One that is never read beyond its head.
+            // One client never reads beyond the head.
             let (_connection, _response) = daemon.start(request("GET", &path, empty())).await;
             within(ms(6000), "the only slot is free", daemon.get("/invoke/bad/pid")).await.ok();
-            // One that is read more slowly than the function writes, so that there is always something to pass on.
+            // One client reads more slowly than the function writes, so the daemon always has data to send.
             let (_slow, response) = daemon.start(request("GET", &path, empty())).await;
             let slowly = async {
                 let mut pieces = Pieces::of(response);
@@ -176,7 +175,7 @@ async fn an_answer_without_end_takes_no_slot_for_longer_than_the_timeout_whoever
 }
 
 #[tokio::test]
-async fn an_instance_that_calls_back_and_dies_is_told_to_those_who_waited_for_it() {
+async fn exit_after_callback_fails_waiting_requests() {
     let daemon = with(Function::new("bad").flag("--exit-after-callback").flag("7")).await;
     without_side_effects(&daemon, "good", async {
         for _ in 0..3 {
@@ -184,15 +183,15 @@ async fn an_instance_that_calls_back_and_dies_is_told_to_those_who_waited_for_it
             let problem = reply.problem(502, "instance_failed").to_string();
             assert!(problem.contains("could not connect") || problem.contains("status 7"), "WHAT {problem}");
         }
-        until_none_is_left(&daemon).await;
-        // Each request may have tried some, none more than that.
+        until_no_instance_is_left(&daemon).await;
+        // Each request may have tried several instances, but not more than this.
         assert!(number(&daemon.function("bad").await, "instances_started") <= 12);
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_memory_hog_is_ended_at_its_limit_while_nobody_else_notices() {
+async fn memory_limit_ends_process() {
     if !cgroups_are_usable().await {
         return;
     }

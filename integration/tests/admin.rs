@@ -1,6 +1,6 @@
-//! Who is shown the admin pages, and who is heard at which listener.
+//! Access to the admin pages, and to each listener.
 //!
-//! Containers that try are in `containers/walls.rs`, virtual machines in `vm_walls.rs`.
+//! Attempts from containers are in `containers/isolation.rs`, those from virtual machines in `vm_isolation.rs`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -15,7 +15,7 @@ use tokio::net::TcpSocket;
 
 const PAGES: [&str; 4] = ["/debug", "/debug/", "/debug/functions/f", "/metrics"];
 
-/// Asks for a page with other header fields than usual.
+/// Requests a page with additional headers.
 async fn asked(at: SocketAddr, path: &str, fields: &[(&'static str, &str)]) -> Reply {
     let mut request = request("GET", path, empty());
     for (name, value) in fields {
@@ -24,7 +24,7 @@ async fn asked(at: SocketAddr, path: &str, fields: &[(&'static str, &str)]) -> R
     Connection::open(at).await.unwrap().send(request).await.unwrap()
 }
 
-/// A connection to `to` that comes from an address of this host.
+/// Connects to `to` from an address of this host.
 async fn from(source: &str, to: SocketAddr) -> Raw {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind(format!("{source}:0").parse().unwrap()).unwrap();
@@ -32,13 +32,13 @@ async fn from(source: &str, to: SocketAddr) -> Raw {
 }
 
 #[tokio::test]
-async fn they_are_shown_to_this_host_and_not_to_those_for_whom_it_speaks() {
+async fn admin_pages_are_hidden_from_proxied_and_rebound_requests() {
     let daemon = Setup::default().function(Function::new("f")).start().await;
     let at = daemon.listen;
     for host in ["localhost", "localhost:8123", "127.0.0.1", "[::1]:1", "LOCALHOST"] {
         assert_eq!(asked(at, "/debug", &[("host", host)]).await.status, 200, "{host}");
     }
-    // A name that somebody else has made to point here, and every way in which a proxy may say that it is one.
+    // A foreign name that resolves to this host (DNS rebinding), and each header of a proxy.
     for fields in [
         ("host", "evil.example"),
         ("host", "evil.example:8123"),
@@ -53,13 +53,13 @@ async fn they_are_shown_to_this_host_and_not_to_those_for_whom_it_speaks() {
         for page in PAGES {
             asked(at, page, &[fields]).await.problem(404, "no_such_page");
         }
-        assert_eq!(asked(at, "/healthz", &[fields]).await.status, 200, "health is everybody's business");
-        assert_eq!(asked(at, "/invoke/f/pid", &[fields]).await.status, 200, "and so are functions");
+        assert_eq!(asked(at, "/healthz", &[fields]).await.status, 200, "the health page is public");
+        assert_eq!(asked(at, "/invoke/f/pid", &[fields]).await.status, 200, "functions are public");
     }
 }
 
 #[tokio::test]
-async fn a_listener_of_their_own_on_loopback_shows_them_to_the_same() {
+async fn loopback_admin_listener_hides_pages_from_proxied_requests() {
     let daemon = Setup::default().option("--admin-listen", "127.0.0.1:0").function(Function::new("f")).start().await;
     let admin = daemon.admin.unwrap();
     assert_eq!(asked(admin, "/debug", &[]).await.status, 200);
@@ -71,7 +71,7 @@ async fn a_listener_of_their_own_on_loopback_shows_them_to_the_same() {
 }
 
 #[tokio::test]
-async fn a_process_that_is_a_function_is_not_shown_them_where_it_runs_as_somebody_else() {
+async fn admin_pages_are_hidden_from_processes_of_function_users() {
     if !geteuid().is_root() {
         return;
     }
@@ -85,7 +85,7 @@ async fn a_process_that_is_a_function_is_not_shown_them_where_it_runs_as_somebod
 }
 
 #[test]
-fn other_hosts_are_shown_them_only_where_that_was_asked_for() {
+fn public_admin_listener_serves_other_hosts() {
     isolated(|| async {
         add_interface("lan", "192.0.2.7/24");
         let open = |setup: Setup| setup.option("--listen", "0.0.0.0:0").function(Function::new("f"));
@@ -105,7 +105,7 @@ fn other_hosts_are_shown_them_only_where_that_was_asked_for() {
 }
 
 #[test]
-fn strangers_are_not_heard_at_the_callback_listener() {
+fn callback_listener_closes_foreign_connections() {
     isolated(|| async {
         add_interface("lan", "192.0.2.7/24");
         add_interface("wan", "198.51.100.7/24");
@@ -121,7 +121,7 @@ fn strangers_are_not_heard_at_the_callback_listener() {
         }
         let mut own = from("192.0.2.7", to).await;
         own.send(head).await.unwrap();
-        assert_eq!(own.expect_head().await.status, 404, "this host may have a function there");
+        assert_eq!(own.expect_head().await.status, 404, "a function may be on this host");
         assert_eq!(number(&daemon.debug().await["daemon"], "callbacks_refused"), 21);
         assert_eq!(daemon.log().matches("its address has no business there").count(), 1, "{}", daemon.log());
         daemon.get("/invoke/f/pid").await.ok();
@@ -129,7 +129,7 @@ fn strangers_are_not_heard_at_the_callback_listener() {
 }
 
 #[tokio::test]
-async fn forged_callbacks_are_counted_and_fill_neither_log_nor_listener() {
+async fn forged_callbacks_are_counted_and_logged_rarely() {
     let daemon = Daemon::with(Function::new("f").set("keepalive", 0.1)).await;
     let url = daemon.get("/invoke/f/callback").await.ok().text();
     daemon.settled("f", "no instance", |function| function["instances"] == serde_json::json!([])).await;
@@ -151,7 +151,7 @@ async fn forged_callbacks_are_counted_and_fill_neither_log_nor_listener() {
 }
 
 #[tokio::test]
-async fn an_instance_that_calls_back_again_and_again_is_logged_once() {
+async fn repeated_callbacks_are_logged_once() {
     let daemon = Daemon::with(Function::new("f").flag("--callbacks").flag("30")).await;
     daemon.get("/invoke/f/pid").await.ok();
     daemon.settled("f", "all of them were counted", |function| function["callbacks_refused"] == 29).await;
@@ -160,7 +160,7 @@ async fn an_instance_that_calls_back_again_and_again_is_logged_once() {
 }
 
 #[tokio::test]
-async fn a_callback_is_small_and_whoever_says_nothing_is_in_nobodys_way() {
+async fn silent_and_large_callbacks_do_not_block_others() {
     let daemon = Daemon::with(Function::new("f")).await;
     let silent = futures::future::join_all((0..400).map(|_| Raw::connect(daemon.callback))).await;
     let reply = daemon.get("/invoke/f/pid").await.ok();

@@ -1,4 +1,4 @@
-//! More functions than the host has memory, processors or files for.
+//! Functions that together need more memory, processors or files than the host has.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -18,20 +18,20 @@ async fn with_budget(mib: u64, functions: impl IntoIterator<Item = Function>) ->
     functions.into_iter().fold(setup, Setup::function).start().await
 }
 
-/// What `/debug` says of the daemon as a whole.
+/// Returns the daemon's part of `/debug`.
 async fn host(daemon: &Daemon) -> Value {
     daemon.debug().await["daemon"].take()
 }
 
 #[tokio::test]
-async fn the_instance_that_has_been_idle_longest_makes_room_for_another_function() {
+async fn longest_idle_instance_is_evicted() {
     let daemon = with_budget(128, ["a", "b", "c"].map(small)).await;
     let a = daemon.get("/invoke/a/pid").await.ok().pid();
     let b = daemon.get("/invoke/b/pid").await.ok().pid();
     assert_eq!(number(&host(&daemon).await, "memory_taken"), 128);
     let reply = daemon.get("/invoke/c/pid").await.ok();
     assert!(reply.took < ms(1000), "{:?}", reply.took);
-    assert!(!processes::exists(a), "its memory was given away before it had ended");
+    assert!(!processes::exists(a), "its memory was reused before it had exited");
     assert_eq!(daemon.get("/invoke/b/pid").await.ok().pid(), b);
     let [evicted, kept] = [daemon.function("a").await, daemon.function("b").await];
     assert_eq!((number(&evicted, "instances_evicted"), number(&kept, "instances_evicted")), (1, 0));
@@ -42,7 +42,7 @@ async fn the_instance_that_has_been_idle_longest_makes_room_for_another_function
 }
 
 #[tokio::test]
-async fn who_finds_everything_busy_waits_for_the_first_instance_that_is_not() {
+async fn request_waits_for_busy_instance_to_become_idle() {
     let daemon = with_budget(64, ["a", "b"].map(small)).await;
     daemon.get("/invoke/a/pid").await.ok();
     let waiting = async {
@@ -61,7 +61,7 @@ async fn who_finds_everything_busy_waits_for_the_first_instance_that_is_not() {
 }
 
 #[tokio::test]
-async fn who_waits_in_vain_is_told_503_with_retry_after() {
+async fn request_without_memory_gets_503_with_retry_after() {
     let daemon = with_budget(64, [small("a"), small("b").set("queue-timeout", 0.5)]).await;
     daemon.get("/invoke/a/pid").await.ok();
     let refused = async {
@@ -78,7 +78,7 @@ async fn who_waits_in_vain_is_told_503_with_retry_after() {
 }
 
 #[tokio::test]
-async fn what_can_never_fit_is_a_503_at_once() {
+async fn function_larger_than_budget_gets_503_at_once() {
     let daemon = with_budget(64, [Function::new("f").process("memory", 65), small("g")]).await;
     let reply = daemon.get("/invoke/f/pid").await;
     let problem = reply.problem(503, "host_saturated");
@@ -88,7 +88,7 @@ async fn what_can_never_fit_is_a_503_at_once() {
 }
 
 #[tokio::test]
-async fn a_minimum_is_not_given_up_for_others() {
+async fn min_instances_are_not_evicted() {
     let kept = small("kept").set("min-instances", 1);
     let daemon = with_budget(128, [kept, small("a"), small("b").set("queue-timeout", 5)]).await;
     daemon.until("kept", "idle", 1).await;
@@ -100,7 +100,7 @@ async fn a_minimum_is_not_given_up_for_others() {
 }
 
 #[tokio::test]
-async fn a_burst_on_a_full_host_is_served_to_the_last() {
+async fn burst_on_full_host_is_served_completely() {
     let functions: Vec<_> = (0..6).map(|n| small(&format!("f{n}")).set("single-use", n % 2 == 0)).collect();
     let daemon = with_budget(192, functions).await;
     let paths: Vec<_> = (0..60).map(|n| format!("/invoke/f{}/sleep?ms=20", n % 6)).collect();
@@ -121,7 +121,7 @@ async fn a_burst_on_a_full_host_is_served_to_the_last() {
 }
 
 #[tokio::test]
-async fn no_more_processes_start_at_once_than_may() {
+async fn max_process_starts_bounds_concurrent_starts() {
     let function = small("f").set("single-use", true).flag("--boot-delay").flag("200");
     let setup = Setup::default().option("--max-process-starts", "2").function(function).function(small("g"));
     let daemon = setup.start().await;
@@ -145,7 +145,7 @@ async fn no_more_processes_start_at_once_than_may() {
 }
 
 #[tokio::test]
-async fn a_budget_may_be_a_share_of_the_hosts_memory() {
+async fn memory_budget_accepts_percentage() {
     let mut budgets = Vec::new();
     for share in ["50%", "25%"] {
         let daemon = Setup::default().option("--memory-budget", share).start().await;

@@ -1,4 +1,4 @@
-//! Functions whose starts fail again and again.
+//! Functions whose starts keep failing.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -13,7 +13,7 @@ fn dies() -> Function {
     Function::new("f").flag("--exit-at-boot").flag("42").flag("--say").flag("no configuration")
 }
 
-/// A function that has just failed for the third time in a row.
+/// Fails the function three times in a row.
 async fn failing(daemon: &Daemon) {
     for _ in 0..3 {
         daemon.get("/invoke/f/").await.problem(502, "boot_failed");
@@ -21,7 +21,7 @@ async fn failing(daemon: &Daemon) {
 }
 
 #[tokio::test]
-async fn after_three_failures_callers_get_the_last_error_at_once_with_retry_after() {
+async fn third_failure_makes_requests_fail_at_once() {
     let daemon = Daemon::with(dies()).await;
     for _ in 0..2 {
         let reply = daemon.get("/invoke/f/").await;
@@ -50,11 +50,11 @@ async fn after_three_failures_callers_get_the_last_error_at_once_with_retry_afte
 }
 
 #[tokio::test]
-async fn pauses_grow_and_each_ends_in_one_start() {
+async fn pauses_double_and_end_with_one_start() {
     let daemon = Daemon::with(dies()).await;
     failing(&daemon).await;
     let since = Instant::now();
-    // Pauses of one and of two seconds end in that time, the one after them does not.
+    // The pauses of one and two seconds end in that time, the next one does not.
     while since.elapsed() < ms(4500) {
         for reply in join_all((0..4).map(|_| daemon.get("/invoke/f/"))).await {
             reply.problem(502, "boot_failed");
@@ -67,7 +67,7 @@ async fn pauses_grow_and_each_ends_in_one_start() {
 }
 
 #[tokio::test]
-async fn a_new_file_is_tried_at_once() {
+async fn changed_file_ends_backoff() {
     let daemon = Daemon::with(dies()).await;
     failing(&daemon).await;
     daemon.home.put(&Function::new("f"));
@@ -76,7 +76,7 @@ async fn a_new_file_is_tried_at_once() {
 }
 
 #[tokio::test]
-async fn a_function_that_is_well_again_recovers_by_itself() {
+async fn function_recovers_after_successful_start() {
     let home = Home::new();
     let program = home.testfn();
     let script = format!("test -e well || exit 7; exec {} $CALLBACK_URL --token {}", program.display(), home.token());
@@ -96,7 +96,7 @@ async fn a_function_that_is_well_again_recovers_by_itself() {
 }
 
 #[tokio::test]
-async fn a_function_that_never_gets_ready_fails_with_its_own_error() {
+async fn boot_timeouts_count_as_failures() {
     let daemon = Daemon::with(Function::new("f").set("boot-timeout", 0.3).flag("--callbacks").flag("0")).await;
     for _ in 0..3 {
         daemon.get("/invoke/f/").await.problem(504, "boot_timed_out");

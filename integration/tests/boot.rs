@@ -1,4 +1,4 @@
-//! From the order to start an instance to its readiness: shared boots, boots that fail, boots that never end.
+//! From the start of an instance to its readiness: shared boots, failing boots, endless boots.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -8,7 +8,7 @@ use futures::future::join_all;
 use integration::{Daemon, Function, Setup, eventually, ms, number};
 
 #[tokio::test]
-async fn a_hundred_requests_at_once_on_a_cold_function_share_at_most_ten_instances() {
+async fn cold_requests_share_instances() {
     let function = Function::new("f").set("concurrent-requests", 10).flag("--boot-delay").flag("300");
     let daemon = Daemon::with(function).await;
     let replies = join_all((0..100).map(|_| daemon.get("/invoke/f/sleep?ms=50"))).await;
@@ -25,7 +25,7 @@ async fn a_hundred_requests_at_once_on_a_cold_function_share_at_most_ten_instanc
 }
 
 #[tokio::test]
-async fn no_more_than_max_instances_are_ever_alive() {
+async fn max_instances_bounds_living_instances() {
     let function = Function::new("f").set("max-instances", 3).set("single-use", true);
     let daemon = Daemon::with(function).await;
     let load = join_all((0..30).map(|_| daemon.get("/invoke/f/sleep?ms=30")));
@@ -45,7 +45,7 @@ async fn no_more_than_max_instances_are_ever_alive() {
 }
 
 #[tokio::test]
-async fn an_instance_that_exits_while_booting_is_a_502_within_100_ms_with_its_last_lines() {
+async fn exit_while_booting_is_502_with_last_output() {
     let function = Function::new("f").flag("--exit-at-boot").flag("42").flag("--boot-delay").flag("100");
     let function = function.flag("--say").flag("cannot find the configuration").flag("--say").flag("giving up");
     let daemon = Daemon::with(function).await;
@@ -67,7 +67,7 @@ async fn an_instance_that_exits_while_booting_is_a_502_within_100_ms_with_its_la
 }
 
 #[tokio::test]
-async fn a_function_that_cannot_boot_fails_every_waiter_and_never_spins() {
+async fn failing_boots_fail_all_waiters_without_busy_restarts() {
     let function = Function::new("f").flag("--exit-at-boot").flag("1").flag("--boot-delay").flag("100");
     let daemon = Daemon::with(function.set("min-instances", 1)).await;
     let replies = join_all((0..20).map(|_| daemon.get("/invoke/f/"))).await;
@@ -77,11 +77,11 @@ async fn a_function_that_cannot_boot_fails_every_waiter_and_never_spins() {
     let before = number(&daemon.function("f").await, "instances_started");
     tokio::time::sleep(ms(1500)).await;
     let more = number(&daemon.function("f").await, "instances_started") - before;
-    assert!(more <= 8, "{more} instances were started in 1.5 s for nobody");
+    assert!(more <= 8, "{more} instances were started in 1.5 s without a request");
 }
 
 #[tokio::test]
-async fn an_instance_that_never_calls_back_is_a_504_and_its_process_is_gone() {
+async fn missing_callback_is_504_and_ends_process() {
     let function = Function::new("f").flag("--callbacks").flag("0").flag("--say").flag("waiting for Godot");
     let daemon = Daemon::with(function.set("boot-timeout", 0.6)).await;
     let reply = daemon.get("/invoke/f/").await;
@@ -92,7 +92,7 @@ async fn an_instance_that_never_calls_back_is_a_504_and_its_process_is_gone() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_started_says_why() {
+async fn start_failure_states_reason() {
     let daemon = Setup::default()
         .function(Function::verbatim("missing", "[process]\ncommand = [\"no-such-program-of-unifaas\"]\n"))
         .function(Function::verbatim("container", "[container]\nimage = \"no-such-image-of-unifaas:none\"\n"))
@@ -107,7 +107,7 @@ async fn what_cannot_be_started_says_why() {
 }
 
 #[tokio::test]
-async fn a_function_larger_than_the_host_is_a_503_with_retry_after() {
+async fn function_larger_than_host_is_503() {
     let daemon = Daemon::with(Function::new("f").process("memory", 16 << 20)).await;
     let reply = daemon.get("/invoke/f/").await;
     reply.problem(503, "host_saturated");
@@ -123,7 +123,7 @@ async fn readiness_tcp_needs_no_callback() {
 }
 
 #[tokio::test]
-async fn readiness_http_waits_for_a_good_answer() {
+async fn readiness_http_waits_for_success_status() {
     let ready = Function::new("ready").set("readiness", "{ http = \"/status/200\" }").flag("--callbacks").flag("0");
     let unwell = Function::new("unwell").set("readiness", "{ http = \"/status/503\" }").flag("--callbacks").flag("0");
     let unwell = unwell.set("boot-timeout", 0.7);
@@ -133,7 +133,7 @@ async fn readiness_http_waits_for_a_good_answer() {
 }
 
 #[tokio::test]
-async fn an_instance_that_listens_only_after_its_callback_loses_no_request_for_good() {
+async fn requests_survive_late_listener() {
     let daemon = Daemon::with(Function::new("f").flag("--listen-delay").flag("200")).await;
     let reply = daemon.get("/invoke/f/pid").await;
     if reply.status != 200 {
@@ -146,7 +146,7 @@ async fn an_instance_that_listens_only_after_its_callback_loses_no_request_for_g
 }
 
 #[tokio::test]
-async fn an_instance_that_says_very_much_while_booting_is_not_held_up_by_it() {
+async fn large_output_does_not_delay_boot() {
     let mut function = Function::new("f");
     for _ in 0..20 {
         function = function.flag("--say").flag(&"x".repeat(2000));

@@ -1,6 +1,6 @@
-//! Clients that people use: each must be served as it expects.
+//! Popular HTTP clients against the daemon.
 //!
-//! A program that is not installed is skipped with a word about it; under CI that is a failure.
+//! A missing program is skipped with a message; under CI that is a failure.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -9,7 +9,7 @@ use std::{env, ffi::OsStr, path::PathBuf, process::Output, time::Duration};
 use integration::{Daemon, Function, Raw, ms};
 use tokio::process::Command;
 
-/// Where a program is, or `None` with a word about what is skipped.
+/// Returns the path of a program; prints a message if it is missing.
 #[allow(clippy::print_stderr, reason = "the test runner shows it")]
 fn program(name: &str) -> Option<PathBuf> {
     let paths = env::var_os("PATH").unwrap_or_default();
@@ -33,7 +33,7 @@ async fn served() -> Daemon {
 }
 
 #[tokio::test]
-async fn curl_is_served() {
+async fn serves_curl() {
     let Some(curl) = program("curl") else { return };
     let daemon = served().await;
     let base = format!("http://{}/invoke/f", daemon.listen);
@@ -63,7 +63,7 @@ async fn curl_is_served() {
 }
 
 #[tokio::test]
-async fn python_is_served_with_keep_alive_and_without() {
+async fn serves_python_with_and_without_keep_alive() {
     let Some(python) = program("python3") else { return };
     let daemon = served().await;
     let script = r#"
@@ -77,7 +77,7 @@ for n in range(50):
     assert connection.sock is not None, ("the connection was not kept", n, response.getheaders())
 connection.request("POST", "/invoke/f/echo", body=iter([b"one", b"two"]), encode_chunked=True, headers={"Transfer-Encoding": "chunked"})
 assert connection.getresponse().read() == b"onetwo"
-connection.request("GET", "/invoke/nobody/")
+connection.request("GET", "/invoke/missing/")
 response = connection.getresponse()
 assert response.status == 404 and response.getheader("x-unifaas-error") == "no_such_function"
 response.read()
@@ -87,15 +87,15 @@ opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 for n in range(50):
     with opener.open(f"http://{host}/invoke/f/n?{n}", timeout=10) as response:
         assert response.read().decode() == f"GET /n?{n}"
-print("well served")
+print("all served")
 "#;
     let output = run(&python, ["-c", script, &daemon.listen.to_string()]).await;
-    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "well served");
+    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "all served");
     assert_eq!(daemon.counter("f", "ok").await, 102);
 }
 
 #[tokio::test]
-async fn wrk_meets_no_error() {
+async fn serves_wrk_without_errors() {
     let Some(wrk) = program("wrk") else { return };
     let daemon = served().await;
     daemon.get("/invoke/f/pid").await.ok();
@@ -106,14 +106,14 @@ async fn wrk_meets_no_error() {
     let line = report.lines().find(|line| line.contains("requests in")).unwrap_or_else(|| panic!("{report}"));
     let requests: u64 = line.trim().split(' ').next().and_then(|word| word.parse().ok()).unwrap();
     assert!(requests > 100, "{report}");
-    // Those that were under way when wrk left are its own doing; all others were served.
+    // Requests in flight when wrk exits may be cancelled; all others were served.
     daemon.settled("f", "all slots are free", |f| f["instances"][0]["in_flight"] == 0).await;
     assert!(daemon.counter("f", "ok").await > requests);
     assert!(daemon.counter("f", "client_gone").await <= 32);
 }
 
 #[tokio::test]
-async fn a_browser_is_served() {
+async fn serves_browser() {
     let daemon = served().await;
     let mut raw = Raw::request(
         daemon.listen,

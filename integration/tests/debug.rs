@@ -1,4 +1,4 @@
-//! `/debug`: what it shows, under which names.
+//! `/debug`: documented names, and their values.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -64,7 +64,7 @@ async fn shows_exactly_the_documented_keys() {
 }
 
 #[tokio::test]
-async fn it_shows_the_daemon_its_functions_and_their_instances() {
+async fn shows_daemon_functions_and_instances() {
     let daemon = Setup::default()
         .function(Function::new("f").set("concurrent-requests", 2).flag("--say").flag("hello from the function"))
         .function(Function::verbatim("bad", "nonsense = 1\n"))
@@ -117,7 +117,7 @@ async fn it_shows_the_daemon_its_functions_and_their_instances() {
 }
 
 #[tokio::test]
-async fn functions_and_instances_have_addresses_of_their_own() {
+async fn functions_and_instances_have_own_pages() {
     let daemon = Daemon::with(Function::new("f")).await;
     daemon.get("/invoke/f/pid").await.ok();
     let whole = daemon.debug().await["functions"]["f"].clone();
@@ -133,7 +133,7 @@ async fn functions_and_instances_have_addresses_of_their_own() {
 }
 
 #[tokio::test]
-async fn it_shows_what_goes_on_while_it_goes_on() {
+async fn shows_waiting_and_running_requests() {
     let function = Function::new("f").set("max-instances", 1).flag("--boot-delay").flag("600");
     let daemon = Daemon::with(function.set("keepalive", 0.3)).await;
     let requests = futures::future::join(daemon.get("/invoke/f/sleep?ms=800"), daemon.get("/invoke/f/pid"));
@@ -153,7 +153,7 @@ async fn it_shows_what_goes_on_while_it_goes_on() {
 }
 
 #[tokio::test]
-async fn secrets_of_the_environment_are_not_shown() {
+async fn hides_values_of_environment() {
     let daemon = Daemon::with(Function::new("f").env("PASSWORD", "open-sesame-4711")).await;
     daemon.get("/invoke/f/pid").await.ok();
     let debug = daemon.debug().await.to_string();
@@ -162,18 +162,18 @@ async fn secrets_of_the_environment_are_not_shown() {
 }
 
 #[tokio::test]
-async fn it_is_healthy() {
+async fn health_page_answers_get_and_head() {
     let daemon = Setup::default().start().await;
     assert_eq!(daemon.get("/healthz").await.ok().text().trim(), "ok");
     assert_eq!(daemon.debug().await["functions"], serde_json::json!({}));
     for page in ["/healthz", "/debug"] {
-        // As some health checks ask.
+        // Some health checks use HEAD.
         assert_eq!(daemon.send(request("HEAD", page, empty())).await.unwrap().ok().body.len(), 0);
     }
 }
 
 #[tokio::test]
-async fn it_answers_while_everything_is_busy() {
+async fn answers_while_all_instances_are_busy() {
     let daemon = Daemon::with(Function::new("f").set("max-instances", 1).set("queue", 50)).await;
     let load = futures::future::join_all((0..20).map(|_| daemon.get("/invoke/f/sleep?ms=50")));
     let watch = async {
@@ -188,9 +188,9 @@ async fn it_answers_while_everything_is_busy() {
 }
 
 #[tokio::test]
-async fn the_admin_pages_can_be_moved_to_a_listener_of_their_own() {
+async fn admin_listener_serves_admin_pages() {
     let daemon = Setup::default().option("--admin-listen", "127.0.0.1:0").function(Function::new("f")).start().await;
-    let admin = daemon.admin.expect("it says where the admin pages are");
+    let admin = daemon.admin.expect("it announces the admin listener");
     let mut admin = integration::Connection::open(admin).await.expect("the admin listener");
     let debug = admin.send(integration::request("GET", "/debug", integration::empty())).await.unwrap().ok().json();
     assert_eq!(debug["functions"]["f"]["state"], "serving");
@@ -199,7 +199,7 @@ async fn the_admin_pages_can_be_moved_to_a_listener_of_their_own() {
 }
 
 #[tokio::test]
-async fn the_log_is_one_json_object_a_line_with_function_and_instance() {
+async fn log_lines_are_json_with_function_and_instance() {
     let daemon = Daemon::with(Function::new("f")).await;
     daemon.get("/invoke/f/pid").await.ok();
     let id = daemon.instances("f").await[0]["id"].as_str().unwrap().to_owned();

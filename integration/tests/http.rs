@@ -1,31 +1,31 @@
-//! What reaches the function and what comes back: methods, paths, header fields, statuses.
+//! What reaches the function and what comes back: methods, paths, headers, statuses.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 use integration::{Daemon, Function, Head, Raw, Setup, body_of, empty, ms, request};
 
-/// Sends a request as it stands, and reads the head of the request that the function got.
+/// Sends a raw request and returns the request head that the function received.
 async fn received(daemon: &Daemon, head: &[u8]) -> String {
     let mut raw = Raw::request(daemon.listen, head).await;
     let answer = raw.expect_head().await;
     assert_eq!(answer.status, 200, "{}", String::from_utf8_lossy(&answer.raw));
     let (body, _) = raw.rest(ms(500)).await;
-    // One character for each byte, so that nothing is lost.
+    // One character per byte, so that nothing is lost.
     let body = match answer.text("transfer-encoding") {
-        Some(_) => panic!("the length was known and is to be kept"),
+        Some(_) => panic!("the known length must be kept"),
         None => body,
     };
     body.iter().map(|byte| char::from(*byte)).collect()
 }
 
-/// The values of a header in a request's head, in order.
+/// Returns the values of a header in a request head, in order.
 fn values<'a>(head: &'a str, name: &str) -> Vec<&'a str> {
     let fields = head.lines().skip(1).filter_map(|line| line.split_once(':'));
     fields.filter(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim()).collect()
 }
 
 #[tokio::test]
-async fn every_method_reaches_the_function() {
+async fn passes_every_method() {
     let daemon = Daemon::with(Function::new("f")).await;
     for method in ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND", "M-SEARCH", "brew"] {
         let reply = daemon.send(request(method, "/invoke/f/some/path", empty())).await.unwrap().ok();
@@ -34,7 +34,7 @@ async fn every_method_reaches_the_function() {
 }
 
 #[tokio::test]
-async fn the_path_travels_as_it_was_sent() {
+async fn passes_path_unchanged() {
     let daemon = Daemon::with(Function::new("f").set("concurrent-requests", 4)).await;
     for (sent, expected) in [
         ("/invoke/f", "/"),
@@ -74,7 +74,7 @@ async fn the_path_travels_as_it_was_sent() {
 }
 
 #[tokio::test]
-async fn an_absolute_target_is_taken_like_its_path() {
+async fn accepts_absolute_target() {
     let daemon = Daemon::with(Function::new("f")).await;
     let head = "GET http://example.test/invoke/f/x?y HTTP/1.1\r\nHost: example.test\r\nConnection: close\r\n\r\n";
     let mut raw = Raw::request(daemon.listen, head).await;
@@ -83,7 +83,7 @@ async fn an_absolute_target_is_taken_like_its_path() {
 }
 
 #[tokio::test]
-async fn hop_by_hop_fields_of_a_request_stay_behind_and_all_others_go_on() {
+async fn drops_hop_by_hop_request_headers() {
     let daemon = Daemon::with(Function::new("f")).await;
     let head = received(
         &daemon,
@@ -114,7 +114,7 @@ async fn hop_by_hop_fields_of_a_request_stay_behind_and_all_others_go_on() {
 }
 
 #[tokio::test]
-async fn hop_by_hop_fields_of_an_answer_stay_behind() {
+async fn drops_hop_by_hop_response_headers() {
     let daemon = Daemon::with(Function::new("f")).await;
     let reply = daemon.get("/invoke/f/hop").await.ok();
     for name in ["keep-alive", "x-private", "proxy-connection", "proxy-authenticate"] {
@@ -125,7 +125,7 @@ async fn hop_by_hop_fields_of_an_answer_stay_behind() {
 }
 
 #[tokio::test]
-async fn the_function_learns_who_asked_and_how() {
+async fn adds_forwarding_headers() {
     let daemon = Daemon::with(Function::new("f")).await;
     let head = received(&daemon, b"GET /invoke/f/headers HTTP/1.1\r\nHost: example.test:1234\r\n\r\n").await;
     assert_eq!(values(&head, "X-Forwarded-For"), ["127.0.0.1"]);
@@ -146,7 +146,7 @@ async fn the_function_learns_who_asked_and_how() {
 }
 
 #[tokio::test]
-async fn a_request_id_is_made_or_taken_over() {
+async fn generates_or_keeps_request_id() {
     let daemon = Daemon::with(Function::new("f")).await;
     let made = daemon.get("/invoke/f/headers").await.ok();
     let id = made.header("x-request-id").expect("an id");
@@ -160,14 +160,14 @@ async fn a_request_id_is_made_or_taken_over() {
     assert_eq!(kept.header("x-request-id").as_deref(), Some("mine-42"));
     assert_eq!(values(&kept.text(), "X-Request-Id"), ["mine-42"]);
 
-    let mut to_nobody = request("GET", "/invoke/nobody/", empty());
-    to_nobody.headers_mut().insert("x-request-id", "mine-43".parse().unwrap());
-    let problem = daemon.send(to_nobody).await.unwrap().problem(404, "no_such_function");
+    let mut to_missing = request("GET", "/invoke/missing/", empty());
+    to_missing.headers_mut().insert("x-request-id", "mine-43".parse().unwrap());
+    let problem = daemon.send(to_missing).await.unwrap().problem(404, "no_such_function");
     assert_eq!(problem["request_id"], "mine-43");
 }
 
 #[tokio::test]
-async fn server_timing_says_where_the_time_went() {
+async fn adds_server_timing() {
     let daemon = Daemon::with(Function::new("f").flag("--boot-delay").flag("200")).await;
     let duration = |timing: &str, name: &str| -> f64 {
         let entry = timing.split(',').find_map(|entry| entry.trim().strip_prefix(name)?.strip_prefix(";dur="));
@@ -184,18 +184,18 @@ async fn server_timing_says_where_the_time_went() {
 }
 
 #[tokio::test]
-async fn the_functions_own_errors_pass_through_untouched() {
+async fn passes_function_errors_unchanged() {
     let daemon = Daemon::with(Function::new("f")).await;
     for status in [400, 404, 418, 429, 500, 502, 503, 504, 599] {
         let reply = daemon.get(&format!("/invoke/f/status/{status}")).await;
-        assert_eq!((reply.status, reply.text().as_str()), (status, "the function's own words"));
+        assert_eq!((reply.status, reply.text().as_str()), (status, "the function's own text"));
         assert_eq!(reply.header("x-unifaas-error"), None);
     }
     assert_eq!(daemon.counter("f", "ok").await, 9);
 }
 
 #[tokio::test]
-async fn header_fields_of_any_legal_kind_reach_the_function_unharmed() {
+async fn passes_legal_request_headers_unchanged() {
     let daemon = Daemon::with(Function::new("f")).await;
     let mut head = b"GET /invoke/f/headers HTTP/1.1\r\nHost: h\r\nX-Bytes: ".to_vec();
     head.extend(0x80..=0xff_u8);
@@ -220,7 +220,7 @@ async fn header_fields_of_any_legal_kind_reach_the_function_unharmed() {
 }
 
 #[tokio::test]
-async fn header_fields_of_any_legal_kind_come_back_unharmed() {
+async fn passes_legal_response_headers_unchanged() {
     let daemon = Daemon::with(Function::new("f")).await;
     let mut raw = Raw::request(daemon.listen, "GET /invoke/f/odd-headers HTTP/1.1\r\nHost: h\r\n\r\n").await;
     let head: Head = raw.expect_head().await;
@@ -236,7 +236,7 @@ async fn header_fields_of_any_legal_kind_come_back_unharmed() {
 }
 
 #[tokio::test]
-async fn bodies_of_both_framings_arrive_whole() {
+async fn passes_bodies_of_both_framings() {
     let daemon = Daemon::with(Function::new("f")).await;
     let text = "0123456789".repeat(30_000);
     assert_eq!(daemon.post("/invoke/f/echo", &text).await.ok().body, text.as_bytes());
@@ -256,10 +256,10 @@ async fn bodies_of_both_framings_arrive_whole() {
 }
 
 #[tokio::test]
-async fn heads_and_bare_statuses_have_no_body() {
+async fn head_204_and_304_have_no_body() {
     let daemon = Daemon::with(Function::new("f")).await;
     let mut connection = daemon.connect().await;
-    // One connection for all: a body where none belongs would be taken for the next answer.
+    // One connection for all: an unexpected body would be parsed as the next response.
     for _ in 0..3 {
         let reply = connection.send(request("HEAD", "/invoke/f/pid", empty())).await.unwrap();
         assert_eq!((reply.status, reply.body.len()), (200, 0));
@@ -269,13 +269,13 @@ async fn heads_and_bare_statuses_have_no_body() {
             let reply = connection.send(request("GET", &path, empty())).await.unwrap();
             assert_eq!((reply.status, reply.body.len(), reply.header("etag").as_deref()), (status, 0, Some("\"e\"")));
         }
-        let reply = connection.send(request("HEAD", "/invoke/nobody/", empty())).await.unwrap();
+        let reply = connection.send(request("HEAD", "/invoke/missing/", empty())).await.unwrap();
         assert_eq!((reply.status, reply.body.len()), (404, 0));
     }
 }
 
 #[tokio::test]
-async fn a_connection_is_kept_and_may_carry_requests_one_behind_the_other() {
+async fn keeps_connection_and_serves_pipelined_requests() {
     let daemon = Daemon::with(Function::new("f")).await;
     let one = "GET /invoke/f/a HTTP/1.1\r\nHost: h\r\n\r\n";
     let two = "POST /invoke/f/echo HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nxyz";
@@ -290,7 +290,7 @@ async fn a_connection_is_kept_and_may_carry_requests_one_behind_the_other() {
 }
 
 #[tokio::test]
-async fn a_client_of_http_1_0_is_served_and_its_connection_closed() {
+async fn serves_http_1_0_and_closes_connection() {
     let daemon = Daemon::with(Function::new("f")).await;
     for path in ["/invoke/f/x", "/invoke/f/stream?n=3&ms=10"] {
         let mut raw = Raw::request(daemon.listen, format!("GET {path} HTTP/1.0\r\n\r\n")).await;
@@ -303,7 +303,7 @@ async fn a_client_of_http_1_0_is_served_and_its_connection_closed() {
 }
 
 #[tokio::test]
-async fn a_function_is_named_exactly_or_not_at_all() {
+async fn function_names_match_exactly() {
     let daemon = Setup::default().function(Function::new("f")).function(Function::new("F-2_x")).start().await;
     daemon.get("/invoke/F-2_x/pid").await.ok();
     for path in ["/invoke/g/", "/invoke/F/", "/invoke/ff/x", "/invoke//f/", "/invoke/", "/invoke/f%2f/"] {

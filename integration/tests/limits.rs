@@ -1,4 +1,4 @@
-//! What a hostile or broken client may try, and that the daemon outlives it.
+//! Hostile and broken clients.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -7,26 +7,26 @@ use std::time::Duration;
 use integration::{Daemon, End, Function, Raw, body_of, empty, ms, number, request, within};
 use tokio::time::Instant;
 
-/// Sends bytes; everything that comes back until the connection ends.
+/// Sends bytes, and returns everything until the connection ends.
 async fn exchange(daemon: &Daemon, bytes: &[u8]) -> (String, End) {
     let mut raw = Raw::connect(daemon.listen).await;
-    // The daemon may answer and close while it is still being talked to.
+    // The daemon may answer and close before it has read everything.
     let _ = raw.send(bytes).await;
     let (answer, end) = raw.rest(ms(3000)).await;
     (String::from_utf8_lossy(&answer).into_owned(), end)
 }
 
-/// The statuses of all answers in what came back.
+/// Returns the statuses of all responses.
 fn statuses(answer: &str) -> Vec<u16> {
     let lines = answer.split("HTTP/1.1 ").skip(1);
     lines.filter_map(|line| line.split(' ').next()?.parse().ok()).collect()
 }
 
-/// What a smuggler puts behind the body: were it taken for a request, there would be a second answer.
+/// A request that a smuggler appends to the body: parsed as a request, it would get a second response.
 const SMUGGLED: &str = "GET /invoke/f/smuggled HTTP/1.1\r\nHost: h\r\n\r\n";
 
 #[tokio::test]
-async fn requests_with_ambiguous_ends_are_a_400_and_the_connection_is_closed() {
+async fn ambiguous_framing_is_400_and_closes_connection() {
     let daemon = Daemon::with(Function::new("f")).await;
     let framings = [
         "Content-Length: 4\r\nTransfer-Encoding: chunked",
@@ -72,7 +72,7 @@ async fn requests_with_ambiguous_ends_are_a_400_and_the_connection_is_closed() {
 }
 
 #[tokio::test]
-async fn an_old_client_cannot_send_chunks() {
+async fn http_1_0_request_cannot_be_chunked() {
     let daemon = Daemon::with(Function::new("f")).await;
     let head = "POST /invoke/f/received HTTP/1.0\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n";
     let (answer, end) = exchange(&daemon, format!("{head}0\r\n\r\n{SMUGGLED}").as_bytes()).await;
@@ -81,7 +81,7 @@ async fn an_old_client_cannot_send_chunks() {
 }
 
 #[tokio::test]
-async fn a_head_that_is_refused_is_told_why() {
+async fn refused_heads_get_problem_documents() {
     let daemon = Daemon::with(Function::new("f")).await;
     for (head, status, code) in [
         ("GET /invoke/f/pid HTTP/1.1\r\n", 400, "bad_request"),
@@ -107,10 +107,10 @@ async fn a_head_that_is_refused_is_told_why() {
 }
 
 #[tokio::test]
-async fn a_connection_outlives_a_refused_request_whose_body_can_be_skipped() {
+async fn connection_survives_refused_request_with_short_body() {
     let daemon = Daemon::with(Function::new("f").set("max-body", 1)).await;
     let mut raw = Raw::connect(daemon.listen).await;
-    let small = "POST /invoke/nobody/ HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\n";
+    let small = "POST /invoke/missing/ HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\n";
     for split in [0, 2, 5] {
         let (first, second) = "GET /".split_at(split);
         raw.send(format!("{small}{first}")).await.unwrap();
@@ -122,14 +122,14 @@ async fn a_connection_outlives_a_refused_request_whose_body_can_be_skipped() {
         assert_eq!(answer.status, 200);
         assert_eq!(raw.bytes(answer.text("content-length").unwrap().parse().unwrap()).await, b"GET /a");
     }
-    // One that is held back never comes, and nobody waits for it.
+    // The client withholds this body, so the daemon must not wait for it.
     raw.send(small.replace("\r\n\r\n", "\r\nExpect: 100-continue\r\n\r\n")).await.unwrap();
     let answer = raw.expect_head().await;
     assert_eq!((answer.status, answer.text("connection").as_deref()), (404, Some("close")));
 }
 
 #[tokio::test]
-async fn bad_chunking_is_a_400_and_the_function_sees_no_clean_end() {
+async fn bad_chunking_is_400() {
     let daemon = Daemon::with(Function::new("f").set("concurrent-requests", 4)).await;
     daemon.get("/invoke/f/pid").await.ok();
     for body in [
@@ -156,7 +156,7 @@ async fn bad_chunking_is_a_400_and_the_function_sees_no_clean_end() {
 }
 
 #[tokio::test]
-async fn a_body_that_stops_short_is_never_passed_on_as_a_whole_one() {
+async fn incomplete_body_never_looks_complete() {
     let daemon = Daemon::with(Function::new("f").set("max-instances", 1)).await;
     daemon.get("/invoke/f/pid").await.ok();
     for (framing, part) in [("Content-Length: 100", "only this"), ("Transfer-Encoding: chunked", "5\r\nhello\r\n")] {
@@ -172,7 +172,7 @@ async fn a_body_that_stops_short_is_never_passed_on_as_a_whole_one() {
 }
 
 #[tokio::test]
-async fn heads_of_a_mebibyte_are_a_431() {
+async fn large_heads_are_431() {
     let daemon = Daemon::with(Function::new("f")).await;
     let long = format!("X-Long: {}\r\n", "l".repeat(1 << 20));
     let many: String = (0..20_000).map(|n| format!("X-Many-{n}: {}\r\n", "m".repeat(40))).collect();
@@ -186,7 +186,7 @@ async fn heads_of_a_mebibyte_are_a_431() {
 }
 
 #[tokio::test]
-async fn a_head_that_comes_too_slowly_is_a_408() {
+async fn slow_head_is_408() {
     let daemon = Daemon::with(Function::new("f")).await;
     let stalled = async {
         let mut raw = Raw::request(daemon.listen, "GET /invoke/f/pid HTTP/1.1\r\nHost:").await;
@@ -209,20 +209,20 @@ async fn a_head_that_comes_too_slowly_is_a_408() {
 }
 
 #[tokio::test]
-async fn a_body_that_never_comes_holds_its_slot_no_longer_than_the_timeout() {
+async fn missing_body_frees_slot_at_timeout() {
     let daemon = Daemon::with(Function::new("f").set("timeout", 1).set("max-instances", 1)).await;
     daemon.get("/invoke/f/pid").await.ok();
     let head = "POST /invoke/f/received HTTP/1.1\r\nHost: h\r\nContent-Length: 100\r\n\r\nthe first of it";
     let mut raw = Raw::request(daemon.listen, head).await;
     let status = within(ms(3000), "an answer", raw.expect_head()).await.status;
-    assert_eq!(status, 408, "it was the client that was slow");
+    assert_eq!(status, 408, "the client was slow");
     daemon.get("/invoke/f/pid").await.ok();
 }
 
 #[tokio::test]
-async fn names_that_are_no_functions_are_a_404_and_never_a_path() {
+async fn invalid_function_names_are_404() {
     let daemon = Daemon::with(Function::new("f")).await;
-    // A directory next to the registry that would do, if a name were a path.
+    // A directory beside the registry that would be a function if names were paths.
     Function::new("outside").write(&daemon.home.path(""), &daemon.home);
     let long = "a".repeat(7000);
     for name in [
@@ -266,7 +266,7 @@ async fn names_that_are_no_functions_are_a_404_and_never_a_path() {
 }
 
 #[tokio::test]
-async fn what_is_not_http_is_refused_and_outlived() {
+async fn garbage_is_refused() {
     let daemon = Daemon::with(Function::new("f")).await;
     let tls_hello = b"\x16\x03\x01\x00\xa5\x01\x00\x00\xa1\x03\x03".to_vec();
     let noise: Vec<u8> = (0..5000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
@@ -293,7 +293,7 @@ async fn what_is_not_http_is_refused_and_outlived() {
 }
 
 #[tokio::test]
-async fn a_body_larger_than_allowed_is_a_413() {
+async fn body_beyond_max_body_is_413() {
     let daemon = Daemon::with(Function::new("f").set("max-body", 1)).await;
     let fits = daemon.send(request("POST", "/invoke/f/received", body_of(vec![0_u8; 1 << 20]))).await.unwrap().ok();
     assert_eq!(fits.text(), (1 << 20).to_string());
@@ -319,7 +319,7 @@ async fn a_body_larger_than_allowed_is_a_413() {
 }
 
 #[tokio::test]
-async fn hundreds_of_silent_connections_are_in_nobodys_way() {
+async fn silent_connections_do_not_delay_others() {
     let daemon = Daemon::with(Function::new("f")).await;
     let silent: Vec<_> = futures::future::join_all((0..400).map(|_| Raw::connect(daemon.listen))).await;
     let reply = daemon.send(request("GET", "/invoke/f/pid", empty())).await.unwrap().ok();

@@ -13,16 +13,16 @@ use tokio::{
     net::unix::pipe,
 };
 
-/// More than a pipe and the queue before it hold.
+/// More lines than the pipe and the queue hold.
 const REQUESTS: usize = 8_000;
 
-/// A daemon that says a line for each request, into a pipe that nobody reads.
-async fn unheard() -> (Daemon, PathBuf) {
+/// Starts a daemon that logs each request into a pipe without a reader.
+async fn with_stuck_reader() -> (Daemon, PathBuf) {
     let home = Home::new();
     home.put(&Function::new("f").set("concurrent-requests", 8).set("max-instances", 1));
     let pipe = home.path("pipe");
     mkfifo(&pipe, Mode::S_IRWXU).unwrap();
-    // In both directions, since one that nobody may read would be an error.
+    // Opened in both directions, because a pipe without any reader would be an error.
     let into_pipe = "exec \"$0\" \"$@\" 2<>\"$PIPE\"";
     let setup = Setup::at(&home).option("--log-level", "debug").variable("PIPE", &pipe);
     (setup.run_by(["sh", "-c", into_pipe]).start().await, pipe)
@@ -40,8 +40,8 @@ async fn ask(daemon: &Daemon) {
 }
 
 #[tokio::test]
-async fn a_reader_of_the_log_that_is_stuck_stops_neither_the_daemon_nor_its_end() {
-    let (mut daemon, _pipe) = unheard().await;
+async fn stuck_log_reader_does_not_block_daemon() {
+    let (mut daemon, _pipe) = with_stuck_reader().await;
     ask(&daemon).await;
     let ending = daemon.end().await;
     assert_eq!(ending.status.code(), Some(0));
@@ -49,25 +49,25 @@ async fn a_reader_of_the_log_that_is_stuck_stops_neither_the_daemon_nor_its_end(
 }
 
 #[tokio::test]
-async fn a_reader_that_goes_on_is_told_how_much_it_has_missed() {
-    let (daemon, pipe) = unheard().await;
+async fn lost_lines_are_counted_in_log() {
+    let (daemon, pipe) = with_stuck_reader().await;
     ask(&daemon).await;
     let mut lines = BufReader::new(pipe::OpenOptions::new().open_receiver(pipe).unwrap()).lines();
-    let mut told = 0;
+    let mut read = 0;
     let missed = async {
         loop {
             let line: Value = serde_json::from_str(&lines.next_line().await.unwrap().unwrap()).unwrap();
             match line["msg"].as_str().unwrap() {
-                "request is over" => told += 1,
+                "request is over" => read += 1,
                 words if words.contains("dropped messages") => break number(&line, "count"),
-                // What it is told with.
+                // Other lines of the daemon.
                 _ => {}
             }
-            if told % 500 == 1 {
+            if read % 500 == 1 {
                 daemon.get("/invoke/f/pid").await.ok();
             }
         }
     };
-    let missed = within(Duration::from_secs(20), "it is told", missed).await;
-    assert!(told + missed >= REQUESTS as u64, "{told} lines and a loss of {missed}");
+    let missed = within(Duration::from_secs(20), "all lines", missed).await;
+    assert!(read + missed >= REQUESTS as u64, "{read} lines and a loss of {missed}");
 }

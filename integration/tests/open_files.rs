@@ -1,4 +1,4 @@
-//! The limit on open files: raised, told when it is low, and survived when it is reached.
+//! The limit on open files: raised at start, reported when low, survived when reached.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -9,10 +9,10 @@ use integration::{Connection, Daemon, Function, Setup, empty, eventually, ms, re
 use nix::unistd::geteuid;
 use tokio::time::timeout;
 
-/// With this for a limit no file can be opened any more: the daemon never gives the numbers below back.
+/// A limit with which no further file can be opened, because the daemon keeps the lowest descriptors.
 const NO_MORE: u64 = 4;
 
-/// The limits on open files of a process, soft and hard.
+/// Returns the soft and hard limits on open files of a process.
 fn limits(pid: u32) -> (u64, u64) {
     let limits = fs::read_to_string(format!("/proc/{pid}/limits")).expect("the process is there");
     let line = limits.lines().find(|line| line.starts_with("Max open files")).expect("it is listed");
@@ -28,7 +28,7 @@ fn open_files(pid: u32) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).expect("the process is there").count()
 }
 
-/// The number that the next file gets.
+/// Returns the number of the next descriptor.
 fn next_file(pid: u32) -> u64 {
     let open: Vec<u64> = fs::read_dir(format!("/proc/{pid}/fd"))
         .expect("the process is there")
@@ -37,7 +37,7 @@ fn next_file(pid: u32) -> u64 {
     (0..).find(|number| !open.contains(number)).expect("a number")
 }
 
-/// Whether we, and so the daemon, may go beyond a hard limit: not every root may.
+/// Returns whether this process, and so the daemon, may exceed a hard limit. Not every root may.
 fn may_raise() -> bool {
     const CAP_SYS_RESOURCE: u32 = 24;
     let status = fs::read_to_string("/proc/self/status").expect("our own status");
@@ -45,14 +45,14 @@ fn may_raise() -> bool {
     u64::from_str_radix(mask.trim(), 16).expect("a mask") & (1 << CAP_SYS_RESOURCE) != 0
 }
 
-/// Changes the soft limit of a running process.
+/// Sets the soft limit of a running process.
 fn set_limit(pid: u32, limit: u64) {
     let pid = format!("--pid={pid}");
     let done = Command::new("prlimit").arg(pid).arg(format!("--nofile={limit}:")).status();
     assert!(done.is_ok_and(|status| status.success()), "prlimit");
 }
 
-/// Processor time that a process has used.
+/// Returns the processor time of a process.
 fn used(pid: u32) -> Duration {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process is there");
     let fields: Vec<_> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
@@ -61,7 +61,7 @@ fn used(pid: u32) -> Duration {
 }
 
 #[tokio::test]
-async fn the_daemon_may_open_many_files_and_its_functions_as_many_as_ever() {
+async fn daemon_raises_its_limit_but_not_that_of_functions() {
     let daemon = Daemon::with(Function::new("f")).await;
     let (soft, hard) = limits(std::process::id());
     let pid = daemon.get("/invoke/f/pid").await.ok().pid();
@@ -71,7 +71,7 @@ async fn the_daemon_may_open_many_files_and_its_functions_as_many_as_ever() {
     assert_eq!(daemon.log().contains("few files"), raised < 8_192, "{}", daemon.log());
 }
 
-/// Starts the daemon where no more than `most` files may be open at once.
+/// Returns a command that starts the daemon with a limit of `most` open files.
 fn limited(setup: &Setup, most: u32) -> Command {
     let mut command = Command::new("prlimit");
     command.arg(format!("--nofile={most}:{most}"));
@@ -85,7 +85,7 @@ fn limited(setup: &Setup, most: u32) -> Command {
 }
 
 #[tokio::test]
-async fn a_limit_with_which_nothing_works_is_refused() {
+async fn refuses_too_low_limit() {
     for most in [20, 40, 60] {
         let refused = refusal(limited(&Setup::default(), most).into()).await;
         assert!(refused.contains(&format!("only {most} files")) && refused.contains("LimitNOFILE"), "{refused}");
@@ -93,7 +93,7 @@ async fn a_limit_with_which_nothing_works_is_refused() {
 }
 
 #[tokio::test]
-async fn a_low_limit_that_cannot_be_raised_is_told() {
+async fn warns_about_low_limit() {
     let setup = Setup::default();
     let command = limited(&setup, 512);
     let daemon = setup.start_as(command.into()).await;
@@ -103,7 +103,7 @@ async fn a_low_limit_that_cannot_be_raised_is_told() {
 }
 
 #[tokio::test]
-async fn a_start_without_files_is_a_503_and_leaves_nothing_behind() {
+async fn start_without_files_is_503() {
     let daemon = Setup::default().function(Function::new("warm")).function(Function::new("cold")).start().await;
     let limit = soft_limit(daemon.pid);
     let mut connection = daemon.connect().await;
@@ -112,7 +112,7 @@ async fn a_start_without_files_is_a_503_and_leaves_nothing_behind() {
     set_limit(daemon.pid, NO_MORE);
     get("/invoke/cold/pid").await.problem(503, "host_saturated");
     let before = open_files(daemon.pid);
-    // From none to half of what a start needs: whatever was opened is given back.
+    // From none to half of what a start needs: everything opened must be closed again.
     for room in 0..4 {
         set_limit(daemon.pid, next_file(daemon.pid) + room);
         let reply = get("/invoke/cold/pid").await;
@@ -120,7 +120,7 @@ async fn a_start_without_files_is_a_503_and_leaves_nothing_behind() {
         assert!(problem["detail"].as_str().unwrap().contains("files"), "{problem}");
         assert!(reply.retry_after() >= 1);
     }
-    assert_eq!(get("/invoke/warm/pid").await.ok().pid(), warm, "what runs goes on");
+    assert_eq!(get("/invoke/warm/pid").await.ok().pid(), warm, "running instances continue");
     assert_eq!(daemon.home.processes().len(), 1);
     assert!(open_files(daemon.pid) <= before, "files are left open");
     set_limit(daemon.pid, limit);
@@ -129,7 +129,7 @@ async fn a_start_without_files_is_a_503_and_leaves_nothing_behind() {
 }
 
 #[tokio::test]
-async fn connections_that_cannot_be_accepted_wait_and_the_daemon_does_not_spin() {
+async fn unacceptable_connections_wait_without_busy_loop() {
     let daemon = Daemon::with(Function::new("f").set("concurrent-requests", 5)).await;
     daemon.get("/invoke/f/pid").await.ok();
     let limit = soft_limit(daemon.pid);
@@ -153,7 +153,7 @@ async fn connections_that_cannot_be_accepted_wait_and_the_daemon_does_not_spin()
 }
 
 #[tokio::test]
-async fn an_instance_that_cannot_be_connected_to_for_want_of_files_is_not_to_blame() {
+async fn instance_survives_connection_failure_for_lack_of_files() {
     let daemon = Daemon::with(Function::new("f").set("concurrent-requests", 4)).await;
     let limit = soft_limit(daemon.pid);
     let mut first = daemon.connect().await;
@@ -162,7 +162,7 @@ async fn an_instance_that_cannot_be_connected_to_for_want_of_files_is_not_to_bla
     let busy = first.send(request("GET", "/invoke/f/sleep?ms=1500", empty()));
     let refused = async {
         daemon.until("f", "busy", 1).await;
-        // The one connection to the instance is in use: a second one would be needed.
+        // The only connection to the instance is in use, so a second one is needed.
         set_limit(daemon.pid, NO_MORE);
         second.send(request("GET", "/invoke/f/pid", empty())).await.unwrap()
     };
@@ -170,5 +170,5 @@ async fn an_instance_that_cannot_be_connected_to_for_want_of_files_is_not_to_bla
     refused.problem(503, "host_saturated");
     busy.unwrap().ok();
     set_limit(daemon.pid, limit);
-    assert_eq!(daemon.get("/invoke/f/pid").await.ok().pid(), pid, "it was not ended for it");
+    assert_eq!(daemon.get("/invoke/f/pid").await.ok().pid(), pid, "the instance must survive");
 }

@@ -1,4 +1,4 @@
-//! Requests that wait for a slot: how many, how long, and what becomes of those that leave.
+//! Requests that wait for a slot: their number, their time, and cancelled ones.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -8,7 +8,7 @@ use futures::future::join_all;
 use integration::{Daemon, Function, empty, ms, number, processes, request};
 
 #[tokio::test]
-async fn a_full_queue_is_a_429_with_retry_after_at_once_while_others_boot() {
+async fn full_queue_is_429_with_retry_after() {
     let function = Function::new("f").set("queue", 2).set("max-instances", 1).set("concurrent-requests", 2);
     let daemon = Daemon::with(function.flag("--boot-delay").flag("1200")).await;
     let waiting = join_all((0..2).map(|_| daemon.get("/invoke/f/pid")));
@@ -24,7 +24,7 @@ async fn a_full_queue_is_a_429_with_retry_after_at_once_while_others_boot() {
     }
     for reply in served {
         let reply = reply.ok();
-        assert!(reply.took > ms(800), "it was to wait for the boot");
+        assert!(reply.took > ms(800), "it must wait for the boot");
     }
     let function = daemon.function("f").await;
     assert_eq!(number(&function["counters"], "function_saturated"), 3);
@@ -34,7 +34,7 @@ async fn a_full_queue_is_a_429_with_retry_after_at_once_while_others_boot() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_frees_its_place_and_nothing_is_started_for_it() {
+async fn cancelled_request_leaves_queue_without_start() {
     let function = Function::new("f").set("queue", 1).set("max-instances", 1).set("single-use", true);
     let daemon = Daemon::with(function).await;
     let busy = daemon.get("/invoke/f/sleep?ms=1200");
@@ -43,17 +43,17 @@ async fn a_client_that_leaves_frees_its_place_and_nothing_is_started_for_it() {
         let mut leaver = daemon.connect().await;
         {
             let mut waits = pin!(leaver.start(request("GET", "/invoke/f/pid", empty())));
-            assert!(tokio::time::timeout(ms(200), &mut waits).await.is_err(), "it was to wait");
+            assert!(tokio::time::timeout(ms(200), &mut waits).await.is_err(), "it must wait");
             assert_eq!(daemon.function("f").await["waiting"], 1);
             daemon.get("/invoke/f/pid").await.problem(429, "function_saturated");
         }
         drop(leaver);
-        daemon.settled("f", "nobody waits", |function| number(function, "waiting") == 0).await;
+        daemon.settled("f", "the queue is empty", |function| number(function, "waiting") == 0).await;
     };
     let (reply, ()) = futures::join!(busy, leave);
     reply.ok();
     daemon.settled("f", "no instance is left", |function| function["instances"] == serde_json::json!([])).await;
-    // A start in vain would be under way by now.
+    // A needless start would be in progress by now.
     tokio::time::sleep(ms(300)).await;
     let function = daemon.function("f").await;
     assert_eq!(number(&function, "instances_started"), 1);
@@ -62,7 +62,7 @@ async fn a_client_that_leaves_frees_its_place_and_nothing_is_started_for_it() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_while_served_gives_its_slot_back_at_once() {
+async fn cancelled_request_frees_slot_at_once() {
     let daemon = Daemon::with(Function::new("f").set("max-instances", 1)).await;
     daemon.get("/invoke/f/pid").await.ok();
     for path in ["/invoke/f/sleep?ms=20000", "/invoke/f/stream?n=200&ms=100"] {
@@ -81,7 +81,7 @@ async fn a_client_that_leaves_while_served_gives_its_slot_back_at_once() {
 }
 
 #[tokio::test]
-async fn who_waits_past_the_queue_timeout_is_told_504() {
+async fn queue_timeout_is_504() {
     let daemon = Daemon::with(Function::new("f").set("max-instances", 1).set("queue-timeout", 0.4)).await;
     daemon.get("/invoke/f/pid").await.ok();
     let late = async {
@@ -95,7 +95,7 @@ async fn who_waits_past_the_queue_timeout_is_told_504() {
 }
 
 #[tokio::test]
-async fn a_request_past_the_timeout_is_a_504_and_its_instance_is_not_used_again() {
+async fn request_past_timeout_is_504_and_ends_instance() {
     let daemon = Daemon::with(Function::new("f").set("timeout", 0.5).set("max-instances", 1)).await;
     let pid = daemon.get("/invoke/f/pid").await.ok().pid();
     let reply = daemon.get("/invoke/f/sleep?ms=30000").await;
@@ -106,7 +106,7 @@ async fn a_request_past_the_timeout_is_a_504_and_its_instance_is_not_used_again(
 }
 
 #[tokio::test]
-async fn a_response_that_goes_on_past_the_timeout_is_broken_off() {
+async fn response_past_timeout_is_broken_off() {
     let daemon = Daemon::with(Function::new("f").set("timeout", 0.6)).await;
     daemon.get("/invoke/f/pid").await.ok();
     let reply = tokio::time::timeout(
@@ -118,20 +118,20 @@ async fn a_response_that_goes_on_past_the_timeout_is_broken_off() {
 }
 
 #[tokio::test]
-async fn a_timeout_of_zero_is_none() {
+async fn zero_timeout_is_unlimited() {
     let daemon = Daemon::with(Function::new("f").set("timeout", 0)).await;
     daemon.get("/invoke/f/sleep?ms=300").await.ok();
 }
 
 #[tokio::test]
-async fn the_first_free_slot_serves_the_head_of_the_queue() {
+async fn serves_queued_requests_in_order() {
     let daemon = Daemon::with(Function::new("f").set("max-instances", 1)).await;
     daemon.get("/invoke/f/pid").await.ok();
     let (done, mut order) = tokio::sync::mpsc::unbounded_channel();
     let clients = (0..5_usize).map(|n| {
         let (daemon, done) = (&daemon, done.clone());
         async move {
-            // One after another, so that there is an order to be kept.
+            // One after another, to have an order to keep.
             let ahead = n.saturating_sub(1) as u64;
             if n > 0 {
                 daemon

@@ -1,4 +1,4 @@
-//! The directory of functions: what is in it is what is served, at once, and one bad file harms nobody else.
+//! The registry: its content is served without a restart, and an invalid file affects only its function.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -8,22 +8,22 @@ use futures::future::join_all;
 use integration::{Daemon, Function, Home, Setup, empty, eventually, ms, number, request, unifaas};
 use tokio::{process::Command, sync::watch};
 
-/// From a change in the directory to its effect.
-const SOON: Duration = Duration::from_secs(2);
+/// Time from a change in the directory to its effect.
+const WATCH_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The same where it can only be seen by looking, now and then.
-const PATIENTLY: Duration = Duration::from_secs(8);
+/// Time where the change is found by polling only.
+const POLL_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// Waits until GET answers with that status.
+/// Waits until a GET answers with a status.
 async fn answers(daemon: &Daemon, path: &str, status: u16) {
-    eventually(SOON, format!("{path} answers {status}"), async || {
+    eventually(WATCH_TIMEOUT, format!("{path} answers {status}"), async || {
         (daemon.get(path).await.status == status).then_some(())
     })
     .await;
 }
 
 #[tokio::test]
-async fn functions_come_change_and_go_without_a_restart() {
+async fn functions_are_added_changed_and_removed_without_restart() {
     let daemon = Setup::default().start().await;
     daemon.get("/invoke/late/pid").await.problem(404, "no_such_function");
 
@@ -33,7 +33,7 @@ async fn functions_come_change_and_go_without_a_restart() {
     let before = daemon.get("/invoke/late/pid").await.ok().pid();
 
     daemon.home.put(&Function::new("late").env("WORD", "two"));
-    eventually(SOON, "new requests get the new spec", async || {
+    eventually(WATCH_TIMEOUT, "new requests get the new spec", async || {
         (daemon.get("/invoke/late/env?name=WORD").await.ok().text() == "two").then_some(())
     })
     .await;
@@ -41,7 +41,8 @@ async fn functions_come_change_and_go_without_a_restart() {
 
     daemon.home.remove("late");
     answers(&daemon, "/invoke/late/pid", 404).await;
-    eventually(SOON, "its processes are gone", async || daemon.home.processes().is_empty().then_some(())).await;
+    eventually(WATCH_TIMEOUT, "its processes are gone", async || daemon.home.processes().is_empty().then_some(()))
+        .await;
     assert_eq!(daemon.get("/debug/functions/late").await.status, 404);
 
     daemon.home.put(&Function::new("late"));
@@ -49,12 +50,12 @@ async fn functions_come_change_and_go_without_a_restart() {
 }
 
 #[tokio::test]
-async fn the_ways_in_which_editors_save_all_take_effect() {
+async fn notices_all_ways_of_saving() {
     let daemon = Daemon::with(Function::new("f").env("WORD", "zero")).await;
     let file = daemon.home.registry().join("f/function.toml");
     let text = |word: &str| fs::read_to_string(&file).unwrap().replace("zero", word);
     let takes_effect = async |word: &str| {
-        eventually(SOON, format!("{word} takes effect"), async || {
+        eventually(WATCH_TIMEOUT, format!("{word} takes effect"), async || {
             (daemon.get("/invoke/f/env?name=WORD").await.text() == word).then_some(())
         })
         .await;
@@ -84,25 +85,28 @@ async fn the_ways_in_which_editors_save_all_take_effect() {
 }
 
 #[tokio::test]
-async fn a_changed_function_finishes_what_it_serves_with_the_old_instance() {
+async fn changed_function_finishes_requests_on_old_instance() {
     let daemon = Daemon::with(Function::new("f").env("WORD", "old")).await;
     let old = daemon.get("/invoke/f/pid").await.ok().pid();
     let served = daemon.get("/invoke/f/sleep?ms=2000");
     let edit = async {
         daemon.until("f", "busy", 1).await;
         daemon.home.put(&Function::new("f").env("WORD", "new"));
-        eventually(SOON, "the new spec serves", async || {
+        eventually(WATCH_TIMEOUT, "the new spec serves", async || {
             (daemon.get("/invoke/f/env?name=WORD").await.text() == "new").then_some(())
         })
         .await;
     };
     let (reply, ()) = futures::join!(served, edit);
     assert_eq!(reply.ok().pid(), old);
-    eventually(SOON, "the old instance is gone", async || (!integration::processes::exists(old)).then_some(())).await;
+    eventually(WATCH_TIMEOUT, "the old instance is gone", async || {
+        (!integration::processes::exists(old)).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
-async fn a_removed_function_finishes_what_it_serves() {
+async fn removed_function_finishes_requests() {
     let daemon = Daemon::with(Function::new("f")).await;
     let served = daemon.get("/invoke/f/sleep?ms=1500");
     let remove = async {
@@ -112,11 +116,12 @@ async fn a_removed_function_finishes_what_it_serves() {
     };
     let (reply, ()) = futures::join!(served, remove);
     reply.ok();
-    eventually(SOON, "its processes are gone", async || daemon.home.processes().is_empty().then_some(())).await;
+    eventually(WATCH_TIMEOUT, "its processes are gone", async || daemon.home.processes().is_empty().then_some(()))
+        .await;
 }
 
 #[tokio::test]
-async fn a_function_that_is_broken_and_mended_serves_again() {
+async fn repaired_function_serves_again() {
     let daemon = Daemon::with(Function::new("f")).await;
     daemon.get("/invoke/f/pid").await.ok();
     daemon.home.put(&Function::verbatim("f", "concurrent-requests = \"many\"\n"));
@@ -128,7 +133,7 @@ async fn a_function_that_is_broken_and_mended_serves_again() {
 }
 
 #[tokio::test]
-async fn rewriting_a_file_fifty_times_fails_no_request_of_sixteen_clients() {
+async fn rewriting_file_under_load_fails_no_request() {
     let function = |n: u64| Function::new("f").set("concurrent-requests", 4).set("keepalive", 30 + n);
     let daemon = Arc::new(Daemon::with(function(0)).await);
     daemon.get("/invoke/f/pid").await.ok();
@@ -162,14 +167,14 @@ async fn rewriting_a_file_fifty_times_fails_no_request_of_sixteen_clients() {
 }
 
 #[tokio::test]
-async fn a_function_that_appears_gets_its_min_instances() {
+async fn new_function_gets_min_instances() {
     let daemon = Setup::default().start().await;
     daemon.home.put(&Function::new("f").set("min-instances", 1));
-    eventually(SOON, "an instance", async || (!daemon.home.processes().is_empty()).then_some(())).await;
+    eventually(WATCH_TIMEOUT, "an instance", async || (!daemon.home.processes().is_empty()).then_some(())).await;
 }
 
 #[tokio::test]
-async fn what_is_no_function_is_passed_over() {
+async fn ignores_entries_that_are_no_functions() {
     let home = Home::new();
     home.put(&Function::new("f"));
     fs::write(home.registry().join("README.md"), "not a function").unwrap();
@@ -182,7 +187,7 @@ async fn what_is_no_function_is_passed_over() {
 
 const HYPERVISOR: &str = "hypervisor = { type = \"qemu\" }";
 
-/// Broken files, and a word that the reason must have in it.
+/// Returns broken files, each with a word that the reason must contain.
 fn broken() -> Vec<(String, &'static str)> {
     let top = |line: &str| format!("{line}\n[process]\ncommand = [\"true\"]\n");
     let process = |lines: &str| format!("[process]\n{lines}\n");
@@ -252,7 +257,7 @@ fn broken() -> Vec<(String, &'static str)> {
     ]
 }
 
-/// A registry with every broken file, some that are no text files at all, and two good functions.
+/// Returns a registry with all broken files, some special files, and two valid functions.
 fn broken_registry() -> (Arc<Home>, Vec<(String, &'static str)>) {
     let home = Home::new();
     let mut reasons = Vec::new();
@@ -287,7 +292,7 @@ fn broken_registry() -> (Arc<Home>, Vec<(String, &'static str)>) {
 }
 
 #[tokio::test]
-async fn broken_files_of_every_kind_are_listed_with_their_reasons_while_the_good_ones_serve() {
+async fn broken_files_are_reported_and_others_serve() {
     let (home, reasons) = broken_registry();
     assert!(reasons.len() >= 50);
     let daemon = Setup::at(&home).start().await;
@@ -320,7 +325,7 @@ async fn check_lists_every_problem_and_exits_1() {
 }
 
 #[tokio::test]
-async fn check_is_content_with_a_good_registry() {
+async fn check_accepts_valid_registry() {
     let home = Home::new();
     home.put(&Function::new("f"));
     let output = Command::new(unifaas()).arg("check").arg("--registry").arg(home.registry()).output().await.unwrap();
@@ -330,7 +335,7 @@ async fn check_is_content_with_a_good_registry() {
 }
 
 #[tokio::test]
-async fn a_file_saved_while_its_instance_dies_leaves_a_function_that_serves() {
+async fn saving_while_instance_dies_leaves_function_serving() {
     let daemon = Daemon::with(Function::new("f")).await;
     for n in 0..5 {
         let pid = daemon.get("/invoke/f/pid").await.ok().pid();
@@ -340,7 +345,7 @@ async fn a_file_saved_while_its_instance_dies_leaves_a_function_that_serves() {
     }
 }
 
-/// The directories and files that a daemon watches.
+/// Returns the number of directories and files that the daemon watches.
 fn watched(daemon: &Daemon) -> usize {
     let infos = fs::read_dir(format!("/proc/{}/fdinfo", daemon.pid)).unwrap().flatten();
     let infos = infos.filter_map(|info| fs::read_to_string(info.path()).ok());
@@ -348,7 +353,7 @@ fn watched(daemon: &Daemon) -> usize {
 }
 
 #[tokio::test]
-async fn what_lies_below_a_function_or_behind_its_links_is_not_watched() {
+async fn does_not_watch_below_functions() {
     let home = Home::new();
     let tree = home.path("tree");
     for number in 0..200 {
@@ -360,27 +365,27 @@ async fn what_lies_below_a_function_or_behind_its_links_is_not_watched() {
     let daemon = Setup::at(&home).start().await;
     home.put(&Function::new("late"));
     answers(&daemon, "/invoke/late/pid", 200).await;
-    // The registry, and two functions.
+    // The registry and two functions.
     assert_eq!(watched(&daemon), 3);
 }
 
-/// Puts a link in the place of whatever is there, in one step.
+/// Replaces a path by a link, atomically.
 fn link(target: &Path, place: &Path) {
     let beside = place.with_file_name(".beside");
     std::os::unix::fs::symlink(target, &beside).unwrap();
     fs::rename(beside, place).unwrap();
 }
 
-/// Waits until the function says that word.
+/// Waits until the function answers with a word.
 async fn says(daemon: &Daemon, function: &str, word: &str) {
-    eventually(PATIENTLY, format!("{function} says {word}"), async || {
+    eventually(POLL_TIMEOUT, format!("{function} says {word}"), async || {
         (daemon.get(&format!("/invoke/{function}/env?name=WORD")).await.text() == word).then_some(())
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_registry_that_is_replaced_is_followed() {
+async fn follows_replaced_registry() {
     let home = Home::new();
     let put = |place: &str, function: &str, word: &str| {
         Function::new(function).env("WORD", word).write(&home.path(place), &home);
@@ -395,12 +400,12 @@ async fn a_registry_that_is_replaced_is_followed() {
     link(&home.path("one"), &registry);
     let daemon = Setup::at(&home).option("--registry", &registry).start().await;
     says(&daemon, "f", "one").await;
-    // The link leads somewhere else.
+    // The link changes to another target.
     link(&home.path("two"), &registry);
     says(&daemon, "f", "two").await;
     put("two", "late", "late");
     says(&daemon, "late", "late").await;
-    // Another directory takes its place, and again.
+    // Another directory replaces it, and again.
     fs::remove_file(&registry).unwrap();
     fs::rename(home.path("three"), &registry).unwrap();
     says(&daemon, "f", "three").await;
@@ -409,7 +414,7 @@ async fn a_registry_that_is_replaced_is_followed() {
     says(&daemon, "f", "one").await;
     put("by-link", "later", "later");
     says(&daemon, "later", "later").await;
-    // It is away for a while, in which nobody is taken for gone.
+    // It disappears for a while, and no function is removed.
     fs::remove_dir_all(&registry).unwrap();
     tokio::time::sleep(ms(500)).await;
     assert_eq!(daemon.get("/debug/functions/later").await.status, 200);
@@ -418,23 +423,23 @@ async fn a_registry_that_is_replaced_is_followed() {
     says(&daemon, "f", "anew").await;
     put("by-link", "f", "newer");
     says(&daemon, "f", "newer").await;
-    eventually(PATIENTLY, "the other is gone", async || {
+    eventually(POLL_TIMEOUT, "the other is gone", async || {
         (daemon.get("/invoke/later/pid").await.status == 404).then_some(())
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_change_behind_a_link_takes_effect() {
+async fn notices_change_behind_link() {
     let home = Home::new();
     for version in ["v1", "v2", "v3"] {
         fs::create_dir(home.path(version)).unwrap();
         Function::new("f").env("WORD", version).write(&home.path(version), &home);
     }
-    // As Kubernetes mounts its configuration: all links lead through one, which is replaced.
+    // Like a Kubernetes volume: all links lead through one link, which is replaced.
     link(&home.path("v1"), &home.registry().join("..data"));
     link(Path::new("..data/f"), &home.registry().join("f"));
-    // A file somewhere else.
+    // A file elsewhere.
     fs::create_dir(home.registry().join("g")).unwrap();
     let file = home.path("v3/f/function.toml");
     link(&file, &home.registry().join("g/function.toml"));

@@ -1,5 +1,4 @@
-//! Tokens of callbacks and values of `[env]`: never in the log, at `/debug` or in an answer of the platform, whoever says
-//! them first.
+//! Callback tokens and values of `[env]` never appear in the log, at `/debug` or in platform errors.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -7,13 +6,13 @@ use integration::{Daemon, Function, Setup, eventually, ms, unifaas};
 
 const SECRET: &str = "open-sesame-4711";
 
-/// Everything that the daemon shows.
+/// Returns everything that the daemon shows.
 async fn shown(daemon: &Daemon) -> String {
     format!("{}{}", daemon.debug().await, daemon.log())
 }
 
 #[tokio::test]
-async fn what_a_function_prints_of_its_secrets_is_covered() {
+async fn redacts_secrets_in_output() {
     let function = Function::new("f").env("PASSWORD", SECRET);
     let daemon = Setup::default().option("--log-level", "trace").function(function).start().await;
     let url = daemon.get("/invoke/f/callback").await.ok().text();
@@ -30,7 +29,7 @@ async fn what_a_function_prints_of_its_secrets_is_covered() {
 }
 
 #[tokio::test]
-async fn the_last_words_of_a_function_that_failed_to_boot_are_covered() {
+async fn redacts_secrets_in_output_of_failed_boot() {
     let function = Function::new("f").env("PASSWORD", SECRET).flag("--exit-at-boot").flag("3");
     let daemon = Daemon::with(function.flag("--say-variable").flag("PASSWORD")).await;
     let problem = daemon.get("/invoke/f/pid").await.problem(502, "boot_failed").to_string();
@@ -40,7 +39,7 @@ async fn the_last_words_of_a_function_that_failed_to_boot_are_covered() {
 }
 
 #[tokio::test]
-async fn an_error_that_quotes_a_secret_is_covered() {
+async fn redacts_secrets_in_errors() {
     let text = format!("[process]\ncommand = [\"./%callback-{SECRET}\"]\n[env]\nPASSWORD = \"{SECRET}\"");
     let daemon = Daemon::with(Function::verbatim("f", &text)).await;
     let detail = daemon.get("/invoke/f/").await.problem(502, "start_failed")["detail"].to_string();
@@ -51,7 +50,7 @@ async fn an_error_that_quotes_a_secret_is_covered() {
 }
 
 #[tokio::test]
-async fn a_file_that_is_wrong_is_told_without_its_secrets() {
+async fn redacts_secrets_in_spec_errors() {
     let wrong = [
         format!("[process]\ncommand = []\n[env]\nPASSWORD = \"{SECRET}\"\n"),
         format!("[env]\nPASSWORD = [\"{SECRET}\"]\n"),

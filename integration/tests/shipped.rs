@@ -7,12 +7,12 @@ use std::{env, fs, path::Path};
 use integration::{Function, Home, Setup, ms, number, processes, shipped, unifaas};
 use tokio::process::Command;
 
-/// Where programs are that every user may run.
+/// Where programs are that every user may execute.
 const PUBLIC_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
-/// Whether there is a Python for everybody; a word about it if not, which under CI is a failure.
+/// Returns whether every user can run Python; prints a message if not, which under CI is a failure.
 #[allow(clippy::print_stderr, reason = "the test runner shows it")]
-fn python_for_everybody() -> bool {
+fn has_public_python() -> bool {
     let found = PUBLIC_PATH.split(':').any(|directory| Path::new(directory).join("python3").is_file());
     if !found {
         assert!(!matches!(env::var("CI").as_deref(), Ok("true" | "1")), "python3 is not installed, and this is CI");
@@ -22,7 +22,7 @@ fn python_for_everybody() -> bool {
 }
 
 #[tokio::test]
-async fn the_shipped_registry_serves_hello_and_leaves_nothing_behind() {
+async fn shipped_registry_serves_hello() {
     let mut daemon = Setup::default().option("--registry", shipped("registry")).start().await;
     let reply = daemon.get("/invoke/hello/").await.ok();
     assert!(reply.text().to_lowercase().contains("hello"), "{}", reply.text());
@@ -35,7 +35,7 @@ async fn the_shipped_registry_serves_hello_and_leaves_nothing_behind() {
 }
 
 #[tokio::test]
-async fn the_shipped_registry_passes_the_check_but_for_guests_that_were_not_built() {
+async fn shipped_registry_passes_check_except_unbuilt_guests() {
     let output = Command::new(unifaas()).arg("check").arg("-r").arg(shipped("registry")).output().await.unwrap();
     assert!(String::from_utf8_lossy(&output.stdout).contains("hello: ok"), "{output:?}");
     let problems = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -46,8 +46,8 @@ async fn the_shipped_registry_passes_the_check_but_for_guests_that_were_not_buil
 }
 
 #[tokio::test]
-async fn the_python_example_works_as_it_is() {
-    if !python_for_everybody() {
+async fn python_example_works() {
+    if !has_public_python() {
         return;
     }
     let home = Home::new();
@@ -65,8 +65,8 @@ async fn the_python_example_works_as_it_is() {
 }
 
 #[tokio::test]
-async fn a_program_that_knows_nothing_of_callbacks_is_a_function() {
-    if !python_for_everybody() {
+async fn program_without_callback_is_a_function() {
+    if !has_public_python() {
         return;
     }
     let toml = "readiness = \"tcp\"\n[process]\n\

@@ -1,4 +1,4 @@
-//! How a daemon ends, how it refuses to start, and what it leaves behind: nothing.
+//! Orderly and disorderly ends of the daemon, refused starts, and leftovers.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -12,10 +12,10 @@ use nix::sys::signal::Signal;
 use tokio::net::TcpStream;
 use tokio_tungstenite::{WebSocketStream, client_async, tungstenite::Message};
 
-/// Asks again and again until told 503 or refused a connection; how many answers there were, and whether a 503 came.
+/// Sends requests until a 503 or a refused connection; returns the number of responses, and whether there was a 503.
 ///
 /// # Panics
-/// When a request that was taken gets no answer or any other one.
+/// When an accepted request gets no response or an unexpected one.
 async fn client(daemon: &Daemon) -> (u32, bool) {
     let mut served = 0;
     loop {
@@ -35,7 +35,7 @@ async fn client(daemon: &Daemon) -> (u32, bool) {
     }
 }
 
-async fn ends_well_under_load(signal: Signal) {
+async fn drains_under_load(signal: Signal) {
     let function = Function::new("f").set("concurrent-requests", 4);
     let mut daemon = Setup::default().option("--drain-grace", "8").function(function).start().await;
     let pid = daemon.pid;
@@ -51,7 +51,7 @@ async fn ends_well_under_load(signal: Signal) {
         reply.ok();
     }
     assert!(served.iter().all(|(served, _)| *served > 0), "{served:?}");
-    assert!(served.iter().any(|(_, refused)| *refused), "nobody was told that it ends: {served:?}");
+    assert!(served.iter().any(|(_, refused)| *refused), "no client got a 503: {served:?}");
     let ending = daemon.ended().await;
     assert_eq!(ending.status.code(), Some(0), "{}", daemon.log());
     assert!(ending.took < ms(3000), "{ending:?}");
@@ -59,17 +59,17 @@ async fn ends_well_under_load(signal: Signal) {
 }
 
 #[tokio::test]
-async fn sigterm_under_load_drops_no_request_that_was_taken() {
-    ends_well_under_load(Signal::SIGTERM).await;
+async fn sigterm_under_load_drops_no_accepted_request() {
+    drains_under_load(Signal::SIGTERM).await;
 }
 
 #[tokio::test]
-async fn sigint_under_load_drops_no_request_that_was_taken() {
-    ends_well_under_load(Signal::SIGINT).await;
+async fn sigint_under_load_drops_no_accepted_request() {
+    drains_under_load(Signal::SIGINT).await;
 }
 
 #[tokio::test]
-async fn requests_that_still_wait_when_it_ends_are_told_503() {
+async fn waiting_requests_get_503_at_end() {
     let function = Function::new("f").set("max-instances", 1);
     let daemon = Setup::default().option("--drain-grace", "5").function(function).start().await;
     daemon.get("/invoke/f/pid").await.ok();
@@ -84,7 +84,7 @@ async fn requests_that_still_wait_when_it_ends_are_told_503() {
     };
     let (busy, waiting, ()) = futures::join!(busy, waiting, signalled);
     busy.ok();
-    // Served within the grace or told to go elsewhere: both are answers.
+    // Served within the grace or refused: both are correct.
     if waiting.status != 200 {
         waiting.problem(503, "draining");
         waiting.retry_after();
@@ -92,7 +92,7 @@ async fn requests_that_still_wait_when_it_ends_are_told_503() {
 }
 
 #[tokio::test]
-async fn an_idle_daemon_ends_at_once() {
+async fn idle_daemon_exits_at_once() {
     let mut daemon = Daemon::with(Function::new("f").set("min-instances", 3)).await;
     daemon.until("f", "idle", 3).await;
     let Ending { status, took } = daemon.end().await;
@@ -102,7 +102,7 @@ async fn an_idle_daemon_ends_at_once() {
 }
 
 #[tokio::test]
-async fn requests_longer_than_the_grace_are_cut_off() {
+async fn requests_beyond_drain_grace_are_cut_off() {
     let function = Function::new("f").flag("--ignore-sigterm").set("timeout", 0);
     let mut daemon = Setup::default().option("--drain-grace", "1").function(function).start().await;
     daemon.get("/invoke/f/pid").await.ok();
@@ -119,7 +119,7 @@ async fn requests_longer_than_the_grace_are_cut_off() {
 }
 
 #[tokio::test]
-async fn a_second_signal_hurries() {
+async fn second_signal_ends_grace() {
     for second in [Signal::SIGTERM, Signal::SIGINT] {
         let function = Function::new("f").flag("--ignore-sigterm").set("stop-grace", 20).set("timeout", 0);
         let mut daemon = Setup::default().option("--drain-grace", "60").function(function).start().await;
@@ -139,7 +139,7 @@ async fn a_second_signal_hurries() {
 }
 
 #[tokio::test]
-async fn it_ends_while_functions_boot() {
+async fn exits_while_functions_boot() {
     let function = Function::new("f").flag("--callbacks").flag("0").set("min-instances", 2);
     let mut daemon = Daemon::with(function).await;
     daemon.until("f", "booting", 2).await;
@@ -153,7 +153,7 @@ async fn it_ends_while_functions_boot() {
 }
 
 #[tokio::test]
-async fn streams_and_tunnels_are_drained_too() {
+async fn drains_streams_and_tunnels() {
     let mut daemon = Setup::default().option("--drain-grace", "6").function(Function::new("f")).start().await;
     let mut connection = daemon.connect().await;
     let stream =
@@ -165,7 +165,7 @@ async fn streams_and_tunnels_are_drained_too() {
 }
 
 #[tokio::test]
-async fn clients_that_have_stopped_reading_hold_the_end_up_no_longer_than_the_grace() {
+async fn stalled_readers_delay_exit_at_most_by_grace() {
     let function = Function::new("f").set("concurrent-requests", 16);
     let mut daemon = Setup::default().option("--drain-grace", "1").function(function).start().await;
     let _stalled = join_all((0..16).map(|_| daemon.start(request("GET", "/invoke/f/bytes?mib=200", empty())))).await;
@@ -175,7 +175,7 @@ async fn clients_that_have_stopped_reading_hold_the_end_up_no_longer_than_the_gr
 }
 
 #[tokio::test]
-async fn a_tunnel_goes_on_while_the_daemon_drains() {
+async fn tunnel_continues_while_draining() {
     let mut daemon = Setup::default().option("--drain-grace", "8").function(Function::new("f")).start().await;
     let stream = TcpStream::connect(daemon.listen).await.unwrap();
     let (mut socket, _) = client_async(format!("ws://{}/invoke/f/ws", daemon.listen), stream).await.unwrap();
@@ -192,11 +192,11 @@ async fn a_tunnel_goes_on_while_the_daemon_drains() {
     drop(socket);
     let ending = daemon.ended().await;
     assert_eq!(ending.status.code(), Some(0));
-    assert!(ending.took < ms(4000), "it waited for nobody: {ending:?}");
+    assert!(ending.took < ms(4000), "it waited without reason: {ending:?}");
 }
 
 #[tokio::test]
-async fn a_tunnel_ends_with_the_grace() {
+async fn tunnel_ends_with_grace() {
     let mut daemon = Setup::default().option("--drain-grace", "1").function(Function::new("f")).start().await;
     let stream = TcpStream::connect(daemon.listen).await.unwrap();
     let (mut socket, _) = client_async(format!("ws://{}/invoke/f/ws", daemon.listen), stream).await.unwrap();
@@ -208,7 +208,7 @@ async fn a_tunnel_ends_with_the_grace() {
 }
 
 #[tokio::test]
-async fn functions_do_not_outlive_a_daemon_that_was_killed() {
+async fn functions_end_with_killed_daemon() {
     let home = Home::new();
     home.put(&Function::new("f").set("min-instances", 2).flag("--ignore-sigterm"));
     let mut daemon = Setup::at(&home).start().await;
@@ -223,12 +223,12 @@ async fn functions_do_not_outlive_a_daemon_that_was_killed() {
 }
 
 #[tokio::test]
-async fn what_a_killed_daemon_left_behind_is_reclaimed_by_the_next() {
+async fn next_daemon_removes_leftovers() {
     if !cgroups_are_usable().await {
         return;
     }
     let home = Home::new();
-    home.put(&Function::new("f").set("min-instances", 1).flag("--relative").flag("own-session"));
+    home.put(&Function::new("f").set("min-instances", 1).flag("--descendant").flag("own-session"));
     let mut daemon = Setup::at(&home).start().await;
     daemon.until("f", "idle", 1).await;
     daemon.signal(Signal::SIGKILL);
@@ -239,7 +239,7 @@ async fn what_a_killed_daemon_left_behind_is_reclaimed_by_the_next() {
 }
 
 #[tokio::test]
-async fn a_port_in_use_is_one_clear_line_and_nothing_is_started() {
+async fn port_in_use_is_one_error_line() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     for option in ["--listen", "--callback-listen"] {
@@ -250,7 +250,7 @@ async fn a_port_in_use_is_one_clear_line_and_nothing_is_started() {
 }
 
 #[tokio::test]
-async fn a_missing_registry_is_one_clear_line() {
+async fn missing_registry_is_one_error_line() {
     let line = refusal(Setup::default().option("--registry", "/no/such/registry").command()).await;
     assert!(line.contains("/no/such/registry"), "{line}");
     let home = Home::new();
@@ -261,16 +261,16 @@ async fn a_missing_registry_is_one_clear_line() {
 }
 
 #[tokio::test]
-async fn a_state_directory_that_cannot_be_is_one_clear_line() {
-    // Not even root can make a directory there.
+async fn impossible_state_directory_is_one_error_line() {
+    // Not even root can create a directory there.
     let line = refusal(Setup::default().option("--state-dir", "/proc/unifaas-state").command()).await;
     assert!(line.contains("/proc/unifaas-state"), "{line}");
 }
 
 #[tokio::test]
-async fn a_terminal_that_is_closed_and_a_quit_end_it_in_order() {
+async fn sighup_and_sigquit_end_in_order() {
     for signal in [Signal::SIGHUP, Signal::SIGQUIT] {
-        // Whoever runs the tests may have said nohup.
+        // The tests themselves may run under nohup.
         let setup = Setup::default().run_by(["env", "--default-signal=HUP,QUIT"]);
         let mut daemon = setup.function(Function::new("f").set("min-instances", 1)).start().await;
         daemon.until("f", "idle", 1).await;
@@ -282,7 +282,7 @@ async fn a_terminal_that_is_closed_and_a_quit_end_it_in_order() {
 }
 
 #[tokio::test]
-async fn with_nohup_it_outlives_its_terminal() {
+async fn ignores_sighup_under_nohup() {
     let daemon = Setup::default().run_by(["nohup"]).function(Function::new("f")).start().await;
     daemon.signal(Signal::SIGHUP);
     for _ in 0..10 {
@@ -292,7 +292,7 @@ async fn with_nohup_it_outlives_its_terminal() {
 }
 
 #[tokio::test]
-async fn a_limit_on_the_size_of_files_ends_no_daemon() {
+async fn survives_file_size_limit() {
     let setup = Setup::default().run_by(["prlimit", "--fsize=6000"]);
     let mut daemon = setup.function(Function::new("f").set("single-use", true)).start().await;
     let mut refused = 0;

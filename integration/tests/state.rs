@@ -1,4 +1,4 @@
-//! The state directory: who has it, what is believed of it, and what happens when it cannot be written to.
+//! The state directory: exclusive use, damaged content, failing writes.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -28,7 +28,7 @@ fn only_root() -> bool {
 }
 
 #[tokio::test]
-async fn a_second_daemon_on_a_state_directory_refuses_and_the_first_does_not_notice() {
+async fn second_daemon_on_state_directory_refuses_to_start() {
     let home = Home::new();
     home.put(&Function::new("f").set("min-instances", 1));
     let mut first = Setup::at(&home).start().await;
@@ -46,9 +46,9 @@ async fn a_second_daemon_on_a_state_directory_refuses_and_the_first_does_not_not
 }
 
 #[tokio::test]
-async fn daemons_with_state_directories_of_their_own_do_not_meet() {
+async fn daemons_with_own_state_directories_are_independent() {
     let home = Home::new();
-    home.put(&Function::new("f").set("min-instances", 1).flag("--relative").flag("own-session"));
+    home.put(&Function::new("f").set("min-instances", 1).flag("--descendant").flag("own-session"));
     let first = Setup::at(&home).start().await;
     first.until("f", "idle", 1).await;
     let before = home.processes();
@@ -59,20 +59,20 @@ async fn daemons_with_state_directories_of_their_own_do_not_meet() {
     assert_eq!(home.processes(), before);
 }
 
-/// How many of a kind were removed, as the log tells; each kind has one line.
+/// Returns the number of removed resources of a kind; the log has one line per kind.
 #[track_caller]
-fn told(daemon: &Daemon, kind: &str) -> Option<u64> {
+fn removed(daemon: &Daemon, kind: &str) -> Option<u64> {
     let lines = daemon.log().lines().map(|line| serde_json::from_str(line).expect(line)).collect::<Vec<Value>>();
     let of_kind = |line: &&Value| line["msg"] == "removed leftovers of an earlier daemon" && line["kind"] == kind;
     let counts: Vec<_> = lines.iter().filter(of_kind).map(|line| line["count"].as_u64()).collect();
-    assert!(counts.len() < 2, "{kind} are told more than once: {counts:?}");
+    assert!(counts.len() < 2, "{kind} are removed more than once: {counts:?}");
     counts.first().copied().flatten()
 }
 
 #[tokio::test]
-async fn what_is_removed_is_told_by_kind() {
+async fn removed_leftovers_are_logged_by_kind() {
     let home = Home::new();
-    home.put(&Function::new("f").set("min-instances", 2).flag("--relative").flag("own-session"));
+    home.put(&Function::new("f").set("min-instances", 2).flag("--descendant").flag("own-session"));
     let daemon = Setup::at(&home).start().await;
     daemon.until("f", "idle", 2).await;
     let cgroups = daemon.instances("f").await[0]["resources"].to_string().contains("cgroup");
@@ -80,13 +80,14 @@ async fn what_is_removed_is_told_by_kind() {
     home.remove("f");
     fs::create_dir(home.path("state/instances/0123456789abcdef")).unwrap();
     fs::write(home.path("log"), "").unwrap();
-    eventually(ms(2000), "only the relatives are left", async || (home.processes().len() == 2).then_some(())).await;
+    eventually(ms(2000), "only the descendants are left", async || (home.processes().len() == 2).then_some(())).await;
     let daemon = Setup::at(&home).start().await;
     eventually(ms(2000), "nothing is left", async || home.processes().is_empty().then_some(())).await;
-    eventually(ms(2000), "all is told", async || told(&daemon, "directories").zip(told(&daemon, "processes"))).await;
-    assert_eq!((told(&daemon, "directories"), told(&daemon, "processes")), (Some(1), Some(2)));
-    // Each hierarchy has one directory for each instance, and one for all.
-    assert_eq!(told(&daemon, "cgroups").is_some_and(|count| count >= 3), cgroups, "{}", daemon.log());
+    eventually(ms(2000), "all is removed", async || removed(&daemon, "directories").zip(removed(&daemon, "processes")))
+        .await;
+    assert_eq!((removed(&daemon, "directories"), removed(&daemon, "processes")), (Some(1), Some(2)));
+    // Each hierarchy has a directory per instance and one for all.
+    assert_eq!(removed(&daemon, "cgroups").is_some_and(|count| count >= 3), cgroups, "{}", daemon.log());
 }
 
 #[tokio::test]
@@ -95,7 +96,7 @@ async fn without_records_the_next_daemon_removes_cgroups_and_what_is_in_them() {
         return;
     }
     let home = Home::new();
-    home.put(&Function::new("f").set("min-instances", 1).flag("--relative").flag("own-session"));
+    home.put(&Function::new("f").set("min-instances", 1).flag("--descendant").flag("own-session"));
     let daemon = Setup::at(&home).start().await;
     daemon.until("f", "idle", 1).await;
     fs::remove_dir_all(home.path("state/resources")).unwrap();
@@ -104,11 +105,11 @@ async fn without_records_the_next_daemon_removes_cgroups_and_what_is_in_them() {
     let daemon = Setup::at(&home).start().await;
     eventually(ms(3000), "nothing is left", async || home.processes().is_empty().then_some(())).await;
     assert!(daemon.log().contains("journal of an earlier daemon is damaged"), "{}", daemon.log());
-    let ended = eventually(ms(2000), "what became of the processes", async || told(&daemon, "processes")).await;
-    assert!((1..=2).contains(&ended), "its relative, and itself unless it had ended with the daemon: {ended}");
+    let ended = eventually(ms(2000), "what became of the processes", async || removed(&daemon, "processes")).await;
+    assert!((1..=2).contains(&ended), "its descendant, and itself unless it had ended with the daemon: {ended}");
 }
 
-/// A process of somebody else, who leads a session.
+/// A session leader that belongs to no daemon.
 struct Foreigner(Child);
 
 impl Foreigner {
@@ -116,7 +117,7 @@ impl Foreigner {
         Self(Command::new("setsid").args(["sleep", "1000"]).stdin(Stdio::null()).spawn().unwrap())
     }
 
-    /// When it was started, in clock ticks.
+    /// Returns its start time in clock ticks.
     fn start(&self) -> u64 {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.0.id())).unwrap();
         stat.rsplit(')').next().unwrap().split_whitespace().nth(19).unwrap().parse().unwrap()
@@ -177,12 +178,12 @@ async fn process_is_killed_only_if_it_is_the_recorded_one() {
     }
 }
 
-/// As nobody, who can make neither cgroups nor processes of other users.
+/// Runs as `nobody`, without the right to create cgroups and processes of other users.
 const UNPRIVILEGED: [&str; 4] = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
 
-/// A daemon on a host without cgroups, as root or as nobody.
+/// Returns settings of a daemon without cgroups, as root or as `nobody`.
 fn without_cgroups(home: &Arc<Home>, root: bool) -> Option<Setup> {
-    let nobody = 65_534;
+    let user = 65_534;
     fs::create_dir_all(home.path("state")).unwrap();
     if root {
         return Some(Setup::at(home).without_cgroups());
@@ -190,28 +191,28 @@ fn without_cgroups(home: &Arc<Home>, root: bool) -> Option<Setup> {
     let (program, arguments) = UNPRIVILEGED.split_first().unwrap();
     let may_run = Command::new(program).args(arguments).arg(unifaas()).arg("--version").stdout(Stdio::null()).status();
     if !may_run.is_ok_and(|status| status.success()) {
-        skip("nobody may not run the daemon where it is");
+        skip("`nobody` cannot execute the daemon");
         return None;
     }
-    std::os::unix::fs::chown(home.path("state"), Some(nobody), Some(nobody)).unwrap();
+    std::os::unix::fs::chown(home.path("state"), Some(user), Some(user)).unwrap();
     Some(Setup::at(home).run_by(UNPRIVILEGED))
 }
 
 #[tokio::test]
-async fn without_cgroups_too_whoever_left_the_session_ends_with_the_instance_and_with_the_daemon() {
+async fn descendants_in_own_session_end_without_cgroups() {
     if !only_root() {
         return;
     }
     for root in [true, false] {
         let home = Home::new();
         let Some(setup) = without_cgroups(&home, root) else { return };
-        let own_session = |name: &str| Function::new(name).flag("--relative").flag("own-session");
+        let own_session = |name: &str| Function::new(name).flag("--descendant").flag("own-session");
         home.put(&own_session("once").set("single-use", true));
         home.put(&own_session("kept").set("min-instances", 1));
         let daemon = setup.start().await;
         daemon.until("kept", "idle", 1).await;
         daemon.get("/invoke/once/pid").await.ok();
-        eventually(ms(2000), "only the kept one is left, with its relative", async || {
+        eventually(ms(2000), "only the kept one is left, with its descendant", async || {
             (home.processes().len() == 2).then_some(())
         })
         .await;
@@ -226,7 +227,7 @@ async fn without_cgroups_too_whoever_left_the_session_ends_with_the_instance_and
 #[tokio::test]
 async fn damaged_records_do_not_keep_the_daemon_from_serving() {
     let home = Home::new();
-    home.put(&Function::new("f").set("min-instances", 1).flag("--relative").flag("own-session"));
+    home.put(&Function::new("f").set("min-instances", 1).flag("--descendant").flag("own-session"));
     let daemon = Setup::at(&home).start().await;
     daemon.until("f", "idle", 1).await;
     daemon.killed().await;
@@ -298,7 +299,7 @@ async fn journal_that_cannot_be_written_refuses_new_instances_only() {
     let reply = daemon.get("/invoke/f/pid").await;
     let served = daemon.get("/invoke/warm/pid").await;
     let processes = home.processes();
-    assert!(lock_up(&journal, "-i"), "it cannot even be removed");
+    assert!(set_immutable(&journal, "-i"), "it cannot even be removed");
     let problem = reply.problem(502, "start_failed").to_string();
     assert!(problem.contains(&*journal.to_string_lossy()) && problem.contains("not permitted"), "{problem}");
     served.ok();
@@ -310,7 +311,7 @@ async fn journal_that_cannot_be_written_refuses_new_instances_only() {
 }
 
 #[tokio::test]
-async fn a_state_directory_on_a_full_or_read_only_disk_is_one_clear_line() {
+async fn full_or_read_only_state_directory_is_one_error_line() {
     if !only_root() {
         return;
     }
@@ -332,12 +333,12 @@ async fn a_state_directory_on_a_full_or_read_only_disk_is_one_clear_line() {
 }
 
 #[test]
-fn copies_of_disks_that_fill_the_disk_are_removed_before_anything_is_written() {
+fn leftover_disk_copies_are_removed_before_first_write() {
     if !only_root() {
         return;
     }
     let run = || {
-        // So that a file system that is mounted here is there for all that is started here, and goes with this thread.
+        // A mount made here must be visible to child processes and disappear with this thread.
         unshare(CloneFlags::CLONE_NEWNS).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {

@@ -1,4 +1,4 @@
-//! Bodies that flow: memory that stays small, pieces that arrive as they are sent, tunnels.
+//! Streaming bodies: bounded memory, immediate delivery, tunnels.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -11,7 +11,7 @@ use tokio::{net::TcpStream, time::Instant};
 use tokio_tungstenite::{client_async, tungstenite::Message};
 
 #[tokio::test]
-async fn a_gibibyte_is_echoed_while_the_daemon_stays_small() {
+async fn echoes_gibibyte_with_bounded_memory() {
     const PIECE: usize = 64 << 10;
     const PIECES: usize = 1 << 14;
     let blocks: Vec<_> = (0..=u8::MAX).map(|n| Bytes::from(vec![n; PIECE])).collect();
@@ -37,7 +37,7 @@ async fn a_gibibyte_is_echoed_while_the_daemon_stays_small() {
 }
 
 #[tokio::test]
-async fn a_client_that_reads_slowly_does_not_fill_the_daemons_memory() {
+async fn slow_reader_does_not_fill_memory() {
     let daemon = Daemon::with(Function::new("f")).await;
     let before = processes::peak_memory_kib(daemon.pid);
     let (connection, response) = daemon.start(request("GET", "/invoke/f/bytes?mib=200", empty())).await;
@@ -51,7 +51,7 @@ async fn a_client_that_reads_slowly_does_not_fill_the_daemons_memory() {
 }
 
 #[tokio::test]
-async fn a_response_longer_than_the_keepalive_arrives_whole_and_the_instance_goes_after_it() {
+async fn response_longer_than_keepalive_is_complete() {
     let daemon = Daemon::with(Function::new("f").set("keepalive", 1)).await;
     let (_connection, response) = daemon.start(request("GET", "/invoke/f/stream?n=26&ms=200", empty())).await;
     let pid = u32::try_from(number(&daemon.instances("f").await[0], "pid")).unwrap();
@@ -72,7 +72,7 @@ async fn a_response_longer_than_the_keepalive_arrives_whole_and_the_instance_goe
 }
 
 #[tokio::test]
-async fn server_sent_events_arrive_one_by_one() {
+async fn server_sent_events_arrive_immediately() {
     let daemon = Daemon::with(Function::new("f")).await;
     daemon.get("/invoke/f/pid").await.ok();
     let started = Instant::now();
@@ -89,7 +89,7 @@ async fn server_sent_events_arrive_one_by_one() {
 }
 
 #[tokio::test]
-async fn request_and_response_flow_at_the_same_time() {
+async fn request_and_response_stream_concurrently() {
     let daemon = Daemon::with(Function::new("f")).await;
     let head = "POST /invoke/f/echo HTTP/1.1\r\nHost: h\r\nContent-Length: 40\r\n\r\n";
     let mut raw = Raw::request(daemon.listen, head).await;
@@ -97,7 +97,7 @@ async fn request_and_response_flow_at_the_same_time() {
         let word = format!("w{n:02}\n");
         raw.send(&word).await.unwrap();
         if n == 0 {
-            // The answer begins while most of the request has not been sent.
+            // The response begins while most of the request is not sent yet.
             assert_eq!(raw.expect_head().await.status, 200);
         }
         assert_eq!(within(ms(2000), "the echo", raw.bytes(4)).await, word.as_bytes());
@@ -105,7 +105,7 @@ async fn request_and_response_flow_at_the_same_time() {
 }
 
 #[tokio::test]
-async fn an_answer_that_comes_before_the_request_was_read_reaches_the_client() {
+async fn early_response_reaches_client() {
     let daemon = Daemon::with(Function::new("f")).await;
     let head = "POST /invoke/f/early HTTP/1.1\r\nHost: h\r\nContent-Length: 100000000\r\n\r\nthe first of it";
     let mut raw = Raw::request(daemon.listen, head).await;
@@ -116,7 +116,7 @@ async fn an_answer_that_comes_before_the_request_was_read_reaches_the_client() {
 }
 
 #[tokio::test]
-async fn the_leave_to_send_a_body_is_the_functions_to_give() {
+async fn function_decides_on_100_continue() {
     let daemon = Daemon::with(Function::new("f")).await;
     let ask = |path: &str| {
         format!("POST /invoke/f/{path} HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n")
@@ -132,10 +132,10 @@ async fn the_leave_to_send_a_body_is_the_functions_to_give() {
 }
 
 #[tokio::test]
-async fn a_request_that_gets_no_instance_never_sends_its_body() {
+async fn refused_request_never_sends_body() {
     let function = Function::new("f").flag("--exit-at-boot").flag("1");
     let daemon = Daemon::with(function).await;
-    for (name, status) in [("f", 502), ("nobody", 404)] {
+    for (name, status) in [("f", 502), ("missing", 404)] {
         let head =
             format!("POST /invoke/{name}/ HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n");
         let mut raw = Raw::request(daemon.listen, head).await;
@@ -144,7 +144,7 @@ async fn a_request_that_gets_no_instance_never_sends_its_body() {
 }
 
 #[tokio::test]
-async fn a_websocket_is_a_tunnel_that_holds_one_slot() {
+async fn websocket_occupies_one_slot() {
     let daemon = Daemon::with(Function::new("f").set("max-instances", 1).set("keepalive", 0.3)).await;
     let stream = TcpStream::connect(daemon.listen).await.unwrap();
     let url = format!("ws://{}/invoke/f/ws", daemon.listen);
@@ -159,7 +159,7 @@ async fn a_websocket_is_a_tunnel_that_holds_one_slot() {
     socket.send(binary.clone()).await.unwrap();
     assert_eq!(socket.next().await.unwrap().unwrap(), binary);
 
-    // Quiet for longer than the keepalive: the tunnel lives, and its slot is taken.
+    // Silent for longer than the keepalive: the tunnel lives and occupies its slot.
     tokio::time::sleep(ms(600)).await;
     let function = daemon.function("f").await;
     assert_eq!(
@@ -179,7 +179,7 @@ async fn a_websocket_is_a_tunnel_that_holds_one_slot() {
 }
 
 #[tokio::test]
-async fn a_tunnel_ends_with_either_side() {
+async fn tunnel_ends_with_either_side() {
     let daemon = Daemon::with(Function::new("f").set("max-instances", 1)).await;
     let url = format!("ws://{}/invoke/f/ws", daemon.listen);
     let stream = TcpStream::connect(daemon.listen).await.unwrap();
@@ -196,7 +196,7 @@ async fn a_tunnel_ends_with_either_side() {
 }
 
 #[tokio::test]
-async fn an_answer_that_is_the_last_of_its_instance_arrives_whole_however_slowly_it_is_read() {
+async fn slow_reader_gets_last_response_of_ended_instance() {
     const WHOLE: usize = 16 << 20;
     let daemon = Daemon::with(Function::new("f")).await;
     let mut raw = Raw::request(daemon.listen, "GET /invoke/f/last-bytes?mib=16 HTTP/1.1\r\nHost: h\r\n\r\n").await;
@@ -206,7 +206,7 @@ async fn an_answer_that_is_the_last_of_its_instance_arrives_whole_however_slowly
         length += raw.bytes(64 << 10).await.len();
     }
     assert!(length < WHOLE, "it ended when all had been read");
-    // Longer than anything is waited for after the end of an instance.
+    // Longer than any wait after the end of an instance.
     tokio::time::sleep(ms(1000)).await;
     length += raw.bytes((WHOLE - length) / 2).await.len();
     tokio::time::sleep(ms(1000)).await;
@@ -216,7 +216,7 @@ async fn an_answer_that_is_the_last_of_its_instance_arrives_whole_however_slowly
 }
 
 #[tokio::test]
-async fn an_upgrade_that_the_function_declines_is_an_answer_like_any_other() {
+async fn declined_upgrade_is_ordinary_response() {
     let daemon = Daemon::with(Function::new("f")).await;
     let head = "GET /invoke/f/pid HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
     let mut raw = Raw::request(daemon.listen, head).await;

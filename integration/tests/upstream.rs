@@ -1,11 +1,11 @@
-//! Functions whose answers are odd, broken or not HTTP at all, and what the client is told of it.
+//! Functions whose responses are unusual, broken or not HTTP, and what the client gets.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 use integration::{Daemon, End, Function, Raw, empty, ms, request};
 
 #[tokio::test]
-async fn an_answer_without_a_length_ends_with_its_connection() {
+async fn close_delimited_response_is_complete() {
     let daemon = Daemon::with(Function::new("f")).await;
     for _ in 0..3 {
         assert_eq!(daemon.get("/invoke/f/close-delimited").await.ok().text(), "to the end");
@@ -15,12 +15,12 @@ async fn an_answer_without_a_length_ends_with_its_connection() {
 }
 
 #[tokio::test]
-async fn an_answer_that_comes_byte_by_byte_is_one_all_the_same() {
+async fn byte_by_byte_response_is_complete() {
     let daemon = Daemon::with(Function::new("f")).await;
     assert_eq!(daemon.get("/invoke/f/drip").await.ok().text(), "drip");
 }
 
-/// Answers that break off: at once, so that the daemon may not have sent a head yet, and after a while.
+/// Returns responses that break off at once, perhaps before the daemon has sent a head, and after a while.
 fn truncated() -> impl Iterator<Item = (String, bool)> {
     let paths = ["/truncate?", "/truncate-chunked?", "/bad-chunk?", "/reset?after=head&"];
     paths
@@ -29,7 +29,7 @@ fn truncated() -> impl Iterator<Item = (String, bool)> {
 }
 
 #[tokio::test]
-async fn a_truncated_answer_breaks_the_clients_connection_and_never_looks_whole() {
+async fn truncated_response_breaks_client_connection() {
     let daemon = Daemon::with(Function::new("f")).await;
     for (path, late) in truncated() {
         match daemon.send(request("GET", &path, empty())).await {
@@ -43,7 +43,7 @@ async fn a_truncated_answer_breaks_the_clients_connection_and_never_looks_whole(
 }
 
 #[tokio::test]
-async fn the_last_chunk_of_a_truncated_answer_is_missing() {
+async fn truncated_response_has_no_last_chunk() {
     let daemon = Daemon::with(Function::new("f")).await;
     for (path, _) in truncated().filter(|(_, late)| *late) {
         let head = format!("GET {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
@@ -57,18 +57,18 @@ async fn the_last_chunk_of_a_truncated_answer_is_missing() {
 }
 
 #[tokio::test]
-async fn an_old_client_cannot_take_a_truncated_answer_for_a_whole_one() {
+async fn truncated_response_resets_http_1_0_client() {
     let daemon = Daemon::with(Function::new("f")).await;
     for path in ["/truncate-chunked?ms=200", "/bad-chunk?ms=200"] {
         let mut raw = Raw::request(daemon.listen, format!("GET /invoke/f{path} HTTP/1.0\r\n\r\n")).await;
         assert_eq!(raw.expect_head().await.status, 200);
-        // The end of the connection is the end of such an answer: only a reset tells the difference.
+        // The end of the connection is the end of such a response: only a reset shows the difference.
         assert_eq!(raw.rest(ms(3000)).await.1, End::Reset, "{path}");
     }
 }
 
 #[tokio::test]
-async fn an_instance_that_speaks_nonsense_resets_or_hangs_up_is_a_502() {
+async fn broken_protocol_is_502() {
     let daemon = Daemon::with(Function::new("f")).await;
     for path in ["/garbage", "/reset", "/mute", "/two-lengths"] {
         let reply = daemon.get(&format!("/invoke/f{path}")).await;
@@ -82,7 +82,7 @@ async fn an_instance_that_speaks_nonsense_resets_or_hangs_up_is_a_502() {
 }
 
 #[tokio::test]
-async fn a_large_head_passes_and_an_absurd_one_is_a_502() {
+async fn large_head_passes_and_huge_head_is_502() {
     let daemon = Daemon::with(Function::new("f")).await;
     let reply = daemon.get("/invoke/f/big-head?kib=12").await.ok();
     assert_eq!(reply.headers.iter().filter(|(name, _)| name.as_str().starts_with("x-big-")).count(), 12);
@@ -91,7 +91,7 @@ async fn a_large_head_passes_and_an_absurd_one_is_a_502() {
 }
 
 #[tokio::test]
-async fn a_pooled_connection_that_has_gone_stale_costs_no_request() {
+async fn stale_connection_fails_no_request() {
     let daemon = Daemon::with(Function::new("f").flag("--forgetful").set("concurrent-requests", 8)).await;
     for _ in 0..30 {
         daemon.get("/invoke/f/pid").await.ok();
@@ -100,8 +100,8 @@ async fn a_pooled_connection_that_has_gone_stale_costs_no_request() {
 }
 
 #[tokio::test]
-async fn a_request_with_a_body_is_not_lost_on_a_stale_connection_either() {
-    // Its connection is closed by the function between the requests, which the daemon can see.
+async fn stale_connection_fails_no_request_with_body() {
+    // The function closes the connection between the requests, which the daemon can see.
     let daemon = Daemon::with(Function::new("f")).await;
     for _ in 0..10 {
         assert_eq!(daemon.get("/invoke/f/close-delimited").await.ok().text(), "to the end");
@@ -110,13 +110,13 @@ async fn a_request_with_a_body_is_not_lost_on_a_stale_connection_either() {
 }
 
 #[tokio::test]
-async fn an_instance_that_accepts_nobody_costs_no_more_than_the_timeout_and_no_other_instance() {
+async fn hanging_connect_ends_at_timeout() {
     let daemon = Daemon::with(Function::new("f").flag("--full").set("timeout", 1)).await;
     let (reply, started) = (daemon.get("/invoke/f/pid").await, daemon.function("f").await["instances_started"].clone());
     assert!(reply.took < ms(4000), "{:?}", reply.took);
     reply.problem(504, "function_timed_out");
     assert_eq!(started, 1);
-    // Without a limit of its own the connection has one.
+    // Without a `timeout` the connection attempt has a limit of its own.
     let daemon = Daemon::with(Function::new("f").flag("--full").set("timeout", 0)).await;
     let reply = daemon.get("/invoke/f/pid").await;
     reply.problem(502, "instance_failed");

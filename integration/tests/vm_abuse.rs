@@ -1,8 +1,8 @@
-//! Guests that mean harm. What one does to its own machine is its own affair: memory, processes, files. To abuse there are
-//! its console, its disk, the processor, everybody's time, and the daemon's trust in what it answers.
+//! Misbehaving guests. Memory, processes and files inside a guest are its own; attacked here are console, disk, processor,
+//! time, and the parsing of responses.
 //!
-//! Most of them are a Linux with the function under test, as processes (`abuse.rs`) and containers (`containers/abuse.rs`)
-//! are. What a guest reaches is in `vm_walls.rs`, one that crashes, ends or never calls back in `vm_life.rs`.
+//! Most guests are a Linux with the function under test. `vm_isolation.rs` has what a guest reaches; `vm_lifecycle.rs` has
+//! guests that crash, exit or never call back.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -22,10 +22,10 @@ use serde_json::json;
 use tempfile::TempDir;
 
 const MIB: u64 = 1 << 20;
-/// A boot where instructions are emulated and others boot as well, and an answer.
+/// Time limit of a boot and a response under emulation.
 const SOON: Duration = Duration::from_secs(30);
 
-/// A test for which there has to be the Linux guest, in a namespace of its own. Afterwards nothing is left there.
+/// Runs a test that needs the Linux guest in its own namespace, and checks that nothing is left there.
 fn in_a_namespace<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
     isolated(|| async {
         if let Some(missing) = linux::obstacle() {
@@ -36,7 +36,7 @@ fn in_a_namespace<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'sta
     });
 }
 
-/// A test with a daemon that has `bad`, as it is described, and `good`, which somebody uses meanwhile.
+/// Runs a test with a daemon that has `bad`, and `good`, which a client uses meanwhile.
 fn with<F: Future<Output = ()>>(
     bad: impl FnOnce() -> Vm + Send + 'static,
     test: impl FnOnce(Daemon) -> F + Send + 'static,
@@ -46,22 +46,22 @@ fn with<F: Future<Output = ()>>(
     });
 }
 
-async fn until_none_is_left(daemon: &Daemon) {
+async fn until_no_instance_is_left(daemon: &Daemon) {
     daemon.settled("bad", "no instance", |function| function["instances"] == json!([])).await;
 }
 
-/// The process id of the machine monitor.
+/// Returns the process id of the VMM.
 async fn monitor(daemon: &Daemon) -> u32 {
     u32::try_from(number(&daemon.instances("bad").await[0], "pid")).unwrap()
 }
 
-/// What a process has in memory, in pages of 4 KiB; none, if it has just ended.
+/// Returns the resident memory of a process in pages of 4 KiB; `None` if it has exited.
 fn resident_pages(pid: u32) -> Option<u64> {
     fs::read_to_string(format!("/proc/{pid}/statm")).ok()?.split(' ').nth(1)?.parse().ok()
 }
 
 #[test]
-fn answers_that_are_none_have_the_right_status_and_harm_nobody() {
+fn malformed_responses_have_documented_status() {
     with(
         || linux("bad", &[]).set("timeout", 2).set("boot-timeout", 60),
         async |daemon| {
@@ -72,7 +72,7 @@ fn answers_that_are_none_have_the_right_status_and_harm_nobody() {
 }
 
 #[test]
-fn a_guest_that_listens_late_is_waited_for() {
+fn waits_for_late_listener() {
     with(
         || linux("bad", &["--listen-delay=600"]),
         async |daemon| {
@@ -84,7 +84,7 @@ fn a_guest_that_listens_late_is_waited_for() {
 }
 
 #[test]
-fn a_guest_that_calls_back_and_dies_is_told_to_those_who_waited_for_it() {
+fn crash_after_callback_fails_waiting_requests() {
     with(
         || linux("bad", &["--exit-after-callback=7"]).set("timeout", 5),
         async |daemon| {
@@ -92,8 +92,8 @@ fn a_guest_that_calls_back_and_dies_is_told_to_those_who_waited_for_it() {
                 let reply = within(Duration::from_secs(60), "an answer", daemon.get("/invoke/bad/pid")).await;
                 let problem = reply.problem(502, "instance_failed").to_string();
                 assert!(problem.contains("could not connect") || problem.contains("has reset itself"), "{problem}");
-                until_none_is_left(&daemon).await;
-                // A request may have tried some, not more than that.
+                until_no_instance_is_left(&daemon).await;
+                // Each request may have tried several instances, but not more than this.
                 assert!(number(&daemon.function("bad").await, "instances_started") <= 4);
             })
             .await;
@@ -102,7 +102,7 @@ fn a_guest_that_calls_back_and_dies_is_told_to_those_who_waited_for_it() {
 }
 
 #[test]
-fn a_guest_that_closes_its_socket_loses_its_place_and_no_request() {
+fn guest_without_listener_is_replaced_without_failed_request() {
     with(
         || linux("bad", &[]),
         async |daemon| {
@@ -121,7 +121,7 @@ fn a_guest_that_closes_its_socket_loses_its_place_and_no_request() {
 }
 
 #[test]
-fn a_guest_that_eats_memory_has_what_its_file_says_and_the_next_request_is_served() {
+fn guest_memory_is_bounded() {
     with(
         || linux("bad", &[]),
         async |daemon| {
@@ -138,7 +138,7 @@ fn a_guest_that_eats_memory_has_what_its_file_says_and_the_next_request_is_serve
                 };
                 let (reply, most) = futures::join!(daemon.get("/invoke/bad/allocate?mib=400"), most);
                 reply.problem(502, "instance_failed");
-                // Its memory, that of the translated code, and of the machine monitor itself.
+                // The guest's memory, translated code, and the VMM itself.
                 assert!((64 << 10..(linux::MEMORY + 160) << 10).contains(&most), "{most} KiB");
                 within(SOON, "an answer", daemon.get("/invoke/bad/pid")).await.ok();
             })
@@ -148,7 +148,7 @@ fn a_guest_that_eats_memory_has_what_its_file_says_and_the_next_request_is_serve
 }
 
 #[test]
-fn a_fork_bomb_stays_inside() {
+fn fork_bomb_stays_inside_guest() {
     with(
         || linux("bad", &[]).set("timeout", 3).set("keepalive", 1),
         async |daemon| {
@@ -162,7 +162,7 @@ fn a_fork_bomb_stays_inside() {
                     assert!([200, 502, 504].contains(&reply.status), "{reply:?}");
                     assert!(vm::processes().len() <= before);
                 }
-                until_none_is_left(&daemon).await;
+                until_no_instance_is_left(&daemon).await;
             })
             .await;
         },
@@ -170,7 +170,7 @@ fn a_fork_bomb_stays_inside() {
 }
 
 #[test]
-fn a_console_without_end_is_kept_within_bounds() {
+fn endless_console_output_is_bounded() {
     with(
         || linux("bad", &[]).set("keepalive", 3),
         async |daemon| {
@@ -183,7 +183,7 @@ fn a_console_without_end_is_kept_within_bounds() {
                     tokio::time::sleep(ms(50)).await;
                 }
                 assert!(daemon.instances("bad").await[0]["output"].to_string().contains("fffffff"));
-                until_none_is_left(&daemon).await;
+                until_no_instance_is_left(&daemon).await;
             })
             .await;
         },
@@ -191,7 +191,7 @@ fn a_console_without_end_is_kept_within_bounds() {
 }
 
 #[test]
-fn a_guest_fills_its_own_copy_of_the_disk_and_not_more() {
+fn guest_fills_only_its_disk_copy() {
     in_a_namespace(|| async {
         let home = Home::new();
         let image = image(&home.path(""), 48);
@@ -206,7 +206,7 @@ fn a_guest_fills_its_own_copy_of_the_disk_and_not_more() {
             let copy = copy.metadata().unwrap();
             assert_eq!((copy.len(), copy.blocks() * 512), (48 * MIB, 48 * MIB));
             assert_eq!(image.metadata().unwrap().blocks(), 0, "the original is not written to");
-            until_none_is_left(&daemon).await;
+            until_no_instance_is_left(&daemon).await;
             assert_eq!(fs::read_dir(home.path("state/instances")).unwrap().count(), 0);
         })
         .await;
@@ -214,7 +214,7 @@ fn a_guest_fills_its_own_copy_of_the_disk_and_not_more() {
 }
 
 #[test]
-fn a_guest_that_fills_the_disk_of_the_daemon_is_told_so_and_others_go_on() {
+fn full_host_disk_is_write_error_in_guest() {
     in_a_namespace(|| async {
         let home = Home::new();
         let image = image(&home.path(""), 128);
@@ -225,9 +225,9 @@ fn a_guest_that_fills_the_disk_of_the_daemon_is_told_so_and_others_go_on() {
         without_side_effects(&daemon, "good", async {
             let how = within(SOON, "an answer", daemon.get("/invoke/bad/fill?path=/dev/vda&mib=100")).await.ok().text();
             assert_ne!(how, "filled");
-            // It goes on, as far as it can do without a disk.
+            // It continues as far as possible without a disk.
             daemon.get("/invoke/bad/pid").await.ok();
-            until_none_is_left(&daemon).await;
+            until_no_instance_is_left(&daemon).await;
         })
         .await;
         within(SOON, "an answer", daemon.get("/invoke/bad/pid")).await.ok();
@@ -236,20 +236,20 @@ fn a_guest_that_fills_the_disk_of_the_daemon_is_told_so_and_others_go_on() {
 }
 
 #[test]
-fn a_machine_monitor_that_hears_no_signal_is_killed() {
+fn vmm_that_ignores_signals_is_killed() {
     with(
         || linux("bad", &[]).set("keepalive", 1),
         async |daemon| {
             daemon.get("/invoke/bad/pid").await.ok();
             let monitor = monitor(&daemon).await;
             processes::signal(monitor, Signal::SIGSTOP);
-            without_side_effects(&daemon, "good", until_none_is_left(&daemon)).await;
+            without_side_effects(&daemon, "good", until_no_instance_is_left(&daemon)).await;
             assert!(!processes::exists(monitor));
         },
     );
 }
 
-/// A guest that does nothing but print, as fast as it can. It is entered like any other, by a note in its file.
+/// A guest that only prints, as fast as it can. A PVH note in the ELF file is its entry point.
 const SCREAMS: &str = "
     .section .note.Xen, \"a\", @note
     .align 4
@@ -270,7 +270,7 @@ _start:
     jmp 1b
 ";
 
-/// Assembles a guest.
+/// Assembles and links a guest.
 fn guest(directory: &TempDir, source: &str) -> PathBuf {
     let path = |name: &str| directory.path().join(name);
     fs::write(path("guest.s"), source).unwrap();
@@ -284,7 +284,7 @@ fn guest(directory: &TempDir, source: &str) -> PathBuf {
 }
 
 #[test]
-fn a_guest_that_prints_without_end_boots_in_vain_while_nobody_notices() {
+fn endless_console_output_while_booting_is_bounded() {
     isolated(|| async {
         let directory = tempfile::Builder::new().prefix("guest-").permissions(mode(0o755)).tempdir().unwrap();
         let vm = Vm::new("bad", Kind::Microvm).kernel(&guest(&directory, SCREAMS)).set("boot-timeout", 4);

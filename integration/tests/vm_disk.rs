@@ -1,4 +1,4 @@
-//! Root disks: private copies, shared ones, and nothing left of either.
+//! Root disks: private copies, shared disks, and no leftovers.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -15,7 +15,7 @@ use integration::{
 
 const MIB: u64 = 1 << 20;
 
-/// The root disks of the running instances, as their machine monitors were told.
+/// Returns the root disks on the command lines of the running VMMs.
 async fn disks(daemon: &Daemon) -> Vec<PathBuf> {
     let instances = daemon.instances("f").await;
     let pids = instances.iter().map(|instance| u32::try_from(instance["pid"].as_u64().unwrap()).unwrap());
@@ -34,7 +34,7 @@ async fn two_instances(vm: Vm) -> Daemon {
 }
 
 #[test]
-fn instances_do_not_share_a_writable_disk() {
+fn writable_disks_are_private_copies() {
     isolated(|| async {
         for kind in KINDS {
             let place = tempfile::tempdir().unwrap();
@@ -58,7 +58,7 @@ fn instances_do_not_share_a_writable_disk() {
 }
 
 #[test]
-fn instances_share_a_read_only_disk() {
+fn read_only_disk_is_shared() {
     isolated(|| async {
         for kind in KINDS {
             let place = tempfile::tempdir().unwrap();
@@ -71,7 +71,7 @@ fn instances_share_a_read_only_disk() {
 }
 
 #[test]
-fn firecracker_shares_a_writable_disk_only_if_told_to() {
+fn firecracker_shares_writable_disk_only_if_configured() {
     isolated(|| async {
         let place = tempfile::tempdir().unwrap();
         let image = image(place.path(), 64);
@@ -83,7 +83,7 @@ fn firecracker_shares_a_writable_disk_only_if_told_to() {
 }
 
 #[test]
-fn a_directory_is_a_root_disk_over_9p() {
+fn directory_is_root_disk_over_9p() {
     isolated(|| async {
         let place = tempfile::tempdir().unwrap();
         fs::write(place.path().join("file"), "content").unwrap();
@@ -100,7 +100,7 @@ fn a_directory_is_a_root_disk_over_9p() {
 }
 
 #[test]
-fn a_jailed_firecracker_finds_everything_in_its_jail() {
+fn jailed_firecracker_finds_its_files() {
     isolated(|| async {
         let place = tempfile::tempdir().unwrap();
         let image = image(place.path(), 64);
@@ -114,7 +114,7 @@ fn a_jailed_firecracker_finds_everything_in_its_jail() {
 }
 
 #[test]
-fn a_copy_that_does_not_fit_is_refused_and_leaves_nothing() {
+fn copy_that_does_not_fit_is_refused() {
     isolated(|| async {
         let home = integration::Home::new();
         let image = home.path("disk.img");
@@ -136,7 +136,7 @@ fn a_copy_that_does_not_fit_is_refused_and_leaves_nothing() {
             let large = format!("large-{name}");
             daemon.settled(&large, "gone", |function| function["instances"] == serde_json::json!([])).await;
         }
-        // Firecracker has its configuration in there.
+        // Firecracker's configuration is in there.
         assert_eq!(fs::read_dir(daemon.inside("state/instances")).unwrap().count(), 1);
         daemon.end().await;
         assert_eq!(vm::traces(), Vec::<String>::new());

@@ -1,4 +1,4 @@
-//! Many virtual machines, few addresses, no privileges.
+//! Many virtual machines, few addresses, missing privileges.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -12,15 +12,15 @@ use integration::{
 use serde_json::json;
 use tokio::time::timeout;
 
-/// A range with four links.
+/// A range for four VMs.
 const FOUR: (&str, &str) = ("--subnet", "10.101.0.0/28");
 
-async fn until_none_is_left(daemon: &Daemon) {
+async fn until_no_instance_is_left(daemon: &Daemon) {
     daemon.settled("f", "no instance", |function| function["instances"] == json!([])).await;
 }
 
 #[test]
-fn thirty_vms_at_once_and_then_none() {
+fn thirty_vms_run_and_end() {
     isolated(|| async {
         let vm = Vm::new("f", Kind::Microvm).set("single-use", true).set("boot-timeout", 60);
         let mut daemon = setup().option("--tap-pool", "2").function(vm.into()).start().await;
@@ -29,7 +29,7 @@ fn thirty_vms_at_once_and_then_none() {
             reply.ok();
         }
         assert_eq!(number(&daemon.function("f").await, "instances_started"), 30);
-        until_none_is_left(&daemon).await;
+        until_no_instance_is_left(&daemon).await;
         integration::eventually(ms(3000), "only the prepared taps are left", async || {
             (taps().len() == 2).then_some(())
         })
@@ -40,26 +40,26 @@ fn thirty_vms_at_once_and_then_none() {
     });
 }
 
-/// A tap too many is removed after its guest is gone.
+// Surplus taps are removed after their guest is gone.
 async fn only_prepared_taps_are_left() {
     integration::eventually(ms(3000), "only the prepared taps are left", async || (taps().len() == 4).then_some(()))
         .await;
 }
 
 #[test]
-fn three_hundred_starts_in_a_row_use_up_nothing() {
+fn three_hundred_starts_leak_nothing() {
     isolated(|| async {
         let daemon = daemon(Vm::new("f", Kind::Microvm).set("single-use", true)).await;
         for _ in 0..30 {
             daemon.get("/invoke/f/").await.ok();
         }
-        until_none_is_left(&daemon).await;
+        until_no_instance_is_left(&daemon).await;
         only_prepared_taps_are_left().await;
         let before = (processes::descriptors(daemon.pid), processes::resident_kib(daemon.pid), taps().len());
         for _ in 0..300 {
             daemon.get("/invoke/f/").await.ok();
         }
-        until_none_is_left(&daemon).await;
+        until_no_instance_is_left(&daemon).await;
         only_prepared_taps_are_left().await;
         let after = (processes::descriptors(daemon.pid), processes::resident_kib(daemon.pid), taps().len());
         assert!(after.0 <= before.0 + 2 && after.2 == before.2, "{before:?} became {after:?}");
@@ -69,7 +69,7 @@ fn three_hundred_starts_in_a_row_use_up_nothing() {
 }
 
 #[test]
-fn a_range_has_as_many_vms_as_addresses_and_the_next_one_is_told_so() {
+fn exhausted_subnet_is_503() {
     isolated(|| async {
         let vm = Vm::new("f", Kind::Microvm).set("min-instances", 4);
         let silent = Vm::new("g", Kind::Microvm);
@@ -88,7 +88,7 @@ fn a_range_has_as_many_vms_as_addresses_and_the_next_one_is_told_so() {
     });
 }
 
-/// Starts a daemon that should refuse to; what it says.
+/// Runs a daemon that must refuse to start, and returns its error.
 async fn refusal(function: Function, subnet: &str) -> String {
     let setup = setup().option("--subnet", subnet).function(function);
     let output = timeout(Duration::from_secs(5), setup.command().output()).await.expect("it ends at once").unwrap();
@@ -97,7 +97,7 @@ async fn refusal(function: Function, subnet: &str) -> String {
 }
 
 #[test]
-fn a_range_that_overlaps_an_address_or_a_route_is_refused_at_start() {
+fn overlapping_subnet_is_refused() {
     isolated(|| async {
         ip("link add other type veth peer name another");
         ip("link set another up");
@@ -117,7 +117,7 @@ fn a_range_that_overlaps_an_address_or_a_route_is_refused_at_start() {
 }
 
 #[test]
-fn of_two_daemons_with_the_same_range_the_first_one_has_it() {
+fn second_daemon_with_same_subnet_is_refused() {
     isolated(|| async {
         let first = daemon(Vm::new("f", Kind::Microvm)).await;
         let late = daemon(Vm::new("f", Kind::Microvm)).await;
@@ -131,7 +131,7 @@ fn of_two_daemons_with_the_same_range_the_first_one_has_it() {
 }
 
 #[test]
-fn the_network_is_touched_only_when_a_function_needs_it() {
+fn network_is_unchanged_without_vm_function() {
     isolated(|| async {
         let daemon = setup().function(Function::new("process")).start().await;
         daemon.get("/invoke/process/pid").await.ok();
@@ -144,7 +144,7 @@ fn the_network_is_touched_only_when_a_function_needs_it() {
 }
 
 #[test]
-fn a_user_mode_network_needs_no_tap_and_keeps_its_guest_inside() {
+fn user_mode_network_isolates_guest() {
     isolated(|| async {
         let door = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let user = |name| Vm::new(name, Kind::Microvm).vm("network", "\"user\"");
@@ -158,7 +158,7 @@ fn a_user_mode_network_needs_no_tap_and_keeps_its_guest_inside() {
         let inside = daemon.get(&format!("/invoke/f/connect?addr={address}")).await.ok().text();
         assert_ne!(inside.trim(), "open");
         let outside = daemon.get(&format!("/invoke/open/connect?addr={address}")).await.ok().text();
-        assert_eq!(outside.trim(), "open", "or nothing was shown");
+        assert_eq!(outside.trim(), "open", "the positive control failed");
         let mut waiter = daemon.connect().await;
         waiter.send(request("GET", "/invoke/f/hello", integration::empty())).await.unwrap().ok();
     });

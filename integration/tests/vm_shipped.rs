@@ -1,4 +1,4 @@
-//! The virtual machines of the shipped registry, and a daemon that may not start any.
+//! The shipped functions in virtual machines, and a daemon without the privilege for them.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -8,7 +8,7 @@ use integration::{
 };
 
 #[test]
-fn the_shipped_unikernel_functions_answer() {
+fn shipped_unikernel_functions_answer() {
     isolated(|| async {
         let daemon = setup().option("--registry", shipped("registry")).start().await;
         for function in ["hello-firecracker", "hello-microvm", "hello-qemu"] {
@@ -33,7 +33,7 @@ fn linux_boots_and_answers() {
 }
 
 #[test]
-fn without_the_privilege_vms_are_refused_and_everything_else_works() {
+fn missing_privilege_refuses_only_vms() {
     isolated(|| async {
         without_net_admin();
         let setup = setup().function(Vm::new("f", Kind::Microvm).into()).function(Function::new("process"));

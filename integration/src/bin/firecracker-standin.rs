@@ -1,10 +1,10 @@
-//! Plays Firecracker where there is none, or none that can run the guest: it accepts what Firecracker accepts, and boots
-//! the same guest in QEMU's microvm on the same tap.
+//! Stands in for Firecracker where it is missing or cannot run the guest: it accepts the same input, and boots the same
+//! guest in QEMU's microvm on the same tap.
 //!
 //! Like Firecracker it opens its taps about 1 ms after exec, and fails if one is busy; QEMU alone would open them later.
 //!
-//! Arguments and configuration file are refused as Firecracker 1.17 would refuse them: unknown ones, missing ones, and
-//! those of the wrong type. What Firecracker knows but this does not need is refused as well.
+//! It rejects arguments and configuration files that Firecracker 1.17 would reject: unknown, missing and mistyped ones. It
+//! also rejects options of Firecracker that these tests do not need.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "it is a command line program")]
 
@@ -75,7 +75,7 @@ fn main() -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// The path of the configuration file.
+/// Returns the path of the configuration file.
 fn parse(arguments: &[String]) -> Result<&str, String> {
     let (mut config, mut no_api) = (None, false);
     let mut words = arguments.iter();
@@ -144,7 +144,7 @@ fn prepare(arguments: &[String]) -> Result<Command, String> {
         qemu.args(["-netdev", &tap, "-device", &device]);
     }
     qemu.args(["-append", &cmdline]);
-    // As a log line, to standard output, like Firecracker's own.
+    // A log line on standard output, like Firecracker's own.
     println!("Running Firecracker's stand-in");
     Ok(qemu)
 }

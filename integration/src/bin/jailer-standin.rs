@@ -1,5 +1,5 @@
-//! Plays Firecracker's jailer: it accepts the arguments that the jailer accepts, and starts the program in the directory
-//! that would be its root. It does not lock it in there, because QEMU, which plays Firecracker, is not in there.
+//! Stands in for Firecracker's jailer: it accepts the jailer's arguments and starts the program in the directory that would
+//! be its root. It does not chroot, because QEMU, which stands in for Firecracker, is not in there.
 
 #![allow(clippy::print_stderr, reason = "it is a command line program")]
 
@@ -52,7 +52,7 @@ fn prepare(arguments: &[String]) -> Result<Command, String> {
     }
     let name = program.file_name().ok_or("Failed to extract filename from path")?;
     let root = Path::new(value("--chroot-base-dir")?).join(name).join(id).join("root");
-    // The real one becomes another user, and loses this by it: its program outlives a daemon that is killed.
+    // The real jailer loses its parent death signal by changing the user: its program outlives a killed daemon.
     let _ = nix::sys::prctl::set_pdeathsig(None);
     let mut command = Command::new(program);
     command.args(["--id", id]).args(words).current_dir(root);

@@ -1,8 +1,7 @@
-//! The function that the comparisons run: it does as little as a function can, so that what is measured is the way to it.
+//! The function that the comparisons run. It does as little as possible, so that the measurement shows the path to it.
 //!
-//! `lean CALLBACK` listens on `HOST:PORT`, calls back (unless CALLBACK is `none`) and answers `/mib` with 1 MiB and all else
-//! with 12 bytes, after the body of the request if there is one. One thread, one epoll; `integration/compare` says what it
-//! is for, `testfn` is the function for tests of everything that can go wrong.
+//! `lean CALLBACK` listens on `HOST:PORT`, calls back (unless CALLBACK is `none`) and answers `/mib` with 1 MiB and other
+//! paths with 12 bytes, after the request body. It has one thread and one epoll. `testfn` is the function for tests.
 
 use std::{
     cell::OnceCell,
@@ -15,7 +14,7 @@ use std::{
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
-/// Bytes read at once, and the longest head of a request.
+/// Bytes per read, and the longest request head.
 const BUFFER: usize = 64 << 10;
 const LISTENER: u64 = u64::MAX;
 
@@ -39,7 +38,7 @@ fn call_back(url: &str) -> io::Result<()> {
     if status.ends_with(b" 200") { Ok(()) } else { Err(invalid("the callback was refused")) }
 }
 
-/// Serves every connection until the process is ended.
+/// Serves connections until the process is ended.
 fn serve(listener: &TcpListener) -> io::Result<()> {
     let answers = Answers { short: answer(b"Hello world\n"), long: OnceCell::new() };
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
@@ -65,7 +64,7 @@ fn serve(listener: &TcpListener) -> io::Result<()> {
             match connection.proceed(&answers) {
                 Ok(()) if connection.wants() == before => {}
                 Ok(()) => epoll.modify(&connection.stream, &mut EpollEvent::new(connection.wants(), fd as u64))?,
-                // Closing takes it out of the epoll.
+                // Closing removes it from the epoll.
                 Err(_) => drop(connections.remove(&fd)),
             }
         }
@@ -74,7 +73,7 @@ fn serve(listener: &TcpListener) -> io::Result<()> {
 
 struct Answers {
     short: Vec<u8>,
-    /// Made when it is asked for: the pages of an instance that nobody asks would count, a thousandfold.
+    /// Created on first use: its pages would count in the memory of a thousand idle instances.
     long: OnceCell<Vec<u8>>,
 }
 
@@ -97,9 +96,9 @@ struct Connection<'a> {
 
 enum State<'a> {
     Head,
-    /// So many bytes of the request's body are still to come.
+    /// Bytes of the request body that are still to come.
     Body(usize, &'a [u8]),
-    /// What is still to be sent.
+    /// Bytes that are still to be sent.
     Answer(&'a [u8]),
 }
 
@@ -115,7 +114,7 @@ impl<'a> Connection<'a> {
         }
     }
 
-    /// Goes on as far as it can without waiting; an error is the end of the connection.
+    /// Proceeds as far as possible without blocking; an error ends the connection.
     fn proceed(&mut self, answers: &'a Answers) -> io::Result<()> {
         if !matches!(self.state, State::Answer(_)) {
             match self.stream.read(&mut self.buffer[self.filled..]) {
@@ -157,7 +156,8 @@ impl<'a> Connection<'a> {
     }
 }
 
-/// The length of the head, that of the body, and whether the long answer is wanted; `None` while the head is not whole.
+/// Returns the length of the head, the length of the body, and whether the long answer is requested. Returns `None` while
+/// the head is incomplete.
 fn head(bytes: &[u8]) -> io::Result<Option<(usize, usize, bool)>> {
     let mut headers = [httparse::EMPTY_HEADER; 64];
     let mut request = httparse::Request::new(&mut headers);

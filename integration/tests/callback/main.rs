@@ -1,4 +1,4 @@
-//! The ready callback: believed once, from the instance itself, and harmless otherwise.
+//! The ready callback: accepted once, from the instance itself, and harmless otherwise.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -9,7 +9,7 @@ use std::{net::SocketAddr, time::Duration};
 use integration::{Connection, Daemon, Function, Raw, Setup, empty, ms, number, request};
 use tokio::net::TcpSocket;
 
-/// Asks a function that is not ready for its callback URL, at its own port; the path of it.
+/// Asks a booting function, at its own port, for its callback URL and returns the path.
 async fn callback_path(daemon: &Daemon, function: &str) -> String {
     let booting = daemon.until(function, "booting", 1).await;
     let address: SocketAddr = booting["instances"][0]["address"].as_str().expect("an address").parse().unwrap();
@@ -21,7 +21,7 @@ async fn callback_path(daemon: &Daemon, function: &str) -> String {
     url.strip_prefix(&format!("http://{}", daemon.callback)).expect("a callback at the daemon").to_owned()
 }
 
-/// Calls back from one of the loopback addresses; the status of the answer.
+/// Calls back from a loopback address and returns the status.
 async fn call_from(source: &str, to: SocketAddr, method: &str, path: &str) -> u16 {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind(format!("{source}:0").parse().unwrap()).unwrap();
@@ -33,7 +33,7 @@ async fn call_from(source: &str, to: SocketAddr, method: &str, path: &str) -> u1
 }
 
 #[tokio::test]
-async fn both_get_and_post_are_callbacks() {
+async fn get_and_post_are_accepted() {
     for method in ["GET", "POST"] {
         let daemon = Daemon::with(Function::new("f").flag("--callback-method").flag(method)).await;
         daemon.get("/invoke/f/pid").await.ok();
@@ -43,7 +43,7 @@ async fn both_get_and_post_are_callbacks() {
 }
 
 #[tokio::test]
-async fn a_callback_without_the_right_id_is_a_404_and_counted() {
+async fn unknown_token_is_404_and_counted() {
     let daemon = Daemon::with(Function::new("f").flag("--callbacks").flag("0")).await;
     let mut waiter = daemon.connect().await;
     let waits = tokio::spawn(async move { waiter.send(request("GET", "/invoke/f/pid", empty())).await });
@@ -73,7 +73,7 @@ async fn a_callback_without_the_right_id_is_a_404_and_counted() {
 }
 
 #[tokio::test]
-async fn a_callback_from_another_address_is_a_403_even_with_the_right_id() {
+async fn callback_from_foreign_address_is_403() {
     let daemon = Daemon::with(Function::new("f").flag("--callbacks").flag("0")).await;
     let mut waiter = daemon.connect().await;
     let waits = tokio::spawn(async move { waiter.send(request("GET", "/invoke/f/pid", empty())).await });
@@ -89,7 +89,7 @@ async fn a_callback_from_another_address_is_a_403_even_with_the_right_id() {
 }
 
 #[tokio::test]
-async fn a_second_callback_is_a_409_and_changes_nothing() {
+async fn second_callback_is_409() {
     let daemon = Daemon::with(Function::new("f").flag("--callbacks").flag("2")).await;
     let pid = daemon.get("/invoke/f/pid").await.ok().pid();
     for _ in 0..3 {
@@ -103,7 +103,7 @@ async fn a_second_callback_is_a_409_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_callback_after_the_end_of_its_instance_is_a_404() {
+async fn callback_after_end_is_404() {
     let daemon = Daemon::with(Function::new("f").set("keepalive", 0.1)).await;
     let url = daemon.get("/invoke/f/callback").await.ok().text();
     let path = url.strip_prefix(&format!("http://{}", daemon.callback)).expect("a callback at the daemon").to_owned();
@@ -112,7 +112,7 @@ async fn a_callback_after_the_end_of_its_instance_is_a_404() {
 }
 
 #[tokio::test]
-async fn the_callback_listener_does_nothing_else() {
+async fn callback_listener_serves_nothing_else() {
     let daemon = Daemon::with(Function::new("f").flag("--callbacks").flag("0").set("boot-timeout", 3)).await;
     for path in ["/invoke/f/pid", "/debug", "/metrics", "/healthz", "/"] {
         let status = call_from("127.0.0.1", daemon.callback, "GET", path).await;
@@ -134,7 +134,7 @@ async fn the_callback_listener_does_nothing_else() {
 }
 
 #[tokio::test]
-async fn the_secret_of_a_callback_is_in_no_log_and_not_at_debug() {
+async fn callback_token_is_not_disclosed() {
     let daemon = Setup::default().option("--log-level", "trace").function(Function::new("f")).start().await;
     let url = daemon.get("/invoke/f/callback").await.ok().text();
     let (_, secret) = url.rsplit_once('/').expect("a path");

@@ -1,4 +1,4 @@
-//! Whatever bytes come to the callback listener, none but the right token are a callback, and the daemon lives.
+//! Random bytes at the callback listener: only the right token is accepted, and the daemon survives.
 
 use std::{env, net::SocketAddr, time::Duration};
 
@@ -8,14 +8,14 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use super::{call_from, callback_path};
 
-/// Connections with noise.
+/// Number of connections.
 const ROUNDS: usize = 1000;
-/// As many of them at once: some are waited for by the listener, which takes a second.
-const AT_ONCE: usize = 25;
-/// How long the listener may take to have done with one.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Concurrent connections. The listener waits a second for some of them.
+const CONCURRENCY: usize = 25;
+/// Time limit of one connection.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A callback as a function could send it, with a token that is nearly right.
+/// Returns a callback whose token is nearly right.
 fn nearly(token: &str, random: &mut StdRng) -> Vec<u8> {
     let mut wrong: Vec<u8> = token.as_bytes().to_vec();
     let at = random.random_range(0..wrong.len());
@@ -45,7 +45,7 @@ fn nearly(token: &str, random: &mut StdRng) -> Vec<u8> {
     wire
 }
 
-/// Noise: a callback that has suffered, several of them, or bytes that never were one.
+/// Returns a damaged callback, several of them, or random bytes.
 fn noise(token: &str, random: &mut StdRng) -> Vec<u8> {
     if random.random_range(0..8) == 0 {
         let length = random.random_range(0..3000);
@@ -71,21 +71,21 @@ fn noise(token: &str, random: &mut StdRng) -> Vec<u8> {
     wire
 }
 
-/// Sends it in two pieces, and what is answered.
+/// Sends bytes in two parts and returns the response.
 async fn hear(to: SocketAddr, wire: &[u8], cut: usize) -> Vec<u8> {
     let mut raw = Raw::connect(to).await;
     let (first, second) = wire.split_at(cut);
-    // The listener may have heard enough before the end.
+    // The listener may have closed before the end.
     if raw.send(first).await.is_ok() && raw.send(second).await.is_ok() {
         raw.finish().await;
     }
-    let (answers, end) = raw.rest(PATIENCE).await;
-    assert_ne!(end, End::Open, "nothing is done with b\"{}\"", wire.escape_ascii());
+    let (answers, end) = raw.rest(CONNECTION_TIMEOUT).await;
+    assert_ne!(end, End::Open, "no reaction to b\"{}\"", wire.escape_ascii());
     answers
 }
 
 #[tokio::test]
-async fn noise_is_refused_and_the_right_token_is_still_believed() {
+async fn noise_is_rejected_and_right_token_accepted() {
     let replayed = env::var("UNIFAAS_SEED").ok().and_then(|seed| seed.parse().ok());
     let seed: u64 = replayed.unwrap_or_else(rand::random);
     println!("UNIFAAS_SEED={seed}");
@@ -97,7 +97,7 @@ async fn noise_is_refused_and_the_right_token_is_still_believed() {
     let token = path.strip_prefix("/ready/").expect("a token").to_owned();
 
     let behind_slash = format!("/{token}");
-    // What has suffered may have become right again.
+    // The damage may have restored the right token.
     let is_right = |wire: &[u8]| wire.windows(behind_slash.len()).any(|part| part == behind_slash.as_bytes());
     let mut sent = Vec::new();
     while sent.len() < ROUNDS {
@@ -108,7 +108,7 @@ async fn noise_is_refused_and_the_right_token_is_still_believed() {
     }
     let heard = stream::iter(sent)
         .map(|(cut, wire)| async move { (hear(daemon.callback, &wire, cut).await, wire) })
-        .buffer_unordered(AT_ONCE);
+        .buffer_unordered(CONCURRENCY);
     let heard: Vec<_> = heard.filter(|(answers, _)| future::ready(!answers.is_empty())).collect().await;
     for (answers, wire) in &heard {
         let status = Head::parse(answers).expect("whole answers").status;

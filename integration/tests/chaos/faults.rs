@@ -1,4 +1,4 @@
-//! What is done to the daemon and to what it has started. All of it is undone again.
+//! Faults that are injected into the daemon and its resources. Each of them is undone.
 
 use std::{
     fs,
@@ -21,15 +21,15 @@ use tokio::{
 
 use crate::{
     ledger::{Ledger, Trouble},
-    stage::{EDITED, FLEETING, Stage, edited, fleeting, remove_link},
+    rig::{EDITED, FLEETING, Rig, edited, fleeting, remove_link},
 };
 
-/// Files that are no `function.toml`.
+/// Invalid contents of a `function.toml`.
 const BROKEN: [&[u8]; 6] =
     [b"", b"[process", b"\0\xff\xfe\x01", b"[process]\ncommand = []\n", b"[process]\ncomand = [\"x\"]\n", b"7"];
 
 pub struct Faults<'a> {
-    pub stage: &'a Stage,
+    pub rig: &'a Rig,
     pub ledger: &'a Mutex<Ledger>,
     pub until: Instant,
 }
@@ -43,7 +43,7 @@ impl Faults<'_> {
         Instant::now() >= self.until
     }
 
-    /// Small things, one after the other: deaths, callbacks, taps.
+    /// Injects small faults one after the other: deaths, callbacks, taps.
     pub async fn small(&self, mut random: StdRng) {
         while !self.is_over() {
             sleep(ms(random.random_range(50..250))).await;
@@ -58,9 +58,9 @@ impl Faults<'_> {
         }
     }
 
-    /// Large things, one after the other: the engine, the disk, the clock.
+    /// Injects large faults one after the other: engine, disk, clock.
     pub async fn large(&self, mut random: StdRng) {
-        // All of them at first, for a short run to have had them.
+        // Each of them once at first, so that a short run has them all.
         for round in 0.. {
             sleep(ms(random.random_range(1000..3000))).await;
             if self.is_over() {
@@ -77,9 +77,9 @@ impl Faults<'_> {
         }
     }
 
-    /// The first process of a process or a container, with its instance.
+    /// Returns the first processes of processes and containers, with their instances.
     fn victims(&self) -> Vec<(u32, String)> {
-        let running = self.stage.home.processes().into_iter();
+        let running = self.rig.home.processes().into_iter();
         let first = running.filter(|pid| !processes::arguments(*pid).iter().any(|word| word == "--linger"));
         let named = first.filter_map(|pid| {
             let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
@@ -101,9 +101,9 @@ impl Faults<'_> {
         }
     }
 
-    /// Everything that `/debug` tells of instances.
+    /// Returns the instances of all functions, from `/debug`.
     async fn instances(&self) -> Vec<Value> {
-        let debug = self.stage.daemon.debug().await;
+        let debug = self.rig.daemon.debug().await;
         let functions = debug["functions"].as_object().into_iter().flatten();
         functions.flat_map(|(_, function)| function["instances"].as_array().cloned().unwrap_or_default()).collect()
     }
@@ -114,7 +114,7 @@ impl Faults<'_> {
         let victims: Vec<_> = instances.iter().filter(has_tap).collect();
         let Some(victim) = victims.choose(random) else { return };
         let pid = u32::try_from(victim["pid"].as_u64().unwrap()).unwrap();
-        // It may have ended meanwhile, and the number be another's.
+        // It may have exited, and its pid may be in use again.
         let is_monitor = processes::arguments(pid)
             .first()
             .is_some_and(|program| program.contains("qemu-system") || program.contains("firecracker"));
@@ -130,11 +130,11 @@ impl Faults<'_> {
         let instances = self.instances().await;
         let victims: Vec<_> = instances.iter().filter(|instance| instance["engine_id"].is_string()).collect();
         let Some(victim) = victims.choose(random) else { return };
-        let docker = bollard::Docker::connect_with_host(&self.stage.engine.host()).unwrap();
+        let docker = bollard::Docker::connect_with_host(&self.rig.engine.host()).unwrap();
         let options = KillContainerOptionsBuilder::new().signal("SIGKILL").build();
         let container = victim["engine_id"].as_str().unwrap();
         let kill = docker.kill_container(container, Some(options));
-        // While the engine hangs nobody is told whether it did as it was asked.
+        // While the engine hangs, the outcome is unknown.
         match tokio::time::timeout(Duration::from_secs(10), kill).await {
             Ok(Ok(())) => self.ledger().count("container killed through the engine"),
             Ok(Err(_)) | Err(_) => self.ledger().count("container could not be killed through the engine"),
@@ -150,7 +150,7 @@ impl Faults<'_> {
         if !remove_link(tap) {
             return;
         }
-        // Whoever got it in between is listed by now.
+        // An instance that acquired the tap meanwhile is listed by now.
         attached.extend(self.instances().await);
         let mut ledger = self.ledger();
         for instance in attached.iter().filter(|instance| tap_of(instance) == Some(tap)) {
@@ -160,7 +160,7 @@ impl Faults<'_> {
         ledger.troubled(Trouble::Tap, since);
     }
 
-    /// A callback that nobody must believe: of no instance, or of one but from elsewhere.
+    /// Makes a callback that must be rejected: for no instance, or from a foreign address.
     async fn forge(&self, random: &mut StdRng) {
         let victims = self.victims();
         let tokens: Vec<_> = victims.iter().filter_map(|(pid, _)| token_of(*pid)).collect();
@@ -168,9 +168,9 @@ impl Faults<'_> {
             Some(token) if random.random() => (token.clone(), true),
             _ => (format!("{:032x}", random.random::<u128>()), false),
         };
-        let port = self.stage.daemon.callback.port();
+        let port = self.rig.daemon.callback.port();
         let status = call_back(([127, 0, 0, 1], port).into(), &token).await.expect("the callback listener answers");
-        // One whose instance has ended is a random one, too.
+        // The token of an ended instance is unknown, too.
         let expected: &[u16] = if real { &[403, 404, 409] } else { &[404] };
         assert!(expected.contains(&status), "a forged callback (real token: {real}) was answered {status}");
         self.ledger().count(if real {
@@ -181,7 +181,7 @@ impl Faults<'_> {
     }
 
     async fn edit(&self, random: &mut StdRng) {
-        let home = &self.stage.home;
+        let home = &self.rig.home;
         if random.random() {
             home.remove(FLEETING);
             sleep(ms(random.random_range(0..800))).await;
@@ -195,11 +195,11 @@ impl Faults<'_> {
         fs::write(&file, text).unwrap();
         sleep(ms(random.random_range(0..800))).await;
         home.put(&edited(random.random()));
-        self.ledger().count("function.toml broken and mended");
+        self.ledger().count("function.toml broken and repaired");
     }
 
     async fn fill_disk(&self, pause: Duration) {
-        let (filler, since) = (self.stage.state("filler"), Instant::now());
+        let (filler, since) = (self.rig.state("filler"), Instant::now());
         let file = filler.clone();
         let written = spawn_blocking(move || fs::write(file, vec![0; 32 << 20])).await.unwrap();
         let full = written.expect_err("the disk is smaller");
@@ -213,15 +213,15 @@ impl Faults<'_> {
 
     async fn hang_engine(&self, pause: Duration) {
         let since = Instant::now();
-        self.stage.engine.signal(Signal::SIGSTOP);
+        self.rig.engine.signal(Signal::SIGSTOP);
         sleep(pause).await;
-        self.stage.engine.signal(Signal::SIGCONT);
+        self.rig.engine.signal(Signal::SIGCONT);
         let mut ledger = self.ledger();
         ledger.count("container engine hung and went on");
         ledger.troubled(Trouble::Engine, since);
     }
 
-    /// Kills the engine and keeps it away for so long.
+    /// Kills the engine and holds it for a time.
     async fn stop_engine(&self, pause: Duration) {
         let since = Instant::now();
         self.on_engine(|engine| engine.kill(true)).await;
@@ -232,21 +232,21 @@ impl Faults<'_> {
         ledger.troubled(Trouble::Engine, since);
     }
 
-    /// What blocks, apart from the clients.
+    /// Runs blocking work outside the runtime of the clients.
     async fn on_engine(&self, work: impl FnOnce(&Engine) + Send + 'static) {
-        let engine = Arc::clone(&self.stage.engine);
+        let engine = Arc::clone(&self.rig.engine);
         spawn_blocking(move || work(&engine)).await.unwrap();
     }
 
-    /// An hour or a year ahead or back, for the rest of the time.
+    /// Shifts the daemon's clock by an hour or a year, for the rest of the test.
     async fn shift_clock(&self, random: &mut StdRng) {
-        if !self.stage.clock {
+        if !self.rig.clock {
             return;
         }
         let shift = ["-3600", "+3600", "-31536000", "+31536000", "+0"].choose(random).unwrap();
-        // At once: the daemon reads it whenever it asks for the time.
-        fs::write(self.stage.home.path("clock.new"), shift).unwrap();
-        fs::rename(self.stage.home.path("clock.new"), self.stage.home.path("clock")).unwrap();
+        // Atomically: the daemon reads the file with each request for the time.
+        fs::write(self.rig.home.path("clock.new"), shift).unwrap();
+        fs::rename(self.rig.home.path("clock.new"), self.rig.home.path("clock")).unwrap();
         self.ledger().count("clock jumped");
     }
 }
@@ -255,19 +255,19 @@ fn id_of(instance: &Value) -> String {
     instance["id"].as_str().unwrap_or_default().to_owned()
 }
 
-/// The tap of an instance, if it has one.
+/// Returns the tap of an instance.
 fn tap_of(instance: &Value) -> Option<&str> {
     let held = instance["resources"].as_array()?.iter().filter_map(Value::as_str);
     held.filter_map(|resource| resource.strip_prefix("tap ")).find_map(|rest| rest.split(' ').next())
 }
 
-/// The token that a process was told.
+/// Returns the callback token among a process's arguments.
 fn token_of(pid: u32) -> Option<String> {
     let arguments = processes::arguments(pid);
     arguments.iter().find_map(|word| Some(word.split_once("/ready/")?.1.to_owned()))
 }
 
-/// Calls back from an address that no instance has; the status of the answer.
+/// Calls back from an address that no instance has, and returns the status.
 async fn call_back(to: SocketAddr, token: &str) -> std::io::Result<u16> {
     let socket = TcpSocket::new_v4()?;
     socket.bind(([127, 0, 0, 99], 0).into())?;

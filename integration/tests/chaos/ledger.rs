@@ -1,4 +1,4 @@
-//! What was done to the daemon and when, and which answers that excuses.
+//! Injected faults with their times, and the responses that they excuse.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -8,32 +8,32 @@ use std::{
 use integration::{Answer, Outcome};
 use tokio::time::Instant;
 
-use crate::stage::{EDITED, FLEETING, LOST};
+use crate::rig::{EDITED, FLEETING, LOST};
 
-/// How long a trouble is felt after it is over: what was begun meanwhile is still under way.
+/// Time after a fault during which its consequences may appear.
 const AFTERMATH: Duration = Duration::from_secs(3);
 
-/// How long a death may take to be noticed: a request that comes meanwhile is in flight on the dead.
+/// Time in which a death may go unnoticed: requests meanwhile are sent to the dead instance.
 const NOTICE: Duration = Duration::from_millis(100);
-/// How long a function whose starts have failed again and again may be told the last failure instead of being started.
+/// Longest time during which a failing function answers with its last error.
 const BACKING_OFF: Duration = Duration::from_secs(60);
 
-/// What keeps the platform from starting instances for a while.
+/// Conditions under which the platform cannot start instances.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trouble {
-    /// The container engine is away, or hangs.
+    /// The container engine is stopped or hangs.
     Engine,
     /// The disk of the state directory is full.
     Disk,
-    /// A tap was removed that a guest may just have been given.
+    /// A tap was removed that a guest may have just acquired.
     Tap,
 }
 
 #[derive(Debug, Default)]
 pub struct Ledger {
-    /// Faults by kind.
+    /// Number of faults by kind.
     pub faults: BTreeMap<&'static str, u64>,
-    /// Instances that were killed, by id, and when that was done.
+    /// Killed instances by id, with the time of death.
     killed: HashMap<String, Instant>,
     /// Instances whose tap was removed.
     cut_off: HashMap<String, Instant>,
@@ -45,7 +45,7 @@ impl Ledger {
         *self.faults.entry(fault).or_default() += 1;
     }
 
-    /// To be called when it is dead.
+    /// Records the death of an instance. Call it when the instance is dead.
     pub fn killed(&mut self, instance: String) {
         self.killed.insert(instance, Instant::now());
     }
@@ -54,7 +54,7 @@ impl Ledger {
         self.cut_off.insert(instance, Instant::now());
     }
 
-    /// There was trouble from `since` until now.
+    /// Records a condition that lasted from `since` until now.
     pub fn troubled(&mut self, trouble: Trouble, since: Instant) {
         self.troubles.push((trouble, since, Instant::now()));
     }
@@ -65,14 +65,14 @@ impl Ledger {
         self.troubles.iter().any(|(kind, since, until)| *kind == trouble && touches(*since, *until))
     }
 
-    /// Whether this answer is what a client may be told at that moment.
+    /// Returns whether a client may get this response at that time.
     pub fn excuses(&self, answer: &Answer) -> bool {
         let (status, code, detail, instance) = match &answer.outcome {
             Outcome::Function { status } => return *status == 200 && answer.function != LOST,
-            Outcome::Nobody { .. } => return false,
+            Outcome::NoAnswer { .. } => return false,
             Outcome::Platform { status, code, detail, instance } => (*status, code.as_str(), detail, instance),
         };
-        // Of an instance that was still taken to be alive when the request was sent.
+        // Of an instance that was considered alive when the request was sent.
         let felt = if is_repeated(answer) { NOTICE + BACKING_OFF } else { NOTICE };
         let hit = |victims: &HashMap<String, Instant>| {
             instance.as_ref().and_then(|id| victims.get(id)).is_some_and(|dead| answer.asked <= *dead + felt)
@@ -82,10 +82,10 @@ impl Ledger {
         let no_engine = container && self.during(Trouble::Engine, answer);
         let no_tap = machine && self.during(Trouble::Tap, answer);
         let no_room = detail.contains("No space left") && self.during(Trouble::Disk, answer);
-        // Before the daemon has seen that a function is no more.
+        // Before the daemon has noticed the removal of the function.
         let no_directory = answer.function == FLEETING && detail.contains("directory does not exist");
         match (status, code) {
-            // An engine that comes back ends the containers that it finds, some of them without a word to their peers.
+            // A restarted engine ends the containers it finds, and some connections are not closed.
             (502, "instance_failed") => hit(&self.killed) || hit(&self.cut_off) || no_engine,
             (502, "boot_failed") => hit(&self.killed) || no_tap,
             (502, "start_failed") => no_engine || no_tap || no_room || no_directory,
@@ -99,7 +99,7 @@ impl Ledger {
     }
 }
 
-/// Whether it tells an earlier failure.
+/// Returns whether the response repeats an earlier failure.
 fn is_repeated(answer: &Answer) -> bool {
     matches!(&answer.outcome, Outcome::Platform { detail, .. } if detail.contains("again and again"))
 }

@@ -1,12 +1,12 @@
-//! Everything goes wrong at once, while clients ask: instances are killed, callbacks lost, doubled and forged, the container
-//! engine stopped, hung and restarted, the disk filled, taps removed, the clock shifted, files of the registry broken.
+//! Injects all kinds of faults under load: killed instances, lost, doubled and forged callbacks, a stopped or hanging
+//! container engine, a full disk, removed taps, a shifted clock, broken registry files.
 //!
-//! Only a request that was in flight on a killed instance may fail, and only with what is true: `ledger.rs` knows what was
-//! done and which answers that excuses, `faults.rs` does it, `stage.rs` is the daemon with its functions. Afterwards it
-//! holds what it held before.
+//! A request may fail only if it was in flight on a killed instance, and only with a true error. `ledger.rs` knows the faults
+//! and which responses they excuse, `faults.rs` injects them, `rig.rs` is the daemon with its functions. At the end, the
+//! daemon holds what it held before.
 //!
-//! `integration/chaos` goes on for minutes (`UNIFAAS_CHAOS`, in seconds), otherwise it is a short while. The seed is printed;
-//! `UNIFAAS_SEED` replays the faults, not the timing.
+//! `integration/chaos` runs for minutes (`UNIFAAS_CHAOS`, in seconds); otherwise the test is short. It prints its seed;
+//! `UNIFAAS_SEED` replays the faults, not their timing.
 
 #![allow(
     clippy::unwrap_used,
@@ -17,7 +17,7 @@
 
 mod faults;
 mod ledger;
-mod stage;
+mod rig;
 
 use std::{env, sync::Mutex, time::Duration};
 
@@ -27,24 +27,24 @@ use tokio::time::{Instant, sleep};
 
 use faults::Faults;
 use ledger::Ledger;
-use stage::{Stage, WORKLOADS};
+use rig::{Rig, WORKLOADS};
 
 const TESTFN: &str = env!("CARGO_BIN_EXE_testfn");
 /// Seconds without `UNIFAAS_CHAOS`.
 const SHORT: u64 = 20;
-/// Until whatever is made once has been made.
+/// Time for one-time allocations.
 const WARM_UP: Duration = Duration::from_secs(3);
 
 async fn chaos(engine: Engine, duration: Duration, seed: u64) {
-    let stage = Stage::set(engine).await;
-    let load = Load::on(stage.daemon.listen, &WORKLOADS);
+    let rig = Rig::set(engine).await;
+    let load = Load::on(rig.daemon.listen, &WORKLOADS);
     sleep(WARM_UP).await;
     let before_anything = load.stop().await;
-    let before = stage.calm(None).await;
+    let before = rig.calm(None).await;
 
     let ledger = Mutex::new(Ledger::default());
-    let load = Load::on(stage.daemon.listen, &WORKLOADS);
-    let faults = Faults { stage: &stage, ledger: &ledger, until: Instant::now() + duration };
+    let load = Load::on(rig.daemon.listen, &WORKLOADS);
+    let faults = Faults { rig: &rig, ledger: &ledger, until: Instant::now() + duration };
     futures::join!(faults.small(StdRng::seed_from_u64(seed)), faults.large(StdRng::seed_from_u64(!seed)));
     let answers = load.stop().await;
     let over = Instant::now();
@@ -53,9 +53,9 @@ async fn chaos(engine: Engine, duration: Duration, seed: u64) {
     for (fault, count) in &ledger.faults {
         println!("{count:6} {fault}");
     }
-    let debug = stage.daemon.debug().await;
+    let debug = rig.daemon.debug().await;
     let of = |function: &str, member: &str| number_of(&debug["functions"][function], member);
-    println!("{:6} callbacks lost", of(stage::LOST, "instances_started"));
+    println!("{:6} callbacks lost", of(rig::LOST, "instances_started"));
     println!("{:6} callbacks doubled, each a second and a third time", of("doubled", "instances_started"));
     println!("{:6} callbacks refused in all", number_of(&debug["daemon"], "callbacks_refused"));
     for ((function, label), count) in tally(&answers) {
@@ -67,14 +67,14 @@ async fn chaos(engine: Engine, duration: Duration, seed: u64) {
         println!("without excuse: {answer:?}");
     }
     println!("before:     {before:?}");
-    println!("afterwards: {:?}", stage.held().await);
-    let after = stage.calm(Some(&before)).await;
+    println!("afterwards: {:?}", rig.held().await);
+    let after = rig.calm(Some(&before)).await;
     println!("calm after {:.1?}: {after:?}", over.elapsed());
     assert!(strange.is_empty(), "{} answers without excuse, seed {seed}", strange.len());
     let most = before.daemon.memory + before.daemon.memory / 10 + 2048;
     assert!(after.daemon.memory <= most, "memory grew from {} to {} KiB", before.daemon.memory, after.daemon.memory);
-    for workload in WORKLOADS.iter().filter(|workload| workload.function() != stage::LOST) {
-        stage.daemon.get(workload.path).await;
+    for workload in WORKLOADS.iter().filter(|workload| workload.function() != rig::LOST) {
+        rig.daemon.get(workload.path).await;
     }
 }
 
@@ -83,14 +83,14 @@ fn number(variable: &str) -> Option<u64> {
 }
 
 #[test]
-fn only_what_was_in_flight_on_a_killed_instance_fails_and_nothing_is_left() {
+fn only_requests_on_killed_instances_fail() {
     if let Some(missing) = vm::obstacle() {
         return vm::skip(&missing);
     }
     let duration = Duration::from_secs(number("UNIFAAS_CHAOS").unwrap_or(SHORT));
     let seed = number("UNIFAAS_SEED").unwrap_or_else(rand::random);
     println!("seed {seed}");
-    // On a thread of its own, as it enters another network.
+    // On its own thread, because it enters another network.
     let run = move || {
         let Some(engine) = Engine::private(TESTFN) else { return };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

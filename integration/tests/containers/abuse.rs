@@ -1,6 +1,6 @@
-//! Containers that mean harm. Each is held by its limits, told apart from the others, and gone in the end.
+//! Misbehaving containers: limits hold, other functions are not affected, and nothing is left.
 //!
-//! A function that eats memory is in `limits.rs`, one that ignores its signal in `ending.rs`.
+//! Memory limits are in `limits.rs`, ignored signals in `shutdown.rs`.
 
 use std::{fs, time::Duration};
 
@@ -14,12 +14,12 @@ use crate::shared;
 
 const SOON: Duration = Duration::from_secs(15);
 
-/// A daemon with `bad`, as it is described, and a process that somebody uses meanwhile.
+/// Starts a daemon with `bad`, and with a process that a client uses meanwhile.
 async fn with(engine: &Engine, bad: Function) -> Daemon {
     engine.setup().function(bad).function(Function::new("good")).start().await
 }
 
-/// A control file of the container's cgroup, by the id of the container.
+/// Reads a control file of the container's cgroup, by container id.
 fn control(id: &str, file: &str) -> Option<u64> {
     fn find(directory: std::path::PathBuf, id: &str, file: &str, depth: u32) -> Option<std::path::PathBuf> {
         let entries: Vec<_> = fs::read_dir(directory).ok()?.flatten().map(|entry| entry.path()).collect();
@@ -33,7 +33,7 @@ fn control(id: &str, file: &str) -> Option<u64> {
 }
 
 #[tokio::test]
-async fn a_fork_bomb_is_held_by_the_limit_of_its_file_and_leaves_nothing() {
+async fn pids_limit_stops_fork_bomb() {
     let Some(engine) = shared() else { return };
     let daemon = with(engine, contained("bad", &[], "keepalive = 2", "pids-limit = 40")).await;
     daemon.get("/invoke/bad/pid").await.ok();
@@ -54,7 +54,7 @@ async fn a_fork_bomb_is_held_by_the_limit_of_its_file_and_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn files_that_grow_without_end_are_held_by_what_its_file_says_and_go_with_the_container() {
+async fn file_limits_hold() {
     let Some(engine) = shared() else { return };
     let daemon = engine
         .setup()
@@ -63,13 +63,13 @@ async fn files_that_grow_without_end_are_held_by_what_its_file_says_and_go_with_
         .start()
         .await;
     let fill = |function: &str| format!("/invoke/{function}/fill?path=/grows&mib=100");
-    // The first process of a container is spared the signal that ends others.
+    // Process 1 of a container does not get the signal that ends others.
     assert_eq!(daemon.get(&fill("fills")).await.ok().text(), "FileTooLarge");
     assert_eq!(daemon.get(&fill("may-not")).await.ok().text(), "ReadOnlyFilesystem");
 }
 
 #[tokio::test]
-async fn output_without_end_is_kept_within_bounds_while_nobody_notices() {
+async fn endless_output_is_bounded() {
     let Some(engine) = shared() else { return };
     let daemon = with(engine, contained("loud", &[], "keepalive = 1", "")).await;
     without_side_effects(&daemon, "good", async {
@@ -85,7 +85,7 @@ async fn output_without_end_is_kept_within_bounds_while_nobody_notices() {
 }
 
 #[tokio::test]
-async fn answers_that_are_none_have_the_right_status_and_harm_nobody() {
+async fn malformed_responses_have_documented_status() {
     let Some(engine) = shared() else { return };
     let daemon = with(engine, contained("odd", &[], "timeout = 2", "")).await;
     without_side_effects(&daemon, "good", check_malformed_responses(&daemon, "odd")).await;
@@ -93,7 +93,7 @@ async fn answers_that_are_none_have_the_right_status_and_harm_nobody() {
 }
 
 #[tokio::test]
-async fn an_instance_that_closes_its_socket_loses_its_place_and_no_request() {
+async fn instance_without_listener_is_replaced_without_failed_request() {
     let Some(engine) = shared() else { return };
     let daemon = with(engine, contained("deaf", &[], "", "")).await;
     without_side_effects(&daemon, "good", async {
@@ -107,7 +107,7 @@ async fn an_instance_that_closes_its_socket_loses_its_place_and_no_request() {
 }
 
 #[tokio::test]
-async fn an_instance_that_calls_back_and_dies_is_told_to_those_who_waited_for_it() {
+async fn exit_after_callback_fails_waiting_requests() {
     let Some(engine) = shared() else { return };
     let daemon = with(engine, contained("dies", &["--exit-after-callback", "7"], "", "")).await;
     let reply = within(Duration::from_secs(20), "an answer", daemon.get("/invoke/dies/pid")).await;
@@ -117,7 +117,7 @@ async fn an_instance_that_calls_back_and_dies_is_told_to_those_who_waited_for_it
 }
 
 #[tokio::test]
-async fn an_instance_that_listens_late_is_waited_for() {
+async fn waits_for_late_listener() {
     let Some(engine) = shared() else { return };
     let daemon = with(engine, contained("late", &["--listen-delay", "600"], "", "")).await;
     let reply = within(Duration::from_secs(20), "an answer", daemon.get("/invoke/late/pid")).await.ok();

@@ -1,4 +1,4 @@
-//! From the order to a ready container, and everything that can be wrong on the way.
+//! From the start to a ready container, with all failures on the way.
 
 use std::time::Duration;
 
@@ -7,8 +7,8 @@ use integration::{Engine, Function, contained, ms};
 
 use crate::{container, shared};
 
-/// Asks a function that cannot be started; what is said about it.
-async fn complaint(engine: &Engine, function: Function) -> String {
+/// Invokes a function that cannot start, and returns the error.
+async fn start_error(engine: &Engine, function: Function) -> String {
     let name = function.name().to_owned();
     let daemon = engine.daemon(function).await;
     let problem = daemon.get(&format!("/invoke/{name}/")).await.problem(502, "start_failed");
@@ -18,7 +18,7 @@ async fn complaint(engine: &Engine, function: Function) -> String {
 }
 
 #[tokio::test]
-async fn a_container_that_exits_while_booting_is_a_502_with_its_status_and_its_last_lines() {
+async fn exit_while_booting_is_502_with_last_output() {
     let Some(engine) = shared() else { return };
     let flags = ["--exit-at-boot", "42", "--say", "cannot find the configuration", "--boot-delay", "300"];
     let daemon = engine.daemon(contained("breaks", &flags, "", "")).await;
@@ -29,7 +29,7 @@ async fn a_container_that_exits_while_booting_is_a_502_with_its_status_and_its_l
 }
 
 #[tokio::test]
-async fn a_container_that_exits_at_once_is_told_in_the_same_way() {
+async fn immediate_exit_is_502_with_last_output() {
     let Some(engine) = shared() else { return };
     let daemon = engine.daemon(contained("gives-up", &["--exit-at-boot", "7", "--say", "no"], "", "")).await;
     for _ in 0..3 {
@@ -39,7 +39,7 @@ async fn a_container_that_exits_at_once_is_told_in_the_same_way() {
 }
 
 #[tokio::test]
-async fn a_container_that_never_calls_back_is_a_504_and_is_removed() {
+async fn missing_callback_is_504_and_removes_container() {
     let Some(engine) = shared() else { return };
     let function = contained("waits", &["--callbacks", "0", "--say", "waiting for Godot"], "boot-timeout = 2", "");
     let daemon = engine.daemon(function).await;
@@ -51,7 +51,7 @@ async fn a_container_that_never_calls_back_is_a_504_and_is_removed() {
 }
 
 #[tokio::test]
-async fn an_image_that_knows_nothing_of_callbacks_is_served_through_readiness() {
+async fn image_without_callback_uses_readiness() {
     let Some(engine) = shared() else { return };
     let flags = ["--callbacks", "0", "--boot-delay", "200"];
     let daemon = engine
@@ -65,7 +65,7 @@ async fn an_image_that_knows_nothing_of_callbacks_is_served_through_readiness() 
 }
 
 #[tokio::test]
-async fn a_container_is_told_who_it_is_and_has_the_environment_of_its_file() {
+async fn container_has_documented_environment() {
     let Some(engine) = shared() else { return };
     let daemon = engine.daemon(contained("knows", &[], "env = { GREETING = \"a=b c\" }", "")).await;
     let value = async |name: &str| daemon.get(&format!("/invoke/knows/env?name={name}")).await.ok().text();
@@ -77,7 +77,7 @@ async fn a_container_is_told_who_it_is_and_has_the_environment_of_its_file() {
 }
 
 #[tokio::test]
-async fn the_callback_url_names_the_gateway_of_the_network_that_the_container_is_on() {
+async fn callback_url_has_gateway_of_network() {
     let Some(engine) = shared() else { return };
     let docker = engine.docker().await;
     let config = IpamConfig {
@@ -99,7 +99,7 @@ async fn the_callback_url_names_the_gateway_of_the_network_that_the_container_is
     engine.none_left("elsewhere").await;
     docker.remove_network("odd").await.unwrap();
     create("10.77.0.3").await;
-    // The first launch finds out that the network is another one.
+    // The first launch discovers the changed network.
     let reply = daemon.get("/invoke/elsewhere/callback").await;
     let url = if reply.status == 200 { reply } else { daemon.get("/invoke/elsewhere/callback").await }.ok().text();
     assert!(url.starts_with("http://10.77.0.3:"), "{url}");
@@ -108,29 +108,29 @@ async fn the_callback_url_names_the_gateway_of_the_network_that_the_container_is
 }
 
 #[tokio::test]
-async fn what_the_engine_cannot_start_is_said_in_its_words() {
+async fn start_failure_quotes_engine() {
     let Some(engine) = shared() else { return };
-    let said = complaint(engine, Function::verbatim("no-image", "[container]\nimage = \"no/such-image:1\"")).await;
+    let said = start_error(engine, Function::verbatim("no-image", "[container]\nimage = \"no/such-image:1\"")).await;
     assert!(said.contains("\"no/such-image:1\" is not in the local engine"), "{said}");
     assert!(said.contains("pull = \"missing\"") && said.contains("No such image"), "{said}");
 
-    let said = complaint(engine, contained("no-runtime", &[], "", "runtime = \"no-such-runtime\"")).await;
+    let said = start_error(engine, contained("no-runtime", &[], "", "runtime = \"no-such-runtime\"")).await;
     assert!(said.contains("no-such-runtime"), "{said}");
 
-    let said = complaint(engine, contained("no-network", &[], "", "network = \"no-such-network\"")).await;
+    let said = start_error(engine, contained("no-network", &[], "", "network = \"no-such-network\"")).await;
     assert!(said.contains("network no-such-network not found"), "{said}");
 
-    let said = complaint(engine, contained("no-user", &[], "", "user = \"nobody-at-all\"")).await;
-    assert!(said.contains("nobody-at-all"), "{said}");
+    let said = start_error(engine, contained("no-user", &[], "", "user = \"no-such-user\"")).await;
+    assert!(said.contains("no-such-user"), "{said}");
 
     for network in ["host", "none"] {
-        let said = complaint(engine, contained("no-address", &[], "", &format!("network = \"{network}\""))).await;
+        let said = start_error(engine, contained("no-address", &[], "", &format!("network = \"{network}\""))).await;
         assert!(said.contains("bridge"), "{said}");
     }
 }
 
 #[tokio::test]
-async fn a_callback_listener_that_no_container_can_reach_is_said_at_once() {
+async fn unreachable_callback_listener_is_reported_at_once() {
     let Some(engine) = shared() else { return };
     let daemon = engine
         .setup()
@@ -147,10 +147,10 @@ async fn a_callback_listener_that_no_container_can_reach_is_said_at_once() {
 }
 
 #[tokio::test]
-async fn a_network_without_addresses_left_is_a_503() {
+async fn exhausted_network_is_503() {
     let Some(engine) = shared() else { return };
     let docker = engine.docker().await;
-    // Its first address is the gateway's, and there is one more.
+    // The first address is the gateway's; one more is left.
     let config = IpamConfig { subnet: Some("10.78.0.0/30".to_owned()), ..Default::default() };
     let ipam = Ipam { config: Some(vec![config]), ..Default::default() };
     let network = NetworkCreateRequest { name: "narrow".to_owned(), ipam: Some(ipam), ..Default::default() };

@@ -1,4 +1,4 @@
-//! What other people do to our containers with the engine's own tools.
+//! Containers that are changed through the engine's own tools.
 
 use futures::StreamExt;
 use integration::{Daemon, Engine, Pieces, contained, empty, ms, request, within};
@@ -7,34 +7,34 @@ use tokio_tungstenite::{client_async, tungstenite::Message};
 
 use crate::{container, shared};
 
-/// Runs `docker ARGUMENTS CONTAINER` to its end.
+/// Runs `docker ARGUMENTS CONTAINER`.
 async fn docker(engine: &Engine, arguments: &[&str], container: &str) {
     let mut command = Command::new("docker");
     let output = command.args(["--host", &engine.host()]).args(arguments).arg(container).output().await.unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-const CUT_OFF: &[&str] = &["network", "disconnect", "bridge"];
-const DISTURBANCES: [&[&str]; 4] = [&["kill"], &["rm", "--force"], &["stop", "--time", "1"], CUT_OFF];
+const DISCONNECT: &[&str] = &["network", "disconnect", "bridge"];
+const DISTURBANCES: [&[&str]; 4] = [&["kill"], &["rm", "--force"], &["stop", "--time", "1"], DISCONNECT];
 
 #[tokio::test]
-async fn an_idle_container_that_somebody_ends_is_replaced() {
+async fn ended_idle_container_is_replaced() {
     let Some(engine) = shared() else { return };
-    let daemon = engine.daemon(contained("bullied", &[], "", "")).await;
+    let daemon = engine.daemon(contained("disturbed", &[], "", "")).await;
     for arguments in DISTURBANCES {
-        let first = container(&daemon, "bullied").await;
+        let first = container(&daemon, "disturbed").await;
         docker(engine, arguments, &first).await;
-        let second = container(&daemon, "bullied").await;
+        let second = container(&daemon, "disturbed").await;
         assert_ne!(first, second, "{arguments:?}");
     }
-    daemon.until("bullied", "idle", 1).await;
-    assert_eq!(engine.containers("unifaas-bullied-").await.len(), 1, "what somebody ended was not removed");
+    daemon.until("disturbed", "idle", 1).await;
+    assert_eq!(engine.containers("unifaas-disturbed-").await.len(), 1, "an ended container was not removed");
 }
 
 async fn fails_at_once(engine: &Engine, daemon: &Daemon, name: &str, arguments: &[&str]) {
     let victim = container(daemon, name).await;
     let path = format!("/invoke/{name}/sleep?ms=10000");
-    // A POST, which is not repeated elsewhere when the connection breaks.
+    // A POST, which is not retried when the connection breaks.
     let request = async { (daemon.post(&path, "").await, Instant::now()) };
     let disturb = async {
         daemon.until(name, "busy", 1).await;
@@ -49,7 +49,7 @@ async fn fails_at_once(engine: &Engine, daemon: &Daemon, name: &str, arguments: 
 }
 
 #[tokio::test]
-async fn a_request_in_a_container_that_somebody_ends_fails_at_once_and_the_next_is_served() {
+async fn request_fails_at_once_when_its_container_is_ended() {
     let Some(engine) = shared() else { return };
     let daemon = engine.daemon(contained("struck", &[], "", "")).await;
     for arguments in DISTURBANCES {
@@ -58,20 +58,20 @@ async fn a_request_in_a_container_that_somebody_ends_fails_at_once_and_the_next_
 }
 
 #[tokio::test]
-async fn what_is_under_way_in_a_container_that_is_taken_out_of_its_network_breaks_off() {
+async fn disconnected_container_breaks_responses_and_tunnels() {
     let Some(engine) = shared() else { return };
     let daemon = engine.daemon(contained("cut-off", &[], "concurrent-requests = 8", "")).await;
     let victim = container(&daemon, "cut-off").await;
     let (_connection, response) = daemon.start(request("GET", "/invoke/cut-off/stream?n=2&ms=60000", empty())).await;
     let mut answer = Pieces::of(response);
     assert_eq!(answer.next().await.unwrap().unwrap(), "line 0\n");
-    // Only the end of its connection would end it.
+    // Only the end of the connection would end this response.
     let (_another, response) = daemon.start(request("GET", "/invoke/cut-off/half/unmeasured", empty())).await;
     let mut unmeasured = Pieces::of(response);
     assert_eq!(unmeasured.next().await.unwrap().unwrap(), "half");
     let stream = TcpStream::connect(daemon.listen).await.unwrap();
     let (mut tunnel, _) = client_async(format!("ws://{}/invoke/cut-off/ws", daemon.listen), stream).await.unwrap();
-    docker(engine, CUT_OFF, &victim).await;
+    docker(engine, DISCONNECT, &victim).await;
     let all = futures::future::join3(answer.next(), unmeasured.next(), tunnel.next());
     let (piece, rest, message) = within(ms(1000), "all end", all).await;
     assert!(piece.unwrap().is_err() && rest.unwrap().is_err(), "half an answer looks like a whole one");
@@ -79,18 +79,18 @@ async fn what_is_under_way_in_a_container_that_is_taken_out_of_its_network_break
     assert!(daemon.log().contains("taken out of its network"));
     assert_ne!(container(&daemon, "cut-off").await, victim);
     daemon.until("cut-off", "idle", 1).await;
-    assert_eq!(engine.containers("unifaas-cut-off-").await.len(), 1, "what was cut off was not removed");
+    assert_eq!(engine.containers("unifaas-cut-off-").await.len(), 1, "a disconnected container was not removed");
 }
 
 #[tokio::test]
-async fn a_container_of_gvisor_that_somebody_kills_is_replaced() {
+async fn killed_gvisor_container_is_replaced() {
     let Some(engine) = shared() else { return };
     let daemon = engine.daemon(contained("struck-gvisor", &[], "", "runtime = \"runsc\"")).await;
     fails_at_once(engine, &daemon, "struck-gvisor", DISTURBANCES[0]).await;
 }
 
 #[tokio::test]
-async fn a_container_that_somebody_removes_while_it_boots_fails_its_boot() {
+async fn removed_container_fails_its_boot() {
     let Some(engine) = shared() else { return };
     let daemon = engine.daemon(contained("nipped", &["--boot-delay", "5000"], "", "")).await;
     let request = async { daemon.get("/invoke/nipped/").await };

@@ -1,4 +1,4 @@
-//! An engine that is absent, hangs or restarts. Each test has one of its own to maltreat.
+//! An engine that is absent, hangs or restarts. Each test has a private engine.
 
 use std::{fs, time::Duration};
 
@@ -9,13 +9,13 @@ use tokio::time::Instant;
 
 use crate::{TESTFN, container};
 
-/// A daemon with a function in a container, and one that needs no engine.
+/// Starts a daemon with a container function and a process function.
 async fn mixed(engine: &Engine, container: Function) -> Daemon {
     engine.setup().function(container).function(Function::new("process")).start().await
 }
 
 #[tokio::test]
-async fn an_absent_engine_fails_its_functions_only_and_is_used_as_soon_as_it_is_there() {
+async fn absent_engine_fails_only_container_functions() {
     let Some(engine) = Engine::private(TESTFN) else { return };
     engine.kill(true);
     std::fs::remove_file(engine.socket()).unwrap();
@@ -28,12 +28,12 @@ async fn an_absent_engine_fails_its_functions_only_and_is_used_as_soon_as_it_is_
     }
     daemon.get("/invoke/process/pid").await.ok();
     engine.release();
-    // After three failures in a row there is a pause between attempts, of a second at most: it is no fault of the function.
+    // After three failures there is a pause of at most a second, because the host is at fault.
     eventually(ms(2000), "an answer", async || (daemon.get("/invoke/f/").await.status == 200).then_some(())).await;
 }
 
 #[tokio::test]
-async fn an_engine_that_hangs_is_a_clear_error_and_leaves_nothing_behind_once_it_goes_on() {
+async fn hanging_engine_is_reported_and_leaves_nothing() {
     let Some(engine) = Engine::private(TESTFN) else { return };
     let daemon = mixed(&engine, contained("f", &[], "single-use = true", "")).await;
     container(&daemon, "f").await;
@@ -56,13 +56,13 @@ async fn an_engine_that_hangs_is_a_clear_error_and_leaves_nothing_behind_once_it
     futures::join!(hang, others);
     engine.signal(Signal::SIGCONT);
     container(&daemon, "f").await;
-    // What was asked of it while it hung, it does now; and that is undone.
+    // The engine executes delayed commands when it continues; the daemon undoes them.
     tokio::time::sleep(Duration::from_secs(3)).await;
     engine.none_left("f").await;
 }
 
 #[tokio::test]
-async fn containers_serve_on_while_the_engine_is_away_and_are_replaced_when_its_return_ends_them() {
+async fn containers_serve_while_engine_is_stopped() {
     let Some(engine) = Engine::private(TESTFN) else { return };
     let daemon = mixed(&engine, contained("f", &[], "", "")).await;
     let first = container(&daemon, "f").await;
@@ -70,7 +70,7 @@ async fn containers_serve_on_while_the_engine_is_away_and_are_replaced_when_its_
     assert_eq!(container(&daemon, "f").await, first);
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(container(&daemon, "f").await, first);
-    // An engine that starts ends the containers that it finds, unless it was told to keep them.
+    // A starting engine ends the containers it finds, unless configured otherwise.
     engine.release();
     let second = eventually(Duration::from_secs(20), "another container serves", async || {
         let reply = daemon.get("/invoke/f/env?name=HOSTNAME").await;
@@ -82,7 +82,7 @@ async fn containers_serve_on_while_the_engine_is_away_and_are_replaced_when_its_
     assert_eq!(engine.containers("unifaas-f-").await.len(), 1);
 }
 
-/// Takes every container off the networks of the engine, without asking it.
+/// Disconnects every container from the engine's networks, without the engine.
 fn unplug_all() {
     for link in vm::ip("-o link show type veth").lines() {
         let name = link.split([':', '@']).nth(1).expect("a number and a name").trim();
@@ -91,7 +91,7 @@ fn unplug_all() {
 }
 
 #[tokio::test]
-async fn a_request_in_a_container_without_a_network_is_answered_as_soon_as_the_engine_can_tell() {
+async fn request_in_disconnected_container_fails_once_engine_returns() {
     let Some(engine) = Engine::private(TESTFN) else { return };
     let daemon = engine.daemon(contained("f", &[], "", "")).await;
     container(&daemon, "f").await;
@@ -116,7 +116,7 @@ fn is_recorded(home: &Home) -> bool {
     files.filter_map(|file| fs::read_to_string(file.unwrap().path()).ok()).any(|text| text.contains("\"container\""))
 }
 
-/// Ends a daemon while the engine is away, starts the next one, and lets the engine come back.
+/// Ends a daemon while the engine is stopped, starts the next one, and restarts the engine.
 async fn removes_what_was_left(end: impl AsyncFnOnce(Daemon)) {
     let Some(engine) = Engine::private(TESTFN) else { return };
     let home = Home::new();
@@ -124,7 +124,7 @@ async fn removes_what_was_left(end: impl AsyncFnOnce(Daemon)) {
     let setup = || Setup::at(&home).variable("DOCKER_HOST", engine.host()).option("--drain-grace", "0.2");
     let daemon = setup().option("--callback-listen", "0.0.0.0:0").start().await;
     daemon.until("f", "idle", 2).await;
-    let foreign = engine.foreign("unifaas-f-of-somebody-else").await;
+    let foreign = engine.foreign("unifaas-f-foreign").await;
     engine.kill(true);
     end(daemon).await;
     assert!(is_recorded(&home));
@@ -135,7 +135,7 @@ async fn removes_what_was_left(end: impl AsyncFnOnce(Daemon)) {
     let daemon = setup().start().await;
     daemon.get("/invoke/process/pid").await.ok();
     assert!(started.elapsed() < ms(2000), "it waited for the engine: {:?}", started.elapsed());
-    eventually(ms(3000), "it is told", async || daemon.log().contains("cannot be removed yet").then_some(())).await;
+    eventually(ms(3000), "a log line", async || daemon.log().contains("cannot be removed yet").then_some(())).await;
     tokio::time::sleep(ms(500)).await;
     assert!(is_recorded(&home));
 
@@ -146,24 +146,24 @@ async fn removes_what_was_left(end: impl AsyncFnOnce(Daemon)) {
         (only_foreign && !is_recorded(&home)).then_some(())
     })
     .await;
-    eventually(ms(3000), "that is told", async || {
-        let told = |line: &str| line.contains("\"kind\":\"containers\"") && line.contains("\"count\":2");
-        daemon.log().lines().any(told).then_some(())
+    eventually(ms(3000), "a log line", async || {
+        let is_count = |line: &str| line.contains("\"kind\":\"containers\"") && line.contains("\"count\":2");
+        daemon.log().lines().any(is_count).then_some(())
     })
     .await;
 }
 
 #[tokio::test]
-async fn containers_of_a_killed_daemon_are_removed_when_the_engine_is_back() {
+async fn containers_of_killed_daemon_are_removed_when_engine_returns() {
     removes_what_was_left(async |daemon| daemon.killed().await).await;
 }
 
 #[tokio::test]
-async fn containers_that_could_not_be_removed_at_the_end_are_removed_by_the_next_daemon() {
+async fn next_daemon_removes_remaining_containers() {
     removes_what_was_left(async |mut daemon| ends_without_its_engine(&mut daemon).await).await;
 }
 
-/// Asks the daemon to end, which takes no longer than to be sure that nothing can be done.
+/// Stops the daemon, which must not wait long for the missing engine.
 async fn ends_without_its_engine(daemon: &mut Daemon) {
     let ending = daemon.end().await;
     assert_eq!(ending.status.code(), Some(0));
@@ -172,7 +172,7 @@ async fn ends_without_its_engine(daemon: &mut Daemon) {
 }
 
 #[tokio::test]
-async fn a_daemon_whose_engine_hangs_ends_all_the_same_and_the_next_one_removes_what_is_left() {
+async fn daemon_exits_with_hanging_engine() {
     let Some(engine) = Engine::private(TESTFN) else { return };
     let home = Home::new();
     home.put(&contained("f", &[], "min-instances = 2", ""));
@@ -190,7 +190,7 @@ async fn a_daemon_whose_engine_hangs_ends_all_the_same_and_the_next_one_removes_
 }
 
 #[tokio::test]
-async fn a_request_in_a_container_may_finish_while_the_daemon_ends_without_its_engine() {
+async fn request_finishes_while_daemon_drains_without_engine() {
     let Some(engine) = Engine::private(TESTFN) else { return };
     let home = Home::new();
     home.put(&contained("f", &[], "", ""));
@@ -207,7 +207,7 @@ async fn a_request_in_a_container_may_finish_while_the_daemon_ends_without_its_e
     assert!(daemon.ended().await.took < Duration::from_secs(11));
 }
 
-/// Asks until told to stop; how many answers were good, and how many were not.
+/// Sends requests until a time; returns the numbers of served and failed ones.
 async fn client(daemon: &Daemon, path: &str, until: Instant) -> (u32, u32) {
     let (mut good, mut bad) = (0, 0);
     while Instant::now() < until {
@@ -236,7 +236,7 @@ async fn restarts_under_load(signal: Signal) {
     };
     let (load, others, ()) = futures::join!(load, others, restart);
     assert!(load.iter().all(|(good, _)| *good > 20), "{load:?}");
-    assert_eq!(others.1, 0, "a function without an engine was harmed");
+    assert_eq!(others.1, 0, "the process function was affected");
     eventually(Duration::from_secs(20), "it serves again", async || {
         (daemon.get("/invoke/f/pid").await.status == 200).then_some(())
     })
@@ -246,11 +246,11 @@ async fn restarts_under_load(signal: Signal) {
 }
 
 #[tokio::test]
-async fn an_engine_that_is_killed_and_restarted_under_load_serves_again() {
+async fn killed_engine_serves_again_under_load() {
     restarts_under_load(Signal::SIGKILL).await;
 }
 
 #[tokio::test]
-async fn an_engine_that_is_restarted_in_order_under_load_serves_again() {
+async fn restarted_engine_serves_again_under_load() {
     restarts_under_load(Signal::SIGTERM).await;
 }

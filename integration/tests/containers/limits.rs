@@ -1,11 +1,11 @@
-//! What a container may not do, and what becomes of it when it tries.
+//! Limits of containers, and what happens at them.
 
 use integration::{contained, eventually, ms, processes};
 
 use crate::{container, shared};
 
 #[tokio::test]
-async fn a_function_that_eats_memory_while_it_serves_is_killed_at_its_limit_and_replaced() {
+async fn memory_limit_ends_serving_container() {
     let Some(engine) = shared() else { return };
     let daemon = engine.daemon(contained("hungry", &[], "", "memory = 64")).await;
     let first = container(&daemon, "hungry").await;
@@ -16,7 +16,7 @@ async fn a_function_that_eats_memory_while_it_serves_is_killed_at_its_limit_and_
 }
 
 #[tokio::test]
-async fn a_function_that_eats_memory_while_it_boots_is_told_so() {
+async fn memory_limit_is_reported_for_booting_container() {
     let Some(engine) = shared() else { return };
     let daemon = engine.daemon(contained("greedy", &["--allocate", "500"], "", "memory = 64")).await;
     let problem = daemon.get("/invoke/greedy/").await.problem(502, "boot_failed").to_string();
@@ -25,7 +25,7 @@ async fn a_function_that_eats_memory_while_it_boots_is_told_so() {
 }
 
 #[tokio::test]
-async fn a_container_has_the_labels_and_the_limits_of_its_file() {
+async fn container_has_labels_and_configured_limits() {
     let Some(engine) = shared() else { return };
     let keys = "memory = 100\ncpus = 0.5\npids-limit = 99\nlog-size = 2";
     let daemon = engine.daemon(contained("bounded", &[], "", keys)).await;
@@ -41,7 +41,7 @@ async fn a_container_has_the_labels_and_the_limits_of_its_file() {
     assert_eq!(host.log_config.unwrap().config.unwrap()["max-size"], "2m");
 }
 
-/// A line of what the kernel says about the one process that carries that token.
+/// Returns a line of `/proc/<pid>/status` of the process with a token.
 fn status_of(token: &str, field: &str) -> String {
     let [pid] = processes::with_token(token)[..] else { panic!("not one process with {token}") };
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
@@ -50,7 +50,7 @@ fn status_of(token: &str, field: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_container_keeps_few_capabilities_and_gains_no_privileges_unless_its_file_says_so() {
+async fn container_has_configured_capabilities() {
     let Some(engine) = shared() else { return };
     let relaxed = "capabilities = [\"NET_RAW\"]\nno-new-privileges = false";
     let daemon = engine
@@ -59,7 +59,7 @@ async fn a_container_keeps_few_capabilities_and_gains_no_privileges_unless_its_f
         .function(contained("relaxed", &["--token", "token-of-relaxed"], "", relaxed))
         .start()
         .await;
-    // CHOWN, KILL, SETGID, SETUID and NET_BIND_SERVICE have the bits 0, 5, 6, 7 and 10, NET_RAW has 13.
+    // Bits 0, 5, 6, 7 and 10 are CHOWN, KILL, SETGID, SETUID and NET_BIND_SERVICE; bit 13 is NET_RAW.
     for (function, capabilities, confined) in
         [("strict", "00000000000004e1", "1"), ("relaxed", "00000000000024e1", "0")]
     {
@@ -71,17 +71,17 @@ async fn a_container_keeps_few_capabilities_and_gains_no_privileges_unless_its_f
 }
 
 #[tokio::test]
-async fn a_container_runs_as_the_user_of_its_file_on_a_file_system_that_it_cannot_change() {
+async fn container_has_configured_user_and_read_only_root() {
     let Some(engine) = shared() else { return };
-    let daemon = engine.daemon(contained("nobody", &[], "", "user = \"1234:5678\"\nread-only = true")).await;
-    assert_eq!(daemon.get("/invoke/nobody/uid").await.ok().text(), "1234");
-    let id = container(&daemon, "nobody").await;
+    let daemon = engine.daemon(contained("unprivileged", &[], "", "user = \"1234:5678\"\nread-only = true")).await;
+    assert_eq!(daemon.get("/invoke/unprivileged/uid").await.ok().text(), "1234");
+    let id = container(&daemon, "unprivileged").await;
     let found = engine.docker().await.inspect_container(&id, None).await.unwrap();
     assert_eq!(found.host_config.unwrap().readonly_rootfs, Some(true));
 }
 
 #[tokio::test]
-async fn what_a_container_prints_is_kept_within_bounds() {
+async fn container_output_is_bounded() {
     let Some(engine) = shared() else { return };
     let daemon = engine.daemon(contained("talks", &["--say", "good morning"], "", "")).await;
     for n in 0..200 {
@@ -96,7 +96,7 @@ async fn what_a_container_prints_is_kept_within_bounds() {
 }
 
 #[tokio::test]
-async fn what_a_container_is_told_in_secret_is_never_logged() {
+async fn container_secrets_are_not_logged() {
     let Some(engine) = shared() else { return };
     let function = contained("secretive", &[], "env = { PASSWORD = \"hunter2\" }", "");
     let daemon = engine.setup().option("--log-level", "trace").function(function).start().await;

@@ -1,4 +1,4 @@
-//! Images that are fetched, when and only when the file says so.
+//! Pulling of images, only with `pull = "missing"`.
 
 use std::{fs, path::Path, process::Command, rc::Rc};
 
@@ -13,9 +13,9 @@ use tokio::{
 
 use crate::shared;
 
-/// A registry with one image: that of the function under test.
+/// An image registry that serves the function under test.
 struct Registry {
-    /// A file for each blob, named by its digest.
+    /// One file per blob, named by its digest.
     blobs: TempDir,
     manifest: String,
 }
@@ -75,7 +75,7 @@ impl Registry {
         let head =
             format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n");
         let body = if method == "HEAD" { &[][..] } else { &body };
-        // The engine may have seen enough.
+        // The engine may close before the end.
         let _ = stream.write_all(&[head.as_bytes(), body].concat()).await;
     }
 }
@@ -86,12 +86,12 @@ fn digest(file: &Path) -> String {
 }
 
 #[tokio::test]
-async fn an_image_that_is_missing_is_fetched_if_the_file_says_so_and_only_then() {
+async fn missing_image_is_pulled_only_if_configured() {
     let Some(engine) = shared() else { return };
     let registry = Rc::new(Registry::with_testfn(engine));
     let test = async {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        // An engine trusts registries on loopback without encryption.
+        // An engine trusts registries on loopback without TLS.
         let image = format!("{}/some/function:1", listener.local_addr().unwrap());
         tokio::task::spawn_local(registry.serve(listener));
         let container = format!("[container]\nimage = \"{image}\"\n");
@@ -110,9 +110,9 @@ async fn an_image_that_is_missing_is_fetched_if_the_file_says_so_and_only_then()
 }
 
 #[tokio::test]
-async fn an_image_that_cannot_be_fetched_is_said_in_the_engines_words() {
+async fn pull_failure_quotes_engine() {
     let Some(engine) = shared() else { return };
-    // Nobody listens there.
+    // No registry listens there.
     let text = "[container]\nimage = \"127.0.0.1:1/no/such-image:1\"\npull = \"missing\"";
     let daemon = engine.daemon(Function::verbatim("unreachable", text)).await;
     let problem = daemon.get("/invoke/unreachable/").await.problem(502, "start_failed").to_string();

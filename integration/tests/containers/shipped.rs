@@ -1,4 +1,4 @@
-//! The example image, and the functions that ship with the repository and run it.
+//! The example image and the shipped functions that use it.
 
 use std::fs;
 
@@ -8,7 +8,7 @@ use tokio::process::Command;
 use crate::shared;
 
 #[tokio::test]
-async fn the_image_is_built_by_its_script_and_serves_under_runc_and_under_gvisor() {
+async fn shipped_image_serves_under_runc_and_gvisor() {
     let Some(engine) = shared() else { return };
     let build = shipped("examples/hello-container/build.sh");
     let output = Command::new(build).env("DOCKER_HOST", engine.host()).output().await.unwrap();
@@ -23,7 +23,7 @@ async fn the_image_is_built_by_its_script_and_serves_under_runc_and_under_gvisor
 }
 
 #[tokio::test]
-async fn without_an_engine_they_say_so() {
+async fn missing_engine_is_reported() {
     let setup = Setup::default().variable("DOCKER_HOST", "unix:///no/such/docker.sock");
     let daemon = with_both(setup).start().await;
     for function in ["hello-container", "hello-gvisor"] {
@@ -32,7 +32,7 @@ async fn without_an_engine_they_say_so() {
     }
 }
 
-/// The functions as they ship, in a registry that may be written to.
+/// Returns settings with a writable copy of the shipped functions.
 fn with_both(setup: Setup) -> Setup {
     ["hello-container", "hello-gvisor"].into_iter().fold(setup, |setup, name| {
         let text = fs::read_to_string(shipped(&format!("registry/{name}/function.toml"))).unwrap();

@@ -1,5 +1,5 @@
-//! Everything at once: instances of every kind that live for one request, that live on, that have relatives, and a
-//! registry that changes.
+//! Load while daemons are killed: instances of every kind, single-use, long-lived and with descendants, in a changing
+//! registry.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -10,15 +10,15 @@ use integration::{
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::task::JoinHandle;
 
-/// Between two changes of the registry.
+/// Time between two changes of the registry.
 const CHANGE: Duration = Duration::from_millis(300);
-/// One request to each of these shows that the daemon serves.
+/// Paths that show that the daemon serves every kind.
 const LASTING: [&str; 3] = ["/invoke/lasting/pid", "/invoke/boxed/pid", "/invoke/machine/"];
-/// Who is asked all the time, each by so many clients.
+/// Paths with the number of their clients.
 const BUSY: [(&str, usize); 9] = [
     ("/invoke/lasting/sleep?ms=20", 2),
     ("/invoke/once/pid", 2),
-    ("/invoke/kin/pid", 1),
+    ("/invoke/descendants/pid", 1),
     ("/invoke/boxed/pid", 1),
     ("/invoke/boxed-once/pid", 2),
     ("/invoke/machine/", 1),
@@ -27,7 +27,7 @@ const BUSY: [(&str, usize); 9] = [
     ("/invoke/open/", 1),
 ];
 
-/// The functions. Their processes carry the token of `home`.
+/// Returns the functions. Their processes carry the token of `home`.
 pub fn functions(home: &Home) -> Vec<Function> {
     let image = home.path("disk.img");
     std::fs::write(&image, vec![7; 4 << 20]).unwrap();
@@ -35,11 +35,11 @@ pub fn functions(home: &Home) -> Vec<Function> {
     let token = ["--token", home.token()];
     let boxed = |name, top: &str| contained(name, &token, top, "");
     let disk = |name| Vm::new(name, Kind::Firecracker).vm("image", &image).set("single-use", true);
-    let own_session = |function: Function| function.flag("--relative").flag("own-session");
+    let own_session = |function: Function| function.flag("--descendant").flag("own-session");
     vec![
         Function::new("lasting").set("min-instances", 1).set("concurrent-requests", 4),
         own_session(Function::new("once").set("single-use", true).flag("--ignore-sigterm")),
-        own_session(Function::new("kin").set("keepalive", 0.2)),
+        own_session(Function::new("descendants").set("keepalive", 0.2)),
         boxed("boxed", "min-instances = 1"),
         boxed("boxed-once", "single-use = true\nmax-instances = 2"),
         Vm::new("machine", Kind::Microvm).set("min-instances", 1).into(),
@@ -65,7 +65,7 @@ impl Load {
     }
 }
 
-/// Asks until there is nobody to ask; whatever the answers are.
+/// Sends requests until the daemon is gone, whatever the answers are.
 async fn client(daemon: SocketAddr, path: &'static str) {
     while let Ok(mut connection) = Connection::open(daemon).await {
         if let Ok(reply) = connection.send(request("GET", path, empty())).await
@@ -87,7 +87,7 @@ async fn editor(home: Arc<Home>, mut random: StdRng) {
     }
 }
 
-/// Asks a function of each kind.
+/// Invokes a function of each kind.
 pub async fn serves(daemon: &Daemon) {
     for path in LASTING {
         daemon.get(path).await.ok();

@@ -1,12 +1,11 @@
-//! A daemon that is killed at any moment leaves nothing that the next one on its state directory does not find: while it
-//! starts, boots instances, ends them, reads a changed registry, or ends itself.
+//! A daemon that is killed at any moment leaves nothing that the next daemon on its state directory does not remove. The
+//! moments: while it starts, boots or ends instances, reads a changed registry, or stops.
 //!
-//! `load.rs` keeps it busy with processes, containers and virtual machines, `remains.rs` looks from outside at what there
-//! is of it on this host. All of it happens in the network of a private container engine, beside another daemon that must
-//! not notice.
+//! `load.rs` keeps it busy with processes, containers and virtual machines. `leftovers.rs` lists its resources from outside.
+//! Everything runs in the network of a private container engine, beside another daemon that must not be affected.
 //!
-//! `integration/kills` does that a hundred times, half of them without cgroups, and prints the moments and what was in
-//! flight; without `UNIFAAS_KILLS` it is a few times.
+//! `integration/kills` repeats this a hundred times, half of them without cgroups, and prints each moment and the resources
+//! in use. Without `UNIFAAS_KILLS` there are a few repetitions.
 
 #![allow(
     clippy::unwrap_used,
@@ -15,8 +14,8 @@
     reason = "a test fails by panicking, and this one talks"
 )]
 
+mod leftovers;
 mod load;
-mod remains;
 
 use std::{env, process::Stdio, sync::Arc, time::Duration};
 
@@ -25,25 +24,25 @@ use nix::sys::signal::Signal;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::time::Instant;
 
+use leftovers::{Host, Leftovers};
 use load::{Load, functions};
-use remains::{Host, Remains};
 
 const TESTFN: &str = env!("CARGO_BIN_EXE_testfn");
-/// Moments without `UNIFAAS_KILLS`.
+/// Repetitions without `UNIFAAS_KILLS`.
 const KILLS: u32 = 8;
-/// How long one round may serve before it is killed.
-const LONGEST: u64 = 1500;
-/// What the daemon is doing when it is killed.
+/// Longest serving time before the kill, in milliseconds.
+const MAX_SERVING_MS: u64 = 1500;
+/// The state of the daemon when it is killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// It starts, perhaps in the middle of the removal of what another one left.
+    /// It starts, perhaps while it removes leftovers.
     Starting,
     Serving,
-    /// It was asked to end.
+    /// It drains after a signal.
     Ending,
 }
 
-struct Stage {
+struct Rig {
     engine: Engine,
     home: Arc<Home>,
     host: Host,
@@ -51,14 +50,14 @@ struct Stage {
     random: StdRng,
 }
 
-impl Stage {
+impl Rig {
     fn setup(&self) -> Setup {
         let setup = vm::prepared(Setup::at(&self.home)).variable("DOCKER_HOST", self.engine.host());
         let setup = setup.option("--drain-grace", "5").option("--tap-pool", "2");
         if self.cgroups { setup } else { setup.without_cgroups() }
     }
 
-    /// Kills it at a random moment; what it was doing, and for how long.
+    /// Kills the daemon at a random moment; returns its phase and the time in it.
     async fn kill(&mut self, daemon: Daemon) -> (Phase, Duration) {
         let phase = match self.random.random_range(0..10) {
             0..2 => Phase::Starting,
@@ -67,7 +66,7 @@ impl Stage {
         };
         let load = Load::on(&daemon, &self.home, self.random.random());
         let moment = match phase {
-            Phase::Serving => ms(self.random.random_range(0..LONGEST)),
+            Phase::Serving => ms(self.random.random_range(0..MAX_SERVING_MS)),
             Phase::Starting => ms(self.random.random_range(0..250)),
             Phase::Ending => ms(self.random.random_range(0..400)),
         };
@@ -92,22 +91,22 @@ impl Stage {
     }
 }
 
-/// Kills daemons on one state directory, again and again.
+/// Kills daemons on one state directory repeatedly.
 async fn kill_and_look(kills: u32, seed: u64, cgroups: bool) {
     let Some(engine) = Engine::private(TESTFN) else { return };
     let (host, home, random) = (Host::prepare(), Home::new(), StdRng::seed_from_u64(seed));
     functions(&home).iter().for_each(|function| home.put(function));
-    let mut stage = Stage { engine, home, host, cgroups, random };
-    let bystander = Bystander::start(&stage.engine).await;
-    let mut daemon = stage.setup().start().await;
+    let mut rig = Rig { engine, home, host, cgroups, random };
+    let bystander = Bystander::start(&rig.engine).await;
+    let mut daemon = rig.setup().start().await;
     let mut slowest = Duration::ZERO;
     for round in 0..kills {
-        let (phase, moment) = stage.kill(daemon).await;
-        let left = Remains::of(&stage.host, &stage.engine, &stage.home, &bystander.processes).await;
+        let (phase, moment) = rig.kill(daemon).await;
+        let left = Leftovers::of(&rig.host, &rig.engine, &rig.home, &bystander.processes).await;
         let restarted = Instant::now();
-        daemon = stage.setup().start().await;
+        daemon = rig.setup().start().await;
         let served = restarted.elapsed();
-        let took = left.gone(&stage.host, &stage.engine, &daemon, &bystander.processes, restarted).await;
+        let took = left.gone(&rig.host, &rig.engine, &daemon, &bystander.processes, restarted).await;
         let (at, phase, took_ms) = (moment.as_millis(), format!("{phase:?}"), took.as_millis());
         println!("{round:3} {phase:8} {at:4} ms: {left}; serves after {served:.0?}, nothing left after {took_ms} ms");
         slowest = slowest.max(took);
@@ -119,12 +118,12 @@ async fn kill_and_look(kills: u32, seed: u64, cgroups: bool) {
         slowest.as_millis()
     );
     daemon.end().await;
-    let left = Remains::of(&stage.host, &stage.engine, &stage.home, &bystander.processes).await;
+    let left = Leftovers::of(&rig.host, &rig.engine, &rig.home, &bystander.processes).await;
     assert!(left.is_nothing(), "after an orderly end there is {left}");
     assert!(!daemon.log().contains("could not be removed"), "{}", daemon.log());
 }
 
-/// Another daemon on the same host, engine and network, with a state directory of its own.
+/// Another daemon on the same host, engine and network, with its own state directory.
 struct Bystander {
     daemon: Daemon,
     processes: Vec<u32>,
@@ -159,7 +158,7 @@ impl Bystander {
         (pids, ids)
     }
 
-    /// It has what it had, and all of it answers.
+    /// Checks that its instances are unchanged and answer.
     async fn is_unharmed(&self) {
         assert_eq!(self.look().await, (self.processes.clone(), self.instances.clone()));
         for path in ["/invoke/process/pid", "/invoke/container/pid", "/invoke/vm/"] {
@@ -173,7 +172,7 @@ fn number(variable: &str) -> Option<u64> {
 }
 
 #[test]
-fn whatever_a_killed_daemon_leaves_is_found_by_the_next() {
+fn next_daemon_removes_leftovers_of_killed_daemon() {
     if let Some(missing) = vm::obstacle() {
         return vm::skip(&missing);
     }
@@ -181,7 +180,7 @@ fn whatever_a_killed_daemon_leaves_is_found_by_the_next() {
     let seed = number("UNIFAAS_SEED").unwrap_or_else(rand::random);
     println!("seed {seed}");
     for cgroups in [true, false] {
-        // On a thread of its own, as it enters another network.
+        // On its own thread, because it enters another network.
         let run = move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             let kills = if cgroups { kills.div_ceil(2) } else { kills / 2 };

@@ -1,8 +1,8 @@
-//! Functions of every kind that live for one request, for a long time: what the daemon holds of its host must not grow.
+//! Single-use functions of every kind over a long time: the daemon's resources must not grow.
 //!
-//! `integration/soak` goes on for a quarter of an hour (`UNIFAAS_SOAK`, in seconds), otherwise it is a short while. It counts
-//! every second, and prints the medians of all quarters. The third is compared with the last: by then whatever is made once
-//! has been made.
+//! `integration/soak` runs for a quarter of an hour (`UNIFAAS_SOAK`, in seconds); otherwise the test is short. It samples
+//! every second and prints the medians of each quarter. The last quarter is compared with the third, when one-time
+//! allocations are done.
 
 #![allow(
     clippy::unwrap_used,
@@ -22,16 +22,16 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 const TESTFN: &str = env!("CARGO_BIN_EXE_testfn");
 /// Seconds without `UNIFAAS_SOAK`.
 const SHORT: u64 = 24;
-/// From here on growth is told from noise.
+/// Duration from which growth can be distinguished from noise.
 const LONG: u64 = 600;
-/// How much the last quarter may have more than the third.
+/// Allowed growth from the third to the last quarter.
 const GROWTH: f64 = 0.02;
-/// The same for a short time, in which buffers and pools still find their size.
+/// The same for a short run, in which buffers and pools still grow.
 const GROWTH_AT_FIRST: f64 = 0.25;
 
 const WORKLOADS: [Workload; 6] = [
     workload("/invoke/once/pid", 2, 60),
-    workload("/invoke/kin/pid", 1, 150),
+    workload("/invoke/descendants/pid", 1, 150),
     workload("/invoke/lasting/bytes?mib=1", 2, 50),
     workload("/invoke/boxed-once/pid", 1, 100),
     workload("/invoke/machine-once/", 1, 100),
@@ -52,7 +52,7 @@ async fn soak(seconds: u64) {
     let token = ["--token", daemon.home.token()];
     let functions = [
         Function::new("once").set("single-use", true),
-        Function::new("kin").set("single-use", true).flag("--relative").flag("own-session"),
+        Function::new("descendants").set("single-use", true).flag("--descendant").flag("own-session"),
         Function::new("lasting").set("concurrent-requests", 4),
         contained("boxed-once", &token, "single-use = true", ""),
         Vm::new("machine-once", Kind::Microvm).set("single-use", true).into(),
@@ -115,13 +115,13 @@ fn is_flat(what: &str, before: u64, after: u64, limit: f64) {
 }
 
 #[test]
-fn what_the_daemon_holds_does_not_grow() {
+fn resources_do_not_grow() {
     if let Some(missing) = vm::obstacle() {
         return vm::skip(&missing);
     }
     let seconds =
         env::var("UNIFAAS_SOAK").map_or(SHORT, |text| text.parse().expect("UNIFAAS_SOAK is a number of seconds"));
-    // On a thread of its own, as it enters another network.
+    // On its own thread, because it enters another network.
     let run = move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(soak(seconds));

@@ -1,6 +1,6 @@
-//! What a function does to the daemon and to the host when it means harm, or when nobody has looked at it for long.
+//! Attacks of a function on the daemon and on the host.
 //!
-//! Whatever might harm the host if the daemon did not hold it has an end of its own.
+//! Every attack that could harm the host stops by itself if the daemon does not stop it.
 
 use std::{
     fs::File,
@@ -22,14 +22,14 @@ use tokio::{
 
 use crate::wire::{Connection, Request};
 
-/// The end of everything that would otherwise have none.
+/// Time after which an endless attack stops.
 const LIMIT: Duration = Duration::from_secs(20);
-/// Processes of this user, those of other tests among them. The daemon's own limit is far below.
+/// Process limit of this user, other tests included. The daemon's own limit is far below.
 const MOST_PROCESSES: u64 = 2000;
-/// Of a file that is meant to become too large.
+/// Size limit of a file that grows.
 const MOST_MIB: u64 = 256;
 
-/// What is sent without end.
+/// Responses without end.
 pub(crate) enum Endless {
     /// A body in chunks.
     Body,
@@ -37,7 +37,7 @@ pub(crate) enum Endless {
     Head,
     /// Interim responses.
     Interim,
-    /// Trailers behind the last chunk.
+    /// Trailers after the last chunk.
     Trailers,
 }
 
@@ -52,7 +52,7 @@ impl Endless {
         }
     }
 
-    /// Sends as fast as it goes, until the other side has had enough.
+    /// Sends until the peer closes the connection.
     pub async fn send(self, connection: &mut Connection) -> io::Result<()> {
         const CHUNKED: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
         let chunk = format!("2000\r\n{}\r\n", "e".repeat(0x2000));
@@ -72,9 +72,9 @@ impl Endless {
     }
 }
 
-/// Lets one process become two, and each of those two, as fast as they can, for so long.
+/// Forks recursively, as fast as possible, for a time.
 pub(crate) fn bomb(time: Duration) -> io::Result<()> {
-    // SAFETY: the copy has one thread and makes system calls only: nothing that another thread might have locked.
+    // SAFETY: the child has one thread and only makes system calls, so no lock of another thread matters.
     if let ForkResult::Parent { .. } = unsafe { fork() }? {
         return Ok(());
     }
@@ -91,7 +91,7 @@ pub(crate) fn bomb(time: Duration) -> io::Result<()> {
             Err(_) => pause(),
         }
         if Instant::now() > end {
-            // Each of them waits for somebody to end it.
+            // Each process waits until it is killed.
             alarm::set(LIMIT.as_secs() as u32);
             loop {
                 pause();
@@ -105,10 +105,10 @@ fn pause() {
     thread::sleep(Duration::from_millis(10));
 }
 
-/// How much [`flood`] has printed, in bytes.
+/// Bytes that [`flood`] has printed.
 pub(crate) static FLOODED: AtomicU64 = AtomicU64::new(0);
 
-/// Prints as fast as it goes, for so long.
+/// Prints as fast as possible, for a time.
 pub(crate) fn flood(time: Duration) {
     thread::spawn(move || {
         let end = Instant::now() + time.min(LIMIT);
@@ -119,7 +119,7 @@ pub(crate) fn flood(time: Duration) {
     });
 }
 
-/// Writes a file of that size, to the last byte; how it went.
+/// Writes a file of a size and syncs it; returns the outcome.
 pub(crate) fn fill(path: &str, mib: u64) -> String {
     let block = vec![b'f'; 1 << 20];
     let write = || {
@@ -133,7 +133,7 @@ pub(crate) fn fill(path: &str, mib: u64) -> String {
     }
 }
 
-/// Whether that address accepts a connection.
+/// Returns whether an address accepts a connection.
 pub(crate) async fn connect(address: &str) -> &'static str {
     match timeout(Duration::from_secs(2), TcpStream::connect(address)).await {
         Ok(Ok(_)) => "open",
@@ -142,7 +142,7 @@ pub(crate) async fn connect(address: &str) -> &'static str {
     }
 }
 
-/// What an HTTP server says, as far as it says anything: at `addr`, to a GET of `path` for `host`.
+/// Sends a GET of `path` for `host` to `addr`, and returns what an HTTP server answers.
 pub(crate) async fn ask(request: &Request) -> String {
     let of = |name| request.text(name).unwrap_or_default();
     let ask = async {
@@ -161,7 +161,7 @@ pub(crate) async fn ask(request: &Request) -> String {
     }
 }
 
-/// Begins an answer and then thinks better of it, for as long as the other side waits.
+/// Begins a response, then sends nothing until the peer closes the connection.
 pub(crate) async fn half(connection: &mut Connection, begun: &str) -> io::Result<()> {
     connection.send(begun).await?;
     sleep(LIMIT).await;

@@ -1,4 +1,4 @@
-//! What each path answers, well-behaved and otherwise.
+//! The response of each path, valid or not.
 
 use std::{cell::Cell, fmt::Write, io, rc::Rc, sync::atomic::Ordering, time::Duration};
 
@@ -25,7 +25,7 @@ use crate::{
 /// The running function.
 pub(crate) struct Function {
     pub options: Options,
-    /// Told when it is to listen no more.
+    /// Notified when the function must stop listening.
     pub deaf: Notify,
     in_flight: Cell<u64>,
     most_in_flight: Cell<u64>,
@@ -37,7 +37,7 @@ impl Function {
     }
 }
 
-/// Counts a request for as long as it is being answered.
+/// Counts a request while it is being answered.
 struct InFlight(Rc<Function>);
 
 impl InFlight {
@@ -55,14 +55,14 @@ impl Drop for InFlight {
     }
 }
 
-/// What becomes of the connection after an answer.
+/// The state of the connection after a response.
 #[derive(PartialEq, Eq)]
 enum After {
     Keep,
     Close,
 }
 
-/// Serves one connection to its end.
+/// Serves a connection until it ends.
 pub(crate) async fn serve(function: &Rc<Function>, stream: TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut connection = Connection::new(stream);
@@ -274,14 +274,14 @@ async fn status(connection: &mut Connection, request: &Request, code: u16) -> io
     plain(connection, request, &format!("{code} As Asked"), "", "the function's own words").await
 }
 
-/// Ends a connection on which more is under way. Closing it at once would reset it, and the answer with it.
+/// Ends a connection after the peer has closed it. An immediate close would reset it and lose the response.
 async fn linger(connection: &mut Connection) -> io::Result<After> {
     connection.stream.shutdown().await?;
     let _ = timeout(Duration::from_secs(2), connection.drain()).await;
     Ok(After::Close)
 }
 
-/// Sends the body back as it comes in, framed as it came in.
+/// Sends the body back as it arrives, with the same framing.
 async fn echo(connection: &mut Connection, request: &Request) -> io::Result<()> {
     let chunked = request.declared_length().is_none();
     let framing = request
@@ -310,7 +310,7 @@ async fn bytes(connection: &mut Connection, request: &Request) -> io::Result<()>
     Ok(())
 }
 
-/// `n` pieces, `ms` apart.
+/// Sends `n` chunks, `ms` apart.
 async fn stream(
     connection: &mut Connection,
     request: &Request,
@@ -329,7 +329,7 @@ async fn stream(
     connection.send("0\r\n\r\n").await
 }
 
-/// Header fields of every legal kind: any byte of obs-text, repeated, empty, long, odd names, odd case.
+/// Sends headers of every legal kind: obs-text bytes, repeated, empty, long, odd names, odd case.
 async fn odd_headers(connection: &mut Connection) -> io::Result<()> {
     let mut head = b"HTTP/1.1 200 OK\r\n".to_vec();
     head.extend_from_slice(b"X-Bytes: ");
@@ -344,7 +344,7 @@ async fn odd_headers(connection: &mut Connection) -> io::Result<()> {
     connection.send(head).await
 }
 
-/// Accepts the upgrade and sends every message back.
+/// Accepts the upgrade and echoes every message.
 async fn web_socket(mut connection: Connection, request: &Request) -> io::Result<()> {
     let key = request.header("sec-websocket-key").unwrap_or_default();
     if key.is_empty() {

@@ -1,8 +1,8 @@
 //! The function under test: a small HTTP/1.1 server that can misbehave in every way a function may.
 //!
-//! Written by hand down to the bytes, because a well-kept server library refuses to do most of what is asked of it here.
-//! This file starts it: listening, the ready callback, the ways not to start. `options.rs` names the misbehaviours at
-//! boot, `answers.rs` those per path, `abuse.rs` the worst of them, `wire.rs` reads requests.
+//! It writes HTTP by hand, because a server library refuses to send most of what these tests need. This file starts it:
+//! listening, the ready callback, failing starts. `options.rs` names the misbehaviours at boot, `answers.rs` those per
+//! path, `abuse.rs` the attacks, `wire.rs` reads requests.
 
 mod abuse;
 mod answers;
@@ -27,7 +27,7 @@ use tokio::{
 
 use crate::{
     answers::Function,
-    options::{Options, Relative},
+    options::{Descendant, Options},
 };
 
 #[tokio::main(flavor = "current_thread")]
@@ -46,7 +46,7 @@ async fn run(options: Options) -> io::Result<ExitCode> {
     if options.linger {
         return linger().await;
     }
-    // Held to the end: with the handler in place, SIGTERM no longer ends the process.
+    // Held to the end: while the handler is installed, SIGTERM does not end the process.
     let _term = if options.ignore_sigterm { Some(signal(SignalKind::terminate())?) } else { None };
     for line in &options.say {
         say(line);
@@ -54,8 +54,8 @@ async fn run(options: Options) -> io::Result<ExitCode> {
     if let Some(name) = &options.say_variable {
         say(&format!("{name} is {}", std::env::var(name).unwrap_or_default()));
     }
-    if let Some(relative) = options.relative {
-        spawn_relative(relative, &options)?;
+    if let Some(descendant) = options.descendant {
+        spawn_descendant(descendant, &options)?;
     }
     let _hoard = vec![1_u8; options.allocate << 20];
     sleep(Duration::from_millis(options.boot_delay)).await;
@@ -119,7 +119,7 @@ async fn accept(function: Rc<Function>, listener: TcpListener) -> io::Result<Exi
         };
         let function = Rc::clone(&function);
         tokio::task::spawn_local(async move {
-            // A peer that went away is nothing to tell anybody about.
+            // A broken connection is no error of the function.
             let _ = answers::serve(&function, stream).await;
         });
     }
@@ -137,7 +137,7 @@ async fn call_back_as_told(function: &Function) {
     }
 }
 
-/// Makes a ready callback; the status of the answer.
+/// Makes a ready callback and returns the status of the response.
 pub(crate) async fn call_back(url: &str, method: &str) -> io::Result<String> {
     let malformed = || io::Error::new(io::ErrorKind::InvalidInput, "not a callback URL");
     let rest = url.strip_prefix("http://").ok_or_else(malformed)?;
@@ -146,24 +146,24 @@ pub(crate) async fn call_back(url: &str, method: &str) -> io::Result<String> {
     let head =
         format!("{method} /{path} HTTP/1.1\r\nHost: {authority}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
     stream.write_all(head.as_bytes()).await?;
-    // The status is in the first bytes. gVisor may keep the end of a connection to itself.
+    // The status is in the first bytes. gVisor may not report the end of the connection.
     let mut answer = vec![0; 128];
     let length = stream.read(&mut answer).await?;
     let answer = String::from_utf8_lossy(&answer[..length]);
     Ok(answer.split(' ').nth(1).unwrap_or("nothing").to_owned())
 }
 
-/// Writes one line where the daemon keeps it.
+/// Prints a line that the daemon keeps.
 pub(crate) fn say(line: &str) {
-    // Nobody is left to be told when this fails.
+    // There is no other output to report a failure to.
     let _ = writeln!(io::stderr(), "{line}");
 }
 
-/// Starts a second process that ignores SIGTERM and never ends by itself.
-fn spawn_relative(relative: Relative, options: &Options) -> io::Result<()> {
+/// Starts a second process that ignores SIGTERM and never exits.
+fn spawn_descendant(descendant: Descendant, options: &Options) -> io::Result<()> {
     let mut command = Command::new(std::env::current_exe()?);
     command.args(["none", "--linger", "--token", &options.token]).stdin(Stdio::null());
-    if relative == Relative::OwnSession {
+    if descendant == Descendant::OwnSession {
         command.arg("--own-session");
     }
     command.spawn().map(drop)

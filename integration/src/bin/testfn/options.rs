@@ -1,55 +1,55 @@
-//! The ways in which the function under test may misbehave before it serves.
+//! Options: misbehaviour of the function under test before it serves.
 
 use clap::{Parser, ValueEnum};
 
-/// How to start, and how not to.
+/// How to start.
 #[derive(Debug, Parser)]
 pub(crate) struct Options {
     /// The URL to call when ready.
     pub callback: String,
-    /// Says whose process this is, to those who read the process table.
+    /// Identifies the owner of this process in the process table.
     #[arg(long, default_value = "")]
     pub token: String,
-    /// How often to call back.
+    /// Number of callbacks.
     #[arg(long, default_value_t = 1)]
     pub callbacks: u32,
-    /// The method to call back with.
+    /// Method of the callback.
     #[arg(long, default_value = "GET")]
     pub callback_method: String,
-    /// Milliseconds to do nothing at first.
+    /// Milliseconds to wait at first.
     #[arg(long, default_value_t = 0)]
     pub boot_delay: u64,
-    /// Milliseconds from the callback to the first moment at which a connection is accepted.
+    /// Milliseconds from the callback until connections are accepted.
     #[arg(long, default_value_t = 0)]
     pub listen_delay: u64,
     /// Exit with this status instead of serving.
     #[arg(long)]
     pub exit_at_boot: Option<u8>,
-    /// Exit with this status as soon as the daemon has taken the callback.
+    /// Exit with this status as soon as the callback was answered.
     #[arg(long)]
     pub exit_after_callback: Option<u8>,
-    /// A line to print at first; may be given more than once.
+    /// A line to print at first; may be repeated.
     #[arg(long)]
     pub say: Vec<String>,
-    /// A variable whose value to print at first.
+    /// A variable whose value is printed at first.
     #[arg(long)]
     pub say_variable: Option<String>,
-    /// Do not end on SIGTERM.
+    /// Ignore SIGTERM.
     #[arg(long)]
     pub ignore_sigterm: bool,
-    /// Start a second process, too.
+    /// Start a second process.
     #[arg(long)]
-    pub relative: Option<Relative>,
-    /// Memory to hold from the start, in MiB.
+    pub descendant: Option<Descendant>,
+    /// Memory to allocate at start, in MiB.
     #[arg(long, default_value_t = 0)]
     pub allocate: usize,
-    /// Drop a connection without a word when it brings a second request.
+    /// Close a connection without a response when it carries a second request.
     #[arg(long)]
     pub forgetful: bool,
-    /// Accept nobody, with as many connections waiting as may wait: further ones hang.
+    /// Accept no connection and keep the listen queue full, so that further connections hang.
     #[arg(long)]
     pub full: bool,
-    /// Be the second process.
+    /// Run as the second process.
     #[arg(long, hide = true)]
     pub linger: bool,
     /// As the second process, leave the session of the first.
@@ -57,9 +57,9 @@ pub(crate) struct Options {
     pub own_session: bool,
 }
 
-/// Where a second process lives.
+/// Placement of the second process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Relative {
+pub(crate) enum Descendant {
     /// In the process group of the first.
     SameGroup,
     /// In a session of its own.

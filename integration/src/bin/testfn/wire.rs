@@ -1,4 +1,4 @@
-//! Reads requests from a connection: heads with every byte kept, bodies piece by piece as they arrive.
+//! Reads requests from a connection: heads with every byte kept, bodies as they arrive.
 
 use std::io;
 
@@ -10,7 +10,7 @@ use tokio::{
 
 /// A request without its body.
 pub(crate) struct Request {
-    /// The head as it came, the empty line included.
+    /// The head as received, including the empty line.
     pub raw: Bytes,
     pub method: String,
     pub target: String,
@@ -18,23 +18,23 @@ pub(crate) struct Request {
 }
 
 impl Request {
-    /// The target without its query.
+    /// Returns the target without its query.
     pub fn path(&self) -> &str {
         self.target.split('?').next().unwrap_or_default()
     }
 
-    /// A number from the query.
+    /// Returns a number from the query.
     pub fn number(&self, name: &str, default: u64) -> u64 {
         self.text(name).and_then(|value| value.parse().ok()).unwrap_or(default)
     }
 
-    /// A value from the query, as it was sent.
+    /// Returns a value from the query, undecoded.
     pub fn text(&self, name: &str) -> Option<&str> {
         let query = self.target.split_once('?')?.1;
         query.split('&').filter_map(|pair| pair.split_once('=')).find(|(key, _)| *key == name).map(|(_, value)| value)
     }
 
-    /// The first header of that name.
+    /// Returns the first header of that name.
     pub fn header(&self, name: &str) -> Option<&[u8]> {
         self.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_slice())
     }
@@ -43,34 +43,34 @@ impl Request {
         self.header(name).is_some_and(|value| String::from_utf8_lossy(value).to_ascii_lowercase().contains(token))
     }
 
-    /// The length of the body, when it was declared.
+    /// Returns the declared length of the body.
     pub fn declared_length(&self) -> Option<u64> {
         std::str::from_utf8(self.header("content-length")?).ok()?.parse().ok()
     }
 
-    /// Whether the client waits for leave to send the body.
+    /// Returns whether the client waits for `100 Continue`.
     pub fn expects_continue(&self) -> bool {
         self.says("expect", "100-continue")
     }
 
-    /// Whether the connection ends after this request.
+    /// Returns whether the connection ends after this request.
     pub fn closes(&self) -> bool {
         self.says("connection", "close")
     }
 }
 
-/// What is still to come of the body of the current request.
+/// The unread rest of the current request's body.
 enum Rest {
     Nothing,
     Bytes(u64),
-    /// Bytes left in the current chunk; the line that ends it included once it is begun.
+    /// Bytes left in the current chunk, including its line end once it was started.
     Chunks {
         left: u64,
         first: bool,
     },
 }
 
-/// One client's connection.
+/// A client connection.
 pub(crate) struct Connection {
     pub stream: TcpStream,
     buffer: BytesMut,
@@ -82,7 +82,7 @@ impl Connection {
         Self { stream, buffer: BytesMut::with_capacity(64 << 10), rest: Rest::Nothing }
     }
 
-    /// The next request; `None` when the client has closed the connection.
+    /// Returns the next request; `None` when the client has closed the connection.
     pub async fn request(&mut self) -> io::Result<Option<Request>> {
         loop {
             if let Some(request) = parse(&self.buffer)? {
@@ -100,7 +100,7 @@ impl Connection {
         }
     }
 
-    /// The next piece of the body; `None` at its end.
+    /// Returns the next part of the body; `None` at its end.
     pub async fn piece(&mut self) -> io::Result<Option<Bytes>> {
         match self.rest {
             Rest::Nothing | Rest::Bytes(0) => Ok(None),
@@ -133,7 +133,7 @@ impl Connection {
         }
     }
 
-    /// Reads the body to its end; its length.
+    /// Reads the body to its end and returns its length.
     pub async fn drain(&mut self) -> io::Result<u64> {
         let mut total = 0;
         while let Some(piece) = self.piece().await? {
@@ -142,12 +142,12 @@ impl Connection {
         Ok(total)
     }
 
-    /// Sends bytes as they are.
+    /// Sends bytes unchanged.
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
         self.stream.write_all(bytes.as_ref()).await
     }
 
-    /// The connection, and what was read of it but belongs to no request.
+    /// Returns the connection and the bytes that were read beyond the request.
     pub fn into_parts(self) -> (TcpStream, Vec<u8>) {
         (self.stream, self.buffer.to_vec())
     }

@@ -1,4 +1,4 @@
-//! The life of instances that are virtual machines, under each machine monitor.
+//! The life cycle of virtual machines, under each VMM.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -18,11 +18,11 @@ async fn pid(daemon: &Daemon) -> u32 {
     u32::try_from(number(&daemon.instances("f").await[0], "pid")).unwrap()
 }
 
-async fn until_none_is_left(daemon: &Daemon) {
+async fn until_no_instance_is_left(daemon: &Daemon) {
     daemon.settled("f", "no instance", |function| function["instances"] == json!([])).await;
 }
 
-/// For each machine monitor in turn, in the same namespace.
+/// Runs a test for each VMM in turn, in the same namespace.
 fn under_each<F: Future<Output = ()>>(test: impl Fn(Kind) -> F + Send + 'static) {
     isolated(move || async move {
         for kind in KINDS {
@@ -33,7 +33,7 @@ fn under_each<F: Future<Output = ()>>(test: impl Fn(Kind) -> F + Send + 'static)
 }
 
 #[test]
-fn a_vm_serves_the_request_that_started_it_and_those_after_it() {
+fn vm_serves_requests() {
     under_each(async |kind| {
         let mut daemon = daemon(Vm::new("f", kind)).await;
         let reply = daemon.get("/invoke/f/hello").await.ok();
@@ -51,20 +51,20 @@ fn a_vm_serves_the_request_that_started_it_and_those_after_it() {
 }
 
 #[test]
-fn a_single_use_vm_serves_one_request() {
+fn single_use_vm_serves_one_request() {
     under_each(async |kind| {
         let daemon = daemon(Vm::new("f", kind).set("single-use", true)).await;
         for _ in 0..3 {
             daemon.get("/invoke/f/").await.ok();
         }
         assert_eq!(number(&daemon.function("f").await, "instances_started"), 3);
-        until_none_is_left(&daemon).await;
+        until_no_instance_is_left(&daemon).await;
         drop(daemon);
     });
 }
 
 #[test]
-fn requests_that_wait_share_a_boot() {
+fn waiting_requests_share_boot() {
     under_each(async |kind| {
         let daemon = daemon(Vm::new("f", kind).set("concurrent-requests", 8)).await;
         for reply in join_all((0..8).map(|_| daemon.get("/invoke/f/hello"))).await {
@@ -86,12 +86,12 @@ fn keepalive_counts_from_the_last_byte() {
         assert_eq!(reply.text(), "piece\n".repeat(5));
         assert!(reply.took > ms(1000), "{:?}", reply.took);
         assert_eq!(number(&daemon.function("f").await, "instances_started"), 1);
-        until_none_is_left(&daemon).await;
+        until_no_instance_is_left(&daemon).await;
     });
 }
 
 #[test]
-fn a_vm_that_is_killed_is_noticed_within_100_ms_and_replaced() {
+fn killed_vm_is_replaced() {
     under_each(async |kind| {
         let daemon = daemon(Vm::new("f", kind)).await;
         daemon.get("/invoke/f/").await.ok();
@@ -99,14 +99,14 @@ fn a_vm_that_is_killed_is_noticed_within_100_ms_and_replaced() {
         let killed = Instant::now();
         daemon.settled("f", "noticed", |function| !function["instances"].to_string().contains("idle")).await;
         assert!(killed.elapsed() < ms(100), "{kind:?}: noticed after {:?}", killed.elapsed());
-        until_none_is_left(&daemon).await;
+        until_no_instance_is_left(&daemon).await;
         daemon.get("/invoke/f/").await.ok();
         assert!(daemon.log().contains("killed by signal 9"), "{kind:?}");
     });
 }
 
 #[test]
-fn what_is_under_way_in_a_vm_that_is_killed_fails_at_once() {
+fn killed_vm_fails_its_requests_at_once() {
     under_each(async |kind| {
         let mut daemon = daemon(Vm::new("f", kind).set("concurrent-requests", 2)).await;
         daemon.get("/invoke/f/").await.ok();
@@ -135,30 +135,30 @@ fn what_is_under_way_in_a_vm_that_is_killed_fails_at_once() {
 }
 
 #[test]
-fn a_guest_that_crashes_is_noticed_explained_and_replaced() {
+fn crashed_guest_is_reported_and_replaced() {
     under_each(async |kind| {
         let daemon = daemon(Vm::new("f", kind)).await;
         daemon.get("/invoke/f/").await.ok();
         let reply = daemon.get("/invoke/f/crash").await;
         reply.problem(502, "instance_failed");
-        until_none_is_left(&daemon).await;
+        until_no_instance_is_left(&daemon).await;
         daemon.get("/invoke/f/").await.ok();
         assert!(daemon.log().contains("the guest has reset itself"), "{kind:?}: {}", daemon.log());
     });
 }
 
 #[test]
-fn a_guest_that_never_calls_back_is_a_504() {
+fn missing_callback_is_504() {
     under_each(async |kind| {
         let daemon = daemon(Vm::new("f", kind).silent().set("boot-timeout", 1)).await;
         let reply = daemon.get("/invoke/f/").await;
         reply.problem(504, "boot_timed_out");
-        until_none_is_left(&daemon).await;
+        until_no_instance_is_left(&daemon).await;
     });
 }
 
 #[test]
-fn a_guest_that_gives_up_while_booting_is_a_502_with_its_last_words() {
+fn exit_while_booting_is_502_with_last_output() {
     under_each(async |kind| {
         let daemon = daemon(Vm::new("f", kind).cmdline("nothing of use")).await;
         let problem = daemon.get("/invoke/f/").await.problem(502, "boot_failed").to_string();
@@ -167,7 +167,7 @@ fn a_guest_that_gives_up_while_booting_is_a_502_with_its_last_words() {
 }
 
 #[test]
-fn what_the_machine_monitor_objects_to_is_in_the_answer() {
+fn vmm_error_is_in_response() {
     isolated(|| async {
         let daemon = daemon(Vm::new("f", Kind::Qemu).hypervisor("args", "[\"-no-such-option\"]")).await;
         let problem = daemon.get("/invoke/f/").await.problem(502, "boot_failed").to_string();
@@ -176,7 +176,7 @@ fn what_the_machine_monitor_objects_to_is_in_the_answer() {
 }
 
 #[test]
-fn requests_under_way_are_finished_before_a_drain_ends_the_vm() {
+fn drain_finishes_requests() {
     under_each(async |kind| {
         let mut daemon = daemon(Vm::new("f", kind)).await;
         daemon.get("/invoke/f/").await.ok();
@@ -202,7 +202,7 @@ async fn text_of(mut pieces: integration::Pieces) -> String {
 }
 
 #[test]
-fn vms_in_every_state_are_gone_after_a_signal() {
+fn signal_ends_vms_in_every_state() {
     for signal in [Signal::SIGINT, Signal::SIGTERM] {
         under_each(move |kind| async move {
             let setup = setup().option("--drain-grace", "0.5");
@@ -231,7 +231,7 @@ fn vms_in_every_state_are_gone_after_a_signal() {
 }
 
 #[test]
-fn a_killed_daemon_takes_its_vms_along_and_the_next_one_cleans_up() {
+fn vms_end_with_killed_daemon_and_next_one_cleans_up() {
     under_each(async |kind| {
         let mut first = daemon(Vm::new("f", kind).set("min-instances", 2)).await;
         first.until("f", "idle", 2).await;
@@ -239,7 +239,7 @@ fn a_killed_daemon_takes_its_vms_along_and_the_next_one_cleans_up() {
         first.signal(Signal::SIGKILL);
         first.ended().await;
         eventually(ms(1000), "the VMs have ended", async || vm::processes().is_empty().then_some(())).await;
-        assert!(!taps().is_empty(), "nobody was there to remove them");
+        assert!(!taps().is_empty(), "no daemon was there to remove them");
         let second = vm::prepared(integration::Setup::at(&home)).start().await;
         second.until("f", "idle", 2).await;
         second.get("/invoke/f/").await.ok();
@@ -247,7 +247,7 @@ fn a_killed_daemon_takes_its_vms_along_and_the_next_one_cleans_up() {
     });
 }
 
-/// Removes every tap behind the daemon's back.
+/// Removes every tap without the daemon.
 fn remove_taps() {
     for tap in taps() {
         vm::ip(&format!("link del {tap}"));
@@ -255,11 +255,11 @@ fn remove_taps() {
 }
 
 #[test]
-fn a_vm_whose_tap_somebody_removes_fails_its_request_at_once_and_the_next_is_served() {
+fn removed_tap_fails_request_at_once() {
     under_each(async |kind| {
         let mut daemon = daemon(Vm::new("f", kind)).await;
         daemon.get("/invoke/f/").await.ok();
-        // It does not answer before it has heard the end of the body.
+        // The unikernel does not answer before the end of the request body.
         let (mut pieces, body) = futures::channel::mpsc::unbounded();
         pieces.start_send(Bytes::from("a")).unwrap();
         let connection = &mut daemon.connect().await;
@@ -277,18 +277,18 @@ fn a_vm_whose_tap_somebody_removes_fails_its_request_at_once_and_the_next_is_ser
 }
 
 #[test]
-fn prepared_taps_that_somebody_removes_are_not_lent() {
+fn removed_prepared_taps_are_not_used() {
     isolated(async || {
         let vm = Vm::new("f", Kind::Microvm).set("single-use", true);
         let mut daemon = setup().option("--tap-pool", "3").function(vm.into()).start().await;
         daemon.get("/invoke/f/").await.ok();
-        until_none_is_left(&daemon).await;
+        until_no_instance_is_left(&daemon).await;
         for _ in 0..3 {
             eventually(ms(2000), "taps are prepared", async || (taps().len() >= 3).then_some(())).await;
             remove_taps();
-            eventually(ms(2000), "it is told", async || daemon.log().contains("a tap was removed").then_some(())).await;
+            eventually(ms(2000), "a log line", async || daemon.log().contains("a tap was removed").then_some(())).await;
             daemon.get("/invoke/f/").await.ok();
-            until_none_is_left(&daemon).await;
+            until_no_instance_is_left(&daemon).await;
         }
         daemon.end().await;
         assert_eq!(traces(), Vec::<String>::new());

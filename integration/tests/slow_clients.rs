@@ -1,4 +1,4 @@
-//! Clients that take their time: how long they may keep a slot, a connection or a place, and how many may do so at once.
+//! Slow and silent clients: how long they may occupy a slot or a connection, and how many may at the same time.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -20,8 +20,8 @@ use tokio_tungstenite::{client_async, tungstenite::Message};
 
 const HEAD: &str = "GET /invoke/f/pid HTTP/1.1\r\nHost: h\r\n\r\n";
 
-/// A daemon whose clients may be silent for a second.
-async fn hasty(function: Function) -> Daemon {
+/// Starts a daemon with a client timeout of a second.
+async fn with_short_client_timeout(function: Function) -> Daemon {
     Setup::default().option("--client-timeout", "1").function(function).start().await
 }
 
@@ -29,7 +29,7 @@ async fn connections(daemon: &Daemon) -> Value {
     daemon.debug().await["daemon"]["connections"].clone()
 }
 
-/// Sends a byte every half second until the connection ends; how, and what was said at last.
+/// Sends a byte every half second until the connection ends; returns the last response and how it ended.
 async fn drip(mut raw: Raw) -> (String, End) {
     let started = Instant::now();
     let mut said = Vec::new();
@@ -45,7 +45,7 @@ async fn drip(mut raw: Raw) -> (String, End) {
 }
 
 #[tokio::test]
-async fn a_later_head_has_no_more_time_than_the_first() {
+async fn later_heads_have_same_deadline() {
     let daemon = Daemon::with(Function::new("f")).await;
     daemon.get("/invoke/f/pid").await.ok();
     let dripping = async {
@@ -55,7 +55,7 @@ async fn a_later_head_has_no_more_time_than_the_first() {
         raw.send("GET /invoke/f/pid HTTP/1.1\r\nX-Slow: ").await.unwrap();
         drip(raw).await
     };
-    // The beginning of the second comes with the first.
+    // The start of the second head arrives with the first request.
     let pipelined = async {
         drip(Raw::request(daemon.listen, format!("{HEAD}GET /invoke/f/pid HTTP/1.1\r\nX-Slow: ")).await).await
     };
@@ -67,17 +67,17 @@ async fn a_later_head_has_no_more_time_than_the_first() {
 }
 
 #[tokio::test]
-async fn the_rest_of_a_body_that_nobody_wants_is_not_waited_for() {
+async fn does_not_wait_for_unread_body() {
     let daemon = Daemon::with(Function::new("f")).await;
-    let head = "POST /invoke/nobody/ HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n";
+    let head = "POST /invoke/missing/ HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n";
     let mut raw = Raw::request(daemon.listen, head).await;
     assert_eq!(raw.expect_head().await.status, 404);
     within(Duration::from_secs(12), "it is ended", drip(raw)).await;
 }
 
 #[tokio::test]
-async fn a_body_that_pauses_for_too_long_is_a_408_and_its_slot_is_free() {
-    let daemon = hasty(Function::new("f").set("timeout", 0).set("max-instances", 1)).await;
+async fn stalled_body_is_408() {
+    let daemon = with_short_client_timeout(Function::new("f").set("timeout", 0).set("max-instances", 1)).await;
     let pid = daemon.get("/invoke/f/pid").await.ok().pid();
     for framing in ["Content-Length: 100", "Transfer-Encoding: chunked"] {
         let head = format!("POST /invoke/f/received HTTP/1.1\r\nHost: h\r\n{framing}\r\n\r\n5\r\nhello\r\n");
@@ -85,7 +85,7 @@ async fn a_body_that_pauses_for_too_long_is_a_408_and_its_slot_is_free() {
         daemon.until("f", "busy", 1).await;
         let other = within(ms(4000), "the slot", daemon.get("/invoke/f/pid")).await.ok();
         assert!(other.took > ms(500), "the slot was free after {:?}", other.took);
-        assert_eq!(other.pid(), pid, "it was no fault of the instance's");
+        assert_eq!(other.pid(), pid, "the instance must survive");
         let head = within(ms(1000), "an answer", raw.expect_head()).await;
         assert_eq!((head.status, head.text("x-unifaas-error").as_deref()), (408, Some("request_timed_out")));
         assert_ne!(raw.rest(ms(3000)).await.1, End::Open);
@@ -94,8 +94,8 @@ async fn a_body_that_pauses_for_too_long_is_a_408_and_its_slot_is_free() {
 }
 
 #[tokio::test]
-async fn a_body_that_comes_slowly_but_steadily_is_none_of_these() {
-    let daemon = hasty(Function::new("f")).await;
+async fn slow_steady_body_is_served() {
+    let daemon = with_short_client_timeout(Function::new("f")).await;
     daemon.get("/invoke/f/pid").await.ok();
     let head = "POST /invoke/f/received HTTP/1.1\r\nHost: h\r\nContent-Length: 6\r\nConnection: close\r\n\r\n";
     let mut raw = Raw::request(daemon.listen, head).await;
@@ -107,8 +107,8 @@ async fn a_body_that_comes_slowly_but_steadily_is_none_of_these() {
 }
 
 #[tokio::test]
-async fn who_waits_for_the_function_may_be_silent_for_as_long_as_that_takes() {
-    let daemon = hasty(Function::new("f").set("concurrent-requests", 8).set("timeout", 0)).await;
+async fn waiting_client_may_be_silent() {
+    let daemon = with_short_client_timeout(Function::new("f").set("concurrent-requests", 8).set("timeout", 0)).await;
     daemon.get("/invoke/f/pid").await.ok();
     let slow_answer = async { daemon.get("/invoke/f/sleep?ms=3500").await.ok() };
     let events = async {
@@ -122,7 +122,7 @@ async fn who_waits_for_the_function_may_be_silent_for_as_long_as_that_takes() {
         socket.send(Message::text("still here")).await.unwrap();
         assert_eq!(socket.next().await.unwrap().unwrap(), Message::text("still here"));
     };
-    // The function has begun to answer: whether it waits for the rest is its own business.
+    // The function has begun to answer and decides itself whether it waits for the rest.
     let answered_early = async {
         let head = "POST /invoke/f/echo HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\nConnection: close\r\n\r\nhello";
         let mut raw = Raw::request(daemon.listen, head).await;
@@ -135,8 +135,8 @@ async fn who_waits_for_the_function_may_be_silent_for_as_long_as_that_takes() {
 }
 
 #[tokio::test]
-async fn a_client_that_reads_slowly_but_steadily_gets_all_of_it() {
-    let daemon = hasty(Function::new("f")).await;
+async fn slow_steady_reader_gets_whole_response() {
+    let daemon = with_short_client_timeout(Function::new("f")).await;
     let (_connection, response) = daemon.start(request("GET", "/invoke/f/bytes?mib=40", empty())).await;
     let mut pieces = Pieces::of(response);
     let (mut length, mut pauses) = (0, 0);
@@ -151,18 +151,18 @@ async fn a_client_that_reads_slowly_but_steadily_gets_all_of_it() {
 }
 
 #[tokio::test]
-async fn a_client_that_takes_nothing_of_its_response_loses_its_slot() {
-    let daemon = hasty(Function::new("f").set("timeout", 0).set("max-instances", 1)).await;
+async fn stalled_reader_loses_slot() {
+    let daemon = with_short_client_timeout(Function::new("f").set("timeout", 0).set("max-instances", 1)).await;
     let pid = daemon.get("/invoke/f/pid").await.ok().pid();
     let (_connection, _response) = daemon.start(request("GET", "/invoke/f/bytes?mib=200", empty())).await;
     daemon.until("f", "busy", 1).await;
     let other = within(ms(5000), "the slot", daemon.get("/invoke/f/pid")).await.ok();
-    assert_eq!(other.pid(), pid, "it was no fault of the instance's");
+    assert_eq!(other.pid(), pid, "the instance must survive");
     assert_eq!(daemon.counter("f", "client_gone").await, 1);
 }
 
 #[tokio::test]
-async fn a_client_that_is_too_slow_for_the_timeout_is_broken_off_and_the_instance_lives() {
+async fn slow_reader_is_cut_off_at_timeout_and_instance_survives() {
     let daemon = Daemon::with(Function::new("f").set("timeout", 1).set("concurrent-requests", 2)).await;
     let pid = daemon.get("/invoke/f/pid").await.ok().pid();
     let (_connection, response) = daemon.start(request("GET", "/invoke/f/bytes?mib=200", empty())).await;
@@ -180,7 +180,7 @@ async fn a_client_that_is_too_slow_for_the_timeout_is_broken_off_and_the_instanc
 }
 
 #[tokio::test]
-async fn a_client_that_ends_a_tunnel_gets_what_is_under_way_however_slowly_it_reads() {
+async fn closed_tunnel_delivers_pending_bytes_to_slow_reader() {
     let daemon = Daemon::with(Function::new("f")).await;
     let stream = TcpStream::connect(daemon.listen).await.unwrap();
     let (mut socket, _) = client_async(format!("ws://{}/invoke/f/ws", daemon.listen), stream).await.unwrap();
@@ -199,7 +199,7 @@ async fn a_client_that_ends_a_tunnel_gets_what_is_under_way_however_slowly_it_re
 }
 
 #[tokio::test]
-async fn an_unused_connection_makes_room_for_the_next_one() {
+async fn new_connection_replaces_idle_one() {
     let daemon = Setup::default().option("--max-connections", "6").function(Function::new("f")).start().await;
     let get = || request("GET", "/invoke/f/pid", empty());
     let mut others = Vec::new();
@@ -220,20 +220,20 @@ async fn an_unused_connection_makes_room_for_the_next_one() {
 }
 
 #[tokio::test]
-async fn where_everybody_is_served_the_next_one_is_a_503_and_then_nobody_is_heard() {
+async fn connection_limit_gives_503_then_closes() {
     let function = Function::new("f").set("concurrent-requests", 16);
     let daemon = Setup::default().option("--max-connections", "8").function(function).start().await;
     let stream = || request("GET", "/invoke/f/stream?n=30&ms=100", empty());
     let served = join_all((0..8).map(|_| daemon.start(stream()))).await;
     assert!(served.iter().all(|(_, response)| response.status() == 200));
-    // Nobody rests. For every eight places there is one in which to be told so.
-    let refused = eventually(ms(2000), "one is told and the other is not", async || {
-        let mut told = daemon.connect().await;
+    // No connection is idle. For every eight allowed connections, one more gets a 503.
+    let refused = eventually(ms(2000), "one gets a 503, the other is closed", async || {
+        let mut refused_client = daemon.connect().await;
         let mut other = Raw::connect(daemon.listen).await;
         let _ = other.send(HEAD).await;
-        // Each comes to a worker of its own, so the first to be let in may have come second.
+        // Each connection goes to a different worker, so the first to be accepted may have come second.
         let nothing = other.rest(ms(500)).await.0.is_empty();
-        told.send(request("GET", "/invoke/f/pid", empty())).await.ok().filter(|_| nothing)
+        refused_client.send(request("GET", "/invoke/f/pid", empty())).await.ok().filter(|_| nothing)
     })
     .await;
     refused.problem(503, "too_many_connections");
@@ -248,7 +248,7 @@ async fn where_everybody_is_served_the_next_one_is_a_503_and_then_nobody_is_hear
 }
 
 #[test]
-fn one_address_of_another_host_gets_no_more_than_its_share() {
+fn per_client_limit_bounds_other_hosts() {
     isolated(|| async {
         add_interface("one", "192.0.2.7/24");
         add_interface("two", "198.51.100.7/24");

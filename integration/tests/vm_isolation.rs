@@ -1,4 +1,4 @@
-//! What a guest reaches, and what it does not: asked of the guest itself.
+//! Isolation of guests: what they reach and what they do not, probed from inside.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -16,15 +16,15 @@ use integration::{
 use serde_json::Value;
 use tokio::net::TcpListener;
 
-/// A listener on every address that accepts whoever comes.
-async fn open_door() -> u16 {
+/// Opens a listener on every address that accepts all connections.
+async fn open_listener() -> u16 {
     let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move { while listener.accept().await.is_ok() {} });
     port
 }
 
-/// Whether the guest of that function can connect.
+/// Returns whether a function's guest can connect to an address.
 async fn reaches(daemon: &Daemon, function: &str, address: &str) -> bool {
     let reply = daemon.get(&format!("/invoke/{function}/connect?addr={address}")).await.ok().text();
     match reply.trim() {
@@ -43,7 +43,7 @@ fn gateway_of(guest: Ipv4Addr) -> Ipv4Addr {
     Ipv4Addr::from(u32::from(guest) - 1)
 }
 
-/// A daemon whose front and admin pages are open to all, with two guests.
+/// Starts a daemon whose front and admin pages are public, with two guests.
 async fn two_guests(setup: Setup, a: Vm, b: Vm) -> Daemon {
     let setup = setup.option("--listen", "0.0.0.0:0").option("--admin-listen", "0.0.0.0:0");
     let daemon = setup.function(a.into()).function(b.into()).start().await;
@@ -53,11 +53,11 @@ async fn two_guests(setup: Setup, a: Vm, b: Vm) -> Daemon {
 }
 
 #[test]
-fn a_guest_reaches_its_callback_and_nothing_else() {
+fn guest_reaches_only_its_callback() {
     isolated(|| async {
         add_interface("other", "192.0.2.7/24");
         ip("route add default via 192.0.2.1");
-        let door = open_door().await;
+        let door = open_listener().await;
         for kind in [Kind::Microvm, Kind::Firecracker] {
             let daemon = two_guests(setup(), Vm::new("a", kind), Vm::new("b", kind)).await;
             let (a, b) = (guest_of(&daemon, "a").await, guest_of(&daemon, "b").await);
@@ -90,11 +90,11 @@ fn a_guest_reaches_its_callback_and_nothing_else() {
 }
 
 #[test]
-fn a_firewall_that_is_loaded_anew_opens_nothing() {
+fn reloaded_host_firewall_keeps_isolation() {
     isolated(|| async {
         add_interface("other", "192.0.2.7/24");
         ip("route add default via 192.0.2.1");
-        let door = open_door().await;
+        let door = open_listener().await;
         let daemon =
             two_guests(setup(), Vm::new("a", Kind::Microvm), Vm::new("b", Kind::Microvm).vm("egress", true)).await;
         let forbidden = format!("{}:{door}", gateway_of(guest_of(&daemon, "a").await));
@@ -110,7 +110,7 @@ fn a_firewall_that_is_loaded_anew_opens_nothing() {
 }
 
 #[test]
-fn a_callback_listener_at_one_address_is_reached_there_and_only_there() {
+fn callback_listener_is_reached_only_at_its_address() {
     isolated(|| async {
         add_interface("other", "192.0.2.7/24");
         let setup = setup().option("--callback-listen", "192.0.2.7:0");
@@ -120,7 +120,7 @@ fn a_callback_listener_at_one_address_is_reached_there_and_only_there() {
     });
 }
 
-/// A second namespace behind a wire, with a server in it that says whom it sees.
+/// A second namespace with a server that reports its client's address.
 struct Outside {
     name: String,
     server: std::process::Child,
@@ -162,10 +162,10 @@ fn forwarding(interface: &str) -> String {
 }
 
 #[test]
-fn egress_opens_the_outside_and_nothing_of_the_host() {
+fn egress_reaches_outside_but_not_host() {
     isolated(|| async {
         let _outside = Outside::new();
-        let door = open_door().await;
+        let door = open_listener().await;
         let before = traces();
         assert_eq!(forwarding("uplink"), "0");
         let open = Vm::new("a", Kind::Microvm).vm("egress", true);
@@ -194,7 +194,7 @@ fn egress_opens_the_outside_and_nothing_of_the_host() {
 }
 
 #[test]
-fn of_two_daemons_with_egress_neither_takes_it_from_the_other() {
+fn daemons_do_not_disable_each_others_egress() {
     isolated(|| async {
         let _outside = Outside::new();
         let before = traces();
@@ -220,7 +220,7 @@ fn of_two_daemons_with_egress_neither_takes_it_from_the_other() {
 }
 
 #[test]
-fn a_callback_of_another_guest_makes_nobody_ready() {
+fn callback_of_another_guest_is_rejected() {
     isolated(|| async {
         let setup =
             setup().function(Vm::new("victim", Kind::Microvm).cmdline("ip=%ip gw=%gateway wanted=%callback").into());
@@ -230,7 +230,7 @@ fn a_callback_of_another_guest_makes_nobody_ready() {
             tokio::spawn(async move { waiter.send(request("GET", "/invoke/victim/", integration::empty())).await });
         let victim = daemon.until("victim", "booting", 1).await;
         let pid = u32::try_from(victim["instances"][0]["pid"].as_u64().unwrap()).unwrap();
-        // As root one can look; a guest would have to guess.
+        // The test reads it as root; a guest would have to guess.
         let line = processes::arguments(pid).join(" ");
         let (_, token) = line.split_once("/ready/").expect("the callback is on the command line");
         let token: String = token.chars().take_while(|c| c.is_ascii_alphanumeric()).collect();
@@ -249,7 +249,7 @@ fn a_callback_of_another_guest_makes_nobody_ready() {
 }
 
 #[test]
-fn without_nft_no_vm_is_started_and_the_reason_is_said() {
+fn missing_nft_refuses_vms() {
     isolated(|| async {
         let empty = tempfile::tempdir().unwrap();
         let setup = setup().variable("PATH", empty.path().as_os_str()).function(Vm::new("f", Kind::Microvm).into());

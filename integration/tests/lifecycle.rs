@@ -1,4 +1,4 @@
-//! The life of an instance from its readiness to its end: kept, used once, killed, outlived by nothing.
+//! The life cycle of process instances: keep-alive, single use, kills, descendants.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -11,7 +11,7 @@ use integration::{
 use nix::sys::signal::Signal;
 use tokio::time::Instant;
 
-/// Waits until a process is gone; how long that took.
+/// Waits until a process is gone and returns the time.
 async fn gone(pid: u32) -> Duration {
     let since = Instant::now();
     while processes::exists(pid) {
@@ -22,7 +22,7 @@ async fn gone(pid: u32) -> Duration {
 }
 
 #[tokio::test]
-async fn single_use_requests_get_a_process_each_that_is_gone_within_a_second_of_the_last_byte() {
+async fn single_use_processes_end_after_one_request() {
     let daemon = Daemon::with(Function::new("once").set("single-use", true)).await;
     let mut pids = Vec::new();
     let mut endings = Vec::new();
@@ -43,7 +43,7 @@ async fn single_use_requests_get_a_process_each_that_is_gone_within_a_second_of_
 }
 
 #[tokio::test]
-async fn a_single_use_instance_lives_until_its_response_has_been_sent() {
+async fn single_use_instance_completes_its_response() {
     let daemon = Daemon::with(Function::new("once").set("single-use", true).set("keepalive", 0)).await;
     let (_connection, response) = daemon.start(request("GET", "/invoke/once/stream?n=10&ms=100", empty())).await;
     let mut pieces = Pieces::of(response);
@@ -56,7 +56,7 @@ async fn a_single_use_instance_lives_until_its_response_has_been_sent() {
 }
 
 #[tokio::test]
-async fn requests_after_each_other_share_an_instance() {
+async fn sequential_requests_share_instance() {
     let daemon = Daemon::with(Function::new("f")).await;
     let first = daemon.get("/invoke/f/pid").await.ok().pid();
     for _ in 0..20 {
@@ -69,7 +69,7 @@ async fn requests_after_each_other_share_an_instance() {
 }
 
 #[tokio::test]
-async fn an_idle_instance_ends_when_its_keepalive_is_over_and_not_before() {
+async fn idle_instance_ends_after_keepalive() {
     let daemon = Daemon::with(Function::new("f").set("keepalive", 0.7)).await;
     let pid = daemon.get("/invoke/f/pid").await.ok().pid();
     let rest = gone(pid).await;
@@ -78,7 +78,7 @@ async fn an_idle_instance_ends_when_its_keepalive_is_over_and_not_before() {
 }
 
 #[tokio::test]
-async fn each_request_starts_the_keepalive_anew() {
+async fn request_restarts_keepalive() {
     let daemon = Daemon::with(Function::new("f").set("keepalive", 0.6)).await;
     let first = daemon.get("/invoke/f/pid").await.ok().pid();
     for _ in 0..4 {
@@ -89,11 +89,11 @@ async fn each_request_starts_the_keepalive_anew() {
 }
 
 #[tokio::test]
-async fn an_idle_instance_that_was_killed_is_replaced_without_a_wait() {
+async fn killed_idle_instance_is_replaced_at_once() {
     let daemon = Daemon::with(Function::new("f")).await;
     for _ in 0..20 {
         let pid = daemon.get("/invoke/f/pid").await.ok().pid();
-        // At once: neither the kernel nor the daemon need have got round to it yet.
+        // Immediately, before the kernel or the daemon can have noticed.
         assert!(processes::signal(pid, Signal::SIGKILL), "there is no process {pid}");
         let reply = daemon.get("/invoke/f/pid").await.ok();
         assert_ne!(reply.pid(), pid);
@@ -103,7 +103,7 @@ async fn an_idle_instance_that_was_killed_is_replaced_without_a_wait() {
 }
 
 #[tokio::test]
-async fn killing_an_instance_fails_the_request_it_serves_at_once_and_no_other() {
+async fn killed_instance_fails_only_its_request() {
     let daemon = Daemon::with(Function::new("f").set("min-instances", 2)).await;
     daemon.until("f", "idle", 2).await;
     let first = async {
@@ -113,7 +113,7 @@ async fn killing_an_instance_fails_the_request_it_serves_at_once_and_no_other() 
     let second = async { daemon.get("/invoke/f/sleep?ms=1500").await };
     let kill = async {
         let function = daemon.until("f", "busy", 2).await;
-        // Both are being served for certain: nothing of either is retried.
+        // Both requests are in progress, so neither is retried.
         tokio::time::sleep(ms(200)).await;
         let victim = u32::try_from(number(&function["instances"][0], "pid")).unwrap();
         processes::signal(victim, Signal::SIGKILL);
@@ -130,7 +130,7 @@ async fn killing_an_instance_fails_the_request_it_serves_at_once_and_no_other() 
 }
 
 #[tokio::test]
-async fn killing_an_instance_breaks_off_the_response_that_has_begun() {
+async fn killed_instance_breaks_its_response() {
     let daemon = Daemon::with(Function::new("f")).await;
     let pid = daemon.get("/invoke/f/pid").await.ok().pid();
     let (_connection, response) = daemon.start(request("GET", "/invoke/f/stream?n=50&ms=100", empty())).await;
@@ -152,7 +152,7 @@ async fn killing_an_instance_breaks_off_the_response_that_has_begun() {
 }
 
 #[tokio::test]
-async fn an_instance_that_exits_while_it_serves_is_a_502_and_is_replaced() {
+async fn exit_while_serving_is_502() {
     let daemon = Daemon::with(Function::new("f")).await;
     let pid = daemon.get("/invoke/f/pid").await.ok().pid();
     daemon.get("/invoke/f/exit?code=3").await.problem(502, "instance_failed");
@@ -160,7 +160,7 @@ async fn an_instance_that_exits_while_it_serves_is_a_502_and_is_replaced() {
 }
 
 #[tokio::test]
-async fn min_instances_are_kept_ready_when_nobody_asks() {
+async fn min_instances_are_kept_ready() {
     let daemon = Daemon::with(Function::new("f").set("min-instances", 2).set("keepalive", 0.2)).await;
     let function = daemon.until("f", "idle", 2).await;
     let pids: Vec<_> = (0..2).map(|n| u32::try_from(number(&function["instances"][n], "pid")).unwrap()).collect();
@@ -173,7 +173,7 @@ async fn min_instances_are_kept_ready_when_nobody_asks() {
 }
 
 #[tokio::test]
-async fn a_single_use_function_with_min_instances_has_the_next_one_ready() {
+async fn single_use_with_min_instances_has_next_instance_ready() {
     let daemon = Daemon::with(Function::new("f").set("min-instances", 1).set("single-use", true)).await;
     let mut pids = Vec::new();
     for _ in 0..5 {
@@ -186,7 +186,7 @@ async fn a_single_use_function_with_min_instances_has_the_next_one_ready() {
 }
 
 #[tokio::test]
-async fn an_instance_that_ignores_sigterm_is_killed_after_its_grace() {
+async fn instance_that_ignores_sigterm_is_killed_after_grace() {
     let function = Function::new("f").flag("--ignore-sigterm").set("keepalive", 0.1).set("stop-grace", 0.5);
     let daemon = Daemon::with(function).await;
     let pid = daemon.get("/invoke/f/pid").await.ok().pid();
@@ -194,9 +194,9 @@ async fn an_instance_that_ignores_sigterm_is_killed_after_its_grace() {
     assert!(took > ms(500) && took < ms(1500), "{took:?}");
 }
 
-/// One request to an instance with a second process, both of which must then be gone.
-async fn relative_ends(relative: &str) {
-    let function = Function::new("f").flag("--relative").flag(relative).set("single-use", true);
+/// Invokes an instance with a second process, and checks that both end.
+async fn descendant_ends(placement: &str) {
+    let function = Function::new("f").flag("--descendant").flag(placement).set("single-use", true);
     let daemon = Daemon::with(function.set("stop-grace", 0.3)).await;
     daemon.get("/invoke/f/pid").await.ok();
     eventually(Duration::from_secs(3), "both processes are gone", async || {
@@ -206,19 +206,19 @@ async fn relative_ends(relative: &str) {
 }
 
 #[tokio::test]
-async fn processes_that_an_instance_has_started_end_with_it() {
-    relative_ends("same-group").await;
+async fn descendants_end_with_instance() {
+    descendant_ends("same-group").await;
 }
 
 #[tokio::test]
-async fn even_those_in_a_session_of_their_own_do_where_there_are_cgroups() {
+async fn descendants_in_own_session_end_with_cgroup() {
     if cgroups_are_usable().await {
-        relative_ends("own-session").await;
+        descendant_ends("own-session").await;
     }
 }
 
 #[tokio::test]
-async fn an_instance_gets_its_environment_and_no_more_rights_than_it_needs() {
+async fn instance_has_environment_and_few_rights() {
     let function = Function::new("f").env("GREETING", "good morning, \"you\"");
     let daemon = Daemon::with(function.flag("--say").flag("%ip:%port 100%")).await;
     assert_eq!(daemon.get("/invoke/f/env?name=GREETING").await.ok().text(), "good morning, \"you\"");
@@ -229,7 +229,7 @@ async fn an_instance_gets_its_environment_and_no_more_rights_than_it_needs() {
     let pid = number(instance, "pid");
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     assert!(status.contains("NoNewPrivs:\t1"), "{status}");
-    assert_ne!(daemon.get("/invoke/f/uid").await.ok().text(), "0", "not as root, unless the daemon is asked to");
+    assert_ne!(daemon.get("/invoke/f/uid").await.ok().text(), "0", "root must be configured explicitly");
     let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
     let targets: Vec<_> = descriptors.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok()).collect();
     let daemons = std::fs::read_dir(format!("/proc/{}/fd", daemon.pid)).unwrap();
@@ -243,8 +243,8 @@ async fn an_instance_gets_its_environment_and_no_more_rights_than_it_needs() {
 }
 
 #[tokio::test]
-async fn a_function_runs_as_the_user_it_names() {
-    // Only root may choose.
+async fn process_runs_as_configured_user() {
+    // Only root can choose.
     let me = nix::unistd::geteuid();
     let other = if me.is_root() { "4711".to_owned() } else { me.to_string() };
     let daemon = Daemon::with(Function::new("f").process("user", format!("\"{other}\""))).await;
@@ -252,7 +252,7 @@ async fn a_function_runs_as_the_user_it_names() {
 }
 
 #[tokio::test]
-async fn an_instance_that_takes_too_much_memory_is_ended_and_replaced_where_the_host_can_limit_it() {
+async fn memory_limit_ends_instance() {
     let daemon = Daemon::with(Function::new("f").process("memory", 64)).await;
     let pid = daemon.get("/invoke/f/pid").await.ok().pid();
     let limited = daemon.instances("f").await[0]["resources"].to_string().contains("cgroup");
@@ -262,6 +262,6 @@ async fn an_instance_that_takes_too_much_memory_is_ended_and_replaced_where_the_
         assert_ne!(daemon.get("/invoke/f/pid").await.ok().pid(), pid);
     } else {
         reply.ok();
-        assert!(daemon.log().contains("memory"), "a limit that cannot be had must be warned of");
+        assert!(daemon.log().contains("memory"), "a missing limit must be warned of");
     }
 }

@@ -1,4 +1,4 @@
-//! What a container reaches of the daemon: its callback, and nothing else.
+//! Isolation of containers: they reach their callback, and nothing else of the daemon.
 
 use std::{process::Command, time::Duration};
 
@@ -6,13 +6,13 @@ use integration::{Connection, Daemon, contained, empty, eventually, request};
 
 use crate::shared;
 
-/// What a container gets to hear at that address.
+/// Returns the response that a container gets from an address.
 async fn hears(daemon: &Daemon, function: &str, address: &str, path: &str) -> String {
     let ask = format!("/invoke/{function}/ask?addr={address}&host=localhost&path={path}");
     daemon.get(&ask).await.ok().text()
 }
 
-/// Neither an answer nor anything else.
+/// Returns whether there was no response at all.
 fn is_silence(heard: &str) -> bool {
     ["nothing", "ConnectionReset", "ConnectionRefused", "timeout", "HostUnreachable", "NetworkUnreachable"]
         .contains(&heard)
@@ -24,7 +24,7 @@ async fn address_of(daemon: &Daemon, function: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_container_reaches_its_callback_and_nothing_else_of_the_daemon() {
+async fn container_reaches_only_its_callback() {
     let Some(engine) = shared() else { return };
     // Another address of this host.
     let added = Command::new("ip").args(["addr", "add", "192.0.2.7/32", "dev", "lo"]).status();
@@ -35,7 +35,7 @@ async fn a_container_reaches_its_callback_and_nothing_else_of_the_daemon() {
     let url = daemon.get("/invoke/inside/callback").await.ok().text();
     let gateway = url.strip_prefix("http://").unwrap().split(':').next().unwrap().to_owned();
     let answer = hears(&daemon, "inside", &format!("{gateway}:{callback}"), "/ready/x").await;
-    assert_eq!(answer, "HTTP/1.1 404 Not Found", "or nothing is shown");
+    assert_eq!(answer, "HTTP/1.1 404 Not Found", "the positive control failed");
     for host in [gateway.as_str(), "192.0.2.7"] {
         for (port, path) in [(front, "/healthz"), (front, "/invoke/inside/pid"), (front, "/debug"), (admin, "/debug")] {
             let heard = hears(&daemon, "inside", &format!("{host}:{port}"), path).await;
@@ -44,7 +44,7 @@ async fn a_container_reaches_its_callback_and_nothing_else_of_the_daemon() {
         assert_eq!(hears(&daemon, "inside", &format!("{host}:{callback}"), "/debug").await, "HTTP/1.1 404 Not Found");
     }
     assert!(daemon.log().contains("its address has no business there"), "{}", daemon.log());
-    // Others on this host are heard at the same addresses.
+    // Local clients are served at the same addresses.
     let mut other = Connection::open(format!("192.0.2.7:{front}").parse().unwrap()).await.unwrap();
     other.send(request("GET", "/healthz", empty())).await.unwrap().ok();
     let removed = Command::new("ip").args(["addr", "del", "192.0.2.7/32", "dev", "lo"]).status();
@@ -52,7 +52,7 @@ async fn a_container_reaches_its_callback_and_nothing_else_of_the_daemon() {
 }
 
 #[tokio::test]
-async fn a_callback_of_another_container_makes_nobody_ready() {
+async fn callback_of_another_container_is_rejected() {
     let Some(engine) = shared() else { return };
     let daemon = engine
         .setup()

@@ -1,4 +1,4 @@
-//! The daemon that is maltreated: its functions, its clients, its small disk, its clock.
+//! The daemon under chaos: functions, clients, a small disk, a shifted clock.
 
 use std::{
     fs,
@@ -13,7 +13,7 @@ use integration::{
     vm::{self, Kind, Vm},
 };
 
-/// Hides the state directory behind a file system that can be filled.
+/// Mounts a small file system at the state directory.
 const SMALL_DISK: [&str; 6] = [
     "unshare",
     "--mount",
@@ -22,23 +22,23 @@ const SMALL_DISK: [&str; 6] = [
     "-c",
     "mount -t tmpfs -o size=24m,mode=755 none \"$STATE\" && exec \"$0\" \"$@\"",
 ];
-/// Where Debian has the library that shifts a program's clock.
+/// Path of Debian's library that shifts a program's clock.
 const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
-/// Until nothing but what shall be kept ready is left, and that is there again: starts that kept failing are backed off from.
-const CALM: Duration = Duration::from_secs(90);
+/// Time until only `min-instances` are left, and ready again: failing functions are backed off.
+const CALM_TIMEOUT: Duration = Duration::from_secs(90);
 
-/// Never becomes ready.
+/// A function that never becomes ready.
 pub const LOST: &str = "lost";
-/// Whose file is rewritten, and broken.
+/// A function whose file is rewritten and broken.
 pub const EDITED: &str = "edited";
-/// Whose directory comes and goes.
+/// A function whose directory is removed and restored.
 pub const FLEETING: &str = "fleeting";
 
 pub const WORKLOADS: [Workload; 13] = [
     workload("GET", "/invoke/lasting/sleep?ms=20", 2),
     workload("POST", "/invoke/lasting/sleep?ms=20", 2),
     workload("GET", "/invoke/once/pid", 1),
-    workload("POST", "/invoke/kin/sleep?ms=30", 1),
+    workload("POST", "/invoke/descendants/sleep?ms=30", 1),
     workload("POST", "/invoke/boxed/sleep?ms=30", 2),
     workload("GET", "/invoke/boxed-once/pid", 1),
     workload("POST", "/invoke/machine/echo", 2),
@@ -54,7 +54,7 @@ const fn workload(method: &'static str, path: &'static str, clients: usize) -> W
     Workload { method, path, clients, pause: ms(30) }
 }
 
-/// What is there of a daemon.
+/// Resources that belong to a daemon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Held {
     pub daemon: Census,
@@ -65,7 +65,7 @@ pub struct Held {
 }
 
 impl Held {
-    /// Whether it is no more than before. Memory is judged apart.
+    /// Returns whether no resource has grown. Memory is checked separately.
     pub fn is_no_more_than(&self, before: &Self) -> bool {
         self.daemon.descriptors <= before.daemon.descriptors
             && self.daemon.threads <= before.daemon.threads
@@ -77,8 +77,8 @@ impl Held {
     }
 }
 
-pub struct Stage {
-    /// Before the engine, which it needs to end in an orderly way.
+pub struct Rig {
+    /// Dropped before the engine, which it needs for an orderly end.
     pub daemon: Daemon,
     pub engine: Arc<Engine>,
     pub home: Arc<Home>,
@@ -86,7 +86,7 @@ pub struct Stage {
     pub clock: bool,
 }
 
-impl Stage {
+impl Rig {
     pub async fn set(engine: Engine) -> Self {
         let home = Home::new();
         let state = home.path("state");
@@ -106,13 +106,13 @@ impl Stage {
         Self { daemon: setup.start().await, engine: Arc::new(engine), home, clock }
     }
 
-    /// A path of the state directory, as the daemon sees it.
+    /// Returns a path of the state directory, as the daemon sees it.
     pub fn state(&self, name: &str) -> PathBuf {
         let state = self.home.path("state").join(name);
         PathBuf::from(format!("/proc/{}/root{}", self.daemon.pid, state.display()))
     }
 
-    /// What there is now.
+    /// Counts the resources now.
     pub async fn held(&self) -> Held {
         Held {
             daemon: Census::of(self.daemon.pid),
@@ -123,10 +123,10 @@ impl Stage {
         }
     }
 
-    /// Waits until only what is kept ready is left, and no more than `before`.
+    /// Waits until only `min-instances` are left, and no more resources than `before`.
     pub async fn calm(&self, before: Option<&Held>) -> Held {
         let kept = |name: &str| usize::from(["lasting", "boxed", "machine"].contains(&name));
-        eventually(CALM, "only what is kept ready is left", async || {
+        eventually(CALM_TIMEOUT, "only what is kept ready is left", async || {
             let debug = self.daemon.debug().await;
             let functions = debug["functions"].as_object()?;
             let calm = functions.iter().all(|(name, function)| {
@@ -140,7 +140,7 @@ impl Stage {
     }
 }
 
-/// The functions. Their processes carry the token of `home`.
+/// Returns the functions. Their processes carry the token of `home`.
 fn functions(home: &Home) -> Vec<Function> {
     let image = home.path("disk.img");
     fs::write(&image, vec![7; 1 << 20]).unwrap();
@@ -152,7 +152,7 @@ fn functions(home: &Home) -> Vec<Function> {
     vec![
         times(Function::new("lasting").set("min-instances", 1).set("concurrent-requests", 4)),
         times(Function::new("once").set("single-use", true)),
-        times(Function::new("kin").flag("--relative").flag("own-session").flag("--ignore-sigterm")),
+        times(Function::new("descendants").flag("--descendant").flag("own-session").flag("--ignore-sigterm")),
         boxed("boxed", "min-instances = 1"),
         boxed("boxed-once", "single-use = true"),
         machine("machine", Kind::Microvm).set("min-instances", 1).into(),
@@ -165,17 +165,17 @@ fn functions(home: &Home) -> Vec<Function> {
     ]
 }
 
-/// The function whose file changes, as it should be.
+/// Returns the valid version of the edited function.
 pub fn edited(value: u32) -> Function {
     Function::new(EDITED).set("keepalive", 1).set("timeout", 5).env("VALUE", &value.to_string())
 }
 
-/// The function that comes and goes.
+/// Returns the function that is removed and restored.
 pub fn fleeting() -> Function {
     Function::new(FLEETING).set("keepalive", 1).set("timeout", 5)
 }
 
-/// Removes an interface behind the daemon's back; whether it was there.
+/// Removes an interface without the daemon; returns whether it existed.
 pub fn remove_link(name: &str) -> bool {
     Command::new("ip").args(["link", "del", name]).output().unwrap().status.success()
 }

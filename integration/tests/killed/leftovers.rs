@@ -1,4 +1,4 @@
-//! What there is of a daemon on this host, seen from outside: processes, taps, rules, containers, cgroups, files, records.
+//! Resources of a daemon on this host, seen from outside: processes, taps, rules, containers, cgroups, files, records.
 
 use std::{
     collections::BTreeSet,
@@ -14,12 +14,12 @@ use integration::{Daemon, Engine, Home, processes::arguments, vm::ip};
 use serde_json::Value;
 use tokio::time::Instant;
 
-/// From the start of the next daemon until nothing is left.
+/// Time from the start of the next daemon until no leftover exists.
 const LIMIT: Duration = Duration::from_secs(2);
 /// An interface of the host with a default route, which does not forward.
 const UPLINK: &str = "uplink";
 
-/// The host, or what of it the calling thread sees.
+/// The host, as the calling thread sees it.
 pub struct Host {
     network: u64,
 }
@@ -40,15 +40,15 @@ fn forwarding() -> String {
     format!("/proc/sys/net/ipv4/conf/{UPLINK}/forwarding")
 }
 
-/// The network namespace of a process.
+/// Returns the network namespace of a process.
 fn network(process: &Path) -> Option<u64> {
     fs::metadata(process.join("ns/net")).ok().map(|metadata| metadata.ino())
 }
 
-/// Things, each by a name that is never given twice.
+/// Resources, each by a name that is never reused.
 #[derive(Debug, Default)]
-pub struct Remains {
-    /// Of functions, also those in containers, by process id and start.
+pub struct Leftovers {
+    /// Of functions, including those in containers, by process id and start time.
     processes: BTreeSet<(u32, u64)>,
     /// Of virtual machines.
     monitors: BTreeSet<(u32, u64)>,
@@ -65,8 +65,8 @@ pub struct Remains {
     reserved: bool,
 }
 
-impl Remains {
-    /// All there is now. `others` are processes of somebody else.
+impl Leftovers {
+    /// Lists the resources now. `others` are processes to ignore.
     pub async fn of(host: &Host, engine: &Engine, home: &Home, others: &[u32]) -> Self {
         let state = home.path("state");
         let identity = fs::read_to_string(state.join("identity")).unwrap();
@@ -95,8 +95,8 @@ impl Remains {
         self.to_string() == "nothing"
     }
 
-    /// Waits until there is nothing of it any more, and nothing else that only an earlier daemon can have made; how long
-    /// after `since` that was.
+    /// Waits until these resources, and others that only an earlier daemon can have created, are gone. Returns the time after
+    /// `since`.
     ///
     /// # Panics
     /// When something is left after `LIMIT`.
@@ -111,7 +111,7 @@ impl Remains {
         loop {
             let now = Self::of(host, engine, &daemon.home, others).await;
             let mut left = now.both(self);
-            left.containers.extend(strangers(engine, daemon).await);
+            left.containers.extend(unknown_containers(engine, daemon).await);
             let orphans = |set: &BTreeSet<(u32, u64)>| {
                 set.iter().filter(|(pid, _)| !descends(*pid, daemon.pid)).copied().collect::<Vec<_>>()
             };
@@ -125,7 +125,7 @@ impl Remains {
         }
     }
 
-    /// What is in both.
+    /// Returns the resources in both sets.
     fn both(&self, other: &Self) -> Self {
         fn common<T: Ord + Clone>(one: &BTreeSet<T>, other: &BTreeSet<T>) -> BTreeSet<T> {
             one.intersection(other).cloned().collect()
@@ -149,7 +149,7 @@ impl Remains {
     }
 }
 
-impl fmt::Display for Remains {
+impl fmt::Display for Leftovers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let counts = [
             ("processes", self.processes.len()),
@@ -172,26 +172,26 @@ impl fmt::Display for Remains {
     }
 }
 
-/// The mark on things in the network, as it is made of an identity.
+/// Returns the mark on network resources, which derives from the daemon's id.
 fn mark(identity: &str) -> u32 {
     u64::from_str_radix(identity, 16).unwrap() as u32 & 0x7fff_fffe | 0x4000_0000
 }
 
-/// Processes other than `others`, by their arguments and process id.
+/// Returns processes outside `others`, by arguments and process id.
 fn processes(others: &[u32], ours: impl Fn(&[String], u32) -> bool) -> BTreeSet<(u32, u64)> {
     let pids = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
     let ours = pids.filter(|pid| !others.contains(pid) && ours(&arguments(*pid), *pid));
     ours.filter_map(|pid| Some((pid, stat(pid)?.1))).collect()
 }
 
-/// Parent and start of a process that is none of the dead.
+/// Returns parent and start time of a living process.
 fn stat(pid: u32) -> Option<(u32, u64)> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
     (!matches!(fields[0], "Z" | "X")).then(|| Some((fields[1].parse().ok()?, fields[19].parse().ok()?)))?
 }
 
-/// Whether it is of this daemon, or of a container engine, whose containers are looked at by themselves.
+/// Returns whether a process descends from this daemon, or from a container engine, whose containers are listed separately.
 fn descends(pid: u32, daemon: u32) -> bool {
     let mut pid = pid;
     while let Some((parent, _)) = stat(pid) {
@@ -230,8 +230,8 @@ async fn containers(engine: &Engine, identity: &str) -> BTreeSet<String> {
     all.filter(|container| label(container, "unifaas.daemon") == identity).filter_map(|one| one.id).collect()
 }
 
-/// Containers of this daemon's state directory that it knows nothing of.
-async fn strangers(engine: &Engine, daemon: &Daemon) -> Vec<String> {
+/// Returns containers with this state directory's label that the daemon does not list.
+async fn unknown_containers(engine: &Engine, daemon: &Daemon) -> Vec<String> {
     let identity = fs::read_to_string(daemon.home.path("state/identity")).unwrap();
     let all = engine.containers("unifaas-").await;
     let known = daemon.debug().await.to_string();
@@ -239,7 +239,7 @@ async fn strangers(engine: &Engine, daemon: &Daemon) -> Vec<String> {
     ours.map(|one| label(one, "unifaas.instance").to_owned()).filter(|instance| !known.contains(instance)).collect()
 }
 
-/// Directories below whose name begins like that.
+/// Returns directories below a path whose name has a prefix.
 fn cgroups(below: &Path, prefix: &str) -> BTreeSet<PathBuf> {
     let mut found = BTreeSet::new();
     for entry in fs::read_dir(below).into_iter().flatten().flatten() {

@@ -1,4 +1,4 @@
-//! The life of a container: shared, used once, kept, streamed from; under runc and under gVisor.
+//! The life cycle of containers under runc and gVisor: sharing, single use, keep-alive, streaming.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use crate::{container, shared};
 
 #[tokio::test]
-async fn requests_after_each_other_share_a_container_and_debug_shows_it() {
+async fn sequential_requests_share_container() {
     let Some(engine) = shared() else { return };
     let daemon = engine.daemon(contained("shares", &[], "", "")).await;
     let first = container(&daemon, "shares").await;
@@ -26,7 +26,7 @@ async fn requests_after_each_other_share_a_container_and_debug_shows_it() {
 }
 
 #[tokio::test]
-async fn single_use_requests_get_a_container_each_and_none_is_left() {
+async fn single_use_requests_get_a_container_each() {
     let Some(engine) = shared() else { return };
     let daemon = engine.daemon(contained("once", &[], "single-use = true\nstop-grace = 0", "")).await;
     let mut ids = HashSet::new();
@@ -38,7 +38,7 @@ async fn single_use_requests_get_a_container_each_and_none_is_left() {
 }
 
 #[tokio::test]
-async fn fifty_cold_single_use_requests_at_once_are_all_answered_and_nothing_is_left() {
+async fn burst_of_single_use_requests_is_served() {
     let Some(engine) = shared() else { return };
     let top = "single-use = true\nstop-grace = 0\nboot-timeout = 60";
     let daemon = engine.daemon(contained("burst", &[], top, "memory = 64")).await;
@@ -49,7 +49,7 @@ async fn fifty_cold_single_use_requests_at_once_are_all_answered_and_nothing_is_
 }
 
 #[tokio::test]
-async fn requests_at_once_on_a_cold_function_share_boots() {
+async fn concurrent_cold_requests_share_boots() {
     let Some(engine) = shared() else { return };
     let daemon = engine.daemon(contained("boots", &[], "concurrent-requests = 10", "")).await;
     for reply in join_all((0..40).map(|_| daemon.get("/invoke/boots/sleep?ms=100"))).await {

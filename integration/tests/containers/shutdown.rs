@@ -1,4 +1,4 @@
-//! How containers end with the daemon, or when nobody needs them: asked first, then killed, and removed.
+//! Orderly ends of containers: SIGTERM, then kill, then removal.
 
 use integration::{contained, eventually, ms};
 use nix::sys::signal::Signal;
@@ -7,7 +7,7 @@ use crate::{container, shared};
 
 async fn leaves_nothing(signal: Signal, name: &str) {
     let Some(engine) = shared() else { return };
-    let foreign = format!("unifaas-{name}-of-somebody-else");
+    let foreign = format!("unifaas-{name}-foreign");
     let id = engine.foreign(&foreign).await;
     let mut daemon = engine
         .setup()
@@ -36,19 +36,19 @@ async fn leaves_nothing(signal: Signal, name: &str) {
 }
 
 #[tokio::test]
-async fn sigterm_serves_what_was_taken_and_leaves_no_container_of_ours_and_all_others() {
+async fn sigterm_finishes_requests_and_removes_own_containers() {
     leaves_nothing(Signal::SIGTERM, "terminated").await;
 }
 
 #[tokio::test]
-async fn sigint_serves_what_was_taken_and_leaves_no_container_of_ours_and_all_others() {
+async fn sigint_finishes_requests_and_removes_own_containers() {
     leaves_nothing(Signal::SIGINT, "interrupted").await;
 }
 
 #[tokio::test]
-async fn a_container_is_asked_to_end_before_it_is_killed() {
+async fn container_gets_sigterm_before_kill() {
     let Some(engine) = shared() else { return };
-    // With an init as its first process: without one, a program that does not care never hears of SIGTERM.
+    // With an init as process 1: without it, SIGTERM does not reach a program that has no handler.
     let daemon = engine.daemon(contained("polite", &[], "keepalive = 0.2\nstop-grace = 20", "init = true")).await;
     container(&daemon, "polite").await;
     eventually(ms(5000), "it has ended by itself", async || {
@@ -59,7 +59,7 @@ async fn a_container_is_asked_to_end_before_it_is_killed() {
 }
 
 #[tokio::test]
-async fn a_container_that_does_not_care_is_killed_after_the_grace() {
+async fn container_that_ignores_sigterm_is_killed_after_grace() {
     let Some(engine) = shared() else { return };
     let flags = ["--ignore-sigterm"];
     let daemon = engine.daemon(contained("stubborn", &flags, "keepalive = 0.1\nstop-grace = 1", "init = true")).await;

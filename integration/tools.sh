@@ -1,8 +1,8 @@
-# What the commands of this directory need from outside, and how it gets there. To be sourced by bash.
+# Required programs of the commands in this directory, and their installation. Source it from bash.
 
-# Command and Debian packages of everything that is used besides cargo.
+# Commands with their Debian packages, besides cargo.
 readonly BUILD_TOOLS=("cc gcc libc6-dev" "objdump binutils")
-# For a private container engine, which only root can start.
+# For a private container engine, which needs root.
 readonly ENGINE_TOOLS=(
   "dockerd docker.io" "docker docker.io" "containerd containerd" "runc runc" "runsc runsc" "iptables iptables"
   "ip iproute2" "unshare util-linux" "ldd libc-bin"
@@ -12,7 +12,7 @@ readonly VM_TOOLS=("qemu-system-x86_64 qemu-system-x86" "nft nftables")
 
 have() { command -v "$1" >/dev/null 2>&1; }
 
-# missing_packages TOOL...: the packages of those that are not there, on one line.
+# missing_packages TOOL...: prints the packages of missing commands on one line.
 missing_packages() {
   local tool
   for tool in "$@"; do
@@ -20,10 +20,10 @@ missing_packages() {
   done | xargs
 }
 
-# Why packages cannot be installed here; nothing if they can.
+# Prints why packages cannot be installed here; nothing if they can.
 obstacle_to_installing() {
   if ! have apt-get; then
-    echo "this is no Debian"
+    echo "this is not Debian"
   elif ((EUID != 0)); then
     echo "only root may"
   fi
@@ -32,7 +32,7 @@ obstacle_to_installing() {
 # install_packages PACKAGE...
 install_packages() (
   export DEBIAN_FRONTEND=noninteractive
-  # Programs are wanted, not services: an engine or a proxy for the whole host is nobody's wish here.
+  # Do not start services: the host must not get an engine or a proxy.
   policy=/usr/sbin/policy-rc.d
   if [[ ! -e $policy ]]; then
     trap 'rm -f "$policy"' EXIT
@@ -41,7 +41,7 @@ install_packages() (
   fi
   apt-get -o DPkg::Lock::Timeout=120 update &&
     apt-get -o DPkg::Lock::Timeout=120 install --yes --no-install-recommends "$@" || return
-  # Nor at the next boot.
+  # Do not start them at the next boot either.
   if have systemctl; then
     for package in "$@"; do
       systemctl --quiet disable "${package%.io}.service" "${package%.io}.socket" 2>/dev/null || true

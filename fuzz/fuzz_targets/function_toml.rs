@@ -1,3 +1,8 @@
+//! Fuzz target: the parser of `function.toml`.
+
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| unifaas::fuzz::function_toml(data));
+#[path = "../checks/function_toml.rs"]
+mod checks;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| checks::check(data));

@@ -281,7 +281,7 @@ async fn full_disk_refuses_new_instances_only() {
 }
 
 /// Forbids or allows changes of a directory. Returns whether that can be done here.
-fn lock_up(path: &Path, how: &str) -> bool {
+fn set_immutable(path: &Path, how: &str) -> bool {
     Command::new("chattr").arg(how).arg(path).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
 }
 
@@ -293,7 +293,7 @@ async fn journal_that_cannot_be_written_refuses_new_instances_only() {
     let daemon = Setup::at(&home).start().await;
     daemon.until("warm", "idle", 1).await;
     let journal = home.path("state/resources");
-    if !lock_up(&journal, "+i") {
+    if !set_immutable(&journal, "+i") {
         return skip("no directory can be made immutable here");
     }
     let reply = daemon.get("/invoke/f/pid").await;

@@ -9,21 +9,18 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a target fails by panicking")]
 
-mod function_toml;
 #[cfg(test)]
 mod replay;
 
 pub use crate::http::fuzz::{body, callback, invoke_path, request, response};
-pub use function_toml::function_toml;
 
 /// A function that takes any bytes.
 pub type Target = fn(&[u8]);
 
 /// All of them. Each has a file in `fuzz/fuzz_targets/` and seeds in `fuzz/corpus/`.
-pub const TARGETS: [(&str, Target); 6] = [
+pub const TARGETS: [(&str, Target); 5] = [
     ("body", body),
     ("callback", callback),
-    ("function_toml", function_toml),
     ("invoke_path", invoke_path),
     ("request", request),
     ("response", response),

@@ -1,4 +1,4 @@
-//! The simplest client: a request over a socket, as plain as it gets, so that what is measured is the other side.
+//! A minimal HTTP client over a socket, so that the measurement shows the other side.
 
 use std::{
     io::{Read, Write},
@@ -6,13 +6,13 @@ use std::{
     time::Duration,
 };
 
-/// No answer takes longer.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Time limit of a response.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Asks over a new connection and waits for the first byte of the answer; the connection is closed with the answer.
+/// Sends a GET over a new connection and waits for the first byte of the response.
 ///
 /// # Panics
-/// When there is no answer of status 200.
+/// When there is no response with status 200.
 pub fn first_byte(server: SocketAddr, path: &str) {
     let mut stream = connect(server);
     stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\n\r\n").as_bytes()).unwrap();
@@ -25,11 +25,11 @@ pub fn first_byte(server: SocketAddr, path: &str) {
     }
 }
 
-/// Asks so many times over one connection, each time when the answer to the last has come. `body` is how an answer ends.
+/// Sends `times` requests over one connection, one after the other. `body` is the end of each response.
 ///
 /// # Panics
-/// When an answer does not end like that.
-pub fn keep_asking(server: SocketAddr, path: &str, times: u64, body: &[u8]) {
+/// When a response does not end with `body`.
+pub fn send_in_sequence(server: SocketAddr, path: &str, times: u64, body: &[u8]) {
     let mut stream = connect(server);
     let request = format!("GET {path} HTTP/1.1\r\nHost: {server}\r\n\r\n");
     let mut buffer = [0; 4096];
@@ -48,6 +48,6 @@ pub fn keep_asking(server: SocketAddr, path: &str, times: u64, body: &[u8]) {
 fn connect(server: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(server).unwrap_or_else(|error| panic!("no connection to {server}: {error}"));
     stream.set_nodelay(true).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(RESPONSE_TIMEOUT)).unwrap();
     stream
 }

@@ -1,5 +1,5 @@
-//! Bursts: many cold requests at once, each of which needs an instance of its own, beside as many starts by hand, all at
-//! once as well.
+//! Bursts: many simultaneous cold requests, each of which needs its own instance, beside as many simultaneous starts by
+//! hand.
 
 use std::{path::Path, sync::Barrier, thread, time::Duration};
 
@@ -25,12 +25,12 @@ use crate::{
 
 const ROUNDS: usize = 9;
 const CONTAINER_ROUNDS: usize = 3;
-/// The burst whose last answer is one of the figures to reach.
+/// Size of the burst whose last response is one of the figures.
 const FIGURE: usize = 100;
-/// Before each burst: what the last one leaves to the kernel to clean up shall not be in the way.
-const REST: Duration = Duration::from_millis(200);
+/// Pause before each burst, so that the kernel's cleanup of the last one does not disturb it.
+const SETTLE_TIME: Duration = Duration::from_millis(200);
 
-/// When the answers of one burst came, in milliseconds since it began, in order.
+/// Times of the responses of one burst, in milliseconds since its begin, in order.
 type Answers = Vec<f64>;
 
 /// Bursts of one size.
@@ -40,7 +40,7 @@ struct Bursts {
     through: Vec<Answers>,
 }
 
-/// The section.
+/// Runs the section.
 pub async fn run(options: &Options) -> Section {
     let mut section = Section::new(SectionName::Burst.word());
     match apart(async || processes(options).await) {
@@ -62,7 +62,7 @@ pub async fn run(options: &Options) -> Section {
     section
 }
 
-/// Makes a table; how much later than by hand the last answer came, by the size of the burst.
+/// Adds a table. Returns the delay of the last response against the starts by hand, by burst size.
 fn note(section: &mut Section, what: &str, bursts: &[(usize, Bursts)]) -> Vec<(usize, Option<f64>)> {
     let columns = [
         ("by hand: first ms", 1),
@@ -88,7 +88,7 @@ fn note(section: &mut Section, what: &str, bursts: &[(usize, Bursts)]) -> Vec<(u
     ratios
 }
 
-/// Of the first, the middle and the last answer of each burst the median.
+/// Returns the medians of the first, the middle and the last response of each burst.
 fn summary(bursts: &[Answers]) -> [Option<f64>; 3] {
     let over = |pick: &dyn Fn(&Answers) -> Option<f64>| median(&bursts.iter().filter_map(pick).collect::<Vec<_>>());
     [
@@ -107,9 +107,9 @@ async fn processes(options: &Options) -> Vec<(usize, Bursts)> {
         let (mut bursts, rounds) = (Bursts::default(), options.rounds(ROUNDS));
         progress(&format!("burst: {count} processes, {rounds} rounds"));
         for round in 0..=rounds {
-            sleep(REST).await;
+            sleep(SETTLE_TIME).await;
             let by_hand = processes_by_hand(*count, &lean);
-            sleep(REST).await;
+            sleep(SETTLE_TIME).await;
             let (through, _) = at_once(vec![(); *count], |()| first_byte(daemon.listen, "/invoke/f/"));
             daemon.settled("f", "no instance", |function| function["instances"] == json!([])).await;
             if round > 0 {
@@ -129,7 +129,7 @@ fn processes_by_hand(count: usize, program: &Path) -> Answers {
     answers
 }
 
-/// Does something with each, all at once on a thread of its own; when each was done, and what came of it.
+/// Runs `work` for each element, each on its own thread; returns the completion times and the results.
 fn at_once<T: Send, R: Send>(all: Vec<T>, work: impl Fn(T) -> R + Sync) -> (Answers, Vec<R>) {
     let barrier = Barrier::new(all.len());
     let (barrier, work) = (&barrier, &work);
@@ -141,13 +141,13 @@ fn at_once<T: Send, R: Send>(all: Vec<T>, work: impl Fn(T) -> R + Sync) -> (Answ
     };
     let done: Vec<_> = thread::scope(|scope| {
         let threads: Vec<_> = all.into_iter().map(|each| scope.spawn(move || one(each))).collect();
-        threads.into_iter().map(|thread| thread.join().expect("every start gets an answer")).collect()
+        threads.into_iter().map(|thread| thread.join().expect("every start gets a response")).collect()
     });
     let answers = since_the_first(done.iter().map(|(began, ended, _)| (*began, *ended)));
     (answers, done.into_iter().map(|(.., result)| result).collect())
 }
 
-/// A burst begins when the first of it does.
+/// Returns times since the earliest start.
 fn since_the_first(times: impl Iterator<Item = (Instant, Instant)> + Clone) -> Answers {
     let Some(first) = times.clone().map(|(began, _)| began).min() else { return Answers::new() };
     in_order(times.map(|(_, ended)| ended - first).collect())
@@ -162,13 +162,13 @@ async fn containers(options: &Options) -> Vec<(usize, Bursts)> {
         let (mut bursts, rounds) = (Bursts::default(), options.rounds(CONTAINER_ROUNDS));
         progress(&format!("burst: {count} containers, {rounds} rounds"));
         for round in 0..=rounds {
-            sleep(REST).await;
+            sleep(SETTLE_TIME).await;
             let began = Instant::now();
             let by_hand = (0..*count).map(async |_| (container::by_hand(&docker, runtime).await, began.elapsed()));
             let (containers, by_hand) = join_all(by_hand).await.into_iter().unzip();
             let containers: Vec<String> = containers;
             join_all(containers.iter().map(|container| container::remove(&docker, container))).await;
-            sleep(REST).await;
+            sleep(SETTLE_TIME).await;
             let through = containers_through(&daemon, runtime, *count).await;
             engine.none_left(runtime).await;
             if round > 0 {
@@ -202,14 +202,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_burst_is_told_by_its_first_its_middle_and_its_last_answer() {
+    fn summary_has_first_middle_and_last_response() {
         let bursts = [vec![1.0, 2.0, 9.0], vec![3.0, 4.0, 5.0], vec![2.0, 6.0, 7.0]];
         assert_eq!(summary(&bursts), [Some(2.0), Some(4.0), Some(7.0)]);
         assert_eq!(summary(&[]), [None, None, None]);
     }
 
     #[test]
-    fn answers_count_from_the_beginning_of_the_first_start() {
+    fn times_count_from_first_start() {
         let start = Instant::now();
         let after = |milliseconds| start + Duration::from_millis(milliseconds);
         let times = [(after(2), after(9)), (after(0), after(4)), (after(1), after(3))];
@@ -217,8 +217,8 @@ mod tests {
     }
 
     #[test]
-    fn everything_begins_at_once_and_nothing_is_lost() {
-        // If one waited for another, none would get past this.
+    fn runs_all_work_concurrently() {
+        // A barrier: without concurrency none would get past it.
         let together = Barrier::new(8);
         let (answers, results) = at_once((0..8).collect(), |number| {
             together.wait();

@@ -1,8 +1,8 @@
-//! Reads the profiles that valgrind's callgrind writes: how many instructions each function executed itself.
+//! Reads callgrind's profiles: how many instructions each function executed itself.
 
 use std::collections::HashMap;
 
-/// Instructions by function, those of its callees not included.
+/// Instructions by function, without callees.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Profile {
     /// Of the whole program, as callgrind counted them.
@@ -11,9 +11,9 @@ pub struct Profile {
 }
 
 impl Profile {
-    /// Reads a profile of one kind of event, which is what callgrind writes without options.
+    /// Parses a profile with one event type, which is callgrind's default.
     ///
-    /// Numbers in front of names stand for the name from then on; the line after `calls=` is what the callee cost.
+    /// Numbers before names abbreviate the name from then on. The line after `calls=` is the cost of the callee.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut names: HashMap<&str, &str> = HashMap::new();
         let mut profile = Self::default();
@@ -40,7 +40,7 @@ impl Profile {
         Ok(profile)
     }
 
-    /// What a longer run has more than this one for each of `times`: all of it, and by function, the most expensive first.
+    /// Returns the additional instructions of a longer run per `times`: in total, and by function, largest first.
     pub fn growth(&self, longer: &Self, times: u64) -> (f64, Vec<(String, f64)>) {
         let each = |more: u64, less: u64| (more as f64 - less as f64) / times as f64;
         let before = |name: &String| self.by_function.get(name).copied().unwrap_or_default();
@@ -66,7 +66,7 @@ fn number(text: &str) -> Result<u64, String> {
     text.trim().parse().map_err(|_| format!("not a number: {text}"))
 }
 
-/// Without what callgrind and rustc add: `'2` for a recursion, `::h0123456789abcdef` for a crate's version.
+/// Removes the suffixes of callgrind and rustc: `'2` for a recursion, `::h0123456789abcdef` for a crate's version.
 fn tidy(name: &str) -> &str {
     let name = match name.rsplit_once('\'') {
         Some((name, level)) if level.bytes().all(|byte| byte.is_ascii_digit()) => name,
@@ -114,17 +114,17 @@ totals: 334
 ";
 
     #[test]
-    fn a_function_is_charged_with_its_own_lines_and_not_with_its_callees() {
+    fn callees_are_not_counted() {
         let profile = Profile::parse(PROFILE).unwrap();
         assert_eq!(profile.total, 334);
         assert_eq!(profile.by_function["unifaas::main"], 30);
-        // Recursion is the same function.
+        // Recursion counts for the same function.
         assert_eq!(profile.by_function["serve"], 304);
         assert_eq!(profile.by_function.values().sum::<u64>(), profile.total);
     }
 
     #[test]
-    fn the_growth_is_for_each_time_and_ordered() {
+    fn growth_is_divided_and_sorted() {
         let short = Profile::parse(PROFILE).unwrap();
         let longer =
             PROFILE.replace("40 200", "40 800").replace("totals: 334", "totals: 954").replace("+3 20", "+3 40");
@@ -135,14 +135,14 @@ totals: 334
     }
 
     #[test]
-    fn names_keep_what_belongs_to_them() {
+    fn tidy_removes_only_suffixes() {
         assert_eq!(tidy("<a::B<'_> as c::D>::e"), "<a::B<'_> as c::D>::e");
         assert_eq!(tidy("a::hello"), "a::hello");
         assert_eq!(tidy("a::b::h0123456789abcdef'2"), "a::b");
     }
 
     #[test]
-    fn what_was_cut_off_is_no_profile() {
+    fn truncated_profile_is_error() {
         assert!(Profile::parse(&PROFILE.replace("totals", "total")).is_err());
         assert!(Profile::parse("fn=(9)\n1 2\ntotals: 2\n").is_err());
     }

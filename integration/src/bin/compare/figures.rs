@@ -1,10 +1,10 @@
-//! The figures to reach, and whether they are.
+//! The target figures and their verdicts.
 
 use serde::Serialize;
 
 use crate::report::number;
 
-/// What is to be reached.
+/// A target figure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Figure {
@@ -27,7 +27,7 @@ pub enum Figure {
     Instructions,
 }
 
-/// One line of the table.
+/// A row of the table.
 #[derive(Debug, Serialize)]
 pub struct Reached {
     figure: Figure,
@@ -89,7 +89,7 @@ const fn goal(
     (figure, Goal { what, unit, better, at_least, dream, decimals })
 }
 
-/// Every figure, beside what was measured of it.
+/// Returns every figure with its measurement.
 pub fn reached(measured: &[(Figure, f64)]) -> Vec<Reached> {
     let of = |wanted: Figure| measured.iter().find(|(figure, _)| *figure == wanted).map(|(_, value)| *value);
     let line = |(figure, goal): (Figure, Goal)| {
@@ -115,7 +115,7 @@ impl Goal {
 }
 
 impl Reached {
-    /// For a row of the table.
+    /// Returns the cells of the row.
     pub fn cells(&self) -> Vec<String> {
         let Self { goal, measured, verdict, .. } = self;
         let wanted = |value: f64| {
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn more_is_better_for_rates_and_less_for_costs() {
+    fn verdict_depends_on_direction() {
         for (value, expected) in [(0.87, "NO"), (0.88, "yes"), (0.99, "yes"), (1.0, "dream")] {
             assert_eq!(verdict(Figure::RateAgainstNginx, value), expected, "{value}");
         }
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn every_figure_is_in_the_table_once_measured_or_not() {
+    fn every_figure_has_one_row() {
         let lines = reached(&[(Figure::Burst, 1.1)]);
         assert_eq!(lines.len(), GOALS.len());
         assert_eq!(lines.iter().filter(|line| line.verdict == "not measured").count(), GOALS.len() - 1);
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_says_units() {
+    fn rows_have_units() {
         let lines = reached(&[(Figure::ColdProcess, 1.234), (Figure::Instructions, 35_678.0)]);
         let row = |figure| lines.iter().find(|line| line.figure == figure).unwrap().cells()[1..].join(" | ");
         assert_eq!(row(Figure::ColdProcess), "1.5 ms | 0.7 ms | 1.23 ms | yes");

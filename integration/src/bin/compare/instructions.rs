@@ -1,18 +1,18 @@
-//! The user-mode instructions of one warm request, counted by valgrind's callgrind: the same on every machine with the same
-//! compiler, however busy it is.
+//! The user-mode instructions of a warm request, counted by valgrind's callgrind. The count depends on the compiler, not on
+//! the machine's load.
 //!
-//! The daemon is run twice and serves more requests the second time. What the second run executed more is what the
-//! requests cost: start, end and the first requests, which find nothing warm, cancel out.
+//! The daemon runs twice and serves more requests the second time. The difference is the cost of those requests: start, end
+//! and the first requests cancel out.
 //!
-//! glibc clears and copies longer pieces of memory with `rep stosb` and `rep movsb`, and valgrind counts an instruction for
-//! each byte of them. `GLIBC_TUNABLES` lets the daemon do without: what is counted is then what a processor would execute.
+//! glibc clears and copies large blocks with `rep stosb` and `rep movsb`, which valgrind counts as one instruction per byte.
+//! `GLIBC_TUNABLES` disables them for the daemon, so that the count is close to what a processor executes.
 
 use std::fs;
 
 use integration::{Function, Home, Setup};
 
 use crate::{
-    ask::keep_asking,
+    ask::send_in_sequence,
     callgrind::Profile,
     child::WITH_PARENT,
     figures::Figure,
@@ -27,13 +27,13 @@ const FEW: u64 = 500;
 const MANY: u64 = 2500;
 /// Keeps glibc from `rep stosb` and `rep movsb` in any piece of memory that is shorter than this.
 const WITHOUT_REP: &str = "glibc.cpu.x86_rep_stosb_threshold=100000000:glibc.cpu.x86_rep_movsb_threshold=100000000";
-/// Functions that are named, and the longest name that is told whole.
+/// Number of listed functions, and the longest name that is not shortened.
 const NAMED: usize = 30;
 const LONGEST: usize = 100;
-/// The profile of the longer run, for `callgrind_annotate`, which knows who called whom.
+/// The profile of the longer run, for `callgrind_annotate`.
 const PROFILE: &str = "callgrind.out";
 
-/// The section.
+/// Runs the section.
 pub async fn run(options: &Options) -> Section {
     let mut section = Section::new(SectionName::Instructions.word());
     if !is_installed("valgrind") {
@@ -64,7 +64,7 @@ pub async fn run(options: &Options) -> Section {
     section
 }
 
-/// Instructions of a request, those of each function, and the profile that they are from.
+/// Returns the instructions per request, those of each function, and the profile.
 async fn per_request(how: impl Fn(Setup) -> Setup) -> (f64, Vec<(String, f64)>, String) {
     let few = profile(how(setup()), FEW).await;
     let many = profile(how(setup()), MANY).await;
@@ -74,7 +74,7 @@ async fn per_request(how: impl Fn(Setup) -> Setup) -> (f64, Vec<(String, f64)>, 
     (total, functions, many)
 }
 
-/// Names of generic functions can be longer than a page is wide.
+/// Shortens a name: generic functions have names longer than a page is wide.
 fn shortened(name: &str) -> String {
     let characters = name.chars().count();
     if characters <= LONGEST {
@@ -84,13 +84,13 @@ fn shortened(name: &str) -> String {
     name.chars().take(start).chain("…".chars()).chain(name.chars().skip(end)).collect()
 }
 
-/// One function, and nothing else that would take its turn.
+/// Returns settings of a daemon with one function and without other work.
 fn setup() -> Setup {
     let function = Function::new("lean").program("lean").set("concurrent-requests", 1000).set("keepalive", 3600);
     Setup::at(&Home::new()).function(function)
 }
 
-/// What the daemon executes from its start to its end, with so many requests in between.
+/// Returns the profile of a daemon that serves a number of requests.
 async fn profile(setup: Setup, requests: u64) -> String {
     progress(&format!("instructions: {requests} requests under callgrind"));
     let directory = tempfile::tempdir().expect("a temporary directory");
@@ -99,7 +99,7 @@ async fn profile(setup: Setup, requests: u64) -> String {
     let log = format!("--log-file={}.log", file.display());
     let line = WITH_PARENT.into_iter().chain(["valgrind", "--tool=callgrind", &out, &log]);
     let mut daemon = setup.run_by(line).variable("GLIBC_TUNABLES", WITHOUT_REP).start().await;
-    keep_asking(daemon.listen, "/invoke/lean/", requests, b"Hello world\n");
+    send_in_sequence(daemon.listen, "/invoke/lean/", requests, b"Hello world\n");
     let ending = daemon.end().await;
     assert!(ending.status.success(), "{}", ending.status);
     fs::read_to_string(format!("{}.{}", file.display(), daemon.pid)).expect("callgrind wrote a profile")
@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_long_names_are_cut_and_keep_both_ends() {
+    fn shortens_only_long_names() {
         let name = format!("<start{}end>", "ä".repeat(LONGEST));
         let short = shortened(&name);
         assert_eq!(short.chars().count(), LONGEST + 1);

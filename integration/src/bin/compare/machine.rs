@@ -1,4 +1,4 @@
-//! When and where it was measured, and with which versions: figures of different machines cannot be compared.
+//! Date, machine and program versions of a run: figures of different machines are not comparable.
 
 use std::{env, fs, path::Path, process::Command, time::SystemTime};
 
@@ -17,7 +17,7 @@ pub struct Machine {
     command: String,
 }
 
-/// What is compared, and how it tells its version.
+/// The compared programs, and their version options.
 const PROGRAMS: [(&str, &str); 9] = [
     ("nginx", "-v"),
     ("haproxy", "-v"),
@@ -31,7 +31,7 @@ const PROGRAMS: [(&str, &str); 9] = [
 ];
 
 impl Machine {
-    /// This one, now.
+    /// Inspects this machine.
     pub fn look() -> Self {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let (cpuinfo, meminfo) = (read("/proc/cpuinfo"), read("/proc/meminfo"));
@@ -52,7 +52,7 @@ impl Machine {
         }
     }
 
-    /// For people.
+    /// Returns a Markdown list.
     pub fn markdown(&self) -> String {
         let Self { date, cores, cpu, memory_gib, kernel, versions, command } = self;
         let versions: Vec<_> = versions.iter().map(|(program, version)| format!("{program} {version}")).collect();
@@ -68,7 +68,7 @@ fn field<'a>(text: &'a str, name: &str) -> &'a str {
     line.map_or("unknown", str::trim)
 }
 
-/// The daemon's version, and the commit if this is a clone.
+/// Returns the daemon's version, and the commit in a clone.
 fn this_version() -> String {
     let version = version(Command::new(unifaas()).arg("--version"));
     let commit = Command::new("git").arg("-C").arg(shipped("")).args(["describe", "--always", "--dirty"]).output();
@@ -77,7 +77,7 @@ fn this_version() -> String {
     version + &commit.unwrap_or_default()
 }
 
-/// The first thing that looks like a version in what a program says, wherever it says it.
+/// Returns the first version number in a program's output.
 fn version(command: &mut Command) -> String {
     let Ok(output) = command.output() else { return "not installed".to_owned() };
     let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
@@ -91,7 +91,7 @@ fn version_in(text: &str) -> Option<&str> {
     words.map(|word| word.trim_start_matches("release-")).find(|word| digits(word) && word.contains('.'))
 }
 
-/// Whether a program is on the PATH.
+/// Returns whether a program is on the PATH.
 pub fn is_installed(program: &str) -> bool {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path).any(|directory: std::path::PathBuf| Path::new(&directory).join(program).is_file())
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_are_found_where_programs_hide_them() {
+    fn finds_versions() {
         let cases = [
             ("nginx version: nginx/1.22.1\n", "1.22.1"),
             ("HAProxy version 2.6.12-1+deb12u4 2026/05/07 - https://haproxy.org/\n", "2.6.12-1+deb12u4"),
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_of_proc_are_found_by_their_whole_name() {
+    fn field_names_match_exactly() {
         let text = "model\t\t: 1\nmodel name\t: A Processor\nMemTotal:       24576000 kB\n";
         assert_eq!(field(text, "model name"), "A Processor");
         assert_eq!(field(text, "MemTotal"), "24576000 kB");

@@ -1,11 +1,9 @@
-//! `integration/compare`: how fast UniFaaS is, beside what else could do the same on the same machine in the same minutes.
+//! `integration/compare`: the speed of UniFaaS beside alternatives, on the same machine in the same minutes.
 //!
-//! A file for each section: `warm.rs` with `http2.rs`, `cold/`, `burst.rs`, `scale/`, `instructions.rs`. They start what they compare side
-//! by side and alternate it round by round; medians are compared, never figures of different runs. `report.rs` and
-//! `figures.rs` are what comes of it, `machine.rs` says where that was; `rivals.rs`, `wrk.rs`, `h2load.rs` and `callgrind.rs` deal with
-//! other people's programs, `child.rs` and `ask.rs` with sockets and processes of our own.
-//!
-//! The function that all of them run is `../lean.rs`.
+//! One file per section: `warm.rs` with `http2.rs`, `cold/`, `burst.rs`, `scale/`, `instructions.rs`. A section starts its
+//! contestants side by side and alternates them round by round. Medians are compared, never figures of different runs.
+//! `report.rs` and `figures.rs` have the results, `machine.rs` the circumstances. `rivals.rs`, `wrk.rs`, `h2load.rs` and
+//! `callgrind.rs` run other programs; `child.rs` and `ask.rs` have processes and sockets. The function is `../lean.rs`.
 
 #![allow(
     clippy::unwrap_used,
@@ -81,7 +79,7 @@ fn main() -> ExitCode {
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
-/// Writes both forms; where, without the ending.
+/// Writes both formats; returns the path without its extension.
 fn write(report: &Report, options: &Options) -> std::io::Result<String> {
     let path = options.out.join(options.stem());
     fs::create_dir_all(&options.out)?;
@@ -90,7 +88,7 @@ fn write(report: &Report, options: &Options) -> std::io::Result<String> {
     Ok(path.display().to_string())
 }
 
-/// Does something on a thread of its own, which may enter other networks, and whose failure is not that of the rest.
+/// Runs work on its own thread, which may enter other network namespaces and may fail on its own.
 fn apart<T: Send>(work: impl AsyncFnOnce() -> T + Send) -> Result<T, String> {
     let work = || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
@@ -102,18 +100,18 @@ fn apart<T: Send>(work: impl AsyncFnOnce() -> T + Send) -> Result<T, String> {
     })
 }
 
-/// For whoever waits.
+/// Prints a line of progress.
 fn progress(line: &str) {
     eprintln!("… {line}");
 }
 
-/// A directory that those who give up root can read.
+/// Creates a directory that unprivileged programs can read.
 fn public_directory() -> TempDir {
     let public = fs::Permissions::from_mode(0o755);
     tempfile::Builder::new().prefix("unifaas-compare-").permissions(public).tempdir().expect("a temporary directory")
 }
 
-/// The real Firecracker, if it is here.
+/// Returns the path of the real Firecracker, if installed.
 fn firecracker() -> Option<PathBuf> {
     let chosen = env::var_os("FIRECRACKER_EXE").map(PathBuf::from);
     let path = env::var_os("PATH").unwrap_or_default();

@@ -56,13 +56,13 @@ pub enum SectionName {
 }
 
 impl Options {
-    /// What is to be run, each once.
+    /// Returns the chosen sections, each once.
     pub fn sections(&self) -> Vec<SectionName> {
         let all = SectionName::value_variants().iter().copied();
         all.filter(|section| self.sections.is_empty() || self.sections.contains(section)).collect()
     }
 
-    /// How the files of the results are called, without their endings.
+    /// Returns the name of the result files, without extension.
     pub fn stem(&self) -> String {
         match self.sections.as_slice() {
             [] => "compare".to_owned(),
@@ -70,20 +70,20 @@ impl Options {
         }
     }
 
-    /// Rounds of something that usually takes so many.
+    /// Returns the number of rounds, given a section's default.
     pub fn rounds(&self, usual: usize) -> usize {
         let rounds = self.rounds.and_then(|rounds| usize::try_from(rounds).ok());
         rounds.unwrap_or(if self.quick { usual.div_ceil(10) } else { usual })
     }
 
-    /// Seconds of load in each round.
+    /// Returns the seconds of load per round.
     pub fn seconds(&self) -> u64 {
         self.duration.unwrap_or(if self.quick { 1 } else { 2 })
     }
 }
 
 impl SectionName {
-    /// As it is called on the command line.
+    /// Returns the name on the command line.
     pub fn word(self) -> &'static str {
         match self {
             SectionName::Warm => "warm",
@@ -95,7 +95,7 @@ impl SectionName {
     }
 }
 
-/// Numbers in ascending order, written with commas between them.
+/// Ascending numbers, separated by commas.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Counts(pub Vec<usize>);
 
@@ -123,14 +123,14 @@ mod tests {
     }
 
     #[test]
-    fn sections_run_in_their_own_order_and_once() {
+    fn sections_are_ordered_and_unique() {
         Options::command().debug_assert();
         assert_eq!(parse("").sections().len(), 5);
         assert_eq!(parse("instructions warm warm").sections(), [SectionName::Warm, SectionName::Instructions]);
     }
 
     #[test]
-    fn a_part_does_not_overwrite_the_whole() {
+    fn partial_runs_have_own_file_names() {
         assert_eq!((parse("").stem(), parse("scale warm").stem()), ("compare".to_owned(), "warm-scale".to_owned()));
         for section in SectionName::value_variants() {
             assert_eq!(parse(section.word()).sections(), [*section]);
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn the_command_explains_every_option() {
+    fn script_help_lists_every_option() {
         let help = include_str!("../../../compare");
         let help = &help[..help.find("\nHELP\n").unwrap()];
         for argument in Options::command().get_arguments() {
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn effort_is_what_was_asked_for_or_suits_the_section() {
+    fn options_set_effort() {
         assert_eq!((parse("").rounds(31), parse("").seconds()), (31, 2));
         assert_eq!((parse("--quick").rounds(31), parse("--quick").seconds()), (4, 1));
         assert_eq!((parse("--quick --rounds 7").rounds(31), parse("--duration 9").seconds()), (7, 9));

@@ -1,4 +1,4 @@
-//! What a run has found out: tables of sections, told as Markdown to people and as JSON to programs.
+//! The results of a run: tables of sections, as Markdown and as JSON.
 
 use std::fmt::Write;
 
@@ -9,29 +9,29 @@ use crate::{
     machine::Machine,
 };
 
-/// All of a run.
+/// A whole run.
 #[derive(Debug, Serialize)]
 pub struct Report {
-    /// When and where.
+    /// Date and machine.
     pub machine: Machine,
-    /// In the order in which they were run.
+    /// In the order of execution.
     pub sections: Vec<Section>,
-    /// The figures to reach, every one of them.
+    /// Every target figure.
     pub figures: Vec<Reached>,
 }
 
-/// What one section has found out.
+/// Results of one section.
 #[derive(Debug, Default, Serialize)]
 pub struct Section {
-    /// As on the command line.
+    /// Name on the command line.
     pub name: String,
-    /// How long it took.
+    /// Duration in seconds.
     pub seconds: f64,
-    /// The results.
+    /// Tables.
     pub tables: Vec<Table>,
-    /// What could not be compared, and why.
+    /// Contestants that could not be measured, with reasons.
     pub missing: Vec<String>,
-    /// What it says about the figures to reach.
+    /// Measured target figures.
     pub figures: Vec<(Figure, f64)>,
 }
 
@@ -39,7 +39,7 @@ pub struct Section {
 #[derive(Debug, Default, Serialize)]
 pub struct Table {
     title: String,
-    /// What a row is.
+    /// Kind of the rows.
     of: String,
     columns: Vec<Column>,
     rows: Vec<Row>,
@@ -59,13 +59,13 @@ struct Row {
 }
 
 impl Table {
-    /// A table without rows. A column is a name, with the unit, and a number of decimals.
+    /// Creates an empty table. A column is a name with its unit, and a number of decimals.
     pub fn new(title: impl Into<String>, of: &str, columns: &[(&str, usize)]) -> Self {
         let columns = columns.iter().map(|(name, decimals)| Column { name: (*name).to_owned(), decimals: *decimals });
         Self { title: title.into(), of: of.to_owned(), columns: columns.collect(), rows: Vec::new() }
     }
 
-    /// Adds a row. `None` is a quantity that does not exist for it.
+    /// Adds a row. `None` is a missing quantity.
     pub fn row(&mut self, name: impl Into<String>, values: &[Option<f64>]) {
         debug_assert_eq!(values.len(), self.columns.len());
         self.rows.push(Row { name: name.into(), values: values.to_vec() });
@@ -83,22 +83,22 @@ impl Table {
 }
 
 impl Section {
-    /// An empty one.
+    /// Creates an empty section.
     pub fn new(name: &str) -> Self {
         Self { name: name.to_owned(), ..Self::default() }
     }
 
-    /// Notes something that could not be compared.
+    /// Adds a contestant that could not be measured.
     pub fn miss(&mut self, what: &str, why: &str) {
         self.missing.push(format!("{what}: {why}"));
     }
 
-    /// Notes a figure, if it was measured.
+    /// Adds a figure, if measured.
     pub fn figure(&mut self, figure: Figure, value: Option<f64>) {
         self.figures.extend(value.map(|value| (figure, value)));
     }
 
-    /// For people.
+    /// Returns the section as Markdown.
     pub fn markdown(&self) -> String {
         let mut text = format!("## {}\n", self.name);
         for table in &self.tables {
@@ -115,13 +115,13 @@ impl Section {
 }
 
 impl Report {
-    /// Puts the figures of the sections beside what is to be reached.
+    /// Combines the sections with the target figures.
     pub fn new(machine: Machine, sections: Vec<Section>) -> Self {
         let measured: Vec<_> = sections.iter().flat_map(|section| section.figures.iter().copied()).collect();
         Self { machine, sections, figures: figures::reached(&measured) }
     }
 
-    /// For people.
+    /// Returns the report as Markdown.
     pub fn markdown(&self) -> String {
         let mut text = format!("# UniFaaS compared\n\n{}\n", self.machine.markdown());
         for section in &self.sections {
@@ -130,7 +130,7 @@ impl Report {
         text + &self.figures_markdown()
     }
 
-    /// The last part of it.
+    /// Returns the table of figures as Markdown.
     pub fn figures_markdown(&self) -> String {
         let head = ["what", "at least", "dream", "measured", "reached"].map(str::to_owned).to_vec();
         let rows = self.figures.iter().map(Reached::cells);
@@ -139,7 +139,7 @@ impl Report {
     }
 }
 
-/// With as many decimals, and the thousands set apart.
+/// Formats a number with decimals and thousands separators.
 pub fn number(value: Option<f64>, decimals: usize) -> String {
     let Some(value) = value else { return String::new() };
     let text = format!("{value:.decimals$}");
@@ -155,7 +155,7 @@ pub fn number(value: Option<f64>, decimals: usize) -> String {
     grouped + fraction
 }
 
-/// A table of Markdown that is one to the eye as well: the first column to the left, the others to the right.
+/// Returns an aligned Markdown table: the first column to the left, the others to the right.
 fn grid(rows: &[Vec<String>]) -> String {
     let columns = rows.first().map_or(0, Vec::len);
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0).max(3);
@@ -182,7 +182,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn thousands_are_set_apart_and_what_is_not_there_is_empty() {
+    fn formats_thousands_and_missing_values() {
         let cases = [
             (Some(59_012.34), 0, "59,012"),
             (Some(1_234_567.891), 2, "1,234,567.89"),
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_is_markdown_and_stands_in_columns() {
+    fn table_is_aligned_markdown() {
         let mut table = Table::new("Warm", "contestant", &[("requests/s", 0), ("ratio", 2)]);
         table.row("direct", &[Some(59_012.3), None]);
         table.row("unifaas", &[Some(1.0), Some(0.017)]);
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gap_is_never_silent() {
+    fn missing_contestants_are_listed() {
         let mut section = Section::new("warm");
         section.miss("nginx", "not installed");
         assert!(section.markdown().contains("- nginx: not installed"));

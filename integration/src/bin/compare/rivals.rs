@@ -1,5 +1,4 @@
-//! What else can stand between a client and a function: nginx and HAProxy, each as whoever knows it well would set it up
-//! for this.
+//! Other proxies: nginx and HAProxy, configured for this purpose as an expert would.
 
 use std::{fmt::Write, fs, net::SocketAddr, path::Path};
 
@@ -10,7 +9,7 @@ use crate::{
     machine::is_installed,
 };
 
-/// A proxy in front of one upstream.
+/// A running proxy.
 #[derive(Debug)]
 pub struct Proxy {
     /// Where it listens.
@@ -27,8 +26,8 @@ pub enum Protocol {
     Http2,
 }
 
-/// Starts nginx: two workers, connections kept to the client and to the upstreams, bodies streamed both ways through
-/// buffers that are good for long ones and no worse for short ones, no log. A route is a path and who answers what is below it.
+/// Starts nginx: two workers, kept connections on both sides, streamed bodies with buffers that suit long and short ones,
+/// no log. A route is a path and the upstream that serves it.
 pub fn nginx(directory: &TempDir, protocol: Protocol, routes: &[(String, SocketAddr)]) -> Result<Proxy, String> {
     let http2 = if protocol == Protocol::Http2 { " http2" } else { "" };
     let at = directory.path().display();
@@ -61,7 +60,7 @@ pub fn nginx(directory: &TempDir, protocol: Protocol, routes: &[(String, SocketA
     })
 }
 
-/// Starts HAProxy: two threads, connections to the upstream shared by all clients, no log.
+/// Starts HAProxy: two threads, upstream connections shared by all clients, no log.
 pub fn haproxy(directory: &TempDir, protocol: Protocol, upstream: SocketAddr) -> Result<Proxy, String> {
     let proto = if protocol == Protocol::Http2 { " proto h2" } else { "" };
     let config = |address| {

@@ -1,8 +1,8 @@
-//! What is made of the samples of a contestant.
+//! Statistics of samples.
 
 use std::time::Duration;
 
-/// The middle one; of an even number, the mean of the two in the middle. `None` of none.
+/// Returns the median; of an even number, the mean of the middle two.
 pub fn median(samples: &[f64]) -> Option<f64> {
     let mut sorted = samples.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -14,28 +14,28 @@ pub fn median(samples: &[f64]) -> Option<f64> {
     }
 }
 
-/// The least.
+/// Returns the minimum.
 pub fn fastest(samples: &[f64]) -> Option<f64> {
     samples.iter().copied().min_by(f64::total_cmp)
 }
 
-/// How far apart the samples are, in percent of their median: below it, two contestants cannot be told apart.
+/// Returns the range in percent of the median. Contestants that differ by less cannot be distinguished.
 pub fn spread(samples: &[f64]) -> Option<f64> {
     let (least, most) = (fastest(samples)?, samples.iter().copied().max_by(f64::total_cmp)?);
     median(samples).filter(|median| *median > 0.0).map(|median| (most - least) / median * 100.0)
 }
 
-/// The first in terms of the second, if both are there.
+/// Returns `this` divided by `to`, if both exist.
 pub fn ratio(this: Option<f64>, to: Option<f64>) -> Option<f64> {
     this.zip(to).filter(|(_, to)| *to != 0.0).map(|(this, to)| this / to)
 }
 
-/// What the first has more than the second, if both are there.
+/// Returns `this` minus `to`, if both exist.
 pub fn added(this: Option<f64>, to: Option<f64>) -> Option<f64> {
     this.zip(to).map(|(this, to)| this - to)
 }
 
-/// For tables.
+/// Returns a duration in milliseconds.
 pub fn milliseconds(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }
@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_median_needs_no_order_and_halves_an_even_number() {
+    fn median_of_odd_and_even_numbers() {
         assert_eq!(median(&[3.0, 1.0, 2.0]), Some(2.0));
         assert_eq!(median(&[4.0, 1.0, 3.0, 2.0]), Some(2.5));
         assert_eq!(median(&[7.0]), Some(7.0));
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn one_outlier_changes_the_spread_and_not_the_median() {
+    fn outlier_changes_spread_only() {
         let samples = [10.0, 11.0, 9.0, 10.0, 30.0];
         assert_eq!(median(&samples), Some(10.0));
         assert_eq!(spread(&samples), Some(210.0));
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_comes_of_what_was_not_measured() {
+    fn missing_samples_give_none() {
         assert_eq!(ratio(Some(3.0), Some(2.0)), Some(1.5));
         assert_eq!(ratio(Some(3.0), None), None);
         assert_eq!(ratio(Some(3.0), Some(0.0)), None);

@@ -1,6 +1,6 @@
-//! Warm requests: what the way to a ready instance costs, beside nginx, HAProxy and no proxy at all.
+//! Warm requests: the cost of the path to a ready instance, beside nginx, HAProxy and no proxy.
 //!
-//! All reach the same process, which is the instance that UniFaaS has started; wrk drives them in turn. HTTP/2 is in
+//! All contestants reach the same process, an instance that UniFaaS has started. wrk loads them in turn. HTTP/2 is in
 //! `http2.rs`.
 
 use integration::{Daemon, Function, Home, Setup};
@@ -19,7 +19,7 @@ use crate::{
 };
 
 const CONNECTIONS: [usize; 3] = [1, 16, 64];
-/// For long bodies: enough to keep every contestant busy.
+/// Connections for long bodies: enough to keep every contestant busy.
 const TRANSFERS: usize = 16;
 const ROUNDS: usize = 5;
 
@@ -29,15 +29,15 @@ pub const HAPROXY: &str = "HAProxy";
 pub const UNIFAAS: &str = "UniFaaS";
 pub const BASELINE: &str = "UniFaaS, baseline";
 
-/// Somebody who brings requests to the function.
+/// A path to the function.
 struct Contestant {
     name: &'static str,
-    /// Where the function's `/` is, without it.
+    /// URL of the function's `/`, without the slash.
     url: String,
     outcomes: Vec<Outcome>,
 }
 
-/// The section.
+/// Runs the section.
 pub async fn run(options: &Options) -> Section {
     let mut section = Section::new(SectionName::Warm.word());
     if !is_installed("wrk") {
@@ -84,7 +84,7 @@ pub async fn run(options: &Options) -> Section {
     section
 }
 
-/// A daemon with one ready instance.
+/// Starts a daemon with one ready instance.
 async fn daemon(how: impl FnOnce(Setup) -> Setup) -> (Daemon, std::sync::Arc<Home>) {
     let home = Home::new();
     let function = Function::new("lean").program("lean").set("concurrent-requests", 1000).set("keepalive", 3600);
@@ -93,7 +93,7 @@ async fn daemon(how: impl FnOnce(Setup) -> Setup) -> (Daemon, std::sync::Arc<Hom
     (daemon, home)
 }
 
-/// Loads all in turn, the first time without counting it.
+/// Loads all contestants in turn. The first round is not counted.
 fn rounds(contestants: &mut [Contestant], load: &Load, path: &str, options: &Options) {
     let rounds = options.rounds(ROUNDS);
     for contestant in contestants.iter_mut() {
@@ -106,7 +106,7 @@ fn rounds(contestants: &mut [Contestant], load: &Load, path: &str, options: &Opt
             let outcome = wrk::run(load, &(contestant.url.clone() + path));
             contestant.outcomes.push(outcome);
         }
-        // Nobody is always the one behind the same other.
+        // Rotated, so that each contestant follows every other.
         contestants.rotate_left(1);
     }
     contestants.rotate_right(rounds % contestants.len());
@@ -126,7 +126,7 @@ impl Contestant {
     }
 }
 
-/// The median of one of the contestants, if it takes part.
+/// Returns a contestant's median, if it takes part.
 fn of(contestants: &[Contestant], name: &str, of: impl Fn(&Outcome) -> f64) -> Option<f64> {
     contestants.iter().find(|contestant| contestant.name == name)?.median(of)
 }
@@ -178,7 +178,7 @@ fn small(section: &mut Section, contestants: &[Contestant], connections: usize) 
 
 fn large(section: &mut Section, contestants: &[Contestant], what: &str, figure: Figure) {
     let title = format!("1 MiB {what}, {TRANSFERS} connections: medians of {}", contestants[0].outcomes.len());
-    // Of 1,000,000 bytes each.
+    // Bodies of 1,000,000 bytes.
     let megabytes = |outcome: &Outcome| outcome.rate * f64::from(1 << 20) / 1e6;
     let of = |name| of(contestants, name, megabytes);
     let columns = [("MB/s", 0), ("spread %", 0), ("to nginx", 2), ("to HAProxy", 2)];

@@ -1,4 +1,4 @@
-//! wrk, which drives the load: its command line, and its words turned into numbers.
+//! wrk, which generates the load: its command line and its output.
 
 use std::{
     fs,
@@ -10,32 +10,32 @@ use tempfile::TempDir;
 
 use crate::stats::microseconds;
 
-/// What wrk found out.
+/// The result of a run.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Outcome {
     /// Requests per second.
     pub rate: f64,
-    /// Latency that half of the requests kept, in microseconds.
+    /// Median latency in microseconds.
     pub p50: f64,
-    /// Latency that all but one percent kept, in microseconds.
+    /// 99th percentile of the latency in microseconds.
     pub p99: f64,
 }
 
-/// How to load something.
+/// Parameters of a load.
 #[derive(Debug, Clone)]
 pub struct Load {
-    /// Kept alive, always busy.
+    /// Kept connections, each with one request in flight.
     pub connections: usize,
-    /// For so many seconds; wrk knows whole ones only.
+    /// Whole seconds, as wrk requires.
     pub seconds: u64,
-    /// A script in Lua, where GET is not enough.
+    /// A Lua script, for other requests than GET.
     pub script: Option<PathBuf>,
 }
 
 /// POSTs of 1 MiB.
 pub const POST_MIB: &str = "wrk.method = \"POST\"\nwrk.body = string.rep(\"x\", 1048576)\n";
 
-/// Requests that go to so many functions in turn, `f0` and so on.
+/// Returns a script that requests the functions `f0`, `f1` and so on in turn.
 pub fn in_turn(functions: usize) -> String {
     format!(
         "local requests, last = {{}}, 0\n\
@@ -49,19 +49,19 @@ pub fn in_turn(functions: usize) -> String {
     )
 }
 
-/// Writes a script where wrk can read it.
+/// Writes a script to a directory that wrk can read.
 pub fn script(directory: &TempDir, name: &str, text: &str) -> PathBuf {
     let path = directory.path().join(name);
     fs::write(&path, text).expect("a script can be written");
     path
 }
 
-/// Runs it to its end.
+/// Runs wrk to its end.
 ///
 /// # Panics
-/// When wrk fails, or any answer is not what it should be: such figures would compare nothing.
+/// When wrk fails, or a response is an error: such figures are not comparable.
 pub fn run(load: &Load, url: &str) -> Outcome {
-    // A second thread for one connection would have nothing to do; for many, one is a bottleneck.
+    // One connection has no use for a second thread; for many, one thread is a bottleneck.
     let threads = load.connections.min(2);
     let mut command = Command::new("wrk");
     command.arg(format!("-t{threads}")).arg(format!("-c{}", load.connections)).arg(format!("-d{}s", load.seconds));
@@ -74,7 +74,7 @@ pub fn run(load: &Load, url: &str) -> Outcome {
     parse(&text).unwrap_or_else(|why| panic!("wrk, {url}: {why}\n{text}{}", String::from_utf8_lossy(&output.stderr)))
 }
 
-/// Reads what `wrk --latency` prints. Errors of the connections and statuses other than 2xx and 3xx are failures.
+/// Parses the output of `wrk --latency`. Connection errors and statuses other than 2xx and 3xx are errors.
 fn parse(text: &str) -> Result<Outcome, String> {
     let value = |prefix: &str| text.lines().find_map(|line| line.trim().strip_prefix(prefix)).map(str::trim);
     if let Some(errors) = value("Socket errors:") {
@@ -109,12 +109,12 @@ Transfer/sec:      3.38MB
 ";
 
     #[test]
-    fn the_rate_and_two_percentiles_are_read() {
+    fn parses_rate_and_percentiles() {
         assert_eq!(parse(OUTPUT), Ok(Outcome { rate: 59_012.34, p50: 1080.0, p99: 12_040.0 }));
     }
 
     #[test]
-    fn a_run_with_errors_is_no_result() {
+    fn run_with_errors_is_error() {
         let errors = format!("{OUTPUT}  Socket errors: connect 0, read 3, write 0, timeout 0\n");
         assert!(parse(&errors).unwrap_err().contains("read 3"));
         let refused = format!("{OUTPUT}  Non-2xx or 3xx responses: 17\n");
@@ -122,7 +122,7 @@ Transfer/sec:      3.38MB
     }
 
     #[test]
-    fn what_is_not_there_is_named() {
+    fn missing_value_is_named() {
         assert_eq!(parse("unable to connect"), Err("no rate".to_owned()));
         let cut = OUTPUT.replace("99%", "98%");
         assert!(parse(&cut).unwrap_err().contains("99%"));

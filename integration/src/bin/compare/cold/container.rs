@@ -1,4 +1,4 @@
-//! Containers, on a private engine: by hand that is to create and start the same container, and to ask it until it answers.
+//! Containers on a private engine. By hand: create and start the same container, and send requests until it responds.
 
 use std::{env, net::SocketAddr, time::Duration};
 
@@ -15,15 +15,15 @@ use super::Starts;
 use crate::{child::WITH_PARENT, options::Options, progress};
 
 const ROUNDS: usize = 31;
-/// Before each start: what the last container leaves to the kernel to clean up shall not be in the way.
-const REST: Duration = Duration::from_millis(150);
+/// Pause before each start, so that the kernel's cleanup of the last container does not disturb it.
+const SETTLE_TIME: Duration = Duration::from_millis(150);
 /// MiB.
 const MEMORY: i64 = 64;
-/// What containers are run by.
+/// The container runtimes.
 pub const RUNTIMES: [&str; 2] = ["runc", "runsc"];
 
-/// An engine, and a daemon with a single-use function for each runtime, named like it. The calling thread is in the
-/// network of the engine afterwards.
+/// Starts an engine, and a daemon with a single-use function per runtime, named like it. Moves the calling thread into the
+/// network of the engine.
 pub async fn daemon() -> (Daemon, Engine) {
     let lean = env::current_exe().unwrap().with_file_name("lean");
     let engine = Engine::private(lean.to_str().unwrap()).expect("an engine can be had");
@@ -34,7 +34,7 @@ pub async fn daemon() -> (Daemon, Engine) {
     (setup.start().await, engine)
 }
 
-/// One by hand, one through UniFaaS, and so on, for each runtime.
+/// Alternates starts by hand and through UniFaaS, for each runtime.
 pub async fn starts(options: &Options) -> [Result<Starts, String>; 2] {
     let (daemon, engine) = daemon().await;
     let docker = engine.docker().await;
@@ -42,14 +42,14 @@ pub async fn starts(options: &Options) -> [Result<Starts, String>; 2] {
     for runtime in RUNTIMES {
         let (mut starts, rounds) = (Starts::default(), options.rounds(ROUNDS));
         progress(&format!("cold: container, {runtime}, {rounds} rounds"));
-        // The first of each finds everything cold, the engine included.
+        // The first start finds everything cold, the engine included.
         for round in 0..=rounds {
-            sleep(REST).await;
+            sleep(SETTLE_TIME).await;
             let began = Instant::now();
             let container = by_hand(&docker, runtime).await;
             let by_hand = began.elapsed();
             remove(&docker, &container).await;
-            sleep(REST).await;
+            sleep(SETTLE_TIME).await;
             let began = Instant::now();
             daemon.get(&format!("/invoke/{runtime}/")).await.ok();
             let through = began.elapsed();
@@ -63,7 +63,7 @@ pub async fn starts(options: &Options) -> [Result<Starts, String>; 2] {
     all.try_into().map(|all: [Starts; 2]| all.map(Ok)).expect("one for each runtime")
 }
 
-/// Creates, starts, and asks until there is an answer; what a script would do. The container's id.
+/// Creates and starts a container and sends requests until it responds, like a script. Returns the container's id.
 ///
 /// # Panics
 /// When the engine refuses.
@@ -100,7 +100,7 @@ pub async fn by_hand(docker: &Docker, runtime: &str) -> String {
     id
 }
 
-/// Removes what was started by hand.
+/// Removes a container that was started by hand.
 ///
 /// # Panics
 /// When the engine refuses.

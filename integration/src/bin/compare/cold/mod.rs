@@ -1,7 +1,6 @@
-//! Cold starts: what a request costs that finds no instance, beside the same instance started and asked by hand.
+//! Cold starts: requests that find no instance, beside the same instance started by hand.
 //!
-//! A start by hand is the least that anybody would have to do; `process.rs`, `container.rs` and `vm.rs` say what that is for
-//! each kind. It and the start through UniFaaS take turns.
+//! A start by hand has the fewest possible steps; `process.rs`, `container.rs` and `vm.rs` say which. Both alternate.
 
 pub mod container;
 pub mod process;
@@ -18,7 +17,7 @@ use crate::{
     stats::{added, fastest, median, milliseconds, spread},
 };
 
-/// How long starts took, in milliseconds.
+/// Start times in milliseconds.
 #[derive(Debug, Default)]
 pub struct Starts {
     by_hand: Vec<f64>,
@@ -26,14 +25,14 @@ pub struct Starts {
 }
 
 impl Starts {
-    /// Notes one of each.
+    /// Adds a pair.
     pub fn push(&mut self, by_hand: Duration, through: Duration) {
         self.by_hand.push(milliseconds(by_hand));
         self.through.push(milliseconds(through));
     }
 }
 
-/// The section.
+/// Runs the section.
 pub async fn run(options: &Options) -> Section {
     let mut section = Section::new(SectionName::Cold.word());
     let columns = [
@@ -70,7 +69,7 @@ pub async fn run(options: &Options) -> Section {
         }
     };
     note(&mut section, "process", Figure::ColdProcess, apart(async || process::starts(options).await));
-    // An engine takes seconds to start, so both share one; but one that fails must not take the other's result along.
+    // Both runtimes share one engine, which takes seconds to start, but a failure of one must not lose the other's result.
     let of_runtimes = match container::obstacle() {
         Some(why) => container::RUNTIMES.map(|_| Err(why.clone())),
         None => apart(async || container::starts(options).await).unwrap_or_else(|why| [Err(why.clone()), Err(why)]),

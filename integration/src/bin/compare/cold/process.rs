@@ -1,4 +1,4 @@
-//! Processes: by hand that is fork, exec, the callback, and a request over a new connection.
+//! Processes. By hand: fork, exec, callback, and a request over a new connection.
 
 use std::{
     io::{Read, Write},
@@ -21,10 +21,10 @@ use crate::{
 };
 
 const ROUNDS: usize = 101;
-/// Before each start: what the last one leaves to the kernel to clean up shall not be in the way.
-const REST: Duration = Duration::from_millis(20);
+/// Pause before each start, so that the kernel's cleanup of the last one does not disturb it.
+const SETTLE_TIME: Duration = Duration::from_millis(20);
 
-/// A process that is about to be started by hand: everything that is not part of a start has been done.
+/// A prepared start by hand: everything that does not belong to the start is done.
 #[derive(Debug)]
 pub struct ByHand {
     command: Command,
@@ -33,10 +33,10 @@ pub struct ByHand {
 }
 
 impl ByHand {
-    /// Prepares it.
+    /// Prepares a start.
     ///
     /// # Panics
-    /// When there is no port.
+    /// When no port is free.
     pub fn prepare(program: &Path) -> Self {
         let (callback, port) = (TcpListener::bind("127.0.0.1:0").expect("a port for callbacks"), free_port());
         let mut command = Command::new(program);
@@ -46,10 +46,10 @@ impl ByHand {
         Self { command, callback, port }
     }
 
-    /// Starts it, answers its callback and asks it.
+    /// Starts the process, answers its callback and sends it a request.
     ///
     /// # Panics
-    /// When it does not answer.
+    /// When it does not respond.
     pub fn run(mut self) -> Running {
         let running = Running::new(self.command.spawn().expect("the function can be run"));
         answer_callback(&self.callback);
@@ -58,37 +58,37 @@ impl ByHand {
     }
 }
 
-/// Waits for a callback and accepts it.
+/// Waits for a callback and answers it.
 ///
 /// # Panics
-/// When the caller is gone at once.
+/// When the caller closes the connection.
 pub fn answer_callback(listener: &TcpListener) {
     let (mut call, _) = listener.accept().expect("a callback");
     let _ = call.read(&mut [0; 1024]);
     call.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").unwrap();
 }
 
-/// The function that UniFaaS starts for each request.
+/// Returns the single-use function that UniFaaS starts.
 pub fn single_use(name: &str) -> Function {
     Function::new(name).program("lean").set("single-use", true).process("memory", 32)
 }
 
-/// One by hand, one through UniFaaS, and so on.
+/// Alternates starts by hand and through UniFaaS.
 pub async fn starts(options: &Options) -> Starts {
     let home = Home::new();
     let lean = home.program("lean");
     let daemon = Setup::at(&home).run_by(WITH_PARENT).function(single_use("f")).start().await;
     let (mut starts, rounds) = (Starts::default(), options.rounds(ROUNDS));
     progress(&format!("cold: process, {rounds} rounds"));
-    // The first of each finds everything cold, the file system included.
+    // The first start finds everything cold, the file system included.
     for round in 0..=rounds {
-        sleep(REST).await;
+        sleep(SETTLE_TIME).await;
         let prepared = ByHand::prepare(&lean);
         let began = Instant::now();
         let running = prepared.run();
         let by_hand = began.elapsed();
         drop(running);
-        sleep(REST).await;
+        sleep(SETTLE_TIME).await;
         let began = Instant::now();
         first_byte(daemon.listen, "/invoke/f/");
         let through = began.elapsed();

@@ -1,5 +1,5 @@
-//! Virtual machines, in a network of their own: by hand that is from the spawn of the same machine monitor over the guest's
-//! callback to the answer. Its arguments are those that UniFaaS has used, but for names and addresses.
+//! Virtual machines in a network namespace. By hand: spawn the same VMM with the same arguments except names and addresses,
+//! answer the guest's callback, and send a request.
 
 use std::{
     fs,
@@ -28,16 +28,16 @@ use crate::{
     progress,
 };
 
-/// With few starts the median goes up and down by several milliseconds from run to run.
+/// With few rounds, the median varies by several milliseconds between runs.
 const ROUNDS: usize = 61;
-/// After each start: the kernel is still busy with the interface of one that has just ended.
-const REST: Duration = Duration::from_millis(300);
+/// Pause after each start: the kernel is still busy with the removed interface.
+const SETTLE_TIME: Duration = Duration::from_millis(300);
 const TAP: &str = "byhand0";
 const HOST: &str = "10.200.0.1";
 const GUEST: &str = "10.200.0.2";
 const MAC: &str = "02:fa:0a:c8:00:02";
 
-/// One by hand, one through UniFaaS, and so on.
+/// Alternates starts by hand and through UniFaaS.
 pub fn starts(kind: Kind, options: &Options) -> Result<Starts, String> {
     if let Some(why) = obstacle() {
         return Err(why);
@@ -72,12 +72,12 @@ async fn alternate(kind: Kind, rounds: usize) -> Starts {
         let running = by_hand.run();
         let by_hand = began.elapsed();
         drop(running);
-        sleep(REST).await;
+        sleep(SETTLE_TIME).await;
         let began = Instant::now();
         first_byte(daemon.listen, "/invoke/f/hello");
         let through = began.elapsed();
         daemon.settled("f", "no instance", |function| function["instances"] == json!([])).await;
-        sleep(REST).await;
+        sleep(SETTLE_TIME).await;
         if round > 0 {
             starts.push(by_hand, through);
         }
@@ -85,7 +85,7 @@ async fn alternate(kind: Kind, rounds: usize) -> Starts {
     starts
 }
 
-/// A machine monitor with the arguments that UniFaaS gave to one.
+/// A VMM with the arguments of one that UniFaaS started.
 struct ByHand {
     program: String,
     arguments: Vec<String>,
@@ -124,12 +124,12 @@ impl ByHand {
         Self { program: line[0].clone(), arguments, callback, _files: files }
     }
 
-    /// Starts it, answers the callback and asks it. The first of the two ends with the second.
+    /// Starts the VMM, answers the callback and sends a request. Dropping the second value ends the first.
     fn run(&self) -> (Running, UnixStream) {
         let (monitor, stdin) = UnixStream::pair().unwrap();
         let mut command = Command::new(&self.program);
         command.args(&self.arguments).stdin(OwnedFd::from(stdin)).stdout(Stdio::null()).stderr(Stdio::null());
-        let running = Running::new(command.spawn().expect("the machine monitor can be run"));
+        let running = Running::new(command.spawn().expect("the VMM can be executed"));
         answer_callback(&self.callback);
         first_byte(format!("{GUEST}:8080").parse().unwrap(), "/hello");
         (running, monitor)

@@ -1,5 +1,5 @@
-//! One instance alive, or a thousand: what the daemon keeps for each, and what a warm request has of it that there are so
-//! many. nginx in front of the same thousand processes shows what of that is the machine's doing.
+//! One or a thousand living instances: their memory in the daemon, and the cost of warm requests beside them. nginx in front
+//! of the same processes shows the machine's share of it.
 
 use std::{net::SocketAddr, path::PathBuf};
 
@@ -7,7 +7,7 @@ use futures::{StreamExt, stream};
 use integration::{Daemon, Setup};
 use tokio::time::sleep;
 
-use super::{REST, registry, resident_mib};
+use super::{SETTLE_TIME, registry, resident_mib};
 use crate::{
     child::WITH_PARENT,
     figures::Figure,
@@ -20,19 +20,19 @@ use crate::{
 };
 
 const ROUNDS: usize = 7;
-/// Instances that are started, and asked about, at the same time.
+/// Instances that are started and inspected concurrently.
 const PARALLEL: usize = 8;
-/// For latencies: requests that wait for each other would tell of nothing else.
+/// Connections for latencies, without queueing.
 const ONE: usize = 1;
-/// For rates.
+/// Connections for rates.
 const SOME: usize = 16;
 
-/// Somebody under a certain load.
+/// A target under a load.
 struct Case {
     name: String,
     url: String,
     load: Load,
-    /// Which of the cases its rate is set beside.
+    /// Index of the case that its rate is compared with.
     beside: usize,
     outcomes: Vec<Outcome>,
 }
@@ -52,10 +52,10 @@ impl Case {
     }
 }
 
-/// Its part of the section.
+/// Runs this part of the section.
 pub async fn run(section: &mut Section, options: &Options) {
     let count = options.instances as usize;
-    // Side by side: one daemon with a single instance, one with many, each of a function of its own.
+    // Side by side: a daemon with one instance, and one with many functions of one instance each.
     let (home_of_one, home_of_many) = (registry(1), registry(count));
     let few = "UniFaaS, 1 instance alive";
     let many = &format!("UniFaaS, {count} instances alive");
@@ -68,11 +68,11 @@ pub async fn run(section: &mut Section, options: &Options) {
     alternate(&mut before, "latency without many instances", options);
 
     let crowd = Setup::at(&home_of_many).run_by(WITH_PARENT).start().await;
-    sleep(REST).await;
+    sleep(SETTLE_TIME).await;
     let without = resident_mib(crowd.pid);
     progress(&format!("scale: starting {count} instances"));
     start_all(&crowd, count).await;
-    sleep(REST).await;
+    sleep(SETTLE_TIME).await;
     memory(section, count, without, resident_mib(crowd.pid));
 
     let mut cases = [asked(few.to_owned(), &alone), asked(many.clone(), &crowd)];
@@ -81,7 +81,7 @@ pub async fn run(section: &mut Section, options: &Options) {
 
     let directory = public_directory();
     let nginx = nginx(&directory, Protocol::Http1, &routes(&crowd, count).await);
-    // A script costs wrk something, so every case gets one.
+    // A script slows wrk down, so every case has one.
     let first = wrk::script(&directory, "first.lua", &wrk::in_turn(1));
     let all = wrk::script(&directory, "all.lua", &wrk::in_turn(count));
     let mut cases = Vec::new();
@@ -111,7 +111,7 @@ fn memory(section: &mut Section, count: usize, before: f64, after: f64) {
     section.tables.push(table);
 }
 
-/// `before` was alone on the machine; the other two were measured in turn, and are compared.
+/// `before` was measured alone; the two `cases` in turn.
 fn latency(section: &mut Section, before: &Case, cases: &[Case; 2]) {
     let columns = [("p50 µs", 0), ("p99 µs", 0), ("spread %", 0), ("p99 to 1 beside", 2)];
     let title = format!("A warm request, {ONE} connection: medians of {}", before.outcomes.len());
@@ -144,7 +144,7 @@ fn rates(section: &mut Section, cases: &[Case]) {
     section.tables.push(table);
 }
 
-/// Loads all in turn, the first time without counting it: it finds no connection to the instances.
+/// Loads all cases in turn. The first round is not counted, because connections are not open yet.
 fn alternate(cases: &mut [Case], what: &str, options: &Options) {
     let rounds = options.rounds(ROUNDS);
     for round in 0..=rounds {
@@ -165,7 +165,7 @@ async fn start_all(daemon: &Daemon, count: usize) {
     assert_eq!(started.count().await, count);
 }
 
-/// For a proxy: which path leads to which process.
+/// Returns the routes of a proxy: path and process address.
 async fn routes(daemon: &Daemon, count: usize) -> Vec<(String, SocketAddr)> {
     let route = async |number| {
         let instances = daemon.instances(&format!("f{number}")).await;

@@ -1,5 +1,5 @@
-//! Scale: what thousands of registered functions cost before anybody asks for them (`registered.rs`), and what thousands of
-//! instances cost those who ask for one (`living.rs`).
+//! Scale: the cost of thousands of registered functions (`registered.rs`) and of thousands of living instances
+//! (`living.rs`).
 
 mod living;
 mod registered;
@@ -14,10 +14,10 @@ use crate::{
     report::Section,
 };
 
-/// Before memory is read: what is freed late shall not count.
-const REST: Duration = Duration::from_millis(500);
+/// Pause before memory is read, for memory that is freed late.
+const SETTLE_TIME: Duration = Duration::from_millis(500);
 
-/// The section.
+/// Runs the section.
 pub async fn run(options: &Options) -> Section {
     let mut section = Section::new(SectionName::Scale.word());
     registered::run(&mut section, options).await;
@@ -29,7 +29,7 @@ pub async fn run(options: &Options) -> Section {
     section
 }
 
-/// A registry of functions `f0`, `f1` and so on.
+/// Creates a registry with functions `f0`, `f1` and so on.
 fn registry(count: usize) -> Arc<Home> {
     let home = Home::new();
     for number in 0..count {
@@ -39,7 +39,7 @@ fn registry(count: usize) -> Arc<Home> {
     home
 }
 
-/// What a process has in memory now.
+/// Returns the resident memory of a process.
 fn resident_mib(pid: u32) -> f64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the daemon is there");
     resident_kib(&status).expect("its memory is known") / 1024.0

@@ -1,11 +1,11 @@
-//! The same daemon with more and more functions, none of which runs: how long until it serves, and what it takes up then.
+//! The daemon with increasing numbers of registered functions: start-up time and memory.
 
 use std::sync::Arc;
 
 use integration::{Home, Setup};
 use tokio::time::{Instant, sleep};
 
-use super::{REST, registry, resident_mib};
+use super::{SETTLE_TIME, registry, resident_mib};
 use crate::{
     ask::first_byte,
     child::WITH_PARENT,
@@ -17,14 +17,14 @@ use crate::{
 };
 
 const ROUNDS: usize = 7;
-/// The sizes of the figures to reach.
+/// Sizes of the target figures.
 const FEW: usize = 10;
 const MANY: usize = 10_000;
 
 struct Size {
     functions: usize,
     home: Arc<Home>,
-    /// Until it served, in seconds.
+    /// Seconds until it served.
     times: Vec<f64>,
     /// MiB.
     memory: Vec<f64>,
@@ -35,13 +35,13 @@ impl Size {
         Self { functions, home: registry(functions), times: Vec::new(), memory: Vec::new() }
     }
 
-    /// From the start of the program to its first answer, and how much memory it then has.
+    /// Measures the time from exec to the first response, and memory.
     async fn measure(&mut self, counts: bool) {
         let began = Instant::now();
         let mut daemon = Setup::at(&self.home).run_by(WITH_PARENT).start().await;
         first_byte(daemon.listen, "/healthz");
         let took = began.elapsed();
-        sleep(REST).await;
+        sleep(SETTLE_TIME).await;
         if counts {
             self.times.push(took.as_secs_f64());
             self.memory.push(resident_mib(daemon.pid));
@@ -50,11 +50,11 @@ impl Size {
     }
 }
 
-/// Its part of the section.
+/// Runs this part of the section.
 pub async fn run(section: &mut Section, options: &Options) {
     let rounds = options.rounds(ROUNDS);
     let mut sizes: Vec<_> = options.functions.0.iter().map(|count| Size::new(*count)).collect();
-    // The first finds the files cold.
+    // The first start finds the files cold.
     for round in 0..=rounds {
         progress(&format!("scale: start-up, round {round} of {rounds}"));
         for size in &mut sizes {

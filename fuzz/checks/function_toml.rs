@@ -1,16 +1,21 @@
-//! `function.toml`: a spec within its limits, or problems with a place.
+//! Properties of the parser of `function.toml` that hold for any input: a spec within its limits, or located problems.
+//!
+//! Both the fuzz target and `actors/tests/fuzz_corpus.rs` include this file.
 
 use std::{collections::BTreeSet, path::Path, time::Duration};
 
 use unifaas_actors::spec::{FunctionSpec, Readiness, SandboxSpec, SpecError};
 
 const DIRECTORY: &str = "/registry/f";
-const LONGEST: Duration = Duration::from_secs(1_000_000_000);
-const MOST: usize = 1_000_000;
+const MAX_DURATION: Duration = Duration::from_secs(1_000_000_000);
+const MAX_COUNT: usize = 1_000_000;
 const TIB_IN_MIB: u64 = 1 << 20;
 
-/// Any text is a spec or an error, and which one does not change.
-pub fn function_toml(data: &[u8]) {
+/// Parses `data` and checks the properties. Parsing twice must give the same result.
+///
+/// # Panics
+/// When a property does not hold.
+pub fn check(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let parsed = FunctionSpec::parse("f", Path::new(DIRECTORY), &text);
     assert_eq!(parsed, FunctionSpec::parse("f", Path::new(DIRECTORY), &text));
@@ -22,15 +27,15 @@ pub fn function_toml(data: &[u8]) {
 
 fn check_spec(spec: &FunctionSpec) {
     assert_eq!((spec.name.as_str(), spec.directory.as_path()), ("f", Path::new(DIRECTORY)));
-    assert!(spec.concurrent_requests.get() <= if spec.single_use { 1 } else { MOST });
-    assert!(spec.queue.get() <= MOST && spec.min_instances <= MOST);
-    assert!(spec.max_instances.is_none_or(|most| most.get() <= MOST && spec.min_instances <= most.get()));
+    assert!(spec.concurrent_requests.get() <= if spec.single_use { 1 } else { MAX_COUNT });
+    assert!(spec.queue.get() <= MAX_COUNT && spec.min_instances <= MAX_COUNT);
+    assert!(spec.max_instances.is_none_or(|most| most.get() <= MAX_COUNT && spec.min_instances <= most.get()));
     for duration in [spec.keepalive, spec.stop_grace] {
-        assert!(duration <= LONGEST);
+        assert!(duration <= MAX_DURATION);
     }
     let default_wait = Duration::from_secs(5);
-    for duration in [spec.boot_timeout, spec.queue_timeout, spec.timeout.unwrap_or(LONGEST)] {
-        assert!(!duration.is_zero() && duration <= LONGEST + default_wait);
+    for duration in [spec.boot_timeout, spec.queue_timeout, spec.timeout.unwrap_or(MAX_DURATION)] {
+        assert!(!duration.is_zero() && duration <= MAX_DURATION + default_wait);
     }
     assert!(spec.max_body.is_none_or(|bytes| bytes > 0 && bytes <= TIB_IN_MIB << 20));
     assert!(spec.port > 0 && (1..=16 * TIB_IN_MIB).contains(&spec.memory()));
@@ -57,7 +62,7 @@ fn check_spec(spec: &FunctionSpec) {
     }
 }
 
-/// A program can be given all of it, and nothing of it is shown but the names.
+/// Checks that `env` is valid in an environment, and that only its names are serialized.
 fn check_env(spec: &FunctionSpec) {
     for (name, value) in spec.env.iter() {
         assert!(!name.is_empty() && !name.contains(['=', '\0']) && !value.contains('\0'));
@@ -80,7 +85,6 @@ fn check_error(error: &SpecError, text: &str) {
     for problem in &error.problems {
         assert!(!problem.message.is_empty() && problem.key.as_ref().is_none_or(|key| !key.is_empty()));
         assert!(problem.line.is_none_or(|line| (1..=last).contains(&line)), "{shown}");
-        // What is wrong with the file as a whole has no key, what is wrong with its syntax has a line.
         assert!(!shown.contains(|c: char| c.is_control() && c != '\n'), "{shown:?}");
     }
 }

@@ -4,6 +4,7 @@ mod broken;
 mod disk;
 mod garbage;
 mod good;
+mod guests;
 mod secrets;
 
 use std::path::Path;

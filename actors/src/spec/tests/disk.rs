@@ -12,14 +12,14 @@ use tempfile::TempDir;
 use crate::spec::{FunctionSpec, SPEC_FILE, SpecError, files::reason};
 
 /// As much of a kernel as is looked at.
-const BZIMAGE_START: [u8; 0x206] = {
+pub(super) const BZIMAGE_START: [u8; 0x206] = {
     let mut start = [0; 0x206];
     (start[0x202], start[0x203], start[0x204], start[0x205]) = (b'H', b'd', b'r', b'S');
     start
 };
 const CONTAINER: &str = "[container]\nimage = \"i\"\n";
 
-struct Function {
+pub(super) struct Function {
     _root: TempDir,
     directory: PathBuf,
 }
@@ -32,17 +32,17 @@ impl Function {
         Function { _root: root, directory }
     }
 
-    fn with(content: impl AsRef<[u8]>) -> Function {
+    pub(super) fn with(content: impl AsRef<[u8]>) -> Function {
         let function = Function::named("hello");
         function.write(SPEC_FILE, content);
         function
     }
 
-    fn write(&self, file: &str, content: impl AsRef<[u8]>) {
+    pub(super) fn write(&self, file: &str, content: impl AsRef<[u8]>) {
         fs::write(self.directory.join(file), content).unwrap();
     }
 
-    fn load(&self) -> Result<FunctionSpec, SpecError> {
+    pub(super) fn load(&self) -> Result<FunctionSpec, SpecError> {
         FunctionSpec::load(&self.directory)
     }
 

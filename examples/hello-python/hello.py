@@ -24,7 +24,7 @@ class Hello(BaseHTTPRequestHandler):
     do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = answer
 
     def skip_body(self):
-        """The next request on this connection starts behind the body, so it is read even though nobody wants it."""
+        """Reads the body to its end, because the next request on this connection starts after it."""
         if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
             return self.skip(int(self.headers.get("Content-Length", 0)))
         while size := int(self.rfile.readline().split(b";")[0], 16):

@@ -20,7 +20,7 @@ CARGO_TARGET_DIR=$PWD/target cargo build --quiet --release --target $target --bi
 built=target/$target/release/unikernel
 
 if ! cmp -s "$built" target/checked.elf || [ ! -e unikernel.elf ]; then
-    # A vector or floating-point instruction would be the end: nobody has switched those units on.
+    # A vector or floating-point instruction would fault: those units are not enabled.
     objdump -d "$built" >target/disassembly
     if grep -m 5 -E '%[xyz]mm|%st' target/disassembly; then
         echo "build.sh: the instructions above use floating-point registers" >&2

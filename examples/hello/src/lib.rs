@@ -1,8 +1,8 @@
-//! A function for UniFaaS with nothing but the standard library: an HTTP/1.1 server that listens, tells the daemon that
-//! it is ready, and says hello to every request.
+//! A function for UniFaaS that uses only the standard library: an HTTP/1.1 server that reports to the daemon when it is
+//! ready, and answers every request with a greeting.
 //!
-//! What makes it a function is [`run`]: listen first, then call back, then serve. `request.rs` reads the requests, which
-//! in a function of your own a library would do. `main.rs` makes a program of it; the daemon links it too.
+//! [`run`] is the function: it listens, calls back, then serves. `request.rs` reads the requests, for which other functions
+//! use a library. `main.rs` is the program; the daemon links the library, too.
 
 mod request;
 #[cfg(test)]
@@ -18,16 +18,16 @@ use std::{
 
 use request::{HEAD_LIMIT, Request, drain, malformed, read_head, read_line};
 
-/// How long the daemon may take to answer the callback.
+/// Time limit of the callback.
 const CALLBACK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Listens on `HOST:PORT` (from the environment), makes the ready callback and serves until the process is ended.
 ///
-/// `callback` is a URL of the form `http://HOST:PORT/PATH`; without it `CALLBACK_URL` counts, and without that nobody
-/// is told.
+/// `callback` is a URL of the form `http://HOST:PORT/PATH`. The default is `CALLBACK_URL`; without either there is no
+/// callback.
 ///
 /// # Errors
-/// When `PORT` is no port, it cannot listen there, or the callback fails: an instance that nobody knows of is of no use.
+/// When `PORT` is no port, it cannot listen there, or the callback fails: the daemon would never use the instance.
 pub fn run(callback: Option<String>) -> io::Result<()> {
     let (host, port) = match env::var("PORT") {
         Ok(port) => ("127.0.0.1", port.parse().map_err(|_| malformed(format!("PORT={port} is not a port")))?),
@@ -37,7 +37,7 @@ pub fn run(callback: Option<String>) -> io::Result<()> {
     let listener = TcpListener::bind((host.as_str(), port))
         .map_err(|error| io::Error::new(error.kind(), format!("cannot listen on {host} port {port}: {error}")))?;
 
-    // Connections are queued from here on, so a request that follows the callback at once finds an open door.
+    // Connections are queued from here on, so requests may follow the callback at once.
     if let Some(url) = callback.or_else(|| env::var("CALLBACK_URL").ok()) {
         call_back(&url).map_err(|error| io::Error::new(error.kind(), format!("ready callback: {error}")))?;
     }
@@ -56,7 +56,7 @@ pub fn run(callback: Option<String>) -> io::Result<()> {
     }
 }
 
-/// Tells the daemon that requests may come.
+/// Reports to the daemon that this instance is ready.
 fn call_back(url: &str) -> io::Result<()> {
     let rest = url.strip_prefix("http://").ok_or_else(|| malformed("the URL must start with http://"))?;
     let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
@@ -79,7 +79,7 @@ fn serve(stream: &TcpStream, greeting: &str) {
     }
 }
 
-/// Answers request after request.
+/// Answers requests until the connection ends.
 fn converse(mut reader: impl BufRead, mut writer: impl Write, greeting: &str) -> io::Result<()> {
     loop {
         match exchange(&mut reader, &mut writer, greeting) {
@@ -95,14 +95,14 @@ fn converse(mut reader: impl BufRead, mut writer: impl Write, greeting: &str) ->
     }
 }
 
-/// Reads one request and answers it; whether the connection may carry another.
+/// Reads and answers one request; returns whether the connection stays open.
 fn exchange(reader: &mut impl BufRead, writer: &mut impl Write, greeting: &str) -> io::Result<bool> {
     let Some(lines) = read_head(reader)? else { return Ok(false) };
     let request = Request::parse(&lines).map_err(malformed)?;
     if request.expects_continue {
         writer.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
     }
-    // The body is read to its end even though nobody wants it: the next request starts behind it.
+    // The body is read to its end because the next request starts after it.
     drain(reader, request.body)?;
     let text = format!("{greeting}{} {}\n", request.method, request.target);
     respond(writer, "200 OK", &text, request.method != "HEAD", request.keep_alive)?;

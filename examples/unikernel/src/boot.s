@@ -34,7 +34,7 @@ pvh_entry:                          # 32-bit protected mode, no paging; ebx = hv
 # ---- The ELF entry: Linux's 64-bit boot protocol, older Firecrackers.
     .code64
     .globl linux_entry
-linux_entry:                        # long mode, somebody else's page tables; rsi = boot_params
+linux_entry:                        # long mode, the boot loader's page tables; rsi = boot_params
     cli
     cld
     movl 0x228(%rsi), %edi          # cmd_line_ptr

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// How long to wait for the answer, in microseconds.
-const PATIENCE: u64 = 2_000_000;
+const RESPONSE_TIMEOUT: u64 = 2_000_000;
 /// The first pause before another attempt, in microseconds; each further one is twice as long.
 const PAUSE: u64 = 100_000;
 const ATTEMPTS: u32 = 6;
@@ -49,7 +49,7 @@ impl Callback {
             State::Pausing { callback, attempt, until } => {
                 if now >= until {
                     turn.connect(self.socket, callback.server);
-                    self.state = State::Asking { callback, attempt, until: now + PATIENCE, asked: false };
+                    self.state = State::Asking { callback, attempt, until: now + RESPONSE_TIMEOUT, asked: false };
                 }
             }
             State::Asking { callback, attempt, until, ref mut asked } => {

@@ -23,7 +23,7 @@ pub struct Network {
 /// Where to report that the function is ready: `callback=http://ADDRESS[:PORT]/PATH`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Callback<'a> {
-    /// Whom to connect to.
+    /// The address to connect to.
     pub server: SocketAddrV4,
     /// What to ask for, with its slash.
     pub path: &'a str,
@@ -65,7 +65,7 @@ impl<'a> CommandLine<'a> {
         })
     }
 
-    /// The callback; `None` when nobody wants to be told.
+    /// The callback; `None` without one.
     ///
     /// # Errors
     /// When it is no URL that this guest can reach: there is no DNS and no TLS here.

@@ -28,7 +28,7 @@ use crate::{
 const PORT: u16 = 8080;
 const HEAD_LIMIT: usize = 8 * 1024;
 /// How long the client may take to close, or to take the last answer, in microseconds.
-const PATIENCE: u64 = 2_000_000;
+const CLOSE_TIMEOUT: u64 = 2_000_000;
 
 /// Memory for a request head.
 pub struct Head([u8; HEAD_LIMIT]);
@@ -204,7 +204,7 @@ fn finish(socket: &mut Socket<'_>, answer: Answer, manner: Manner, address: Ipv4
         Answer::End => {
             respond(socket, "200 OK", "Goodbye\n", Manner { keep_alive: false, ..manner });
             socket.close();
-            Phase::Ending { until: now + PATIENCE }
+            Phase::Ending { until: now + CLOSE_TIMEOUT }
         }
     })
 }
@@ -216,7 +216,7 @@ fn after(socket: &mut Socket<'_>, manner: Manner, now: u64) -> Phase {
 
 fn close(socket: &mut Socket<'_>, now: u64) -> Phase {
     socket.close();
-    Phase::Closing { until: now + PATIENCE }
+    Phase::Closing { until: now + CLOSE_TIMEOUT }
 }
 
 /// Resets the connection; once that has been sent, the socket listens again.

@@ -8,8 +8,8 @@ use crate::cpu::{in8, out8};
 const COM1: u16 = 0x3f8;
 const READY: u8 = 0x20;
 
-/// Polls of the status after which a byte is given up: a console that nobody reads must not stop the function.
-const PATIENCE: u32 = 20_000;
+/// Polls of the status after which a byte is dropped: an unread console must not stop the function.
+const MAX_POLLS: u32 = 20_000;
 
 /// Prints a line to the serial console.
 #[macro_export]
@@ -29,7 +29,7 @@ impl Write for Serial {
         for byte in text.bytes() {
             // SAFETY: a serial port sends a byte and knows no memory; without one, nothing happens.
             unsafe {
-                let _ = (0..PATIENCE).find(|_| in8(COM1 + 5) & READY != 0);
+                let _ = (0..MAX_POLLS).find(|_| in8(COM1 + 5) & READY != 0);
                 out8(COM1, byte);
             }
         }

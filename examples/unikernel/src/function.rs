@@ -18,7 +18,7 @@ pub enum Answer {
     Echo,
     /// Whether this guest can connect to an address.
     Probe(SocketAddrV4),
-    /// A farewell; then the machine is switched off.
+    /// A last response; then the machine is switched off.
     End,
     /// None: the machine crashes.
     Crash,

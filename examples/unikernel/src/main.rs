@@ -62,7 +62,7 @@ extern "C" fn start(command_line: usize) -> ! {
     let clock = interrupts::set_up();
     let line = match command_line {
         0 => "",
-        // SAFETY: either boot protocol promises a string that ends with a zero, in memory that nobody writes to.
+        // SAFETY: either boot protocol promises a string that ends with a zero, in memory that is never written.
         address => unsafe { text_at(core::ptr::with_exposed_provenance(address)) },
     };
     if let Err(error) = run(clock, CommandLine(line)) {
@@ -74,7 +74,7 @@ extern "C" fn start(command_line: usize) -> ! {
 /// Text up to the next zero byte, or none if it is not UTF-8.
 ///
 /// # Safety
-/// There must be such a byte within [`LONGEST_LINE`], and nobody may ever write to the text.
+/// There must be such a byte within [`LONGEST_LINE`], and the text must never be written.
 unsafe fn text_at(address: *const u8) -> &'static str {
     // SAFETY: up to the zero everything is readable, as the caller promises.
     let bytes = unsafe {

@@ -33,7 +33,7 @@ impl<const N: usize> Buffers<N> {
     /// # Safety
     /// The device must not have this buffer.
     unsafe fn lend(&mut self, buffer: u16) -> &mut [u8; N] {
-        // SAFETY: the pointer is to SIZE static buffers, this one is ours, and nobody else has a reference to it.
+        // SAFETY: the pointer is to SIZE static buffers, this one is ours, and there is no other reference to it.
         unsafe { &mut *self.pointer(buffer) }
     }
 

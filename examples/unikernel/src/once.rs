@@ -1,4 +1,4 @@
-//! Statics that are handed out once, for whoever needs memory that lasts: there is no allocator.
+//! Statics that are handed out once, as memory for the lifetime of the machine: there is no allocator.
 
 use core::{
     cell::UnsafeCell,
@@ -15,7 +15,7 @@ pub struct Once<T> {
 unsafe impl<T: Send> Sync for Once<T> {}
 
 impl<T> Once<T> {
-    /// A static that nobody has taken. Zeros cost no room in the ELF file.
+    /// A static that is not taken yet. Zeros cost no room in the ELF file.
     pub const fn new(value: T) -> Self {
         Self { taken: AtomicBool::new(false), value: UnsafeCell::new(value) }
     }

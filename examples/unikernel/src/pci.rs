@@ -35,7 +35,7 @@ impl Device {
     /// Writes a register of the configuration space.
     ///
     /// # Safety
-    /// The device must not be told to do anything to memory that it should not.
+    /// The written value must not make the device access memory that it must not access.
     pub unsafe fn write(self, offset: u8, value: u32) {
         // SAFETY: the caller's promise.
         unsafe {
@@ -54,7 +54,7 @@ impl Device {
         unsafe { self.write(0x04, self.read(0x04) & 0xffff | 1 << 10 | 1 << 2 | 1 << 1) }
     }
 
-    /// Where base address register `index` was put by whoever set up the bus; `None` where this kernel cannot reach it:
+    /// Returns the address in base address register `index`, as the firmware set it; `None` where this kernel cannot reach it:
     /// a range of I/O ports, not set up at all, or past 4 GiB.
     pub fn base_address(self, index: u8) -> Option<Registers> {
         let offset = 0x10 + 4 * index;

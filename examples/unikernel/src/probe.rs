@@ -7,7 +7,7 @@ use smoltcp::{iface::SocketHandle, socket::tcp};
 use crate::sockets::{Sockets, Turn};
 
 /// How long a silent address is given, in microseconds.
-const PATIENCE: u64 = 2_000_000;
+const CONNECT_TIMEOUT: u64 = 2_000_000;
 
 /// One probe at a time; further ones wait for it.
 pub struct Probe {
@@ -31,7 +31,7 @@ impl Probe {
     pub fn ask(&mut self, owner: SocketHandle, server: SocketAddrV4, turn: &mut Turn<'_>) -> Option<&'static str> {
         match self.state {
             State::Idle if turn.connect(self.socket, server) => {
-                self.state = State::Trying { owner, until: turn.now + PATIENCE };
+                self.state = State::Trying { owner, until: turn.now + CONNECT_TIMEOUT };
                 None
             }
             State::Idle => Some("unreachable"),
@@ -43,7 +43,7 @@ impl Probe {
         }
     }
 
-    /// The connection is gone, so nobody will ask for the outcome.
+    /// The connection is gone, so the outcome is not needed.
     pub fn forget(&mut self, owner: SocketHandle) {
         if matches!(self.state, State::Trying { owner: other, .. } | State::Over { owner: other, .. } if other == owner)
         {

@@ -78,7 +78,7 @@ impl Body {
     /// Reads on, up to the next stretch of content or the end of the input.
     ///
     /// # Errors
-    /// When the chunks are not as they should be; then nobody knows where the next request begins.
+    /// When the chunked encoding is malformed: the begin of the next request is unknown then.
     pub fn next<'a>(&mut self, input: &'a [u8]) -> Result<Piece<'a>, Malformed> {
         for (index, &byte) in input.iter().enumerate() {
             match self.state {

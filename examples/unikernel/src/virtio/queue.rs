@@ -113,7 +113,7 @@ impl Queue {
         }
     }
 
-    /// Hands a buffer to the device; returns whether it wants to be told.
+    /// Hands a buffer to the device; returns whether it wants a notification.
     pub fn hand_over(&self, buffer: u16, address: *const u8, length: usize) -> bool {
         let descriptor = &self.rings.descriptors[usize::from(buffer)];
         descriptor.address.store(address.expose_provenance() as u64, Ordering::Relaxed);
@@ -121,7 +121,7 @@ impl Queue {
         let index = self.rings.available_index.load(Ordering::Relaxed);
         self.rings.available[usize::from(index) % SIZE].store(buffer, Ordering::Relaxed);
         self.rings.available_index.store(index.wrapping_add(1), Ordering::Release);
-        // The device reads the index after it has said that it wants to be told: one of us sees the other.
+        // The device reads the index after it has requested notifications, so one side sees the change of the other.
         fence(Ordering::SeqCst);
         self.rings.used_flags.load(Ordering::Relaxed) & NO_NOTIFY == 0
     }

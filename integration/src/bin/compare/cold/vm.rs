@@ -85,7 +85,7 @@ async fn alternate(kind: Kind, rounds: usize) -> Starts {
     starts
 }
 
-/// A VMM with the arguments of one that UniFaaS started.
+/// A VMM with the same arguments as a VMM of UniFaaS.
 struct ByHand {
     program: String,
     arguments: Vec<String>,

@@ -1,6 +1,7 @@
 #!/bin/sh
-# Makes out/vmlinuz and out/initramfs.cpio.gz: Debian's cloud kernel, busybox and the hello function. Installs nothing and
-# needs no root; needs Debian's apt-get (with package lists: apt-get update) and cargo. Downloads once; remove out/ to renew.
+# Builds out/vmlinuz and out/initramfs.cpio.gz from Debian's cloud kernel, busybox and the hello function. It installs nothing
+# and needs no root. It needs Debian's apt-get with package lists (apt-get update), and cargo. It downloads once; remove out/
+# to download again.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 out=$here/out
@@ -11,9 +12,9 @@ if [ ! -e "$out/packages/done" ]; then
     rm -rf "$out/packages"
     mkdir "$out/packages"
     cd "$out/packages"
-    # The package of that name is empty and depends on the kernel of the day.
+    # The package of that name is empty and depends on the current kernel.
     kernel=$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/.*Depends: \(linux-image-.*\)/\1/p' | head -n 1)
-    [ -n "$kernel" ] || { echo "build.sh: apt-get knows no linux-image-cloud-amd64; apt-get update?" >&2; exit 1; }
+    [ -n "$kernel" ] || { echo "build.sh: the package lists have no linux-image-cloud-amd64: run apt-get update" >&2; exit 1; }
     apt-get --quiet download "$kernel" busybox-static
     for package in *.deb; do
         dpkg-deb -x "$package" .
@@ -22,7 +23,7 @@ if [ ! -e "$out/packages/done" ]; then
     touch done
 fi
 
-# Static, as there are no libraries in there. A directory of its own keeps the flags from rebuilding everything else.
+# Static, because the initramfs has no libraries. Its own target directory keeps these flags from rebuilding other crates.
 target=x86_64-unknown-linux-gnu
 RUSTFLAGS='-Ctarget-feature=+crt-static' CARGO_PROFILE_RELEASE_STRIP=true CARGO_TARGET_DIR=$out/target \
     cargo build --quiet --release --manifest-path "$here/../../Cargo.toml" --target $target --package hello

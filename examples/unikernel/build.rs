@@ -1,4 +1,4 @@
-//! Links the unikernel by its own linker script, at a fixed address and without what an operating system would expect.
+//! Links the unikernel with its own linker script, at a fixed address, without a C runtime.
 
 use std::env;
 

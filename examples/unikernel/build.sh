@@ -1,9 +1,9 @@
 #!/bin/sh
-# Builds unikernel.elf next to this script; does next to nothing when it is up to date.
+# Builds unikernel.elf next to this script, if it is out of date.
 #
-# With the target x86_64-unknown-none (rustup target add x86_64-unknown-none) that one is used. Without it, the host's
-# own Linux target serves: no SSE, no red zone, and fat LTO, which compiles `core` again by the same rules. rustc then
-# warns that the target should have SSE (rust-lang/rust issue 116344); nothing here passes a float, so nothing differs.
+# It uses the target x86_64-unknown-none if that is installed (rustup target add x86_64-unknown-none), else the host's Linux
+# target: without SSE, without a red zone, and with fat LTO, which compiles `core` again with the same flags. rustc then
+# warns that the target should have SSE (rust-lang/rust issue 116344). No function passes a float, so the ABI is the same.
 set -eu
 cd "$(dirname "$0")"
 

@@ -1,5 +1,5 @@
-# The two ways in, the way out of 32-bit mode, and everything the CPU wants to find in memory: GDT, page tables, stack.
-# AT&T syntax. What runs afterwards is `start` in main.rs.
+# Two entry points, the switch to 64-bit mode, and the CPU's tables: GDT, page tables, stack. AT&T syntax. The code ends in
+# `start` of main.rs.
 
 # ---- PVH: a note in the ELF file names the address. QEMU insists on it, newer Firecrackers prefer it.
     .section .note.pvh, "a", @note
@@ -34,7 +34,7 @@ pvh_entry:                          # 32-bit protected mode, no paging; ebx = hv
 # ---- The ELF entry: Linux's 64-bit boot protocol, older Firecrackers.
     .code64
     .globl linux_entry
-linux_entry:                        # long mode, the boot loader's page tables; rsi = boot_params
+linux_entry:                        # long mode, the loader's page tables; rsi = boot_params
     cli
     cld
     movl 0x228(%rsi), %edi          # cmd_line_ptr
@@ -58,7 +58,7 @@ long_mode:                          # edi = address of the command line, or 0
 1:  hlt
     jmp 1b
 
-# ---- Interrupts only end a `hlt`: what happened is seen by looking.
+# ---- Interrupts only end a `hlt`; the main loop polls the devices.
     .globl wake_up
 wake_up:
     pushq %rax
@@ -71,7 +71,7 @@ wake_up:
 spurious:
     iretq
 
-# ---- Exceptions: 32 entries of 16 bytes each, all of them the end.
+# ---- Exceptions: 32 entries of 16 bytes each, all of them fatal.
     .balign 16
     .globl exceptions
 exceptions:
@@ -90,7 +90,7 @@ exception:
     andq $-16, %rsp
     call report_exception
 
-# ---- memcpy and its kin. By `rep` with 8 bytes at a time: an emulated CPU takes one step per element.
+# ---- memcpy and the like, by `rep` with 8 bytes at a time: an emulated CPU takes one step per element.
     .globl memcpy
 memcpy:                             # rdi = to, rsi = from, rdx = length
     movq %rdi, %rax
@@ -171,7 +171,7 @@ bcmp:
     jnz 5b
 6:  ret
 
-# ---- Tables, made when the file is made: to fill them at boot would take 10,000 instructions.
+# ---- Tables, filled at build time: at boot that would take 10,000 instructions.
     .section .data.tables, "aw"
     .balign 8
 gdt:

@@ -1,4 +1,4 @@
-//! The ready callback: an HTTP request that tells the daemon that this function is up.
+//! The ready callback: an HTTP request that reports to the daemon that this function is ready.
 
 use core::fmt::Write;
 
@@ -10,14 +10,14 @@ use crate::{
     sockets::{Sockets, Turn},
 };
 
-/// How long to wait for the answer, in microseconds.
-const RESPONSE_TIMEOUT: u64 = 2_000_000;
-/// The first pause before another attempt, in microseconds; each further one is twice as long.
-const PAUSE: u64 = 100_000;
-const ATTEMPTS: u32 = 6;
+/// Timeout of the request, in microseconds.
+const REQUEST_TIMEOUT: u64 = 2_000_000;
+/// Delay before the second attempt, in microseconds; it doubles with each further one.
+const RETRY_DELAY: u64 = 100_000;
+const MAX_ATTEMPTS: u32 = 6;
 
-/// Enough of an answer to see how it begins: `HTTP/1.1 2`.
-const VERDICT: usize = 10;
+/// Length of the beginning of a response that shows its status class: `HTTP/1.1 2`.
+const STATUS_PREFIX: usize = 10;
 
 /// The state of the callback.
 pub struct Callback {
@@ -26,69 +26,69 @@ pub struct Callback {
 }
 
 enum State {
-    Pausing { callback: cmdline::Callback<'static>, attempt: u32, until: u64 },
-    Asking { callback: cmdline::Callback<'static>, attempt: u32, until: u64, asked: bool },
-    Over,
+    Waiting { callback: cmdline::Callback<'static>, attempt: u32, until: u64 },
+    Requesting { callback: cmdline::Callback<'static>, attempt: u32, until: u64, sent: bool },
+    Done,
 }
 
 impl Callback {
-    /// The callback, to be made in the first turn.
+    /// Creates the callback; the request is made in the first step.
     pub fn new(sockets: &mut Sockets, callback: Option<cmdline::Callback<'static>>) -> Self {
         let state = match callback {
-            Some(callback) => State::Pausing { callback, attempt: 0, until: 0 },
-            None => State::Over,
+            Some(callback) => State::Waiting { callback, attempt: 0, until: 0 },
+            None => State::Done,
         };
         Self { socket: sockets.add(), state }
     }
 
-    /// Gets on with it.
+    /// Advances the request, and its retries.
     pub fn step(&mut self, turn: &mut Turn<'_>) {
         let now = turn.now;
         match self.state {
-            State::Over => return,
-            State::Pausing { callback, attempt, until } => {
+            State::Done => return,
+            State::Waiting { callback, attempt, until } => {
                 if now >= until {
                     turn.connect(self.socket, callback.server);
-                    self.state = State::Asking { callback, attempt, until: now + RESPONSE_TIMEOUT, asked: false };
+                    self.state = State::Requesting { callback, attempt, until: now + REQUEST_TIMEOUT, sent: false };
                 }
             }
-            State::Asking { callback, attempt, until, ref mut asked } => {
+            State::Requesting { callback, attempt, until, ref mut sent } => {
                 let socket = turn.socket(self.socket);
-                if !*asked && socket.can_send() {
+                if !*sent && socket.can_send() {
                     let mut request = Text::<1024>::new();
                     let cmdline::Callback { server, path } = callback;
                     let _ = write!(request, "GET {path} HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\n\r\n");
-                    *asked = socket.send_slice(request.as_bytes()).is_ok();
+                    *sent = socket.send_slice(request.as_bytes()).is_ok();
                 }
                 let lost = !socket.is_open() || now >= until;
-                let verdict = match socket.peek(VERDICT) {
-                    Ok(answer) if answer.len() == VERDICT => {
+                let accepted = match socket.peek(STATUS_PREFIX) {
+                    Ok(answer) if answer.len() == STATUS_PREFIX => {
                         Some(answer.starts_with(b"HTTP/1.") && answer.ends_with(b" 2"))
                     }
                     _ => lost.then_some(false),
                 };
-                if verdict.is_some() {
+                if accepted.is_some() {
                     socket.close();
                 }
-                match verdict {
+                match accepted {
                     Some(true) => {
                         say!("unikernel: ready");
-                        self.state = State::Over;
+                        self.state = State::Done;
                     }
                     Some(false) => self.fail(callback, attempt, now),
                     None => {}
                 }
             }
         }
-        turn.waiting |= !matches!(self.state, State::Over);
+        turn.waiting |= !matches!(self.state, State::Done);
     }
 
     fn fail(&mut self, callback: cmdline::Callback<'static>, attempt: u32, now: u64) {
         let attempt = attempt + 1;
-        say!("unikernel: callback to {} failed, attempt {attempt} of {ATTEMPTS}", callback.server);
+        say!("unikernel: callback to {} failed, attempt {attempt} of {MAX_ATTEMPTS}", callback.server);
         self.state = match attempt {
-            ATTEMPTS => State::Over,
-            _ => State::Pausing { callback, attempt, until: now + (PAUSE << attempt) },
+            MAX_ATTEMPTS => State::Done,
+            _ => State::Waiting { callback, attempt, until: now + (RETRY_DELAY << attempt) },
         };
     }
 }

@@ -1,8 +1,8 @@
-//! The kernel command line: words separated by blanks, most of them `key=value`.
+//! Parses the kernel command line: words separated by blanks, most of them `key=value`.
 
 use core::net::{Ipv4Addr, SocketAddrV4};
 
-/// The port of a callback URL that names none.
+/// The port of a callback URL without one.
 const HTTP: u16 = 80;
 
 /// A kernel command line.
@@ -14,40 +14,40 @@ pub struct CommandLine<'a>(pub &'a str);
 pub struct Network {
     /// The guest's own address.
     pub address: Ipv4Addr,
-    /// Length of the network's prefix in bits; without `mask=`, 24.
+    /// Prefix length of the network in bits; 24 without `mask=`.
     pub prefix: u8,
-    /// Where everything outside of the network goes.
+    /// The gateway for everything outside of the network.
     pub gateway: Option<Ipv4Addr>,
 }
 
 /// Where to report that the function is ready: `callback=http://ADDRESS[:PORT]/PATH`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Callback<'a> {
-    /// The address to connect to.
+    /// The address of the server.
     pub server: SocketAddrV4,
-    /// What to ask for, with its slash.
+    /// The path, with its slash.
     pub path: &'a str,
 }
 
 /// A virtio device: `virtio_mmio.device=SIZE@ADDRESS:LINE`, as VMMs append it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct MmioDevice {
-    /// Where its registers begin.
+    /// Address of its registers.
     pub address: u64,
     /// Its interrupt line.
     pub line: u32,
 }
 
 impl<'a> CommandLine<'a> {
-    /// Whether a word stands there.
+    /// Returns whether the command line contains a word.
     pub fn has(self, word: &str) -> bool {
         self.0.split_ascii_whitespace().any(|other| other == word)
     }
 
-    /// The network settings.
+    /// Returns the network settings.
     ///
     /// # Errors
-    /// When they are missing or wrong; says which.
+    /// Names the setting that is missing or wrong.
     pub fn network(self) -> Result<Network, &'static str> {
         let parse = |text: &str| text.parse::<Ipv4Addr>().ok();
         let address = self.values("ip").next().ok_or("ip= is missing on the command line")?;
@@ -65,10 +65,10 @@ impl<'a> CommandLine<'a> {
         })
     }
 
-    /// The callback; `None` without one.
+    /// Returns the callback, if there is one.
     ///
     /// # Errors
-    /// When it is no URL that this guest can reach: there is no DNS and no TLS here.
+    /// When this guest cannot reach the URL: it has neither DNS nor TLS.
     pub fn callback(self) -> Result<Option<Callback<'a>>, &'static str> {
         let Some(url) = self.values("callback").next() else { return Ok(None) };
         let rest = url.strip_prefix("http://").ok_or("callback= does not begin with http://")?;
@@ -78,7 +78,7 @@ impl<'a> CommandLine<'a> {
         Ok(Some(Callback { server, path: if path.is_empty() { "/" } else { path } }))
     }
 
-    /// The virtio devices, leaving out what cannot be understood.
+    /// Returns the virtio devices, without malformed ones.
     pub fn mmio_devices(self) -> impl Iterator<Item = MmioDevice> {
         self.values("virtio_mmio.device").filter_map(|text| {
             let (_size, place) = text.split_once('@')?;
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_what_a_daemon_and_firecracker_put_together() {
+    fn reads_command_line_of_daemon_and_firecracker() {
         let line = CommandLine(
             "ip=10.100.0.2 gw=10.100.0.1 mask=255.255.255.252 callback=http://10.100.0.1:3000/ready/a1b2 \
              pci=off virtio_mmio.device=4K@0xc0001000:5",
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn finds_every_device_of_qemu_and_skips_nonsense() {
+    fn finds_devices_of_qemu_and_skips_malformed_ones() {
         let line = CommandLine(
             "virtio_mmio.device=512@0xfeb00e00:12 virtio_mmio.device=512@0xfeb00c00:11:3 \
              virtio_mmio.device=512 virtio_mmio.device=512@0xzz:1 virtio_mmio.device=512@0x10",
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_callback_needs_neither_port_nor_path() {
+    fn callback_needs_neither_port_nor_path() {
         let callback = |line| CommandLine(line).callback();
         let server = SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 1), 80);
         assert_eq!(callback("callback=http://10.0.0.1"), Ok(Some(Callback { server, path: "/" })));
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn says_which_setting_is_wrong() {
+    fn error_names_setting() {
         let error = |line| CommandLine(line).network().unwrap_err();
         assert!(error("").contains("ip= is missing"));
         assert!(error("ip=10.0.0").contains("ip="));

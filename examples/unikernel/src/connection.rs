@@ -1,6 +1,6 @@
-//! One connection of the HTTP server: head, body, answer, and the next request; or back to listening.
+//! One connection of the HTTP server: head, body, response, and then the next request, or listening again.
 //!
-//! A request is begun only when there is room for any answer but an echo, so only echoes have to wait while they send.
+//! A request is read only if the send buffer has room for any response except an echo. So only echoes wait while they send.
 
 use core::{
     fmt::Write,
@@ -21,24 +21,24 @@ use unikernel::{
 use crate::{
     power,
     probe::Probe,
-    response::{self, ANSWER, Manner, respond, room},
+    response::{self, ANSWER, ResponseOptions, respond, room},
     sockets::Turn,
 };
 
 const PORT: u16 = 8080;
-const HEAD_LIMIT: usize = 8 * 1024;
-/// How long the client may take to close, or to take the last answer, in microseconds.
+const MAX_HEAD: usize = 8 * 1024;
+/// How long the client may take to read the last response and close, in microseconds.
 const CLOSE_TIMEOUT: u64 = 2_000_000;
 
 /// Memory for a request head.
-pub struct Head([u8; HEAD_LIMIT]);
+pub struct Head([u8; MAX_HEAD]);
 
 impl Head {
-    /// Without any.
-    pub const EMPTY: Self = Self([0; HEAD_LIMIT]);
+    /// An empty head.
+    pub const EMPTY: Self = Self([0; MAX_HEAD]);
 }
 
-/// A connection, or the wait for one.
+/// A connection, or a socket that listens for one.
 pub struct Connection {
     socket: SocketHandle,
     head: &'static mut Head,
@@ -46,15 +46,15 @@ pub struct Connection {
 }
 
 enum Phase {
-    /// So much of a head is there.
+    /// The head is being received.
     Head { filled: usize, end: HeadEnd },
-    /// The head has been understood; the body is coming.
-    Body { body: Body, answer: Answer, manner: Manner },
-    /// The answer depends on a probe.
-    Probing { server: SocketAddrV4, manner: Manner },
-    /// Everything has been said.
+    /// The head is parsed, and the body is being received.
+    Body { body: Body, answer: Answer, options: ResponseOptions },
+    /// A probe runs whose outcome is the response.
+    Probing { server: SocketAddrV4, options: ResponseOptions },
+    /// The response is sent, and the connection is closing.
     Closing { until: u64 },
-    /// Everything has been said, and the machine is to be switched off.
+    /// The response is sent, and the machine will be switched off.
     Ending { until: u64 },
 }
 
@@ -62,24 +62,24 @@ impl Phase {
     const BEGIN: Self = Self::Head { filled: 0, end: HeadEnd::new() };
 }
 
-/// The phase that follows: at once, or after something else has happened.
+/// The next phase, entered at once or in a later step.
 enum Next {
     Go(Phase),
     Wait(Phase),
 }
 
 impl Connection {
-    /// On a socket of its own; it begins to listen with the first step.
+    /// Creates a connection on its own socket, which listens from the first step on.
     pub fn new(socket: SocketHandle, head: &'static mut Head) -> Self {
         Self { socket, head, phase: Phase::BEGIN }
     }
 
-    /// Whether it waits for a client.
+    /// Returns whether the socket listens.
     pub fn is_listening(&self, turn: &mut Turn<'_>) -> bool {
         turn.socket(self.socket).state() == State::Listen
     }
 
-    /// Gets on as far as possible. `address` is the guest's own.
+    /// Advances the connection as far as possible. `address` is the guest's own.
     pub fn step(&mut self, turn: &mut Turn<'_>, probe: &mut Probe, address: Ipv4Addr) {
         match turn.socket(self.socket).state() {
             State::Closed | State::TimeWait => {
@@ -109,26 +109,26 @@ impl Connection {
         let socket = turn.socket(self.socket);
         match mem::replace(&mut self.phase, Phase::BEGIN) {
             Phase::Head { filled, end } => read_head(socket, self.head, filled, end, now),
-            Phase::Body { body, answer, manner } if body.is_done() => finish(socket, answer, manner, address, now),
-            Phase::Body { mut body, answer, manner } => {
+            Phase::Body { body, answer, options } if body.is_done() => finish(socket, answer, options, address, now),
+            Phase::Body { mut body, answer, options } => {
                 match response::transfer(socket, &mut body, matches!(answer, Answer::Echo)) {
-                    Ok(true) => Next::Go(Phase::Body { body, answer, manner }),
-                    Ok(false) => Next::Wait(Phase::Body { body, answer, manner }),
+                    Ok(true) => Next::Go(Phase::Body { body, answer, options }),
+                    Ok(false) => Next::Wait(Phase::Body { body, answer, options }),
                     Err(response::Broken) => abandon(turn, self.socket),
                 }
             }
-            Phase::Probing { server, manner } => match probe.ask(self.socket, server, turn) {
+            Phase::Probing { server, options } => match probe.ask(self.socket, server, turn) {
                 Some(outcome) => {
                     let mut text = Text::<32>::new();
                     let _ = writeln!(text, "{outcome}");
                     let socket = turn.socket(self.socket);
-                    respond(socket, "200 OK", text.as_str(), manner);
-                    Next::Go(after(socket, manner, now))
+                    respond(socket, "200 OK", text.as_str(), options);
+                    Next::Go(after(socket, options, now))
                 }
-                None => Next::Wait(Phase::Probing { server, manner }),
+                None => Next::Wait(Phase::Probing { server, options }),
             },
             Phase::Closing { until } => {
-                // What still comes is read: unread, it would reset the client before it has read the answer.
+                // Lingering close: unread input would reset the connection before the client has read the response.
                 while socket.can_recv() && socket.recv(|bytes| (bytes.len(), ())).is_ok() {}
                 if now < until { Next::Wait(Phase::Closing { until }) } else { abandon(turn, self.socket) }
             }
@@ -142,7 +142,7 @@ impl Connection {
     }
 }
 
-/// Reads more of a head; decides about the request once it is whole.
+/// Reads more of a head, and starts the request once it is complete.
 fn read_head(socket: &mut Socket<'_>, Head(head): &mut Head, filled: usize, mut end: HeadEnd, now: u64) -> Next {
     if room(socket) < ANSWER || !socket.can_recv() && socket.may_recv() {
         return Next::Wait(Phase::Head { filled, end });
@@ -152,9 +152,9 @@ fn read_head(socket: &mut Socket<'_>, Head(head): &mut Head, filled: usize, mut 
         let room = head.get_mut(filled..filled + length).map(|room| room.copy_from_slice(&bytes[..length]));
         (length, room.map(|()| (filled + length, ended)))
     });
-    let refusal = Manner { keep_alive: false, with_text: true };
+    let refusal = ResponseOptions { keep_alive: false, with_text: true };
     match read {
-        // The client is through.
+        // The client has closed the connection.
         Err(_) => Next::Go(close(socket, now)),
         Ok(None) => {
             respond(socket, "431 Request Header Fields Too Large", "the head is too long\n", refusal);
@@ -175,43 +175,43 @@ fn read_head(socket: &mut Socket<'_>, Head(head): &mut Head, filled: usize, mut 
 
 fn begin(socket: &mut Socket<'_>, request: Request<'_>) -> Phase {
     let answer = function::answer(&request);
-    let manner = Manner { keep_alive: request.keep_alive, with_text: request.method != "HEAD" };
+    let options = ResponseOptions { keep_alive: request.keep_alive, with_text: request.method != "HEAD" };
     if request.expects_continue && !request.body.is_done() {
         response::ask_for_body(socket);
     }
     if matches!(answer, Answer::Echo) {
-        response::begin_echo(socket, &request.body, manner);
+        response::begin_echo(socket, &request.body, options);
     }
-    Phase::Body { body: request.body, answer, manner }
+    Phase::Body { body: request.body, answer, options }
 }
 
-/// Answers, now that the body has been read.
-fn finish(socket: &mut Socket<'_>, answer: Answer, manner: Manner, address: Ipv4Addr, now: u64) -> Next {
+/// Sends the response once the body has been read.
+fn finish(socket: &mut Socket<'_>, answer: Answer, options: ResponseOptions, address: Ipv4Addr, now: u64) -> Next {
     Next::Go(match answer {
-        Answer::Echo => after(socket, manner, now),
-        Answer::Probe(server) => Phase::Probing { server, manner },
+        Answer::Echo => after(socket, options, now),
+        Answer::Probe(server) => Phase::Probing { server, options },
         Answer::Say(status, text) => {
-            respond(socket, status, text, manner);
-            after(socket, manner, now)
+            respond(socket, status, text, options);
+            after(socket, options, now)
         }
         Answer::Greet => {
             let mut text = Text::new();
             function::greet(&mut text, address);
-            respond(socket, "200 OK", text.as_str(), manner);
-            after(socket, manner, now)
+            respond(socket, "200 OK", text.as_str(), options);
+            after(socket, options, now)
         }
         Answer::Crash => power::triple_fault(),
         Answer::End => {
-            respond(socket, "200 OK", "Goodbye\n", Manner { keep_alive: false, ..manner });
+            respond(socket, "200 OK", "Goodbye\n", ResponseOptions { keep_alive: false, ..options });
             socket.close();
             Phase::Ending { until: now + CLOSE_TIMEOUT }
         }
     })
 }
 
-/// What follows an answer.
-fn after(socket: &mut Socket<'_>, manner: Manner, now: u64) -> Phase {
-    if manner.keep_alive { Phase::BEGIN } else { close(socket, now) }
+/// Returns the phase after a response.
+fn after(socket: &mut Socket<'_>, options: ResponseOptions, now: u64) -> Phase {
+    if options.keep_alive { Phase::BEGIN } else { close(socket, now) }
 }
 
 fn close(socket: &mut Socket<'_>, now: u64) -> Phase {
@@ -219,7 +219,7 @@ fn close(socket: &mut Socket<'_>, now: u64) -> Phase {
     Phase::Closing { until: now + CLOSE_TIMEOUT }
 }
 
-/// Resets the connection; once that has been sent, the socket listens again.
+/// Resets the connection. The socket listens again once the reset has been sent.
 fn abandon(turn: &mut Turn<'_>, socket: SocketHandle) -> Next {
     turn.socket(socket).abort();
     turn.again = true;

@@ -1,11 +1,11 @@
-//! The instructions that Rust has no words for: I/O ports, device registers, the interrupt flag.
+//! Instructions without an equivalent in Rust: I/O ports, device registers, the interrupt flag.
 
 use core::arch::asm;
 
 /// Writes a byte to an I/O port.
 ///
 /// # Safety
-/// What the device there does with it must not harm memory that Rust owns.
+/// The device must not write to memory that Rust owns as a result.
 pub unsafe fn out8(port: u16, value: u8) {
     // SAFETY: the instruction itself touches neither memory nor the stack; the rest is the caller's promise.
     unsafe { asm!("out dx, al", in("dx") port, in("al") value, options(nomem, nostack, preserves_flags)) }
@@ -51,7 +51,7 @@ pub unsafe fn in32(port: u16) -> u32 {
     value
 }
 
-/// The cycle counter: not a clock here, only a number that differs from start to start.
+/// Returns the cycle counter, as a number that differs from start to start. It is not used as a clock.
 pub fn cycles() -> u64 {
     let (low, high): (u32, u32);
     // SAFETY: reads a counter.
@@ -59,7 +59,7 @@ pub fn cycles() -> u64 {
     u64::from(high) << 32 | u64::from(low)
 }
 
-/// Sleeps until the next interrupt; at once over if one is pending. Interrupts are off before and after.
+/// Sleeps until the next interrupt, or returns at once if one is pending. Interrupts are off before and after.
 pub fn sleep() {
     // SAFETY: `sti` takes effect after the instruction that follows it, so no interrupt slips in between and is missed.
     // The handlers (boot.s) keep every register, and the code is compiled without a red zone. Devices write to memory
@@ -67,14 +67,14 @@ pub fn sleep() {
     unsafe { asm!("sti", "hlt", "cli") }
 }
 
-/// Tells the CPU where the interrupt descriptor table is.
+/// Loads the interrupt descriptor table.
 ///
 /// # Safety
-/// The entries have to be what the CPU expects, and lead to handlers that may run wherever they are let in.
+/// The entries must be valid, and their handlers must be able to run wherever interrupts are enabled.
 pub unsafe fn load_interrupt_table<T>(table: &'static [T]) {
     #[repr(C, packed)]
     struct Register {
-        /// The last byte's offset.
+        /// Offset of the last byte.
         limit: u16,
         base: u64,
     }
@@ -84,20 +84,20 @@ pub unsafe fn load_interrupt_table<T>(table: &'static [T]) {
     unsafe { asm!("lidt [{}]", in(reg) &raw const register, options(nostack, preserves_flags)) }
 }
 
-/// A device's registers, in memory.
+/// Memory-mapped registers of a device.
 #[derive(Clone, Copy)]
 pub struct Registers(usize);
 
 impl Registers {
-    /// The registers that begin at a physical address.
+    /// Returns the registers at a physical address.
     ///
     /// # Safety
-    /// There has to be a device at this address, below 4 GiB, and every offset used later must lie within it.
+    /// There must be a device at this address, below 4 GiB, and every offset used later must lie within it.
     pub const unsafe fn at(address: usize) -> Self {
         Self(address)
     }
 
-    /// The registers `offset` bytes further on.
+    /// Returns the registers at `offset` bytes from these.
     pub fn beyond(self, offset: usize) -> Self {
         Self(self.0 + offset)
     }

@@ -1,4 +1,4 @@
-//! What this function does: the place to begin when you make it your own.
+//! The function itself: begin here to write your own.
 
 use core::{
     fmt::Write,
@@ -7,24 +7,24 @@ use core::{
 
 use crate::{http::Request, text::Text};
 
-/// What a request is answered with.
+/// The response to a request.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Answer {
     /// A status, such as `200 OK`, and a text.
     Say(&'static str, &'static str),
-    /// Who we are.
+    /// A greeting with the guest's address.
     Greet,
-    /// The request's own body, as it comes.
+    /// The request's own body, streamed.
     Echo,
     /// Whether this guest can connect to an address.
     Probe(SocketAddrV4),
     /// A last response; then the machine is switched off.
     End,
-    /// None: the machine crashes.
+    /// No response: the machine crashes.
     Crash,
 }
 
-/// Decides by method and path. The body, if any, is still to come.
+/// Chooses the response by method and path, before the body is read.
 pub fn answer(request: &Request<'_>) -> Answer {
     match (request.method, request.path) {
         ("GET" | "HEAD", "/" | "/hello") => Answer::Greet,
@@ -42,7 +42,7 @@ pub fn answer(request: &Request<'_>) -> Answer {
     }
 }
 
-/// The text of [`Answer::Greet`].
+/// Writes the text of [`Answer::Greet`].
 pub fn greet(text: &mut Text<128>, address: Ipv4Addr) {
     let _ = writeln!(text, "Hello from the unikernel at {address}");
 }
@@ -56,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_and_methods_choose_the_answer() {
+    fn path_and_method_choose_the_answer() {
         assert_eq!(to("GET /"), Answer::Greet);
         assert_eq!(to("HEAD /hello?name=x"), Answer::Greet);
         assert_eq!(to("POST /echo"), Answer::Echo);
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn the_greeting_says_where_it_comes_from() {
+    fn greeting_has_the_address() {
         let mut text = Text::new();
         greet(&mut text, Ipv4Addr::new(10, 100, 0, 2));
         assert_eq!(text.as_str(), "Hello from the unikernel at 10.100.0.2\n");

@@ -1,8 +1,8 @@
-//! Interrupts and time: both from the local APIC.
+//! Interrupts and time, both from the local APIC.
 //!
-//! Interrupts are let in only while the CPU sleeps, and their handler (boot.s) does nothing but return: they end the
-//! sleep, and the main loop looks for what there is to do. The timer that ends it is also the clock; it counts
-//! nanoseconds on every machine this is for, as KVM and QEMU both run the APIC's bus at 1 GHz.
+//! Interrupts are enabled only while the CPU sleeps, and their handler (boot.s) only returns. They end the sleep, and the
+//! main loop polls everything. The timer that ends a sleep is also the clock. It counts nanoseconds, because KVM and QEMU
+//! both run the APIC's bus at 1 GHz.
 
 use core::arch::asm;
 
@@ -12,16 +12,16 @@ use crate::{
     power, say,
 };
 
-/// The interrupt vector that network devices are to use.
+/// The interrupt vector of network devices.
 pub const NETWORK: u8 = 0x41;
 const TIMER: u8 = 0x40;
 const SPURIOUS: u8 = 0xff;
 
-// SAFETY: every x86_64 machine has its local APIC here, and its first I/O APIC there, unless told otherwise.
+// SAFETY: every x86_64 machine has its local APIC here, and its first I/O APIC there, by default.
 const LAPIC: Registers = unsafe { Registers::at(0xfee0_0000) };
 // SAFETY: as above.
 const IOAPIC: Registers = unsafe { Registers::at(0xfec0_0000) };
-/// QEMU's microvm may have a second one, for the lines from 24 on, this far behind.
+/// Offset of a second I/O APIC, which QEMU's microvm may have for the lines from 24 on.
 const NEXT_IOAPIC: usize = 0x1_0000;
 const LINES: u32 = 24;
 
@@ -35,7 +35,7 @@ const LAPIC_DIVIDE: usize = 0x3e0;
 
 const MASKED: u32 = 1 << 16;
 const BY_16: u32 = 0b0011;
-/// Nanoseconds in one step of the timer.
+/// Nanoseconds per step of the timer.
 const STEP: u64 = 16;
 
 unsafe extern "C" {
@@ -55,7 +55,7 @@ struct Gate {
 impl Gate {
     const NONE: Self = Self { low: 0, high: 0 };
 
-    /// An interrupt gate: the handler runs in the code segment 8 with interrupts off.
+    /// Returns an interrupt gate: the handler runs in code segment 8 with interrupts off.
     fn to(handler: usize) -> Self {
         let handler = handler as u64;
         let present_interrupt_gate = 0x8e00_u64 << 32;
@@ -77,10 +77,10 @@ pub fn set_up() -> Clock {
     }
     table[usize::from(SPURIOUS)] = Gate::to(spurious as *const () as usize);
 
-    // SAFETY: the table is static and its gates lead to handlers that keep to the rules, or never return.
+    // SAFETY: the table is static, and its handlers keep all registers or never return.
     unsafe { load_interrupt_table(table) };
 
-    // SAFETY: masks every line of the two old interrupt controllers, which a BIOS may have left open.
+    // SAFETY: masks every line of the two legacy interrupt controllers, which a BIOS may have left unmasked.
     unsafe {
         out8(0x21, 0xff);
         out8(0xa1, 0xff);
@@ -93,12 +93,12 @@ pub fn set_up() -> Clock {
     Clock { armed_at: 0, count: u32::MAX }
 }
 
-/// This CPU's APIC, as interrupts are addressed to it.
+/// Returns the identifier of this CPU's APIC, as the destination of interrupts.
 pub fn destination() -> u32 {
     LAPIC.read::<u32>(LAPIC_ID) >> 24
 }
 
-/// Leads a line of the I/O APIC to this CPU, as [`NETWORK`], edge-triggered.
+/// Routes a line of the I/O APIC to this CPU, as [`NETWORK`], edge-triggered.
 pub fn route(line: u32) {
     let ioapic = IOAPIC.beyond((line / LINES) as usize * NEXT_IOAPIC);
     let entry = 0x10 + 2 * (line % LINES);
@@ -117,18 +117,18 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// Microseconds since boot.
+    /// Returns the microseconds since boot.
     pub fn now(&mut self) -> u64 {
         let left: u32 = LAPIC.read(LAPIC_CURRENT_COUNT);
         let now = self.armed_at + u64::from(self.count - left) * STEP;
         if left == 0 {
-            // The timer has run out, and with it the clock.
+            // The timer has expired, and the clock stands still until it is started again.
             self.arm(now, u32::MAX);
         }
         now / 1000
     }
 
-    /// Sleeps until an interrupt, at most so many microseconds, and never longer than a minute.
+    /// Sleeps until an interrupt, for at most so many microseconds, and for at most a minute.
     pub fn sleep(&mut self, microseconds: Option<u64>) {
         let steps = microseconds.map_or(u64::MAX, |time| time.saturating_mul(1000) / STEP);
         let now = self.now() * 1000;
@@ -142,7 +142,7 @@ impl Clock {
     }
 }
 
-/// What the CPU and boot.s push when there is an exception.
+/// The stack frame of an exception, pushed by the CPU and boot.s.
 #[repr(C)]
 struct Exception {
     vector: u64,

@@ -1,5 +1,5 @@
-//! What of the unikernel is independent of the machine: what it answers, the command line, HTTP. Tested on the host, by
-//! `cargo test`. `main.rs` is the unikernel.
+//! The part of the unikernel that is independent of the machine: the function, the command line, HTTP. `cargo test` tests
+//! it on the host. `main.rs` is the unikernel.
 
 #![cfg_attr(not(test), no_std)]
 

@@ -1,9 +1,9 @@
 //! A function as a unikernel: one program that is its own operating system. It boots by PVH or as a Linux kernel does,
 //! brings up a virtio network card, tells the daemon that it is ready, and serves HTTP.
 //!
-//! From the metal up: boot.s, cpu.rs, interrupts.rs, power.rs, console.rs · pci.rs, virtio/, net.rs · callback.rs, probe.rs,
-//! server.rs, connection.rs, response.rs, and main.rs. What needs no machine is in lib.rs: what makes it
-//! this function rather than another (function.rs), the command line, HTTP.
+//! From the bottom up: boot.s, cpu.rs, interrupts.rs, power.rs, console.rs · pci.rs, virtio/, net.rs · callback.rs,
+//! probe.rs, server.rs, connection.rs, response.rs, and main.rs. Code that needs no machine is in lib.rs: the function
+//! itself (function.rs), the command line, HTTP.
 
 #![no_std]
 #![no_main]
@@ -44,25 +44,25 @@ use crate::{
 
 core::arch::global_asm!(include_str!("boot.s"), options(att_syntax));
 
-/// Longest command line, in bytes; VMMs pass no more than half of it.
-const LONGEST_LINE: usize = 4096;
+/// Maximum length of the command line, in bytes; VMMs pass no more than half of it.
+const MAX_LINE: usize = 4096;
 
 const NO_DEVICE: &str =
     "no network device: no virtio_mmio.device= of version 1 on the command line, no virtio-net on PCI";
 
-/// Frames to take in before the connections get their turn.
-const BATCH: usize = 4;
+/// Maximum number of frames received between two steps of the connections.
+const FRAMES_PER_POLL: usize = 4;
 
-/// How often to look again for what waits for a time of its own, in microseconds.
-const TICK: u64 = 20_000;
+/// How often timeouts are checked, in microseconds.
+const CHECK_INTERVAL: u64 = 20_000;
 
-/// Where boot.s leads to, with the physical address of the command line, or 0.
+/// Starts the unikernel. boot.s calls it with the physical address of the command line, or 0.
 #[unsafe(no_mangle)]
 extern "C" fn start(command_line: usize) -> ! {
     let clock = interrupts::set_up();
     let line = match command_line {
         0 => "",
-        // SAFETY: either boot protocol promises a string that ends with a zero, in memory that is never written.
+        // SAFETY: either boot protocol promises a string that ends with a zero, in memory that is never written to.
         address => unsafe { text_at(core::ptr::with_exposed_provenance(address)) },
     };
     if let Err(error) = run(clock, CommandLine(line)) {
@@ -71,20 +71,20 @@ extern "C" fn start(command_line: usize) -> ! {
     power::off()
 }
 
-/// Text up to the next zero byte, or none if it is not UTF-8.
+/// Returns the text up to the next zero byte, or an empty one if it is not UTF-8.
 ///
 /// # Safety
-/// There must be such a byte within [`LONGEST_LINE`], and the text must never be written.
+/// There must be such a byte within [`MAX_LINE`], and the text must never be written to.
 unsafe fn text_at(address: *const u8) -> &'static str {
     // SAFETY: up to the zero everything is readable, as the caller promises.
     let bytes = unsafe {
-        let length = (0..LONGEST_LINE).take_while(|&index| *address.add(index) != 0).count();
+        let length = (0..MAX_LINE).take_while(|&index| *address.add(index) != 0).count();
         slice::from_raw_parts(address, length)
     };
     str::from_utf8(bytes).unwrap_or_default()
 }
 
-/// Serves until the function is asked to end.
+/// Serves until the machine is switched off.
 fn run(mut clock: Clock, command_line: CommandLine<'static>) -> Result<(), &'static str> {
     let network = command_line.network()?;
     say!("unikernel: {}/{}", network.address, network.prefix);
@@ -103,15 +103,15 @@ fn run(mut clock: Clock, command_line: CommandLine<'static>) -> Result<(), &'sta
     }
 
     let mut sockets = Sockets::new(seed);
-    let mut server = Server::new(network.address, BATCH);
+    let mut server = Server::new(network.address, FRAMES_PER_POLL);
     let mut callback = Callback::new(&mut sockets, command_line.callback()?);
     let mut probe = Probe::new(&mut sockets);
     loop {
         let now = clock.now();
         let instant = Instant::from_micros(now as i64);
-        // A few frames at a time: connections have to be taken care of between them, so that those that end make room.
-        let more =
-            (0..BATCH).all(|_| interface.poll_ingress_single(instant, &mut card, &mut sockets.set) != Ingress::None);
+        // A few frames at a time: connections that end in between free their sockets.
+        let more = (0..FRAMES_PER_POLL)
+            .all(|_| interface.poll_ingress_single(instant, &mut card, &mut sockets.set) != Ingress::None);
 
         let mut turn = Turn { now, interface: &mut interface, sockets: &mut sockets, again: false, waiting: false };
         server.step(&mut turn, &mut probe);
@@ -119,12 +119,16 @@ fn run(mut clock: Clock, command_line: CommandLine<'static>) -> Result<(), &'sta
         callback.step(&mut turn);
         let Turn { again, waiting, .. } = turn;
 
-        // After the steps, so that answers carry the acknowledgement of what they answer.
+        // After the steps, so that responses carry the acknowledgement of their requests.
         while interface.poll_egress(instant, &mut card, &mut sockets.set) != PollResult::None {}
 
         let delay = interface.poll_delay(instant, &sockets.set).map(|delay| delay.total_micros());
         if !more && !again && delay != Some(0) {
-            clock.sleep(if waiting { Some(delay.map_or(TICK, |delay| delay.min(TICK))) } else { delay });
+            clock.sleep(if waiting {
+                Some(delay.map_or(CHECK_INTERVAL, |delay| delay.min(CHECK_INTERVAL)))
+            } else {
+                delay
+            });
             card.acknowledge();
         }
     }

@@ -1,4 +1,4 @@
-//! The network card as smoltcp wants to see it: frames in, frames out, no copies but smoltcp's own.
+//! The network card as a smoltcp device: frames in, frames out, without copies other than smoltcp's.
 
 use smoltcp::{
     phy::{Device, DeviceCapabilities, Medium},
@@ -13,11 +13,11 @@ use crate::{
     },
 };
 
-/// Before each frame: offloads, none of which are in use. All zero.
+/// Size of the header before each frame. It is all zero, since no offload is in use.
 const HEADER: usize = 12;
 const FRAME: usize = 1514;
 
-/// Firecracker reads its tap only when 64 KiB and a header's worth of buffers are there; hence so much for each frame.
+/// Size of a frame's buffer: Firecracker reads its tap only once buffers of 64 KiB and a header are posted.
 const RECEIVE_BUFFER: usize = 16 * 1024;
 const TRANSMIT_BUFFER: usize = 2048;
 
@@ -26,14 +26,14 @@ static TRANSMIT_RINGS: Rings = Rings::new();
 static RECEIVE_BUFFERS: Once<[[u8; RECEIVE_BUFFER]; SIZE]> = Once::new([[0; RECEIVE_BUFFER]; SIZE]);
 static TRANSMIT_BUFFERS: Once<[[u8; TRANSMIT_BUFFER]; SIZE]> = Once::new([[0; TRANSMIT_BUFFER]; SIZE]);
 
-/// Buffers of `N` bytes, some of which the device has at any moment: hence pointers, not references.
+/// Buffers of `N` bytes. The device owns some of them at any time, so these are pointers, not references.
 struct Buffers<const N: usize>(*mut [u8; N]);
 
 impl<const N: usize> Buffers<N> {
     /// # Safety
     /// The device must not have this buffer.
     unsafe fn lend(&mut self, buffer: u16) -> &mut [u8; N] {
-        // SAFETY: the pointer is to SIZE static buffers, this one is ours, and there is no other reference to it.
+        // SAFETY: the pointer is to SIZE static buffers, this one belongs to the driver, and there is no other reference to it.
         unsafe { &mut *self.pointer(buffer) }
     }
 
@@ -43,20 +43,20 @@ impl<const N: usize> Buffers<N> {
     }
 }
 
-/// A network card that is up.
+/// A network card that is started.
 pub struct Card {
     transport: Transport,
     receive: Queue,
     receive_buffers: Buffers<RECEIVE_BUFFER>,
     transmit: Queue,
     transmit_buffers: Buffers<TRANSMIT_BUFFER>,
-    /// The transmit buffers that the device does not have.
+    /// The transmit buffers that the device does not own.
     free: Free,
     mac: [u8; 6],
 }
 
 impl Card {
-    /// Brings the device up and gives it all the receive buffers.
+    /// Starts the device and posts all receive buffers.
     ///
     /// # Errors
     /// As [`Transport::negotiate`].
@@ -83,17 +83,17 @@ impl Card {
         Ok(card)
     }
 
-    /// Its address.
+    /// Returns its MAC address.
     pub fn mac(&self) -> [u8; 6] {
         self.mac
     }
 
-    /// Takes note of an interrupt.
+    /// Acknowledges an interrupt.
     pub fn acknowledge(&self) {
         self.transport.acknowledge();
     }
 
-    /// A buffer to send from.
+    /// Returns a free transmit buffer.
     fn free_buffer(&mut self) -> Option<u16> {
         while let Some(done) = self.transmit.take_back() {
             self.free.put(done.buffer);
@@ -102,7 +102,7 @@ impl Card {
     }
 }
 
-/// A set of transmit buffers, a bit for each.
+/// A set of transmit buffers, as a bit mask.
 struct Free(u16);
 
 impl Free {
@@ -128,7 +128,7 @@ impl Device for Card {
     type TxToken<'a> = Outgoing<'a>;
 
     fn receive(&mut self, _: Instant) -> Option<(Incoming<'_>, Outgoing<'_>)> {
-        // An answer may have to go out, so without a buffer for it the frame stays where it is.
+        // A frame may cause a reply, so it is left in the queue while there is no buffer to send from.
         let answer = self.free_buffer()?;
         let done = self.receive.take_back()?;
         let incoming = Incoming {
@@ -168,7 +168,7 @@ impl Device for Card {
     }
 }
 
-/// A frame that came; its buffer goes back to the device once it has been read.
+/// A received frame. Its buffer is posted again once the frame has been read.
 pub struct Incoming<'a> {
     queue: &'a Queue,
     transport: &'a Transport,
@@ -179,7 +179,7 @@ pub struct Incoming<'a> {
 
 impl smoltcp::phy::RxToken for Incoming<'_> {
     fn consume<R, F: FnOnce(&[u8]) -> R>(self, read: F) -> R {
-        // SAFETY: the device has given this buffer back.
+        // SAFETY: the device has returned this buffer.
         let frame = unsafe { self.buffers.lend(self.buffer) };
         let result = read(frame.get(HEADER..self.length).unwrap_or_default());
         if self.queue.hand_over(self.buffer, self.buffers.pointer(self.buffer).cast(), RECEIVE_BUFFER) {
@@ -189,7 +189,7 @@ impl smoltcp::phy::RxToken for Incoming<'_> {
     }
 }
 
-/// Room for a frame to send.
+/// A buffer for a frame to send.
 pub struct Outgoing<'a> {
     queue: &'a Queue,
     transport: &'a Transport,
@@ -201,7 +201,7 @@ pub struct Outgoing<'a> {
 impl smoltcp::phy::TxToken for Outgoing<'_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, length: usize, write: F) -> R {
         self.free.take(self.buffer);
-        // SAFETY: it was free, so the device does not have it. The header's zeros are never overwritten.
+        // SAFETY: it was free, so the device does not own it. The header's zeros are never overwritten.
         let buffer = unsafe { self.buffers.lend(self.buffer) };
         let result = write(&mut buffer[HEADER..HEADER + length]);
         let frame = self.buffers.pointer(self.buffer).cast();

@@ -1,11 +1,11 @@
-//! Statics that are handed out once, as memory for the lifetime of the machine: there is no allocator.
+//! Statics that are handed out once, as memory with static lifetime: there is no allocator.
 
 use core::{
     cell::UnsafeCell,
     sync::atomic::{AtomicBool, Ordering},
 };
 
-/// A static whose contents one owner can [`take`](Once::take).
+/// A static whose contents can be taken once, by [`take`](Once::take).
 pub struct Once<T> {
     taken: AtomicBool,
     value: UnsafeCell<T>,
@@ -15,15 +15,15 @@ pub struct Once<T> {
 unsafe impl<T: Send> Sync for Once<T> {}
 
 impl<T> Once<T> {
-    /// A static that is not taken yet. Zeros cost no room in the ELF file.
+    /// Creates a static. Zeros take no space in the ELF file.
     pub const fn new(value: T) -> Self {
         Self { taken: AtomicBool::new(false), value: UnsafeCell::new(value) }
     }
 
-    /// The contents, for good.
+    /// Returns the contents.
     ///
     /// # Panics
-    /// The second time.
+    /// When it is called a second time.
     #[expect(clippy::mut_from_ref, reason = "the flag sees to it that there is one reference only")]
     pub fn take(&'static self) -> &'static mut T {
         assert!(!self.taken.swap(true, Ordering::Relaxed), "a static was taken twice");

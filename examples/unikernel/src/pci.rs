@@ -1,4 +1,4 @@
-//! Finding a device on the PCI bus, through the configuration ports that every PC has.
+//! Finds devices on the PCI bus, through the configuration ports of a PC.
 
 use crate::cpu::{Registers, in32, out32};
 
@@ -13,17 +13,17 @@ pub struct Device {
 }
 
 impl Device {
-    /// The devices on the first bus, which is where QEMU and Firecracker plug what they are asked for.
+    /// Returns the devices on the first bus, where QEMU and Firecracker attach them.
     pub fn all() -> impl Iterator<Item = Self> {
         (0..32).map(|slot| Self { slot }).filter(|device| device.read(0) != NOTHING)
     }
 
-    /// Vendor (low half) and device (high half).
+    /// Returns vendor (low half) and device (high half).
     pub fn id(self) -> u32 {
         self.read(0)
     }
 
-    /// A register of the configuration space; the offset is rounded down to a multiple of four.
+    /// Reads a register of the configuration space; the offset is rounded down to a multiple of four.
     pub fn read(self, offset: u8) -> u32 {
         // SAFETY: selects a configuration register and reads it; that has no effect on memory.
         unsafe {
@@ -35,7 +35,7 @@ impl Device {
     /// Writes a register of the configuration space.
     ///
     /// # Safety
-    /// The written value must not make the device access memory that it must not access.
+    /// The write must not make the device access memory that is in use.
     pub unsafe fn write(self, offset: u8, value: u32) {
         // SAFETY: the caller's promise.
         unsafe {
@@ -48,14 +48,14 @@ impl Device {
         1 << 31 | self.slot << 11 | u32::from(offset & !3)
     }
 
-    /// Lets the device answer in memory and reach memory by itself; its own interrupt line is switched off.
+    /// Enables memory space and bus mastering, and disables the device's interrupt line.
     pub fn enable(self) {
-        // SAFETY: it will touch what its driver gives it.
+        // SAFETY: the device accesses only the memory that its driver gives it.
         unsafe { self.write(0x04, self.read(0x04) & 0xffff | 1 << 10 | 1 << 2 | 1 << 1) }
     }
 
-    /// Returns the address in base address register `index`, as the firmware set it; `None` where this kernel cannot reach it:
-    /// a range of I/O ports, not set up at all, or past 4 GiB.
+    /// Returns the address in base address register `index`. `None` if this kernel cannot access it: a range of I/O ports,
+    /// not configured, or above 4 GiB.
     pub fn base_address(self, index: u8) -> Option<Registers> {
         let offset = 0x10 + 4 * index;
         let low = self.read(offset);
@@ -68,10 +68,10 @@ impl Device {
         Some(unsafe { Registers::at(address as usize) })
     }
 
-    /// The capabilities: the offset of each in the configuration space, and its kind.
+    /// Returns the capabilities: the offset of each in the configuration space, and its kind.
     pub fn capabilities(self) -> impl Iterator<Item = (u8, u8)> {
         let mut next = self.read(0x34) as u8 & !3;
-        // No list is longer than this, unless it is a circle.
+        // A longer list is a cycle.
         (0..48).map_while(move |_| {
             let offset = next;
             let header = self.read(offset);

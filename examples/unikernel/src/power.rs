@@ -1,4 +1,4 @@
-//! The ends of a unikernel: switched off in order, or crashed.
+//! Ends of the machine: power-off, triple fault, panic.
 
 use core::{arch::asm, panic::PanicInfo};
 
@@ -7,10 +7,10 @@ use crate::{
     say,
 };
 
-/// Switches the machine off, by every way there is: ACPI (QEMU's pc and q35), the keyboard controller's reset
-/// (Firecracker), and for machines that have neither (microvm) a triple fault.
+/// Switches the machine off: by ACPI (QEMU's pc and q35), else by the keyboard controller's reset (Firecracker), else by a
+/// triple fault (microvm).
 pub fn off() -> ! {
-    // SAFETY: both ports end the machine, or there is nothing behind them.
+    // SAFETY: both ports end the machine, or there is no device behind them.
     unsafe {
         out16(0x604, 0x2000);
         out8(0x64, 0xfe);
@@ -18,7 +18,7 @@ pub fn off() -> ! {
     triple_fault()
 }
 
-/// Faults without a handler, and without a handler for that, which resets the CPU.
+/// Causes a fault without a handler, and a double fault without one, which resets the CPU.
 pub fn triple_fault() -> ! {
     // SAFETY: nothing runs after this: with an empty table the read, of an address that is not mapped, cannot be handled.
     unsafe {
@@ -33,7 +33,7 @@ fn panic(info: &PanicInfo<'_>) -> ! {
     off()
 }
 
-/// Where the linker looks for what unwinds a panic; here a panic ends the machine instead.
+/// The linker requires a personality function; a panic ends the machine instead of unwinding.
 #[cfg(target_os = "linux")]
 #[unsafe(no_mangle)]
 extern "C" fn rust_eh_personality() {}

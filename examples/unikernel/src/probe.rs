@@ -1,4 +1,4 @@
-//! Whether this guest can connect to an address: how tests see from inside what a guest can reach.
+//! Probes whether this guest can connect to an address: tests use it to see what a guest can reach.
 
 use core::net::SocketAddrV4;
 
@@ -6,10 +6,10 @@ use smoltcp::{iface::SocketHandle, socket::tcp};
 
 use crate::sockets::{Sockets, Turn};
 
-/// How long a silent address is given, in microseconds.
+/// Timeout of a connection attempt, in microseconds.
 const CONNECT_TIMEOUT: u64 = 2_000_000;
 
-/// One probe at a time; further ones wait for it.
+/// Runs one probe at a time; further ones wait for it.
 pub struct Probe {
     socket: SocketHandle,
     state: State,
@@ -22,12 +22,12 @@ enum State {
 }
 
 impl Probe {
-    /// A probe at rest.
+    /// Creates an idle probe.
     pub fn new(sockets: &mut Sockets) -> Self {
         Self { socket: sockets.add(), state: State::Idle }
     }
 
-    /// Asks on behalf of a connection: begins if the probe is free, and gives the outcome once it is known.
+    /// Starts a probe for a connection if none runs, and returns the outcome once it is known.
     pub fn ask(&mut self, owner: SocketHandle, server: SocketAddrV4, turn: &mut Turn<'_>) -> Option<&'static str> {
         match self.state {
             State::Idle if turn.connect(self.socket, server) => {
@@ -43,7 +43,7 @@ impl Probe {
         }
     }
 
-    /// The connection is gone, so the outcome is not needed.
+    /// Drops the outcome for a connection that has ended.
     pub fn forget(&mut self, owner: SocketHandle) {
         if matches!(self.state, State::Trying { owner: other, .. } | State::Over { owner: other, .. } if other == owner)
         {
@@ -51,7 +51,7 @@ impl Probe {
         }
     }
 
-    /// Looks how far the attempt has come.
+    /// Checks the progress of the attempt.
     pub fn step(&mut self, turn: &mut Turn<'_>) {
         let State::Trying { owner, until } = self.state else { return };
         turn.waiting = true;

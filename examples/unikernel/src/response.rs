@@ -1,39 +1,39 @@
-//! Writing to a client: answers, and bodies on their way back.
+//! Writes responses and echoed bodies.
 
 use core::fmt::Write;
 
 use smoltcp::socket::tcp::Socket;
 use unikernel::{http::Body, text::Text};
 
-/// Room that an answer of any kind but an echo takes at most, in bytes.
+/// Maximum size of a response that is not an echo, in bytes.
 pub const ANSWER: usize = 512;
 
-/// Most content of an echo at a time, and what a chunk takes beyond its content, the last chunk included.
+/// Maximum content of an echo's chunk, and the overhead of a chunk including the last one, in bytes.
 const STRETCH: usize = 2048;
 const CHUNK: usize = 16;
 
-/// What has to be remembered of a request in order to answer it.
+/// Properties of a request that its response depends on.
 #[derive(Clone, Copy)]
-pub struct Manner {
-    /// Whether another request may follow.
+pub struct ResponseOptions {
+    /// Whether the connection stays open.
     pub keep_alive: bool,
-    /// Whether the text itself is wanted: not for HEAD.
+    /// Whether the response has a body: not for HEAD.
     pub with_text: bool,
 }
 
-/// A body that cannot be read to its end.
+/// The request body is malformed or incomplete.
 pub struct Broken;
 
-/// Bytes that can be written at once.
+/// Returns how many bytes can be written at once.
 pub fn room(socket: &Socket<'_>) -> usize {
     socket.send_capacity() - socket.send_queue()
 }
 
-/// Writes a whole answer; takes no more than [`ANSWER`] bytes if status and text are as short as they are here.
-pub fn respond(socket: &mut Socket<'_>, status: &str, text: &str, manner: Manner) {
+/// Writes a complete response, of at most [`ANSWER`] bytes: status and text are short.
+pub fn respond(socket: &mut Socket<'_>, status: &str, text: &str, options: ResponseOptions) {
     let mut answer = Text::<ANSWER>::new();
-    let (connection, length) = (connection(manner), text.len());
-    let text = if manner.with_text { text } else { "" };
+    let (connection, length) = (connection(options), text.len());
+    let text = if options.with_text { text } else { "" };
     let written = write!(
         answer,
         "HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\nConnection: {connection}\r\n\r\n{text}"
@@ -42,18 +42,18 @@ pub fn respond(socket: &mut Socket<'_>, status: &str, text: &str, manner: Manner
     send(socket, answer.as_bytes());
 }
 
-/// Tells a client that waits for it to go on with the body.
+/// Sends `100 Continue`.
 pub fn ask_for_body(socket: &mut Socket<'_>) {
     send(socket, b"HTTP/1.1 100 Continue\r\n\r\n");
 }
 
-/// Writes the head of an echo of this body: as long as it, or in chunks if it is.
-pub fn begin_echo(socket: &mut Socket<'_>, body: &Body, manner: Manner) {
+/// Writes the head of an echo, with the length of this body or chunked as it is.
+pub fn begin_echo(socket: &mut Socket<'_>, body: &Body, options: ResponseOptions) {
     let mut head = Text::<ANSWER>::new();
     let _ = write!(
         head,
         "HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\nConnection: {}\r\n",
-        connection(manner)
+        connection(options)
     );
     let _ = match body.length() {
         Some(length) => write!(head, "Content-Length: {length}\r\n\r\n"),
@@ -62,10 +62,10 @@ pub fn begin_echo(socket: &mut Socket<'_>, body: &Body, manner: Manner) {
     send(socket, head.as_bytes());
 }
 
-/// Reads on in a body and, if it is to be echoed, writes what was read; whether anything could be done.
+/// Reads more of a body, and writes it back for an echo. Returns whether there was progress.
 ///
 /// # Errors
-/// When its chunks are wrong, or the client went before its end.
+/// When a chunk is malformed, or the client has left before the end.
 pub fn transfer(socket: &mut Socket<'_>, body: &mut Body, echo: bool) -> Result<bool, Broken> {
     let most = if echo { room(socket).saturating_sub(CHUNK).min(STRETCH) } else { STRETCH };
     if most == 0 || !socket.can_recv() {
@@ -98,11 +98,11 @@ pub fn transfer(socket: &mut Socket<'_>, body: &mut Body, echo: bool) -> Result<
     Ok(true)
 }
 
-fn connection(manner: Manner) -> &'static str {
-    if manner.keep_alive { "keep-alive" } else { "close" }
+fn connection(options: ResponseOptions) -> &'static str {
+    if options.keep_alive { "keep-alive" } else { "close" }
 }
 
-/// Room has been seen to before; if the connection is gone instead, its state says so.
+/// Writes bytes for which there is room. If the connection has ended, its state shows it.
 fn send(socket: &mut Socket<'_>, bytes: &[u8]) {
     let _ = socket.send_slice(bytes);
 }

@@ -1,4 +1,4 @@
-//! The HTTP server: as many connections as are needed, and a few that wait for a client.
+//! The HTTP server: its connections, and a few sockets that listen.
 
 use core::{net::Ipv4Addr, slice};
 
@@ -9,14 +9,14 @@ use crate::{
     sockets::Turn,
 };
 
-/// Most connections at a time; further clients are refused.
-pub const COUNT: usize = 64;
+/// Maximum number of connections; further clients are refused.
+pub const MAX_CONNECTIONS: usize = 64;
 
-static HEADS: Once<[Head; COUNT]> = Once::new([Head::EMPTY; COUNT]);
+static HEADS: Once<[Head; MAX_CONNECTIONS]> = Once::new([Head::EMPTY; MAX_CONNECTIONS]);
 
-/// The server. It makes connections as they are needed and keeps them: each costs instructions in every turn.
+/// The server. It creates connections as they are needed, since each costs instructions in every step, and keeps them.
 pub struct Server {
-    connections: [Option<Connection>; COUNT],
+    connections: [Option<Connection>; MAX_CONNECTIONS],
     made: usize,
     heads: slice::IterMut<'static, Head>,
     address: Ipv4Addr,
@@ -24,13 +24,13 @@ pub struct Server {
 }
 
 impl Server {
-    /// A server at this address, which is not listening before its first step. `spare` connections wait for clients:
-    /// as many as can come before the next step.
+    /// Creates a server that listens from its first step on. `spare` sockets listen: as many as clients can connect between
+    /// two steps.
     pub fn new(address: Ipv4Addr, spare: usize) -> Self {
-        Self { connections: [const { None }; COUNT], made: 0, heads: HEADS.take().iter_mut(), address, spare }
+        Self { connections: [const { None }; MAX_CONNECTIONS], made: 0, heads: HEADS.take().iter_mut(), address, spare }
     }
 
-    /// Gets on with every connection.
+    /// Advances every connection.
     pub fn step(&mut self, turn: &mut Turn<'_>, probe: &mut Probe) {
         let mut listening = 0;
         for connection in self.connections[..self.made].iter_mut().flatten() {

@@ -1,4 +1,4 @@
-//! The TCP sockets and their buffers, and what a turn of the main loop carries around.
+//! TCP sockets and their buffers, and the context of one turn of the main loop.
 
 use core::{mem::MaybeUninit, net::SocketAddrV4, slice};
 
@@ -11,47 +11,47 @@ use smoltcp::{
 
 use crate::{once::Once, server};
 
-/// Connections to this server, the ready callback, and the probe.
-const COUNT: usize = server::COUNT + 2;
+/// Number of sockets: the server's connections, the ready callback, and the probe.
+const COUNT: usize = server::MAX_CONNECTIONS + 2;
 
-/// Each way, for each socket.
+/// Size of each socket's send and receive buffer.
 const BUFFER: usize = 8 * 1024;
 
-/// A peer that says nothing for so long is gone.
+/// How long a peer may be silent before its connection is closed.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The first of the ports that connections from here are given; they reach to the last there is.
+/// The first ephemeral port; the range ends at 65535.
 const EPHEMERAL: u16 = 49152;
 
 static STORAGE: Once<[MaybeUninit<SocketStorage<'static>>; COUNT]> =
     Once::new([const { MaybeUninit::uninit() }; COUNT]);
 static BUFFERS: Once<[[[u8; BUFFER]; 2]; COUNT]> = Once::new([[[0; BUFFER]; 2]; COUNT]);
 
-/// All the sockets.
+/// All sockets.
 pub struct Sockets {
-    /// As smoltcp wants them.
+    /// The set that smoltcp polls.
     pub set: SocketSet<'static>,
     buffers: slice::IterMut<'static, [[u8; BUFFER]; 2]>,
     next_port: u16,
 }
 
 impl Sockets {
-    /// None yet. The seed chooses the first port: a host that remembers a connection of an earlier guest with this
-    /// address and port would refuse the same again, and the retry is 0.7 s later.
+    /// Creates an empty set. The seed chooses the first port: a host that remembers a connection of an earlier guest with
+    /// the same address and port refuses it, and the retry comes 0.7 s later.
     pub fn new(seed: u64) -> Self {
         let storage = STORAGE.take();
         for slot in &mut *storage {
             slot.write(SocketStorage::EMPTY);
         }
-        // SAFETY: all of it has just been written. (As a static with a value it would be 40 KB of the ELF file.)
+        // SAFETY: all of it has just been written. (An initialised static would take 40 KB of the ELF file.)
         let storage = unsafe { slice::from_raw_parts_mut(storage.as_mut_ptr().cast(), COUNT) };
         Self { set: SocketSet::new(storage), buffers: BUFFERS.take().iter_mut(), next_port: EPHEMERAL | seed as u16 }
     }
 
-    /// Another socket.
+    /// Adds a socket.
     ///
     /// # Panics
-    /// When there are more than were planned for.
+    /// When all sockets are in use.
     pub fn add(&mut self) -> SocketHandle {
         let Some([receive, transmit]) = self.buffers.next() else { panic!("more sockets than planned") };
         let mut socket = tcp::Socket::new(
@@ -64,27 +64,27 @@ impl Sockets {
     }
 }
 
-/// One turn of the main loop: what the parts of the function work with, and what they have to say.
+/// One turn of the main loop: what its steps use, and what they request of the loop.
 pub struct Turn<'a> {
     /// Microseconds since boot.
     pub now: u64,
-    /// To connect by.
+    /// The network interface.
     pub interface: &'a mut Interface,
-    /// To talk by.
+    /// The sockets.
     pub sockets: &'a mut Sockets,
-    /// Something has come about that others have to see: another turn before the sleep.
+    /// Requests another turn without a sleep: the state of a socket has changed.
     pub again: bool,
-    /// Something waits for a time of its own, so do not sleep for long.
+    /// Requests a short sleep: a timeout is running.
     pub waiting: bool,
 }
 
 impl Turn<'_> {
-    /// One of the sockets.
+    /// Returns a socket.
     pub fn socket(&mut self, handle: SocketHandle) -> &mut tcp::Socket<'static> {
         self.sockets.set.get_mut(handle)
     }
 
-    /// Begins to connect to a server; whether that can be tried at all.
+    /// Starts to connect to a server. Returns whether the attempt could be started.
     pub fn connect(&mut self, handle: SocketHandle, server: SocketAddrV4) -> bool {
         let port = self.sockets.next_port;
         self.sockets.next_port = port.checked_add(1).unwrap_or(EPHEMERAL);
@@ -93,12 +93,12 @@ impl Turn<'_> {
         socket.connect(self.interface.context(), server, port).is_ok()
     }
 
-    /// Waits for a connection at a port.
+    /// Listens on a port.
     pub fn listen(&mut self, handle: SocketHandle, port: u16) {
         let socket = self.socket(handle);
         socket.set_timeout(Some(TIMEOUT));
         socket.set_keep_alive(Some(TIMEOUT / 2));
-        // Fails for port 0 and for a socket in use; this is neither.
+        // It fails only for port 0 and for a socket in use.
         let _ = socket.listen(IpListenEndpoint::from(port));
     }
 }

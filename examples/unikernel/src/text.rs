@@ -1,26 +1,26 @@
-//! Text of bounded length, for where there is no allocator.
+//! Text of bounded length, without an allocator.
 
 use core::fmt;
 
-/// At most `N` bytes of text; what is more is an error of `write!`.
+/// At most `N` bytes of text; `write!` fails if there is no room.
 pub struct Text<const N: usize> {
     bytes: [u8; N],
     length: usize,
 }
 
 impl<const N: usize> Text<N> {
-    /// No text.
+    /// Creates an empty text.
     pub const fn new() -> Self {
         Self { bytes: [0; N], length: 0 }
     }
 
-    /// What has been written.
+    /// Returns the text.
     pub fn as_str(&self) -> &str {
         // Only whole strings are ever appended.
         core::str::from_utf8(self.as_bytes()).unwrap_or_default()
     }
 
-    /// What has been written, as bytes.
+    /// Returns the text as bytes.
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes[..self.length]
     }
@@ -47,7 +47,7 @@ mod tests {
     use fmt::Write;
 
     #[test]
-    fn takes_what_fits_and_refuses_the_rest() {
+    fn write_fails_without_room() {
         let mut text = Text::<6>::new();
         assert!(write!(text, "{}-ab", 12).is_ok());
         assert!(write!(text, "cd").is_err());

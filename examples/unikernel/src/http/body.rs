@@ -1,11 +1,11 @@
-//! Where a request body ends, and what of it is content.
+//! Parses request bodies: their content, and their end.
 
 use super::Malformed;
 
-/// Longest line with a chunk's size, and most bytes of trailers.
+/// Maximum length of a chunk-size line, and of all trailers, in bytes.
 const LINE_LIMIT: u16 = 1024;
 
-/// What is left of a request body.
+/// The rest of a request body.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Body {
     framing: Framing,
@@ -20,18 +20,18 @@ enum Framing {
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum State {
-    /// Content, and how many bytes of it are to come.
+    /// Content, with the number of bytes that are left.
     Content(u64),
     /// The end of the line behind a chunk.
     ChunkEnd,
-    /// The line with a chunk's size: what has been read of it, and whether the size itself is over.
+    /// The chunk-size line: the size read so far, and whether its digits have ended.
     Size {
         size: u64,
         digits: u8,
         extension: bool,
         read: u16,
     },
-    /// Trailers: bytes of them, and whether the line has any.
+    /// Trailers: their number of bytes so far, and whether the line is not empty.
     Trailers {
         empty: bool,
         read: u16,
@@ -41,32 +41,32 @@ enum State {
 
 const SIZE: State = State::Size { size: 0, digits: 0, extension: false, read: 0 };
 
-/// What [`Body::next`] made of its input.
+/// The result of [`Body::next`].
 #[derive(Debug, PartialEq)]
 pub struct Piece<'a> {
-    /// Bytes of the input that are dealt with.
+    /// Number of consumed bytes of the input.
     pub read: usize,
-    /// Content among them; may be empty.
+    /// Content among them, possibly empty.
     pub content: &'a [u8],
 }
 
 impl Body {
-    /// A body of so many bytes.
+    /// Returns a body of so many bytes.
     pub const fn of_length(length: u64) -> Self {
         Self { framing: Framing::Length, state: if length == 0 { State::Done } else { State::Content(length) } }
     }
 
-    /// A body in chunks.
+    /// Returns a chunked body.
     pub const fn chunked() -> Self {
         Self { framing: Framing::Chunked, state: SIZE }
     }
 
-    /// Whether it has all been read.
+    /// Returns whether it has been read to its end.
     pub fn is_done(&self) -> bool {
         self.state == State::Done
     }
 
-    /// Its whole length, as long as nothing of it has been read; `None` when it comes in chunks.
+    /// Returns its length, before anything of it has been read. `None` if it is chunked.
     pub fn length(&self) -> Option<u64> {
         match (self.framing, self.state) {
             (Framing::Chunked, _) => None,
@@ -75,10 +75,10 @@ impl Body {
         }
     }
 
-    /// Reads on, up to the next stretch of content or the end of the input.
+    /// Parses up to the end of the next piece of content, or of the input.
     ///
     /// # Errors
-    /// When the chunked encoding is malformed: the begin of the next request is unknown then.
+    /// When the chunked encoding is malformed; then the beginning of the next request is unknown.
     pub fn next<'a>(&mut self, input: &'a [u8]) -> Result<Piece<'a>, Malformed> {
         for (index, &byte) in input.iter().enumerate() {
             match self.state {
@@ -101,7 +101,7 @@ impl Body {
 }
 
 impl State {
-    /// A byte that is not content.
+    /// Parses a byte that is not content.
     fn framing_byte(self, byte: u8) -> Result<Self, Malformed> {
         Ok(match (self, byte) {
             (Self::ChunkEnd, b'\r') => self,
@@ -141,7 +141,7 @@ impl State {
 mod tests {
     use super::*;
 
-    /// Feeds the input in pieces of `step` bytes; the content, and how much was read.
+    /// Parses the input in pieces of `step` bytes. Returns the content, and how much was consumed.
     fn read(mut body: Body, input: &[u8], step: usize) -> Result<(Vec<u8>, usize), Malformed> {
         let (mut content, mut at) = (Vec::new(), 0);
         while !body.is_done() && at < input.len() {
@@ -153,13 +153,13 @@ mod tests {
     }
 
     #[test]
-    fn a_body_of_known_length_ends_there() {
+    fn body_ends_after_its_length() {
         assert_eq!(read(Body::of_length(5), b"helloGET", 3), Ok((b"hello".to_vec(), 5)));
         assert!(Body::of_length(0).is_done());
     }
 
     #[test]
-    fn chunks_are_put_together_whatever_pieces_they_come_in() {
+    fn reads_chunks_split_at_any_byte() {
         let input = b"5;x=y\r\nhello\r\n00A\r\n0123456789\r\n0\r\nTrailer: x\r\n\r\nGET";
         for step in 1..=input.len() {
             let (content, at) = read(Body::chunked(), input, step).unwrap();
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_chunks_are_refused() {
+    fn refuses_malformed_chunks() {
         for input in ["\r\n", "x\r\n", "-1\r\n", "1\r\nab", "1 \nabc", "ffffffffffffffff\r\n", ";x\r\n"] {
             assert!(read(Body::chunked(), input.as_bytes(), 3).is_err(), "{input:?}");
         }

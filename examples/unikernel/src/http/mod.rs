@@ -1,46 +1,46 @@
-//! HTTP/1.1 from bytes that arrive in pieces: request heads here, bodies in `body.rs`. Strict where two readers could
-//! disagree, because that is how requests are smuggled.
+//! Parses HTTP/1.1 incrementally: request heads here, bodies in `body.rs`. Ambiguous requests are refused, to prevent
+//! request smuggling.
 
 mod body;
 
 pub use body::{Body, Piece};
 
-/// Why a request is answered with 400.
+/// Why a request gets a 400 response.
 pub type Malformed = &'static str;
 
-/// What the server needs to know of a request head.
+/// The parsed head of a request.
 #[derive(Debug, PartialEq)]
 pub struct Request<'a> {
-    /// In capitals, as it came.
+    /// The method.
     pub method: &'a str,
-    /// The target, without what follows the question mark.
+    /// The target without its query.
     pub path: &'a str,
-    /// What follows the question mark.
+    /// The query, without the question mark.
     pub query: &'a str,
-    /// Whether another request may follow on this connection.
+    /// Whether the connection stays open.
     pub keep_alive: bool,
-    /// Whether the client waits for a word before it sends the body.
+    /// Whether the client waits for `100 Continue` before it sends the body.
     pub expects_continue: bool,
-    /// The body that follows.
+    /// The body.
     pub body: Body,
 }
 
-/// Finds the end of a head, however many pieces it comes in.
+/// Finds the end of a head that arrives in pieces.
 #[derive(Debug)]
 pub struct HeadEnd {
-    /// There has been a line that is not empty.
+    /// There was a line that is not empty.
     begun: bool,
-    /// There is something on this line, carriage returns aside.
+    /// The current line is not empty, carriage returns aside.
     written: bool,
 }
 
 impl HeadEnd {
-    /// For a head of which nothing has come yet.
+    /// Returns the state before the first byte.
     pub const fn new() -> Self {
         Self { begun: false, written: false }
     }
 
-    /// How many of these bytes belong to the head, and whether it ends there. Empty lines before it count as its part.
+    /// Returns how many of these bytes belong to the head, and whether it ends there. Empty lines before it are part of it.
     pub fn find(&mut self, bytes: &[u8]) -> (usize, bool) {
         for (index, byte) in bytes.iter().enumerate() {
             match byte {
@@ -61,10 +61,10 @@ impl Default for HeadEnd {
 }
 
 impl<'a> Request<'a> {
-    /// Understands a whole head.
+    /// Parses a complete head.
     ///
     /// # Errors
-    /// When it is not one of HTTP/1.1 or 1.0, or leaves in doubt where the request ends.
+    /// When it is not HTTP/1.1 or 1.0, or the end of the request is ambiguous.
     pub fn parse(head: &'a [u8]) -> Result<Self, Malformed> {
         let head = core::str::from_utf8(head).map_err(|_| "the head is not text")?;
         let mut lines =
@@ -116,7 +116,7 @@ impl<'a> Request<'a> {
     }
 }
 
-/// A number of digits only: what the standard library parses may have a sign.
+/// Parses a number of digits only; the standard library accepts a sign.
 fn number(text: &str, radix: u32) -> Option<u64> {
     text.bytes().all(|digit| char::from(digit).is_digit(radix)).then(|| u64::from_str_radix(text, radix).ok()).flatten()
 }
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_a_head_is_found_whatever_pieces_it_comes_in() {
+    fn finds_end_of_head_split_at_any_byte() {
         let head = b"\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\nGET /next";
         let end = head.len() - "GET /next".len();
         assert_eq!(HeadEnd::new().find(head), (end, true));
@@ -142,12 +142,12 @@ mod tests {
     }
 
     #[test]
-    fn bare_newlines_end_a_head_too() {
+    fn bare_newlines_end_a_head() {
         assert_eq!(HeadEnd::new().find(b"GET / HTTP/1.1\n\nrest"), (16, true));
     }
 
     #[test]
-    fn a_request_is_read_with_its_query_and_body() {
+    fn parses_request_with_query_and_body() {
         let request = parse("POST /echo?a=b HTTP/1.1\r\nHost: x\r\ncontent-LENGTH: 12\r\nExpect: 100-continue\r\n\r\n");
         let expected = Request {
             method: "POST",
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn connections_stay_open_as_the_version_and_the_client_say() {
+    fn version_and_client_decide_about_keep_alive() {
         let stays = |head| parse(head).unwrap().keep_alive;
         assert!(stays("GET / HTTP/1.1\r\n\r\n"));
         assert!(!stays("GET / HTTP/1.1\r\nConnection: te, Close\r\n\r\n"));
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn what_two_readers_could_understand_differently_is_refused() {
+    fn refuses_ambiguous_requests() {
         for fields in [
             "Content-Length: 1\r\nTransfer-Encoding: chunked\r\n",
             "Content-Length: 1\r\nContent-Length: 2\r\n",
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_request_is_refused() {
+    fn refuses_malformed_requests() {
         for line in ["", "GET /", "GET / HTTP/2", "GET / x HTTP/1.1", " / HTTP/1.1"] {
             assert!(parse(&format!("{line}\r\n\r\n")).is_err(), "{line}");
         }

@@ -1,4 +1,4 @@
-//! virtio over memory-mapped registers: Firecracker and QEMU's microvm. Offsets as in the standard, section 4.2.2.
+//! virtio over MMIO, for Firecracker and QEMU's microvm. Offsets are those of the standard, section 4.2.2.
 
 use unikernel::cmdline::MmioDevice;
 
@@ -15,9 +15,9 @@ const VERSION: u32 = 2;
 pub struct Mmio(Registers);
 
 impl Mmio {
-    /// The device, if it is a network device; its interrupt line then leads here.
+    /// Returns the device, if it is a network device, and routes its interrupt line to this CPU.
     pub fn network(device: MmioDevice) -> Option<Self> {
-        // SAFETY: the VMM says that there is a virtio device.
+        // SAFETY: the VMM has placed a virtio device there.
         let registers = unsafe { Registers::at(usize::try_from(device.address).ok()?) };
         let identity = [0x000, 0x004, 0x008].map(|offset| registers.read::<u32>(offset));
         (identity == [MAGIC, VERSION, NETWORK]).then(|| {

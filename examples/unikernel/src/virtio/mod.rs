@@ -1,5 +1,5 @@
-//! virtio, version 1: finding the network device and bringing it up. How one talks to it differs (`mmio.rs`, `pci.rs`),
-//! what is said does not. The queues are in `queue.rs`; `net.rs` sends and receives with them.
+//! virtio, version 1: finds and starts the network device, over either transport (`mmio.rs`, `pci.rs`). The queues are in
+//! `queue.rs`; `net.rs` sends and receives with them.
 
 mod mmio;
 mod pci;
@@ -24,18 +24,18 @@ const FEATURES_OK: u8 = 8;
 
 /// The device has a MAC address in its configuration.
 const FEATURE_MAC: u64 = 1 << 5;
-/// The device keeps to the standard, not to what was before it.
+/// The device follows the standard, and is not a legacy device.
 const FEATURE_VERSION_1: u64 = 1 << 32;
 
-/// A way to talk to a virtio device.
+/// The transport of a virtio device.
 pub enum Transport {
-    /// Registers at an address that the command line names.
+    /// Registers at an address from the command line.
     Mmio(Mmio),
     /// A PCI device.
     Pci(Pci),
 }
 
-/// Does the same with either transport.
+/// Calls the same method of either transport.
 macro_rules! either {
     ($self:expr, $transport:ident => $action:expr) => {
         match $self {
@@ -46,16 +46,16 @@ macro_rules! either {
 }
 
 impl Transport {
-    /// The first network device: of those that the command line names, else on the PCI bus.
+    /// Returns the first network device of the command line, or else of the PCI bus.
     pub fn find(command_line: CommandLine<'_>) -> Option<Self> {
         let named = command_line.mmio_devices().find_map(Mmio::network).map(Self::Mmio);
         if named.is_some() || command_line.has("pci=off") { named } else { Pci::network().map(Self::Pci) }
     }
 
-    /// Resets the device and agrees on features: no more than what is needed here.
+    /// Resets the device and negotiates the features that are needed here.
     ///
     /// # Errors
-    /// When the device is too old.
+    /// When the device is a legacy device.
     pub fn negotiate(&self) -> Result<(), &'static str> {
         self.set_status(0);
         self.set_status(ACKNOWLEDGE);
@@ -72,29 +72,29 @@ impl Transport {
         }
     }
 
-    /// Tells the device where a queue is. Only the receive queue interrupts.
+    /// Configures a queue. Only the receive queue interrupts.
     pub fn set_queue(&mut self, queue: u16, addresses: Addresses) {
         either!(self, it => it.set_queue(queue, addresses));
     }
 
-    /// Lets the device begin.
+    /// Starts the device.
     pub fn start(&self) {
         self.set_status(ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK);
     }
 
-    /// Tells the device that a queue has something new for it.
+    /// Notifies the device of new buffers in a queue.
     pub fn notify(&self, queue: u16) {
         either!(self, it => it.notify(queue));
     }
 
-    /// Takes note of an interrupt, so that the device can raise the next.
+    /// Acknowledges an interrupt, so that the device can raise the next.
     pub fn acknowledge(&self) {
         if let Self::Mmio(mmio) = self {
             mmio.acknowledge();
         }
     }
 
-    /// The network device's address.
+    /// Returns the device's MAC address.
     pub fn mac(&self) -> [u8; 6] {
         let configuration = either!(self, it => it.configuration());
         core::array::from_fn(|byte| configuration.read(byte))

@@ -1,5 +1,5 @@
-//! virtio over PCI: QEMU's pc and q35. Structures as in the standard, section 4.1; interrupts by MSI-X, which needs to
-//! know nothing of how the board's interrupt lines run.
+//! virtio over PCI, for QEMU's pc and q35. Structures are those of the standard, section 4.1. Interrupts use MSI-X, which
+//! is independent of the board's interrupt routing.
 
 use super::{
     NETWORK, RECEIVE,
@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{cpu::Registers, interrupts, pci::Device};
 
-/// Vendor and device of a virtio network device, as the standard wants it and as it was before.
+/// Vendor and device of a virtio network device: modern and transitional.
 const IDS: [u32; 2] = [(0x1040 + NETWORK) << 16 | 0x1af4, 0x1000_1af4];
 
 const CAPABILITY_VENDOR: u8 = 0x09;
@@ -17,7 +17,7 @@ const COMMON: u8 = 1;
 const NOTIFY: u8 = 2;
 const DEVICE: u8 = 4;
 
-/// The first entry of the MSI-X table, and what stands for no entry at all.
+/// The first entry of the MSI-X table, and the value for no entry.
 const VECTOR: u16 = 0;
 const NO_VECTOR: u16 = 0xffff;
 
@@ -26,13 +26,13 @@ pub struct Pci {
     common: Registers,
     device: Registers,
     notify: Registers,
-    /// Bytes between the places where queues are notified, and which of them is whose.
+    /// Bytes between the notification registers of queues, and the index of each queue's register.
     stride: usize,
     places: [u16; 2],
 }
 
 impl Pci {
-    /// The first network device.
+    /// Returns the first network device.
     pub fn network() -> Option<Self> {
         Device::all().filter(|device| IDS.contains(&device.id())).find_map(Self::of)
     }
@@ -45,7 +45,7 @@ impl Pci {
                 CAPABILITY_VENDOR => {
                     let which = (device.read(at) >> 24) as u8;
                     let found = Self::part(device, device.read(at + 4) as u8, device.read(at + 8));
-                    // A device may offer a structure several times; the first that can be reached counts.
+                    // A device may offer a structure several times; the first accessible one is used.
                     match which {
                         COMMON => common = common.or(found),
                         DEVICE => specific = specific.or(found),
@@ -68,12 +68,12 @@ impl Pci {
         Some(found)
     }
 
-    /// Registers in one of the device's address ranges.
+    /// Returns registers in one of the device's address ranges.
     fn part(device: Device, range: u8, offset: u32) -> Option<Registers> {
         (range < 6).then(|| device.base_address(range)).flatten().map(|base| base.beyond(offset as usize))
     }
 
-    /// Has the device's only interrupt written to this CPU's APIC.
+    /// Routes the device's only interrupt to this CPU's APIC.
     fn route(device: Device, capability: u8, table: Registers) {
         table.write(0, 0xfee0_0000 | interrupts::destination() << 12);
         table.write(4, 0_u32);

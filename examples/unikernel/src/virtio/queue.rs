@@ -1,11 +1,11 @@
-//! A split virtqueue: three rings in memory that the driver and the device share (the standard, section 2.7).
+//! A split virtqueue: three rings in memory shared by driver and device (the standard, section 2.7).
 //!
-//! Each descriptor has one buffer for good, so a buffer is known by its descriptor's number. Every field is an atomic:
-//! the device is another thread of which the compiler knows nothing.
+//! Each descriptor has a fixed buffer, so its number identifies the buffer. Every field is atomic: the device is another
+//! thread that the compiler does not see.
 
 use core::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
 
-/// Descriptors, and so buffers, of a queue.
+/// Number of descriptors, and of buffers, of a queue.
 pub const SIZE: usize = 16;
 
 const DEVICE_WRITES: u16 = 2;
@@ -40,7 +40,7 @@ pub struct Rings {
 }
 
 impl Rings {
-    /// Empty rings.
+    /// Returns empty rings.
     pub const fn new() -> Self {
         Self {
             descriptors: [const {
@@ -62,34 +62,34 @@ impl Rings {
     }
 }
 
-/// Where a device finds a queue.
+/// The addresses of a queue.
 #[derive(Clone, Copy)]
 pub struct Addresses {
     /// The descriptor table.
     pub descriptors: u64,
-    /// What the driver makes available.
+    /// The available ring, written by the driver.
     pub available: u64,
-    /// What the device has used.
+    /// The used ring, written by the device.
     pub used: u64,
 }
 
 /// The driver's side of a queue.
 pub struct Queue {
     rings: &'static Rings,
-    /// How far into the used ring we have read.
+    /// Read position in the used ring.
     seen: u16,
 }
 
-/// A buffer that the device is done with.
+/// A buffer that the device has used.
 pub struct Done {
-    /// Which one.
+    /// Its number.
     pub buffer: u16,
     /// Bytes that the device wrote.
     pub length: usize,
 }
 
 impl Queue {
-    /// A queue whose buffers the device fills, and for which it interrupts.
+    /// Returns a queue whose buffers the device fills, with interrupts.
     pub fn receiving(rings: &'static Rings) -> Self {
         for descriptor in &rings.descriptors {
             descriptor.flags.store(DEVICE_WRITES, Ordering::Relaxed);
@@ -97,13 +97,13 @@ impl Queue {
         Self { rings, seen: 0 }
     }
 
-    /// A queue whose buffers the device reads, without interrupts.
+    /// Returns a queue whose buffers the device reads, without interrupts.
     pub fn transmitting(rings: &'static Rings) -> Self {
         rings.available_flags.store(NO_INTERRUPT, Ordering::Relaxed);
         Self { rings, seen: 0 }
     }
 
-    /// Where the device finds it. Virtual addresses are physical ones here.
+    /// Returns its physical addresses, which equal the virtual ones.
     pub fn addresses(&self) -> Addresses {
         let address = |pointer: *const ()| pointer.expose_provenance() as u64;
         Addresses {
@@ -113,7 +113,7 @@ impl Queue {
         }
     }
 
-    /// Hands a buffer to the device; returns whether it wants a notification.
+    /// Makes a buffer available to the device. Returns whether the device requires a notification.
     pub fn hand_over(&self, buffer: u16, address: *const u8, length: usize) -> bool {
         let descriptor = &self.rings.descriptors[usize::from(buffer)];
         descriptor.address.store(address.expose_provenance() as u64, Ordering::Relaxed);
@@ -121,12 +121,12 @@ impl Queue {
         let index = self.rings.available_index.load(Ordering::Relaxed);
         self.rings.available[usize::from(index) % SIZE].store(buffer, Ordering::Relaxed);
         self.rings.available_index.store(index.wrapping_add(1), Ordering::Release);
-        // The device reads the index after it has requested notifications, so one side sees the change of the other.
+        // The device reads the index after it has enabled notifications, so one side sees the other's write.
         fence(Ordering::SeqCst);
         self.rings.used_flags.load(Ordering::Relaxed) & NO_NOTIFY == 0
     }
 
-    /// The next buffer that the device gives back.
+    /// Returns the next used buffer.
     pub fn take_back(&mut self) -> Option<Done> {
         if self.rings.used_index.load(Ordering::Acquire) == self.seen {
             return None;

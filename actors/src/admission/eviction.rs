@@ -107,3 +107,86 @@ impl Eviction {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+
+    const SHORTAGE: Option<Shortage> = Some(Shortage { function: 1, missing: 100 });
+
+    fn holders() -> BTreeSet<FunctionKey> {
+        BTreeSet::from([2, 3])
+    }
+
+    fn started() -> Eviction {
+        let mut eviction = Eviction::default();
+        assert!(eviction.start(SHORTAGE, holders));
+        eviction
+    }
+
+    fn idle() -> IdleInstance {
+        IdleInstance { instance: InstanceId::random(), idle_since: Instant::now() }
+    }
+
+    #[test]
+    fn collects_answers_until_every_function_has_answered() {
+        let mut eviction = started();
+        let [first, second] = [idle(), idle()];
+        assert!(!eviction.start(SHORTAGE, holders), "one round at a time");
+        assert_eq!(eviction.asked().collect::<Vec<_>>(), [2, 3]);
+        assert_eq!(eviction.collect(3, vec![first]), None);
+        assert_eq!(eviction.collect(3, vec![first]), None);
+        assert_eq!(eviction.collect(2, vec![second]), Some(vec![first, second]));
+    }
+
+    #[test]
+    fn a_round_ends_when_every_victim_was_handled_or_forgotten() {
+        let mut eviction = started();
+        let [first, second] = [idle().instance, idle().instance];
+        eviction.collect(2, Vec::new());
+        eviction.collect(3, Vec::new());
+        eviction.evict(&[first, second]);
+        eviction.finish(first);
+        assert!(!eviction.start(SHORTAGE, holders));
+        eviction.forget(|instance| instance == second);
+        assert!(eviction.start(SHORTAGE, holders));
+    }
+
+    #[test]
+    fn a_round_without_victims_is_repeated_only_after_a_change() {
+        let unsolved = || {
+            let mut eviction = started();
+            eviction.collect(2, Vec::new());
+            eviction.collect(3, Vec::new());
+            eviction.evict(&[]);
+            assert!(!eviction.start(SHORTAGE, holders));
+            eviction
+        };
+        assert!(unsolved().start(Some(Shortage { function: 1, missing: 50 }), holders));
+        let mut eviction = unsolved();
+        eviction.note_idle_available();
+        assert!(eviction.start(SHORTAGE, holders));
+        let mut eviction = unsolved();
+        assert!(!eviction.start(None, holders));
+        assert!(eviction.start(SHORTAGE, holders), "the shortage is a new one");
+    }
+
+    #[test]
+    fn a_round_is_repeated_if_instances_became_available_during_it() {
+        let mut eviction = started();
+        eviction.note_idle_available();
+        eviction.collect(2, Vec::new());
+        eviction.collect(3, Vec::new());
+        eviction.evict(&[]);
+        assert!(eviction.start(SHORTAGE, holders));
+    }
+
+    #[test]
+    fn without_holders_there_is_no_round() {
+        let mut eviction = Eviction::default();
+        assert!(!eviction.start(SHORTAGE, BTreeSet::new));
+        assert!(!eviction.start(SHORTAGE, holders), "nothing has changed");
+    }
+}

@@ -1,15 +1,15 @@
-//! How much of something comes by per second, as far as the last minute tells.
+//! The rate of events per second, over the last minute.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// What is remembered is the current window and the one before it.
+/// The rate covers the current window and the one before it.
 const WINDOW: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Rate {
-    /// Of the current window.
+    /// The start of the current window.
     since: Option<Instant>,
     current: u64,
     previous: u64,
@@ -22,17 +22,17 @@ impl Rate {
         self.current += amount;
     }
 
-    /// How long it takes until `amount` has come by. `None`: nothing has of late, so nobody knows.
+    /// Estimates how long `amount` takes at this rate. `None`: nothing was observed in the last minute.
     pub fn time_for(&self, amount: u64, now: Instant) -> Option<Duration> {
         let Rate { since: Some(since), current, previous } = self.at(now) else { return None };
         let seen = current + previous;
         let over = if previous > 0 { WINDOW } else { Duration::ZERO } + (now - since);
-        // What came by just now says little about a second.
+        // The first second is too short for an estimate.
         let per_unit = over.max(Duration::from_secs(1)).as_secs_f64() / seen as f64;
         Duration::try_from_secs_f64(per_unit * amount as f64).ok()
     }
 
-    /// With the windows that are over put away.
+    /// Returns the rate without windows that are over.
     fn at(mut self, now: Instant) -> Self {
         if let Some(since) = self.since
             && now >= since + WINDOW
@@ -55,7 +55,7 @@ mod tests {
     }
 
     #[test]
-    fn what_never_came_cannot_be_foretold() {
+    fn nothing_observed_gives_no_estimate() {
         let now = Instant::now();
         assert_eq!(Rate::default().time_for(1, now), None);
         let mut rate = Rate::default();
@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_minute_tells_how_long_it_takes() {
+    fn estimates_from_the_last_minute() {
         let start = Instant::now();
         let mut rate = Rate::default();
         for second in 0..20 {
@@ -75,7 +75,7 @@ mod tests {
             rate.observe(10, start + secs(second));
         }
         assert_eq!(rate.time_for(100, start + secs(45)), Some(secs(10)));
-        // Since then nothing has come: it takes ever longer.
+        // Nothing was observed since then, so the estimate grows.
         assert!(rate.time_for(100, start + secs(59)) > Some(secs(12)));
         assert_eq!(rate.time_for(0, start + secs(45)), Some(secs(0)));
     }

@@ -203,21 +203,21 @@ impl FunctionActor {
 
     /// Answers admission's search for idle instances.
     pub(super) fn report_idle(&mut self) {
-        let mut slots = self.handle.slots();
-        slots.notify_when_idle();
-        let idle = slots.idle_instances();
-        drop(slots);
-        self.reported_idle = Some(idle.iter().map(|idle| idle.instance).collect());
+        let idle = self.handle.slots().idle_instances();
+        self.reported_idle = Some(idle.clone());
         self.services.admission.do_send(IdleFound { function: self.key, idle });
     }
 
-    /// Notifies admission of idle instances that it does not know of, if it has asked.
+    /// Notifies admission once of idle instances that it does not know of, if it has asked.
     fn announce_idle(&mut self) {
         let Some(reported) = &self.reported_idle else { return };
-        let idle = self.handle.slots().idle_instances();
-        if idle.iter().any(|idle| !reported.contains(&idle.instance)) {
+        let mut slots = self.handle.slots();
+        if slots.idle_instances().iter().any(|idle| !reported.contains(idle)) {
             self.reported_idle = None;
             self.services.admission.do_send(IdleAvailable);
+        } else {
+            // In every call: a notified instance may have got the next waiting caller instead of becoming idle.
+            slots.notify_when_idle();
         }
     }
 

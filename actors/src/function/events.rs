@@ -103,7 +103,7 @@ impl Handler<InstanceGone> for FunctionActor {
 
     fn handle(&mut self, InstanceGone { instance, bug }: InstanceGone, ctx: &mut Context<Self>) {
         if bug {
-            error!(self.log, "an instance's actor panicked; its guest was killed"; "instance" => %instance);
+            error!(self.log, "an instance's actor panicked; the instance was killed"; "instance" => %instance);
             self.handle.slots().remove(instance);
             if self.instances.set_phase(instance, InstancePhase::Ending) == Some(InstancePhase::Booting) {
                 self.start_failed(instance, Refusal::Lost, Fault::Function);

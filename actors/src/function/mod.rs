@@ -38,12 +38,7 @@ use actix::SpawnHandle;
 use slog::Logger;
 use tokio::time::Instant;
 
-use crate::{
-    id::{FunctionKey, InstanceId},
-    notice::ExitNotice,
-    services::Services,
-    spec::LoadedSpec,
-};
+use crate::{admission::IdleInstance, id::FunctionKey, notice::ExitNotice, services::Services, spec::LoadedSpec};
 use backoff::Backoff;
 pub use backoff::FailingReport;
 pub use handle::FunctionHandle;
@@ -73,7 +68,7 @@ pub struct FunctionActor {
     pending_start: PendingStart,
     backoff: Backoff,
     /// What was last reported to admission as idle. `None`: admission has not asked since.
-    reported_idle: Option<Vec<InstanceId>>,
+    reported_idle: Option<Vec<IdleInstance>>,
     /// The one timer: for the next deadline of a caller, the next keepalive, or the end of a pause in starts.
     alarm: Option<(Instant, SpawnHandle)>,
     notice: ExitNotice<FunctionGone>,

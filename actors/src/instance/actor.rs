@@ -124,7 +124,7 @@ impl InstanceActor {
                 self.sandbox = Sandbox::Running(running);
                 ctx.spawn(exited.into_actor(self).map(|exit, actor, ctx| {
                     let exit = exit.redacted(&actor.redactor);
-                    debug!(actor.log, "guest ended"; "how" => %exit);
+                    debug!(actor.log, "instance exited"; "how" => %exit);
                     if let Some(running) = actor.sandbox.running() {
                         running.endpoint.set_ended(Some(exit.clone()));
                     }

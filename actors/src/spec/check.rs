@@ -1,8 +1,8 @@
-//! From the text of a `function.toml` to a [`FunctionSpec`]: defaults, bounds, and what fits together. No I/O.
-//! The tables that say what an instance is are in `sandbox.rs`.
+//! Checks the text of a `function.toml`: defaults, bounds, and combinations of keys. No I/O. `sandbox.rs` checks the tables
+//! of the sandboxes.
 //!
-//! The functions here always return something. Where a value is missing or wrong, the problem is reported and a
-//! placeholder stands in; [`Checked::finish`] gives no spec away once there is a problem.
+//! A missing or wrong value is reported and replaced by a placeholder. [`Checked::finish`] returns no spec if there is a
+//! problem.
 
 use std::{
     collections::BTreeMap,
@@ -22,7 +22,7 @@ use super::{
     sandbox,
 };
 
-/// Bound of everything that counts requests or instances.
+/// Upper bound of all counts of requests and instances.
 const MAX_COUNT: u64 = 1_000_000;
 /// 1000 requests.
 const DEFAULT_QUEUE: NonZeroUsize = NonZeroUsize::MIN.saturating_add(999);
@@ -30,12 +30,12 @@ const DEFAULT_QUEUE: NonZeroUsize = NonZeroUsize::MIN.saturating_add(999);
 const MAX_BODY: f64 = 1_048_576.0;
 const BYTES_PER_MIB: f64 = 1_048_576.0;
 
-/// What a text turned out to be.
+/// The result of checking a text.
 pub(super) struct Checked {
-    /// Only to be used without problems. `None`: there are some.
+    /// May only be used if there are no problems.
     spec: Option<FunctionSpec>,
     pub(super) problems: Vec<Problem>,
-    /// The files that it needs, also where there are problems.
+    /// The files that it names, even if there are problems.
     pub(super) references: Vec<Reference>,
 }
 
@@ -48,7 +48,7 @@ impl Checked {
     }
 }
 
-/// Checks everything about a file that can be known from its text.
+/// Checks everything that the text alone determines.
 pub(super) fn check(name: &str, directory: &Path, text: &str) -> Checked {
     let report = Report::new(text);
     let mut references = Vec::new();
@@ -128,7 +128,7 @@ fn readiness(file: &Section<'_>) -> Option<Readiness> {
         table.only(&keys::READINESS);
         table.require("http");
         let path = table.string("http")?;
-        // What follows a `#` would never be sent.
+        // A fragment would never be sent.
         if !path.starts_with('/') || !path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#') {
             let rule = "a path that starts with '/' and has only visible ASCII characters and no '#'";
             return table.mismatch("http", rule, table.value("http")?);
@@ -142,7 +142,7 @@ fn readiness(file: &Section<'_>) -> Option<Readiness> {
     }
 }
 
-/// The values may be secrets, so nothing of them gets into a message.
+/// Reads `[env]`. The values may be secrets, so messages contain nothing of them.
 fn env(file: &Section<'_>) -> BTreeMap<String, String> {
     let mut env = BTreeMap::new();
     match file.value("env") {

@@ -1,4 +1,4 @@
-//! `[env]`: variables whose values may be secrets. Neither `Debug` nor `Serialize` shows more than their names.
+//! `[env]`: variables whose values may be secrets. `Debug` and `Serialize` show only the names.
 
 use std::{collections::BTreeMap, fmt, ops::Deref};
 

@@ -1,17 +1,17 @@
-//! What is wrong with a `function.toml`: file, line, key and reason, all of them at once.
+//! The problems of a `function.toml`: file, line, key and reason of each.
 
 use std::{fmt, path::PathBuf};
 
-/// Everything that is wrong with one file. Displayed as one line per problem.
+/// Every problem of one file. Displayed as one line per problem.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct SpecError {
-    /// The file as it was looked for.
+    /// The path of the file.
     pub file: PathBuf,
-    /// In the order of the file, those without a line last. Never empty.
+    /// The problems in the order of the file, those without a line last. Never empty.
     pub problems: Vec<Problem>,
 }
 
-/// One thing that is wrong. Never contains a value of `[env]`.
+/// One problem. Never contains a value of `[env]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     /// Dotted path such as `container.memory`. `None`: the file as a whole, or its syntax.
@@ -30,7 +30,7 @@ impl SpecError {
 }
 
 impl Problem {
-    /// A problem of the file as a whole.
+    /// Creates a problem of the file as a whole.
     pub(super) fn of_file(message: impl Into<String>) -> Problem {
         Problem { key: None, line: None, message: message.into() }
     }

@@ -1,5 +1,4 @@
-//! What only the disk can tell about a function: the text of its `function.toml`, and the files which that names. What
-//! a kernel looks like is known to `kernel.rs`.
+//! Reads a `function.toml` and checks the files that it names. `kernel.rs` recognises kernels.
 
 use std::{
     fs::{self, File, Metadata},
@@ -21,7 +20,7 @@ use super::{
 /// Largest `function.toml`, in bytes.
 const MAX_SIZE: u64 = 64 << 10;
 
-/// A file that a function needs, and where it is named.
+/// A file that a function needs, and the key that names it.
 pub(super) struct Reference {
     key: String,
     line: Option<usize>,
@@ -29,7 +28,7 @@ pub(super) struct Reference {
     target: Target,
 }
 
-/// What has to be at the end of a path.
+/// What a path has to lead to.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Target {
     /// A regular file that the daemon can read.
@@ -40,7 +39,7 @@ pub(super) enum Target {
     ElfKernel,
     /// A directory that the daemon can read.
     Directory,
-    /// A regular file that somebody may execute.
+    /// A regular file with an execute permission.
     Program,
 }
 
@@ -90,7 +89,7 @@ fn read(file: &Path) -> Result<String, Problem> {
     })
 }
 
-/// Whether `path` leads to what it should; the error is a predicate for it.
+/// Checks that `path` leads to the target. The error is a predicate for the path.
 fn look(path: &Path, target: Target) -> Result<(), String> {
     match target {
         Target::Directory if !metadata(path)?.is_dir() => Err("is not a directory".to_owned()),
@@ -116,8 +115,9 @@ fn metadata(path: &Path) -> Result<Metadata, String> {
     fs::metadata(path).map_err(|error| reason(&error))
 }
 
-/// Opens a regular file. To open a device may do something, and a named pipe waits for whoever writes to it: if one of them
-/// comes in between, at least nobody waits.
+/// Opens a regular file only: opening a device may have effects, and opening a named pipe waits for a writer.
+///
+/// `O_NONBLOCK` covers a pipe that replaces the file between the check and the call.
 fn open(path: &Path) -> Result<File, String> {
     let no = |error: io::Error| reason(&error);
     regular(&metadata(path)?)?;

@@ -1,6 +1,6 @@
-//! What a machine monitor can boot, told by the first bytes of the file. Pure.
+//! Recognises kernels that a VMM can boot by the first bytes of the file. Pure.
 
-/// As many bytes as have to be looked at: a multiboot header starts within them.
+/// How many bytes are checked: a multiboot header starts within them.
 pub(super) const START: u64 = 8192;
 
 const ELF: &[u8] = b"\x7fELF";
@@ -12,7 +12,7 @@ const X86_64: u16 = 62;
 const BZIMAGE: (usize, &[u8]) = (0x202, b"HdrS");
 const MULTIBOOT: u32 = 0x1bad_b002;
 
-/// Whether a file that starts like this can be booted by Firecracker (`elf`), or by QEMU. The error is a predicate.
+/// Checks that Firecracker (`elf`) or QEMU can boot a file that starts like this. The error is a predicate.
 pub(super) fn check(start: &[u8], elf: bool) -> Result<(), String> {
     if start.starts_with(ELF) {
         return match start.get(ELF_MACHINE..ELF_MACHINE + 2) {
@@ -48,7 +48,7 @@ mod tests {
     }
 
     #[test]
-    fn elf_files_for_pcs_are_booted_by_all() {
+    fn every_vmm_boots_elf_files_for_pcs() {
         for machine in [I386, X86_64] {
             assert_eq!((check(&elf(machine), true), check(&elf(machine), false)), (Ok(()), Ok(())));
         }
@@ -57,13 +57,13 @@ mod tests {
     }
 
     #[test]
-    fn a_bzimage_is_for_qemu_alone() {
+    fn only_qemu_boots_a_bzimage() {
         assert_eq!(check(&bzimage(), false), Ok(()));
         assert!(check(&bzimage(), true).unwrap_err().contains("vmlinux"));
     }
 
     #[test]
-    fn anything_else_is_no_kernel() {
+    fn other_files_are_no_kernels() {
         for file in [&b""[..], b"\x7f", b"#!/bin/sh\n", &[0; 8192]] {
             assert!(check(file, true).is_err() && check(file, false).is_err());
         }

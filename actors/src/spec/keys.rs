@@ -1,8 +1,8 @@
-//! Which keys each table of a `function.toml` knows, and what to say about a key that a table does not know.
+//! The keys of each table of a `function.toml`, and the messages for unknown keys.
 
 /// One kind of table.
 pub(super) struct Table {
-    /// As it is called in a message.
+    /// Its name in messages.
     name: &'static str,
     pub(super) keys: &'static [&'static str],
 }
@@ -76,14 +76,14 @@ pub(super) static MICROVM: Table = Table {
 
 pub(super) static TABLES: [&Table; 8] = [&FILE, &READINESS, &PROCESS, &CONTAINER, &VM, &FIRECRACKER, &QEMU, &MICROVM];
 
-/// What is wrong with `key`, which `here` does not know. `None`: it does know it.
+/// Returns the message for a key that the table `here` does not have. `None`: it has the key.
 pub(super) fn objection(key: &str, here: &Table) -> Option<String> {
     if here.keys.contains(&key) {
         return None;
     }
-    let homes: Vec<_> = TABLES.iter().filter(|table| table.keys.contains(&key)).map(|table| table.name).collect();
-    let hint = if !homes.is_empty() {
-        format!("it belongs to {}", listing(&homes, "or"))
+    let others: Vec<_> = TABLES.iter().filter(|table| table.keys.contains(&key)).map(|table| table.name).collect();
+    let hint = if !others.is_empty() {
+        format!("it belongs to {}", listing(&others, "or"))
     } else if let Some(near) = nearest(key, here.keys) {
         format!("did you mean `{near}`?")
     } else {
@@ -92,7 +92,7 @@ pub(super) fn objection(key: &str, here: &Table) -> Option<String> {
     Some(format!("unknown key in {}; {hint}", here.name))
 }
 
-/// The key that `key` is probably meant to be. Case and `_` for `-` cost nothing.
+/// Returns the known key most similar to `key`. Case and `_` instead of `-` do not count.
 fn nearest(key: &str, keys: &[&'static str]) -> Option<&'static str> {
     let key = key.to_lowercase().replace('_', "-");
     let longest = keys.iter().map(|known| known.len()).max().unwrap_or_default();
@@ -104,7 +104,7 @@ fn nearest(key: &str, keys: &[&'static str]) -> Option<&'static str> {
     (distance * 3 <= near.len()).then_some(near)
 }
 
-/// `a, b or c`
+/// Formats items as `a, b or c`.
 pub(super) fn listing(items: &[impl AsRef<str>], last: &str) -> String {
     match items {
         [] => String::new(),

@@ -1,32 +1,32 @@
-//! What a function may be called. The name becomes part of URLs, container names and cgroups.
+//! Valid names of functions. A name becomes part of URLs, container names and cgroups.
 
-/// Longest name in bytes.
-const LONGEST: usize = 63;
+/// The longest name, in bytes.
+const MAX_BYTES: usize = 63;
 
-/// Why a name cannot be a function's.
+/// Why a name is not valid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
-    /// Nothing there.
+    /// The name is empty.
     #[error("a function's name must not be empty")]
     Empty,
-    /// More bytes than a name may have.
-    #[error("a function's name has at most {LONGEST} bytes, this one has {0}")]
+    /// The name is too long.
+    #[error("a function's name has at most {MAX_BYTES} bytes, this one has {0}")]
     TooLong(usize),
-    /// The first character is allowed only further on, or not at all.
+    /// The first character is not allowed there.
     #[error("a function's name starts with an ASCII letter or digit, not with {0:?}")]
     Start(char),
-    /// A character that is not allowed anywhere.
+    /// A character is not allowed.
     #[error("a function's name consists of ASCII letters, digits, '-', '_' and '.': {0:?} is none of them")]
     Character(char),
 }
 
-/// Whether `name` can be a function's: 1 to 63 ASCII letters, digits, `-`, `_` and `.`, a letter or digit first.
+/// Checks a function's name: 1 to 63 ASCII letters, digits, `-`, `_` and `.`, a letter or digit first.
 ///
 /// # Errors
 /// The first rule that `name` breaks.
 pub fn check_name(name: &str) -> Result<(), NameError> {
     let first = name.chars().next().ok_or(NameError::Empty)?;
-    if name.len() > LONGEST {
+    if name.len() > MAX_BYTES {
         return Err(NameError::TooLong(name.len()));
     }
     if !first.is_ascii_alphanumeric() {

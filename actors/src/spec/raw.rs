@@ -1,8 +1,7 @@
-//! A `function.toml` as it is written: typed access to the values of its tables, by key.
+//! Typed access to the parsed TOML of a `function.toml`, by key.
 //!
-//! A value of the wrong type or out of range is reported with key and line and then treated as absent, so that one pass
-//! finds everything. What keys there are is in `keys.rs`, what they mean in `check.rs`
-//! and `sandbox.rs`.
+//! A value of the wrong type or out of range is reported with key and line and then treated as absent, so one pass finds
+//! every problem. `keys.rs` lists the keys; `check.rs` and `sandbox.rs` interpret them.
 
 use std::{
     cell::RefCell,
@@ -41,7 +40,7 @@ impl<'t> Report<'t> {
     }
 }
 
-/// The line, counted from 1, of the byte at `offset`.
+/// Returns the line of the byte at `offset`, counted from 1.
 pub(super) fn line_at(text: &[u8], offset: usize) -> usize {
     1 + text.iter().take(offset).filter(|byte| **byte == b'\n').count()
 }
@@ -60,7 +59,7 @@ impl<'t> Section<'t> {
         Section { report, table, path: String::new(), line: None }
     }
 
-    /// The table at `key`.
+    /// Returns the table at `key`.
     pub(super) fn section(&self, key: &str) -> Option<Section<'t>> {
         match self.value(key)? {
             DeValue::Table(table) => {
@@ -78,7 +77,7 @@ impl<'t> Section<'t> {
         matches!(self.value(key), Some(DeValue::Table(_)))
     }
 
-    /// Every key with its value, known or not.
+    /// Returns every key with its value, known or not.
     pub(super) fn entries(&self) -> impl Iterator<Item = (&'t str, &'t DeValue<'t>)> {
         self.table.iter().map(|(key, value)| (key.get_ref().as_ref(), value.get_ref()))
     }
@@ -87,14 +86,14 @@ impl<'t> Section<'t> {
         self.table.get(key).map(|value| value.get_ref())
     }
 
-    /// The key's full path, as it could stand in a TOML file.
+    /// Returns the key's dotted path in TOML syntax.
     pub(super) fn path_of(&self, key: &str) -> String {
         let bare = !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
         let key = if bare { clipped(key) } else { format!("{:?}", clipped(key)) };
         if self.path.is_empty() { key } else { format!("{}.{key}", self.path) }
     }
 
-    /// Where the key stands. An absent one: where its table starts.
+    /// Returns the line of the key, or that of its table if the key is absent.
     pub(super) fn line_of(&self, key: &str) -> Option<usize> {
         match self.table.get_key_value(key) {
             Some((key, _)) => Some(line_at(self.report.text.as_bytes(), key.span().start)),
@@ -102,17 +101,17 @@ impl<'t> Section<'t> {
         }
     }
 
-    /// Reports that something is wrong with `key`.
+    /// Reports a problem of `key`.
     pub(super) fn fail(&self, key: &str, message: impl Into<String>) {
         self.report.add(Some(self.path_of(key)), self.line_of(key), message);
     }
 
-    /// Reports that something is wrong with the table as a whole.
+    /// Reports a problem of the table as a whole.
     pub(super) fn fail_table(&self, message: impl Into<String>) {
         self.report.add((!self.path.is_empty()).then(|| self.path.clone()), self.line, message);
     }
 
-    /// Reports `key` when it is absent.
+    /// Reports `key` if it is absent.
     pub(super) fn require(&self, key: &str) {
         if !self.given(key) {
             self.fail(key, "is required");
@@ -135,7 +134,7 @@ impl<'t> Section<'t> {
         }
     }
 
-    /// An integer in `range`; `what` says of what, such as "MiB".
+    /// Returns an integer in `range`. `what` is its unit for messages, such as "MiB".
     pub(super) fn integer(&self, key: &str, what: &str, range: RangeInclusive<u64>) -> Option<u64> {
         let value = self.value(key)?;
         let integer = match value {
@@ -149,7 +148,7 @@ impl<'t> Section<'t> {
         Some(integer)
     }
 
-    /// An integer or float that is accepted by `accept`, which never sees a NaN as being in a range.
+    /// Returns an integer or float that `accept` accepts. NaN is in no range.
     pub(super) fn number(&self, key: &str, expected: &str, accept: impl Fn(f64) -> bool) -> Option<f64> {
         let value = self.value(key)?;
         let number = match value {
@@ -169,7 +168,7 @@ impl<'t> Section<'t> {
         let expected = format!("seconds, a number from 0 to {MAX_SECONDS}");
         let seconds = self.number(key, &expected, |seconds| (0.0..=MAX_SECONDS).contains(&seconds))?;
         let duration = Duration::try_from_secs_f64(seconds).ok()?;
-        // What is not written as 0 must not become 0: that can have a meaning of its own.
+        // A tiny value must not become 0, which may have a meaning of its own.
         Some(if seconds > 0.0 { duration.max(Duration::from_nanos(1)) } else { duration })
     }
 
@@ -182,7 +181,7 @@ impl<'t> Section<'t> {
         Some(duration)
     }
 
-    /// A string, possibly empty, without NUL: none can be passed on to a program.
+    /// Returns a string without NUL, which could not be passed to a program. It may be empty.
     pub(super) fn string(&self, key: &str) -> Option<&'t str> {
         match self.value(key)? {
             DeValue::String(string) if string.contains('\0') => {
@@ -194,7 +193,7 @@ impl<'t> Section<'t> {
         }
     }
 
-    /// A string that is neither empty nor contains white space or control characters.
+    /// Returns a string that is not empty and contains no white space or control characters.
     pub(super) fn word(&self, key: &str) -> Option<String> {
         let string = self.string(key)?;
         if string.is_empty() || string.contains(|c: char| c.is_whitespace() || c.is_control()) {
@@ -204,7 +203,7 @@ impl<'t> Section<'t> {
         Some(string.to_owned())
     }
 
-    /// The path at `key`, relative ones starting at `directory`.
+    /// Returns the path at `key`. Relative paths start at `directory`.
     pub(super) fn path(&self, key: &str, directory: &Path) -> Option<PathBuf> {
         let string = self.string(key)?;
         if string.is_empty() {
@@ -214,7 +213,7 @@ impl<'t> Section<'t> {
         Some(resolve(directory, string))
     }
 
-    /// An array of strings without NUL.
+    /// Returns an array of strings without NUL.
     pub(super) fn strings(&self, key: &str) -> Option<Vec<String>> {
         let array = match self.value(key)? {
             DeValue::Array(array) => array,
@@ -235,7 +234,7 @@ impl<'t> Section<'t> {
         (strings.len() == array.len()).then_some(strings)
     }
 
-    /// Program and arguments, or arguments alone: at least one, and the first not empty.
+    /// Returns a program with arguments, or arguments alone: at least one string, and the first is not empty.
     pub(super) fn command(&self, key: &str) -> Option<Vec<String>> {
         let command = self.strings(key)?;
         match command.first() {
@@ -251,7 +250,7 @@ impl<'t> Section<'t> {
         }
     }
 
-    /// One of the values that have a name.
+    /// Returns the value whose name is given.
     pub(super) fn choice<T: Copy>(&self, key: &str, choices: &[(&str, T)]) -> Option<T> {
         let value = self.value(key)?;
         let chosen = choices.iter().find(|(name, _)| matches!(value, DeValue::String(string) if string == name));
@@ -262,19 +261,19 @@ impl<'t> Section<'t> {
         Some(*chosen)
     }
 
-    /// Reports a value that is not what was expected. Always `None`.
+    /// Reports an unexpected value. Returns `None`.
     pub(super) fn mismatch<T>(&self, key: &str, expected: &str, value: &DeValue<'_>) -> Option<T> {
         self.fail(key, format!("expected {expected}, found {}", found(value)));
         None
     }
 }
 
-/// `path` seen from `directory`. Of its dots only `.` goes away: what `..` leads to depends on symbolic links.
+/// Returns `path` relative to `directory` without `.`. Where `..` leads depends on symbolic links, so it is kept.
 pub(super) fn resolve(directory: &Path, path: &str) -> PathBuf {
     directory.join(path).components().collect()
 }
 
-/// The type of a value, without the value.
+/// Returns the type of a value for messages.
 pub(super) fn kind(value: &DeValue<'_>) -> &'static str {
     match value {
         DeValue::String(_) => "a string",
@@ -287,7 +286,7 @@ pub(super) fn kind(value: &DeValue<'_>) -> &'static str {
     }
 }
 
-/// A value as it appears in a message. Tables and arrays, which may hold secrets further down, are only named.
+/// Returns a value for messages. Tables and arrays may contain secrets, so only their type is named.
 fn found(value: &DeValue<'_>) -> String {
     match value {
         DeValue::String(string) => format!("the string {:?}", clipped(string)),
@@ -300,8 +299,8 @@ fn found(value: &DeValue<'_>) -> String {
 }
 
 fn clipped(text: &str) -> String {
-    const LONGEST: usize = 60;
-    match text.char_indices().nth(LONGEST) {
+    const MAX_CHARS: usize = 60;
+    match text.char_indices().nth(MAX_CHARS) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),
     }

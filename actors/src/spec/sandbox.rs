@@ -1,4 +1,4 @@
-//! `[process]`, `[container]` and `[vm]` with its hypervisors: what an instance is.
+//! Checks `[process]`, `[container]` and `[vm]` with its hypervisors.
 
 use std::path::Path;
 
@@ -12,27 +12,27 @@ use super::{
 const DEFAULT_MEMORY: u64 = 128;
 /// 16 TiB in MiB.
 const MAX_MEMORY: u64 = 16 << 20;
-/// No engine accepts less, in MiB.
+/// The least that engines accept, in MiB.
 const MIN_CONTAINER_MEMORY: u64 = 6;
 /// The kernel accepts no smaller share of a CPU.
 const MIN_CONTAINER_CPUS: f64 = 0.01;
 const MAX_CONTAINER_CPUS: f64 = 1024.0;
-/// Enough for a server with threads, and a fork bomb stays small.
+/// Enough for a server with threads, and small enough for a fork bomb.
 const DEFAULT_PIDS: u32 = 512;
-/// The most that Linux can number.
+/// The highest process id of Linux.
 const MAX_PIDS: u64 = 4_194_304;
 /// 1 TiB in MiB.
 const MAX_FILE_SIZE: u64 = 1 << 20;
 const DEFAULT_LOG_SIZE: u32 = 1;
 const MAX_LOG_SIZE: u64 = 1024;
-/// As many as Firecracker accepts.
+/// The most that Firecracker accepts.
 const MAX_VM_CPUS: u64 = 32;
 
 pub(super) fn process(section: &Section<'_>, directory: &Path, references: &mut Vec<Reference>) -> ProcessSpec {
     section.only(&keys::PROCESS);
     section.require("command");
     let command = section.command("command").unwrap_or_default();
-    // A bare name is looked up in PATH, and what `%` stands for is known only when an instance starts.
+    // A bare name is looked up in PATH, and `%` is replaced when an instance starts.
     if let Some(program) = command.first().filter(|program| program.contains('/') && !program.contains('%')) {
         references.push(Reference::new(section, "command", resolve(directory, program), Target::Program));
     }
@@ -45,7 +45,7 @@ pub(super) fn process(section: &Section<'_>, directory: &Path, references: &mut 
     }
 }
 
-/// A name or a numeric id. The highest number is the one that system calls take for "no change".
+/// Reads a user name or numeric id. System calls take the highest number for "no change".
 fn user(section: &Section<'_>) -> Option<String> {
     let user = section.word("user")?;
     let digits = user.bytes().all(|byte| byte.is_ascii_digit());
@@ -86,12 +86,12 @@ fn file_size(section: &Section<'_>) -> Option<u32> {
     small(section, "file-size", "MiB", MAX_FILE_SIZE)
 }
 
-/// An integer of at least 1 that fits into 32 bits.
+/// Reads an integer from 1 to `most`, which fits into 32 bits.
 fn small(section: &Section<'_>, key: &str, what: &str, most: u64) -> Option<u32> {
     section.integer(key, what, 1..=most).map(|value| value.try_into().unwrap_or(u32::MAX))
 }
 
-/// A name that engines give to networks: it becomes part of a URL.
+/// Reads the name of an engine's network, which becomes part of a URL.
 fn network(section: &Section<'_>) -> Option<String> {
     let network = section.word("network")?;
     let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
@@ -101,7 +101,7 @@ fn network(section: &Section<'_>) -> Option<String> {
     Some(network)
 }
 
-/// Names such as `SYS_PTRACE`, with or without `CAP_`, in either case.
+/// Reads names such as `SYS_PTRACE`, with or without `CAP_`, in either case.
 fn capabilities(section: &Section<'_>) -> Vec<String> {
     let given = section.strings("capabilities").unwrap_or_default();
     let names = given.iter().map(|name| {
@@ -164,10 +164,10 @@ fn memory(section: &Section<'_>, least: u64) -> u64 {
     section.integer("memory", "MiB", least..=MAX_MEMORY).unwrap_or(DEFAULT_MEMORY)
 }
 
-/// Reads the table of one type; the flag says whether the VM has an image.
+/// Reads the table of one type. The flag says whether the VM has an image.
 type ReadHypervisor = fn(&Section<'_>, bool) -> Hypervisor;
 
-/// Which keys are known depends on the type, so without one nothing else is looked at.
+/// Reads the hypervisor. The known keys depend on its type, so without a type nothing else is checked.
 fn hypervisor(table: &Section<'_>, has_image: bool) -> Option<Hypervisor> {
     let types: [(&str, ReadHypervisor); 3] = [("firecracker", firecracker), ("qemu", qemu), ("microvm", microvm)];
     table.require("type");
@@ -223,7 +223,7 @@ fn any_qemu(table: &Section<'_>, has_image: bool) -> Qemu {
     }
 }
 
-/// A switch that only makes sense for a VM with a root disk.
+/// Reads an option that requires a root disk.
 fn root_switch(table: &Section<'_>, key: &str, has_image: bool) -> Option<bool> {
     let switch = table.boolean(key);
     if switch == Some(true) && !has_image {

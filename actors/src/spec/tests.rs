@@ -1,6 +1,7 @@
-//! Tests of the whole way from a text, or a directory, to a checked spec or its problems.
+//! Tests from a text or a directory to a checked spec or its problems.
 
 mod broken;
+mod broken_sandbox;
 mod disk;
 mod garbage;
 mod good;
@@ -11,7 +12,7 @@ use std::path::Path;
 
 use super::{FunctionSpec, SpecError};
 
-/// Every key of a file, except for those of the two other kinds of instance.
+/// Every key of a file, except for those of the two other kinds of sandbox.
 const FULL_PROCESS: &str = r#"
 concurrent-requests = 4
 single-use = false

@@ -1,4 +1,4 @@
-//! A host with too little memory for all that its functions want.
+//! A host with too little memory for all of its functions.
 
 use std::{sync::Arc, time::Duration};
 
@@ -6,8 +6,8 @@ use unifaas_actors::{FunctionHandle, HostLimits, Refusal, sandbox::SandboxExit};
 
 use crate::support::*;
 
-/// Room for so many instances of 128 MiB.
-fn room(instances: u64) -> HostLimits {
+/// Returns limits with memory for that many instances of 128 MiB.
+fn limits_for(instances: u64) -> HostLimits {
     HostLimits { memory: 128 * instances, ..ROOMY }
 }
 
@@ -33,9 +33,9 @@ fn saturated(answer: Result<impl std::fmt::Debug, Refusal>) -> (String, Duration
 }
 
 #[test]
-fn the_instance_that_has_been_idle_longest_makes_room() {
+fn evicts_the_longest_idle_instance() {
     with_paused_clock(async {
-        let rig = Rig::with(room(3), &[("a", ""), ("b", ""), ("c", ""), ("d", "")]);
+        let rig = Rig::with(limits_for(3), &[("a", ""), ("b", ""), ("c", ""), ("d", "")]);
         for function in ["b", "a", "c"] {
             warm(&rig, function).await;
             sleep(secs(1)).await;
@@ -43,7 +43,7 @@ fn the_instance_that_has_been_idle_longest_makes_room() {
         warm(&rig, "b").await;
         let asked_at = Instant::now();
         warm(&rig, "d").await;
-        // 20 ms to end when it is asked to, 5 ms to give back what it holds, 100 ms to boot, and it was put off by 1 ms.
+        // 20 ms to exit, 5 ms to reclaim, 100 ms to boot, and 1 ms until the request was looked at.
         assert!(asked_at.elapsed() < ms(130), "{:?}", asked_at.elapsed());
         assert_eq!(counts(&rig, &["a", "b", "c", "d"]).await, [0, 1, 1, 1]);
         assert_eq!(rig.fake.max_held(), 3);
@@ -52,10 +52,10 @@ fn the_instance_that_has_been_idle_longest_makes_room() {
 }
 
 #[test]
-fn no_more_instances_are_ended_than_it_takes() {
+fn evicts_no_more_instances_than_necessary() {
     with_paused_clock(async {
         let functions = [("small", ""), ("large", "memory = 384"), ("big", "memory = 384"), ("other", "")];
-        let rig = Rig::with(room(5), &functions);
+        let rig = Rig::with(limits_for(5), &functions);
         for function in ["small", "large", "other"] {
             warm(&rig, function).await;
             sleep(secs(1)).await;
@@ -67,9 +67,9 @@ fn no_more_instances_are_ended_than_it_takes() {
 }
 
 #[test]
-fn nothing_is_ended_if_that_would_not_make_enough_room() {
+fn evicts_nothing_if_that_would_not_suffice() {
     with_paused_clock(async {
-        let rig = Rig::with(room(4), &[("idle", ""), ("busy", ""), ("big", "memory = 512\nqueue-timeout = 3")]);
+        let rig = Rig::with(limits_for(4), &[("idle", ""), ("busy", ""), ("big", "memory = 512\nqueue-timeout = 3")]);
         warm(&rig, "idle").await;
         let lease = rig.request_of("busy").await.await.unwrap().unwrap();
         let (why, _) = saturated(rig.request_of("big").await.await.unwrap());
@@ -83,10 +83,10 @@ fn nothing_is_ended_if_that_would_not_make_enough_room() {
 }
 
 #[test]
-fn what_a_minimum_keeps_is_not_ended() {
+fn does_not_evict_a_minimum() {
     with_paused_clock(async {
         let functions = [("kept", "min-instances = 1\nkeepalive = 500"), ("f", "queue-timeout = 3"), ("g", "")];
-        let rig = Rig::with(room(2), &functions);
+        let rig = Rig::with(limits_for(2), &functions);
         warm(&rig, "kept").await;
         let lease = rig.acquire().await.unwrap();
         saturated(rig.request_of("f").await.await.unwrap());
@@ -98,9 +98,9 @@ fn what_a_minimum_keeps_is_not_ended() {
 }
 
 #[test]
-fn what_exceeds_a_minimum_is_ended() {
+fn evicts_instances_beyond_a_minimum() {
     with_paused_clock(async {
-        let rig = Rig::with(room(3), &[("kept", "min-instances = 1\nkeepalive = 500"), ("f", "")]);
+        let rig = Rig::with(limits_for(3), &[("kept", "min-instances = 1\nkeepalive = 500"), ("f", "")]);
         for request in rig.requests_of("kept", 3).await {
             request.await.unwrap().unwrap();
         }
@@ -115,9 +115,9 @@ fn what_exceeds_a_minimum_is_ended() {
 }
 
 #[test]
-fn a_minimum_makes_room_for_itself_but_never_in_front_of_callers() {
+fn a_minimum_evicts_idle_instances_but_never_precedes_callers() {
     with_paused_clock(async {
-        let rig = Rig::with(room(2), &[("f", "single-use = true"), ("g", "")]);
+        let rig = Rig::with(limits_for(2), &[("f", "single-use = true"), ("g", "")]);
         let leases = [rig.acquire().await.unwrap(), rig.acquire().await.unwrap()];
         rig.write_of("kept", "min-instances = 1");
         sleep(secs(1)).await;
@@ -128,16 +128,16 @@ fn a_minimum_makes_room_for_itself_but_never_in_front_of_callers() {
         assert_eq!(counts(&rig, &["kept", "g"]).await, [0, 1]);
         drop(lease);
         sleep(ms(200)).await;
-        assert_eq!(counts(&rig, &["kept", "g"]).await, [1, 0], "nobody waits for the idle one");
+        assert_eq!(counts(&rig, &["kept", "g"]).await, [1, 0], "no caller waits for the idle one");
         drop(second);
         rig.finish().await;
     });
 }
 
 #[test]
-fn whoever_waits_is_told_when_an_instance_becomes_idle() {
+fn evicts_an_instance_that_becomes_idle_while_memory_is_short() {
     with_paused_clock(async {
-        let rig = Rig::with(room(1), &[("f", "keepalive = 1000"), ("g", "")]);
+        let rig = Rig::with(limits_for(1), &[("f", "keepalive = 1000"), ("g", "")]);
         let lease = rig.acquire().await.unwrap();
         let waiting = rig.request_of("g").await;
         sleep(secs(5)).await;
@@ -150,9 +150,29 @@ fn whoever_waits_is_told_when_an_instance_becomes_idle() {
 }
 
 #[test]
-fn memory_counts_as_free_when_everything_of_its_instance_has_been_given_back() {
+fn evicts_an_instance_that_becomes_idle_after_serving_waiting_callers() {
     with_paused_clock(async {
-        let rig = Rig::with(room(1), &[("f", ""), ("g", "")]);
+        let rig = Rig::with(limits_for(1), &[("f", "keepalive = 1000\nmax-instances = 1"), ("g", "")]);
+        let lease = rig.acquire().await.unwrap();
+        let [second, third] = rig.requests(2).await.try_into().unwrap();
+        let other = rig.request_of("g").await;
+        sleep(secs(5)).await;
+        drop(lease);
+        drop(second.await.unwrap().unwrap());
+        let lease = third.await.unwrap().unwrap();
+        rig.settle().await;
+        let released_at = Instant::now();
+        drop(lease);
+        other.await.unwrap().unwrap();
+        assert_eq!(released_at.elapsed(), ms(20 + 5 + 100));
+        rig.finish().await;
+    });
+}
+
+#[test]
+fn memory_is_free_when_its_instance_has_been_reclaimed() {
+    with_paused_clock(async {
+        let rig = Rig::with(limits_for(1), &[("f", ""), ("g", "")]);
         rig.fake.next(Script { reclaim: Reclaim::After(secs(4)), ..Script::default() });
         let lease = rig.acquire().await.unwrap();
         rig.fake.crash(lease.endpoint().instance, SandboxExit::Signal(9));
@@ -165,9 +185,9 @@ fn memory_counts_as_free_when_everything_of_its_instance_has_been_given_back() {
 }
 
 #[test]
-fn nobody_else_is_ended_for_memory_that_is_on_its_way() {
+fn evicts_nothing_for_memory_that_is_about_to_be_released() {
     with_paused_clock(async {
-        let rig = Rig::with(room(2), &[("ending", "single-use = true"), ("idle", ""), ("f", "")]);
+        let rig = Rig::with(limits_for(2), &[("ending", "single-use = true"), ("idle", ""), ("f", "")]);
         rig.fake.next(Script { reclaim: Reclaim::After(secs(2)), ..Script::default() });
         drop(rig.request_of("ending").await.await.unwrap().unwrap());
         warm(&rig, "idle").await;
@@ -178,9 +198,9 @@ fn nobody_else_is_ended_for_memory_that_is_on_its_way() {
 }
 
 #[test]
-fn memory_of_a_launch_that_hangs_is_not_counted_upon() {
+fn memory_of_a_hanging_launch_does_not_count_as_about_to_be_released() {
     with_paused_clock(async {
-        let rig = Rig::with(room(2), &[("idle", "keepalive = 1000"), ("hangs", "boot-timeout = 2"), ("f", "")]);
+        let rig = Rig::with(limits_for(2), &[("idle", "keepalive = 1000"), ("hangs", "boot-timeout = 2"), ("f", "")]);
         warm(&rig, "idle").await;
         rig.fake.next(Script { launch_after: secs(20), ..Script::default() });
         assert!(matches!(rig.request_of("hangs").await.await.unwrap(), Err(Refusal::BootTimedOut { .. })));
@@ -195,7 +215,7 @@ fn memory_of_a_launch_that_hangs_is_not_counted_upon() {
 #[test]
 fn small_functions_do_not_starve_a_large_one() {
     with_paused_clock(async {
-        let rig = Rig::with(room(4), &[("small", "single-use = true"), ("large", "memory = 512")]);
+        let rig = Rig::with(limits_for(4), &[("small", "single-use = true"), ("large", "memory = 512")]);
         let mut leases = Vec::new();
         for _ in 0..4 {
             leases.push(rig.request_of("small").await.await.unwrap().unwrap());
@@ -217,15 +237,15 @@ fn small_functions_do_not_starve_a_large_one() {
 }
 
 #[test]
-fn a_flood_of_one_function_does_not_hold_up_the_others() {
+fn many_requests_of_one_function_do_not_delay_another() {
     with_paused_clock(async {
-        let rig = Rig::with(room(1), &[("flood", "single-use = true"), ("f", "single-use = true")]);
+        let rig = Rig::with(limits_for(1), &[("flood", "single-use = true"), ("f", "single-use = true")]);
         let served = |handle: Arc<FunctionHandle>| async move { drop(handle.acquire().await.unwrap()) };
         let flood: Vec<_> = (0..100).map(|_| actix::spawn(served(rig.handle_of("flood").unwrap()))).collect();
         rig.settle().await;
         let asked_at = Instant::now();
         rig.acquire().await.unwrap();
-        // One of the flood has its instance, one has its place in front.
+        // One of the many has its instance, and one precedes in the queue.
         assert!(asked_at.elapsed() < ms(3 * 130), "{:?}", asked_at.elapsed());
         for request in flood {
             request.await.unwrap();
@@ -235,10 +255,10 @@ fn a_flood_of_one_function_does_not_hold_up_the_others() {
 }
 
 #[test]
-fn whoever_waits_in_vain_is_told_what_there_is_none_of_and_when_to_come_back() {
+fn a_caller_that_waits_too_long_learns_what_is_missing_and_when_to_retry() {
     with_paused_clock(async {
-        let rig = Rig::with(room(1), &[("busy", "single-use = true"), ("f", "queue-timeout = 10")]);
-        // Once a second an instance gives 128 MiB back.
+        let rig = Rig::with(limits_for(1), &[("busy", "single-use = true"), ("f", "queue-timeout = 10")]);
+        // An instance releases 128 MiB once a second.
         for _ in 0..20 {
             let lease = rig.request_of("busy").await.await.unwrap().unwrap();
             sleep(ms(873)).await;
@@ -256,14 +276,14 @@ fn whoever_waits_in_vain_is_told_what_there_is_none_of_and_when_to_come_back() {
 
         sleep(secs(120)).await;
         let (_, retry_after) = saturated(rig.acquire().await);
-        assert_eq!(retry_after, secs(60), "nothing has come back for long");
+        assert_eq!(retry_after, secs(60), "nothing was released for long");
         drop(lease);
         rig.finish().await;
     });
 }
 
 #[test]
-fn a_full_function_on_a_host_with_room_is_not_the_fault_of_the_host() {
+fn a_full_function_on_a_host_with_capacity_is_not_host_saturated() {
     with_paused_clock(async {
         let rig = Rig::new("max-instances = 1\nqueue-timeout = 3");
         let lease = rig.acquire().await.unwrap();
@@ -274,9 +294,9 @@ fn a_full_function_on_a_host_with_room_is_not_the_fault_of_the_host() {
 }
 
 #[test]
-fn an_instance_that_is_larger_than_the_host_is_refused_at_once() {
+fn refuses_an_instance_larger_than_the_host_at_once() {
     with_paused_clock(async {
-        let rig = Rig::with(room(4), &[(FUNCTION, "memory = 513\nmin-instances = 2"), ("g", "")]);
+        let rig = Rig::with(limits_for(4), &[(FUNCTION, "memory = 513\nmin-instances = 2"), ("g", "")]);
         let asked_at = Instant::now();
         let (why, retry_after) = saturated(rig.acquire().await);
         assert_eq!(why, "an instance needs 513 MiB, and all instances together may use 512 MiB");
@@ -289,9 +309,9 @@ fn an_instance_that_is_larger_than_the_host_is_refused_at_once() {
 }
 
 #[test]
-fn a_caller_is_content_with_a_slot_that_comes_back_before_memory_does() {
+fn a_caller_gets_a_slot_that_is_released_before_memory_is() {
     with_paused_clock(async {
-        let rig = Rig::with(room(1), &[(FUNCTION, "")]);
+        let rig = Rig::with(limits_for(1), &[(FUNCTION, "")]);
         let lease = rig.acquire().await.unwrap();
         let waiting = rig.request().await;
         sleep(secs(5)).await;
@@ -305,19 +325,19 @@ fn a_caller_is_content_with_a_slot_that_comes_back_before_memory_does() {
 }
 
 #[test]
-fn whoever_leaves_the_queue_lets_the_next_one_through() {
-    for how in ["caller leaves", "file is removed", "file goes bad", "actor panics"] {
+fn a_function_that_leaves_the_queue_unblocks_the_next_one() {
+    for how in ["caller gives up", "file is removed", "file becomes invalid", "actor panics"] {
         with_paused_clock(async {
-            let rig = Rig::with(room(2), &[("busy", ""), (FUNCTION, "memory = 256"), ("g", "")]);
+            let rig = Rig::with(limits_for(2), &[("busy", ""), (FUNCTION, "memory = 256"), ("g", "")]);
             let lease = rig.request_of("busy").await.await.unwrap().unwrap();
             let first = rig.request().await;
             let second = rig.request_of("g").await;
             sleep(secs(1)).await;
             assert!(!second.is_finished(), "{how}: it must not overtake");
             match how {
-                "caller leaves" => first.abort(),
+                "caller gives up" => first.abort(),
                 "file is removed" => rig.remove().await,
-                "file goes bad" => rig.configure("keepalive = \"long\"").await,
+                "file becomes invalid" => rig.configure("keepalive = \"long\"").await,
                 _ => {
                     rig.log.panic_at("function has changed");
                     rig.configure("memory = 200").await;
@@ -331,9 +351,9 @@ fn whoever_leaves_the_queue_lets_the_next_one_through() {
 }
 
 #[test]
-fn a_function_that_is_being_drained_stands_in_nobodys_way() {
+fn a_draining_function_does_not_block_others() {
     with_paused_clock(async {
-        let rig = Rig::with(room(2), &[("busy", ""), (FUNCTION, ""), ("g", "")]);
+        let rig = Rig::with(limits_for(2), &[("busy", ""), (FUNCTION, ""), ("g", "")]);
         let (busy, own) = (rig.request_of("busy").await.await.unwrap().unwrap(), rig.acquire().await.unwrap());
         let first = rig.request().await;
         let second = rig.request_of("g").await;

@@ -1,4 +1,4 @@
-//! Functions whose starts fail again and again: how often they are tried, what callers are told, and how they recover.
+//! Functions whose starts keep failing: how often they are tried, what callers get, and how they recover.
 
 use unifaas_actors::{
     Refusal,
@@ -7,7 +7,7 @@ use unifaas_actors::{
 
 use crate::support::*;
 
-fn dies() -> Script {
+fn exits() -> Script {
     Script {
         ready_after: None,
         exit_after: Some((ms(40), SandboxExit::Code(3))),
@@ -20,21 +20,21 @@ fn refused(error: LaunchError) -> Script {
     Script { launch: Launch::Fails(error), ..Script::default() }
 }
 
-/// A function that has just failed for the third time in a row: a pause of one second has begun.
+/// Returns a rig whose function has just failed for the third time in a row: a pause of one second has begun.
 async fn failing(keys: &str) -> Rig {
     let rig = Rig::new(keys);
-    rig.fake.usually(dies());
+    rig.fake.usually(exits());
     for _ in 0..3 {
-        rig.acquire().await.expect_err("it dies");
+        rig.acquire().await.expect_err("it exits");
     }
     rig
 }
 
 #[test]
-fn the_first_failures_hold_nobody_up() {
+fn the_first_failures_delay_no_caller() {
     with_paused_clock(async {
         let rig = Rig::new("");
-        rig.fake.usually(dies());
+        rig.fake.usually(exits());
         for _ in 0..2 {
             assert!(matches!(rig.acquire().await, Err(Refusal::BootFailed { .. })));
             assert_eq!(rig.snapshot().await.state, "serving");
@@ -82,7 +82,7 @@ fn the_state_of_a_failing_function_can_be_seen() {
 }
 
 #[test]
-fn after_a_pause_there_is_one_start_and_everybody_waits_for_it() {
+fn after_a_pause_all_callers_wait_for_one_start() {
     with_paused_clock(async {
         let rig = failing("").await;
         sleep(secs(1)).await;
@@ -91,14 +91,14 @@ fn after_a_pause_there_is_one_start_and_everybody_waits_for_it() {
             let Err(Refusal::Failing { retry_after, .. }) = request.await.unwrap() else { panic!() };
             assert_eq!(retry_after, secs(2));
         }
-        assert_eq!((rig.fake.launched(), asked_at.elapsed()), (4, ms(50)), "it dies 50 ms after the order");
+        assert_eq!((rig.fake.launched(), asked_at.elapsed()), (4, ms(50)), "it exits 50 ms after the order");
 
         rig.fake.usually(Script::default());
         sleep(secs(2)).await;
         for request in rig.requests(10).await {
             request.await.unwrap().unwrap();
         }
-        assert!(rig.fake.launched() > 5, "once it is well again, it gets as many as it needs");
+        assert!(rig.fake.launched() > 5, "after the trial it gets as many as it needs");
         rig.finish().await;
     });
 }
@@ -120,10 +120,10 @@ fn pauses_grow_to_a_minute() {
 }
 
 #[test]
-fn failures_at_the_same_time_are_one_failure() {
+fn simultaneous_failures_count_as_one() {
     with_paused_clock(async {
         let rig = Rig::new("");
-        rig.fake.usually(dies());
+        rig.fake.usually(exits());
         for request in rig.requests(50).await {
             assert!(matches!(request.await.unwrap(), Err(Refusal::BootFailed { .. })));
         }
@@ -133,7 +133,7 @@ fn failures_at_the_same_time_are_one_failure() {
 }
 
 #[test]
-fn a_new_file_is_tried_at_once() {
+fn a_new_spec_is_tried_at_once() {
     with_paused_clock(async {
         let rig = failing("").await;
         rig.fake.usually(Script::default());
@@ -145,11 +145,11 @@ fn a_new_file_is_tried_at_once() {
 }
 
 #[test]
-fn who_can_be_served_by_what_there_is_waits_for_it() {
+fn callers_wait_for_an_existing_instance_during_a_pause() {
     with_paused_clock(async {
         let rig = Rig::new("");
         let lease = rig.acquire().await.unwrap();
-        rig.fake.usually(dies());
+        rig.fake.usually(exits());
         let mut failed = 0;
         while rig.snapshot().await.state != "failing" {
             assert!(rig.request().await.await.unwrap().is_err());
@@ -166,7 +166,7 @@ fn who_can_be_served_by_what_there_is_waits_for_it() {
 }
 
 #[test]
-fn timeouts_and_refusals_of_the_engine_keep_their_kind() {
+fn timeouts_and_launch_errors_keep_their_codes() {
     with_paused_clock(async {
         let rig = Rig::new("boot-timeout = 2");
         rig.fake.usually(Script { ready_after: None, ..Script::default() });
@@ -188,7 +188,7 @@ fn timeouts_and_refusals_of_the_engine_keep_their_kind() {
 }
 
 #[test]
-fn what_the_host_lacks_is_not_held_against_the_function() {
+fn an_exhausted_host_is_not_a_failure_of_the_function() {
     with_paused_clock(async {
         let rig = Rig::new("");
         rig.fake.usually(refused(LaunchError::Exhausted("no port is left".into())));
@@ -203,7 +203,7 @@ fn what_the_host_lacks_is_not_held_against_the_function() {
 }
 
 #[test]
-fn a_minimum_for_which_the_host_has_nothing_is_not_tried_all_the_time() {
+fn a_minimum_is_retried_once_a_second_on_an_exhausted_host() {
     with_paused_clock(async {
         let rig = Rig::new("min-instances = 3");
         rig.fake.usually(refused(LaunchError::Exhausted("no port is left".into())));
@@ -217,10 +217,10 @@ fn a_minimum_for_which_the_host_has_nothing_is_not_tried_all_the_time() {
 }
 
 #[test]
-fn a_minimum_that_fails_to_boot_is_tried_again_after_growing_pauses() {
+fn a_failing_minimum_is_retried_after_growing_pauses() {
     with_paused_clock(async {
         let rig = Rig::new("min-instances = 1");
-        rig.fake.usually(dies());
+        rig.fake.usually(exits());
         let mut attempts = Vec::new();
         for _ in 0..1_000 {
             sleep(ms(100)).await;
@@ -241,7 +241,7 @@ fn a_minimum_that_fails_to_boot_is_tried_again_after_growing_pauses() {
 }
 
 #[test]
-fn a_minimum_makes_the_trial_by_itself() {
+fn a_minimum_starts_the_trial_without_a_caller() {
     with_paused_clock(async {
         let rig = failing("min-instances = 2").await;
         rig.fake.usually(Script::default());

@@ -1,4 +1,4 @@
-//! Boots that fail, and who is told.
+//! Boots that fail, and which callers they fail.
 
 use unifaas_actors::{
     Outcome, Refusal,
@@ -17,7 +17,7 @@ fn exits(after: u64) -> Script {
 }
 
 #[test]
-fn an_exit_while_booting_is_answered_at_once_with_the_last_output() {
+fn an_exit_during_the_boot_fails_the_caller_at_once_with_the_last_output() {
     with_paused_clock(async {
         let rig = Rig::new("");
         rig.fake.next(exits(40));
@@ -31,7 +31,7 @@ fn an_exit_while_booting_is_answered_at_once_with_the_last_output() {
 }
 
 #[test]
-fn a_failed_boot_is_answered_to_those_who_shared_it_and_to_nobody_else() {
+fn a_failed_boot_fails_only_the_callers_that_shared_it() {
     with_paused_clock(async {
         let rig = Rig::new("concurrent-requests = 4");
         rig.fake.next(exits(40));
@@ -53,7 +53,7 @@ fn a_failed_boot_is_answered_to_those_who_shared_it_and_to_nobody_else() {
 }
 
 #[test]
-fn those_whom_the_maximum_kept_out_of_a_failed_boot_get_one_of_their_own() {
+fn callers_beyond_the_maximum_get_another_boot() {
     with_paused_clock(async {
         let rig = Rig::new("max-instances = 1");
         rig.fake.next(exits(40));
@@ -69,7 +69,7 @@ fn those_whom_the_maximum_kept_out_of_a_failed_boot_get_one_of_their_own() {
 }
 
 #[test]
-fn an_instance_that_is_not_ready_in_time_is_ended() {
+fn an_instance_that_is_not_ready_in_time_is_stopped() {
     with_paused_clock(async {
         let rig = Rig::new("boot-timeout = 2");
         rig.fake.next(Script { ready_after: None, prints: "still loading", ..Script::default() });
@@ -84,7 +84,7 @@ fn an_instance_that_is_not_ready_in_time_is_ended() {
 }
 
 #[test]
-fn a_launch_that_takes_too_long_is_answered_in_time_and_ended_when_it_is_done() {
+fn a_launch_beyond_the_boot_timeout_fails_the_caller_in_time_and_is_stopped_later() {
     with_paused_clock(async {
         let rig = Rig::new("boot-timeout = 2");
         rig.fake.next(Script { launch_after: secs(10), ..Script::default() });
@@ -98,7 +98,7 @@ fn a_launch_that_takes_too_long_is_answered_in_time_and_ended_when_it_is_done() 
 }
 
 #[test]
-fn a_launch_that_fails_says_why() {
+fn a_failed_launch_gives_its_reason() {
     with_paused_clock(async {
         let rig = Rig::new("");
         for (error, outcome) in [
@@ -116,7 +116,7 @@ fn a_launch_that_fails_says_why() {
 }
 
 #[test]
-fn every_boot_is_counted_and_those_that_succeeded_are_timed() {
+fn counts_every_boot_and_times_successful_ones() {
     with_paused_clock(async {
         let rig = Rig::new("single-use = true");
         rig.fake.next(exits(40));

@@ -1,4 +1,4 @@
-//! Instances that tell by themselves that they are ready.
+//! Instances that call back when they are ready.
 
 use unifaas_actors::{CallbackOutcome, ReadyToken, Refusal};
 
@@ -23,7 +23,7 @@ fn an_instance_is_ready_when_it_calls_back() {
 }
 
 #[test]
-fn a_callback_that_comes_before_the_launch_is_complete_waits_and_is_believed_then() {
+fn a_callback_before_the_end_of_the_launch_is_accepted_afterwards() {
     with_paused_clock(async {
         let rig = Rig::new(CALLBACK);
         rig.fake.usually(Script { launch_after: secs(2), ..Script::default() });
@@ -37,7 +37,7 @@ fn a_callback_that_comes_before_the_launch_is_complete_waits_and_is_believed_the
 }
 
 #[test]
-fn an_early_callback_from_elsewhere_is_not_believed_either() {
+fn an_early_callback_from_another_address_is_refused() {
     with_paused_clock(async {
         let rig = Rig::new(CALLBACK);
         let request = rig.request().await;
@@ -49,7 +49,7 @@ fn an_early_callback_from_elsewhere_is_not_believed_either() {
 }
 
 #[test]
-fn a_flood_of_early_callbacks_is_cut_short() {
+fn only_some_early_callbacks_are_kept() {
     with_paused_clock(async {
         let rig = Rig::new(CALLBACK);
         rig.fake.usually(Script { launch_after: secs(2), ..Script::default() });
@@ -65,7 +65,7 @@ fn a_flood_of_early_callbacks_is_cut_short() {
 }
 
 #[test]
-fn an_early_callback_is_answered_when_the_launch_comes_to_nothing() {
+fn an_early_callback_is_answered_when_the_launch_fails() {
     with_paused_clock(async {
         let rig = Rig::new(CALLBACK);
         let error = unifaas_actors::sandbox::LaunchError::Refused("no".into());
@@ -78,7 +78,7 @@ fn an_early_callback_is_answered_when_the_launch_comes_to_nothing() {
 }
 
 #[test]
-fn callbacks_from_elsewhere_second_ones_and_those_of_nobody_are_refused_and_counted() {
+fn refuses_and_counts_callbacks_from_other_addresses_repeated_or_unknown() {
     with_paused_clock(async {
         let rig = Rig::new(CALLBACK);
         let request = rig.request().await;
@@ -87,8 +87,8 @@ fn callbacks_from_elsewhere_second_ones_and_those_of_nobody_are_refused_and_coun
         assert_eq!(rig.states().await, ["booting"]);
         assert_eq!(rig.call_back(1, 1).await, Some(CallbackOutcome::Accepted));
         assert_eq!(rig.call_back(1, 1).await, Some(CallbackOutcome::NotExpected));
-        let nobody = Some(ReadyToken::random());
-        for token in [nobody, None] {
+        let unknown = Some(ReadyToken::random());
+        for token in [unknown, None] {
             assert_eq!(rig.callbacks.deliver(token, [10, 0, 0, 1].into()).await, None);
         }
         assert_eq!((rig.callbacks.refused(), rig.snapshot().await.stats.callbacks_refused), (4, 2));
@@ -98,7 +98,7 @@ fn callbacks_from_elsewhere_second_ones_and_those_of_nobody_are_refused_and_coun
 }
 
 #[test]
-fn a_callback_after_the_boot_timeout_brings_nobody_back() {
+fn a_callback_after_the_boot_timeout_is_refused() {
     with_paused_clock(async {
         let rig = Rig::new(&format!("{CALLBACK}\nstop-grace = 10"));
         rig.fake.usually(Script { on_terminate: OnTerminate::ExitsAfter(secs(5)), ..Script::default() });

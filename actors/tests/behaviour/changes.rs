@@ -1,4 +1,4 @@
-//! A function's file that changes, goes bad, is mended or removed, while there are requests.
+//! A function's file that changes, becomes invalid, is corrected or removed, while requests are served.
 
 use unifaas_actors::{Refusal, sandbox::SandboxExit};
 
@@ -11,7 +11,7 @@ fn requests_after_a_change_get_instances_of_the_new_spec() {
         let old = rig.acquire().await.unwrap().endpoint().clone();
         rig.configure("keepalive = 31").await;
         rig.settle().await;
-        assert!(!old.is_live(), "an idle instance of the old spec ends at once");
+        assert!(!old.is_live(), "an idle instance of the old spec is stopped at once");
         let lease = rig.acquire().await.unwrap();
         assert_eq!((lease.endpoint().spec.keepalive, lease.endpoint().revision), (secs(31), 2));
         drop(lease);
@@ -20,7 +20,7 @@ fn requests_after_a_change_get_instances_of_the_new_spec() {
 }
 
 #[test]
-fn an_instance_of_the_old_spec_finishes_what_it_serves() {
+fn an_instance_of_the_old_spec_finishes_its_requests() {
     with_paused_clock(async {
         let rig = Rig::new("keepalive = 30\nconcurrent-requests = 2");
         let old = rig.acquire().await.unwrap();
@@ -39,7 +39,7 @@ fn an_instance_of_the_old_spec_finishes_what_it_serves() {
 }
 
 #[test]
-fn those_who_wait_when_the_spec_changes_are_served_by_the_boot_under_way() {
+fn callers_from_before_a_change_are_served_by_the_boot_under_way() {
     with_paused_clock(async {
         let rig = Rig::new("keepalive = 30\nmax-instances = 1");
         rig.fake.usually(Script { ready_after: Some(secs(2)), ..Script::default() });
@@ -56,7 +56,7 @@ fn those_who_wait_when_the_spec_changes_are_served_by_the_boot_under_way() {
 }
 
 #[test]
-fn a_boot_of_the_old_spec_that_nobody_waits_for_is_ended() {
+fn a_boot_of_the_old_spec_without_callers_is_stopped() {
     with_paused_clock(async {
         let rig = Rig::new("keepalive = 30");
         rig.fake.usually(Script { ready_after: Some(secs(2)), ..Script::default() });
@@ -71,7 +71,7 @@ fn a_boot_of_the_old_spec_that_nobody_waits_for_is_ended() {
 }
 
 #[test]
-fn a_failed_boot_of_the_old_spec_is_answered_only_to_those_who_came_before_the_change() {
+fn a_failed_boot_of_the_old_spec_fails_only_callers_from_before_the_change() {
     with_paused_clock(async {
         let rig = Rig::new("concurrent-requests = 4\nmax-instances = 1\nkeepalive = 30");
         rig.fake.next(Script {
@@ -92,7 +92,7 @@ fn a_failed_boot_of_the_old_spec_is_answered_only_to_those_who_came_before_the_c
 }
 
 #[test]
-fn a_boot_of_the_old_spec_does_not_hold_up_those_who_came_after_the_change() {
+fn a_boot_of_the_old_spec_does_not_delay_callers_from_after_the_change() {
     with_paused_clock(async {
         let rig = Rig::new("keepalive = 30\nmax-instances = 1");
         rig.fake.next(Script { ready_after: Some(secs(20)), ..Script::default() });
@@ -134,7 +134,7 @@ fn fifty_changes_in_a_row_lose_no_request() {
                 while !over.get() {
                     let lease = handle.acquire().await.unwrap();
                     sleep(ms(3 + client)).await;
-                    assert!(lease.endpoint().is_live(), "the instance was ended under its request");
+                    assert!(lease.endpoint().is_live(), "the instance was stopped during its request");
                     served += 1;
                 }
                 served
@@ -154,7 +154,7 @@ fn fifty_changes_in_a_row_lose_no_request() {
 }
 
 #[test]
-fn a_function_whose_file_is_wrong_refuses_until_it_is_mended() {
+fn a_misconfigured_function_refuses_until_its_file_is_corrected() {
     with_paused_clock(async {
         let rig = Rig::new("");
         let busy = rig.acquire().await.unwrap();
@@ -163,7 +163,7 @@ fn a_function_whose_file_is_wrong_refuses_until_it_is_mended() {
         let Err(Refusal::Misconfigured { reason }) = rig.acquire().await else { panic!() };
         assert!(reason.contains("keepalive"), "{reason}");
         sleep(secs(10)).await;
-        assert!(busy.endpoint().is_live(), "what is being served is finished");
+        assert!(busy.endpoint().is_live(), "a request in flight is finished");
         drop(busy);
         rig.settle().await;
         rig.configure("").await;
@@ -173,7 +173,7 @@ fn a_function_whose_file_is_wrong_refuses_until_it_is_mended() {
 }
 
 #[test]
-fn those_who_wait_when_the_file_goes_wrong_are_served_by_the_boot_under_way() {
+fn callers_from_before_a_wrong_file_are_served_by_the_boot_under_way() {
     with_paused_clock(async {
         let rig = Rig::new("max-instances = 1");
         rig.fake.usually(Script { ready_after: Some(secs(2)), ..Script::default() });
@@ -181,14 +181,14 @@ fn those_who_wait_when_the_file_goes_wrong_are_served_by_the_boot_under_way() {
         rig.configure("keepalive = \"long\"").await;
         let lease = first.await.unwrap().unwrap();
         let second = second.await.unwrap().unwrap_err();
-        assert!(matches!(second, Refusal::Misconfigured { .. }), "no other boot will come: {second:?}");
+        assert!(matches!(second, Refusal::Misconfigured { .. }), "no other boot follows: {second:?}");
         drop(lease);
         rig.finish().await;
     });
 }
 
 #[test]
-fn a_boot_that_fails_after_the_file_went_wrong_leaves_the_function_at_rest() {
+fn a_boot_that_fails_after_the_file_became_wrong_is_not_repeated() {
     with_paused_clock(async {
         let rig = Rig::new("");
         rig.fake.usually(Script {
@@ -206,7 +206,7 @@ fn a_boot_that_fails_after_the_file_went_wrong_leaves_the_function_at_rest() {
 }
 
 #[test]
-fn a_function_that_is_removed_is_drained() {
+fn a_removed_function_is_drained() {
     with_paused_clock(async {
         let rig = Rig::new("timeout = 60\nmax-instances = 1");
         let busy = rig.acquire().await.unwrap();
@@ -226,7 +226,7 @@ fn a_function_that_is_removed_is_drained() {
 }
 
 #[test]
-fn a_function_that_is_removed_and_comes_back_does_not_mind_its_predecessor() {
+fn a_function_that_is_added_again_is_independent_of_its_predecessor() {
     with_paused_clock(async {
         let rig = Rig::new("");
         let old = rig.acquire().await.unwrap();

@@ -1,4 +1,4 @@
-//! The end of everything.
+//! Draining all functions at the end of the daemon.
 
 use std::{future::poll_fn, rc::Rc, task::Poll};
 
@@ -22,7 +22,7 @@ fn an_idle_daemon_is_drained_at_once() {
 }
 
 #[test]
-fn those_who_wait_are_refused_and_those_who_are_served_may_finish() {
+fn refuses_waiting_callers_and_finishes_requests_in_flight() {
     with_paused_clock(async {
         let rig = Rig::new("max-instances = 1");
         let busy = rig.acquire().await.unwrap();
@@ -43,7 +43,7 @@ fn those_who_wait_are_refused_and_those_who_are_served_may_finish() {
 }
 
 #[test]
-fn what_is_still_being_served_after_the_grace_is_killed() {
+fn kills_instances_that_still_serve_after_the_grace() {
     with_paused_clock(async {
         let rig = Rig::new("");
         rig.fake.usually(Script { on_terminate: OnTerminate::Ignores, ..Script::default() });
@@ -58,7 +58,7 @@ fn what_is_still_being_served_after_the_grace_is_killed() {
 }
 
 #[test]
-fn a_second_drain_hurries_the_first() {
+fn a_second_drain_shortens_the_grace_of_the_first() {
     with_paused_clock(async {
         let rig = Rig::new("stop-grace = 30");
         rig.fake.usually(Script { on_terminate: OnTerminate::Ignores, ..Script::default() });
@@ -76,7 +76,7 @@ fn a_second_drain_hurries_the_first() {
 }
 
 #[test]
-fn a_hurried_drain_kills_what_has_been_asked_to_end_already() {
+fn a_drain_without_grace_kills_instances_that_are_terminating() {
     with_paused_clock(async {
         let rig = Rig::new("stop-grace = 30");
         rig.fake.usually(Script { on_terminate: OnTerminate::Ignores, ..Script::default() });
@@ -91,7 +91,7 @@ fn a_hurried_drain_kills_what_has_been_asked_to_end_already() {
 }
 
 #[test]
-fn an_instance_that_is_being_launched_is_ended_when_it_exists() {
+fn stops_a_launching_instance_as_soon_as_it_exists() {
     with_paused_clock(async {
         let rig = Rig::new("");
         rig.fake.usually(Script { launch_after: secs(5), ..Script::default() });
@@ -106,7 +106,7 @@ fn an_instance_that_is_being_launched_is_ended_when_it_exists() {
 }
 
 #[test]
-fn an_instance_that_is_being_launched_gets_no_grace_once_the_drain_has_none() {
+fn a_launching_instance_gets_no_grace_after_that_of_the_drain() {
     with_paused_clock(async {
         let rig = Rig::new("stop-grace = 30");
         rig.fake.usually(Script { launch_after: secs(5), on_terminate: OnTerminate::Ignores, ..Script::default() });
@@ -119,7 +119,7 @@ fn an_instance_that_is_being_launched_gets_no_grace_once_the_drain_has_none() {
 }
 
 #[test]
-fn a_function_that_rests_after_a_failed_boot_is_drained_in_peace() {
+fn a_function_in_a_pause_after_a_failed_boot_is_drained() {
     with_paused_clock(async {
         let rig = Rig::new("max-instances = 2");
         let busy = rig.acquire().await.unwrap();
@@ -137,18 +137,18 @@ fn a_function_that_rests_after_a_failed_boot_is_drained_in_peace() {
 }
 
 #[test]
-fn a_request_that_comes_while_the_drain_is_on_its_way_is_told_of_it() {
+fn refuses_a_request_that_arrives_before_the_drain_message_is_handled() {
     with_paused_clock(async {
         let rig = Rc::new(Rig::new(""));
         rig.settle().await;
         let late = rig.clone();
         let answer = actix::spawn(async move {
             let _drained = late.drain(secs(60));
-            // When this task runs again, the registry has told the function, and the function has not looked yet.
-            let mut told = false;
+            // When this task runs again, the registry has sent `Drain`, and the function has not handled it yet.
+            let mut yielded = false;
             poll_fn(|context| {
                 context.waker().wake_by_ref();
-                if std::mem::replace(&mut told, true) { Poll::Ready(()) } else { Poll::Pending }
+                if std::mem::replace(&mut yielded, true) { Poll::Ready(()) } else { Poll::Pending }
             })
             .await;
             late.acquire().await

@@ -1,4 +1,4 @@
-//! Instances that die, that will not die, and what they leave behind.
+//! Instances that exit, that cannot be ended, and what is left of them.
 
 use tokio::time::timeout;
 use unifaas_actors::{HostLimits, sandbox::SandboxExit};
@@ -6,7 +6,7 @@ use unifaas_actors::{HostLimits, sandbox::SandboxExit};
 use crate::support::*;
 
 #[test]
-fn an_instance_that_dies_idle_is_never_handed_out_again() {
+fn an_idle_instance_that_exits_gets_no_request() {
     with_paused_clock(async {
         let rig = Rig::new("");
         let lease = rig.acquire().await.unwrap();
@@ -23,7 +23,7 @@ fn an_instance_that_dies_idle_is_never_handed_out_again() {
 }
 
 #[test]
-fn an_instance_that_dies_busy_is_known_to_be_dead_and_its_leases_do_no_harm() {
+fn leases_of_an_instance_that_exited_have_no_effect() {
     with_paused_clock(async {
         let rig = Rig::new("concurrent-requests = 2");
         let first = rig.acquire().await.unwrap();
@@ -45,7 +45,7 @@ fn an_instance_that_dies_busy_is_known_to_be_dead_and_its_leases_do_no_harm() {
 }
 
 #[test]
-fn those_who_wait_for_an_instance_that_dies_get_another() {
+fn callers_that_wait_for_an_instance_that_exits_get_another() {
     with_paused_clock(async {
         let rig = Rig::new("max-instances = 1");
         let lease = rig.acquire().await.unwrap();
@@ -61,7 +61,7 @@ fn those_who_wait_for_an_instance_that_dies_get_another() {
 }
 
 #[test]
-fn a_guest_that_ends_when_asked_is_not_killed() {
+fn an_instance_that_exits_when_it_is_terminated_is_not_killed() {
     with_paused_clock(async {
         let rig = Rig::new("single-use = true");
         drop(rig.acquire().await.unwrap());
@@ -72,7 +72,7 @@ fn a_guest_that_ends_when_asked_is_not_killed() {
 }
 
 #[test]
-fn a_guest_that_ignores_the_request_to_end_is_killed_after_its_grace() {
+fn an_instance_that_ignores_termination_is_killed_after_its_grace() {
     with_paused_clock(async {
         let rig = Rig::new("single-use = true\nstop-grace = 3");
         rig.fake.usually(Script { on_terminate: OnTerminate::Ignores, ..Script::default() });
@@ -86,7 +86,7 @@ fn a_guest_that_ignores_the_request_to_end_is_killed_after_its_grace() {
 }
 
 #[test]
-fn an_instance_that_is_asked_to_end_has_not_ended_before_it_does() {
+fn a_terminating_instance_has_ended_when_it_exits() {
     with_paused_clock(async {
         let rig = Rig::new("single-use = true\nstop-grace = 3");
         rig.fake.usually(Script { on_terminate: OnTerminate::Ignores, ..Script::default() });
@@ -102,7 +102,7 @@ fn an_instance_that_is_asked_to_end_has_not_ended_before_it_does() {
 }
 
 #[test]
-fn without_a_grace_a_guest_is_killed_without_being_asked() {
+fn an_instance_without_grace_is_killed_at_once() {
     with_paused_clock(async {
         let rig = Rig::new("single-use = true\nstop-grace = 0");
         drop(rig.acquire().await.unwrap());
@@ -113,7 +113,7 @@ fn without_a_grace_a_guest_is_killed_without_being_asked() {
 }
 
 #[test]
-fn a_guest_that_not_even_a_kill_ends_is_given_up_on() {
+fn an_instance_that_survives_a_kill_is_reclaimed_after_a_timeout() {
     with_paused_clock(async {
         let rig = Rig::new("single-use = true\nmax-instances = 1");
         rig.fake.next(Script { on_terminate: OnTerminate::Ignores, survives_kill: true, ..Script::default() });
@@ -122,32 +122,35 @@ fn a_guest_that_not_even_a_kill_ends_is_given_up_on() {
         drop(lease);
         let asked_at = Instant::now();
         rig.acquire().await.unwrap();
-        assert!(asked_at.elapsed() < secs(6), "half a second of grace, five until it is given up, and a boot");
-        assert!(endpoint.has_ended() && endpoint.end().is_none(), "nobody counts on it, and nobody saw it end");
+        assert!(asked_at.elapsed() < secs(6), "half a second of grace, the timeout of five seconds, and a boot");
+        assert!(
+            endpoint.has_ended() && endpoint.end().is_none(),
+            "it has ended for its function, and its exit was not observed"
+        );
         rig.finish().await;
     });
 }
 
-/// Not even a kill ends it, so that what it has cannot be given back.
+/// Returns the script of an instance that survives a kill, so that its resources cannot be reclaimed.
 fn stuck() -> Script {
     Script { on_terminate: OnTerminate::Ignores, survives_kill: true, reclaim: Reclaim::Fails, ..Script::default() }
 }
 
 #[test]
-fn the_memory_of_an_instance_that_cannot_be_ended_is_taken_until_it_has_ended() {
+fn memory_of_a_stuck_instance_is_taken_until_it_exits() {
     with_paused_clock(async {
         let limits = HostLimits { memory: 3 * 128, ..ROOMY };
         let rig = Rig::with(limits, &[(FUNCTION, "single-use = true"), ("idle", ""), ("big", "memory = 256")]);
         rig.fake.next(stuck());
         drop(rig.acquire().await.unwrap());
-        // Half a second of grace, and five until it is given up.
+        // Half a second of grace, and the timeout of five seconds.
         sleep(secs(6)).await;
         assert_eq!((rig.instances().await.len(), rig.admission().await.memory_taken), (0, 128));
 
         rig.request_of("idle").await.await.unwrap().unwrap();
         let asked_at = Instant::now();
         rig.request_of("big").await.await.unwrap().unwrap();
-        assert!(asked_at.elapsed() < secs(1), "nobody counts on its end, and another one makes room");
+        assert!(asked_at.elapsed() < secs(1), "its exit is not expected, and an idle instance is evicted");
         assert_eq!((rig.evicted(), rig.admission().await.memory_taken), (1, 3 * 128));
 
         rig.fake.end_stuck();
@@ -159,13 +162,13 @@ fn the_memory_of_an_instance_that_cannot_be_ended_is_taken_until_it_has_ended() 
 }
 
 #[test]
-fn the_end_of_everything_does_not_wait_for_what_cannot_be_ended() {
+fn the_drain_does_not_wait_for_stuck_instances() {
     for reclaim in [Reclaim::Fails, Reclaim::Never] {
         with_paused_clock(async {
             let rig = Rig::new("");
             rig.fake.next(Script { reclaim, ..stuck() });
             let lease = rig.acquire().await.unwrap();
-            // Five seconds until it is given up on, and as long as its resources may take.
+            // The timeout of five seconds, and that of reclaiming.
             let longest = if matches!(reclaim, Reclaim::Fails) { secs(5) } else { secs(5 + 30) };
             let drained = timeout(longest + ms(10), rig.drain(secs(0))).await;
             drained.unwrap_or_else(|_| panic!("{reclaim:?}: it waits")).unwrap();
@@ -177,7 +180,7 @@ fn the_end_of_everything_does_not_wait_for_what_cannot_be_ended() {
 }
 
 #[test]
-fn resources_that_cannot_be_given_back_are_reported_and_hold_nobody_up() {
+fn leaked_resources_are_logged_and_delay_no_caller() {
     for (reclaim, report, longest) in [
         (Reclaim::Fails, "a resource has leaked", secs(1)),
         (Reclaim::Never, "resources were not given back in time", secs(31)),
@@ -197,7 +200,7 @@ fn resources_that_cannot_be_given_back_are_reported_and_hold_nobody_up() {
 }
 
 #[test]
-fn an_instance_shows_what_the_host_lends_it_until_that_is_given_back() {
+fn an_instance_shows_its_resources_until_they_are_reclaimed() {
     with_paused_clock(async {
         let rig = Rig::new("single-use = true");
         rig.fake.usually(Script { reclaim: Reclaim::After(secs(1)), ..Script::default() });

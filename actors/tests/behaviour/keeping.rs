@@ -25,7 +25,7 @@ fn keepalive_counts_from_the_end_of_the_last_request() {
 }
 
 #[test]
-fn a_request_that_lasts_longer_than_the_keepalive_keeps_its_instance() {
+fn a_request_longer_than_the_keepalive_keeps_its_instance() {
     with_paused_clock(async {
         let rig = Rig::new("keepalive = 30");
         let lease = rig.acquire().await.unwrap();
@@ -41,7 +41,7 @@ fn a_request_that_lasts_longer_than_the_keepalive_keeps_its_instance() {
 }
 
 #[test]
-fn without_a_keepalive_an_instance_serves_who_waits_and_then_ends() {
+fn without_a_keepalive_an_instance_serves_waiting_callers_and_then_stops() {
     with_paused_clock(async {
         let rig = Rig::new("keepalive = 0\nmax-instances = 1");
         let requests = rig.requests(3).await;
@@ -58,7 +58,7 @@ fn without_a_keepalive_an_instance_serves_who_waits_and_then_ends() {
 }
 
 #[test]
-fn instances_idle_out_one_by_one_because_the_last_used_is_used_again() {
+fn superfluous_instances_expire_because_the_most_recently_used_one_is_reused() {
     with_paused_clock(async {
         let rig = Rig::new("keepalive = 30");
         let requests = rig.requests(5).await;
@@ -76,7 +76,7 @@ fn instances_idle_out_one_by_one_because_the_last_used_is_used_again() {
 }
 
 #[test]
-fn a_minimum_is_there_from_the_start_and_for_ever() {
+fn a_minimum_is_kept_from_the_start_on() {
     with_paused_clock(async {
         let rig = Rig::new("min-instances = 2\nkeepalive = 5");
         sleep(ms(200)).await;
@@ -88,7 +88,7 @@ fn a_minimum_is_there_from_the_start_and_for_ever() {
 }
 
 #[test]
-fn what_exceeds_the_minimum_idles_out() {
+fn instances_beyond_the_minimum_expire() {
     with_paused_clock(async {
         let rig = Rig::new("min-instances = 2\nkeepalive = 5");
         let requests = rig.requests(4).await;
@@ -103,15 +103,15 @@ fn what_exceeds_the_minimum_idles_out() {
 }
 
 #[test]
-fn an_instance_of_the_minimum_that_dies_is_replaced() {
+fn an_instance_of_the_minimum_that_exits_is_replaced() {
     with_paused_clock(async {
         let rig = Rig::new("min-instances = 2");
         sleep(ms(200)).await;
-        let dead = rig.instances().await[0].id;
-        rig.fake.crash(dead, SandboxExit::Signal(9));
+        let crashed = rig.instances().await[0].id;
+        rig.fake.crash(crashed, SandboxExit::Signal(9));
         sleep(ms(200)).await;
         assert_eq!(rig.states().await, ["idle", "idle"]);
-        assert!(rig.instances().await.iter().all(|instance| instance.id != dead));
+        assert!(rig.instances().await.iter().all(|instance| instance.id != crashed));
         assert_eq!(rig.fake.launched(), 3);
         rig.finish().await;
     });

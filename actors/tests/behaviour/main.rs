@@ -1,7 +1,7 @@
-//! What the actors promise, told by example: requests, boots, ends, changes of the registry, the drain.
+//! The behaviour of the actors by example: requests, boots, exits, changes of the registry, the drain.
 //!
-//! Everything runs on one thread in virtual time, with a scripted sandbox (`support/fake.rs`) in the place of real ones.
-//! The last file, `simulation.rs`, throws all of it together at random.
+//! Everything runs on one thread in virtual time, with a scripted sandbox (`support/fake/`) instead of real ones.
+//! `simulation/` combines all of it at random.
 
 #![allow(
     clippy::expect_used,

@@ -1,11 +1,11 @@
-//! Bugs: an actor that panics is noticed by its parent, its guest is killed, and the next request works.
+//! Actors that panic: the parent is notified, the instance is killed, and the next request works.
 
 use unifaas_actors::{Refusal, sandbox::SandboxExit};
 
 use crate::support::*;
 
 #[test]
-fn a_panic_in_a_launch_is_answered_and_the_next_request_works() {
+fn a_panic_in_a_launch_fails_one_request() {
     for launch in [Launch::PanicsAtOnce, Launch::Panics] {
         with_paused_clock(async {
             let rig = Rig::new("");
@@ -19,7 +19,7 @@ fn a_panic_in_a_launch_is_answered_and_the_next_request_works() {
 }
 
 #[test]
-fn only_those_who_shared_the_boot_are_told_of_its_panic() {
+fn a_panic_in_a_boot_fails_only_the_callers_that_shared_it() {
     with_paused_clock(async {
         let rig = Rig::new("concurrent-requests = 2");
         rig.fake.next(Script { launch: Launch::Panics, ..Script::default() });
@@ -37,21 +37,21 @@ fn only_those_who_shared_the_boot_are_told_of_its_panic() {
 }
 
 #[test]
-fn the_guest_of_an_actor_that_panics_is_killed() {
+fn the_instance_of_an_actor_that_panics_is_killed() {
     with_paused_clock(async {
         let rig = Rig::new("single-use = true\nmax-instances = 1");
         rig.fake.next(Script { on_terminate: OnTerminate::Panics, ..Script::default() });
         let endpoint = rig.acquire().await.unwrap().endpoint().clone();
         rig.settle().await;
         assert_eq!((endpoint.is_live(), rig.fake.running(), rig.fake.held()), (false, 0, 0));
-        assert_eq!(rig.log.count("an instance's actor panicked; its guest was killed"), 1);
+        assert_eq!(rig.log.count("an instance's actor panicked; the instance was killed"), 1);
         rig.acquire().await.unwrap();
         rig.finish().await;
     });
 }
 
 #[test]
-fn an_instance_whose_actor_panics_while_it_serves_is_not_handed_out_again() {
+fn an_instance_whose_actor_panicked_gets_no_request() {
     with_paused_clock(async {
         let rig = Rig::new("concurrent-requests = 2");
         let lease = rig.acquire().await.unwrap();
@@ -67,7 +67,7 @@ fn an_instance_whose_actor_panics_while_it_serves_is_not_handed_out_again() {
 }
 
 #[test]
-fn a_function_whose_actor_panics_starts_anew() {
+fn a_function_whose_actor_panicked_is_restarted() {
     with_paused_clock(async {
         let rig = Rig::new("max-instances = 1");
         let lease = rig.acquire().await.unwrap();
@@ -85,12 +85,12 @@ fn a_function_whose_actor_panics_starts_anew() {
 }
 
 #[test]
-fn a_function_whose_actor_keeps_panicking_is_given_up_until_its_file_changes() {
+fn a_function_whose_actor_keeps_panicking_is_misconfigured_until_its_file_changes() {
     with_paused_clock(async {
         let rig = Rig::new("keepalive = 30");
         rig.fake.usually(Script { launch: Launch::Panics, ..Script::default() });
         for _ in 0..4 {
-            rig.log.panic_at("an instance's actor panicked; its guest was killed");
+            rig.log.panic_at("an instance's actor panicked; the instance was killed");
             assert_eq!(rig.acquire().await.unwrap_err(), Refusal::Lost);
             rig.settle().await;
         }
@@ -105,7 +105,7 @@ fn a_function_whose_actor_keeps_panicking_is_given_up_until_its_file_changes() {
 }
 
 #[test]
-fn a_panic_during_a_drain_does_not_hold_it_up() {
+fn a_panic_does_not_delay_a_drain() {
     with_paused_clock(async {
         let rig = Rig::new("min-instances = 3");
         sleep(ms(200)).await;
@@ -117,7 +117,7 @@ fn a_panic_during_a_drain_does_not_hold_it_up() {
 }
 
 #[test]
-fn a_drain_waits_for_the_instances_of_a_function_that_has_panicked() {
+fn a_drain_waits_for_the_instances_of_a_function_whose_actor_panicked() {
     with_paused_clock(async {
         let rig = Rig::new("");
         rig.fake.next(Script { reclaim: Reclaim::After(secs(3)), ..Script::default() });

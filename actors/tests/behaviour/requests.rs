@@ -1,11 +1,11 @@
-//! Who gets a slot of which instance.
+//! Which caller gets a slot of which instance.
 
 use std::collections::HashSet;
 
 use crate::support::*;
 
 #[test]
-fn a_cold_request_boots_one_instance_and_gets_it() {
+fn a_cold_request_boots_one_instance() {
     with_paused_clock(async {
         let rig = Rig::new("");
         let asked_at = Instant::now();
@@ -20,7 +20,7 @@ fn a_cold_request_boots_one_instance_and_gets_it() {
 }
 
 #[test]
-fn a_warm_request_is_served_at_once_by_the_instance_that_is_there() {
+fn a_warm_request_is_served_at_once_by_the_existing_instance() {
     with_paused_clock(async {
         let rig = Rig::new("");
         let first = rig.acquire().await.unwrap();
@@ -54,7 +54,7 @@ fn a_hundred_requests_at_once_share_ten_boots() {
 }
 
 #[test]
-fn requests_that_come_while_others_wait_share_the_boots_under_way() {
+fn later_requests_share_the_boots_under_way() {
     with_paused_clock(async {
         let rig = Rig::new("concurrent-requests = 3");
         let mut requests = rig.requests(2).await;
@@ -70,7 +70,7 @@ fn requests_that_come_while_others_wait_share_the_boots_under_way() {
 }
 
 #[test]
-fn a_single_use_instance_serves_one_request_and_ends_right_after_it() {
+fn a_single_use_instance_is_stopped_after_one_request() {
     with_paused_clock(async {
         let rig = Rig::new("single-use = true");
         let mut seen = HashSet::new();
@@ -78,7 +78,7 @@ fn a_single_use_instance_serves_one_request_and_ends_right_after_it() {
             let lease = rig.acquire().await.unwrap();
             assert!(lease.is_fresh() && seen.insert(lease.endpoint().instance), "an instance was used again");
             sleep(secs(100)).await;
-            assert!(lease.endpoint().is_live(), "no keepalive ends an instance that serves");
+            assert!(lease.endpoint().is_live(), "no keepalive stops a busy instance");
             let endpoint = lease.endpoint().clone();
             drop(lease);
             rig.settle().await;
@@ -92,7 +92,7 @@ fn a_single_use_instance_serves_one_request_and_ends_right_after_it() {
 }
 
 #[test]
-fn the_successor_of_a_single_use_instance_is_started_when_that_is_taken() {
+fn the_successor_of_a_single_use_instance_starts_when_that_is_acquired() {
     with_paused_clock(async {
         let rig = Rig::new("single-use = true\nmin-instances = 1");
         sleep(ms(200)).await;
@@ -103,14 +103,14 @@ fn the_successor_of_a_single_use_instance_is_started_when_that_is_taken() {
         sleep(ms(200)).await;
         let second = rig.acquire().await.unwrap();
         assert_ne!(first.endpoint().instance, second.endpoint().instance);
-        assert_eq!(asked_at.elapsed(), ms(201), "nobody waited for a boot");
+        assert_eq!(asked_at.elapsed(), ms(201), "no request waited for a boot");
         drop((first, second));
         rig.finish().await;
     });
 }
 
 #[test]
-fn an_instance_that_failed_a_request_gets_no_other_and_finishes_those_it_has() {
+fn a_failed_instance_gets_no_new_request_and_finishes_the_others() {
     with_paused_clock(async {
         let rig = Rig::new("concurrent-requests = 3");
         let mut failed = rig.acquire().await.unwrap();
@@ -134,7 +134,7 @@ fn an_instance_that_failed_a_request_gets_no_other_and_finishes_those_it_has() {
 }
 
 #[test]
-fn the_minimum_is_made_up_once_a_failed_instance_has_gone() {
+fn a_failed_instance_of_the_minimum_is_replaced() {
     with_paused_clock(async {
         let rig = Rig::new("min-instances = 1");
         sleep(ms(200)).await;

@@ -1,4 +1,4 @@
-//! A host with too few processors for all that its functions want to start.
+//! A host that limits how many instances start at once.
 
 use unifaas_actors::{
     HostLimits, Outcome,
@@ -12,7 +12,7 @@ fn starts(process_starts: usize) -> HostLimits {
 }
 
 #[test]
-fn no_more_instances_start_at_once_than_may() {
+fn limits_simultaneous_starts() {
     with_paused_clock(async {
         let rig = Rig::with(starts(2), &[(FUNCTION, "single-use = true")]);
         let asked_at = Instant::now();
@@ -21,24 +21,24 @@ fn no_more_instances_start_at_once_than_may() {
         for request in requests {
             request.await.unwrap().unwrap();
         }
-        assert_eq!(asked_at.elapsed(), ms(5 * 100), "five rounds of two boots");
+        assert_eq!(asked_at.elapsed(), ms(5 * 100), "five times two boots");
         rig.finish().await;
     });
 }
 
 #[test]
-fn starts_are_given_to_one_function_after_the_other() {
+fn functions_take_turns_in_starting() {
     with_paused_clock(async {
-        let rig = Rig::with(starts(1), &[("flood", ""), (FUNCTION, ""), ("g", "")]);
-        let flood = rig.requests_of("flood", 10).await;
+        let rig = Rig::with(starts(1), &[("many", ""), (FUNCTION, ""), ("g", "")]);
+        let many = rig.requests_of("many", 10).await;
         let asked_at = Instant::now();
         let (first, second) = (rig.request().await, rig.request_of("g").await);
         first.await.unwrap().unwrap();
-        // One of the flood is starting, one has its place in front.
+        // One of the many is starting, and one precedes in the queue.
         assert_eq!(asked_at.elapsed(), ms(299));
         second.await.unwrap().unwrap();
         assert_eq!(asked_at.elapsed(), ms(399));
-        for request in flood {
+        for request in many {
             request.await.unwrap().unwrap();
         }
         rig.finish().await;
@@ -46,7 +46,7 @@ fn starts_are_given_to_one_function_after_the_other() {
 }
 
 #[test]
-fn a_start_that_fails_lets_the_next_one_through() {
+fn a_failed_start_lets_the_next_one_start() {
     with_paused_clock(async {
         let rig = Rig::with(starts(1), &[(FUNCTION, ""), ("g", "single-use = true")]);
         let dies = Some((ms(50), SandboxExit::Code(1)));
@@ -67,7 +67,7 @@ fn a_start_that_fails_lets_the_next_one_through() {
 }
 
 #[test]
-fn a_start_that_hangs_holds_others_up_for_a_while_only() {
+fn a_hanging_start_blocks_others_for_five_seconds_only() {
     with_paused_clock(async {
         let rig = Rig::with(starts(1), &[("hangs", "queue-timeout = 60"), (FUNCTION, "")]);
         rig.fake.next(Script { ready_after: None, ..Script::default() });
@@ -83,7 +83,7 @@ fn a_start_that_hangs_holds_others_up_for_a_while_only() {
 }
 
 #[test]
-fn whoever_waits_in_vain_for_a_start_is_told_so() {
+fn a_caller_that_waits_too_long_for_a_start_learns_the_reason() {
     with_paused_clock(async {
         let rig = Rig::with(starts(1), &[("slow", ""), (FUNCTION, "queue-timeout = 2")]);
         rig.fake.usually(Script { ready_after: Some(secs(4)), ..Script::default() });

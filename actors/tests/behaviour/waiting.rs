@@ -1,4 +1,4 @@
-//! Those who wait: in which order they are served, how many there may be, for how long, and what happens if they leave.
+//! The queue: its order, its length, its timeout, and callers that give up.
 
 use std::{cell::RefCell, rc::Rc};
 
@@ -7,7 +7,7 @@ use unifaas_actors::Refusal;
 use crate::support::*;
 
 #[test]
-fn those_who_wait_are_served_in_the_order_of_arrival() {
+fn serves_callers_in_the_order_of_arrival() {
     with_paused_clock(async {
         let rig = Rig::new("max-instances = 1");
         let served = Rc::new(RefCell::new(Vec::new()));
@@ -32,7 +32,7 @@ fn those_who_wait_are_served_in_the_order_of_arrival() {
 }
 
 #[test]
-fn instances_that_are_ending_count_towards_the_maximum() {
+fn stopping_instances_count_towards_the_maximum() {
     with_paused_clock(async {
         let rig = Rig::new("max-instances = 2\nsingle-use = true");
         let requests = rig.requests(10).await;
@@ -45,9 +45,9 @@ fn instances_that_are_ending_count_towards_the_maximum() {
 }
 
 #[test]
-fn without_a_maximum_memory_is_the_limit() {
+fn memory_limits_a_function_without_maximum() {
     with_paused_clock(async {
-        // There is enough for a thousand instances.
+        // The host has memory for a thousand instances.
         let rig = Rig::new("queue = 1500");
         let requests = rig.requests(1500).await;
         assert_eq!(rig.fake.launched(), 1000);
@@ -60,7 +60,7 @@ fn without_a_maximum_memory_is_the_limit() {
 }
 
 #[test]
-fn a_full_queue_refuses_at_once_and_says_when_to_come_back() {
+fn a_full_queue_refuses_at_once_and_estimates_when_to_retry() {
     with_paused_clock(async {
         let rig = Rig::new("max-instances = 1\nqueue = 3");
         for _ in 0..20 {
@@ -104,7 +104,7 @@ fn a_request_waits_no_longer_than_its_queue_timeout() {
 }
 
 #[test]
-fn a_caller_that_leaves_frees_its_place() {
+fn a_caller_that_gives_up_frees_its_place() {
     with_paused_clock(async {
         let rig = Rig::new("max-instances = 1\nqueue = 2");
         let lease = rig.acquire().await.unwrap();
@@ -122,7 +122,7 @@ fn a_caller_that_leaves_frees_its_place() {
 }
 
 #[test]
-fn nothing_is_started_for_a_caller_that_left_before_there_was_room() {
+fn starts_nothing_for_a_caller_that_gave_up_while_it_waited() {
     with_paused_clock(async {
         let rig = Rig::new("max-instances = 1\nsingle-use = true");
         let lease = rig.acquire().await.unwrap();
@@ -136,12 +136,12 @@ fn nothing_is_started_for_a_caller_that_left_before_there_was_room() {
 }
 
 #[test]
-fn nothing_is_started_for_a_caller_that_left_before_the_actor_heard_of_it() {
+fn starts_nothing_for_a_caller_that_gave_up_before_its_message_arrived() {
     with_paused_clock(async {
         let rig = Rig::new("");
         rig.settle().await;
         let handle = rig.handle();
-        // One that stays is in front of those that leave.
+        // A caller that stays is in front of those that give up.
         let mut staying = Box::pin(handle.acquire());
         assert!(futures::poll!(&mut staying).is_pending());
         for _ in 0..5 {
@@ -156,7 +156,7 @@ fn nothing_is_started_for_a_caller_that_left_before_the_actor_heard_of_it() {
 }
 
 #[test]
-fn a_slot_that_is_offered_to_a_caller_that_leaves_goes_to_the_next() {
+fn a_slot_sent_to_a_caller_that_gives_up_goes_to_the_next() {
     with_paused_clock(async {
         let rig = Rig::new("max-instances = 1");
         let handle = rig.handle();
@@ -165,7 +165,7 @@ fn a_slot_that_is_offered_to_a_caller_that_leaves_goes_to_the_next() {
         assert!(futures::poll!(&mut leaving).is_pending());
         let next = rig.request().await;
         drop(lease);
-        // The lease is in the caller's hands now, and it does not look at it.
+        // The lease has been sent, and the caller has not polled its future.
         rig.settle().await;
         drop(leaving);
         drop(handle);
@@ -175,13 +175,13 @@ fn a_slot_that_is_offered_to_a_caller_that_leaves_goes_to_the_next() {
 }
 
 #[test]
-fn newcomers_do_not_overtake_those_who_wait() {
+fn new_callers_do_not_overtake_waiting_ones() {
     with_paused_clock(async {
         let rig = Rig::new("max-instances = 1");
         let lease = rig.acquire().await.unwrap();
         let waiting = rig.request().await;
         drop(lease);
-        // The slot is free, and its first taker has not been told yet.
+        // The slot is free, and the waiting caller has not got it yet.
         let newcomer = rig.acquire();
         let mut newcomer = Box::pin(newcomer);
         assert!(futures::poll!(&mut newcomer).is_pending());

@@ -1,4 +1,4 @@
-//! What only `load` can know.
+//! Problems that only the disk shows.
 
 use std::{
     fs,
@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use crate::spec::{FunctionSpec, SPEC_FILE, SpecError, files::reason};
 
-/// As much of a kernel as is looked at.
+/// The part of a kernel that is checked.
 pub(super) const BZIMAGE_START: [u8; 0x206] = {
     let mut start = [0; 0x206];
     (start[0x202], start[0x203], start[0x204], start[0x205]) = (b'H', b'd', b'r', b'S');
@@ -46,8 +46,8 @@ impl Function {
         FunctionSpec::load(&self.directory)
     }
 
-    /// The problems, without the path of the directory.
-    fn complaint(&self) -> String {
+    /// Returns the messages without the path of the directory.
+    fn messages(&self) -> String {
         let directory = format!("{}/", self.directory.display());
         self.load().unwrap_err().to_string().replace(&directory, "")
     }
@@ -71,37 +71,37 @@ fn a_relative_directory_becomes_absolute() {
 }
 
 #[test]
-fn a_bad_name_of_the_directory_is_a_problem() {
+fn an_invalid_name_of_the_directory_is_a_problem() {
     let function = Function::named("no name");
     function.write(SPEC_FILE, CONTAINER);
-    assert!(function.complaint().contains("function.toml: the directory cannot be a function: a function's name"));
+    assert!(function.messages().contains("function.toml: the directory cannot be a function: a function's name"));
     let spelled = FunctionSpec::load(&function.directory.join("..")).unwrap_err();
     assert!(spelled.to_string().contains("does not exist"), "{spelled}");
 }
 
 #[test]
 fn a_file_that_cannot_be_read_as_text_is_a_problem() {
-    assert_eq!(Function::named("hello").complaint(), "function.toml: does not exist");
-    assert_eq!(Function::with("").complaint(), "function.toml: the file is empty");
-    assert_eq!(Function::with(b"a = 1\nb = \"\xff\"").complaint(), "function.toml:2: is not UTF-8");
+    assert_eq!(Function::named("hello").messages(), "function.toml: does not exist");
+    assert_eq!(Function::with("").messages(), "function.toml: the file is empty");
+    assert_eq!(Function::with(b"a = 1\nb = \"\xff\"").messages(), "function.toml:2: is not UTF-8");
     let padded = |size: usize| format!("{CONTAINER}{}", "#".repeat(size - CONTAINER.len()));
-    assert_eq!(Function::with(padded(65_537)).complaint(), "function.toml: is larger than 64 KiB");
+    assert_eq!(Function::with(padded(65_537)).messages(), "function.toml: is larger than 64 KiB");
     Function::with(padded(65_536)).load().unwrap();
 }
 
 #[test]
-fn what_is_not_a_regular_file_is_a_problem_and_never_blocks() {
+fn other_than_regular_files_are_problems_and_never_block() {
     let function = Function::named("hello");
     let path = function.directory.join(SPEC_FILE);
     fs::create_dir(&path).unwrap();
-    assert_eq!(function.complaint(), "function.toml: is a directory, not a file");
+    assert_eq!(function.messages(), "function.toml: is a directory, not a file");
     fs::remove_dir(&path).unwrap();
     let _socket = UnixListener::bind(&path).unwrap();
-    assert_eq!(function.complaint(), "function.toml: is not a regular file");
+    assert_eq!(function.messages(), "function.toml: is not a regular file");
 }
 
 #[test]
-fn files_that_a_vm_needs_have_to_be_there() {
+fn the_files_of_a_vm_have_to_exist() {
     let function = Function::with(
         "cpus = 1\n[vm]\nkernel = \"kernel\"\nimage = \"disk\"\ninitrd = \"initrd\"\nhypervisor.type = \"qemu\"\n",
     );
@@ -112,60 +112,60 @@ fn files_that_a_vm_needs_have_to_be_there() {
         "function.toml:4: vm.image: \"disk\" is a directory, not a file",
         "function.toml:5: vm.initrd: \"initrd\" does not exist",
     ];
-    assert_eq!(function.complaint(), expected.join("\n"));
+    assert_eq!(function.messages(), expected.join("\n"));
 }
 
 #[test]
-fn a_vm_whose_files_are_there_is_loaded() {
+fn loads_a_vm_whose_files_exist() {
     let vm = "[vm]\nkernel = \"kernel\"\nimage = \"disk\"\nhypervisor = { type = \"qemu\", disk-type = \"9p\" }\n";
     let function = Function::with(vm);
     function.write("kernel", BZIMAGE_START);
     function.write("disk", "");
-    assert_eq!(function.complaint(), "function.toml:3: vm.image: \"disk\" is not a directory");
+    assert_eq!(function.messages(), "function.toml:3: vm.image: \"disk\" is not a directory");
     fs::remove_file(function.directory.join("disk")).unwrap();
     fs::create_dir(function.directory.join("disk")).unwrap();
     function.load().unwrap();
 }
 
 #[test]
-fn a_kernel_that_the_machine_monitor_cannot_boot_is_a_problem() {
+fn a_kernel_that_the_vmm_cannot_boot_is_a_problem() {
     let function = Function::with("[vm]\nkernel = \"kernel\"\nhypervisor = { type = \"firecracker\" }\n");
     function.write("kernel", BZIMAGE_START);
-    let said = function.complaint();
+    let said = function.messages();
     assert!(said.starts_with("function.toml:2: vm.kernel: \"kernel\" is a bzImage, which Firecracker"), "{said}");
     function.write(SPEC_FILE, "[vm]\nkernel = \"kernel\"\nhypervisor = { type = \"qemu\" }\n");
     function.load().unwrap();
     function.write("kernel", "#!/bin/sh\n");
-    assert!(function.complaint().contains("is not a kernel"));
+    assert!(function.messages().contains("is not a kernel"));
 }
 
 #[test]
 fn a_program_given_by_path_has_to_be_executable() {
     let function = Function::with("[process]\ncommand = [\"./f\", \"%callback\"]\n");
-    assert_eq!(function.complaint(), "function.toml:2: process.command: \"f\" does not exist");
+    assert_eq!(function.messages(), "function.toml:2: process.command: \"f\" does not exist");
     function.write("f", "#!/bin/sh\n");
     let program = function.directory.join("f");
     fs::set_permissions(&program, fs::Permissions::from_mode(0o644)).unwrap();
-    assert_eq!(function.complaint(), "function.toml:2: process.command: \"f\" is not executable");
+    assert_eq!(function.messages(), "function.toml:2: process.command: \"f\" is not executable");
     fs::set_permissions(&program, fs::Permissions::from_mode(0o645)).unwrap();
     function.load().unwrap();
 }
 
 #[test]
-fn a_program_that_is_looked_up_or_replaced_later_is_not_checked() {
+fn a_program_that_is_resolved_later_is_not_checked() {
     for program in ["no-such-program", "%unifaas", "./%port/f"] {
         Function::with(format!("[process]\ncommand = [{program:?}]\n")).load().unwrap();
     }
 }
 
 #[test]
-fn the_reasons_of_the_system_become_plain_words() {
+fn describes_errors_of_the_system() {
     assert_eq!(reason(&io::Error::from(ErrorKind::PermissionDenied)), "may not be read by the daemon's user");
     assert!(reason(&io::Error::other("boom")).contains("boom"));
 }
 
 #[test]
-fn the_functions_of_the_repository_are_right() {
+fn the_functions_of_the_repository_are_valid() {
     let registry = Path::new(env!("CARGO_MANIFEST_DIR")).join("../registry");
     let mut checked = 0;
     for entry in fs::read_dir(registry).unwrap() {

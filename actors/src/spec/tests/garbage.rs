@@ -1,11 +1,11 @@
-//! Whatever a file contains, the answer is a spec or a list of problems.
+//! Arbitrary content results in a spec or a list of problems.
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use super::{FULL_CONTAINER, FULL_FIRECRACKER, FULL_MICROVM, FULL_PROCESS, FULL_QEMU, good, parse};
 use crate::spec::keys;
 
-/// Bits of TOML that are worth to be in the wrong place.
+/// Pieces of TOML to insert in the wrong place.
 const SPLINTERS: [&str; 16] = [
     "\"",
     "'''",
@@ -66,7 +66,7 @@ fn mutated_files_never_panic_and_every_problem_is_one_line() {
 }
 
 #[test]
-fn nesting_as_deep_as_a_file_can_hold_is_no_more_than_an_error() {
+fn the_deepest_nesting_is_an_error() {
     let dotted = format!("{}a = 1", "a.".repeat(32_000));
     let header = format!("[{}a]", "a.".repeat(32_000));
     let arrays = format!("a = {}", "[".repeat(64_000));
@@ -77,7 +77,7 @@ fn nesting_as_deep_as_a_file_can_hold_is_no_more_than_an_error() {
 }
 
 #[test]
-fn every_known_key_is_in_a_file_that_is_accepted() {
+fn an_accepted_file_has_every_known_key() {
     let text: String = [FULL_PROCESS, FULL_CONTAINER, FULL_MICROVM, FULL_QEMU, FULL_FIRECRACKER]
         .map(|text| {
             good(text);

@@ -1,4 +1,4 @@
-//! Files that are right, and what they mean.
+//! Valid files and their specs.
 
 use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
 
@@ -22,7 +22,7 @@ fn hypervisor(line: &str) -> Hypervisor {
 const PLAIN_QEMU: Qemu = Qemu { disk_type: DiskType::Block, accel: Accel::Auto, args: Vec::new(), read_only: false };
 
 #[test]
-fn a_process_with_every_key_means_what_it_says() {
+fn reads_every_key_of_a_process() {
     let spec = good(FULL_PROCESS);
     assert_eq!(spec.name, "hello");
     assert_eq!(spec.directory, PathBuf::from("/registry/hello"));
@@ -48,7 +48,7 @@ fn a_process_with_every_key_means_what_it_says() {
 }
 
 #[test]
-fn a_container_with_every_key_means_what_it_says() {
+fn reads_every_key_of_a_container() {
     let spec = good(FULL_CONTAINER);
     assert_eq!(spec.port, 80);
     assert_eq!(spec.readiness, Readiness::Tcp);
@@ -68,7 +68,7 @@ fn a_container_with_every_key_means_what_it_says() {
 }
 
 #[test]
-fn a_microvm_with_every_key_means_what_it_says() {
+fn reads_every_key_of_a_microvm() {
     let spec = good(FULL_MICROVM);
     assert_eq!(spec.port, 9000);
     let qemu = Qemu {
@@ -99,7 +99,7 @@ fn a_microvm_with_every_key_means_what_it_says() {
 }
 
 #[test]
-fn a_file_that_spells_out_every_default_means_the_same_as_one_without() {
+fn explicit_defaults_make_no_difference() {
     let spelled = r#"
         concurrent-requests = 1
         single-use = false
@@ -130,7 +130,7 @@ fn a_file_that_spells_out_every_default_means_the_same_as_one_without() {
 }
 
 #[test]
-fn the_defaults_have_no_limit_but_the_documented_ones() {
+fn the_defaults_have_only_the_documented_limits() {
     let spec = good("[container]\nimage = \"i\"");
     assert_eq!((spec.max_instances, spec.max_body), (None, None));
     let SandboxSpec::Container(container) = spec.sandbox else { panic!("not a container") };
@@ -138,7 +138,7 @@ fn the_defaults_have_no_limit_but_the_documented_ones() {
 }
 
 #[test]
-fn the_hypervisors_of_the_prototype_mean_what_they_meant() {
+fn reads_the_hypervisors_of_the_prototype() {
     let firecracker = Hypervisor::Firecracker { copy_rootfs: true, read_only: false, jailer: false };
     assert_eq!(hypervisor(r#"hypervisor = { type = "firecracker", copy-rootfs = true }"#), firecracker);
     assert_eq!(hypervisor(r#"hypervisor = { type = "firecracker" }"#), firecracker);
@@ -174,7 +174,7 @@ fn a_read_only_firecracker_disk_is_not_copied() {
 }
 
 #[test]
-fn command_lines_survive_byte_for_byte() {
+fn keeps_command_lines_byte_for_byte() {
     for cmdline in [
         "net.ip=%ip net.gw=%gateway net.mask=%netmask callback.url=%callback",
         "--ip=eth0,%ip,%netmask --defaultgw=%gateway --nameserver=%gateway --rootfs=rofs /benchmark.so %callback",
@@ -188,7 +188,7 @@ fn command_lines_survive_byte_for_byte() {
 }
 
 #[test]
-fn a_prototype_file_for_a_container_parses() {
+fn reads_a_container_file_of_the_prototype() {
     let spec = good(
         "concurrent-requests = 100\nsingle-use = false\nkeepalive = 30\n\n[container]\nimage = \"faas/go\"\n\
          memory = 128\nruntime = \"runsc\"\n",
@@ -198,13 +198,13 @@ fn a_prototype_file_for_a_container_parses() {
 }
 
 #[test]
-fn a_single_use_instance_serves_one_request_whatever_the_file_says() {
+fn single_use_overrides_concurrent_requests() {
     let spec = good("single-use = true\nconcurrent-requests = 8\n[container]\nimage = \"i\"");
     assert_eq!((spec.single_use, spec.concurrent_requests.get()), (true, 1));
 }
 
 #[test]
-fn no_timeout_is_written_as_zero_and_only_as_zero() {
+fn only_zero_disables_the_timeout() {
     let timeout = |value: &str| good(&format!("timeout = {value}\n[container]\nimage = \"i\"")).timeout;
     for none in ["0", "0.0", "-0.0", "0x0"] {
         assert_eq!(timeout(none), None, "{none}");
@@ -215,7 +215,7 @@ fn no_timeout_is_written_as_zero_and_only_as_zero() {
 }
 
 #[test]
-fn the_time_in_the_queue_outlasts_a_boot_by_default() {
+fn the_default_queue_timeout_exceeds_the_boot_timeout() {
     let spec = good("boot-timeout = 1e9\n[container]\nimage = \"i\"");
     assert_eq!(spec.queue_timeout, Duration::from_secs(1_000_000_005));
 }
@@ -227,7 +227,7 @@ fn the_smallest_body_limit_is_one_byte() {
 }
 
 #[test]
-fn bounds_belong_to_what_is_allowed() {
+fn bounds_are_inclusive() {
     for top in ["port = 1", "port = 65535", "min-instances = 2\nmax-instances = 2", "queue = 1", "keepalive = 0"] {
         good(&format!("{top}\n[container]\nimage = \"i\""));
     }
@@ -243,18 +243,18 @@ fn bounds_belong_to_what_is_allowed() {
 }
 
 #[test]
-fn a_path_may_leave_its_directory_and_keeps_what_depends_on_links() {
+fn paths_may_leave_the_directory_and_keep_dot_dot() {
     let vm = vm("[vm]\nkernel = \"../shared/./kernel\"\nhypervisor = { type = \"qemu\" }");
     assert_eq!(vm.kernel.as_os_str(), "/registry/hello/../shared/kernel");
 }
 
 #[test]
-fn windows_line_ends_and_a_byte_order_mark_are_accepted() {
+fn accepts_crlf_and_a_byte_order_mark() {
     good("\u{feff}keepalive = 1\r\n[container]\r\nimage = \"i\"\r\n");
 }
 
 #[test]
-fn names_are_what_urls_and_engines_accept() {
+fn names_are_valid_in_urls_and_engines() {
     for name in ["a", "0", "hello-world_1.2", &"x".repeat(63)] {
         assert_eq!(check_name(name), Ok(()), "{name}");
     }

@@ -1,11 +1,11 @@
-//! Values of `[env]` stay out of everything that is shown.
+//! Values of `[env]` are never shown.
 
 use super::{FULL_PROCESS, good, parse};
 
 const SECRET: &str = "hunter2";
 
 #[test]
-fn no_problem_shows_a_value_of_env() {
+fn problems_contain_no_value_of_env() {
     for text in [
         "env = \"hunter2\"",
         "env = [\"hunter2\"]",
@@ -29,7 +29,7 @@ fn no_problem_shows_a_value_of_env() {
 }
 
 #[test]
-fn a_spec_that_is_shown_has_only_the_names() {
+fn a_shown_spec_has_only_the_names() {
     let shown = serde_json::to_value(good(&FULL_PROCESS.replace("hello", SECRET))).unwrap();
     assert_eq!(shown["env"], serde_json::json!(["EMPTY", "GREETING"]));
     assert!(!shown.to_string().contains(SECRET), "{shown}");

@@ -1,4 +1,4 @@
-//! What a schedule is made of.
+//! Draws schedules: limits, specs, scripts and callbacks.
 
 use rand::{RngExt, rngs::StdRng, seq::IndexedRandom};
 use unifaas_actors::{
@@ -6,17 +6,17 @@ use unifaas_actors::{
     sandbox::{LaunchError, SandboxExit},
 };
 
-use super::LONGEST_WAIT;
+use super::MAX_QUEUE_TIMEOUT;
 use crate::support::*;
 
-const MOST_INSTANCES: usize = 4;
+const MAX_INSTANCES: usize = 4;
 
-/// What holds for all of a schedule.
+/// The parameters of a whole schedule.
 #[derive(Clone, Copy)]
 pub struct Plan {
     pub limits: HostLimits,
-    /// Actors of functions panic. Their successors know nothing of the instances that are still ending, so that there is
-    /// no maximum then.
+    /// FunctionActors panic. Their successors do not know the instances that are still stopping, so no function has a
+    /// maximum then.
     pub buggy: bool,
 }
 
@@ -31,18 +31,18 @@ impl Plan {
         Self { limits: HostLimits { memory, process_starts, ..ROOMY }, buggy: random.random_bool(0.2) }
     }
 
-    /// The keys of a function's file. Each version of a file is a version of its own.
+    /// Draws the keys of a function's file, with its version.
     pub fn keys(&self, random: &mut StdRng, version: usize) -> String {
         let serving = match random.random_range(0..3) {
             0 => "single-use = true".to_owned(),
             _ => format!("concurrent-requests = {}", random.random_range(1..5)),
         };
-        let most = random.random_range(1..=MOST_INSTANCES);
+        let most = random.random_range(1..=MAX_INSTANCES);
         let least = if random.random() { 0 } else { random.random_range(0..=most.min(2)) };
         let bounded = !self.buggy && random.random_bool(0.7);
         let most = if bounded { format!("max-instances = {most}") } else { String::new() };
         let queue = random.random_range(1..40);
-        let queue_timeout = random.random_range(1..=LONGEST_WAIT);
+        let queue_timeout = random.random_range(1..=MAX_QUEUE_TIMEOUT);
         let boot_timeout = random.random_range(1..4);
         let keepalive = any(random, &[0, 60, 60, 60]);
         let stop_grace = random.random_range(0..2);
@@ -56,7 +56,7 @@ impl Plan {
     }
 }
 
-/// The fates of the next instances: mostly one, at times a row of failures.
+/// Draws the scripts of the next instances: mostly one, sometimes several failures in a row.
 pub fn scripts(random: &mut StdRng) -> Vec<Script> {
     if random.random_bool(0.03) {
         let fails = Launch::Fails(LaunchError::Refused("no image".into()));
@@ -101,7 +101,7 @@ fn script(random: &mut StdRng) -> Script {
     }
 }
 
-/// Mostly one call of its own; or none, several, some too early, some too late, and some by others.
+/// Draws callbacks: mostly one by the instance itself; or none, several, early, late or forged ones.
 fn calls(random: &mut StdRng) -> Vec<Call> {
     let after = |random: &mut StdRng| ms(any(random, &[0, 5, 50, 150, 300, 1_200, 4_000]));
     let honest = Call { after: after(random), by: Caller::Itself };

@@ -1,17 +1,17 @@
-//! Everything at once, at random: functions that share a small host, requests that come, wait, give up and serve, guests
-//! of every intent, callbacks that are lost, late, doubled and forged, ends that are seen late or never, changes of the
-//! files, removals, bugs, drains. Whatever the schedule:
+//! Random schedules: functions share a small host; callers wait, give up and hold slots; launches and boots fail, hang and
+//! panic; callbacks are lost, late, repeated and forged; exits are observed late or never; files change and disappear;
+//! actors panic; everything is drained. In every schedule:
 //!
-//! - each caller gets one answer in time, and no instance more requests than it takes, nor its end under a request;
-//! - the host's memory, its starts and the maximum of each function are never exceeded;
-//! - when calm returns, every function serves and has its minimum, and nobody waits or holds what nobody uses;
-//! - when it has been drained, nothing is left.
+//! - each caller gets one answer in time; no instance gets more requests than it takes, or is stopped during one;
+//! - the host's memory and starts and the maximum of each function are never exceeded;
+//! - after the faults have ended, every function serves and has its minimum, and no slot, memory or caller is forgotten;
+//! - after the drain nothing is left.
 //!
-//! What a schedule is made of is drawn in `draw.rs`, what must hold while it runs is watched in `scene.rs`.
-//! `UNIFAAS_SCHEDULES` sets how many schedules are tried, `UNIFAAS_SEED` picks one to be replayed.
+//! `draw.rs` draws the schedules, `observer.rs` checks what must hold while they run. `UNIFAAS_SCHEDULES` sets the number of
+//! schedules, `UNIFAAS_SEED` replays one.
 
 mod draw;
-mod scene;
+mod observer;
 
 use std::{collections::BTreeMap, rc::Rc, time::Duration};
 
@@ -19,20 +19,20 @@ use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IteratorRandom};
 use tokio::time::timeout;
 use unifaas_actors::{HostLimits, Refusal, sandbox::SandboxExit};
 
-use self::{draw::Plan, scene::Scene};
+use self::{draw::Plan, observer::Observer};
 use crate::support::*;
 
 const SCHEDULES: u64 = 300;
 const FUNCTIONS: [&str; 3] = ["a", "b", "c"];
 const CLIENTS: usize = 60;
 const CHANGES: usize = 10;
-/// All requests and changes come within this time.
+/// All requests and changes arrive within this time, in milliseconds.
 const SPAN: u64 = 15_000;
-/// No spec has a longer queue-timeout.
-const LONGEST_WAIT: u64 = 8;
-/// After so long a calm, pauses are over, whatever hung was given up, and whatever can end has.
+/// The longest queue-timeout of a spec, in seconds.
+const MAX_QUEUE_TIMEOUT: u64 = 8;
+/// After this time without faults, all pauses and timeouts are over.
 const CALM: Duration = Duration::from_secs(200);
-/// Whatever could not be ended ends after so long at the latest.
+/// How often stuck instances exit.
 const STUCK: Duration = Duration::from_secs(11);
 
 fn number(name: &str) -> Option<u64> {
@@ -40,7 +40,7 @@ fn number(name: &str) -> Option<u64> {
 }
 
 #[test]
-fn every_caller_gets_one_answer_and_nothing_is_left_whatever_happens() {
+fn every_caller_gets_one_answer_and_nothing_is_left_in_any_schedule() {
     let replayed = number("UNIFAAS_SEED");
     let seeds = match replayed {
         Some(seed) => seed..seed + 1,
@@ -49,21 +49,21 @@ fn every_caller_gets_one_answer_and_nothing_is_left_whatever_happens() {
     let schedules = seeds.clone().count();
     let mut tally = BTreeMap::<&str, usize>::new();
     for seed in seeds {
-        let _shown_on_failure = Shown(seed);
+        let _printed_on_failure = PrintOnPanic(seed);
         for (what, count) in with_paused_clock(run(StdRng::seed_from_u64(seed))) {
             *tally.entry(what).or_default() += count;
         }
     }
     eprintln!("{schedules} schedules: {tally:?}");
-    // So that it cannot come to test nothing.
-    for what in scene::EVERYTHING.iter().filter(|_| schedules >= 100) {
+    // The schedules must cover everything.
+    for what in observer::EVENTS.iter().filter(|_| schedules >= 100) {
         assert!(tally.get(what).is_some_and(|count| *count > 0), "{what} did not happen");
     }
 }
 
-struct Shown(u64);
+struct PrintOnPanic(u64);
 
-impl Drop for Shown {
+impl Drop for PrintOnPanic {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("this was the schedule of UNIFAAS_SEED={}", self.0);
@@ -71,7 +71,7 @@ impl Drop for Shown {
     }
 }
 
-/// One schedule; how often what happened.
+/// Runs one schedule. Returns how often each event happened.
 async fn run(mut random: StdRng) -> BTreeMap<&'static str, usize> {
     let plan = Plan::draw(&mut random);
     let functions: Vec<_> = FUNCTIONS.iter().map(|name| (*name, plan.keys(&mut random, 0))).collect();
@@ -80,33 +80,33 @@ async fn run(mut random: StdRng) -> BTreeMap<&'static str, usize> {
     for _ in 0..CLIENTS * 4 {
         draw::scripts(&mut random).into_iter().for_each(|script| rig.fake.next(script));
     }
-    let scene = Rc::new(Scene::new(plan.buggy));
+    let observer = Rc::new(Observer::new(plan.buggy));
     let clients: Vec<_> =
-        (0..CLIENTS).map(|_| actix::spawn(Client::draw(&mut random).visit(rig.clone(), scene.clone()))).collect();
-    let watch = actix::spawn(scene::watch(rig.clone(), plan.limits));
-    let ends = actix::spawn(scene::end_what_is_stuck(rig.clone(), STUCK));
-    let changes = actix::spawn(disturb(rig.clone(), scene.clone(), plan, random.random()));
+        (0..CLIENTS).map(|_| actix::spawn(Client::draw(&mut random).run(rig.clone(), observer.clone()))).collect();
+    let watch = actix::spawn(observer::check_limits(rig.clone(), plan.limits));
+    let ends = actix::spawn(observer::end_stuck(rig.clone(), STUCK));
+    let changes = actix::spawn(inject_faults(rig.clone(), observer.clone(), plan, random.random()));
 
     let drains = random.random_bool(0.2);
     if drains {
         sleep(ms(random.random_range(SPAN / 3..SPAN))).await;
         let grace = random.random_range(0..3);
-        scene.hurried.set(grace == 0);
+        observer.grace_over.set(grace == 0);
         let drained = rig.drain(secs(grace));
         rig.settle().await;
         for handle in FUNCTIONS.iter().filter_map(|name| rig.handle_of(name)) {
-            // No answer: nothing was left of it.
+            // None: the function has ended.
             let now = handle.inspect().await;
             assert!(now.is_none_or(|now| now.function.waiting == 0), "a caller waits for nothing");
         }
         sleep(secs(grace)).await;
-        scene.hurried.set(true);
+        observer.grace_over.set(true);
         drained.await.expect("the registry answers");
     }
     for client in clients {
         client.await.expect("the client did not panic");
     }
-    changes.await.expect("the disturber did not panic");
+    changes.await.expect("the injector did not panic");
     watch.abort();
     if let Some(panic) = watch.await.err().and_then(|error| error.try_into_panic().ok()) {
         std::panic::resume_unwind(panic);
@@ -121,12 +121,12 @@ async fn run(mut random: StdRng) -> BTreeMap<&'static str, usize> {
     }
     ends.abort();
     let _ = ends.await;
-    scene.note_log(&rig);
-    Rc::into_inner(rig).expect("everybody has gone").finish().await;
-    scene.tally.take()
+    observer.note_log(&rig);
+    Rc::into_inner(rig).expect("all clients have ended").finish().await;
+    observer.tally.take()
 }
 
-/// When nothing fails any more, every function serves for which there is room besides the minimum of the others.
+/// Checks that every function serves which fits beside the minimums of the others.
 async fn recover(rig: &Rig, limits: HostLimits) {
     let mut specs = Vec::new();
     for name in FUNCTIONS.iter().filter(|name| rig.handle_of(name).is_some()) {
@@ -134,18 +134,18 @@ async fn recover(rig: &Rig, limits: HostLimits) {
     }
     let kept: u64 = specs.iter().map(|spec| spec.memory() * spec.min_instances as u64).sum();
     for spec in &specs {
-        // An instance that has just served once may be long in ending, and holds its memory: some ends are never seen.
+        // An instance that has just served may hold its memory for long: some exits are never observed.
         sleep(CALM).await;
         let answer = rig.request_of(&spec.name).await.await.expect("no panic");
         let scarce = kept + spec.memory() > limits.memory;
         let excused = scarce && matches!(answer, Err(Refusal::HostSaturated { .. }));
-        // Live as far as can be known: some ends are never seen.
+        // Live as far as is known: some exits are never observed.
         let served = answer.as_ref().is_ok_and(|lease| lease.endpoint().is_live());
         assert!(served || excused, "{} does not serve: {answer:?}", spec.name);
     }
 }
 
-/// Several functions that fit together do so.
+/// Checks that functions that fit into memory together serve together.
 async fn serve_together(rig: &Rig, limits: HostLimits) {
     for name in FUNCTIONS {
         rig.write_of(name, "memory = 64\nmin-instances = 1\nenv = { VERSION = \"calm\" }");
@@ -161,7 +161,7 @@ async fn serve_together(rig: &Rig, limits: HostLimits) {
     assert_eq!((report.memory_taken, report.memory_free), (3 * 64, limits.memory - 3 * 64));
     assert_eq!((report.starting, report.functions_waiting, rig.fake.held()), (0, 0, 3));
 
-    // One that could be served only if a minimum were given up waits in vain.
+    // A function that needs the memory of a minimum is not served.
     let most = limits.memory - 2 * 64;
     rig.write_of("greedy", &format!("memory = {most}\nqueue-timeout = 2"));
     sleep(secs(1)).await;
@@ -174,16 +174,16 @@ async fn serve_together(rig: &Rig, limits: HostLimits) {
         let requests = rig.requests_of(name, 2).await;
         for request in requests {
             let lease = timeout(secs(1), request).await.expect("at once").expect("no panic");
-            lease.expect("there is room for two of each, the idle ones of others aside");
+            lease.expect("there is memory for two of each if the idle ones of others are evicted");
         }
     }
 }
 
 struct Client {
     function: &'static str,
-    comes: Duration,
-    patience: Duration,
-    holds: Duration,
+    arrives_after: Duration,
+    gives_up_after: Duration,
+    holds_slot_for: Duration,
     fails_request: bool,
 }
 
@@ -192,37 +192,41 @@ impl Client {
         let impatient = random.random_bool(0.2);
         Self {
             function: FUNCTIONS.into_iter().choose(random).expect("there are some"),
-            comes: ms(random.random_range(0..SPAN)),
-            patience: if impatient { ms(random.random_range(0..1_000)) } else { secs(LONGEST_WAIT + 1) },
-            holds: ms(if random.random() { random.random_range(0..2_000) } else { random.random_range(0..100) }),
+            arrives_after: ms(random.random_range(0..SPAN)),
+            gives_up_after: if impatient { ms(random.random_range(0..1_000)) } else { secs(MAX_QUEUE_TIMEOUT + 1) },
+            holds_slot_for: ms(if random.random() {
+                random.random_range(0..2_000)
+            } else {
+                random.random_range(0..100)
+            }),
             fails_request: random.random_bool(0.1),
         }
     }
 
-    async fn visit(self, rig: Rc<Rig>, scene: Rc<Scene>) {
-        sleep(self.comes).await;
-        let Some(handle) = rig.handle_of(self.function) else { return scene.note("not there") };
-        let Ok(answer) = timeout(self.patience, handle.acquire()).await else {
-            assert!(self.patience <= secs(LONGEST_WAIT), "there was no answer in time");
-            return scene.note("client left");
+    async fn run(self, rig: Rc<Rig>, observer: Rc<Observer>) {
+        sleep(self.arrives_after).await;
+        let Some(handle) = rig.handle_of(self.function) else { return observer.note("not found") };
+        let Ok(answer) = timeout(self.gives_up_after, handle.acquire()).await else {
+            assert!(self.gives_up_after <= secs(MAX_QUEUE_TIMEOUT), "there was no answer in time");
+            return observer.note("caller gave up");
         };
         match answer {
             Ok(mut lease) => {
-                scene.enter(&lease);
-                sleep(self.holds).await;
-                scene.check_alive(&lease, &rig.fake);
+                observer.request_started(&lease);
+                sleep(self.holds_slot_for).await;
+                observer.check_live(&lease, &rig.fake);
                 if self.fails_request {
                     lease.mark_failed();
                 }
-                scene.leave(&lease);
+                observer.request_finished(&lease);
             }
-            Err(refusal) => scene.refused(&refusal),
+            Err(refusal) => observer.refused(&refusal),
         }
     }
 }
 
-/// Changes files, ends guests, and has actors run into bugs.
-async fn disturb(rig: Rc<Rig>, scene: Rc<Scene>, plan: Plan, seed: u64) {
+/// Changes files, crashes instances and makes actors panic.
+async fn inject_faults(rig: Rc<Rig>, observer: Rc<Observer>, plan: Plan, seed: u64) {
     let mut random = StdRng::seed_from_u64(seed);
     for version in 1..=CHANGES {
         sleep(ms(random.random_range(0..SPAN / CHANGES as u64))).await;
@@ -232,14 +236,14 @@ async fn disturb(rig: Rc<Rig>, scene: Rc<Scene>, plan: Plan, seed: u64) {
             1..=9 => rig.write_of(function, &plan.keys(&mut random, version)),
             10 => rig.erase_of(function),
             11..=12 => {
-                let bugs = ["state changed", "instance is being ended", "instance is ready", "function has changed"];
-                let bugs = if plan.buggy { &bugs[..] } else { &bugs[..2] };
-                rig.log.panic_at(bugs.iter().choose(&mut random).expect("there are some"));
+                let lines = ["state changed", "instance is being ended", "instance is ready", "function has changed"];
+                let lines = if plan.buggy { &lines[..] } else { &lines[..2] };
+                rig.log.panic_at(lines.iter().choose(&mut random).expect("there are some"));
             }
             _ => {
-                if let Some(guest) = rig.fake.running_instances().into_iter().choose(&mut random) {
-                    scene.note("crash");
-                    rig.fake.crash(guest, SandboxExit::Signal(9));
+                if let Some(instance) = rig.fake.running_instances().into_iter().choose(&mut random) {
+                    observer.note("crash");
+                    rig.fake.crash(instance, SandboxExit::Signal(9));
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! What is seen of a schedule while it runs, and what must hold then.
+//! Observes a schedule while it runs, and checks what must hold.
 
 use std::{
     cell::{Cell, RefCell},
@@ -11,12 +11,12 @@ use unifaas_actors::{HostLimits, InstanceId, Lease, Refusal};
 
 use crate::support::*;
 
-/// What has to happen in some schedule or other.
-pub const EVERYTHING: [&str; 18] = [
+/// Events that must happen in some schedule.
+pub const EVENTS: [&str; 18] = [
     "stuck",
     "served",
-    "client left",
-    "not there",
+    "caller gave up",
+    "not found",
     "saturated",
     "host saturated",
     "queue timed out",
@@ -34,18 +34,18 @@ pub const EVERYTHING: [&str; 18] = [
 ];
 
 #[derive(Default)]
-pub struct Scene {
-    /// Requests that each instance serves now, and has been given.
+pub struct Observer {
+    /// Requests in flight and requests so far, by instance.
     instances: RefCell<HashMap<InstanceId, (usize, usize)>>,
-    /// The grace of a drain is over: requests are cut short.
-    pub hurried: Cell<bool>,
-    /// Actors of functions panic, and take their instances with them.
+    /// The grace of a drain is over: requests are aborted.
+    pub grace_over: Cell<bool>,
+    /// FunctionActors panic, which stops their instances.
     buggy: bool,
-    /// How often what happened.
+    /// How often each event happened.
     pub tally: Cell<BTreeMap<&'static str, usize>>,
 }
 
-impl Scene {
+impl Observer {
     pub fn new(buggy: bool) -> Self {
         Self { buggy, ..Self::default() }
     }
@@ -60,7 +60,7 @@ impl Scene {
         self.tally.set(tally);
     }
 
-    pub fn enter(&self, lease: &Lease) {
+    pub fn request_started(&self, lease: &Lease) {
         self.note("served");
         let endpoint = lease.endpoint();
         let mut instances = self.instances.borrow_mut();
@@ -72,17 +72,17 @@ impl Scene {
         assert!(!endpoint.spec.single_use || *served == 1, "a single-use instance was used again");
     }
 
-    pub fn leave(&self, lease: &Lease) {
+    pub fn request_finished(&self, lease: &Lease) {
         if let Some((serving, _)) = self.instances.borrow_mut().get_mut(&lease.endpoint().instance) {
             *serving -= 1;
         }
     }
 
-    /// An instance versions as long as its requests, unless it dies by itself or there is no time.
-    pub fn check_alive(&self, lease: &Lease, fake: &Fake) {
+    /// Checks that the instance was not stopped during its request, unless the grace of a drain is over.
+    pub fn check_live(&self, lease: &Lease, fake: &Fake) {
         let endpoint = lease.endpoint();
-        let excused = fake.died(endpoint.instance) || self.hurried.get() || self.buggy;
-        assert!(endpoint.is_live() || excused, "the instance was ended under its request");
+        let excused = fake.died(endpoint.instance) || self.grace_over.get() || self.buggy;
+        assert!(endpoint.is_live() || excused, "the instance was stopped during its request");
     }
 
     pub fn refused(&self, refusal: &Refusal) {
@@ -100,7 +100,7 @@ impl Scene {
         });
     }
 
-    /// What only the log and the counters tell.
+    /// Counts the events that only the log and the counters show.
     pub fn note_log(&self, rig: &Rig) {
         self.count("evicted", rig.evicted() as usize);
         self.count("stuck", rig.log.count("the instance that could not be ended has ended"));
@@ -109,8 +109,8 @@ impl Scene {
     }
 }
 
-/// Sees that the host is never overcommitted: neither by its books, nor in fact.
-pub async fn watch(rig: Rc<Rig>, limits: HostLimits) {
+/// Checks that the host is never overcommitted, neither in the ledger nor in fact.
+pub async fn check_limits(rig: Rc<Rig>, limits: HostLimits) {
     loop {
         let report = rig.admission().await;
         assert_eq!(report.memory_taken + report.memory_free, limits.memory);
@@ -121,8 +121,8 @@ pub async fn watch(rig: Rc<Rig>, limits: HostLimits) {
     }
 }
 
-/// Lets what could not be ended end at last, now and then.
-pub async fn end_what_is_stuck(rig: Rc<Rig>, pause: Duration) {
+/// Lets stuck instances exit at intervals.
+pub async fn end_stuck(rig: Rc<Rig>, pause: Duration) {
     loop {
         sleep(pause).await;
         rig.fake.end_stuck();

@@ -147,7 +147,7 @@ async fn survives(legacy: bool, foreigner: &mut Foreigner, origin: &str, after: 
         fs::write(home.path("state/journal"), text).unwrap();
     } else {
         fs::create_dir(home.path("state/resources")).unwrap();
-        let text = format!("{{\"origin\":{origin},\"resource\":{thing}}}");
+        let text = format!("{{\"origin\":{origin},\"resource\":{thing}}}\n");
         fs::write(home.path("state/resources/3.json"), text).unwrap();
     }
     let mut daemon = Setup::at(&home).start().await;

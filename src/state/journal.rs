@@ -114,14 +114,14 @@ impl JournalWriter {
 }
 
 fn carry_out(records: &RecordDir, origin: &Origin, request: Request) {
-    let write = |number, resource| records.write(number, &Record { origin: origin.clone(), resource });
+    let record = |resource| Record { origin: origin.clone(), resource };
     match request {
         Request::Record { number, resource, written } => {
             let error = |source| JournalError { path: records.path(number), source: Arc::new(source) };
-            let _ = written.send(write(number, resource).map_err(error));
+            let _ = written.send(records.write(number, &record(resource)).map_err(error));
         }
         // The record as it was is enough to find the resource.
-        Request::Update { number, resource } => drop(write(number, resource)),
+        Request::Update { number, resource } => drop(records.update(number, &record(resource))),
         // Where it stays, the next daemon looks for the resource in vain.
         Request::Remove { number } => drop(records.remove(number)),
         #[cfg(test)]
@@ -161,8 +161,7 @@ impl Journal {
 }
 
 impl JournalEntry {
-    /// Replaces the record by one that says more. This happens later, and may fail: the first one is enough to find the
-    /// resource.
+    /// Replaces the record by a more precise one, later. That may fail, as the first one is enough to find the resource.
     pub fn update(&self, resource: Resource) {
         self.worker.send(Request::Update { number: self.number, resource });
     }
@@ -268,16 +267,12 @@ mod tests {
     fn record_that_cannot_be_written_is_an_error_that_names_its_file() {
         let rig = Rig::new();
         let kept = rig.journal.record_blocking(resource("kept")).unwrap();
-        // In the place of the temporary files are directories.
-        let (next, blocked) = (rig.records.path(8).with_extension("new"), rig.records.path(7).with_extension("new"));
+        // In the place of the temporary file is a directory.
+        let next = rig.records.path(8).with_extension("new");
         fs::create_dir(&next).unwrap();
-        fs::create_dir(&blocked).unwrap();
         let error = rig.journal.record_blocking(resource("a")).unwrap_err();
         assert!(error.to_string().contains(&*rig.records.path(8).to_string_lossy()) && !error.is_full(), "{error}");
-        kept.update(resource("kept more"));
-        rig.journal.flush();
         fs::remove_dir(next).unwrap();
-        fs::remove_dir(blocked).unwrap();
         assert_eq!(rig.found(), ["kept"]);
         kept.remove();
         let _b = rig.journal.record_blocking(resource("b")).unwrap();

@@ -2,11 +2,14 @@
 //!
 //! A record is written beside its place and renamed, so that it is there as a whole or not at all when the daemon is
 //! killed. There is no wait for the disk: a crash of the host may lose records, and ends nearly all that they describe.
+//!
+//! An update is appended as a line of its own, and the last line that is whole counts. To rename a new file over the record would
+//! cost milliseconds on ext4, which then allocates the blocks of the new file and writes them at once.
 
 use std::{
     ffi::OsStr,
     fs::{self, DirBuilder, OpenOptions},
-    io::{self, Read},
+    io::{self, Read, Write},
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
@@ -56,9 +59,14 @@ impl RecordDir {
         self.0.join(format!("{number}.{EXTENSION}"))
     }
 
-    /// Writes a record, or replaces it.
+    /// Writes a record.
     pub fn write(&self, number: u64, record: &Record) -> io::Result<()> {
-        file::replace(&self.path(number), &serde_json::to_vec(record)?)
+        file::replace(&self.path(number), &line(record)?)
+    }
+
+    /// Appends a later version to a record that exists.
+    pub fn update(&self, number: u64, record: &Record) -> io::Result<()> {
+        OpenOptions::new().append(true).open(self.path(number))?.write_all(&line(record)?)
     }
 
     /// Removes a record.
@@ -97,12 +105,22 @@ fn number(path: &Path) -> Option<u64> {
     (number.to_string() == stem).then_some(number)
 }
 
-/// Reads one record, or says why it cannot be understood.
+/// Returns a record as a line of JSON.
+fn line(record: &Record) -> io::Result<Vec<u8>> {
+    let mut line = serde_json::to_vec(record)?;
+    line.push(b'\n');
+    Ok(line)
+}
+
+/// Reads the last version of one record, or says why it cannot be understood.
 fn read(path: &Path) -> io::Result<Result<Record, String>> {
     let file = file::open_regular(path, OpenOptions::new().read(true))?;
     let mut text = Vec::new();
     file.take(MAX_RECORD).read_to_end(&mut text)?;
-    Ok(serde_json::from_slice(&text).map_err(|error| format!("{}: {error}", path.display())))
+    // No part of an object is an object: an update that was not finished does not parse.
+    let mut parsed = text.split(|byte| *byte == b'\n').rev().map(serde_json::from_slice);
+    let record = parsed.find(Result::is_ok).unwrap_or_else(|| serde_json::from_slice(&text));
+    Ok(record.map_err(|error| format!("{}: {error}", path.display())))
 }
 
 #[cfg(test)]
@@ -151,7 +169,10 @@ mod tests {
         ] {
             records.write(1, &record(resource.clone())).unwrap();
             let text = fs::read_to_string(records.path(1)).unwrap();
-            assert_eq!(text, format!(r#"{{"origin":{{"boot":"b","pids":1,"network":2}},"resource":{expected}}}"#));
+            assert_eq!(
+                text,
+                format!(r#"{{"origin":{{"boot":"b","pids":1,"network":2}},"resource":{expected}}}"#) + "\n"
+            );
             assert_eq!(records.read().unwrap().records, [(1, record(resource))]);
         }
     }
@@ -162,7 +183,8 @@ mod tests {
         for number in [9, 10, 11, u64::MAX] {
             records.write(number, &container("first")).unwrap();
         }
-        records.write(10, &container("second")).unwrap();
+        records.update(10, &container("second")).unwrap();
+        records.update(12, &container("second")).unwrap_err();
         records.remove(11).unwrap();
         records.remove(11).unwrap_err();
         let (again, existed) = RecordDir::open(home.path().join("resources")).unwrap();
@@ -179,7 +201,7 @@ mod tests {
         records.write(1, &container("a")).unwrap();
         let whole = fs::read(records.path(1)).unwrap();
         let long = [b"{".as_slice(), &[b' '; 1 << 17], b"}"].concat();
-        let damages = [b"".as_slice(), b"\0\0\0", b"nonsense", b"{}", &long, &whole[..whole.len() - 1], b"[]"];
+        let damages = [b"".as_slice(), b"\0\0\0", b"nonsense", b"{}", &long, &whole[..whole.len() - 2], b"[]"];
         for (number, damage) in (2..).zip(damages) {
             fs::write(records.path(number), damage).unwrap();
         }
@@ -200,17 +222,22 @@ mod tests {
         assert!(!beside("3.new").exists() && beside("notes.txt").exists());
     }
 
-    /// Each prefix of a record, and each record with a random byte: never a panic, and never another resource without
-    /// notice but for what the byte itself says.
     #[test]
-    fn truncated_record_is_damaged() {
+    fn truncated_record_is_damaged_and_truncated_update_is_ignored() {
         let (_home, records) = directory();
         records.write(1, &container("a")).unwrap();
         let whole = fs::read(records.path(1)).unwrap();
-        for length in 0..whole.len() {
+        for length in 0..whole.len() - 1 {
             fs::write(records.path(1), &whole[..length]).unwrap();
             let contents = records.read().unwrap();
             assert_eq!((contents.records.len(), contents.damaged.len()), (0, 1), "{length}");
+        }
+        for length in 0..whole.len() - 1 {
+            fs::write(records.path(1), [&whole, &whole[..length]].concat()).unwrap();
+            assert_eq!(records.read().unwrap().records, [(1, container("a"))], "{length}");
+            records.update(1, &container("lost")).unwrap();
+            records.update(1, &container("b")).unwrap();
+            assert_eq!(records.read().unwrap().records, [(1, container("b"))], "{length}");
         }
     }
 

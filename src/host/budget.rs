@@ -2,9 +2,10 @@
 
 use std::{fmt, num::NonZeroUsize, str::FromStr, thread};
 
+use procfs::{Current, Meminfo};
+
 use crate::sandbox::memory_limit;
 
-const KIB_PER_MIB: u64 = 1024;
 const BYTES_PER_MIB: u64 = 1 << 20;
 
 /// The memory that all instances may use together, as configured.
@@ -21,8 +22,7 @@ impl MemoryBudget {
         match self {
             MemoryBudget::Mib(mib) => mib,
             MemoryBudget::Percent(percent) => {
-                let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-                let host = total_kib(&text).map(|kib| kib / KIB_PER_MIB);
+                let host = Meminfo::current().ok().map(|memory| memory.mem_total / BYTES_PER_MIB);
                 let allowed = memory_limit().map(|bytes| bytes / BYTES_PER_MIB);
                 let least = host.into_iter().chain(allowed).min().unwrap_or(u64::MAX);
                 share(least, percent)
@@ -62,20 +62,9 @@ fn share(of: u64, percent: u64) -> u64 {
     u64::try_from(u128::from(of) * u128::from(percent) / 100).unwrap_or(u64::MAX)
 }
 
-fn total_kib(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find(|line| line.starts_with("MemTotal:"))?;
-    line.split_ascii_whitespace().nth(1)?.parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn reads_total_from_meminfo() {
-        assert_eq!(total_kib("MemTotal:       24576000 kB\nMemFree: 1 kB\n"), Some(24_576_000));
-        assert_eq!(total_kib("nothing"), None);
-    }
 
     #[test]
     fn budget_is_mebibytes_or_a_share() {

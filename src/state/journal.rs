@@ -161,7 +161,8 @@ impl Journal {
 }
 
 impl JournalEntry {
-    /// Replaces the record by a more precise one, later. That may fail, as the first one is enough to find the resource.
+    /// Replaces the record by a more precise one, later. That may fail, as the first one is enough to find the
+    /// resource.
     pub fn update(&self, resource: Resource) {
         self.worker.send(Request::Update { number: self.number, resource });
     }

@@ -1,11 +1,11 @@
-//! Which of the processes of a host belong to an instance. Pure: it is received the table of them.
+//! Finds the processes of instances in a process table. Pure.
 //!
-//! Members are the leader (by number *and* start), who carries the instance's mark in the environment, who is in the
-//! session that the leader began, and who descends from any of them. The number of a session is received to nobody else
-//! before its last member has ended, so that it holds without the leader, too.
+//! The members of a tree are its leader (by PID *and* start time), the processes with the instance's mark in their
+//! environment, those in the leader's session, and all descendants of these. The kernel does not reuse the number of a
+//! session before its last process has exited, so it is valid without the leader, too.
 //!
-//! What gets away is one that has left the session, cleared its environment and outlived its parents; cgroups, where
-//! there are any, hold that as well.
+//! A process escapes if it has left the session, cleared its environment and outlived its parents. Cgroups, where there
+//! are any, hold it all the same.
 
 use std::collections::{HashMap, HashSet};
 
@@ -14,36 +14,36 @@ use super::resource::ProcessTree;
 /// The name of the mark in the environment.
 pub const MARK: &str = "INSTANCE_ID";
 
-/// What matters of a process.
+/// A process, as far as it matters here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Process {
     pub pid: i32,
     pub parent: i32,
     pub session: i32,
-    /// In clock ticks since the host was.
+    /// In clock ticks since boot.
     pub started: u64,
     pub condition: Condition,
     /// The value of the mark.
     pub instance: Option<String>,
 }
 
-/// What a process does.
+/// The state of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Condition {
-    /// It runs, or waits for something.
+    /// It runs or waits.
     Alive,
     /// A signal has stopped it.
     Stopped,
-    /// It has ended, and was not reaped yet.
+    /// It has exited and is not reaped.
     Dead,
 }
 
-/// The living processes of `trees`. Neither `own` nor what it descends from is ever among them.
+/// Returns the processes of `trees` that have not exited. Neither `own` nor its ancestors are ever among them.
 pub fn members<'p>(processes: &'p [Process], trees: &[ProcessTree], own: i32) -> Vec<&'p Process> {
     let by_pid: HashMap<i32, &Process> = processes.iter().map(|process| (process.pid, process)).collect();
     let instances: HashSet<&str> = trees.iter().map(|tree| tree.instance.as_str()).collect();
     let leaders = trees.iter().filter_map(|tree| tree.leader);
-    // Who has the number of a leader and is somebody else has begun a session of that number himself.
+    // Another process with the PID of a leader has begun a session of that number itself.
     let sessions: HashSet<i32> = leaders
         .filter(|leader| by_pid.get(&leader.pid).is_none_or(|process| leader.is(process)))
         .map(|leader| leader.pid)
@@ -63,7 +63,7 @@ pub fn members<'p>(processes: &'p [Process], trees: &[ProcessTree], own: i32) ->
         if spared.contains(&process.pid) || !found.insert(process.pid) {
             continue;
         }
-        // A child is younger than its parent, unless the parent's number has changed hands while the table was read.
+        // A child is younger than its parent, unless the parent's PID was reused while the table was read.
         new.extend(processes.iter().filter(|one| one.parent == process.pid && one.started >= process.started));
     }
     processes.iter().filter(|process| found.contains(&process.pid) && process.condition != Condition::Dead).collect()
@@ -81,7 +81,7 @@ mod tests {
 
     const OWN: i32 = 50;
 
-    /// A process by pid, parent, session and start.
+    /// Returns a process by PID, parent, session and start time.
     fn process(pid: i32, parent: i32, session: i32, started: u64) -> Process {
         Process { pid, parent, session, started, condition: Condition::Alive, instance: None }
     }
@@ -91,24 +91,24 @@ mod tests {
         ProcessTree { instance: "i".to_owned(), leader }
     }
 
-    /// The members, with the daemon and what is above it in the table.
+    /// Returns the members in a table with the daemon and its ancestors.
     fn found(mut processes: Vec<Process>, tree: ProcessTree) -> Vec<i32> {
         processes.extend([process(1, 0, 1, 0), process(40, 1, 40, 10), process(OWN, 40, 40, 900)]);
         members(&processes, &[tree], OWN).into_iter().map(|process| process.pid).collect()
     }
 
     #[test]
-    fn a_leader_is_known_by_its_start_and_not_by_its_number_alone() {
+    fn leader_is_known_by_pid_and_start_time() {
         assert_eq!(found(vec![process(7, 1, 7, 100)], tree(Some((7, 100)))), [7]);
         assert_eq!(found(vec![process(7, 1, 7, 101)], tree(Some((7, 100)))), [7]);
         for start in [99, 102, 5000] {
-            let somebody = vec![process(7, 1, 7, start), process(8, 7, 7, start + 1)];
-            assert_eq!(found(somebody, tree(Some((7, 100)))), [0; 0], "started at {start}");
+            let another = vec![process(7, 1, 7, start), process(8, 7, 7, start + 1)];
+            assert_eq!(found(another, tree(Some((7, 100)))), [0; 0], "started at {start}");
         }
     }
 
     #[test]
-    fn those_of_its_session_are_members_with_and_without_the_leader() {
+    fn processes_of_its_session_are_members_with_and_without_the_leader() {
         let session = vec![process(8, 1, 7, 105), process(9, 8, 7, 106), process(10, 1, 10, 107)];
         assert_eq!(found(session.clone(), tree(Some((7, 100)))), [8, 9]);
         let zombie = Process { condition: Condition::Dead, ..process(7, 1, 7, 100) };
@@ -116,13 +116,13 @@ mod tests {
     }
 
     #[test]
-    fn descendants_are_members_in_whatever_session() {
+    fn descendants_are_members_in_any_session() {
         let line = vec![process(7, 1, 7, 100), process(8, 7, 8, 101), process(9, 8, 9, 102), process(10, 1, 10, 103)];
         assert_eq!(found(line, tree(Some((7, 100)))), [7, 8, 9]);
     }
 
     #[test]
-    fn the_mark_alone_is_enough_and_finds_one_that_was_never_written_down() {
+    fn marked_process_is_member_without_a_recorded_leader() {
         let marked = |mark: &str| Process { instance: Some(mark.to_owned()), ..process(8, 1, 8, 101) };
         let child = process(9, 8, 9, 102);
         assert_eq!(found(vec![marked("i"), child.clone()], tree(None)), [8, 9]);
@@ -130,8 +130,8 @@ mod tests {
     }
 
     #[test]
-    fn the_daemon_is_spared_with_all_that_it_descends_from_and_its_own_children_are_not_its_predecessors() {
-        // Somebody has started it from within an instance of its predecessor.
+    fn spares_the_daemon_and_its_ancestors() {
+        // The daemon was started from within an instance of an earlier one.
         let marked = |pid, parent| Process { instance: Some("i".to_owned()), ..process(pid, parent, pid, 20) };
         let table = vec![marked(1, 0), marked(40, 1), marked(OWN, 40), marked(41, 40), process(60, 45, 60, 950)];
         let found: Vec<i32> = members(&table, &[tree(None)], OWN).iter().map(|process| process.pid).collect();
@@ -139,13 +139,13 @@ mod tests {
     }
 
     #[test]
-    fn a_parent_that_is_younger_than_its_child_is_not_its_parent() {
+    fn parent_that_is_younger_than_its_child_is_another_process() {
         let table = vec![process(7, 1, 7, 100), process(8, 7, 8, 90)];
         assert_eq!(found(table, tree(Some((7, 100)))), [7]);
     }
 
     #[test]
-    fn a_circle_in_a_table_that_changed_while_it_was_read_is_no_endless_one() {
+    fn cycle_in_the_table_ends() {
         let table = vec![process(7, 8, 7, 100), process(8, 7, 8, 100)];
         assert_eq!(found(table, tree(Some((7, 100)))), [7, 8]);
         let table = vec![process(OWN, 51, OWN, 1), process(51, OWN, 51, 1)];

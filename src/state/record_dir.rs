@@ -3,8 +3,8 @@
 //! A record is written beside its place and renamed, so that it is there as a whole or not at all when the daemon is
 //! killed. There is no wait for the disk: a crash of the host may lose records, and ends nearly all that they describe.
 //!
-//! An update is appended as a line of its own, and the last line that is whole counts. To rename a new file over the record would
-//! cost milliseconds on ext4, which then allocates the blocks of the new file and writes them at once.
+//! An update is appended as a line of its own, and the last line that is whole counts. To rename a new file over the
+//! record would cost milliseconds on ext4, which then allocates the blocks of the new file and writes them at once.
 
 use std::{
     ffi::OsStr,

@@ -3,6 +3,7 @@
 
 use std::{fs, io, os::unix::fs::MetadataExt};
 
+use procfs::sys::kernel::random;
 use serde::{Deserialize, Serialize};
 
 /// A recorded resource.
@@ -66,7 +67,7 @@ impl Origin {
     pub fn here() -> io::Result<Self> {
         let namespace = |kind: &str| Ok::<_, io::Error>(fs::metadata(format!("/proc/self/ns/{kind}"))?.ino());
         Ok(Self {
-            boot: fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned(),
+            boot: random::boot_id().map_err(io::Error::other)?,
             pids: namespace("pid")?,
             network: namespace("net")?,
         })

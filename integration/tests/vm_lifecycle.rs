@@ -115,12 +115,12 @@ fn killed_vm_fails_its_requests_at_once() {
             pieces.start_send(Bytes::from("a")).unwrap();
             (pieces, streamed(body))
         };
-        let ((_more, unheard), (_even_more, echoed)) = (endless(), endless());
+        let ((_more, pending_body), (_even_more, echoed)) = (endless(), endless());
         let (_connection, response) = daemon.start(request("POST", "/invoke/f/echo", echoed)).await;
         let mut answer = integration::Pieces::of(response);
         assert_eq!(answer.next().await.unwrap().unwrap(), "a");
         let connection = &mut daemon.connect().await;
-        let (reply, killed) = futures::join!(connection.send(request("POST", "/invoke/f/", unheard)), async {
+        let (reply, killed) = futures::join!(connection.send(request("POST", "/invoke/f/", pending_body)), async {
             daemon.settled("f", "two under way", |function| number(&function["instances"][0], "in_flight") == 2).await;
             processes::signal(pid(&daemon).await, Signal::SIGKILL);
             Instant::now()

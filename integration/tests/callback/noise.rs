@@ -72,7 +72,7 @@ fn noise(token: &str, random: &mut StdRng) -> Vec<u8> {
 }
 
 /// Sends bytes in two parts and returns the response.
-async fn hear(to: SocketAddr, wire: &[u8], cut: usize) -> Vec<u8> {
+async fn exchange(to: SocketAddr, wire: &[u8], cut: usize) -> Vec<u8> {
     let mut raw = Raw::connect(to).await;
     let (first, second) = wire.split_at(cut);
     // The listener may have closed before the end.
@@ -106,17 +106,18 @@ async fn noise_is_rejected_and_right_token_accepted() {
             sent.push((random.random_range(0..=wire.len()), wire));
         }
     }
-    let heard = stream::iter(sent)
-        .map(|(cut, wire)| async move { (hear(daemon.callback, &wire, cut).await, wire) })
+    let answered_noise = stream::iter(sent)
+        .map(|(cut, wire)| async move { (exchange(daemon.callback, &wire, cut).await, wire) })
         .buffer_unordered(CONCURRENCY);
-    let heard: Vec<_> = heard.filter(|(answers, _)| future::ready(!answers.is_empty())).collect().await;
-    for (answers, wire) in &heard {
+    let answered_noise: Vec<_> =
+        answered_noise.filter(|(answers, _)| future::ready(!answers.is_empty())).collect().await;
+    for (answers, wire) in &answered_noise {
         let status = Head::parse(answers).expect("whole answers").status;
         assert!(matches!(status, 100 | 400..=499 | 501 | 505), "{status} to b\"{}\"", wire.escape_ascii());
         let text = String::from_utf8_lossy(answers);
         assert!(!text.contains("HTTP/1.1 2"), "{text} to b\"{}\"", wire.escape_ascii());
     }
-    let answered = heard.len();
+    let answered = answered_noise.len();
     assert!(answered > ROUNDS / 2, "{answered} of {ROUNDS} answered");
 
     let function = daemon.until("f", "booting", 1).await;

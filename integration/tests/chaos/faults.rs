@@ -49,7 +49,7 @@ impl Faults<'_> {
             sleep(ms(random.random_range(50..250))).await;
             match random.random_range(0..10) {
                 0..3 => self.kill_process(&mut random).await,
-                3..5 => self.kill_monitor(&mut random).await,
+                3..5 => self.kill_vmm(&mut random).await,
                 5..7 => self.forge(&mut random).await,
                 7 => self.kill_container(&mut random).await,
                 8 => self.remove_tap(&mut random).await,
@@ -108,7 +108,7 @@ impl Faults<'_> {
         functions.flat_map(|(_, function)| function["instances"].as_array().cloned().unwrap_or_default()).collect()
     }
 
-    async fn kill_monitor(&self, random: &mut StdRng) {
+    async fn kill_vmm(&self, random: &mut StdRng) {
         let instances = self.instances().await;
         let has_tap = |instance: &&Value| tap_of(instance).is_some() && instance["pid"].is_u64();
         let victims: Vec<_> = instances.iter().filter(has_tap).collect();
@@ -121,7 +121,7 @@ impl Faults<'_> {
         if is_monitor && processes::signal(pid, Signal::SIGKILL) {
             processes::dead(pid).await;
             let mut ledger = self.ledger();
-            ledger.count("machine monitor killed");
+            ledger.count("VMM killed");
             ledger.killed(id_of(victim));
         }
     }

@@ -7,15 +7,15 @@ use integration::{Connection, Daemon, contained, empty, eventually, request};
 use crate::shared;
 
 /// Returns the response that a container gets from an address.
-async fn hears(daemon: &Daemon, function: &str, address: &str, path: &str) -> String {
+async fn answer_at(daemon: &Daemon, function: &str, address: &str, path: &str) -> String {
     let ask = format!("/invoke/{function}/ask?addr={address}&host=localhost&path={path}");
     daemon.get(&ask).await.ok().text()
 }
 
 /// Returns whether there was no response at all.
-fn is_silence(heard: &str) -> bool {
+fn is_no_answer(answer: &str) -> bool {
     ["nothing", "ConnectionReset", "ConnectionRefused", "timeout", "HostUnreachable", "NetworkUnreachable"]
-        .contains(&heard)
+        .contains(&answer)
 }
 
 async fn address_of(daemon: &Daemon, function: &str) -> String {
@@ -34,14 +34,17 @@ async fn container_reaches_only_its_callback() {
     let (front, admin, callback) = (daemon.listen.port(), daemon.admin.unwrap().port(), daemon.callback.port());
     let url = daemon.get("/invoke/inside/callback").await.ok().text();
     let gateway = url.strip_prefix("http://").unwrap().split(':').next().unwrap().to_owned();
-    let answer = hears(&daemon, "inside", &format!("{gateway}:{callback}"), "/ready/x").await;
+    let answer = answer_at(&daemon, "inside", &format!("{gateway}:{callback}"), "/ready/x").await;
     assert_eq!(answer, "HTTP/1.1 404 Not Found", "the positive control failed");
     for host in [gateway.as_str(), "192.0.2.7"] {
         for (port, path) in [(front, "/healthz"), (front, "/invoke/inside/pid"), (front, "/debug"), (admin, "/debug")] {
-            let heard = hears(&daemon, "inside", &format!("{host}:{port}"), path).await;
-            assert!(is_silence(&heard), "{heard:?} at {host}:{port}{path}");
+            let answer = answer_at(&daemon, "inside", &format!("{host}:{port}"), path).await;
+            assert!(is_no_answer(&answer), "{answer:?} at {host}:{port}{path}");
         }
-        assert_eq!(hears(&daemon, "inside", &format!("{host}:{callback}"), "/debug").await, "HTTP/1.1 404 Not Found");
+        assert_eq!(
+            answer_at(&daemon, "inside", &format!("{host}:{callback}"), "/debug").await,
+            "HTTP/1.1 404 Not Found"
+        );
     }
     assert!(daemon.log().contains("its address has no business there"), "{}", daemon.log());
     // Local clients are served at the same addresses.

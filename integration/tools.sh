@@ -1,4 +1,5 @@
 # Required programs of the commands in this directory, and their installation. Source it from bash.
+# shellcheck shell=bash disable=SC2034 # the lists are used by the scripts that source this file
 
 # Commands with their Debian packages, besides cargo.
 readonly BUILD_TOOLS=("cc gcc libc6-dev" "objdump binutils")

@@ -20,7 +20,7 @@ if [ ! -e "$out/packages/done" ]; then
         dpkg-deb -x "$package" .
     done
     rm ./*.deb
-    touch done
+    touch "done"
 fi
 
 # Static, because the initramfs has no libraries. Its own target directory keeps these flags from rebuilding other crates.
@@ -29,6 +29,7 @@ RUSTFLAGS='-Ctarget-feature=+crt-static' CARGO_PROFILE_RELEASE_STRIP=true CARGO_
     cargo build --quiet --release --manifest-path "$here/../../Cargo.toml" --target $target --package hello
 hello=$out/target/$target/release/hello
 
+# shellcheck disable=SC2012 # the paths have no line ends
 newest=$(ls -t "$out/initramfs.cpio.gz" "$hello" "$here/init" "$here/build.sh" "$out/packages/done" 2>/dev/null | head -n 1)
 if [ "$newest" != "$out/initramfs.cpio.gz" ]; then
     root=$out/root

@@ -1,4 +1,4 @@
-//! Seeds of the random walks: a fixed number of them, or one that is replayed.
+//! Seeds of the random walks: a fixed number of them, or a single one to replay.
 
 /// Runs `walk` for seeds 0 to `count`. A failing walk prints its seed; `UNIFAAS_SEED` replays that one alone.
 pub(crate) fn for_each_seed(count: u64, walk: impl Fn(u64)) {

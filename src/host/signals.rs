@@ -1,4 +1,4 @@
-//! The signals that end the daemon, the one that must not, and the signal sets of `/proc`.
+//! The signals that end the daemon, the signal that must not, and the signal sets of `/proc`.
 
 use std::io;
 

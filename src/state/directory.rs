@@ -29,7 +29,7 @@ const LEGACY_JOURNAL: &str = "journal";
 const MAX_LEGACY_JOURNAL: u64 = 64 << 20;
 /// Other users may pass through to what is theirs, as machine monitors of another user do.
 const MODE: u32 = 0o755;
-/// The permissions of a file's mode, and the one that no other user may have.
+/// The permission bits of a file's mode, and the bit that no other user may have.
 const PERMISSIONS: u32 = 0o7777;
 const WRITABLE_BY_ALL: u32 = 0o002;
 
@@ -43,7 +43,7 @@ pub enum StateError {
         path = path.display())]
     Foreign { path: PathBuf, owner: Uid, own: Uid },
     #[error("every user may write to the state directory {path} (mode {mode:04o}), and could make the daemon end anything. \
-        Name one that is the daemon's alone with --state-dir, or forbid it if no other program needs this one \
+        Name a directory of the daemon's own with --state-dir, or forbid it if no other program needs this one \
         (chmod o-w {path})", path = path.display())]
     Public { path: PathBuf, mode: u32 },
     #[error("cannot use the state directory: {}: {source}", path.display())]
@@ -243,7 +243,7 @@ fn legacy_journal(path: &Path) -> Result<Option<legacy_journal::LegacyJournal>, 
 }
 
 /// Writes the records that were converted, and removes the log that they are from. Also finds out whether records can
-/// be written at all: `next` is the number of one that does not exist.
+/// be written at all: `next` is the number of a record that does not exist.
 fn write_records(
     directory: &Path,
     records: &RecordDir,

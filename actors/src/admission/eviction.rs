@@ -1,8 +1,8 @@
 //! One eviction round at a time: asks which instances are idle, selects victims, and waits until they are stopped.
 //!
-//! Pure: the AdmissionActor sends the messages. Every function that is asked answers or unregisters, and so does every
-//! function that is told to evict, so each round ends. No round starts while nothing has changed since one that found too
-//! little: neither the shortage, nor the instances that functions can do without.
+//! Pure: the AdmissionActor sends the messages. Every function answers a question and an eviction, or unregisters, so each
+//! round ends. After a round without enough victims, the next one starts only when the shortage or the idle instances have
+//! changed.
 
 use std::collections::BTreeSet;
 

@@ -1,6 +1,6 @@
 //! RegistryActor: which functions exist. The directory on disk is the truth, and this actor follows it.
 //!
-//! It starts, reconfigures and drains one FunctionActor per function, restarts one that panicked, and publishes the
+//! It starts, reconfigures and drains one FunctionActor per function, restarts a panicked one, and publishes the
 //! functions in the [`Directory`], so that no request has to ask it. `actor.rs` is the actor, `scan.rs` reads the directory,
 //! `diff.rs` compares that with what is in force, `watcher.rs` notices changes, `messages.rs` has the messages.
 

@@ -1,4 +1,4 @@
-//! The `container` sandbox: an instance is a container of the local engine, Docker or one that speaks its protocol,
+//! The `container` sandbox: an instance is a container of the local engine, Docker or another that speaks its protocol,
 //! under any runtime that the engine knows.
 //!
 //! A cold start costs three calls: create with everything in it, start, and inspect. All else happens beside or before

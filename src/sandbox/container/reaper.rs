@@ -113,7 +113,7 @@ async fn carry_out(engine: Rc<Engine>, removal: Removal, log: Logger) {
     let _ = done.send(());
 }
 
-/// Returns the delay before the next attempt: an engine that restarts is asked often, one that refuses less and less.
+/// Returns the delay before the next attempt: often for an engine that restarts, with growing delays for an engine that refuses.
 fn next_delay(delay: Duration, error: &EngineError) -> Duration {
     let longest = if matches!(error, EngineError::Absent { .. }) { MAX_RECONNECT_DELAY } else { MAX_RETRY_DELAY };
     (delay * 2).min(longest)

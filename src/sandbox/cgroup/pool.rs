@@ -25,7 +25,7 @@ impl Pool {
         kept.remove(last)
     }
 
-    /// Keeps a clean cgroup. Returns it if the pool is full.
+    /// Keeps a clean cgroup. If the pool is full, returns its oldest cgroup.
     pub(super) fn keep(&self, group: Group) -> Option<Group> {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         kept.push_back(group);

@@ -1,4 +1,4 @@
-//! What the actors rely on in actix, and what its documentation does not promise.
+//! Behaviour of actix that the actors rely on and that its documentation does not promise.
 
 use std::{
     cell::RefCell,
@@ -13,18 +13,18 @@ use std::{
 use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, MailboxError, Message, ResponseFuture, System};
 use tokio::time::sleep;
 
-/// Notes what it is told, and counts how often it is dropped.
+/// Records its messages and counts its drops.
 #[derive(Default)]
-struct Listener {
-    heard: Rc<RefCell<Vec<usize>>>,
+struct Recorder {
+    received: Rc<RefCell<Vec<usize>>>,
     dropped: Arc<AtomicUsize>,
 }
 
-impl Actor for Listener {
+impl Actor for Recorder {
     type Context = Context<Self>;
 }
 
-impl Drop for Listener {
+impl Drop for Recorder {
     fn drop(&mut self) {
         self.dropped.fetch_add(1, SeqCst);
     }
@@ -32,7 +32,7 @@ impl Drop for Listener {
 
 #[derive(Message)]
 #[rtype(result = "()")]
-struct Say(usize);
+struct Note(usize);
 
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -44,7 +44,7 @@ struct SpawnAndStop(DropCounter);
 
 #[derive(Message)]
 #[rtype(result = "usize")]
-struct Answer;
+struct Question;
 
 struct DropCounter(Arc<AtomicUsize>);
 
@@ -54,41 +54,41 @@ impl Drop for DropCounter {
     }
 }
 
-impl Handler<Say> for Listener {
+impl Handler<Note> for Recorder {
     type Result = ();
 
-    fn handle(&mut self, Say(number): Say, _: &mut Self::Context) {
-        self.heard.borrow_mut().push(number);
+    fn handle(&mut self, Note(number): Note, _: &mut Self::Context) {
+        self.received.borrow_mut().push(number);
     }
 }
 
-impl Handler<Panic> for Listener {
+impl Handler<Panic> for Recorder {
     type Result = ();
 
     fn handle(&mut self, _: Panic, ctx: &mut Self::Context) {
-        // An item that is ready must not be polled on the way out.
+        // A ready item must not be polled while the actor is dropped.
         ctx.spawn(actix::fut::wrap_future(async { panic!("polled after the panic") }));
-        panic!("as the test wants it");
+        panic!("as planned");
     }
 }
 
-impl Handler<SpawnAndStop> for Listener {
+impl Handler<SpawnAndStop> for Recorder {
     type Result = ();
 
     fn handle(&mut self, SpawnAndStop(counter): SpawnAndStop, ctx: &mut Self::Context) {
-        let heard = self.heard.clone();
+        let received = self.received.clone();
         ctx.spawn(actix::fut::wrap_future(async move {
             let _counter = counter;
-            heard.borrow_mut().push(usize::MAX);
+            received.borrow_mut().push(usize::MAX);
         }));
         ctx.stop();
     }
 }
 
-impl Handler<Answer> for Listener {
+impl Handler<Question> for Recorder {
     type Result = ResponseFuture<usize>;
 
-    fn handle(&mut self, _: Answer, _: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, _: Question, _: &mut Self::Context) -> Self::Result {
         Box::pin(async {
             sleep(Duration::from_millis(1)).await;
             7
@@ -96,78 +96,78 @@ impl Handler<Answer> for Listener {
     }
 }
 
-type Heard = Rc<RefCell<Vec<usize>>>;
+type Received = Rc<RefCell<Vec<usize>>>;
 
-fn listener() -> (Addr<Listener>, Heard, Arc<AtomicUsize>) {
-    let listener = Listener::default();
-    let (heard, dropped) = (listener.heard.clone(), listener.dropped.clone());
-    (listener.start(), heard, dropped)
+fn recorder() -> (Addr<Recorder>, Received, Arc<AtomicUsize>) {
+    let recorder = Recorder::default();
+    let (received, dropped) = (recorder.received.clone(), recorder.dropped.clone());
+    (recorder.start(), received, dropped)
 }
 
-/// Long enough for everything that can happen at once.
+/// Waits long enough for everything that can happen at once.
 async fn pause() {
     sleep(Duration::from_millis(20)).await;
 }
 
 #[test]
-fn do_send_knows_no_capacity_and_keeps_the_order_of_one_thread() {
+fn do_send_ignores_the_capacity_and_keeps_the_order_of_one_thread() {
     System::new().block_on(async {
-        let (address, heard, _) = listener();
+        let (address, received, _) = recorder();
         for number in 0..10_000 {
             // A fresh clone each time: the order is that of the calls, not of the addresses.
-            address.clone().do_send(Say(number));
+            address.clone().do_send(Note(number));
         }
         pause().await;
-        assert_eq!(*heard.borrow(), (0..10_000).collect::<Vec<_>>());
+        assert_eq!(*received.borrow(), (0..10_000).collect::<Vec<_>>());
     });
 }
 
 #[test]
-fn a_panic_is_told_to_nobody_but_the_actor_is_dropped() {
+fn a_panic_drops_the_actor_without_a_message() {
     System::new().block_on(async {
-        let (address, heard, dropped) = listener();
+        let (address, received, dropped) = recorder();
         address.do_send(Panic);
         pause().await;
         assert_eq!(dropped.load(SeqCst), 1);
-        // The arbiter versions on, and whoever sends is none the wiser.
-        address.do_send(Say(1));
-        assert!(matches!(address.send(Say(2)).await, Err(MailboxError::Closed)));
-        assert_eq!(*heard.borrow(), [0; 0]);
+        // The arbiter keeps running, and `do_send` does not report the end of the actor.
+        address.do_send(Note(1));
+        assert!(matches!(address.send(Note(2)).await, Err(MailboxError::Closed)));
+        assert_eq!(*received.borrow(), [0; 0]);
         assert!(!address.connected());
     });
 }
 
 #[test]
-fn stop_drops_the_mail_that_waits_and_the_futures_that_were_spawned() {
+fn stop_drops_waiting_messages_and_spawned_futures() {
     System::new().block_on(async {
-        let (address, heard, dropped) = listener();
+        let (address, received, dropped) = recorder();
         let counter = Arc::new(AtomicUsize::new(0));
         address.do_send(SpawnAndStop(DropCounter(counter.clone())));
-        address.do_send(Say(1));
-        let answer = address.send(Answer);
+        address.do_send(Note(1));
+        let answer = address.send(Question);
         assert!(matches!(answer.await, Err(MailboxError::Closed)));
         pause().await;
         assert_eq!((counter.load(SeqCst), dropped.load(SeqCst)), (1, 1));
-        assert_eq!(*heard.borrow(), [0; 0]);
+        assert_eq!(*received.borrow(), [0; 0]);
     });
 }
 
 #[test]
 fn a_send_whose_future_is_dropped_is_not_delivered() {
     System::new().block_on(async {
-        let (address, heard, _) = listener();
-        drop(address.send(Say(1)));
-        address.do_send(Say(2));
+        let (address, received, _) = recorder();
+        drop(address.send(Note(1)));
+        address.do_send(Note(2));
         pause().await;
-        assert_eq!(*heard.borrow(), [2]);
+        assert_eq!(*received.borrow(), [2]);
     });
 }
 
 #[test]
-fn an_answer_that_is_on_its_way_outlives_its_actor() {
+fn a_response_future_outlives_its_actor() {
     System::new().block_on(async {
-        let (address, _, dropped) = listener();
-        let answer = address.send(Answer);
+        let (address, _, dropped) = recorder();
+        let answer = address.send(Question);
         address.do_send(Panic);
         let answer = answer.await;
         assert_eq!((answer, dropped.load(SeqCst)), (Ok(7), 1));
@@ -175,11 +175,11 @@ fn an_answer_that_is_on_its_way_outlives_its_actor() {
 }
 
 #[test]
-fn an_actor_with_a_timer_lives_on_without_an_address() {
+fn an_actor_with_a_timer_runs_without_an_address() {
     System::new().block_on(async {
-        let actor = Listener::default();
+        let actor = Recorder::default();
         let dropped = actor.dropped.clone();
-        drop(Listener::create(|ctx| {
+        drop(Recorder::create(|ctx| {
             ctx.run_later(Duration::from_millis(40), |_, _| ());
             actor
         }));

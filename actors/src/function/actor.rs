@@ -100,7 +100,7 @@ impl FunctionActor {
             }
         }
         self.announce_idle();
-        self.publish_status(now);
+        self.publish_status();
         self.set_alarm(now, ctx);
     }
 
@@ -126,9 +126,15 @@ impl FunctionActor {
     /// Takes callers past their deadline out of the queue and asks admission what they have waited for.
     fn expire_waiters(&mut self, now: Instant) {
         let expired: Vec<_> = std::iter::from_fn(|| self.waiters.pop_expired(now)).collect();
-        if !expired.is_empty() {
-            self.expired.extend(expired);
+        if expired.is_empty() {
+            return;
+        }
+        self.expired.extend(expired);
+        if self.services.admission.connected() {
             self.services.admission.do_send(ExplainWait { function: self.key });
+        } else {
+            // The AdmissionActor has panicked. Callers get an answer nevertheless.
+            self.refuse_expired(None);
         }
     }
 

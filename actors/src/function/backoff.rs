@@ -98,7 +98,8 @@ impl Backoff {
         *self = Self { generation: self.generation + 1, ..Self::default() };
     }
 
-    fn is_failing(&self) -> bool {
+    /// Returns whether so many starts failed in a row that callers are refused during pauses.
+    pub fn is_failing(&self) -> bool {
         self.failures >= TOLERATED
     }
 

@@ -95,9 +95,9 @@ impl FunctionHandle {
 
 impl FunctionActor {
     /// Publishes the actor's status in the handle if it has changed.
-    pub(super) fn publish_status(&self, now: Instant) {
+    pub(super) fn publish_status(&self) {
         let is_queued = self.waiters.len() > 0 || !self.expired.is_empty();
-        let active = !self.instances.is_empty() || is_queued || self.backoff.report(now).is_some();
+        let active = !self.instances.is_empty() || is_queued || self.backoff.is_failing();
         let draining = self.phase == Phase::Draining;
         let known = self.handle.status().load();
         if (known.revision, known.draining, known.active) != (self.revision, draining, active) {

@@ -381,7 +381,6 @@ impl Daemon {
 }
 
 impl Drop for Daemon {
-    #[allow(clippy::print_stderr, reason = "the test runner shows it when the test fails")]
     fn drop(&mut self) {
         let mut over = matches!(self.child.try_wait(), Ok(Some(_)));
         let mut in_time = true;
@@ -414,7 +413,6 @@ impl Drop for Daemon {
 }
 
 /// Returns whether the daemon can put instances into cgroups on this host, and prints a line if not.
-#[allow(clippy::print_stderr, reason = "the test runner shows it")]
 pub async fn cgroups_are_usable() -> bool {
     let daemon = Daemon::with(Function::new("f")).await;
     daemon.get("/invoke/f/pid").await.ok();

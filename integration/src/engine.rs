@@ -73,7 +73,6 @@ impl Engine {
         Some(engine)
     }
 
-    #[allow(clippy::print_stderr, reason = "the test runner shows it")]
     fn start(testfn: &str) -> Option<Engine> {
         if let Some(reason) = obstacle() {
             assert!(!matches!(env::var("CI").as_deref(), Ok("true" | "1")), "skipped under CI: {reason}");

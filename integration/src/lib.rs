@@ -9,8 +9,6 @@
 //!
 //! Functions here panic on failure, at the caller's line where possible, because they are parts of tests.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a helper of tests fails by panicking")]
-
 pub mod abuse;
 mod census;
 mod client;

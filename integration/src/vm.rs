@@ -191,7 +191,6 @@ pub fn isolated<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'stati
 ///
 /// # Panics
 /// Under CI.
-#[allow(clippy::print_stderr, reason = "the test runner shows it")]
 pub fn skip(missing: &str) {
     assert!(!matches!(env::var("CI").as_deref(), Ok("true" | "1")), "{missing}, and this is CI");
     eprintln!("skipped: {missing}");

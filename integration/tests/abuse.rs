@@ -2,8 +2,6 @@
 //!
 //! Containers are in `containers/abuse.rs`, virtual machines in `vm_abuse.rs`, odd but harmless responses in `upstream.rs`.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
-
 use std::{fs, net::SocketAddr, os::unix::fs::PermissionsExt, path::PathBuf, time::Duration};
 
 use integration::{

@@ -2,8 +2,6 @@
 //!
 //! Attempts from containers are in `containers/isolation.rs`, those from virtual machines in `vm_isolation.rs`.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
-
 use std::net::SocketAddr;
 
 use integration::{

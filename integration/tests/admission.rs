@@ -1,7 +1,5 @@
 //! Functions that together need more memory, processors or files than the host has.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
-
 use std::time::Duration;
 
 use futures::{future::join_all, join};

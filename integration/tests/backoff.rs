@@ -1,7 +1,5 @@
 //! Functions whose starts keep failing.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
-
 use std::{fs, time::Duration};
 
 use futures::future::join_all;

@@ -1,7 +1,5 @@
 //! From the start of an instance to its readiness: shared boots, failing boots, endless boots.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
-
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures::future::join_all;

@@ -2,15 +2,12 @@
 //!
 //! A missing program is skipped with a message; under CI that is a failure.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
-
 use std::{env, ffi::OsStr, path::PathBuf, process::Output, time::Duration};
 
 use integration::{Daemon, Function, Raw, ms};
 use tokio::process::Command;
 
 /// Returns the path of a program; prints a message if it is missing.
-#[allow(clippy::print_stderr, reason = "the test runner shows it")]
 fn program(name: &str) -> Option<PathBuf> {
     let paths = env::var_os("PATH").unwrap_or_default();
     let found = env::split_paths(&paths).map(|directory| directory.join(name)).find(|path| path.is_file());

@@ -1,7 +1,5 @@
 //! `/debug`: documented names, and their values.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
-
 use integration::{Daemon, Function, Setup, empty, ms, number, request};
 use serde_json::Value;
 

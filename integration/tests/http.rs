@@ -1,7 +1,5 @@
 //! What reaches the function and what comes back: methods, paths, headers, statuses.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
-
 use integration::{Daemon, Function, Head, Raw, Setup, body_of, empty, ms, request};
 
 /// Sends a raw request and returns the request head that the function received.

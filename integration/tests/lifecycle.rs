@@ -1,7 +1,5 @@
 //! The life cycle of process instances: keep-alive, single use, kills, descendants.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
-
 use std::time::Duration;
 
 use futures::future::join_all;

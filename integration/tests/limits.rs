@@ -1,7 +1,5 @@
 //! Hostile and broken clients.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
-
 use std::time::Duration;
 
 use integration::{Daemon, End, Function, Raw, body_of, empty, ms, number, request, within};

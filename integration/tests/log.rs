@@ -1,7 +1,5 @@
 //! The log when its reader has stopped.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
-
 use std::{path::PathBuf, time::Duration};
 
 use futures::future::join_all;

@@ -1,7 +1,5 @@
 //! The limit on open files: raised at start, reported when low, survived when reached.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
-
 use std::{fs, process::Command, time::Duration};
 
 use futures::future::join_all;

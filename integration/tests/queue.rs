@@ -1,7 +1,5 @@
 //! Requests that wait for a slot: their number, their time, and cancelled ones.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
-
 use std::{pin::pin, time::Duration};
 
 use futures::future::join_all;

@@ -1,7 +1,5 @@
 //! The registry: its content is served without a restart, and an invalid file affects only its function.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
-
 use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use futures::future::join_all;

@@ -1,7 +1,5 @@
 //! Callback tokens and values of `[env]` never appear in the log, at `/debug` or in platform errors.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
-
 use integration::{Daemon, Function, Setup, eventually, ms, unifaas};
 
 const SECRET: &str = "open-sesame-4711";

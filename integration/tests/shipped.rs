@@ -1,7 +1,5 @@
 //! Tests that the shipped registry and examples work as documented.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
-
 use std::{env, fs, path::Path};
 
 use integration::{Function, Home, Setup, ms, number, processes, shipped, unifaas};
@@ -11,7 +9,6 @@ use tokio::process::Command;
 const PUBLIC_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
 /// Returns whether every user can run Python; prints a message if not, which under CI is a failure.
-#[allow(clippy::print_stderr, reason = "the test runner shows it")]
 fn has_public_python() -> bool {
     let found = PUBLIC_PATH.split(':').any(|directory| Path::new(directory).join("python3").is_file());
     if !found {

@@ -1,7 +1,5 @@
 //! Orderly and disorderly ends of the daemon, refused starts, and leftovers.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
-
 use std::{net::TcpListener, sync::Arc, time::Duration};
 
 use futures::{SinkExt, StreamExt, future::join_all};

@@ -1,7 +1,5 @@
 //! Slow and silent clients: how long they may occupy a slot or a connection, and how many may at the same time.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
-
 use std::time::Duration;
 
 use futures::{SinkExt, StreamExt, future::join_all};

@@ -1,7 +1,5 @@
 //! The state directory: exclusive use, damaged content, failing writes.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
-
 use std::{
     fs,
     path::Path,

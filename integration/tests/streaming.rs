@@ -1,7 +1,5 @@
 //! Streaming bodies: bounded memory, immediate delivery, tunnels.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
-
 use std::time::Duration;
 
 use bytes::Bytes;

@@ -1,7 +1,5 @@
 //! Functions whose responses are unusual, broken or not HTTP, and what the client gets.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
-
 use integration::{Daemon, End, Function, Raw, empty, ms, request};
 
 #[tokio::test]

@@ -4,8 +4,6 @@
 //! Most guests are a Linux with the function under test. `vm_isolation.rs` has what a guest reaches; `vm_lifecycle.rs` has
 //! guests that crash, exit or never call back.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
-
 use std::{fs, os::unix::fs::MetadataExt, path::PathBuf, process::Command, time::Duration};
 
 use integration::{

@@ -1,7 +1,5 @@
 //! Root disks: private copies, shared disks, and no leftovers.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
-
 use std::{
     fs,
     os::unix::fs::MetadataExt,

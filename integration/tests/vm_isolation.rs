@@ -1,7 +1,5 @@
 //! Isolation of guests: what they reach and what they do not, probed from inside.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
-
 use std::{
     fs,
     net::Ipv4Addr,

@@ -1,7 +1,5 @@
 //! The life cycle of virtual machines, under each VMM.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
-
 use std::time::Duration;
 
 use bytes::Bytes;

@@ -1,7 +1,5 @@
 //! Many virtual machines, few addresses, missing privileges.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
-
 use std::time::Duration;
 
 use futures::{StreamExt, future::join_all, stream};

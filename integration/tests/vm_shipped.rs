@@ -1,7 +1,5 @@
 //! The shipped functions in virtual machines, and a daemon without the privilege for them.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
-
 use integration::{
     Function, linux, shipped,
     vm::{self, Kind, Vm, isolated, setup, without_net_admin},

@@ -6,8 +6,6 @@
 //! It rejects arguments and configuration files that Firecracker 1.17 would reject: unknown, missing and mistyped ones. It
 //! also rejects options of Firecracker that these tests do not need.
 
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "it is a command line program")]
-
 use std::{
     fs::{self, OpenOptions},
     os::{fd::AsRawFd, unix::process::CommandExt},

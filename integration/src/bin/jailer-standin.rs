@@ -1,8 +1,6 @@
 //! Stands in for Firecracker's jailer: it accepts the jailer's arguments and starts the program in the directory that would
 //! be its root. It does not chroot, because QEMU, which stands in for Firecracker, is not in there.
 
-#![allow(clippy::print_stderr, reason = "it is a command line program")]
-
 use std::{
     collections::HashMap,
     os::unix::process::CommandExt,

@@ -1,7 +1,5 @@
 //! The ready callback: accepted once, from the instance itself, and harmless otherwise.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
-
 mod noise;
 
 use std::{net::SocketAddr, time::Duration};

@@ -8,13 +8,6 @@
 //! `integration/chaos` runs for minutes (`UNIFAAS_CHAOS`, in seconds); otherwise the test is short. It prints its seed;
 //! `UNIFAAS_SEED` replays the faults, not their timing.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::print_stdout,
-    reason = "a test fails by panicking, and this one talks"
-)]
-
 mod faults;
 mod ledger;
 mod rig;

@@ -1,8 +1,6 @@
 //! Container functions against a real engine with runc and gVisor. One binary, so that the tests share one engine.
 //! Without an engine the tests are skipped with a message; under `CI=true` that is a failure.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
-
 mod abuse;
 mod boot;
 mod disturbed;

@@ -7,13 +7,6 @@
 //! `integration/kills` repeats this a hundred times, half of them without cgroups, and prints each moment and the resources
 //! in use. Without `UNIFAAS_KILLS` there are a few repetitions.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::print_stdout,
-    reason = "a test fails by panicking, and this one talks"
-)]
-
 mod leftovers;
 mod load;
 

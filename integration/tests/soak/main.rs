@@ -4,13 +4,6 @@
 //! every second and prints the medians of each quarter. The last quarter is compared with the third, when one-time
 //! allocations are done.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::print_stdout,
-    reason = "a test fails by panicking, and this one talks"
-)]
-
 use std::{env, time::Duration};
 
 use integration::{

@@ -5,14 +5,6 @@
 //! `report.rs` and `figures.rs` have the results, `machine.rs` the circumstances. `rivals.rs`, `wrk.rs`, `h2load.rs` and
 //! `callgrind.rs` run other programs; `child.rs` and `ask.rs` have processes and sockets. The function is `../lean.rs`.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "a tool for developers: a section fails by panicking, and results are printed"
-)]
-
 mod ask;
 mod burst;
 mod callgrind;

@@ -150,6 +150,11 @@ pub fn image(place: &Path, mib: u64) -> PathBuf {
     path
 }
 
+/// Returns the stand-in for Firecracker.
+pub fn firecracker() -> PathBuf {
+    built("firecracker-standin")
+}
+
 /// Returns settings of a daemon for VMs: guests can call back, and the stand-ins replace Firecracker and its jailer.
 pub fn setup() -> Setup {
     prepared(Setup::default())
@@ -159,7 +164,7 @@ pub fn setup() -> Setup {
 pub fn prepared(setup: Setup) -> Setup {
     setup
         .option("--callback-listen", "0.0.0.0:0")
-        .variable("FIRECRACKER_EXE", built("firecracker-standin"))
+        .variable("FIRECRACKER_EXE", firecracker())
         .variable("JAILER_EXE", built("jailer-standin"))
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    os::unix::fs::MetadataExt,
+    os::unix::fs::{MetadataExt, symlink},
     path::{Path, PathBuf},
 };
 
@@ -103,7 +103,10 @@ fn jailed_firecracker_finds_its_files() {
         let place = tempfile::tempdir().unwrap();
         let image = image(place.path(), 64);
         let vm = Vm::new("f", Kind::Firecracker).vm("image", format!("{image:?}")).hypervisor("jailer", true);
-        let mut daemon = setup().function(vm.into()).start().await;
+        // Releases are installed as a link to a file with the version in its name.
+        let link = place.path().join("firecracker");
+        symlink(vm::firecracker(), &link).unwrap();
+        let mut daemon = setup().variable("FIRECRACKER_EXE", &link).function(vm.into()).start().await;
         daemon.get("/invoke/f/").await.ok();
         assert_eq!(disks(&daemon).await, [Path::new("rootfs")], "a path inside of the jail");
         assert_eq!(daemon.end().await.status.code(), Some(0));

@@ -182,11 +182,14 @@ fn firecracker(table: &Section<'_>, has_image: bool) -> Hypervisor {
     if read_only && copy_rootfs == Some(true) {
         table.fail("copy-rootfs", "a read-only root disk is shared, not copied: read-only and this exclude each other");
     }
-    Hypervisor::Firecracker {
-        copy_rootfs: copy_rootfs.unwrap_or(!read_only),
-        read_only,
-        jailer: table.boolean("jailer").unwrap_or(false),
+    let jailer = table.boolean("jailer").unwrap_or(false);
+    if jailer && copy_rootfs == Some(false) {
+        table.fail(
+            "copy-rootfs",
+            "a jail contains its own copy of the root disk: jailer = true and this exclude each other",
+        );
     }
+    Hypervisor::Firecracker { copy_rootfs: copy_rootfs.unwrap_or(!read_only), read_only, jailer }
 }
 
 fn qemu(table: &Section<'_>, has_image: bool) -> Hypervisor {

@@ -95,7 +95,7 @@ const FULL_FIRECRACKER: &str = r#"
 [vm]
 kernel = "k"
 image = "i"
-hypervisor = { type = "firecracker", copy-rootfs = false, read-only = true, jailer = true }
+hypervisor = { type = "firecracker", copy-rootfs = true, read-only = false, jailer = true }
 "#;
 
 fn parse(text: &str) -> Result<FunctionSpec, SpecError> {

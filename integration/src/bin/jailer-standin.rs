@@ -42,6 +42,7 @@ fn prepare(arguments: &[String]) -> Result<Command, String> {
             .ok_or(format!("Argument '{name}' required, but not found."))
     };
     let (id, program) = (value("--id")?, Path::new(value("--exec-file")?));
+    let program = &program.canonicalize().map_err(|error| format!("Failed to canonicalize path: {error}"))?;
     for name in ["--uid", "--gid"] {
         value(name)?.parse::<u32>().map_err(|error| format!("Invalid {name}: {error}"))?;
     }

@@ -111,7 +111,9 @@ impl Planner {
     /// In a jail: every file that Firecracker opens is copied into it.
     fn jailed_firecracker(&self, read_only: bool) -> Result<Plan, LaunchError> {
         let tap = self.tap()?;
-        let (firecracker, jailer) = (program::FIRECRACKER.find()?, program::JAILER.find()?);
+        // The jailer resolves links, and names the jail after the target.
+        let firecracker = program::FIRECRACKER.find()?.canonicalize().map_err(refused("the path of Firecracker"))?;
+        let jailer = program::JAILER.find()?;
         let directory = self.directory()?;
         let jailed = Credentials::unprivileged();
         let (uid, gid) = (jailed.uid.as_raw(), jailed.gid.as_raw());

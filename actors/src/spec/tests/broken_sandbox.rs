@@ -141,6 +141,9 @@ fn names_the_problems_of_a_hypervisor() {
     let both = "a read-only root disk is shared, not copied: read-only and this exclude each other";
     let expected = format!("6: vm.hypervisor.copy-rootfs: {both}");
     check_messages(&with_hypervisor("firecracker"), "", &[("copy-rootfs = true\nread-only = true", &expected)]);
+    let jailed = "a jail contains its own copy of the root disk: jailer = true and this exclude each other";
+    let expected = format!("6: vm.hypervisor.copy-rootfs: {jailed}");
+    check_messages(&with_hypervisor("firecracker"), "", &[("copy-rootfs = false\njailer = true", &expected)]);
 }
 
 #[test]

@@ -169,7 +169,7 @@ fn reads_the_hypervisors_of_the_prototype() {
 fn a_read_only_firecracker_disk_is_not_copied() {
     let expected = Hypervisor::Firecracker { copy_rootfs: false, read_only: true, jailer: false };
     assert_eq!(hypervisor(r#"hypervisor = { type = "firecracker", read-only = true }"#), expected);
-    let jailed = Hypervisor::Firecracker { copy_rootfs: false, read_only: true, jailer: true };
+    let jailed = Hypervisor::Firecracker { copy_rootfs: true, read_only: false, jailer: true };
     assert_eq!(vm(FULL_FIRECRACKER).hypervisor, jailed);
 }
 

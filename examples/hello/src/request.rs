@@ -1,12 +1,12 @@
-//! Reading a request of HTTP/1.1: its head, and its body only to get past it. Strict where two readers could disagree,
-//! because that is how requests are smuggled.
+//! Reads HTTP/1.1 requests: the head, and the body only to skip it. Strict where two parsers could disagree, because
+//! request smuggling relies on that.
 
 use std::io::{self, BufRead, Read};
 
-/// Most bytes that a request head, or the trailers of a chunked body, may have.
+/// Largest size of a request head, and of the trailers of a chunked body, in bytes.
 pub const HEAD_LIMIT: u64 = 16 * 1024;
 
-/// What this server needs to know of a request head.
+/// The parts of a request head that this server needs.
 #[derive(Debug, PartialEq)]
 pub struct Request<'a> {
     pub method: &'a str,
@@ -16,17 +16,17 @@ pub struct Request<'a> {
     pub body: Body,
 }
 
-/// How the end of a request body is found.
+/// The framing of a request body.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Body {
-    /// After so many bytes.
+    /// A number of bytes.
     Length(u64),
-    /// After the chunk of length zero and its trailers.
+    /// Chunks, up to the last one and its trailers.
     Chunked,
 }
 
 impl<'a> Request<'a> {
-    /// Understands a head: the request line and the header fields, without line ends.
+    /// Parses the request line and the header fields, given without line ends.
     pub fn parse(lines: &'a [String]) -> Result<Self, &'static str> {
         let (first, fields) = lines.split_first().ok_or("no request line")?;
         let mut words = first.split(' ');
@@ -77,14 +77,14 @@ impl<'a> Request<'a> {
     }
 }
 
-/// Reads the lines of a head; `None` when the client is gone instead.
+/// Reads the lines of a head; `None` when the client has closed the connection.
 pub fn read_head(reader: &mut impl BufRead) -> io::Result<Option<Vec<String>>> {
     let mut reader = reader.take(HEAD_LIMIT);
     let mut lines = Vec::new();
     loop {
         match read_line(&mut reader)? {
             Some(line) if !line.is_empty() => lines.push(line),
-            // Some clients send an empty line after a body that has none; it is not the next head.
+            // Some clients send an extra empty line after a body; it does not belong to the next head.
             Some(_) if lines.is_empty() => {}
             Some(_) => return Ok(Some(lines)),
             None if lines.is_empty() => return Ok(None),
@@ -93,7 +93,7 @@ pub fn read_head(reader: &mut impl BufRead) -> io::Result<Option<Vec<String>>> {
     }
 }
 
-/// Reads a request body to its end and forgets it.
+/// Reads and discards a request body.
 pub fn drain(reader: &mut impl BufRead, body: Body) -> io::Result<()> {
     match body {
         Body::Length(length) => skip(reader, length),
@@ -121,7 +121,7 @@ fn skip(reader: &mut impl BufRead, length: u64) -> io::Result<()> {
     }
 }
 
-/// One line without its end, `None` at the end of the stream. The caller bounds its length with `take`.
+/// Reads a line, without its end; `None` at the end of the stream. The caller bounds its length with `take`.
 pub fn read_line(reader: &mut impl BufRead) -> io::Result<Option<String>> {
     let mut line = Vec::new();
     if reader.read_until(b'\n', &mut line)? == 0 {
@@ -132,7 +132,7 @@ pub fn read_line(reader: &mut impl BufRead) -> io::Result<Option<String>> {
     Ok(Some(String::from_utf8_lossy(line).into_owned()))
 }
 
-/// Digits only: `parse` and `from_str_radix` would take a sign as well.
+/// Parses digits only: `parse` and `from_str_radix` would also accept a sign.
 fn number(text: &str, radix: u32) -> Option<u64> {
     text.chars().all(|digit| digit.is_digit(radix)).then(|| u64::from_str_radix(text, radix).ok()).flatten()
 }
@@ -141,7 +141,7 @@ fn has_token(list: &str, token: &str) -> bool {
     list.split(',').any(|word| word.trim().eq_ignore_ascii_case(token))
 }
 
-/// The error that is answered with 400.
+/// Returns an error that is answered with 400.
 pub fn malformed(why: impl Into<String>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, why.into())
 }

@@ -263,8 +263,10 @@ fn cgroups(below: &Path, prefix: &str) -> BTreeSet<PathBuf> {
     found
 }
 
-/// Returns what is recorded, without the numbers of the records.
+/// Returns the recorded resources, without origins and numbers of the records. The last line of a record is in force.
 fn records(directory: &Path) -> BTreeSet<String> {
     let files = fs::read_dir(directory).into_iter().flatten().flatten();
-    files.filter_map(|file| fs::read_to_string(file.path()).ok()).collect()
+    let texts = files.filter_map(|file| fs::read_to_string(file.path()).ok());
+    let resource = |line: &str| Some(serde_json::from_str::<Value>(line).ok()?.get("resource")?.to_string());
+    texts.filter_map(|text| text.lines().rev().find_map(resource)).collect()
 }

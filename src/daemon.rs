@@ -21,7 +21,7 @@ use crate::{
     http::{self, BindError, Listeners, Servers, Settings, Shared},
     log::{self, Logging},
     net::{NetError, Subnet},
-    sandbox::{EngineSettings, Engines},
+    sandbox::{self, EngineSettings, Engines},
     state::{self, State, StateError},
 };
 
@@ -84,7 +84,7 @@ async fn serve(options: Serve, lasting: &mut Lasting) -> Result<(), StartError> 
     let directory = Arc::new(Directory::default());
     open_files::raise(&log).map_err(StartError::OpenFiles)?;
     let limits = HostLimits {
-        memory: options.memory_budget.resolve(),
+        memory: options.memory_budget.resolve(sandbox::memory_limit()),
         process_starts: options.max_process_starts.map_or(usize::MAX, NonZeroUsize::get),
         starts: options.max_starts.map_or_else(host::budget::default_max_starts, NonZeroUsize::get),
     };

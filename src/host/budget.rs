@@ -4,8 +4,6 @@ use std::{fmt, num::NonZeroUsize, str::FromStr, thread};
 
 use procfs::{Current, Meminfo};
 
-use crate::sandbox::memory_limit;
-
 const BYTES_PER_MIB: u64 = 1 << 20;
 
 /// The memory that all instances may use together, as configured.
@@ -17,13 +15,13 @@ pub enum MemoryBudget {
 }
 
 impl MemoryBudget {
-    /// Returns the budget on this host, in MiB.
-    pub fn resolve(self) -> u64 {
+    /// Returns the budget on this host, in MiB. `limit` is the memory limit of the daemon's cgroup in bytes, if it has one.
+    pub fn resolve(self, limit: Option<u64>) -> u64 {
         match self {
             MemoryBudget::Mib(mib) => mib,
             MemoryBudget::Percent(percent) => {
                 let host = Meminfo::current().ok().map(|memory| memory.mem_total / BYTES_PER_MIB);
-                let allowed = memory_limit().map(|bytes| bytes / BYTES_PER_MIB);
+                let allowed = limit.map(|bytes| bytes / BYTES_PER_MIB);
                 let least = host.into_iter().chain(allowed).min().unwrap_or(u64::MAX);
                 share(least, percent)
             }
@@ -73,9 +71,10 @@ mod tests {
         for wrong in ["", "0", "-1", "0%", "1001%", "%", "80 %", "4G"] {
             assert!(wrong.parse::<MemoryBudget>().is_err(), "{wrong}");
         }
-        assert_eq!(MemoryBudget::Mib(512).resolve(), 512);
-        let (all, half) = (MemoryBudget::Percent(100).resolve(), MemoryBudget::Percent(50).resolve());
+        assert_eq!(MemoryBudget::Mib(512).resolve(Some(1)), 512);
+        let (all, half) = (MemoryBudget::Percent(100).resolve(None), MemoryBudget::Percent(50).resolve(None));
         assert_eq!(half, all / 2);
+        assert_eq!(MemoryBudget::Percent(50).resolve(Some(64 * BYTES_PER_MIB)), 32);
         assert_eq!((share(1000, 80), share(u64::MAX, 200)), (800, u64::MAX));
     }
 }

@@ -56,6 +56,7 @@ pub fn is_full(error: &io::Error) -> bool {
 #[derive(Debug, Clone)]
 pub struct Journal {
     worker: WorkerHandle<Request>,
+    records: RecordDir,
     next: Arc<AtomicU64>,
 }
 
@@ -68,7 +69,10 @@ pub struct JournalEntry {
 
 /// Writes the files. Dropping it completes what was requested.
 #[derive(Debug)]
-pub struct JournalWriter(Worker<Request>);
+pub struct JournalWriter {
+    worker: Worker<Request>,
+    records: RecordDir,
+}
 
 #[derive(Debug)]
 enum Request {
@@ -94,22 +98,23 @@ impl JournalWriter {
     /// # Errors
     /// When the host has no more threads.
     pub fn start(records: RecordDir, origin: Origin) -> io::Result<Self> {
+        let written = records.clone();
         let work = move |requests: Requests<Request>| {
             while let Ok(request) = requests.recv_blocking() {
-                carry_out(&records, &origin, request);
+                carry_out(&written, &origin, request);
             }
         };
-        Worker::on_threads("journal", 1, work).map(Self)
+        Ok(Self { worker: Worker::on_threads("journal", 1, work)?, records })
     }
 
     /// Returns a journal that gives the numbers from `next` on.
     pub fn journal(&self, next: u64) -> Journal {
-        Journal { worker: self.0.handle(), next: Arc::new(AtomicU64::new(next)) }
+        Journal { worker: self.worker.handle(), records: self.records.clone(), next: Arc::new(AtomicU64::new(next)) }
     }
 
     /// Returns the entry of an earlier daemon's record.
     pub fn entry(&self, number: u64) -> JournalEntry {
-        JournalEntry { worker: self.0.handle(), number }
+        JournalEntry { worker: self.worker.handle(), number }
     }
 }
 
@@ -141,7 +146,7 @@ impl Journal {
         let unused = scopeguard::guard(entry, JournalEntry::remove);
         let closed = |_| {
             let source = Arc::new(io::Error::other("the daemon has released its state directory"));
-            Err(JournalError { path: PathBuf::new(), source })
+            Err(JournalError { path: self.records.path(number), source })
         };
         let written = written.await.unwrap_or_else(closed);
         let entry = ScopeGuard::into_inner(unused);

@@ -12,6 +12,7 @@ use std::{
     io::{self, Read, Write},
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use super::{
@@ -26,9 +27,9 @@ const EXTENSION: &str = "json";
 const MAX_RECORD: u64 = 64 << 10;
 const MODE: u32 = 0o700;
 
-/// The directory.
+/// The directory. Clones are the same one.
 #[derive(Debug, Clone)]
-pub struct RecordDir(PathBuf);
+pub struct RecordDir(Arc<Path>);
 
 /// What the directory contains.
 #[derive(Debug, Default)]
@@ -45,9 +46,9 @@ impl RecordDir {
     /// Opens the directory, or creates it. Also returns whether it was there.
     pub fn open(path: PathBuf) -> io::Result<(Self, bool)> {
         match DirBuilder::new().mode(MODE).create(&path) {
-            Ok(()) => Ok((Self(path), false)),
+            Ok(()) => Ok((Self(path.into()), false)),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => match path.symlink_metadata()?.is_dir() {
-                true => Ok((Self(path), true)),
+                true => Ok((Self(path.into()), true)),
                 false => Err(io::Error::other("it is no directory")),
             },
             Err(error) => Err(error),

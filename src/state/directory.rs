@@ -1,4 +1,5 @@
-//! Opens the state directory: checks whose it is, locks it, and reads what earlier daemons have left.
+//! Opens the state directory: checks whose it is, and locks it. What earlier daemons have left is read by
+//! `recovery.rs`.
 
 use std::{
     env,
@@ -12,21 +13,15 @@ use nix::unistd::{Uid, geteuid};
 
 use super::{
     file,
-    journal::{Journal, JournalEntry, JournalWriter, is_full},
-    legacy_journal,
+    journal::{Journal, JournalWriter, is_full},
     lock::{Lock, Refusal},
-    record_dir::{Contents, RecordDir},
-    resource::{Origin, Record, Resource},
+    recovery::{FoundRecords, Recovered},
+    resource::Origin,
 };
 
 const LOCK: &str = "lock";
 const IDENTITY: &str = "identity";
-const RESOURCES: &str = "resources";
 const INSTANCES: &str = "instances";
-/// The log of earlier versions, which is converted into records.
-const LEGACY_JOURNAL: &str = "journal";
-/// The most that is read of it, in bytes: thirty times as much as for ten thousand instances.
-const MAX_LEGACY_JOURNAL: u64 = 64 << 20;
 /// Other users may pass through to what is theirs, as machine monitors of another user do.
 const MODE: u32 = 0o755;
 /// The permission bits of a file's mode, and the bit that no other user may have.
@@ -66,30 +61,6 @@ pub struct State {
     _lock: Lock,
 }
 
-/// What earlier daemons of the same state directory have left.
-#[derive(Debug)]
-pub struct Recovered {
-    /// The resources that were not released, with their records.
-    pub resources: Vec<(JournalEntry, Resource)>,
-    /// The directories of instances.
-    pub directories: Vec<PathBuf>,
-    /// How many resources ended with a boot of the host, or cannot be found from here.
-    pub lost: usize,
-    /// Parts of the journal that cannot be understood: there may be more resources.
-    pub damages: Vec<Damage>,
-    /// Files among the records that are none.
-    pub foreign: Vec<PathBuf>,
-}
-
-/// A part of the journal that cannot be understood.
-#[derive(Debug)]
-pub struct Damage {
-    /// The file and the reason.
-    pub reason: String,
-    /// The damaged record, to be removed after its resource has been searched for.
-    pub entry: Option<JournalEntry>,
-}
-
 impl State {
     /// Takes the directory, and creates it if it does not exist. Leftovers are not touched, unless the files of
     /// instances must be removed from a full disk.
@@ -115,49 +86,20 @@ impl State {
         let directories = entries_of(&instances).map_err(error(&instances))?;
 
         let here = Origin::here().map_err(error(Path::new("/proc/self")))?;
-        let path = directory.join(RESOURCES);
-        let (records, existed) = RecordDir::open(path.clone()).map_err(error(&path))?;
-        let Contents { records: found, damaged, foreign } = records.read()?;
-        let read = legacy_journal(&directory.join(LEGACY_JOURNAL))?;
-        let was_removed = !is_new && !existed && read.is_none();
-        let legacy = read.unwrap_or_default();
-
-        let numbers = found.iter().map(|(number, _)| number).chain(damaged.iter().map(|(number, _)| number));
-        let first = numbers.max().map_or(0, |last| last + 1);
-        // A record is there already if a conversion was interrupted.
-        let missing = legacy.records.iter().filter(|record| !found.iter().any(|(_, known)| known == *record));
-        let converted: Vec<(u64, Record)> = (first..).zip(missing.cloned()).collect();
-        let next = first + converted.len() as u64;
-        let write = || write_records(&directory, &records, &converted, next, &here);
-        match write() {
+        let found = FoundRecords::read(&directory, is_new)?;
+        match found.convert(&here) {
             // The copies of disks may be what fills it.
             Err(StateError::Io { source, .. }) if is_full(&source) && !directories.is_empty() => {
                 directories.iter().for_each(|directory| drop(fs::remove_dir_all(directory)));
-                write()?;
+                found.convert(&here)?;
             }
-            written => written?,
+            converted => converted?,
         }
-
-        let writer = JournalWriter::start(records, here.clone()).map_err(error(&directory))?;
-        let (valid, invalid): (Vec<_>, Vec<_>) =
-            found.into_iter().chain(converted).partition(|(_, record)| record.is_valid(&here));
-        let lost = legacy.lost + invalid.len();
-        invalid.into_iter().for_each(|(number, _)| writer.entry(number).remove());
-        let mut damages: Vec<Damage> = Vec::new();
-        let reason = |what: &str, name: &str| format!("{}: {what}", directory.join(name).display());
-        if was_removed {
-            damages.push(Damage { reason: reason("it was removed", RESOURCES), entry: None });
-        }
-        if legacy.damaged > 0 {
-            let what = format!("{} lines cannot be understood", legacy.damaged);
-            damages.push(Damage { reason: reason(&what, LEGACY_JOURNAL), entry: None });
-        }
-        let damaged = damaged.into_iter();
-        damages.extend(damaged.map(|(number, reason)| Damage { reason, entry: Some(writer.entry(number)) }));
-        let resources = valid.into_iter().map(|(number, record)| (writer.entry(number), record.resource)).collect();
-        let journal = writer.journal(next);
+        let writer = JournalWriter::start(found.directory(), here.clone()).map_err(error(&directory))?;
+        let journal = writer.journal(found.next());
+        let recovered = found.recover(&writer, &here, directories);
         let state = Self { directory, identity, run_id: rand::random(), journal, _writer: writer, _lock: lock };
-        Ok((state, Recovered { resources, directories, lost, damages, foreign }))
+        Ok((state, recovered))
     }
 
     /// Returns the path of the directory.
@@ -201,14 +143,8 @@ pub fn default_directory() -> PathBuf {
     }
 }
 
-/// Returns the resources that a state directory records.
-#[cfg(test)]
-pub fn recorded(directory: &Path) -> Vec<Resource> {
-    let (records, _) = RecordDir::open(directory.join(RESOURCES)).unwrap();
-    records.read().unwrap().records.into_iter().map(|(_, record)| record.resource).collect()
-}
-
-fn error(path: &Path) -> impl FnOnce(io::Error) -> StateError + use<> {
+/// Names the file of an error.
+pub fn error(path: &Path) -> impl FnOnce(io::Error) -> StateError + use<> {
     let path = path.to_owned();
     move |source| StateError::Io { path, source }
 }
@@ -221,46 +157,6 @@ fn check_owner(directory: &Path) -> Result<(), StateError> {
         (false, _) => Err(StateError::Foreign { path, owner, own }),
         (true, false) => Err(StateError::Public { path, mode }),
         (true, true) => Ok(()),
-    }
-}
-
-/// Returns the journal of an earlier version, or `None` if there is none.
-fn legacy_journal(path: &Path) -> Result<Option<legacy_journal::LegacyJournal>, StateError> {
-    let read = || {
-        let mut text = Vec::new();
-        file::open_regular(path, OpenOptions::new().read(true))?.take(MAX_LEGACY_JOURNAL).read_to_end(&mut text)?;
-        Ok::<_, io::Error>(text)
-    };
-    match read() {
-        Ok(text) => {
-            let mut journal = legacy_journal::parse(&text);
-            journal.damaged += usize::from(text.len() as u64 == MAX_LEGACY_JOURNAL);
-            Ok(Some(journal))
-        }
-        Err(missing) if missing.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(error(path)(source)),
-    }
-}
-
-/// Writes the records that were converted, and removes the log that they are from. Also finds out whether records can
-/// be written at all: `next` is the number of a record that does not exist.
-fn write_records(
-    directory: &Path,
-    records: &RecordDir,
-    converted: &[(u64, Record)],
-    next: u64,
-    here: &Origin,
-) -> Result<(), StateError> {
-    let resource = Resource::Container { engine: String::new(), name: String::new() };
-    let probe = (next, Record { origin: here.clone(), resource });
-    for (number, record) in converted.iter().chain([&probe]) {
-        records.write(*number, record).map_err(error(&records.path(*number)))?;
-    }
-    records.remove(next).map_err(error(&records.path(next)))?;
-    let legacy = directory.join(LEGACY_JOURNAL);
-    match fs::remove_file(&legacy) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(error(&legacy)(source)),
-        _ => Ok(()),
     }
 }
 

@@ -10,9 +10,10 @@
 //! Each engine records its resources before it creates them, and removes the records when it has released them. What a
 //! killed daemon has left, the next one finds in [`Recovered`], and `sandbox/reclaim.rs` removes it.
 //!
-//! `directory.rs` opens the directory, `file.rs` its files, `lock.rs` its lock. `resource.rs` says what is recorded,
-//! `record_dir.rs` keeps the files, `journal.rs` is the interface of the engines, and `legacy_journal.rs` reads what
-//! earlier versions wrote. Processes are recognized by `process_tree.rs`, in the process table of `processes.rs`.
+//! `directory.rs` opens the directory, `file.rs` its files, `lock.rs` its lock, and `recovery.rs` reads what was left.
+//! `resource.rs` says what is recorded, `record_dir.rs` keeps the files, `journal.rs` is the interface of the engines,
+//! and `legacy_journal.rs` reads what earlier versions wrote. Processes are recognized by `process_tree.rs`, in the
+//! process table of `processes.rs`.
 
 mod directory;
 mod file;
@@ -22,12 +23,14 @@ mod lock;
 mod process_tree;
 mod processes;
 mod record_dir;
+mod recovery;
 mod resource;
 
-#[cfg(test)]
-pub use directory::recorded;
-pub use directory::{Damage, Recovered, State, StateError, default_directory};
+pub use directory::{State, StateError, default_directory};
 pub use journal::{Journal, JournalEntry, JournalError, is_full};
 pub use process_tree::MARK;
 pub use processes::{boot_clock, is_stopped, kill_process_trees};
+#[cfg(test)]
+pub use recovery::recorded;
+pub use recovery::{Damage, Recovered};
 pub use resource::{ProcessTree, Resource, SessionLeader};

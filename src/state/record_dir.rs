@@ -42,6 +42,14 @@ pub struct Contents {
     pub foreign: Vec<PathBuf>,
 }
 
+impl Contents {
+    /// Returns the highest number of a file in use.
+    pub fn max_number(&self) -> Option<u64> {
+        let records = self.records.iter().map(|(number, _)| *number);
+        records.chain(self.damaged.iter().map(|(number, _)| *number)).max()
+    }
+}
+
 impl RecordDir {
     /// Opens the directory, or creates it. Also returns whether it was there.
     pub fn open(path: PathBuf) -> io::Result<(Self, bool)> {

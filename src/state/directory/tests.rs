@@ -1,5 +1,10 @@
 use super::{
-    super::{legacy_journal::tests as legacy, resource::ProcessTree},
+    super::{
+        journal::JournalEntry,
+        legacy_journal::tests as legacy,
+        recovery::{LEGACY_JOURNAL, RESOURCES, recorded},
+        resource::{ProcessTree, Resource},
+    },
     *,
 };
 

@@ -1,6 +1,6 @@
 //! Orderly and disorderly ends of the daemon, refused starts, and leftovers.
 
-use std::{net::TcpListener, sync::Arc, time::Duration};
+use std::{net::TcpListener, process::Command, sync::Arc, time::Duration};
 
 use futures::{SinkExt, StreamExt, future::join_all};
 use integration::{
@@ -293,7 +293,7 @@ async fn ignores_sighup_under_nohup() {
 async fn survives_file_size_limit() {
     let mut daemon = Setup::default().function(Function::new("f").set("single-use", true)).start().await;
     let limit = |soft: &str| {
-        let (pid, limits) = (daemon.pid.to_string(), format!("--fsize={soft}:unlimited"));
+        let (pid, limits) = (daemon.pid.to_string(), format!("--fsize={soft}:"));
         assert!(Command::new("prlimit").args(["--pid", &pid, &limits]).status().unwrap().success());
     };
     daemon.get("/invoke/f/pid").await.ok();
@@ -302,6 +302,7 @@ async fn survives_file_size_limit() {
         daemon.get("/invoke/f/pid").await.problem(503, "host_saturated");
     }
     limit("unlimited");
-    eventually(ms(5000), "it serves again", async || (daemon.get("/invoke/f/pid").await.status == 200).then_some(())).await;
+    eventually(ms(5000), "it serves again", async || (daemon.get("/invoke/f/pid").await.status == 200).then_some(()))
+        .await;
     assert_eq!(daemon.end().await.status.code(), Some(0));
 }

@@ -14,7 +14,7 @@
 //! | type | shared state | written by |
 //! | --- | --- | --- |
 //! | [`Directory`] | the functions by name | RegistryActor |
-//! | [`FunctionHandle`] | slot table, published status, counters | FunctionActor; [`Lease`] (slots); HTTP workers (outcomes) |
+//! | [`FunctionHandle`] | slot table with the spec in force, counters | FunctionActor; [`Lease`] (slots); HTTP workers (outcomes) |
 //! | [`Endpoint`] | where an instance listens, whether it serves, how it exited | InstanceActor |
 //! | [`Callbacks`] | the tokens of ready callbacks | InstanceActor |
 //! | [`OutputLog`] | the last lines of output | the sandbox's reader |

@@ -12,12 +12,11 @@ use super::{
     instances::Instances,
     messages::ReplySender,
     slots::Intake,
-    snapshot::FunctionStatus,
     starts::PendingStart,
     waiters::{Waiter, Waiters},
 };
 use crate::{
-    admission::{ExplainWait, IdleAvailable, IdleFound, Register, Unregister, WaitReason, Withdraw},
+    admission::{ExplainWait, IdleAvailable, IdleFound, Unregister, WaitReason, Withdraw},
     id::{FunctionKey, InstanceId},
     instance::Stop,
     notice::ExitNotice,
@@ -38,13 +37,10 @@ impl FunctionActor {
         key: FunctionKey,
     ) -> Arc<FunctionHandle> {
         let log = log.new(o!("function" => name.to_owned()));
-        let (intake, queue) = intake_of(&loaded);
-        let status = FunctionStatus { loaded: loaded.clone(), revision: 1, draining: false, active: false };
         let mut launched = None;
         Self::create(|ctx| {
-            let handle = Arc::new(FunctionHandle::new(name.to_owned(), intake, queue, status, ctx.address()));
+            let handle = Arc::new(FunctionHandle::new(name.to_owned(), Intake::from(&loaded), ctx.address()));
             launched = Some(handle.clone());
-            services.admission.do_send(Register { function: key, events: ctx.address().recipient() });
             Self {
                 key,
                 handle,
@@ -79,7 +75,7 @@ impl FunctionActor {
         match (self.phase, self.loaded.clone()) {
             (Phase::Serving, Ok(spec)) => {
                 self.retire_outdated();
-                self.request_starts(&spec, now);
+                self.request_starts(&spec, now, ctx);
                 self.refuse_while_failing(now);
             }
             (Phase::Serving, Err(reason)) => {
@@ -100,7 +96,7 @@ impl FunctionActor {
             }
         }
         self.announce_idle();
-        self.publish_status();
+        self.publish_activity();
         self.set_alarm(now, ctx);
     }
 
@@ -130,10 +126,10 @@ impl FunctionActor {
             return;
         }
         self.expired.extend(expired);
-        if self.services.admission.connected() {
+        if self.pending_start.is_registered() && self.services.admission.connected() {
             self.services.admission.do_send(ExplainWait { function: self.key });
         } else {
-            // The AdmissionActor has panicked. Callers get an answer nevertheless.
+            // They have waited for nothing of the host, or the AdmissionActor has panicked.
             self.refuse_expired(None);
         }
     }
@@ -263,18 +259,12 @@ impl Actor for FunctionActor {
 
 impl Drop for FunctionActor {
     fn drop(&mut self) {
-        self.services.admission.do_send(Unregister { function: self.key });
+        if self.pending_start.is_registered() {
+            self.services.admission.do_send(Unregister { function: self.key });
+        }
         // Empty unless this actor panicked: its instances do not outlive it.
         for (_, instance) in self.instances.iter() {
             instance.address.do_send(Stop { reason: StopReason::Bug, now: true });
         }
-    }
-}
-
-/// Returns whether a function with this spec accepts requests, and how many may wait.
-pub(super) fn intake_of(loaded: &LoadedSpec) -> (Intake, usize) {
-    match loaded {
-        Ok(spec) => (Intake::Open { max_body: spec.max_body }, spec.queue.get()),
-        Err(reason) => (Intake::Misconfigured(reason.clone()), 0),
     }
 }

@@ -12,7 +12,6 @@ use std::{
 };
 
 use actix::Addr;
-use arc_swap::ArcSwap;
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{
@@ -20,7 +19,6 @@ use super::{
     lease::Lease,
     messages::{Abandon, Acquire},
     slots::{Acquired, Intake, Slots},
-    snapshot::FunctionStatus,
 };
 use crate::{refusal::Refusal, stats::FunctionStats};
 
@@ -32,25 +30,12 @@ pub struct FunctionHandle {
     actor: Addr<FunctionActor>,
     tickets: AtomicU64,
     stats: FunctionStats,
-    status: ArcSwap<FunctionStatus>,
 }
 
 impl FunctionHandle {
-    pub(super) fn new(
-        name: String,
-        intake: Intake,
-        queue: usize,
-        status: FunctionStatus,
-        actor: Addr<FunctionActor>,
-    ) -> Self {
-        Self {
-            name,
-            slots: Mutex::new(Slots::new(intake, queue)),
-            actor,
-            tickets: AtomicU64::new(0),
-            stats: FunctionStats::default(),
-            status: ArcSwap::from_pointee(status),
-        }
+    pub(super) fn new(name: String, intake: Intake, actor: Addr<FunctionActor>) -> Self {
+        let slots = Mutex::new(Slots::new(intake));
+        Self { name, slots, actor, tickets: AtomicU64::new(0), stats: FunctionStats::default() }
     }
 
     /// Returns the function's name.
@@ -76,11 +61,6 @@ impl FunctionHandle {
     pub(super) fn slots(&self) -> MutexGuard<'_, Slots> {
         // Every operation leaves the table consistent, so a panic of another holder does not matter.
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// What the actor last published of itself. Only the FunctionActor stores it.
-    pub(super) fn status(&self) -> &ArcSwap<FunctionStatus> {
-        &self.status
     }
 
     /// Waits for a slot of a ready instance. Dropping the future gives up the place in the queue.

@@ -8,7 +8,6 @@ use slog::{info, warn};
 
 use super::{
     FunctionActor, Phase,
-    actor::intake_of,
     instances::InstancePhase,
     messages::{Abandon, Acquire, Configure, Drain, Replenish, SlotReleased},
     slots::{Intake, Released},
@@ -90,8 +89,7 @@ impl Handler<Configure> for FunctionActor {
         }
         self.loaded = loaded;
         self.backoff.reset();
-        let (intake, queue) = intake_of(&self.loaded);
-        self.handle.slots().configure(intake, queue, self.revision);
+        self.handle.slots().configure(Intake::from(&self.loaded), self.revision);
         self.settle(ctx);
     }
 }
@@ -104,7 +102,7 @@ impl Handler<Drain> for FunctionActor {
             info!(self.log, "function is being drained"; "instances" => self.instances.len(), "grace" => ?grace);
         }
         self.phase = Phase::Draining;
-        self.handle.slots().configure(Intake::Draining, 0, self.revision);
+        self.handle.slots().configure(Intake::Draining, self.revision);
         let is_alive = |phase| phase != InstancePhase::Ending;
         let alive = self.instances.iter().filter(|(_, instance)| is_alive(instance.phase));
         for id in alive.map(|(id, _)| id).collect::<Vec<_>>() {

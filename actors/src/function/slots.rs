@@ -20,28 +20,43 @@ use std::sync::Arc;
 use foldhash::{HashMap, HashMapExt};
 use tokio::time::Instant;
 
-use crate::{endpoint::Endpoint, id::InstanceId, instance::Occupancy, refusal::Refusal};
+use crate::{
+    endpoint::Endpoint,
+    id::InstanceId,
+    instance::Occupancy,
+    refusal::Refusal,
+    spec::{FunctionSpec, LoadedSpec},
+};
 
 #[derive(Debug)]
 pub(super) struct Slots {
     intake: Intake,
     /// The version of the spec in force: new callers get no older instance.
     revision: u64,
-    /// Callers that may wait at once.
-    queue: usize,
     /// Callers that wait, including those whose `Acquire` has not arrived at the actor.
     waiting: usize,
     instances: HashMap<InstanceId, InstanceSlots>,
     /// Instances with free slots. The most recently used one is last and is taken first, so that others become idle.
     ready: Vec<InstanceId>,
+    /// The function has instances or waiters, or keeps failing to start: only the actor knows the details.
+    active: bool,
 }
 
 /// Whether new requests are accepted.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) enum Intake {
-    Open { max_body: Option<u64> },
+    Open(Arc<FunctionSpec>),
     Misconfigured(Arc<str>),
     Draining,
+}
+
+impl From<&LoadedSpec> for Intake {
+    fn from(loaded: &LoadedSpec) -> Self {
+        match loaded {
+            Ok(spec) => Intake::Open(spec.clone()),
+            Err(reason) => Intake::Misconfigured(reason.clone()),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -85,21 +100,40 @@ pub(super) enum Released {
 }
 
 impl Slots {
-    pub fn new(intake: Intake, queue: usize) -> Self {
-        Self { intake, revision: 0, queue, waiting: 0, instances: HashMap::new(), ready: Vec::new() }
+    /// Creates the table of a function with the first version of its spec.
+    pub fn new(intake: Intake) -> Self {
+        let (instances, ready) = (HashMap::new(), Vec::new());
+        Self { intake, revision: 1, waiting: 0, instances, ready, active: false }
     }
 
-    /// Sets what new callers get: the intake, the length of the queue, and instances not older than `revision`.
-    pub fn configure(&mut self, intake: Intake, queue: usize, revision: u64) {
+    /// Sets what new callers get: the intake, and instances not older than `revision`.
+    pub fn configure(&mut self, intake: Intake, revision: u64) {
         self.intake = intake;
-        self.queue = queue;
         self.revision = revision;
+    }
+
+    pub fn set_active(&mut self, active: bool) {
+        self.active = active;
+    }
+
+    /// Returns whether the function has instances or waiters, or keeps failing to start.
+    pub fn is_active(&self) -> bool {
+        self.active || self.waiting > 0
+    }
+
+    pub fn intake(&self) -> &Intake {
+        &self.intake
+    }
+
+    /// Returns the version of the spec in force.
+    pub fn revision(&self) -> u64 {
+        self.revision
     }
 
     /// Returns the largest request body that is accepted, in bytes.
     pub fn max_body(&self) -> Option<u64> {
-        match self.intake {
-            Intake::Open { max_body } => max_body,
+        match &self.intake {
+            Intake::Open(spec) => spec.max_body,
             Intake::Misconfigured(_) | Intake::Draining => None,
         }
     }
@@ -110,19 +144,19 @@ impl Slots {
 
     /// Acquires a slot for a new caller, or counts the caller as waiting.
     pub fn acquire(&mut self, now: Instant, saturated: impl FnOnce(&Self) -> Refusal) -> Acquired {
-        match &self.intake {
-            Intake::Open { .. } => {}
+        let queue = match &self.intake {
+            Intake::Open(spec) => spec.queue.get(),
             Intake::Misconfigured(reason) => {
                 return Acquired::Refused(Refusal::Misconfigured { reason: reason.clone() });
             }
             Intake::Draining => return Acquired::Refused(Refusal::Draining),
-        }
+        };
         if self.waiting == 0
             && let Some((endpoint, fresh)) = self.take_ready(self.revision, now)
         {
             return Acquired::Slot { endpoint, fresh };
         }
-        if self.waiting >= self.queue {
+        if self.waiting >= queue {
             return Acquired::Refused(saturated(self));
         }
         self.waiting += 1;

@@ -6,7 +6,7 @@ use actix::{Addr, Context, Handler, MessageResult};
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::{FunctionActor, FunctionHandle, Phase, backoff::FailingReport, messages::FunctionQuestion};
+use super::{FunctionActor, FunctionHandle, Phase, backoff::FailingReport, messages::FunctionQuestion, slots::Intake};
 use crate::{
     id::InstanceId,
     instance::{InstanceActor, Occupancy},
@@ -48,35 +48,27 @@ pub(crate) struct InstanceRef {
     pub occupancy: Option<Occupancy>,
 }
 
-/// What a FunctionActor publishes of itself in its handle.
-#[derive(Debug, PartialEq)]
-pub(super) struct FunctionStatus {
-    pub loaded: LoadedSpec,
-    pub revision: u64,
-    pub draining: bool,
-    /// Has instances or waiters, or is failing: only the actor knows the details.
-    pub active: bool,
-}
-
 impl FunctionHandle {
     /// Returns whether the function has no instances and no waiters and is not failing.
     pub(crate) fn is_inactive(&self) -> bool {
-        !self.status().load().active && self.slots().waiting() == 0
+        !self.slots().is_active()
     }
 
-    /// Returns the function's snapshot without asking its actor. `None`: the function has instances or waiters or keeps
-    /// failing to start, so that its actor has to be asked.
+    /// Returns the function's snapshot without asking its actor. `None`: the actor has to be asked, because the function has
+    /// instances or waiters, keeps failing to start or is being drained.
     pub fn inactive_snapshot(&self) -> Option<FunctionSnapshot> {
-        let (status, waiting) = (self.status().load(), self.slots().waiting());
-        if status.active || waiting > 0 {
+        let slots = self.slots();
+        if slots.is_active() {
             return None;
         }
-        let state = match &status.loaded {
-            _ if status.draining => "draining",
-            Ok(_) => "serving",
-            Err(_) => "misconfigured",
+        let (state, loaded) = match slots.intake() {
+            Intake::Open(spec) => ("serving", Ok(spec.clone())),
+            Intake::Misconfigured(reason) => ("misconfigured", Err(reason.clone())),
+            Intake::Draining => return None,
         };
-        Some(self.snapshot(state, &status.loaded, status.revision, waiting))
+        let (revision, waiting) = (slots.revision(), slots.waiting());
+        drop(slots);
+        Some(self.snapshot(state, &loaded, revision, waiting))
     }
 
     fn snapshot(&self, state: &'static str, loaded: &LoadedSpec, revision: u64, waiting: usize) -> FunctionSnapshot {
@@ -94,16 +86,11 @@ impl FunctionHandle {
 }
 
 impl FunctionActor {
-    /// Publishes the actor's status in the handle if it has changed.
-    pub(super) fn publish_status(&self) {
+    /// Publishes whether `/debug` has to ask the actor.
+    pub(super) fn publish_activity(&self) {
         let is_queued = self.waiters.len() > 0 || !self.expired.is_empty();
         let active = !self.instances.is_empty() || is_queued || self.backoff.is_failing();
-        let draining = self.phase == Phase::Draining;
-        let known = self.handle.status().load();
-        if (known.revision, known.draining, known.active) != (self.revision, draining, active) {
-            let status = FunctionStatus { loaded: self.loaded.clone(), revision: self.revision, draining, active };
-            self.handle.status().store(Arc::new(status));
-        }
+        self.handle.slots().set_active(active);
     }
 }
 

@@ -13,7 +13,7 @@ use super::{
     scaling::{self, Demand},
 };
 use crate::{
-    admission::{Permit, RequestStart, StartKind, StartRequest, Urgency, WaitReason},
+    admission::{Permit, Register, RequestStart, StartKind, StartRequest, Urgency, WaitReason},
     id::InstanceId,
     instance::{InstanceActor, InstanceArgs},
     refusal::Refusal,
@@ -23,7 +23,7 @@ use crate::{
 /// The function's request at admission, of which there is at most one.
 #[derive(Debug, Default)]
 pub(super) struct PendingStart {
-    /// Of the last request.
+    /// The serial of the last request; 0 before the first one.
     serial: u64,
     /// The request, and the revision of the spec that it is for.
     requested: Option<(StartRequest, u64)>,
@@ -45,6 +45,11 @@ impl PendingStart {
         }
         self.requested = new;
         Some(self.serial)
+    }
+
+    /// Returns whether admission knows the function.
+    pub fn is_registered(&self) -> bool {
+        self.serial > 0
     }
 
     /// Takes the request back. Returns whether there was one.
@@ -95,7 +100,7 @@ impl FunctionActor {
     }
 
     /// Requests the next missing instance, or withdraws the request if none is missing.
-    pub(super) fn request_starts(&mut self, spec: &Arc<FunctionSpec>, now: Instant) {
+    pub(super) fn request_starts(&mut self, spec: &Arc<FunctionSpec>, now: Instant, ctx: &mut Context<Self>) {
         let demand = self.demand(spec, now);
         if demand.starts() == 0 {
             return self.withdraw_request();
@@ -109,8 +114,13 @@ impl FunctionActor {
         let caller = demand.first_unserved().and_then(|position| self.waiters.since_of(position));
         let urgency = caller.map_or(Urgency::Minimum, Urgency::Caller);
         let request = StartRequest { memory: spec.memory(), kind: StartKind::from(&spec.sandbox), urgency };
+        let is_registered = self.pending_start.is_registered();
         if let Some(serial) = self.pending_start.update(request, self.revision) {
-            self.services.admission.do_send(RequestStart { function: self.key, serial, request });
+            let (admission, function) = (&self.services.admission, self.key);
+            if !is_registered {
+                admission.do_send(Register { function, events: ctx.address().recipient() });
+            }
+            admission.do_send(RequestStart { function, serial, request });
         }
     }
 

@@ -22,18 +22,21 @@ fn at(seconds: u64) -> Instant {
 
 /// Returns an endpoint of an instance with a keepalive of 60 s.
 fn endpoint(keys: &str, revision: u64) -> Arc<Endpoint> {
-    let text = format!("{keys}\n[process]\ncommand = [\"f\"]\n");
-    let spec = Arc::new(FunctionSpec::parse("f", Path::new("/r/f"), &text).unwrap());
-    Arc::new(Endpoint::new(InstanceId::random(), SocketAddr::from((Ipv4Addr::LOCALHOST, 1)), spec, revision))
+    Arc::new(Endpoint::new(InstanceId::random(), SocketAddr::from((Ipv4Addr::LOCALHOST, 1)), spec(keys), revision))
 }
 
-fn open() -> Intake {
-    Intake::Open { max_body: None }
+fn spec(keys: &str) -> Arc<FunctionSpec> {
+    let text = format!("{keys}\n[process]\ncommand = [\"f\"]\n");
+    Arc::new(FunctionSpec::parse("f", Path::new("/r/f"), &text).unwrap())
+}
+
+fn open(queue: usize) -> Intake {
+    Intake::Open(spec(&format!("queue = {queue}")))
 }
 
 /// Returns a table in which two callers may wait.
 fn slots() -> Slots {
-    Slots::new(open(), 2)
+    Slots::new(open(2))
 }
 
 fn add(slots: &mut Slots, keys: &str, revision: u64) -> InstanceId {
@@ -104,19 +107,19 @@ fn a_full_queue_refuses_until_a_caller_leaves_it() {
 fn a_closed_intake_refuses_although_slots_are_free() {
     let mut slots = slots();
     add(&mut slots, "", 1);
-    slots.configure(Intake::Misconfigured("typo".into()), 0, 1);
+    slots.configure(Intake::Misconfigured("typo".into()), 1);
     assert_eq!(refused(&mut slots), Refusal::Misconfigured { reason: "typo".into() });
-    slots.configure(Intake::Draining, 0, 1);
+    slots.configure(Intake::Draining, 1);
     assert_eq!(refused(&mut slots), Refusal::Draining);
-    slots.configure(open(), 1, 1);
+    slots.configure(open(1), 1);
     acquire(&mut slots);
 }
 
 #[test]
 fn the_largest_body_is_that_of_the_open_intake() {
-    let mut slots = Slots::new(Intake::Open { max_body: Some(7) }, 1);
-    assert_eq!(slots.max_body(), Some(7));
-    slots.configure(Intake::Draining, 0, 1);
+    let mut slots = Slots::new(Intake::Open(spec("max-body = 7")));
+    assert_eq!(slots.max_body(), Some(7 << 20));
+    slots.configure(Intake::Draining, 1);
     assert_eq!(slots.max_body(), None);
 }
 
@@ -211,7 +214,7 @@ fn callers_accept_only_instances_that_are_new_enough() {
 fn new_callers_get_no_instance_of_an_older_spec() {
     let mut slots = slots();
     let old = add(&mut slots, "", 1);
-    slots.configure(open(), 2, 2);
+    slots.configure(open(2), 2);
     wait(&mut slots);
     let taken = slots.take_ready(1, at(1));
     assert!(taken.is_some_and(|(endpoint, _)| endpoint.instance == old), "earlier callers do");

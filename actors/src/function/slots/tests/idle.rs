@@ -110,7 +110,7 @@ fn waiting_callers_and_the_minimum_need_idle_instances() {
     assert!(slots.retire_idle(a) && slots.retire_idle(b));
     assert_eq!(idle(&slots), []);
     // An instance of an older spec does not count towards the minimum, and is not needed for it.
-    slots.configure(open(), 2, 2);
+    slots.configure(open(2), 2);
     let [c, d] = [(); 2].map(|()| add(&mut slots, "min-instances = 1", 2));
     let dispensable = idle(&slots);
     assert!(dispensable.len() == 2 && (dispensable.contains(&c) != dispensable.contains(&d)), "{dispensable:?}");

@@ -55,10 +55,10 @@ impl Walk {
     fn begin(seed: u64) -> Self {
         Self {
             random: StdRng::seed_from_u64(seed),
-            slots: Slots::new(open(), QUEUE),
+            slots: Slots::new(open(QUEUE)),
             model: BTreeMap::new(),
             waiting: 0,
-            revision: 0,
+            revision: 1,
             leases: Vec::new(),
             now: *START,
             steps: 0,
@@ -261,7 +261,7 @@ impl Walk {
 
     fn configure(&mut self) {
         self.revision = self.random.random_range(0..4);
-        self.slots.configure(open(), QUEUE, self.revision);
+        self.slots.configure(open(QUEUE), self.revision);
     }
 
     fn remove(&mut self) {

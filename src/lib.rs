@@ -17,13 +17,17 @@ mod sandbox;
 mod state;
 mod worker;
 
-use std::{path::Path, process::ExitCode};
+use std::{env, path::Path, process::ExitCode};
 
 use clap::Parser;
 use cli::{Cli, Command};
 
 /// The program, from its arguments to its exit status.
 pub fn main() -> ExitCode {
+    let mut arguments = env::args_os().skip(1);
+    if arguments.next().is_some_and(|argument| argument == sandbox::CONFINE) {
+        return sandbox::confine(arguments);
+    }
     let cli = Cli::parse();
     let result = match cli.command {
         Some(Command::Hello { callback }) => hello::run(callback).map_err(|error| format!("hello: {error}")),

@@ -32,6 +32,7 @@ use cgroup::CgroupAllocator;
 pub use cgroup::memory_limit;
 use container::Containers;
 use ports::Ports;
+pub use process::{CONFINE, confine};
 use process::{OrphanReaper, ProcessRuntime, Processes, Spawner};
 use vm::{VmRuntime, VmSettings};
 
@@ -78,7 +79,7 @@ impl Engines {
             ports: Ports::below_ephemeral(),
             cgroups: CgroupAllocator::set_up(state, log),
             journal: state.journal.clone(),
-            spawner: Spawner::new()?,
+            spawner: Spawner::new(log)?,
             orphan_reaper: OrphanReaper::default(),
             peers: peers.clone(),
         };

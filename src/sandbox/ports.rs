@@ -1,24 +1,16 @@
 //! Leases local TCP ports to instances that share the daemon's network.
 
-use std::{cell::RefCell, collections::VecDeque, fs, ops::Range, os::fd::AsRawFd, rc::Rc, time::Duration};
+use std::{cell::RefCell, collections::VecDeque, fs, ops::Range, os::fd::AsRawFd, rc::Rc};
 
 use nix::{
     errno::Errno,
-    sys::{
-        socket::{self, AddressFamily, SockFlag, SockType, SockaddrIn},
-        time::TimeSpec,
-    },
-    time::{ClockId, ClockNanosleepFlags, clock_nanosleep},
+    sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrIn},
 };
 
 /// The number of ports that are leased.
 const PORT_COUNT: u16 = 10_000;
 /// The usual first port of outgoing connections.
 const EPHEMERAL_START: u16 = 32_768;
-
-/// How often a child looks whether its port is free, and how long it waits in between.
-const LOOKS: u32 = 100;
-const PAUSE: Duration = Duration::from_millis(1);
 
 /// The pool of free ports, the one returned longest ago first.
 #[derive(Debug, Clone)]
@@ -86,26 +78,9 @@ fn is_free(port: u16) -> bool {
     look() == Ok::<(), Errno>(())
 }
 
-/// Waits for a little until the leased port is free, for the child that is to listen there. It was free when it was leased;
-/// but whatever child was born in that moment has a copy of the socket by which the daemon has looked, until it executes
-/// its program.
-///
-/// Async-signal-safe: it does not allocate, and calls nothing but the system.
-pub fn wait_until_free(port: u16) {
-    for _ in 0..LOOKS {
-        if is_free(port) {
-            return;
-        }
-        let _ =
-            clock_nanosleep(ClockId::CLOCK_MONOTONIC, ClockNanosleepFlags::empty(), &TimeSpec::from_duration(PAUSE));
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::{collections::HashSet, net::TcpListener, thread};
-
-    use tokio::time::Instant;
+    use std::{collections::HashSet, net::TcpListener};
 
     use super::*;
 
@@ -158,19 +133,6 @@ mod tests {
         drop((served, listener));
         drop(client);
         assert!(of(&[address.port()]).lease().is_none());
-    }
-
-    #[test]
-    fn a_child_waits_for_its_port_and_not_for_ever() {
-        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = taken.local_addr().unwrap().port();
-        let since = Instant::now();
-        wait_until_free(port);
-        assert!(since.elapsed() >= PAUSE * LOOKS);
-        let waits = thread::spawn(move || wait_until_free(port));
-        drop(taken);
-        waits.join().unwrap();
-        assert!(is_free(port));
     }
 
     #[test]

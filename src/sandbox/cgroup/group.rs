@@ -3,9 +3,9 @@
 use std::{
     cell::Cell,
     collections::HashSet,
-    fs::{self, File, OpenOptions},
+    fs::{self, OpenOptions},
     io::{self, Write},
-    os::{fd::OwnedFd, unix::fs::MetadataExt},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -134,9 +134,9 @@ impl Group {
         self.other_user && exited && self.directories.iter().all(|directory| directory.is_memory_released(self.limits))
     }
 
-    /// Opens the files by which a process joins: it writes `0` to each before it executes its program.
-    pub fn join_fds(&self) -> io::Result<Vec<OwnedFd>> {
-        self.directories.iter().map(|directory| Ok(directory.open_join_fd()?.into())).collect()
+    /// Returns the files by which a process joins: it writes `0` to each before it executes its program.
+    pub fn join_files(&self) -> Vec<PathBuf> {
+        self.directories.iter().map(ControllerDir::join_file).collect()
     }
 
     /// Returns hierarchy and path of each directory, for display.
@@ -237,14 +237,14 @@ impl ControllerDir {
         Ok(())
     }
 
-    fn open_join_fd(&self) -> io::Result<File> {
+    fn join_file(&self) -> PathBuf {
         // Moving a thread is some hundred times faster than moving a process, for which the kernel waits for an RCU grace
         // period. The child has one thread, so both are the same. Version 2 moves threads only inside one domain.
         let file = match self.controls {
             Controls::V1Memory | Controls::V1Pids => "tasks",
             Controls::V2 => "cgroup.procs",
         };
-        OpenOptions::new().write(true).open(self.path.join(file))
+        self.path.join(file)
     }
 
     /// Returns whether next to nothing is charged to it. Files in memory and unreaped processes would reduce the limits of

@@ -16,7 +16,7 @@ pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bi
 /// The placeholder for the daemon's own program.
 const DAEMON: &str = "%unifaas";
 /// The daemon's own program, even after its file was replaced or removed.
-const DAEMON_PROGRAM: &str = "/proc/self/exe";
+pub(super) const DAEMON_PROGRAM: &str = "/proc/self/exe";
 
 /// The values of placeholders in the command of an instance. No `Debug`: the callback is a secret.
 #[derive(Clone)]

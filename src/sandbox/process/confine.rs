@@ -1,189 +1,155 @@
-//! What a child process does before it executes its program: it leaves the daemon's session, privileges, descriptors and
-//! working directory.
+//! The `unifaas confine` step, which every child executes first: it gives up the daemon's session, user and privileges,
+//! joins its cgroups, and executes the program.
 //!
-//! Only async-signal-safe calls are allowed here, no allocation and no lock: until it executes, the child lives in the
-//! daemon's memory (`child.rs`).
+//! Between fork and exec a child of a threaded process may do next to nothing. A program of its own may do anything, and
+//! the daemon can start it with posix_spawn(3), which copies no page tables. Errors are reported to standard error, which
+//! becomes the program's output only at the last moment.
 
 use std::{
-    ffi::CString,
-    fs, io,
-    os::{fd::OwnedFd, unix::ffi::OsStrExt},
-    path::Path,
-    sync::LazyLock,
+    convert::Infallible,
+    ffi::OsString,
+    fmt,
+    fs::File,
+    io::{self, Write},
+    os::{fd::AsFd, unix::process::CommandExt},
+    path::PathBuf,
+    process::{Command, ExitCode},
 };
 
 use nix::{
     errno::Errno,
-    libc,
     sys::{
         prctl,
         resource::{self, Resource},
-        signal::Signal,
+        signal::{SigSet, Signal},
         stat::{self, Mode},
     },
     unistd::{self, Gid, Pid, Uid},
 };
+use rustix::thread::{self, CapabilitySet};
+use serde::{Deserialize, Serialize};
 
-use super::user::Credentials;
-use crate::{
-    host::{open_files, signals},
-    sandbox::ports,
-};
+use super::{syscalls, user::Credentials};
 
-/// The first descriptor that is neither standard input nor output nor error.
-const FIRST_OWN: libc::c_uint = 3;
-/// Descriptors that are closed one by one, where the kernel cannot do it at once.
-const MOST_DESCRIPTORS: u64 = 65_536;
+/// The first argument of this step.
+pub const ARGUMENT: &str = "confine";
+/// The step that executes the program: its error is the program's.
+pub const EXEC: &str = "exec";
 
-/// Everything the child needs, made before there is one.
-#[derive(Debug)]
+/// What the child gives up. Passed to the step as JSON.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Confinement {
-    credentials: Option<Credentials>,
-    capabilities: Option<u64>,
-    file_bytes: Option<u64>,
-    join_fds: Vec<OwnedFd>,
-    directory: CString,
-    port: Option<u16>,
-    daemon: Pid,
-    descriptors: libc::c_uint,
-    signals: &'static [libc::c_int],
-    /// The limit on open files, soft and hard, if it is not to be the daemon's.
-    open_files: Option<(u64, u64)>,
+    /// The process id of the daemon, whose end kills the child.
+    pub daemon: i32,
+    /// User, group and supplementary groups. `None` keeps those of the daemon.
+    pub user: Option<(u32, u32, Vec<u32>)>,
+    /// The capabilities that root keeps, a bit for each. `None` keeps all.
+    pub capabilities: Option<u64>,
+    /// The largest file that it may write, in bytes.
+    pub file_size: Option<u64>,
+    /// The limit on open files, soft and hard. `None` keeps that of the daemon.
+    pub open_files: Option<(u64, u64)>,
+    /// The files by which it joins its cgroups.
+    pub cgroups: Vec<PathBuf>,
+}
+
+/// A step that failed, and its error number.
+#[derive(Debug, PartialEq, Eq)]
+struct Failure(&'static str, i32);
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.0, self.1)
+    }
+}
+
+/// Returns the step and the error of a report.
+pub fn parse_report(report: &str) -> Option<(&str, io::Error)> {
+    let (step, number) = report.split_once(' ')?;
+    Some((step, io::Error::from_raw_os_error(number.parse().ok()?)))
+}
+
+/// Returns the conversion of an error at `step`.
+fn at<E: Into<io::Error>>(step: &'static str) -> impl FnOnce(E) -> Failure {
+    move |error| Failure(step, error.into().raw_os_error().unwrap_or(Errno::EINVAL as i32))
+}
+
+/// Confines this process and executes the program. `arguments` are the [`Confinement`], the working directory, the
+/// program, its name and its arguments. Returns only after an error, which it reports to standard error.
+pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    // Standard error is replaced before the program is executed. The copy is closed by exec, which ends the report.
+    if let Ok(mut report) = io::stderr().as_fd().try_clone_to_owned().map(File::from) {
+        let Err(failure) = execute(arguments);
+        let _ = write!(report, "{failure}");
+    }
+    ExitCode::FAILURE
+}
+
+fn execute(mut arguments: impl Iterator<Item = OsString>) -> Result<Infallible, Failure> {
+    let mut next = || arguments.next().ok_or(Errno::EINVAL).map_err(at("arguments"));
+    let (confinement, directory, program, name) = (next()?, next()?, next()?, next()?);
+    let confinement: Confinement = serde_json::from_slice(confinement.as_encoded_bytes()).map_err(at("arguments"))?;
+    // As the daemon's user, since the child's may be unable to reach it.
+    unistd::chdir(directory.as_os_str()).map_err(at("chdir"))?;
+    confinement.enter()?;
+    unistd::dup2_stderr(io::stdout()).map_err(at("dup2"))?;
+    Err(at(EXEC)(Command::new(program).arg0(name).args(arguments).exec()))
 }
 
 impl Confinement {
-    /// The child works in `directory`, which it enters first, so that it can be one which the child's user could not
-    /// reach. `join_fds` are the files by which the child joins its cgroups; without `credentials` it stays who it is, and without
-    /// `capabilities`, a bit for each that is left, root can do what root can. `file_size` is in MiB. `port` is
-    /// the one at which the program will listen, on this host.
-    ///
-    /// # Errors
-    /// `InvalidInput` if the path of the directory contains a zero byte.
-    pub fn new(
-        directory: &Path,
-        credentials: Option<Credentials>,
-        capabilities: Option<u64>,
-        file_size: Option<u32>,
-        join_fds: Vec<OwnedFd>,
-        port: Option<u16>,
-    ) -> io::Result<Self> {
-        let limit = resource::getrlimit(Resource::RLIMIT_NOFILE).map_or(MOST_DESCRIPTORS, |(soft, _)| soft);
-        Ok(Self {
-            credentials,
-            capabilities,
-            file_bytes: file_size.map(|size| u64::from(size) << 20),
-            join_fds,
-            directory: CString::new(directory.as_os_str().as_bytes())?,
-            port,
-            daemon: unistd::getpid(),
-            descriptors: limit.min(MOST_DESCRIPTORS) as libc::c_uint,
-            signals: &SET,
-            open_files: open_files::inherited(),
-        })
-    }
-
-    /// To be called by the child.
-    pub fn enter(&self) -> Result<(), Errno> {
-        unistd::chdir(self.directory.as_c_str())?;
-        // Early, so that not even a page of the program is counted elsewhere.
-        for join_fd in &self.join_fds {
-            unistd::write(join_fd, b"0")?;
+    fn enter(&self) -> Result<(), Failure> {
+        // Early, so that no memory of the program is charged elsewhere.
+        for file in &self.cgroups {
+            File::options().write(true).open(file).and_then(|mut file| file.write_all(b"0")).map_err(at("cgroup"))?;
         }
-        unistd::setsid()?;
+        unistd::setsid().map_err(at("setsid"))?;
         stat::umask(Mode::S_IWGRP | Mode::S_IWOTH);
-        resource::setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
-        if let Some((soft, hard)) = self.open_files {
-            resource::setrlimit(Resource::RLIMIT_NOFILE, soft, hard)?;
+        let limit = |resource, soft, hard| resource::setrlimit(resource, soft, hard).map_err(at("setrlimit"));
+        limit(Resource::RLIMIT_CORE, 0, 0)?;
+        self.open_files.map_or(Ok(()), |(soft, hard)| limit(Resource::RLIMIT_NOFILE, soft, hard))?;
+        self.file_size.map_or(Ok(()), |bytes| limit(Resource::RLIMIT_FSIZE, bytes, bytes))?;
+        syscalls::reset_signals();
+        // Fails on kernels without ambient capabilities, where there are none to clear.
+        let _ = thread::clear_ambient_capability_set();
+        self.capabilities.into_iter().for_each(bound_capabilities);
+        if let Some((uid, gid, groups)) = &self.user {
+            become_user(Uid::from_raw(*uid), Gid::from_raw(*gid), groups)?;
         }
-        if let Some(bytes) = self.file_bytes {
-            resource::setrlimit(Resource::RLIMIT_FSIZE, bytes, bytes)?;
+        // After the change of the user, which resets it.
+        prctl::set_pdeathsig(Signal::SIGKILL).map_err(at("prctl"))?;
+        // The daemon may have ended before.
+        if unistd::getppid() != Pid::from_raw(self.daemon) {
+            return Err(Failure("getppid", Errno::ESRCH as i32));
         }
-        default_signals(self.signals);
-        drop_ambient_capabilities();
-        if let Some(most) = self.capabilities {
-            bound_capabilities(most);
-        }
-        if let Some(Credentials { uid, gid, groups }) = &self.credentials {
-            become_user(*uid, *gid, groups)?;
-            // Nor may its new user trace it while the daemon's memory is its own; that is how most systems are set anyway.
-            prctl::set_dumpable(false)?;
-        }
-        // After the change of credentials, which resets it.
-        prctl::set_pdeathsig(Signal::SIGKILL)?;
-        // The daemon may have gone before it was set.
-        if unistd::getppid() != self.daemon {
-            return Err(Errno::ESRCH);
-        }
-        prctl::set_no_new_privs()?;
-        close_at_exec(self.descriptors);
-        self.port.into_iter().for_each(ports::wait_until_free);
-        Ok(())
+        prctl::set_no_new_privs().map_err(at("prctl"))?;
+        syscalls::close_others_at_exec();
+        // The thread that starts children blocks all signals.
+        SigSet::empty().thread_set_mask().map_err(at("sigprocmask"))
     }
 }
 
-/// The C library's functions of these names have all threads of a process change, and would take the daemon's for the
-/// child's. These change who calls them.
-fn become_user(uid: Uid, gid: Gid, groups: &[Gid]) -> Result<(), Errno> {
-    // Where there are two of a kind, the older one has numbers of 16 bits.
-    #[cfg(not(any(target_arch = "x86", target_arch = "arm")))]
-    use libc::{SYS_setgid as SETGID, SYS_setgroups as SETGROUPS, SYS_setuid as SETUID};
-    #[cfg(any(target_arch = "x86", target_arch = "arm"))]
-    use libc::{SYS_setgid32 as SETGID, SYS_setgroups32 as SETGROUPS, SYS_setuid32 as SETUID};
-
-    // SAFETY: `Gid` is a `gid_t` (nix declares it transparent), and there are as many as said; the others are numbers.
-    unsafe {
-        Errno::result(libc::syscall(SETGROUPS, groups.len(), groups.as_ptr()))?;
-        Errno::result(libc::syscall(SETGID, gid.as_raw()))?;
-        Errno::result(libc::syscall(SETUID, uid.as_raw()))?;
-    }
-    Ok(())
+fn become_user(uid: Uid, gid: Gid, groups: &[u32]) -> Result<(), Failure> {
+    let groups: Vec<Gid> = groups.iter().copied().map(Gid::from_raw).collect();
+    // So that the program can open /dev/stdout.
+    unistd::fchown(io::stdout(), Some(uid), Some(gid)).map_err(at("fchown"))?;
+    unistd::setgroups(&groups).map_err(at("setgroups"))?;
+    unistd::setgid(gid).map_err(at("setgid"))?;
+    unistd::setuid(uid).map_err(at("setuid"))?;
+    // Until exec, other processes of this user must not trace it: it may still have the daemon's capabilities.
+    prctl::set_dumpable(false).map_err(at("prctl"))
 }
 
-/// Signals that do not have their default effect on the daemon: ignored ones would stay ignored over exec, and no handler
-/// may run in the child. The daemon sets its handlers before the first start, all but the one for its children's ends.
-static SET: LazyLock<Vec<libc::c_int>> = LazyLock::new(|| {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let is_set = set_signals(&status).map_or(u64::MAX, |set| set | 1 << (libc::SIGCHLD - 1));
-    (1..=libc::SIGRTMAX()).filter(|signal| is_set & (1 << (signal - 1)) != 0).collect()
-});
-
-/// The ignored and the caught ones in `/proc/<pid>/status`, a bit for each.
-fn set_signals(status: &str) -> Option<u64> {
-    Some(signals::mask(status, "SigIgn")? | signals::mask(status, "SigCgt")?)
-}
-
-fn default_signals(set: &[libc::c_int]) {
-    for signal in set {
-        // SAFETY: sets no handler; fails without effect for those that cannot be changed.
-        unsafe { libc::signal(*signal, libc::SIG_DFL) };
+/// Removes all but `kept` from the bounding set: exec then takes the others from root, too.
+fn bound_capabilities(kept: u64) {
+    for bit in (0..u64::BITS).map(|bit| 1 << bit).filter(|bit| kept & bit == 0) {
+        // Fails without effect for capabilities that the kernel does not know, and without privileges.
+        let _ = thread::remove_capability_from_bounding_set(CapabilitySet::from_bits_retain(bit));
     }
 }
 
-/// A daemon that was granted CAP_NET_ADMIN by its service manager does not hand it to functions.
-fn drop_ambient_capabilities() {
-    // SAFETY: takes and returns numbers; fails without effect on kernels that have no such set.
-    unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) };
-}
-
-/// What is not in the bounding set is gone with the next exec, also for root.
-fn bound_capabilities(most: u64) {
-    for capability in (0..u64::BITS).filter(|bit| most & (1 << bit) == 0) {
-        // SAFETY: takes numbers only; fails without effect for those that the kernel does not know, and without root.
-        unsafe { libc::prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(capability), 0, 0, 0) };
-    }
-}
-
-/// Marks instead of closing: the directory of a script may still have to be read.
-fn close_at_exec(descriptors: libc::c_uint) {
-    // SAFETY: takes numbers only. Called by number because not every libc has the function.
-    let marked =
-        unsafe { libc::syscall(libc::SYS_close_range, FIRST_OWN, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
-    // Before Linux 5.11.
-    if marked != 0 {
-        for descriptor in FIRST_OWN..descriptors {
-            // SAFETY: takes numbers only; fails without effect for those that are not open.
-            unsafe { libc::fcntl(descriptor as libc::c_int, libc::F_SETFD, libc::FD_CLOEXEC) };
-        }
+impl From<&Credentials> for (u32, u32, Vec<u32>) {
+    fn from(user: &Credentials) -> Self {
+        (user.uid.as_raw(), user.gid.as_raw(), user.groups.iter().map(|group| group.as_raw()).collect())
     }
 }
 
@@ -191,12 +157,37 @@ fn close_at_exec(descriptors: libc::c_uint) {
 mod tests {
     use super::*;
 
+    /// Unit tests start children from the test program, which has the step as well.
+    #[ctor::ctor(unsafe)]
+    fn confine() {
+        let mut arguments = std::env::args_os().skip(1);
+        if arguments.next().is_some_and(|argument| argument == ARGUMENT) {
+            run(arguments);
+            #[expect(clippy::disallowed_methods, reason = "this process has nothing to tear down")]
+            std::process::exit(1);
+        }
+    }
+
     #[test]
-    fn signals_are_read_from_the_table_of_the_kernel() {
-        let status = "Name:\tx\nSigBlk:\t0000000000000001\nSigIgn:\t0000000000001000\nSigCgt:\t0000000000000440\n";
-        assert_eq!(set_signals(status), Some(0x1440));
-        assert_eq!(set_signals("SigIgn:\t0\n"), None);
-        // What Rust programs ignore, and what they catch.
-        assert!(SET.contains(&libc::SIGPIPE) && SET.contains(&libc::SIGSEGV) && !SET.contains(&libc::SIGUSR2));
+    fn report_names_step_and_error() {
+        let (step, error) = parse_report("setgroups 1").unwrap();
+        assert_eq!((step, error.kind()), ("setgroups", io::ErrorKind::PermissionDenied));
+        assert!(parse_report("").is_none() && parse_report("thread 'main' panicked").is_none());
+    }
+
+    #[test]
+    fn first_failing_step_is_reported() {
+        let confinement = |cgroups: &[&str]| Confinement {
+            daemon: 1,
+            user: None,
+            capabilities: None,
+            file_size: None,
+            open_files: None,
+            cgroups: cgroups.iter().map(PathBuf::from).collect(),
+        };
+        let failure = confinement(&["/no/such/cgroup/tasks"]).enter().unwrap_err();
+        assert_eq!(failure, Failure("cgroup", Errno::ENOENT as i32));
+        let missing = ["{}".into()].into_iter();
+        assert_eq!(execute(missing).unwrap_err(), Failure("arguments", Errno::EINVAL as i32));
     }
 }

@@ -1,19 +1,23 @@
 //! The `process` sandbox: an instance is a child process of the daemon, with nothing to install.
 //!
-//! It is no wall against hostile code, but it takes away what a function has no business with: the daemon's user,
-//! environment, descriptors and session. `command.rs` says what is run, `user.rs` as whom; `spawn.rs` starts it, on a
-//! thread of `spawner.rs`: `child.rs` makes the child, which does what `confine.rs` says and executes what `exec.rs` has
-//! made ready. `sandbox.rs` is the running child, and `orphan_reaper.rs` ends what it leaves behind. The monitors of virtual
-//! machines are started and held by the same runtime.
+//! It does not isolate hostile code, but takes the daemon's user, environment, descriptors and session from a function.
+//!
+//! - `command.rs`: the command; `user.rs`: its user and groups.
+//! - `spawn.rs`: the start; `spawner.rs`: the thread that creates and watches all child processes of the daemon.
+//! - `confine.rs`: the step that a child executes before its program; `syscalls.rs`: the unsafe system calls.
+//! - `supervise.rs`: a running child on that thread; `handle.rs`: the same child as the actors own it.
+//! - `orphan_reaper.rs`: kills what a child leaves behind where no cgroup contains it.
+//!
+//! The VMMs of `../vm/` are started and owned in the same way.
 
-mod child;
 mod command;
 mod confine;
-mod exec;
 mod handle;
 mod orphan_reaper;
 mod spawn;
 mod spawner;
+mod supervise;
+mod syscalls;
 #[cfg(test)]
 mod tests;
 mod user;
@@ -31,15 +35,16 @@ use unifaas_actors::{
 
 use super::{
     Callback,
-    cgroup::{CgroupAllocator, Group, ResourceLimits},
+    cgroup::{CgroupAllocator, ResourceLimits},
     ports::Ports,
 };
 use crate::{host::function_peers::FunctionPeers, state::Journal};
 pub use command::{DEFAULT_PATH, Invocation, Placeholders};
-pub use handle::{OwnedResources, ProcessHandle, pump_output};
+pub use confine::{ARGUMENT as CONFINE, run as confine};
+pub use handle::ProcessHandle;
 pub use orphan_reaper::OrphanReaper;
-pub use spawn::{Record, Spawn, Spawned, refused};
-pub use spawner::Spawner;
+pub use spawn::{ProcessRecord, SpawnRequest, StartError, Started};
+pub use spawner::{Reply, Spawner};
 pub use user::Credentials;
 
 /// Everything that the start and the end of child processes need.
@@ -78,7 +83,7 @@ impl Processes {
 
     async fn start(&self, order: LaunchOrder, process: &ProcessSpec) -> Result<Launched, LaunchError> {
         let credentials = self.credentials(process.user.clone()).await?;
-        let ProcessRuntime { ports, cgroups, journal, orphan_reaper, peers, .. } = &self.runtime;
+        let ProcessRuntime { ports, journal, peers, .. } = &self.runtime;
         if let Some(user) = credentials.as_ref().filter(|user| user.uid != Uid::effective()) {
             peers.add_user(user.uid.as_raw());
         }
@@ -92,34 +97,24 @@ impl Processes {
             daemon: Placeholders::daemon(),
         };
         let invocation = Invocation::new(&order, process, &placeholders, env::var_os("PATH").as_deref());
-        let record = Record::begin(journal, order.instance.to_string()).await?;
+        let record = ProcessRecord::begin(journal, order.instance.to_string()).await?;
         let limits = ResourceLimits { memory: process.memory, pids: process.pids_limit };
-        let (program, directory, user) =
-            (invocation.program.clone(), order.spec.directory.clone(), credentials.clone());
+        let (program, directory) = (invocation.program.clone(), order.spec.directory.clone());
 
-        let spawn = Spawn::new(invocation, directory.clone(), credentials);
-        let spawn = spawn.file_size(process.file_size).port(port.port());
-        let spawned = self.runtime.start(spawn, limits, record).await;
-        let Spawned { child, output, group, record } =
-            spawned.map_err(|error| spawn::refused(refusal(&program, &directory, &error), &error))?;
-        let pid = child.pid();
+        let request = SpawnRequest::new(invocation, directory.clone(), credentials.as_ref());
+        let request = request.file_size(process.file_size);
+        let started = self.runtime.start(request, limits, record, order.output.clone()).await;
+        let Started { mut handle, exited, pid, cgroups } = started.map_err(|error| {
+            let why = error.describe(&program) + hint(&program, &directory, &error);
+            error.into_launch_error(why)
+        })?;
         let address = (Ipv4Addr::LOCALHOST, port.port()).into();
-        let resources: Vec<String> = [format!("port {address}")]
-            .into_iter()
-            .chain(group.iter().flat_map(Group::labels).map(|label| format!("cgroup {label}")))
-            .collect();
+        handle.keep_port(port);
+        let resources = [format!("port {address}")].into_iter();
+        let resources = resources.chain(cgroups.iter().map(|label| format!("cgroup {label}"))).collect();
         debug!(order.log, "process started"; "pid" => pid.as_raw(), "address" => %address);
 
-        let (lines, spec) = (order.output.clone(), order.spec.clone());
-        let output = task::spawn_local(pump_output(output, order.output));
-        let owned = OwnedResources {
-            group,
-            cgroups: cgroups.clone(),
-            record,
-            orphan_reaper: orphan_reaper.clone(),
-            port: Some(port),
-        };
-        let (handle, exited) = ProcessHandle::new(child, output, process.memory, owned);
+        let (lines, spec) = (order.output, order.spec);
         Ok(Launched {
             address,
             callback_source: self.callback.source,
@@ -127,7 +122,7 @@ impl Processes {
             exited: Box::pin(async move {
                 let exit =
                     exited.await.unwrap_or_else(|_| SandboxExit::Other("the daemon no longer watches it".to_owned()));
-                if let (SandboxExit::Code(1..), Some(user)) = (&exit, user)
+                if let (SandboxExit::Code(1..), Some(user)) = (&exit, credentials)
                     && let Some(denied) = user.first_denied_dir(&spec.directory)
                 {
                     lines.write(access_hint(&user, &denied).as_bytes());
@@ -144,16 +139,19 @@ impl Processes {
         match wanted {
             None => Credentials::of(None, Uid::effective()),
             // A name lookup may ask a directory server.
-            Some(user) => self.runtime.spawner.run(move || Credentials::of(Some(&user), Uid::effective())).await,
+            Some(user) => task::spawn_blocking(move || Credentials::of(Some(&user), Uid::effective()))
+                .await
+                .unwrap_or_else(|error| Err(LaunchError::Refused(format!("the look-up of a user: {error}")))),
         }
     }
 }
 
-/// Explains to the author of a function why its command could not be started.
-fn refusal(program: &Path, directory: &Path, error: &io::Error) -> String {
+/// Returns what the author of a function may have to change, for an error message.
+fn hint(program: &Path, directory: &Path, error: &StartError) -> &'static str {
     let missing = error.kind() == io::ErrorKind::NotFound;
-    let hint = match program.components().count() {
+    match program.components().count() {
         _ if missing && !directory.is_dir() => ", the function's directory does not exist",
+        _ if !error.is_of_program() => "",
         // A PATH directory that the function's user cannot enter hides that there is no such program.
         1 if error.kind() == io::ErrorKind::PermissionDenied => {
             ": PATH has no such program that the user of the function may execute"
@@ -161,8 +159,7 @@ fn refusal(program: &Path, directory: &Path, error: &io::Error) -> String {
         1 => ", looked for in PATH",
         _ if missing && directory.join(program).exists() => ", its interpreter or loader is missing",
         _ => "",
-    };
-    format!("cannot start {}: {error}{hint}", program.display())
+    }
 }
 
 /// Returns a last line of output for a function that failed and may not have found its own files.

@@ -1,214 +1,269 @@
-//! The start of a confined child, with its output in one pipe. It is written down before, and its process id after.
+//! The start of a confined child, with all its output in one pipe. It is journaled before, and its process id after.
 
 use std::{
-    fs::File,
     io,
     os::fd::OwnedFd,
-    path::PathBuf,
+    path::{Path, PathBuf},
     pin::pin,
-    sync::{
-        Arc,
-        atomic::{AtomicI32, Ordering},
-    },
+    process::Stdio,
     time::Duration,
 };
 
 use nix::{
     sys::signal::{self, Signal},
-    unistd::{self, Pid, Uid},
+    unistd::{Pid, Uid, getpid},
 };
-use tokio::{net::unix::pipe, time};
-use unifaas_actors::sandbox::LaunchError;
+use tokio::{
+    io::AsyncReadExt,
+    process::{Child, ChildStderr, Command},
+    sync::{mpsc, oneshot},
+    task, time,
+};
+use unifaas_actors::{
+    OutputLog,
+    sandbox::{LaunchError, SandboxExit},
+};
 
 use super::{
     Invocation, ProcessRuntime,
-    child::{Child, Stdio},
-    confine::Confinement,
-    exec::Program,
-    user::Credentials,
+    command::DAEMON_PROGRAM,
+    confine::{self, Confinement, EXEC},
+    handle::{ProcessHandle, SignalSender},
+    supervise::supervise,
+    user::{Credentials, is_only_user},
 };
 use crate::{
-    host::open_files::is_exhaustion,
-    sandbox::cgroup::{CgroupAllocator, Group, ResourceLimits},
+    host::open_files,
+    sandbox::cgroup::{Group, ResourceLimits},
     state::{self, Journal, JournalEntry, JournalError, ProcessTree, Resource, SessionLeader},
 };
 
-/// Whoever runs as the same user may stop a child that is about to execute its program. It is looked at so often, and told
-/// to go on so many times but one before it is given up: a thread waits for it.
-const LOOK: Duration = Duration::from_millis(100);
-const STOPS: u32 = 5;
+/// Other processes of its user may stop a child before it executes its program. It is checked this often, and continued
+/// until it has been stopped `MAX_STOPS` times.
+const STOP_CHECK_INTERVAL: Duration = Duration::from_millis(100);
+const MAX_STOPS: u32 = 5;
 
-/// A child that is yet to be started.
-pub struct Spawn {
+type Stdin = Box<dyn FnOnce() -> io::Result<OwnedFd> + Send>;
+
+/// A child to be started.
+pub struct SpawnRequest {
     invocation: Invocation,
     directory: PathBuf,
-    credentials: Option<Credentials>,
-    capabilities: Option<u64>,
-    file_size: Option<u32>,
-    port: Option<u16>,
-    stdin: Option<OwnedFd>,
+    confinement: Confinement,
+    other_user: bool,
+    stdin: Option<Stdin>,
 }
 
-/// A child that runs.
-pub struct Spawned {
-    pub child: Child,
-    /// Its output and its errors, in the order in which it wrote them.
-    pub output: pipe::Receiver,
-    /// `None`: it runs without limit.
-    pub group: Option<Group>,
-    pub record: Record,
+/// A child that has executed its program.
+pub struct Started {
+    pub handle: ProcessHandle,
+    pub exited: oneshot::Receiver<SandboxExit>,
+    pub pid: Pid,
+    /// The labels of its cgroup. Empty: it runs without limit.
+    pub cgroups: Vec<String>,
 }
 
-/// What is written down of the processes of an instance.
+/// A child could not be started. Nothing is left of it, nor journaled.
 #[derive(Debug)]
-pub struct Record {
+pub struct StartError {
+    /// The step that failed: [`EXEC`], or one before the program is executed.
+    step: String,
+    error: io::Error,
+}
+
+/// The journal entry of a process tree.
+#[derive(Debug)]
+pub struct ProcessRecord {
     pub tree: ProcessTree,
     entry: JournalEntry,
 }
 
-impl Record {
-    /// Writes down that there are about to be some.
+impl ProcessRecord {
+    /// Journals that there will be processes of `instance`.
+    ///
+    /// # Errors
+    /// If the journal cannot be written.
     pub async fn begin(journal: &Journal, instance: String) -> Result<Self, JournalError> {
         let tree = ProcessTree { instance, leader: None };
         Ok(Self { entry: journal.record(Resource::Process(tree.clone())).await?, tree })
     }
 
-    /// There are none any more.
+    /// Removes the entry: there are no such processes any more.
     pub fn remove(self) {
         self.entry.remove();
     }
 
-    fn led_by(mut self, leader: SessionLeader) -> Self {
+    fn update(&mut self, leader: SessionLeader) {
         self.tree.leader = Some(leader);
         self.entry.update(Resource::Process(self.tree.clone()));
+    }
+}
+
+impl SpawnRequest {
+    /// Runs the command in `directory`. Without `user` it runs as the daemon's user, as it does where that is the only one.
+    pub fn new(invocation: Invocation, directory: PathBuf, user: Option<&Credentials>) -> Self {
+        let user = user.filter(|_| !is_only_user());
+        let confinement = Confinement {
+            daemon: getpid().as_raw(),
+            user: user.map(Into::into),
+            capabilities: None,
+            file_size: None,
+            open_files: open_files::inherited(),
+            cgroups: Vec::new(),
+        };
+        let other_user = user.is_some_and(|user| user.uid != Uid::effective());
+        Self { invocation, directory, confinement, other_user, stdin: None }
+    }
+
+    /// Limits the capabilities of the child and its descendants, a bit for each.
+    pub fn capabilities(mut self, kept: u64) -> Self {
+        self.confinement.capabilities = Some(kept);
         self
+    }
+
+    /// Limits the size of files that it writes, in MiB.
+    pub fn file_size(mut self, limit: Option<u32>) -> Self {
+        self.confinement.file_size = limit.map(|mib| u64::from(mib) << 20);
+        self
+    }
+
+    /// Sets its standard input, instead of an empty one. `stdin` is called on the spawner's thread, within its runtime.
+    pub fn stdin(mut self, stdin: impl FnOnce() -> io::Result<OwnedFd> + Send + 'static) -> Self {
+        self.stdin = Some(Box::new(stdin));
+        self
+    }
+
+    /// Creates the child, which will execute its program after the confinement. On the spawner's thread.
+    fn spawn(self) -> Result<Child, StartError> {
+        let Self { invocation, directory, confinement, stdin, .. } = self;
+        let at = |step: &'static str| move |error| StartError { step: step.to_owned(), error };
+        let confinement = serde_json::to_string(&confinement).map_err(io::Error::from).map_err(at("arguments"))?;
+        let stdin = stdin.map_or_else(|| Ok(Stdio::null()), |stdin| stdin().map(Stdio::from)).map_err(at("stdin"))?;
+        let mut command = Command::new(DAEMON_PROGRAM);
+        command.args([confine::ARGUMENT, &confinement]).arg(directory).arg(invocation.program).arg(invocation.name);
+        command.args(invocation.arguments).env_clear().envs(invocation.env);
+        command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        command.spawn().map_err(at(EXEC))
+    }
+}
+
+impl StartError {
+    /// Says what failed: the program, or a step before it.
+    pub fn describe(&self, program: &Path) -> String {
+        if self.is_of_program() {
+            format!("cannot start {}: {}", program.display(), self.error)
+        } else {
+            format!("cannot start a process: {}: {}", self.step, self.error)
+        }
+    }
+
+    /// Returns whether the program could not be executed, rather than a step before it.
+    pub fn is_of_program(&self) -> bool {
+        self.step == EXEC
+    }
+
+    /// Returns the kind of the error.
+    pub fn kind(&self) -> io::ErrorKind {
+        self.error.kind()
+    }
+
+    /// Returns the error of a launch, with `why` for the author of the function.
+    pub fn into_launch_error(self, why: String) -> LaunchError {
+        if open_files::is_exhaustion(&self.error) { LaunchError::Exhausted(why) } else { LaunchError::Refused(why) }
+    }
+
+    fn of_report(report: &str) -> Self {
+        match confine::parse_report(report) {
+            Some((step, error)) => Self { step: step.to_owned(), error },
+            // The dynamic loader failed, or the step panicked.
+            None => Self { step: confine::ARGUMENT.to_owned(), error: io::Error::other(report.trim().to_owned()) },
+        }
     }
 }
 
 impl ProcessRuntime {
-    /// Starts the child of an instance, in a cgroup of its own. Ready once the child executes its program. When that fails,
-    /// or is kept from it, nothing is left, nor written down.
+    /// Starts a child in a cgroup of its own, and copies its output to `output`. Returns once it has executed its program.
     ///
-    /// # Panics
-    /// Outside of a tokio runtime.
-    pub async fn start(&self, spawn: Spawn, limits: ResourceLimits, record: Record) -> io::Result<Spawned> {
-        let (cgroups, child_pid) = (self.cgroups.clone(), Arc::new(AtomicI32::new(0)));
-        let child = child_pid.clone();
-        let mut start = pin!(self.spawner.run(move || spawn.run(&cgroups, limits, record, &child)));
-        let mut stops = 0;
-        while stops < STOPS {
-            if let Ok(started) = time::timeout(LOOK, start.as_mut()).await {
-                return started;
-            }
-            // Its number, once it has one, is its own until it is reaped, which nobody does before this returns.
-            let pid = child_pid.load(Ordering::Relaxed);
-            if pid != 0 && state::is_stopped(pid) {
-                stops += 1;
-                let way_out = if stops < STOPS { Signal::SIGCONT } else { Signal::SIGKILL };
-                let _ = signal::kill(Pid::from_raw(pid), way_out);
-            }
-        }
-        start.await?.undo(&self.cgroups).await?;
-        Err(io::Error::new(io::ErrorKind::TimedOut, "it was stopped again and again before it executed its program"))
-    }
-}
-
-impl Spawned {
-    /// Gives everything back, once it has ended: it was killed.
-    async fn undo(self, cgroups: &CgroupAllocator) -> io::Result<()> {
-        let Self { child, group, record, .. } = self;
-        child.ended().await?;
-        child.reap()?;
-        if let Some(group) = group {
-            group.kill();
-            cgroups.release(group).await?;
-        }
-        record.remove();
-        Ok(())
-    }
-}
-
-/// Why a child could not be started, in words of those who know what it is.
-pub fn refused(why: String, error: &io::Error) -> LaunchError {
-    if is_exhaustion(error) { LaunchError::Exhausted(why) } else { LaunchError::Refused(why) }
-}
-
-impl Spawn {
-    /// The command is run in `directory`. Without `credentials` it runs as the daemon's user.
-    pub fn new(invocation: Invocation, directory: PathBuf, credentials: Option<Credentials>) -> Self {
-        Self { invocation, directory, credentials, capabilities: None, file_size: None, port: None, stdin: None }
-    }
-
-    /// The most that it, and whatever it starts, can ever have of root's capabilities, a bit for each.
-    pub fn capabilities(mut self, most: u64) -> Self {
-        self.capabilities = Some(most);
-        self
-    }
-
-    /// The largest file that it may write, in MiB.
-    pub fn file_size(mut self, most: Option<u32>) -> Self {
-        self.file_size = most;
-        self
-    }
-
-    /// The leased port at which it is to listen.
-    pub fn port(mut self, port: u16) -> Self {
-        self.port = Some(port);
-        self
-    }
-
-    /// Something other than nothing to read from.
-    pub fn stdin(mut self, stdin: impl Into<OwnedFd>) -> Self {
-        self.stdin = Some(stdin.into());
-        self
-    }
-
-    /// Blocks until the child executes its program.
-    fn run(
-        self,
-        cgroups: &CgroupAllocator,
+    /// # Errors
+    /// Names the step that failed. Nothing is left of the child then, nor journaled.
+    pub async fn start(
+        &self,
+        mut request: SpawnRequest,
         limits: ResourceLimits,
-        record: Record,
-        child_pid: &AtomicI32,
-    ) -> io::Result<Spawned> {
-        let foreign = self.credentials.as_ref().is_some_and(|user| user.uid != Uid::effective());
-        let group = cgroups.group(limits, foreign);
-        // The kernel notes the time of a start by the same clock. To ask it for that would take longer than to write.
-        let after = state::boot_clock();
-        match self.start(group.as_ref(), child_pid) {
-            Ok((child, output)) => {
-                let leader = SessionLeader { pid: child.pid().as_raw(), after, before: state::boot_clock() };
-                Ok(Spawned { child, output, group, record: record.led_by(leader) })
-            }
-            Err(error) => {
-                record.remove();
-                Err(error)
-            }
-        }
-    }
-
-    fn start(self, group: Option<&Group>, child_pid: &AtomicI32) -> io::Result<(Child, pipe::Receiver)> {
-        let (reader, writer) = io::pipe()?;
-        if let Some(credentials) = &self.credentials {
-            // So that it can open /dev/stdout.
-            unistd::fchown(&writer, Some(credentials.uid), Some(credentials.gid))?;
-        }
-        let join_fds = group.map(Group::join_fds).transpose()?.unwrap_or_default();
-        let program = Program::new(&self.invocation)?;
-        let stdin = match self.stdin {
-            Some(stdin) => stdin,
-            None => File::open("/dev/null")?.into(),
+        record: ProcessRecord,
+        output: OutputLog,
+    ) -> Result<Started, StartError> {
+        let (cgroups, other_user) = (self.cgroups.clone(), request.other_user);
+        // The kernel creates cgroups one at a time.
+        let group = task::spawn_blocking(move || cgroups.group(limits, other_user)).await.unwrap_or_default();
+        request.confinement.cgroups = group.iter().flat_map(Group::join_files).collect();
+        let labels = group.iter().flat_map(Group::labels).map(str::to_owned).collect();
+        let mailbox = self.spawner.mailbox();
+        let (exit, exited) = self.spawner.reply();
+        let (finish, done) = self.spawner.reply();
+        let memory = limits.memory;
+        let work = move || async move {
+            let mut record = record;
+            let (child, pid) = match start(request, &mut record).await {
+                Ok(started) => started,
+                Err(error) => {
+                    record.remove();
+                    return Err(error);
+                }
+            };
+            let (signals, received) = mpsc::unbounded_channel();
+            let supervision = supervise(child, pid, group, memory, output, received, exit);
+            task::spawn_local(async move { finish.send(supervision.await) });
+            Ok((pid, record, SignalSender::new(signals, mailbox)))
         };
-        let stdio = Stdio { stdin, output: writer.into() };
-        let confinement = Confinement::new(
-            &self.directory,
-            self.credentials,
-            self.capabilities,
-            self.file_size,
-            join_fds,
-            self.port,
-        )?;
-        let output = pipe::Receiver::from_owned_fd(reader.into())?;
-        Ok((Child::start(program, &stdio, &confinement, child_pid)?, output))
+        let panicked = |error| StartError { step: "spawn".to_owned(), error };
+        let (pid, record, signals) = self.spawner.run(work).await.map_err(panicked)??;
+        let (cgroups, orphan_reaper) = (self.cgroups.clone(), self.orphan_reaper.clone());
+        let handle = ProcessHandle::new(pid, signals, done, record, cgroups, orphan_reaper);
+        Ok(Started { handle, exited, pid, cgroups: labels })
+    }
+}
+
+/// Starts a child, on the spawner's thread. Returns once it has executed its program. Nothing is left of it after an error.
+async fn start(request: SpawnRequest, record: &mut ProcessRecord) -> Result<(Child, Pid), StartError> {
+    // The kernel notes start times by the same clock. To ask it for one takes longer.
+    let after = state::boot_clock();
+    let mut child = request.spawn()?;
+    let pid = Pid::from_raw(child.id().and_then(|id| i32::try_from(id).ok()).unwrap_or_default());
+    record.update(SessionLeader { pid: pid.as_raw(), after, before: state::boot_clock() });
+    let executed = match child.stderr.take() {
+        Some(report) => executed(report, pid).await,
+        None => Ok(()),
+    };
+    if executed.is_err() {
+        let _ = child.kill().await;
+    }
+    executed.map(|()| (child, pid))
+}
+
+/// Waits until the child has executed its program, which closes `report`.
+async fn executed(mut report: ChildStderr, pid: Pid) -> Result<(), StartError> {
+    let mut text = String::new();
+    let mut stops = 0;
+    let read = {
+        let mut read = pin!(report.read_to_string(&mut text));
+        loop {
+            if let Ok(read) = time::timeout(STOP_CHECK_INTERVAL, read.as_mut()).await {
+                break read;
+            }
+            if state::is_stopped(pid.as_raw()) {
+                stops += 1;
+                if stops == MAX_STOPS {
+                    let why = "another process stopped it before it executed its program";
+                    break Err(io::Error::new(io::ErrorKind::TimedOut, why));
+                }
+                let _ = signal::kill(pid, Signal::SIGCONT);
+            }
+        }
+    };
+    match read {
+        Ok(0) => Ok(()),
+        Ok(_) => Err(StartError::of_report(&text)),
+        Err(error) => Err(StartError { step: confine::ARGUMENT.to_owned(), error }),
     }
 }

@@ -1,104 +1,255 @@
-//! The threads that make child processes.
+//! The thread that creates child processes, and watches them.
 //!
-//! A start has a thread stand still until the child executes its program, so it is none for the thread of the actors. And
-//! the kernel ties a child's parent-death signal to the *thread* that made it, so none of a pool's either: these live as
-//! long as the daemon has children.
+//! A child has a copy of every descriptor in the table of the thread that creates it, until it executes its program; the
+//! kernel may close the copies even later. Meanwhile a tap stays busy, a lock held, a port bound, a written file cannot be
+//! executed. So this thread has a descriptor table of its own, with nothing of the daemon's. It is one thread that lives as
+//! long as the daemon, because the kernel sends the parent-death signal when the *thread* that created a child ends.
+//!
+//! A descriptor means nothing in the other table. So all that belongs to a child stays on this thread, and no task is ever
+//! woken from the other side, for which tokio writes to a descriptor of its runtime: jobs come with a byte on a socket, and
+//! a thread of the daemon's table completes the replies.
 
 use std::{
-    io,
-    num::NonZeroUsize,
-    panic::{self, AssertUnwindSafe},
-    thread,
+    io::{self, Write},
+    net::Shutdown,
+    os::{
+        fd::{AsRawFd, RawFd},
+        unix::net::UnixStream as StdUnixStream,
+    },
+    process::{Command, Output, Stdio},
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{self, Receiver, Sender},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
 };
 
-use crossbeam_channel::Sender;
-use tokio::{runtime::Handle, sync::oneshot};
+use nix::{
+    dir::Dir,
+    fcntl::OFlag,
+    sys::{signal::SigSet, stat::Mode},
+    unistd,
+};
+use slog::{Logger, warn};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::UnixStream,
+    runtime::{Builder, Runtime},
+    signal::unix::{SignalKind, signal},
+    sync::oneshot,
+    task::{self, LocalSet},
+    time,
+};
 
-use super::child;
+use super::syscalls;
 
-/// Threads beyond one for each processor.
-const SPARE: usize = 2;
+/// The descriptor table of the calling thread.
+const OWN_DESCRIPTORS: &str = "/proc/thread-self/fd";
+/// The last standard descriptor, standard error.
+const LAST_STANDARD: RawFd = 2;
+/// The longest wait for killed children when the daemon ends.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Bytes of the socket that are read at once, each of which announces a job.
+const MAX_JOBS: usize = 256;
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// Has children made. Clones share the threads, which end with the last of them.
+/// Runs jobs on the thread. Clones share it; the last one kills the remaining children and ends it.
 #[derive(Debug, Clone)]
-pub struct Spawner(Sender<Job>);
+pub struct Spawner(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    mailbox: Mailbox,
+    replies: Sender<Job>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// Sends jobs to the thread.
+#[derive(Debug, Clone)]
+pub struct Mailbox {
+    jobs: Sender<Job>,
+    bell: Arc<StdUnixStream>,
+}
+
+/// Sends the result of a job, by way of a thread of the daemon's descriptor table.
+#[derive(Debug)]
+pub struct Reply<T: Send + 'static> {
+    sender: Option<oneshot::Sender<T>>,
+    replies: Sender<Job>,
+}
 
 impl Spawner {
-    /// One thread for each processor, as what a start costs is nearly all the processor's; some more for when one of them
-    /// waits for a disk, or for a child that somebody has stopped.
-    pub fn new() -> io::Result<Self> {
-        child::keep_statuses()?;
-        let (jobs, orders) = crossbeam_channel::unbounded::<Job>();
-        let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get) + SPARE;
-        for number in 0..threads {
-            let orders = orders.clone();
-            let work = move || orders.into_iter().for_each(|job| job());
-            thread::Builder::new().name(format!("spawner-{number}")).spawn(work)?;
-        }
-        Ok(Self(jobs))
-    }
-
-    /// What `work` returns on one of the threads, where it belongs to the runtime of the caller. It is done in any case:
-    /// when nobody waits for its result any more, that is dropped there.
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// When the host has no more threads or open files.
     ///
     /// # Panics
-    /// If `work` does, which ends no child. Outside of a tokio runtime.
-    pub async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
-        let (tell, told) = oneshot::channel();
-        let runtime = Handle::current();
-        let job: Job = Box::new(move || {
-            let _belongs = runtime.enter();
-            let result = panic::catch_unwind(AssertUnwindSafe(work));
-            let _ = tell.send(result);
+    /// Outside of a tokio runtime.
+    pub fn new(log: &Logger) -> io::Result<Self> {
+        // With SIGCHLD ignored, as it may be inherited, the kernel would drop exit statuses. The handler stays.
+        drop(signal(SignalKind::child())?);
+        let (bell, ear) = StdUnixStream::pair()?;
+        bell.set_nonblocking(true)?;
+        ear.set_nonblocking(true)?;
+        let ear = Arc::new(ear);
+        let (jobs, queue) = mpsc::channel();
+        let (replies, completed) = mpsc::channel::<Job>();
+        let complete = move || completed.into_iter().for_each(|reply| reply());
+        thread::Builder::new().name("spawner-replies".to_owned()).spawn(complete)?;
+        let (ready, is_ready) = mpsc::sync_channel(1);
+        let (log, heard) = (log.clone(), ear.clone());
+        let work = move || {
+            let prepared = isolated_runtime(&heard, &log);
+            // `ear` is closed in the daemon's table: its number may mean something else in this one.
+            drop(heard);
+            match prepared {
+                Ok((runtime, ear)) => {
+                    let _ = ready.send(Ok(()));
+                    work(&runtime, ear, &queue);
+                }
+                Err(error) => drop(ready.send(Err(error))),
+            }
+        };
+        let thread = thread::Builder::new().name("spawner".to_owned()).spawn(work)?;
+        is_ready.recv().map_err(io::Error::other)??;
+        let mailbox = Mailbox { jobs, bell: Arc::new(bell) };
+        Ok(Self(Arc::new(Inner { mailbox, replies, thread: Mutex::new(Some(thread)) })))
+    }
+
+    /// Runs `work` as a task on the thread, even if the result is no longer awaited.
+    ///
+    /// # Errors
+    /// If `work` panics.
+    pub async fn run<T, F>(&self, work: impl FnOnce() -> F + Send + 'static) -> io::Result<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + 'static,
+    {
+        self.start(work).await.map_err(|_| io::Error::other("the start of a process panicked"))
+    }
+
+    /// Runs a program of the host to its end, with `input` as its standard input. Blocks the calling thread.
+    ///
+    /// # Errors
+    /// If it cannot be started, or its input or output fail.
+    pub fn output_blocking(&self, command: Command, input: Vec<u8>) -> io::Result<Output> {
+        let output = self.start(move || async move {
+            let mut command = tokio::process::Command::from(command);
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+            let mut child = command.spawn()?;
+            if let Some(mut stdin) = child.stdin.take() {
+                stdin.write_all(&input).await?;
+            }
+            child.wait_with_output().await
         });
-        // The threads are there for as long as there is a sender.
-        let _ = self.0.send(job);
-        match told.await {
-            Ok(Ok(result)) => result,
-            Ok(Err(panic)) => panic::resume_unwind(panic),
-            Err(_) => unreachable!("every job is done"),
+        futures::executor::block_on(output).map_err(io::Error::other)?
+    }
+
+    /// Returns the mailbox, for jobs without a result.
+    pub fn mailbox(&self) -> Mailbox {
+        self.0.mailbox.clone()
+    }
+
+    /// Returns a reply, and its receiver for a thread of the daemon's descriptor table.
+    pub fn reply<T: Send + 'static>(&self) -> (Reply<T>, oneshot::Receiver<T>) {
+        let (sender, answer) = oneshot::channel();
+        (Reply { sender: Some(sender), replies: self.0.replies.clone() }, answer)
+    }
+
+    fn start<T, F>(&self, work: impl FnOnce() -> F + Send + 'static) -> oneshot::Receiver<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + 'static,
+    {
+        let (reply, answer) = self.reply();
+        self.0.mailbox.send(move || drop(task::spawn_local(async move { reply.send(work().await) })));
+        answer
+    }
+}
+
+impl Mailbox {
+    /// Runs `job` on the thread, within its runtime and `LocalSet`. Drops it if the thread has ended.
+    pub fn send(&self, job: impl FnOnce() + Send + 'static) {
+        let _ = self.jobs.send(Box::new(job));
+        // If the socket is full, the thread is awake.
+        let _ = (&*self.bell).write(&[0]);
+    }
+}
+
+impl<T: Send + 'static> Reply<T> {
+    /// Sends the result. It is dropped if nothing waits for it.
+    pub fn send(mut self, value: T) {
+        if let Some(sender) = self.sender.take() {
+            self.complete(move || drop(sender.send(value)));
+        }
+    }
+
+    fn complete(&self, job: impl FnOnce() + Send + 'static) {
+        // The receiving thread lives as long as there is a sender.
+        let _ = self.replies.send(Box::new(job));
+    }
+}
+
+impl<T: Send + 'static> Drop for Reply<T> {
+    fn drop(&mut self) {
+        if let Some(sender) = self.sender.take() {
+            self.complete(move || drop(sender));
         }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use std::sync::{Arc, Barrier};
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // Handles of children may still have the mailbox.
+        let _ = self.mailbox.bell.shutdown(Shutdown::Both);
+        let thread = self.thread.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        // A panic was reported by its hook.
+        thread.into_iter().for_each(|thread| drop(thread.join()));
+    }
+}
 
-    use futures::{FutureExt, future::join_all};
-
-    use super::*;
-
-    #[tokio::test]
-    async fn a_panic_is_the_callers_and_the_threads_live_on() {
-        let spawner = Spawner::new().unwrap();
-        let threads = thread::available_parallelism().unwrap().get() + SPARE;
-        for _ in 0..threads {
-            let planned = AssertUnwindSafe(spawner.run(|| panic!("as planned"))).catch_unwind().await;
-            assert_eq!(planned.unwrap_err().downcast_ref(), Some(&"as planned"));
+/// Runs jobs until the spawner is dropped, and then waits a moment for children that are being killed. The rest is killed.
+fn work(runtime: &Runtime, ear: StdUnixStream, queue: &Receiver<Job>) {
+    let tasks = LocalSet::new();
+    tasks.block_on(runtime, async {
+        let Ok(mut ear) = UnixStream::from_std(ear) else { return };
+        let mut announced = [0; MAX_JOBS];
+        while let Ok(1..) = ear.read(&mut announced).await {
+            queue.try_iter().for_each(|job| job());
         }
-        // All of them at once, or nobody gets past this.
-        let together = Arc::new(Barrier::new(threads));
-        let meet = |_| {
-            let together = together.clone();
-            spawner.run(move || together.wait().is_leader())
-        };
-        join_all((0..threads).map(meet)).await;
-    }
+    });
+    let _ = runtime.block_on(async { time::timeout(EXIT_TIMEOUT, tasks).await });
+}
 
-    #[tokio::test]
-    async fn what_nobody_waits_for_is_done_and_dropped() {
-        let (dropped, told) = crossbeam_channel::bounded::<()>(0);
-        let (go, gone) = crossbeam_channel::bounded(1);
-        let spawner = Spawner::new().unwrap();
-        let job = move || {
-            gone.recv().unwrap();
-            dropped
-        };
-        assert!(spawner.run(job).now_or_never().is_none());
-        go.send(()).unwrap();
-        assert!(told.recv().is_err(), "the other end is dropped");
+/// Gives this thread a descriptor table of its own, with standard input, output and error. Returns a runtime and a copy of
+/// `ear`, whose descriptors are the only others.
+fn isolated_runtime(ear: &StdUnixStream, log: &Logger) -> io::Result<(Runtime, StdUnixStream)> {
+    // Signal handlers write to a pipe of the daemon, whose number means something else here.
+    SigSet::all().thread_block()?;
+    let is_shared = syscalls::unshare_descriptors().inspect_err(|error| {
+        warn!(log, "new processes share open files with the daemon for a moment: this host allows no separate \
+            descriptor table"; "error" => %error);
+    });
+    let inherited = if is_shared.is_ok() { descriptors()? } else { Vec::new() };
+    // The runtime copies the pipe of the daemon's signal handlers, so the inherited descriptors are closed after that.
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let ear = ear.try_clone()?;
+    for descriptor in inherited.into_iter().filter(|descriptor| *descriptor > LAST_STANDARD) {
+        // Of this table only: whatever owns it uses it on other threads, in the daemon's table.
+        let _ = unistd::close(descriptor);
     }
+    Ok((runtime, ear))
+}
+
+/// Returns the open descriptors of this thread.
+fn descriptors() -> io::Result<Vec<RawFd>> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let mut directory = Dir::open(OWN_DESCRIPTORS, flags, Mode::empty())?;
+    let own = directory.as_raw_fd();
+    let entries = directory.iter().flatten();
+    let numbers = entries.filter_map(|entry| entry.file_name().to_str().ok()?.parse().ok());
+    Ok(numbers.filter(|number| *number != own).collect())
 }

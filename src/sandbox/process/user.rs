@@ -2,6 +2,7 @@
 
 use std::{
     ffi::CString,
+    fs,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::LazyLock,
@@ -29,16 +30,18 @@ pub struct Credentials {
 impl Credentials {
     /// Returns the credentials for `[process] user` in a daemon that runs as `daemon`. `None` keeps those of the daemon.
     pub fn of(wanted: Option<&str>, daemon: Uid) -> Result<Option<Self>, LaunchError> {
-        let Some(user) = wanted else { return Ok(daemon.is_root().then(Self::unprivileged)) };
+        let may_change = daemon.is_root() && !is_only_user();
+        let Some(user) = wanted else { return Ok(may_change.then(Self::unprivileged)) };
         let credentials = Self::named(user)?;
-        if daemon.is_root() {
+        if may_change {
             Ok(Some(credentials))
         } else if credentials.uid == daemon {
             Ok(None)
         } else {
             Err(LaunchError::Missing(format!(
                 "the function is to run as user {user:?}, which takes a daemon that runs as root; \
-                 this one runs as user {daemon}"
+                 this one runs as user {daemon}{}",
+                if daemon.is_root() { ", in a user namespace without other users" } else { "" }
             )))
         }
     }
@@ -98,6 +101,16 @@ impl Credentials {
             (None, None) => Err(refused("there is no such user".to_owned())),
         }
     }
+}
+
+/// Returns whether this process's user namespace has no other user, as that of `unshare --map-root-user`.
+pub fn is_only_user() -> bool {
+    static ONLY: LazyLock<bool> = LazyLock::new(|| {
+        let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+        // Of each range, the first user inside, the first one outside, and the length.
+        map.split_whitespace().skip(2).step_by(3).eq(["1"])
+    });
+    *ONLY
 }
 
 #[cfg(test)]

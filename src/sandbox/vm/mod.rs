@@ -20,7 +20,7 @@ mod qemu;
 mod qmp;
 mod run_as;
 
-use std::{cell::Cell, io, net::SocketAddr, os::fd::OwnedFd, path::PathBuf, rc::Rc, time::Duration};
+use std::{cell::Cell, io, net::SocketAddr, path::PathBuf, rc::Rc, time::Duration};
 
 use futures::future::LocalBoxFuture;
 use nix::unistd::Uid;
@@ -33,8 +33,8 @@ use unifaas_actors::{
 
 use super::{
     Callback,
-    cgroup::{Group, ResourceLimits},
-    process::{self, OwnedResources, ProcessHandle, ProcessRuntime, Record, Spawn, Spawned, pump_output},
+    cgroup::ResourceLimits,
+    process::{ProcessRecord, ProcessRuntime, SpawnRequest, Started},
 };
 use crate::{
     host::function_peers::FunctionPeers,
@@ -46,7 +46,6 @@ use exit_reason::Vmm;
 use handle::VmHandle;
 use plan::{Plan, Planner};
 use qemu::Accelerator;
-use qmp::QmpClient;
 use run_as::RunAs;
 
 /// Memory of the VMM beside the guest's own, in MiB. QEMU's includes translated code.
@@ -135,7 +134,7 @@ impl VmRuntime {
 
 impl Inner {
     async fn launch(&self, order: LaunchOrder, vm: &VmSpec) -> Result<Launched, LaunchError> {
-        let record = Record::begin(&self.runtime.journal, order.instance.to_string()).await?;
+        let record = ProcessRecord::begin(&self.runtime.journal, order.instance.to_string()).await?;
         match self.prepare(&order, vm).await {
             Ok(prepared) => self.start(order, vm, prepared, record).await,
             Err(error) => {
@@ -186,11 +185,7 @@ impl Inner {
         let planned = task::spawn_blocking(move || planner.plan()).await;
         let plan = planned.unwrap_or_else(|error| Err(LaunchError::Refused(format!("the plan: {error}"))))?;
         self.note_user(&plan.run_as);
-        let qmp = match plan.vmm {
-            Vmm::Qemu => Some(QmpClient::pair().await.map_err(refused("a pair of sockets"))?),
-            Vmm::Firecracker => None,
-        };
-        Ok(Prepared { attachment, guest, plan, qmp })
+        Ok(Prepared { attachment, guest, plan })
     }
 
     /// Reports the user of a VMM: in the log if it is root, and to the table of peers.
@@ -210,27 +205,25 @@ impl Inner {
         order: LaunchOrder,
         vm: &VmSpec,
         prepared: Prepared,
-        record: Record,
+        record: ProcessRecord,
     ) -> Result<Launched, LaunchError> {
-        let Prepared { attachment, guest, plan, qmp } = prepared;
+        let Prepared { attachment, guest, plan } = prepared;
         let Plan { vmm, invocation, run_as, files } = plan;
         let overhead = if vmm == Vmm::Qemu { QEMU_OVERHEAD } else { FIRECRACKER_OVERHEAD };
         let memory = vm.memory + overhead;
         let limits = ResourceLimits { memory, pids: MAX_THREADS };
         let program = invocation.program.clone();
-        let mut spawn = Spawn::new(invocation, "/".into(), run_as.credentials).capabilities(run_as.capabilities);
-        if let NetAttachment::User(_) = attachment {
-            spawn = spawn.port(guest.address.port());
+        let mut request = SpawnRequest::new(invocation, "/".into(), run_as.credentials.as_ref());
+        request = request.capabilities(run_as.capabilities);
+        let (tell_reason, reason) = self.runtime.spawner.reply();
+        if vmm == Vmm::Qemu {
+            request = request.stdin(move || qmp::listen(tell_reason));
         }
-        let mut reason = None;
-        if let Some((client, stdin)) = qmp {
-            spawn = spawn.stdin(stdin);
-            reason = Some(client.listen());
-        }
-        let spawned = self.runtime.start(spawn, limits, record).await;
-        let Spawned { child, output, group, record } = spawned
-            .map_err(|error| process::refused(format!("cannot start {}: {error}", program.display()), &error))?;
-        let pid = child.pid();
+        let started = self.runtime.start(request, limits, record, order.output.clone()).await;
+        let Started { handle, exited, pid, cgroups } = started.map_err(|error| {
+            let why = error.describe(&program);
+            error.into_launch_error(why)
+        })?;
         let address = match &attachment {
             NetAttachment::Tap(tap) => format!("tap {} {}/30", tap.name, tap.link.gateway),
             NetAttachment::User(_) => format!("port {}", guest.address),
@@ -238,30 +231,21 @@ impl Inner {
         let resources: Vec<String> = [address]
             .into_iter()
             .chain(files.iter().map(|files| format!("directory {}", files.path().display())))
-            .chain(group.iter().flat_map(Group::labels).map(|label| format!("cgroup {label}")))
+            .chain(cgroups.iter().map(|label| format!("cgroup {label}")))
             .collect();
         debug!(order.log, "VMM started"; "pid" => pid.as_raw(), "address" => %guest.address);
 
         let link_lost = attachment.link_lost();
-        let lines = order.output.clone();
-        let output = task::spawn_local(pump_output(output, order.output));
-        let ProcessRuntime { cgroups, orphan_reaper, .. } = self.runtime.clone();
-        let owned = OwnedResources { group, cgroups, record, orphan_reaper, port: None };
-        let (process, exited) = ProcessHandle::new(child, output, memory, owned);
+        let lines = order.output;
         Ok(Launched {
             address: guest.address,
             callback_source: guest.source,
-            sandbox: Box::new(VmHandle { process: Box::new(process), attachment, files }),
+            sandbox: Box::new(VmHandle { process: Box::new(handle), attachment, files }),
             exited: Box::pin(async move {
                 let lost = |_| SandboxExit::Other("no longer watched by the daemon".to_owned());
                 let ended = async {
                     let exit = exited.await.unwrap_or_else(lost);
-                    let reason = match reason {
-                        Some(reason) => {
-                            time::timeout(EXIT_REASON_TIMEOUT, reason).await.ok().and_then(Result::ok).flatten()
-                        }
-                        None => None,
-                    };
+                    let reason = time::timeout(EXIT_REASON_TIMEOUT, reason).await.ok().and_then(Result::ok).flatten();
                     exit_reason::describe(vmm, exit, reason.as_deref(), &lines.tail(SEARCHED_LINES))
                 };
                 // An unreachable guest counts as ended, and its VMM is ended with it.
@@ -297,8 +281,6 @@ struct Prepared {
     attachment: NetAttachment,
     guest: GuestNetConfig,
     plan: Plan,
-    /// The QMP client, and QEMU's standard input.
-    qmp: Option<(QmpClient, OwnedFd)>,
 }
 
 /// Converts an I/O error about `what`; a full disk is [`LaunchError::Exhausted`].

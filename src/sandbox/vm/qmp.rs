@@ -3,20 +3,22 @@
 //! QEMU's standard input is one end of a socket pair. QEMU sends events once the client has negotiated its capabilities;
 //! that command is written before QEMU runs.
 
-use std::{io, os::fd::OwnedFd, os::unix::net::UnixStream as StdUnixStream};
+use std::{
+    io::{self, Write},
+    os::{fd::OwnedFd, unix::net::UnixStream as StdUnixStream},
+};
 
 use serde::Deserialize;
 use tokio::{
-    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    io::{AsyncBufReadExt, BufReader},
     net::UnixStream,
-    task::{self, JoinHandle},
+    task,
 };
+
+use crate::sandbox::process::Reply;
 
 const NEGOTIATE: &[u8] = b"{\"execute\":\"qmp_capabilities\"}\n";
 const SHUTDOWN: &str = "SHUTDOWN";
-
-/// The daemon's end of QEMU's standard input.
-pub struct QmpClient(UnixStream);
 
 #[derive(Debug, Deserialize)]
 struct Message {
@@ -29,30 +31,24 @@ struct Data {
     reason: Option<String>,
 }
 
-impl QmpClient {
-    /// Returns a client, and the standard input for QEMU.
-    pub async fn pair() -> io::Result<(Self, OwnedFd)> {
-        let (ours, theirs) = StdUnixStream::pair()?;
-        ours.set_nonblocking(true)?;
-        let mut ours = UnixStream::from_std(ours)?;
-        ours.write_all(NEGOTIATE).await?;
-        Ok((Self(ours), theirs.into()))
-    }
-
-    /// Reads events until QEMU has ended. Returns the reason of the last SHUTDOWN event.
-    ///
-    /// # Panics
-    /// Outside of a `LocalSet`.
-    pub fn listen(self) -> JoinHandle<Option<String>> {
-        task::spawn_local(async move {
-            let mut lines = BufReader::new(self.0).lines();
-            let mut reason = None;
-            while let Ok(Some(line)) = lines.next_line().await {
-                reason = shutdown_reason(&line).or(reason);
-            }
-            reason
-        })
-    }
+/// Returns the standard input for QEMU. Reads events from its other end until QEMU has ended, and then sends the reason of
+/// the last SHUTDOWN event to `reason`. On the spawner's thread, as every descriptor of a child.
+///
+/// # Panics
+/// Outside of a `LocalSet`.
+pub fn listen(reason: Reply<Option<String>>) -> io::Result<OwnedFd> {
+    let (mut ours, theirs) = StdUnixStream::pair()?;
+    ours.write_all(NEGOTIATE)?;
+    ours.set_nonblocking(true)?;
+    let mut lines = BufReader::new(UnixStream::from_std(ours)?).lines();
+    task::spawn_local(async move {
+        let mut last = None;
+        while let Ok(Some(line)) = lines.next_line().await {
+            last = shutdown_reason(&line).or(last);
+        }
+        reason.send(last);
+    });
+    Ok(theirs.into())
 }
 
 /// Returns the reason in a SHUTDOWN event.

@@ -87,7 +87,7 @@ impl Rig {
             ports: Ports::below_ephemeral(),
             cgroups: CgroupAllocator::set_up(&state, &log),
             journal: state.journal.clone(),
-            spawner: Spawner::new().unwrap(),
+            spawner: Spawner::new(&log).unwrap(),
             orphan_reaper: OrphanReaper::default(),
             peers: FunctionPeers::default(),
         };
@@ -234,15 +234,23 @@ pub fn root() -> bool {
     Uid::effective().is_root()
 }
 
-/// Counts descriptors of the kinds that only child processes need.
+/// Counts descriptors of the kinds that only child processes need, in the tables of this process and of the spawner.
 pub fn held() -> usize {
-    let links = fs::read_dir("/proc/self/fd").unwrap().flatten().filter_map(|entry| fs::read_link(entry.path()).ok());
-    links
-        .filter(|link| {
+    let count = |table: PathBuf| {
+        let links = fs::read_dir(table).unwrap().flatten().filter_map(|entry| fs::read_link(entry.path()).ok());
+        let is_of_child = |link: &PathBuf| {
             let link = link.to_string_lossy();
-            link.starts_with("pipe:") || link.contains("pidfd") || link.contains("/tasks") || link.contains("cgroup.")
-        })
-        .count()
+            ["pipe:", "pidfd", "/tasks", "cgroup."].iter().any(|kind| link.contains(kind))
+        };
+        links.filter(is_of_child).count()
+    };
+    count("/proc/self/fd".into()) + spawner_tasks().map(|task| count(task.join("fd"))).sum::<usize>()
+}
+
+/// Returns the directories of the spawners' threads in `/proc`.
+pub fn spawner_tasks() -> impl Iterator<Item = PathBuf> {
+    let tasks = fs::read_dir("/proc/self/task").unwrap().flatten().map(|entry| entry.path());
+    tasks.filter(|task| fs::read_to_string(task.join("comm")).is_ok_and(|name| name == "spawner\n"))
 }
 
 /// Counts processes in the cgroups of instances, in the hierarchy with the most.

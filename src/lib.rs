@@ -14,7 +14,9 @@ mod log;
 mod net;
 mod relay;
 mod sandbox;
+mod spawner;
 mod state;
+mod syscalls;
 mod worker;
 
 use std::{env, path::Path, process::ExitCode};

@@ -11,6 +11,7 @@ use super::{
     subnet::Subnet,
     sysctl,
 };
+use crate::spawner::Spawner;
 
 /// What may exist, according to the journal.
 #[derive(Debug, Clone, Default)]
@@ -31,7 +32,7 @@ pub struct Cleaned {
 }
 
 /// Removes `leftovers`, and logs what cannot be removed.
-pub(super) async fn clean(netlink: &Netlink, leftovers: &Leftovers, log: &Logger) -> Cleaned {
+pub(super) async fn clean(netlink: &Netlink, leftovers: &Leftovers, spawner: &Spawner, log: &Logger) -> Cleaned {
     let Leftovers { marks, subnets, uplinks } = leftovers;
     let groups: Vec<u32> = marks.iter().flat_map(|mark| [mark.closed(), mark.open()]).collect();
     let interfaces = netlink.interfaces().await.unwrap_or_default();
@@ -48,14 +49,14 @@ pub(super) async fn clean(netlink: &Netlink, leftovers: &Leftovers, log: &Logger
         note("taps", netlink.remove_group(group).await);
     }
     for mark in marks {
-        note("the firewall table", Firewall::remove(*mark));
+        note("the firewall table", Firewall::remove(spawner, *mark));
         for subnet in subnets {
             note("the reserved subnet", netlink.release(*subnet, *mark).await);
         }
     }
     if !uplinks.is_empty() {
         // After the own table is removed: of two daemons that end at the same time, one at least sees no other.
-        let others = Firewall::guarded_uplinks();
+        let others = Firewall::guarded_uplinks(spawner);
         for uplink in uplinks.iter().filter(|uplink| !others.contains(uplink)) {
             note("forwarding", sysctl::stop_forwarding(uplink));
         }
@@ -64,6 +65,6 @@ pub(super) async fn clean(netlink: &Netlink, leftovers: &Leftovers, log: &Logger
 }
 
 /// Removes what a daemon that has ended left behind.
-pub async fn clean_up(leftovers: Leftovers, log: Logger) -> io::Result<Cleaned> {
-    on_thread(async move || Ok(clean(&Netlink::open()?, &leftovers, &log).await)).await?
+pub async fn clean_up(leftovers: Leftovers, spawner: Spawner, log: Logger) -> io::Result<Cleaned> {
+    on_thread(async move || Ok(clean(&Netlink::open()?, &leftovers, &spawner, &log).await)).await?
 }

@@ -9,16 +9,16 @@
 //! packets has to accept these itself.
 
 use std::{
-    fmt,
-    io::{self, Write},
+    fmt, io,
     net::{Ipv4Addr, SocketAddr},
     os::unix::process::CommandExt,
-    process::{Command, Stdio},
+    process::Command,
 };
 
 use nix::sys::{prctl, signal::Signal};
 
 use super::NetError;
+use crate::spawner::Spawner;
 
 const PROGRAM: &str = "nft";
 
@@ -122,46 +122,50 @@ impl fmt::Display for Firewall {
 
 impl Firewall {
     /// Loads the rules, in place of those that are there.
-    pub fn install(&self) -> Result<(), NetError> {
-        nft(&self.to_string()).map_err(|why| {
+    pub fn install(&self, spawner: &Spawner) -> Result<(), NetError> {
+        nft(spawner, &self.to_string()).map_err(|why| {
             NetError::Missing(format!("virtual machines cannot be kept apart from this host and each other: {why}"))
         })
     }
 
     /// Returns whether the rules are loaded.
-    pub fn is_installed(&self) -> bool {
-        nft(&format!("list table {FAMILY} {}\n", self.mark.table())).is_ok()
+    pub fn is_installed(&self, spawner: &Spawner) -> bool {
+        nft(spawner, &format!("list table {FAMILY} {}\n", self.mark.table())).is_ok()
     }
 
     /// Loads the rules again, and guards `uplinks`, if the table was deleted. Returns whether it was.
-    pub fn repair(&self, uplinks: &[String]) -> Result<bool, NetError> {
-        if self.is_installed() {
+    pub fn repair(&self, spawner: &Spawner, uplinks: &[String]) -> Result<bool, NetError> {
+        if self.is_installed(spawner) {
             return Ok(false);
         }
-        let installed = self.install().and_then(|()| uplinks.iter().try_for_each(|uplink| self.guard(uplink)));
+        let installed =
+            self.install(spawner).and_then(|()| uplinks.iter().try_for_each(|uplink| self.guard(spawner, uplink)));
         installed.map(|()| true).inspect_err(|_| {
             // Without its uplinks the table would pass for complete.
-            let _ = Self::remove(self.mark);
+            let _ = Self::remove(spawner, self.mark);
         })
     }
 
     /// Drops packets that are forwarded from `uplink`, except replies to guests with egress. Packets for guests of other
     /// daemons are left to the rules of those.
-    pub fn guard(&self, uplink: &str) -> Result<(), NetError> {
-        nft(&format!("add element inet {} uplinks {{ \"{uplink}\" }}", self.mark.table()))
+    pub fn guard(&self, spawner: &Spawner, uplink: &str) -> Result<(), NetError> {
+        nft(spawner, &format!("add element inet {} uplinks {{ \"{uplink}\" }}", self.mark.table()))
             .map_err(|error| NetError::Refused(error.to_string()))
     }
 
     /// Returns the uplinks that any daemon guards: it has switched on forwarding there, or depends on it.
-    pub fn guarded_uplinks() -> Vec<String> {
-        let run = || Command::new(PROGRAM).args(["-j", "list", "sets", FAMILY]).stderr(Stdio::null()).output();
-        let listing = run().map(|output| serde_json::from_slice(&output.stdout).unwrap_or_default());
+    pub fn guarded_uplinks(spawner: &Spawner) -> Vec<String> {
+        let mut command = Command::new(PROGRAM);
+        command.args(["-j", "list", "sets", FAMILY]);
+        let listing = spawner
+            .output_blocking(command, Vec::new())
+            .map(|output| serde_json::from_slice(&output.stdout).unwrap_or_default());
         uplinks_in(&listing.unwrap_or_default())
     }
 
     /// Deletes the rules. Missing rules are no error.
-    pub fn remove(mark: Mark) -> io::Result<()> {
-        match nft(&mark.deleted()) {
+    pub fn remove(spawner: &Spawner, mark: Mark) -> io::Result<()> {
+        match nft(spawner, &mark.deleted()) {
             // Without the program no rules were loaded.
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             result => result,
@@ -182,18 +186,14 @@ fn uplinks_in(listing: &serde_json::Value) -> Vec<String> {
 ///
 /// # Errors
 /// `NotFound` if nft is not installed; nft's first line of output if it fails.
-fn nft(commands: &str) -> io::Result<()> {
+fn nft(spawner: &Spawner, commands: &str) -> io::Result<()> {
     let run = || {
         let mut command = Command::new(PROGRAM);
-        command.args(["-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command.args(["-f", "-"]);
         // An nft that outlives its daemon must not load rules after the next daemon has cleaned up.
         // SAFETY: one system call, which neither allocates nor locks.
         unsafe { command.pre_exec(|| Ok(prctl::set_pdeathsig(Signal::SIGKILL)?)) };
-        let mut child = command.spawn()?;
-        if let Some(mut stdin) = child.stdin.take() {
-            stdin.write_all(commands.as_bytes())?;
-        }
-        child.wait_with_output()
+        spawner.output_blocking(command, commands.into())
     };
     match run() {
         Ok(output) if output.status.success() => Ok(()),

@@ -15,6 +15,7 @@ use super::{
     tap_pool::{Tap, TapPool},
 };
 use crate::{
+    spawner::Spawner,
     state::Journal,
     worker::{Requests, Worker, WorkerHandle},
 };
@@ -37,6 +38,8 @@ pub struct Settings {
     pub mark: Mark,
     /// Where resources are recorded before they are created.
     pub journal: Journal,
+    /// Runs nft.
+    pub spawner: Spawner,
 }
 
 /// The taps of this daemon. Dropping it removes them all, and waits for that.

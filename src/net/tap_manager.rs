@@ -113,7 +113,7 @@ impl TapManager {
         self.netlink.reserve(subnet, mark).await.map_err(refused("the route that reserves the subnet"))?;
         // Of two daemons that reserve at the same time, each sees the reservation of the other by now.
         preflight::check_conflicts(&self.netlink, subnet, mark).await?;
-        self.firewall().install()?;
+        self.firewall().install(&self.settings.spawner)?;
         // The first tap also shows whether taps can be created at all.
         for _ in 0..self.settings.pool.min(subnet.links() as usize) {
             let tap = self.create().await?;
@@ -205,7 +205,7 @@ impl TapManager {
     /// Installs the firewall again if it was deleted, for instance by `nft flush ruleset`. Until then guests are
     /// unprotected.
     fn repair_firewall(&mut self) {
-        let repaired = self.firewall().repair(&self.uplinks);
+        let repaired = self.firewall().repair(&self.settings.spawner, &self.uplinks);
         match &repaired {
             Ok(false) => {}
             Ok(true) => warn!(self.log, "the firewall table of virtual machines was removed: it is installed again"),
@@ -281,7 +281,7 @@ impl TapManager {
         if self.egress {
             return Ok(());
         }
-        let others = Firewall::guarded_uplinks();
+        let others = Firewall::guarded_uplinks(&self.settings.spawner);
         for uplink in self.netlink.uplinks().await.map_err(refused("netlink"))? {
             // Forwarding that is on is the choice of the host's administrator, unless another daemon switched it on.
             if sysctl::forwards(&uplink).map_err(refused("forwarding"))? && !others.contains(&uplink) {
@@ -289,7 +289,7 @@ impl TapManager {
             }
             self.entries.push(self.settings.journal.record(Resource::Forwarding { interface: uplink.clone() }).await?);
             debug!(self.log, "forwarding is switched on for guests with egress"; "interface" => &uplink);
-            self.firewall().guard(&uplink)?;
+            self.firewall().guard(&self.settings.spawner, &uplink)?;
             self.uplinks.push(uplink.clone());
             sysctl::forward(&uplink).map_err(refused("forwarding"))?;
         }
@@ -300,7 +300,7 @@ impl TapManager {
     async fn close(self) {
         let Settings { mark, subnet, .. } = self.settings;
         let leftovers = Leftovers { marks: vec![mark], subnets: vec![subnet], uplinks: self.uplinks };
-        if cleanup::clean(&self.netlink, &leftovers, &self.log).await.complete {
+        if cleanup::clean(&self.netlink, &leftovers, &self.settings.spawner, &self.log).await.complete {
             self.entries.into_iter().for_each(JournalEntry::remove);
         }
     }

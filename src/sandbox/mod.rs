@@ -33,13 +33,14 @@ pub use cgroup::memory_limit;
 use container::Containers;
 use ports::Ports;
 pub use process::{CONFINE, confine};
-use process::{OrphanReaper, ProcessRuntime, Processes, Spawner};
+use process::{OrphanReaper, ProcessRuntime, Processes};
 use vm::{VmRuntime, VmSettings};
 
 use crate::{
     host::function_peers::FunctionPeers,
     host::open_files,
     net::{Mark, NetError, Subnet},
+    spawner::Spawner,
     state::{Recovered, State},
 };
 
@@ -60,6 +61,7 @@ pub struct EngineSettings {
 #[derive(Clone)]
 pub struct Engines {
     processes: Processes,
+    spawner: Spawner,
     containers: Containers,
     vms: VmRuntime,
     cgroups: CgroupAllocator,
@@ -88,6 +90,7 @@ impl Engines {
             containers: Containers::new(callback, state, peers, log),
             vms: VmRuntime::new(vm_settings, runtime.clone(), state, log),
             cgroups: runtime.cgroups.clone(),
+            spawner: runtime.spawner.clone(),
             processes: Processes::new(Callback::local(callback), runtime),
         })
     }
@@ -102,7 +105,7 @@ impl Engines {
             }
         }
         let subnet = settings.subnet.unwrap_or(Subnet::DEFAULT);
-        reclaim::run(left, &self.containers, Mark::new(state.mark()), subnet, log).await;
+        reclaim::run(left, &self.containers, &self.spawner, Mark::new(state.mark()), subnet, log).await;
     }
 
     /// Prepares for the end of the daemon: vanished container engines are no longer waited for.

@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     net::{self, Mark, Subnet},
+    spawner::Spawner,
     state::{self, Damage, JournalEntry, ProcessTree, Recovered, Resource},
 };
 
@@ -65,7 +66,14 @@ impl ByKind {
 ///
 /// # Panics
 /// Outside of a `LocalSet`.
-pub async fn run(left: Recovered, containers: &Containers, mark: Mark, subnet: Subnet, log: &Logger) {
+pub async fn run(
+    left: Recovered,
+    containers: &Containers,
+    spawner: &Spawner,
+    mark: Mark,
+    subnet: Subnet,
+    log: &Logger,
+) {
     let Recovered { resources, directories, lost, damages, foreign } = left;
     let ByKind { trees, cgroups, containers: left, network, mut network_leftovers } = ByKind::of(resources);
     if lost > 0 {
@@ -89,7 +97,7 @@ pub async fn run(left: Recovered, containers: &Containers, mark: Mark, subnet: S
     let ended = time::timeout(EXIT_TIMEOUT, task::spawn_local(end(trees, cgroups, log.clone())));
     let cleaned = async {
         if network_suspected {
-            clean_network(network, network_leftovers, log).await;
+            clean_network(network, network_leftovers, spawner, log).await;
         }
     };
     let _ = future::join(ended, cleaned).await;
@@ -131,8 +139,8 @@ async fn remove_cgroups(left: Vec<(JournalEntry, String, String)>, log: &Logger)
     removed.processes
 }
 
-async fn clean_network(entries: Vec<JournalEntry>, leftovers: net::Leftovers, log: &Logger) {
-    match net::clean_up(leftovers, log.clone()).await {
+async fn clean_network(entries: Vec<JournalEntry>, leftovers: net::Leftovers, spawner: &Spawner, log: &Logger) {
+    match net::clean_up(leftovers, spawner.clone(), log.clone()).await {
         Ok(cleaned) => {
             if cleaned.complete {
                 leftovers_log::removed(log, "networks", entries.len());

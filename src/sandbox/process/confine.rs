@@ -29,7 +29,8 @@ use nix::{
 use rustix::thread::{self, CapabilitySet};
 use serde::{Deserialize, Serialize};
 
-use super::{syscalls, user::Credentials};
+use super::user::Credentials;
+use crate::syscalls;
 
 /// The first argument of this step.
 pub const ARGUMENT: &str = "confine";

@@ -10,10 +10,13 @@ use tokio::{
 };
 use unifaas_actors::sandbox::{ReclaimError, SandboxHandle};
 
-use super::{OrphanReaper, spawn::ProcessRecord, spawner::Mailbox};
-use crate::sandbox::{
-    cgroup::{CgroupAllocator, Group},
-    ports::PortLease,
+use super::{OrphanReaper, spawn::ProcessRecord};
+use crate::{
+    sandbox::{
+        cgroup::{CgroupAllocator, Group},
+        ports::PortLease,
+    },
+    spawner::Mailbox,
 };
 
 /// The longest wait for the end of a killed process, which may hang in the kernel.

@@ -3,8 +3,7 @@
 //! It does not isolate hostile code, but takes the daemon's user, environment, descriptors and session from a function.
 //!
 //! - `command.rs`: the command; `user.rs`: its user and groups.
-//! - `spawn.rs`: the start; `spawner.rs`: the thread that creates and watches all child processes of the daemon.
-//! - `confine.rs`: the step that a child executes before its program; `syscalls.rs`: the unsafe system calls.
+//! - `spawn.rs`: the start, on the thread of `src/spawner.rs`; `confine.rs`: the step that a child executes first.
 //! - `supervise.rs`: a running child on that thread; `handle.rs`: the same child as the actors own it.
 //! - `orphan_reaper.rs`: kills what a child leaves behind where no cgroup contains it.
 //!
@@ -15,9 +14,7 @@ mod confine;
 mod handle;
 mod orphan_reaper;
 mod spawn;
-mod spawner;
 mod supervise;
-mod syscalls;
 #[cfg(test)]
 mod tests;
 mod user;
@@ -38,13 +35,12 @@ use super::{
     cgroup::{CgroupAllocator, ResourceLimits},
     ports::Ports,
 };
-use crate::{host::function_peers::FunctionPeers, state::Journal};
+use crate::{host::function_peers::FunctionPeers, spawner::Spawner, state::Journal};
 pub use command::{DEFAULT_PATH, Invocation, Placeholders};
 pub use confine::{ARGUMENT as CONFINE, run as confine};
 pub use handle::ProcessHandle;
 pub use orphan_reaper::OrphanReaper;
 pub use spawn::{ProcessRecord, SpawnRequest, StartError, Started};
-pub use spawner::{Reply, Spawner};
 pub use user::Credentials;
 
 /// Everything that the start and the end of child processes need.

@@ -17,8 +17,10 @@ use tokio::{
 };
 use unifaas_actors::{OutputLog, sandbox::SandboxExit};
 
-use super::spawner::Reply;
-use crate::sandbox::{cgroup::Group, output_throttle::OutputThrottle};
+use crate::{
+    sandbox::{cgroup::Group, output_throttle::OutputThrottle},
+    spawner::Reply,
+};
 
 /// The longest wait for the last output of an ended process.
 const LAST_OUTPUT_TIMEOUT: Duration = Duration::from_millis(20);

@@ -97,6 +97,7 @@ impl VmRuntime {
             callback: settings.callback,
             mark: Mark::new(state.mark()),
             journal: state.journal.clone(),
+            spawner: runtime.spawner.clone(),
         };
         let network = Network::new(network, log);
         let (kvm, logged_root, instances) = (OnceCell::new(), Cell::new(false), state.instances());

@@ -15,7 +15,7 @@ use tokio::{
     task,
 };
 
-use crate::sandbox::process::Reply;
+use crate::spawner::Reply;
 
 const NEGOTIATE: &[u8] = b"{\"execute\":\"qmp_capabilities\"}\n";
 const SHUTDOWN: &str = "SHUTDOWN";

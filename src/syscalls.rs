@@ -1,4 +1,4 @@
-//! The system calls of the process sandbox for which no crate has a safe function.
+//! System calls around child processes for which no crate has a safe function.
 #![allow(unsafe_code, reason = "the only file of this module with unsafe code")]
 
 use std::io;

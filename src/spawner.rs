@@ -42,7 +42,7 @@ use tokio::{
     time,
 };
 
-use super::syscalls;
+use crate::syscalls;
 
 /// The descriptor table of the calling thread.
 const OWN_DESCRIPTORS: &str = "/proc/thread-self/fd";
@@ -252,4 +252,138 @@ fn descriptors() -> io::Result<Vec<RawFd>> {
     let entries = directory.iter().flatten();
     let numbers = entries.filter_map(|entry| entry.file_name().to_str().ok()?.parse().ok());
     Ok(numbers.filter(|number| *number != own).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs::{self, File},
+        net::TcpListener,
+        os::unix::fs::{OpenOptionsExt, PermissionsExt},
+        sync::atomic::{AtomicBool, Ordering},
+    };
+
+    use futures::FutureExt;
+    use nix::fcntl::{Flock, FlockArg};
+
+    use super::*;
+
+    const ATTEMPTS: usize = 400;
+
+    fn spawner() -> Spawner {
+        Spawner::new(&Logger::root(slog::Discard, slog::o!())).unwrap()
+    }
+
+    async fn run_true() -> io::Result<bool> {
+        let mut command = tokio::process::Command::new("true");
+        Ok(command.stdin(Stdio::null()).spawn()?.wait().await?.success())
+    }
+
+    /// Counts what cannot be used right after its last descriptor was closed: a lock, a port, a program.
+    fn busy(directory: &std::path::Path) -> [usize; 3] {
+        let (lock, program) = (directory.join("lock"), directory.join("program"));
+        let take = || Flock::lock(File::create(&lock).unwrap(), FlockArg::LockExclusiveNonblock);
+        let mut busy = [0; 3];
+        for _ in 0..ATTEMPTS {
+            drop(take());
+            busy[0] += usize::from(take().is_err());
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let address = listener.local_addr().unwrap();
+            drop(listener);
+            busy[1] += usize::from(TcpListener::bind(address).is_err());
+            let mut file = File::options().write(true).create(true).truncate(true).mode(0o755).open(&program).unwrap();
+            file.write_all(b"#!/bin/true\n").unwrap();
+            drop(file);
+            let execute = Command::new(&program).status();
+            busy[2] += usize::from(execute.is_err_and(|error| error.kind() == io::ErrorKind::ExecutableFileBusy));
+            fs::remove_file(&program).unwrap();
+        }
+        busy
+    }
+
+    #[test]
+    fn children_hold_no_descriptors_of_the_daemon() {
+        const ALONE: &str = "UNIFAAS_TEST_ALONE";
+        // Other tests of this process create children in its own table.
+        if std::env::var_os(ALONE).is_none() {
+            let name = "spawner::tests::children_hold_no_descriptors_of_the_daemon";
+            let mut alone = Command::new(std::env::current_exe().unwrap());
+            let output = alone.args(["--exact", name]).env(ALONE, "1").output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+            return;
+        }
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        LocalSet::new().block_on(&runtime, check_descriptors_of_children());
+    }
+
+    async fn check_descriptors_of_children() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let (spawner, done) = (spawner(), Arc::new(AtomicBool::new(false)));
+        let children = (0..4).map(|_| {
+            let (spawner, done) = (spawner.clone(), done.clone());
+            task::spawn_local(async move {
+                let mut count = 0;
+                while !done.load(Ordering::Relaxed) {
+                    assert!(spawner.run(run_true).await.unwrap().unwrap());
+                    count += 1;
+                }
+                count
+            })
+        });
+        let children: Vec<_> = children.collect();
+        let busy = task::spawn_blocking(move || busy(directory.path())).await.unwrap();
+        done.store(true, Ordering::Relaxed);
+        let started: usize = futures::future::join_all(children).await.into_iter().map(Result::unwrap).sum();
+        assert_eq!(busy, [0; 3], "of {ATTEMPTS} each, beside {started} children");
+    }
+
+    #[tokio::test]
+    async fn panic_of_a_job_is_an_error_and_the_thread_goes_on() {
+        let spawner = spawner();
+        assert!(spawner.run(|| async { panic!("as planned") }).await.is_err());
+        assert!(spawner.run(run_true).await.unwrap().unwrap());
+    }
+
+    #[tokio::test]
+    async fn result_that_is_not_awaited_is_dropped() {
+        let (dropped, is_dropped) = mpsc::sync_channel::<()>(0);
+        let (go, gone) = oneshot::channel::<()>();
+        let spawner = spawner();
+        let work = || async move {
+            let _ = gone.await;
+            dropped
+        };
+        assert!(spawner.run(work).now_or_never().is_none());
+        drop(go);
+        let dropped = task::spawn_blocking(move || is_dropped.recv().is_err()).await.unwrap();
+        assert!(dropped, "the other end is dropped");
+    }
+
+    #[tokio::test]
+    async fn programs_of_the_host_run_to_their_end() {
+        let spawner = spawner();
+        let output = task::spawn_blocking(move || spawner.output_blocking(Command::new("cat"), b"input".to_vec()));
+        let output = output.await.unwrap().unwrap();
+        assert_eq!((output.status.success(), output.stdout), (true, b"input".to_vec()));
+    }
+
+    #[tokio::test]
+    async fn last_clone_kills_children_and_ends_the_thread() {
+        let spawner = spawner();
+        let start = || async {
+            let mut command = tokio::process::Command::new("sleep");
+            let mut child = command.arg("1000").kill_on_drop(true).spawn().unwrap();
+            let pid = child.id().unwrap();
+            task::spawn_local(async move { child.wait().await });
+            pid
+        };
+        let pid = spawner.run(start).await.unwrap();
+        let is_running = || fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "));
+        assert!(is_running());
+        task::spawn_blocking(move || drop(spawner)).await.unwrap();
+        while is_running() {
+            task::yield_now().await;
+        }
+    }
 }

@@ -13,7 +13,7 @@ use std::{
     io::{self, Write},
     net::Shutdown,
     os::{
-        fd::{AsRawFd, RawFd},
+        fd::{AsFd, AsRawFd, IntoRawFd, RawFd},
         unix::net::UnixStream as StdUnixStream,
     },
     process::{Command, Output, Stdio},
@@ -29,8 +29,8 @@ use nix::{
     dir::Dir,
     fcntl::OFlag,
     sys::{signal::SigSet, stat::Mode},
-    unistd,
 };
+use rustix::process::{PidfdFlags, getpid, pidfd_open};
 use slog::{Logger, warn};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -224,24 +224,37 @@ fn work(runtime: &Runtime, ear: StdUnixStream, queue: &Receiver<Job>) {
     let _ = runtime.block_on(async { time::timeout(EXIT_TIMEOUT, tasks).await });
 }
 
-/// Gives this thread a descriptor table of its own, with standard input, output and error. Returns a runtime and a copy of
-/// `ear`, whose descriptors are the only others.
+/// Gives this thread a descriptor table of its own. Returns a runtime and a copy of `ear`.
 fn isolated_runtime(ear: &StdUnixStream, log: &Logger) -> io::Result<(Runtime, StdUnixStream)> {
-    // Signal handlers write to a pipe of the daemon, whose number means something else here.
+    // Handlers write to a descriptor of the daemon.
     SigSet::all().thread_block()?;
-    let is_shared = syscalls::unshare_descriptors().inspect_err(|error| {
+    let ear = isolate(ear).or_else(|error| {
         warn!(log, "new processes share open files with the daemon for a moment: this host allows no separate \
             descriptor table"; "error" => %error);
-    });
-    let inherited = if is_shared.is_ok() { descriptors()? } else { Vec::new() };
-    // The runtime copies the pipe of the daemon's signal handlers, so the inherited descriptors are closed after that.
-    let runtime = Builder::new_current_thread().enable_all().build()?;
+        ear.try_clone()
+    })?;
+    Ok((Builder::new_current_thread().enable_all().build()?, ear))
+}
+
+/// Leaves standard input, output and error in a descriptor table of this thread's own, and the returned copy of `ear`.
+///
+/// The others are replaced by a socket on which nothing is ever sent. One of them is the pipe of the daemon's signal
+/// handlers, from which the runtime would learn of signals, and wake the tasks that wait for them.
+fn isolate(ear: &StdUnixStream) -> io::Result<StdUnixStream> {
+    // Without a pidfd, only a signal tells that a child has ended.
+    pidfd_open(getpid(), PidfdFlags::empty())?;
+    syscalls::unshare_descriptors()?;
+    let inherited = descriptors()?;
     let ear = ear.try_clone()?;
+    let (silent, other_end) = StdUnixStream::pair()?;
+    silent.set_nonblocking(true)?;
     for descriptor in inherited.into_iter().filter(|descriptor| *descriptor > LAST_STANDARD) {
-        // Of this table only: whatever owns it uses it on other threads, in the daemon's table.
-        let _ = unistd::close(descriptor);
+        // SAFETY: the table is this thread's own. Whatever owns the descriptor uses it on other threads, in theirs.
+        unsafe { syscalls::replace(descriptor, silent.as_fd()) }?;
     }
-    Ok((runtime, ear))
+    // Both ends stay open as long as the thread.
+    let _ = (silent.into_raw_fd(), other_end.into_raw_fd());
+    Ok(ear)
 }
 
 /// Returns the open descriptors of this thread.
@@ -263,12 +276,10 @@ mod tests {
         sync::atomic::{AtomicBool, Ordering},
     };
 
-    use futures::FutureExt;
-    use nix::fcntl::{Flock, FlockArg};
-
     use super::*;
+    use futures::FutureExt;
 
-    const ATTEMPTS: usize = 400;
+    const ATTEMPTS: usize = 1000;
 
     fn spawner() -> Spawner {
         Spawner::new(&Logger::root(slog::Discard, slog::o!())).unwrap()
@@ -282,7 +293,10 @@ mod tests {
     /// Counts what cannot be used right after its last descriptor was closed: a lock, a port, a program.
     fn busy(directory: &std::path::Path) -> [usize; 3] {
         let (lock, program) = (directory.join("lock"), directory.join("program"));
-        let take = || Flock::lock(File::create(&lock).unwrap(), FlockArg::LockExclusiveNonblock);
+        let take = || {
+            let file = File::create(&lock).unwrap();
+            file.try_lock().map(|()| file)
+        };
         let mut busy = [0; 3];
         for _ in 0..ATTEMPTS {
             drop(take());

@@ -1,13 +1,18 @@
 //! System calls around child processes for which no crate has a safe function.
 #![allow(unsafe_code, reason = "the only file of this module with unsafe code")]
 
-use std::io;
+use std::{
+    io,
+    os::fd::{BorrowedFd, IntoRawFd, RawFd},
+};
 
 use nix::{
     errno::Errno,
+    fcntl::OFlag,
     libc::{self, c_uint},
     sched::{self, CloneFlags},
     sys::signal::{SigHandler, Signal, signal},
+    unistd,
 };
 
 /// The first descriptor after standard input, output and error.
@@ -43,4 +48,15 @@ fn close_range(first: c_uint, flags: c_uint) -> nix::Result<()> {
     // SAFETY: takes numbers only. The callers' flags close no descriptor that is open in this process: they mark them, or
     // name a range that is empty. Called by number because musl has no such function.
     Errno::result(unsafe { libc::syscall(libc::SYS_close_range, first, c_uint::MAX, flags) }).map(drop)
+}
+
+/// Replaces a descriptor of the calling thread's table, which is closed at exec.
+///
+/// # Safety
+/// Nothing that uses this table owns the descriptor.
+pub unsafe fn replace(descriptor: RawFd, by: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: the caller's duty.
+    let replaced = unsafe { unistd::dup3_raw(by, descriptor, OFlag::O_CLOEXEC) }?;
+    let _ = replaced.into_raw_fd();
+    Ok(())
 }

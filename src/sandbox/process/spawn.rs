@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use futures::future;
 use nix::{
     sys::signal::{self, Signal},
     unistd::{Pid, Uid, getpid},
@@ -35,6 +36,7 @@ use super::{
 use crate::{
     host::open_files,
     sandbox::cgroup::{Group, ResourceLimits},
+    spawner::Reply,
     state::{self, Journal, JournalEntry, JournalError, ProcessTree, Resource, SessionLeader},
 };
 
@@ -190,7 +192,7 @@ impl ProcessRuntime {
         &self,
         mut request: SpawnRequest,
         limits: ResourceLimits,
-        record: ProcessRecord,
+        mut record: ProcessRecord,
         output: OutputLog,
     ) -> Result<Started, StartError> {
         let (cgroups, other_user) = (self.cgroups.clone(), request.other_user);
@@ -199,38 +201,44 @@ impl ProcessRuntime {
         request.confinement.cgroups = group.iter().flat_map(Group::join_files).collect();
         let labels = group.iter().flat_map(Group::labels).map(str::to_owned).collect();
         let mailbox = self.spawner.mailbox();
+        let (created, is_created) = self.spawner.reply();
         let (exit, exited) = self.spawner.reply();
         let (finish, done) = self.spawner.reply();
-        let memory = limits.memory;
         let work = move || async move {
-            let mut record = record;
-            let (child, pid) = match start(request, &mut record).await {
-                Ok(started) => started,
-                Err(error) => {
-                    record.remove();
-                    return Err(error);
-                }
-            };
+            let (child, pid) = start(request, created).await?;
             let (signals, received) = mpsc::unbounded_channel();
-            let supervision = supervise(child, pid, group, memory, output, received, exit);
+            let supervision = supervise(child, pid, group, limits.memory, output, received, exit);
             task::spawn_local(async move { finish.send(supervision.await) });
-            Ok((pid, record, SignalSender::new(signals, mailbox)))
+            Ok((pid, SignalSender::new(signals, mailbox)))
         };
+        let journal = async {
+            if let Ok(leader) = is_created.await {
+                record.update(leader);
+            }
+        };
+        let (started, ()) = future::join(self.spawner.run(work), journal).await;
         let panicked = |error| StartError { step: "spawn".to_owned(), error };
-        let (pid, record, signals) = self.spawner.run(work).await.map_err(panicked)??;
-        let (cgroups, orphan_reaper) = (self.cgroups.clone(), self.orphan_reaper.clone());
-        let handle = ProcessHandle::new(pid, signals, done, record, cgroups, orphan_reaper);
-        Ok(Started { handle, exited, pid, cgroups: labels })
+        match started.map_err(panicked).flatten() {
+            Ok((pid, signals)) => {
+                let (cgroups, orphan_reaper) = (self.cgroups.clone(), self.orphan_reaper.clone());
+                let handle = ProcessHandle::new(pid, signals, done, record, cgroups, orphan_reaper);
+                Ok(Started { handle, exited, pid, cgroups: labels })
+            }
+            Err(error) => {
+                record.remove();
+                Err(error)
+            }
+        }
     }
 }
 
 /// Starts a child, on the spawner's thread. Returns once it has executed its program. Nothing is left of it after an error.
-async fn start(request: SpawnRequest, record: &mut ProcessRecord) -> Result<(Child, Pid), StartError> {
+async fn start(request: SpawnRequest, created: Reply<SessionLeader>) -> Result<(Child, Pid), StartError> {
     // The kernel notes start times by the same clock. To ask it for one takes longer.
     let after = state::boot_clock();
     let mut child = request.spawn()?;
     let pid = Pid::from_raw(child.id().and_then(|id| i32::try_from(id).ok()).unwrap_or_default());
-    record.update(SessionLeader { pid: pid.as_raw(), after, before: state::boot_clock() });
+    created.send(SessionLeader { pid: pid.as_raw(), after, before: state::boot_clock() });
     let executed = match child.stderr.take() {
         Some(report) => executed(report, pid).await,
         None => Ok(()),

@@ -12,10 +12,7 @@
 use std::{
     io::{self, Write},
     net::Shutdown,
-    os::{
-        fd::{AsFd, AsRawFd, IntoRawFd, RawFd},
-        unix::net::UnixStream as StdUnixStream,
-    },
+    os::unix::net::UnixStream as StdUnixStream,
     process::{Command, Output, Stdio},
     sync::{
         Arc, Mutex, PoisonError,
@@ -25,11 +22,7 @@ use std::{
     time::Duration,
 };
 
-use nix::{
-    dir::Dir,
-    fcntl::OFlag,
-    sys::{signal::SigSet, stat::Mode},
-};
+use nix::sys::signal::SigSet;
 use rustix::process::{PidfdFlags, getpid, pidfd_open};
 use slog::{Logger, warn};
 use tokio::{
@@ -44,10 +37,6 @@ use tokio::{
 
 use crate::syscalls;
 
-/// The descriptor table of the calling thread.
-const OWN_DESCRIPTORS: &str = "/proc/thread-self/fd";
-/// The last standard descriptor, standard error.
-const LAST_STANDARD: RawFd = 2;
 /// The longest wait for killed children when the daemon ends.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Bytes of the socket that are read at once, each of which announces a job.
@@ -224,47 +213,19 @@ fn work(runtime: &Runtime, ear: StdUnixStream, queue: &Receiver<Job>) {
     let _ = runtime.block_on(async { time::timeout(EXIT_TIMEOUT, tasks).await });
 }
 
-/// Gives this thread a descriptor table of its own. Returns a runtime and a copy of `ear`.
+/// Prepares this thread. Returns its runtime, and a copy of `ear`.
 fn isolated_runtime(ear: &StdUnixStream, log: &Logger) -> io::Result<(Runtime, StdUnixStream)> {
     // Handlers write to a descriptor of the daemon.
     SigSet::all().thread_block()?;
-    let ear = isolate(ear).or_else(|error| {
+    // Without pidfds, only a signal tells that a child has ended.
+    let has_pidfds = pidfd_open(getpid(), PidfdFlags::empty()).map_err(io::Error::from);
+    let isolated = has_pidfds.and_then(|_| syscalls::isolate_descriptors(ear));
+    let ear = isolated.or_else(|error| {
         warn!(log, "new processes share open files with the daemon for a moment: this host allows no separate \
             descriptor table"; "error" => %error);
         ear.try_clone()
     })?;
     Ok((Builder::new_current_thread().enable_all().build()?, ear))
-}
-
-/// Leaves standard input, output and error in a descriptor table of this thread's own, and the returned copy of `ear`.
-///
-/// The others are replaced by a socket on which nothing is ever sent. One of them is the pipe of the daemon's signal
-/// handlers, from which the runtime would learn of signals, and wake the tasks that wait for them.
-fn isolate(ear: &StdUnixStream) -> io::Result<StdUnixStream> {
-    // Without a pidfd, only a signal tells that a child has ended.
-    pidfd_open(getpid(), PidfdFlags::empty())?;
-    syscalls::unshare_descriptors()?;
-    let inherited = descriptors()?;
-    let ear = ear.try_clone()?;
-    let (silent, other_end) = StdUnixStream::pair()?;
-    silent.set_nonblocking(true)?;
-    for descriptor in inherited.into_iter().filter(|descriptor| *descriptor > LAST_STANDARD) {
-        // SAFETY: the table is this thread's own. Whatever owns the descriptor uses it on other threads, in theirs.
-        unsafe { syscalls::replace(descriptor, silent.as_fd()) }?;
-    }
-    // Both ends stay open as long as the thread.
-    let _ = (silent.into_raw_fd(), other_end.into_raw_fd());
-    Ok(ear)
-}
-
-/// Returns the open descriptors of this thread.
-fn descriptors() -> io::Result<Vec<RawFd>> {
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let mut directory = Dir::open(OWN_DESCRIPTORS, flags, Mode::empty())?;
-    let own = directory.as_raw_fd();
-    let entries = directory.iter().flatten();
-    let numbers = entries.filter_map(|entry| entry.file_name().to_str().ok()?.parse().ok());
-    Ok(numbers.filter(|number| *number != own).collect())
 }
 
 #[cfg(test)]

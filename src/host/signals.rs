@@ -1,4 +1,4 @@
-//! The signals that end the daemon, the signal that must not, and the signal sets of `/proc`.
+//! The signals that end the daemon, and the signal that must not.
 
 use std::io;
 
@@ -49,12 +49,6 @@ impl Signals {
 fn is_ignored(signal: i32) -> bool {
     let status = Process::myself().and_then(|process| process.status());
     status.is_ok_and(|status| status.sigign & 1 << (signal - 1) != 0)
-}
-
-/// Returns the signal set `name` of `/proc/<pid>/status`, a bit for each signal.
-pub fn mask(status: &str, name: &str) -> Option<u64> {
-    let value = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
-    u64::from_str_radix(value.trim(), 16).ok()
 }
 
 #[cfg(test)]

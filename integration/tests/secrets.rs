@@ -32,7 +32,12 @@ async fn redacts_secrets_in_output_of_failed_boot() {
     let daemon = Daemon::with(function.flag("--say-variable").flag("PASSWORD")).await;
     let problem = daemon.get("/invoke/f/pid").await.problem(502, "boot_failed").to_string();
     assert!(problem.contains("PASSWORD is ${PASSWORD}"), "{problem}");
-    let shown = shown(&daemon).await;
+    // The log is written by a thread of its own.
+    let shown = eventually(ms(3000), "the output is logged", async || {
+        let shown = shown(&daemon).await;
+        shown.contains("PASSWORD is").then_some(shown)
+    });
+    let shown = shown.await;
     assert!(shown.contains("PASSWORD is ${PASSWORD}") && !shown.contains(SECRET), "{shown}");
 }
 

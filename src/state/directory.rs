@@ -12,6 +12,7 @@ use std::{
 use nix::unistd::{Uid, geteuid};
 
 use super::{
+    error::{StateError, error},
     file,
     journal::{Journal, JournalWriter, is_full},
     lock::{Lock, Refusal},
@@ -27,27 +28,6 @@ const MODE: u32 = 0o755;
 /// The permission bits of a file's mode, and the bit that no other user may have.
 const PERMISSIONS: u32 = 0o7777;
 const WRITABLE_BY_ALL: u32 = 0o002;
-
-/// Why a state directory cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum StateError {
-    #[error("the state directory {} is in use by another daemon{}", path.display(), pid(*.holder))]
-    InUse { path: PathBuf, holder: Option<i32> },
-    #[error("the state directory {path} belongs to user {owner}, and the daemon runs as user {own}: its owner could make \
-        the daemon end anything. Give it to the daemon (chown {own} {path}), or name another one with --state-dir",
-        path = path.display())]
-    Foreign { path: PathBuf, owner: Uid, own: Uid },
-    #[error("every user may write to the state directory {path} (mode {mode:04o}), and could make the daemon end anything. \
-        Name a directory of the daemon's own with --state-dir, or forbid it if no other program needs this one \
-        (chmod o-w {path})", path = path.display())]
-    Public { path: PathBuf, mode: u32 },
-    #[error("cannot use the state directory: {}: {source}", path.display())]
-    Io { path: PathBuf, source: io::Error },
-}
-
-fn pid(holder: Option<i32>) -> String {
-    holder.map_or_else(String::new, |pid| format!(", process {pid}"))
-}
 
 /// The state directory of this daemon, locked until this is dropped.
 #[derive(Debug)]
@@ -141,12 +121,6 @@ pub fn default_directory() -> PathBuf {
         Some(state) => state.join("unifaas"),
         None => env::temp_dir().join(format!("unifaas-{}", geteuid())),
     }
-}
-
-/// Names the file of an error.
-pub fn error(path: &Path) -> impl FnOnce(io::Error) -> StateError + use<> {
-    let path = path.to_owned();
-    move |source| StateError::Io { path, source }
 }
 
 fn check_owner(directory: &Path) -> Result<(), StateError> {

@@ -16,6 +16,7 @@
 //! process table of `processes.rs`.
 
 mod directory;
+mod error;
 mod file;
 mod journal;
 mod legacy_journal;
@@ -26,7 +27,8 @@ mod record_dir;
 mod recovery;
 mod resource;
 
-pub use directory::{State, StateError, default_directory};
+pub use directory::{State, default_directory};
+pub use error::StateError;
 pub use journal::{Journal, JournalEntry, JournalError, is_full};
 pub use process_tree::MARK;
 pub use processes::{boot_clock, is_stopped, kill_process_trees};

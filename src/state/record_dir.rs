@@ -16,7 +16,7 @@ use std::{
 };
 
 use super::{
-    directory::StateError,
+    error::StateError,
     file::{self, TEMPORARY},
     resource::Record,
 };

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    directory::{StateError, error},
+    error::{StateError, error},
     file,
     journal::{JournalEntry, JournalWriter},
     legacy_journal::{self, LegacyJournal},

@@ -54,6 +54,12 @@ pub struct Serve {
     /// Where /debug is served. Without it: at --listen, to callers of this host alone.
     #[arg(long, value_name = "HOST:PORT", value_parser = address)]
     pub admin_listen: Option<SocketAddr>,
+    /// Certificate chain in PEM: --listen and --admin-listen speak TLS with it. Read again when it changes.
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+    /// Private key of the certificate, in PEM.
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
     /// Concurrent connections of clients; at the limit, a new one replaces an idle one, or gets 503.
     #[arg(long, value_name = "COUNT", default_value_t = 4096, value_parser = positive)]
     pub max_connections: usize,

@@ -18,7 +18,7 @@ use crate::{
     host::function_peers::FunctionPeers,
     host::open_files,
     host::signals::Signals,
-    http::{self, BindError, Listeners, Servers, Settings, Shared},
+    http::{BindError, ConnLimits, Listeners, Servers, Settings, Shared, Tls, TlsError},
     log::{self, Logging},
     net::{NetError, Subnet},
     sandbox::{self, EngineSettings, Engines},
@@ -37,6 +37,8 @@ pub enum StartError {
     State(#[from] StateError),
     #[error(transparent)]
     Bind(#[from] BindError),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     #[error(transparent)]
     Network(#[from] NetError),
     #[error("only {0} files may be open at once, and it takes {least} to serve: raise the hard limit (ulimit -Hn, or \
@@ -75,6 +77,8 @@ async fn serve(options: Serve, lasting: &mut Lasting) -> Result<(), StartError> 
     let specs = scan_all(&root).map_err(|source| StartError::Registry { path: registry, source })?;
     let (state, left) = State::open(&options.state_dir.unwrap_or_else(state::default_directory))?;
     let state = lasting.state.insert(state);
+    let tls_cert = options.tls_cert.as_ref().map(|file| file.display().to_string());
+    let tls = options.tls_cert.zip(options.tls_key).map(|(cert, key)| Tls::load(cert, key)).transpose()?;
     let listeners = Listeners::bind(options.listen, options.callback_listen, options.admin_listen)?;
     let (front, callback, admin) = (listeners.front()?, listeners.callback()?, listeners.admin()?);
 
@@ -104,9 +108,9 @@ async fn serve(options: Serve, lasting: &mut Lasting) -> Result<(), StartError> 
         warn!(log, "there can be fewer connections than --max-connections says: each request needs two open files";
             "wanted" => options.max_connections, "connections" => connections);
     }
-    let limits_of_clients = http::Limits {
+    let conn_limits = ConnLimits {
         connections,
-        connections_each: options.max_connections_per_client.unwrap_or(connections.div_ceil(2)),
+        connections_per_client: options.max_connections_per_client.unwrap_or(connections.div_ceil(2)),
         client_timeout: (!options.client_timeout.is_zero()).then_some(options.client_timeout),
     };
     let settings = Settings {
@@ -114,11 +118,12 @@ async fn serve(options: Serve, lasting: &mut Lasting) -> Result<(), StartError> 
         listen: front.to_string(),
         callback_listen: callback.to_string(),
         admin_listen: admin.map(|admin| admin.to_string()),
+        tls_cert,
         subnet: options.subnet.unwrap_or(Subnet::DEFAULT).to_string(),
         state_dir: state.directory().display().to_string(),
         drain_grace_seconds: options.drain_grace.as_secs_f64(),
-        max_connections: limits_of_clients.connections,
-        max_connections_per_client: limits_of_clients.connections_each,
+        max_connections: conn_limits.connections,
+        max_connections_per_client: conn_limits.connections_per_client,
         client_timeout_seconds: options.client_timeout.as_secs_f64(),
         memory_budget: limits.memory,
         max_starts: limits.starts,
@@ -126,13 +131,20 @@ async fn serve(options: Serve, lasting: &mut Lasting) -> Result<(), StartError> 
     };
     let functions = directory.all().len();
     let log_of_workers = log.new(o!());
-    let shared = Shared::new(directory, callbacks, admission, peers, limits_of_clients, settings, log_of_workers);
+    let shared = Shared::new(directory, callbacks, admission, peers, conn_limits, settings, log_of_workers);
     let shared = Arc::new(shared);
-    let servers = listeners.serve(shared.clone())?;
-    let admin = admin.map_or_else(String::new, |admin| format!(" admin http://{admin}"));
+    let servers = listeners.serve(&shared, tls.as_ref())?;
+    if let Some(tls) = &tls {
+        tls.watch(&log);
+    }
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let admin = admin.map_or_else(String::new, |admin| format!(" admin {scheme}://{admin}"));
     info!(log, "serving"; "listen" => %front, "callback" => %callback, "registry" => %root.display(),
         "functions" => functions, "version" => env!("CARGO_PKG_VERSION"));
-    announce(&format!("unifaas: serving http://{front} callback http://{callback}{admin} registry {}", root.display()));
+    announce(&format!(
+        "unifaas: serving {scheme}://{front} callback http://{callback}{admin} registry {}",
+        root.display()
+    ));
 
     let name = signals.next().await;
     info!(log, "ending"; "signal" => name, "grace" => ?options.drain_grace);

@@ -5,9 +5,6 @@
 
 mod cli;
 mod daemon;
-#[cfg(any(test, fuzzing))]
-#[doc(hidden)]
-pub mod fuzz;
 mod host;
 mod http;
 mod log;

@@ -119,11 +119,23 @@ fn is_free_of_secrets(record: &slog::Record<'_>) -> bool {
     record.level().is_at_least(Level::Warning) || !record.module().starts_with("bollard")
 }
 
-/// Returns a filter for messages with secrets, and for those at a rate that could fill a disk.
+/// Returns whether a message tells what the access log does not. Each client that leaves or sends nonsense is an error to
+/// actix-http.
+fn is_news(record: &slog::Record<'_>) -> bool {
+    // Its messages come through `tracing`, which passes on no module but the target.
+    !record.tag().starts_with("actix_http::")
+}
+
+/// Returns a filter for messages with secrets, for those that are logged elsewhere, and for those at a rate that could
+/// fill a disk.
 fn log_filter() -> impl Fn(&slog::Record<'_>) -> bool + Send {
     // Sent several times a second while no connection can be accepted.
     let accepting = LogThrottle::default();
-    move |record| is_free_of_secrets(record) && (record.module() != "actix_server::accept" || accepting.due().is_some())
+    move |record| {
+        is_free_of_secrets(record)
+            && is_news(record)
+            && (record.module() != "actix_server::accept" || accepting.due().is_some())
+    }
 }
 
 fn queued<D>(drain: D) -> (slog_async::Async, slog_async::AsyncGuard)

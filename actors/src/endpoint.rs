@@ -51,7 +51,8 @@ enum EndpointState {
 }
 
 impl Endpoint {
-    pub(crate) fn new(instance: InstanceId, address: SocketAddr, spec: Arc<FunctionSpec>, revision: u64) -> Self {
+    /// Makes the endpoint of an instance that accepts requests.
+    pub fn new(instance: InstanceId, address: SocketAddr, spec: Arc<FunctionSpec>, revision: u64) -> Self {
         Self {
             instance,
             address,
@@ -77,7 +78,7 @@ impl Endpoint {
     }
 
     /// Announces that the instance has ended, and how, if that was observed.
-    pub(crate) fn set_ended(&self, exit: Option<SandboxExit>) {
+    pub fn set_ended(&self, exit: Option<SandboxExit>) {
         if let Some(exit) = exit {
             // An instance exits once.
             let _ = self.exit.set(exit);

@@ -1,45 +1,46 @@
-//! One attempt to have one instance serve a request.
+//! Has an instance answer a request: one attempt after the other, within the request's time.
 //!
-//! A connection that had been kept and turns out to be closed is replaced once. A request that never reached the
-//! instance may be offered to another. Anything past that is a failure: the instance may have acted on the request.
+//! A request that provably never reached an instance may be offered to another. Anything past that is a failure: the
+//! instance may have acted on the request.
 
-use std::{future::poll_fn, io, sync::Arc, task::Poll, time::Duration};
+use std::{
+    future::poll_fn,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
 
-use actix_http::StatusCode;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
-use unifaas_actors::{Endpoint, InstanceId, Lease, Refusal};
+use actix_web::dev::Payload;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout, timeout_at},
+};
+use unifaas_actors::{Endpoint, Lease, Refusal};
 
 use super::{
-    alarm::Standstill,
-    client::Client,
-    headers::{Peer, Via, put_request_headers},
-    invoke::target_for_function,
-    request_id::RequestId,
+    client_body::Pump,
+    client_connection::ClientWatch,
+    headers,
+    invoke::Invocation,
+    shared::Shared,
     status::Failure,
-    upstream::{Answer, Connection, Exchange, ExchangeError, Pool},
-    wire::{Framing, Nonsense, RequestHead, put_header, put_number},
+    upstream::{self, Answer, AttemptError, Outgoing, Upload},
 };
 use crate::host::open_files::is_exhaustion;
 
-/// How long an instance that has just become ready may refuse connections: some call back before they listen.
-const LATE_LISTENER: Duration = Duration::from_secs(1);
-/// First pause before such an instance is tried again; it doubles.
-const LATE_LISTENER_PAUSE: Duration = Duration::from_millis(2);
-/// Longest wait for a connection to an instance of this host.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Instances that are tried when they cannot be connected to.
+const MAX_CONNECT_ATTEMPTS: usize = 4;
+/// Instances that are tried when they break off unread: a request that kills instances must not end them all.
+const MAX_ATTEMPTS: usize = 2;
+/// How long the reason of an exit may take to be known: an engine tells it later than the connection does.
+const EXIT_REASON_WAIT: Duration = Duration::from_millis(200);
+/// When the host may have files or memory for a connection again.
+const EXHAUSTION_RETRY: Duration = Duration::from_secs(1);
+/// Interim responses that may wait to be passed on.
+const MAX_INTERIM: usize = 8;
 
-/// An instance that breaks off so soon, and is found dead, was dying when the request came.
-const DYING: Duration = Duration::from_millis(50);
-/// How long the death of an instance may take to be noticed.
-const DEATH_NOTICE: Duration = Duration::from_millis(10);
-/// How long the reason of a death may take to be known: an engine tells it later than the connection does.
-const OBITUARY: Duration = Duration::from_millis(200);
-/// How long an instance may take to ask for a body that is withheld. Past that it gets it unasked: some never ask.
-const CONTINUE_PATIENCE: Duration = Duration::from_secs(1);
-/// How long the host may take to have files or memory for a connection again.
-const EXHAUSTION: Duration = Duration::from_secs(1);
-
-/// When a request must be over.
+/// When a request must have ended.
 #[derive(Debug, Clone, Copy)]
 pub struct Deadline {
     pub at: Instant,
@@ -47,228 +48,153 @@ pub struct Deadline {
     pub after: Duration,
 }
 
-/// The instance did not serve the request.
-pub struct Missed {
-    pub failure: Failure,
-    /// The request never reached the instance, and may be offered to another.
-    pub untouched: bool,
+/// What belongs to a request besides its head.
+pub struct Transfer {
+    /// When the first slot was taken.
+    pub leased: Instant,
+    pub deadline: Option<Deadline>,
+    pub watch: ClientWatch,
+    /// Both ends of the request's body, if there is one.
+    pub pump: Option<Pump>,
+    pub upload: Option<Upload>,
+    /// What comes from the client behind a request for WebSocket.
+    pub tunnel: Option<Payload>,
 }
 
-/// Sends the client's request to the instance of `lease` and waits for its answer, the head of which is `client.response`.
-pub async fn send(
-    pool: &Pool,
-    client: &mut Client,
-    request_id: &RequestId,
-    lease: &Lease,
-    deadline: Option<Deadline>,
-) -> Result<Exchange, Missed> {
-    let endpoint = lease.endpoint();
+/// Gets the response's head from the instance of `lease`, or from another one if the request never reached the first.
+pub async fn dispatch(
+    invocation: &Invocation,
+    transfer: &mut Transfer,
+    mut lease: Lease,
+) -> Result<(Lease, Answer), Failure> {
+    for attempt in 1.. {
+        let (failure, is_retryable) = match send(invocation, transfer, lease.endpoint()).await {
+            Ok(answer) => return Ok((lease, answer)),
+            Err(failed) => failed,
+        };
+        let failure = Box::pin(attach_exit_reason(failure, lease.endpoint())).await;
+        let attempts = if matches!(failure, Failure::Unreachable { .. }) { MAX_CONNECT_ATTEMPTS } else { MAX_ATTEMPTS };
+        // The slot is free before the client gets the failure, and before another one is asked for.
+        release(&invocation.shared, lease, &failure);
+        if !is_retryable || attempt >= attempts {
+            return Err(failure);
+        }
+        let next = pin!(with_deadline(transfer.deadline, invocation.handle.acquire()));
+        lease = match unless_left(&mut transfer.watch, next).await? {
+            Some(lease) => lease?,
+            None => return Err(failure),
+        };
+    }
+    unreachable!("the last attempt returns")
+}
+
+/// Makes one attempt. The error tells whether the request may be offered to another instance.
+async fn send(
+    invocation: &Invocation,
+    transfer: &mut Transfer,
+    endpoint: &Arc<Endpoint>,
+) -> Result<Answer, (Failure, bool)> {
     let instance = endpoint.instance;
-    let mut kept = pool.take(instance, lease.since());
-    let mut sent_at = lease.since();
-    loop {
-        let mut connection = match kept.take() {
-            Some(connection) => connection,
-            // Boxed like everything that only few requests come by: their way is long enough without carrying it along.
-            None => match client.unless_left(Box::pin(by(deadline, connect(endpoint))).as_mut()).await {
-                Ok(Ok(Ok(connection))) => {
-                    sent_at = Instant::now();
-                    connection
+    let (interim, mut interim_responses) = mpsc::channel(MAX_INTERIM);
+    let head = || invocation.request_head(endpoint.address);
+    let outgoing = Outgoing {
+        head: &head,
+        body: transfer.upload.take(),
+        is_idempotent: invocation.is_idempotent(),
+        wants_continue: invocation.body_wanted.is_some(),
+        wants_upgrade: invocation.is_websocket,
+        interim: invocation.takes_interim().then_some(interim),
+    };
+    let outcome = {
+        let mut attempt = pin!(upstream::send(&invocation.shared.upstream, endpoint, &outgoing));
+        let Transfer { watch, pump, deadline, .. } = &mut *transfer;
+        let connection = &invocation.connection;
+        poll_fn(|cx| {
+            if let Some(moving) = pump
+                && let Poll::Ready(moved) = moving.as_mut().poll(cx)
+            {
+                *pump = None;
+                if let Err(failure) = moved {
+                    return Poll::Ready(Err(failure));
                 }
-                Ok(Err(after)) => {
-                    let failure = Failure::FunctionTimedOut { instance, after };
-                    return Err(Missed { failure, untouched: false });
-                }
-                Ok(Ok(Err(source))) if is_exhaustion(&source) => {
-                    // No other instance could be reached either.
-                    let why = format!("no connection to the instance can be opened: {source}");
-                    let failure = Refusal::HostSaturated { why, retry_after: EXHAUSTION }.into();
-                    return Err(Missed { failure, untouched: false });
-                }
-                Ok(Ok(Err(source))) => {
-                    // What one instance is too busy to accept would be too much for the next one, too.
-                    let untouched = source.kind() != io::ErrorKind::TimedOut;
-                    return Err(Missed { failure: Failure::Unreachable { instance, source }, untouched });
-                }
-                Err(failure) => return Err(Missed { failure, untouched: false }),
-            },
-        };
-        put_request(&mut connection.socket.output.head, &client.request, Some(&client.peer), request_id);
-        let to_head = client.request.method() == b"HEAD";
-        let mut exchange = Exchange::new(connection, to_head, client.request.expects_continue);
-        let failure = match answer(&mut exchange, client, instance, deadline).await {
-            Ok(()) => return Ok(exchange),
-            Err(failure) => failure,
-        };
-        let unheard = matches!(failure, Failure::Exchange { error: ExchangeError::Broken { heard: false, .. }, .. });
-        let repeatable = unheard && client.request.is_idempotent() && client.side.body.taken() == 0;
-        if repeatable && exchange.is_reused() {
-            continue;
-        }
-        if !exchange.is_sent() && client.side.body.taken() > 0 {
-            // What of the body was on its way is lost, so where the next request begins is not known.
-            client.keep_alive = false;
-        }
-        let dying = repeatable && sent_at.elapsed() < DYING && Box::pin(is_dead(endpoint)).await;
-        return Err(Missed { failure, untouched: dying });
-    }
-}
-
-/// Writes the head of the client's request as the instance gets it.
-pub fn put_request(out: &mut Vec<u8>, request: &RequestHead, client: Option<&Peer>, request_id: &RequestId) {
-    let target = target_for_function(request);
-    out.extend_from_slice(request.method());
-    out.push(b' ');
-    if !target.starts_with(b"/") {
-        out.push(b'/');
-    }
-    out.extend_from_slice(target);
-    out.extend_from_slice(b" HTTP/1.1\r\n");
-    let via = Via { client, request_id, websocket: request.websocket };
-    put_request_headers(out, &request.fields, via);
-    match request.framing {
-        Framing::Length(length) => put_number(out, b"content-length", length),
-        Framing::Chunked => put_header(out, b"transfer-encoding", [&b"chunked"[..]]),
-        Framing::None | Framing::UntilClose => {}
-    }
-    out.extend_from_slice(b"\r\n");
-}
-
-/// Waits for the head of the instance's response, within the time the request has. Asks the client for a body that is
-/// withheld once the instance does.
-async fn answer(
-    exchange: &mut Exchange,
-    client: &mut Client,
-    instance: InstanceId,
-    deadline: Option<Deadline>,
-) -> Result<(), Failure> {
-    let patience = exchange.withholds_body().then(|| Instant::now() + CONTINUE_PATIENCE);
-    let mut silence = Standstill::default();
-    let failed = |error: ExchangeError| Failure::Exchange { instance, error };
-    poll_fn(|cx| {
-        loop {
-            let asked = match exchange.poll_answer(cx, &mut client.side, &mut client.response) {
-                Poll::Ready(Ok(Answer::Head)) => return Poll::Ready(Ok(())),
-                Poll::Ready(Ok(Answer::Continue)) => true,
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(failed(error))),
-                Poll::Pending => false,
-            };
-            let impatient = exchange.withholds_body()
-                && patience.is_some_and(|patience| client.alarm.poll_at(cx, patience).is_ready());
-            if !asked && !impatient {
-                break;
             }
-            exchange.release();
-            client.request.expects_continue = false;
-            client.ask_for_body();
-        }
-        if let Poll::Ready(error) = exchange.poll_deserted(cx, &client.side.socket.output, &mut client.alarm) {
-            return Poll::Ready(Err(failed(error)));
-        }
-        // A client that cannot be told to send its body is found gone below.
-        let _ = client.side.socket.poll_flush(cx, &mut Default::default());
-        if client.poll_left(cx).is_ready() {
-            return Poll::Ready(Err(Failure::ClientGone));
-        }
-        // Until the function answers: from then on it is the function's own business how long it waits for the rest.
-        if let Some(after) = client.terms.timeout.filter(|_| exchange.waits_for_client()) {
-            let due = silence.since(client.side.body.taken()) + after;
-            if client.alarm.poll_at(cx, due).is_ready() {
-                return Poll::Ready(Err(Failure::ClientSilent { after }));
+            let outcome = attempt.as_mut().poll(cx);
+            while let Poll::Ready(Some((status, fields))) = interim_responses.poll_recv(cx) {
+                connection.queue_interim(&headers::interim_response(status, &fields));
             }
-        }
-        let Some(Deadline { at, after }) = deadline else { return Poll::Pending };
-        client.alarm.poll_at(cx, at).map(|()| {
-            Err(if exchange.waits_for_client() {
-                Failure::RequestTimedOut { after }
-            } else {
-                Failure::FunctionTimedOut { instance, after }
+            if let Poll::Ready(outcome) = outcome {
+                return Poll::Ready(Ok(outcome));
+            }
+            if watch.poll_left(cx).is_ready() {
+                return Poll::Ready(Err(Failure::ClientGone));
+            }
+            let Some(Deadline { at, after }) = *deadline else { return Poll::Pending };
+            watch.poll_timer(cx, at).map(|()| {
+                Err(if invocation.progress.borrow().waits_for_client() {
+                    Failure::RequestTimedOut { after }
+                } else {
+                    Failure::FunctionTimedOut { instance, after }
+                })
             })
         })
+        .await
+    };
+    transfer.upload = outgoing.body;
+    let error = match outcome {
+        Ok(Ok(answer)) => return Ok(answer),
+        Ok(Err(error)) => error,
+        Err(failure) => return Err((failure, false)),
+    };
+    let is_retryable = error.is_retryable();
+    Err(match error {
+        // No other instance could be reached either.
+        AttemptError::Connect(source) if is_exhaustion(&source) => {
+            let why = format!("no connection to the instance can be opened: {source}");
+            (Refusal::HostSaturated { why, retry_after: EXHAUSTION_RETRY }.into(), false)
+        }
+        AttemptError::Connect(source) => (Failure::Unreachable { instance, source }, is_retryable),
+        error => (Failure::Attempt { instance, error }, is_retryable),
     })
-    .await?;
-    if client.response.status == StatusCode::SWITCHING_PROTOCOLS && !client.request.websocket {
-        return Err(failed(Nonsense::UnaskedUpgrade.into()));
-    }
-    Ok(())
 }
 
-/// Lets the response's body go to the client, in chunks or as it comes, within the time the request has.
-pub async fn relay(
-    exchange: &mut Exchange,
-    client: &mut Client,
-    instance: InstanceId,
-    deadline: Option<Deadline>,
-) -> Result<(), Failure> {
-    poll_fn(|cx| {
-        match exchange.poll_body(cx, &mut client.side) {
-            Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
-            Poll::Ready(Err(error)) => return Poll::Ready(Err(Failure::Exchange { instance, error })),
-            Poll::Pending => {}
-        }
-        let tunnel = client.side.body.framing() == Framing::UntilClose;
-        if let Poll::Ready(error) = exchange.poll_deserted(cx, &client.side.socket.output, &mut client.alarm) {
-            // A tunnel ends with either side.
-            return Poll::Ready(if tunnel { Ok(()) } else { Err(Failure::Exchange { instance, error }) });
-        }
-        // In a tunnel, what the client says and its end are part of what is moved.
-        let left = !tunnel && client.poll_left(cx).is_ready();
-        if left || client.poll_stalled(cx).is_ready() {
-            return Poll::Ready(Err(Failure::ClientGone));
-        }
-        let Some(Deadline { at, after }) = deadline else { return Poll::Pending };
-        client.alarm.poll_at(cx, at).map(|()| {
-            // What the client has not taken yet is not the function's fault.
-            let taken = client.side.socket.output.is_empty();
-            Err(if taken { Failure::FunctionTimedOut { instance, after } } else { Failure::ClientGone })
-        })
+/// Returns the slot. An instance that failed the request like this gets no other, and neither does one whose responses are
+/// malformed again and again.
+pub fn release(shared: &Shared, mut lease: Lease, failure: &Failure) {
+    let instance = lease.endpoint().instance;
+    let is_malformed = failure.is_malformed_response();
+    if failure.condemns_instance() || (is_malformed && shared.malformed_responses.count(instance)) {
+        lease.mark_failed();
+    }
+}
+
+/// The outcome of `work`, unless the client leaves before it is there.
+pub async fn unless_left<T>(
+    watch: &mut ClientWatch,
+    mut work: Pin<&mut impl Future<Output = T>>,
+) -> Result<T, Failure> {
+    poll_fn(|cx| match work.as_mut().poll(cx) {
+        Poll::Ready(done) => Poll::Ready(Ok(done)),
+        Poll::Pending => watch.poll_left(cx).map(|()| Err(Failure::ClientGone)),
     })
     .await
 }
 
-/// The outcome of `work`, unless the deadline comes before it is there: the time there was.
-pub async fn by<T>(deadline: Option<Deadline>, work: impl Future<Output = T>) -> Result<T, Duration> {
+/// The outcome of `work`, unless the deadline comes before it is there.
+async fn with_deadline<T>(deadline: Option<Deadline>, work: impl Future<Output = T>) -> Option<T> {
     match deadline {
-        Some(Deadline { at, after }) => timeout_at(at, work).await.map_err(|_| after),
-        None => Ok(work.await),
+        Some(Deadline { at, .. }) => timeout_at(at, work).await.ok(),
+        None => Some(work.await),
     }
 }
 
-/// Whether the instance is found dead, now or in a moment.
-async fn is_dead(endpoint: &Endpoint) -> bool {
-    timeout(DEATH_NOTICE, endpoint.gone()).await.is_ok()
-}
-
-/// The failure, with the end of the instance for its reason if a connection broke off because of that.
-pub async fn explain(failure: Failure, endpoint: &Endpoint) -> Failure {
-    if !matches!(failure, Failure::Exchange { error: ExchangeError::Broken { .. }, .. }) {
+/// The failure, with the exit of the instance as its reason if a connection broke off because of that.
+async fn attach_exit_reason(failure: Failure, endpoint: &Endpoint) -> Failure {
+    if !matches!(failure, Failure::Attempt { error: AttemptError::Broken { .. }, .. }) {
         return failure;
     }
-    let _ = timeout(OBITUARY, endpoint.ended()).await;
+    let _ = timeout(EXIT_REASON_WAIT, endpoint.ended()).await;
     match endpoint.end() {
         Some(end) => Failure::Ended { instance: endpoint.instance, end: end.clone() },
         None => failure,
-    }
-}
-
-async fn connect(endpoint: &Arc<Endpoint>) -> io::Result<Box<Connection>> {
-    let mut pause = LATE_LISTENER_PAUSE;
-    loop {
-        // Where a container or a virtual machine has been, nobody is left who would refuse.
-        let attempt = tokio::select! {
-            attempt = timeout(CONNECT_TIMEOUT, Connection::open(endpoint)) => attempt,
-            () = endpoint.gone() => return Err(io::ErrorKind::HostUnreachable.into()),
-        };
-        let error = match attempt {
-            Ok(Ok(connection)) => return Ok(connection),
-            Ok(Err(error)) => error,
-            Err(_) => return Err(io::ErrorKind::TimedOut.into()),
-        };
-        let young = endpoint.ready_at().is_some_and(|ready_at| Instant::now() - ready_at < LATE_LISTENER);
-        if !young || !endpoint.is_live() || error.kind() != io::ErrorKind::ConnectionRefused {
-            return Err(error);
-        }
-        sleep(pause).await;
-        pause *= 2;
     }
 }

@@ -1,222 +1,419 @@
-//! `/invoke/<function>/<path>`: one request from its head to the last byte of its answer.
+//! `/invoke/<function>/<path>`: one request from its head to the head of its response.
 //!
-//! Finds the function, gets a slot, has `dispatch.rs` send the request to the instance and the answer's body to the client.
-//! Which headers travel is `headers.rs`, what a failure says `status.rs`. The slot is the [`Lease`] that this future holds:
-//! it returns when the last byte of the instance's answer has been handed on or either side is gone, panics included.
+//! Finds the function, gets a slot, has `dispatch.rs` send the request to the instance, and makes the response. Its body is
+//! `response_body.rs`, what follows a `101` `tunnel.rs`; both own the slot (a [`Lease`]) until their last byte.
 
-use std::{pin::pin, sync::Arc, time::Duration};
-
-use actix_http::StatusCode;
-use tokio::time::Instant;
-use unifaas_actors::{FunctionHandle, Lease, Outcome};
-
-use super::{
-    Shared,
-    client::{Client, put_status},
-    dispatch::{self, Deadline, Missed},
-    headers::{REQUEST_ID, SERVER_TIMING, put_response_headers},
-    record::Record,
-    request_id::RequestId,
-    status::Failure,
-    transfer::Transfer,
-    upstream::{Exchange, Pool},
-    wire::{Framing, RequestHead, put_header},
+use std::{
+    cell::{Cell, RefCell},
+    net::SocketAddr,
+    pin::{Pin, pin},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
 };
 
-/// Where invocations live.
-pub const PREFIX: &[u8] = b"/invoke/";
-/// Instances that a request is offered to which turn out to be gone, before the client is told.
-const ATTEMPTS: usize = 4;
+use actix_http::{ConnectionType, HttpMessage as _, Request, RequestHead, body::BoxBody};
+use actix_web::{
+    HttpRequest, HttpResponse, ResponseError as _,
+    dev::Payload,
+    http::{
+        Version,
+        header::{CONNECTION, CONTENT_LENGTH, HeaderName, HeaderValue, TRANSFER_ENCODING, UPGRADE},
+    },
+    web,
+};
+use hyper::{Method, StatusCode};
+use tokio::{sync::Notify, time::Instant};
+use unifaas_actors::{FunctionHandle, Lease, Refusal};
 
-/// Serves invocations on one HTTP worker.
-pub struct Invoker {
-    shared: Arc<Shared>,
-    pool: Pool,
-}
+use super::{
+    access_log::AccessLog,
+    client_body::{BodyLength, BodyProgress, ClientBody, pump, skip, take_body},
+    client_connection::{ActiveRequest, ClientConnection, ClientWatch},
+    debug,
+    dispatch::{Deadline, Transfer, dispatch, unless_left},
+    headers::{ForwardContext, REQUEST_ID, SERVER_TIMING, copy_response_headers, host, is_host, request_headers},
+    request_id::RequestId,
+    response_body::{ResponseBody, ResponseEnd, announced_size},
+    shared::Shared,
+    status::{Failure, Rejection},
+    tunnel::Tunnel,
+    upstream::{Answer, upload},
+};
 
-/// What has become of a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fate {
-    /// There is an answer in the client's output.
-    Answered,
-    /// The client has left, or its answer broke off: the connection is of no use.
-    BrokenOff,
-}
+/// Where invocations are served.
+pub const SCOPE: &str = "/invoke";
+/// Most headers of a request, and its largest head in bytes, as in actix-http's parser of HTTP/1.1.
+const MAX_HEADERS: usize = 96;
+const MAX_HEAD: usize = 128 * 1024;
+/// Requests at once on one connection of HTTP/2.
+const MAX_STREAMS: usize = 256;
 
-/// When a request came and when it got its first slot.
-#[derive(Clone, Copy)]
-struct Times {
-    asked: Instant,
-    leased: Instant,
-}
-
-impl Invoker {
-    pub fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, pool: Pool::default() }
+/// Serves a request at `/invoke`.
+pub async fn invoke(
+    request: HttpRequest,
+    payload: web::Payload,
+    shared: web::Data<Shared>,
+) -> Result<HttpResponse, Rejection> {
+    // `expect` has begun with it.
+    let begun = request.head().expect().then(|| request.extensions_mut().remove::<Begun>()).flatten();
+    if let Some(Begun(serving)) = begun {
+        return serving.await;
     }
-
-    /// Looks after the connections to instances. To be called every second or so.
-    pub fn sweep(&self) {
-        self.pool.sweep();
+    let connection = request.conn_data::<Rc<ClientConnection>>().cloned();
+    if let Some(connection) = &connection {
+        connection.unless_ended().await;
     }
-
-    /// Serves the client's request.
-    pub async fn invoke(&self, client: &mut Client) -> Fate {
-        let asked = Instant::now();
-        let request_id = RequestId::of(client.request.fields.get(REQUEST_ID.as_bytes()));
-        if self.shared.is_draining() {
-            return refuse(client, &Failure::Draining, &request_id);
-        }
-        let found = str::from_utf8(split(&client.request).0).ok().and_then(|name| self.shared.directory.find(name));
-        let Some(handle) = found else { return refuse(client, &Failure::NoSuchFunction, &request_id) };
-        let mut record = Record::new(&handle, &self.shared.log, &request_id, asked);
-        match self.serve(client, &handle, &request_id, &mut record, asked).await {
-            Ok(fate) => fate,
-            Err(failure) => {
-                record.fail(&failure);
-                refuse(client, &failure, &request_id)
+    let head = HeadSource::Request(request.clone());
+    match Invocation::begin(head, connection, shared.into_inner(), None) {
+        Ok(invocation) => invocation.serve(payload.into_inner()).await,
+        Err(rejection) => {
+            if declares_body(request.head()) && !rejection.failure.closes() {
+                skip_body(request.head(), payload.into_inner()).await;
             }
+            Err(rejection)
         }
     }
+}
 
-    /// Gets the request answered by an instance, and the answer to the client.
-    async fn serve(
-        &self,
-        client: &mut Client,
-        handle: &Arc<FunctionHandle>,
-        request_id: &RequestId,
-        record: &mut Record<'_>,
-        asked: Instant,
-    ) -> Result<Fate, Failure> {
-        check_length(handle, client.request.framing)?;
-        let lease = client.unless_left(pin!(handle.acquire_at(asked))).await??;
-        let times = Times { asked, leased: lease.since() };
-        let spec = &lease.endpoint().spec;
-        client.side.body.limit(spec.max_body);
-        let deadline = spec.timeout.map(|after| Deadline { at: times.leased + after, after });
-        let (lease, mut exchange) = self.open(client, handle, request_id, lease, deadline).await?;
+/// Reads a body that no instance will read, if it is small.
+async fn skip_body(head: &RequestHead, payload: Payload) -> bool {
+    match take_body(head, payload, false).await {
+        ClientBody::Some(payload, length) => skip(payload, length).await,
+        ClientBody::None(_) | ClientBody::Tunnel(_) => false,
+    }
+}
 
-        let upgraded = client.response.status == StatusCode::SWITCHING_PROTOCOLS;
-        // Nothing, unless the client has not taken the word yet that it is to send its body.
-        let before = client.side.socket.output.total();
-        let ends_with_connection = self.put_head(client, &mut exchange, request_id, times, &lease);
-        // A tunnel lasts as long as both sides want.
-        let deadline = deadline.filter(|_| !upgraded);
-        let instance = lease.endpoint().instance;
-        let moved = match client.response.framing {
-            Framing::None => Ok(()),
-            _ => dispatch::relay(&mut exchange, client, instance, deadline).await,
+/// A request that was begun before its client was asked for the body.
+struct Begun(Pin<Box<dyn Future<Output = Result<HttpResponse, Rejection>>>>);
+
+/// Decides about `Expect: 100-continue`. The request gets a slot and goes to the instance; the client is asked for the body
+/// when the instance wants it, or gets the response without having sent it.
+pub async fn expect(mut request: Request, shared: Arc<Shared>) -> Result<Request, actix_http::Response<BoxBody>> {
+    if debug::is_page(request.path()) {
+        // It reads no body.
+        return Ok(request);
+    }
+    let connection = request.conn_data::<Rc<ClientConnection>>().cloned();
+    if let Some(connection) = &connection {
+        connection.unless_ended().await;
+    }
+    let (head, payload) = (HeadSource::Copy(Box::new(request.head().clone())), request.take_payload());
+    let body_wanted = Rc::new(Notify::new());
+    let wanted = body_wanted.clone();
+    let mut serving: Pin<Box<dyn Future<Output = _>>> =
+        Box::pin(async move { Invocation::begin(head, connection, shared, Some(wanted))?.serve(payload).await });
+    tokio::select! {
+        biased;
+        response = &mut serving => {
+            let response = response.unwrap_or_else(|rejection: Rejection| rejection.error_response());
+            return Err(response.into());
+        }
+        () = body_wanted.notified() => {}
+    }
+    request.extensions_mut().insert(Begun(serving));
+    Ok(request)
+}
+
+/// Where the head of a request is.
+enum HeadSource {
+    Request(HttpRequest),
+    /// Its own copy: the request itself is with actix-http until the body is wanted.
+    Copy(Box<RequestHead>),
+}
+
+/// One request that is being served.
+pub struct Invocation {
+    pub shared: Arc<Shared>,
+    pub connection: Rc<ClientConnection>,
+    pub handle: Arc<FunctionHandle>,
+    pub is_websocket: bool,
+    /// To be notified when the instance wants the body that the client withholds.
+    pub body_wanted: Option<Rc<Notify>>,
+    /// Of its body.
+    pub progress: RefCell<Rc<BodyProgress>>,
+    /// `None`: no body.
+    body_length: Cell<Option<BodyLength>>,
+    head: HeadSource,
+    log: AccessLog,
+    arrived: Instant,
+    active: ActiveRequest,
+}
+
+impl Invocation {
+    /// Finds the function, and begins to count the request.
+    fn begin(
+        head: HeadSource,
+        client: Option<Rc<ClientConnection>>,
+        shared: Arc<Shared>,
+        body_wanted: Option<Rc<Notify>>,
+    ) -> Result<Self, Rejection> {
+        let arrived = Instant::now();
+        let request = head.get();
+        let request_id = RequestId::of(request.headers.get(REQUEST_ID).map(|id| id.as_bytes()));
+        let name = split_target(request).map(|(name, _)| name);
+        let reject = |failure: Failure| {
+            if failure.closes()
+                && let Some(connection) = &client
+            {
+                connection.end_after_response();
+            }
+            let function = name.filter(|name| !name.is_empty()).map(str::to_owned);
+            Rejection { failure, function, request_id: request_id.clone() }
         };
-        if !exchange.is_sent() {
-            // What follows on the connection is no request.
-            client.keep_alive = false;
+        // Every connection has one; see `server.rs`.
+        let Some(connection) = client.clone() else { return Err(reject(Refusal::Lost.into())) };
+        let active = connection.begin_request();
+        connection.set_body_unread(declares_body(request) && !connection.is_http2);
+        let is_websocket = asks_for_websocket(request);
+        if name.is_none() {
+            return Err(reject(Failure::NoSuchPage));
         }
-        match moved {
-            Ok(()) => {
-                // Slot and connection are free before the client knows that it can send another request.
-                if let Some(connection) = exchange.into_connection() {
-                    self.pool.give_back(lease.endpoint(), connection);
-                }
-                record.end(Outcome::Ok);
-                Ok(Fate::Answered)
-            }
+        if !connection.guard.is_within_limit() {
+            return Err(reject(Failure::TooManyConnections));
+        }
+        if connection.active() > MAX_STREAMS {
+            return Err(reject(Failure::TooManyStreams));
+        }
+        if shared.is_draining() {
+            return Err(reject(Failure::Draining));
+        }
+        let is_ambiguous = reads_as_websocket(request) && !is_websocket && declares_body(request);
+        if connection.is_http2 && !is_head_within_limits(request) {
+            return Err(reject(Failure::HeadTooLarge));
+        }
+        if is_ambiguous || !host(request).is_none_or(is_host) {
+            return Err(reject(Failure::BadRequest));
+        }
+        let Some(handle) = name.and_then(|name| shared.directory.find(name)) else {
+            return Err(reject(Failure::NoSuchFunction));
+        };
+        let log = AccessLog::new(handle.clone(), shared.clone(), connection.clone(), request_id, arrived);
+        let (progress, body_length) = (RefCell::new(BodyProgress::none()), Cell::default());
+        Ok(Self {
+            shared,
+            connection,
+            handle,
+            is_websocket,
+            body_wanted,
+            progress,
+            body_length,
+            head,
+            log,
+            arrived,
+            active,
+        })
+    }
+
+    /// Gets the request answered by an instance.
+    async fn serve(mut self, payload: Payload) -> Result<HttpResponse, Rejection> {
+        self.connection.set_unanswered(true);
+        let outcome = self.exchange(payload).await;
+        self.connection.set_unanswered(false);
+        match outcome {
+            Ok((lease, answer, transfer)) => Ok(self.respond(lease, answer, transfer)),
             Err(failure) => {
-                condemn_if_blamed(lease, &failure);
-                if client.side.socket.output.total() == before && !matches!(failure, Failure::ClientGone) {
-                    // The client has seen nothing of the answer, so it can have another one.
-                    client.side.socket.output.clear();
-                    return Err(failure);
+                self.log.fail(&failure);
+                self.connection.set_body_unread(!self.progress.borrow().is_complete() && !self.connection.is_http2);
+                if failure.closes() {
+                    self.connection.end_after_response();
                 }
-                record.fail(&failure);
-                if ends_with_connection {
-                    client.end_with_reset();
-                }
-                Ok(Fate::BrokenOff)
+                let function = Some(self.handle.name().to_owned());
+                Err(Rejection { failure, function, request_id: self.log.request_id.clone() })
             }
         }
     }
 
-    /// Sends the request to an instance, or to another one if it never reached the first.
-    async fn open(
-        &self,
-        client: &mut Client,
-        handle: &Arc<FunctionHandle>,
-        request_id: &RequestId,
-        mut lease: Lease,
-        deadline: Option<Deadline>,
-    ) -> Result<(Lease, Exchange), Failure> {
-        for attempt in 1.. {
-            let Missed { failure, untouched } =
-                match dispatch::send(&self.pool, client, request_id, &lease, deadline).await {
-                    Ok(exchange) => return Ok((lease, exchange)),
-                    Err(missed) => missed,
-                };
-            let failure = Box::pin(dispatch::explain(failure, lease.endpoint())).await;
-            // The slot is free before the client hears of the failure, and before another one is asked for.
-            condemn_if_blamed(lease, &failure);
-            // An instance that died of the request itself must not take all others with it.
-            let attempts = if matches!(failure, Failure::Unreachable { .. }) { ATTEMPTS } else { 2 };
-            if !untouched || attempt >= attempts {
-                return Err(failure);
+    async fn exchange(&self, payload: Payload) -> Result<(Lease, Answer, Transfer), Failure> {
+        let body = if self.is_websocket {
+            ClientBody::Tunnel(payload)
+        } else {
+            take_body(self.head(), payload, self.connection.is_http2).await
+        };
+        let (body, ended, tunnel) = match body {
+            ClientBody::None(ended) => (None, ended, None),
+            ClientBody::Tunnel(payload) => (None, None, Some(payload)),
+            ClientBody::Some(payload, length) => {
+                self.progress.replace(Rc::default());
+                (Some((payload, length)), None, None)
             }
-            lease = match client.unless_left(Box::pin(dispatch::by(deadline, handle.acquire())).as_mut()).await? {
-                Ok(lease) => lease?,
-                Err(_) => return Err(failure),
-            };
+        };
+        self.body_length.set(body.as_ref().map(|(_, length)| *length));
+        if let Some((_, BodyLength::Known(length))) = &body
+            && let Some(limit) = self.handle.max_body().filter(|limit| length > limit)
+        {
+            return Err(Failure::BodyTooLarge { limit });
         }
-        unreachable!("the last attempt returns")
+        let mut watch = ClientWatch::new(&self.connection, ended);
+        let lease = match unless_left(&mut watch, pin!(self.handle.acquire_at(self.arrived))).await? {
+            Ok(lease) => lease,
+            Err(refusal) => {
+                // A withheld body does not come.
+                if let Some((payload, length)) = body.filter(|_| self.body_wanted.is_none())
+                    && skip(payload, length).await
+                {
+                    self.progress.replace(BodyProgress::none());
+                }
+                return Err(refusal.into());
+            }
+        };
+        let (leased, spec) = (lease.since(), lease.endpoint().spec.clone());
+        let deadline = spec.timeout.map(|after| Deadline { at: leased + after, after });
+        let mut transfer = Transfer { leased, deadline, watch, tunnel, pump: None, upload: None };
+        if let Some((payload, _)) = body {
+            let (sender, upload) = upload();
+            let (pump, progress) = pump(payload, sender, spec.max_body, &self.connection, self.body_wanted.clone());
+            (transfer.pump, transfer.upload) = (Some(pump), Some(upload));
+            self.progress.replace(progress);
+        }
+        let (lease, answer) = dispatch(self, &mut transfer, lease).await?;
+        self.shared.malformed_responses.reset(lease.endpoint().instance);
+        Ok((lease, answer, transfer))
     }
 
-    /// Writes the head of the answer to the client; its body is to follow. Tells whether only the end of the connection ends
-    /// it.
-    fn put_head(
-        &self,
-        client: &mut Client,
-        exchange: &mut Exchange,
-        request_id: &RequestId,
-        times: Times,
-        lease: &Lease,
-    ) -> bool {
-        let upgraded = client.response.status == StatusCode::SWITCHING_PROTOCOLS;
-        let unmeasured = !upgraded && matches!(client.response.framing, Framing::Chunked | Framing::UntilClose);
-        // Old clients know no chunks.
-        let (chunked, ends_with_connection) =
-            (unmeasured && !client.request.is_old, unmeasured && client.request.is_old);
-        client.keep_alive &= !upgraded && !ends_with_connection && !self.shared.is_draining();
-        if upgraded {
-            client.side.body = Transfer::new(Framing::UntilClose, false);
-        }
-        exchange.start_body(&client.response, chunked);
+    /// Makes the response from that of the instance.
+    fn respond(self, lease: Lease, answer: Answer, transfer: Transfer) -> HttpResponse {
+        let Self { shared, connection, head, log, arrived, active, progress, .. } = self;
+        let (Answer { head: from, body }, request) = (answer, head.get());
+        let progress = progress.into_inner();
+        progress.set_answered();
+        connection.settle_interim();
+        let is_upgrade = from.status == StatusCode::SWITCHING_PROTOCOLS;
+        let is_head = request.method == actix_web::http::Method::HEAD;
+        // Clients of HTTP/1.0 know no chunks: the end of the connection ends the body.
+        let ends_with_connection =
+            !is_upgrade && !is_head && body.size().is_none() && request.version < Version::HTTP_11;
+        let server_timing = server_timing(arrived, transfer.leased, &lease);
+        let request_id = HeaderValue::from_bytes(log.request_id.as_bytes());
+        let connection_type = match () {
+            () if is_upgrade => Some(ConnectionType::Upgrade),
+            () if ends_with_connection || shared.is_draining() => Some(ConnectionType::Close),
+            () => None,
+        };
 
-        let out = &mut client.side.socket.output.head;
-        put_status(out, client.response.status, client.response.reason());
-        let dated = put_response_headers(out, &client.response);
-        put_header(out, REQUEST_ID.as_bytes(), [request_id.as_bytes()]);
-        times.put(out, lease);
-        if chunked {
-            put_header(out, b"transfer-encoding", [&b"chunked"[..]]);
+        let end = ResponseEnd { shared, connection, log, progress, lease: Some(lease), _active: active };
+        let body = match is_upgrade {
+            true => BoxBody::new(Tunnel::new(body, transfer, end)),
+            false => {
+                let announced = is_head.then(|| announced_size(&from));
+                BoxBody::new(ResponseBody::new(body, announced, ends_with_connection, transfer, end))
+            }
+        };
+        // Both libraries know the same statuses.
+        let status = actix_web::http::StatusCode::from_u16(from.status.as_u16()).unwrap_or_default();
+        let mut response = HttpResponse::with_body(status, body);
+        let fields = response.headers_mut();
+        copy_response_headers(&from.headers, from.status, fields);
+        if let Ok(request_id) = request_id {
+            fields.insert(HeaderName::from_static(REQUEST_ID), request_id);
         }
-        client.end_head(dated);
-        ends_with_connection
+        fields.append(HeaderName::from_static(SERVER_TIMING), server_timing);
+        let head = response.head_mut();
+        head.no_chunking(ends_with_connection);
+        if let Some(connection_type) = connection_type {
+            head.set_connection_type(connection_type);
+        }
+        response
+    }
+
+    /// Returns the head of the request as the instance at that address gets it.
+    pub fn request_head(&self, instance: SocketAddr) -> hyper::Request<()> {
+        let head = self.head();
+        let context = ForwardContext {
+            client: &self.connection.peer,
+            request_id: &self.log.request_id,
+            is_tls: self.connection.is_tls,
+            is_websocket: self.is_websocket,
+            expects_continue: self.body_wanted.is_some(),
+            body: self.body_length.get(),
+            instance,
+        };
+        let mut request = hyper::Request::new(());
+        *request.headers_mut() = request_headers(head, context);
+        let target = split_target(head).map_or("/", |(_, target)| target);
+        // What actix-http accepts as a target, hyper does as well.
+        let target = if target.starts_with('/') { target.parse() } else { format!("/{target}").parse() };
+        *request.uri_mut() = target.unwrap_or_default();
+        *request.method_mut() = self.method();
+        request
+    }
+
+    fn head(&self) -> &RequestHead {
+        self.head.get()
+    }
+
+    fn method(&self) -> Method {
+        // Both sides accept the same tokens.
+        Method::from_bytes(self.head().method.as_str().as_bytes()).unwrap_or_default()
+    }
+
+    /// Whether sending the request twice does no harm (RFC 9110, section 9.2.2).
+    pub fn is_idempotent(&self) -> bool {
+        self.method().is_idempotent()
+    }
+
+    /// Whether interim responses can be passed on. actix-http cannot send them over HTTP/2.
+    pub fn takes_interim(&self) -> bool {
+        !self.connection.is_http2 && self.head().version == Version::HTTP_11
     }
 }
 
-impl Times {
-    /// `Server-Timing`: where the time went until the response's head came.
-    fn put(self, out: &mut Vec<u8>, lease: &Lease) {
-        let waited = self.leased - self.asked;
-        // The first request of an instance waited for its boot, or for what was left of it.
-        let boot = if lease.is_fresh() { lease.endpoint().boot().min(waited) } else { Duration::ZERO };
-        let parts =
-            [(&b"queue;dur="[..], waited - boot), (b", boot;dur=", boot), (b", upstream;dur=", self.leased.elapsed())];
-        out.extend_from_slice(SERVER_TIMING.as_bytes());
-        out.extend_from_slice(b": ");
-        for (name, duration) in parts {
-            out.extend_from_slice(name);
-            put_milliseconds(out, duration);
+impl HeadSource {
+    fn get(&self) -> &RequestHead {
+        match self {
+            Self::Request(request) => request.head(),
+            Self::Copy(head) => head,
         }
-        out.extend_from_slice(b"\r\n");
     }
+}
+
+/// Returns the function's name, and the path and query for it, both as they were sent. `None`: the target is not below
+/// [`SCOPE`].
+///
+/// The name is not decoded: only the exact name of a registry entry finds a function, so no spelling of `..` or `/` can
+/// mean anything else.
+fn split_target(head: &RequestHead) -> Option<(&str, &str)> {
+    let rest = head.uri.path_and_query()?.as_str().strip_prefix(SCOPE)?.strip_prefix('/')?;
+    Some(rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len())))
+}
+
+fn asks_for_websocket(head: &RequestHead) -> bool {
+    let mut options = head.headers.get_all(CONNECTION).filter_map(|value| value.to_str().ok());
+    reads_as_websocket(head)
+        && options.any(|options| options.split(',').any(|option| option.trim().eq_ignore_ascii_case("upgrade")))
+}
+
+/// Whether actix-http takes all that follows the head for its body, to the end of the connection.
+fn reads_as_websocket(head: &RequestHead) -> bool {
+    let mut protocols = head.headers.get_all(UPGRADE).filter_map(|value| value.to_str().ok());
+    head.version == Version::HTTP_11 && protocols.any(|protocol| protocol.trim().eq_ignore_ascii_case("websocket"))
+}
+
+/// Whether the head is no larger than actix-http takes over HTTP/1.1. Over HTTP/2 it takes any.
+fn is_head_within_limits(head: &RequestHead) -> bool {
+    let sizes = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len());
+    let (count, size) = sizes.fold((0, head.uri.path().len()), |(count, sum), size| (count + 1, sum + size));
+    count <= MAX_HEADERS && size <= MAX_HEAD
+}
+
+fn declares_body(head: &RequestHead) -> bool {
+    head.headers.contains_key(TRANSFER_ENCODING)
+        || head.headers.get(CONTENT_LENGTH).is_some_and(|length| length.as_bytes() != b"0")
+}
+
+/// Returns `Server-Timing`: where the time went until the response's head came.
+fn server_timing(arrived: Instant, leased: Instant, lease: &Lease) -> HeaderValue {
+    let waited = leased - arrived;
+    // The first request of an instance waited for its boot, or for what was left of it.
+    let boot = if lease.is_fresh() { lease.endpoint().boot().min(waited) } else { Duration::ZERO };
+    let mut text = Vec::with_capacity(64);
+    for (name, duration) in
+        [("queue;dur=", waited - boot), (", boot;dur=", boot), (", upstream;dur=", leased.elapsed())]
+    {
+        text.extend_from_slice(name.as_bytes());
+        put_milliseconds(&mut text, duration);
+    }
+    HeaderValue::from_maybe_shared(bytes::Bytes::from(text)).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
 /// Writes a duration as milliseconds with three decimals. Integers: a float costs ten times as much to write.
@@ -228,76 +425,35 @@ fn put_milliseconds(out: &mut Vec<u8>, duration: Duration) {
     out.extend([rest / 100, rest / 10 % 10, rest % 10].map(|digit| b'0' + digit as u8));
 }
 
-/// Gives the slot back. An instance that failed a request like this should get no other.
-fn condemn_if_blamed(mut lease: Lease, failure: &Failure) {
-    if matches!(failure.outcome(), Outcome::InstanceFailed | Outcome::FunctionTimedOut) {
-        lease.mark_failed();
-    }
-}
-
-/// Answers with the failure.
-fn refuse(client: &mut Client, failure: &Failure, request_id: &RequestId) -> Fate {
-    if failure.outcome() == Outcome::ClientGone {
-        return Fate::BrokenOff;
-    }
-    let name = String::from_utf8_lossy(split(&client.request).0).into_owned();
-    client.refuse(failure, Some(name.as_str()).filter(|name| !name.is_empty()), request_id);
-    Fate::Answered
-}
-
-/// The path and query for the function: may be empty or begin with `?`.
-pub fn target_for_function(request: &RequestHead) -> &[u8] {
-    split(request).1
-}
-
-/// The function's name and the path and query for it, both as they were sent.
-///
-/// The name is not decoded: only the exact name of a registry entry finds a function, so no spelling of `..` or `/` can
-/// mean anything else.
-pub fn split(request: &RequestHead) -> (&[u8], &[u8]) {
-    let rest = request.path_and_query().strip_prefix(PREFIX).unwrap_or_default();
-    rest.split_at(rest.iter().position(|byte| matches!(byte, b'/' | b'?')).unwrap_or(rest.len()))
-}
-
-/// Refuses a body whose declared length is past the function's limit, before an instance is bothered.
-fn check_length(handle: &FunctionHandle, framing: Framing) -> Result<(), Failure> {
-    if let Framing::Length(length) = framing
-        && let Some(limit) = handle.max_body()
-        && length > limit
-    {
-        return Err(Failure::BodyTooLarge { limit });
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(sent: &str, name: &str, target: &str) {
-        let mut request = RequestHead::default();
-        let head = format!("GET {sent} HTTP/1.1\r\nHost: h\r\n\r\n");
-        assert!(request.take(&mut head.as_bytes().into(), head.len()).unwrap());
-        assert_eq!(split(&request), (name.as_bytes(), target.as_bytes()));
+    fn check(sent: &str, expected: Option<(&str, &str)>) {
+        let mut head = RequestHead::default();
+        head.uri = sent.parse().unwrap();
+        assert_eq!(split_target(&head), expected);
     }
 
     #[test]
-    fn the_path_travels_as_it_was_sent() {
-        check("/invoke/f", "f", "");
-        check("/invoke/f/", "f", "/");
-        check("/invoke/f/a/b%20c?q=1", "f", "/a/b%20c?q=1");
-        check("/invoke/f?q=1", "f", "?q=1");
-        check("/invoke/f//x/../y%2F", "f", "//x/../y%2F");
-        check("http://host/invoke/f/x", "f", "/x");
+    fn the_path_is_passed_on_as_it_was_sent() {
+        check("/invoke/f", Some(("f", "")));
+        check("/invoke/f/", Some(("f", "/")));
+        check("/invoke/f/a/b%20c?q=1", Some(("f", "/a/b%20c?q=1")));
+        check("/invoke/f?q=1", Some(("f", "?q=1")));
+        check("/invoke/f//x/../y%2F", Some(("f", "//x/../y%2F")));
+        check("http://host/invoke/f/x", Some(("f", "/x")));
     }
 
     #[test]
-    fn a_name_is_taken_literally() {
-        check("/invoke/%2e%2e/x", "%2e%2e", "/x");
-        check("/invoke/../x", "..", "/x");
-        check("/invoke/", "", "");
-        check("/invoke//x", "", "/x");
+    fn a_name_is_not_decoded() {
+        check("/invoke/%2e%2e/x", Some(("%2e%2e", "/x")));
+        check("/invoke/../x", Some(("..", "/x")));
+        check("/invoke/", Some(("", "")));
+        check("/invoke//x", Some(("", "/x")));
+        check("/%69nvoke/f/", None);
+        check("/invoke", None);
     }
 
     #[test]

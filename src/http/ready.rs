@@ -1,33 +1,39 @@
 //! The callback listener: `GET` or `POST /ready/<token>`, and nothing else.
 //!
-//! It is reachable from guests, so it says as little as possible. Whom a token is for is known to the actors'
-//! `Callbacks`; whether the call is believed is decided by the instance's life.
+//! Guests reach it, so it says as little as possible. `Callbacks` of the actors finds the instance of a token, and
+//! decides whether the call comes from it.
 
-use actix_http::StatusCode;
+use actix_web::{HttpRequest, HttpResponse, http::Method, web};
 use slog::warn;
 use unifaas_actors::ReadyToken;
 
-use super::{Shared, client::Client, status};
+use super::{accept_policy::ConnAddrs, client_connection::client_of, shared::Shared, status};
 
-const PREFIX: &[u8] = b"/ready/";
+const PREFIX: &str = "/ready/";
 
-/// Answers an instance, or whoever else is there.
-pub async fn hear(client: &mut Client, shared: &Shared) {
-    let request = &client.request;
-    let path = request.path_and_query().split(|byte| *byte == b'?').next().unwrap_or_default();
-    let Some(token) = path.strip_prefix(PREFIX) else { return client.answer(StatusCode::NOT_FOUND, [], b"") };
-    if !matches!(request.method(), b"GET" | b"POST") {
-        return client.answer(StatusCode::METHOD_NOT_ALLOWED, [("allow", &b"GET, POST"[..])], b"");
+/// Adds the only route.
+pub fn routes(config: &mut web::ServiceConfig) {
+    config.default_service(web::to(ready));
+}
+
+async fn ready(request: HttpRequest, shared: web::Data<Shared>) -> HttpResponse {
+    let client = client_of(&request);
+    let _active = client.map(|client| client.begin_request());
+    let Some(token) = request.uri().path().strip_prefix(PREFIX) else { return HttpResponse::NotFound().finish() };
+    if !matches!(*request.method(), Method::GET | Method::POST) {
+        return HttpResponse::MethodNotAllowed().insert_header(("allow", "GET, POST")).finish();
     }
-    let token = str::from_utf8(token).ok().and_then(ReadyToken::parse);
-    let from = client.ends.peer.ip().to_canonical();
-    let verdict = shared.callbacks.deliver(token, from).await;
-    // Anybody here can forge as many as they like; all of them are counted.
-    if verdict.is_none()
-        && let Some(times) = shared.forgers.due()
+    let Some(ConnAddrs { peer, .. }) = client.map(|client| client.addrs) else {
+        return HttpResponse::InternalServerError().finish();
+    };
+    let from = peer.ip().to_canonical();
+    let outcome = shared.callbacks.deliver(ReadyToken::parse(token), from).await;
+    // Any function can forge as many as it likes; all of them are counted.
+    if outcome.is_none()
+        && let Some(times) = shared.log_throttles.unknown_token.due()
     {
         warn!(shared.log, "ready callback for no instance"; "from" => %from, "times" => times);
     }
-    let (status, text) = status::of_callback(verdict);
-    client.answer(status, [("content-type", &b"text/plain"[..])], text.as_bytes());
+    let (status, text) = status::of_callback(outcome);
+    HttpResponse::build(status).content_type("text/plain").body(text)
 }

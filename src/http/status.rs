@@ -1,15 +1,19 @@
 //! What each failure says to the client: the only file that knows status codes.
 //!
-//! A platform error is an RFC 9457 problem document and carries `x-unifaas-error`, so that nobody mistakes it for the
+//! A platform error is an RFC 9457 problem document and carries `x-unifaas-error`, so that it is not mistaken for the
 //! function's own answer.
 
 use std::{borrow::Cow, time::Duration};
 
-use actix_http::StatusCode;
+use actix_web::{HttpResponse, ResponseError, http::StatusCode};
 use serde::Serialize;
 use unifaas_actors::{CallbackOutcome, InstanceId, Outcome, Refusal, sandbox::SandboxExit};
 
-use super::{headers::ERROR_CODE, upstream::ExchangeError, wire::HeadError};
+use super::{
+    headers::{ERROR_CODE, REQUEST_ID},
+    request_id::RequestId,
+    upstream::{AttemptError, BodyError},
+};
 
 /// Why the platform answers instead of the function.
 #[derive(Debug, thiserror::Error)]
@@ -23,9 +27,12 @@ pub enum Failure {
     /// The daemon is ending.
     #[error("the daemon is shutting down")]
     Draining,
-    /// There are too many connections, of everybody or of this client.
+    /// The limit of connections, or of this client's, is reached.
     #[error("there are too many connections, from everywhere or from this address: see --max-connections")]
-    Crowded,
+    TooManyConnections,
+    /// The client has too many requests at once on one connection of HTTP/2.
+    #[error("there are too many requests at once on this connection")]
+    TooManyStreams,
     /// The function gave no slot.
     #[error(transparent)]
     Refused(#[from] Refusal),
@@ -38,9 +45,15 @@ pub enum Failure {
         /// What is allowed.
         limit: u64,
     },
-    /// What came is no request, or none that can be passed on.
-    #[error(transparent)]
-    Head(#[from] HeadError),
+    /// What came is not a valid request.
+    #[error("the request is malformed")]
+    BadRequest,
+    /// The request's body is malformed.
+    #[error("the request body is malformed")]
+    MalformedBody,
+    /// The request's head has too many bytes or headers.
+    #[error("the request head is too large")]
+    HeadTooLarge,
     /// The head of the request took too long.
     #[error("the request head did not arrive in time")]
     HeadTimedOut,
@@ -52,13 +65,23 @@ pub enum Failure {
         /// What the system said.
         source: std::io::Error,
     },
-    /// The exchange with the instance failed.
+    /// The instance gave no response.
     #[error("{}", chain(.error))]
-    Exchange {
+    Attempt {
+        /// The instance.
+        instance: InstanceId,
+        /// Why.
+        error: AttemptError,
+    },
+    /// The instance's response broke off.
+    #[error("{}", chain(.error))]
+    ResponseBody {
         /// The instance.
         instance: InstanceId,
         /// How.
-        error: ExchangeError,
+        error: BodyError,
+        /// Whether the connection had been kept from an earlier request.
+        reused: bool,
     },
     /// The instance ended in the middle of the exchange.
     #[error("the instance ended before it answered: {end}")]
@@ -107,7 +130,8 @@ impl Failure {
             Failure::NoSuchFunction => (S::NOT_FOUND, "no_such_function", "No such function"),
             Failure::NoSuchPage => (S::NOT_FOUND, "no_such_page", "Nothing here"),
             Failure::Draining => (S::SERVICE_UNAVAILABLE, "draining", "Shutting down"),
-            Failure::Crowded => (S::SERVICE_UNAVAILABLE, "too_many_connections", "Too many connections"),
+            Failure::TooManyConnections => (S::SERVICE_UNAVAILABLE, "too_many_connections", "Too many connections"),
+            Failure::TooManyStreams => (S::SERVICE_UNAVAILABLE, "too_many_streams", "Too many requests at once"),
             Failure::Refused(refusal) => {
                 let (status, title) = match refusal.root() {
                     Refusal::Misconfigured { .. } => (S::INTERNAL_SERVER_ERROR, "Function misconfigured"),
@@ -122,50 +146,45 @@ impl Failure {
                 };
                 (status, counted(refusal.outcome()), title)
             }
-            Failure::BodyTooLarge { .. } | Failure::Exchange { error: ExchangeError::BodyTooLarge { .. }, .. } => {
+            Failure::BodyTooLarge { .. } => {
                 (S::PAYLOAD_TOO_LARGE, counted(Outcome::BodyTooLarge), "Request body too large")
             }
-            Failure::Head(error) => match error {
-                HeadError::TooLarge => (S::REQUEST_HEADER_FIELDS_TOO_LARGE, "head_too_large", "Request head too large"),
-                HeadError::Coding => (S::NOT_IMPLEMENTED, "unknown_coding", "Unknown transfer coding"),
-                HeadError::Version => (S::HTTP_VERSION_NOT_SUPPORTED, "unknown_version", "Unknown version of HTTP"),
-                _ => (S::BAD_REQUEST, counted(Outcome::BadRequest), "Bad request"),
-            },
-            // Nobody reads this. The log says 499, as nginx's does.
-            Failure::ClientGone | Failure::Exchange { error: ExchangeError::ClientGone, .. } => {
-                (S::BAD_REQUEST, counted(Outcome::ClientGone), "Client left")
-            }
-            Failure::Exchange { error: ExchangeError::ClientMalformed, .. } => {
+            Failure::HeadTooLarge => (S::REQUEST_HEADER_FIELDS_TOO_LARGE, "head_too_large", "Request head too large"),
+            Failure::BadRequest | Failure::MalformedBody => {
                 (S::BAD_REQUEST, counted(Outcome::BadRequest), "Bad request")
             }
+            // No client reads this. The log says 499, as nginx's does.
+            Failure::ClientGone => (S::BAD_REQUEST, counted(Outcome::ClientGone), "Client left"),
             Failure::RequestTimedOut { .. } | Failure::ClientSilent { .. } | Failure::HeadTimedOut => {
                 (S::REQUEST_TIMEOUT, counted(Outcome::RequestTimedOut), "Request timed out")
             }
-            Failure::Unreachable { .. } | Failure::Exchange { .. } | Failure::Ended { .. } => {
-                (S::BAD_GATEWAY, counted(Outcome::InstanceFailed), "Instance failed")
-            }
+            Failure::Unreachable { .. }
+            | Failure::Attempt { .. }
+            | Failure::ResponseBody { .. }
+            | Failure::Ended { .. } => (S::BAD_GATEWAY, counted(Outcome::InstanceFailed), "Instance failed"),
             Failure::FunctionTimedOut { .. } => {
                 (S::GATEWAY_TIMEOUT, counted(Outcome::FunctionTimedOut), "Function timed out")
             }
         }
     }
 
-    /// How the request is counted.
+    /// Returns how the request is counted.
     pub fn outcome(&self) -> Outcome {
         match self {
-            Failure::NoSuchFunction | Failure::NoSuchPage | Failure::Head(_) => Outcome::BadRequest,
+            Failure::NoSuchFunction
+            | Failure::NoSuchPage
+            | Failure::BadRequest
+            | Failure::MalformedBody
+            | Failure::HeadTooLarge => Outcome::BadRequest,
             Failure::Draining => Outcome::Draining,
-            Failure::Crowded => Outcome::HostSaturated,
+            Failure::TooManyConnections | Failure::TooManyStreams => Outcome::HostSaturated,
             Failure::ClientGone => Outcome::ClientGone,
             Failure::Refused(refusal) => refusal.outcome(),
             Failure::BodyTooLarge { .. } => Outcome::BodyTooLarge,
-            Failure::Exchange { error, .. } => match error {
-                ExchangeError::ClientGone => Outcome::ClientGone,
-                ExchangeError::ClientMalformed => Outcome::BadRequest,
-                ExchangeError::BodyTooLarge { .. } => Outcome::BodyTooLarge,
-                ExchangeError::Broken { .. } | ExchangeError::Nonsense(_) => Outcome::InstanceFailed,
-            },
-            Failure::Unreachable { .. } | Failure::Ended { .. } => Outcome::InstanceFailed,
+            Failure::Unreachable { .. }
+            | Failure::Attempt { .. }
+            | Failure::ResponseBody { .. }
+            | Failure::Ended { .. } => Outcome::InstanceFailed,
             Failure::FunctionTimedOut { .. } => Outcome::FunctionTimedOut,
             Failure::RequestTimedOut { .. } | Failure::ClientSilent { .. } | Failure::HeadTimedOut => {
                 Outcome::RequestTimedOut
@@ -173,10 +192,31 @@ impl Failure {
         }
     }
 
+    /// Whether the response was malformed. Only an instance that answers every request like that has failed.
+    pub fn is_malformed_response(&self) -> bool {
+        matches!(
+            self,
+            Failure::Attempt { error: AttemptError::Malformed(_), .. }
+                | Failure::ResponseBody { error: BodyError::Malformed(_), .. }
+        )
+    }
+
+    /// Whether the instance should get no further request. The end of a connection that had been kept is not its failure.
+    pub fn condemns_instance(&self) -> bool {
+        match self {
+            Failure::Attempt { error: AttemptError::Broken { reused, .. }, .. } => !reused,
+            Failure::ResponseBody { error: BodyError::Broken(_), reused, .. } => !reused,
+            Failure::Attempt { .. } | Failure::ResponseBody { .. } => false,
+            Failure::Unreachable { .. } | Failure::Ended { .. } | Failure::FunctionTimedOut { .. } => true,
+            _ => false,
+        }
+    }
+
     fn instance(&self) -> Option<InstanceId> {
         match self {
             Failure::Unreachable { instance, .. }
-            | Failure::Exchange { instance, .. }
+            | Failure::Attempt { instance, .. }
+            | Failure::ResponseBody { instance, .. }
             | Failure::Ended { instance, .. }
             | Failure::FunctionTimedOut { instance, .. } => Some(*instance),
             Failure::Refused(refusal) => match refusal.root() {
@@ -205,14 +245,16 @@ impl Failure {
                 | Refusal::HostSaturated { retry_after, .. }
                 | Refusal::Failing { retry_after, .. },
             ) => *retry_after,
-            Failure::Draining | Failure::Crowded | Failure::Refused(Refusal::Draining) => Duration::from_secs(1),
+            Failure::Draining
+            | Failure::TooManyConnections
+            | Failure::TooManyStreams
+            | Failure::Refused(Refusal::Draining) => Duration::from_secs(1),
             _ => return None,
         };
         Some((computed.as_secs_f64().ceil() as u64).clamp(1, 60))
     }
 
-    /// What the client is told. `function` is the name it asked for.
-    pub fn problem(&self, function: Option<&str>, request_id: &str) -> Problem {
+    fn problem(&self, function: Option<&str>, request_id: &str) -> Problem {
         let (status, code, title) = self.saying();
         let instance = self.instance().map(|instance| instance.to_string());
         let document = Document {
@@ -231,35 +273,71 @@ impl Failure {
         Problem { status, fields, body: serde_json::to_string(&document).unwrap_or_default() }
     }
 
-    /// Whether the connection cannot go on after this: what follows on it is not a request, or nobody will serve it.
+    /// Whether the connection cannot go on after this: what follows on it is no request, or will not be served.
     pub fn closes(&self) -> bool {
         matches!(
             self,
             Failure::Draining
-                | Failure::Crowded
+                | Failure::TooManyConnections
                 | Failure::ClientGone
-                | Failure::Head(_)
+                | Failure::BadRequest
+                | Failure::MalformedBody
+                | Failure::HeadTooLarge
                 | Failure::HeadTimedOut
                 | Failure::BodyTooLarge { .. }
                 | Failure::RequestTimedOut { .. }
                 | Failure::ClientSilent { .. }
                 | Failure::Refused(Refusal::Draining)
-                | Failure::Exchange {
-                    error: ExchangeError::ClientGone
-                        | ExchangeError::ClientMalformed
-                        | ExchangeError::BodyTooLarge { .. },
-                    ..
-                }
         )
+    }
+
+    /// Returns the answer to what reaches no handler, as the bytes of HTTP/1.1. It is the last of its connection.
+    pub fn bare_response(&self) -> Vec<u8> {
+        let request_id = RequestId::of(None);
+        let Problem { status, fields, body } = self.problem(None, request_id.as_str());
+        let length = body.len();
+        let mut head = format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {length}\r\n");
+        for (name, value) in fields {
+            head += &format!("{name}: {value}\r\n");
+        }
+        (head + &format!("{REQUEST_ID}: {}\r\n\r\n{body}", request_id.as_str())).into_bytes()
+    }
+}
+
+/// A failure with what its answer says of the request. Handlers return it as their error.
+#[derive(Debug, thiserror::Error)]
+#[error("{failure}")]
+pub struct Rejection {
+    pub failure: Failure,
+    /// The name of the function that the client asked for.
+    pub function: Option<String>,
+    pub request_id: RequestId,
+}
+
+impl ResponseError for Rejection {
+    fn status_code(&self) -> StatusCode {
+        self.failure.saying().0
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        let Problem { status, fields, body } = self.failure.problem(self.function.as_deref(), self.request_id.as_str());
+        let mut response = HttpResponse::build(status);
+        for (name, value) in &fields {
+            response.insert_header((*name, value.as_bytes()));
+        }
+        if self.failure.closes() {
+            response.force_close();
+        }
+        response.insert_header((REQUEST_ID, self.request_id.as_bytes())).body(body)
     }
 }
 
 /// An answer of the platform, but for the request's id in its head.
 #[derive(Debug)]
-pub struct Problem {
-    pub status: StatusCode,
-    pub fields: Vec<(&'static str, Cow<'static, str>)>,
-    pub body: String,
+struct Problem {
+    status: StatusCode,
+    fields: Vec<(&'static str, Cow<'static, str>)>,
+    body: String,
 }
 
 /// RFC 9457, with extension members.

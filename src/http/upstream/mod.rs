@@ -1,103 +1,205 @@
-//! Connections to instances: opened, kept for the next request, and thrown away with the instance.
+//! The HTTP client towards function instances, on hyper's `client::conn::http1`.
 //!
-//! Each HTTP worker has its own [`Pool`], because a connection belongs to the event loop that opened it. What is said on a
-//! connection is `exchange.rs`, and `vigil.rs` knows when nothing more will be.
+//! [`send`] makes an attempt with one instance. A kept connection that turns out to be closed is replaced there; whether
+//! another instance gets the request, and which failure ends an instance, is the caller's decision.
+//!
+//! | file | what it knows |
+//! | --- | --- |
+//! | `pool.rs` | idle connections, one pool per instance for all workers |
+//! | `connection.rs` | opening a connection, and the task that drives it |
+//! | `meter.rs` | the socket: bytes counted, and whether a request was read |
+//! | `upload.rs` | the request body, kept for a replay |
+//! | `answer.rs` | the response body, framing rules, tunnels |
+//! | `tcp_info.rs` | what the kernel tells of a connection |
+//! | `error.rs` | what can go wrong |
 
-mod exchange;
-mod vigil;
+mod answer;
+mod connection;
+mod error;
+mod meter;
+mod pool;
+mod tcp_info;
+#[cfg(test)]
+mod tests;
+mod upload;
 
-use std::{cell::RefCell, io, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use foldhash::HashMap;
-use tokio::{net::TcpStream, time::Instant};
-use unifaas_actors::{Endpoint, InstanceId};
+use http::{HeaderMap, Request, Response, StatusCode};
+use hyper::{body::Incoming, client::conn::TrySendError, ext::on_informational};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep, timeout},
+};
+use unifaas_actors::Endpoint;
 
-pub use exchange::{Answer, Exchange, ExchangeError};
+pub use answer::{Answer, AnswerBody, Tunnel};
+use answer::{Checkout, check_framing};
+use connection::Connection;
+pub use error::{AttemptError, BodyError, MalformedResponse};
+pub use pool::ConnectionPools;
+use upload::RequestBody;
+pub use upload::{Upload, UploadSender, upload};
 
-use super::socket::Socket;
-use vigil::Vigil;
+/// An instance that breaks off so soon, and is found dead, was dying when the request came.
+const DYING: Duration = Duration::from_millis(50);
+/// How long the death of an instance may take to be noticed.
+const DEATH_NOTICE: Duration = Duration::from_millis(10);
+/// How long an instance may take to ask for a body that is withheld. Past that it gets it unasked: some never ask.
+const CONTINUE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long an unused connection is kept: less than the five seconds after which common servers close theirs.
-const KEPT: Duration = Duration::from_secs(4);
-/// After how long an unused connection gives back the memory that only large bodies need.
-const SWOLLEN: Duration = Duration::from_secs(1);
-/// Unused connections kept per instance and worker.
-const KEPT_PER_INSTANCE: usize = 64;
+/// Gets interim responses other than `100`. What finds the channel full is dropped.
+pub type InterimSink = mpsc::Sender<(StatusCode, HeaderMap)>;
 
-/// One connection to an instance. Boxed, as it goes from hand to hand.
-#[derive(Debug)]
-pub struct Connection {
-    pub socket: Socket,
-    /// Whether it has served a request before: the instance may be closing it right now.
-    reused: bool,
-    vigil: Vigil,
+/// A request towards an instance.
+pub struct Outgoing<'a> {
+    /// Makes the head, once per connection that is tried: method, target in origin form, `Host`, framing headers.
+    pub head: &'a dyn Fn() -> Request<()>,
+    /// `None`: no body.
+    pub body: Option<Upload>,
+    /// Whether sending it twice does no harm.
+    pub is_idempotent: bool,
+    /// The body is withheld until the instance asks for it: see [`UploadSender::continue_requested`].
+    pub wants_continue: bool,
+    /// Whether a `101` is a response to it.
+    pub wants_upgrade: bool,
+    /// `None`: interim responses are dropped.
+    pub interim: Option<InterimSink>,
 }
 
-impl Connection {
-    /// Opens a connection.
-    pub async fn open(endpoint: &Arc<Endpoint>) -> io::Result<Box<Self>> {
-        let io = TcpStream::connect(endpoint.address).await?;
-        io.set_nodelay(true)?;
-        Ok(Box::new(Self { socket: Socket::new(io), reused: false, vigil: Vigil::over(endpoint) }))
+/// Sends a request to an instance, and returns its final response. Dropped, it closes the connection. The request body has
+/// to be fed meanwhile.
+///
+/// # Errors
+/// The instance could not be reached, broke the connection off or sent a malformed response.
+pub async fn send(
+    pools: &Arc<ConnectionPools>,
+    endpoint: &Arc<Endpoint>,
+    outgoing: &Outgoing<'_>,
+) -> Result<Answer, AttemptError> {
+    let upload = outgoing.body.as_ref().map(|upload| &upload.0);
+    let mut kept = None;
+    while let Some(mut connection) = pools.take(endpoint.instance, outgoing.is_idempotent && upload.is_none()) {
+        // That of another worker may still be about to finish its last request.
+        if connection.sender.is_ready() || connection.sender.ready().await.is_ok() {
+            kept = Some(connection);
+            break;
+        }
     }
-
-    /// Whether it can take another request as far as can be known without asking the other side.
-    fn is_quiet(&self) -> bool {
-        // Between requests an instance has nothing to say: bytes, an end or an error all mean that it is of no use.
-        let would_block = |error: io::Error| error.kind() == io::ErrorKind::WouldBlock;
-        self.socket.input.is_empty() && self.socket.io().try_read(&mut [0]).is_err_and(would_block)
-    }
-}
-
-/// The unused connections of one HTTP worker.
-#[derive(Debug, Default)]
-pub struct Pool(RefCell<HashMap<InstanceId, Kept>>);
-
-#[derive(Debug)]
-struct Kept {
-    endpoint: Arc<Endpoint>,
-    connections: Vec<(Box<Connection>, Instant)>,
-}
-
-impl Pool {
-    /// A connection that the instance has kept open, the most recently used one.
-    pub fn take(&self, instance: InstanceId, now: Instant) -> Option<Box<Connection>> {
-        let mut pool = self.0.borrow_mut();
-        let kept = pool.get_mut(&instance)?;
-        while let Some((connection, since)) = kept.connections.pop() {
-            if now - since < KEPT && connection.is_quiet() {
-                return Some(connection);
+    loop {
+        let connection = match kept.take() {
+            Some(connection) => connection,
+            // Boxed, as most requests find a connection.
+            None => {
+                Box::pin(Connection::open(endpoint, pools.reserve(endpoint))).await.map_err(AttemptError::Connect)?
+            }
+        };
+        let (reused, meter, began) = (connection.reused, connection.meter.clone(), Instant::now());
+        let failed = match exchange(pools, endpoint, outgoing, connection).await {
+            Ok(answer) => return Ok(answer),
+            Err(failed) => failed,
+        };
+        let (error, was_unsent) = match failed {
+            Failed::Malformed(malformed) => return Err(malformed.into()),
+            Failed::Sending { error, was_unsent } => (error, was_unsent),
+        };
+        if upload.is_some_and(|upload| upload.is_aborted()) {
+            return Err(AttemptError::UploadAborted);
+        }
+        if let Some(malformed) = MalformedResponse::of_head(&error) {
+            return Err(malformed.into());
+        }
+        // Stray bytes that kept the request from being sent are no response to it.
+        let heard = !was_unsent && meter.is_heard();
+        let was_unread = was_unsent || (!heard && meter.is_unread());
+        let is_unread = was_unread && upload.is_none_or(|upload| upload.is_replayable());
+        let is_repeatable = !heard && outgoing.is_idempotent && upload.is_none_or(|upload| upload.is_untouched());
+        if reused && !heard {
+            pools.note_early_close(endpoint.instance);
+            // The next connection is a fresh one, so this happens once.
+            if is_unread || is_repeatable {
+                continue;
             }
         }
-        None
+        let is_dying = is_repeatable && began.elapsed() < DYING && Box::pin(is_dead(endpoint)).await;
+        let source = meter.write_error().or_else(|| error::io_error(&error));
+        return Err(AttemptError::Broken { heard, reused, retryable: is_unread || is_dying, source });
     }
+}
 
-    /// Keeps a connection for the next request.
-    pub fn give_back(&self, endpoint: &Arc<Endpoint>, mut connection: Box<Connection>) {
-        if !endpoint.is_live() || endpoint.spec.single_use {
-            return;
-        }
-        connection.reused = true;
-        let mut pool = self.0.borrow_mut();
-        let kept = pool
-            .entry(endpoint.instance)
-            .or_insert_with(|| Kept { endpoint: endpoint.clone(), connections: Vec::new() });
-        if kept.connections.len() < KEPT_PER_INSTANCE {
-            kept.connections.push((connection, Instant::now()));
-        }
+enum Failed {
+    Sending { error: hyper::Error, was_unsent: bool },
+    Malformed(MalformedResponse),
+}
+
+impl From<TrySendError<Request<RequestBody>>> for Failed {
+    fn from(error: TrySendError<Request<RequestBody>>) -> Self {
+        Self::Sending { was_unsent: error.message().is_some(), error: error.into_error() }
     }
+}
 
-    /// Throws away what is too old or belongs to an instance that is gone. To be called every second or so.
-    pub fn sweep(&self) {
-        let now = Instant::now();
-        self.0.borrow_mut().retain(|_, kept| {
-            kept.connections.retain_mut(|(connection, since)| {
-                if now - *since > SWOLLEN {
-                    connection.socket.shrink();
-                }
-                now - *since < KEPT
-            });
-            kept.endpoint.is_live() && !kept.connections.is_empty()
+/// Sends the request on this connection, and returns its final response.
+async fn exchange(
+    pools: &Arc<ConnectionPools>,
+    endpoint: &Arc<Endpoint>,
+    outgoing: &Outgoing<'_>,
+    mut connection: Connection,
+) -> Result<Answer, Failed> {
+    connection.meter.begin();
+    let upload = outgoing.body.as_ref().map(|upload| upload.0.clone());
+    let body = RequestBody::new(upload.as_ref(), &connection.meter);
+    let mut request = (outgoing.head)().map(|()| body);
+    let method = request.method().clone();
+    let withheld = upload.clone().filter(|upload| outgoing.wants_continue && !upload.is_released());
+    if withheld.is_some() || outgoing.interim.is_some() {
+        let (withheld, interim) = (withheld.clone(), outgoing.interim.clone());
+        on_informational(&mut request, move |response| match (response.status(), &withheld, &interim) {
+            (StatusCode::CONTINUE, Some(upload), _) => upload.release(),
+            (StatusCode::CONTINUE, ..) | (.., None) => {}
+            (status, _, Some(sink)) => {
+                // An instance may send these without end.
+                let _ = sink.try_send((status, response.headers().clone()));
+            }
         });
     }
+    let response = connection.sender.try_send_request(request);
+    let response = match withheld {
+        Some(upload) => Box::pin(release_in_time(response, &upload)).await,
+        None => response.await,
+    };
+    let (mut head, incoming) = response?.into_parts();
+    if let Some(upload) = &upload {
+        upload.answered();
+    }
+    if head.status == StatusCode::SWITCHING_PROTOCOLS && !outgoing.wants_upgrade {
+        return Err(Failed::Malformed(MalformedResponse::UnaskedUpgrade));
+    }
+    let is_reusable = check_framing(&mut head, &method).map_err(Failed::Malformed)?;
+    let checkout = Checkout {
+        pools: pools.clone(),
+        endpoint: endpoint.clone(),
+        connection,
+        has_upload: upload.is_some(),
+        is_reusable,
+    };
+    let body = AnswerBody::new(incoming, &mut head, checkout).await;
+    Ok(Answer { head, body })
+}
+
+/// Waits for the response, and lets the body go when the instance does not ask for it.
+async fn release_in_time<E>(
+    response: impl Future<Output = Result<Response<Incoming>, E>>,
+    upload: &upload::Channel,
+) -> Result<Response<Incoming>, E> {
+    tokio::pin!(response);
+    tokio::select! {
+        response = &mut response => return response,
+        () = sleep(CONTINUE_TIMEOUT) => upload.release(),
+    }
+    response.await
+}
+
+/// Returns whether the instance is found dead, now or in a moment.
+async fn is_dead(endpoint: &Endpoint) -> bool {
+    timeout(DEATH_NOTICE, endpoint.gone()).await.is_ok()
 }

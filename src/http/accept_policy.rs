@@ -1,0 +1,136 @@
+//! Which connections a listener accepts, decided by their addresses before a byte of them is read.
+//!
+//! What a proxy says about addresses counts for nothing here: only the connection itself does. How many connections there
+//! may be is `conn_limit.rs`'s matter, who sees the admin pages `admin_access.rs`'s.
+
+use std::{io, net::SocketAddr, rc::Rc};
+
+use slog::warn;
+use tokio::net::TcpStream;
+
+use super::{
+    connections::{ConnectionGuard, ConnectionTable},
+    shared::Shared,
+};
+use crate::host::function_peers::FunctionPeers;
+
+/// Which of the daemon's listeners.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ListenerKind {
+    Front,
+    Admin,
+    Callback,
+}
+
+/// The two addresses of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConnAddrs {
+    pub peer: SocketAddr,
+    pub local: SocketAddr,
+}
+
+impl ConnAddrs {
+    /// Asks the kernel.
+    ///
+    /// # Errors
+    /// When the connection has broken already.
+    pub fn of(connection: &TcpStream) -> io::Result<Self> {
+        Ok(Self { peer: connection.peer_addr()?, local: connection.local_addr()? })
+    }
+}
+
+impl ListenerKind {
+    /// Whether a connection with these addresses may be served.
+    fn accepts(self, ConnAddrs { peer, local }: ConnAddrs, functions: &FunctionPeers) -> bool {
+        let (from, at) = (peer.ip().to_canonical(), local.ip().to_canonical());
+        match self {
+            _ if from.is_loopback() => true,
+            // Functions are called; they do not call the daemon.
+            Self::Front | Self::Admin => !functions.include(peer),
+            // Functions, and this host, which reaches itself at any of its addresses.
+            Self::Callback => from == at || functions.include(peer),
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Front => "front",
+            Self::Admin => "admin",
+            Self::Callback => "callback",
+        }
+    }
+}
+
+/// Admits a connection if its addresses fit the listener and the limit of connections allows it.
+pub fn admit(
+    kind: ListenerKind,
+    shared: &Shared,
+    connections: &Rc<ConnectionTable>,
+    addrs: ConnAddrs,
+) -> Option<ConnectionGuard> {
+    let from = addrs.peer.ip();
+    if !kind.accepts(addrs, &shared.function_peers) {
+        if kind == ListenerKind::Callback {
+            shared.callbacks.refuse();
+        }
+        if let Some(times) = shared.log_throttles.foreign_address.due() {
+            warn!(shared.log, "connection refused: the listener does not serve its address"; "listener" => kind.name(),
+                "from" => %from, "times" => times);
+        }
+        return None;
+    }
+    let guard = connections.admit(from);
+    if guard.is_none()
+        && let Some(times) = shared.log_throttles.too_many_connections.due()
+    {
+        warn!(shared.log, "connections refused: the limit is reached"; "listener" => kind.name(), "from" => %from,
+            "times" => times);
+    }
+    guard
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(kind: ListenerKind, peer: &str, local: &str, accepted: bool) {
+        let functions = FunctionPeers::default();
+        functions.add_network("bridge", vec!["172.17.0.0/16".parse().unwrap()]);
+        let addrs = ConnAddrs { peer: peer.parse().unwrap(), local: local.parse().unwrap() };
+        assert_eq!(kind.accepts(addrs, &functions), accepted, "{kind:?}: {addrs:?}");
+    }
+
+    #[test]
+    fn functions_are_accepted_by_the_callback_listener_only() {
+        for (peer, local) in [("172.17.0.2:5", "172.17.0.1:3"), ("[::ffff:172.17.0.2]:5", "[::ffff:192.0.2.7]:3")] {
+            check(ListenerKind::Callback, peer, local, true);
+            check(ListenerKind::Front, peer, local, false);
+            check(ListenerKind::Admin, peer, local, false);
+        }
+    }
+
+    #[test]
+    fn other_hosts_are_accepted_except_by_the_callback_listener() {
+        for (peer, local) in [("192.0.2.9:5", "192.0.2.7:3"), ("[2001:db8::9]:5", "[2001:db8::7]:3")] {
+            check(ListenerKind::Callback, peer, local, false);
+            check(ListenerKind::Front, peer, local, true);
+            check(ListenerKind::Admin, peer, local, true);
+        }
+    }
+
+    #[test]
+    fn this_host_is_accepted_at_each_of_its_addresses() {
+        for (peer, local) in [
+            ("127.0.0.1:5", "127.0.0.1:3"),
+            ("[::1]:5", "[::1]:3"),
+            ("127.0.0.1:5", "127.0.0.5:3"),
+            ("192.0.2.7:5", "192.0.2.7:3"),
+            ("[::ffff:192.0.2.7]:5", "[::ffff:192.0.2.7]:3"),
+        ] {
+            for kind in [ListenerKind::Callback, ListenerKind::Front, ListenerKind::Admin] {
+                check(kind, peer, local, true);
+            }
+        }
+    }
+}

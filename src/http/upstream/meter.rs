@@ -1,0 +1,180 @@
+//! The socket below hyper. It counts bytes and keeps what hyper does not tell: whether a request was read by the
+//! instance, and what broke the connection.
+
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::Relaxed},
+    },
+    task::{Context, Poll, ready},
+};
+
+use nix::libc;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+
+use super::tcp_info::bytes_acked;
+
+/// `tcpi_bytes_acked` counts the SYN as a byte.
+const SYN: u64 = 1;
+/// A request that every server takes in one read.
+const SMALL_REQUEST: u64 = 1024;
+
+/// The counts of one connection. Only its task writes them, except for the two of `begin`.
+#[derive(Debug)]
+pub struct Meter {
+    /// Bytes that the kernel took.
+    written: AtomicU64,
+    received: AtomicU64,
+    written_before: AtomicU64,
+    received_before: AtomicU64,
+    /// Sent bytes that the instance's TCP had acknowledged when the connection ended.
+    acked_at_end: AtomicU64,
+    /// It ended with a FIN, not with a reset.
+    has_fin: AtomicBool,
+    /// The last read found nothing.
+    read_blocked: AtomicBool,
+    /// What a write failed with.
+    write_error: AtomicI32,
+}
+
+impl Meter {
+    fn new() -> Self {
+        Self {
+            written: AtomicU64::new(0),
+            received: AtomicU64::new(0),
+            written_before: AtomicU64::new(0),
+            received_before: AtomicU64::new(0),
+            acked_at_end: AtomicU64::new(u64::MAX),
+            has_fin: AtomicBool::new(false),
+            read_blocked: AtomicBool::new(false),
+            write_error: AtomicI32::new(0),
+        }
+    }
+
+    /// Marks where the next request begins.
+    pub fn begin(&self) {
+        self.written_before.store(self.written.load(Relaxed), Relaxed);
+        self.received_before.store(self.received.load(Relaxed), Relaxed);
+    }
+
+    /// Returns whether any byte of the response has come.
+    pub fn is_heard(&self) -> bool {
+        self.received.load(Relaxed) != self.received_before.load(Relaxed)
+    }
+
+    /// Returns whether the instance read nothing of the request.
+    ///
+    /// That is certain if the kernel never took a byte, or if the instance's FIN acknowledged none: a FIN acknowledges
+    /// everything that its sender had received. A reset discards the acknowledgement of what was read shortly before. But a
+    /// server that closes gets a reset sent only while bytes are unread, and one that reads at all reads a small request
+    /// whole.
+    pub fn is_unread(&self) -> bool {
+        let before = self.written_before.load(Relaxed);
+        let request = self.written.load(Relaxed) - before;
+        let is_unacked = self.acked_at_end.load(Relaxed) <= before;
+        request == 0 || (is_unacked && (self.has_fin.load(Relaxed) || request <= SMALL_REQUEST))
+    }
+
+    /// Returns the bytes received so far if the connection waits for more.
+    pub fn silent_at(&self) -> Option<u64> {
+        self.read_blocked.load(Relaxed).then(|| self.received.load(Relaxed))
+    }
+
+    /// Returns whether a write has failed.
+    pub fn is_write_broken(&self) -> bool {
+        self.write_error.load(Relaxed) != 0
+    }
+
+    /// Returns what a write failed with.
+    pub fn write_error(&self) -> Option<io::Error> {
+        self.is_write_broken().then(|| io::Error::from_raw_os_error(self.write_error.load(Relaxed)))
+    }
+}
+
+/// A TCP connection with a [`Meter`].
+#[derive(Debug)]
+pub struct MeteredStream {
+    stream: TcpStream,
+    meter: Arc<Meter>,
+}
+
+impl MeteredStream {
+    pub fn new(stream: TcpStream) -> (Self, Arc<Meter>) {
+        let meter = Arc::new(Meter::new());
+        (Self { stream, meter: meter.clone() }, meter)
+    }
+
+    /// Counts a write. A failed one seems to succeed, as the response may be there already and hyper would not read it.
+    fn count(&self, result: Poll<io::Result<usize>>, length: usize) -> Poll<io::Result<usize>> {
+        let meter = &self.meter;
+        Poll::Ready(Ok(match ready!(result) {
+            Ok(written) => {
+                meter.written.store(meter.written.load(Relaxed) + written as u64, Relaxed);
+                written
+            }
+            Err(error) => {
+                meter.write_error.store(error.raw_os_error().unwrap_or(libc::EPIPE), Relaxed);
+                length
+            }
+        }))
+    }
+}
+
+impl AsyncRead for MeteredStream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let result = Pin::new(&mut self.stream).poll_read(cx, buf);
+        let meter = &self.meter;
+        meter.read_blocked.store(result.is_pending(), Relaxed);
+        let result = ready!(result);
+        match buf.filled().len() - before {
+            0 => {
+                let acked = bytes_acked(&self.stream).map_or(u64::MAX, |acked| acked.saturating_sub(SYN));
+                meter.acked_at_end.store(acked, Relaxed);
+                meter.has_fin.store(result.is_ok(), Relaxed);
+            }
+            length => meter.received.store(meter.received.load(Relaxed) + length as u64, Relaxed),
+        }
+        Poll::Ready(result)
+    }
+}
+
+impl AsyncWrite for MeteredStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if self.meter.is_write_broken() {
+            return Poll::Ready(Ok(buf.len()));
+        }
+        let result = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.count(result, buf.len())
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let length = || bufs.iter().map(|buf| buf.len()).sum();
+        if self.meter.is_write_broken() {
+            return Poll::Ready(Ok(length()));
+        }
+        let result = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.count(result, length())
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

@@ -163,7 +163,7 @@ impl Setup {
 }
 
 fn address(url: &str) -> SocketAddr {
-    let authority = url.strip_prefix("http://").expect("an http URL");
+    let authority = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://")).expect("a URL");
     authority.parse().unwrap_or_else(|_| panic!("not an address: {authority}"))
 }
 

@@ -99,6 +99,14 @@ impl Function {
     }
 }
 
+/// Returns the path at which the function under test sends raw pieces, `ms` milliseconds apart. `then` is `keep`, `close` or
+/// `reset`; the connection ends after another `ms` milliseconds.
+pub fn verbatim(function: &str, pieces: &[&str], ms: u64, then: &str) -> String {
+    let hex = |piece: &&str| piece.bytes().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let pieces: Vec<_> = pieces.iter().map(hex).collect();
+    format!("/invoke/{function}/verbatim?then={then}&ms={ms}&hex={}", pieces.join(","))
+}
+
 fn lines(keys: &[(String, String)]) -> String {
     keys.iter().map(|(key, value)| format!("{key} = {value}\n")).collect()
 }

@@ -1,9 +1,9 @@
 //! Shared parts of the black-box tests. They know the binary, HTTP and the file formats, and nothing else.
 //!
 //! `daemon.rs` starts and ends the binary, `home.rs` has its directories, `function.rs` writes `function.toml`. `client.rs`
-//! is an HTTP client, `raw.rs` a socket for arbitrary bytes, `load.rs` clients in the background. `processes.rs` reads the
+//! is an HTTP client, `h2.rs` one of HTTP/2, `raw.rs` a socket for arbitrary bytes, `load.rs` clients in the background. `processes.rs` reads the
 //! process table, `census.rs` counts resources, `abuse.rs` has malformed responses. `engine.rs` is a private container
-//! engine, `vm.rs` has functions in virtual machines, `linux.rs` those with Linux, and `root.rs` builds root file systems.
+//! engine, `vm.rs` has functions in virtual machines, `python.rs` those in Python, `linux.rs` those with Linux, and `root.rs` builds root file systems.
 //! `src/bin/testfn` is the function under test; the tests are in `tests/`, one file per subject.
 //! `src/bin/compare` measures, with `src/bin/lean.rs` as its function.
 //!
@@ -15,12 +15,15 @@ mod client;
 mod daemon;
 mod engine;
 mod function;
+pub mod h2;
 mod home;
 pub mod linux;
 mod load;
 pub mod processes;
+mod python;
 mod raw;
 mod root;
+pub mod tools;
 pub mod vm;
 
 use std::{future::Future, panic::Location, time::Duration};
@@ -29,9 +32,11 @@ pub use census::Census;
 pub use client::{Body, Connection, Pieces, Reply, body_of, empty, request, streamed};
 pub use daemon::{Daemon, Ending, Setup, cgroups_are_usable, number, refusal};
 pub use engine::{Engine, IMAGE, contained, obstacle as engine_obstacle};
-pub use function::Function;
+pub use function::{Function, verbatim};
+pub use h2::Http2;
 pub use home::{Home, shipped, unifaas};
 pub use load::{Answer, Load, Outcome, Workload, tally};
+pub use python::python;
 pub use raw::{End, Head, Raw};
 
 /// Polls `ready` until it returns a value.

@@ -121,7 +121,7 @@ fn callback_listener_closes_foreign_connections() {
         own.send(head).await.unwrap();
         assert_eq!(own.expect_head().await.status, 404, "a function may be on this host");
         assert_eq!(number(&daemon.debug().await["daemon"], "callbacks_refused"), 21);
-        assert_eq!(daemon.log().matches("its address has no business there").count(), 1, "{}", daemon.log());
+        assert_eq!(daemon.log().matches("the listener does not serve its address").count(), 1, "{}", daemon.log());
         daemon.get("/invoke/f/pid").await.ok();
     });
 }
@@ -177,4 +177,42 @@ async fn silent_and_large_callbacks_do_not_block_others() {
     }
     let open = async || integration::processes::descriptors(daemon.pid);
     eventually(ms(8000), "they are closed", async || (open().await < 100).then_some(())).await;
+}
+
+#[tokio::test]
+async fn every_listener_refuses_large_heads() {
+    let daemon = Setup::default().option("--admin-listen", "127.0.0.1:0").function(Function::new("f")).start().await;
+    for (listener, path) in
+        [(daemon.listen, "/invoke/f/pid"), (daemon.callback, "/ready/a"), (daemon.admin.unwrap(), "/debug")]
+    {
+        let long = "l".repeat(1 << 20);
+        let many: String = (0..20_000).map(|n| format!("X-Many-{n}: {}\r\n", "m".repeat(40))).collect();
+        for head in [
+            format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nX-Long: {long}\r\n\r\n"),
+            format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{many}\r\n"),
+            format!("GET {path}?{long} HTTP/1.1\r\nHost: localhost\r\n\r\n"),
+        ] {
+            let mut raw = Raw::connect(listener).await;
+            let _ = raw.send(&head).await;
+            let (said, end) = raw.rest(ms(8000)).await;
+            let said = String::from_utf8_lossy(&said).into_owned();
+            let is_refusal = ["HTTP/1.1 431", "HTTP/1.1 414", "HTTP/1.1 400"].iter().any(|line| said.starts_with(line));
+            assert!(said.is_empty() || is_refusal, "{path}: {said}");
+            assert_ne!(end, End::Open, "{path}: {}", head.len());
+        }
+    }
+    daemon.debug().await;
+    daemon.get("/invoke/f/pid").await.ok();
+}
+
+#[tokio::test]
+async fn pages_are_read_only() {
+    let daemon = Setup::default().function(Function::new("f")).start().await;
+    for page in ["/debug", "/debug/functions/f", "/healthz"] {
+        for method in ["POST", "PUT", "DELETE", "PATCH"] {
+            let reply = daemon.send(request(method, page, empty())).await.unwrap();
+            assert!(matches!(reply.status, 404 | 405), "{method} {page}: {}", reply.status);
+        }
+        daemon.get(page).await.ok();
+    }
 }

@@ -2,28 +2,10 @@
 //!
 //! A missing program is skipped with a message; under CI that is a failure.
 
-use std::{env, ffi::OsStr, path::PathBuf, process::Output, time::Duration};
-
-use integration::{Daemon, Function, Raw, ms};
-use tokio::process::Command;
-
-/// Returns the path of a program; prints a message if it is missing.
-fn program(name: &str) -> Option<PathBuf> {
-    let paths = env::var_os("PATH").unwrap_or_default();
-    let found = env::split_paths(&paths).map(|directory| directory.join(name)).find(|path| path.is_file());
-    if found.is_none() {
-        assert!(!matches!(env::var("CI").as_deref(), Ok("true" | "1")), "{name} is not installed, and this is CI");
-        eprintln!("skipped: {name} is not installed");
-    }
-    found
-}
-
-async fn run<I: AsRef<OsStr>>(program: &PathBuf, arguments: impl IntoIterator<Item = I>) -> Output {
-    let output = Command::new(program).args(arguments).kill_on_drop(true).output();
-    let output = tokio::time::timeout(Duration::from_secs(30), output).await.expect("it ends in time").unwrap();
-    assert!(output.status.success(), "{output:?}");
-    output
-}
+use integration::{
+    Daemon, Function, Raw, ms,
+    tools::{program, run},
+};
 
 async fn served() -> Daemon {
     Daemon::with(Function::new("f").set("concurrent-requests", 50)).await

@@ -186,7 +186,7 @@ async fn passes_function_errors_unchanged() {
     let daemon = Daemon::with(Function::new("f")).await;
     for status in [400, 404, 418, 429, 500, 502, 503, 504, 599] {
         let reply = daemon.get(&format!("/invoke/f/status/{status}")).await;
-        assert_eq!((reply.status, reply.text().as_str()), (status, "the function's own text"));
+        assert_eq!((reply.status, reply.text().as_str()), (status, "the function's own words"));
         assert_eq!(reply.header("x-unifaas-error"), None);
     }
     assert_eq!(daemon.counter("f", "ok").await, 9);

@@ -60,8 +60,7 @@ async fn ambiguous_framing_is_400_and_closes_connection() {
         let head = format!("POST /invoke/f/received HTTP/1.1\r\nHost: h\r\n{framing}\r\n\r\n0\r\n\r\n{SMUGGLED}");
         let (answer, end) = exchange(&daemon, head.as_bytes()).await;
         let statuses = statuses(&answer);
-        let refused = matches!(statuses.as_slice(), [400]) || (framing.starts_with("Transfer") && statuses == [501]);
-        assert!(refused, "{framing:?} was answered {statuses:?}: {answer}");
+        assert!(matches!(statuses.as_slice(), [400]), "{framing:?} was answered {statuses:?}: {answer}");
         assert_ne!(end, End::Open, "{framing:?}: the connection is still open");
     }
     let good = daemon.post("/invoke/f/received", "four").await.ok();
@@ -86,8 +85,8 @@ async fn refused_heads_get_problem_documents() {
         ("GET /invoke/f/pid HTTP/1.1\r\nHost: a\r\nHost: b\r\n", 400, "bad_request"),
         ("GET /invoke/f/pid HTTP/1.1\r\nHost: a/b\r\n", 400, "bad_request"),
         ("GET invoke/f/pid HTTP/1.1\r\nHost: h\r\n", 400, "bad_request"),
-        ("GET /invoke/f/pid HTTP/2.0\r\nHost: h\r\n", 505, "unknown_version"),
-        ("POST /invoke/f/pid HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: gzip, chunked\r\n", 501, "unknown_coding"),
+        ("GET /invoke/f/pid HTTP/2.0\r\nHost: h\r\n", 400, "bad_request"),
+        ("POST /invoke/f/pid HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: gzip, chunked\r\n", 400, "bad_request"),
     ] {
         let mut raw = Raw::request(daemon.listen, format!("{head}\r\n{SMUGGLED}")).await;
         let answer = raw.expect_head().await;
@@ -109,13 +108,12 @@ async fn connection_survives_refused_request_with_short_body() {
     let daemon = Daemon::with(Function::new("f").set("max-body", 1)).await;
     let mut raw = Raw::connect(daemon.listen).await;
     let small = "POST /invoke/missing/ HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\n";
-    for split in [0, 2, 5] {
-        let (first, second) = "GET /".split_at(split);
-        raw.send(format!("{small}{first}")).await.unwrap();
+    for _ in 0..3 {
+        raw.send(format!("{small}GET /")).await.unwrap();
         let answer = raw.expect_head().await;
         assert_eq!((answer.status, answer.text("connection")), (404, None));
         raw.bytes(answer.text("content-length").unwrap().parse().unwrap()).await;
-        raw.send(format!("{second}GET /invoke/f/a HTTP/1.1\r\nHost: h\r\n\r\n")).await.unwrap();
+        raw.send("GET /invoke/f/a HTTP/1.1\r\nHost: h\r\n\r\n").await.unwrap();
         let answer = raw.expect_head().await;
         assert_eq!(answer.status, 200);
         assert_eq!(raw.bytes(answer.text("content-length").unwrap().parse().unwrap()).await, b"GET /a");

@@ -56,7 +56,7 @@ async fn lost_lines_are_counted_in_log() {
         loop {
             let line: Value = serde_json::from_str(&lines.next_line().await.unwrap().unwrap()).unwrap();
             match line["msg"].as_str().unwrap() {
-                "request is over" => read += 1,
+                "request ended" => read += 1,
                 words if words.contains("dropped messages") => break number(&line, "count"),
                 // Other lines of the daemon.
                 _ => {}

@@ -61,7 +61,7 @@ async fn later_heads_have_same_deadline() {
     for (said, _) in <[_; 2]>::from(both.await) {
         assert!(said.contains("408 Request Timeout"), "{said}");
     }
-    assert_eq!(connections(&daemon).await["turned_out"], 2);
+    assert_eq!(connections(&daemon).await["evicted"], 2);
 }
 
 #[tokio::test]
@@ -209,7 +209,7 @@ async fn new_connection_replaces_idle_one() {
     let mut newcomer = daemon.connect().await;
     newcomer.send(get()).await.unwrap().ok();
     let debug = newcomer.send(request("GET", "/debug", empty())).await.unwrap().ok().json();
-    assert_eq!(debug["daemon"]["connections"], json!({ "open": 6, "refused": 0, "turned_out": 1 }));
+    assert_eq!(debug["daemon"]["connections"], json!({ "open": 6, "refused": 0, "evicted": 1 }));
     let mut ended = 0;
     for mut other in others {
         ended += usize::from(other.send(get()).await.is_err());

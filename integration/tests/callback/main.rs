@@ -4,7 +4,7 @@ mod noise;
 
 use std::{net::SocketAddr, time::Duration};
 
-use integration::{Connection, Daemon, Function, Raw, Setup, empty, ms, number, request};
+use integration::{Connection, Daemon, End, Function, Raw, Setup, empty, ms, number, request};
 use tokio::net::TcpSocket;
 
 /// Asks a booting function, at its own port, for its callback URL and returns the path.
@@ -129,6 +129,29 @@ async fn callback_listener_serves_nothing_else() {
     assert_eq!(daemon.instances("f").await[0]["state"], "booting");
     assert_eq!(call_from("127.0.0.1", daemon.callback, "GET", &path).await, 200);
     waits.await.unwrap().unwrap().ok();
+}
+
+#[tokio::test]
+async fn unknown_callback_paths_and_methods_get_empty_responses() {
+    let daemon = Daemon::with(Function::new("f")).await;
+    let token = "0".repeat(32);
+    let ready = format!("/ready/{token}");
+    let unknown = ["/", "/ready", "/readyx", "/invoke/f/pid", "/debug", "/healthz", "/ready%2f"];
+    let methods = ["PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"];
+    let cases = unknown.map(|path| ("GET", path, 404)).into_iter();
+    for (method, path, status) in cases.chain(methods.map(|method| (method, ready.as_str(), 405))) {
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+        let mut raw = Raw::request(daemon.callback, head).await;
+        let answer = raw.expect_head().await;
+        assert_eq!(answer.status, status, "{method} {path}");
+        if status == 405 {
+            let allow = answer.text("allow").unwrap_or_default();
+            assert!(allow.contains("GET") && allow.contains("POST"), "{allow}");
+        }
+        let (body, end) = raw.rest(ms(2000)).await;
+        assert_eq!((body, end), (Vec::new(), End::Closed), "{method} {path}");
+    }
+    assert_eq!(number(&daemon.debug().await["daemon"], "callbacks_refused"), 0, "none of these was a callback");
 }
 
 #[tokio::test]

@@ -46,7 +46,7 @@ async fn container_reaches_only_its_callback() {
             "HTTP/1.1 404 Not Found"
         );
     }
-    assert!(daemon.log().contains("its address has no business there"), "{}", daemon.log());
+    assert!(daemon.log().contains("the listener does not serve its address"), "{}", daemon.log());
     // Local clients are served at the same addresses.
     let mut other = Connection::open(format!("192.0.2.7:{front}").parse().unwrap()).await.unwrap();
     other.send(request("GET", "/healthz", empty())).await.unwrap().ok();

@@ -91,6 +91,7 @@ async fn answer(function: &Function, connection: &mut Connection, request: &Requ
             connection.send("HTTP/1.1 413 Content Too Large\r\nContent-Length: 8\r\n\r\ntoo much").await?;
             return linger(connection).await;
         }
+        "/verbatim/unread" => return verbatim(connection, request).await,
         "/early" => {
             plain(connection, request, "200 OK", "", "without having read it").await?;
             return linger(connection).await;
@@ -121,6 +122,16 @@ async fn answer(function: &Function, connection: &mut Connection, request: &Requ
             let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", request.raw.len());
             connection.send(head).await?;
             connection.send(&request.raw).await?;
+        }
+        "/verbatim" => return verbatim(connection, request).await,
+        "/until-closed" => {
+            let closed = timeout(Duration::from_secs(30), connection.request()).await;
+            say(match closed {
+                Ok(Ok(None) | Err(_)) => "the connection was closed",
+                Ok(Ok(Some(_))) => "there was another request",
+                Err(_) => "the connection stayed open",
+            });
+            return Ok(After::Close);
         }
         "/callback" => plain(connection, request, "200 OK", "", &function.options.callback).await?,
         "/callback/other" => {
@@ -265,6 +276,29 @@ async fn plain(
 
 async fn raw(connection: &mut Connection, bytes: &str) -> io::Result<After> {
     connection.send(bytes).await.map(|()| After::Close)
+}
+
+/// Sends the raw bytes of the parameter `hex`. Commas separate pieces, which are sent `ms` milliseconds apart. With
+/// `then=close` or `then=reset`, the connection ends after another `ms` milliseconds.
+async fn verbatim(connection: &mut Connection, request: &Request) -> io::Result<After> {
+    let pause = || sleep(Duration::from_millis(request.number("ms", 0)));
+    for (position, piece) in request.text("hex").unwrap_or_default().split(',').enumerate() {
+        if position > 0 {
+            pause().await;
+        }
+        let digits = piece.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).unwrap_or_default());
+        let bytes: Result<Vec<u8>, _> = digits.map(|pair| u8::from_str_radix(pair, 16)).collect();
+        connection.send(bytes.map_err(io::Error::other)?).await?;
+    }
+    match request.text("then") {
+        Some("close") => pause().await,
+        Some("reset") => {
+            pause().await;
+            connection.stream.set_zero_linger()?;
+        }
+        _ => return Ok(After::Keep),
+    }
+    Ok(After::Close)
 }
 
 async fn status(connection: &mut Connection, request: &Request, code: u16) -> io::Result<()> {

@@ -1,0 +1,60 @@
+//! Installed programs: clients and interpreters. A test without its program prints a message and passes; under CI it fails.
+
+use std::{
+    env,
+    ffi::OsStr,
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::Output,
+    time::Duration,
+};
+
+use tokio::process::Command;
+
+/// Returns the path of a program, or `None` after printing that the test is skipped.
+///
+/// # Panics
+/// When it is not installed and this is CI.
+pub fn program(name: &str) -> Option<PathBuf> {
+    find(name, |path| path.is_file())
+}
+
+/// Returns the path of a program that any user may run, which functions are; otherwise like [`program`].
+///
+/// # Panics
+/// When it is not installed and this is CI.
+pub fn public_program(name: &str) -> Option<PathBuf> {
+    let is_open = |path: &Path| fs::metadata(path).is_ok_and(|found| found.permissions().mode() & 0o001 != 0);
+    find(name, |path| path.is_file() && path.ancestors().all(is_open))
+}
+
+#[allow(clippy::print_stderr, reason = "the test runner shows it")]
+fn find(name: &str, suits: impl Fn(&Path) -> bool) -> Option<PathBuf> {
+    let paths = env::var_os("PATH").unwrap_or_default();
+    let found = env::split_paths(&paths).map(|directory| directory.join(name)).find(|path| suits(path));
+    if found.is_none() {
+        assert!(!matches!(env::var("CI").as_deref(), Ok("true" | "1")), "{name} is not installed, and this is CI");
+        eprintln!("skipped: {name} is not installed");
+    }
+    found
+}
+
+/// Runs a program and returns its output, whatever the exit status.
+///
+/// # Panics
+/// When it cannot be run, or takes longer than 30 s.
+pub async fn output<I: AsRef<OsStr>>(program: &PathBuf, arguments: impl IntoIterator<Item = I>) -> Output {
+    let output = Command::new(program).args(arguments).kill_on_drop(true).output();
+    tokio::time::timeout(Duration::from_secs(30), output).await.expect("it ends in time").expect("it can be run")
+}
+
+/// Runs a program that must succeed and returns its output.
+///
+/// # Panics
+/// When it fails, or takes longer than 30 s.
+pub async fn run<I: AsRef<OsStr>>(program: &PathBuf, arguments: impl IntoIterator<Item = I>) -> Output {
+    let output = output(program, arguments).await;
+    assert!(output.status.success(), "{output:?}");
+    output
+}

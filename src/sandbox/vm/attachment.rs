@@ -11,7 +11,7 @@ use unifaas_actors::{sandbox::LaunchError, spec::Readiness};
 use super::qemu::{USER_CALLBACK, USER_GATEWAY, USER_GUEST, USER_NETMASK};
 use crate::{
     net::{PointToPoint, TapLease},
-    sandbox::{Callback, ports::PortLease},
+    sandbox::{callback::Callback, ports::PortLease},
 };
 
 /// The network attachment of one guest.

@@ -6,7 +6,7 @@ use std::{
     env,
     ffi::OsStr,
     fs::{self, File},
-    io::Read,
+    io::{self, Read},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -26,17 +26,16 @@ use super::{
     instance_dir::InstanceDir,
     program::{self, Program},
     qemu::{Accelerator, Netdev, QemuConfig},
-    refused,
     run_as::{RequiredFile, RunAs},
 };
 use crate::{
     net::PointToPoint,
     sandbox::{
-        Callback,
+        callback::Callback,
         process::{Credentials, DEFAULT_PATH, Invocation, Placeholders},
         substitute::substitute,
     },
-    state::MARK,
+    state::{MARK, is_full},
 };
 
 const CONFIG: &str = "config.json";
@@ -254,6 +253,14 @@ fn run_as(required: &[RequiredFile], files: Option<&InstanceDir>) -> Result<RunA
         files.chown(user.uid, user.gid).map_err(refused("the directory of the instance"))?;
     }
     Ok(run_as)
+}
+
+/// Converts an I/O error about `what`; a full disk is [`LaunchError::Exhausted`].
+fn refused(what: &str) -> impl Fn(io::Error) -> LaunchError {
+    move |error| {
+        let why = format!("{what}: {error}");
+        if is_full(&error) { LaunchError::Exhausted(why) } else { LaunchError::Refused(why) }
+    }
 }
 
 fn private_copy(image: &Path, directory: &InstanceDir) -> Result<PathBuf, LaunchError> {

@@ -25,13 +25,13 @@ use super::{
     status::{Failure, Rejection},
 };
 
-/// To whom a listener shows the admin pages.
+/// The clients to which a listener shows the admin pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AdminAudience {
-    Nobody,
+    Hidden,
     ThisHost,
-    /// All who reach the listener: it was put where other hosts do.
-    Everybody,
+    /// Every client that can connect: the listener has a public address.
+    Public,
 }
 
 /// The right to see a page. Handlers of admin pages extract it; without it the page does not exist.
@@ -72,14 +72,14 @@ const OF_PROXIES: [HeaderName; 6] = [
 impl AdminAudience {
     /// Returns the audience of an admin listener at that address.
     pub fn at(listener: SocketAddr) -> Self {
-        if listener.ip().to_canonical().is_loopback() { Self::ThisHost } else { Self::Everybody }
+        if listener.ip().to_canonical().is_loopback() { Self::ThisHost } else { Self::Public }
     }
 
     /// Whether a request with this head on that connection sees the pages.
     fn includes(self, head: &RequestHead, addrs: ConnAddrs, shared: &Shared) -> bool {
         match self {
-            Self::Nobody => false,
-            Self::Everybody => true,
+            Self::Hidden => false,
+            Self::Public => true,
             Self::ThisHost => is_direct(&head.headers) && names_this_host(host(head)) && is_no_function(addrs, shared),
         }
     }
@@ -158,8 +158,8 @@ mod tests {
         for (listener, audience) in [
             ("127.0.0.1:9000", AdminAudience::ThisHost),
             ("[::1]:9000", AdminAudience::ThisHost),
-            ("0.0.0.0:9000", AdminAudience::Everybody),
-            ("192.0.2.7:9000", AdminAudience::Everybody),
+            ("0.0.0.0:9000", AdminAudience::Public),
+            ("192.0.2.7:9000", AdminAudience::Public),
         ] {
             assert_eq!(AdminAudience::at(listener.parse().unwrap()), audience);
         }

@@ -64,7 +64,7 @@ pub struct ClientConnection {
     waiting_streams: RefCell<Vec<Rc<Cell<Option<Instant>>>>>,
     /// The connection is to end behind the response that is being made.
     last: Cell<bool>,
-    /// A request has come behind the last one that is served.
+    /// A further request was received behind the last one in service.
     cut: Cell<bool>,
     /// A request has been dropped before its response was made.
     unanswered: Cell<bool>,
@@ -249,7 +249,7 @@ impl ClientConnection {
         }
     }
 
-    /// Whether a request has come behind the last one that is served.
+    /// Returns whether a further request was received behind the last one in service.
     pub fn is_cut(&self) -> bool {
         self.cut.get()
     }

@@ -57,7 +57,7 @@ pub fn is_page(path: &str) -> bool {
     path == "/healthz" || path == "/debug" || path.starts_with("/debug/")
 }
 
-/// Counts a request for a page as one that its connection serves, and names it in the response.
+/// Counts a page request among those of its connection, and sets its request id in the response.
 async fn count_and_name(
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,

@@ -121,7 +121,7 @@ pub fn request_headers(head: &RequestHead, context: ForwardContext<'_>) -> Heade
         let is_passed_on = match name {
             "host" | "forwarded" | "x-forwarded-for" | REQUEST_ID => false,
             "expect" => context.expects_continue,
-            // Without these an instance would be told less, whatever `Connection` lists.
+            // An instance needs these, whatever `Connection` lists.
             "x-forwarded-host" | "x-forwarded-proto" => true,
             _ => !is_hop_by_hop(name) && !(options_name_others && lists(options(), name)),
         };

@@ -20,7 +20,7 @@ const BACKLOG: u32 = 4096;
 /// When the kernel probes a silent client, how often, and how many probes may stay unanswered. A machine that was
 /// switched off keeps no connection for longer than two minutes.
 const TCP_KEEPALIVE: (u32, u32, u32) = (60, 10, 6);
-/// How long responses may take to leave after the server was told to stop, in seconds.
+/// How long responses may take to leave after the server was stopped, in seconds.
 const SHUTDOWN_TIMEOUT: u64 = 2;
 
 /// The listeners, bound and not yet served.
@@ -92,7 +92,7 @@ fn serve(
     if let Some(workers) = workers {
         builder = builder.workers(workers);
     }
-    // Idle connections end at once when the server is told to stop.
+    // Idle connections end at once when the server is stopped.
     let (shared, shutdown) = (shared.clone(), builder.graceful_shutdown_signal());
     let service = move || listener.clone().service(shared.clone(), shutdown.clone());
     // `conn_limit.rs` counts, and knows which connections can be evicted.
@@ -113,7 +113,7 @@ impl Servers {
             handle.stop(true).await;
         }
         for server in self.running {
-            // How a server ended after it was told to end has no consequence.
+            // The result of a stopped server has no consequence.
             let _ = server.await;
         }
     }

@@ -1,4 +1,4 @@
-//! As whom the other end of a connection runs, if that is on this host: what the kernel tells about its own sockets.
+//! The user id of a connection's peer, if it is on this host, from the kernel's socket diagnostics.
 
 use std::{
     io,

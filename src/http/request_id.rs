@@ -2,7 +2,7 @@
 
 /// Longest id that is taken over from a client.
 const MAX_LENGTH: usize = 128;
-/// Digits of one that is made.
+/// Digits of a generated id.
 const DIGITS: usize = 16;
 
 /// The client's id for the request if it is a reasonable one, else a new one.

@@ -50,7 +50,7 @@ const PREFACE_INTERVAL: Duration = Duration::from_millis(10);
 const LINGER_TIMEOUT: Duration = Duration::from_secs(10);
 const LINGER_SILENCE: Duration = Duration::from_secs(2);
 
-/// What is served at a listener, and to whom.
+/// The service of a listener, and its audience.
 #[derive(Debug, Clone)]
 pub struct ListenerConfig {
     kind: ListenerKind,
@@ -62,7 +62,7 @@ pub struct ListenerConfig {
 impl ListenerConfig {
     /// The listener where functions are invoked. It has the admin pages unless they have a listener of their own.
     pub fn front(shared: &Shared, has_admin_listener: bool, tls: Option<&Tls>) -> Self {
-        let audience = if has_admin_listener { AdminAudience::Nobody } else { AdminAudience::ThisHost };
+        let audience = if has_admin_listener { AdminAudience::Hidden } else { AdminAudience::ThisHost };
         Self { kind: ListenerKind::Front, audience, limiter: shared.limiter.clone(), tls: tls.cloned() }
     }
 
@@ -75,12 +75,12 @@ impl ListenerConfig {
     /// The listener where instances call back.
     pub fn callback(_shared: &Shared) -> Self {
         let limiter = ConnectionLimiter::new(MAX_CALLBACK_CONNECTIONS, MAX_PER_ADDRESS);
-        Self { kind: ListenerKind::Callback, audience: AdminAudience::Nobody, limiter, tls: None }
+        Self { kind: ListenerKind::Callback, audience: AdminAudience::Hidden, limiter, tls: None }
     }
 
     /// Returns what serves a connection. To be called on each worker's own thread.
     ///
-    /// `shutdown` resolves when the server is told to stop, after everything was drained.
+    /// `shutdown` resolves when the server is stopped, after everything was drained.
     pub fn service(
         self,
         shared: Arc<Shared>,

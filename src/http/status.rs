@@ -36,7 +36,7 @@ pub enum Failure {
     /// The function gave no slot.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// The client has left; nobody reads this.
+    /// The client has left; the response is not read.
     #[error("the client left")]
     ClientGone,
     /// The client's request declares a body that is too large.
@@ -357,7 +357,7 @@ struct Document<'a> {
     request_id: &'a str,
 }
 
-/// What an instance that called back is told; `None`: there is none with that token.
+/// Returns the response to a callback; `None`: the token is unknown.
 pub fn of_callback(outcome: Option<CallbackOutcome>) -> (StatusCode, &'static str) {
     match outcome {
         Some(CallbackOutcome::Accepted) => (StatusCode::OK, "welcome\n"),

@@ -99,7 +99,7 @@ mod tests {
         assert_eq!(asked, [0, 0, 2, 2, 2, 5]);
     }
 
-    // On the real clock: one that is paused stands still as long as there is anything to do.
+    // On the real clock: a paused clock does not advance while a task is ready.
     #[tokio::test]
     async fn fires_though_its_task_has_used_up_its_budget() {
         let (mut timer, due) = (ReusableTimer::default(), Instant::now() + SECOND / 20);

@@ -83,7 +83,7 @@ impl Checkout {
 /// Whether the connection may serve another request once the response has ended, as far as the head tells.
 ///
 /// # Errors
-/// The head gives several body lengths, or none that is known. hyper takes `Transfer-Encoding` for the one that counts, and
+/// The head gives several body lengths, or none that is known. hyper lets `Transfer-Encoding` decide, and
 /// an unknown coding for a body that ends with the connection; another proxy may see it otherwise.
 pub(super) fn check_framing(head: &mut Parts, method: &Method) -> Result<bool, MalformedResponse> {
     let headers = &mut head.headers;

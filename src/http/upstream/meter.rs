@@ -71,7 +71,7 @@ impl Meter {
     ///
     /// That is certain if the kernel never took a byte, or if the instance's FIN acknowledged none: a FIN acknowledges
     /// everything that its sender had received. A reset discards the acknowledgement of what was read shortly before. But a
-    /// server that closes gets a reset sent only while bytes are unread, and one that reads at all reads a small request
+    /// server that closes gets a reset sent only while bytes are unread, and a server that reads at all reads a small request
     /// whole.
     pub fn is_unread(&self) -> bool {
         let before = self.written_before.load(Relaxed);

@@ -76,8 +76,8 @@ impl Credentials {
     /// Returns the default user of functions, which is looked up once.
     pub fn unprivileged() -> Self {
         static NOBODY: LazyLock<(Uid, Gid)> = LazyLock::new(|| {
-            let nobody = User::from_name(UNPRIVILEGED).ok().flatten();
-            nobody.map_or((Uid::from_raw(UNPRIVILEGED_ID), Gid::from_raw(UNPRIVILEGED_ID)), |user| (user.uid, user.gid))
+            let user = User::from_name(UNPRIVILEGED).ok().flatten();
+            user.map_or((Uid::from_raw(UNPRIVILEGED_ID), Gid::from_raw(UNPRIVILEGED_ID)), |user| (user.uid, user.gid))
         });
         let (uid, gid) = *NOBODY;
         Self { uid, gid, groups: Vec::new() }

@@ -72,10 +72,10 @@ async fn starts_unprivileged_below_private_directory() {
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
         let Ended { exit, lines, .. } = rig.run(&["./program"]).await.end().await;
         assert_eq!(exit, SandboxExit::Code(0));
-        let nobody = Credentials::of(None, Uid::effective()).unwrap();
-        assert_eq!(nobody.is_some(), root());
-        if let Some(nobody) = nobody {
-            assert_eq!(lines[..2], [nobody.uid.to_string(), nobody.gid.to_string()]);
+        let unprivileged = Credentials::of(None, Uid::effective()).unwrap();
+        assert_eq!(unprivileged.is_some(), root());
+        if let Some(user) = unprivileged {
+            assert_eq!(lines[..2], [user.uid.to_string(), user.gid.to_string()]);
         } else {
             assert_eq!(lines[0], Uid::effective().to_string());
         }

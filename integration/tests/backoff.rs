@@ -3,7 +3,7 @@
 use std::{fs, time::Duration};
 
 use futures::future::join_all;
-use integration::{Daemon, Function, Home, Setup, ms, number};
+use integration::{Daemon, Function, Home, Setup, eventually, ms, number};
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -44,7 +44,10 @@ async fn third_failure_makes_requests_fail_at_once() {
     assert_eq!((number(failing, "failures"), failing["code"].as_str()), (3, Some("boot_failed")));
     assert!(failing["error"].as_str().unwrap().contains("42"), "{failing}");
     assert!((0.0..=1.0).contains(&failing["retry_seconds"].as_f64().unwrap()), "{failing}");
-    assert_eq!(daemon.log().matches("function keeps failing to start").count(), 1);
+    // The log is written by a thread of its own.
+    let logged = || daemon.log().matches("function keeps failing to start").count();
+    eventually(ms(5_000), "the failures are logged", async || (logged() > 0).then_some(())).await;
+    assert_eq!(logged(), 1);
 }
 
 #[tokio::test]

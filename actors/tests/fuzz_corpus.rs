@@ -2,6 +2,8 @@
 //!
 //! No fuzzer is needed, and the inputs are the same in every run. `integration/fuzz` searches for new ones.
 
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test fails by panicking")]
+
 #[path = "../../fuzz/checks/function_toml.rs"]
 mod function_toml;
 

@@ -123,7 +123,7 @@ pub fn request_headers(head: &RequestHead, context: ForwardContext<'_>) -> Heade
             "expect" => context.expects_continue,
             // An instance needs these, whatever `Connection` lists.
             "x-forwarded-host" | "x-forwarded-proto" => true,
-            _ => !is_hop_by_hop(name) && !(options_name_others && lists(options(), name)),
+            _ => !(is_hop_by_hop(name) || (options_name_others && lists(options(), name))),
         };
         if is_passed_on && let Some((name, value)) = to_hyper(name, value.as_bytes()) {
             to.append(name, value);
@@ -193,7 +193,7 @@ pub fn copy_response_headers(from: &HeaderMap, status: StatusCode, to: &mut Acti
             "upgrade" => status == StatusCode::SWITCHING_PROTOCOLS,
             // What a `304` announces is the length of the body that does not follow.
             "content-length" => status == StatusCode::NOT_MODIFIED,
-            _ => !is_hop_by_hop(name) && !(options_name_others && lists(options(), name)),
+            _ => !(is_hop_by_hop(name) || (options_name_others && lists(options(), name))),
         };
         if is_passed_on && let Some((name, value)) = to_actix(name, value.as_bytes()) {
             to.append(name, value);

@@ -12,10 +12,7 @@ use std::{
 };
 
 use actix_web::dev::Payload;
-use tokio::{
-    sync::mpsc,
-    time::{Instant, timeout, timeout_at},
-};
+use tokio::time::{Instant, timeout, timeout_at};
 use unifaas_actors::{Endpoint, Lease, Refusal};
 
 use super::{
@@ -37,8 +34,6 @@ const MAX_ATTEMPTS: usize = 2;
 const EXIT_REASON_WAIT: Duration = Duration::from_millis(200);
 /// When the host may have files or memory for a connection again.
 const EXHAUSTION_RETRY: Duration = Duration::from_secs(1);
-/// Interim responses that may wait to be passed on.
-const MAX_INTERIM: usize = 8;
 
 /// When a request must have ended.
 #[derive(Debug, Clone, Copy)]
@@ -95,7 +90,7 @@ async fn send(
     endpoint: &Arc<Endpoint>,
 ) -> Result<Answer, (Failure, bool)> {
     let instance = endpoint.instance;
-    let (interim, mut interim_responses) = mpsc::channel(MAX_INTERIM);
+    let interim = invocation.interim_responses();
     let head = || invocation.request_head(endpoint.address);
     let outgoing = Outgoing {
         head: &head,
@@ -103,7 +98,7 @@ async fn send(
         is_idempotent: invocation.is_idempotent(),
         wants_continue: invocation.body_wanted.is_some(),
         wants_upgrade: invocation.is_websocket,
-        interim: invocation.takes_interim().then_some(interim),
+        interim: interim.clone(),
     };
     let outcome = {
         let mut attempt = pin!(upstream::send(&invocation.shared.upstream, endpoint, &outgoing));
@@ -119,7 +114,7 @@ async fn send(
                 }
             }
             let outcome = attempt.as_mut().poll(cx);
-            while let Poll::Ready(Some((status, fields))) = interim_responses.poll_recv(cx) {
+            while let Some(Poll::Ready((status, fields))) = interim.as_ref().map(|interim| interim.poll_next(cx)) {
                 connection.queue_interim(&headers::interim_response(status, &fields));
             }
             if let Poll::Ready(outcome) = outcome {

@@ -5,6 +5,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use actix_http::{RequestHead, header::HeaderMap as ActixHeaders};
+use bytes::Bytes;
 use hyper::{
     HeaderMap, StatusCode,
     header::{self, HeaderName, HeaderValue},
@@ -102,7 +103,10 @@ pub fn host(head: &RequestHead) -> Option<&[u8]> {
 
 /// Whether these bytes can be a host and a port (RFC 3986, section 3.2.2).
 pub fn is_host(host: &[u8]) -> bool {
-    host.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:[]%".contains(byte))
+    host.iter().all(|byte| {
+        matches!(byte, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b':' | b'[' | b']' | b'%')
+            || matches!(byte, b'!' | b'$' | b'&'..=b',' | b';' | b'=')
+    })
 }
 
 /// Returns the headers that an instance gets for a client's request.
@@ -158,9 +162,13 @@ pub fn request_headers(head: &RequestHead, context: ForwardContext<'_>) -> Heade
 fn add_forwarded(to: &mut HeaderMap, from: &ActixHeaders, host: Option<&[u8]>, context: ForwardContext<'_>) {
     let proto = if context.is_tls { "https" } else { "http" };
     let chain = |name: &str, last: &[&[u8]]| {
-        let earlier = from.get_all(name).flat_map(|value| [value.as_bytes(), b", "]);
-        let all: Vec<u8> = earlier.chain(last.iter().copied()).flatten().copied().collect();
-        HeaderValue::from_maybe_shared(bytes::Bytes::from(all)).ok()
+        let mut all = Vec::with_capacity(128);
+        for earlier in from.get_all(name) {
+            all.extend_from_slice(earlier.as_bytes());
+            all.extend_from_slice(b", ");
+        }
+        last.iter().for_each(|part| all.extend_from_slice(part));
+        HeaderValue::from_maybe_shared(Bytes::from(all)).ok()
     };
     if let Some(value) = chain("x-forwarded-for", &[context.client.address.as_bytes()]) {
         to.insert(X_FORWARDED_FOR, value);

@@ -38,7 +38,7 @@ use super::{
     shared::Shared,
     status::{Failure, Rejection},
     tunnel::Tunnel,
-    upstream::{Answer, upload},
+    upstream::{Answer, InterimResponses, upload},
 };
 
 /// Where invocations are served.
@@ -352,9 +352,10 @@ impl Invocation {
         self.method().is_idempotent()
     }
 
-    /// Whether interim responses can be passed on. actix-http cannot send them over HTTP/2.
-    pub fn takes_interim(&self) -> bool {
-        !self.connection.is_http2 && self.head().version == Version::HTTP_11
+    /// Returns a queue for interim responses if they can be passed on. actix-http cannot send them over HTTP/2.
+    pub fn interim_responses(&self) -> Option<Arc<InterimResponses>> {
+        let takes_them = !self.connection.is_http2 && self.head().version == Version::HTTP_11;
+        takes_them.then(Arc::default)
     }
 }
 

@@ -10,12 +10,14 @@
 //! | `meter.rs` | the socket: bytes counted, and whether a request was read |
 //! | `upload.rs` | the request body, kept for a replay |
 //! | `answer.rs` | the response body, framing rules, tunnels |
+//! | `interim.rs` | interim responses on their way to the client |
 //! | `tcp_info.rs` | what the kernel tells of a connection |
 //! | `error.rs` | what can go wrong |
 
 mod answer;
 mod connection;
 mod error;
+mod interim;
 mod meter;
 mod pool;
 mod tcp_info;
@@ -25,18 +27,16 @@ mod upload;
 
 use std::{sync::Arc, time::Duration};
 
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{Request, Response, StatusCode};
 use hyper::{body::Incoming, client::conn::TrySendError, ext::on_informational};
-use tokio::{
-    sync::mpsc,
-    time::{Instant, sleep, timeout},
-};
+use tokio::time::{Instant, sleep, timeout};
 use unifaas_actors::Endpoint;
 
 pub use answer::{Answer, AnswerBody, Tunnel};
 use answer::{Checkout, check_framing};
 use connection::Connection;
 pub use error::{AttemptError, BodyError, MalformedResponse};
+pub use interim::InterimResponses;
 pub use pool::ConnectionPools;
 use upload::RequestBody;
 pub use upload::{Upload, UploadSender, upload};
@@ -47,9 +47,6 @@ const DYING: Duration = Duration::from_millis(50);
 const DEATH_NOTICE: Duration = Duration::from_millis(10);
 /// How long an instance may take to ask for a body that is withheld. Past that it gets it unasked: some never ask.
 const CONTINUE_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// Gets interim responses other than `100`. What finds the channel full is dropped.
-pub type InterimSink = mpsc::Sender<(StatusCode, HeaderMap)>;
 
 /// A request towards an instance.
 pub struct Outgoing<'a> {
@@ -64,7 +61,7 @@ pub struct Outgoing<'a> {
     /// Whether a `101` is a response to it.
     pub wants_upgrade: bool,
     /// `None`: interim responses are dropped.
-    pub interim: Option<InterimSink>,
+    pub interim: Option<Arc<InterimResponses>>,
 }
 
 /// Sends a request to an instance, and returns its final response. Dropped, it closes the connection. The request body has
@@ -157,8 +154,7 @@ async fn exchange(
             (StatusCode::CONTINUE, Some(upload), _) => upload.release(),
             (StatusCode::CONTINUE, ..) | (.., None) => {}
             (status, _, Some(sink)) => {
-                // An instance may send these without end.
-                let _ = sink.try_send((status, response.headers().clone()));
+                sink.push(status, response.headers());
             }
         });
     }

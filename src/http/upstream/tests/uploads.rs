@@ -17,7 +17,7 @@ async fn interim_responses_and_continue_are_passed_on() {
             stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
         }));
         let (mut sender, upload) = upload();
-        let (sink, mut interim) = mpsc::channel(4);
+        let interim = Arc::<InterimResponses>::default();
         let began = Instant::now();
         let pump = async {
             assert!(sender.continue_requested().await);
@@ -26,11 +26,11 @@ async fn interim_responses_and_continue_are_passed_on() {
         };
         let sent = client.send_with(Method::POST, Some(upload), "4", |outgoing| {
             outgoing.wants_continue = true;
-            outgoing.interim = Some(sink.clone());
+            outgoing.interim = Some(interim.clone());
         });
         let (answer, ()) = tokio::join!(sent, pump);
         assert_eq!(answer.unwrap().head.status, 200);
-        let (status, headers) = interim.recv().await.unwrap();
+        let (status, headers) = std::future::poll_fn(|cx| interim.poll_next(cx)).await;
         assert_eq!((status.as_u16(), &headers["link"]), (103, &"x".parse().unwrap()));
         assert_eq!(asks, began.elapsed() < CONTINUE_TIMEOUT);
     }

@@ -32,7 +32,6 @@ pub struct ClientConnection {
     pub addrs: ConnAddrs,
     pub peer: Peer,
     pub is_http2: bool,
-    pub is_tls: bool,
     /// How long the client may take nothing of a response, or send nothing of a request body.
     pub client_timeout: Option<Duration>,
     /// Largest request head in bytes, where that is less than actix-http takes.
@@ -88,9 +87,8 @@ impl ClientConnection {
     ) -> Rc<Self> {
         Rc::new(Self {
             addrs,
-            peer: Peer::new(addrs.peer.ip()),
+            peer: Peer::new(addrs.peer.ip(), is_tls),
             is_http2,
-            is_tls,
             client_timeout,
             max_head,
             guard,

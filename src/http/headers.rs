@@ -2,7 +2,10 @@
 //!
 //! actix-http has the types of http 0.2, hyper those of http 1: names and values are copied from one to the other here.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    cell::RefCell,
+    net::{IpAddr, SocketAddr},
+};
 
 use actix_http::{RequestHead, header::HeaderMap as ActixHeaders};
 use bytes::Bytes;
@@ -28,18 +31,55 @@ const X_REQUEST_ID: HeaderName = HeaderName::from_static(REQUEST_ID);
 /// The address of a client as headers have it. Written once per connection.
 #[derive(Debug)]
 pub struct Peer {
+    /// Of a request that came through no other proxy.
+    forwarded_for: HeaderValue,
     address: String,
     /// A `node` of RFC 7239.
     node: String,
+    proto: &'static str,
+    /// What the last request's host led to: the next one of the connection has the same, most often.
+    last: RefCell<Option<HostValues>>,
+}
+
+/// The values that depend on the host alone, unless an earlier proxy has set them.
+#[derive(Debug, Clone)]
+struct HostValues {
+    host: HeaderValue,
+    forwarded: HeaderValue,
 }
 
 impl Peer {
-    pub fn new(address: IpAddr) -> Self {
-        match address.to_canonical() {
-            IpAddr::V4(address) => Self { address: address.to_string(), node: address.to_string() },
-            IpAddr::V6(address) => Self { address: address.to_string(), node: format!("\"[{address}]\"") },
-        }
+    /// Takes the address of a connection, and whether it came over TLS.
+    pub fn new(address: IpAddr, is_tls: bool) -> Self {
+        let (address, node) = match address.to_canonical() {
+            IpAddr::V4(address) => (address.to_string(), address.to_string()),
+            IpAddr::V6(address) => (address.to_string(), format!("\"[{address}]\"")),
+        };
+        let forwarded_for = value([address.as_bytes()]);
+        let proto = if is_tls { "https" } else { "http" };
+        Self { forwarded_for, address, node, proto, last: RefCell::default() }
     }
+
+    /// Returns the values for a host, which needs no escapes in a quoted string: see [`is_host`].
+    fn for_host(&self, host: &[u8]) -> HostValues {
+        let mut last = self.last.borrow_mut();
+        if let Some(values) = last.as_ref().filter(|values| values.host.as_bytes() == host) {
+            return values.clone();
+        }
+        last.insert(HostValues { host: value([host]), forwarded: value(self.forwarded(Some(host))) }).clone()
+    }
+
+    fn forwarded<'a>(&'a self, host: Option<&'a [u8]>) -> [&'a [u8]; 7] {
+        let [before, host, after] = host.map_or([&b""[..]; 3], |host| [b";host=\"", host, b"\""]);
+        [b"for=", self.node.as_bytes(), b";proto=", self.proto.as_bytes(), before, host, after]
+    }
+}
+
+/// Joins parts of a value, all of which come from valid ones.
+fn value<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> HeaderValue {
+    let mut joined = Vec::with_capacity(64);
+    parts.into_iter().for_each(|part| joined.extend_from_slice(part));
+    HeaderValue::from_maybe_shared(Bytes::from(joined)).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
 /// What is passed on besides the client's own headers.
@@ -47,8 +87,6 @@ impl Peer {
 pub struct ForwardContext<'a> {
     pub client: &'a Peer,
     pub request_id: &'a RequestId,
-    /// Whether the request came over TLS.
-    pub is_tls: bool,
     /// Whether the request is passed on as an upgrade to WebSocket.
     pub is_websocket: bool,
     /// Whether `Expect: 100-continue` is passed on.
@@ -110,28 +148,54 @@ pub fn is_host(host: &[u8]) -> bool {
 }
 
 /// Returns the headers that an instance gets for a client's request.
+///
+/// The chain of addresses grows by the client. Protocol and host are those that the first proxy saw, so they are set only
+/// if no proxy before has set them.
 pub fn request_headers(head: &RequestHead, context: ForwardContext<'_>) -> HeaderMap {
     let from = &head.headers;
     let options = || from.get_all(actix_http::header::CONNECTION).map(|value| value.as_bytes());
     let options_name_others = lists_others(options());
     let mut to = HeaderMap::with_capacity(from.len_keys() + 8);
-    let host = host(head);
-    match host.map(HeaderValue::from_bytes) {
-        Some(Ok(host)) => to.insert(header::HOST, host),
-        _ => HeaderValue::from_str(&context.instance.to_string()).ok().and_then(|host| to.insert(header::HOST, host)),
-    };
-    for (name, value) in from {
+    let (host, client) = (host(head), context.client);
+    let host_values = host.map(|host| client.for_host(host));
+    let to_host = host_values.as_ref().map(|values| values.host.clone());
+    to.insert(header::HOST, to_host.unwrap_or_else(|| value([context.instance.to_string().as_bytes()])));
+
+    let (mut had_proto, mut had_host, mut had_chain, mut had_forwarded, mut cookies) = (false, false, false, false, 0);
+    for (name, field) in from {
         let name = name.as_str();
         let is_passed_on = match name {
-            "host" | "forwarded" | "x-forwarded-for" | REQUEST_ID => false,
+            "host" | REQUEST_ID => false,
+            "forwarded" => {
+                had_forwarded = true;
+                false
+            }
+            "x-forwarded-for" => {
+                had_chain = true;
+                false
+            }
+            // Without these two an instance would be told less, whatever `Connection` lists.
+            "x-forwarded-host" => {
+                had_host = true;
+                true
+            }
+            "x-forwarded-proto" => {
+                had_proto = true;
+                true
+            }
             "expect" => context.expects_continue,
-            // An instance needs these, whatever `Connection` lists.
-            "x-forwarded-host" | "x-forwarded-proto" => true,
-            _ => !(is_hop_by_hop(name) || (options_name_others && lists(options(), name))),
+            _ => !is_hop_by_hop(name) && !(options_name_others && lists(options(), name)),
         };
-        if is_passed_on && let Some((name, value)) = to_hyper(name, value.as_bytes()) {
-            to.append(name, value);
+        if is_passed_on && let Some((name, field)) = to_hyper(name, field.as_bytes()) {
+            cookies += usize::from(name == header::COOKIE);
+            to.append(name, field);
         }
+    }
+    if cookies > 1 {
+        // HTTP/2 may split what HTTP/1.1 has in one field (RFC 9113, section 8.2.3).
+        let all: Vec<_> = to.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+        let joined = value([&all.join(&b"; "[..])[..]]);
+        to.insert(header::COOKIE, joined);
     }
     match context.body {
         Some(BodyLength::Known(length)) => to.insert(header::CONTENT_LENGTH, length.into()),
@@ -139,54 +203,32 @@ pub fn request_headers(head: &RequestHead, context: ForwardContext<'_>) -> Heade
         None if from.contains_key(actix_http::header::CONTENT_LENGTH) => to.insert(header::CONTENT_LENGTH, 0.into()),
         None => None,
     };
-    if to.get_all(header::COOKIE).iter().nth(1).is_some() {
-        // HTTP/2 may split what HTTP/1.1 has in one field (RFC 9113, section 8.2.3).
-        let cookies: Vec<_> = to.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
-        if let Ok(cookies) = HeaderValue::from_bytes(&cookies.join(&b"; "[..])) {
-            to.insert(header::COOKIE, cookies);
-        }
-    }
     if context.is_websocket {
         to.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
         to.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     }
-    if let Ok(id) = HeaderValue::from_bytes(context.request_id.as_bytes()) {
-        to.insert(X_REQUEST_ID, id);
-    }
-    add_forwarded(&mut to, from, host, context);
-    to
-}
-
-/// Adds `X-Forwarded-*` and RFC 7239's `Forwarded`. The chain of addresses grows by the client. Protocol and host are those
-/// that the first proxy saw, so they are set only if no proxy before has set them.
-fn add_forwarded(to: &mut HeaderMap, from: &ActixHeaders, host: Option<&[u8]>, context: ForwardContext<'_>) {
-    let proto = if context.is_tls { "https" } else { "http" };
+    to.insert(X_REQUEST_ID, value([context.request_id.as_bytes()]));
     let chain = |name: &str, last: &[&[u8]]| {
-        let mut all = Vec::with_capacity(128);
-        for earlier in from.get_all(name) {
-            all.extend_from_slice(earlier.as_bytes());
-            all.extend_from_slice(b", ");
-        }
-        last.iter().for_each(|part| all.extend_from_slice(part));
-        HeaderValue::from_maybe_shared(Bytes::from(all)).ok()
+        let earlier = from.get_all(name).flat_map(|value| [value.as_bytes(), b", "]);
+        value(earlier.chain(last.iter().copied()))
     };
-    if let Some(value) = chain("x-forwarded-for", &[context.client.address.as_bytes()]) {
-        to.insert(X_FORWARDED_FOR, value);
+    let forwarded_for = match had_chain {
+        true => chain("x-forwarded-for", &[client.address.as_bytes()]),
+        false => client.forwarded_for.clone(),
+    };
+    to.insert(X_FORWARDED_FOR, forwarded_for);
+    if !had_proto {
+        to.insert(X_FORWARDED_PROTO, HeaderValue::from_static(client.proto));
     }
-    if !to.contains_key(X_FORWARDED_PROTO) {
-        to.insert(X_FORWARDED_PROTO, HeaderValue::from_static(proto));
-    }
-    if !to.contains_key(X_FORWARDED_HOST)
-        && let Some(Ok(host)) = host.map(HeaderValue::from_bytes)
-    {
+    let forwarded = match &host_values {
+        Some(values) if !had_forwarded => values.forwarded.clone(),
+        _ => chain("forwarded", &client.forwarded(host)),
+    };
+    to.insert(header::FORWARDED, forwarded);
+    if let Some(HostValues { host, .. }) = host_values.filter(|_| !had_host) {
         to.insert(X_FORWARDED_HOST, host);
     }
-    // A host needs no escapes in a quoted string: see `is_host`.
-    let [before, host, after] = host.map_or([&b""[..]; 3], |host| [b";host=\"", host, b"\""]);
-    let last = [b"for=", context.client.node.as_bytes(), b";proto=", proto.as_bytes(), before, host, after];
-    if let Some(value) = chain("forwarded", &last) {
-        to.insert(header::FORWARDED, value);
-    }
+    to
 }
 
 /// Copies the headers of an instance's response that are meant for the client: not those that concern only the connection
@@ -258,9 +300,8 @@ mod tests {
 
     fn sent(head: &RequestHead, client: &str, is_websocket: bool) -> Vec<String> {
         let context = ForwardContext {
-            client: &Peer::new(client.parse().unwrap()),
+            client: &Peer::new(client.parse().unwrap(), false),
             request_id: &RequestId::of(Some(b"id-1")),
-            is_tls: false,
             is_websocket,
             expects_continue: false,
             body: Some(BodyLength::Unknown),

@@ -322,7 +322,6 @@ impl Invocation {
         let context = ForwardContext {
             client: &self.connection.peer,
             request_id: &self.log.request_id,
-            is_tls: self.connection.is_tls,
             is_websocket: self.is_websocket,
             expects_continue: self.body_wanted.is_some(),
             body: self.body_length.get(),

@@ -3,4 +3,5 @@
 pub mod budget;
 pub mod function_peers;
 pub mod open_files;
+pub mod peer_uid;
 pub mod signals;

@@ -19,11 +19,11 @@ use super::{
     accept_policy::ConnAddrs,
     client_connection::client_of,
     headers::{REQUEST_ID, host},
-    peer_uid,
     request_id::RequestId,
     shared::Shared,
     status::{Failure, Rejection},
 };
+use crate::host::peer_uid;
 
 /// The clients to which a listener shows the admin pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

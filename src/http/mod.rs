@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   accept_policy ──► server ──► invoke ──► dispatch ──► upstream/    one request, from its head to its response
-//!                       ├──────► debug      (admin_access, peer_uid: which requests see it)
+//!                       ├──────► debug      (admin_access: which requests see it)
 //!                       └──────► ready      instances that call back
 //!
 //!   client_stream, client_connection     below actix-http: deadlines, clients that leave, what its parser refuses
@@ -25,7 +25,6 @@ mod headers;
 mod invoke;
 mod listeners;
 mod malformed;
-mod peer_uid;
 mod ready;
 mod request_id;
 mod response_body;

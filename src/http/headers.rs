@@ -184,7 +184,7 @@ pub fn request_headers(head: &RequestHead, context: ForwardContext<'_>) -> Heade
                 true
             }
             "expect" => context.expects_continue,
-            _ => !is_hop_by_hop(name) && !(options_name_others && lists(options(), name)),
+            _ => !(is_hop_by_hop(name) || options_name_others && lists(options(), name)),
         };
         if is_passed_on && let Some((name, field)) = to_hyper(name, field.as_bytes()) {
             cookies += usize::from(name == header::COOKIE);

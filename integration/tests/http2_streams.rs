@@ -27,6 +27,19 @@ async fn single() -> (Daemon, Http2) {
     (daemon, connection)
 }
 
+#[tokio::test]
+async fn slow_response_survives_reset_of_stalled_stream_before_it() {
+    let (daemon, connection) = single().await;
+    let mut stalled =
+        connection.start("GET", "/invoke/f/bytes?mib=20", &HeaderMap::new(), true).await.expect("a stream");
+    daemon.until("f", "busy", 1).await;
+    tokio::time::sleep(ms(200)).await;
+    stalled.body.send_reset(Reason::CANCEL);
+    drop(stalled);
+    slot_is_free(&daemon, "the stream was reset").await;
+    connection.get("/invoke/f/sleep?ms=3000").await.ok();
+}
+
 /// Asserts that the only slot is free within a second.
 async fn slot_is_free(daemon: &Daemon, how: &str) {
     let reply = within(Duration::from_secs(10), format!("the slot, {how}"), daemon.get("/invoke/f/pid")).await.ok();

@@ -230,7 +230,13 @@ impl ClientConnection {
 
     /// Returns since when the longest-waiting HTTP/2 stream waits for the client.
     pub fn longest_wait(&self) -> Option<Instant> {
-        self.waiting_streams.borrow().iter().filter_map(|stream| stream.get()).min()
+        // Those of ended streams are still listed.
+        self.waiting_streams
+            .borrow()
+            .iter()
+            .filter(|stream| Rc::strong_count(stream) > 1)
+            .filter_map(|at| at.get())
+            .min()
     }
 
     /// Has a connection of HTTP/1.1 end behind the response that is being made.

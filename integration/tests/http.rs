@@ -1,6 +1,6 @@
 //! What reaches the function and what comes back: methods, paths, headers, statuses.
 
-use integration::{Daemon, Function, Head, Raw, Setup, body_of, empty, ms, request};
+use integration::{Daemon, Function, Head, Raw, Setup, body_of, empty, ms, request, verbatim};
 
 /// Sends a raw request and returns the request head that the function received.
 async fn received(daemon: &Daemon, head: &[u8]) -> String {
@@ -285,6 +285,73 @@ async fn keeps_connection_and_serves_pipelined_requests() {
         assert_eq!(String::from_utf8_lossy(&raw.bytes(length).await), expected);
     }
     assert_eq!(raw.rest(ms(1000)).await, (Vec::new(), integration::End::Closed));
+}
+
+#[tokio::test]
+async fn pipelined_requests_of_different_kinds_are_framed_separately() {
+    let daemon = Daemon::with(Function::new("f").set("concurrent-requests", 4)).await;
+    let sized = verbatim("f", &["HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nfirst"], 20, "keep");
+    let line = |method: &str, path: &str| format!("{method} {path} HTTP/1.1\r\nHost: h\r\n");
+    let upload = line("POST", "/invoke/f/echo") + "Content-Length: 9\r\n\r\nin\r\n\r\nout";
+    let head = line("HEAD", "/invoke/f/x") + "\r\n";
+    let chunked_head = line("HEAD", "/invoke/f/stream?n=2&ms=1") + "\r\n";
+    let get = line("GET", &sized) + "\r\n";
+    let last = line("GET", "/invoke/f/last") + "Connection: close\r\n\r\n";
+    let expected =
+        [("first", false), ("", false), ("in\r\n\r\nout", false), ("", false), ("first", false), ("GET /last", true)];
+    let requests = [&get, &head, &upload, &chunked_head, &get, &last].map(String::as_str).concat();
+    // As one piece, and with requests that arrive while the first is being served.
+    for split in [requests.len(), get.len(), get.len() + head.len() + 20] {
+        let (early, late) = requests.split_at(split);
+        let mut raw = Raw::request(daemon.listen, early).await;
+        tokio::time::sleep(ms(5)).await;
+        raw.send(late).await.unwrap();
+        for (body, closes) in expected {
+            let head = raw.expect_head().await;
+            assert_eq!((head.status, head.text("connection").is_some()), (200, closes), "{split}: {body}");
+            assert_eq!(String::from_utf8_lossy(&raw.bytes(body.len()).await), body, "{split}");
+        }
+        assert_eq!(raw.rest(ms(1000)).await, (Vec::new(), integration::End::Closed), "{split}");
+    }
+}
+
+#[tokio::test]
+async fn body_that_looks_like_parser_error_is_passed_unchanged() {
+    let daemon = Daemon::with(Function::new("f")).await;
+    let text = "HTTP/1.1 400 Bad Request\r\nnone: ours\r\n\r\n";
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\nsays ", text.len() + 5);
+    let path = verbatim("f", &[&head, text], 100, "keep");
+    let mut connection = daemon.connect().await;
+    for _ in 0..2 {
+        let reply = connection.send(request("GET", &path, empty())).await.unwrap().ok();
+        assert_eq!(reply.text(), format!("says {text}"));
+    }
+}
+
+#[tokio::test]
+async fn targets_without_path_are_refused() {
+    let daemon = Daemon::with(Function::new("f")).await;
+    for (target, status, code) in [
+        ("OPTIONS *", 404, "no_such_page"),
+        ("CONNECT h:80", 404, "no_such_page"),
+        // The response to `CONNECT` would have no body.
+        ("CONNECT /invoke/f/x", 400, "bad_request"),
+    ] {
+        let mut raw = Raw::request(daemon.listen, format!("{target} HTTP/1.1\r\nHost: h\r\n\r\n")).await;
+        let head = raw.expect_head().await;
+        assert_eq!((head.status, head.text("x-unifaas-error").as_deref()), (status, Some(code)), "{target}");
+    }
+}
+
+#[tokio::test]
+async fn declined_h2c_upgrade_announces_close() {
+    let daemon = Daemon::with(Function::new("f")).await;
+    let upgrade = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA";
+    let mut raw =
+        Raw::request(daemon.listen, format!("GET /invoke/f/x HTTP/1.1\r\nHost: h\r\n{upgrade}\r\n\r\n")).await;
+    let head = raw.expect_head().await;
+    assert_eq!((head.status, head.text("connection").as_deref()), (200, Some("close")));
+    assert_eq!(raw.rest(ms(1000)).await, (b"GET /x".to_vec(), integration::End::Closed));
 }
 
 #[tokio::test]

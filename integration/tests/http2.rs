@@ -228,3 +228,21 @@ async fn invalid_frames_close_only_their_connection() {
         connection.get("/invoke/f/pid").await.ok();
     }
 }
+
+#[tokio::test]
+async fn body_of_wrong_length_is_refused_without_ending_instance() {
+    let (daemon, connection) = served().await;
+    let pid = connection.get("/invoke/f/pid").await.ok().text();
+    let mut fields = HeaderMap::new();
+    fields.insert("content-length", 5.into());
+    // The stream ends with its head.
+    let stream = connection.start("POST", "/invoke/f/echo", &fields, true).await.expect("a stream");
+    let (response, _) = stream.response().await.expect("an answer");
+    assert_eq!(response.status(), 400);
+    fields.append("content-length", 4.into());
+    let stream = connection.start("POST", "/invoke/f/echo", &fields, false).await.expect("a stream");
+    let (response, _) = stream.response().await.expect("an answer");
+    assert_eq!(response.status(), 400);
+    assert_eq!(connection.get("/invoke/f/pid").await.ok().text(), pid);
+    assert_eq!(daemon.function("f").await["instances_started"], 1);
+}

@@ -118,19 +118,20 @@ pub async fn skip(mut payload: Payload, length: BodyLength) -> bool {
 
 /// Returns what moves the body, and how far that has come.
 pub fn pump(
-    payload: Payload,
+    (payload, length): (Payload, BodyLength),
     upload: UploadSender,
     limit: Option<u64>,
     connection: &Rc<ClientConnection>,
     wanted: Option<Rc<Notify>>,
 ) -> (Pump, Rc<BodyProgress>) {
     let (connection, progress) = (connection.clone(), Rc::new(BodyProgress::default()));
-    let body = Moving { payload, upload, limit, connection, progress: progress.clone() };
+    let body = Moving { payload, length, upload, limit, connection, progress: progress.clone() };
     (Box::pin(body.run(wanted)), progress)
 }
 
 struct Moving {
     payload: Payload,
+    length: BodyLength,
     upload: UploadSender,
     limit: Option<u64>,
     connection: Rc<ClientConnection>,
@@ -159,6 +160,10 @@ impl Moving {
                     return Err(Failure::ClientGone);
                 }
                 Some(Err(_)) => return Err(Failure::MalformedBody),
+                // Over HTTP/2 a stream may end with its head, whatever length that declares.
+                None if matches!(self.length, BodyLength::Known(length) if length != taken) => {
+                    return Err(Failure::MalformedBody);
+                }
                 None => {
                     self.progress.complete.set(true);
                     self.upload.finish();

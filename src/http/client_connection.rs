@@ -12,7 +12,11 @@ use std::{
     time::Duration,
 };
 
-use actix_web::{HttpRequest, dev::Payload};
+use actix_web::{
+    HttpRequest,
+    dev::{Payload, RequestHead},
+    http::header::{CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE},
+};
 use bytes::Bytes;
 use futures::Stream as _;
 use slab::Slab;
@@ -23,6 +27,8 @@ use super::{
     timer::ReusableTimer,
 };
 
+/// The size of a body that only its end tells.
+pub const UNKNOWN_SIZE: u64 = u64::MAX;
 /// How long a client that took no more counts as the slower side.
 const SLOW_CLIENT: Duration = Duration::from_millis(500);
 
@@ -41,6 +47,8 @@ pub struct ClientConnection {
     active: Cell<usize>,
     /// Requests begun, ever.
     begun: Cell<u64>,
+    /// Bytes of the last request's body that are still to be read. [`UNKNOWN_SIZE`]: its chunks, or a tunnel, tell.
+    body_left: Cell<u64>,
     /// The last request was answered before its body had been read to its end.
     body_unread: Cell<bool>,
     /// The client has closed its side, or the connection has broken.
@@ -94,6 +102,7 @@ impl ClientConnection {
             guard,
             active: Cell::default(),
             begun: Cell::default(),
+            body_left: Cell::default(),
             body_unread: Cell::default(),
             left: Cell::default(),
             watchers: RefCell::default(),
@@ -112,13 +121,14 @@ impl ClientConnection {
     }
 
     /// Notes the beginning of a request.
-    pub fn begin_request(self: &Rc<Self>) -> ActiveRequest {
+    pub fn begin_request(self: &Rc<Self>, head: &RequestHead) -> ActiveRequest {
         if self.is_http2 && self.active.get() == 0 {
             // The connection's task begins to pulse.
             self.guard.wake();
         }
         self.active.set(self.active.get() + 1);
         self.begun.set(self.begun.get() + 1);
+        self.body_left.set(body_size(head));
         self.body_unread.set(false);
         self.guard.set_busy();
         ActiveRequest(self.clone())
@@ -132,6 +142,18 @@ impl ClientConnection {
     /// Returns how many requests have begun, ever.
     pub fn begun(&self) -> u64 {
         self.begun.get()
+    }
+
+    /// Returns how many bytes of the last request's body are still to be read.
+    pub fn body_left(&self) -> u64 {
+        self.body_left.get()
+    }
+
+    /// Notes that bytes of a body of known size have been read.
+    pub fn count_body(&self, bytes: usize) {
+        if self.body_left.get() != UNKNOWN_SIZE {
+            self.body_left.set(self.body_left.get().saturating_sub(bytes as u64));
+        }
     }
 
     /// Notes whether the last request was answered before its body had been read to its end.
@@ -282,6 +304,14 @@ impl ClientConnection {
     pub fn take_transport(&self) -> Option<(Transport, Bytes)> {
         self.returned.borrow_mut().take()
     }
+}
+
+/// Returns the size of a request's body over HTTP/1.1, as far as the head tells.
+fn body_size(head: &RequestHead) -> u64 {
+    if head.headers.contains_key(TRANSFER_ENCODING) || head.headers.contains_key(UPGRADE) {
+        return UNKNOWN_SIZE;
+    }
+    head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.trim().parse().ok()).unwrap_or(0)
 }
 
 /// Returns the connection that a request came on. `None` only for requests that came on no connection of ours.

@@ -22,7 +22,12 @@ use tokio::{
 use tokio_rustls::server::TlsStream;
 use tokio_util::either::Either;
 
-use super::{client_connection::ClientConnection, status::Failure, timer::StallTimer};
+use super::{
+    client_connection::{ClientConnection, UNKNOWN_SIZE},
+    read_ahead::ReadAhead,
+    status::Failure,
+    timer::StallTimer,
+};
 
 /// From the first byte of a request's head to its last, and from a connection to its first byte.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
@@ -56,6 +61,10 @@ pub struct ClientStream {
     begun: u64,
     /// Bytes that have come and belong to no request yet.
     unparsed: usize,
+    /// What has been read behind the request in service.
+    ahead: ReadAhead,
+    /// A response has been begun and not been written to its end.
+    answering: bool,
     /// Since when the client has been idle or sending a head.
     since: Option<Instant>,
     /// What is written before anything else: interim responses, and refusals in place of actix-http's.
@@ -76,6 +85,8 @@ impl ClientStream {
             connection,
             begun: 0,
             unparsed: 0,
+            ahead: ReadAhead::default(),
+            answering: false,
             since: None,
             prefix: Bytes::new(),
             closing: false,
@@ -100,6 +111,8 @@ impl ClientStream {
         if self.begun != begun {
             self.begun = begun;
             self.unparsed = 0;
+            self.connection.count_body(self.ahead.begin_request());
+            self.answering = true;
             self.since = None;
         }
     }
@@ -209,9 +222,31 @@ impl ClientStream {
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
+    /// Reads what the dispatcher may see now: the next head, or the body of the request in service.
+    fn poll_request(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.look();
+        let Self { transport: Some(transport), connection, ahead, .. } = self else {
+            return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
+        };
+        let transport = Pin::new(transport);
+        if connection.is_http2 {
+            return transport.poll_read(cx, buf);
+        }
+        let (is_served, left) = (connection.active() > 0, connection.body_left());
+        if left > 0 && (is_served || left != UNKNOWN_SIZE) {
+            let before = buf.filled().len();
+            ready!(ahead.poll_body(transport, cx, buf, left))?;
+            connection.count_body(buf.filled().len() - before);
+            return Poll::Ready(Ok(()));
+        }
+        if is_served { ahead.poll_behind(transport, cx) } else { ahead.poll_head(transport, cx, buf) }
+    }
+
     /// Whether this is actix-http's own answer to what its parser refuses: every answer of a handler has an id.
-    fn is_parser_answer(&self, bytes: &[u8]) -> bool {
+    fn is_parser_answer(&mut self, bytes: &[u8]) -> bool {
+        self.look();
         bytes.len() < PARSER_ANSWER
+            && !self.answering
             && bytes.starts_with(b"HTTP/1.")
             && matches!(bytes.get(9..12), Some(b"400" | b"431"))
             && !self.connection.is_http2
@@ -229,7 +264,7 @@ impl AsyncRead for ClientStream {
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
-        match this.transport()?.poll_read(cx, buf) {
+        match this.poll_request(cx, buf) {
             Poll::Ready(Ok(())) if buf.filled().len() > before => {
                 this.look();
                 if this.connection.active() == 0 {
@@ -305,7 +340,9 @@ impl AsyncWrite for ClientStream {
         }
         this.look_for_reset(cx);
         // Between two requests the dispatcher does not read again by itself, so the deadline is set here.
-        if this.connection.active() == 0 && this.poll_idle(cx).is_ready() {
+        let is_idle = this.connection.active() == 0;
+        this.answering &= !is_idle;
+        if is_idle && (!this.ahead.is_empty() || this.poll_idle(cx).is_ready()) {
             cx.waker().wake_by_ref();
         }
         Poll::Ready(Ok(()))
@@ -333,7 +370,8 @@ impl Drop for ClientStream {
                 self.refuse(&Failure::MalformedBody);
             }
             let is_cut = self.connection.is_cut();
-            if self.closing || is_cut || self.unparsed > 0 || self.connection.is_body_unread() {
+            if self.closing || is_cut || self.unparsed > 0 || !self.ahead.is_empty() || self.connection.is_body_unread()
+            {
                 let last = std::mem::take(&mut self.prefix);
                 self.connection.return_transport(transport, last);
             }

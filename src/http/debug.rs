@@ -50,6 +50,8 @@ pub fn routes(config: &mut web::ServiceConfig) {
         .route("/debug/instances/{id}", read().to(one_instance))
         .default_service(web::to(nothing));
     config.service(pages);
+    // A target without a path, like that of `OPTIONS *`, is outside of every scope.
+    config.default_service(web::to(nothing).wrap(from_fn(count_and_name)));
 }
 
 /// Whether there may be a page at this path.
@@ -66,7 +68,7 @@ async fn count_and_name(
     if let Some(client) = &client {
         client.unless_ended().await;
     }
-    let _active = client.as_ref().map(|client| client.begin_request());
+    let _active = client.as_ref().map(|client| client.begin_request(request.head()));
     if client.is_some_and(|client| !client.guard.is_within_limit()) {
         return Err(reject(request.request(), Failure::TooManyConnections).into());
     }

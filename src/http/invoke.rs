@@ -163,7 +163,7 @@ impl Invocation {
         };
         // Every connection has one; see `server.rs`.
         let Some(connection) = client.clone() else { return Err(reject(Refusal::Lost.into())) };
-        let active = connection.begin_request();
+        let active = connection.begin_request(request);
         connection.set_body_unread(declares_body(request) && !connection.is_http2);
         let is_websocket = asks_for_websocket(request);
         if name.is_none() {
@@ -178,11 +178,15 @@ impl Invocation {
         if shared.is_draining() {
             return Err(reject(Failure::Draining));
         }
-        let is_ambiguous = reads_as_websocket(request) && !is_websocket && declares_body(request);
+        let is_ambiguous = reads_as_websocket(request) && declares_body(request);
         if connection.is_http2 && !is_head_within_limits(request) {
             return Err(reject(Failure::HeadTooLarge));
         }
-        if is_ambiguous || !host(request).is_none_or(is_host) {
+        // The answer to `CONNECT` would be a tunnel (RFC 9110, section 9.3.6).
+        let is_connect = request.method == actix_web::http::Method::CONNECT;
+        // actix-http's parser of HTTP/1.1 refuses several lengths itself.
+        let has_lengths = request.headers.get_all(CONTENT_LENGTH).nth(1).is_some();
+        if is_ambiguous || is_connect || has_lengths || !host(request).is_none_or(is_host) {
             return Err(reject(Failure::BadRequest));
         }
         let Some(handle) = name.and_then(|name| shared.directory.find(name)) else {
@@ -260,9 +264,9 @@ impl Invocation {
         let (leased, spec) = (lease.since(), lease.endpoint().spec.clone());
         let deadline = spec.timeout.map(|after| Deadline { at: leased + after, after });
         let mut transfer = Transfer { leased, deadline, watch, tunnel, pump: None, upload: None };
-        if let Some((payload, _)) = body {
+        if let Some(body) = body {
             let (sender, upload) = upload();
-            let (pump, progress) = pump(payload, sender, spec.max_body, &self.connection, self.body_wanted.clone());
+            let (pump, progress) = pump(body, sender, spec.max_body, &self.connection, self.body_wanted.clone());
             (transfer.pump, transfer.upload) = (Some(pump), Some(upload));
             self.progress.replace(progress);
         }
@@ -287,7 +291,8 @@ impl Invocation {
         let request_id = HeaderValue::from_bytes(log.request_id.as_bytes());
         let connection_type = match () {
             () if is_upgrade => Some(ConnectionType::Upgrade),
-            () if ends_with_connection || shared.is_draining() => Some(ConnectionType::Close),
+            // actix-http closes the connection after an upgrade that it was asked for, whatever the answer.
+            () if ends_with_connection || request.upgrade() || shared.is_draining() => Some(ConnectionType::Close),
             () => None,
         };
 

@@ -6,6 +6,7 @@
 //!                       └──────► ready      instances that call back
 //!
 //!   client_stream, client_connection     below actix-http: deadlines, clients that leave, what its parser refuses
+//!   read_ahead                           pipelined requests, handed to actix-http one by one
 //!   connections, conn_limit              how many connections there are, and which is evicted
 //!   client_body, response_body, tunnel   bytes both ways
 //!   headers, request_id, status          what is passed on, what is added, what failures say
@@ -25,6 +26,7 @@ mod headers;
 mod invoke;
 mod listeners;
 mod malformed;
+mod read_ahead;
 mod ready;
 mod request_id;
 mod response_body;

@@ -18,7 +18,7 @@ pub fn routes(config: &mut web::ServiceConfig) {
 
 async fn ready(request: HttpRequest, shared: web::Data<Shared>) -> HttpResponse {
     let client = client_of(&request);
-    let _active = client.map(|client| client.begin_request());
+    let _active = client.map(|client| client.begin_request(request.head()));
     let Some(token) = request.uri().path().strip_prefix(PREFIX) else { return HttpResponse::NotFound().finish() };
     if !matches!(*request.method(), Method::GET | Method::POST) {
         return HttpResponse::MethodNotAllowed().insert_header(("allow", "GET, POST")).finish();

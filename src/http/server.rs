@@ -152,7 +152,16 @@ impl Worker {
             .client_request_timeout(Duration::ZERO)
             .client_disconnect_timeout(Duration::ZERO)
             .h1_allow_half_closed(true)
-            .expect(fn_service(move |request| invoke::expect(request, expecting.clone())))
+            .expect(fn_service(move |request| {
+                let expecting = expecting.clone();
+                async move {
+                    match kind {
+                        ListenerKind::Front => invoke::expect(request, expecting).await,
+                        // Nothing is invoked there.
+                        ListenerKind::Admin | ListenerKind::Callback => Ok(request),
+                    }
+                }
+            }))
             .on_connect_ext(|stream: &ClientStream, data| {
                 data.insert(stream.connection().clone());
             })

@@ -87,6 +87,40 @@ async fn callback_from_foreign_address_is_403() {
 }
 
 #[tokio::test]
+async fn callback_listener_invokes_no_function() {
+    let daemon = Setup::default()
+        .function(Function::new("f"))
+        .function(Function::new("late").flag("--callbacks").flag("0"))
+        .option("--admin-listen", "127.0.0.1:0")
+        .start()
+        .await;
+    daemon.get("/invoke/f/pid").await.ok();
+    let served = number(&daemon.function("f").await["counters"], "requests");
+    for to in [daemon.callback, daemon.admin.expect("an admin listener")] {
+        for fields in ["", "Expect: 100-continue\r\n", "Expect: 100-continue\r\nContent-Length: 3\r\n"] {
+            let head = format!("POST /invoke/f/pid HTTP/1.1\r\nHost: h\r\n{fields}\r\n");
+            let mut raw = Raw::request(to, head).await;
+            let mut head = raw.expect_head().await;
+            if head.status == 100 {
+                raw.send("abc").await.unwrap();
+                head = raw.expect_head().await;
+            }
+            assert_eq!(head.status, 404, "{fields}");
+        }
+    }
+    assert_eq!(number(&daemon.function("f").await["counters"], "requests"), served);
+    let mut waiter = daemon.connect().await;
+    let waits = tokio::spawn(async move { waiter.send(request("GET", "/invoke/late/pid", empty())).await });
+    let path = callback_path(&daemon, "late").await;
+    let head = format!("POST {path} HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n");
+    let mut raw = Raw::request(daemon.callback, head).await;
+    assert_eq!(raw.expect_head().await.status, 100);
+    raw.send("abc").await.unwrap();
+    assert_eq!(raw.expect_head().await.status, 200);
+    waits.await.unwrap().unwrap().ok();
+}
+
+#[tokio::test]
 async fn second_callback_is_409() {
     let daemon = Daemon::with(Function::new("f").flag("--callbacks").flag("2")).await;
     let pid = daemon.get("/invoke/f/pid").await.ok().pid();

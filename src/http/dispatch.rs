@@ -7,7 +7,7 @@ use std::{
     future::poll_fn,
     pin::{Pin, pin},
     sync::Arc,
-    task::Poll,
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -105,20 +105,17 @@ async fn send(
         let Transfer { watch, pump, deadline, .. } = &mut *transfer;
         let connection = &invocation.connection;
         poll_fn(|cx| {
-            if let Some(moving) = pump
-                && let Poll::Ready(moved) = moving.as_mut().poll(cx)
-            {
-                *pump = None;
-                if let Err(failure) = moved {
-                    return Poll::Ready(Err(failure));
-                }
+            if let Err(failure) = poll_pump(pump, cx) {
+                return Poll::Ready(Err(failure));
             }
             let outcome = attempt.as_mut().poll(cx);
             while let Some(Poll::Ready((status, fields))) = interim.as_ref().map(|interim| interim.poll_next(cx)) {
                 connection.queue_interim(&headers::interim_response(status, &fields));
             }
             if let Poll::Ready(outcome) = outcome {
-                return Poll::Ready(Ok(outcome));
+                // The instance may have asked for the body just before it responded.
+                let asked = if invocation.body_wanted.is_some() { poll_pump(pump, cx) } else { Ok(()) };
+                return Poll::Ready(asked.map(|()| outcome));
             }
             if watch.poll_left(cx).is_ready() {
                 return Poll::Ready(Err(Failure::ClientGone));
@@ -150,6 +147,17 @@ async fn send(
         AttemptError::Connect(source) => (Failure::Unreachable { instance, source }, is_retryable),
         error => (Failure::Attempt { instance, error }, is_retryable),
     })
+}
+
+/// Moves the request's body on, if there is one. The error says why it cannot be moved.
+fn poll_pump(pump: &mut Option<Pump>, cx: &mut Context<'_>) -> Result<(), Failure> {
+    match pump.as_mut().map(|moving| moving.as_mut().poll(cx)) {
+        Some(Poll::Ready(moved)) => {
+            *pump = None;
+            moved
+        }
+        Some(Poll::Pending) | None => Ok(()),
+    }
 }
 
 /// Returns the slot. An instance that failed the request like this gets no other, and neither does one whose responses are

@@ -22,6 +22,7 @@ use actix_web::{
     },
     web,
 };
+use futures::FutureExt as _;
 use hyper::{Method, StatusCode};
 use tokio::{sync::Notify, time::Instant};
 use unifaas_actors::{FunctionHandle, Lease, Refusal};
@@ -106,8 +107,12 @@ pub async fn expect(mut request: Request, shared: Arc<Shared>) -> Result<Request
     tokio::select! {
         biased;
         response = &mut serving => {
-            let response = response.unwrap_or_else(|rejection: Rejection| rejection.error_response());
-            return Err(response.into());
+            if body_wanted.notified().now_or_never().is_none() {
+                let response = response.unwrap_or_else(|rejection: Rejection| rejection.error_response());
+                return Err(response.into());
+            }
+            // The instance has asked for the body and begun its response at once.
+            serving = Box::pin(std::future::ready(response));
         }
         () = body_wanted.notified() => {}
     }

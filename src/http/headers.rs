@@ -174,7 +174,7 @@ pub fn request_headers(head: &RequestHead, context: ForwardContext<'_>) -> Heade
                 had_chain = true;
                 false
             }
-            // Without these two an instance would be told less, whatever `Connection` lists.
+            // An instance relies on these two, whatever `Connection` lists.
             "x-forwarded-host" => {
                 had_host = true;
                 true

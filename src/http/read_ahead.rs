@@ -1,6 +1,6 @@
 //! Hands the bytes of an HTTP/1.1 connection to actix-http request by request.
 //!
-//! actix-http frames a response by the request that it has parsed last, not by the one that is answered: a `HEAD` received
+//! actix-http frames a response by the request that it has parsed last, not by the request that is answered: a `HEAD` received
 //! behind a `GET` takes the body from the answer to the `GET`. So what follows a request is held back until its response
 //! has been made. A chunked body is the exception, because only actix-http finds its end.
 

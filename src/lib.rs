@@ -24,8 +24,8 @@ use cli::{Cli, Command};
 /// The program, from its arguments to its exit status.
 pub fn main() -> ExitCode {
     let mut arguments = env::args_os().skip(1);
-    if arguments.next().is_some_and(|argument| argument == sandbox::CONFINE) {
-        return sandbox::confine(arguments);
+    if arguments.next().is_some_and(|argument| argument == spawner::ARGUMENT) {
+        return spawner::run();
     }
     let cli = Cli::parse();
     let result = match cli.command {

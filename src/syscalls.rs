@@ -1,30 +1,22 @@
 //! System calls around child processes for which no crate has a safe function.
 
 use std::{
-    io,
-    os::{
-        fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, RawFd},
-        unix::net::UnixStream,
-    },
+    fs, io,
+    os::fd::RawFd,
+    panic::{self, AssertUnwindSafe},
 };
 
 use nix::{
-    dir::Dir,
     errno::Errno,
-    fcntl::OFlag,
     libc::{self, c_uint},
-    sched::{self, CloneFlags},
-    sys::{
-        signal::{SigHandler, Signal, signal},
-        stat::Mode,
-    },
-    unistd,
+    sys::signal::{SigHandler, Signal, signal},
+    unistd::{self, ForkResult, Pid},
 };
 
 /// The last standard descriptor, standard error.
 const LAST_STANDARD: RawFd = 2;
-/// The descriptor table of the calling thread.
-const OWN_DESCRIPTORS: &str = "/proc/thread-self/fd";
+/// The threads of this process.
+const THREADS: &str = "/proc/self/task";
 
 /// Restores the default action of every signal. Ignored signals would stay ignored in the executed program.
 pub fn reset_signals() {
@@ -43,45 +35,33 @@ pub fn close_others_at_exec() {
     let _ = close_range(LAST_STANDARD as c_uint + 1, libc::CLOSE_RANGE_CLOEXEC);
 }
 
-/// Gives the calling thread a descriptor table of its own, with standard input, output and error, and the returned copy of
-/// `kept`. Threads that it creates will share it.
-///
-/// All other descriptors are replaced by a socket on which nothing is ever sent. So their numbers are not reused, and a
-/// runtime on this thread gets no signals: it would wake the tasks that wait for them by a descriptor of the other table.
-///
-/// # Errors
-/// `PermissionDenied` where a seccomp filter forbids it.
-pub fn isolate_descriptors(kept: &UnixStream) -> io::Result<UnixStream> {
-    // The default filter of Docker forbids unshare(2).
-    sched::unshare(CloneFlags::CLONE_FILES).or_else(|_| close_range(c_uint::MAX, libc::CLOSE_RANGE_UNSHARE))?;
-    let inherited = descriptors()?;
-    let kept = kept.try_clone()?;
-    let (silent, other_end) = UnixStream::pair()?;
-    silent.set_nonblocking(true)?;
-    for descriptor in inherited.into_iter().filter(|descriptor| *descriptor > LAST_STANDARD) {
-        replace(descriptor, silent.as_fd())?;
+/// The proof that this process has one thread, as long as it starts no other.
+#[derive(Debug)]
+pub struct SingleThread(());
+
+impl SingleThread {
+    /// Counts the threads of this process.
+    ///
+    /// # Errors
+    /// `Unsupported` if there are several.
+    pub fn check() -> io::Result<Self> {
+        if fs::read_dir(THREADS)?.count() == 1 { Ok(Self(())) } else { Err(io::ErrorKind::Unsupported.into()) }
     }
-    // Both ends stay open as long as the thread.
-    let _ = (silent.into_raw_fd(), other_end.into_raw_fd());
-    Ok(kept)
-}
 
-/// Returns the open descriptors of this thread.
-fn descriptors() -> io::Result<Vec<RawFd>> {
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let mut directory = Dir::open(OWN_DESCRIPTORS, flags, Mode::empty())?;
-    let own = directory.as_raw_fd();
-    let entries = directory.iter().flatten();
-    let numbers = entries.filter_map(|entry| entry.file_name().to_str().ok()?.parse().ok());
-    Ok(numbers.filter(|number| *number != own).collect())
-}
-
-/// Replaces a descriptor of a table that belongs to the calling thread alone. The new one is closed at exec.
-fn replace(descriptor: RawFd, by: BorrowedFd<'_>) -> io::Result<()> {
-    // SAFETY: values that own the descriptor are used by other threads, in their table, where it stays open.
-    let replaced = unsafe { unistd::dup3_raw(by, descriptor, OFlag::O_CLOEXEC) }?;
-    let _ = replaced.into_raw_fd();
-    Ok(())
+    /// Runs `child` in a child process, which ends when it returns. Returns the process id.
+    ///
+    /// # Errors
+    /// Those of fork(2).
+    pub fn fork(&self, child: impl FnOnce()) -> io::Result<Pid> {
+        // SAFETY: no other thread exists that could hold a lock of the allocator or the like.
+        if let ForkResult::Parent { child } = unsafe { unistd::fork() }? {
+            return Ok(child);
+        }
+        // No frame of the caller may run twice.
+        let _ = panic::catch_unwind(AssertUnwindSafe(child));
+        // SAFETY: ends this process without destructors or handlers, which are the parent's.
+        unsafe { libc::_exit(1) }
+    }
 }
 
 fn close_range(first: c_uint, flags: c_uint) -> nix::Result<()> {

@@ -11,11 +11,7 @@
 use std::{
     fmt, io,
     net::{Ipv4Addr, SocketAddr},
-    os::unix::process::CommandExt,
-    process::Command,
 };
-
-use nix::sys::{prctl, signal::Signal};
 
 use super::NetError;
 use crate::spawner::Spawner;
@@ -155,10 +151,8 @@ impl Firewall {
 
     /// Returns the uplinks that any daemon guards: it has switched on forwarding there, or depends on it.
     pub fn guarded_uplinks(spawner: &Spawner) -> Vec<String> {
-        let mut command = Command::new(PROGRAM);
-        command.args(["-j", "list", "sets", FAMILY]);
         let listing = spawner
-            .output_blocking(command, Vec::new())
+            .output_blocking(PROGRAM, &["-j", "list", "sets", FAMILY], &[])
             .map(|output| serde_json::from_slice(&output.stdout).unwrap_or_default());
         uplinks_in(&listing.unwrap_or_default())
     }
@@ -187,15 +181,7 @@ fn uplinks_in(listing: &serde_json::Value) -> Vec<String> {
 /// # Errors
 /// `NotFound` if nft is not installed; nft's first line of output if it fails.
 fn nft(spawner: &Spawner, commands: &str) -> io::Result<()> {
-    let run = || {
-        let mut command = Command::new(PROGRAM);
-        command.args(["-f", "-"]);
-        // An nft that outlives its daemon must not load rules after the next daemon has cleaned up.
-        // SAFETY: one system call, which neither allocates nor locks.
-        unsafe { command.pre_exec(|| Ok(prctl::set_pdeathsig(Signal::SIGKILL)?)) };
-        spawner.output_blocking(command, commands.into())
-    };
-    match run() {
+    match spawner.output_blocking(PROGRAM, &["-f", "-"], commands.as_bytes()) {
         Ok(output) if output.status.success() => Ok(()),
         Ok(output) => {
             let said = String::from_utf8_lossy(&output.stderr);

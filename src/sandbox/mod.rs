@@ -32,7 +32,6 @@ use cgroup::CgroupAllocator;
 pub use cgroup::memory_limit;
 use container::Containers;
 use ports::Ports;
-pub use process::{CONFINE, confine};
 use process::{OrphanReaper, ProcessRuntime, Processes};
 use vm::{VmRuntime, VmSettings};
 

@@ -1,22 +1,17 @@
 //! Turns `[process] command` into the executed command: substitution and environment. Pure.
 
-use std::{
-    env,
-    ffi::{OsStr, OsString},
-    path::PathBuf,
-    sync::LazyLock,
-};
+use std::{env, ffi::OsStr, sync::LazyLock};
 
 use unifaas_actors::{sandbox::LaunchOrder, spec::ProcessSpec};
 
-use crate::{sandbox::substitute::substitute, state};
+use crate::{sandbox::substitute::substitute, spawner::Invocation, state};
 
 /// The PATH when neither the function nor the daemon has one.
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// The placeholder for the daemon's own program.
 const DAEMON: &str = "%unifaas";
 /// The daemon's own program, even after its file was replaced or removed.
-pub(super) const DAEMON_PROGRAM: &str = "/proc/self/exe";
+const DAEMON_PROGRAM: &str = "/proc/self/exe";
 
 /// The values of placeholders in the command of an instance. No `Debug`: the callback is a secret.
 #[derive(Clone)]
@@ -29,19 +24,6 @@ pub struct Placeholders {
     pub callback: String,
     /// The path of the daemon's own program.
     pub daemon: String,
-}
-
-/// A complete command. No `Debug`: its arguments and environment contain secrets.
-#[derive(PartialEq, Eq)]
-pub struct Invocation {
-    /// A path relative to the function's directory, or a name to be looked up in the PATH of `env`.
-    pub program: PathBuf,
-    /// The zeroth argument.
-    pub name: String,
-    /// The other arguments.
-    pub arguments: Vec<String>,
-    /// The whole environment.
-    pub env: Vec<(String, OsString)>,
 }
 
 impl Invocation {
@@ -64,7 +46,7 @@ impl Invocation {
         };
         // A function cannot override the mark by which its processes are found.
         let given = order.spec.env.iter().filter(|(name, _)| *name != state::MARK);
-        let given = given.map(|(name, value)| (name.clone(), value.into()));
+        let given = given.map(|(name, value)| (name.into(), value.into()));
         let ours = [
             ("PATH", path.unwrap_or(OsStr::new(DEFAULT_PATH)).to_owned()),
             ("HOME", "/".into()),
@@ -79,7 +61,7 @@ impl Invocation {
             program: program.into(),
             name,
             arguments: words.map(|word| substitute(word, value)).collect(),
-            env: ours.map(|(name, value)| (name.to_owned(), value)).chain(given).collect(),
+            env: ours.map(|(name, value)| (name.into(), value)).chain(given).collect(),
         }
     }
 }

@@ -11,12 +11,9 @@ use tokio::{
 use unifaas_actors::sandbox::{ReclaimError, SandboxHandle};
 
 use super::{OrphanReaper, spawn::ProcessRecord};
-use crate::{
-    sandbox::{
-        cgroup::{CgroupAllocator, Group},
-        ports::PortLease,
-    },
-    spawner::Mailbox,
+use crate::sandbox::{
+    cgroup::{CgroupAllocator, Group},
+    ports::PortLease,
 };
 
 /// The longest wait for the end of a killed process, which may hang in the kernel.
@@ -25,7 +22,8 @@ const REAP_TIMEOUT: Duration = Duration::from_secs(10);
 /// Owns a child process, its descendants, its cgroup and its port. Dropping it kills the processes.
 pub struct ProcessHandle {
     pid: Pid,
-    signals: SignalSender,
+    /// To the supervision. Once this is dropped, the child is killed.
+    signals: mpsc::UnboundedSender<Signal>,
     done: oneshot::Receiver<Option<Group>>,
     /// `None` once everything was returned.
     record: Option<ProcessRecord>,
@@ -34,41 +32,11 @@ pub struct ProcessHandle {
     port: Option<PortLease>,
 }
 
-/// Sends signals to the supervision of a child, on the spawner's thread. Dropping it kills the child.
-#[derive(Debug)]
-pub(super) struct SignalSender {
-    /// Used and dropped on that thread only. `None` while it is dropped.
-    supervision: Option<mpsc::UnboundedSender<Signal>>,
-    mailbox: Mailbox,
-}
-
-impl SignalSender {
-    pub fn new(supervision: mpsc::UnboundedSender<Signal>, mailbox: Mailbox) -> Self {
-        Self { supervision: Some(supervision), mailbox }
-    }
-
-    fn send(&self, signal: Signal) {
-        if let Some(supervision) = self.supervision.clone() {
-            self.mailbox.send(move || {
-                let _ = supervision.send(signal);
-            });
-        }
-    }
-}
-
-impl Drop for SignalSender {
-    fn drop(&mut self) {
-        if let Some(supervision) = self.supervision.take() {
-            self.mailbox.send(move || drop(supervision));
-        }
-    }
-}
-
 impl ProcessHandle {
     /// `done` resolves with the cgroup, if any, once the child has been reaped.
     pub(super) fn new(
         pid: Pid,
-        signals: SignalSender,
+        signals: mpsc::UnboundedSender<Signal>,
         done: oneshot::Receiver<Option<Group>>,
         record: ProcessRecord,
         cgroups: CgroupAllocator,
@@ -85,11 +53,11 @@ impl ProcessHandle {
 
 impl SandboxHandle for ProcessHandle {
     fn terminate(&mut self) {
-        self.signals.send(Signal::SIGTERM);
+        let _ = self.signals.send(Signal::SIGTERM);
     }
 
     fn kill(&mut self) {
-        self.signals.send(Signal::SIGKILL);
+        let _ = self.signals.send(Signal::SIGKILL);
     }
 
     fn reclaim(mut self: Box<Self>) -> LocalBoxFuture<'static, Result<(), ReclaimError>> {

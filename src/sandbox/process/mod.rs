@@ -1,16 +1,15 @@
-//! The `process` sandbox: an instance is a child process of the daemon, with nothing to install.
+//! The `process` sandbox: an instance is a process of this host, with nothing to install.
 //!
 //! It does not isolate hostile code, but takes the daemon's user, environment, descriptors and session from a function.
 //!
 //! - `command.rs`: the command; `user.rs`: its user and groups.
-//! - `spawn.rs`: the start, on the thread of `src/spawner.rs`; `confine.rs`: the step that a child executes first.
-//! - `supervise.rs`: a running child on that thread; `handle.rs`: the same child as the actors own it.
+//! - `spawn.rs`: the start, by the process of `src/spawner/`, where `confinement.rs` confines a child.
+//! - `supervise.rs`: a running child; `handle.rs`: the same child as the actors own it.
 //! - `orphan_reaper.rs`: kills what a child leaves behind where no cgroup contains it.
 //!
 //! The VMMs of `../vm/` are started and owned in the same way.
 
 mod command;
-mod confine;
 mod handle;
 mod orphan_reaper;
 mod spawn;
@@ -35,9 +34,12 @@ use super::{
     cgroup::{CgroupAllocator, ResourceLimits},
     ports::Ports,
 };
-use crate::{host::function_peers::FunctionPeers, spawner::Spawner, state::Journal};
-pub use command::{DEFAULT_PATH, Invocation, Placeholders};
-pub use confine::{ARGUMENT as CONFINE, run as confine};
+use crate::{
+    host::function_peers::FunctionPeers,
+    spawner::{Invocation, Spawner},
+    state::Journal,
+};
+pub use command::{DEFAULT_PATH, Placeholders};
 pub use handle::ProcessHandle;
 pub use orphan_reaper::OrphanReaper;
 pub use spawn::{ProcessRecord, SpawnRequest, StartError, Started};

@@ -1,24 +1,18 @@
 //! The start of a confined child, with all its output in one pipe. It is journaled before, and its process id after.
 
 use std::{
+    borrow::Cow,
+    fs::File,
     io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
-    pin::pin,
-    process::Stdio,
-    time::Duration,
 };
 
-use futures::future;
-use nix::{
-    sys::signal::{self, Signal},
-    unistd::{Pid, Uid, getpid},
-};
+use nix::unistd::{Pid, Uid};
 use tokio::{
-    io::AsyncReadExt,
-    process::{Child, ChildStderr, Command},
+    net::unix::pipe,
     sync::{mpsc, oneshot},
-    task, time,
+    task,
 };
 use unifaas_actors::{
     OutputLog,
@@ -26,26 +20,17 @@ use unifaas_actors::{
 };
 
 use super::{
-    Invocation, ProcessRuntime,
-    command::DAEMON_PROGRAM,
-    confine::{self, Confinement, EXEC},
-    handle::{ProcessHandle, SignalSender},
+    ProcessRuntime,
+    handle::ProcessHandle,
     supervise::supervise,
     user::{Credentials, is_only_user},
 };
 use crate::{
     host::open_files,
     sandbox::cgroup::{Group, ResourceLimits},
-    spawner::Reply,
-    state::{self, Journal, JournalEntry, JournalError, ProcessTree, Resource, SessionLeader},
+    spawner::{Child, Confinement, EXEC, Failure, Invocation, Launch, Spawner},
+    state::{Journal, JournalEntry, JournalError, ProcessTree, Resource, SessionLeader},
 };
-
-/// Other processes of its user may stop a child before it executes its program. It is checked this often, and continued
-/// until it has been stopped `MAX_STOPS` times.
-const STOP_CHECK_INTERVAL: Duration = Duration::from_millis(100);
-const MAX_STOPS: u32 = 5;
-
-type Stdin = Box<dyn FnOnce() -> io::Result<OwnedFd> + Send>;
 
 /// A child to be started.
 pub struct SpawnRequest {
@@ -53,7 +38,7 @@ pub struct SpawnRequest {
     directory: PathBuf,
     confinement: Confinement,
     other_user: bool,
-    stdin: Option<Stdin>,
+    stdin: Option<OwnedFd>,
 }
 
 /// A child that has executed its program.
@@ -69,7 +54,7 @@ pub struct Started {
 #[derive(Debug)]
 pub struct StartError {
     /// The step that failed: [`EXEC`], or one before the program is executed.
-    step: String,
+    step: Cow<'static, str>,
     error: io::Error,
 }
 
@@ -106,7 +91,6 @@ impl SpawnRequest {
     pub fn new(invocation: Invocation, directory: PathBuf, user: Option<&Credentials>) -> Self {
         let user = user.filter(|_| !is_only_user());
         let confinement = Confinement {
-            daemon: getpid().as_raw(),
             user: user.map(Into::into),
             capabilities: None,
             file_size: None,
@@ -129,27 +113,41 @@ impl SpawnRequest {
         self
     }
 
-    /// Sets its standard input, instead of an empty one. `stdin` is called on the spawner's thread, within its runtime.
-    pub fn stdin(mut self, stdin: impl FnOnce() -> io::Result<OwnedFd> + Send + 'static) -> Self {
-        self.stdin = Some(Box::new(stdin));
-        self
+    /// Sets its standard input, instead of an empty one.
+    pub fn stdin(&mut self, stdin: OwnedFd) {
+        self.stdin = Some(stdin);
     }
 
-    /// Creates the child, which will execute its program after the confinement. On the spawner's thread.
-    fn spawn(self) -> Result<Child, StartError> {
+    /// Starts the child. Returns its output, too.
+    fn spawn(self, spawner: &Spawner) -> io::Result<(Child, pipe::Receiver)> {
         let Self { invocation, directory, confinement, stdin, .. } = self;
-        let at = |step: &'static str| move |error| StartError { step: step.to_owned(), error };
-        let confinement = serde_json::to_string(&confinement).map_err(io::Error::from).map_err(at("arguments"))?;
-        let stdin = stdin.map_or_else(|| Ok(Stdio::null()), |stdin| stdin().map(Stdio::from)).map_err(at("stdin"))?;
-        let mut command = Command::new(DAEMON_PROGRAM);
-        command.args([confine::ARGUMENT, &confinement]).arg(directory).arg(invocation.program).arg(invocation.name);
-        command.args(invocation.arguments).env_clear().envs(invocation.env);
-        command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-        command.spawn().map_err(at(EXEC))
+        let (output, writer) = io::pipe()?;
+        let stdin = stdin.map_or_else(|| File::open("/dev/null").map(OwnedFd::from), Ok)?;
+        let standard = [stdin, writer.try_clone()?.into(), writer.into()];
+        let output = pipe::Receiver::from_owned_fd(output.into())?;
+        let launch = Launch { invocation, directory: directory.into(), confinement: Some(confinement) };
+        Ok((spawner.start(launch, standard), output))
+    }
+}
+
+impl From<&Credentials> for (u32, u32, Vec<u32>) {
+    fn from(user: &Credentials) -> Self {
+        (user.uid.as_raw(), user.gid.as_raw(), user.groups.iter().map(|group| group.as_raw()).collect())
+    }
+}
+
+impl From<Failure> for StartError {
+    fn from(Failure { step, errno }: Failure) -> Self {
+        Self { step, error: io::Error::from_raw_os_error(errno) }
     }
 }
 
 impl StartError {
+    /// Creates the error of a step before the child is created.
+    pub fn new(step: &'static str, error: io::Error) -> Self {
+        Self { step: step.into(), error }
+    }
+
     /// Says what failed: the program, or a step before it.
     pub fn describe(&self, program: &Path) -> String {
         if self.is_of_program() {
@@ -173,14 +171,6 @@ impl StartError {
     pub fn into_launch_error(self, why: String) -> LaunchError {
         if open_files::is_exhaustion(&self.error) { LaunchError::Exhausted(why) } else { LaunchError::Refused(why) }
     }
-
-    fn of_report(report: &str) -> Self {
-        match confine::parse_report(report) {
-            Some((step, error)) => Self { step: step.to_owned(), error },
-            // The dynamic loader failed, or the step panicked.
-            None => Self { step: confine::ARGUMENT.to_owned(), error: io::Error::other(report.trim().to_owned()) },
-        }
-    }
 }
 
 impl ProcessRuntime {
@@ -200,78 +190,34 @@ impl ProcessRuntime {
         let group = task::spawn_blocking(move || cgroups.group(limits, other_user)).await.unwrap_or_default();
         request.confinement.cgroups = group.iter().flat_map(Group::join_files).collect();
         let labels = group.iter().flat_map(Group::labels).map(str::to_owned).collect();
-        let mailbox = self.spawner.mailbox();
-        let (created, is_created) = self.spawner.reply();
-        let (exit, exited) = self.spawner.reply();
-        let (finish, done) = self.spawner.reply();
-        let work = move || async move {
-            let (child, pid) = start(request, created).await?;
-            let (signals, received) = mpsc::unbounded_channel();
-            let supervision = supervise(child, pid, group, limits.memory, output, received, exit);
-            task::spawn_local(async move { finish.send(supervision.await) });
-            Ok((pid, SignalSender::new(signals, mailbox)))
-        };
-        let journal = async {
-            if let Ok(leader) = is_created.await {
-                record.update(leader);
-            }
-        };
-        let (started, ()) = future::join(self.spawner.run(work), journal).await;
-        let panicked = |error| StartError { step: "spawn".to_owned(), error };
-        match started.map_err(panicked).flatten() {
-            Ok((pid, signals)) => {
-                let (cgroups, orphan_reaper) = (self.cgroups.clone(), self.orphan_reaper.clone());
-                let handle = ProcessHandle::new(pid, signals, done, record, cgroups, orphan_reaper);
-                Ok(Started { handle, exited, pid, cgroups: labels })
-            }
+        let (child, stdout, pid) = match self.execute(request, &mut record).await {
+            Ok(executed) => executed,
             Err(error) => {
                 record.remove();
-                Err(error)
+                return Err(error);
             }
-        }
+        };
+        let (signals, received) = mpsc::unbounded_channel();
+        let (exit, exited) = oneshot::channel();
+        let (finish, done) = oneshot::channel();
+        let supervision = supervise(child, stdout, group, limits.memory, output, received, exit);
+        task::spawn_local(async move { finish.send(supervision.await) });
+        let (cgroups, orphan_reaper) = (self.cgroups.clone(), self.orphan_reaper.clone());
+        let handle = ProcessHandle::new(pid, signals, done, record, cgroups, orphan_reaper);
+        Ok(Started { handle, exited, pid, cgroups: labels })
     }
-}
 
-/// Starts a child, on the spawner's thread. Returns once it has executed its program. Nothing is left of it after an error.
-async fn start(request: SpawnRequest, created: Reply<SessionLeader>) -> Result<(Child, Pid), StartError> {
-    // The kernel notes start times by the same clock. To ask it for one takes longer.
-    let after = state::boot_clock();
-    let mut child = request.spawn()?;
-    let pid = Pid::from_raw(child.id().and_then(|id| i32::try_from(id).ok()).unwrap_or_default());
-    created.send(SessionLeader { pid: pid.as_raw(), after, before: state::boot_clock() });
-    let executed = match child.stderr.take() {
-        Some(report) => executed(report, pid).await,
-        None => Ok(()),
-    };
-    if executed.is_err() {
-        let _ = child.kill().await;
-    }
-    executed.map(|()| (child, pid))
-}
-
-/// Waits until the child has executed its program, which closes `report`.
-async fn executed(mut report: ChildStderr, pid: Pid) -> Result<(), StartError> {
-    let mut text = String::new();
-    let mut stops = 0;
-    let read = {
-        let mut read = pin!(report.read_to_string(&mut text));
-        loop {
-            if let Ok(read) = time::timeout(STOP_CHECK_INTERVAL, read.as_mut()).await {
-                break read;
-            }
-            if state::is_stopped(pid.as_raw()) {
-                stops += 1;
-                if stops == MAX_STOPS {
-                    let why = "another process stopped it before it executed its program";
-                    break Err(io::Error::new(io::ErrorKind::TimedOut, why));
-                }
-                let _ = signal::kill(pid, Signal::SIGCONT);
-            }
-        }
-    };
-    match read {
-        Ok(0) => Ok(()),
-        Ok(_) => Err(StartError::of_report(&text)),
-        Err(error) => Err(StartError { step: confine::ARGUMENT.to_owned(), error }),
+    /// Starts the child, journals its PID, and waits until it has executed its program.
+    async fn execute(
+        &self,
+        request: SpawnRequest,
+        record: &mut ProcessRecord,
+    ) -> Result<(Child, pipe::Receiver, Pid), StartError> {
+        let (mut child, stdout) =
+            request.spawn(&self.spawner).map_err(|error| StartError::new("descriptors", error))?;
+        let leader = child.created().await?;
+        record.update(leader);
+        child.executed().await?;
+        Ok((child, stdout, Pid::from_raw(leader.pid)))
     }
 }

@@ -1,25 +1,19 @@
-//! The supervision of a child on the spawner's thread: it passes signals on, copies the output, reaps the child and kills
-//! its descendants.
-//!
-//! The task that reaps the child is the only one that signals it. So no signal ever reaches a reused process id.
+//! The supervision of a child: it passes signals on, copies the output, waits for the end and kills the descendants.
 
 use std::{io, os::unix::process::ExitStatusExt, process::ExitStatus, time::Duration};
 
-use nix::{
-    sys::signal::{self, Signal},
-    unistd::Pid,
-};
+use nix::sys::signal::Signal;
 use tokio::{
     io::AsyncReadExt,
-    process::{Child, ChildStdout},
-    sync::mpsc,
+    net::unix::pipe,
+    sync::{mpsc, oneshot},
     task, time,
 };
 use unifaas_actors::{OutputLog, sandbox::SandboxExit};
 
 use crate::{
     sandbox::{cgroup::Group, output_throttle::OutputThrottle},
-    spawner::Reply,
+    spawner::Child,
 };
 
 /// The longest wait for the last output of an ended process.
@@ -31,21 +25,21 @@ const CHUNK: usize = 8 * 1024;
 /// Kills the child once `signals` is closed. `memory` is its limit in MiB.
 pub async fn supervise(
     mut child: Child,
-    pid: Pid,
+    stdout: pipe::Receiver,
     group: Option<Group>,
     memory: u64,
     output: OutputLog,
     mut signals: mpsc::UnboundedReceiver<Signal>,
-    exited: Reply<SandboxExit>,
+    exited: oneshot::Sender<SandboxExit>,
 ) -> Option<Group> {
-    let mut output = task::spawn_local(pump_output(child.stdout.take(), output));
+    let mut output = task::spawn_local(pump_output(stdout, output));
     let (mut killed, mut is_open) = (false, true);
     let status = loop {
         tokio::select! {
             signal = signals.recv(), if is_open => {
                 is_open = signal.is_some();
                 let signal = signal.unwrap_or(Signal::SIGKILL);
-                let _ = signal::killpg(pid, signal);
+                child.signal(signal);
                 if signal == Signal::SIGKILL {
                     killed = true;
                     group.as_ref().map(Group::kill);
@@ -62,7 +56,7 @@ pub async fn supervise(
     if time::timeout(LAST_OUTPUT_TIMEOUT, &mut output).await.is_err() {
         output.abort();
     }
-    exited.send(exit(status, out_of_memory && !killed, memory));
+    let _ = exited.send(exit(status, out_of_memory && !killed, memory));
     group
 }
 
@@ -79,8 +73,7 @@ fn exit(status: io::Result<ExitStatus>, out_of_memory: bool, memory: u64) -> San
 }
 
 /// Copies the pipe into the log until its last writer has closed it.
-async fn pump_output(pipe: Option<ChildStdout>, log: OutputLog) {
-    let Some(mut pipe) = pipe else { return };
+async fn pump_output(mut pipe: pipe::Receiver, log: OutputLog) {
     let mut chunk = vec![0; CHUNK];
     let mut unfinished = false;
     let mut throttle = OutputThrottle::new();

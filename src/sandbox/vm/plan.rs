@@ -4,7 +4,6 @@
 
 use std::{
     env,
-    ffi::OsStr,
     fs::{self, File},
     io::{self, Read},
     path::{Path, PathBuf},
@@ -32,9 +31,10 @@ use crate::{
     net::PointToPoint,
     sandbox::{
         callback::Callback,
-        process::{Credentials, DEFAULT_PATH, Invocation, Placeholders},
+        process::{Credentials, DEFAULT_PATH, Placeholders},
         substitute::substitute,
     },
+    spawner::Invocation,
     state::{MARK, is_full},
 };
 
@@ -199,14 +199,10 @@ impl Planner {
 
     fn invocation(&self, program: &Path, arguments: Vec<String>) -> Invocation {
         let path = env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
-        let mut env = vec![
-            ("PATH".to_owned(), path),
-            ("HOME".to_owned(), OsStr::new("/").to_owned()),
-            (MARK.to_owned(), self.id().into()),
-        ];
+        let mut env = vec![("PATH".into(), path), ("HOME".into(), "/".into()), (MARK.into(), self.id().into())];
         // For wrapper scripts around one VMM that start another.
         for Program { variable, .. } in [program::FIRECRACKER, program::QEMU] {
-            env.extend(env::var_os(variable).map(|value| (variable.to_owned(), value)));
+            env.extend(env::var_os(variable).map(|value| (variable.into(), value)));
         }
         Invocation { program: program.to_owned(), name: program.to_string_lossy().into_owned(), arguments, env }
     }

@@ -12,10 +12,8 @@ use serde::Deserialize;
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     net::UnixStream,
-    task,
+    task::{self, JoinHandle},
 };
-
-use crate::spawner::Reply;
 
 const NEGOTIATE: &[u8] = b"{\"execute\":\"qmp_capabilities\"}\n";
 const SHUTDOWN: &str = "SHUTDOWN";
@@ -31,24 +29,24 @@ struct Data {
     reason: Option<String>,
 }
 
-/// Returns the standard input for QEMU. Reads events from its other end until QEMU has ended, and then sends the reason of
-/// the last SHUTDOWN event to `reason`. On the spawner's thread, as every descriptor of a child.
+/// Returns the standard input for QEMU, and a task that reads events from its other end until QEMU has ended. The result is
+/// the reason of the last SHUTDOWN event.
 ///
 /// # Panics
 /// Outside of a `LocalSet`.
-pub fn listen(reason: Reply<Option<String>>) -> io::Result<OwnedFd> {
+pub fn listen() -> io::Result<(OwnedFd, JoinHandle<Option<String>>)> {
     let (mut ours, theirs) = StdUnixStream::pair()?;
     ours.write_all(NEGOTIATE)?;
     ours.set_nonblocking(true)?;
     let mut lines = BufReader::new(UnixStream::from_std(ours)?).lines();
-    task::spawn_local(async move {
+    let reason = task::spawn_local(async move {
         let mut last = None;
         while let Ok(Some(line)) = lines.next_line().await {
             last = shutdown_reason(&line).or(last);
         }
-        reason.send(last);
+        last
     });
-    Ok(theirs.into())
+    Ok((theirs.into(), reason))
 }
 
 /// Returns the reason in a SHUTDOWN event.

@@ -1,11 +1,15 @@
 //! Launches virtual machines: acquires what a VMM needs, starts it, and reports its exit.
 
-use std::{cell::Cell, net::SocketAddr, path::PathBuf, rc::Rc, time::Duration};
+use std::{cell::Cell, net::SocketAddr, os::fd::OwnedFd, path::PathBuf, rc::Rc, time::Duration};
 
 use futures::future::LocalBoxFuture;
 use nix::unistd::Uid;
 use slog::{Logger, debug, info, warn};
-use tokio::{sync::OnceCell, task, time};
+use tokio::{
+    sync::OnceCell,
+    task::{self, JoinHandle},
+    time,
+};
 use unifaas_actors::{
     sandbox::{LaunchError, LaunchOrder, Launched, SandboxExit},
     spec::{Accel, FunctionSpec, Hypervisor, SandboxSpec, VmNetwork, VmSpec},
@@ -27,7 +31,7 @@ use crate::{
     sandbox::{
         callback::Callback,
         cgroup::ResourceLimits,
-        process::{ProcessRecord, ProcessRuntime, SpawnRequest, Started},
+        process::{ProcessRecord, ProcessRuntime, SpawnRequest, StartError, Started},
     },
     state::State,
 };
@@ -170,7 +174,12 @@ impl Inner {
         let planned = task::spawn_blocking(move || planner.plan()).await;
         let plan = planned.unwrap_or_else(|error| Err(LaunchError::Refused(format!("the plan: {error}"))))?;
         self.note_user(&plan.run_as);
-        Ok(Prepared { attachment, guest, plan })
+        let qmp = (plan.vmm == Vmm::Qemu).then(qmp::listen).transpose().map_err(|error| {
+            let error = StartError::new("stdin", error);
+            let why = error.describe(&plan.invocation.program);
+            error.into_launch_error(why)
+        })?;
+        Ok(Prepared { attachment, guest, plan, qmp })
     }
 
     /// Reports the user of a VMM: in the log if it is root, and to the table of peers.
@@ -192,7 +201,7 @@ impl Inner {
         prepared: Prepared,
         record: ProcessRecord,
     ) -> Result<Launched, LaunchError> {
-        let Prepared { attachment, guest, plan } = prepared;
+        let Prepared { attachment, guest, plan, qmp } = prepared;
         let Plan { vmm, invocation, run_as, files } = plan;
         let overhead = if vmm == Vmm::Qemu { QEMU_OVERHEAD } else { FIRECRACKER_OVERHEAD };
         let memory = vm.memory + overhead;
@@ -200,10 +209,10 @@ impl Inner {
         let program = invocation.program.clone();
         let mut request = SpawnRequest::new(invocation, "/".into(), run_as.credentials.as_ref());
         request = request.capabilities(run_as.capabilities);
-        let (tell_reason, reason) = self.runtime.spawner.reply();
-        if vmm == Vmm::Qemu {
-            request = request.stdin(move || qmp::listen(tell_reason));
-        }
+        let reason = qmp.map(|(stdin, reason)| {
+            request.stdin(stdin);
+            reason
+        });
         let started = self.runtime.start(request, limits, record, order.output.clone()).await;
         let Started { handle, exited, pid, cgroups } = started.map_err(|error| {
             let why = error.describe(&program);
@@ -230,7 +239,11 @@ impl Inner {
                 let lost = |_| SandboxExit::Other("no longer watched by the daemon".to_owned());
                 let ended = async {
                     let exit = exited.await.unwrap_or_else(lost);
-                    let reason = time::timeout(EXIT_REASON_TIMEOUT, reason).await.ok().and_then(Result::ok).flatten();
+                    let reason = match reason {
+                        Some(reason) => time::timeout(EXIT_REASON_TIMEOUT, reason).await.ok(),
+                        None => None,
+                    };
+                    let reason = reason.and_then(Result::ok).flatten();
                     exit_reason::describe(vmm, exit, reason.as_deref(), &lines.tail(SEARCHED_LINES))
                 };
                 // An unreachable guest counts as ended, and its VMM is ended with it.
@@ -266,4 +279,6 @@ struct Prepared {
     attachment: NetAttachment,
     guest: GuestNetConfig,
     plan: Plan,
+    /// QEMU's standard input, and the reader of its exit reason.
+    qmp: Option<(OwnedFd, JoinHandle<Option<String>>)>,
 }

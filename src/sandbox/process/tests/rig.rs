@@ -22,7 +22,10 @@ use unifaas_actors::{
 };
 
 use super::super::*;
-use crate::state::{Resource, State, recorded};
+use crate::{
+    spawner::ARGUMENT,
+    state::{Resource, State, recorded},
+};
 
 /// Tests count descriptors and processes, so only one may run at a time.
 static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
@@ -234,23 +237,23 @@ pub fn root() -> bool {
     Uid::effective().is_root()
 }
 
-/// Counts descriptors of the kinds that only child processes need, in the tables of this process and of the spawner.
+/// Counts descriptors of the kinds that only child processes need, of this process and of the spawner processes.
 pub fn held() -> usize {
     let count = |table: PathBuf| {
-        let links = fs::read_dir(table).unwrap().flatten().filter_map(|entry| fs::read_link(entry.path()).ok());
+        let entries = fs::read_dir(table).into_iter().flatten().flatten();
         let is_of_child = |link: &PathBuf| {
             let link = link.to_string_lossy();
             ["pipe:", "pidfd", "/tasks", "cgroup."].iter().any(|kind| link.contains(kind))
         };
-        links.filter(is_of_child).count()
+        entries.filter_map(|entry| fs::read_link(entry.path()).ok()).filter(is_of_child).count()
     };
-    count("/proc/self/fd".into()) + spawner_tasks().map(|task| count(task.join("fd"))).sum::<usize>()
-}
-
-/// Returns the directories of the spawners' threads in `/proc`.
-pub fn spawner_tasks() -> impl Iterator<Item = PathBuf> {
-    let tasks = fs::read_dir("/proc/self/task").unwrap().flatten().map(|entry| entry.path());
-    tasks.filter(|task| fs::read_to_string(task.join("comm")).is_ok_and(|name| name == "spawner\n"))
+    let tasks = fs::read_dir("/proc/self/task").unwrap().flatten();
+    let children = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok()).collect::<String>();
+    let is_spawner = |pid: &&str| {
+        fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line == format!("unifaas\0{ARGUMENT}\0").as_bytes())
+    };
+    let spawners = children.split_whitespace().filter(is_spawner);
+    count("/proc/self/fd".into()) + spawners.map(|pid| count(format!("/proc/{pid}/fd").into())).sum::<usize>()
 }
 
 /// Counts processes in the cgroups of instances, in the hierarchy with the most.

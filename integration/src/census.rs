@@ -2,16 +2,18 @@
 
 use std::{fmt, fs};
 
+use crate::processes;
+
 /// Counts of resources that must not grow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Census {
     /// Resident memory, KiB.
     pub memory: u64,
-    /// Open descriptors.
+    /// Open descriptors, with those of the spawner process.
     pub descriptors: u64,
     /// Threads.
     pub threads: u64,
-    /// Children, including zombies.
+    /// Children, with those of the spawner process, including zombies.
     pub children: u64,
 }
 
@@ -28,13 +30,12 @@ impl Census {
             line.split_whitespace().next().and_then(|word| word.parse().ok()).expect("a number")
         };
         let list = |path: String| fs::read_dir(path).expect("the process is there");
-        let children = |task: fs::DirEntry| fs::read_to_string(task.path().join("children")).unwrap_or_default();
-        let tasks = list(format!("/proc/{pid}/task")).flatten();
-        let children: usize = tasks.map(|task| children(task).split_whitespace().count()).sum();
+        let spawner = processes::spawner_of(pid);
+        let children = processes::children(pid).len() + processes::children(spawner).len();
         Self {
             memory: number("VmRSS:"),
             threads: number("Threads:"),
-            descriptors: list(format!("/proc/{pid}/fd")).count() as u64,
+            descriptors: [pid, spawner].map(|pid| list(format!("/proc/{pid}/fd")).count() as u64).iter().sum(),
             children: children as u64,
         }
     }

@@ -25,17 +25,33 @@ pub fn exists(pid: u32) -> bool {
     Path::new(&format!("/proc/{pid}")).exists()
 }
 
-/// Returns the zombie children of a process.
-pub fn zombies_of(parent: u32) -> Vec<u32> {
-    let entries = fs::read_dir("/proc").expect("/proc is there");
-    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+/// Returns the children of a process, zombies included.
+pub fn children(pid: u32) -> Vec<u32> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let lists = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
+    lists
+        .flat_map(|list| list.split_whitespace().map(|pid| pid.parse().expect("a PID")).collect::<Vec<u32>>())
+        .collect()
+}
+
+/// Returns the spawner process of a daemon, the parent of its other processes.
+///
+/// # Panics
+/// When there is none.
+#[track_caller]
+pub fn spawner_of(daemon: u32) -> u32 {
+    let is_spawner = |pid: &u32| arguments(*pid).get(1).is_some_and(|argument| argument == "spawner");
+    children(daemon).into_iter().find(is_spawner).expect("the daemon has a spawner process")
+}
+
+/// Returns the zombie children of a daemon and of its spawner process.
+pub fn zombies_of(daemon: u32) -> Vec<u32> {
     let is_zombie = |pid: &u32| {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        let fields = stat.rsplit(')').next().unwrap_or_default();
-        let mut fields = fields.split_whitespace();
-        fields.next() == Some("Z") && fields.next() == Some(parent.to_string().as_str())
+        stat.rsplit(')').next().and_then(|fields| fields.split_whitespace().next()) == Some("Z")
     };
-    pids.filter(is_zombie).collect()
+    let all = children(daemon).into_iter().chain(children(spawner_of(daemon)));
+    all.filter(is_zombie).collect()
 }
 
 /// Returns whether a process is dead, reaped or not.

@@ -32,7 +32,7 @@ fn thirty_vms_run_and_end() {
             (taps().len() == 2).then_some(())
         })
         .await;
-        assert_eq!(vm::processes(), [daemon.pid]);
+        assert_eq!(vm::processes(), [daemon.pid, processes::spawner_of(daemon.pid)]);
         daemon.end().await;
         assert_eq!(traces(), Vec::<String>::new());
     });
@@ -133,7 +133,7 @@ fn network_is_unchanged_without_vm_function() {
     isolated(|| async {
         let daemon = setup().function(Function::new("process")).start().await;
         daemon.get("/invoke/process/pid").await.ok();
-        assert_eq!(traces().len(), 1 + 1, "the daemon and its process: {:?}", traces());
+        assert_eq!(traces().len(), 3, "the daemon, its spawner and its function: {:?}", traces());
         daemon.home.put(&Vm::new("f", Kind::Microvm).into());
         daemon.settled("f", "it is there", |function| function["state"] == "serving").await;
         daemon.get("/invoke/f/").await.ok();

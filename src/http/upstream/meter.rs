@@ -32,6 +32,8 @@ pub struct Meter {
     received: AtomicU64,
     written_before: AtomicU64,
     received_before: AtomicU64,
+    /// Interim responses to the request.
+    interim: AtomicU64,
     /// Sent bytes that the instance's TCP had acknowledged when the connection ended.
     acked_at_end: AtomicU64,
     /// It ended with a FIN, not with a reset.
@@ -49,6 +51,7 @@ impl Meter {
             received: AtomicU64::new(0),
             written_before: AtomicU64::new(0),
             received_before: AtomicU64::new(0),
+            interim: AtomicU64::new(0),
             acked_at_end: AtomicU64::new(u64::MAX),
             has_fin: AtomicBool::new(false),
             read_blocked: AtomicBool::new(false),
@@ -60,6 +63,12 @@ impl Meter {
     pub fn begin(&self) {
         self.written_before.store(self.written.load(Relaxed), Relaxed);
         self.received_before.store(self.received.load(Relaxed), Relaxed);
+        self.interim.store(0, Relaxed);
+    }
+
+    /// Counts an interim response. Returns whether it is one of few.
+    pub fn count_interim(&self) -> bool {
+        self.interim.fetch_add(1, Relaxed) < MAX_INTERIM
     }
 
     /// Returns whether any byte of the response has come.
@@ -96,17 +105,26 @@ impl Meter {
     }
 }
 
+/// Reads of up to 128 KiB in one turn of a connection's task.
+const MAX_READS_PER_POLL: u32 = 2;
+/// Interim responses to a request before reads become small, and further ones are dropped: hyper parses all that a read
+/// brings in the same turn, and an instance may send them without end.
+const MAX_INTERIM: u64 = 64;
+const SMALL_READ: usize = 1024;
+
 /// A TCP connection with a [`Meter`].
 #[derive(Debug)]
 pub struct MeteredStream {
     stream: TcpStream,
+    /// Reads in a row that found something.
+    reads: u32,
     meter: Arc<Meter>,
 }
 
 impl MeteredStream {
     pub fn new(stream: TcpStream) -> (Self, Arc<Meter>) {
         let meter = Arc::new(Meter::new());
-        (Self { stream, meter: meter.clone() }, meter)
+        (Self { stream, reads: 0, meter: meter.clone() }, meter)
     }
 
     /// Counts a write. A failed one seems to succeed, as the response may be there already and hyper would not read it.
@@ -125,10 +143,31 @@ impl MeteredStream {
     }
 }
 
+impl MeteredStream {
+    fn poll_read_a_little(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let mut bytes = [0; SMALL_READ];
+        let length = buf.remaining().min(SMALL_READ);
+        let mut little = ReadBuf::new(&mut bytes[..length]);
+        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut little))?;
+        buf.put_slice(little.filled());
+        Poll::Ready(Ok(()))
+    }
+}
+
 impl AsyncRead for MeteredStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.reads >= MAX_READS_PER_POLL {
+            // hyper would read on before the worker's other connections have a turn.
+            self.reads = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let before = buf.filled().len();
-        let result = Pin::new(&mut self.stream).poll_read(cx, buf);
+        let result = match self.meter.interim.load(Relaxed) {
+            0..=MAX_INTERIM => Pin::new(&mut self.stream).poll_read(cx, buf),
+            _ => self.poll_read_a_little(cx, buf),
+        };
+        self.reads = if result.is_pending() { 0 } else { self.reads + 1 };
         let meter = &self.meter;
         meter.read_blocked.store(result.is_pending(), Relaxed);
         let result = ready!(result);

@@ -149,12 +149,14 @@ async fn exchange(
     let method = request.method().clone();
     let withheld = upload.clone().filter(|upload| outgoing.wants_continue && !upload.is_released());
     if withheld.is_some() || outgoing.interim.is_some() {
-        let (withheld, interim) = (withheld.clone(), outgoing.interim.clone());
-        on_informational(&mut request, move |response| match (response.status(), &withheld, &interim) {
-            (StatusCode::CONTINUE, Some(upload), _) => upload.release(),
-            (StatusCode::CONTINUE, ..) | (.., None) => {}
-            (status, _, Some(sink)) => {
-                sink.push(status, response.headers());
+        let (withheld, interim, meter) = (withheld.clone(), outgoing.interim.clone(), connection.meter.clone());
+        on_informational(&mut request, move |response| {
+            let is_passed_on = meter.count_interim();
+            match (response.status(), &withheld, &interim) {
+                (StatusCode::CONTINUE, Some(upload), _) => upload.release(),
+                (StatusCode::CONTINUE, ..) => {}
+                (status, _, Some(interim)) if is_passed_on => interim.push(status, response.headers()),
+                _ => {}
             }
         });
     }

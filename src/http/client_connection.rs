@@ -156,9 +156,10 @@ impl ClientConnection {
         }
     }
 
-    /// Notes whether the last request was answered before its body had been read to its end.
+    /// Notes whether the last request was answered before its body had been read to its end. Over HTTP/2 that ends with
+    /// the stream.
     pub fn set_body_unread(&self, unread: bool) {
-        self.body_unread.set(unread);
+        self.body_unread.set(unread && !self.is_http2);
     }
 
     /// Whether what comes from the client is the rest of a body that is not wanted any more.

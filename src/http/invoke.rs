@@ -169,7 +169,7 @@ impl Invocation {
         // Every connection has one; see `server.rs`.
         let Some(connection) = client.clone() else { return Err(reject(Refusal::Lost.into())) };
         let active = connection.begin_request(request);
-        connection.set_body_unread(declares_body(request) && !connection.is_http2);
+        connection.set_body_unread(declares_body(request));
         let is_websocket = asks_for_websocket(request);
         if name.is_none() {
             return Err(reject(Failure::NoSuchPage));
@@ -223,7 +223,7 @@ impl Invocation {
             Ok((lease, answer, transfer)) => Ok(self.respond(lease, answer, transfer)),
             Err(failure) => {
                 self.log.fail(&failure);
-                self.connection.set_body_unread(!self.progress.borrow().is_complete() && !self.connection.is_http2);
+                self.connection.set_body_unread(!self.progress.borrow().is_complete());
                 if failure.closes() {
                     self.connection.end_after_response();
                 }

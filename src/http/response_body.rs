@@ -63,7 +63,7 @@ impl ResponseEnd {
     }
 
     fn note_unread_body(&self) {
-        self.connection.set_body_unread(!self.progress.is_complete() && !self.connection.is_http2);
+        self.connection.set_body_unread(!self.progress.is_complete());
     }
 }
 

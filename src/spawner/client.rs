@@ -43,13 +43,11 @@ use tokio::{
 };
 
 use super::{
-    ARGUMENT,
+    ARGUMENT, OWN_PROGRAM,
     protocol::{Change, Event, Failure, Invocation, Launch, Request, STANDARD, at, receive, send},
 };
 use crate::state::SessionLeader;
 
-/// The daemon's own program, even after its file was replaced or removed.
-const OWN_PROGRAM: &str = "/proc/self/exe";
 /// The longest wait for the end of the spawner process, which waits for killed children.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
 

@@ -19,5 +19,7 @@ pub use confinement::Confinement;
 pub use protocol::{EXEC, Failure, Invocation, Launch};
 pub use server::run;
 
+/// The daemon's own program, even after its file was replaced or removed.
+pub const OWN_PROGRAM: &str = "/proc/self/exe";
 /// The first argument of the spawner process.
 pub const ARGUMENT: &str = "spawner";

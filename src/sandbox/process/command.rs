@@ -4,14 +4,16 @@ use std::{env, ffi::OsStr, sync::LazyLock};
 
 use unifaas_actors::{sandbox::LaunchOrder, spec::ProcessSpec};
 
-use crate::{sandbox::substitute::substitute, spawner::Invocation, state};
+use crate::{
+    sandbox::substitute::substitute,
+    spawner::{Invocation, OWN_PROGRAM},
+    state,
+};
 
 /// The PATH when neither the function nor the daemon has one.
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// The placeholder for the daemon's own program.
 const DAEMON: &str = "%unifaas";
-/// The daemon's own program, even after its file was replaced or removed.
-const DAEMON_PROGRAM: &str = "/proc/self/exe";
 
 /// The values of placeholders in the command of an instance. No `Debug`: the callback is a secret.
 #[derive(Clone)]
@@ -38,7 +40,7 @@ impl Invocation {
         };
         let mut words = process.command.iter();
         let (program, name) = match words.next().map(String::as_str) {
-            Some(DAEMON) => (DAEMON_PROGRAM.to_owned(), "unifaas".to_owned()),
+            Some(DAEMON) => (OWN_PROGRAM.to_owned(), "unifaas".to_owned()),
             first => {
                 let program = substitute(first.unwrap_or_default(), value);
                 (program.clone(), program)
@@ -70,7 +72,7 @@ impl Placeholders {
     /// Returns the path of the daemon's own program.
     pub fn daemon() -> String {
         static FILE: LazyLock<String> = LazyLock::new(|| {
-            env::current_exe().map_or_else(|_| DAEMON_PROGRAM.to_owned(), |path| path.to_string_lossy().into_owned())
+            env::current_exe().map_or_else(|_| OWN_PROGRAM.to_owned(), |path| path.to_string_lossy().into_owned())
         });
         FILE.clone()
     }

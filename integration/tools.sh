@@ -10,6 +10,13 @@ readonly ENGINE_TOOLS=(
 )
 # For virtual machines.
 readonly VM_TOOLS=("qemu-system-x86_64 qemu-system-x86" "nft nftables")
+# For packages: what makes them, and a minimal system to try them in.
+readonly PACKAGE_TOOLS=(
+  "pip3 python3-pip" "strip binutils" "xz xz-utils" "lintian lintian" "rpm rpm" "mmdebstrap mmdebstrap"
+  "systemd-nspawn systemd-container" "zsh zsh" "fish fish"
+)
+# For the dashboard.
+readonly BROWSER_TOOLS=("chromium chromium" "node nodejs" "npm npm")
 
 have() { command -v "$1" >/dev/null 2>&1; }
 

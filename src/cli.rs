@@ -1,19 +1,26 @@
-//! The command line: parses and checks the settings, and starts nothing.
+//! The command line: parses and checks commands and settings, and starts nothing.
+//!
+//! `serve.rs` has the settings of the daemon, `client.rs` the arguments of the commands that speak to one.
+
+pub mod client;
+mod serve;
 
 use std::{
-    net::{IpAddr, SocketAddr, ToSocketAddrs},
-    num::NonZeroUsize,
-    path::PathBuf,
-    time::Duration,
+    ffi::OsString,
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
 };
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
 
-use crate::{host::budget::MemoryBudget, net::Subnet};
+pub use client::DaemonArgs;
+pub use serve::{AdminRead, Format, Level, Serve};
 
 /// Runs functions as unikernels, microVMs, containers and processes behind one HTTP endpoint.
 #[derive(Debug, Parser)]
-#[command(version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[command(version, args_conflicts_with_subcommands = true)]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Option<Command>,
@@ -23,11 +30,92 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Check every function.toml of a registry, and list every problem.
-    Check {
-        /// The registry's directory.
-        #[arg(short, long, value_name = "DIR")]
-        registry: PathBuf,
+    /// Serve the functions of a registry, as `unifaas` does without a command.
+    Serve(Box<Serve>),
+    /// Show the settings that `serve` would use with the same options, and where each comes from.
+    Config {
+        /// Show them as JSON.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        serve: Box<Serve>,
+    },
+    /// Check functions without starting anything, and list every problem.
+    ///
+    /// Warnings are about what is probably not meant, such as `$PORT` in a command that no shell runs.
+    Check(client::Check),
+    /// List functions, or instances.
+    Ps(client::Ps),
+    /// Show a function or an instance, first what is wrong with it.
+    Describe(client::Describe),
+    /// Send a request to a function, and print the answer.
+    ///
+    /// If the platform answers instead of the function, standard error gets the reason and the last lines of output.
+    Invoke(client::Invoke),
+    /// Print what functions have printed, also instances that have ended.
+    Logs(client::Logs),
+    /// Show where the time of starts went.
+    ///
+    /// A bar is the time from the end of the phase before; docs/observability.md says when each phase ends.
+    Boots(client::Boots),
+    /// Show which requests have failed and why, in groups of equal failures.
+    Errors(client::Errors),
+    /// List, show, redrive or remove asynchronous invocations that were given up.
+    ///
+    /// A redriven invocation has all its attempts and its full age again.
+    Dead(client::Dead),
+    /// Write a function that runs.
+    New(client::New),
+    /// Serve one function, follow its output, and restart it whenever a file of its directory changes.
+    ///
+    /// It needs neither a registry nor settings, and leaves nothing behind. Changes of hidden files, caches and build
+    /// directories do not count, but those of the program itself do.
+    Dev(client::Dev),
+    /// Serve HTTP by running a program for each request, as a process function whose program is no server.
+    ///
+    /// The program gets the body as standard input, and REQUEST_METHOD, PATH_INFO and QUERY_STRING in its environment. Its
+    /// output is the answer; any exit status but 0 makes it a 500.
+    Exec {
+        /// Where to call once it listens [default: $CALLBACK_URL].
+        callback: Option<String>,
+        /// The program and its arguments.
+        #[arg(last = true, required = true, value_name = "PROGRAM")]
+        program: Vec<OsString>,
+    },
+    /// Measure the functions of a registry, and write samples, tables, plots and a report.
+    ///
+    /// A daemon of its own serves copies of the functions; the daemon of this host is not touched. docs/science.md says how to
+    /// read the report. Exit status: 1 if something has failed and the rest is written, 2 if nothing can be measured, 130 if
+    /// it was interrupted.
+    #[cfg(feature = "bench")]
+    Bench(Box<unifaas_bench::BenchArgs>),
+    /// Show the functions every second.
+    ///
+    /// Keys select a function, open its output, sort and filter. Without a terminal, one list is printed.
+    Top(client::Top),
+    /// Replace the instances of a function: new ones first, then the old ones end with their requests.
+    Restart(client::Restart),
+    /// End an instance, or all of a function, now.
+    Stop(client::Stop),
+    /// List, take or remove snapshots of virtual machines.
+    Snapshot(client::Snapshot),
+    /// Read the registry now, also where the kernel reports no changes.
+    Rescan(client::Rescan),
+    /// Replace the daemon by one of the program that is installed now, without losing a request.
+    Upgrade(client::Upgrade),
+    /// Print the address of the dashboard, and open it on a desktop.
+    Ui(client::Ui),
+    /// Show the versions of this program and of the daemon.
+    Version(client::Version),
+    /// Writes a manual page for each command into a directory, for packages.
+    #[command(hide = true)]
+    Man { directory: PathBuf },
+    /// Print a script that completes command lines; the packages bring those of bash, zsh and fish.
+    ///
+    /// `source <(unifaas completions bash)` loads it. Names of functions come from the daemon.
+    Completions {
+        /// The shell.
+        shell: Shell,
     },
     /// The function that ships with the repository; `registry/hello` runs it.
     #[command(hide = true)]
@@ -35,112 +123,40 @@ pub enum Command {
         /// Where to call once it listens.
         callback: Option<String>,
     },
+    /// The benchmark function, which calibrates `bench`.
+    #[cfg(feature = "bench")]
+    #[command(hide = true)]
+    BenchFunction {
+        /// Where to call once it listens.
+        callback: Option<String>,
+    },
+    /// Becomes a daemon that ends with its parent: process id of the parent, program, arguments. `bench` runs it.
+    #[cfg(feature = "bench")]
+    #[command(hide = true, name = unifaas_bench::daemon::STEP)]
+    BenchDaemon {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+        arguments: Vec<OsString>,
+    },
     /// Connects standard input and output with a TCP server; QEMU runs it.
     #[command(hide = true)]
     Relay { address: SocketAddr },
 }
 
-#[derive(Debug, Args)]
-pub struct Serve {
-    /// The registry's directory: each subdirectory with a function.toml is a function.
-    #[arg(short, long, value_name = "DIR", required = true)]
-    pub registry: Option<PathBuf>,
-    /// Where requests are taken.
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8123", value_parser = address)]
-    pub listen: SocketAddr,
-    /// Where instances call back when they are ready. Guests must reach it.
-    #[arg(long, value_name = "HOST:PORT", default_value = "0.0.0.0:3000", value_parser = address)]
-    pub callback_listen: SocketAddr,
-    /// Where /debug is served. Without it: at --listen, to callers of this host alone.
-    #[arg(long, value_name = "HOST:PORT", value_parser = address)]
-    pub admin_listen: Option<SocketAddr>,
-    /// Certificate chain in PEM: --listen and --admin-listen speak TLS with it. Read again when it changes.
-    #[arg(long, value_name = "FILE", requires = "tls_key")]
-    pub tls_cert: Option<PathBuf>,
-    /// Private key of the certificate, in PEM.
-    #[arg(long, value_name = "FILE", requires = "tls_cert")]
-    pub tls_key: Option<PathBuf>,
-    /// Concurrent connections of clients; at the limit, a new one replaces an idle one, or gets 503.
-    #[arg(long, value_name = "COUNT", default_value_t = 4096, value_parser = positive)]
-    pub max_connections: usize,
-    /// Concurrent connections from one address of another host [default: half of --max-connections].
-    #[arg(long, value_name = "COUNT", value_parser = positive)]
-    pub max_connections_per_client: Option<usize>,
-    /// How long a client may send nothing in the middle of a request body, or take nothing of a response, in seconds;
-    /// 0 for no limit.
-    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds, allow_negative_numbers = true)]
-    pub client_timeout: Duration,
-    /// The range that VMs get their addresses from; each takes a /30 of it [default: 10.100.0.0/16].
-    #[arg(long, value_name = "ADDRESS/BITS")]
-    pub subnet: Option<Subnet>,
-    /// How many tap devices are kept prepared for VMs, once a function needs any.
-    #[arg(long, value_name = "COUNT", default_value_t = 4)]
-    pub tap_pool: usize,
-    /// Where the daemon records its resources, for the cleanup after a crash [default: /var/lib/unifaas as root, else
-    /// ~/.local/state/unifaas].
-    #[arg(long, value_name = "DIR")]
-    pub state_dir: Option<PathBuf>,
-    /// How much memory all instances may use together: MiB, or a share of what the host and the daemon's cgroup have.
-    #[arg(long, value_name = "MIB|PERCENT%", default_value_t = MemoryBudget::Percent(80))]
-    pub memory_budget: MemoryBudget,
-    /// How many containers and VMs may be starting at once [default: twice the processors].
-    #[arg(long, value_name = "COUNT")]
-    pub max_starts: Option<NonZeroUsize>,
-    /// How many processes may be starting at once [default: as many as are needed].
-    #[arg(long, value_name = "COUNT")]
-    pub max_process_starts: Option<NonZeroUsize>,
-    /// How long requests may go on after the first signal to end, in seconds.
-    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds, allow_negative_numbers = true)]
-    pub drain_grace: Duration,
-    /// The least important messages that are logged.
-    #[arg(short, long, value_name = "LEVEL", value_enum, default_value_t = Level::Info)]
-    pub log_level: Level,
-    /// How messages are logged [default: human on a terminal, else json].
-    #[arg(long, value_name = "FORMAT", value_enum)]
-    pub log_format: Option<Format>,
-}
-
-/// How important a message is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Level {
-    Error,
-    Warn,
-    Info,
-    Debug,
-    Trace,
-}
-
-/// How messages are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Format {
-    Human,
-    Json,
-}
-
-fn address(text: &str) -> Result<SocketAddr, String> {
-    if let Ok(address) = text.parse() {
-        return Ok(address);
+impl Cli {
+    /// Writes a manual page for each command that is not hidden.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn write_manual(directory: &Path) -> io::Result<()> {
+        clap_mangen::generate_to(Self::command(), directory)
     }
-    let resolved = text.to_socket_addrs().map_err(|error| format!("expected HOST:PORT: {error}"))?;
-    // A name such as `localhost` may mean several; clients try IPv4 as well, some guests know nothing else.
-    let mut addresses: Vec<SocketAddr> = resolved.collect();
-    addresses.sort_by_key(|address| matches!(address.ip(), IpAddr::V6(_)));
-    addresses.first().copied().ok_or_else(|| "the name has no address".to_owned())
-}
-
-fn positive(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|count| *count > 0).ok_or_else(|| "expected a number, one or more".to_owned())
-}
-
-fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text.parse().map_err(|_| "expected a number of seconds".to_owned())?;
-    Duration::try_from_secs_f64(seconds).map_err(|_| "expected a number of seconds, zero or more".to_owned())
 }
 
 #[cfg(test)]
-mod tests {
-    use clap::CommandFactory;
+mod reference;
 
+#[cfg(test)]
+mod tests {
     use super::*;
 
     #[test]
@@ -149,24 +165,10 @@ mod tests {
     }
 
     #[test]
-    fn documents_every_option() {
-        let documentation = include_str!("../docs/cli.md");
-        let command = Cli::command();
-        let options = command.get_arguments().filter(|option| !option.is_hide_set());
-        for option in options {
-            let name = format!("--{}", option.get_long().unwrap());
-            let value = option.get_value_names().map(|names| format!(" {}", names[0].replace('|', "\\|")));
-            let shown = name + &value.unwrap_or_default() + "`";
-            assert!(documentation.contains(&shown), "docs/cli.md lacks {shown}");
-        }
-    }
-
-    #[test]
-    fn registry_is_the_only_required_option() {
+    fn nothing_but_a_registry_is_needed() {
         let cli = Cli::try_parse_from(["unifaas", "-r", "x"]).unwrap();
         assert_eq!(cli.serve.registry, Some(PathBuf::from("x")));
         assert_eq!(cli.serve.listen.to_string(), "127.0.0.1:8123");
-        assert!(Cli::try_parse_from(["unifaas"]).is_err());
         assert!(matches!(
             Cli::try_parse_from(["unifaas", "check", "-r", "x"]).unwrap().command,
             Some(Command::Check { .. })
@@ -182,7 +184,10 @@ mod tests {
             (["--subnet", "10.100.0.0/31"], "8 to 30"),
             (["--memory-budget", "4G"], "80%"),
             (["--memory-budget", "0"], "MiB"),
+            (["--snapshot-budget", "1G"], "10%"),
             (["--max-starts", "0"], "zero"),
+            (["--trace-sample", "1.5"], "between 0 and 1"),
+            (["--otlp-endpoint", "localhost:4317"], "http://HOST:PORT"),
             (["--drain-grace", "-1"], "zero or more"),
             (["--client-timeout", "-1"], "zero or more"),
             (["--max-connections", "0"], "one or more"),

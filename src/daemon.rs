@@ -1,106 +1,160 @@
-//! Startup from checked settings to a serving daemon, and shutdown from the first signal to the exit code.
+//! Startup from checked settings to a serving daemon, which runs until a signal ends it. `serving.rs` and
+//! `shutdown.rs` have what follows.
 //!
-//! The order of the shutdown: new requests are refused, functions drain, instances end, their resources are released,
-//! and the servers send their last bytes. Threads are joined before `run` returns, so the exit code covers them.
+//! Threads are joined before `run` returns, so the exit code covers them.
 
-use std::{io, num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
+mod error;
+
+use std::{
+    net::SocketAddr,
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use actix::Addr;
-use slog::{info, o, warn};
-use tokio::{sync::oneshot, time::timeout};
+use slog::{crit, info, o, warn};
 use unifaas_actors::{
-    AdmissionActor, Callbacks, ChangeSource, Directory, DrainAll, HostLimits, RegistryActor, Services, scan_all,
+    AdmissionActor, Callbacks, ChangeSource, Directory, FollowTriggers, History, HostLimits, LoadedSpec, RegistryActor,
+    Services, UsageTable, ended, scan_all, spec::SPEC_FILE, trigger::TriggerActor,
 };
 
 use crate::{
+    admin::{AccessRules, Control, Pages},
     cli::Serve,
+    config::Configuration,
     host,
     host::function_peers::FunctionPeers,
     host::open_files,
+    host::operators::Operators,
     host::signals::Signals,
-    http::{BindError, ConnLimits, Listeners, Servers, Settings, Shared, Tls, TlsError},
+    http::{Actors, ConnLimits, FrontSocket, ListenAddrs, Listeners, Settings, Shared, Tls},
+    inbox::{Inbox, InboxSettings},
     log::{self, Logging},
-    net::{NetError, Subnet},
+    net::Subnet,
+    reload::Reloader,
     sandbox::{self, EngineSettings, Engines},
-    state::{self, State, StateError},
+    service,
+    serving::{End, Serving},
+    shutdown::Shutdown,
+    snapshot::SnapshotStore,
+    state::{self, State},
+    trace::{OtlpEndpoint, Tracer},
+    upgrade::{self, Inheritance, Lives, Recovery, UpgradeTrigger},
 };
+use error::DaemonError;
 
-/// After the drain's grace: how long killed instances and the release of their resources may take.
-const KILL_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// Why the daemon could not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    #[error("cannot read the registry {}: {source}", path.display())]
-    Registry { path: PathBuf, source: io::Error },
-    #[error(transparent)]
-    State(#[from] StateError),
-    #[error(transparent)]
-    Bind(#[from] BindError),
-    #[error(transparent)]
-    Tls(#[from] TlsError),
-    #[error(transparent)]
-    Network(#[from] NetError),
-    #[error("only {0} files may be open at once, and it takes {least} to serve: raise the hard limit (ulimit -Hn, or \
-        LimitNOFILE= of the service)", least = open_files::minimum())]
-    OpenFiles(u64),
-    #[error("{0}")]
-    System(#[from] io::Error),
-}
+/// Where OpenTelemetry's programs look for the address of a collector.
+const OTLP_VARIABLE: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
 
 /// What outlives the actix system: its last threads may still log and remove journal entries.
 #[derive(Default)]
 struct Lasting {
     state: Option<State>,
+    recovery: Recovery,
     logging: Option<Logging>,
 }
 
-/// Runs the daemon until a signal ends it.
+/// Runs the daemon until a signal ends it. `on_serving` is called with the address of the front once it serves.
 ///
 /// # Errors
-/// When it cannot start.
-pub fn run(options: Serve) -> Result<(), StartError> {
+/// When it cannot start, or cannot go on.
+pub fn run(configuration: Configuration, on_serving: impl FnOnce(SocketAddr)) -> Result<(), DaemonError> {
+    // Before there are threads: both change what this process has inherited.
+    let mut inheritance = Inheritance::receive()?;
+    let listen = configuration.serve.listen;
+    let front = match &mut inheritance {
+        Some(inheritance) => inheritance.take_front(listen),
+        None => FrontSocket::inherited_or(listen)?,
+    };
     let mut lasting = Lasting::default();
     let system = actix::System::new();
-    let result = system.block_on(serve(options, &mut lasting));
+    let result = system.block_on(serve(configuration, front, inheritance, &mut lasting, on_serving));
     // Ends the arbiters of the servers' workers.
     actix::System::current().stop();
     let stopped = system.run();
-    drop(lasting);
-    result.and(stopped.map_err(StartError::System))
+    let Lasting { state, recovery, logging } = lasting;
+    recovery.close(state);
+    drop(logging);
+    result.and(stopped.map_err(DaemonError::System))
 }
 
-async fn serve(options: Serve, lasting: &mut Lasting) -> Result<(), StartError> {
+async fn serve(
+    configuration: Configuration,
+    front: FrontSocket,
+    mut inheritance: Option<Inheritance>,
+    lasting: &mut Lasting,
+    on_serving: impl FnOnce(SocketAddr),
+) -> Result<(), DaemonError> {
     let mut signals = Signals::listen()?;
-    let registry = options.registry.unwrap_or_default();
+    let program = upgrade::own_program()?;
+    let options = configuration.serve.clone();
+    let collector = otlp_endpoint(&options)?;
+    let registry = options.registry.clone().unwrap_or_default();
     let root = readable_directory(&registry)?;
-    let specs = scan_all(&root).map_err(|source| StartError::Registry { path: registry, source })?;
-    let (state, left) = State::open(&options.state_dir.unwrap_or_else(state::default_directory))?;
+    let specs = scan_all(&root).map_err(|source| DaemonError::Registry { path: registry, source })?;
+    let base = options.state_dir.clone().unwrap_or_else(state::default_directory);
+    let (state, left) = match &inheritance {
+        None => State::open(&base)?,
+        Some(inheritance) if inheritance.is_of(&base) => State::open_life(&state::create_life(&base)?)?,
+        Some(_) => return Err(DaemonError::StateDirectoryChanged(base)),
+    };
+    let base = base.canonicalize().unwrap_or(base);
     let state = lasting.state.insert(state);
     let tls_cert = options.tls_cert.as_ref().map(|file| file.display().to_string());
-    let tls = options.tls_cert.zip(options.tls_key).map(|(cert, key)| Tls::load(cert, key)).transpose()?;
-    let listeners = Listeners::bind(options.listen, options.callback_listen, options.admin_listen)?;
+    let tls =
+        options.tls_cert.clone().zip(options.tls_key.clone()).map(|(cert, key)| Tls::load(cert, key)).transpose()?;
+    let addrs = ListenAddrs {
+        front: options.listen,
+        callback: options.callback_listen,
+        admin: options.admin_listen,
+        metrics: options.metrics_listen,
+    };
+    let passed = inheritance.as_mut().map(|it| std::mem::take(&mut it.listeners)).unwrap_or_default();
+    let listeners = Listeners::bind(front, addrs, passed)?;
+    let operators = Operators::of_group(options.admin_group.as_deref())?;
     let (front, callback, admin) = (listeners.front()?, listeners.callback()?, listeners.admin()?);
 
     // The daemon runs from here on. The failures above leave nothing behind.
-    let log = lasting.logging.insert(log::set_up(options.log_level, options.log_format)).log.clone();
+    let logging = lasting.logging.insert(log::set_up(options.log_level, options.log_format));
+    let (log, level) = (logging.log.clone(), logging.level.clone());
+    warn_of_registry(&root, specs.is_empty(), &log);
     let callbacks = Arc::new(Callbacks::default());
     let directory = Arc::new(Directory::default());
-    open_files::raise(&log).map_err(StartError::OpenFiles)?;
+    open_files::raise(&log).map_err(DaemonError::OpenFiles)?;
     let limits = HostLimits {
-        memory: options.memory_budget.resolve(sandbox::memory_limit()),
+        memory: options.memory_budget.resolve(sandbox::memory_limit()).ok_or(DaemonError::UnknownMemory)?,
         process_starts: options.max_process_starts.map_or(usize::MAX, NonZeroUsize::get),
         starts: options.max_starts.map_or_else(host::budget::default_max_starts, NonZeroUsize::get),
     };
     let admission = AdmissionActor::launch(limits);
     let (subnet, tap_pool) = (options.subnet, options.tap_pool);
     let peers = FunctionPeers::default();
-    let engine_settings = EngineSettings { callback, subnet, tap_pool, peers: peers.clone() };
+    let is_successor = inheritance.is_some();
+    let (run_id, budget) = (state.run_id(), options.snapshot_budget);
+    let snapshots = Arc::new(SnapshotStore::open(&base, run_id, budget, is_successor, &log));
+    if !is_successor {
+        snapshots.retain(|function| wants_snapshot(specs.get(function)));
+    }
+    let engine_settings =
+        EngineSettings { callback, subnet, tap_pool, peers: peers.clone(), is_successor, snapshots: snapshots.clone() };
     let engines = Engines::new(engine_settings.clone(), state, &log)?;
     engines.reclaim(left, state, &engine_settings, &log).await;
+    let own = state.directory().to_owned();
+    let lives = Lives { base: &base, own: &own, engines: &engines, settings: &engine_settings, log: &log };
+    if inheritance.is_none() {
+        lasting.recovery.remove(&lives).await;
+    }
+    let mut predecessor = inheritance.map(|it| it.predecessor(admission.clone(), peers.clone())).transpose()?;
     engines.prepare(specs.values().filter_map(|loaded| loaded.as_deref().ok())).await?;
-    let services =
-        Services { sandboxes: Box::new(engines.clone()), callbacks: callbacks.clone(), admission: admission.clone() };
+    let history = Arc::new(History::new(UsageTable::new(options.metrics_functions)));
+    let services = Services {
+        sandboxes: Box::new(engines.clone()),
+        callbacks: callbacks.clone(),
+        admission: admission.clone(),
+        history: history.clone(),
+    };
     let actors =
         RegistryActor::launch(root.clone(), specs, directory.clone(), services, ChangeSource::Watcher, log.clone());
     let connections = options.max_connections.min(open_files::max_connections());
@@ -110,30 +164,67 @@ async fn serve(options: Serve, lasting: &mut Lasting) -> Result<(), StartError> 
     }
     let conn_limits = ConnLimits {
         connections,
-        connections_per_client: options.max_connections_per_client.unwrap_or(connections.div_ceil(2)),
+        connections_per_client: options.connections_per_client(connections),
         client_timeout: (!options.client_timeout.is_zero()).then_some(options.client_timeout),
     };
+    let async_concurrency =
+        options.async_concurrency.map_or_else(host::budget::default_async_concurrency, NonZeroUsize::get);
     let settings = Settings {
+        config: configuration.file.as_ref().map(|file| file.display().to_string()),
         registry: root.display().to_string(),
         listen: front.to_string(),
         callback_listen: callback.to_string(),
         admin_listen: admin.map(|admin| admin.to_string()),
+        metrics_listen: listeners.metrics()?.map(|metrics| metrics.to_string()),
+        admin_read: options.admin_read,
+        admin_group: operators.group().map(str::to_owned),
+        otlp_endpoint: collector.as_ref().map(ToString::to_string),
+        trace_sample: options.trace_sample,
         tls_cert,
         subnet: options.subnet.unwrap_or(Subnet::DEFAULT).to_string(),
         state_dir: state.directory().display().to_string(),
         drain_grace_seconds: options.drain_grace.as_secs_f64(),
+        error_detail: options.error_detail,
+        access_log: options.access_log,
         max_connections: conn_limits.connections,
         max_connections_per_client: conn_limits.connections_per_client,
         client_timeout_seconds: options.client_timeout.as_secs_f64(),
         memory_budget: limits.memory,
+        snapshot_budget: options.snapshot_budget.to_string(),
         max_starts: limits.starts,
         max_process_starts: options.max_process_starts,
+        inbox_size: options.inbox_size as u64,
+        async_concurrency,
     };
+    if options.listen != front && configuration.is_set("listen") && listeners.is_front_inherited() {
+        warn!(log, "the setting `listen` has no effect: the service manager passed a socket that listens elsewhere";
+            "listen" => %options.listen, "socket" => %front);
+    }
     let functions = directory.all().len();
     let log_of_workers = log.new(o!());
-    let shared = Shared::new(directory, callbacks, admission, peers, conn_limits, settings, log_of_workers);
+    let known = Actors { directory, callbacks, admission: admission.clone(), history, snapshots };
+    let inbox_settings = InboxSettings { size: (options.inbox_size as u64) << 20, concurrency: async_concurrency };
+    let inbox = Inbox::new(&base, inbox_settings, known.directory.clone(), log.new(o!()));
+    let tracer =
+        collector.map(|collector| Tracer::start(collector, options.trace_sample, log.new(o!()))).transpose()?;
+    let shared = Shared::new(known, peers, conn_limits, settings, tracer, inbox, log_of_workers);
     let shared = Arc::new(shared);
-    let servers = listeners.serve(&shared, tls.as_ref())?;
+    Inbox::start(&shared, inbox_settings);
+    let triggers = TriggerActor::launch(shared.inbox.handle.clone(), log.new(o!()));
+    actors.do_send(FollowTriggers(triggers.clone().recipient()));
+    let access = AccessRules { read: options.admin_read, operators };
+    let (upgrades, mut upgrade_requests) = UpgradeTrigger::new();
+    let forwarder = predecessor.as_ref().map(|predecessor| predecessor.forwarder.clone());
+    let control =
+        Control { registry: actors.clone(), triggers: triggers.clone(), upgrades: upgrades.clone(), forwarder };
+    let routes = Pages::routes(&shared, access, control);
+    let minimum = async {
+        if let Some(predecessor) = &predecessor {
+            predecessor.serves_callbacks();
+            upgrade::minimum_is_ready(&shared).await;
+        }
+    };
+    let servers = listeners.serve(&shared, tls.as_ref(), routes, minimum).await?;
     if let Some(tls) = &tls {
         tls.watch(&log);
     }
@@ -141,60 +232,126 @@ async fn serve(options: Serve, lasting: &mut Lasting) -> Result<(), StartError> 
     let admin = admin.map_or_else(String::new, |admin| format!(" admin {scheme}://{admin}"));
     info!(log, "serving"; "listen" => %front, "callback" => %callback, "registry" => %root.display(),
         "functions" => functions, "version" => env!("CARGO_PKG_VERSION"));
+    if let Some(predecessor) = &mut predecessor {
+        // Until the one before has ended.
+        upgrades.set_busy(true);
+        if !predecessor.take_over().await {
+            warn!(log, "the daemon before has ended during the upgrade");
+        }
+    }
+    service::ready(&format!("serving {scheme}://{front}, functions: {functions}"), &log);
+    service::feed_watchdog(&log);
     announce(&format!(
         "unifaas: serving {scheme}://{front} callback http://{callback}{admin} registry {}",
         root.display()
     ));
+    on_serving(front);
 
-    let name = signals.next().await;
-    info!(log, "ending"; "signal" => name, "grace" => ?options.drain_grace);
+    let mut reloader =
+        Reloader { configuration, level, shared: shared.clone(), registry: actors.clone(), log: log.clone() };
+    let mut lost = std::pin::pin!(lost_actor(&actors, &admission, &triggers));
+    let mut serving = Serving {
+        servers: &servers,
+        shared: &shared,
+        signals: &mut signals,
+        reloader: &mut reloader,
+        upgrades: &upgrades,
+        requests: &mut upgrade_requests,
+        predecessor: &mut predecessor,
+        lives: &lives,
+        recovery: &mut lasting.recovery,
+        program: &program,
+        log: &log,
+    };
+    let end = tokio::select! {
+        end = serving.until_end() => end,
+        lost = &mut lost => {
+            crit!(log, "ending, as an actor has ended"; "error" => %lost);
+            return Err(lost);
+        }
+    };
+    upgrades.set_busy(true);
+    let (grace, upgrade_grace) = reloader.graces();
+    let (registry, successor) = (&actors, None);
+    let mut shutdown = Shutdown { shared: &shared, servers, registry, signals: &mut signals, log: &log, successor };
+    let grace = match end {
+        End::Upgrade { successor, reply } => {
+            info!(log, "leaving to the new daemon"; "grace" => ?upgrade_grace);
+            let shared = shared.clone();
+            // The new daemon opens the database as soon as this one has closed it.
+            actix::spawn(async move { shared.inbox.hand_over(upgrade_grace).await });
+            shutdown.leave_to(successor, reply, upgrade_grace).await
+        }
+        End::Signal(name) => {
+            info!(log, "ending"; "signal" => name, "grace" => ?grace);
+            service::stopping("requests finish, and instances end", &log);
+            if let Some(predecessor) = &predecessor {
+                predecessor.end();
+            }
+            if shutdown.hand_over().await { Duration::ZERO } else { grace }
+        }
+    };
     shared.start_draining();
     engines.shutdown();
-    shut_down(&actors, servers, options.drain_grace, &mut signals, &log).await;
+    shutdown.finish(grace).await;
+    if let Some(tracer) = &shared.tracer {
+        tracer.shut_down();
+    }
+    if let Some(predecessor) = &mut predecessor {
+        predecessor.end_in_time().await;
+        lasting.recovery.remove(&lives).await;
+    }
     Ok(())
 }
 
-/// Shuts down in order: drains the instances within `grace`, kills the rest, and stops the servers.
-async fn shut_down(
-    actors: &Addr<RegistryActor>,
-    servers: Servers,
-    grace: Duration,
-    signals: &mut Signals,
-    log: &slog::Logger,
-) {
-    let mut drained = drain(actors, grace);
-    let kill = tokio::select! {
-        _ = &mut drained => false,
-        name = signals.next() => {
-            warn!(log, "ending at once"; "signal" => name);
-            true
-        }
-        () = tokio::time::sleep(grace) => true,
+/// Resolves when an actor has ended that nothing restarts. What it owns is lost, so only another daemon can go on: it
+/// removes the resources of this one.
+async fn lost_actor(
+    registry: &Addr<RegistryActor>,
+    admission: &Addr<AdmissionActor>,
+    triggers: &Addr<TriggerActor>,
+) -> DaemonError {
+    let name = tokio::select! {
+        () = ended(registry) => "RegistryActor",
+        () = ended(admission) => "AdmissionActor",
+        () = ended(triggers) => "TriggerActor",
     };
-    if kill {
-        // A second drain without grace kills what is left. The registry answers both when no instance is left.
-        let at_once = drain(actors, Duration::ZERO);
-        if timeout(KILL_TIMEOUT, at_once).await.is_err() {
-            warn!(log, "some instances did not end in time and are killed at exit");
-        }
-    }
-    servers.stop().await;
-    info!(log, "ended");
+    DaemonError::ActorEnded(name)
 }
 
-fn drain(actors: &Addr<RegistryActor>, grace: Duration) -> oneshot::Receiver<()> {
-    let (done, drained) = oneshot::channel();
-    actors.do_send(DrainAll { grace, done });
-    drained
+/// Returns the collector of traces: that of the settings, or that of OpenTelemetry's own variable.
+fn otlp_endpoint(options: &Serve) -> Result<Option<OtlpEndpoint>, DaemonError> {
+    let of_variable = || std::env::var(OTLP_VARIABLE).ok().filter(|endpoint| !endpoint.is_empty());
+    if let Some(endpoint) = &options.otlp_endpoint {
+        return Ok(Some(endpoint.clone()));
+    }
+    let parsed = of_variable().map(|endpoint| endpoint.parse()).transpose();
+    parsed.map_err(|error: String| DaemonError::OtlpVariable(error))
+}
+
+/// Returns whether a function may have a snapshot: its spec wants one, or has problems that may be corrected.
+fn wants_snapshot(loaded: Option<&LoadedSpec>) -> bool {
+    loaded.is_some_and(|loaded| loaded.as_ref().map_or(true, |spec| spec.snapshot().is_some()))
 }
 
 /// Returns the absolute path of the registry if it can be read.
-fn readable_directory(registry: &std::path::Path) -> Result<PathBuf, StartError> {
-    let error = |source| StartError::Registry { path: registry.to_owned(), source };
+fn readable_directory(registry: &Path) -> Result<PathBuf, DaemonError> {
+    let error = |source| DaemonError::Registry { path: registry.to_owned(), source };
     // Made absolute without following links, which may lead to another directory later.
     let root = std::path::absolute(registry).map_err(error)?;
     std::fs::read_dir(&root).map_err(error)?;
     Ok(root)
+}
+
+/// Logs what a registry without functions may be due to.
+fn warn_of_registry(root: &Path, is_empty: bool, log: &slog::Logger) {
+    if root.join(SPEC_FILE).exists() {
+        warn!(log, "the registry is itself a function's directory; each directory below it is a function";
+            "registry" => %root.display(), "file" => SPEC_FILE);
+    } else if is_empty {
+        warn!(log, "the registry has no function: no directory below it has a function.toml";
+            "registry" => %root.display());
+    }
 }
 
 /// Prints a line to standard output, for scripts that wait for the daemon to be ready.

@@ -1,78 +1,111 @@
 //! The `unifaas` daemon: the command line, the logger, the servers and the engines around the actors. No decisions.
 //!
 //! What is decided is decided in the `unifaas-actors` crate; what touches the outside world is in `http/`, `net/` and
-//! `sandbox/`; the resources made there are recorded in `state/`; limits and facts of the host are in `host/`.
+//! `sandbox/`; asynchronous invocations are stored in `inbox/`; the pages about the daemon are in `admin/`; snapshots are kept by `snapshot/`; the resources made there are recorded in `state/`; limits and
+//! facts of the host are in `host/`.
 
+mod admin;
 mod cli;
+mod commands;
+mod config;
 mod daemon;
 mod host;
 mod http;
+mod inbox;
 mod log;
 mod net;
 mod relay;
+mod reload;
 mod sandbox;
+mod service;
+mod serving;
+mod shutdown;
+mod snapshot;
 mod spawner;
 mod state;
 mod syscalls;
+mod thousands;
+mod trace;
+mod turn;
+mod ui;
+mod upgrade;
 mod worker;
 
-use std::{env, path::Path, process::ExitCode};
+use std::{env, process::ExitCode};
 
-use clap::Parser;
 use cli::{Cli, Command};
+use commands::{
+    error::{CommandError, USAGE},
+    terminal::{Output, words},
+};
+
+/// Shown when there is no registry.
+const BEGINNING: &str = r#"unifaas: no registry: there is neither --registry, nor UNIFAAS_REGISTRY, nor `registry` in the configuration file, nor
+/etc/unifaas/registry.
+
+A registry is a directory with a directory for each function. To begin with one:
+
+    unifaas new hello --template shell --registry functions
+    unifaas --registry functions
+
+and in a second terminal:
+
+    unifaas invoke hello
+
+`unifaas --help` lists the options, and `unifaas check --registry DIR` finds problems of functions."#;
 
 /// The program, from its arguments to its exit status.
 pub fn main() -> ExitCode {
-    let mut arguments = env::args_os().skip(1);
-    if arguments.next().is_some_and(|argument| argument == spawner::ARGUMENT) {
+    let arguments: Vec<_> = env::args_os().collect();
+    if arguments.get(1).is_some_and(|argument| argument == spawner::ARGUMENT) {
         return spawner::run();
     }
-    let cli = Cli::parse();
-    let result = match cli.command {
-        Some(Command::Hello { callback }) => hello::run(callback).map_err(|error| format!("hello: {error}")),
-        Some(Command::Relay { address }) => relay::run(address).map_err(|error| format!("relay: {error}")),
-        Some(Command::Check { registry }) => check(&registry),
-        None => daemon::run(cli.serve).map_err(|error| format!("unifaas: {error}")),
+    if let Some(result) = commands::completions::answer(&arguments) {
+        return result.map_or_else(CommandError::report, |()| ExitCode::SUCCESS);
+    }
+    let parsed = match config::parse(arguments) {
+        Ok(parsed) => parsed,
+        Err(error) => return CommandError::from(error).report(),
     };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(message) => {
-            say_error(&message);
-            ExitCode::FAILURE
-        }
+    if let Some(status) = parsed.command.as_ref().and_then(commands::run) {
+        return status;
     }
+    #[cfg(feature = "bench")]
+    if let Some(Command::Bench(arguments)) = &parsed.command {
+        return commands::bench::run(arguments);
+    }
+    let failed = |message: String| CommandError::No(message);
+    let result = match (parsed.command, parsed.configuration) {
+        (Some(Command::Hello { callback }), _) => {
+            hello::run(callback).map_err(|error| failed(format!("hello: {error}")))
+        }
+        (Some(Command::Exec { callback, program }), _) => {
+            hello::run_program(callback, program).map_err(|error| failed(format!("exec: {error}")))
+        }
+        #[cfg(feature = "bench")]
+        (Some(Command::BenchFunction { callback }), _) => {
+            bench_function::run(callback).map_err(|error| failed(format!("bench-function: {error}")))
+        }
+        #[cfg(feature = "bench")]
+        (Some(Command::BenchDaemon { arguments }), _) => {
+            Err(failed(format!("bench-daemon: {}", unifaas_bench::daemon::execute(&arguments))))
+        }
+        (Some(Command::Relay { address }), _) => relay::run(address).map_err(|error| failed(format!("relay: {error}"))),
+        (Some(Command::Man { directory }), _) => Cli::write_manual(&directory)
+            .map_err(|error| failed(format!("cannot write to {}: {error}", directory.display()))),
+        (Some(Command::Config { json, .. }), Some(configuration)) => {
+            Output::new().bytes(if json { configuration.to_json() } else { configuration.to_toml() }.as_bytes())
+        }
+        (None | Some(Command::Serve(_)), Some(configuration)) if configuration.serve.registry.is_some() => {
+            daemon::run(configuration, |_| ()).map_err(|error| failed(error.to_string()))
+        }
+        _ => return begin(),
+    };
+    result.map_or_else(CommandError::report, |()| ExitCode::SUCCESS)
 }
 
-/// Runs `unifaas check`: prints one line per function, and every problem of the misconfigured ones.
-fn check(registry: &Path) -> Result<(), String> {
-    let root = std::path::absolute(registry).unwrap_or_else(|_| registry.to_owned());
-    let drafts = unifaas_actors::scan_all(&root)
-        .map_err(|error| format!("unifaas: cannot read the registry {}: {error}", registry.display()))?;
-    let mut wrong = 0;
-    for (name, draft) in &drafts {
-        match draft {
-            Ok(_) => say(&format!("{name}: ok")),
-            Err(reason) => {
-                wrong += 1;
-                say_error(reason);
-            }
-        }
-    }
-    match (wrong, drafts.len()) {
-        (_, 0) => {
-            Err(format!("unifaas: there is no function in {}: no directory with a function.toml", root.display()))
-        }
-        (0, _) => Ok(()),
-        (wrong, all) => Err(format!("unifaas: misconfigured functions: {wrong} of {all}")),
-    }
-}
-
-#[expect(clippy::print_stdout, reason = "the output of a command")]
-fn say(line: &str) {
-    println!("{line}");
-}
-
-#[expect(clippy::print_stderr, reason = "an error of a command, not of the running daemon")]
-fn say_error(line: &str) {
-    eprintln!("{line}");
+/// Prints how to begin.
+fn begin() -> ExitCode {
+    words(BEGINNING);
+    ExitCode::from(USAGE)
 }

@@ -1,10 +1,17 @@
-//! Logging: slog to standard error, human or JSON, with the panics and the messages of the `log` crate.
+//! Logging: slog to standard error, human, JSON or for the journal, with the panics and the messages of the `log` crate.
 //!
 //! A slow or stopped reader of standard error costs messages, and never blocks a thread that serves.
 
+mod journal;
+mod queue;
+
 use std::{
     io::IsTerminal,
-    sync::{Mutex, PoisonError, mpsc},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
     thread,
     time::Duration,
 };
@@ -13,10 +20,11 @@ use slog::{Drain, FnValue, Level, Logger, error, o};
 
 use tokio::time::Instant;
 
+pub use queue::lost_lines;
+use queue::queued;
+
 use crate::cli;
 
-/// Messages that may wait to be written, of 96 bytes each. Those beyond are dropped, and their number is logged.
-const QUEUE_LENGTH: usize = 4096;
 /// How long the queued messages may take to be written at the end.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -26,6 +34,7 @@ const LOG_INTERVAL: Duration = Duration::from_secs(10);
 /// Keeps logging set up until it is dropped.
 pub struct Logging {
     pub log: Logger,
+    pub level: LogLevel,
     writer: Option<slog_async::AsyncGuard>,
     _scope: slog_scope::GlobalLoggerGuard,
 }
@@ -42,6 +51,26 @@ impl Drop for Logging {
         if waiter.is_ok() {
             let _ = is_done.recv_timeout(FLUSH_TIMEOUT);
         }
+    }
+}
+
+/// The least important messages that are logged. Clones share it.
+#[derive(Debug, Clone)]
+pub struct LogLevel(Arc<AtomicUsize>);
+
+impl LogLevel {
+    fn new(level: cli::Level) -> Self {
+        Self(Arc::new(AtomicUsize::new(of_slog(level).as_usize())))
+    }
+
+    /// Changes it for all messages from now on.
+    pub fn set(&self, level: cli::Level) {
+        self.0.store(of_slog(level).as_usize(), Ordering::Relaxed);
+        log::set_max_level(bridged(level).to_level_filter());
+    }
+
+    fn allows(&self, level: Level) -> bool {
+        level.as_usize() <= self.0.load(Ordering::Relaxed)
     }
 }
 
@@ -72,45 +101,64 @@ impl LogThrottle {
 
 /// Sets up logging for the whole process.
 pub fn set_up(level: cli::Level, format: Option<cli::Format>) -> Logging {
-    let human = match format {
-        Some(format) => format == cli::Format::Human,
-        None => std::io::stderr().is_terminal(),
+    let (drain, writer) = match format.unwrap_or_else(default_format) {
+        cli::Format::Human => {
+            let terminal = slog_term::FullFormat::new(slog_term::TermDecorator::new().stderr().build()).build();
+            queued(terminal.filter(log_filter()).fuse())
+        }
+        cli::Format::Json => {
+            // Line-buffered: a message is written in dozens of pieces, each of which would be a system call.
+            let json = slog_json::Json::new(std::io::LineWriter::new(std::io::stderr()))
+                .add_key_value(o!(
+                    "ts" => FnValue(|_| humantime::format_rfc3339_millis(std::time::SystemTime::now()).to_string()),
+                    "level" => FnValue(|record| record.level().as_str().to_lowercase()),
+                    "msg" => FnValue(|record| record.msg().to_string()),
+                ))
+                .build();
+            queued(Mutex::new(json.filter(log_filter())).fuse())
+        }
+        cli::Format::Journal => queued(journal::Journal::new(std::io::stderr()).filter(log_filter()).fuse()),
     };
-    let level = match level {
+    // Filtered before the queue: a message below the level must not wake the writer, least of all once per request.
+    let log_level = LogLevel::new(level);
+    let filter_level = log_level.clone();
+    let filtered = drain.filter(move |record| filter_level.allows(record.level()));
+    // A thread that ends after the writer may still log: that message is lost, which is no error.
+    let log = Logger::root(filtered.ignore_res(), o!());
+    let scope = slog_scope::set_global_logger(log.clone());
+    // Fails only if a logger is set already.
+    let _ = slog_stdlog::init_with_level(bridged(level));
+    log_panics(log.clone());
+    Logging { log, level: log_level, writer: Some(writer), _scope: scope }
+}
+
+/// Returns the format for the standard error that there is.
+fn default_format() -> cli::Format {
+    if std::io::stderr().is_terminal() {
+        cli::Format::Human
+    } else if journal::is_standard_error() {
+        cli::Format::Journal
+    } else {
+        cli::Format::Json
+    }
+}
+
+fn of_slog(level: cli::Level) -> Level {
+    match level {
         cli::Level::Error => Level::Error,
         cli::Level::Warn => Level::Warning,
         cli::Level::Info => Level::Info,
         cli::Level::Debug => Level::Debug,
         cli::Level::Trace => Level::Trace,
-    };
-    let (drain, writer) = if human {
-        let terminal = slog_term::FullFormat::new(slog_term::TermDecorator::new().stderr().build()).build();
-        queued(terminal.filter(log_filter()).fuse())
-    } else {
-        // Line-buffered: a message is written in dozens of pieces, each of which would be a system call.
-        let json = slog_json::Json::new(std::io::LineWriter::new(std::io::stderr()))
-            .add_key_value(o!(
-                "ts" => FnValue(|_| humantime::format_rfc3339_millis(std::time::SystemTime::now()).to_string()),
-                "level" => FnValue(|record| record.level().as_str().to_lowercase()),
-                "msg" => FnValue(|record| record.msg().to_string()),
-            ))
-            .build();
-        queued(std::sync::Mutex::new(json.filter(log_filter())).fuse())
-    };
-    // Filtered before the queue: a message below the level must not wake the writer, least of all once per request.
-    let filtered = drain.filter_level(level);
-    // A thread that ends after the writer may still log: that message is lost, which is no error.
-    let log = Logger::root(filtered.ignore_res(), o!());
-    let scope = slog_scope::set_global_logger(log.clone());
-    let bridged = match level {
-        Level::Trace => log::Level::Debug,
-        // Messages of other crates only at the level `trace`.
+    }
+}
+
+/// Returns the level of messages from other crates: warnings, and more only at the level `trace`.
+fn bridged(level: cli::Level) -> log::Level {
+    match level {
+        cli::Level::Trace => log::Level::Debug,
         _ => log::Level::Warn,
-    };
-    // Fails only if a logger is set already.
-    let _ = slog_stdlog::init_with_level(bridged);
-    log_panics(log.clone());
-    Logging { log, writer: Some(writer), _scope: scope }
+    }
 }
 
 /// Returns whether a message has no secrets. Below warnings, bollard logs the body of each request, which contains
@@ -136,16 +184,6 @@ fn log_filter() -> impl Fn(&slog::Record<'_>) -> bool + Send {
             && is_news(record)
             && (record.module() != "actix_server::accept" || accepting.due().is_some())
     }
-}
-
-fn queued<D>(drain: D) -> (slog_async::Async, slog_async::AsyncGuard)
-where
-    D: Drain<Err = slog::Never, Ok = ()> + Send + 'static,
-{
-    slog_async::Async::new(drain)
-        .chan_size(QUEUE_LENGTH)
-        .overflow_strategy(slog_async::OverflowStrategy::DropAndReport)
-        .build_with_guard()
 }
 
 fn log_panics(log: Logger) {

@@ -1,24 +1,29 @@
 //! System calls around child processes for which no crate has a safe function.
+//!
+//! - `child.rs`: a child in the memory of its creator, until it executes its program.
+//! - `steps.rs`: what it does meanwhile; `launch.rs`: the parameters, and which step failed.
 
-use std::{
-    fs, io,
-    os::fd::RawFd,
-    panic::{self, AssertUnwindSafe},
-};
+mod child;
+mod launch;
+mod steps;
+
+use std::{fs, os::fd::RawFd};
 
 use nix::{
     errno::Errno,
     libc::{self, c_uint},
     sys::signal::{SigHandler, Signal, signal},
-    unistd::{self, ForkResult, Pid},
 };
 
-/// The last standard descriptor, standard error.
-const LAST_STANDARD: RawFd = 2;
-/// The threads of this process.
-const THREADS: &str = "/proc/self/task";
+pub use child::{NewChild, STANDARD};
+pub use launch::{Confinement, Failed, Launch, Program, Step};
 
-/// Restores the default action of every signal. Ignored signals would stay ignored in the executed program.
+/// The first descriptor after standard input, output and error.
+const FIRST_OTHER: RawFd = 3;
+/// The descriptors of this process.
+const DESCRIPTORS: &str = "/proc/self/fd";
+
+/// Restores the default action of every signal. Ignored signals would stay ignored in executed programs.
 pub fn reset_signals() {
     for number in Signal::iterator() {
         // SAFETY: installs no handler. Fails without effect for SIGKILL and SIGSTOP.
@@ -30,42 +35,20 @@ pub fn reset_signals() {
     }
 }
 
-/// Has every descriptor but standard input, output and error closed at exec. Does nothing before Linux 5.11.
+/// Has every descriptor but standard input, output and error closed at exec.
 pub fn close_others_at_exec() {
-    let _ = close_range(LAST_STANDARD as c_uint + 1, libc::CLOSE_RANGE_CLOEXEC);
-}
-
-/// The proof that this process has one thread, as long as it starts no other.
-#[derive(Debug)]
-pub struct SingleThread(());
-
-impl SingleThread {
-    /// Counts the threads of this process.
-    ///
-    /// # Errors
-    /// `Unsupported` if there are several.
-    pub fn check() -> io::Result<Self> {
-        if fs::read_dir(THREADS)?.count() == 1 { Ok(Self(())) } else { Err(io::ErrorKind::Unsupported.into()) }
+    // SAFETY: takes numbers only, and marks descriptors instead of closing them. Called by number because musl has no such
+    // function.
+    let marked =
+        unsafe { libc::syscall(libc::SYS_close_range, FIRST_OTHER as c_uint, c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    if Errno::result(marked).is_ok() {
+        return;
     }
-
-    /// Runs `child` in a child process, which ends when it returns. Returns the process id.
-    ///
-    /// # Errors
-    /// Those of fork(2).
-    pub fn fork(&self, child: impl FnOnce()) -> io::Result<Pid> {
-        // SAFETY: no other thread exists that could hold a lock of the allocator or the like.
-        if let ForkResult::Parent { child } = unsafe { unistd::fork() }? {
-            return Ok(child);
-        }
-        // No frame of the caller may run twice.
-        let _ = panic::catch_unwind(AssertUnwindSafe(child));
-        // SAFETY: ends this process without destructors or handlers, which are the parent's.
-        unsafe { libc::_exit(1) }
+    // Before Linux 5.11.
+    let entries = fs::read_dir(DESCRIPTORS).into_iter().flatten().flatten();
+    let numbers = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<RawFd>().ok());
+    for number in numbers.filter(|number| *number >= FIRST_OTHER) {
+        // SAFETY: changes a flag of a descriptor, or fails for that of the directory, which is closed by now.
+        unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
     }
-}
-
-fn close_range(first: c_uint, flags: c_uint) -> nix::Result<()> {
-    // SAFETY: takes numbers only. With the flags of the callers it closes nothing: it marks descriptors, or the range is
-    // empty. Called by number because musl has no such function.
-    Errno::result(unsafe { libc::syscall(libc::SYS_close_range, first, c_uint::MAX, flags) }).map(drop)
 }

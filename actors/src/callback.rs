@@ -64,6 +64,11 @@ impl Callbacks {
         outcome
     }
 
+    /// Returns whether an instance expects a callback with that token.
+    pub fn expect(&self, token: Option<ReadyToken>) -> bool {
+        token.is_some_and(|token| self.expected().contains_key(&token))
+    }
+
     /// Counts a callback that was refused before its token was looked up.
     pub fn refuse(&self) {
         self.refused.fetch_add(1, Ordering::Relaxed);

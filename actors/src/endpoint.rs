@@ -2,8 +2,9 @@
 
 use std::{
     net::SocketAddr,
+    os::fd::OwnedFd,
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU8, Ordering},
     },
     time::Duration,
@@ -14,7 +15,12 @@ use tokio::{
     time::Instant,
 };
 
-use crate::{id::InstanceId, sandbox::SandboxExit, spec::FunctionSpec};
+use crate::{
+    boot::{BootClock, Origin, Phase},
+    id::InstanceId,
+    sandbox::{Reached, SandboxExit},
+    spec::FunctionSpec,
+};
 
 /// Where an instance listens, and whether it still serves. Written by its InstanceActor, read by any thread.
 #[derive(Debug)]
@@ -27,8 +33,12 @@ pub struct Endpoint {
     pub spec: Arc<FunctionSpec>,
     /// The version of the function's spec that it was started from.
     pub revision: u64,
-    /// When it became ready, and how long that took from the launch order.
-    ready: OnceLock<(Instant, Duration)>,
+    /// The times of its start.
+    pub clock: BootClock,
+    /// The last time that it was resumed.
+    resumption: Mutex<Option<Resumption>>,
+    /// The connection on which it was found ready.
+    connection: Mutex<Option<OwnedFd>>,
     /// An [`EndpointState`]; only ever increases.
     state: AtomicU8,
     /// Notified when the state leaves [`EndpointState::Serving`].
@@ -37,6 +47,17 @@ pub struct Endpoint {
     ended: Arc<Notify>,
     /// How it ended, if that was observed. Set before the state is [`EndpointState::Ended`].
     exit: OnceLock<SandboxExit>,
+}
+
+/// A resumption of a paused instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Resumption {
+    /// Since when the instance was wanted.
+    pub wanted_at: Instant,
+    /// When it was ordered.
+    pub ordered_at: Instant,
+    /// When the instance ran again.
+    pub resumed_at: Instant,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,13 +73,21 @@ enum EndpointState {
 
 impl Endpoint {
     /// Makes the endpoint of an instance that accepts requests.
-    pub fn new(instance: InstanceId, address: SocketAddr, spec: Arc<FunctionSpec>, revision: u64) -> Self {
+    pub fn new(
+        instance: InstanceId,
+        reached: Reached,
+        spec: Arc<FunctionSpec>,
+        revision: u64,
+        clock: BootClock,
+    ) -> Self {
         Self {
             instance,
-            address,
+            address: reached.address,
             spec,
             revision,
-            ready: OnceLock::new(),
+            clock,
+            resumption: Mutex::default(),
+            connection: Mutex::new(reached.connection),
             state: AtomicU8::new(EndpointState::Serving as u8),
             unavailable: Notify::new(),
             ended: Arc::default(),
@@ -66,9 +95,24 @@ impl Endpoint {
         }
     }
 
-    /// Records that the instance became ready at `at`, `boot` after the launch order. Later calls have no effect.
-    pub(crate) fn set_ready(&self, at: Instant, boot: Duration) {
-        let _ = self.ready.set((at, boot));
+    /// Takes the connection on which the instance was found ready, unless it was taken or closed before.
+    pub fn take_connection(&self) -> Option<OwnedFd> {
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Notes that the instance was resumed.
+    pub(crate) fn set_resumed(&self, resumption: Resumption) {
+        *self.resumption.lock().unwrap_or_else(PoisonError::into_inner) = Some(resumption);
+    }
+
+    /// Returns the last time that the instance was resumed.
+    pub(crate) fn resumption(&self) -> Option<Resumption> {
+        *self.resumption.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns how the instance last came to serve.
+    pub fn origin(&self) -> Origin {
+        self.resumption().map_or_else(|| self.clock.started_from(), |_| Origin::Resumed)
     }
 
     /// Announces that the instance accepts no more requests.
@@ -131,11 +175,11 @@ impl Endpoint {
 
     /// Returns when the instance became ready. `Some` for every endpoint of a [`Lease`](crate::Lease).
     pub fn ready_at(&self) -> Option<Instant> {
-        self.ready.get().map(|(at, _)| *at)
+        self.clock.at(Phase::Ready)
     }
 
     /// Returns how long the instance took from the launch order until it was ready.
     pub fn boot(&self) -> Duration {
-        self.ready.get().map_or(Duration::ZERO, |(_, boot)| *boot)
+        self.clock.boot()
     }
 }

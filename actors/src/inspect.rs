@@ -14,6 +14,7 @@ use crate::{
     function::{FunctionHandle, FunctionQuestion, FunctionSnapshot, InstanceRef},
     id::InstanceId,
     instance::{InstanceActor, InstanceQuestion, InstanceSnapshot, Occupancy},
+    output::MAX_LINES,
 };
 
 /// How long an actor may take to answer before it is left out.
@@ -31,13 +32,14 @@ pub struct FunctionReport {
 
 impl FunctionHandle {
     /// Returns what the function and its instances look like now. An inactive function is not asked, only read. Instances
-    /// that do not answer in time are left out. `None`: the function's actor has ended or does not answer in time.
-    pub async fn inspect(&self) -> Option<FunctionReport> {
+    /// that do not answer in time are left out, and so is all but the last `lines` of each one's output. `None`: the
+    /// function's actor has ended or does not answer in time.
+    pub async fn inspect(&self, lines: usize) -> Option<FunctionReport> {
         if let Some(function) = self.inactive_snapshot() {
             return Some(FunctionReport { function, instances: Vec::new() });
         }
         let function = self.ask().await?;
-        let questions = function.instances.iter().map(|it| ask_instance(&it.address, it.occupancy));
+        let questions = function.instances.iter().map(|it| ask_instance(&it.address, it.occupancy, lines));
         let mut instances: Vec<_> = join_all(questions).await.into_iter().flatten().collect();
         instances.sort_by(|a, b| a.since_seconds.total_cmp(&b.since_seconds));
         Some(FunctionReport { function, instances })
@@ -50,7 +52,7 @@ impl FunctionHandle {
             return None;
         }
         let InstanceRef { address, occupancy, .. } = self.ask().await?.instances.into_iter().find(|it| it.id == id)?;
-        ask_instance(&address, occupancy).await
+        ask_instance(&address, occupancy, MAX_LINES).await
     }
 
     async fn ask(&self) -> Option<FunctionSnapshot> {
@@ -58,6 +60,10 @@ impl FunctionHandle {
     }
 }
 
-async fn ask_instance(instance: &Addr<InstanceActor>, occupancy: Option<Occupancy>) -> Option<InstanceSnapshot> {
-    timeout(ANSWER_TIMEOUT, instance.send(InstanceQuestion { occupancy })).await.ok()?.ok()
+async fn ask_instance(
+    instance: &Addr<InstanceActor>,
+    occupancy: Option<Occupancy>,
+    lines: usize,
+) -> Option<InstanceSnapshot> {
+    timeout(ANSWER_TIMEOUT, instance.send(InstanceQuestion { occupancy, lines })).await.ok()?.ok()
 }

@@ -14,10 +14,17 @@
 //! | type | shared state | written by |
 //! | --- | --- | --- |
 //! | [`Directory`] | the functions by name | RegistryActor |
-//! | [`FunctionHandle`] | slot table with the spec in force, counters | FunctionActor; [`Lease`] (slots); HTTP workers (outcomes) |
-//! | [`Endpoint`] | where an instance listens, whether it serves, how it exited | InstanceActor |
+//! | [`FunctionHandle`] | slot table with the spec in force, counters | FunctionActor; [`Lease`] (slots); HTTP workers (requests) |
+//! | [`UsageTable`] | the counters of all functions that were used | [`FunctionHandle`], at the first use |
+//! | [`Endpoint`] | where an instance listens, whether it serves, when it was resumed, how it exited | InstanceActor |
 //! | [`Callbacks`] | the tokens of ready callbacks | InstanceActor |
-//! | [`OutputLog`] | the last lines of output | the sandbox's reader |
+//! | [`OutputLog`] | the last lines of output | the sandbox's reader; InstanceActor (lines of the platform) |
+//! | [`Feed`] | queues of followers | OutputLog; admin pages |
+//! | [`History`] | the instances by id, and the last ended ones | InstanceActor; FunctionActor (requests served) |
+//! | [`MemoryUsage`] | the greatest use of memory that was seen | whatever reads it: admin pages; the sandbox at its end |
+//! | [`BootClock`] | the times of a start | the sandbox; InstanceActor; HTTP workers (first response) |
+//! | [`History`] | failures, grouped | HTTP workers; FunctionActor (those that no request waits for) |
+//! | [`inbox::InboxHandle`] | the queue of the store's thread, which owns the invocations | HTTP workers, triggers, InboxActor |
 //! | `Addr` of an actor | its mailbox | every thread |
 //!
 //! A warm request takes its slot from the slot table and releases it there without a message. That is on purpose: waking
@@ -33,16 +40,22 @@
 //! 7. Messages are defined beside the actor that receives them, and the facts that an actor reports beside that actor,
 //!    which holds a `Recipient` for them. So modules depend on each other in one direction.
 //! 8. Nothing here knows an HTTP status; nothing in the front knows a kind of sandbox.
-//! 9. actix's `Supervisor` and `SystemService` are not used. `notice.rs` reports the end of a child.
+//! 9. actix's `Supervisor` and `SystemService` are not used. `notice.rs` reports the end of a child. Without the RegistryActor
+//!    or the AdmissionActor nothing can start: the daemon ends with a failure, and its service manager starts another.
 
 mod admission;
+mod boot;
 mod callback;
 mod directory;
 mod endpoint;
+mod feed;
 mod function;
+mod history;
 mod id;
+pub mod inbox;
 mod inspect;
 mod instance;
+mod memory_usage;
 mod notice;
 mod output;
 mod redact;
@@ -55,20 +68,42 @@ mod services;
 pub mod spec;
 mod stats;
 mod stop_reason;
+pub mod trigger;
+mod wall_time;
+mod warmth;
 
-pub use admission::{AdmissionActor, AdmissionQuestion, AdmissionReport, HostLimits};
+pub use admission::{AdmissionActor, AdmissionQuestion, AdmissionReport, ForeignMemory, HostLimits};
+pub use boot::{
+    BootClock, BootRecord, BootReport, BootSpan, EvictedInstance, GuestMark, Origin, Phase, Phases, StartCause,
+};
 pub use callback::{CallbackOutcome, Callbacks};
 pub use directory::Directory;
 pub use endpoint::Endpoint;
-pub use function::{FailingReport, FunctionActor, FunctionHandle, FunctionSnapshot, Lease};
+pub use feed::{Feed, FeedItem, Follower, LineBatch, LineFilter};
+pub use function::{
+    FailingReport, FunctionActor, FunctionGauges, FunctionHandle, FunctionSnapshot, FunctionSummary, Lease,
+    SnapshotReport, Wait, WaitedFor,
+};
+pub use history::{
+    BootHistory, EndedReport, ErrorHistory, ErrorReport, Failed, History, InstanceHistory, InstanceRecord, PhaseTimes,
+};
 pub use id::{InstanceId, ReadyToken};
 pub use inspect::FunctionReport;
 pub use instance::{InstanceActor, InstanceSnapshot};
-pub use output::OutputLog;
+pub use memory_usage::MemoryUsage;
+pub use notice::{EndGuard, ended};
+pub use output::{OutputLine, OutputLog, OutputStream};
 pub use redact::Redactor;
 pub use refusal::Refusal;
-pub use registry::{ChangeSource, Changes, DrainAll, FilesChanged, RegistryActor, scan_all, scan_one};
+pub use registry::{
+    ChangeSource, Changes, DrainAll, FilesChanged, FollowTriggers, RegistryActor, Rescan, RescanReply, Rescanned,
+    TriggersChanged, check_all, scan_all, scan_one,
+};
 pub use services::Services;
 pub use spec::LoadedSpec;
-pub use stats::{BootReport, FunctionStats, Outcome, StatsReport};
+pub use stats::{
+    Exemplar, FunctionStats, FunctionTotals, HistogramTotals, Outcome, RequestEnd, StartHistogram, StartTimes,
+    StatsReport, UsageTable, WaitCause,
+};
 pub use stop_reason::StopReason;
+pub use wall_time::{WallTime, rounded_ms, rounded_seconds};

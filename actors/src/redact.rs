@@ -70,8 +70,8 @@ mod tests {
     #[test]
     fn replaces_every_occurrence_of_the_token() {
         let token = ReadyToken::random();
-        let text = format!("exec: \"http://10.0.0.1:3000/ready/{0}\": not found: {0}", token.reveal());
-        assert_eq!(redactor(token, &[]).redact(text), "exec: \"http://10.0.0.1:3000/ready/…\": not found: …");
+        let text = format!("exec: \"http://10.0.0.1:8124/ready/{0}\": not found: {0}", token.reveal());
+        assert_eq!(redactor(token, &[]).redact(text), "exec: \"http://10.0.0.1:8124/ready/…\": not found: …");
     }
 
     #[test]

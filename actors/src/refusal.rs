@@ -26,8 +26,8 @@ pub enum Refusal {
     HostSaturated {
         /// The missing resource.
         why: String,
-        /// When the resource is likely to be available.
-        retry_after: Duration,
+        /// When the resource is likely to be available. `None`: never, the host is too small.
+        retry_after: Option<Duration>,
     },
     /// The function or the daemon is shutting down.
     #[error("the function is being shut down")]
@@ -40,8 +40,8 @@ pub enum Refusal {
         /// The sandbox's error.
         why: String,
     },
-    /// The instance for the caller exited before it was ready.
-    #[error("the instance ended before it was ready: {exit}")]
+    /// The instance for the caller exited before it was ready, or just afterwards and unused.
+    #[error("the instance ended before it served a request: {exit}")]
     BootFailed {
         /// The instance.
         instance: InstanceId,
@@ -50,13 +50,25 @@ pub enum Refusal {
         /// The last lines that it printed.
         output: Vec<String>,
     },
+    /// The instance for the caller called back, and accepted no connection.
+    #[error("{why}")]
+    Unreachable {
+        /// The instance.
+        instance: InstanceId,
+        /// What was seen of it.
+        why: Box<str>,
+        /// The last lines that it printed.
+        output: Vec<String>,
+    },
     /// The instance for the caller was not ready in time.
-    #[error("the instance was not ready within {:.3} s", after.as_secs_f64())]
+    #[error("the instance was not ready within {:.3} s: {why}", after.as_secs_f64())]
     BootTimedOut {
         /// The instance.
         instance: InstanceId,
         /// The function's `boot-timeout`.
         after: Duration,
+        /// What was seen of it.
+        why: Box<str>,
         /// The last lines that it printed.
         output: Vec<String>,
     },
@@ -96,7 +108,7 @@ impl Refusal {
             Refusal::HostSaturated { .. } => Outcome::HostSaturated,
             Refusal::Draining => Outcome::Draining,
             Refusal::StartFailed { .. } => Outcome::StartFailed,
-            Refusal::BootFailed { .. } => Outcome::BootFailed,
+            Refusal::BootFailed { .. } | Refusal::Unreachable { .. } => Outcome::BootFailed,
             Refusal::BootTimedOut { .. } => Outcome::BootTimedOut,
             Refusal::Failing { last, .. } => last.outcome(),
             Refusal::QueueTimedOut { .. } => Outcome::QueueTimedOut,

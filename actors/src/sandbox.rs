@@ -6,21 +6,26 @@
 use std::{
     fmt,
     net::{IpAddr, SocketAddr},
+    os::fd::OwnedFd,
+    rc::Rc,
     sync::Arc,
     time::Duration,
 };
 
-use futures::future::LocalBoxFuture;
+use futures::future::{self, LocalBoxFuture};
 use slog::Logger;
 
 use crate::{
+    boot::BootClock,
     id::{InstanceId, ReadyToken},
+    memory_usage::MemoryUsage,
     output::OutputLog,
     redact::Redactor,
-    spec::{FunctionSpec, Readiness},
+    spec::FunctionSpec,
+    wall_time::WallTime,
 };
 
-/// Starts and probes instances of every kind.
+/// Starts instances of every kind.
 pub trait Sandboxes {
     /// Starts one instance of `order.spec`.
     ///
@@ -31,9 +36,44 @@ pub trait Sandboxes {
     /// The instance could not be started, and everything that was acquired for it has been reclaimed.
     fn launch(&self, order: LaunchOrder) -> LocalBoxFuture<'static, Result<Launched, LaunchError>>;
 
-    /// Resolves once the instance at `address` is ready as `readiness` defines it; never for [`Readiness::Callback`].
-    /// Dropped when the result is not needed any more.
-    fn probe(&self, address: SocketAddr, readiness: &Readiness) -> LocalBoxFuture<'static, ()>;
+    /// Returns the snapshot that is kept of a function.
+    fn snapshot(&self, _function: &str) -> Option<SnapshotInfo> {
+        None
+    }
+
+    /// Removes the snapshots of a function, soon.
+    fn remove_snapshots(&self, _function: &str) {}
+}
+
+/// Finds out whether an instance accepts requests, and why not. Its futures are dropped when their result is not needed.
+pub trait Prober {
+    /// Resolves once the instance is ready as its spec's `readiness` defines it; never if its callback decides that.
+    fn ready(self: Rc<Self>) -> LocalBoxFuture<'static, Reached>;
+
+    /// Connects to an instance that has called back.
+    ///
+    /// # Errors
+    /// Says how the instance did not accept a connection for too long.
+    fn connect(self: Rc<Self>) -> LocalBoxFuture<'static, Result<Reached, String>>;
+
+    /// Says what was seen of an instance that is not ready in time. `refused` is the source of a callback with its token
+    /// that came from another address.
+    fn explain(self: Rc<Self>, refused: Option<IpAddr>) -> LocalBoxFuture<'static, String>;
+}
+
+/// Where an instance was found to accept requests.
+#[derive(Debug)]
+pub struct Reached {
+    /// The address.
+    pub address: SocketAddr,
+    /// The connection that was opened there, on which nothing was sent.
+    pub connection: Option<OwnedFd>,
+}
+
+impl From<SocketAddr> for Reached {
+    fn from(address: SocketAddr) -> Self {
+        Self { address, connection: None }
+    }
 }
 
 /// The parameters of a launch.
@@ -43,20 +83,45 @@ pub struct LaunchOrder {
     pub instance: InstanceId,
     /// What to start.
     pub spec: Arc<FunctionSpec>,
+    /// What it is started for.
+    pub purpose: Purpose,
     /// The secret part of the callback URL.
     pub token: ReadyToken,
     /// Receives everything that the instance prints.
     pub output: OutputLog,
+    /// Marked at the end of each phase that this kind of sandbox has.
+    pub clock: BootClock,
     /// Has `function` and `instance` bound.
     pub log: Logger,
 }
 
+/// What an instance is launched for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// To serve requests. `restore`: as a clone, if there is a snapshot of what would be booted.
+    Serve {
+        /// Whether it may be a clone.
+        restore: bool,
+    },
+    /// To have its snapshot taken. It never serves.
+    Template,
+}
+
+/// A snapshot that is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SnapshotInfo {
+    /// Its size on disk.
+    pub bytes: u64,
+    /// When it was taken.
+    pub taken: WallTime,
+}
+
 /// An instance that has been started.
 pub struct Launched {
-    /// Where the function will listen.
-    pub address: SocketAddr,
-    /// The only address from which its ready callback is accepted.
-    pub callback_source: IpAddr,
+    /// It is a clone that was restored from a snapshot, and runs already.
+    pub restored: bool,
+    /// How it is reached. `None`: it has exited before its address was known.
+    pub network: Option<InstanceNetwork>,
     /// Controls the instance and owns its resources.
     pub sandbox: Box<dyn SandboxHandle>,
     /// Resolves at once when the instance has exited, for whatever reason.
@@ -67,6 +132,19 @@ pub struct Launched {
     pub engine_id: Option<String>,
     /// Host resources held for it, as text for `/debug`: `"port 127.0.0.1:22768"`, `"cgroup /unifaas/…"`.
     pub resources: Vec<String>,
+    /// Reads the memory that it uses.
+    pub memory_usage: Option<MemoryUsage>,
+}
+
+/// How the daemon and an instance reach each other.
+#[derive(Clone)]
+pub struct InstanceNetwork {
+    /// Where the function is to listen.
+    pub address: SocketAddr,
+    /// The only address from which its ready callback is accepted.
+    pub callback_source: IpAddr,
+    /// Finds out whether it listens.
+    pub prober: Rc<dyn Prober>,
 }
 
 /// Controls a started instance and owns every host resource of it.
@@ -79,6 +157,38 @@ pub trait SandboxHandle {
 
     /// Kills the instance. Never blocks.
     fn kill(&mut self);
+
+    /// Pauses the instance, so that it uses no processor until it is resumed. [`terminate`](Self::terminate), [`kill`](Self::kill),
+    /// [`reclaim`](Self::reclaim) and the drop of the handle also end an instance that is paused or being paused.
+    ///
+    /// # Errors
+    /// Why it runs on.
+    fn pause(&mut self) -> LocalBoxFuture<'static, Result<(), PauseError>> {
+        Box::pin(future::ready(Err(PauseError::Unsupported)))
+    }
+
+    /// Resumes an instance that was paused.
+    ///
+    /// # Errors
+    /// Why it may still be paused.
+    fn resume(&mut self) -> LocalBoxFuture<'static, Result<(), PauseError>> {
+        Box::pin(future::ready(Err(PauseError::Unsupported)))
+    }
+
+    /// Takes a snapshot of a template that is ready, and keeps it in place of earlier ones. The template does not run
+    /// afterwards.
+    ///
+    /// # Errors
+    /// Why there is no snapshot. Nothing is left of it.
+    fn capture(&mut self) -> LocalBoxFuture<'static, Result<SnapshotInfo, CaptureError>> {
+        Box::pin(future::ready(Err(CaptureError("this kind of sandbox has no snapshots".to_owned()))))
+    }
+
+    /// Returns how many bytes of memory the instance holds while it is paused. `None`: it is not known, and counts as what
+    /// the spec declares.
+    fn footprint(&self) -> Option<u64> {
+        None
+    }
 
     /// Reclaims every host resource. Called once, after `exited` has resolved or is not waited for any more.
     fn reclaim(self: Box<Self>) -> LocalBoxFuture<'static, Result<(), ReclaimError>>;
@@ -128,7 +238,7 @@ impl fmt::Display for SandboxExit {
                 };
                 write!(f, " ({name})")
             }
-            SandboxExit::OutOfMemory { limit } => write!(f, "killed: out of memory (limit {limit} MiB)"),
+            SandboxExit::OutOfMemory { limit } => write!(f, "out of memory (limit {limit} MiB)"),
             SandboxExit::Other(text) => f.write_str(text),
         }
     }
@@ -146,6 +256,9 @@ pub enum LaunchError {
     /// The engine or the operating system returned this error.
     #[error("{0}")]
     Refused(String),
+    /// There is a snapshot, and no clone could be restored from it.
+    #[error("{0}")]
+    NotRestored(String),
 }
 
 impl LaunchError {
@@ -156,9 +269,26 @@ impl LaunchError {
             Self::Missing(text) => Self::Missing(redact(text)),
             Self::Exhausted(text) => Self::Exhausted(redact(text)),
             Self::Refused(text) => Self::Refused(redact(text)),
+            Self::NotRestored(text) => Self::NotRestored(redact(text)),
         }
     }
 }
+
+/// Why an instance could not be paused or resumed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PauseError {
+    /// This kind of sandbox cannot be paused.
+    #[error("this kind of sandbox cannot be paused")]
+    Unsupported,
+    /// The engine or the operating system returned this error.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// Why no snapshot could be taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct CaptureError(pub String);
 
 /// Why a resource could not be reclaimed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -1,10 +1,10 @@
-//! What every actor is given: the sandboxes, the callback table and the AdmissionActor.
+//! What every actor is given: the sandboxes, the callback table, the AdmissionActor and the history.
 
 use std::sync::Arc;
 
 use actix::Addr;
 
-use crate::{admission::AdmissionActor, callback::Callbacks, sandbox::Sandboxes};
+use crate::{admission::AdmissionActor, callback::Callbacks, history::History, sandbox::Sandboxes};
 
 /// Shared by all actors, on their one thread.
 pub struct Services {
@@ -14,4 +14,6 @@ pub struct Services {
     pub callbacks: Arc<Callbacks>,
     /// Grants permits to start instances.
     pub admission: Addr<AdmissionActor>,
+    /// Remembers instances for the admin pages.
+    pub history: Arc<History>,
 }

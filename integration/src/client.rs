@@ -16,14 +16,12 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
-use tokio::{
-    net::TcpStream,
-    task::JoinHandle,
-    time::{Instant, timeout},
-};
+use tokio::{net::TcpStream, task::JoinHandle, time::Instant};
 
-/// Time limit of every request in these tests.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+use crate::{SOON, eventually, within};
+
+/// Time limit of every request in these tests. Longer than the longest boot.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// A request body.
 pub type Body = BoxBody<Bytes, Infallible>;
@@ -97,7 +95,8 @@ impl Connection {
             request.headers_mut().insert("host", self.host.parse().expect("an address is a header value"));
         }
         self.sender.ready().await?;
-        timeout(REQUEST_TIMEOUT, self.sender.send_request(request)).await.expect("an answer in time")
+        let what = format!("the response head of {} {}", request.method(), request.uri());
+        within(REQUEST_TIMEOUT, what, self.sender.send_request(request)).await
     }
 
     /// Sends a request and returns the complete response.
@@ -106,8 +105,9 @@ impl Connection {
     /// When the connection ends before the response is complete.
     pub async fn send(&mut self, request: Request<Body>) -> hyper::Result<Reply> {
         let started = Instant::now();
+        let what = format!("the response body of {} {}", request.method(), request.uri());
         let (head, body) = self.start(request).await?.into_parts();
-        let body = timeout(REQUEST_TIMEOUT, body.collect()).await.expect("a whole answer in time")?;
+        let body = within(REQUEST_TIMEOUT, what, body.collect()).await?;
         Ok(Reply {
             status: head.status.as_u16(),
             headers: head.headers,
@@ -115,6 +115,19 @@ impl Connection {
             took: started.elapsed(),
         })
     }
+}
+
+/// Waits until the function under test listens at an address, and returns its callback URL.
+///
+/// # Panics
+/// When it does not listen in time.
+pub async fn callback_url(function: SocketAddr) -> String {
+    let reply = async || {
+        let mut connection = Connection::open(function).await.map_err(|error| error.to_string())?;
+        connection.send(request("GET", "/callback", empty())).await.map_err(|error| error.to_string())
+    };
+    let reply = eventually(SOON, format!("{function} answers"), reply, Result::is_ok).await;
+    reply.map(|reply| reply.text()).unwrap_or_default()
 }
 
 /// A complete response.
@@ -208,7 +221,7 @@ impl Pieces {
 
     /// Returns the next chunk; `None` at the clean end, an error when the connection broke.
     pub async fn next(&mut self) -> Option<hyper::Result<Bytes>> {
-        let frame = timeout(REQUEST_TIMEOUT, self.body.frame()).await.expect("something in time")?;
+        let frame = within(REQUEST_TIMEOUT, "more of a body or its end", self.body.frame()).await?;
         Some(frame.map(|frame| frame.into_data().unwrap_or_default()))
     }
 }

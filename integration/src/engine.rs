@@ -28,11 +28,11 @@ use nix::{
 };
 use tempfile::TempDir;
 
-use crate::{Daemon, Function, Setup, eventually, processes, root};
+use crate::{Daemon, Function, Setup, eventually, eventually_blocking, processes, root, wait::poll_blocking};
 
 /// Time until a new engine must answer.
 const START: Duration = Duration::from_secs(60);
-/// Time until the engine must be gone once the pipe is closed.
+/// Time until containers, or the engine itself, must be gone.
 const END: Duration = Duration::from_secs(30);
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/engine/run");
 /// Required programs.
@@ -94,7 +94,7 @@ impl Engine {
         let pid = child.id();
         let mut engine =
             Engine { directory, child, pipe, network: File::open("/proc/self/ns/net").expect("a network") };
-        engine.wait_until("it answers", START, || answers(&engine.socket()));
+        engine.wait_until(START, true);
         engine.network = File::open(format!("/proc/{pid}/ns/net")).expect("its network");
         engine.load(testfn);
         Some(engine)
@@ -150,6 +150,16 @@ impl Engine {
         containers.into_iter().filter(named).collect()
     }
 
+    /// Returns a line about each of its processes, but those in containers that it has lost.
+    pub fn tree(&self) -> Vec<String> {
+        processes::tree(self.child.id())
+    }
+
+    /// Returns the processes in its containers, whether it knows them or not.
+    pub fn inside(&self) -> Vec<u32> {
+        processes::in_cgroup(&format!("/unifaas-engine-{}/", self.child.id()))
+    }
+
     /// Waits until no container of a function is left.
     ///
     /// # Panics
@@ -157,9 +167,9 @@ impl Engine {
     #[track_caller]
     pub fn none_left<'a>(&'a self, function: &'a str) -> impl Future<Output = ()> + 'a {
         let prefix = format!("unifaas-{function}-");
-        eventually(Duration::from_secs(20), format!("no container of {function} is left"), async move || {
-            self.containers(&prefix).await.is_empty().then_some(())
-        })
+        let what = format!("no container of {function} is left");
+        let left = eventually(END, what, async move || self.containers(&prefix).await, Vec::is_empty);
+        async { drop(left.await) }
     }
 
     /// Removes a container by force, without the daemon.
@@ -212,7 +222,7 @@ impl Engine {
         }
         self.signal(Signal::SIGKILL);
         if hold {
-            self.wait_until("it is away", END, || !answers(&self.socket()));
+            self.wait_until(END, false);
         }
     }
 
@@ -222,7 +232,7 @@ impl Engine {
     /// When it does not start.
     pub fn release(&self) {
         fs::remove_file(self.directory.join("hold")).expect("it was held");
-        self.wait_until("it is back", START, || answers(&self.socket()));
+        self.wait_until(START, true);
     }
 
     /// Builds the image of the function under test.
@@ -234,29 +244,38 @@ impl Engine {
         root::run(Command::new("bash").args(["-o", "pipefail", "-c", import, "import", &stage, &self.host(), IMAGE]));
     }
 
+    /// Makes an image of the function under test with other settings, given as instructions of a Dockerfile.
+    ///
+    /// # Panics
+    /// When the engine refuses.
+    pub fn derive(&self, image: &str, instructions: &[&str]) {
+        let build = "printf '%s\n' \"${@:3}\" | DOCKER_BUILDKIT=0 docker --host \"$1\" build --tag \"$2\" -";
+        let from = format!("FROM {IMAGE}");
+        let mut build_command = Command::new("bash");
+        build_command.args(["-o", "pipefail", "-c", build, "build", &self.host(), image, &from]).args(instructions);
+        root::run(&mut build_command);
+    }
+
+    /// Waits until the engine answers or does not.
+    ///
+    /// # Panics
+    /// When that does not happen in time. The message has the engine's log.
     #[track_caller]
-    fn wait_until(&self, what: &str, limit: Duration, mut done: impl FnMut() -> bool) {
-        for _ in 0..limit.as_millis() / 50 {
-            if done() {
-                return;
-            }
-            pause();
-        }
-        let log = fs::read_to_string(self.directory.join("dockerd.log")).unwrap_or_default();
-        panic!("not within {limit:?}: {what}\n{log}");
+    fn wait_until(&self, limit: Duration, answering: bool) {
+        let what = if answering { "the engine answers" } else { "the engine does not answer" };
+        let log = || fs::read_to_string(self.directory.join("dockerd.log")).unwrap_or_default();
+        let look = || answers(&self.socket()).then_some(()).ok_or_else(log);
+        let _ = eventually_blocking(limit, what, look, |found| found.is_ok() == answering);
     }
 }
 
 impl Drop for Engine {
     fn drop(&mut self) {
         drop(self.pipe.take());
-        for _ in 0..END.as_millis() / 50 {
-            if matches!(self.child.try_wait(), Ok(Some(_))) {
-                return;
-            }
-            pause();
-        }
-        assert!(thread::panicking(), "the engine did not end within {END:?}");
+        let pid = self.child.id();
+        let left = || self.child.try_wait().is_ok_and(|status| status.is_none()).then(|| processes::tree(pid));
+        let ended = poll_blocking(END, left, Option::is_none);
+        assert!(thread::panicking() || ended.is_ok(), "the engine did not end within {END:?}: {ended:?}");
     }
 }
 
@@ -284,11 +303,6 @@ fn answers(socket: &Path) -> bool {
         stream.read_to_string(&mut answer).map(|_| answer)
     };
     ask().is_ok_and(|answer: String| answer.contains(" 200 "))
-}
-
-#[allow(clippy::disallowed_methods, reason = "outside of any runtime, or in a destructor")]
-fn pause() {
-    thread::sleep(Duration::from_millis(50));
 }
 
 /// Returns the function under test as a container. `flags` are its arguments, `top` the top-level keys and `keys` those of

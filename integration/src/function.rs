@@ -14,6 +14,8 @@ pub struct Function {
     keys: Vec<(String, String)>,
     process_keys: Vec<(String, String)>,
     env: Vec<(String, String)>,
+    async_keys: Vec<(String, String)>,
+    tables: Vec<String>,
     flags: Vec<String>,
     text: Option<String>,
 }
@@ -27,6 +29,8 @@ impl Function {
             keys: Vec::new(),
             process_keys: Vec::new(),
             env: Vec::new(),
+            async_keys: Vec::new(),
+            tables: Vec::new(),
             flags: Vec::new(),
             text: None,
         }
@@ -52,6 +56,18 @@ impl Function {
     /// Sets a key of `[process]`.
     pub fn process(mut self, key: &str, value: impl ToString) -> Self {
         self.process_keys.push((key.to_owned(), value.to_string()));
+        self
+    }
+
+    /// Adds a table at the end, such as a `[[cron]]`.
+    pub fn table(mut self, text: &str) -> Self {
+        self.tables.push(format!("\n{text}\n"));
+        self
+    }
+
+    /// Sets a key of `[async]`.
+    pub fn asynchronous(mut self, key: &str, value: impl ToString) -> Self {
+        self.async_keys.push((key.to_owned(), value.to_string()));
         self
     }
 
@@ -94,8 +110,8 @@ impl Function {
         let command: Vec<_> = command.iter().map(|word| toml_string(word)).collect();
         let mut text = lines(&self.keys);
         let _ = write!(text, "\n[process]\ncommand = [{}]\n{}", command.join(", "), lines(&self.process_keys));
-        let _ = write!(text, "\n[env]\n{}", lines(&self.env));
-        text
+        let _ = write!(text, "\n[env]\n{}\n[async]\n{}", lines(&self.env), lines(&self.async_keys));
+        text + &self.tables.concat()
     }
 }
 

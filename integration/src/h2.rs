@@ -8,16 +8,12 @@ use h2::{
     client::{Builder, ResponseFuture, SendRequest},
 };
 use hyper::{HeaderMap, Request, Response};
-use tokio::{
-    net::TcpStream,
-    task::JoinHandle,
-    time::{Instant, timeout},
-};
+use tokio::{net::TcpStream, task::JoinHandle, time::Instant};
 
-use crate::client::Reply;
+use crate::{client::Reply, within};
 
 /// Of every step of a request.
-const RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// A cleartext connection with prior knowledge.
 pub struct Http2 {
@@ -81,8 +77,8 @@ impl Http2 {
         let uri = format!("http://{}{path}", self.authority);
         let mut request = Request::builder().method(method).uri(uri).body(()).expect("a valid request");
         request.headers_mut().extend(headers.clone());
-        let mut sender =
-            timeout(RESPONSE_TIMEOUT, self.sender.clone().ready()).await.expect("room for a stream in time")?;
+        let what = format!("room for a stream, {method} {path}");
+        let mut sender = within(RESPONSE_TIMEOUT, what, self.sender.clone().ready()).await?;
         let (response, body) = sender.send_request(request, end)?;
         Ok(Http2Stream { body, response })
     }
@@ -100,8 +96,8 @@ impl Http2 {
                 let _ = send_all(&mut stream.body, body, true).await;
             }
         };
-        let answer =
-            async { whole(timeout(RESPONSE_TIMEOUT, stream.response).await.expect("an answer in time")?).await };
+        let what = format!("the response head of {method} {path}");
+        let answer = async { whole(within(RESPONSE_TIMEOUT, what, stream.response).await?).await };
         let (answer, ()) = futures::future::join(answer, upload).await;
         answer.map(|reply| Reply { took: started.elapsed(), ..reply })
     }
@@ -124,7 +120,7 @@ impl Http2Stream {
     /// # Panics
     /// When there is none in time.
     pub async fn response(self) -> Result<(Response<RecvStream>, SendStream<Bytes>), h2::Error> {
-        let response = timeout(RESPONSE_TIMEOUT, self.response).await.expect("an answer in time")?;
+        let response = within(RESPONSE_TIMEOUT, "a response head", self.response).await?;
         Ok((response, self.body))
     }
 }
@@ -139,8 +135,9 @@ impl Http2Stream {
 pub async fn send_all(to: &mut SendStream<Bytes>, mut bytes: Bytes, end: bool) -> Result<(), h2::Error> {
     while !bytes.is_empty() {
         to.reserve_capacity(bytes.len());
-        let room = timeout(RESPONSE_TIMEOUT, std::future::poll_fn(|context| to.poll_capacity(context))).await;
-        let Some(room) = room.expect("room in time").transpose()? else { return Err(h2::Reason::CANCEL.into()) };
+        let what = format!("the server takes one of {} bytes", bytes.len());
+        let room = within(RESPONSE_TIMEOUT, what, std::future::poll_fn(|context| to.poll_capacity(context))).await;
+        let Some(room) = room.transpose()? else { return Err(h2::Reason::CANCEL.into()) };
         let piece = bytes.split_to(room.min(bytes.len()));
         to.send_data(piece, end && bytes.is_empty())?;
     }
@@ -156,7 +153,7 @@ pub async fn send_all(to: &mut SendStream<Bytes>, mut bytes: Bytes, end: bool) -
 /// When there is neither in time.
 pub async fn next(body: &mut RecvStream) -> Option<Result<Bytes, h2::Error>> {
     loop {
-        let piece = timeout(RESPONSE_TIMEOUT, body.data()).await.expect("something in time")?;
+        let piece = within(RESPONSE_TIMEOUT, "more of a body or its end", body.data()).await?;
         if let Ok(piece) = &piece {
             let _ = body.flow_control().release_capacity(piece.len());
             if piece.is_empty() {

@@ -10,7 +10,7 @@ use std::{
 
 use tempfile::TempDir;
 
-use crate::{function::Function, processes};
+use crate::{SOON, eventually, function::Function, processes};
 
 /// The function under test.
 const TESTFN: &str = "testfn";
@@ -21,6 +21,14 @@ const TESTFN: &str = "testfn";
 /// When it does not exist.
 pub fn unifaas() -> PathBuf {
     env::var_os("UNIFAAS_EXE").map_or_else(|| built("unifaas"), PathBuf::from)
+}
+
+/// Returns whether the daemon was built with the release profile, as its path says.
+///
+/// # Panics
+/// When it does not exist.
+pub fn is_release() -> bool {
+    unifaas().components().any(|component| component.as_os_str() == "release")
 }
 
 /// Returns the path of a file or directory of the repository.
@@ -116,6 +124,22 @@ impl Home {
     #[track_caller]
     pub fn remove(&self, function: &str) {
         fs::remove_dir_all(self.registry().join(function)).expect("the function is there");
+    }
+
+    /// Waits until `count` processes of the functions are left.
+    ///
+    /// # Panics
+    /// When that does not happen in time.
+    #[track_caller]
+    pub fn left(&self, count: usize) -> impl Future<Output = ()> {
+        let what = format!("{count} processes of functions are left");
+        let left = eventually(SOON, what, async || self.described(), move |left| left.len() == count);
+        async { drop(left.await) }
+    }
+
+    /// Returns a line about each process of the functions.
+    pub fn described(&self) -> Vec<String> {
+        self.processes().into_iter().map(processes::describe).collect()
     }
 
     /// Returns the processes of the functions, of every daemon.

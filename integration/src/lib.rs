@@ -1,9 +1,10 @@
 //! Shared parts of the black-box tests. They know the binary, HTTP and the file formats, and nothing else.
 //!
-//! `daemon.rs` starts and ends the binary, `home.rs` has its directories, `function.rs` writes `function.toml`. `client.rs`
-//! is an HTTP client, `h2.rs` one of HTTP/2, `raw.rs` a socket for arbitrary bytes, `load.rs` clients in the background. `processes.rs` reads the
-//! process table, `census.rs` counts resources, `abuse.rs` has malformed responses. `engine.rs` is a private container
-//! engine, `vm.rs` has functions in virtual machines, `python.rs` those in Python, `linux.rs` those with Linux, and `root.rs` builds root file systems.
+//! `setup.rs` starts the binary, `daemon.rs` ends it, `requests.rs` asks it, `home.rs` has its directories, `function.rs` writes `function.toml`. `cli.rs` runs
+//! commands; `client.rs` is an HTTP client, `h2.rs` one of HTTP/2, `event_source.rs` one of server-sent events, `raw.rs` a
+//! socket for arbitrary bytes, `load.rs` clients in the background. `processes.rs` reads the
+//! process table, `metrics.rs` reads `/metrics`, `census.rs` counts resources, `wait.rs` waits with a time limit, `abuse.rs` has malformed responses. `engine.rs` is a private container
+//! engine, `vm.rs` has functions in virtual machines, `firecracker.rs` chooses their Firecracker, `python.rs` those in Python, `linux.rs` those with Linux, and `root.rs` builds root file systems.
 //! `src/bin/testfn` is the function under test; the tests are in `tests/`, one file per subject.
 //! `src/bin/compare` measures, with `src/bin/lean.rs` as its function.
 //!
@@ -11,77 +12,55 @@
 
 pub mod abuse;
 mod census;
+pub mod cli;
 mod client;
 mod daemon;
 mod engine;
+mod event_source;
+pub mod firecracker;
 mod function;
 pub mod h2;
 mod home;
+mod inbox;
 pub mod linux;
 mod load;
+mod metrics;
 pub mod processes;
 mod python;
 mod raw;
+mod requests;
 mod root;
+mod setup;
 pub mod tools;
+mod upgrade;
 pub mod vm;
+mod wait;
 
-use std::{future::Future, panic::Location, time::Duration};
+use std::time::Duration;
 
 pub use census::Census;
-pub use client::{Body, Connection, Pieces, Reply, body_of, empty, request, streamed};
-pub use daemon::{Daemon, Ending, Setup, cgroups_are_usable, number, refusal};
+pub use client::{Body, Connection, Pieces, Reply, body_of, callback_url, empty, request, streamed};
+pub use daemon::{Daemon, Ending};
 pub use engine::{Engine, IMAGE, contained, obstacle as engine_obstacle};
+pub use event_source::{Event, EventSource};
 pub use function::{Function, verbatim};
 pub use h2::Http2;
-pub use home::{Home, shipped, unifaas};
+pub use home::{Home, is_release, shipped, unifaas};
 pub use load::{Answer, Load, Outcome, Workload, tally};
+pub use metrics::{Metrics, openmetrics_parser};
 pub use python::python;
 pub use raw::{End, Head, Raw};
+pub use requests::{cgroups_are_usable, number};
+pub use setup::{Setup, refusal};
+pub use upgrade::{Successor, UPGRADE_LIMIT};
+pub use wait::{eventually, eventually_blocking, within};
 
-/// Polls `ready` until it returns a value.
-///
-/// # Panics
-/// When it returns none within `limit`.
-#[track_caller]
-pub fn eventually<T>(
-    limit: Duration,
-    what: impl Into<String>,
-    mut ready: impl AsyncFnMut() -> Option<T>,
-) -> impl Future<Output = T> {
-    let caller = Location::caller();
-    let what = what.into();
-    async move {
-        let attempts = async {
-            loop {
-                if let Some(value) = ready().await {
-                    return value;
-                }
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        match tokio::time::timeout(limit, attempts).await {
-            Ok(value) => value,
-            Err(_) => panic!("{caller}: not within {limit:?}: {what}"),
-        }
-    }
-}
+/// Limit of what waits for nothing. On a busy machine, scheduling alone may take a second; what a fault would wait for takes
+/// longer than this.
+pub const AT_ONCE: Duration = Duration::from_secs(5);
 
-/// Awaits a future with a time limit.
-///
-/// # Panics
-/// When it takes longer than `limit`.
-#[track_caller]
-pub fn within<F: Future>(limit: Duration, what: impl Into<String>, future: F) -> impl Future<Output = F::Output> {
-    let caller = Location::caller();
-    let what = what.into();
-    async move {
-        match tokio::time::timeout(limit, future).await {
-            Ok(value) => value,
-            Err(_) => panic!("{caller}: took longer than {limit:?}: {what}"),
-        }
-    }
-}
+/// Limit of what an idle machine does in a second or two, and a busy one in several. What takes this long never happens.
+pub const SOON: Duration = Duration::from_secs(30);
 
 /// Returns a duration in milliseconds.
 pub const fn ms(milliseconds: u64) -> Duration {

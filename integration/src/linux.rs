@@ -1,17 +1,19 @@
 //! The function under test in a Linux guest: the guest of `examples/linux-microvm` with another program as its function.
 //! It makes every misbehaviour of a process or container available in a virtual machine.
 //!
-//! Under emulation it takes seconds to boot. `vm.rs` has the faster unikernel.
+//! Under emulation it takes seconds to boot, and much longer beside others: see [`turn`]. `vm.rs` has the faster unikernel.
 
 use std::{
     fs::{self, Permissions},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Command,
-    sync::OnceLock,
+    sync::{LazyLock, OnceLock},
+    thread,
 };
 
 use tempfile::TempDir;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::{
     home::{built, shipped},
@@ -25,17 +27,30 @@ const START: &str = "#!/bin/sh\nexport HOST=0.0.0.0\nIFS=,\nexec /testfn \"$1\" 
 /// Memory of a guest, in MiB.
 pub const MEMORY: u64 = 128;
 
+/// Seconds that a guest may take to boot: some five on an idle machine.
+pub const BOOT_TIMEOUT: u64 = 100;
+
+/// One for each processor: that many guests boot in the time of one, and more would slow each other down.
+static TURNS: LazyLock<Semaphore> =
+    LazyLock::new(|| Semaphore::new(thread::available_parallelism().map_or(1, usize::from)));
+
+/// Waits until a test of this process may have Linux guests. It may until the permit is dropped.
+pub async fn turn() -> SemaphorePermit<'static> {
+    TURNS.acquire().await.expect("it is never closed")
+}
+
 /// Returns a virtual machine that runs the function under test. `flags` are its arguments, without blanks and commas.
 ///
 /// # Panics
 /// When the guest cannot be built.
 pub fn linux(name: &str, flags: &[&str]) -> Vm {
+    // On a busy machine, Linux takes the emulated timer for a broken one and panics, unless it does not check it.
     let cmdline = format!(
-        "console=ttyS0 quiet panic=-1 callback=%callback ip=%ip::%gateway:%netmask:vm:eth0:off FLAGS={}",
+        "console=ttyS0 quiet panic=-1 no_timer_check callback=%callback ip=%ip::%gateway:%netmask:vm:eth0:off FLAGS={}",
         flags.join(",")
     );
     let vm = Vm::new(name, Kind::Qemu).kernel(&out("vmlinuz")).cmdline(&cmdline).memory(MEMORY);
-    vm.vm("initrd", format!("{:?}", initrd()))
+    vm.vm("initrd", format!("{:?}", initrd())).set("boot-timeout", BOOT_TIMEOUT)
 }
 
 /// Returns why there can be no such guest here, if so.

@@ -1,17 +1,30 @@
 //! The process table, read from `/proc`.
 
-use std::{fs, path::Path, time::Duration};
+use std::{collections::BTreeSet, fs, path::Path, time::Duration};
 
 use nix::{
     sys::signal::{self, Signal},
     unistd::Pid,
 };
 
+use tokio::time::Instant;
+
+use crate::{SOON, eventually};
+
 /// Returns the processes with `token` among their arguments. Zombies have no arguments and are not found.
 pub fn with_token(token: &str) -> Vec<u32> {
+    all().filter(|pid| arguments(*pid).iter().any(|argument| argument == token)).collect()
+}
+
+/// Returns the processes whose cgroups have a path that contains `part`.
+pub fn in_cgroup(part: &str) -> Vec<u32> {
+    let is_inside = |pid: &u32| fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|text| text.contains(part));
+    all().filter(is_inside).collect()
+}
+
+fn all() -> impl Iterator<Item = u32> {
     let entries = fs::read_dir("/proc").expect("/proc is there");
-    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    pids.filter(|pid| arguments(*pid).iter().any(|argument| argument == token)).collect()
+    entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
 }
 
 /// Returns the arguments of a process; empty if it does not exist or is a zombie.
@@ -34,6 +47,12 @@ pub fn children(pid: u32) -> Vec<u32> {
         .collect()
 }
 
+/// Describes a process and its descendants.
+pub fn tree(pid: u32) -> Vec<String> {
+    let below = children(pid).into_iter().flat_map(tree);
+    std::iter::once(describe(pid)).chain(below).collect()
+}
+
 /// Returns the spawner process of a daemon, the parent of its other processes.
 ///
 /// # Panics
@@ -46,28 +65,59 @@ pub fn spawner_of(daemon: u32) -> u32 {
 
 /// Returns the zombie children of a daemon and of its spawner process.
 pub fn zombies_of(daemon: u32) -> Vec<u32> {
-    let is_zombie = |pid: &u32| {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        stat.rsplit(')').next().and_then(|fields| fields.split_whitespace().next()) == Some("Z")
-    };
     let all = children(daemon).into_iter().chain(children(spawner_of(daemon)));
-    all.filter(is_zombie).collect()
+    all.filter(|pid| state(*pid) == Some('Z')).collect()
+}
+
+/// Returns the fields of a process in `/proc/<pid>/stat` that follow its name: state, parent, and so on.
+fn stat(pid: u32) -> Option<Vec<String>> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    Some(stat.rsplit(')').next()?.split_whitespace().map(str::to_owned).collect())
+}
+
+/// Returns the state of a process, as the kernel abbreviates it.
+fn state(pid: u32) -> Option<char> {
+    stat(pid)?.first()?.chars().next()
 }
 
 /// Returns whether a process is dead, reaped or not.
-fn is_dead(pid: u32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let state = stat.rsplit(')').next().and_then(|fields| fields.split_whitespace().next());
-    matches!(state, None | Some("Z" | "X"))
+pub fn is_dead(pid: u32) -> bool {
+    matches!(state(pid), None | Some('Z' | 'X'))
 }
 
-/// Kills a process and waits for its death, not for its reaping.
+/// Returns a line about a process: its number, state and arguments, then its parent, start and cgroups.
+pub fn describe(pid: u32) -> String {
+    // In clock ticks since boot, of which there are 100 a second.
+    const STARTED: usize = 19;
+    let Some(stat) = stat(pid) else { return format!("{pid} gone") };
+    let field = |index: usize| stat.get(index).map_or("?", String::as_str);
+    let (state, parent, started) = (field(0), field(1), field(STARTED));
+    let uptime = fs::read_to_string("/proc/uptime").unwrap_or_default();
+    let name = fs::read_to_string(format!("/proc/{parent}/comm")).unwrap_or_default();
+    let cgroups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    // Version 1 has a line for each controller, most of them alike.
+    let cgroups: BTreeSet<&str> = cgroups.lines().filter_map(|line| line.splitn(3, ':').nth(2)).collect();
+    format!(
+        "{pid} {state} {} [parent {parent} {}, started at tick {started} of {}, cgroups {cgroups:?}]",
+        arguments(pid).join(" "),
+        name.trim(),
+        uptime.split(' ').next().unwrap_or_default().replace('.', ""),
+    )
+}
+
+/// Waits until a process does not exist, and returns the time.
 ///
 /// # Panics
-/// When it does not exist, or does not die.
-pub async fn kill(pid: u32) {
-    assert!(signal(pid, Signal::SIGKILL), "there is no process {pid}");
-    dead(pid).await;
+/// When that does not happen in time.
+#[track_caller]
+pub fn gone(pid: u32) -> impl Future<Output = Duration> {
+    let since = Instant::now();
+    let what = format!("process {pid} is gone");
+    let described = async move || exists(pid).then(|| describe(pid));
+    async move {
+        eventually(SOON, what, described, Option::is_none).await;
+        since.elapsed()
+    }
 }
 
 /// Waits for the death of a killed process: freeing much memory takes the kernel some time.
@@ -75,12 +125,8 @@ pub async fn kill(pid: u32) {
 /// # Panics
 /// When it does not die.
 pub async fn dead(pid: u32) {
-    let dead = async {
-        while !is_dead(pid) {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(5), dead).await.expect("it dies");
+    let described = async || (!is_dead(pid)).then(|| describe(pid));
+    eventually(SOON, format!("process {pid} dies"), described, Option::is_none).await;
 }
 
 /// Returns the peak resident memory of a process, in KiB.

@@ -148,7 +148,8 @@ impl Raw {
     async fn more(&mut self, limit: Duration) -> End {
         match timeout(limit, self.stream.read_buf(&mut self.received)).await {
             Err(_) => {
-                assert!(limit < READ_TIMEOUT, "nothing came for {limit:?}");
+                let received = String::from_utf8_lossy(&self.received);
+                assert!(limit < READ_TIMEOUT, "nothing came for {limit:?} after {received:?}");
                 End::Open
             }
             Ok(Ok(0)) => End::Closed,

@@ -12,6 +12,8 @@ use std::{
 
 use tokio::process::Command;
 
+use crate::within;
+
 /// Returns the path of a program, or `None` after printing that the test is skipped.
 ///
 /// # Panics
@@ -45,8 +47,10 @@ fn find(name: &str, suits: impl Fn(&Path) -> bool) -> Option<PathBuf> {
 /// # Panics
 /// When it cannot be run, or takes longer than 30 s.
 pub async fn output<I: AsRef<OsStr>>(program: &PathBuf, arguments: impl IntoIterator<Item = I>) -> Output {
-    let output = Command::new(program).args(arguments).kill_on_drop(true).output();
-    tokio::time::timeout(Duration::from_secs(30), output).await.expect("it ends in time").expect("it can be run")
+    let mut command = Command::new(program);
+    command.args(arguments).kill_on_drop(true);
+    let what = format!("the end of {:?}", command.as_std());
+    within(Duration::from_secs(30), what, command.output()).await.expect("it can be run")
 }
 
 /// Runs a program that must succeed and returns its output.

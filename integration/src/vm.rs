@@ -1,7 +1,7 @@
 //! Functions in virtual machines, each test in its own network namespace.
 //!
 //! The guest is the unikernel of `examples/unikernel`, whose answers are in its `function.rs`. `linux.rs` has a guest that
-//! can misbehave more. `src/bin/firecracker-standin.rs` stands in for Firecracker and boots the same guest in QEMU.
+//! can misbehave more. `firecracker.rs` chooses the Firecracker that they run with.
 
 use std::{
     env, fs,
@@ -17,15 +17,12 @@ use nix::{
     unistd::geteuid,
 };
 
-use crate::{
-    Daemon, Function, Setup,
-    home::{built, shipped},
-};
+use crate::{Daemon, Function, Setup, firecracker::Firecracker, home::shipped};
 
 /// A VMM with its machine type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Firecracker's stand-in.
+    /// Firecracker, or its stand-in.
     Firecracker,
     /// QEMU's microvm.
     Microvm,
@@ -37,6 +34,11 @@ pub enum Kind {
 pub const KINDS: [Kind; 3] = [Kind::Firecracker, Kind::Microvm, Kind::Qemu];
 
 impl Kind {
+    /// Returns the kind for a test that needs only one: Firecracker itself where there is one, else QEMU's microvm.
+    pub fn any() -> Self {
+        if Firecracker::chosen().is_real { Kind::Firecracker } else { Kind::Microvm }
+    }
+
     /// Returns the keys of `[vm.hypervisor]`.
     fn hypervisor(self) -> &'static str {
         match self {
@@ -115,9 +117,9 @@ impl Vm {
         self
     }
 
-    /// Disables the callback.
+    /// Disables the callback: the unikernel does not know this word.
     pub fn silent(self) -> Self {
-        self.cmdline("ip=%ip gw=%gateway mask=%netmask")
+        self.cmdline("ip=%ip gw=%gateway mask=%netmask unused=%callback")
     }
 }
 
@@ -150,22 +152,19 @@ pub fn image(place: &Path, mib: u64) -> PathBuf {
     path
 }
 
-/// Returns the stand-in for Firecracker.
-pub fn firecracker() -> PathBuf {
-    built("firecracker-standin")
-}
-
-/// Returns settings of a daemon for VMs: guests can call back, and the stand-ins replace Firecracker and its jailer.
+/// Returns settings of a daemon for VMs: guests can call back, and Firecracker is the one of [`Firecracker::chosen`].
 pub fn setup() -> Setup {
     prepared(Setup::default())
 }
 
 /// Applies the same to existing settings.
 pub fn prepared(setup: Setup) -> Setup {
+    let firecracker = Firecracker::chosen();
+    firecracker.report();
     setup
         .option("--callback-listen", "0.0.0.0:0")
-        .variable("FIRECRACKER_EXE", firecracker())
-        .variable("JAILER_EXE", built("jailer-standin"))
+        .variable("FIRECRACKER_EXE", firecracker.program)
+        .variable("JAILER_EXE", firecracker.jailer)
 }
 
 /// Starts a daemon with one function.
@@ -184,6 +183,7 @@ pub fn isolated<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'stati
     let run = move || {
         unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace");
         ip("link set lo up");
+        forward(false);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(test());
     };
@@ -240,6 +240,16 @@ fn output(command: &mut Command) -> String {
     let output = command.output().expect("it can be run");
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Sets whether the namespace of the calling thread forwards packets, on present and later interfaces. A new namespace does
+/// as its host, and a host with Docker forwards.
+///
+/// # Panics
+/// When that fails.
+#[track_caller]
+pub fn forward(on: bool) {
+    fs::write("/proc/sys/net/ipv4/ip_forward", if on { "1" } else { "0" }).expect("the kernel has this switch");
 }
 
 /// Adds an interface with an address and without a peer to the namespace of the calling thread.

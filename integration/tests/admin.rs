@@ -1,11 +1,11 @@
 //! Access to the admin pages, and to each listener.
 //!
-//! Attempts from containers are in `containers/isolation.rs`, those from virtual machines in `vm_isolation.rs`.
+//! Attempts from containers are in `containers/isolation.rs`, those from virtual machines in `vm/isolation.rs`.
 
 use std::net::SocketAddr;
 
 use integration::{
-    Connection, Daemon, End, Function, Raw, Reply, Setup, empty, eventually, ms, number, request,
+    AT_ONCE, Connection, Daemon, End, Function, Raw, Reply, Setup, empty, eventually, ms, number, request,
     vm::{add_interface, isolated},
 };
 use nix::unistd::geteuid;
@@ -121,7 +121,8 @@ fn callback_listener_closes_foreign_connections() {
         own.send(head).await.unwrap();
         assert_eq!(own.expect_head().await.status, 404, "a function may be on this host");
         assert_eq!(number(&daemon.debug().await["daemon"], "callbacks_refused"), 21);
-        assert_eq!(daemon.log().matches("the listener does not serve its address").count(), 1, "{}", daemon.log());
+        let log = daemon.logged("the listener does not serve its address").await;
+        assert_eq!(log.matches("the listener does not serve its address").count(), 1, "{log}");
         daemon.get("/invoke/f/pid").await.ok();
     });
 }
@@ -153,7 +154,7 @@ async fn repeated_callbacks_are_logged_once() {
     let daemon = Daemon::with(Function::new("f").flag("--callbacks").flag("30")).await;
     daemon.get("/invoke/f/pid").await.ok();
     daemon.settled("f", "all of them were counted", |function| function["callbacks_refused"] == 29).await;
-    let log = daemon.log();
+    let log = daemon.logged("ready callback was refused").await;
     assert_eq!(log.matches("ready callback was refused").count(), 1, "{log}");
 }
 
@@ -162,7 +163,7 @@ async fn silent_and_large_callbacks_do_not_block_others() {
     let daemon = Daemon::with(Function::new("f")).await;
     let silent = futures::future::join_all((0..400).map(|_| Raw::connect(daemon.callback))).await;
     let reply = daemon.get("/invoke/f/pid").await.ok();
-    assert!(reply.took < ms(3000), "{:?}", reply.took);
+    assert!(reply.took < AT_ONCE, "{:?}", reply.took);
     drop(silent);
     for head in [
         format!("GET /ready/{} HTTP/1.1\r\n", "a".repeat(20_000)),
@@ -170,13 +171,13 @@ async fn silent_and_large_callbacks_do_not_block_others() {
     ] {
         let mut raw = Raw::connect(daemon.callback).await;
         let _ = raw.send(head).await;
-        let (said, end) = raw.rest(ms(2000)).await;
+        let (said, end) = raw.rest(AT_ONCE).await;
         let said = String::from_utf8_lossy(&said).into_owned();
         assert!(said.is_empty() || said.starts_with("HTTP/1.1 431"), "{said}");
         assert_ne!(end, End::Open);
     }
     let open = async || integration::processes::descriptors(daemon.pid);
-    eventually(ms(8000), "they are closed", async || (open().await < 100).then_some(())).await;
+    eventually(ms(8000), "they are closed", open, |open| *open < 100).await;
 }
 
 #[tokio::test]

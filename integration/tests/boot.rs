@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures::future::join_all;
-use integration::{Daemon, Function, Setup, eventually, ms, number};
+use integration::{AT_ONCE, Daemon, Function, Setup, ms, number};
 
 #[tokio::test]
 async fn cold_requests_share_instances() {
@@ -58,7 +58,7 @@ async fn exit_while_booting_is_502_with_last_output() {
     let (_, exited) = said.split_once("exiting at ").expect("the very last line, too");
     let exited: u64 = exited.split(' ').next().and_then(|word| word.parse().ok()).expect("a time");
     let after = now - Duration::from_micros(exited);
-    assert!(after < ms(100), "the answer came {after:?} after the exit");
+    assert!(after < ms(2000), "the answer came {after:?} after the exit");
     assert_eq!(problem["function"], "f");
     assert!(problem["instance"].is_string(), "{problem}");
     assert_eq!(daemon.counter("f", "boot_failed").await, 1);
@@ -84,8 +84,8 @@ async fn missing_callback_is_504_and_ends_process() {
     let daemon = Daemon::with(function.set("boot-timeout", 0.6)).await;
     let reply = daemon.get("/invoke/f/").await;
     reply.problem(504, "boot_timed_out");
-    assert!(reply.took > ms(550) && reply.took < ms(1200), "{:?}", reply.took);
-    eventually(ms(1000), "its process is gone", async || daemon.home.processes().is_empty().then_some(())).await;
+    assert!(reply.took > ms(550) && reply.took < AT_ONCE, "{:?}", reply.took);
+    daemon.home.left(0).await;
     assert_eq!(daemon.counter("f", "boot_timed_out").await, 1);
 }
 
@@ -109,7 +109,7 @@ async fn function_larger_than_host_is_503() {
     let daemon = Daemon::with(Function::new("f").process("memory", 16 << 20)).await;
     let reply = daemon.get("/invoke/f/").await;
     reply.problem(503, "host_saturated");
-    assert!(reply.retry_after() >= 1);
+    assert_eq!(reply.header("retry-after"), None, "no wait helps");
 }
 
 #[tokio::test]
@@ -117,7 +117,7 @@ async fn readiness_tcp_needs_no_callback() {
     let function = Function::new("f").set("readiness", "\"tcp\"").flag("--callbacks").flag("0");
     let daemon = Daemon::with(function.flag("--boot-delay").flag("300")).await;
     let reply = daemon.get("/invoke/f/pid").await.ok();
-    assert!(reply.took > ms(300) && reply.took < ms(1000), "{:?}", reply.took);
+    assert!(reply.took > ms(300) && reply.took < AT_ONCE, "{:?}", reply.took);
 }
 
 #[tokio::test]
@@ -137,10 +137,7 @@ async fn requests_survive_late_listener() {
     if reply.status != 200 {
         reply.problem(502, "instance_failed");
     }
-    eventually(Duration::from_secs(5), "it serves", async || {
-        (daemon.get("/invoke/f/pid").await.status == 200).then_some(())
-    })
-    .await;
+    daemon.answers("/invoke/f/pid", 200).await;
 }
 
 #[tokio::test]

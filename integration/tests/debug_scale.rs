@@ -82,10 +82,8 @@ impl Readers {
 
     /// Waits for a complete page, stops all readers, also within a page, and returns the number of complete pages.
     async fn end(self) -> usize {
-        eventually(Duration::from_secs(120), "a page is read", async || {
-            (self.whole.load(Ordering::Relaxed) > 0 || self.thread.is_finished()).then_some(())
-        })
-        .await;
+        let progress = async || (self.whole.load(Ordering::Relaxed), self.thread.is_finished());
+        eventually(Duration::from_secs(120), "a page is read", progress, |(whole, over)| *whole > 0 || *over).await;
         self.over.store(true, Ordering::Relaxed);
         let ended = tokio::task::spawn_blocking(|| self.thread.join().expect("every reader is served"));
         within(Duration::from_secs(60), "the readers", ended).await.expect("they end");

@@ -1,23 +1,11 @@
 //! The life cycle of process instances: keep-alive, single use, kills, descendants.
 
-use std::time::Duration;
-
 use futures::future::join_all;
 use integration::{
-    Daemon, Function, Pieces, cgroups_are_usable, empty, eventually, ms, number, processes, request, within,
+    AT_ONCE, Daemon, Function, Pieces, cgroups_are_usable, empty, ms, number, processes, request, within,
 };
 use nix::sys::signal::Signal;
 use tokio::time::Instant;
-
-/// Waits until a process is gone and returns the time.
-async fn gone(pid: u32) -> Duration {
-    let since = Instant::now();
-    while processes::exists(pid) {
-        assert!(since.elapsed() < Duration::from_secs(10), "{pid} is still there");
-        tokio::time::sleep(ms(5)).await;
-    }
-    since.elapsed()
-}
 
 #[tokio::test]
 async fn single_use_processes_end_after_one_request() {
@@ -27,11 +15,11 @@ async fn single_use_processes_end_after_one_request() {
     for _ in 0..200 {
         let pid = daemon.get("/invoke/once/pid").await.ok().pid();
         pids.push(pid);
-        endings.push(tokio::spawn(gone(pid)));
+        endings.push(tokio::spawn(processes::gone(pid)));
     }
     for ending in join_all(endings).await {
         let took = ending.unwrap();
-        assert!(took < Duration::from_secs(1), "a process lived on for {took:?}");
+        assert!(took < AT_ONCE, "a process lived on for {took:?}");
     }
     pids.sort_unstable();
     pids.dedup();
@@ -69,34 +57,41 @@ async fn sequential_requests_share_instance() {
 #[tokio::test]
 async fn idle_instance_ends_after_keepalive() {
     let daemon = Daemon::with(Function::new("f").set("keepalive", 0.7)).await;
+    let since = Instant::now();
     let pid = daemon.get("/invoke/f/pid").await.ok().pid();
-    let rest = gone(pid).await;
-    assert!(rest > ms(600) && rest < ms(1500), "it lived on for {rest:?}");
+    let rest = processes::gone(pid).await;
+    assert!(since.elapsed() > ms(700) && rest < AT_ONCE, "it lived on for {rest:?}");
     daemon.settled("f", "no instance", |function| function["instances"] == serde_json::json!([])).await;
 }
 
 #[tokio::test]
 async fn request_restarts_keepalive() {
-    let daemon = Daemon::with(Function::new("f").set("keepalive", 0.6)).await;
+    let daemon = Daemon::with(Function::new("f").set("keepalive", 1.2)).await;
     let first = daemon.get("/invoke/f/pid").await.ok().pid();
+    let mut last = Instant::now();
     for _ in 0..4 {
-        assert_eq!(daemon.get("/invoke/f/sleep?ms=400").await.ok().pid(), first);
+        last = Instant::now();
+        assert_eq!(daemon.get("/invoke/f/sleep?ms=900").await.ok().pid(), first);
     }
-    let rest = gone(first).await;
-    assert!(rest > ms(500), "it was gone {rest:?} after its last request");
+    let rest = processes::gone(first).await;
+    assert!(last.elapsed() > ms(900 + 1200), "it was gone {rest:?} after its last request");
 }
 
 #[tokio::test]
 async fn killed_idle_instance_is_replaced_at_once() {
     let daemon = Daemon::with(Function::new("f")).await;
+    let mut times = Vec::new();
     for _ in 0..20 {
         let pid = daemon.get("/invoke/f/pid").await.ok().pid();
         // Immediately, before the kernel or the daemon can have noticed.
         assert!(processes::signal(pid, Signal::SIGKILL), "there is no process {pid}");
         let reply = daemon.get("/invoke/f/pid").await.ok();
         assert_ne!(reply.pid(), pid);
-        assert!(reply.took < ms(500), "{:?}", reply.took);
+        times.push(reply.took);
     }
+    times.sort_unstable();
+    // A connection attempt is repeated for a second.
+    assert!(times[10] < ms(500), "{times:?}");
     assert!(processes::zombies_of(daemon.pid).is_empty());
 }
 
@@ -104,26 +99,20 @@ async fn killed_idle_instance_is_replaced_at_once() {
 async fn killed_instance_fails_only_its_request() {
     let daemon = Daemon::with(Function::new("f").set("min-instances", 2)).await;
     daemon.until("f", "idle", 2).await;
-    let first = async {
-        let reply = daemon.get("/invoke/f/sleep?ms=1500").await;
-        (Instant::now(), reply)
-    };
-    let second = async { daemon.get("/invoke/f/sleep?ms=1500").await };
+    let request = || daemon.get("/invoke/f/sleep?ms=2500");
     let kill = async {
         let function = daemon.until("f", "busy", 2).await;
         // Both requests are in progress, so neither is retried.
         tokio::time::sleep(ms(200)).await;
         let victim = u32::try_from(number(&function["instances"][0], "pid")).unwrap();
         processes::signal(victim, Signal::SIGKILL);
-        Instant::now()
     };
-    let (first, second, killed) = futures::join!(first, async { (second.await, Instant::now()) }, kill);
-    let mut outcomes = [(first.1, first.0), second];
-    outcomes.sort_by_key(|(reply, _)| reply.status);
-    let [(lives, _), (fails, failed)] = outcomes;
-    lives.ok();
+    let (first, second, ()) = futures::join!(request(), request(), kill);
+    let mut replies = [first, second];
+    replies.sort_by_key(|reply| reply.status);
+    let [lives, fails] = replies;
     fails.problem(502, "instance_failed");
-    assert!(failed - killed < ms(300), "it failed only {:?} after the kill", failed - killed);
+    assert!(fails.took < lives.ok().took, "it failed only after {:?}", fails.took);
     daemon.until("f", "idle", 2).await;
 }
 
@@ -131,12 +120,12 @@ async fn killed_instance_fails_only_its_request() {
 async fn killed_instance_breaks_its_response() {
     let daemon = Daemon::with(Function::new("f")).await;
     let pid = daemon.get("/invoke/f/pid").await.ok().pid();
-    let (_connection, response) = daemon.start(request("GET", "/invoke/f/stream?n=50&ms=100", empty())).await;
+    let (_connection, response) = daemon.start(request("GET", "/invoke/f/stream?n=200&ms=100", empty())).await;
     assert_eq!(response.status(), 200);
     let mut pieces = Pieces::of(response);
     pieces.next().await.expect("a piece").expect("a good one");
     processes::signal(pid, Signal::SIGKILL);
-    let broken = within(ms(1000), "the break", async {
+    let broken = within(AT_ONCE, "the break", async {
         loop {
             match pieces.next().await {
                 Some(Ok(_)) => {}
@@ -167,7 +156,8 @@ async fn min_instances_are_kept_ready() {
     processes::signal(pids[0], Signal::SIGKILL);
     daemon.settled("f", "three were started", |function| number(function, "instances_started") == 3).await;
     daemon.until("f", "idle", 2).await;
-    assert!(daemon.get("/invoke/f/pid").await.ok().took < ms(300));
+    daemon.get("/invoke/f/pid").await.ok();
+    assert_eq!(daemon.function("f").await["instances_started"], 3);
 }
 
 #[tokio::test]
@@ -188,8 +178,8 @@ async fn instance_that_ignores_sigterm_is_killed_after_grace() {
     let function = Function::new("f").flag("--ignore-sigterm").set("keepalive", 0.1).set("stop-grace", 0.5);
     let daemon = Daemon::with(function).await;
     let pid = daemon.get("/invoke/f/pid").await.ok().pid();
-    let took = gone(pid).await;
-    assert!(took > ms(500) && took < ms(1500), "{took:?}");
+    let took = processes::gone(pid).await;
+    assert!(took > ms(500) && took < AT_ONCE, "{took:?}");
 }
 
 /// Invokes an instance with a second process, and checks that both end.
@@ -197,10 +187,7 @@ async fn descendant_ends(placement: &str) {
     let function = Function::new("f").flag("--descendant").flag(placement).set("single-use", true);
     let daemon = Daemon::with(function.set("stop-grace", 0.3)).await;
     daemon.get("/invoke/f/pid").await.ok();
-    eventually(Duration::from_secs(3), "both processes are gone", async || {
-        daemon.home.processes().is_empty().then_some(())
-    })
-    .await;
+    daemon.home.left(0).await;
 }
 
 #[tokio::test]
@@ -223,7 +210,7 @@ async fn instance_has_environment_and_few_rights() {
     let port: u16 = daemon.get("/invoke/f/env?name=PORT").await.ok().text().parse().expect("a port");
     let instance = &daemon.instances("f").await[0];
     assert_eq!(instance["address"], format!("127.0.0.1:{port}"));
-    assert_eq!(instance["output"][0], format!("127.0.0.1:{port} 100%"));
+    assert_eq!(instance["output"][0]["text"], format!("127.0.0.1:{port} 100%"));
     let pid = number(instance, "pid");
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     assert!(status.contains("NoNewPrivs:\t1"), "{status}");
@@ -260,6 +247,7 @@ async fn memory_limit_ends_instance() {
         assert_ne!(daemon.get("/invoke/f/pid").await.ok().pid(), pid);
     } else {
         reply.ok();
-        assert!(daemon.log().contains("memory"), "a missing limit must be warned of");
+        // A missing limit.
+        daemon.logged("memory").await;
     }
 }

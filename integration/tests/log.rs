@@ -1,9 +1,9 @@
-//! The log when its reader has stopped.
+//! The log when its reader has stopped, and as the journal takes it.
 
-use std::{path::PathBuf, time::Duration};
+use std::{fs::File, os::unix::fs::MetadataExt, path::PathBuf, time::Duration};
 
 use futures::future::join_all;
-use integration::{Daemon, Function, Home, Setup, empty, ms, number, request, within};
+use integration::{AT_ONCE, Daemon, Function, Home, SOON, Setup, empty, number, request, within};
 use nix::{sys::stat::Mode, unistd::mkfifo};
 use serde_json::Value;
 use tokio::{
@@ -22,7 +22,7 @@ async fn with_stuck_reader() -> (Daemon, PathBuf) {
     mkfifo(&pipe, Mode::S_IRWXU).unwrap();
     // Opened in both directions, because a pipe without any reader would be an error.
     let into_pipe = "exec \"$0\" \"$@\" 2<>\"$PIPE\"";
-    let setup = Setup::at(&home).option("--log-level", "debug").variable("PIPE", &pipe);
+    let setup = Setup::at(&home).option("--access-log", "all").variable("PIPE", &pipe);
     (setup.run_by(["sh", "-c", into_pipe]).start().await, pipe)
 }
 
@@ -43,7 +43,7 @@ async fn stuck_log_reader_does_not_block_daemon() {
     ask(&daemon).await;
     let ending = daemon.end().await;
     assert_eq!(ending.status.code(), Some(0));
-    assert!(ending.took < ms(3000), "{ending:?}");
+    assert!(ending.took < AT_ONCE, "{ending:?}");
 }
 
 #[tokio::test]
@@ -66,6 +66,26 @@ async fn lost_lines_are_counted_in_log() {
             }
         }
     };
-    let missed = within(Duration::from_secs(20), "all lines", missed).await;
+    let missed = within(SOON, "all lines", missed).await;
     assert!(read + missed >= REQUESTS as u64, "{read} lines and a loss of {missed}");
+}
+
+#[tokio::test]
+async fn journal_gets_priorities_without_being_asked() {
+    let home = Home::new();
+    let log = File::create(home.path("log")).unwrap().metadata().unwrap();
+    let stream = format!("{}:{}", log.dev(), log.ino());
+    let setup = Setup::at(&home).without("--log-format").variable("JOURNAL_STREAM", stream);
+    let mut daemon = setup.function(Function::verbatim("wrong", "nonsense = 1\n")).start().await;
+    assert_eq!(daemon.end().await.status.code(), Some(0));
+    let text = daemon.log();
+    let has = |start: &str| text.lines().any(|line| line.starts_with(start));
+    assert!(
+        has("<6>serving listen=127.0.0.1:") && has("<4>function is misconfigured function=wrong reason=\""),
+        "{text}"
+    );
+    let is_marked = |line: &str| {
+        line.as_bytes().first_chunk().is_some_and(|[a, b, c]| (*a, *c) == (b'<', b'>') && b"3467".contains(b))
+    };
+    assert!(text.lines().all(is_marked), "{text}");
 }

@@ -3,21 +3,18 @@
 use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use futures::future::join_all;
-use integration::{Daemon, Function, Home, Setup, empty, eventually, ms, number, request, unifaas};
+use integration::{Daemon, Function, Home, Setup, empty, eventually, ms, number, processes, request, unifaas};
+use nix::sys::signal::Signal;
 use tokio::{process::Command, sync::watch};
 
-/// Time from a change in the directory to its effect.
-const WATCH_TIMEOUT: Duration = Duration::from_secs(2);
+/// Limit of waits for the effect of a change. Only another directory in place of the registry is found by polling.
+const EFFECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Time where the change is found by polling only.
-const POLL_TIMEOUT: Duration = Duration::from_secs(8);
-
-/// Waits until a GET answers with a status.
-async fn answers(daemon: &Daemon, path: &str, status: u16) {
-    eventually(WATCH_TIMEOUT, format!("{path} answers {status}"), async || {
-        (daemon.get(path).await.status == status).then_some(())
-    })
-    .await;
+/// Waits until the function answers with a word.
+async fn says(daemon: &Daemon, function: &str, word: &str) {
+    let path = format!("/invoke/{function}/env?name=WORD");
+    let text = async || daemon.get(&path).await.text();
+    eventually(EFFECT_TIMEOUT, format!("{function} says {word}"), text, |text| text == word).await;
 }
 
 #[tokio::test]
@@ -26,25 +23,21 @@ async fn functions_are_added_changed_and_removed_without_restart() {
     daemon.get("/invoke/late/pid").await.problem(404, "no_such_function");
 
     daemon.home.put(&Function::new("late").env("WORD", "one"));
-    answers(&daemon, "/invoke/late/pid", 200).await;
+    daemon.answers("/invoke/late/pid", 200).await;
     assert_eq!(daemon.get("/invoke/late/env?name=WORD").await.ok().text(), "one");
     let before = daemon.get("/invoke/late/pid").await.ok().pid();
 
     daemon.home.put(&Function::new("late").env("WORD", "two"));
-    eventually(WATCH_TIMEOUT, "new requests get the new spec", async || {
-        (daemon.get("/invoke/late/env?name=WORD").await.ok().text() == "two").then_some(())
-    })
-    .await;
+    says(&daemon, "late", "two").await;
     assert_ne!(daemon.get("/invoke/late/pid").await.ok().pid(), before);
 
     daemon.home.remove("late");
-    answers(&daemon, "/invoke/late/pid", 404).await;
-    eventually(WATCH_TIMEOUT, "its processes are gone", async || daemon.home.processes().is_empty().then_some(()))
-        .await;
+    daemon.answers("/invoke/late/pid", 404).await;
+    daemon.home.left(0).await;
     assert_eq!(daemon.get("/debug/functions/late").await.status, 404);
 
     daemon.home.put(&Function::new("late"));
-    answers(&daemon, "/invoke/late/pid", 200).await;
+    daemon.answers("/invoke/late/pid", 200).await;
 }
 
 #[tokio::test]
@@ -52,33 +45,27 @@ async fn notices_all_ways_of_saving() {
     let daemon = Daemon::with(Function::new("f").env("WORD", "zero")).await;
     let file = daemon.home.registry().join("f/function.toml");
     let text = |word: &str| fs::read_to_string(&file).unwrap().replace("zero", word);
-    let takes_effect = async |word: &str| {
-        eventually(WATCH_TIMEOUT, format!("{word} takes effect"), async || {
-            (daemon.get("/invoke/f/env?name=WORD").await.text() == word).then_some(())
-        })
-        .await;
-    };
     let zero = text("zero");
 
     let next = file.with_extension("toml.tmp");
     fs::write(&next, text("renamed")).unwrap();
     fs::rename(&next, &file).unwrap();
-    takes_effect("renamed").await;
+    says(&daemon, "f", "renamed").await;
 
     fs::remove_file(&file).unwrap();
     fs::write(&file, zero.replace("zero", "anew")).unwrap();
-    takes_effect("anew").await;
+    says(&daemon, "f", "anew").await;
 
     fs::rename(daemon.home.registry().join("f"), daemon.home.path("aside")).unwrap();
-    answers(&daemon, "/invoke/f/pid", 404).await;
+    daemon.answers("/invoke/f/pid", 404).await;
     fs::write(daemon.home.path("aside/function.toml"), zero.replace("zero", "moved")).unwrap();
     fs::rename(daemon.home.path("aside"), daemon.home.registry().join("f")).unwrap();
-    takes_effect("moved").await;
+    says(&daemon, "f", "moved").await;
 
     fs::create_dir(daemon.home.path("elsewhere")).unwrap();
     fs::write(daemon.home.path("elsewhere/function.toml"), zero.replace("zero", "linked")).unwrap();
     std::os::unix::fs::symlink(daemon.home.path("elsewhere"), daemon.home.registry().join("link")).unwrap();
-    answers(&daemon, "/invoke/link/pid", 200).await;
+    daemon.answers("/invoke/link/pid", 200).await;
     assert_eq!(daemon.get("/invoke/link/env?name=WORD").await.ok().text(), "linked");
 }
 
@@ -90,17 +77,11 @@ async fn changed_function_finishes_requests_on_old_instance() {
     let edit = async {
         daemon.until("f", "busy", 1).await;
         daemon.home.put(&Function::new("f").env("WORD", "new"));
-        eventually(WATCH_TIMEOUT, "the new spec serves", async || {
-            (daemon.get("/invoke/f/env?name=WORD").await.text() == "new").then_some(())
-        })
-        .await;
+        says(&daemon, "f", "new").await;
     };
     let (reply, ()) = futures::join!(served, edit);
     assert_eq!(reply.ok().pid(), old);
-    eventually(WATCH_TIMEOUT, "the old instance is gone", async || {
-        (!integration::processes::exists(old)).then_some(())
-    })
-    .await;
+    processes::gone(old).await;
 }
 
 #[tokio::test]
@@ -110,24 +91,75 @@ async fn removed_function_finishes_requests() {
     let remove = async {
         daemon.until("f", "busy", 1).await;
         daemon.home.remove("f");
-        answers(&daemon, "/invoke/f/pid", 404).await;
+        daemon.answers("/invoke/f/pid", 404).await;
     };
     let (reply, ()) = futures::join!(served, remove);
     reply.ok();
-    eventually(WATCH_TIMEOUT, "its processes are gone", async || daemon.home.processes().is_empty().then_some(()))
-        .await;
+    daemon.home.left(0).await;
 }
 
 #[tokio::test]
-async fn repaired_function_serves_again() {
-    let daemon = Daemon::with(Function::new("f")).await;
-    daemon.get("/invoke/f/pid").await.ok();
+async fn invalid_file_leaves_last_valid_version_in_force() {
+    let daemon = Daemon::with(Function::new("f").env("WORD", "one")).await;
+    let pid = daemon.get("/invoke/f/pid").await.ok().pid();
     daemon.home.put(&Function::verbatim("f", "concurrent-requests = \"many\"\n"));
-    answers(&daemon, "/invoke/f/pid", 500).await;
+    let function = daemon.settled("f", "the file is invalid", |f| f["state"] == "misconfigured").await;
+    assert!(function["reason"].as_str().unwrap().contains("concurrent-requests"), "{function}");
+    assert_eq!((number(&function, "revision"), number(&function, "serves_revision")), (2, 1));
+    assert_eq!(function["spec"]["concurrent_requests"], 1, "the spec in force is shown");
+    assert_eq!(daemon.get("/invoke/f/pid").await.ok().pid(), pid);
+
+    daemon.home.put(&Function::new("f").env("WORD", "two"));
+    says(&daemon, "f", "two").await;
+    let function = daemon.function("f").await;
+    assert_eq!((&function["state"], &function["serves_revision"]), (&"serving".into(), &function["revision"]));
+    assert!(function.get("reason").is_none(), "{function}");
+}
+
+#[tokio::test]
+async fn function_that_never_was_valid_serves_when_repaired() {
+    let daemon = Daemon::with(Function::verbatim("f", "concurrent-requests = \"many\"\n")).await;
     let problem = daemon.get("/invoke/f/pid").await.problem(500, "function_misconfigured");
     assert!(problem["detail"].as_str().unwrap().contains("concurrent-requests"), "{problem}");
+    assert!(daemon.function("f").await.get("serves_revision").is_none());
     daemon.home.put(&Function::new("f"));
-    answers(&daemon, "/invoke/f/pid", 200).await;
+    daemon.answers("/invoke/f/pid", 200).await;
+}
+
+#[tokio::test]
+async fn invalid_file_saved_under_load_costs_no_request() {
+    let valid = Function::new("f").set("concurrent-requests", 4);
+    let daemon = Arc::new(Daemon::with(valid.clone()).await);
+    let pid = daemon.get("/invoke/f/pid").await.ok().pid();
+    let (stop, stopped) = watch::channel(false);
+    let clients = (0..8).map(|_| {
+        let (daemon, stopped) = (Arc::clone(&daemon), stopped.clone());
+        async move {
+            while !*stopped.borrow() {
+                daemon.get("/invoke/f/sleep?ms=10").await.ok();
+            }
+        }
+    });
+    let edits = async {
+        let file = daemon.home.registry().join("f/function.toml");
+        let whole = fs::read_to_string(&file).unwrap();
+        for _ in 0..3 {
+            // As a slow editor saves it.
+            fs::write(&file, "[process\n").unwrap();
+            daemon.settled("f", "the file is invalid", |f| f["state"] == "misconfigured").await;
+            fs::write(&file, &whole[..whole.len() / 2]).unwrap();
+            tokio::time::sleep(ms(700)).await;
+            fs::write(&file, &whole).unwrap();
+            daemon.settled("f", "the file is valid", |f| f["state"] == "serving").await;
+        }
+        stop.send(true).unwrap();
+    };
+    futures::join!(join_all(clients), edits);
+    let function = daemon.function("f").await;
+    assert_eq!(function["counters"]["requests"], function["counters"]["ok"], "{function}");
+    assert_eq!(function["serves_revision"], 1, "the version in force never changed");
+    let mut pids = daemon.instances("f").await.into_iter().map(|instance| number(&instance, "pid"));
+    assert!(pids.any(|kept| kept == u64::from(pid)), "no instance was replaced");
 }
 
 #[tokio::test]
@@ -168,7 +200,7 @@ async fn rewriting_file_under_load_fails_no_request() {
 async fn new_function_gets_min_instances() {
     let daemon = Setup::default().start().await;
     daemon.home.put(&Function::new("f").set("min-instances", 1));
-    eventually(WATCH_TIMEOUT, "an instance", async || (!daemon.home.processes().is_empty()).then_some(())).await;
+    daemon.home.left(1).await;
 }
 
 #[tokio::test]
@@ -338,7 +370,9 @@ async fn saving_while_instance_dies_leaves_function_serving() {
     for n in 0..5 {
         let pid = daemon.get("/invoke/f/pid").await.ok().pid();
         daemon.home.put(&Function::new("f").set("keepalive", 40 + n));
-        integration::processes::kill(pid).await;
+        // It may have ended as outdated already.
+        processes::signal(pid, Signal::SIGKILL);
+        processes::dead(pid).await;
         daemon.send(request("GET", "/invoke/f/pid", empty())).await.unwrap().ok();
     }
 }
@@ -362,7 +396,7 @@ async fn does_not_watch_below_functions() {
     fs::create_dir_all(home.registry().join("f/of/its/own")).unwrap();
     let daemon = Setup::at(&home).start().await;
     home.put(&Function::new("late"));
-    answers(&daemon, "/invoke/late/pid", 200).await;
+    daemon.answers("/invoke/late/pid", 200).await;
     // The registry and two functions.
     assert_eq!(watched(&daemon), 3);
 }
@@ -372,14 +406,6 @@ fn link(target: &Path, place: &Path) {
     let beside = place.with_file_name(".beside");
     std::os::unix::fs::symlink(target, &beside).unwrap();
     fs::rename(beside, place).unwrap();
-}
-
-/// Waits until the function answers with a word.
-async fn says(daemon: &Daemon, function: &str, word: &str) {
-    eventually(POLL_TIMEOUT, format!("{function} says {word}"), async || {
-        (daemon.get(&format!("/invoke/{function}/env?name=WORD")).await.text() == word).then_some(())
-    })
-    .await;
 }
 
 #[tokio::test]
@@ -421,10 +447,7 @@ async fn follows_replaced_registry() {
     says(&daemon, "f", "anew").await;
     put("by-link", "f", "newer");
     says(&daemon, "f", "newer").await;
-    eventually(POLL_TIMEOUT, "the other is gone", async || {
-        (daemon.get("/invoke/later/pid").await.status == 404).then_some(())
-    })
-    .await;
+    daemon.answers("/invoke/later/pid", 404).await;
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! Callback tokens and values of `[env]` never appear in the log, at `/debug` or in platform errors.
 
-use integration::{Daemon, Function, Setup, eventually, ms, unifaas};
+use integration::{Daemon, Function, SOON, Setup, eventually, unifaas};
 
 const SECRET: &str = "open-sesame-4711";
 
@@ -16,11 +16,9 @@ async fn redacts_secrets_in_output() {
     let url = daemon.get("/invoke/f/callback").await.ok().text();
     let token = url.rsplit('/').next().unwrap();
     daemon.get(&format!("/invoke/f/say?line=url={url},password={SECRET},end")).await.ok();
-    let lines = eventually(ms(3000), "it was read", async || {
-        let output = daemon.instances("f").await[0]["output"].to_string();
-        output.contains(",end").then_some(output)
-    });
-    assert!(lines.await.contains("/ready/…,password=${PASSWORD},end"));
+    let lines = async || daemon.instances("f").await[0]["output"].to_string();
+    let lines = eventually(SOON, "the line was read", lines, |lines| lines.contains(",end")).await;
+    assert!(lines.contains("/ready/…,password=${PASSWORD},end"));
     let shown = shown(&daemon).await;
     assert!(!shown.contains(SECRET) && !shown.contains(token), "{shown}");
     assert_eq!(daemon.get("/invoke/f/env?name=PASSWORD").await.ok().text(), SECRET, "the function itself has it");
@@ -33,11 +31,8 @@ async fn redacts_secrets_in_output_of_failed_boot() {
     let problem = daemon.get("/invoke/f/pid").await.problem(502, "boot_failed").to_string();
     assert!(problem.contains("PASSWORD is ${PASSWORD}"), "{problem}");
     // The log is written by a thread of its own.
-    let shown = eventually(ms(3000), "the output is logged", async || {
-        let shown = shown(&daemon).await;
-        shown.contains("PASSWORD is").then_some(shown)
-    });
-    let shown = shown.await;
+    daemon.logged("PASSWORD is").await;
+    let shown = shown(&daemon).await;
     assert!(shown.contains("PASSWORD is ${PASSWORD}") && !shown.contains(SECRET), "{shown}");
 }
 
@@ -48,7 +43,7 @@ async fn redacts_secrets_in_errors() {
     let detail = daemon.get("/invoke/f/").await.problem(502, "start_failed")["detail"].to_string();
     assert!(detail.contains("/ready/…-${PASSWORD}"), "{detail}");
     let hexadecimal = |word: &str| word.len() >= 32 && word.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let log = daemon.log();
+    let log = daemon.logged("start_failed").await;
     assert!(!log.split(|c: char| !c.is_ascii_alphanumeric()).any(hexadecimal), "{log}");
 }
 

@@ -2,7 +2,7 @@
 
 use std::{env, fs, path::Path};
 
-use integration::{Function, Home, Setup, ms, number, processes, shipped, unifaas};
+use integration::{Function, Home, Setup, number, processes, shipped, unifaas};
 use tokio::process::Command;
 
 /// Where programs are that every user may execute.
@@ -56,8 +56,7 @@ async fn python_example_works() {
     let daemon = Setup::at(&home).variable("PATH", PUBLIC_PATH).start().await;
     let text = daemon.post("/invoke/hello-python/some/path?q", "a body").await.ok().text();
     assert!(text.starts_with("Hello from ") && text.contains("POST /some/path?q"), "{text}");
-    let again = daemon.get("/invoke/hello-python/").await.ok();
-    assert!(again.took < ms(500), "{:?}", again.took);
+    daemon.get("/invoke/hello-python/").await.ok();
     assert_eq!(daemon.function("hello-python").await["instances_started"], 1);
 }
 

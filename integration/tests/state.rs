@@ -5,11 +5,10 @@ use std::{
     path::Path,
     process::{Child, Command, Stdio},
     sync::Arc,
-    time::Duration,
 };
 
 use integration::{
-    Daemon, Function, Home, Setup, cgroups_are_usable, eventually, ms, processes, refusal, unifaas, vm::skip,
+    Daemon, Function, Home, SOON, Setup, cgroups_are_usable, eventually, processes, refusal, unifaas, vm::skip,
 };
 use nix::{
     sched::{CloneFlags, unshare},
@@ -78,14 +77,16 @@ async fn removed_leftovers_are_logged_by_kind() {
     home.remove("f");
     fs::create_dir(home.path("state/instances/0123456789abcdef")).unwrap();
     fs::write(home.path("log"), "").unwrap();
-    eventually(ms(2000), "only the descendants are left", async || (home.processes().len() == 2).then_some(())).await;
+    // Only the descendants.
+    home.left(2).await;
     let daemon = Setup::at(&home).start().await;
-    eventually(ms(2000), "nothing is left", async || home.processes().is_empty().then_some(())).await;
-    eventually(ms(2000), "all is removed", async || removed(&daemon, "directories").zip(removed(&daemon, "processes")))
-        .await;
-    assert_eq!((removed(&daemon, "directories"), removed(&daemon, "processes")), (Some(1), Some(2)));
+    home.left(0).await;
+    let counts = async || ["directories", "processes", "cgroups"].map(|kind| removed(&daemon, kind));
     // Each hierarchy has a directory per instance and one for all.
-    assert_eq!(removed(&daemon, "cgroups").is_some_and(|count| count >= 3), cgroups, "{}", daemon.log());
+    let is_all = |counts: &[Option<u64>; 3]| {
+        counts[..2] == [Some(1), Some(2)] && counts[2].is_some_and(|count| count >= 3) == cgroups
+    };
+    eventually(SOON, "the removals are logged", counts, is_all).await;
 }
 
 #[tokio::test]
@@ -101,9 +102,10 @@ async fn without_records_the_next_daemon_removes_cgroups_and_what_is_in_them() {
     daemon.killed().await;
     home.remove("f");
     let daemon = Setup::at(&home).start().await;
-    eventually(ms(3000), "nothing is left", async || home.processes().is_empty().then_some(())).await;
-    assert!(daemon.log().contains("journal of an earlier daemon is damaged"), "{}", daemon.log());
-    let ended = eventually(ms(2000), "what became of the processes", async || removed(&daemon, "processes")).await;
+    home.left(0).await;
+    daemon.logged("journal of an earlier daemon is damaged").await;
+    let ended = async || removed(&daemon, "processes");
+    let ended = eventually(SOON, "the removal of processes is logged", ended, Option::is_some).await.unwrap();
     assert!((1..=2).contains(&ended), "its descendant, and itself unless it had ended with the daemon: {ended}");
 }
 
@@ -210,15 +212,13 @@ async fn descendants_in_own_session_end_without_cgroups() {
         let daemon = setup.start().await;
         daemon.until("kept", "idle", 1).await;
         daemon.get("/invoke/once/pid").await.ok();
-        eventually(ms(2000), "only the kept one is left, with its descendant", async || {
-            (home.processes().len() == 2).then_some(())
-        })
-        .await;
+        // The kept one and its descendant.
+        home.left(2).await;
         assert!(!daemon.instances("kept").await[0]["resources"].to_string().contains("cgroup"));
         daemon.killed().await;
         home.remove("kept");
         let _daemon = without_cgroups(&home, root).unwrap().start().await;
-        eventually(ms(2000), "nothing is left", async || home.processes().is_empty().then_some(())).await;
+        home.left(0).await;
     }
 }
 
@@ -236,10 +236,10 @@ async fn damaged_records_do_not_keep_the_daemon_from_serving() {
     }
     home.put(&Function::new("f"));
     let daemon = Setup::at(&home).start().await;
-    eventually(ms(2000), "nothing is left", async || home.processes().is_empty().then_some(())).await;
-    let log = daemon.log();
+    home.left(0).await;
+    let log = daemon.logged("damaged").await;
     let named = log.contains("900.json") && log.contains("901.json") && log.contains("state/resources/x\"");
-    assert!(log.contains("damaged") && named, "{log}");
+    assert!(named, "{log}");
     daemon.get("/invoke/f/pid").await.ok();
     daemon.killed().await;
     fs::write(home.path("log"), "").unwrap();
@@ -257,13 +257,8 @@ async fn full_disk_refuses_new_instances_only() {
     home.put(&Function::new("f").set("single-use", true));
     let daemon = Setup::at(&home).on_a_small_disk("200k").start().await;
     daemon.until("warm", "idle", 1).await;
-    daemon.get("/invoke/f/pid").await.ok();
     fs::write(daemon.inside("state/filler"), vec![0; 1 << 20]).unwrap_err();
-    let full = eventually(Duration::from_secs(10), "it is full", async || {
-        let reply = daemon.get("/invoke/f/pid").await;
-        (reply.status != 200).then_some(reply)
-    });
-    let full = full.await;
+    let full = daemon.answers("/invoke/f/pid", 503).await;
     let problem = full.problem(503, "host_saturated").to_string();
     assert!(problem.contains("state/resources/") && problem.contains("No space left"), "{problem}");
     assert!(full.retry_after() >= 1);
@@ -272,10 +267,11 @@ async fn full_disk_refuses_new_instances_only() {
     assert_eq!(home.processes().len(), 1);
 
     fs::remove_file(daemon.inside("state/filler")).unwrap();
-    eventually(Duration::from_secs(10), "it serves again", async || {
-        (daemon.get("/invoke/f/pid").await.status == 200).then_some(())
-    })
-    .await;
+    daemon.answers("/invoke/f/pid", 200).await;
+    daemon.settled("f", "it has ended", |function| function["instances"] == serde_json::json!([])).await;
+    fs::write(daemon.inside("state/filler"), vec![0; 1 << 20]).unwrap_err();
+    // The file of a removed record has space for another one.
+    daemon.get("/invoke/f/pid").await.ok();
 }
 
 /// Forbids or allows changes of a directory. Returns whether that can be done here.
@@ -302,10 +298,7 @@ async fn journal_that_cannot_be_written_refuses_new_instances_only() {
     assert!(problem.contains(&*journal.to_string_lossy()) && problem.contains("not permitted"), "{problem}");
     served.ok();
     assert_eq!(processes.len(), 1);
-    eventually(Duration::from_secs(10), "it serves again", async || {
-        (daemon.get("/invoke/f/pid").await.status == 200).then_some(())
-    })
-    .await;
+    daemon.answers("/invoke/f/pid", 200).await;
 }
 
 #[tokio::test]

@@ -16,14 +16,17 @@ pub enum MemoryBudget {
 
 impl MemoryBudget {
     /// Returns the budget on this host, in MiB. `limit` is the memory limit of the daemon's cgroup in bytes, if it has one.
-    pub fn resolve(self, limit: Option<u64>) -> u64 {
+    /// `None`: neither is known, so there is nothing of which it could be a share.
+    pub fn resolve(self, limit: Option<u64>) -> Option<u64> {
+        self.of(Meminfo::current().ok().map(|memory| memory.mem_total), limit)
+    }
+
+    fn of(self, host: Option<u64>, limit: Option<u64>) -> Option<u64> {
         match self {
-            MemoryBudget::Mib(mib) => mib,
+            MemoryBudget::Mib(mib) => Some(mib),
             MemoryBudget::Percent(percent) => {
-                let host = Meminfo::current().ok().map(|memory| memory.mem_total / BYTES_PER_MIB);
-                let allowed = limit.map(|bytes| bytes / BYTES_PER_MIB);
-                let least = host.into_iter().chain(allowed).min().unwrap_or(u64::MAX);
-                share(least, percent)
+                let least = host.into_iter().chain(limit).min()?;
+                Some(share(least / BYTES_PER_MIB, percent))
             }
         }
     }
@@ -56,6 +59,11 @@ pub fn default_max_starts() -> usize {
     2 * thread::available_parallelism().map_or(1, NonZeroUsize::get)
 }
 
+/// Returns how many attempts of asynchronous invocations there may be at once by default: most of them wait.
+pub fn default_async_concurrency() -> usize {
+    8 * thread::available_parallelism().map_or(1, NonZeroUsize::get)
+}
+
 fn share(of: u64, percent: u64) -> u64 {
     u64::try_from(u128::from(of) * u128::from(percent) / 100).unwrap_or(u64::MAX)
 }
@@ -71,10 +79,12 @@ mod tests {
         for wrong in ["", "0", "-1", "0%", "1001%", "%", "80 %", "4G"] {
             assert!(wrong.parse::<MemoryBudget>().is_err(), "{wrong}");
         }
-        assert_eq!(MemoryBudget::Mib(512).resolve(Some(1)), 512);
-        let (all, half) = (MemoryBudget::Percent(100).resolve(None), MemoryBudget::Percent(50).resolve(None));
-        assert_eq!(half, all / 2);
-        assert_eq!(MemoryBudget::Percent(50).resolve(Some(64 * BYTES_PER_MIB)), 32);
+        let half = MemoryBudget::Percent(50);
+        assert_eq!(MemoryBudget::Mib(512).of(None, Some(1)), Some(512));
+        assert_eq!(half.of(Some(64 * BYTES_PER_MIB), None), Some(32));
+        assert_eq!(half.of(Some(64 * BYTES_PER_MIB), Some(16 * BYTES_PER_MIB)), Some(8));
+        assert_eq!(half.of(None, None), None, "unknown memory is not unlimited");
+        assert!(half.resolve(None).is_some_and(|mib| mib > 0));
         assert_eq!((share(1000, 80), share(u64::MAX, 200)), (800, u64::MAX));
     }
 }

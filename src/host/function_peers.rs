@@ -13,6 +13,7 @@ use std::{
 
 use ipnet::IpNet;
 use nix::{ifaddrs::getifaddrs, net::if_::if_nametoindex};
+use serde::{Deserialize, Serialize};
 
 /// The networks and users of functions. Clones share them.
 #[derive(Debug, Clone, Default)]
@@ -22,6 +23,13 @@ pub struct FunctionPeers(Arc<RwLock<Known>>);
 struct Known {
     networks: BTreeMap<String, Vec<IpNet>>,
     users: BTreeSet<u32>,
+}
+
+/// The networks and users of functions as another daemon gets them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AllPeers {
+    networks: Vec<(String, Vec<String>)>,
+    users: Vec<u32>,
 }
 
 /// An address of this host, and the interface that has it.
@@ -44,6 +52,22 @@ impl FunctionPeers {
         if !self.known().users.contains(&user) {
             self.0.write().unwrap_or_else(PoisonError::into_inner).users.insert(user);
         }
+    }
+
+    /// Returns all of them, for another daemon.
+    pub fn all(&self) -> AllPeers {
+        let known = self.known();
+        let text = |ranges: &Vec<IpNet>| ranges.iter().map(ToString::to_string).collect();
+        let networks = known.networks.iter().map(|(name, ranges)| (name.clone(), text(ranges))).collect();
+        AllPeers { networks, users: known.users.iter().copied().collect() }
+    }
+
+    /// Adds those of another daemon.
+    pub fn add_all(&self, peers: AllPeers) {
+        for (name, ranges) in peers.networks {
+            self.add_network(&name, ranges.iter().filter_map(|range| range.parse().ok()).collect());
+        }
+        peers.users.into_iter().for_each(|user| self.add_user(user));
     }
 
     /// Returns whether a peer address may be a function's.
@@ -119,6 +143,15 @@ mod tests {
         peers.add_network("bridge", vec!["172.20.0.0/16".parse().unwrap()]);
         assert!(include(&peers, "172.20.3.4:5") && !include(&peers, "172.17.3.4:5"));
         assert!(include(&peers.clone(), "10.100.0.2:5"));
+    }
+
+    #[test]
+    fn another_daemon_gets_networks_and_users() {
+        let (peers, other) = (peers(), FunctionPeers::default());
+        peers.add_user(65_534);
+        other.add_all(peers.all());
+        assert!(include(&other, "172.17.3.4:5") && include(&other, "[fd00::9]:5") && other.include_user(65_534));
+        assert_eq!(other.all(), peers.all());
     }
 
     #[test]

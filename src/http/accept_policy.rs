@@ -1,17 +1,14 @@
 //! Which connections a listener accepts, decided by their addresses before a byte of them is read.
 //!
 //! What a proxy says about addresses counts for nothing here: only the connection itself does. How many connections there
-//! may be is `conn_limit.rs`'s matter, who sees the admin pages `admin_access.rs`'s.
+//! may be is `connections.rs`'s matter, who sees the admin pages that of `admin/access.rs`.
 
-use std::{io, net::SocketAddr, rc::Rc};
+use std::{io, net::SocketAddr};
 
 use slog::warn;
 use tokio::net::TcpStream;
 
-use super::{
-    connections::{ConnectionGuard, ConnectionTable},
-    shared::Shared,
-};
+use super::{connections::ConnectionGuard, shared::Shared};
 use crate::host::function_peers::FunctionPeers;
 
 /// Which of the daemon's listeners.
@@ -20,6 +17,7 @@ pub enum ListenerKind {
     Front,
     Admin,
     Callback,
+    Metrics,
 }
 
 /// The two addresses of a connection.
@@ -40,11 +38,15 @@ impl ConnAddrs {
 }
 
 impl ListenerKind {
+    /// Every listener, in the order of the discriminants.
+    pub const ALL: [Self; 4] = [Self::Front, Self::Admin, Self::Callback, Self::Metrics];
+
     /// Whether a connection with these addresses may be served.
     fn accepts(self, ConnAddrs { peer, local }: ConnAddrs, functions: &FunctionPeers) -> bool {
         let (from, at) = (peer.ip().to_canonical(), local.ip().to_canonical());
         match self {
             _ if from.is_loopback() => true,
+            Self::Metrics => true,
             // Functions are called; they do not call the daemon.
             Self::Front | Self::Admin => !functions.include(peer),
             // Functions, and this host, which reaches itself at any of its addresses.
@@ -52,24 +54,22 @@ impl ListenerKind {
         }
     }
 
-    fn name(self) -> &'static str {
+    /// Returns the stable name.
+    pub const fn name(self) -> &'static str {
         match self {
             Self::Front => "front",
             Self::Admin => "admin",
             Self::Callback => "callback",
+            Self::Metrics => "metrics",
         }
     }
 }
 
 /// Admits a connection if its addresses fit the listener and the limit of connections allows it.
-pub fn admit(
-    kind: ListenerKind,
-    shared: &Shared,
-    connections: &Rc<ConnectionTable>,
-    addrs: ConnAddrs,
-) -> Option<ConnectionGuard> {
-    let from = addrs.peer.ip();
+pub fn admit(kind: ListenerKind, shared: &Shared, addrs: ConnAddrs) -> Option<ConnectionGuard> {
+    let (from, connections) = (addrs.peer.ip(), shared.connections(kind));
     if !kind.accepts(addrs, &shared.function_peers) {
+        connections.count_foreign();
         if kind == ListenerKind::Callback {
             shared.callbacks.refuse();
         }
@@ -102,11 +102,12 @@ mod tests {
     }
 
     #[test]
-    fn functions_are_accepted_by_the_callback_listener_only() {
+    fn functions_are_accepted_by_the_callback_listener_and_that_of_metrics() {
         for (peer, local) in [("172.17.0.2:5", "172.17.0.1:3"), ("[::ffff:172.17.0.2]:5", "[::ffff:192.0.2.7]:3")] {
             check(ListenerKind::Callback, peer, local, true);
             check(ListenerKind::Front, peer, local, false);
             check(ListenerKind::Admin, peer, local, false);
+            check(ListenerKind::Metrics, peer, local, true);
         }
     }
 
@@ -128,7 +129,7 @@ mod tests {
             ("192.0.2.7:5", "192.0.2.7:3"),
             ("[::ffff:192.0.2.7]:5", "[::ffff:192.0.2.7]:3"),
         ] {
-            for kind in [ListenerKind::Callback, ListenerKind::Front, ListenerKind::Admin] {
+            for kind in ListenerKind::ALL {
                 check(kind, peer, local, true);
             }
         }

@@ -4,21 +4,26 @@
 //! which actix-http finds it. After that the pump runs as a task of its own, because a response that the client does not
 //! take must not hold up the request.
 
-use std::{cell::Cell, future::poll_fn, pin::Pin, rc::Rc, task::Poll, time::Duration};
-
-use actix_http::{BoxedPayloadStream, RequestHead, error::PayloadError};
-use actix_web::{
-    dev::Payload,
-    http::header::{CONTENT_LENGTH, TRANSFER_ENCODING},
+use std::{
+    cell::{Cell, RefCell},
+    future::poll_fn,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, Waker},
+    time::Duration,
 };
+
+use actix_http::{BoxedPayloadStream, error::PayloadError};
+use actix_rt::task::JoinHandle;
+use actix_web::dev::Payload;
 use bytes::Bytes;
-use futures::{Stream as _, StreamExt as _};
+use futures::{Stream as _, StreamExt as _, stream};
 use tokio::{sync::Notify, time::timeout};
 
-use super::{client_connection::ClientConnection, status::Failure, upstream::UploadSender};
+use super::{client_connection::ClientConnection, failure::Failure, request_facts::Framing, upstream::UploadSender};
 
 /// Largest body that is read to be dropped, in bytes, and how long that may take.
-const MAX_SKIPPED: u64 = 256 * 1024;
+const MAX_SKIPPED: usize = 256 * 1024;
 const SKIP_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// Moves one body. Resolves when it has been sent, or the instance takes no more of it.
@@ -29,22 +34,23 @@ pub type Pump = Pin<Box<dyn Future<Output = Result<(), Failure>>>>;
 pub struct BodyProgress {
     /// The body has been read to its end.
     complete: Cell<bool>,
+    /// Bytes of it that were read.
+    moved: Cell<u64>,
     /// The pump waits for the client rather than for the instance.
     waits_for_client: Cell<bool>,
     /// The response is there: how long the client takes is the function's matter from now on.
     answered: Cell<bool>,
+    /// Why a pump that is a task of its own could not move it. The exchange breaks off along with it.
+    failure: RefCell<Option<Failure>>,
 }
 
 impl BodyProgress {
-    /// Returns the progress of a request without a body.
-    pub fn none() -> Rc<Self> {
-        let progress = Self::default();
-        progress.complete.set(true);
-        Rc::new(progress)
-    }
-
     pub fn is_complete(&self) -> bool {
         self.complete.get()
+    }
+
+    pub fn moved(&self) -> u64 {
+        self.moved.get()
     }
 
     pub fn waits_for_client(&self) -> bool {
@@ -54,59 +60,41 @@ impl BodyProgress {
     pub fn set_answered(&self) {
         self.answered.set(true);
     }
-}
 
-/// What a request's head tells of the length of its body, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BodyLength {
-    Known(u64),
-    Unknown,
-}
-
-/// A request body, as its head declares it.
-pub enum ClientBody {
-    /// None. Over HTTP/2 the ended stream is kept: it tells of a reset.
-    None(Option<Payload>),
-    Some(Payload, BodyLength),
-    /// What follows a request for WebSocket, and is for the tunnel.
-    Tunnel(Payload),
-}
-
-/// Takes the body of a request. Over HTTP/2 only its first frame tells whether there is one.
-pub async fn take_body(head: &RequestHead, mut payload: Payload, is_http2: bool) -> ClientBody {
-    let length = head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-    let size = match length {
-        // HTTP/1.1 has no body without one of the two.
-        None if !is_http2 && !head.headers.contains_key(TRANSFER_ENCODING) => return ClientBody::None(None),
-        None => BodyLength::Unknown,
-        Some(0) => return ClientBody::None(is_http2.then_some(payload)),
-        Some(length) => BodyLength::Known(length),
-    };
-    if is_http2 && length.is_none() {
-        let first = poll_fn(|cx| Poll::Ready(Pin::new(&mut payload).poll_next(cx))).await;
-        match first {
-            Poll::Ready(None) => return ClientBody::None(Some(payload)),
-            Poll::Ready(Some(first)) => {
-                let rest = futures::stream::iter([first]).chain(payload);
-                let rest: BoxedPayloadStream = Box::pin(rest);
-                return ClientBody::Some(rest.into(), size);
-            }
-            Poll::Pending => {}
-        }
+    pub fn take_failure(&self) -> Option<Failure> {
+        self.failure.take()
     }
-    ClientBody::Some(payload, size)
+}
+
+/// Splits the payload of a request into its body, if it has one, and what over HTTP/2 tells of a reset of a stream without.
+/// There only the first frame tells whether there is a body.
+pub fn take_body(mut payload: Payload, framing: Framing, is_http2: bool) -> (Option<Payload>, Option<Payload>) {
+    match framing {
+        Framing::None | Framing::Length(0) | Framing::Tunnel => (None, is_http2.then_some(payload)),
+        Framing::Unknown if is_http2 => {
+            match Pin::new(&mut payload).poll_next(&mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(None) => (None, Some(payload)),
+                Poll::Ready(first) => {
+                    let whole: BoxedPayloadStream = Box::pin(stream::iter(first).chain(payload));
+                    (Some(whole.into()), None)
+                }
+                Poll::Pending => (Some(payload), None),
+            }
+        }
+        Framing::Unknown | Framing::Length(_) => (Some(payload), None),
+    }
 }
 
 /// Reads a small body that is not wanted, so that another request can follow on the connection. Returns whether it has been
 /// read to its end.
-pub async fn skip(mut payload: Payload, length: BodyLength) -> bool {
-    if matches!(length, BodyLength::Known(length) if length > MAX_SKIPPED) {
+pub async fn skip(mut body: Payload, framing: Framing) -> bool {
+    if matches!(framing, Framing::Length(length) if length > MAX_SKIPPED as u64) {
         return false;
     }
     let all = async {
         let mut skipped = 0;
-        while let Some(chunk) = payload.next().await {
-            skipped += chunk.map_or(MAX_SKIPPED, |chunk| chunk.len() as u64);
+        while let Some(chunk) = body.next().await {
+            skipped += chunk.map_or(MAX_SKIPPED, |chunk| chunk.len());
             if skipped >= MAX_SKIPPED {
                 return false;
             }
@@ -116,22 +104,39 @@ pub async fn skip(mut payload: Payload, length: BodyLength) -> bool {
     timeout(SKIP_TIMEOUT, all).await.unwrap_or(false)
 }
 
-/// Returns what moves the body, and how far that has come.
+/// Returns what moves a body.
 pub fn pump(
-    (payload, length): (Payload, BodyLength),
+    payload: Payload,
+    framing: Framing,
     upload: UploadSender,
     limit: Option<u64>,
-    connection: &Rc<ClientConnection>,
+    connection: Rc<ClientConnection>,
+    progress: Rc<BodyProgress>,
     wanted: Option<Rc<Notify>>,
-) -> (Pump, Rc<BodyProgress>) {
-    let (connection, progress) = (connection.clone(), Rc::new(BodyProgress::default()));
-    let body = Moving { payload, length, upload, limit, connection, progress: progress.clone() };
-    (Box::pin(body.run(wanted)), progress)
+) -> Pump {
+    Box::pin(Moving { payload, framing, upload, limit, connection, progress }.run(wanted))
 }
 
+/// A pump that goes on as a task of its own, until dropped.
+pub struct PumpTask(JoinHandle<()>);
+
+impl PumpTask {
+    /// Goes on moving what a handler has begun to move.
+    pub fn spawn(pump: Pump, progress: Rc<BodyProgress>) -> Self {
+        Self(actix_rt::spawn(async move { *progress.failure.borrow_mut() = pump.await.err() }))
+    }
+}
+
+impl Drop for PumpTask {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// A body on its way.
 struct Moving {
     payload: Payload,
-    length: BodyLength,
+    framing: Framing,
     upload: UploadSender,
     limit: Option<u64>,
     connection: Rc<ClientConnection>,
@@ -161,7 +166,7 @@ impl Moving {
                 }
                 Some(Err(_)) => return Err(Failure::MalformedBody),
                 // Over HTTP/2 a stream may end with its head, whatever length that declares.
-                None if matches!(self.length, BodyLength::Known(length) if length != taken) => {
+                None if matches!(self.framing, Framing::Length(length) if length != taken) => {
                     return Err(Failure::MalformedBody);
                 }
                 None => {
@@ -171,6 +176,7 @@ impl Moving {
                 }
             };
             taken += chunk.len() as u64;
+            self.progress.moved.set(taken);
             if let Some(limit) = self.limit.filter(|limit| taken > *limit) {
                 return Err(Failure::BodyTooLarge { limit });
             }

@@ -1,34 +1,30 @@
 //! What a client's connection and the handlers of its requests know of each other.
 //!
 //! The stream (`client_stream.rs`) sees bytes, the end of the connection and stalls; handlers see requests and responses.
-//! Both run on the worker's one thread. Over HTTP/1.1 they are one task. Over HTTP/2 each handler is a task of its own that
-//! actix-http never ends, so the connection wakes them when the client has left, and now and then to look at the time.
+//! Both run on the worker's one thread. Over HTTP/1.1 they are one task; `http2_streams.rs` has what differs over HTTP/2.
 
 use std::{
     cell::{Cell, RefCell},
-    pin::Pin,
+    ops::Deref,
     rc::Rc,
-    task::{Context, Poll, Waker},
+    task::{Context, Poll},
     time::Duration,
 };
 
-use actix_web::{
-    HttpRequest,
-    dev::{Payload, RequestHead},
-    http::header::{CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE},
-};
+use actix_web::{HttpRequest, dev::Payload};
 use bytes::Bytes;
-use futures::Stream as _;
-use slab::Slab;
 use tokio::time::Instant;
 
 use super::{
-    accept_policy::ConnAddrs, client_stream::Transport, connections::ConnectionGuard, headers::Peer,
+    accept_policy::ConnAddrs,
+    connections::ConnectionGuard,
+    forwarded::Peer,
+    http2_streams::{StreamTable, StreamWatch},
+    request_facts::{Framing, RequestFacts},
     timer::ReusableTimer,
+    transport::Transport,
 };
 
-/// The size of a body that only its end tells.
-pub const UNKNOWN_SIZE: u64 = u64::MAX;
 /// How long a client that took no more counts as the slower side.
 const SLOW_CLIENT: Duration = Duration::from_millis(500);
 
@@ -43,20 +39,17 @@ pub struct ClientConnection {
     /// Largest request head in bytes, where that is less than actix-http takes.
     pub max_head: Option<usize>,
     pub guard: ConnectionGuard,
+    pub streams: StreamTable,
     /// Requests being served.
     active: Cell<usize>,
     /// Requests begun, ever.
     begun: Cell<u64>,
-    /// Bytes of the last request's body that are still to be read. [`UNKNOWN_SIZE`]: its chunks, or a tunnel, tell.
-    body_left: Cell<u64>,
+    /// Of the request that began last.
+    framing: Cell<Framing>,
     /// The last request was answered before its body had been read to its end.
     body_unread: Cell<bool>,
     /// The client has closed its side, or the connection has broken.
     left: Cell<bool>,
-    /// The handlers of HTTP/2 that wait.
-    watchers: RefCell<Slab<Waker>>,
-    /// How often those have been woken to look at the time.
-    pulses: Cell<u64>,
     /// actix-http's dispatcher holds nothing that is to be written.
     flushed: Cell<bool>,
     /// When the client last took no more.
@@ -67,12 +60,8 @@ pub struct ClientConnection {
     interim: RefCell<Vec<u8>>,
     /// Of whatever is waited for in the connection's own task.
     timer: RefCell<ReusableTimer>,
-    /// Since when HTTP/2 streams wait for the client to take what they have.
-    waiting_streams: RefCell<Vec<Rc<Cell<Option<Instant>>>>>,
     /// The connection is to end behind the response that is being made.
     last: Cell<bool>,
-    /// A further request was received behind the last one in service.
-    cut: Cell<bool>,
     /// A request has been dropped before its response was made.
     unanswered: Cell<bool>,
     /// The transport, once the protocol has ended, and what is still to be written.
@@ -100,36 +89,33 @@ impl ClientConnection {
             client_timeout,
             max_head,
             guard,
+            streams: StreamTable::default(),
             active: Cell::default(),
             begun: Cell::default(),
-            body_left: Cell::default(),
+            framing: Cell::default(),
             body_unread: Cell::default(),
             left: Cell::default(),
-            watchers: RefCell::default(),
-            pulses: Cell::default(),
             flushed: Cell::new(true),
             write_blocked: Cell::default(),
             reset: Cell::default(),
             interim: RefCell::default(),
             timer: RefCell::default(),
-            waiting_streams: RefCell::default(),
             last: Cell::default(),
-            cut: Cell::default(),
             unanswered: Cell::default(),
             returned: RefCell::default(),
         })
     }
 
     /// Notes the beginning of a request.
-    pub fn begin_request(self: &Rc<Self>, head: &RequestHead) -> ActiveRequest {
+    pub fn begin_request(self: &Rc<Self>, facts: &RequestFacts) -> ActiveRequest {
         if self.is_http2 && self.active.get() == 0 {
             // The connection's task begins to pulse.
             self.guard.wake();
         }
         self.active.set(self.active.get() + 1);
         self.begun.set(self.begun.get() + 1);
-        self.body_left.set(body_size(head));
-        self.body_unread.set(false);
+        self.framing.set(facts.framing);
+        self.set_body_unread(facts.declares_body());
         self.guard.set_busy();
         ActiveRequest(self.clone())
     }
@@ -144,25 +130,17 @@ impl ClientConnection {
         self.begun.get()
     }
 
-    /// Returns how many bytes of the last request's body are still to be read.
-    pub fn body_left(&self) -> u64 {
-        self.body_left.get()
+    /// Returns the framing of the request that began last.
+    pub fn framing(&self) -> Framing {
+        self.framing.get()
     }
 
-    /// Notes that bytes of a body of known size have been read.
-    pub fn count_body(&self, bytes: usize) {
-        if self.body_left.get() != UNKNOWN_SIZE {
-            self.body_left.set(self.body_left.get().saturating_sub(bytes as u64));
-        }
-    }
-
-    /// Notes whether the last request was answered before its body had been read to its end. Over HTTP/2 that ends with
-    /// the stream.
+    /// Notes whether a part of the last request's body has not been read. Over HTTP/2 that ends with the stream.
     pub fn set_body_unread(&self, unread: bool) {
         self.body_unread.set(unread && !self.is_http2);
     }
 
-    /// Whether what comes from the client is the rest of a body that is not wanted any more.
+    /// Whether what comes from the client may be the rest of a body that is not wanted any more.
     pub fn is_body_unread(&self) -> bool {
         self.body_unread.get()
     }
@@ -170,23 +148,13 @@ impl ClientConnection {
     /// Notes that the client has left.
     pub fn set_left(&self) {
         if !self.left.replace(true) {
-            self.wake_watchers();
+            self.streams.wake();
         }
     }
 
     /// Whether the client has left.
     pub fn has_left(&self) -> bool {
         self.left.get()
-    }
-
-    /// Has the handlers of HTTP/2 look at the time, and whether their streams were reset.
-    pub fn pulse(&self) {
-        self.pulses.set(self.pulses.get() + 1);
-        self.wake_watchers();
-    }
-
-    fn wake_watchers(&self) {
-        self.watchers.borrow().iter().for_each(|(_, waker)| waker.wake_by_ref());
     }
 
     /// Notes whether actix-http's dispatcher holds nothing that is to be written.
@@ -242,43 +210,9 @@ impl ClientConnection {
         self.timer.borrow_mut().poll_at(cx, due)
     }
 
-    /// Registers an HTTP/2 stream: the cell says since when it waits for the client to take what it has.
-    pub fn register_stream(&self) -> Rc<Cell<Option<Instant>>> {
-        let waiting = Rc::new(Cell::new(None));
-        let mut streams = self.waiting_streams.borrow_mut();
-        streams.retain(|stream| Rc::strong_count(stream) > 1);
-        streams.push(waiting.clone());
-        waiting
-    }
-
-    /// Returns since when the longest-waiting HTTP/2 stream waits for the client.
-    pub fn longest_wait(&self) -> Option<Instant> {
-        // Those of ended streams are still listed.
-        self.waiting_streams
-            .borrow()
-            .iter()
-            .filter(|stream| Rc::strong_count(stream) > 1)
-            .filter_map(|at| at.get())
-            .min()
-    }
-
     /// Has a connection of HTTP/1.1 end behind the response that is being made.
     pub fn end_after_response(&self) {
         self.last.set(!self.is_http2);
-    }
-
-    /// Never resolves if the connection ends behind an earlier response. What follows that is no request, even if actix-http
-    /// has read it as one already.
-    pub async fn unless_ended(&self) {
-        if self.last.get() {
-            self.cut.set(true);
-            std::future::pending().await
-        }
-    }
-
-    /// Returns whether a further request was received behind the last one in service.
-    pub fn is_cut(&self) -> bool {
-        self.cut.get()
     }
 
     /// Whether the connection is to end behind the response that is being made.
@@ -307,17 +241,17 @@ impl ClientConnection {
     }
 }
 
-/// Returns the size of a request's body over HTTP/1.1, as far as the head tells.
-fn body_size(head: &RequestHead) -> u64 {
-    if head.headers.contains_key(TRANSFER_ENCODING) || head.headers.contains_key(UPGRADE) {
-        return UNKNOWN_SIZE;
-    }
-    head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.trim().parse().ok()).unwrap_or(0)
-}
-
 /// Returns the connection that a request came on. `None` only for requests that came on no connection of ours.
 pub fn client_of(request: &HttpRequest) -> Option<&Rc<ClientConnection>> {
     request.conn_data()
+}
+
+impl Deref for ActiveRequest {
+    type Target = Rc<ClientConnection>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
 }
 
 impl Drop for ActiveRequest {
@@ -338,24 +272,20 @@ pub enum ClientWatch {
     Http2(StreamWatch),
 }
 
-/// Watches the client of an HTTP/2 stream.
-pub struct StreamWatch {
-    connection: Rc<ClientConnection>,
-    /// In the connection's watchers.
-    key: Option<usize>,
-    pulses: u64,
-    /// The request's body, which has ended. Only a reset comes after that.
-    ended_body: Option<Payload>,
-}
-
 impl ClientWatch {
-    /// Watches the client of a request. `ended_body`: of a request without a body over HTTP/2.
+    /// Watches the client of a request. `ended_body`: of a request without a body, which tells of a reset over HTTP/2.
     pub fn new(connection: &Rc<ClientConnection>, ended_body: Option<Payload>) -> Self {
-        let connection = connection.clone();
         if connection.is_http2 {
-            Self::Http2(StreamWatch { pulses: connection.pulses.get(), connection, key: None, ended_body })
+            Self::Http2(StreamWatch::new(connection.clone(), ended_body))
         } else {
-            Self::Http1(connection)
+            Self::Http1(connection.clone())
+        }
+    }
+
+    /// Keeps the payload of a request that has turned out to have no body.
+    pub fn keep_ended_body(&mut self, payload: Option<Payload>) {
+        if let Self::Http2(stream) = self {
+            stream.ended_body = payload;
         }
     }
 
@@ -368,44 +298,20 @@ impl ClientWatch {
         if left { Poll::Ready(()) } else { Poll::Pending }
     }
 
-    /// Ready when `due` has come; over HTTP/2, at the first pulse after that.
-    pub fn poll_timer(&mut self, cx: &mut Context<'_>, due: Instant) -> Poll<()> {
+    /// Ready when `due` has come; over HTTP/2, at the first pulse after that, for which [`poll_left`](Self::poll_left)
+    /// registers the task.
+    pub fn poll_timer(&self, cx: &mut Context<'_>, due: Instant) -> Poll<()> {
         match self {
             Self::Http1(connection) => connection.poll_timer(cx, due),
-            Self::Http2(stream) => {
-                stream.register(cx);
-                if due <= Instant::now() { Poll::Ready(()) } else { Poll::Pending }
-            }
+            Self::Http2(_) if due <= Instant::now() => Poll::Ready(()),
+            Self::Http2(_) => Poll::Pending,
         }
     }
-}
 
-impl StreamWatch {
-    fn has_left(&mut self, cx: &mut Context<'_>) -> bool {
-        self.register(cx);
-        let pulses = self.connection.pulses.get();
-        if std::mem::replace(&mut self.pulses, pulses) != pulses
-            && let Some(body) = &mut self.ended_body
-            && matches!(Pin::new(body).poll_next(cx), Poll::Ready(Some(Err(_))))
-        {
-            return true;
-        }
-        self.connection.has_left()
-    }
-
-    fn register(&mut self, cx: &Context<'_>) {
-        let mut watchers = self.connection.watchers.borrow_mut();
-        match self.key.and_then(|key| watchers.get_mut(key)) {
-            Some(waker) => waker.clone_from(cx.waker()),
-            None => self.key = Some(watchers.insert(cx.waker().clone())),
-        }
-    }
-}
-
-impl Drop for StreamWatch {
-    fn drop(&mut self) {
-        if let Some(key) = self.key {
-            self.connection.watchers.borrow_mut().try_remove(key);
+    /// Notes whether the client has been given something to take. Over HTTP/1.1 the connection knows.
+    pub fn set_given(&self, given: bool) {
+        if let Self::Http2(stream) = self {
+            stream.set_given(given);
         }
     }
 }

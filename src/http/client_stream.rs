@@ -2,10 +2,12 @@
 //!
 //! actix-http has a deadline for the first request head of a connection only, none for a client that takes nothing of a
 //! response, and does not tell handlers that a client has left. Its parser answers what it refuses with a bare status.
-//! All of that is done here, by deadlines in the connection's own task. The tests pin what this relies on.
+//! All of that is done here, by deadlines in the connection's own task (`deadlines.rs`). The tests pin what this relies on.
+
+mod deadlines;
 
 use std::{
-    io,
+    io, mem,
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, ready},
@@ -13,43 +15,24 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use futures::FutureExt as _;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
-    net::TcpStream,
+    io::{AsyncRead, AsyncWrite, ReadBuf},
     time::Instant,
 };
-use tokio_rustls::server::TlsStream;
-use tokio_util::either::Either;
 
 use super::{
-    client_connection::{ClientConnection, UNKNOWN_SIZE},
+    client_connection::ClientConnection,
+    failure::Failure,
+    goaway::{GoawayFilter, NO_MORE_STREAMS},
     read_ahead::ReadAhead,
-    status::Failure,
     timer::StallTimer,
+    transport::{Transport, socket},
 };
 
 /// From the first byte of a request's head to its last, and from a connection to its first byte.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long an idle connection is kept.
-const KEEP_ALIVE: Duration = Duration::from_secs(75);
-/// Between two looks whether a client has reset its upload.
-const RESET_INTERVAL: Duration = Duration::from_millis(500);
-/// Between two looks of HTTP/2 handlers at the time.
-const PULSE_INTERVAL: Duration = Duration::from_millis(200);
 /// Longest answer of actix-http's parser, in bytes: a status line and three headers.
 const PARSER_ANSWER: usize = 256;
-
-/// TCP, or TLS over TCP.
-pub type Transport = Either<TcpStream, Box<TlsStream<TcpStream>>>;
-
-/// Returns the TCP socket below.
-pub fn socket(transport: &Transport) -> &TcpStream {
-    match transport {
-        Either::Left(tcp) => tcp,
-        Either::Right(tls) => tls.get_ref().0,
-    }
-}
 
 /// A client's connection as actix-http reads and writes it.
 #[derive(Debug)]
@@ -61,20 +44,28 @@ pub struct ClientStream {
     begun: u64,
     /// Bytes that have come and belong to no request yet.
     unparsed: usize,
-    /// What has been read behind the request in service.
+    /// Of HTTP/1.1: what has been read behind the request in service.
     ahead: ReadAhead,
+    /// A request has just begun, and a part of its body is held back.
+    holds_body: bool,
+    /// Of HTTP/2.
+    goaway: GoawayFilter,
+    /// Of HTTP/2: a GOAWAY was written.
+    said_goaway: bool,
     /// A response has been begun and not been written to its end.
     answering: bool,
     /// Since when the client has been idle or sending a head.
     since: Option<Instant>,
-    /// What is written before anything else: interim responses, and refusals in place of actix-http's.
+    /// What is written before anything else: interim responses, refusals in place of actix-http's, and a GOAWAY.
     prefix: Bytes,
     /// The connection has had its last answer.
     closing: bool,
     written: u64,
+    /// The transport holds nothing that was written.
+    flushed: bool,
+    /// Of HTTP/2: how much was written when the connection was to end and had no request in service.
+    written_at_end: Option<u64>,
     stalled: StallTimer,
-    /// Of HTTP/2, while requests are served.
-    next_pulse: Option<Instant>,
 }
 
 impl ClientStream {
@@ -86,13 +77,17 @@ impl ClientStream {
             begun: 0,
             unparsed: 0,
             ahead: ReadAhead::default(),
+            holds_body: false,
+            goaway: GoawayFilter::default(),
+            said_goaway: false,
             answering: false,
             since: None,
             prefix: Bytes::new(),
             closing: false,
             written: 0,
+            flushed: true,
+            written_at_end: None,
             stalled: StallTimer::default(),
-            next_pulse: None,
         }
     }
 
@@ -111,76 +106,10 @@ impl ClientStream {
         if self.begun != begun {
             self.begun = begun;
             self.unparsed = 0;
-            self.connection.count_body(self.ahead.begin_request());
+            self.holds_body = self.ahead.begin_request(self.connection.framing());
             self.answering = true;
             self.since = None;
-        }
-    }
-
-    /// Ready when nothing more is to be read from a client that has no request being served.
-    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.look();
-        let connection = &self.connection;
-        if connection.active() > 0 {
-            return self.poll_streams(cx);
-        }
-        self.next_pulse = None;
-        if connection.guard.is_evicted(cx) || connection.ends_after_response() {
-            return Poll::Ready(());
-        }
-        let since = *self.since.get_or_insert_with(Instant::now);
-        let in_head = self.unparsed > 0 && !connection.is_http2;
-        let timeout = if in_head || self.begun == 0 { HEAD_TIMEOUT } else { KEEP_ALIVE };
-        ready!(connection.poll_timer(cx, since + timeout));
-        if in_head && !self.closing {
-            connection.guard.count_evicted();
-            // After an answer to a request whose body still comes there is nothing to say.
-            if !connection.is_body_unread() {
-                self.refuse(&Failure::HeadTimedOut);
-            }
-            self.closing = true;
-        }
-        Poll::Ready(())
-    }
-
-    /// Notices that the client has reset the connection while its upload is not taken: nothing is read then. Looks now and
-    /// then, as long as there is an upload.
-    fn look_for_reset(&mut self, cx: &mut Context<'_>) {
-        let connection = &self.connection;
-        if connection.is_http2 || connection.active() == 0 || !connection.is_body_unread() {
-            return;
-        }
-        let due = *self.since.get_or_insert_with(Instant::now) + RESET_INTERVAL;
-        if connection.poll_timer(cx, due).is_pending() {
-            return;
-        }
-        self.since = Some(Instant::now());
-        let ready = self.transport.as_ref().and_then(|transport| {
-            socket(transport).ready(Interest::READABLE | Interest::WRITABLE).now_or_never()?.ok()
-        });
-        if ready.is_some_and(|ready| ready.is_read_closed() && ready.is_write_closed()) {
-            connection.set_left();
-        }
-        cx.waker().wake_by_ref();
-    }
-
-    /// Pulses while HTTP/2 streams are served. Ready when one has waited too long for the client to take its data: its
-    /// task, which is actix-http's, has no timer, so the whole connection ends.
-    fn poll_streams(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let connection = &self.connection;
-        if !connection.is_http2 {
-            return Poll::Pending;
-        }
-        loop {
-            let pulse = *self.next_pulse.get_or_insert_with(|| Instant::now() + PULSE_INTERVAL);
-            ready!(connection.poll_timer(cx, pulse));
-            self.next_pulse = None;
-            connection.pulse();
-            let longest = connection.longest_wait().map_or(Duration::ZERO, |since| since.elapsed());
-            if connection.client_timeout.is_some_and(|timeout| longest > timeout) {
-                connection.guard.count_evicted();
-                return Poll::Ready(());
-            }
+            self.written_at_end = None;
         }
     }
 
@@ -208,38 +137,25 @@ impl ClientStream {
         Poll::Ready(Ok(()))
     }
 
-    /// The outcome of a write, or an error when the client has taken nothing for too long.
-    fn wrote<T>(&mut self, cx: &mut Context<'_>, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if outcome.is_ready() {
-            return outcome;
-        }
-        self.connection.set_write_blocked();
-        let Some(timeout) = self.connection.client_timeout else { return Poll::Pending };
-        let due = self.stalled.since(self.written) + timeout;
-        ready!(self.connection.poll_timer(cx, due));
-        self.connection.guard.count_evicted();
-        self.connection.set_left();
-        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
-    }
-
     /// Reads what the dispatcher may see now: the next head, or the body of the request in service.
     fn poll_request(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         self.look();
-        let Self { transport: Some(transport), connection, ahead, .. } = self else {
+        let Self { transport: Some(transport), connection, ahead, goaway, .. } = self else {
             return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
         };
         let transport = Pin::new(transport);
         if connection.is_http2 {
-            return transport.poll_read(cx, buf);
-        }
-        let (is_served, left) = (connection.active() > 0, connection.body_left());
-        if left > 0 && (is_served || left != UNKNOWN_SIZE) {
             let before = buf.filled().len();
-            ready!(ahead.poll_body(transport, cx, buf, left))?;
-            connection.count_body(buf.filled().len() - before);
+            ready!(transport.poll_read(cx, buf))?;
+            goaway.correct(&mut buf.filled_mut()[before..]);
             return Poll::Ready(Ok(()));
         }
-        if is_served { ahead.poll_behind(transport, cx) } else { ahead.poll_head(transport, cx, buf) }
+        let is_served = connection.active() > 0;
+        if !is_served && connection.ends_after_response() {
+            // What follows is no request.
+            return Poll::Pending;
+        }
+        ahead.poll_read(transport, cx, buf, is_served)
     }
 
     /// Whether this is actix-http's own answer to what its parser refuses: every answer of a handler has an id.
@@ -268,6 +184,10 @@ impl AsyncRead for ClientStream {
             Poll::Ready(Ok(())) if buf.filled().len() > before => {
                 this.look();
                 if this.connection.active() == 0 {
+                    if this.unparsed == 0 {
+                        // The time before the first byte of a head is not part of its own.
+                        this.since = None;
+                    }
                     this.unparsed += buf.filled().len() - before;
                     if this.connection.max_head.is_some_and(|max| this.unparsed > max) {
                         this.refuse(&Failure::HeadTooLarge);
@@ -297,6 +217,7 @@ impl AsyncWrite for ClientStream {
         }
         let prefix = this.poll_prefix(cx);
         this.connection.set_flushed(false);
+        this.flushed = false;
         if !matches!(prefix, Poll::Ready(Ok(()))) {
             return this.wrote(cx, prefix).map_ok(|()| 0);
         }
@@ -313,7 +234,12 @@ impl AsyncWrite for ClientStream {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        let prefix = this.poll_prefix(cx);
         this.connection.set_flushed(false);
+        this.flushed = false;
+        if !matches!(prefix, Poll::Ready(Ok(()))) {
+            return this.wrote(cx, prefix).map_ok(|()| 0);
+        }
         let outcome = this.transport()?.poll_write_vectored(cx, bufs);
         if let Poll::Ready(Ok(written)) = outcome {
             this.written += written as u64;
@@ -321,7 +247,7 @@ impl AsyncWrite for ClientStream {
         this.wrote(cx, outcome)
     }
 
-    // Only HTTP/2 writes several buffers at once, and it has no prefix.
+    // Only HTTP/2 writes several buffers at once.
     fn is_write_vectored(&self) -> bool {
         self.connection.is_http2 && self.transport.as_ref().is_some_and(AsyncWrite::is_write_vectored)
     }
@@ -330,19 +256,23 @@ impl AsyncWrite for ClientStream {
         let this = self.get_mut();
         // The dispatcher flushes when it has written all it has.
         this.connection.set_flushed(true);
+        if this.connection.is_http2 && !this.said_goaway && this.connection.guard.is_ending() {
+            // Behind a whole frame.
+            (this.prefix, this.said_goaway) = (Bytes::from_static(&NO_MORE_STREAMS), true);
+        }
         let flushed = match this.poll_prefix(cx) {
             Poll::Ready(Ok(())) => this.transport()?.poll_flush(cx),
             other => other,
         };
         ready!(this.wrote(cx, flushed))?;
-        if this.connection.is_cut() {
-            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
-        }
+        this.flushed = true;
+        this.look();
         this.look_for_reset(cx);
         // Between two requests the dispatcher does not read again by itself, so the deadline is set here.
         let is_idle = this.connection.active() == 0;
         this.answering &= !is_idle;
-        if is_idle && (!this.ahead.is_empty() || this.poll_idle(cx).is_ready()) {
+        let has_held = mem::take(&mut this.holds_body) || (is_idle && !this.ahead.is_empty());
+        if has_held || (is_idle && this.poll_idle(cx).is_ready()) {
             cx.waker().wake_by_ref();
         }
         Poll::Ready(Ok(()))
@@ -369,15 +299,10 @@ impl Drop for ClientStream {
                 // The dispatcher ends a request whose chunks are malformed with its connection.
                 self.refuse(&Failure::MalformedBody);
             }
-            let is_cut = self.connection.is_cut();
-            if self.closing || is_cut || self.unparsed > 0 || !self.ahead.is_empty() || self.connection.is_body_unread()
-            {
-                let last = std::mem::take(&mut self.prefix);
+            if self.closing || self.unparsed > 0 || !self.ahead.is_empty() || self.connection.is_body_unread() {
+                let last = mem::take(&mut self.prefix);
                 self.connection.return_transport(transport, last);
             }
         }
     }
 }
-
-#[cfg(test)]
-mod actix_http_facts;

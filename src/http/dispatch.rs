@@ -5,30 +5,32 @@
 
 use std::{
     future::poll_fn,
-    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
-use actix_web::dev::Payload;
+use actix_web::http::Version;
+use futures::FutureExt as _;
+use hyper::{Method, Request};
 use tokio::time::{Instant, timeout, timeout_at};
 use unifaas_actors::{Endpoint, Lease, Refusal};
 
 use super::{
     client_body::Pump,
     client_connection::ClientWatch,
-    headers,
-    invoke::Invocation,
+    exchange::Exchange,
+    failure::Failure,
+    headers::{instance_headers, instance_target, interim_response},
     shared::Shared,
-    status::Failure,
-    upstream::{self, Answer, AttemptError, Outgoing, Upload},
+    upstream::{self, Answer, AttemptError, Outgoing},
 };
 use crate::host::open_files::is_exhaustion;
 
-/// Instances that are tried when they cannot be connected to.
+/// Instances that are tried when they cannot be connected to, because they have ended or stopped listening while idle.
 const MAX_CONNECT_ATTEMPTS: usize = 4;
-/// Instances that are tried when they break off unread: a request that kills instances must not end them all.
+/// Instances that are tried when they break off unread, or were started for the request and cannot be connected to: a
+/// request that kills instances must not end them all.
 const MAX_ATTEMPTS: usize = 2;
 /// How long the reason of an exit may take to be known: an engine tells it later than the connection does.
 const EXIT_REASON_WAIT: Duration = Duration::from_millis(200);
@@ -43,78 +45,82 @@ pub struct Deadline {
     pub after: Duration,
 }
 
-/// What belongs to a request besides its head.
-pub struct Transfer {
-    /// When the first slot was taken.
-    pub leased: Instant,
-    pub deadline: Option<Deadline>,
-    pub watch: ClientWatch,
-    /// Both ends of the request's body, if there is one.
-    pub pump: Option<Pump>,
-    pub upload: Option<Upload>,
-    /// What comes from the client behind a request for WebSocket.
-    pub tunnel: Option<Payload>,
-}
-
-/// Gets the response's head from the instance of `lease`, or from another one if the request never reached the first.
-pub async fn dispatch(
-    invocation: &Invocation,
-    transfer: &mut Transfer,
-    mut lease: Lease,
-) -> Result<(Lease, Answer), Failure> {
-    for attempt in 1.. {
-        let (failure, is_retryable) = match send(invocation, transfer, lease.endpoint()).await {
-            Ok(answer) => return Ok((lease, answer)),
-            Err(failed) => failed,
-        };
-        let failure = Box::pin(attach_exit_reason(failure, lease.endpoint())).await;
-        let attempts = if matches!(failure, Failure::Unreachable { .. }) { MAX_CONNECT_ATTEMPTS } else { MAX_ATTEMPTS };
-        // The slot is free before the client gets the failure, and before another one is asked for.
-        release(&invocation.shared, lease, &failure);
-        if !is_retryable || attempt >= attempts {
-            return Err(failure);
+impl Exchange {
+    /// Gets the response's head from the instance of `lease`, or from another one if the request never reached the first.
+    ///
+    /// # Errors
+    /// There is no response. The slot is released.
+    pub async fn dispatch(&mut self, mut lease: Lease) -> Result<(Lease, Answer), Failure> {
+        for attempt in 1.. {
+            if let Some(trace) = &mut self.trace {
+                trace.set_attempt(attempt, lease.endpoint());
+            }
+            let (failure, is_retryable) = match self.attempt(lease.endpoint(), lease.since()).await {
+                Ok(answer) => {
+                    self.shared.malformed_responses.reset(lease.endpoint().instance);
+                    return Ok((lease, answer));
+                }
+                Err(failed) => failed,
+            };
+            let failure = Box::pin(attach_exit_reason(failure, lease.endpoint())).await;
+            let attempts = match failure {
+                Failure::Unreachable { .. } if !lease.is_fresh() => MAX_CONNECT_ATTEMPTS,
+                _ => MAX_ATTEMPTS,
+            };
+            // The slot is free before the client gets the failure, and before another one is asked for.
+            release(&self.shared, lease, &failure);
+            if !is_retryable || attempt >= attempts {
+                return Err(failure);
+            }
+            let next = Box::pin(with_deadline(self.deadline, self.handle.acquire()));
+            lease = match unless_left(&mut self.watch, next).await? {
+                Some(lease) => lease?,
+                None => return Err(failure),
+            };
         }
-        let next = pin!(with_deadline(transfer.deadline, invocation.handle.acquire()));
-        lease = match unless_left(&mut transfer.watch, next).await? {
-            Some(lease) => lease?,
-            None => return Err(failure),
-        };
+        unreachable!("the last attempt returns")
     }
-    unreachable!("the last attempt returns")
-}
 
-/// Makes one attempt. The error tells whether the request may be offered to another instance.
-async fn send(
-    invocation: &Invocation,
-    transfer: &mut Transfer,
-    endpoint: &Arc<Endpoint>,
-) -> Result<Answer, (Failure, bool)> {
-    let instance = endpoint.instance;
-    let interim = invocation.interim_responses();
-    let head = || invocation.request_head(endpoint.address);
-    let outgoing = Outgoing {
-        head: &head,
-        body: transfer.upload.take(),
-        is_idempotent: invocation.is_idempotent(),
-        wants_continue: invocation.body_wanted.is_some(),
-        wants_upgrade: invocation.is_websocket,
-        interim: interim.clone(),
-    };
-    let outcome = {
-        let mut attempt = pin!(upstream::send(&invocation.shared.upstream, endpoint, &outgoing));
-        let Transfer { watch, pump, deadline, .. } = &mut *transfer;
-        let connection = &invocation.connection;
-        poll_fn(|cx| {
+    /// Makes one attempt. The error tells whether the request may be offered to another instance.
+    async fn attempt(&mut self, endpoint: &Arc<Endpoint>, since: Instant) -> Result<Answer, (Failure, bool)> {
+        let Self { shared, client, head, facts, body_wanted, watch, deadline, progress, pump, upload, trace, .. } =
+            self;
+        let (instance, head) = (endpoint.instance, head.get());
+        // What actix-http accepts as a method, hyper does as well.
+        let method = Method::from_bytes(head.method.as_str().as_bytes()).unwrap_or_default();
+        let queue_interim = |status, fields: &_| client.queue_interim(&interim_response(status, fields));
+        // actix-http cannot send interim responses over HTTP/2.
+        let takes_interim = !client.is_http2 && head.version == Version::HTTP_11;
+        let outgoing = Outgoing {
+            method: method.clone(),
+            request: &|body| {
+                let mut request = Request::new(body);
+                *request.method_mut() = method.clone();
+                *request.uri_mut() = instance_target(head);
+                let expects_continue = body_wanted.is_some();
+                *request.headers_mut() =
+                    instance_headers(head, facts, &client.peer, expects_continue, endpoint.address);
+                if let Some(trace) = trace.as_ref() {
+                    trace.set_headers(request.headers_mut());
+                }
+                request
+            },
+            since,
+            body: upload.as_ref(),
+            wants_continue: body_wanted.is_some(),
+            wants_upgrade: facts.is_websocket,
+            interim: takes_interim.then_some(&queue_interim),
+        };
+        // Boxed, so that the future of the whole request stays small enough for the quick lists of the allocator.
+        let mut attempt = Box::pin(upstream::send(&shared.upstream, endpoint, &outgoing));
+        let outcome = poll_fn(|cx| {
             if let Err(failure) = poll_pump(pump, cx) {
                 return Poll::Ready(Err(failure));
             }
             let outcome = attempt.as_mut().poll(cx);
-            while let Some(Poll::Ready((status, fields))) = interim.as_ref().map(|interim| interim.poll_next(cx)) {
-                connection.queue_interim(&headers::interim_response(status, &fields));
-            }
             if let Poll::Ready(outcome) = outcome {
                 // The instance may have asked for the body just before it responded.
-                let asked = if invocation.body_wanted.is_some() { poll_pump(pump, cx) } else { Ok(()) };
+                let asked = if body_wanted.is_some() { poll_pump(pump, cx) } else { Ok(()) };
                 return Poll::Ready(asked.map(|()| outcome));
             }
             if watch.poll_left(cx).is_ready() {
@@ -122,31 +128,30 @@ async fn send(
             }
             let Some(Deadline { at, after }) = *deadline else { return Poll::Pending };
             watch.poll_timer(cx, at).map(|()| {
-                Err(if invocation.progress.borrow().waits_for_client() {
-                    Failure::RequestTimedOut { after }
-                } else {
-                    Failure::FunctionTimedOut { instance, after }
+                Err(match progress {
+                    Some(progress) if progress.waits_for_client() => Failure::RequestTimedOut { after },
+                    _ => Failure::FunctionTimedOut { instance, after },
                 })
             })
+        });
+        let error = match outcome.await {
+            Ok(Ok(answer)) => return Ok(answer),
+            Ok(Err(error)) => error,
+            Err(failure) => return Err((failure, false)),
+        };
+        let is_retryable = error.is_retryable();
+        Err(match error {
+            // No other instance could be reached either.
+            AttemptError::Connect(source) if is_exhaustion(&source) => {
+                let why = format!("no connection to the instance can be opened: {source}");
+                (Refusal::HostSaturated { why, retry_after: Some(EXHAUSTION_RETRY) }.into(), false)
+            }
+            AttemptError::Connect(source) => {
+                (Failure::Unreachable { instance, address: endpoint.address, source }, is_retryable)
+            }
+            error => (Failure::Attempt { instance, error }, is_retryable),
         })
-        .await
-    };
-    transfer.upload = outgoing.body;
-    let error = match outcome {
-        Ok(Ok(answer)) => return Ok(answer),
-        Ok(Err(error)) => error,
-        Err(failure) => return Err((failure, false)),
-    };
-    let is_retryable = error.is_retryable();
-    Err(match error {
-        // No other instance could be reached either.
-        AttemptError::Connect(source) if is_exhaustion(&source) => {
-            let why = format!("no connection to the instance can be opened: {source}");
-            (Refusal::HostSaturated { why, retry_after: EXHAUSTION_RETRY }.into(), false)
-        }
-        AttemptError::Connect(source) => (Failure::Unreachable { instance, source }, is_retryable),
-        error => (Failure::Attempt { instance, error }, is_retryable),
-    })
+    }
 }
 
 /// Moves the request's body on, if there is one. The error says why it cannot be moved.
@@ -171,11 +176,8 @@ pub fn release(shared: &Shared, mut lease: Lease, failure: &Failure) {
 }
 
 /// The outcome of `work`, unless the client leaves before it is there.
-pub async fn unless_left<T>(
-    watch: &mut ClientWatch,
-    mut work: Pin<&mut impl Future<Output = T>>,
-) -> Result<T, Failure> {
-    poll_fn(|cx| match work.as_mut().poll(cx) {
+pub async fn unless_left<T>(watch: &mut ClientWatch, mut work: impl Future<Output = T> + Unpin) -> Result<T, Failure> {
+    poll_fn(|cx| match work.poll_unpin(cx) {
         Poll::Ready(done) => Poll::Ready(Ok(done)),
         Poll::Pending => watch.poll_left(cx).map(|()| Err(Failure::ClientGone)),
     })

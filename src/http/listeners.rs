@@ -1,19 +1,32 @@
-//! The three listeners: bound together, served together, and stopped in order.
+//! The listeners: bound together, served together, and stopped in order.
 //!
-//! The *front* serves `/invoke/` and, to callers of this host, the admin pages. The *callback* listener hears instances
-//! that are ready. An *admin* listener of its own exists only when it was asked for.
+//! The *front* serves `/invoke/` and, to callers of this host, the admin pages. Its socket may be inherited from the
+//! service manager, which keeps it open for the next daemon. The *callback* listener hears instances
+//! that are ready. An *admin* listener of its own and a listener for *metrics* exist only
+//! when they were asked for.
 
 use std::{
     io,
     net::{SocketAddr, TcpListener},
+    os::fd::AsFd,
     sync::Arc,
 };
 
 use actix_server::{Server, ServerHandle};
-use nix::sys::socket::{setsockopt, sockopt};
+use listenfd::ListenFd;
+use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 use tokio::net::TcpSocket;
 
-use super::{server::ListenerConfig, shared::Shared, tls::Tls};
+use super::{
+    accept_policy::ListenerKind,
+    server::{ListenerConfig, Routes},
+    shared::Shared,
+    tls::Tls,
+};
+use crate::{
+    host::port_owner::PortOwner,
+    upgrade::{ListenerOption, PassedListener},
+};
 
 /// Connections that may wait to be accepted.
 const BACKLOG: u32 = 4096;
@@ -25,59 +38,175 @@ const SHUTDOWN_TIMEOUT: u64 = 2;
 
 /// The listeners, bound and not yet served.
 pub struct Listeners {
-    front: TcpListener,
-    callback: TcpListener,
-    admin: Option<TcpListener>,
+    front: Bound,
+    is_inherited: bool,
+    callback: Bound,
+    admin: Option<Bound>,
+    metrics: Option<Bound>,
 }
 
-/// An address that could not be listened on.
+/// A listening socket, and the address that its option names.
+struct Bound {
+    configured: SocketAddr,
+    socket: TcpListener,
+}
+
+/// Addresses of the options.
+#[derive(Debug, Clone, Copy)]
+pub struct ListenAddrs {
+    pub front: SocketAddr,
+    pub callback: SocketAddr,
+    pub admin: Option<SocketAddr>,
+    pub metrics: Option<SocketAddr>,
+}
+
+/// A listener that another daemon can go on with.
+pub struct PassableListener {
+    pub passed: PassedListener,
+    pub socket: TcpListener,
+}
+
+/// Where the front listens.
+pub enum FrontSocket {
+    Address(SocketAddr),
+    /// A socket that listens already; the service manager holds it if `is_managed`.
+    Inherited {
+        socket: TcpListener,
+        is_managed: bool,
+    },
+}
+
+/// Why a listener cannot be had.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address} ({option}): {source}")]
-pub struct BindError {
-    option: &'static str,
-    address: SocketAddr,
-    source: io::Error,
+pub enum BindError {
+    #[error("cannot listen on {address} ({option}): {source}{}", by(owner.as_ref()))]
+    Address { option: &'static str, address: SocketAddr, source: io::Error, owner: Option<PortOwner> },
+    #[error("cannot use the inherited socket (LISTEN_FDS): {0}")]
+    Inherited(io::Error),
+}
+
+fn by(owner: Option<&PortOwner>) -> String {
+    owner.map_or_else(String::new, |owner| format!(", by {owner}"))
+}
+
+impl FrontSocket {
+    /// Takes the socket that the service manager passed, or else the address. To be called before any thread exists.
+    ///
+    /// # Errors
+    /// When several sockets were passed, or a socket that does not listen.
+    pub fn inherited_or(address: SocketAddr) -> Result<Self, BindError> {
+        let mut passed = ListenFd::from_env();
+        if passed.len() > 1 {
+            return Err(BindError::Inherited(io::Error::other(format!("{} were passed instead of one", passed.len()))));
+        }
+        match passed.take_tcp_listener(0).map_err(BindError::Inherited)? {
+            Some(socket) => match getsockopt(&socket, sockopt::AcceptConn) {
+                Ok(true) => Ok(Self::Inherited { socket, is_managed: true }),
+                Ok(false) => Err(BindError::Inherited(io::Error::other("it does not listen"))),
+                Err(error) => Err(BindError::Inherited(error.into())),
+            },
+            None => Ok(Self::Address(address)),
+        }
+    }
 }
 
 impl Listeners {
-    /// Binds all or none.
-    pub fn bind(front: SocketAddr, callback: SocketAddr, admin: Option<SocketAddr>) -> Result<Self, BindError> {
-        Ok(Self {
-            front: bind("--listen", front)?,
-            callback: bind("--callback-listen", callback)?,
-            admin: admin.map(|admin| bind("--admin-listen", admin)).transpose()?,
-        })
+    /// Binds all or none. Of those that another daemon has `passed`, the ones are used whose options are as they were.
+    pub fn bind(
+        front: FrontSocket,
+        addrs: ListenAddrs,
+        mut passed: Vec<(PassedListener, TcpListener)>,
+    ) -> Result<Self, BindError> {
+        let mut take = |option, configured| {
+            let is_it = |(known, _): &mut (PassedListener, TcpListener)| {
+                known.option == option && (known.configured == configured || known.is_managed)
+            };
+            passed.extract_if(.., is_it).next()
+        };
+        let mut bind_or_take = |option, name, configured| {
+            let socket = match take(option, configured) {
+                Some((_, socket)) => socket,
+                None => bind(name, configured)?,
+            };
+            Ok::<_, BindError>(Bound { configured, socket })
+        };
+        let mut bind_all = |front| {
+            let callback = bind_or_take(ListenerOption::Callback, "--callback-listen", addrs.callback)?;
+            let mut optional = |option, name, address: Option<SocketAddr>| {
+                address.map(|address| bind_or_take(option, name, address)).transpose()
+            };
+            let admin = optional(ListenerOption::Admin, "--admin-listen", addrs.admin)?;
+            let metrics = optional(ListenerOption::Metrics, "--metrics-listen", addrs.metrics)?;
+            Ok(Self { front, is_inherited: false, callback, admin, metrics })
+        };
+        let (socket, is_inherited) = match front {
+            FrontSocket::Address(address) => (bind("--listen", address)?, false),
+            FrontSocket::Inherited { socket, is_managed } => {
+                prepare(&socket).map_err(BindError::Inherited)?;
+                (socket, is_managed)
+            }
+        };
+        let listeners = bind_all(Bound { configured: addrs.front, socket })?;
+        Ok(Self { is_inherited, ..listeners })
     }
 
     /// Returns where requests are taken.
     pub fn front(&self) -> io::Result<SocketAddr> {
-        self.front.local_addr()
+        self.front.socket.local_addr()
+    }
+
+    /// Whether the front's socket was passed by another process.
+    pub fn is_front_inherited(&self) -> bool {
+        self.is_inherited
     }
 
     /// Returns where instances call back.
     pub fn callback(&self) -> io::Result<SocketAddr> {
-        self.callback.local_addr()
+        self.callback.socket.local_addr()
     }
 
     /// Returns where the admin pages are, if they have a listener of their own.
     pub fn admin(&self) -> io::Result<Option<SocketAddr>> {
-        self.admin.as_ref().map(TcpListener::local_addr).transpose()
+        self.admin.as_ref().map(|admin| admin.socket.local_addr()).transpose()
     }
 
-    /// Serves on all of them. With `tls`, the front and the admin listener speak TLS.
-    pub fn serve(self, shared: &Arc<Shared>, tls: Option<&Tls>) -> io::Result<Servers> {
-        let admin_address = self.admin()?;
-        let front = serve(self.front, ListenerConfig::front(shared, admin_address.is_some(), tls), None, shared)?;
-        let admin = match self.admin.zip(admin_address) {
-            Some((socket, address)) => {
-                Some(serve(socket, ListenerConfig::admin(shared, address, tls), Some(1), shared)?)
-            }
-            None => None,
+    /// Returns where metrics are, if they have a listener of their own.
+    pub fn metrics(&self) -> io::Result<Option<SocketAddr>> {
+        self.metrics.as_ref().map(|metrics| metrics.socket.local_addr()).transpose()
+    }
+
+    /// Serves callbacks, waits for `first`, and then serves on all of them. With `tls`, the front and the admin listener
+    /// speak TLS.
+    pub async fn serve(
+        self,
+        shared: &Arc<Shared>,
+        tls: Option<&Tls>,
+        routes: Routes,
+        first: impl Future<Output = ()>,
+    ) -> io::Result<Servers> {
+        let (address, is_inherited) = (self.admin()?, self.is_inherited);
+        let mut passable = Vec::new();
+        let mut serve = |Bound { configured, socket }, option, kind, workers| {
+            let is_managed = option == ListenerOption::Front && is_inherited;
+            let passed = PassedListener { option, configured, is_managed };
+            passable.push(PassableListener { passed, socket: socket.try_clone()? });
+            serve(socket, ListenerConfig::new(kind, tls, routes.clone(), address), workers, shared)
         };
-        let callback = serve(self.callback, ListenerConfig::callback(shared), Some(1), shared)?;
-        let servers: Vec<_> = [Some(front), admin, Some(callback)].into_iter().flatten().collect();
-        let handles = servers.iter().map(Server::handle).collect();
-        Ok(Servers { handles, running: servers.into_iter().map(actix_rt::spawn).collect() })
+        let callback = serve(self.callback, ListenerOption::Callback, ListenerKind::Callback, Some(1))?;
+        let callback_handle = callback.handle();
+        let mut running = vec![actix_rt::spawn(callback)];
+        first.await;
+        let mut servers = vec![serve(self.front, ListenerOption::Front, ListenerKind::Front, None)?];
+        if let Some(socket) = self.admin {
+            servers.push(serve(socket, ListenerOption::Admin, ListenerKind::Admin, Some(1))?);
+        }
+        if let Some(socket) = self.metrics {
+            servers.push(serve(socket, ListenerOption::Metrics, ListenerKind::Metrics, Some(1))?);
+        }
+        let mut handles: Vec<_> = servers.iter().map(Server::handle).collect();
+        handles.push(callback_handle);
+        running.extend(servers.into_iter().map(actix_rt::spawn));
+        Ok(Servers { handles, is_inherited, passable, running })
     }
 }
 
@@ -95,18 +224,59 @@ fn serve(
     // Idle connections end at once when the server is stopped.
     let (shared, shutdown) = (shared.clone(), builder.graceful_shutdown_signal());
     let service = move || listener.clone().service(shared.clone(), shutdown.clone());
-    // `conn_limit.rs` counts, and knows which connections can be evicted.
+    // `connections.rs` counts, and knows which connections can be evicted.
     Ok(builder.max_concurrent_connections(usize::MAX / 2).listen("http", socket, service)?.run())
 }
 
 /// The running servers.
 pub struct Servers {
-    /// The callback listener's is last: instances may call until they have ended.
+    /// The front's is first. The callback listener's is last: instances may call until they have ended.
     handles: Vec<ServerHandle>,
+    is_inherited: bool,
+    passable: Vec<PassableListener>,
     running: Vec<actix_rt::task::JoinHandle<io::Result<()>>>,
 }
 
 impl Servers {
+    /// Whether another process keeps the front's socket open.
+    pub fn is_front_inherited(&self) -> bool {
+        self.is_inherited
+    }
+
+    /// Accepts no more connections at the front. They wait for the next process that accepts.
+    pub async fn stop_accepting(&self) {
+        if let Some(front) = self.handles.first() {
+            front.pause().await;
+        }
+    }
+
+    /// Returns the listeners for another daemon.
+    pub fn passable(&self) -> &[PassableListener] {
+        &self.passable
+    }
+
+    /// Accepts no more callbacks: another daemon does, on the same socket.
+    pub async fn pause_callbacks(&self) {
+        if let Some(callback) = self.handles.last() {
+            callback.pause().await;
+        }
+    }
+
+    /// Accepts callbacks again.
+    pub async fn resume_callbacks(&self) {
+        if let Some(callback) = self.handles.last() {
+            callback.resume().await;
+        }
+    }
+
+    /// Accepts no more connections on any listener: another daemon does.
+    pub async fn stop_accepting_all(&mut self) {
+        for handle in &self.handles {
+            handle.pause().await;
+        }
+        self.passable.clear();
+    }
+
     /// Lets responses leave, and ends.
     pub async fn stop(self) {
         for handle in self.handles {
@@ -119,33 +289,48 @@ impl Servers {
     }
 }
 
+/// Sets what connections inherit.
+fn prepare(socket: &impl AsFd) -> io::Result<()> {
+    // Without it a small response may wait for the acknowledgement of the one before.
+    setsockopt(socket, sockopt::TcpNoDelay, &true)?;
+    let (idle, interval, count) = TCP_KEEPALIVE;
+    setsockopt(socket, sockopt::KeepAlive, &true)?;
+    setsockopt(socket, sockopt::TcpKeepIdle, &idle)?;
+    setsockopt(socket, sockopt::TcpKeepInterval, &interval)?;
+    Ok(setsockopt(socket, sockopt::TcpKeepCount, &count)?)
+}
+
 fn bind(option: &'static str, address: SocketAddr) -> Result<TcpListener, BindError> {
     let listen = || {
         let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
         // A restart does not wait for connections of the process before in TIME_WAIT.
         socket.set_reuseaddr(true)?;
-        // Connections inherit what follows. Without it a small response may wait for the acknowledgement of the one before.
-        socket.set_nodelay(true)?;
-        let (idle, interval, count) = TCP_KEEPALIVE;
-        setsockopt(&socket, sockopt::KeepAlive, &true)?;
-        setsockopt(&socket, sockopt::TcpKeepIdle, &idle)?;
-        setsockopt(&socket, sockopt::TcpKeepInterval, &interval)?;
-        setsockopt(&socket, sockopt::TcpKeepCount, &count)?;
+        prepare(&socket)?;
         socket.bind(address)?;
         socket.listen(BACKLOG)?.into_std()
     };
-    listen().map_err(|source| BindError { option, address, source })
+    listen().map_err(|source| {
+        let is_taken = source.kind() == io::ErrorKind::AddrInUse;
+        BindError::Address { option, address, owner: is_taken.then(|| PortOwner::of(address)).flatten(), source }
+    })
 }
 
 #[cfg(test)]
 mod tests {
-    use nix::sys::socket::getsockopt;
-
     use super::*;
 
     #[tokio::test]
     async fn connections_inherit_nodelay_and_keepalive() {
-        let listener = bind("--listen", ([127, 0, 0, 1], 0).into()).unwrap();
+        let plain = TcpListener::bind("127.0.0.1:0").unwrap();
+        let any = ([127, 0, 0, 1], 0).into();
+        let addrs = ListenAddrs { front: any, callback: any, admin: None, metrics: None };
+        for front in [FrontSocket::Address(any), FrontSocket::Inherited { socket: plain, is_managed: true }] {
+            check_inherited_options(&Listeners::bind(front, addrs, Vec::new()).unwrap().front.socket);
+        }
+    }
+
+    #[track_caller]
+    fn check_inherited_options(listener: &TcpListener) {
         let address = listener.local_addr().unwrap();
         listener.set_nonblocking(false).unwrap();
         let _client = std::net::TcpStream::connect(address).unwrap();

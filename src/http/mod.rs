@@ -1,43 +1,71 @@
 //! The HTTP side of the daemon: it moves bytes and decides nothing.
 //!
 //! ```text
-//!   accept_policy ──► server ──► invoke ──► dispatch ──► upstream/    one request, from its head to its response
-//!                       ├──────► debug      (admin_access: which requests see it)
-//!                       └──────► ready      instances that call back
+//!   accept_policy ──► server ──► invoke ──► exchange ──► dispatch ──► upstream/    one request
+//!                       └──────► admin::routes                                     pages, and instances that call back
 //!
 //!   client_stream, client_connection     below actix-http: deadlines, clients that leave, what its parser refuses
-//!   read_ahead                           pipelined requests, handed to actix-http one by one
-//!   connections, conn_limit              how many connections there are, and which is evicted
+//!   transport, tls                       TCP and TLS below, how a connection begins, and how it is closed gently
+//!   read_ahead, goaway                   pipelined requests and GOAWAY frames, as actix-http can take them
+//!   http2_streams                        requests in service on one HTTP/2 connection
+//!   connections                          how many connections there are, and which is evicted
 //!   client_body, response_body, tunnel   bytes both ways
-//!   headers, request_id, status          what is passed on, what is added, what failures say
+//!   request_facts, headers, forwarded    what a head says, what is passed on, and what is added
+//!   async_invocation, inbox_failure      asynchronous invocations: accepted, shown, removed
+//!   stored_request                       an attempt of one, through exchange as any request
+//!   request_id                           what a request is called
+//!   failure, status                      why requests fail, and what that says
+//!   access_log, timing                   lines of the log, and `Server-Timing`
 //! ```
 
 mod accept_policy;
 mod access_log;
-mod admin_access;
+mod async_invocation;
 mod client_body;
 mod client_connection;
 mod client_stream;
-mod conn_limit;
 mod connections;
-mod debug;
 mod dispatch;
+mod exchange;
+mod failure;
+mod forwarded;
+mod goaway;
 mod headers;
+mod http2_streams;
+mod inbox_failure;
 mod invoke;
 mod listeners;
 mod malformed;
 mod read_ahead;
-mod ready;
+mod request_facts;
 mod request_id;
+mod request_trace;
 mod response_body;
 mod server;
 mod shared;
 mod status;
+mod stored_request;
 mod timer;
+mod timing;
 mod tls;
+mod transport;
 mod tunnel;
 mod upstream;
 
-pub use listeners::{BindError, Listeners, Servers};
-pub use shared::{ConnLimits, Settings, Shared};
+pub use accept_policy::{ConnAddrs, ListenerKind};
+pub use access_log::AccessLogMode;
+pub use async_invocation::Shown as ShownInvocation;
+pub use client_connection::{ActiveRequest, ClientWatch, client_of};
+pub use connections::ConnectionReport;
+pub use failure::Failure;
+pub use headers::REQUEST_ID;
+pub use inbox_failure::InboxFailure;
+pub use invoke::is_invocation;
+pub use listeners::{BindError, FrontSocket, ListenAddrs, Listeners, PassableListener, Servers};
+pub use request_facts::{RequestFacts, host as host_of};
+pub use request_id::RequestId;
+pub use server::Routes;
+pub use shared::{Actors, ConnLimits, Settings, Shared};
+pub use status::{ErrorDetail, Rejection, of_callback as callback_status};
+pub use stored_request::{StoredClients, serve_stored};
 pub use tls::{Tls, TlsError};

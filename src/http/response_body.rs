@@ -4,137 +4,65 @@
 //! before has been written, so that the client never takes it for a whole one.
 
 use std::{
-    cell::Cell,
     pin::Pin,
-    rc::Rc,
-    sync::Arc,
     task::{Context, Poll},
 };
 
 use actix_http::body::{BodySize, MessageBody};
-use actix_rt::task::JoinHandle;
 use bytes::Bytes;
 use hyper::{
     StatusCode,
     header::{CONTENT_LENGTH, TRANSFER_ENCODING},
     http::response::Parts,
 };
-use tokio::time::Instant;
-use unifaas_actors::{InstanceId, Lease, Outcome};
 
-use super::{
-    access_log::AccessLog,
-    client_body::BodyProgress,
-    client_connection::{ActiveRequest, ClientConnection, ClientWatch},
-    dispatch::{Deadline, Transfer, release},
-    shared::Shared,
-    status::Failure,
-    upstream::AnswerBody,
-};
+use unifaas_actors::InstanceId;
 
-/// What a response holds until it has ended.
-pub struct ResponseEnd {
-    pub shared: Arc<Shared>,
-    pub connection: Rc<ClientConnection>,
-    pub log: AccessLog,
-    /// Of the request's body.
-    pub progress: Rc<BodyProgress>,
-    /// `None`: the response has ended.
-    pub lease: Option<Lease>,
-    pub _active: ActiveRequest,
-}
-
-impl ResponseEnd {
-    /// The response is complete. Slot and connection are free before the client knows that it can send another request.
-    pub fn complete(&mut self) {
-        if self.lease.take().is_some() {
-            self.log.end(Outcome::Ok);
-            self.note_unread_body();
-        }
-    }
-
-    /// The response broke off.
-    pub fn fail(&mut self, failure: &Failure) {
-        if let Some(lease) = self.lease.take() {
-            release(&self.shared, lease, failure);
-            self.log.fail(failure);
-            self.note_unread_body();
-        }
-    }
-
-    fn note_unread_body(&self) {
-        self.connection.set_body_unread(!self.progress.is_complete());
-    }
-}
-
-/// The rest of a request's body, moved by a task of its own.
-struct MovingBody {
-    task: JoinHandle<()>,
-    /// Why it could not be moved. The exchange breaks off along with it.
-    failure: Rc<Cell<Option<Failure>>>,
-}
-
-impl MovingBody {
-    /// Goes on moving what the handler has begun to move.
-    fn of(transfer: &mut Transfer) -> Option<Self> {
-        let pump = transfer.pump.take()?;
-        let failure = Rc::<Cell<_>>::default();
-        let cause = failure.clone();
-        let task = actix_rt::spawn(async move { cause.set(pump.await.err()) });
-        Some(Self { task, failure })
-    }
-}
-
-impl Drop for MovingBody {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
+use super::{client_body::PumpTask, dispatch::Deadline, exchange::Exchange, failure::Failure, upstream::AnswerBody};
 
 /// A response body.
 pub struct ResponseBody {
     answer: AnswerBody,
-    size: BodySize,
     instance: InstanceId,
+    size: BodySize,
     /// Only the end of the connection ends it, so an early end has to be a reset.
     ends_with_connection: bool,
-    watch: ClientWatch,
-    deadline: Option<Deadline>,
     /// How it broke off. What came before is written first.
     failure: Option<Failure>,
-    /// Over HTTP/2: since when the client has been given something to take.
-    given_at: Option<Rc<Cell<Option<Instant>>>>,
-    end: ResponseEnd,
-    upload: Option<MovingBody>,
+    exchange: Box<Exchange>,
+    /// The rest of the request's body.
+    _upload: Option<PumpTask>,
 }
 
 impl ResponseBody {
-    /// Makes the body of a response. `announced`: what a response to `HEAD` announces.
+    /// Makes the body of a response. `announcement`: the head of a response to `HEAD`.
     pub fn new(
         answer: AnswerBody,
-        announced: Option<BodySize>,
+        instance: InstanceId,
+        announcement: Option<&Parts>,
         ends_with_connection: bool,
-        mut transfer: Transfer,
-        mut end: ResponseEnd,
+        mut exchange: Box<Exchange>,
     ) -> Self {
-        let size = announced.unwrap_or_else(|| answer.size().map_or(BodySize::Stream, BodySize::Sized));
+        let size = match announcement {
+            Some(head) => announced_size(head),
+            None => answer.size().map_or(BodySize::Stream, BodySize::Sized),
+        };
         if answer.is_end() {
-            end.complete();
+            exchange.complete();
         }
-        let instance = end.lease.as_ref().map_or_else(InstanceId::random, |lease| lease.endpoint().instance);
-        let given_at = end.connection.is_http2.then(|| end.connection.register_stream());
-        let upload = MovingBody::of(&mut transfer);
-        let Transfer { watch, deadline, .. } = transfer;
-        Self { answer, size, instance, ends_with_connection, watch, deadline, failure: None, given_at, end, upload }
+        let upload = exchange.pump.take().zip(exchange.progress.clone());
+        let upload = upload.map(|(pump, progress)| PumpTask::spawn(pump, progress));
+        Self { answer, instance, size, ends_with_connection, failure: None, exchange, _upload: upload }
     }
 
     fn poll_failure(&mut self, cx: &mut Context<'_>) -> Poll<Failure> {
-        if self.watch.poll_left(cx).is_ready() {
+        let exchange = &mut self.exchange;
+        if exchange.watch.poll_left(cx).is_ready() {
             return Poll::Ready(Failure::ClientGone);
         }
-        let Some(Deadline { at, after }) = self.deadline else { return Poll::Pending };
+        let Some(Deadline { at, after }) = exchange.deadline else { return Poll::Pending };
         let instance = self.instance;
-        self.watch.poll_timer(cx, at).map(|()| match self.end.connection.is_client_slow() {
+        exchange.watch.poll_timer(cx, at).map(|()| match exchange.client.is_client_slow() {
             // What the client has not taken yet is not the function's fault.
             true => Failure::ClientGone,
             false => Failure::FunctionTimedOut { instance, after },
@@ -142,9 +70,9 @@ impl ResponseBody {
     }
 
     fn break_off(&mut self, failure: Failure, cx: &Context<'_>) -> Poll<Option<Result<Bytes, Failure>>> {
-        self.end.fail(&failure);
+        self.exchange.break_off(&failure);
         if self.ends_with_connection {
-            self.end.connection.reset_at_end();
+            self.exchange.client.reset_at_end();
         }
         // An error that comes in the same turn as data would take that with it.
         self.failure = Some(failure);
@@ -163,31 +91,28 @@ impl MessageBody for ResponseBody {
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Failure>>> {
         let this = self.get_mut();
         if let Some(failure) = this.failure.take() {
-            if !this.end.connection.has_unwritten() || this.watch.poll_left(cx).is_ready() {
+            if !this.exchange.client.has_unwritten() || this.exchange.watch.poll_left(cx).is_ready() {
                 return Poll::Ready(Some(Err(failure)));
             }
             this.failure = Some(failure);
             return Poll::Pending;
         }
-        if let Some(given_at) = &this.given_at {
-            given_at.set(None);
-        }
+        this.exchange.watch.set_given(false);
         match this.answer.poll_next(cx) {
             Poll::Ready(Some(Ok(chunk))) => {
+                this.exchange.access.count_bytes(chunk.len());
                 if this.answer.is_end() {
-                    this.end.complete();
+                    this.exchange.complete();
                 }
-                if let Some(given_at) = &this.given_at {
-                    given_at.set(Some(Instant::now()));
-                }
+                this.exchange.watch.set_given(true);
                 Poll::Ready(Some(Ok(chunk)))
             }
             Poll::Ready(None) => {
-                this.end.complete();
+                this.exchange.complete();
                 Poll::Ready(None)
             }
             Poll::Ready(Some(Err(error))) => {
-                let cause = this.upload.as_ref().and_then(|upload| upload.failure.take());
+                let cause = this.exchange.progress.as_ref().and_then(|progress| progress.take_failure());
                 let (instance, reused) = (this.instance, this.answer.reused);
                 this.break_off(cause.unwrap_or(Failure::ResponseBody { instance, error, reused }), cx)
             }
@@ -200,7 +125,7 @@ impl MessageBody for ResponseBody {
 }
 
 /// Returns the size that the response to a `HEAD` announces.
-pub fn announced_size(head: &Parts) -> BodySize {
+fn announced_size(head: &Parts) -> BodySize {
     if matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
         return BodySize::None;
     }

@@ -7,131 +7,66 @@ use std::{borrow::Cow, time::Duration};
 
 use actix_web::{HttpResponse, ResponseError, http::StatusCode};
 use serde::Serialize;
-use unifaas_actors::{CallbackOutcome, InstanceId, Outcome, Refusal, sandbox::SandboxExit};
+use unifaas_actors::{CallbackOutcome, Outcome, Refusal};
 
 use super::{
+    failure::Failure,
     headers::{ERROR_CODE, REQUEST_ID},
+    inbox_failure::InboxFailure,
     request_id::RequestId,
-    upstream::{AttemptError, BodyError},
 };
+use crate::{trace::TraceId, upgrade::UpgradeError};
 
-/// Why the platform answers instead of the function.
-#[derive(Debug, thiserror::Error)]
-pub enum Failure {
-    /// No function of that name.
-    #[error("no function of this name is registered")]
-    NoSuchFunction,
-    /// There is no such page.
-    #[error("there is nothing at this address")]
-    NoSuchPage,
-    /// The daemon is ending.
-    #[error("the daemon is shutting down")]
-    Draining,
-    /// The limit of connections, or of this client's, is reached.
-    #[error("there are too many connections, from everywhere or from this address: see --max-connections")]
-    TooManyConnections,
-    /// The client has too many requests at once on one connection of HTTP/2.
-    #[error("there are too many requests at once on this connection")]
-    TooManyStreams,
-    /// The function gave no slot.
-    #[error(transparent)]
-    Refused(#[from] Refusal),
-    /// The client has left; the response is not read.
-    #[error("the client left")]
-    ClientGone,
-    /// The client's request declares a body that is too large.
-    #[error("the request body is larger than {limit} bytes")]
-    BodyTooLarge {
-        /// What is allowed.
-        limit: u64,
-    },
-    /// What came is not a valid request.
-    #[error("the request is malformed")]
-    BadRequest,
-    /// The request's body is malformed.
-    #[error("the request body is malformed")]
-    MalformedBody,
-    /// The request's head has too many bytes or headers.
-    #[error("the request head is too large")]
-    HeadTooLarge,
-    /// The head of the request took too long.
-    #[error("the request head did not arrive in time")]
-    HeadTimedOut,
-    /// The instance could not be reached.
-    #[error("could not connect to the instance: {source}")]
-    Unreachable {
-        /// The instance.
-        instance: InstanceId,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// The instance gave no response.
-    #[error("{}", chain(.error))]
-    Attempt {
-        /// The instance.
-        instance: InstanceId,
-        /// Why.
-        error: AttemptError,
-    },
-    /// The instance's response broke off.
-    #[error("{}", chain(.error))]
-    ResponseBody {
-        /// The instance.
-        instance: InstanceId,
-        /// How.
-        error: BodyError,
-        /// Whether the connection had been kept from an earlier request.
-        reused: bool,
-    },
-    /// The instance ended in the middle of the exchange.
-    #[error("the instance ended before it answered: {end}")]
-    Ended {
-        /// The instance.
-        instance: InstanceId,
-        /// How.
-        end: SandboxExit,
-    },
-    /// The function took too long.
-    #[error("the function did not answer within {:.3} s", .after.as_secs_f64())]
-    FunctionTimedOut {
-        /// The instance.
-        instance: InstanceId,
-        /// The time it had.
-        after: Duration,
-    },
-    /// The client sends nothing more of its body.
-    #[error("nothing of the request body came for {:.3} s", .after.as_secs_f64())]
-    ClientSilent {
-        /// The time it had.
-        after: Duration,
-    },
-    /// The client took too long to send its body.
-    #[error("the request body did not arrive within {:.3} s", .after.as_secs_f64())]
-    RequestTimedOut {
-        /// The time it had.
-        after: Duration,
-    },
+/// How much the answer to a failed request says.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum ErrorDetail {
+    /// Nothing about the host and the function: for clients that are strangers.
+    Brief,
+    /// The reason, and the output of an instance that failed to boot.
+    #[default]
+    Full,
 }
 
-/// An error and its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    std::iter::once(error.to_string()).chain(causes.map(ToString::to_string)).collect::<Vec<_>>().join(": ")
-}
+/// The `detail` of a brief answer whose reason is not for strangers.
+const BRIEF_DETAIL: &str = "the reason is in the log of the daemon";
 
-/// Status, code and title.
-type Saying = (StatusCode, &'static str, &'static str);
+/// Status, outcome, code and title. The code is the outcome's where that says enough.
+type Saying = (StatusCode, Outcome, &'static str, &'static str);
 
 impl Failure {
     fn saying(&self) -> Saying {
+        use Outcome as O;
         use StatusCode as S;
-        let counted = |outcome: Outcome| outcome.code();
+        let counted = |status, outcome: Outcome, title| (status, outcome, outcome.code(), title);
         match self {
-            Failure::NoSuchFunction => (S::NOT_FOUND, "no_such_function", "No such function"),
-            Failure::NoSuchPage => (S::NOT_FOUND, "no_such_page", "Nothing here"),
-            Failure::Draining => (S::SERVICE_UNAVAILABLE, "draining", "Shutting down"),
-            Failure::TooManyConnections => (S::SERVICE_UNAVAILABLE, "too_many_connections", "Too many connections"),
-            Failure::TooManyStreams => (S::SERVICE_UNAVAILABLE, "too_many_streams", "Too many requests at once"),
+            Failure::NoSuchFunction => (S::NOT_FOUND, O::BadRequest, "no_such_function", "No such function"),
+            Failure::NoSuchPage => (S::NOT_FOUND, O::BadRequest, "no_such_page", "Nothing here"),
+            Failure::NoSuchInstance => (S::NOT_FOUND, O::BadRequest, "no_such_instance", "No such instance"),
+            Failure::Forbidden { .. } => (S::FORBIDDEN, O::BadRequest, "forbidden", "Not allowed"),
+            Failure::MethodNotAllowed { .. } => {
+                (S::METHOD_NOT_ALLOWED, O::BadRequest, "method_not_allowed", "Method not allowed")
+            }
+            Failure::NotUpgraded(UpgradeError::Busy) => {
+                (S::CONFLICT, O::BadRequest, "upgrade_under_way", "Upgrade under way")
+            }
+            Failure::NotUpgraded(_) => (S::INTERNAL_SERVER_ERROR, O::Internal, "upgrade_failed", "Upgrade failed"),
+            Failure::RegistryUnreadable { .. } => {
+                (S::INTERNAL_SERVER_ERROR, O::Internal, "registry_unreadable", "Registry unreadable")
+            }
+            Failure::HeadTooLarge => {
+                (S::REQUEST_HEADER_FIELDS_TOO_LARGE, O::BadRequest, "head_too_large", "Request head too large")
+            }
+            Failure::TooManyConnections => {
+                (S::SERVICE_UNAVAILABLE, O::HostSaturated, "too_many_connections", "Too many connections")
+            }
+            Failure::TooManyStreams => {
+                (S::SERVICE_UNAVAILABLE, O::HostSaturated, "too_many_streams", "Too many requests at once")
+            }
+            Failure::TooManyReaders => {
+                (S::SERVICE_UNAVAILABLE, O::HostSaturated, "too_many_readers", "Too many live pages")
+            }
+            Failure::Draining => counted(S::SERVICE_UNAVAILABLE, O::Draining, "Shutting down"),
             Failure::Refused(refusal) => {
                 let (status, title) = match refusal.root() {
                     Refusal::Misconfigured { .. } => (S::INTERNAL_SERVER_ERROR, "Function misconfigured"),
@@ -140,161 +75,93 @@ impl Failure {
                     Refusal::Draining => (S::SERVICE_UNAVAILABLE, "Shutting down"),
                     Refusal::StartFailed { .. } => (S::BAD_GATEWAY, "Instance could not be started"),
                     Refusal::BootFailed { .. } => (S::BAD_GATEWAY, "Instance ended while booting"),
+                    Refusal::Unreachable { .. } => (S::BAD_GATEWAY, "Instance accepts no connection"),
                     Refusal::BootTimedOut { .. } => (S::GATEWAY_TIMEOUT, "Instance was not ready in time"),
                     Refusal::QueueTimedOut { .. } => (S::GATEWAY_TIMEOUT, "No instance had room in time"),
                     Refusal::Lost | Refusal::Failing { .. } => (S::INTERNAL_SERVER_ERROR, "Internal error"),
                 };
-                (status, counted(refusal.outcome()), title)
+                counted(status, refusal.outcome(), title)
             }
-            Failure::BodyTooLarge { .. } => {
-                (S::PAYLOAD_TOO_LARGE, counted(Outcome::BodyTooLarge), "Request body too large")
-            }
-            Failure::HeadTooLarge => (S::REQUEST_HEADER_FIELDS_TOO_LARGE, "head_too_large", "Request head too large"),
-            Failure::BadRequest | Failure::MalformedBody => {
-                (S::BAD_REQUEST, counted(Outcome::BadRequest), "Bad request")
+            Failure::BodyTooLarge { .. } => counted(S::PAYLOAD_TOO_LARGE, O::BodyTooLarge, "Request body too large"),
+            Failure::Inbox(failure) => failure.saying(),
+            Failure::BadRequest | Failure::MalformedBody | Failure::BadQuery { .. } | Failure::BadHeader { .. } => {
+                counted(S::BAD_REQUEST, O::BadRequest, "Bad request")
             }
             // No client reads this. The log says 499, as nginx's does.
-            Failure::ClientGone => (S::BAD_REQUEST, counted(Outcome::ClientGone), "Client left"),
+            Failure::ClientGone => counted(S::BAD_REQUEST, O::ClientGone, "Client left"),
             Failure::RequestTimedOut { .. } | Failure::ClientSilent { .. } | Failure::HeadTimedOut => {
-                (S::REQUEST_TIMEOUT, counted(Outcome::RequestTimedOut), "Request timed out")
+                counted(S::REQUEST_TIMEOUT, O::RequestTimedOut, "Request timed out")
             }
             Failure::Unreachable { .. }
             | Failure::Attempt { .. }
             | Failure::ResponseBody { .. }
-            | Failure::Ended { .. } => (S::BAD_GATEWAY, counted(Outcome::InstanceFailed), "Instance failed"),
-            Failure::FunctionTimedOut { .. } => {
-                (S::GATEWAY_TIMEOUT, counted(Outcome::FunctionTimedOut), "Function timed out")
-            }
+            | Failure::Ended { .. } => counted(S::BAD_GATEWAY, O::InstanceFailed, "Instance failed"),
+            Failure::FunctionTimedOut { .. } => counted(S::GATEWAY_TIMEOUT, O::FunctionTimedOut, "Function timed out"),
         }
+    }
+
+    /// Returns the status of the answer.
+    pub fn status(&self) -> u16 {
+        self.saying().0.as_u16()
     }
 
     /// Returns how the request is counted.
     pub fn outcome(&self) -> Outcome {
-        match self {
-            Failure::NoSuchFunction
-            | Failure::NoSuchPage
-            | Failure::BadRequest
-            | Failure::MalformedBody
-            | Failure::HeadTooLarge => Outcome::BadRequest,
-            Failure::Draining => Outcome::Draining,
-            Failure::TooManyConnections | Failure::TooManyStreams => Outcome::HostSaturated,
-            Failure::ClientGone => Outcome::ClientGone,
-            Failure::Refused(refusal) => refusal.outcome(),
-            Failure::BodyTooLarge { .. } => Outcome::BodyTooLarge,
-            Failure::Unreachable { .. }
-            | Failure::Attempt { .. }
-            | Failure::ResponseBody { .. }
-            | Failure::Ended { .. } => Outcome::InstanceFailed,
-            Failure::FunctionTimedOut { .. } => Outcome::FunctionTimedOut,
-            Failure::RequestTimedOut { .. } | Failure::ClientSilent { .. } | Failure::HeadTimedOut => {
-                Outcome::RequestTimedOut
-            }
-        }
-    }
-
-    /// Whether the response was malformed. Only an instance that answers every request like that has failed.
-    pub fn is_malformed_response(&self) -> bool {
-        matches!(
-            self,
-            Failure::Attempt { error: AttemptError::Malformed(_), .. }
-                | Failure::ResponseBody { error: BodyError::Malformed(_), .. }
-        )
-    }
-
-    /// Whether the instance should get no further request. The end of a connection that had been kept is not its failure.
-    pub fn condemns_instance(&self) -> bool {
-        match self {
-            Failure::Attempt { error: AttemptError::Broken { reused, .. }, .. } => !reused,
-            Failure::ResponseBody { error: BodyError::Broken(_), reused, .. } => !reused,
-            Failure::Attempt { .. } | Failure::ResponseBody { .. } => false,
-            Failure::Unreachable { .. } | Failure::Ended { .. } | Failure::FunctionTimedOut { .. } => true,
-            _ => false,
-        }
-    }
-
-    fn instance(&self) -> Option<InstanceId> {
-        match self {
-            Failure::Unreachable { instance, .. }
-            | Failure::Attempt { instance, .. }
-            | Failure::ResponseBody { instance, .. }
-            | Failure::Ended { instance, .. }
-            | Failure::FunctionTimedOut { instance, .. } => Some(*instance),
-            Failure::Refused(refusal) => match refusal.root() {
-                Refusal::StartFailed { instance, .. }
-                | Refusal::BootFailed { instance, .. }
-                | Refusal::BootTimedOut { instance, .. } => Some(*instance),
-                _ => None,
-            },
-            _ => None,
-        }
-    }
-
-    fn output(&self) -> &[String] {
-        let Failure::Refused(refusal) = self else { return &[] };
-        match refusal.root() {
-            Refusal::BootFailed { output, .. } | Refusal::BootTimedOut { output, .. } => output,
-            _ => &[],
-        }
+        self.saying().1
     }
 
     /// `Retry-After`, in whole seconds from 1 to 60: what was observed, rounded up.
-    fn retry_after(&self) -> Option<u64> {
+    pub fn retry_after(&self) -> Option<u64> {
         let computed = match self {
             Failure::Refused(
                 Refusal::Saturated { retry_after, .. }
-                | Refusal::HostSaturated { retry_after, .. }
+                | Refusal::HostSaturated { retry_after: Some(retry_after), .. }
                 | Refusal::Failing { retry_after, .. },
             ) => *retry_after,
             Failure::Draining
+            | Failure::Inbox(InboxFailure::Full { .. } | InboxFailure::Unavailable { .. })
             | Failure::TooManyConnections
             | Failure::TooManyStreams
+            | Failure::TooManyReaders
             | Failure::Refused(Refusal::Draining) => Duration::from_secs(1),
             _ => return None,
         };
         Some((computed.as_secs_f64().ceil() as u64).clamp(1, 60))
     }
 
-    fn problem(&self, function: Option<&str>, request_id: &str) -> Problem {
-        let (status, code, title) = self.saying();
+    fn problem(
+        &self,
+        function: Option<&str>,
+        (request_id, trace_id): (&str, Option<TraceId>),
+        detail: ErrorDetail,
+    ) -> Problem {
+        let (status, _, code, title) = self.saying();
+        let is_full = detail == ErrorDetail::Full;
         let instance = self.instance().map(|instance| instance.to_string());
         let document = Document {
             r#type: "about:blank",
             title,
             status: status.as_u16(),
-            detail: self.to_string(),
+            detail: if is_full || !self.is_internal() { self.to_string() } else { BRIEF_DETAIL.to_owned() },
             code,
             function,
             instance: instance.as_deref(),
-            output: self.output(),
+            output: if is_full { self.output() } else { &[] },
             request_id,
+            trace_id: trace_id.map(|id| id.to_string()),
         };
         let mut fields = vec![("content-type", "application/problem+json".into()), (ERROR_CODE, code.into())];
+        if let Failure::MethodNotAllowed { allowed } = self {
+            fields.push(("allow", allowed.clone().into()));
+        }
         fields.extend(self.retry_after().map(|seconds| ("retry-after", seconds.to_string().into())));
         Problem { status, fields, body: serde_json::to_string(&document).unwrap_or_default() }
-    }
-
-    /// Whether the connection cannot go on after this: what follows on it is no request, or will not be served.
-    pub fn closes(&self) -> bool {
-        matches!(
-            self,
-            Failure::Draining
-                | Failure::TooManyConnections
-                | Failure::ClientGone
-                | Failure::BadRequest
-                | Failure::MalformedBody
-                | Failure::HeadTooLarge
-                | Failure::HeadTimedOut
-                | Failure::BodyTooLarge { .. }
-                | Failure::RequestTimedOut { .. }
-                | Failure::ClientSilent { .. }
-                | Failure::Refused(Refusal::Draining)
-        )
     }
 
     /// Returns the answer to what reaches no handler, as the bytes of HTTP/1.1. It is the last of its connection.
     pub fn bare_response(&self) -> Vec<u8> {
         let request_id = RequestId::of(None);
-        let Problem { status, fields, body } = self.problem(None, request_id.as_str());
+        let Problem { status, fields, body } = self.problem(None, (request_id.as_str(), None), ErrorDetail::Brief);
         let length = body.len();
         let mut head = format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {length}\r\n");
         for (name, value) in fields {
@@ -304,14 +171,40 @@ impl Failure {
     }
 }
 
+impl InboxFailure {
+    fn saying(&self) -> Saying {
+        use Outcome as O;
+        use StatusCode as S;
+        match self {
+            Self::NoSuchInvocation => (S::NOT_FOUND, O::BadRequest, "no_such_invocation", "No such invocation"),
+            Self::NotFinished => (S::CONFLICT, O::BadRequest, "not_finished", "Not finished"),
+            Self::ResponseGone => (S::GONE, O::BadRequest, "response_gone", "Response not kept"),
+            Self::CallbackNotAllowed => (S::FORBIDDEN, O::BadRequest, "callback_not_allowed", "Callback not allowed"),
+            Self::NotAllowed => (S::FORBIDDEN, O::BadRequest, "async_not_allowed", "No asynchronous invocations"),
+            Self::KeyReused => {
+                (S::UNPROCESSABLE_ENTITY, O::BadRequest, "idempotency_key_reused", "Idempotency key reused")
+            }
+            Self::Full { .. } => (S::TOO_MANY_REQUESTS, O::FunctionSaturated, "inbox_full", "Inbox full"),
+            Self::Unavailable { .. } => {
+                (S::SERVICE_UNAVAILABLE, O::HostSaturated, "inbox_unavailable", "Inbox unavailable")
+            }
+        }
+    }
+}
+
 /// A failure with what its answer says of the request. Handlers return it as their error.
 #[derive(Debug, thiserror::Error)]
 #[error("{failure}")]
 pub struct Rejection {
     pub failure: Failure,
     /// The name of the function that the client asked for.
-    pub function: Option<String>,
+    pub function: Option<Box<str>>,
     pub request_id: RequestId,
+    /// Boxed, so that errors stay small.
+    pub trace_id: Option<Box<TraceId>>,
+    /// Whether the connection ends behind the answer.
+    pub closes: bool,
+    pub detail: ErrorDetail,
 }
 
 impl ResponseError for Rejection {
@@ -320,12 +213,14 @@ impl ResponseError for Rejection {
     }
 
     fn error_response(&self) -> HttpResponse {
-        let Problem { status, fields, body } = self.failure.problem(self.function.as_deref(), self.request_id.as_str());
+        let (function, trace_id) = (self.function.as_deref(), self.trace_id.as_deref().copied());
+        let ids = (self.request_id.as_str(), trace_id);
+        let Problem { status, fields, body } = self.failure.problem(function, ids, self.detail);
         let mut response = HttpResponse::build(status);
         for (name, value) in &fields {
             response.insert_header((*name, value.as_bytes()));
         }
-        if self.failure.closes() {
+        if self.closes {
             response.force_close();
         }
         response.insert_header((REQUEST_ID, self.request_id.as_bytes())).body(body)
@@ -355,6 +250,8 @@ struct Document<'a> {
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     output: &'a [String],
     request_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trace_id: Option<String>,
 }
 
 /// Returns the response to a callback; `None`: the token is unknown.
@@ -369,10 +266,12 @@ pub fn of_callback(outcome: Option<CallbackOutcome>) -> (StatusCode, &'static st
 
 #[cfg(test)]
 mod tests {
+    use unifaas_actors::InstanceId;
+
     use super::*;
 
     fn said(failure: &Failure) -> (u16, String, Option<String>) {
-        let problem = failure.problem(Some("f"), "r");
+        let problem = failure.problem(Some("f"), ("r", None), ErrorDetail::Full);
         let field = |name: &str| {
             let found = problem.fields.iter().find(|(this, _)| *this == name);
             found.map(|(_, value)| value.to_string())
@@ -390,12 +289,19 @@ mod tests {
         for (refusal, status, code, retry) in [
             (Refusal::Misconfigured { reason: "x".into() }, 500, "function_misconfigured", None),
             (Refusal::Saturated { waiting: 9, retry_after: after }, 429, "function_saturated", Some("3")),
-            (Refusal::HostSaturated { why: why(), retry_after: Duration::ZERO }, 503, "host_saturated", Some("1")),
+            (
+                Refusal::HostSaturated { why: why(), retry_after: Some(Duration::ZERO) },
+                503,
+                "host_saturated",
+                Some("1"),
+            ),
+            (Refusal::HostSaturated { why: why(), retry_after: None }, 503, "host_saturated", None),
             (Refusal::Draining, 503, "draining", Some("1")),
             (Refusal::StartFailed { instance, why: why() }, 502, "start_failed", None),
-            (Refusal::BootTimedOut { instance, after, output: vec![] }, 504, "boot_timed_out", None),
+            (Refusal::Unreachable { instance, why: "".into(), output: vec![] }, 502, "boot_failed", None),
+            (Refusal::BootTimedOut { instance, after, why: "".into(), output: vec![] }, 504, "boot_timed_out", None),
             (failing(Refusal::StartFailed { instance, why: why() }), 502, "start_failed", Some("3")),
-            (failing(Refusal::BootTimedOut { instance, after, output: vec![] }), 504, "boot_timed_out", Some("3")),
+            (failing(Refusal::Unreachable { instance, why: "".into(), output: vec![] }), 502, "boot_failed", Some("3")),
             (Refusal::QueueTimedOut { after }, 504, "queue_timed_out", None),
             (Refusal::Lost, 500, "internal", None),
         ] {
@@ -410,7 +316,8 @@ mod tests {
         let exit = unifaas_actors::sandbox::SandboxExit::Code(3);
         let output = vec!["no such table".to_owned()];
         let failure = Failure::from(Refusal::BootFailed { instance, exit, output });
-        let problem: serde_json::Value = serde_json::from_str(&failure.problem(Some("f"), "r-1").body).unwrap();
+        let shown = |detail| serde_json::from_str(&failure.problem(Some("f"), ("r-1", None), detail).body).unwrap();
+        let problem: serde_json::Value = shown(ErrorDetail::Full);
         assert_eq!(problem["status"], 502);
         assert_eq!(problem["code"], "boot_failed");
         assert_eq!(problem["function"], "f");
@@ -418,5 +325,8 @@ mod tests {
         assert_eq!(problem["request_id"], "r-1");
         assert_eq!(problem["output"][0], "no such table");
         assert!(problem["detail"].as_str().unwrap().contains("status 3"));
+        let brief: serde_json::Value = shown(ErrorDetail::Brief);
+        assert_eq!((&brief["code"], &brief["detail"]), (&"boot_failed".into(), &BRIEF_DETAIL.into()));
+        assert!(brief.get("output").is_none() && !brief.to_string().contains("status 3"), "{brief}");
     }
 }

@@ -1,6 +1,7 @@
 //! What follows a `101`: bytes both ways between a client and an instance, until either side ends. It owns the slot.
 
 use std::{
+    io,
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -8,16 +9,14 @@ use std::{
 use actix_http::body::{BodySize, MessageBody};
 use actix_rt::task::JoinHandle;
 use actix_web::dev::Payload;
-use bytes::{Bytes, BytesMut};
-use futures::StreamExt as _;
-use tokio::io::{AsyncWriteExt as _, ReadHalf, WriteHalf, split};
-use tokio_util::io::poll_read_buf;
+use bytes::Bytes;
+use futures::{Stream as _, TryStreamExt as _};
+use tokio::io::{AsyncWriteExt as _, ReadHalf, WriteHalf, copy, split};
+use tokio_util::io::{ReaderStream, StreamReader};
 
 use super::{
-    client_connection::ClientWatch,
-    dispatch::Transfer,
-    response_body::ResponseEnd,
-    status::Failure,
+    exchange::Exchange,
+    failure::Failure,
     upstream::{self, AnswerBody},
 };
 
@@ -27,30 +26,27 @@ const MAX_READ: usize = 64 * 1024;
 /// The instance's side, as the body of the response. The client's side is moved by a task of its own.
 pub struct Tunnel {
     /// `None`: the instance has ended.
-    from_instance: Option<ReadHalf<upstream::Tunnel>>,
+    from_instance: Option<ReaderStream<ReadHalf<upstream::Tunnel>>>,
     to_instance: Option<JoinHandle<()>>,
-    watch: ClientWatch,
-    end: ResponseEnd,
+    exchange: Box<Exchange>,
 }
 
 impl Tunnel {
     /// Begins to move bytes.
-    pub fn new(answer: AnswerBody, transfer: Transfer, end: ResponseEnd) -> Self {
-        let Transfer { watch, tunnel, .. } = transfer;
+    pub fn new(answer: AnswerBody, mut exchange: Box<Exchange>) -> Self {
         let (from_instance, to_instance) = answer.into_upgraded().map(split).unzip();
-        let to_instance = tunnel.zip(to_instance).map(|(client, instance)| actix_rt::spawn(send(client, instance)));
-        Self { from_instance, to_instance, watch, end }
+        let client = exchange.tunnel.take();
+        let to_instance = client.zip(to_instance).map(|(client, instance)| actix_rt::spawn(send(client, instance)));
+        let from_instance = from_instance.map(|instance| ReaderStream::with_capacity(instance, MAX_READ));
+        Self { from_instance, to_instance, exchange }
     }
 }
 
 /// Sends what comes from the client. Its end ends the instance's side.
-async fn send(mut client: Payload, mut instance: WriteHalf<upstream::Tunnel>) {
-    while let Some(Ok(chunk)) = client.next().await {
-        if instance.write_all(&chunk).await.is_err() || instance.flush().await.is_err() {
-            return;
-        }
-    }
-    // An error means that the instance has ended already.
+async fn send(client: Payload, mut instance: WriteHalf<upstream::Tunnel>) {
+    let mut client = StreamReader::new(client.map_err(io::Error::other));
+    // An error means that one of the sides has ended already.
+    let _ = copy(&mut client, &mut instance).await;
     let _ = instance.shutdown().await;
 }
 
@@ -63,24 +59,21 @@ impl MessageBody for Tunnel {
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Failure>>> {
         let this = self.get_mut();
-        let mut chunk = BytesMut::with_capacity(MAX_READ);
         let read = match &mut this.from_instance {
-            Some(instance) => match poll_read_buf(Pin::new(instance), cx, &mut chunk) {
-                Poll::Pending => {
-                    // Either side ends the tunnel.
-                    ready!(this.watch.poll_left(cx));
-                    0
-                }
-                // A broken connection ends the tunnel like an orderly end.
-                Poll::Ready(read) => read.unwrap_or(0),
-            },
-            None => 0,
+            Some(instance) => Pin::new(instance).poll_next(cx),
+            None => Poll::Ready(None),
         };
-        if read > 0 {
-            return Poll::Ready(Some(Ok(chunk.freeze())));
+        if read.is_pending() {
+            // Either side ends the tunnel.
+            ready!(this.exchange.watch.poll_left(cx));
+        }
+        // A broken connection ends the tunnel like an orderly end.
+        if let Poll::Ready(Some(Ok(chunk))) = read {
+            this.exchange.access.count_bytes(chunk.len());
+            return Poll::Ready(Some(Ok(chunk)));
         }
         this.from_instance = None;
-        this.end.complete();
+        this.exchange.complete();
         Poll::Ready(None)
     }
 }

@@ -228,16 +228,16 @@ mod tests {
 
     #[test]
     fn accepts_callbacks_only_at_the_address_of_the_listener() {
-        let everywhere = "    meta nfproto ipv4 fib daddr . iif type local tcp dport 3000 accept\n    goto refuse\n";
-        assert!(rules("0.0.0.0:3000").contains(everywhere));
-        assert!(rules("[::]:3000").contains(everywhere));
+        let everywhere = "    meta nfproto ipv4 fib daddr . iif type local tcp dport 8124 accept\n    goto refuse\n";
+        assert!(rules("0.0.0.0:8124").contains(everywhere));
+        assert!(rules("[::]:8124").contains(everywhere));
         let one = "    meta nfproto ipv4 ip daddr 192.0.2.7 tcp dport 3001 accept\n    goto refuse\n";
         assert!(rules("192.0.2.7:3001").contains(one));
     }
 
     #[test]
     fn refuses_forwarding_from_taps_without_egress_first() {
-        let rules = rules("0.0.0.0:3000");
+        let rules = rules("0.0.0.0:8124");
         let (_, forward) = rules.split_once("hook forward").unwrap();
         let first = forward.lines().nth(1).unwrap();
         assert_eq!(first.trim(), format!("iifgroup {} goto refuse", Mark::new(0x1234_5678).closed()));

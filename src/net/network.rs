@@ -34,6 +34,8 @@ pub struct Settings {
     pub tap_group: u32,
     /// The bound address of the callback listener.
     pub callback: SocketAddr,
+    /// Another daemon uses the same range: during an upgrade, until it has ended.
+    pub is_shared: bool,
     /// The mark on every resource.
     pub mark: Mark,
     /// Where resources are recorded before they are created.
@@ -63,9 +65,9 @@ impl Network {
 
     /// Fails if the subnet is in use on this host. Without CAP_NET_ADMIN there is nothing to check. Changes nothing.
     pub async fn check(&self) -> Result<(), NetError> {
-        let (subnet, mark) = (self.settings.subnet, self.settings.mark);
+        let Settings { subnet, mark, is_shared, .. } = self.settings;
         let checked = on_thread(async move || match (preflight::check_privilege(), Netlink::open()) {
-            (Ok(()), Ok(netlink)) => preflight::check_conflicts(&netlink, subnet, mark).await,
+            (Ok(()), Ok(netlink)) => preflight::check_conflicts(&netlink, subnet, mark, is_shared).await,
             _ => Ok(()),
         });
         checked.await.unwrap_or_else(|error| Err(NetError::Refused(error.to_string())))

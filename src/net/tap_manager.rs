@@ -3,7 +3,7 @@
 //! A few taps are kept prepared. A returned tap is leased again, unless its guest could reach the outside: such a tap is
 //! removed, so that the next guest does not inherit its connections.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, os::fd::OwnedFd, time::Duration};
 
 use futures::StreamExt;
 use slog::{Logger, debug, warn};
@@ -26,6 +26,7 @@ use super::{
     tap_setup,
 };
 use crate::{
+    host::claim::claim,
     state::{JournalEntry, Resource},
     worker::Requests,
 };
@@ -63,6 +64,8 @@ pub struct TapManager {
     present: HashMap<u32, watch::Sender<()>>,
     settings: Settings,
     free: FreeLinks,
+    /// Of the links that are taken, by number.
+    claims: HashMap<u32, OwnedFd>,
     pool: TapPool,
     /// Whether the uplinks forward for guests with egress.
     egress: bool,
@@ -79,7 +82,7 @@ impl TapManager {
         let (netlink, removals) = Netlink::watching().map_err(refused("netlink"))?;
         let deletions = deletions().map_err(refused("netlink"))?;
         preflight::check_privilege()?;
-        preflight::check_conflicts(&netlink, settings.subnet, settings.mark).await?;
+        preflight::check_conflicts(&netlink, settings.subnet, settings.mark, settings.is_shared).await?;
         let free = FreeLinks::of(settings.subnet);
         let (present, uplinks, entries) = (HashMap::new(), Vec::new(), Vec::new());
         let (egress, unprotected) = (false, false);
@@ -91,6 +94,7 @@ impl TapManager {
             present,
             settings,
             free,
+            claims: HashMap::new(),
             pool,
             egress,
             uplinks,
@@ -107,12 +111,12 @@ impl TapManager {
     }
 
     async fn prepare(&mut self) -> Result<(), NetError> {
-        let Settings { subnet, mark, .. } = self.settings;
+        let Settings { subnet, mark, is_shared, .. } = self.settings;
         let resource = Resource::Network { mark: mark.closed(), subnet: subnet.to_string() };
         self.entries.push(self.settings.journal.record(resource).await?);
         self.netlink.reserve(subnet, mark).await.map_err(refused("the route that reserves the subnet"))?;
         // Of two daemons that reserve at the same time, each sees the reservation of the other by now.
-        preflight::check_conflicts(&self.netlink, subnet, mark).await?;
+        preflight::check_conflicts(&self.netlink, subnet, mark, is_shared).await?;
         self.firewall().install(&self.settings.spawner)?;
         // The first tap also shows whether taps can be created at all.
         for _ in 0..self.settings.pool.min(subnet.links() as usize) {
@@ -194,7 +198,7 @@ impl TapManager {
         let idle = self.pool.remove(index);
         warn!(self.log, "a tap was removed by another process"; "index" => index, "prepared" => idle.is_some());
         if let Some(tap) = idle {
-            self.free.put(tap.link);
+            self.put_link(tap.link);
         }
     }
 
@@ -220,7 +224,7 @@ impl TapManager {
     async fn remove(&mut self, tap: Tap) {
         self.present.remove(&tap.index);
         match self.netlink.remove(tap.index).await {
-            Ok(()) => self.free.put(tap.link),
+            Ok(()) => self.put_link(tap.link),
             // Its addresses are not used again: the interface still has them.
             Err(error) => warn!(self.log, "tap could not be removed"; "tap" => &tap.name, "error" => %error),
         }
@@ -241,14 +245,32 @@ impl TapManager {
 
     async fn create(&mut self) -> Result<Tap, NetError> {
         let subnet = self.settings.subnet;
-        let link = self.free.take().ok_or_else(|| {
+        let link = self.take_link().ok_or_else(|| {
             NetError::Exhausted(format!("all {} addresses of {subnet} for virtual machines are in use", subnet.links()))
         })?;
         let created = self.create_on(link).await;
         if created.is_err() {
-            self.free.put(link);
+            self.put_link(link);
         }
         created
+    }
+
+    /// Takes a link that no daemon of this host has.
+    fn take_link(&mut self) -> Option<PointToPoint> {
+        for _ in 0..self.settings.subnet.links() {
+            let link = self.free.take()?;
+            if let Ok(claim) = claim(&format!("unifaas-link-{}", link.gateway)) {
+                self.claims.insert(link.number, claim);
+                return Some(link);
+            }
+            self.free.put(link);
+        }
+        None
+    }
+
+    fn put_link(&mut self, link: PointToPoint) {
+        self.claims.remove(&link.number);
+        self.free.put(link);
     }
 
     async fn create_on(&mut self, link: PointToPoint) -> Result<Tap, NetError> {

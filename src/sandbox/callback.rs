@@ -36,15 +36,15 @@ mod tests {
 
     #[test]
     fn maps_unspecified_address_to_loopback() {
-        assert_eq!(local("0.0.0.0:3000"), ("127.0.0.1:3000".into(), "127.0.0.1".into()));
-        assert_eq!(local("[::]:3000"), ("127.0.0.1:3000".into(), "127.0.0.1".into()));
+        assert_eq!(local("0.0.0.0:8124"), ("127.0.0.1:8124".into(), "127.0.0.1".into()));
+        assert_eq!(local("[::]:8124"), ("127.0.0.1:8124".into(), "127.0.0.1".into()));
     }
 
     #[test]
     fn predicts_source_address_of_local_calls() {
-        assert_eq!(local("127.0.0.5:3000"), ("127.0.0.5:3000".into(), "127.0.0.1".into()));
-        assert_eq!(local("192.0.2.7:3000"), ("192.0.2.7:3000".into(), "192.0.2.7".into()));
-        assert_eq!(local("[::1]:3000"), ("[::1]:3000".into(), "::1".into()));
+        assert_eq!(local("127.0.0.5:8124"), ("127.0.0.5:8124".into(), "127.0.0.1".into()));
+        assert_eq!(local("192.0.2.7:8124"), ("192.0.2.7:8124".into(), "192.0.2.7".into()));
+        assert_eq!(local("[::1]:8124"), ("[::1]:8124".into(), "::1".into()));
     }
 
     #[test]

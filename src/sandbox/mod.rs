@@ -1,9 +1,9 @@
 //! Runs instances: the daemon's implementation of [`unifaas_actors::sandbox`].
 //!
 //! The spec chooses one engine per kind of sandbox: `process/` for child processes, `container/` for containers, `vm/` for
-//! virtual machines. The engines share `callback.rs` (the callback address), `readiness.rs` (probes), `output_throttle.rs` (the rate at which output is read),
-//! `ports.rs` (leases of local ports), `cgroup/` (limits, and the end of every process), `substitute.rs` (`%words` in
-//! commands) and `reclaim.rs` (leftovers of an earlier daemon). `src/state/` journals what exists outside the daemon.
+//! virtual machines. The engines share `callback.rs` (the callback address), `readiness/` (probes), `output_throttle.rs` (the rate at which output is read),
+//! `ports.rs` (leases of local ports), `cgroup/` (limits, and the end of every process) and `reclaim.rs` (leftovers of an
+//! earlier daemon). `src/state/` journals what exists outside the daemon.
 //! The actors decide when to start and end instances.
 
 mod callback;
@@ -15,33 +15,40 @@ mod ports;
 mod process;
 mod readiness;
 mod reclaim;
-mod substitute;
 mod vm;
 
-use std::{io, net::SocketAddr};
+use std::{io, net::SocketAddr, sync::Arc};
 
 use futures::future::{self, LocalBoxFuture};
 use slog::Logger;
+use tokio::task;
 use unifaas_actors::{
-    sandbox::{LaunchError, LaunchOrder, Launched, Sandboxes},
-    spec::{FunctionSpec, Readiness, SandboxSpec},
+    sandbox::{LaunchError, LaunchOrder, Launched, Sandboxes, SnapshotInfo},
+    spec::{FunctionSpec, SandboxSpec},
 };
 
 use callback::Callback;
 use cgroup::CgroupAllocator;
 pub use cgroup::memory_limit;
 use container::Containers;
+pub use container::DEFAULT_ENGINE;
 use ports::Ports;
+pub use process::Credentials;
 use process::{OrphanReaper, ProcessRuntime, Processes};
+pub use vm::{FIRECRACKER, JAILER, Program, QEMU, probe_kvm};
 use vm::{VmRuntime, VmSettings};
 
 use crate::{
     host::function_peers::FunctionPeers,
     host::open_files,
-    net::{Mark, NetError, Subnet},
+    net::{NetError, Subnet},
+    snapshot::SnapshotStore,
     spawner::Spawner,
     state::{Recovered, State},
 };
+
+/// Makes Python print at once. Otherwise it keeps its output until it has 8 KiB, as that is no terminal.
+const UNBUFFERED: (&str, &str) = ("PYTHONUNBUFFERED", "1");
 
 /// What the engines need from the daemon.
 #[derive(Debug, Clone)]
@@ -54,6 +61,9 @@ pub struct EngineSettings {
     pub tap_pool: usize,
     /// Records the networks and users of instances.
     pub peers: FunctionPeers,
+    /// Another daemon shares the address range for a while.
+    pub is_successor: bool,
+    pub snapshots: Arc<SnapshotStore>,
 }
 
 /// All engines of this host.
@@ -64,6 +74,7 @@ pub struct Engines {
     containers: Containers,
     vms: VmRuntime,
     cgroups: CgroupAllocator,
+    snapshots: Arc<SnapshotStore>,
 }
 
 impl Engines {
@@ -75,20 +86,22 @@ impl Engines {
     /// # Panics
     /// Outside of an arbiter (or another tokio `LocalSet`).
     pub fn new(settings: EngineSettings, state: &State, log: &Logger) -> io::Result<Self> {
-        let EngineSettings { callback, subnet, tap_pool, peers } = settings;
+        let EngineSettings { callback, subnet, tap_pool, peers, is_successor, snapshots } = settings;
         let runtime = ProcessRuntime {
             ports: Ports::below_ephemeral(),
             cgroups: CgroupAllocator::set_up(state, log),
             journal: state.journal.clone(),
-            spawner: Spawner::new(log)?,
+            spawner: Spawner::new(state, log)?,
             orphan_reaper: OrphanReaper::default(),
             peers: peers.clone(),
         };
-        let vm_settings = VmSettings { subnet, tap_pool, callback, peers: peers.clone() };
+        let vm_settings =
+            VmSettings { subnet, tap_pool, callback, peers: peers.clone(), is_successor, snapshots: snapshots.clone() };
         Ok(Self {
             containers: Containers::new(callback, state, peers, log),
             vms: VmRuntime::new(vm_settings, runtime.clone(), state, log),
             cgroups: runtime.cgroups.clone(),
+            snapshots,
             spawner: runtime.spawner.clone(),
             processes: Processes::new(Callback::local(callback), runtime),
         })
@@ -97,14 +110,14 @@ impl Engines {
     /// Removes what earlier daemons of the same state directory have left.
     pub async fn reclaim(&self, mut left: Recovered, state: &State, settings: &EngineSettings, log: &Logger) {
         if !left.damages.is_empty() {
-            for orphan in self.cgroups.orphans() {
+            for orphan in self.cgroups.orphans(&state.identity()) {
                 if let Ok(entry) = state.journal.record(orphan.clone()).await {
                     left.resources.push((entry, orphan));
                 }
             }
         }
         let subnet = settings.subnet.unwrap_or(Subnet::DEFAULT);
-        reclaim::run(left, &self.containers, &self.spawner, Mark::new(state.mark()), subnet, log).await;
+        reclaim::run(left, &self.containers, &self.spawner, state, subnet, log).await;
     }
 
     /// Prepares for the end of the daemon: vanished container engines are no longer waited for.
@@ -135,7 +148,14 @@ impl Sandboxes for Engines {
         }
     }
 
-    fn probe(&self, address: SocketAddr, readiness: &Readiness) -> LocalBoxFuture<'static, ()> {
-        readiness::probe(address, readiness)
+    fn snapshot(&self, function: &str) -> Option<SnapshotInfo> {
+        self.snapshots.of(function)
+    }
+
+    fn remove_snapshots(&self, function: &str) {
+        let removed = self.snapshots.take_out(function);
+        if !removed.is_empty() {
+            task::spawn_blocking(move || drop(removed));
+        }
     }
 }

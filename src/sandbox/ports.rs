@@ -1,11 +1,23 @@
 //! Leases local TCP ports to instances that share the daemon's network.
 
-use std::{cell::RefCell, collections::VecDeque, fs, ops::Range, os::fd::AsRawFd, rc::Rc};
+use std::{
+    cell::RefCell,
+    collections::VecDeque,
+    fs,
+    net::{Ipv6Addr, SocketAddrV6},
+    ops::Range,
+    os::fd::{AsRawFd, OwnedFd},
+    rc::Rc,
+};
 
 use nix::{
     errno::Errno,
-    sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrIn},
+    sys::socket::{
+        self, AddressFamily, SockFlag, SockType, SockaddrIn, SockaddrIn6, SockaddrLike, sockopt::Ipv6V6Only,
+    },
 };
+
+use crate::host::claim;
 
 /// The number of ports that are leased.
 const PORT_COUNT: u16 = 10_000;
@@ -21,6 +33,7 @@ pub struct Ports(Rc<RefCell<VecDeque<u16>>>);
 pub struct PortLease {
     port: u16,
     pool: Ports,
+    _claim: OwnedFd,
 }
 
 impl Ports {
@@ -40,8 +53,11 @@ impl Ports {
         let mut free = self.0.borrow_mut();
         for _ in 0..free.len() {
             let port = free.pop_front()?;
-            if is_free(port) {
-                return Some(PortLease { port, pool: self.clone() });
+            // Claimed first: the look at a port binds it for a moment, in which an instance of another daemon could not.
+            if let Ok(claim) = claim(port)
+                && is_free(port)
+            {
+                return Some(PortLease { port, pool: self.clone(), _claim: claim });
             }
             free.push_back(port);
         }
@@ -68,14 +84,29 @@ fn leasable(ephemeral: u16) -> Range<u16> {
     end - PORT_COUNT..end
 }
 
-/// Returns whether a server could listen there, on any address and without `SO_REUSEADDR`. Listeners and connections in
-/// TIME_WAIT prevent that.
+/// Claims a port among the daemons of this host. An instance listens some time after its lease, so a free port may be
+/// another daemon's.
+fn claim(port: u16) -> nix::Result<OwnedFd> {
+    claim::claim(&format!("unifaas-port-{port}"))
+}
+
+/// Returns whether a server could listen there, on any address of IPv4 and IPv6 and without `SO_REUSEADDR`. Listeners and
+/// connections in TIME_WAIT prevent that.
 fn is_free(port: u16) -> bool {
-    let look = || {
-        let probe = socket::socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
-        socket::bind(probe.as_raw_fd(), &SockaddrIn::new(0, 0, 0, 0, port))
-    };
-    look() == Ok::<(), Errno>(())
+    let four = SockaddrIn::new(0, 0, 0, 0, port);
+    let six = SockaddrIn6::from(SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, port, 0, 0));
+    // Where there is no IPv6, nothing listens on it.
+    let has_no_family = |result| matches!(result, Err(Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL));
+    let six = bind(AddressFamily::Inet6, &six);
+    bind(AddressFamily::Inet, &four).is_ok() && (six.is_ok() || has_no_family(six))
+}
+
+fn bind(family: AddressFamily, address: &dyn SockaddrLike) -> nix::Result<()> {
+    let probe = socket::socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    if family == AddressFamily::Inet6 {
+        socket::setsockopt(&probe, Ipv6V6Only, &true)?;
+    }
+    socket::bind(probe.as_raw_fd(), address)
 }
 
 #[cfg(test)]
@@ -88,9 +119,9 @@ mod tests {
         Ports(Rc::new(RefCell::new(ports.iter().copied().collect())))
     }
 
-    /// Returns free ports that the other tests do not lease.
-    fn unused(count: usize) -> Vec<u16> {
-        (12_000..22_000).filter(|port| is_free(*port)).take(count).collect()
+    /// Returns free ports. Tests that run at the same time start at different ports.
+    fn unused(from: u16, count: usize) -> Vec<u16> {
+        (from..22_000).filter(|port| is_free(*port)).take(count).collect()
     }
 
     #[test]
@@ -102,7 +133,7 @@ mod tests {
 
     #[test]
     fn leases_port_once_and_reuses_it_last() {
-        let [a, b, c] = unused(3)[..] else { panic!("no free ports") };
+        let [a, b, c] = unused(12_000, 3)[..] else { panic!("no free ports") };
         let ports = of(&[a, b, c]);
         let first = ports.lease().unwrap();
         let second = ports.lease().unwrap();
@@ -115,11 +146,24 @@ mod tests {
 
     #[test]
     fn skips_port_in_use() {
-        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-        let ports = of(&[taken.local_addr().unwrap().port()]);
-        assert!(ports.lease().is_none());
-        drop(taken);
-        assert!(ports.lease().is_some());
+        // An instance that does not listen yet must not be taken for another server on its port.
+        for address in ["127.0.0.1:0", "[::1]:0", "[::]:0"] {
+            let Ok(taken) = TcpListener::bind(address) else { continue };
+            let ports = of(&[taken.local_addr().unwrap().port()]);
+            assert!(ports.lease().is_none(), "{address}");
+            drop(taken);
+            assert!(ports.lease().is_some(), "{address}");
+        }
+    }
+
+    #[test]
+    fn skips_port_that_another_daemon_has_leased() {
+        let port = unused(17_000, 1)[0];
+        let (first, second) = (of(&[port]), of(&[port]));
+        let lease = first.lease().unwrap();
+        assert!(second.lease().is_none(), "nothing listens there yet");
+        drop(lease);
+        assert!(second.lease().is_some());
     }
 
     #[test]

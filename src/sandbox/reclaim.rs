@@ -11,7 +11,7 @@ use std::{
 };
 
 use futures::future;
-use nix::unistd::geteuid;
+use rustix::thread::CapabilitySet;
 use slog::{Logger, info, warn};
 use tokio::{task, time};
 
@@ -21,9 +21,10 @@ use super::{
     leftovers_log,
 };
 use crate::{
+    host::privileges::Privileges,
     net::{self, Mark, Subnet},
     spawner::Spawner,
-    state::{self, Damage, JournalEntry, ProcessTree, Recovered, Resource},
+    state::{self, Damage, JournalEntry, ProcessTree, Recovered, Resource, State},
 };
 
 /// The longest delay of the start-up by processes that hang in the kernel.
@@ -62,7 +63,7 @@ impl ByKind {
     }
 }
 
-/// Removes all leftovers. `mark` and `subnet` are those of this daemon.
+/// Removes all leftovers. `state` is their directory.
 ///
 /// # Panics
 /// Outside of a `LocalSet`.
@@ -70,10 +71,11 @@ pub async fn run(
     left: Recovered,
     containers: &Containers,
     spawner: &Spawner,
-    mark: Mark,
+    state: &State,
     subnet: Subnet,
     log: &Logger,
 ) {
+    let mark = Mark::new(state.mark());
     let Recovered { resources, directories, lost, damages, foreign } = left;
     let ByKind { trees, cgroups, containers: left, network, mut network_leftovers } = ByKind::of(resources);
     if lost > 0 {
@@ -87,12 +89,12 @@ pub async fn run(
         warn!(log, "the journal of an earlier daemon is damaged: marked leftovers are searched for"; "reason" => reason);
     }
     if !damages.is_empty() {
-        network_suspected |= geteuid().is_root();
+        network_suspected |= Privileges::own().has(CapabilitySet::NET_ADMIN);
         network_leftovers.marks.push(mark);
         network_leftovers.subnets.push(subnet);
     }
 
-    containers.recover(left);
+    containers.recover(left, state);
     task::spawn_local(remove_directories(directories, log.clone()));
     let ended = time::timeout(EXIT_TIMEOUT, task::spawn_local(end(trees, cgroups, log.clone())));
     let cleaned = async {
@@ -129,7 +131,10 @@ async fn end_processes(left: Vec<(JournalEntry, ProcessTree)>, log: &Logger) -> 
 /// Returns the ids of the processes killed in them.
 async fn remove_cgroups(left: Vec<(JournalEntry, String, String)>, log: &Logger) -> HashSet<i32> {
     let mut removed = Removed::default();
-    for (entry, hierarchy, path) in left {
+    // A process that is frozen under version 1 ends once it is thawed, and the other cgroups wait for its end.
+    let (frozen, others): (Vec<_>, Vec<_>) =
+        left.into_iter().partition(|(_, hierarchy, _)| hierarchy == cgroup::V1_FREEZER);
+    for (entry, hierarchy, path) in frozen.into_iter().chain(others) {
         match cgroup::remove(&hierarchy, &path, &mut removed).await {
             Ok(()) => entry.remove(),
             Err(error) => leftovers_log::not_removed(log, &format!("cgroup {path}"), &error),

@@ -1,57 +1,47 @@
-//! The spawner process: forks children, watches them until they are reaped, and kills them when the daemon ends.
+//! The spawner process: creates children, watches them until they are reaped, and kills them when the daemon ends.
 //!
-//! It has one thread, so that a forked child may run ordinary code, and few pages, so that fork is cheap. Its descriptors
-//! are those of the socket to the daemon; those of a child are closed before the next one is forked.
+//! Its descriptors are those of the socket to the daemon and of new children's reports. It blocks all signals, which keeps
+//! them from new children, and reads SIGCHLD from a descriptor.
 
 use std::{
-    cell::RefCell,
     collections::HashMap,
-    fs::File,
-    io,
-    os::fd::{AsFd, OwnedFd},
-    pin::pin,
+    io::{self, Write},
+    mem,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixStream,
+    },
     process::ExitCode,
-    rc::Rc,
     time::Duration,
 };
 
 use nix::{
     errno::Errno,
     sys::{
+        epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
         prctl,
         signal::{self, SigSet, Signal},
+        signalfd::{SfdFlags, SignalFd},
     },
-    unistd::{self, Pid},
+    unistd::Pid,
 };
 use rustix::process::{WaitOptions, wait};
-use tokio::{
-    io::AsyncReadExt,
-    net::{
-        UnixStream,
-        unix::{OwnedReadHalf, OwnedWriteHalf, pipe},
-    },
-    runtime::Builder,
-    signal::unix::{SignalKind, signal},
-    sync::{mpsc, oneshot},
-    task::{self, LocalSet},
-    time,
-};
+use tokio::time::Instant;
 
-use super::{
-    confinement,
-    protocol::{Change, Event, Failure, Launch, Request, STANDARD, at, receive, send},
-};
+use super::protocol::{Change, Event, Failure, Request, encode, receive_blocking};
 use crate::{
     state::{self, SessionLeader},
-    syscalls::SingleThread,
+    syscalls::{self, Failed, Launch, NewChild, STANDARD, Step},
 };
 
 /// The longest wait for killed children when the daemon ends.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
-/// Other processes of its user may stop a child before it executes its program. It is checked this often, and continued
-/// until it has been stopped `MAX_STOPS` times.
-const STOP_CHECK_INTERVAL: Duration = Duration::from_millis(100);
-const MAX_STOPS: u32 = 5;
+/// Other processes of its user may stop a child before it executes its program. It is continued, and in the end killed.
+const MAX_STOPS: u32 = 10;
+
+/// The data of epoll for the socket and for signals. Ids of children are below.
+const REQUESTS: u64 = u64::MAX;
+const SIGNALS: u64 = u64::MAX - 1;
 
 /// Serves the daemon at the other end of standard input until it ends.
 pub fn run() -> ExitCode {
@@ -60,177 +50,194 @@ pub fn run() -> ExitCode {
 }
 
 fn serve() -> io::Result<()> {
-    let single = SingleThread::check()?;
     // The socket tells the same, except to a process that is stopped.
     prctl::set_pdeathsig(Signal::SIGKILL)?;
-    // Signals of the service manager are the daemon's.
-    let mut blocked = SigSet::all();
-    blocked.remove(Signal::SIGCHLD);
-    blocked.thread_set_mask()?;
-    let socket = std::os::unix::net::UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
-    socket.set_nonblocking(true)?;
-    let runtime = Builder::new_current_thread().enable_all().build()?;
-    LocalSet::new().block_on(&runtime, async {
-        let (reader, writer) = UnixStream::from_std(socket)?.into_split();
-        let (events, queue) = mpsc::unbounded_channel();
-        let server = Server { single, events, children: Rc::default() };
-        let mut ended = signal(SignalKind::child())?;
-        let children = server.children.clone();
-        task::spawn_local(async move {
-            while ended.recv().await.is_some() {
-                children.borrow_mut().reap();
-            }
-        });
-        task::spawn_local(write_events(writer, queue));
-        let result = server.serve(reader).await;
-        server.kill_all().await;
-        result
-    })
+    syscalls::reset_signals();
+    // Those of the service manager are the daemon's.
+    SigSet::all().thread_set_mask()?;
+    syscalls::close_others_at_exec();
+    let mut server = Server::new()?;
+    let result = server.serve();
+    server.kill_all()?;
+    result
 }
 
 struct Server {
-    single: SingleThread,
-    events: mpsc::UnboundedSender<Event>,
-    children: Rc<RefCell<Children>>,
+    socket: UnixStream,
+    signals: SignalFd,
+    epoll: Epoll,
+    /// Those that have not been reaped. Only these are signaled: no signal reaches a reused PID.
+    children: HashMap<u64, Child>,
+    ids: HashMap<i32, u64>,
+    /// Events that are to be sent.
+    events: Vec<u8>,
 }
 
-/// The children that have not been reaped. Only these are signaled: no signal reaches a reused PID.
-#[derive(Default)]
-struct Children {
-    pids: HashMap<u64, i32>,
-    /// By PID, with the receiver of the status.
-    by_pid: HashMap<i32, (u64, oneshot::Sender<i32>)>,
+struct Child {
+    pid: Pid,
+    state: State,
+}
+
+enum State {
+    /// It has not executed its program. Other processes have stopped it `stops` times.
+    New { child: NewChild, leader: SessionLeader, stops: u32 },
+    /// Its start has failed, and it was killed.
+    Failed(Failure),
+    /// It has executed its program.
+    Started,
 }
 
 impl Server {
-    async fn serve(&self, mut reader: OwnedReadHalf) -> io::Result<()> {
-        while let Some((request, descriptors)) = receive(&mut reader).await? {
-            match request {
-                Request::Start { id, launch } => {
-                    if let Err(failure) = self.start(id, *launch, descriptors) {
-                        let _ = self.events.send(Event { id, change: Change::Failed(failure) });
+    fn new() -> io::Result<Self> {
+        let socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+        let mut ended = SigSet::empty();
+        ended.add(Signal::SIGCHLD);
+        let signals = SignalFd::with_flags(&ended, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        epoll.add(&socket, EpollEvent::new(EpollFlags::EPOLLIN, REQUESTS))?;
+        epoll.add(&signals, EpollEvent::new(EpollFlags::EPOLLIN, SIGNALS))?;
+        Ok(Self { socket, signals, epoll, children: HashMap::new(), ids: HashMap::new(), events: Vec::new() })
+    }
+
+    fn serve(&mut self) -> io::Result<()> {
+        loop {
+            for source in self.wait(EpollTimeout::NONE)? {
+                match source {
+                    REQUESTS => {
+                        let Some((request, descriptors)) = receive_blocking(&mut self.socket)? else { return Ok(()) };
+                        self.carry_out(request, descriptors)?;
                     }
-                    // Events are written between two starts.
-                    task::yield_now().await;
+                    SIGNALS => self.reap()?,
+                    id => self.check_start(id)?,
                 }
-                Request::Signal { id, signal } => self.children.borrow().signal(id, signal),
+            }
+            self.socket.write_all(&self.events)?;
+            self.events.clear();
+        }
+    }
+
+    /// Returns the data of descriptors that have become readable.
+    fn wait(&self, timeout: EpollTimeout) -> io::Result<impl Iterator<Item = u64> + use<>> {
+        let mut events = [EpollEvent::empty(); 64];
+        let count = match self.epoll.wait(&mut events, timeout) {
+            // It was stopped and continued.
+            Err(Errno::EINTR) => 0,
+            count => count?,
+        };
+        Ok(events.into_iter().take(count).map(|event| event.data()))
+    }
+
+    fn carry_out(&mut self, request: Request, descriptors: Vec<OwnedFd>) -> io::Result<()> {
+        match request {
+            Request::Start { id, launch } => match self.start(id, *launch, descriptors) {
+                Ok(()) => Ok(()),
+                Err(failed) => self.report(id, Change::Failed(failed.into())),
+            },
+            Request::Signal { id, signal } => {
+                let signal = Signal::try_from(signal).map_err(io::Error::from)?;
+                self.children.get(&id).into_iter().for_each(|child| child.signal(signal));
+                Ok(())
+            }
+        }
+    }
+
+    fn start(&mut self, id: u64, launch: Launch, descriptors: Vec<OwnedFd>) -> Result<(), Failed> {
+        // The kernel passes fewer descriptors at the limit of open files.
+        let standard: [OwnedFd; STANDARD] =
+            descriptors.try_into().map_err(|_| Failed::at(Step::Descriptors)(Errno::EMFILE))?;
+        // The kernel notes start times by the same clock. To ask it for one takes longer.
+        let after = state::boot_clock();
+        let child = launch.start(standard)?;
+        let pid = child.pid;
+        let leader = SessionLeader { pid: pid.as_raw(), after, before: state::boot_clock() };
+        let added = self.epoll.add(&child, EpollEvent::new(EpollFlags::EPOLLIN, id));
+        let mut child = Child { pid, state: State::New { child, leader, stops: 0 } };
+        if let Err(error) = added {
+            child.fail(Failed::at(Step::Descriptors)(error).into());
+        }
+        self.children.insert(id, child);
+        self.ids.insert(pid.as_raw(), id);
+        Ok(())
+    }
+
+    /// Checks how far the start of a child is.
+    fn check_start(&mut self, id: u64) -> io::Result<()> {
+        let Some(child) = self.children.get_mut(&id) else { return Ok(()) };
+        let State::New { child: new, leader, stops } = &mut child.state else { return Ok(()) };
+        let Some(outcome) = new.outcome() else { return Ok(()) };
+        // Other new children have copies of the descriptor: it would remain.
+        self.epoll.delete(&*new)?;
+        let (leader, stops) = (*leader, *stops);
+        match outcome {
+            Ok(()) if stops < MAX_STOPS => {
+                child.state = State::Started;
+                self.report(id, Change::Started(leader))?;
+            }
+            Ok(()) => child.fail(Failure::Stopped(stops)),
+            Err(failed) => child.fail(failed.into()),
+        }
+        Ok(())
+    }
+
+    /// Reaps children that have ended, and continues new ones that were stopped.
+    fn reap(&mut self) -> io::Result<()> {
+        // One signal stands for all that came meanwhile.
+        self.signals.read_signal()?;
+        while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG | WaitOptions::UNTRACED) {
+            let pid = pid.as_raw_pid();
+            let Some(id) = self.ids.get(&pid).copied() else { continue };
+            self.check_start(id)?;
+            if status.stopped() {
+                self.children.get_mut(&id).into_iter().for_each(Child::resume);
+                continue;
+            }
+            self.ids.remove(&pid);
+            match self.children.remove(&id).map(|child| child.state) {
+                Some(State::Failed(failure)) => self.report(id, Change::Failed(failure))?,
+                Some(_) => self.report(id, Change::Exited(status.as_raw()))?,
+                None => {}
             }
         }
         Ok(())
     }
 
-    /// Forks a child, which executes its program after the confinement.
-    fn start(&self, id: u64, launch: Launch, descriptors: Vec<OwnedFd>) -> Result<(), Failure> {
-        // The kernel passes fewer descriptors at the limit of open files.
-        let standard: [OwnedFd; STANDARD] = descriptors.try_into().map_err(|_| at("recvmsg")(Errno::EMFILE))?;
-        let (report, writer) = io::pipe().map_err(at("pipe"))?;
-        let report = pipe::Receiver::from_owned_fd(report.into()).map_err(at("pipe"))?;
-        let spawner = unistd::getpid();
-        // The kernel notes start times by the same clock. To ask it for one takes longer.
-        let after = state::boot_clock();
-        let child = || {
-            let Err(failure) = confinement::execute(launch, standard, spawner);
-            let _ = serde_json::to_writer(File::from(OwnedFd::from(writer)), &failure);
-        };
-        let pid = self.single.fork(child).map_err(at("fork"))?;
-        let leader = SessionLeader { pid: pid.as_raw(), after, before: state::boot_clock() };
-        let _ = self.events.send(Event { id, change: Change::Created(leader) });
-        let status = self.children.borrow_mut().insert(id, pid);
-        task::spawn_local(watch(id, pid, report, status, self.events.clone(), self.children.clone()));
+    fn report(&mut self, id: u64, change: Change) -> io::Result<()> {
+        self.events = encode(&Event { id, change }, mem::take(&mut self.events))?;
         Ok(())
     }
 
     /// Kills all children, and waits a moment until they are reaped.
-    async fn kill_all(&self) {
-        let ids: Vec<u64> = self.children.borrow().pids.keys().copied().collect();
-        ids.into_iter().for_each(|id| self.children.borrow().signal(id, Signal::SIGKILL as i32));
-        let reaped = async {
-            while !self.children.borrow().pids.is_empty() {
-                time::sleep(Duration::from_millis(1)).await;
-            }
-        };
-        let _ = time::timeout(EXIT_TIMEOUT, reaped).await;
+    fn kill_all(&mut self) -> io::Result<()> {
+        self.epoll.delete(&self.socket)?;
+        self.children.values().for_each(|child| child.signal(Signal::SIGKILL));
+        let deadline = Instant::now() + EXIT_TIMEOUT;
+        while !self.children.is_empty() && Instant::now() < deadline {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let _ = self.wait(EpollTimeout::try_from(left).unwrap_or(EpollTimeout::ZERO))?;
+            self.reap()?;
+        }
+        Ok(())
     }
 }
 
-impl Children {
-    fn insert(&mut self, id: u64, pid: Pid) -> oneshot::Receiver<i32> {
-        let (exited, status) = oneshot::channel();
-        self.pids.insert(id, pid.as_raw());
-        self.by_pid.insert(pid.as_raw(), (id, exited));
-        status
-    }
-
-    fn signal(&self, id: u64, signal: i32) {
-        let Some(pid) = self.pids.get(&id).copied().map(Pid::from_raw) else { return };
-        let Ok(signal) = Signal::try_from(signal) else { return };
+impl Child {
+    fn signal(&self, signal: Signal) {
         // Before its setsid, a child has no group of its own.
-        let _ = signal::killpg(pid, signal).or_else(|_| signal::kill(pid, signal));
+        let _ = signal::killpg(self.pid, signal).or_else(|_| signal::kill(self.pid, signal));
     }
 
-    fn reap(&mut self) {
-        while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
-            if let Some((id, exited)) = self.by_pid.remove(&pid.as_raw_nonzero().get()) {
-                self.pids.remove(&id);
-                // The receiver lives until it has the status.
-                let _ = exited.send(status.as_raw());
-            }
-        }
+    /// Kills a child whose start has failed. It may be about to exit, or stopped.
+    fn fail(&mut self, failure: Failure) {
+        self.state = State::Failed(failure);
+        self.signal(Signal::SIGKILL);
     }
-}
 
-/// Reports the changes of a child.
-async fn watch(
-    id: u64,
-    pid: Pid,
-    report: pipe::Receiver,
-    status: oneshot::Receiver<i32>,
-    events: mpsc::UnboundedSender<Event>,
-    children: Rc<RefCell<Children>>,
-) {
-    let executed = executed(report, pid).await;
-    if executed.is_ok() {
-        let _ = events.send(Event { id, change: Change::Executed });
-    } else {
-        children.borrow().signal(id, Signal::SIGKILL as i32);
-    }
-    // The sender is in the table until then.
-    let status = status.await.unwrap_or_default();
-    let change = executed.map_or_else(Change::Failed, |()| Change::Exited(status));
-    let _ = events.send(Event { id, change });
-}
-
-/// Waits until the child has executed its program, which closes `report`.
-async fn executed(mut report: pipe::Receiver, pid: Pid) -> Result<(), Failure> {
-    let mut failure = Vec::new();
-    let mut stops = 0;
-    {
-        let mut read = pin!(report.read_to_end(&mut failure));
-        loop {
-            if let Ok(read) = time::timeout(STOP_CHECK_INTERVAL, read.as_mut()).await {
-                read.map_err(at("report"))?;
-                break;
-            }
-            if state::is_stopped(pid.as_raw()) {
-                stops += 1;
-                if stops == MAX_STOPS {
-                    return Err(at("another process stopped it before it executed its program")(Errno::ETIMEDOUT));
-                }
-                let _ = signal::kill(pid, Signal::SIGCONT);
-            }
-        }
-    }
-    if failure.is_empty() {
-        return Ok(());
-    }
-    Err(serde_json::from_slice(&failure).unwrap_or_else(|_| at("report")(Errno::EINVAL)))
-}
-
-async fn write_events(mut writer: OwnedWriteHalf, mut queue: mpsc::UnboundedReceiver<Event>) {
-    while let Some(event) = queue.recv().await {
-        // After an error, the other end is closed: `serve` ends.
-        if send(&mut writer, &event, &[]).await.is_err() {
-            return;
+    /// Continues a child that was stopped before it has executed its program, or kills it.
+    fn resume(&mut self) {
+        if let State::New { stops, .. } = &mut self.state {
+            *stops += 1;
+            let signal = if *stops < MAX_STOPS { Signal::SIGCONT } else { Signal::SIGKILL };
+            let _ = signal::kill(self.pid, signal);
         }
     }
 }

@@ -1,10 +1,15 @@
 //! Tests with real processes.
 
 use std::{
+    ffi::CString,
     fs::{self, File},
     io::{self, Write},
     net::TcpListener,
-    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    ops::Deref,
+    os::unix::{
+        ffi::OsStrExt,
+        fs::{OpenOptionsExt, PermissionsExt},
+    },
     path::{Path, PathBuf},
     process::Command,
     sync::{
@@ -14,6 +19,13 @@ use std::{
 };
 
 use futures::executor::block_on;
+use nix::{
+    sys::{
+        signal::{Signal, kill},
+        stat::Mode,
+    },
+    unistd::{Pid, mkfifo},
+};
 use slog::Logger;
 use tokio::{
     runtime::Builder,
@@ -21,6 +33,10 @@ use tokio::{
 };
 
 use super::*;
+use crate::{
+    state::{Resource, State, kill_process_trees, recorded},
+    syscalls::{Confinement, Launch, Program},
+};
 
 const ATTEMPTS: usize = 1000;
 
@@ -35,8 +51,31 @@ fn spawner_process() {
     }
 }
 
-fn spawner() -> Spawner {
-    Spawner::new(&Logger::root(slog::Discard, slog::o!())).unwrap()
+struct Rig {
+    spawner: Spawner,
+    state: State,
+    home: tempfile::TempDir,
+}
+
+impl Deref for Rig {
+    type Target = Spawner;
+
+    fn deref(&self) -> &Spawner {
+        &self.spawner
+    }
+}
+
+fn spawner() -> Rig {
+    let home = tempfile::tempdir().unwrap();
+    let (state, _) = State::open(&home.path().join("state")).unwrap();
+    let spawner = Spawner::new(&state, &Logger::root(slog::Discard, slog::o!())).unwrap();
+    Rig { spawner, state, home }
+}
+
+/// Returns the children of a process, which has one thread.
+fn children(pid: i32) -> Vec<i32> {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    children.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
 }
 
 fn start(spawner: &Spawner, script: &str, confinement: Option<Confinement>) -> Child {
@@ -47,13 +86,13 @@ fn start(spawner: &Spawner, script: &str, confinement: Option<Confinement>) -> C
         env: Vec::new(),
     };
     let null = || File::options().read(true).write(true).open("/dev/null").unwrap().into();
-    spawner.start(Launch { invocation, directory: "/".into(), confinement }, [null(), null(), null()])
+    let launch = Launch { program: Program::try_from(&invocation).unwrap(), directory: c"/".to_owned(), confinement };
+    spawner.start(launch, [null(), null(), null()])
 }
 
 async fn succeeds(spawner: &Spawner, script: &str) -> bool {
     let mut child = start(spawner, script, None);
-    child.created().await.unwrap();
-    child.executed().await.unwrap();
+    child.started().await.unwrap();
     child.wait().await.unwrap().success()
 }
 
@@ -109,9 +148,9 @@ fn children_hold_no_descriptors_of_the_daemon() {
 async fn check_descriptors_of_children() {
     let directory = tempfile::tempdir().unwrap();
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    let (spawner, done) = (spawner(), Arc::new(AtomicBool::new(false)));
+    let (rig, done) = (spawner(), Arc::new(AtomicBool::new(false)));
     let children = (0..4).map(|_| {
-        let (spawner, done) = (spawner.clone(), done.clone());
+        let (spawner, done) = (rig.spawner.clone(), done.clone());
         task::spawn_local(async move {
             let mut count = 0;
             while !done.load(Ordering::Relaxed) {
@@ -130,18 +169,11 @@ async fn check_descriptors_of_children() {
 
 #[test]
 fn failure_names_its_step() {
-    let confinement = Confinement {
-        user: None,
-        capabilities: None,
-        file_size: None,
-        open_files: None,
-        cgroups: vec![PathBuf::from("/no/such/cgroup/tasks")],
-    };
+    let cgroups = vec![c"/no/such/cgroup/tasks".to_owned()];
     let spawner = spawner();
-    let mut child = start(&spawner, ":", Some(confinement));
-    block_on(child.created()).unwrap();
-    let expected = Failure { step: "cgroup".into(), errno: nix::libc::ENOENT };
-    assert_eq!(block_on(child.executed()), Err(expected));
+    let mut child = start(&spawner, ":", Some(Confinement { cgroups, ..Confinement::default() }));
+    let failure = block_on(child.started()).unwrap_err();
+    assert_eq!(failure.to_string(), "cgroup: No such file or directory (os error 2)");
 }
 
 #[test]
@@ -157,7 +189,7 @@ fn programs_of_the_host_run_to_their_end() {
 fn dropped_child_is_killed() {
     let spawner = spawner();
     let mut child = start(&spawner, "sleep 1000", None);
-    let pid = block_on(child.created()).unwrap().pid;
+    let pid = block_on(child.started()).unwrap().pid;
     assert!(is_running(pid));
     drop(child);
     while is_running(pid) {
@@ -169,22 +201,77 @@ fn dropped_child_is_killed() {
 fn last_clone_kills_children_and_ends_the_process() {
     let spawner = spawner();
     let mut child = start(&spawner, "sleep 1000", None);
-    let pid = block_on(child.created()).unwrap().pid;
-    block_on(child.executed()).unwrap();
+    let pid = block_on(child.started()).unwrap().pid;
     let process = parent(pid);
+    let Rig { spawner, state, home } = spawner;
     drop(spawner);
     assert!(!is_running(pid) && !is_running(process));
     assert!(block_on(child.wait()).is_err());
+    drop(state);
+    assert_eq!(recorded(&home.path().join("state")), []);
+}
+
+/// Starts a child that waits before it executes its program, until the returned pipe is read. Returns its PID.
+fn start_waiting(rig: &Rig) -> (Child, PathBuf, i32) {
+    let pipe = rig.home.path().join("tasks");
+    mkfifo(&pipe, Mode::S_IRWXU).unwrap();
+    let mut sleeping = start(rig, "sleep 1000", None);
+    let process = parent(block_on(sleeping.started()).unwrap().pid);
+    let known = children(process);
+    // Its first step after the start of a session.
+    let cgroups = vec![CString::new(pipe.as_os_str().as_bytes()).unwrap()];
+    let child = start(rig, ":", Some(Confinement { cgroups, ..Confinement::default() }));
+    let new = || children(process).into_iter().find(|pid| !known.contains(pid));
+    let pid = std::iter::repeat_with(new).flatten().next().unwrap();
+    while nix::unistd::getsid(Some(Pid::from_raw(pid))).unwrap().as_raw() != pid {
+        std::thread::yield_now();
+    }
+    (child, pipe, pid)
+}
+
+#[test]
+fn waiting_child_delays_no_other_and_is_continued_when_stopped() {
+    let rig = spawner();
+    let (mut child, pipe, pid) = start_waiting(&rig);
+    for _ in 0..3 {
+        kill(Pid::from_raw(pid), Signal::SIGSTOP).unwrap();
+        assert!(block_on(succeeds(&rig, ":")));
+    }
+    assert_eq!(fs::read(&pipe).unwrap(), b"0");
+    assert_eq!(block_on(child.started()).unwrap().pid, pid);
+    assert!(block_on(child.wait()).unwrap().success());
+}
+
+#[test]
+fn child_that_is_stopped_again_and_again_is_killed() {
+    let rig = spawner();
+    let (mut child, _, pid) = start_waiting(&rig);
+    while is_running(pid) {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGSTOP);
+    }
+    let failure = block_on(child.started()).unwrap_err();
+    assert_eq!(failure.to_string(), "other processes stopped it 10 times before it executed its program");
+    assert!(block_on(succeeds(&rig, ":")));
+}
+
+#[test]
+fn next_daemon_finds_children_that_have_not_executed_their_program() {
+    let rig = spawner();
+    let (mut child, _, pid) = start_waiting(&rig);
+    let [Resource::Process(tree)] = &recorded(rig.state.directory())[..] else { panic!("one record") };
+    // As if the daemon was killed after another process has stopped the child.
+    let (killed, result) = kill_process_trees(std::slice::from_ref(tree));
+    result.unwrap();
+    assert!(killed.contains(&pid) && !is_running(pid), "{killed:?}");
+    assert_eq!(block_on(child.started()), Err(Failure::SpawnerEnded));
 }
 
 #[test]
 fn next_start_replaces_an_ended_spawner_process() {
     let spawner = spawner();
     let mut child = start(&spawner, "sleep 1000", None);
-    let pid = block_on(child.created()).unwrap().pid;
-    block_on(child.executed()).unwrap();
-    let process = nix::unistd::Pid::from_raw(parent(pid));
-    nix::sys::signal::kill(process, nix::sys::signal::Signal::SIGKILL).unwrap();
+    let pid = block_on(child.started()).unwrap().pid;
+    kill(Pid::from_raw(parent(pid)), Signal::SIGKILL).unwrap();
     assert!(block_on(child.wait()).is_err());
     while is_running(pid) {
         std::thread::yield_now();

@@ -3,6 +3,7 @@
 
 use std::{
     env,
+    ffi::OsStr,
     fs::{self, DirBuilder, OpenOptions, Permissions},
     io::{self, Read},
     os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
@@ -10,19 +11,22 @@ use std::{
 };
 
 use nix::unistd::{Uid, geteuid};
+use rustix::fs::{Access, AtFlags, CWD, accessat};
 
 use super::{
-    error::{StateError, error},
+    error::{StateError, error, is_full},
     file,
-    journal::{Journal, JournalWriter, is_full},
+    journal::{Journal, JournalWriter},
     lock::{Lock, Refusal},
-    recovery::{FoundRecords, Recovered},
+    recovery::{FoundRecords, RESOURCES, Recovered},
     resource::Origin,
 };
 
 const LOCK: &str = "lock";
 const IDENTITY: &str = "identity";
 const INSTANCES: &str = "instances";
+/// Directories like the state directory, each of a daemon that has taken over from another one.
+const LIVES: &str = "lives";
 /// Other users may pass through to what is theirs, as machine monitors of another user do.
 const MODE: u32 = 0o755;
 /// The permission bits of a file's mode, and the bit that no other user may have.
@@ -48,6 +52,21 @@ impl State {
     /// # Errors
     /// When it belongs to another daemon or user, or one of its files cannot be used.
     pub fn open(directory: &Path) -> Result<(Self, Recovered), StateError> {
+        let opened = Self::open_life(directory)?;
+        // The lock of the directory itself is not held by a daemon that has taken over from another one.
+        for life in lives(&opened.0.directory) {
+            if let Some(holder) = Lock::holder(&life.join(LOCK)) {
+                return Err(StateError::InUse { path: directory.to_owned(), holder: Some(holder) });
+            }
+        }
+        Ok(opened)
+    }
+
+    /// Takes the directory of one life of the daemon: the state directory itself, or the result of [`create_life`].
+    ///
+    /// # Errors
+    /// As above.
+    pub fn open_life(directory: &Path) -> Result<(Self, Recovered), StateError> {
         DirBuilder::new().recursive(true).mode(MODE).create(directory).map_err(error(directory))?;
         let directory = directory.canonicalize().map_err(error(directory))?;
         check_owner(&directory)?;
@@ -75,11 +94,20 @@ impl State {
             }
             converted => converted?,
         }
-        let writer = JournalWriter::start(found.directory(), here.clone()).map_err(error(&directory))?;
-        let journal = writer.journal(found.next());
+        let writer = JournalWriter::start(found.directory(), here.clone(), found.next()).map_err(error(&directory))?;
+        let journal = writer.journal();
         let recovered = found.recover(&writer, &here, directories);
         let state = Self { directory, identity, run_id: rand::random(), journal, _writer: writer, _lock: lock };
         Ok((state, recovered))
+    }
+
+    /// Completes the removal of records. Removes the directory if it is that of a further life and nothing is left.
+    pub fn close(self) {
+        let Self { directory, journal, _writer: writer, _lock: lock, .. } = self;
+        drop((journal, writer));
+        // While it is locked: another life may be about to look for leftovers in it.
+        remove_life(&directory);
+        drop(lock);
     }
 
     /// Returns the path of the directory.
@@ -109,18 +137,66 @@ impl State {
     }
 }
 
-/// Returns the default state directory. It is on a disk, as containers and copies of disks survive a reboot, and where
-/// no other user can create it first.
+/// Returns the directories of further lives below a state directory, the first one first.
+pub fn lives(base: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(base.join(LIVES)).into_iter().flatten().flatten();
+    let number = |name: &OsStr| name.to_str().and_then(|name| name.parse::<u64>().ok());
+    let mut lives: Vec<_> = entries.filter_map(|entry| Some((number(&entry.file_name())?, entry.path()))).collect();
+    lives.sort_unstable();
+    lives.into_iter().map(|(_, path)| path).collect()
+}
+
+/// Creates the directory of a further life.
+///
+/// # Errors
+/// When it cannot be created.
+pub fn create_life(base: &Path) -> Result<PathBuf, StateError> {
+    let last = lives(base).last().and_then(|life| life.file_name()?.to_str()?.parse::<u64>().ok());
+    let all = base.join(LIVES);
+    let life = all.join((last.unwrap_or(0) + 1).to_string());
+    for directory in [&all, &life] {
+        fs::create_dir_all(directory).map_err(error(directory))?;
+        // The umask may have taken permissions that the monitors of virtual machines need.
+        fs::set_permissions(directory, Permissions::from_mode(MODE)).map_err(error(directory))?;
+    }
+    Ok(life)
+}
+
+/// Removes the directory of a further life in which nothing is recorded any more. Anything else in it stays.
+fn remove_life(directory: &Path) {
+    if directory.parent().and_then(Path::file_name) != Some(OsStr::new(LIVES)) {
+        return;
+    }
+    // Each fails if there is something in it. A directory without records would count as damaged.
+    if fs::remove_dir(directory.join(INSTANCES)).is_ok() && fs::remove_dir(directory.join(RESOURCES)).is_ok() {
+        for file in [IDENTITY, LOCK] {
+            let _ = fs::remove_file(directory.join(file));
+        }
+        let _ = fs::remove_dir(directory);
+        let _ = directory.parent().map(fs::remove_dir);
+    }
+}
+
+/// Returns the default state directory: the first candidate that this process can use, else the first one, whose error
+/// says why it cannot be used.
+///
+/// It is on a disk if possible, as containers and copies of disks survive a reboot, and where no other user can create it
+/// first.
 pub fn default_directory() -> PathBuf {
     let below = |variable: &str| env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
-    if geteuid().is_root() {
-        return PathBuf::from("/var/lib/unifaas");
-    }
-    let home = || below("HOME").map(|home| home.join(".local/state"));
-    match below("XDG_STATE_HOME").or_else(home) {
-        Some(state) => state.join("unifaas"),
-        None => env::temp_dir().join(format!("unifaas-{}", geteuid())),
-    }
+    let system = geteuid().is_root().then(|| PathBuf::from("/var/lib/unifaas"));
+    let of_user = below("XDG_STATE_HOME").or_else(|| below("HOME").map(|home| home.join(".local/state")));
+    let temporary = env::temp_dir().join(format!("unifaas-{}", geteuid()));
+    let mut candidates = system.into_iter().chain(of_user.map(|state| state.join("unifaas"))).chain([temporary]);
+    let first = candidates.next().unwrap_or_default();
+    if is_usable(&first) { first } else { candidates.find(|path| is_usable(path)).unwrap_or(first) }
+}
+
+/// Returns whether this process can write to a directory, or create it.
+fn is_usable(directory: &Path) -> bool {
+    let existing = directory.ancestors().find(|path| path.symlink_metadata().is_ok());
+    let wanted = Access::WRITE_OK | Access::EXEC_OK;
+    existing.is_some_and(|path| accessat(CWD, path, wanted, AtFlags::EACCESS).is_ok())
 }
 
 fn check_owner(directory: &Path) -> Result<(), StateError> {

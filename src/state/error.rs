@@ -1,11 +1,13 @@
-//! Why a state directory cannot be used.
+//! Why a state directory cannot be used, or a resource not be recorded.
 
 use std::{
     io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use nix::unistd::Uid;
+use unifaas_actors::sandbox::LaunchError;
 
 /// Why a state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -32,4 +34,50 @@ fn pid(holder: Option<i32>) -> String {
 pub fn error(path: &Path) -> impl FnOnce(io::Error) -> StateError + use<> {
     let path = path.to_owned();
     move |source| StateError::Io { path, source }
+}
+
+/// Why a resource cannot be recorded, and so must not be created.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("the journal cannot be written, so nothing can be started: {}: {source}", path.display())]
+pub struct JournalError {
+    pub(super) path: PathBuf,
+    pub(super) source: Arc<io::Error>,
+}
+
+impl JournalError {
+    /// Returns whether the disk, or a limit on it, is exhausted.
+    pub fn is_full(&self) -> bool {
+        is_full(&self.source)
+    }
+}
+
+impl From<JournalError> for LaunchError {
+    fn from(error: JournalError) -> Self {
+        // Neither is the function's fault.
+        if error.is_full() { Self::Exhausted(error.to_string()) } else { Self::Missing(error.to_string()) }
+    }
+}
+
+/// Returns whether an error says that the disk, or a limit on it, is exhausted.
+pub fn is_full(error: &io::Error) -> bool {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn journal_error_is_never_the_fault_of_a_function() {
+        let launch_error = |kind: io::ErrorKind| {
+            let error = JournalError { path: "/j".into(), source: Arc::new(kind.into()) };
+            assert!(error.to_string().contains("/j"), "{error}");
+            LaunchError::from(error)
+        };
+        for full in [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded, io::ErrorKind::FileTooLarge] {
+            assert!(matches!(launch_error(full), LaunchError::Exhausted(_)));
+        }
+        assert!(matches!(launch_error(io::ErrorKind::ReadOnlyFilesystem), LaunchError::Missing(_)));
+    }
 }

@@ -2,11 +2,10 @@
 //! While records cannot be written, nothing can be started.
 //!
 //! Files are written by a background worker, so that a slow disk delays the starts and not the actors' thread. The
-//! files themselves are in `record_dir.rs`.
+//! worker decides in `journal_files.rs` which file a record gets. The files themselves are in `record_dir.rs`.
 
 use std::{
     io,
-    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -16,41 +15,14 @@ use std::{
 use futures::executor;
 use scopeguard::ScopeGuard;
 use tokio::sync::oneshot;
-use unifaas_actors::sandbox::LaunchError;
 
 use super::{
+    error::JournalError,
+    journal_files::JournalFiles,
     record_dir::RecordDir,
-    resource::{Origin, Record, Resource},
+    resource::{Origin, Resource},
 };
 use crate::worker::{Requests, Worker, WorkerHandle};
-
-/// Why a resource cannot be recorded, and so must not be created.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("the journal cannot be written, so nothing can be started: {}: {source}", path.display())]
-pub struct JournalError {
-    path: PathBuf,
-    source: Arc<io::Error>,
-}
-
-impl JournalError {
-    /// Returns whether the disk, or a limit on it, is exhausted.
-    pub fn is_full(&self) -> bool {
-        is_full(&self.source)
-    }
-}
-
-impl From<JournalError> for LaunchError {
-    fn from(error: JournalError) -> Self {
-        // Neither is the function's fault.
-        if error.is_full() { Self::Exhausted(error.to_string()) } else { Self::Missing(error.to_string()) }
-    }
-}
-
-/// Returns whether an error says that the disk, or a limit on it, is exhausted.
-pub fn is_full(error: &io::Error) -> bool {
-    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
-    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
-}
 
 /// Records resources. Clones share the journal, and work on any thread.
 #[derive(Debug, Clone)]
@@ -72,6 +44,7 @@ pub struct JournalEntry {
 pub struct JournalWriter {
     worker: Worker<Request>,
     records: RecordDir,
+    next: u64,
 }
 
 #[derive(Debug)]
@@ -93,23 +66,26 @@ enum Request {
 }
 
 impl JournalWriter {
-    /// Starts the worker. Its records are of `origin`.
+    /// Starts the worker. Its records are of `origin`, and numbered from `next` on.
     ///
     /// # Errors
     /// When the host has no more threads.
-    pub fn start(records: RecordDir, origin: Origin) -> io::Result<Self> {
-        let written = records.clone();
+    pub fn start(records: RecordDir, origin: Origin, next: u64) -> io::Result<Self> {
+        let directory = records.clone();
         let work = move |requests: Requests<Request>| {
+            let mut files = JournalFiles::new(directory, origin, next);
             while let Ok(request) = requests.recv_blocking() {
-                carry_out(&written, &origin, request);
+                request.carry_out(&mut files);
             }
+            files.remove_released();
         };
-        Ok(Self { worker: Worker::on_threads("journal", 1, work)?, records })
+        Ok(Self { worker: Worker::on_threads("journal", 1, work)?, records, next })
     }
 
-    /// Returns a journal that gives the numbers from `next` on.
-    pub fn journal(&self, next: u64) -> Journal {
-        Journal { worker: self.worker.handle(), records: self.records.clone(), next: Arc::new(AtomicU64::new(next)) }
+    /// Returns the interface for the engines.
+    pub fn journal(&self) -> Journal {
+        let next = Arc::new(AtomicU64::new(self.next));
+        Journal { worker: self.worker.handle(), records: self.records.clone(), next }
     }
 
     /// Returns the entry of an earlier daemon's record.
@@ -118,19 +94,15 @@ impl JournalWriter {
     }
 }
 
-fn carry_out(records: &RecordDir, origin: &Origin, request: Request) {
-    let record = |resource| Record { origin: origin.clone(), resource };
-    match request {
-        Request::Record { number, resource, written } => {
-            let error = |source| JournalError { path: records.path(number), source: Arc::new(source) };
-            let _ = written.send(records.write(number, &record(resource)).map_err(error));
+impl Request {
+    fn carry_out(self, files: &mut JournalFiles) {
+        match self {
+            Self::Record { number, resource, written } => drop(written.send(files.record(number, resource))),
+            Self::Update { number, resource } => files.update(number, resource),
+            Self::Remove { number } => files.remove(number),
+            #[cfg(test)]
+            Self::Flush(done) => drop(done.send(())),
         }
-        // The record as it was is enough to find the resource.
-        Request::Update { number, resource } => drop(records.update(number, &record(resource))),
-        // Where it stays, the next daemon looks for the resource in vain.
-        Request::Remove { number } => drop(records.remove(number)),
-        #[cfg(test)]
-        Request::Flush(done) => drop(done.send(())),
     }
 }
 
@@ -184,7 +156,10 @@ mod tests {
 
     use futures::{FutureExt, future::join_all};
 
-    use super::*;
+    use super::{
+        super::{journal_files::MAX_RELEASED, resource::Record},
+        *,
+    };
 
     struct Rig {
         writer: JournalWriter,
@@ -202,8 +177,8 @@ mod tests {
             let home = tempfile::tempdir().unwrap();
             let (records, _) = RecordDir::open(home.path().join("resources")).unwrap();
             let origin = Origin { boot: "b".to_owned(), pids: 1, network: 2 };
-            let writer = JournalWriter::start(records.clone(), origin).unwrap();
-            Self { journal: writer.journal(7), writer, records, home }
+            let writer = JournalWriter::start(records.clone(), origin, 7).unwrap();
+            Self { journal: writer.journal(), writer, records, home }
         }
 
         /// The names that the next daemon would find if this one was killed now.
@@ -242,7 +217,7 @@ mod tests {
         let entries = join_all(names.iter().map(|name| rig.journal.record(resource(name)))).await;
         assert_eq!(rig.found(), names);
         entries.into_iter().for_each(|entry| entry.unwrap().remove());
-        rig.journal.flush();
+        drop(rig.writer);
         assert_eq!(fs::read_dir(rig.home.path().join("resources")).unwrap().count(), 0);
     }
 
@@ -286,15 +261,40 @@ mod tests {
     }
 
     #[test]
-    fn journal_error_is_never_the_fault_of_a_function() {
-        let launch_error = |kind: io::ErrorKind| {
-            let error = JournalError { path: "/j".into(), source: Arc::new(kind.into()) };
-            assert!(error.to_string().contains("/j"), "{error}");
-            LaunchError::from(error)
-        };
-        for full in [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded, io::ErrorKind::FileTooLarge] {
-            assert!(matches!(launch_error(full), LaunchError::Exhausted(_)));
+    fn file_of_a_removed_record_is_used_again_until_the_end() {
+        let rig = Rig::new();
+        let names = || fs::read_dir(rig.home.path().join("resources")).unwrap().count();
+        let entry = |name: &str| rig.journal.record_blocking(resource(name)).unwrap();
+        let kept = entry("kept");
+        for _ in 0..10 {
+            entry("again").remove();
         }
-        assert!(matches!(launch_error(io::ErrorKind::ReadOnlyFilesystem), LaunchError::Missing(_)));
+        rig.journal.flush();
+        assert_eq!((names(), rig.records.path(8).exists()), (2, true));
+        let entries: Vec<_> = (0..MAX_RELEASED + 10).map(|_| entry("many")).collect();
+        entries.into_iter().for_each(JournalEntry::remove);
+        rig.journal.flush();
+        assert_eq!(names(), 1 + MAX_RELEASED);
+        drop(kept);
+        drop(rig.writer);
+        assert_eq!(names(), 1);
+    }
+
+    #[test]
+    fn entry_without_a_record_releases_no_other_file() {
+        let rig = Rig::new();
+        let failing = |number: u64| {
+            fs::create_dir(rig.records.path(number).with_extension("new")).unwrap();
+            // The future is dropped before its record is written.
+            assert!(rig.journal.record(resource("failing")).now_or_never().is_none_or(|written| written.is_err()));
+            rig.journal.flush();
+            fs::remove_dir(rig.records.path(number).with_extension("new")).unwrap();
+        };
+        failing(7);
+        let _first = rig.journal.record_blocking(resource("first")).unwrap();
+        let _second = rig.journal.record_blocking(resource("second")).unwrap();
+        failing(9);
+        assert_eq!(rig.found(), ["first", "second"]);
+        assert!(rig.records.path(8).exists() && !rig.records.path(9).exists());
     }
 }

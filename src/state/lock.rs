@@ -41,6 +41,14 @@ impl Lock {
     }
 }
 
+impl Lock {
+    /// Returns which other process holds the lock on the file at `path`. Not to be called for a lock of this process,
+    /// which this would release.
+    pub fn holder(path: &Path) -> Option<i32> {
+        file::open_regular(path, OpenOptions::new().write(true)).ok().and_then(|file| holder(&file))
+    }
+}
+
 fn holder(file: &File) -> Option<i32> {
     let mut lock = whole_file();
     fcntl(file, FcntlArg::F_GETLK(&mut lock)).ok()?;

@@ -5,13 +5,14 @@
 //!   identity    a random number: the mark of everything that can carry one (labels of containers, groups of taps, names)
 //!   resources/  a record for each resource, written before the resource is created
 //!   instances/  the files of instances, a directory each, which is its own record
+//!   lives/      directories like this one, each of a daemon that has taken over from another one (see `upgrade/`)
 //! ```
 //!
 //! Each engine records its resources before it creates them, and removes the records when it has released them. What a
 //! killed daemon has left, the next one finds in [`Recovered`], and `sandbox/reclaim.rs` removes it.
 //!
 //! `directory.rs` opens the directory, `file.rs` its files, `lock.rs` its lock, and `recovery.rs` reads what was left.
-//! `resource.rs` says what is recorded, `record_dir.rs` keeps the files, `journal.rs` is the interface of the engines,
+//! `resource.rs` says what is recorded, `record_dir.rs` keeps the files, `journal_files.rs` chooses them, `journal.rs` is the interface of the engines,
 //! and `legacy_journal.rs` reads what earlier versions wrote. Processes are recognized by `process_tree.rs`, in the
 //! process table of `processes.rs`.
 
@@ -19,6 +20,7 @@ mod directory;
 mod error;
 mod file;
 mod journal;
+mod journal_files;
 mod legacy_journal;
 mod lock;
 mod process_tree;
@@ -27,11 +29,11 @@ mod record_dir;
 mod recovery;
 mod resource;
 
-pub use directory::{State, default_directory};
-pub use error::StateError;
-pub use journal::{Journal, JournalEntry, JournalError, is_full};
+pub use directory::{State, create_life, default_directory, lives};
+pub use error::{JournalError, StateError, is_full};
+pub use journal::{Journal, JournalEntry};
 pub use process_tree::MARK;
-pub use processes::{boot_clock, is_stopped, kill_process_trees};
+pub use processes::{boot_clock, kill_container_processes, kill_process_trees, pids_of};
 #[cfg(test)]
 pub use recovery::recorded;
 pub use recovery::{Damage, Recovered};

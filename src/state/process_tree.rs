@@ -30,10 +30,8 @@ pub struct Process {
 /// The state of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Condition {
-    /// It runs or waits.
+    /// It runs, waits, or is stopped.
     Alive,
-    /// A signal has stopped it.
-    Stopped,
     /// It has exited and is not reaped.
     Dead,
 }

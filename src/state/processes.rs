@@ -11,7 +11,10 @@ use nix::{
     time::{ClockId, clock_gettime},
     unistd,
 };
-use procfs::process::{self, Stat};
+use procfs::{
+    ProcessCGroups,
+    process::{self, Stat},
+};
 use rustix::{
     io::Errno,
     process::{Pid, PidfdFlags, pidfd_open, pidfd_send_signal},
@@ -40,11 +43,37 @@ pub fn boot_clock() -> u64 {
 /// not.
 pub fn kill_process_trees(trees: &[ProcessTree]) -> (HashSet<i32>, io::Result<()>) {
     let own = unistd::getpid().as_raw();
+    kill_until_none_is_left(|| members(&processes(), trees, own).into_iter().cloned().collect())
+}
+
+/// Kills the processes in the cgroups that an engine has named after a container, as [`kill_process_trees`] does. None is
+/// found if `id` is not the whole id of a container.
+pub fn kill_container_processes(id: &str) -> (HashSet<i32>, io::Result<()>) {
+    if !is_container_id(id) {
+        return (HashSet::new(), Ok(()));
+    }
+    kill_until_none_is_left(|| {
+        let all = process::all_processes().into_iter().flatten().flatten();
+        let inside = all.filter(|process| process.cgroups().is_ok_and(|cgroups| is_in_container(&cgroups, id)));
+        let inside = inside.filter_map(|process| of(&process));
+        inside.filter(|process| process.condition != Condition::Dead).collect()
+    })
+}
+
+/// Returns whether a text is an id that engines give to containers.
+fn is_container_id(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+fn is_in_container(cgroups: &ProcessCGroups, id: &str) -> bool {
+    cgroups.0.iter().any(|cgroup| cgroup.pathname.contains(id))
+}
+
+fn kill_until_none_is_left(find: impl Fn() -> Vec<Process>) -> (HashSet<i32>, io::Result<()>) {
     let mut killed = HashSet::new();
     let (mut delay, mut waited) = (MIN_SCAN_DELAY, Duration::ZERO);
     loop {
-        let processes = processes();
-        let left = members(&processes, trees, own);
+        let left = find();
         if left.is_empty() {
             return (killed, Ok(()));
         }
@@ -54,7 +83,7 @@ pub fn kill_process_trees(trees: &[ProcessTree]) -> (HashSet<i32>, io::Result<()
             let error = format!("still there {} s after SIGKILL: {pids:?}", EXIT_TIMEOUT.as_secs());
             return (killed, Err(io::Error::other(error)));
         }
-        killed.extend(left.into_iter().filter(|process| kill(process)).map(|process| process.pid));
+        killed.extend(left.into_iter().filter(kill).map(|process| process.pid));
         #[expect(clippy::disallowed_methods, reason = "no actor is on this thread")]
         thread::sleep(delay);
         waited += delay;
@@ -77,9 +106,13 @@ fn kill(process: &Process) -> bool {
     }
 }
 
-/// Returns whether a signal has stopped the process.
-pub fn is_stopped(pid: i32) -> bool {
-    stat(pid).is_some_and(|stat| condition(stat.state) == Condition::Stopped)
+/// Returns the PIDs of the processes with the mark of an instance, and of those in its session, if it has one.
+pub fn pids_of(instance: &str, session: Option<u32>) -> Vec<i32> {
+    let is_member = |process: &Process| {
+        let is_in = |session| u32::try_from(process.session) == Ok(session);
+        process.instance.as_deref() == Some(instance) || session.is_some_and(is_in)
+    };
+    processes().into_iter().filter(is_member).map(|process| process.pid).collect()
 }
 
 fn processes() -> Vec<Process> {
@@ -109,7 +142,6 @@ fn stat(pid: i32) -> Option<Stat> {
 fn condition(state: char) -> Condition {
     match state {
         'Z' | 'X' | 'x' => Condition::Dead,
-        'T' => Condition::Stopped,
         _ => Condition::Alive,
     }
 }
@@ -120,8 +152,6 @@ mod tests {
         io::{BufRead, BufReader},
         process::{Child, Command, Stdio},
     };
-
-    use nix::sys::wait::{WaitPidFlag, waitpid};
 
     use super::{super::resource::SessionLeader, *};
 
@@ -146,21 +176,6 @@ mod tests {
     }
 
     #[test]
-    fn sees_whether_a_process_is_stopped() {
-        let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
-        let pid = unistd::Pid::from_raw(child.id() as i32);
-        assert!(!is_stopped(pid.as_raw()));
-        for (signal, stopped) in [(Signal::SIGSTOP, true), (Signal::SIGCONT, false)] {
-            signal::kill(pid, signal).unwrap();
-            waitpid(pid, Some(WaitPidFlag::WUNTRACED | WaitPidFlag::WCONTINUED)).unwrap();
-            assert_eq!(is_stopped(pid.as_raw()), stopped);
-        }
-        child.kill().unwrap();
-        child.wait().unwrap();
-        assert!(!is_stopped(pid.as_raw()), "it has exited");
-    }
-
-    #[test]
     fn reads_parent_session_and_mark() {
         let child = Command::new("setsid").args(["sleep", "1000"]).env(MARK, "ab").env("XINSTANCE_ID", "no").spawn();
         let mut child = child.unwrap();
@@ -175,6 +190,20 @@ mod tests {
         assert_eq!((found.pid, found.parent, found.instance.as_deref()), (pid, own, Some("ab")));
         assert_eq!((found.condition, dead.unwrap().instance), (Condition::Alive, None));
         assert_eq!(read(pid), None);
+    }
+
+    #[test]
+    fn process_of_a_container_has_the_whole_id_in_a_cgroup() {
+        let id = "0123456789abcdef".repeat(4);
+        assert!(is_container_id(&id));
+        for text in ["", "c", "unifaas-f-0123456789abcdef", &id[1..], &id.replace('f', "/")] {
+            assert!(!is_container_id(text), "{text}");
+            assert_eq!(kill_container_processes(text).0, HashSet::new());
+        }
+        let inside = |text: &str| is_in_container(&procfs::FromBufRead::from_buf_read(text.as_bytes()).unwrap(), &id);
+        assert!(inside(&format!("9:pids:/\n4:memory:/docker/{id}\n")));
+        assert!(inside(&format!("0::/system.slice/docker-{id}.scope\n")));
+        assert!(!inside(&format!("4:memory:/docker/{}\n0::/\n", id.replace('f', "e"))));
     }
 
     #[test]

@@ -1,16 +1,19 @@
 //! The directory of records: a file of JSON for each resource, named by its number.
 //!
-//! A record is written beside its place and renamed, so that it is there as a whole or not at all when the daemon is
-//! killed. There is no wait for the disk: a crash of the host may lose records, and ends nearly all that they describe.
+//! The first line of a file is the record. A new file is written beside its place and renamed, so that it is there as a
+//! whole or not at all when the daemon is killed. There is no wait for the disk: a crash of the host may lose records, and
+//! ends nearly all that they describe.
 //!
-//! An update is appended as a line of its own, and the last line that is whole counts. To rename a new file over the
-//! record would cost milliseconds on ext4, which then allocates the blocks of the new file and writes them at once.
+//! A file that exists is written over in place, also for another resource: an empty first line says that the resource was
+//! released. ext4 is slow to give a new file the inode of a file removed in the last seconds, and writes a file at once
+//! that is renamed over another one. Within a page, the kernel carries out a write of a killed daemon as a whole or
+//! not at all; what is longer replaces its file.
 
 use std::{
     ffi::OsStr,
     fs::{self, DirBuilder, OpenOptions},
-    io::{self, Read, Write},
-    os::unix::fs::DirBuilderExt,
+    io::{self, Read},
+    os::unix::fs::{DirBuilderExt, FileExt},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -25,6 +28,10 @@ use super::{
 const EXTENSION: &str = "json";
 /// The largest record that is read, in bytes.
 const MAX_RECORD: u64 = 64 << 10;
+/// The smallest page of any processor, in bytes.
+const PAGE: usize = 4096;
+/// The file of a released resource begins with it.
+const RELEASED: &[u8] = b"\n";
 const MODE: u32 = 0o700;
 
 /// The directory. Clones are the same one.
@@ -68,14 +75,23 @@ impl RecordDir {
         self.0.join(format!("{number}.{EXTENSION}"))
     }
 
-    /// Writes a record.
+    /// Writes a record, to a new file or to that of a released resource.
     pub fn write(&self, number: u64, record: &Record) -> io::Result<()> {
-        file::replace(&self.path(number), &line(record)?)
+        let (path, line) = (self.path(number), line(record)?);
+        match write_in_place(&path, &line) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => file::replace(&path, &line),
+            result => result,
+        }
     }
 
-    /// Appends a later version to a record that exists.
+    /// Replaces a record that exists by a later version.
     pub fn update(&self, number: u64, record: &Record) -> io::Result<()> {
-        OpenOptions::new().append(true).open(self.path(number))?.write_all(&line(record)?)
+        write_in_place(&self.path(number), &line(record)?)
+    }
+
+    /// Marks the resource as released. Its file remains for another one.
+    pub fn release(&self, number: u64) -> io::Result<()> {
+        write_in_place(&self.path(number), RELEASED)
     }
 
     /// Removes a record.
@@ -83,7 +99,7 @@ impl RecordDir {
         fs::remove_file(self.path(number))
     }
 
-    /// Reads all records. Removes the temporary files of a daemon that was killed.
+    /// Reads all records. Removes the temporary files of a daemon that was killed, and the files of released resources.
     ///
     /// # Errors
     /// When a file cannot be read, or is in the place of a record and no regular file.
@@ -94,7 +110,8 @@ impl RecordDir {
             let path = entry.map_err(|source| error(&self.0, source))?.path();
             match (number(&path), path.extension().and_then(OsStr::to_str)) {
                 (Some(number), Some(EXTENSION)) => match read(&path).map_err(|source| error(&path, source))? {
-                    Ok(record) => contents.records.push((number, record)),
+                    Ok(Some(record)) => contents.records.push((number, record)),
+                    Ok(None) => fs::remove_file(&path).map_err(|source| error(&path, source))?,
                     Err(reason) => contents.damaged.push((number, reason)),
                 },
                 (Some(_), Some(TEMPORARY)) => fs::remove_file(&path).map_err(|source| error(&path, source))?,
@@ -121,19 +138,30 @@ fn line(record: &Record) -> io::Result<Vec<u8>> {
     Ok(line)
 }
 
-/// Reads the last version of one record, or says why it cannot be understood.
-fn read(path: &Path) -> io::Result<Result<Record, String>> {
+/// Writes `line` over the beginning of a file, after which its first line is the new one.
+fn write_in_place(path: &Path, line: &[u8]) -> io::Result<()> {
+    let file = file::open_regular(path, OpenOptions::new().write(true))?;
+    if line.len() <= PAGE { file.write_all_at(line, 0) } else { file::replace(path, line) }
+}
+
+/// Reads one record, or says why it cannot be understood. `None`: the resource was released.
+fn read(path: &Path) -> io::Result<Result<Option<Record>, String>> {
     let file = file::open_regular(path, OpenOptions::new().read(true))?;
     let mut text = Vec::new();
     file.take(MAX_RECORD).read_to_end(&mut text)?;
-    // No part of an object is an object: an update that was not finished does not parse.
-    let mut parsed = text.split(|byte| *byte == b'\n').rev().map(serde_json::from_slice);
-    let record = parsed.find(Result::is_ok).unwrap_or_else(|| serde_json::from_slice(&text));
+    if text.starts_with(RELEASED) {
+        return Ok(Ok(None));
+    }
+    // No part of an object is an object: a truncated record does not parse.
+    let first = text.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let record = serde_json::from_slice(first).map(Some);
     Ok(record.map_err(|error| format!("{}: {error}", path.display())))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+
     use super::{
         super::resource::{Origin, ProcessTree, Resource, SessionLeader},
         *,
@@ -183,7 +211,34 @@ mod tests {
                 format!(r#"{{"origin":{{"boot":"b","pids":1,"network":2}},"resource":{expected}}}"#) + "\n"
             );
             assert_eq!(records.read().unwrap().records, [(1, record(resource))]);
+            records.remove(1).unwrap();
         }
+    }
+
+    #[test]
+    fn file_of_a_released_resource_is_used_again() {
+        let (_home, records) = directory();
+        let inode = || fs::metadata(records.path(1)).unwrap().ino();
+        records.write(1, &container("a long name")).unwrap();
+        let first = inode();
+        // The rest of a longer record is no part of a shorter one, nor is a released one any record.
+        for name in ["b", "a longer name than the first", "c"] {
+            records.release(1).unwrap();
+            assert!(fs::read(records.path(1)).unwrap().len() > 1);
+            records.write(1, &container(name)).unwrap();
+            assert_eq!(records.read().unwrap().records, [(1, container(name))]);
+        }
+        assert_eq!(inode(), first);
+        let large = container(&"x".repeat(PAGE));
+        records.update(1, &large).unwrap();
+        assert_eq!(records.read().unwrap().records, [(1, large)]);
+        assert_ne!(inode(), first, "no write beyond a page is one step");
+
+        records.release(1).unwrap();
+        records.release(2).unwrap_err();
+        let contents = records.read().unwrap();
+        assert!(contents.records.is_empty() && contents.damaged.is_empty());
+        assert!(!records.path(1).exists(), "the next daemon removes it");
     }
 
     #[test]
@@ -232,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn truncated_record_is_damaged_and_truncated_update_is_ignored() {
+    fn truncated_record_is_damaged() {
         let (_home, records) = directory();
         records.write(1, &container("a")).unwrap();
         let whole = fs::read(records.path(1)).unwrap();
@@ -240,13 +295,6 @@ mod tests {
             fs::write(records.path(1), &whole[..length]).unwrap();
             let contents = records.read().unwrap();
             assert_eq!((contents.records.len(), contents.damaged.len()), (0, 1), "{length}");
-        }
-        for length in 0..whole.len() - 1 {
-            fs::write(records.path(1), [&whole, &whole[..length]].concat()).unwrap();
-            assert_eq!(records.read().unwrap().records, [(1, container("a"))], "{length}");
-            records.update(1, &container("lost")).unwrap();
-            records.update(1, &container("b")).unwrap();
-            assert_eq!(records.read().unwrap().records, [(1, container("b"))], "{length}");
         }
     }
 

@@ -36,6 +36,13 @@ pub struct Recovered {
     pub foreign: Vec<PathBuf>,
 }
 
+impl Recovered {
+    /// Returns whether nothing was left.
+    pub fn is_empty(&self) -> bool {
+        self.resources.is_empty() && self.directories.is_empty() && self.damages.is_empty()
+    }
+}
+
 /// A part of the journal that cannot be understood.
 #[derive(Debug)]
 pub struct Damage {

@@ -1,4 +1,5 @@
-//! One eviction round at a time: asks which instances are idle, selects victims, and waits until they are stopped.
+//! One eviction round at a time: asks which instances are idle, selects victims, and waits until they are being
+//! paused or stopped.
 //!
 //! Pure: the AdmissionActor sends the messages. Every function answers a question and an eviction, or unregisters, so each
 //! round ends. After a round without enough victims, the next one starts only when the shortage or the idle instances have
@@ -6,7 +7,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{ledger::Shortage, request::IdleInstance};
+use super::{queue::Shortage, request::IdleInstance};
 use crate::id::{FunctionKey, InstanceId};
 
 #[derive(Debug, Default)]
@@ -28,6 +29,8 @@ enum Round {
         idle: Vec<IdleInstance>,
     },
     Evicting {
+        /// The function that needs the memory.
+        function: FunctionKey,
         awaited: BTreeSet<InstanceId>,
     },
 }
@@ -77,10 +80,13 @@ impl Eviction {
         awaited.is_empty().then(|| std::mem::take(idle))
     }
 
-    /// Continues the round with the selected victims. Without any, the round ends without result.
-    pub fn evict(&mut self, victims: &[InstanceId]) {
-        let awaited: BTreeSet<_> = victims.iter().copied().collect();
-        let next = if awaited.is_empty() { Round::None } else { Round::Evicting { awaited } };
+    /// Continues the round with the victims that were selected for a function. Without any, the round ends without result.
+    pub fn evict(&mut self, function: Option<FunctionKey>, victims: impl IntoIterator<Item = InstanceId>) {
+        let awaited: BTreeSet<_> = victims.into_iter().collect();
+        let next = match function.filter(|_| !awaited.is_empty()) {
+            Some(function) => Round::Evicting { function, awaited },
+            None => Round::None,
+        };
         if let (Round::Collecting { shortage, .. }, Round::None) =
             (std::mem::replace(&mut self.round, next), &self.round)
         {
@@ -88,19 +94,20 @@ impl Eviction {
         }
     }
 
-    /// Notes that an instance was evicted or continues to serve.
-    pub fn finish(&mut self, instance: InstanceId) {
-        let Round::Evicting { awaited } = &mut self.round else { return };
-        awaited.remove(&instance);
+    /// Notes that an instance was evicted or continues to serve. Returns the function that it was selected for.
+    pub fn finish(&mut self, instance: InstanceId) -> Option<FunctionKey> {
+        let Round::Evicting { function, awaited } = &mut self.round else { return None };
+        let function = awaited.remove(&instance).then_some(*function);
         if awaited.is_empty() {
             self.round = Round::None;
             self.unsolved = None;
         }
+        function
     }
 
     /// Stops waiting for instances whose function has ended.
     pub fn forget(&mut self, is_forgotten: impl Fn(InstanceId) -> bool) {
-        let Round::Evicting { awaited } = &self.round else { return };
+        let Round::Evicting { awaited, .. } = &self.round else { return };
         let forgotten: Vec<_> = awaited.iter().copied().filter(|instance| is_forgotten(*instance)).collect();
         for instance in forgotten {
             self.finish(instance);
@@ -110,11 +117,13 @@ impl Eviction {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use tokio::time::Instant;
 
     use super::*;
 
-    const SHORTAGE: Option<Shortage> = Some(Shortage { function: 1, missing: 100 });
+    const SHORTAGE: Option<Shortage> = Some(Shortage { function: 1, missing: 100, is_wake: false });
 
     fn holders() -> BTreeSet<FunctionKey> {
         BTreeSet::from([2, 3])
@@ -127,7 +136,8 @@ mod tests {
     }
 
     fn idle() -> IdleInstance {
-        IdleInstance { instance: InstanceId::random(), idle_since: Instant::now() }
+        let (instance, idle_since) = (InstanceId::random(), Instant::now());
+        IdleInstance { instance, idle_since, rate: 0.0, pause: None, delay: Duration::ZERO }
     }
 
     #[test]
@@ -147,8 +157,8 @@ mod tests {
         let [first, second] = [idle().instance, idle().instance];
         eviction.collect(2, Vec::new());
         eviction.collect(3, Vec::new());
-        eviction.evict(&[first, second]);
-        eviction.finish(first);
+        eviction.evict(Some(1), [first, second]);
+        assert_eq!([eviction.finish(first), eviction.finish(first)], [Some(1), None]);
         assert!(!eviction.start(SHORTAGE, holders));
         eviction.forget(|instance| instance == second);
         assert!(eviction.start(SHORTAGE, holders));
@@ -160,11 +170,11 @@ mod tests {
             let mut eviction = started();
             eviction.collect(2, Vec::new());
             eviction.collect(3, Vec::new());
-            eviction.evict(&[]);
+            eviction.evict(Some(1), []);
             assert!(!eviction.start(SHORTAGE, holders));
             eviction
         };
-        assert!(unsolved().start(Some(Shortage { function: 1, missing: 50 }), holders));
+        assert!(unsolved().start(Some(Shortage { function: 1, missing: 50, is_wake: false }), holders));
         let mut eviction = unsolved();
         eviction.note_idle_available();
         assert!(eviction.start(SHORTAGE, holders));
@@ -179,7 +189,7 @@ mod tests {
         eviction.note_idle_available();
         eviction.collect(2, Vec::new());
         eviction.collect(3, Vec::new());
-        eviction.evict(&[]);
+        eviction.evict(Some(1), []);
         assert!(eviction.start(SHORTAGE, holders));
     }
 

@@ -6,10 +6,12 @@ use tokio::time::Instant;
 use super::{
     AdmissionActor, Registration,
     messages::{
-        AdmissionEvent, AdmissionQuestion, AdmissionReport, EvictionDone, ExplainWait, HoldingChange, HoldingChanged,
-        IdleAvailable, IdleFound, NotifyWhenReleased, Register, RequestStart, Unregister, Withdraw,
+        AdmissionEvent, AdmissionQuestion, AdmissionReport, EvictionDone, EvictionOutcome, ExplainWait, ForeignMemory,
+        HoldingChange, HoldingChanged, IdleAvailable, IdleFound, NotifyWhenReleased, Register, RequestStart,
+        RequestWake, SetFootprint, Unregister, Withdraw, WithdrawWake,
     },
 };
+use crate::{boot::EvictedInstance, notice::EndGuard};
 
 impl Handler<Register> for AdmissionActor {
     type Result = ();
@@ -24,6 +26,7 @@ impl Handler<Unregister> for AdmissionActor {
 
     fn handle(&mut self, Unregister { function }: Unregister, ctx: &mut Context<Self>) {
         self.functions.remove(&function);
+        self.made_room.remove(&function);
         self.ledger.forget(function);
         let ledger = &self.ledger;
         self.eviction.forget(|instance| ledger.function_of(instance).is_none_or(|owner| owner == function));
@@ -41,7 +44,11 @@ impl Handler<RequestStart> for AdmissionActor {
         if serial <= registration.granted {
             return;
         }
-        registration.requested = serial;
+        if serial > registration.requested {
+            registration.requested = serial;
+            // Of a request that was withdrawn.
+            self.made_room.remove(&function);
+        }
         if let Err(reason) = self.ledger.request(function, request) {
             registration.granted = serial;
             registration.events.do_send(AdmissionEvent::Denied { serial, reason });
@@ -55,6 +62,33 @@ impl Handler<Withdraw> for AdmissionActor {
 
     fn handle(&mut self, Withdraw { function }: Withdraw, ctx: &mut Context<Self>) {
         self.ledger.withdraw(function);
+        self.advance(ctx);
+    }
+}
+
+impl Handler<SetFootprint> for AdmissionActor {
+    type Result = ();
+
+    fn handle(&mut self, SetFootprint { instance, memory }: SetFootprint, ctx: &mut Context<Self>) {
+        self.ledger.set_footprint(instance, memory);
+        self.advance(ctx);
+    }
+}
+
+impl Handler<RequestWake> for AdmissionActor {
+    type Result = ();
+
+    fn handle(&mut self, RequestWake(request): RequestWake, ctx: &mut Context<Self>) {
+        self.ledger.request_wake(request);
+        self.advance(ctx);
+    }
+}
+
+impl Handler<WithdrawWake> for AdmissionActor {
+    type Result = ();
+
+    fn handle(&mut self, WithdrawWake { instance }: WithdrawWake, ctx: &mut Context<Self>) {
+        self.ledger.withdraw_wake(instance);
         self.advance(ctx);
     }
 }
@@ -108,11 +142,18 @@ impl Handler<IdleAvailable> for AdmissionActor {
 impl Handler<EvictionDone> for AdmissionActor {
     type Result = ();
 
-    fn handle(&mut self, EvictionDone { instance, evicted }: EvictionDone, ctx: &mut Context<Self>) {
-        if evicted {
-            self.ledger.set_stopping(instance, Instant::now());
+    fn handle(&mut self, EvictionDone { instance, function, outcome }: EvictionDone, ctx: &mut Context<Self>) {
+        let evicted_for = self.eviction.finish(instance);
+        match outcome {
+            EvictionOutcome::Ending => {
+                self.ledger.set_stopping(instance, Instant::now());
+                if let Some(waiting) = evicted_for.filter(|waiting| self.is_waiting(*waiting)) {
+                    self.note_evicted(waiting, EvictedInstance { function, instance });
+                }
+            }
+            EvictionOutcome::Pausing { footprint } => self.ledger.set_pausing(instance, footprint),
+            EvictionOutcome::Refused => {}
         }
-        self.eviction.finish(instance);
         self.advance(ctx);
     }
 }
@@ -126,6 +167,15 @@ impl Handler<NotifyWhenReleased> for AdmissionActor {
     }
 }
 
+impl Handler<ForeignMemory> for AdmissionActor {
+    type Result = ();
+
+    fn handle(&mut self, ForeignMemory(memory): ForeignMemory, ctx: &mut Context<Self>) {
+        self.ledger.set_foreign(memory);
+        self.advance(ctx);
+    }
+}
+
 impl Handler<AdmissionQuestion> for AdmissionActor {
     type Result = MessageResult<AdmissionQuestion>;
 
@@ -134,7 +184,52 @@ impl Handler<AdmissionQuestion> for AdmissionActor {
             memory_taken: self.ledger.taken(),
             memory_free: self.ledger.free(),
             starting: self.ledger.starting(),
+            starting_processes: self.ledger.starting_processes(),
             functions_waiting: self.ledger.waiting(),
         })
+    }
+}
+
+impl Handler<EndGuard> for AdmissionActor {
+    type Result = ();
+
+    fn handle(&mut self, guard: EndGuard, _: &mut Context<Self>) {
+        self.end_guards.push(guard);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use actix::{Message, System};
+    use tokio::time::timeout;
+
+    use super::super::HostLimits;
+    use crate::notice::ended;
+
+    use super::*;
+
+    #[derive(Message)]
+    #[rtype(result = "()")]
+    struct Panic;
+
+    impl Handler<Panic> for AdmissionActor {
+        type Result = ();
+
+        fn handle(&mut self, _: Panic, _: &mut Context<Self>) {
+            panic!("on purpose");
+        }
+    }
+
+    #[test]
+    fn end_by_panic_is_noticed() {
+        System::new().block_on(async {
+            let admission = AdmissionActor::launch(HostLimits { memory: 1, process_starts: 1, starts: 1 });
+            let mut ended = std::pin::pin!(ended(&admission));
+            admission.send(AdmissionQuestion).await.unwrap();
+            assert!(futures::poll!(&mut ended).is_pending());
+            admission.do_send(Panic);
+            timeout(std::time::Duration::from_secs(10), ended).await.unwrap();
+            assert!(!admission.connected());
+        });
     }
 }

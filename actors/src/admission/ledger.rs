@@ -1,49 +1,58 @@
 //! Accounts for the host's memory and starts, and orders the functions that wait for some.
 //!
 //! Pure: no clock, no message. A function requests one instance at a time: memory, and one of the bounded starts of its
-//! kind. Requests wait in one queue with these rules:
+//! kind. A paused instance is charged what it holds, and requests the rest of its memory when it is wanted again. Requests
+//! wait in one queue with these rules:
 //!
+//! - Paused instances precede starts: they are ready sooner.
 //! - A function with a waiting caller precedes functions that only keep their minimum. Among the former, the longest
 //!   waiting caller is first. A function that was admitted goes to the back, so one busy function cannot starve others.
 //! - A request that lacks memory is not overtaken: released memory is saved for it, however large it is. A request that
 //!   has its memory and lacks a start is overtaken by requests of the other kind.
+//! - A template is admitted if no other request waits, nothing starts and there is no other template. No memory is saved for it.
 
 #[cfg(test)]
 mod tests;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap},
     time::Duration,
 };
 
 use tokio::time::Instant;
 
 use super::{
+    queue::{Claimant, Queue, QueueEntry, Shortage, Wanted},
     rate::Rate,
-    request::{HostLimits, IdleInstance, StartKind, StartRequest, Urgency},
+    request::{HostLimits, IdleInstance, Pausable, StartKind, StartRequest, Urgency, WakeRequest},
 };
-use crate::id::{FunctionKey, InstanceId};
+use crate::{
+    id::{FunctionKey, InstanceId},
+    warmth::{Rung, Step},
+};
 
 /// Upper bound of every `retry_after`.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
 
-/// Why a request cannot be admitted now, or ever, and when a caller may retry.
+/// Why a request cannot be admitted now, and when a caller may retry.
 pub(crate) type WaitReason = (String, Duration);
 
 /// A request that has been admitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Admitted {
+pub(super) enum Admitted {
+    Start(AdmittedStart),
+    /// The paused instance is charged all its memory again.
+    Wake {
+        function: FunctionKey,
+        instance: InstanceId,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct AdmittedStart {
     pub function: FunctionKey,
     pub instance: InstanceId,
     pub kind: StartKind,
-}
-
-/// What the first request in the queue lacks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Shortage {
-    pub function: FunctionKey,
-    /// In MiB, beyond what is free or about to be released.
-    pub missing: u64,
 }
 
 #[derive(Debug)]
@@ -52,39 +61,33 @@ pub(super) struct Ledger {
     holdings: HashMap<InstanceId, Holding>,
     /// Memory of all holdings, in MiB.
     taken: u64,
+    /// Memory of instances of another daemon that shares the budget, in MiB.
+    foreign: u64,
     /// The part of `taken` that is about to be released.
     stopping: u64,
     /// Starts under way, by kind.
     starting: [usize; 2],
-    queue: BTreeMap<Rank, QueueEntry>,
-    ranks: HashMap<FunctionKey, Rank>,
+    queue: Queue,
     /// When each function was last admitted.
     admitted: HashMap<FunctionKey, Instant>,
-    serial: u64,
     /// Memory released, in MiB.
     released: Rate,
     /// Starts completed, by kind.
     started: [Rate; 2],
 }
 
-/// The second number is the order of arrival.
-type Rank = (Urgency, u64);
-
-#[derive(Debug)]
-struct QueueEntry {
-    function: FunctionKey,
-    memory: u64,
-    kind: StartKind,
-}
-
 /// What an instance holds of the host.
 #[derive(Debug)]
 struct Holding {
     function: FunctionKey,
+    /// What it is charged, in MiB.
     memory: u64,
+    is_template: bool,
+    /// What it needs to run, in MiB.
+    declared: u64,
+    /// The part of its charge that is about to be released, in MiB.
+    releasing: u64,
     state: HoldingState,
-    /// The order of admission.
-    serial: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,12 +105,11 @@ impl Ledger {
             limits,
             holdings: HashMap::new(),
             taken: 0,
+            foreign: 0,
             stopping: 0,
             starting: [0; 2],
-            queue: BTreeMap::new(),
-            ranks: HashMap::new(),
+            queue: Queue::default(),
             admitted: HashMap::new(),
-            serial: 0,
             released: Rate::default(),
             started: [Rate::default(); 2],
         }
@@ -118,14 +120,19 @@ impl Ledger {
         self.holdings.values().all(|holding| holding.state == HoldingState::Stuck)
     }
 
-    /// Returns the memory that instances hold, in MiB.
+    /// Returns the memory that instances are charged, in MiB.
     pub fn taken(&self) -> u64 {
         self.taken
     }
 
-    /// Returns the memory that no instance holds, in MiB.
+    /// Returns the memory that no instance is charged, in MiB.
     pub fn free(&self) -> u64 {
-        self.limits.memory - self.taken
+        self.limits.memory.saturating_sub(self.taken + self.foreign)
+    }
+
+    /// Sets how much of the budget the instances of another daemon take, in MiB.
+    pub fn set_foreign(&mut self, memory: u64) {
+        self.foreign = memory;
     }
 
     /// Returns how many instances are starting.
@@ -133,9 +140,14 @@ impl Ledger {
         self.starting.iter().sum()
     }
 
+    /// Returns how many processes are starting.
+    pub fn starting_processes(&self) -> usize {
+        self.starting[StartKind::Process as usize]
+    }
+
     /// Returns how many functions are in the queue.
     pub fn waiting(&self) -> usize {
-        self.queue.len()
+        self.queue.functions()
     }
 
     fn starts_left(&self) -> [usize; 2] {
@@ -154,64 +166,94 @@ impl Ledger {
     /// Puts the function's request into the queue, where it replaces an earlier one and keeps its place among equals.
     ///
     /// # Errors
-    /// The host is too small for the request. The function is not in the queue then.
-    pub fn request(&mut self, function: FunctionKey, request: StartRequest) -> Result<(), WaitReason> {
+    /// Why the host is too small for the request. The function is not in the queue then.
+    pub fn request(&mut self, function: FunctionKey, request: StartRequest) -> Result<(), String> {
         let StartRequest { memory, kind, mut urgency } = request;
         let total = self.limits.memory;
         if memory > total {
             self.withdraw(function);
-            let why = format!("an instance needs {memory} MiB, and all instances together may use {total} MiB");
-            return Err((why, MAX_RETRY_AFTER));
+            return Err(format!(
+                "an instance needs {memory} MiB, and all instances together may use {total} MiB (--memory-budget)"
+            ));
         }
         if let (Urgency::Caller(since), Some(admitted)) = (&mut urgency, self.admitted.get(&function)) {
             *since = (*since).max(*admitted);
         }
-        let serial = match self.ranks.remove(&function) {
-            Some(rank) => {
-                self.queue.remove(&rank);
-                rank.1
-            }
-            None => self.next_serial(),
-        };
-        self.ranks.insert(function, (urgency, serial));
-        self.queue.insert((urgency, serial), QueueEntry { function, memory, kind });
+        self.queue.insert(
+            urgency,
+            QueueEntry { function, memory, is_template: urgency == Urgency::Template, wants: Wanted::Start(kind) },
+        );
         Ok(())
     }
 
-    fn next_serial(&mut self) -> u64 {
-        self.serial += 1;
-        self.serial
+    /// Records that a paused instance holds no more than `memory` MiB. It has to be woken before it runs, or is charged more.
+    pub fn set_footprint(&mut self, instance: InstanceId, memory: u64) {
+        let Some(holding) = self.holdings.get_mut(&instance) else { return };
+        if holding.state == HoldingState::Started && !self.queue.contains(Claimant::Instance(instance)) {
+            let charged = memory.min(holding.memory);
+            self.taken = self.taken - holding.memory + charged;
+            self.stopping -= std::mem::take(&mut holding.releasing);
+            holding.memory = charged;
+        }
     }
 
-    /// Admits the next request for which there is memory and a start, and removes it from the queue.
+    /// Records that an instance is being paused and is expected to hold `footprint` MiB then. Its charge is set when it is
+    /// paused, or runs on.
+    pub fn set_pausing(&mut self, instance: InstanceId, footprint: u64) {
+        let Some(holding) = self.holdings.get_mut(&instance) else { return };
+        if holding.state == HoldingState::Started && holding.releasing == 0 {
+            holding.releasing = holding.memory.saturating_sub(footprint);
+            self.stopping += holding.releasing;
+        }
+    }
+
+    /// Puts the request for the memory of a paused instance into the queue, unless it is ending.
+    pub fn request_wake(&mut self, WakeRequest { instance, urgency }: WakeRequest) {
+        let Some(holding) = self.holdings.get_mut(&instance) else { return };
+        if holding.state == HoldingState::Started {
+            self.stopping -= std::mem::take(&mut holding.releasing);
+            let (function, memory) = (holding.function, holding.declared - holding.memory);
+            self.queue
+                .insert(urgency, QueueEntry { function, memory, is_template: false, wants: Wanted::Wake(instance) });
+        }
+    }
+
+    /// Removes the request for the memory of a paused instance from the queue.
+    pub fn withdraw_wake(&mut self, instance: InstanceId) {
+        self.queue.remove(Claimant::Instance(instance));
+    }
+
+    /// Admits the next request for which there is memory, and a start if it needs one, and removes it from the queue.
     pub fn admit_next(&mut self, now: Instant) -> Option<Admitted> {
-        let rank = self.next_admissible()?;
-        let QueueEntry { function, memory, kind } = self.queue.remove(&rank)?;
-        self.ranks.remove(&function);
-        self.admitted.insert(function, now);
+        let admissible = self.queue.pop_admissible(self.free(), self.starts_left(), self.is_quiet());
+        let QueueEntry { function, memory, wants, is_template } = admissible?;
         self.taken += memory;
-        self.starting[kind as usize] += 1;
-        let (instance, serial) = (InstanceId::random(), self.next_serial());
-        self.holdings.insert(instance, Holding { function, memory, state: HoldingState::Starting(kind), serial });
-        Some(Admitted { function, instance, kind })
-    }
-
-    fn next_admissible(&self) -> Option<Rank> {
-        let (mut free, starts) = (self.free(), self.starts_left());
-        for (rank, entry) in &self.queue {
-            free = free.checked_sub(entry.memory)?;
-            if starts[entry.kind as usize] > 0 {
-                return Some(*rank);
+        match wants {
+            Wanted::Start(kind) => {
+                self.admitted.insert(function, now);
+                self.starting[kind as usize] += 1;
+                let (instance, state) = (InstanceId::random(), HoldingState::Starting(kind));
+                let holding = Holding { function, memory, declared: memory, releasing: 0, is_template, state };
+                self.holdings.insert(instance, holding);
+                Some(Admitted::Start(AdmittedStart { function, instance, kind }))
+            }
+            Wanted::Wake(instance) => {
+                if let Some(holding) = self.holdings.get_mut(&instance) {
+                    holding.memory += memory;
+                }
+                Some(Admitted::Wake { function, instance })
             }
         }
-        None
     }
 
-    /// Removes the function's request from the queue.
+    /// Returns whether a template may start: nothing else does, and there is no other one.
+    fn is_quiet(&self) -> bool {
+        self.starting() == 0 && !self.holdings.values().any(|holding| holding.is_template)
+    }
+
+    /// Removes the function's request for a start from the queue.
     pub fn withdraw(&mut self, function: FunctionKey) {
-        if let Some(rank) = self.ranks.remove(&function) {
-            self.queue.remove(&rank);
-        }
+        self.queue.remove(Claimant::Function(function));
     }
 
     /// Forgets a function that has ended. Holdings of its instances remain until they are released.
@@ -223,17 +265,7 @@ impl Ledger {
     /// Returns the first request that lacks memory which no stopping instance will release. `None` if it also lacks a
     /// start: memory alone would not help.
     pub fn shortage(&self) -> Option<Shortage> {
-        let (mut free, mut starts) = (self.free(), self.starts_left());
-        for entry in self.queue.values() {
-            let left = &mut starts[entry.kind as usize];
-            if entry.memory > free {
-                let missing = entry.memory.saturating_sub(free + self.stopping);
-                return (*left > 0 && missing > 0).then_some(Shortage { function: entry.function, missing });
-            }
-            free -= entry.memory;
-            *left = left.saturating_sub(1);
-        }
-        None
+        self.queue.shortage(self.free(), self.stopping, self.starts_left())
     }
 
     /// Returns the functions that have instances.
@@ -246,35 +278,23 @@ impl Ledger {
         self.holdings.get(&instance).map(|holding| holding.function)
     }
 
-    /// Selects which idle instances to stop so that `missing` MiB are released: the longest idle ones, and no more than
-    /// necessary. Returns none if all of them together would not suffice.
-    pub fn select_victims(&self, missing: u64, idle: Vec<IdleInstance>) -> Vec<InstanceId> {
-        let releasable = |idle: &IdleInstance| {
-            let holding = self.holdings.get(&idle.instance)?;
-            matches!(holding.state, HoldingState::Starting(_) | HoldingState::Started).then_some(holding)
-        };
-        let mut candidates: Vec<_> = idle
-            .iter()
-            .filter_map(|idle| Some((idle.idle_since, releasable(idle)?, idle.instance)))
-            .map(|(idle_since, holding, instance)| (idle_since, holding.serial, holding.memory, instance))
-            .collect();
-        candidates.sort_unstable();
-        let mut sum = 0;
-        let enough = candidates.iter().position(|(.., memory, _)| {
-            sum += memory;
-            sum >= missing
-        });
-        let Some(last) = enough else { return Vec::new() };
-        candidates.truncate(last + 1);
-        // A large instance may make smaller ones before it unnecessary; the most recently used ones are kept first.
-        for index in (0..last).rev() {
-            let memory = candidates[index].2;
-            if sum - memory >= missing {
-                sum -= memory;
-                candidates.remove(index);
+    /// Returns the steps that idle instances can take to release memory. What is being paused or ended takes none.
+    pub fn steps(&self, idle: Vec<IdleInstance>) -> Vec<Step> {
+        let mut steps = Vec::new();
+        for IdleInstance { instance, idle_since, rate, pause, delay } in idle {
+            let Some(holding) = self.holdings.get(&instance) else { continue };
+            let is_whole = matches!(holding.state, HoldingState::Starting(_) | HoldingState::Started);
+            if !is_whole || holding.releasing > 0 {
+                continue;
             }
+            let step = |to, releases, delay| Step { instance, to, idle_since, releases, rate, delay };
+            let pause = pause.filter(|pause| pause.footprint < holding.memory);
+            if let Some(Pausable { footprint, delay }) = pause {
+                steps.push(step(Rung::Paused, holding.memory - footprint, delay));
+            }
+            steps.push(step(Rung::Ended, pause.map_or(holding.memory, |pause| pause.footprint), delay));
         }
-        candidates.into_iter().map(|(.., instance)| instance).collect()
+        steps
     }
 
     /// Records that the instance is ready, or has been starting for too long to count as starting.
@@ -293,7 +313,9 @@ impl Ledger {
         let Some(holding) = self.holdings.get_mut(&instance) else { return };
         if holding.state == HoldingState::Started {
             holding.state = HoldingState::Stopping;
-            self.stopping += holding.memory;
+            self.stopping += holding.memory - holding.releasing;
+            holding.releasing = holding.memory;
+            self.withdraw_wake(instance);
         }
     }
 
@@ -301,9 +323,8 @@ impl Ledger {
     pub fn set_stuck(&mut self, instance: InstanceId, now: Instant) {
         self.set_stopping(instance, now);
         let Some(holding) = self.holdings.get_mut(&instance) else { return };
-        if std::mem::replace(&mut holding.state, HoldingState::Stuck) == HoldingState::Stopping {
-            self.stopping -= holding.memory;
-        }
+        holding.state = HoldingState::Stuck;
+        self.stopping -= std::mem::take(&mut holding.releasing);
     }
 
     /// Releases everything that the instance holds.
@@ -311,28 +332,31 @@ impl Ledger {
         self.set_stopping(instance, now);
         if let Some(holding) = self.holdings.remove(&instance) {
             self.taken -= holding.memory;
-            if holding.state == HoldingState::Stopping {
-                self.stopping -= holding.memory;
-            }
+            self.stopping -= holding.releasing;
             self.released.observe(holding.memory, now);
         }
     }
 
     /// Returns what a function in the queue waits for, and the expected wait of a caller that arrives now.
     pub fn wait_reason(&self, function: FunctionKey, now: Instant) -> Option<WaitReason> {
-        let rank = self.ranks.get(&function)?;
-        let up_to_it = || self.queue.range(..=rank).map(|(_, entry)| entry);
-        let QueueEntry { memory, kind, .. } = *self.queue.get(rank)?;
-        let wanted: u64 = up_to_it().map(|entry| entry.memory).sum();
+        let (QueueEntry { memory, wants, .. }, up_to_it) = self.queue.up_to(function)?;
+        let wanted: u64 = up_to_it.clone().map(|entry| entry.memory).sum();
         let (free, total) = (self.free(), self.limits.memory);
-        let (why, wait) = if wanted > free {
-            let missing = wanted.saturating_sub(free + self.stopping);
-            let why = format!("an instance needs {memory} MiB, and {free} of {total} MiB are free");
-            (why, self.released.time_for(missing, now))
-        } else {
-            let ahead = up_to_it().filter(|entry| entry.kind == kind).count();
-            let why = format!("as many instances are starting as may at once ({})", self.start_limit(kind));
-            (why, self.started[kind as usize].time_for(ahead as u64, now))
+        let (why, wait) = match wants {
+            Wanted::Start(kind) if wanted <= free => {
+                let ahead = up_to_it.filter(|entry| entry.is_start(kind)).count();
+                let why = format!("as many instances are starting as may at once ({})", self.start_limit(kind));
+                (why, self.started[kind as usize].time_for(ahead as u64, now))
+            }
+            Wanted::Start(_) | Wanted::Wake(_) => {
+                let missing = wanted.saturating_sub(free + self.stopping);
+                let what = match wants {
+                    Wanted::Start(_) => format!("an instance needs {memory} MiB"),
+                    Wanted::Wake(_) => format!("a paused instance needs {memory} MiB more"),
+                };
+                let why = format!("{what}, and {free} of {total} MiB are free");
+                (why, self.released.time_for(missing, now))
+            }
         };
         Some((why, wait.unwrap_or(MAX_RETRY_AFTER).min(MAX_RETRY_AFTER)))
     }

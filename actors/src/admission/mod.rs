@@ -1,9 +1,10 @@
 //! AdmissionActor: which instances the host has capacity for.
 //!
 //! A FunctionActor requests a [`Permit`] before it starts an instance; the InstanceActor owns the permit as long as the
-//! instance holds anything of the host. If memory is short, the actor evicts idle instances of other functions: the longest
-//! idle ones, and only if that suffices. It never evicts an instance that serves, that callers wait for or that a minimum
-//! keeps. `ledger.rs` accounts and orders the queue, `eviction.rs` runs the rounds; both are pure. `permit.rs` is the
+//! instance holds anything of the host. A paused instance is charged what it holds, and needs the rest again before it is
+//! resumed. If memory is short, the actor pauses and evicts idle instances of other functions: what costs the least per byte, by
+//! `crate::warmth`, and only if that suffices. It never evicts an instance that serves, that callers wait for or that a minimum
+//! keeps. `ledger.rs` accounts, `queue.rs` orders the requests, `eviction.rs` runs the rounds; they are pure. `permit.rs` is the
 //! permit, `request.rs` and `messages.rs` are the words of the protocol, `handlers.rs` handles them.
 //!
 //! # Invariants
@@ -21,38 +22,47 @@ mod handlers;
 mod ledger;
 mod messages;
 mod permit;
+mod queue;
 mod rate;
 mod request;
+#[cfg(test)]
+mod simulation;
 
 use std::{collections::HashMap, time::Duration};
 
 use actix::{Actor, Addr, AsyncContext, Context, Recipient};
 use tokio::time::Instant;
 
-use crate::id::FunctionKey;
+use crate::{boot::EvictedInstance, id::FunctionKey, notice::EndGuard, warmth::GreedyDual};
 use eviction::Eviction;
 pub(crate) use ledger::WaitReason;
-use ledger::{Ledger, Shortage};
+use ledger::{Admitted, Ledger};
 pub(crate) use messages::{
-    AdmissionEvent, AllReleased, EvictionDone, ExplainWait, IdleAvailable, IdleFound, NotifyWhenReleased, Register,
-    RequestStart, Unregister, Withdraw,
+    AdmissionEvent, AllReleased, EvictionDone, EvictionOutcome, ExplainWait, IdleAvailable, IdleFound,
+    NotifyWhenReleased, Register, RequestStart, RequestWake, SetFootprint, Unregister, Withdraw, WithdrawWake,
 };
-pub use messages::{AdmissionQuestion, AdmissionReport};
+pub use messages::{AdmissionQuestion, AdmissionReport, ForeignMemory};
 pub(crate) use permit::Permit;
 pub use request::HostLimits;
-pub(crate) use request::{IdleInstance, StartKind, StartRequest, Urgency};
+pub(crate) use request::{IdleInstance, Pausable, StartKind, StartRequest, Urgency, WakeRequest};
 
 /// A start that takes longer does not count as one any more: it waits for something other than a processor, and functions
 /// that never get ready must not keep all others from starting.
 const MAX_START: Duration = Duration::from_secs(5);
+/// Evicted instances that the record of a start names.
+const MAX_EVICTED: usize = 16;
 
 /// Grants permits to start instances.
 pub struct AdmissionActor {
     ledger: Ledger,
     functions: HashMap<FunctionKey, Registration>,
     eviction: Eviction,
+    greedy: GreedyDual,
+    /// The instances that were evicted for the request of a function that still waits.
+    made_room: HashMap<FunctionKey, Vec<EvictedInstance>>,
     /// Notified once no instance holds anything.
     listeners: Vec<Recipient<AllReleased>>,
+    end_guards: Vec<EndGuard>,
 }
 
 struct Registration {
@@ -66,14 +76,22 @@ struct Registration {
 impl AdmissionActor {
     /// Starts the actor on the arbiter of the caller.
     pub fn launch(limits: HostLimits) -> Addr<Self> {
-        let (ledger, functions) = (Ledger::new(limits), HashMap::new());
-        Self { ledger, functions, eviction: Eviction::default(), listeners: Vec::new() }.start()
+        let (functions, eviction, greedy, made_room, listeners, end_guards) = Default::default();
+        Self { ledger: Ledger::new(limits), functions, eviction, greedy, made_room, listeners, end_guards }.start()
     }
 
     /// Grants what can be granted, and makes room for the first request that lacks memory. Called after every change.
     fn advance(&mut self, ctx: &mut Context<Self>) {
         while let Some(admitted) = self.ledger.admit_next(Instant::now()) {
-            let permit = Permit::new(ctx.address(), admitted.instance);
+            let admitted = match admitted {
+                Admitted::Start(admitted) => admitted,
+                Admitted::Wake { function, instance } => {
+                    self.send(function, AdmissionEvent::Woken { instance });
+                    continue;
+                }
+            };
+            let evicted = self.made_room.remove(&admitted.function).unwrap_or_default();
+            let permit = Permit::new(ctx.address(), admitted.instance, evicted);
             if self.ledger.start_limit(admitted.kind) < usize::MAX {
                 ctx.run_later(MAX_START, move |actor, ctx| {
                     actor.ledger.set_started(admitted.instance, Instant::now());
@@ -95,8 +113,8 @@ impl AdmissionActor {
         let Self { ledger, functions, eviction, .. } = self;
         let shortage = ledger.shortage();
         let others = || {
-            let is_other = |holder: &FunctionKey| shortage.is_some_and(|shortage| shortage.function != *holder);
-            ledger.holders().into_iter().filter(|holder| is_other(holder) && functions.contains_key(holder)).collect()
+            let may_lose = |holder: &FunctionKey| shortage.is_some_and(|shortage| shortage.may_evict_of(*holder));
+            ledger.holders().into_iter().filter(|holder| may_lose(holder) && functions.contains_key(holder)).collect()
         };
         if eviction.start(shortage, others) {
             for function in eviction.asked() {
@@ -111,21 +129,37 @@ impl AdmissionActor {
     fn collect(&mut self, function: FunctionKey, idle: Vec<IdleInstance>) {
         let Some(mut idle) = self.eviction.collect(function, idle) else { return };
         // The queue may have changed since the functions were asked.
-        let victims = match self.ledger.shortage() {
-            Some(Shortage { function, missing }) => {
+        let shortage = self.ledger.shortage();
+        let victims = match shortage {
+            Some(shortage) => {
                 let owner = |idle: &IdleInstance| self.ledger.function_of(idle.instance);
-                idle.retain(|idle| owner(idle).is_some_and(|it| it != function && self.functions.contains_key(&it)));
-                self.ledger.select_victims(missing, idle)
+                let may_lose = |it| shortage.may_evict_of(it) && self.functions.contains_key(&it);
+                idle.retain(|idle| owner(idle).is_some_and(may_lose));
+                self.greedy.select(shortage.missing, self.ledger.steps(idle), Instant::now())
             }
             None => Vec::new(),
         };
-        self.eviction.evict(&victims);
-        for instance in &victims {
-            if let Some(function) = self.ledger.function_of(*instance) {
-                self.send(function, AdmissionEvent::Evict { instance: *instance });
+        let function = shortage.map(|shortage| shortage.function);
+        self.eviction.evict(function, victims.iter().map(|(instance, _)| *instance));
+        for (instance, to) in victims {
+            if let Some(function) = self.ledger.function_of(instance) {
+                self.send(function, AdmissionEvent::Evict { instance, to });
             }
         }
         self.make_room();
+    }
+
+    /// Returns whether a function has a request that was not answered yet.
+    fn is_waiting(&self, function: FunctionKey) -> bool {
+        self.functions.get(&function).is_some_and(|registration| registration.requested > registration.granted)
+    }
+
+    /// Notes that an instance was evicted for a function, until that gets its permit.
+    fn note_evicted(&mut self, function: FunctionKey, evicted: EvictedInstance) {
+        let made_room = self.made_room.entry(function).or_default();
+        if made_room.len() < MAX_EVICTED {
+            made_room.push(evicted);
+        }
     }
 
     fn send(&self, function: FunctionKey, event: AdmissionEvent) {

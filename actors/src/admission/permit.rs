@@ -8,7 +8,7 @@ use super::{
     AdmissionActor,
     messages::{HoldingChange, HoldingChanged},
 };
-use crate::id::InstanceId;
+use crate::{boot::EvictedInstance, id::InstanceId};
 
 /// The right to run one instance, and its share of the host. Returned to the AdmissionActor when it is dropped, so its
 /// owner drops it after everything else of the instance.
@@ -16,16 +16,22 @@ use crate::id::InstanceId;
 pub(crate) struct Permit {
     admission: Addr<AdmissionActor>,
     instance: InstanceId,
+    evicted: Vec<EvictedInstance>,
 }
 
 impl Permit {
-    pub(super) fn new(admission: Addr<AdmissionActor>, instance: InstanceId) -> Self {
-        Self { admission, instance }
+    pub(super) fn new(admission: Addr<AdmissionActor>, instance: InstanceId, evicted: Vec<EvictedInstance>) -> Self {
+        Self { admission, instance, evicted }
     }
 
     /// Returns the id of the instance that it is for.
     pub fn instance(&self) -> InstanceId {
         self.instance
+    }
+
+    /// Returns the instances that were evicted to make room for it.
+    pub fn evicted(&self) -> &[EvictedInstance] {
+        &self.evicted
     }
 
     /// Reports that the instance is ready, so that another one may start.

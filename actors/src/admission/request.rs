@@ -1,5 +1,7 @@
 //! What functions ask of admission, and the limits that it keeps.
 
+use std::time::Duration;
+
 use tokio::time::Instant;
 
 use crate::{id::InstanceId, spec::SandboxSpec};
@@ -41,6 +43,13 @@ pub(crate) struct StartRequest {
     pub urgency: Urgency,
 }
 
+/// A paused instance that a function wants to run again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct WakeRequest {
+    pub instance: InstanceId,
+    pub urgency: Urgency,
+}
+
 /// The priority of a request. The most urgent one compares as the least.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Urgency {
@@ -48,11 +57,29 @@ pub(crate) enum Urgency {
     Caller(Instant),
     /// The function keeps `min-instances` ready.
     Minimum,
+    /// A snapshot is taken of it. It starts when nothing else does, and nothing is evicted for it.
+    Template,
 }
 
 /// An instance that its function can do without.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct IdleInstance {
     pub instance: InstanceId,
     pub idle_since: Instant,
+    /// How often it is wanted, per second.
+    pub rate: f64,
+    /// It runs, and can be paused instead of ended.
+    pub pause: Option<Pausable>,
+    /// How much later a request is served if it has ended, compared with a paused instance, or with this one if it cannot be
+    /// paused.
+    pub delay: Duration,
+}
+
+/// What a pause of a running instance brings.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Pausable {
+    /// What it is expected to hold then, in MiB.
+    pub footprint: u64,
+    /// How much later a request is served.
+    pub delay: Duration,
 }

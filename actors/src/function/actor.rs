@@ -9,21 +9,25 @@ use tokio::time::Instant;
 use super::{
     FunctionActor, FunctionGone, FunctionHandle, Lease, Phase,
     backoff::Backoff,
+    cloning::Cloning,
     instances::Instances,
     messages::ReplySender,
-    slots::Intake,
+    replacement::Replacement,
+    slots::{Expired, Intake},
     starts::PendingStart,
+    templates::wants_snapshot,
     waiters::{Waiter, Waiters},
 };
 use crate::{
     admission::{ExplainWait, IdleAvailable, IdleFound, Unregister, WaitReason, Withdraw},
     id::{FunctionKey, InstanceId},
-    instance::Stop,
+    instance::{Pause, Stop},
     notice::ExitNotice,
     refusal::Refusal,
     services::Services,
     spec::LoadedSpec,
     stop_reason::StopReason,
+    warmth::EventRate,
 };
 
 impl FunctionActor {
@@ -39,21 +43,36 @@ impl FunctionActor {
         let log = log.new(o!("function" => name.to_owned()));
         let mut launched = None;
         Self::create(|ctx| {
-            let handle = Arc::new(FunctionHandle::new(name.to_owned(), Intake::from(&loaded), ctx.address()));
+            let handle = Arc::new(FunctionHandle::new(
+                name.to_owned(),
+                Intake::from(&loaded),
+                ctx.address(),
+                services.history.clone(),
+            ));
             launched = Some(handle.clone());
+            let mut cloning = Cloning::default();
+            cloning.configure(wants_snapshot(&loaded), services.sandboxes.snapshot(name));
             Self {
                 key,
+                name: name.into(),
                 handle,
                 services,
                 log,
                 loaded,
                 revision: 1,
+                versions: 1,
+                invalid: None,
                 phase: Phase::Serving,
                 waiters: Waiters::default(),
                 expired: Vec::new(),
                 instances: Instances::default(),
                 pending_start: PendingStart::default(),
+                replacement: None,
                 backoff: Backoff::default(),
+                cloning,
+                logged_not_paused: false,
+                comebacks: EventRate::begin(Instant::now()),
+                footprint: None,
                 reported_idle: None,
                 alarm: None,
                 notice: ExitNotice::new(parent, FunctionGone { name: name.to_owned(), key, bug: true }),
@@ -71,21 +90,16 @@ impl FunctionActor {
         let now = Instant::now();
         self.expire_waiters(now);
         self.serve(now);
-        self.retire_expired(now);
+        self.expire_idle(now);
         match (self.phase, self.loaded.clone()) {
             (Phase::Serving, Ok(spec)) => {
                 self.retire_outdated();
+                self.advance_restart(&spec, now);
                 self.request_starts(&spec, now, ctx);
                 self.refuse_while_failing(now);
             }
-            (Phase::Serving, Err(reason)) => {
-                self.retire_outdated();
-                self.withdraw_request();
-                // Boots of the last valid spec still serve callers from before the file became invalid.
-                if !self.is_booting() {
-                    self.refuse_all(&Refusal::Misconfigured { reason });
-                }
-            }
+            // There never was a valid spec, so there are no instances.
+            (Phase::Serving, Err(reason)) => self.refuse_all(&Refusal::Misconfigured { reason }),
             (Phase::Draining, _) => {
                 self.withdraw_request();
                 self.refuse_all(&Refusal::Draining);
@@ -112,7 +126,9 @@ impl FunctionActor {
             let Some(waiter) = self.waiters.pop() else { return };
             self.handle.slots().leave_queue();
             if let Some((endpoint, fresh)) = slot {
-                let lease = Lease::new(self.handle.clone(), endpoint, fresh, now);
+                let was_there = endpoint.ready_at().is_some_and(|ready_at| ready_at < waiter.since);
+                let mut lease = Lease::new(self.handle.clone(), endpoint, fresh, now);
+                lease.set_waited_for_host(was_there && self.pending_start.is_waiting());
                 // If the caller has given up meanwhile, the lease is dropped, which releases the slot.
                 let _ = waiter.reply.send(Ok(lease));
             }
@@ -138,7 +154,7 @@ impl FunctionActor {
     pub(super) fn refuse_expired(&mut self, reason: Option<WaitReason>) {
         for waiter in std::mem::take(&mut self.expired) {
             let refusal = match reason.clone() {
-                Some((why, retry_after)) => Refusal::HostSaturated { why, retry_after },
+                Some((why, wait)) => Refusal::HostSaturated { why, retry_after: Some(wait) },
                 None => Refusal::QueueTimedOut { after: waiter.deadline - waiter.since },
             };
             self.refuse(waiter, refusal);
@@ -195,10 +211,13 @@ impl FunctionActor {
         }
     }
 
-    /// Stops the instances that have been idle for their keepalive.
-    fn retire_expired(&mut self, now: Instant) {
-        let expired = self.handle.slots().retire_expired(now);
-        for id in expired {
+    /// Pauses or stops the instances that have been idle for their keepalive.
+    fn expire_idle(&mut self, now: Instant) {
+        let Expired { paused, retired } = self.handle.slots().expire(now);
+        for instance in paused.into_iter().filter_map(|id| self.instances.get(id)) {
+            instance.address.do_send(Pause);
+        }
+        for id in retired {
             self.stop(id, StopReason::Idle, false);
         }
     }
@@ -206,7 +225,8 @@ impl FunctionActor {
     /// Answers admission's search for idle instances.
     pub(super) fn report_idle(&mut self) {
         let idle = self.handle.slots().idle_instances();
-        self.reported_idle = Some(idle.clone());
+        self.reported_idle = Some(idle.iter().map(|idle| (idle.instance, idle.runs)).collect());
+        let idle = self.valued(&idle, Instant::now());
         self.services.admission.do_send(IdleFound { function: self.key, idle });
     }
 
@@ -214,7 +234,7 @@ impl FunctionActor {
     fn announce_idle(&mut self) {
         let Some(reported) = &self.reported_idle else { return };
         let mut slots = self.handle.slots();
-        if slots.idle_instances().iter().any(|idle| !reported.contains(idle)) {
+        if slots.idle_instances().iter().any(|idle| !reported.contains(&(idle.instance, idle.runs))) {
             self.reported_idle = None;
             self.services.admission.do_send(IdleAvailable);
         } else {
@@ -225,7 +245,9 @@ impl FunctionActor {
 
     fn set_alarm(&mut self, now: Instant, ctx: &mut Context<Self>) {
         let keepalive = self.handle.slots().next_idle_check();
-        let due = [self.waiters.next_deadline(), self.backoff.until(now), keepalive].into_iter().flatten().min();
+        let restart = self.replacement.as_ref().map(Replacement::deadline);
+        let due = [self.waiters.next_deadline(), self.backoff.until(now), keepalive, restart, self.cloning.due(now)];
+        let due = due.into_iter().flatten().min();
         if due == self.alarm.as_ref().map(|(at, _)| *at) {
             return;
         }

@@ -5,12 +5,12 @@
 //! After that the function is *failing*. During a pause callers get the last error at once. After the pause there is one
 //! trial start, for which all callers wait: they were asked to retry at that moment, and are served if it succeeds.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use serde::Serialize;
 use tokio::time::Instant;
 
-use crate::refusal::Refusal;
+use crate::{refusal::Refusal, wall_time::rounded_seconds};
 
 /// Failures in a row from which on the function is failing.
 const TOLERATED: u32 = 3;
@@ -26,8 +26,10 @@ pub(crate) struct Backoff {
     failures: u32,
     /// Starts of one generation count as one failure, however many of them fail.
     generation: u64,
+    /// Failures in a row before the last success. They count again if that instance ends unused.
+    before_success: u32,
     pause: Option<Instant>,
-    last: Option<Refusal>,
+    last: Option<Arc<Refusal>>,
 }
 
 /// Which starts are allowed now.
@@ -77,7 +79,7 @@ impl Backoff {
         let pause = MIN_PAUSE.saturating_mul(1 << self.failures.min(16)).min(longest);
         self.failures = self.failures.saturating_add(1);
         self.pause = Some(now + pause);
-        self.last = Some(error);
+        self.last = Some(Arc::new(error));
         self.is_failing().then_some(BackoffChange::Failing(pause))
     }
 
@@ -89,8 +91,16 @@ impl Backoff {
     /// Records a successful start.
     pub fn succeeded(&mut self) -> Option<BackoffChange> {
         let recovered = self.is_failing().then_some(BackoffChange::Recovered);
+        let before_success = self.failures;
         self.reset();
+        self.before_success = before_success;
         recovered
+    }
+
+    /// Records that an instance ended by itself just after its start had succeeded, before it got a request.
+    pub fn ended_unused(&mut self, error: Refusal, now: Instant) -> Option<BackoffChange> {
+        self.failures = self.failures.max(std::mem::take(&mut self.before_success));
+        self.failed(self.generation, error, Fault::Function, now)
     }
 
     /// Resets the state. Starts that are under way do not count any more.
@@ -124,7 +134,12 @@ impl Backoff {
     /// Returns the refusal for callers during the pause of a failing function.
     pub fn refusal(&self, now: Instant) -> Option<Refusal> {
         let until = self.until(now).filter(|_| self.is_failing())?;
-        Some(Refusal::Failing { last: Box::new(self.last.clone()?), retry_after: until - now })
+        Some(Refusal::Failing { last: Box::new(Refusal::clone(self.last.as_ref()?)), retry_after: until - now })
+    }
+
+    /// Returns the last error of a failing function.
+    pub fn last_failure(&self) -> Option<Arc<Refusal>> {
+        self.last.clone().filter(|_| self.is_failing())
     }
 
     /// Returns what `/debug` shows of a failing function.
@@ -132,7 +147,7 @@ impl Backoff {
         let last = self.last.as_ref().filter(|_| self.is_failing())?;
         Some(FailingReport {
             failures: self.failures,
-            retry_seconds: self.until(now).map_or(0.0, |until| (until - now).as_secs_f64()),
+            retry_seconds: self.until(now).map_or(0.0, |until| rounded_seconds(until - now)),
             code: last.outcome().code(),
             error: last.to_string(),
         })
@@ -213,6 +228,23 @@ mod tests {
         }
         assert_eq!(backoff.succeeded(), Some(BackoffChange::Recovered));
         assert_eq!((backoff.allows(now), backoff.until(now), backoff.report(now)), (Allowance::All, None, None));
+        fail(&mut backoff, now);
+        assert_eq!(backoff.until(now), Some(now + MIN_PAUSE));
+    }
+
+    #[test]
+    fn instances_that_end_unused_are_failures_in_a_row() {
+        let now = Instant::now();
+        let mut backoff = Backoff::default();
+        for failures in 1..=6 {
+            backoff.succeeded();
+            let change = backoff.ended_unused(Refusal::Lost, now);
+            assert_eq!(change.is_some(), failures >= TOLERATED);
+            assert_eq!(backoff.until(now), Some(now + MIN_PAUSE * (1 << (failures - 1))));
+        }
+        assert_eq!(backoff.succeeded(), Some(BackoffChange::Recovered));
+        // The next success is not followed by such an end.
+        backoff.succeeded();
         fail(&mut backoff, now);
         assert_eq!(backoff.until(now), Some(now + MIN_PAUSE));
     }

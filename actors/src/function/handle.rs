@@ -5,7 +5,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -20,7 +20,7 @@ use super::{
     messages::{Abandon, Acquire},
     slots::{Acquired, Intake, Slots},
 };
-use crate::{refusal::Refusal, stats::FunctionStats};
+use crate::{boot::Origin, history::History, refusal::Refusal, spec::FunctionSpec, stats::FunctionStats};
 
 /// One function, as callers see it.
 #[derive(Debug)]
@@ -29,13 +29,15 @@ pub struct FunctionHandle {
     slots: Mutex<Slots>,
     actor: Addr<FunctionActor>,
     tickets: AtomicU64,
-    stats: FunctionStats,
+    /// From the first use on.
+    stats: OnceLock<Arc<FunctionStats>>,
+    history: Arc<History>,
 }
 
 impl FunctionHandle {
-    pub(super) fn new(name: String, intake: Intake, actor: Addr<FunctionActor>) -> Self {
+    pub(super) fn new(name: String, intake: Intake, actor: Addr<FunctionActor>, history: Arc<History>) -> Self {
         let slots = Mutex::new(Slots::new(intake));
-        Self { name, slots, actor, tickets: AtomicU64::new(0), stats: FunctionStats::default() }
+        Self { name, slots, actor, tickets: AtomicU64::new(0), stats: OnceLock::new(), history }
     }
 
     /// Returns the function's name.
@@ -43,14 +45,31 @@ impl FunctionHandle {
         &self.name
     }
 
-    /// Returns the counters of the function's requests and boots.
-    pub fn stats(&self) -> &FunctionStats {
-        &self.stats
+    /// Returns the counters of the function's requests and boots. The function counts as used from then on.
+    pub fn stats(&self) -> &Arc<FunctionStats> {
+        self.stats.get_or_init(|| self.history.usage.enter(&self.name))
+    }
+
+    /// Returns the counters of a function that was used.
+    pub fn used_stats(&self) -> Option<&FunctionStats> {
+        self.stats.get().map(|stats| &**stats)
     }
 
     /// Returns the largest request body that the function accepts now, in bytes.
     pub fn max_body(&self) -> Option<u64> {
         self.slots().max_body()
+    }
+
+    /// Returns the spec in force, or the reason why there is none.
+    ///
+    /// # Errors
+    /// Why the function serves nothing.
+    pub fn serving_spec(&self) -> Result<Arc<FunctionSpec>, Refusal> {
+        match self.slots().intake() {
+            Intake::Open(spec) => Ok(spec.clone()),
+            Intake::Misconfigured(reason) => Err(Refusal::Misconfigured { reason: reason.clone() }),
+            Intake::Draining => Err(Refusal::Draining),
+        }
     }
 
     pub(crate) fn actor(&self) -> &Addr<FunctionActor> {
@@ -109,9 +128,10 @@ impl FunctionHandle {
 
     /// Estimates how long it takes to serve `waiting` callers, from the averages so far.
     fn time_to_serve(&self, waiting: usize, capacity: usize) -> Duration {
-        let service = self.stats.usual_service();
+        let stats = self.used_stats();
+        let service = stats.map_or(Duration::ZERO, FunctionStats::usual_service);
         if capacity == 0 {
-            return self.stats.usual_boot() + service;
+            return stats.and_then(|stats| stats.usual_start(Origin::Cold)).unwrap_or_default() + service;
         }
         let batches = waiting.div_ceil(capacity);
         service.saturating_mul(u32::try_from(batches).unwrap_or(u32::MAX))

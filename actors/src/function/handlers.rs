@@ -57,7 +57,7 @@ impl Handler<SlotReleased> for FunctionActor {
             _ if failed => StopReason::RequestFailed,
             Phase::Draining => StopReason::Drained,
             Phase::Serving if member.spec.single_use => StopReason::SingleUse,
-            Phase::Serving if member.revision < self.revision => StopReason::Outdated,
+            Phase::Serving if member.revision < self.revision || member.retired => StopReason::Outdated,
             // An earlier request of it had failed.
             Phase::Serving => StopReason::RequestFailed,
         };
@@ -80,16 +80,34 @@ impl Handler<Configure> for FunctionActor {
         if self.phase == Phase::Draining {
             return;
         }
-        self.revision += 1;
-        match &loaded {
-            Ok(_) => info!(self.log, "function has changed"; "revision" => self.revision),
-            Err(reason) => {
-                warn!(self.log, "function is misconfigured"; "revision" => self.revision, "reason" => %reason)
+        self.versions += 1;
+        match (&loaded, &self.loaded) {
+            (Err(reason), Ok(_)) => {
+                warn!(self.log, "function is misconfigured and its last valid version stays in force";
+                    "revision" => self.versions, "serves_revision" => self.revision, "reason" => %reason);
+                self.invalid = Some(reason.clone());
+            }
+            // The version in force is back.
+            (Ok(new), Ok(current)) if new == current => {
+                info!(self.log, "function has changed"; "revision" => self.versions, "serves_revision" => self.revision);
+                self.invalid = None;
+                self.backoff.reset();
+            }
+            _ => {
+                match &loaded {
+                    Ok(_) => info!(self.log, "function has changed"; "revision" => self.versions),
+                    Err(reason) => warn!(self.log, "function is misconfigured"; "revision" => self.versions,
+                        "reason" => %reason),
+                }
+                (self.loaded, self.revision, self.invalid) = (loaded, self.versions, None);
+                // Every instance is outdated now.
+                self.replacement = None;
+                self.backoff.reset();
+                self.configure_cloning();
+                self.handle.slots().configure(Intake::from(&self.loaded), self.revision);
             }
         }
-        self.loaded = loaded;
-        self.backoff.reset();
-        self.handle.slots().configure(Intake::from(&self.loaded), self.revision);
+        self.handle.slots().set_file(self.versions, self.invalid.clone());
         self.settle(ctx);
     }
 }
@@ -102,6 +120,7 @@ impl Handler<Drain> for FunctionActor {
             info!(self.log, "function is being drained"; "instances" => self.instances.len(), "grace" => ?grace);
         }
         self.phase = Phase::Draining;
+        self.replacement = None;
         self.handle.slots().configure(Intake::Draining, self.revision);
         let is_alive = |phase| phase != InstancePhase::Ending;
         let alive = self.instances.iter().filter(|(_, instance)| is_alive(instance.phase));

@@ -7,15 +7,20 @@ use std::sync::Arc;
 use actix::Addr;
 use indexmap::IndexMap;
 
-use crate::{id::InstanceId, instance::InstanceActor, spec::FunctionSpec};
+use crate::{history::InstanceRecord, id::InstanceId, instance::InstanceActor, spec::FunctionSpec};
 
 pub(super) struct Instance {
     pub address: Addr<InstanceActor>,
+    pub record: Arc<InstanceRecord>,
     pub revision: u64,
     pub spec: Arc<FunctionSpec>,
     pub phase: InstancePhase,
     /// The [`Backoff`](super::backoff::Backoff) generation of its start.
     pub generation: u64,
+    /// It may have been restored from a snapshot.
+    pub may_restore: bool,
+    /// Its snapshot is to be taken, and it never serves.
+    pub is_template: bool,
     /// The function has retired it, so it must not get requests even if it becomes ready.
     pub retired: bool,
 }
@@ -23,6 +28,8 @@ pub(super) struct Instance {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum InstancePhase {
     Booting,
+    /// It is a template.
+    Capturing,
     Serving,
     /// Gets no requests any more, but still holds resources.
     Ending,
@@ -67,6 +74,11 @@ impl Instances {
         self.0.len()
     }
 
+    /// Returns how many count for `max-instances`.
+    pub fn limited(&self) -> usize {
+        self.0.values().filter(|instance| !instance.is_template).count()
+    }
+
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -89,7 +101,7 @@ impl Instances {
     pub fn outdated(&self, revision: u64, accepted: u64) -> Vec<InstanceId> {
         let is_needed = |instance: &Instance| match instance.phase {
             InstancePhase::Booting => instance.revision >= accepted,
-            InstancePhase::Serving => false,
+            InstancePhase::Capturing | InstancePhase::Serving => false,
             // Already on its way.
             InstancePhase::Ending => true,
         };

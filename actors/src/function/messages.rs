@@ -59,6 +59,31 @@ pub(crate) struct Drain {
     pub grace: Duration,
 }
 
+/// Replaces every instance by a new one. Returns how many there are to replace.
+#[derive(Debug, Message)]
+#[rtype(result = "usize")]
+pub(super) struct Restart;
+
+/// Stops every instance. Returns how many.
+#[derive(Debug, Message)]
+#[rtype(result = "usize")]
+pub(super) struct StopAll;
+
+/// Stops one instance. Returns whether there is such an instance that has not ended.
+#[derive(Debug, Message)]
+#[rtype(result = "bool")]
+pub(super) struct StopInstance(pub InstanceId);
+
+/// Orders a snapshot. Returns whether the function wants snapshots.
+#[derive(Debug, Message)]
+#[rtype(result = "bool")]
+pub(super) struct TakeSnapshot;
+
+/// Removes the snapshot. Returns whether there was one.
+#[derive(Debug, Message)]
+#[rtype(result = "bool")]
+pub(super) struct RemoveSnapshot;
+
 /// Asks for what `/debug` shows of the function.
 #[derive(Debug)]
 pub(crate) struct FunctionQuestion;

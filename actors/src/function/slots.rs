@@ -5,21 +5,25 @@
 //! and removes instances and serves the queue. The table returns when the actor has to be notified.
 //!
 //! Only the FunctionActor and the [`Lease`](super::Lease) write it. Pure: no clock, no lock, no actor. `handle.rs` wraps
-//! it; `idle.rs` has the part about idle instances.
+//! it; `idle.rs` has the part about idle instances, `paused.rs` that about paused ones.
 //!
 //! Invariants: an instance is in `ready` exactly if it may get one more request, as far as the FunctionActor knows;
-//! `in_flight` never exceeds the capacity; a retired instance never gets a request again; while callers wait, new callers
+//! `in_flight` never exceeds the capacity; a retired instance never gets a request again, and a paused one serves nothing; while callers wait, new callers
 //! wait too.
 
 mod idle;
+mod paused;
 #[cfg(test)]
 mod tests;
+
+pub(super) use idle::{Expired, IdleSlots};
 
 use std::sync::Arc;
 
 use foldhash::{HashMap, HashMapExt};
 use tokio::time::Instant;
 
+use super::summary::Activity;
 use crate::{
     endpoint::Endpoint,
     id::InstanceId,
@@ -33,13 +37,17 @@ pub(super) struct Slots {
     intake: Intake,
     /// The version of the spec in force: new callers get no older instance.
     revision: u64,
+    /// Versions of the file so far.
+    versions: u64,
+    /// The problems of the file, while an earlier version of it is in force.
+    invalid: Option<Arc<str>>,
     /// Callers that wait, including those whose `Acquire` has not arrived at the actor.
     waiting: usize,
     instances: HashMap<InstanceId, InstanceSlots>,
     /// Instances with free slots. The most recently used one is last and is taken first, so that others become idle.
     ready: Vec<InstanceId>,
-    /// The function has instances or waiters, or keeps failing to start: only the actor knows the details.
-    active: bool,
+    /// What the actor publishes besides.
+    activity: Activity,
 }
 
 /// Whether new requests are accepted.
@@ -71,8 +79,25 @@ struct InstanceSlots {
     retired: bool,
     /// The actor is notified when the instance becomes idle.
     notify_when_idle: bool,
-    /// When to check whether the keepalive has elapsed. `None`: once the instance is idle.
+    pause: PauseState,
+    /// When to check whether the keepalive has elapsed, or the time of a paused instance. `None`: once the instance is idle.
     idle_check: Option<Instant>,
+}
+
+/// Whether an instance runs, as far as the FunctionActor has ordered it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum PauseState {
+    Running,
+    /// It runs, and cannot be paused.
+    Unpausable,
+    /// It is paused, or is being paused.
+    Paused,
+    /// It is wanted since then, and waits for memory in which to run.
+    Waking {
+        since: Instant,
+    },
+    /// It is to run again, and gets requests once it does.
+    Resuming,
 }
 
 /// The result of a request for a slot.
@@ -84,6 +109,14 @@ pub(super) enum Acquired {
     Queued,
     /// The caller gets no slot.
     Refused(Refusal),
+}
+
+/// The instances that have been ready and are not being removed, by what they do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ReadyCounts {
+    pub idle: usize,
+    pub busy: usize,
+    pub paused: usize,
 }
 
 /// What the release of a slot means to the actor.
@@ -102,8 +135,8 @@ pub(super) enum Released {
 impl Slots {
     /// Creates the table of a function with the first version of its spec.
     pub fn new(intake: Intake) -> Self {
-        let (instances, ready) = (HashMap::new(), Vec::new());
-        Self { intake, revision: 1, waiting: 0, instances, ready, active: false }
+        let (instances, ready, activity) = (HashMap::new(), Vec::new(), Activity::default());
+        Self { intake, revision: 1, versions: 1, invalid: None, waiting: 0, instances, ready, activity }
     }
 
     /// Sets what new callers get: the intake, and instances not older than `revision`.
@@ -112,13 +145,41 @@ impl Slots {
         self.revision = revision;
     }
 
-    pub fn set_active(&mut self, active: bool) {
-        self.active = active;
+    /// Notes a version of the file, and its problems if it is invalid and an earlier version stays in force.
+    pub fn set_file(&mut self, versions: u64, invalid: Option<Arc<str>>) {
+        self.versions = versions;
+        self.invalid = invalid;
+    }
+
+    /// Returns the number of versions of the file, and the problems of the last one.
+    pub fn file(&self) -> (u64, Option<Arc<str>>) {
+        (self.versions, self.invalid.clone())
+    }
+
+    pub fn set_activity(&mut self, activity: Activity) {
+        self.activity = activity;
+    }
+
+    pub fn activity(&self) -> &Activity {
+        &self.activity
+    }
+
+    /// Returns how many instances are ready and serve nothing, how many serve requests, and how many are paused or being
+    /// resumed.
+    pub fn counts(&self) -> ReadyCounts {
+        let busy = self.instances.values().filter(|instance| instance.in_flight > 0).count();
+        let paused = self.instances.values().filter(|instance| !instance.runs()).count();
+        ReadyCounts { idle: self.instances.len() - busy - paused, busy, paused }
+    }
+
+    /// Returns how many requests are being served.
+    pub fn in_flight(&self) -> usize {
+        self.instances.values().map(|instance| instance.in_flight).sum()
     }
 
     /// Returns whether the function has instances or waiters, or keeps failing to start.
     pub fn is_active(&self) -> bool {
-        self.active || self.waiting > 0
+        self.activity.active || self.waiting > 0
     }
 
     pub fn intake(&self) -> &Intake {
@@ -228,6 +289,7 @@ impl Slots {
             since: now,
             retired: false,
             notify_when_idle: false,
+            pause: PauseState::Running,
             idle_check: Some(now + endpoint.spec.keepalive),
             endpoint,
         };
@@ -243,15 +305,18 @@ impl Slots {
         instance.in_flight
     }
 
-    /// Removes an instance that has ended.
-    pub fn remove(&mut self, id: InstanceId) {
+    /// Removes an instance that has ended. Returns how many requests it got.
+    pub fn remove(&mut self, id: InstanceId) -> u64 {
         self.retire(id);
-        self.instances.remove(&id);
+        self.instances.remove(&id).map_or(0, |instance| instance.served)
     }
 
-    /// Returns how many instances of `revision` or newer may get requests, now or later.
+    /// Returns how many instances of `revision` or newer may get requests, now or later. Paused ones get none before they
+    /// are resumed.
     pub fn usable(&self, revision: u64) -> usize {
-        self.instances.values().filter(|it| !it.retired && it.endpoint.revision >= revision).count()
+        let is_usable =
+            |it: &&InstanceSlots| !it.retired && it.endpoint.revision >= revision && it.pause != PauseState::Paused;
+        self.instances.values().filter(is_usable).count()
     }
 
     /// Returns how busy an instance is. `None`: it is not ready, or has ended.

@@ -6,12 +6,15 @@ use actix::{Addr, Context, Handler, MessageResult};
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::{FunctionActor, FunctionHandle, Phase, backoff::FailingReport, messages::FunctionQuestion, slots::Intake};
+use super::{
+    FunctionActor, FunctionHandle, Phase, backoff::FailingReport, cloning::SnapshotReport, messages::FunctionQuestion,
+    slots::Intake,
+};
 use crate::{
     id::InstanceId,
     instance::{InstanceActor, Occupancy},
     spec::{FunctionSpec, LoadedSpec},
-    stats::StatsReport,
+    stats::{FunctionStats, StatsReport},
 };
 
 /// What `/debug` shows of a function, without its instances.
@@ -25,11 +28,17 @@ pub struct FunctionSnapshot {
     /// The failures of its starts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failing: Option<FailingReport>,
-    /// Its spec.
+    /// The spec in force.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub spec: Option<Arc<FunctionSpec>>,
-    /// Versions of the spec so far.
+    /// Versions of its file so far, valid or not.
     pub revision: u64,
+    /// The version in force.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub serves_revision: Option<u64>,
+    /// Its snapshot, if its spec wants one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<SnapshotReport>,
     /// Callers that wait for a slot.
     pub waiting: usize,
     /// The counters of its requests and boots.
@@ -66,31 +75,32 @@ impl FunctionHandle {
             Intake::Misconfigured(reason) => ("misconfigured", Err(reason.clone())),
             Intake::Draining => return None,
         };
-        let (revision, waiting) = (slots.revision(), slots.waiting());
+        let (revision, waiting, file) = (slots.revision(), slots.waiting(), slots.file());
         drop(slots);
-        Some(self.snapshot(state, &loaded, revision, waiting))
+        let state = if file.1.is_some() { "misconfigured" } else { state };
+        Some(self.snapshot(state, &loaded, revision, file, waiting))
     }
 
-    fn snapshot(&self, state: &'static str, loaded: &LoadedSpec, revision: u64, waiting: usize) -> FunctionSnapshot {
+    fn snapshot(
+        &self,
+        state: &'static str,
+        loaded: &LoadedSpec,
+        revision: u64,
+        (versions, invalid): (u64, Option<Arc<str>>),
+        waiting: usize,
+    ) -> FunctionSnapshot {
         FunctionSnapshot {
             state,
-            reason: loaded.as_ref().err().cloned(),
+            reason: loaded.as_ref().err().cloned().or(invalid),
             failing: None,
             spec: loaded.as_ref().ok().cloned(),
-            revision,
+            revision: versions,
+            serves_revision: loaded.is_ok().then_some(revision),
+            snapshot: self.slots().activity().cloning.as_ref().map(SnapshotReport::from),
             waiting,
-            stats: self.stats().report(),
+            stats: self.used_stats().map_or_else(StatsReport::unused, FunctionStats::report),
             instances: Vec::new(),
         }
-    }
-}
-
-impl FunctionActor {
-    /// Publishes whether `/debug` has to ask the actor.
-    pub(super) fn publish_activity(&self) {
-        let is_queued = self.waiters.len() > 0 || !self.expired.is_empty();
-        let active = !self.instances.is_empty() || is_queued || self.backoff.is_failing();
-        self.handle.slots().set_active(active);
     }
 }
 
@@ -101,6 +111,7 @@ impl Handler<FunctionQuestion> for FunctionActor {
         let failing = self.backoff.report(Instant::now()).filter(|_| self.phase == Phase::Serving);
         let state = match (self.phase, &self.loaded) {
             (Phase::Draining, _) => "draining",
+            (Phase::Serving, Ok(_)) if self.invalid.is_some() => "misconfigured",
             (Phase::Serving, Ok(_)) if failing.is_some() => "failing",
             (Phase::Serving, Ok(_)) => "serving",
             (Phase::Serving, Err(_)) => "misconfigured",
@@ -112,7 +123,8 @@ impl Handler<FunctionQuestion> for FunctionActor {
         });
         let (instances, waiting) = (instances.collect(), slots.waiting());
         drop(slots);
-        let snapshot = self.handle.snapshot(state, &self.loaded, self.revision, waiting);
+        let file = (self.versions, self.invalid.clone());
+        let snapshot = self.handle.snapshot(state, &self.loaded, self.revision, file, waiting);
         MessageResult(FunctionSnapshot { failing, instances, ..snapshot })
     }
 }

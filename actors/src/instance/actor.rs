@@ -1,6 +1,6 @@
 //! The InstanceActor: feeds the lifecycle with events and carries out its effects.
 
-use std::rc::Rc;
+use std::{rc::Rc, sync::Arc, time::Duration};
 
 use actix::{Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, Recipient, WrapFuture};
 use slog::{debug, error, info, o, warn};
@@ -10,54 +10,80 @@ use super::{
     InstanceActor, InstanceArgs, InstanceEvent, InstanceGone, Stop,
     lifecycle::{Effect, Event, Lifecycle, Times},
     running::{Exit, Running, Sandbox},
-    snapshot::TAIL_LINES,
 };
 use crate::{
     admission::Permit,
+    boot::{BootClock, BootRecord, Phase},
     callback::{CallbackOutcome, CalledBack},
+    endpoint::Endpoint,
+    history::{InstanceRecord, LiveInstance},
     id::ReadyToken,
     notice::ExitNotice,
     output::OutputLog,
     redact::Redactor,
-    sandbox::{LaunchError, LaunchOrder, Launched, RECLAIM_TIMEOUT},
+    sandbox::{LaunchError, LaunchOrder, Launched, RECLAIM_TIMEOUT, SandboxExit},
     stop_reason::StopReason,
+    wall_time::rounded_ms,
 };
 
+/// Lines of output in the error of a failed boot, and in a line of the log.
+const ERROR_LINES: usize = 20;
+const LOG_LINES: usize = 5;
+/// How an instance ended that an operator has stopped, for the requests that it served.
+const STOPPED: &str = "stopped by an operator";
 /// Callbacks kept until the instance's address is known. An honest instance sends one.
 const MAX_EARLY_CALLBACKS: usize = 4;
+/// How long the connection on which an instance was found ready is kept for its first request. A server with one thread
+/// serves nothing else meanwhile.
+const FIRST_CONNECTION_TTL: Duration = Duration::from_secs(1);
 
 impl InstanceActor {
     /// Starts an instance and its actor, on the arbiter of the caller.
-    pub(crate) fn launch(permit: Permit, args: InstanceArgs, parent: Recipient<InstanceGone>) -> Addr<Self> {
+    pub(crate) fn launch(
+        permit: Permit,
+        args: InstanceArgs,
+        parent: Recipient<InstanceGone>,
+    ) -> (Addr<Self>, Arc<InstanceRecord>) {
         let id = permit.instance();
         let ordered_at = Instant::now();
-        let times = Times { boot_timeout: args.spec.boot_timeout, stop_grace: args.spec.stop_grace };
+        let (boot_timeout, stop_grace) = (args.spec.boot_timeout, args.spec.stop_grace);
+        let times = Times { boot_timeout, stop_grace, capture_timeout: args.capture_timeout() };
         let (lifecycle, first_effects) = Lifecycle::begin(ordered_at, times);
         let log = args.log.new(o!("instance" => id.to_string()));
         let token = ReadyToken::random();
         let redactor = Redactor::new(token, &args.spec.env);
+        let feed = args.services.history.feed.clone();
+        let clock = BootClock::new(args.wanted_at);
+        clock.mark_at(Phase::Admitted, ordered_at);
+        let output = OutputLog::of(args.function.clone(), id, redactor.clone(), feed, clock.clone());
+        let (function, kind) = (args.function.clone(), args.spec.sandbox.kind());
+        let boot = BootRecord::new(function, kind, args.revision, id, args.cause, clock).with_evicted(permit.evicted());
+        let record = Arc::new(InstanceRecord::new(boot, output.clone(), ordered_at, args.spec.memory()));
         let actor = Self {
             id,
             token,
-            output: OutputLog::new(redactor.clone()),
+            output,
+            entry: LiveInstance::enter(args.services.history.clone(), record.clone()),
             redactor,
             args,
             log,
             lifecycle,
-            ordered_at,
             first_effects,
             alarm: None,
             probe: None,
+            reached: None,
+            resume_order: None,
             sandbox: Sandbox::None,
             early_callbacks: Vec::new(),
             permit: Rc::new(permit),
+            refused_source: None,
             logged_refusal: false,
             notice: ExitNotice::new(parent, InstanceGone { instance: id, bug: true }),
         };
-        actor.start()
+        (actor.start(), record)
     }
 
-    fn on(&mut self, event: Event, ctx: &mut Context<Self>) {
+    pub(super) fn on(&mut self, event: Event, ctx: &mut Context<Self>) {
         let before = self.lifecycle.epoch();
         let effects = self.lifecycle.on(event, Instant::now());
         if self.lifecycle.epoch() != before {
@@ -71,8 +97,16 @@ impl InstanceActor {
             match effect {
                 Effect::SetAlarm { serial, at } => self.set_alarm(serial, at, ctx),
                 Effect::ClearAlarm => self.clear_alarm(ctx),
-                Effect::Probe => self.start_probe(ctx),
+                Effect::Probe => self.probe(ctx),
+                Effect::Connect => self.connect(ctx),
+                Effect::Explain => self.explain(ctx),
                 Effect::Ready => self.report_ready(ctx),
+                Effect::Capture => self.capture(ctx),
+                Effect::Pause => self.pause(ctx),
+                Effect::Resume => self.resume(ctx),
+                Effect::Paused => self.report_paused(),
+                Effect::Resumed => self.report_resumed(),
+                Effect::NotPaused(error) => self.report_not_paused(error),
                 Effect::Lost(reason) => self.report_lost(reason, ctx),
                 Effect::Terminate => self.with_running(|running| running.handle.terminate()),
                 Effect::Kill => self.with_running(|running| running.handle.kill()),
@@ -105,8 +139,10 @@ impl InstanceActor {
         let order = LaunchOrder {
             instance: self.id,
             spec: self.args.spec.clone(),
+            purpose: self.args.purpose,
             token: self.token,
             output: self.output.clone(),
+            clock: self.entry.record.boot.clock.clone(),
             log: self.log.clone(),
         };
         let launch = self.args.services.sandboxes.launch(order);
@@ -116,21 +152,35 @@ impl InstanceActor {
     fn launched(&mut self, result: Result<Launched, LaunchError>, ctx: &mut Context<Self>) {
         match result {
             Ok(launched) => {
-                let callback_source = launched.callback_source;
-                debug!(self.log, "instance was launched"; "address" => %launched.address, "pid" => launched.pid,
-                    "engine_id" => launched.engine_id.as_deref());
-                let running = Running::new(self.id, launched, self.args.spec.clone(), self.args.revision);
+                let network = launched.network.as_ref();
+                let callback_source = network.map(|network| network.callback_source);
+                debug!(self.log, "instance was launched"; "address" => ?network.map(|network| network.address),
+                    "pid" => launched.pid, "engine_id" => launched.engine_id.as_deref());
+                if let Some(file) = launched.memory_usage.clone() {
+                    self.entry.record.set_memory_usage(file);
+                }
+                let restored = launched.restored;
+                if restored {
+                    self.entry.record.boot.clock.set_restored();
+                }
+                let running = Running::from(launched);
                 let exited = running.exited.clone();
                 self.sandbox = Sandbox::Running(running);
                 ctx.spawn(exited.into_actor(self).map(|exit, actor, ctx| {
                     let exit = exit.redacted(&actor.redactor);
                     debug!(actor.log, "instance exited"; "how" => %exit);
-                    if let Some(running) = actor.sandbox.running() {
-                        running.endpoint.set_ended(Some(exit.clone()));
+                    actor.entry.exit = Some(exit.clone());
+                    if let Some(endpoint) = actor.endpoint() {
+                        // The exit status does not say that an operator has stopped it.
+                        let by_operator = actor.entry.cause == StopReason::Stopped;
+                        let told = if by_operator { SandboxExit::Other(STOPPED.to_owned()) } else { exit.clone() };
+                        endpoint.set_ended(Some(told));
                     }
+                    let ended = format!("ended: {exit}");
                     actor.on(Event::Exited(exit), ctx);
+                    actor.output.note(&ended);
                 }));
-                self.on(Event::Launched { callback_source }, ctx);
+                self.on(Event::Launched { callback_source, restored }, ctx);
             }
             Err(error) => self.on(Event::LaunchFailed(error.redacted(&self.redactor)), ctx),
         }
@@ -139,30 +189,27 @@ impl InstanceActor {
         }
     }
 
-    fn start_probe(&mut self, ctx: &mut Context<Self>) {
-        let Some(running) = self.sandbox.running() else { return };
-        let probe = self.args.services.sandboxes.probe(running.endpoint.address, &self.args.spec.readiness);
-        self.probe = Some(ctx.spawn(probe.into_actor(self).map(|(), actor, ctx| {
-            actor.probe = None;
-            actor.on(Event::Probed, ctx);
-        })));
-    }
-
-    fn stop_probe(&mut self, ctx: &mut Context<Self>) {
-        if let Some(probe) = self.probe.take() {
-            ctx.cancel_future(probe);
-        }
+    pub(super) fn endpoint(&self) -> Option<&Arc<Endpoint>> {
+        self.sandbox.running().and_then(|running| running.endpoint.as_ref())
     }
 
     fn report_ready(&mut self, ctx: &mut Context<Self>) {
         self.stop_probe(ctx);
         self.permit.set_started();
-        let Some(running) = self.sandbox.running() else { return };
-        let now = Instant::now();
-        let boot = now - self.ordered_at;
-        running.endpoint.set_ready(now, boot);
-        info!(self.log, "instance is ready"; "boot_ms" => boot.as_secs_f64() * 1e3);
-        self.args.events.do_send(InstanceEvent::Ready(running.endpoint.clone()));
+        let (Some(running), Some(reached)) = (self.sandbox.running_mut(), self.reached.take()) else { return };
+        let boot = &self.entry.record.boot;
+        boot.set_ready(Instant::now());
+        let (spec, revision) = (self.args.spec.clone(), self.args.revision);
+        running.info.address = Some(reached.address);
+        let endpoint = Arc::new(Endpoint::new(self.id, reached, spec, revision, boot.clock.clone()));
+        running.endpoint = Some(endpoint.clone());
+        let boot_ms = rounded_ms(boot.clock.boot());
+        info!(self.log, "instance is ready"; "boot_ms" => boot_ms);
+        self.output.note(&format!("ready after {boot_ms:.precision$} ms", precision = usize::from(boot_ms < 10.0)));
+        let unused = endpoint.clone();
+        ctx.run_later(FIRST_CONNECTION_TTL, move |_, _| drop(unused.take_connection()));
+        self.args.events.do_send(InstanceEvent::Ready(endpoint));
+        self.args.services.history.boots.add(boot.clone());
     }
 
     fn report_lost(&mut self, reason: StopReason, ctx: &mut Context<Self>) {
@@ -170,25 +217,61 @@ impl InstanceActor {
         match self.sandbox.running() {
             Some(running) => {
                 // Before the function knows: from here on the slot table offers no slot of it.
-                running.endpoint.set_draining();
+                if let Some(endpoint) = &running.endpoint {
+                    endpoint.set_draining();
+                }
                 self.permit.set_stopping();
             }
             // A launch that is still under way may take any time, so its memory is not about to be released.
             None => self.permit.set_started(),
         }
         let output = match reason {
-            StopReason::BootFailed(_) | StopReason::BootTimedOut => self.output.tail(TAIL_LINES),
+            StopReason::BootFailed(_)
+            | StopReason::BootTimedOut(_)
+            | StopReason::Unreachable(_)
+            | StopReason::Exited(_) => self.output.texts(ERROR_LINES),
             _ => Vec::new(),
         };
+        let last_words = || self.output.summary(LOG_LINES);
         match &reason {
             StopReason::LaunchFailed(error) => warn!(self.log, "instance could not be started"; "error" => %error),
-            StopReason::BootFailed(exit) => warn!(self.log, "instance ended before it was ready"; "how" => %exit,
-                "output" => output.join(" | ")),
-            StopReason::BootTimedOut => {
-                warn!(self.log, "instance was not ready in time"; "output" => output.join(" | "))
+            StopReason::BootFailed(exit) => {
+                warn!(self.log, "instance ended before it was ready"; "how" => %exit, "output" => last_words())
             }
-            StopReason::Exited(exit) => warn!(self.log, "instance ended by itself"; "how" => %exit),
-            reason => info!(self.log, "instance is being ended"; "why" => reason.as_str()),
+            StopReason::BootTimedOut(why) => {
+                warn!(self.log, "instance was not ready in time"; "why" => why, "output" => last_words())
+            }
+            StopReason::Unreachable(why) => {
+                warn!(self.log, "instance accepts no connection"; "why" => why, "output" => last_words())
+            }
+            StopReason::Exited(exit) => {
+                warn!(self.log, "instance ended by itself"; "how" => %exit, "output" => last_words())
+            }
+            StopReason::ResumeFailed(why) => {
+                warn!(self.log, "instance could not be resumed"; "why" => why, "output" => last_words())
+            }
+            StopReason::RestoreFailed(why) => {
+                warn!(self.log, "instance could not be restored"; "why" => why, "output" => last_words())
+            }
+            StopReason::CaptureFailed(why) => {
+                warn!(self.log, "snapshot could not be taken"; "why" => why, "output" => last_words())
+            }
+            StopReason::Captured(snapshot) => info!(self.log, "snapshot was taken"; "bytes" => snapshot.bytes),
+            StopReason::RequestFailed => {
+                warn!(self.log, "instance is being ended"; "why" => reason.code(), "output" => last_words())
+            }
+            reason => info!(self.log, "instance is being ended"; "why" => reason.code()),
+        }
+        match &reason {
+            StopReason::LaunchFailed(error) => self.output.note(&format!("not started: {error}")),
+            // The exit is noted when it is observed.
+            StopReason::BootFailed(_) | StopReason::Exited(_) => {}
+            reason => self.output.note(&format!("stopping: {}", reason.code())),
+        }
+        self.entry.cause = reason.clone();
+        let boot = &self.entry.record.boot;
+        if boot.set_lost(&reason) {
+            self.args.services.history.boots.add(boot.clone());
         }
         self.args.events.do_send(InstanceEvent::Lost { instance: self.id, reason, output });
     }
@@ -200,11 +283,13 @@ impl InstanceActor {
     }
 
     fn reclaim(&mut self, ctx: &mut Context<Self>) {
-        let Sandbox::Running(Running { handle, exited, endpoint, info }) = std::mem::take(&mut self.sandbox) else {
+        let Sandbox::Running(Running { handle, exited, endpoint, info, .. }) = std::mem::take(&mut self.sandbox) else {
             return self.on(Event::Reclaimed, ctx);
         };
         // Also if the exit was not observed: the instance was killed, and its network is removed now.
-        endpoint.set_ended(None);
+        if let Some(endpoint) = endpoint {
+            endpoint.set_ended(None);
+        }
         self.sandbox = Sandbox::Reclaiming(info);
         let reclaim = timeout(RECLAIM_TIMEOUT, handle.reclaim());
         ctx.spawn(reclaim.into_actor(self).map(|result, actor, ctx| {
@@ -236,6 +321,9 @@ impl InstanceActor {
 
     fn called_back(&mut self, callback: CalledBack, ctx: &mut Context<Self>) {
         let (outcome, effects) = self.lifecycle.callback(callback.from, Instant::now());
+        if outcome == Some(CallbackOutcome::WrongSource) {
+            self.refused_source = Some(callback.from);
+        }
         match outcome {
             None if self.early_callbacks.len() < MAX_EARLY_CALLBACKS => self.early_callbacks.push(callback),
             None => self.answer(callback, CallbackOutcome::NotExpected),
@@ -271,9 +359,10 @@ impl Drop for InstanceActor {
     fn drop(&mut self) {
         // Also after a panic: the sandbox handle is dropped with the actor, and its Drop kills the instance.
         self.args.services.callbacks.remove(self.token);
-        if let Some(running) = self.sandbox.running() {
-            running.endpoint.set_ended(None);
+        if let Some(endpoint) = self.endpoint() {
+            endpoint.set_ended(None);
         }
+        self.args.stats.count_end(&self.entry.cause, self.entry.exit.as_ref());
     }
 }
 

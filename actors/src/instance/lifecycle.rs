@@ -5,11 +5,29 @@
 //! whether one is idle, and the FunctionActor stops it when its keepalive has elapsed.
 //!
 //! ```text
+//!                               Paused ◄── Pausing
+//!                                 │          ▲
+//!                                 ▼          │
+//!                              Resuming ──► Serving
+//!
 //!   Launching ──► Booting ──► Serving ──► Stopping ──► Reaping ──► Gone
 //!       │            │           │  an exit, in any state ▲            ▲
 //!       │            └───────────┴────────────────────────┘            │
 //!       └── the launch failed: nothing was created ────────────────────┘
+//!
+//!   Launching ──► Verifying ──► Serving             a clone that was restored
+//!   Launching ──► Booting ──► Capturing ──► Stopping            a template
 //! ```
+//!
+//! A callback is a claim: an instance serves once a connection to it was opened. An instance whose boot times out is
+//! asked for the reason before it is stopped, as long as it can still be seen.
+//!
+//! The function pauses an instance that serves nothing, and resumes it before it gives it a request. A resumption that is
+//! ordered while the instance is being paused follows the pause. An instance that cannot be paused serves on. It
+//! is killed if it cannot be resumed. Stops and exits are the same in these states as in `Serving`: the sandbox resumes what it ends.
+//!
+//! A clone runs as soon as it is launched. It has the time that a caller can spare to accept a connection; callbacks mean
+//! nothing. A template boots like any instance. In place of serving, its snapshot is taken, and it is killed.
 //!
 //! Every state has at most one alarm. Each alarm carries a serial number, so an alarm that fires after it was replaced is
 //! ignored. `Lost` is emitted exactly once, before `Stopping`, `Reaping` or `Gone` is entered: from then on the function
@@ -24,23 +42,47 @@ use tokio::time::Instant;
 
 use crate::{
     callback::CallbackOutcome,
-    sandbox::{LaunchError, SandboxExit},
+    sandbox::{CaptureError, LaunchError, PauseError, SandboxExit, SnapshotInfo},
     stop_reason::StopReason,
 };
 
+/// How long the reason of a boot timeout may take to be found out.
+const EXPLAIN_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long the exit of a killed instance is awaited before its resources are reclaimed without it.
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a pause may take. The sandbox gives up earlier, and lets the instance run.
+const PAUSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a resumption may take: callers wait for it.
+const RESUME_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a restored clone may take to accept a connection: callers wait for it.
+const VERIFY_TIMEOUT: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum State {
     /// The sandbox is creating it.
     Launching(LaunchIntent),
-    /// It runs and has until the alarm to become ready.
+    /// It runs and has until the alarm to become ready. Without an address, no callback is recognized as its own.
     Booting {
-        callback_source: IpAddr,
+        callback_source: Option<IpAddr>,
     },
+    /// It has called back and has until the alarm to accept a connection.
+    Connecting,
+    /// Its boot has timed out, and the reason is being found out.
+    Explaining,
+    /// It was restored, and has until the alarm to accept a connection.
+    Verifying,
+    /// Its snapshot is being taken, until the alarm.
+    Capturing,
     /// It accepts requests.
     Serving,
+    /// It is being paused and has until the alarm. `resume`: it is to be resumed then.
+    Pausing {
+        resume: bool,
+    },
+    /// It does not run, and accepts no requests before it is resumed.
+    Paused,
+    /// It is being resumed and has until the alarm.
+    Resuming,
     /// It was asked to exit. The first alarm kills it, the second one gives up waiting for its exit.
     Stopping {
         killed: bool,
@@ -65,17 +107,33 @@ pub(super) enum LaunchIntent {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Event {
     Launched {
-        callback_source: IpAddr,
+        callback_source: Option<IpAddr>,
+        /// It is a clone, and runs already.
+        restored: bool,
     },
     LaunchFailed(LaunchError),
-    /// The readiness probe succeeded.
-    Probed,
+    /// A probe has found that it accepts requests.
+    Reached,
+    /// It has called back and accepts no connection, for this reason.
+    Unreachable(String),
+    /// The reason of its boot timeout was found out.
+    Explained(String),
     Exited(SandboxExit),
     /// The function stops it. `now`: without grace.
     Stop {
         reason: StopReason,
         now: bool,
     },
+    /// The function pauses it: it serves nothing, and gets no request before it has been resumed.
+    Pause,
+    /// The function needs it again.
+    Resume,
+    /// The sandbox has paused it, or lets it run for this reason.
+    PauseEnded(Result<(), PauseError>),
+    /// The sandbox has resumed it, or could not.
+    ResumeEnded(Result<(), PauseError>),
+    /// Its snapshot was taken, or not for this reason.
+    CaptureEnded(Result<SnapshotInfo, CaptureError>),
     /// The alarm of that serial number fired.
     Alarm(u64),
     Reclaimed,
@@ -91,8 +149,22 @@ pub(super) enum Effect {
     ClearAlarm,
     /// Probe its readiness, unless it calls back.
     Probe,
+    /// Connect to it, as it has called back.
+    Connect,
+    /// Find out why it is not ready.
+    Explain,
     /// Report that it is ready.
     Ready,
+    /// Take its snapshot.
+    Capture,
+    Pause,
+    Resume,
+    /// Report that it is paused.
+    Paused,
+    /// Report that it accepts requests again.
+    Resumed,
+    /// Report that it accepts requests again, because it could not be paused.
+    NotPaused(PauseError),
     /// Report that it accepts no more requests.
     Lost(StopReason),
     /// Ask it to exit.
@@ -107,6 +179,8 @@ pub(super) enum Effect {
 pub(super) struct Times {
     pub boot_timeout: Duration,
     pub stop_grace: Duration,
+    /// How long its snapshot may take. `None`: it is no template.
+    pub capture_timeout: Option<Duration>,
 }
 
 #[derive(Debug)]
@@ -146,10 +220,12 @@ impl Lifecycle {
     pub fn callback(&mut self, from: IpAddr, now: Instant) -> (Option<CallbackOutcome>, Vec<Effect>) {
         match self.state {
             State::Launching(LaunchIntent::Serve) => (None, Vec::new()),
-            State::Booting { callback_source } if callback_source != from => {
-                (Some(CallbackOutcome::WrongSource), Vec::new())
+            State::Booting { callback_source: Some(source) } if source == from => {
+                // The boot alarm stays set.
+                self.enter(State::Connecting, now);
+                (Some(CallbackOutcome::Accepted), vec![Effect::Connect])
             }
-            State::Booting { .. } => (Some(CallbackOutcome::Accepted), self.ready(now)),
+            State::Booting { callback_source: Some(_) } => (Some(CallbackOutcome::WrongSource), Vec::new()),
             _ => (Some(CallbackOutcome::NotExpected), Vec::new()),
         }
     }
@@ -161,7 +237,11 @@ impl Lifecycle {
             return Vec::new();
         }
         match (self.state.clone(), event) {
-            (State::Launching(LaunchIntent::Serve), Event::Launched { callback_source }) => {
+            (State::Launching(LaunchIntent::Serve), Event::Launched { restored: true, .. }) => {
+                self.enter(State::Verifying, now);
+                vec![self.set_alarm(now + VERIFY_TIMEOUT), Effect::Probe]
+            }
+            (State::Launching(LaunchIntent::Serve), Event::Launched { callback_source, .. }) => {
                 // The boot alarm stays set: it counts from the launch order.
                 self.enter(State::Booting { callback_source }, now);
                 vec![Effect::Probe]
@@ -169,27 +249,111 @@ impl Lifecycle {
             (State::Launching(intent), Event::Launched { .. }) => self.stop(intent == LaunchIntent::Kill, now),
             (State::Launching(intent), Event::LaunchFailed(error)) => {
                 self.enter(State::Gone, now);
-                let lost = (intent == LaunchIntent::Serve).then_some(Effect::Lost(StopReason::LaunchFailed(error)));
+                let reason = match error {
+                    LaunchError::NotRestored(why) => StopReason::RestoreFailed(why),
+                    error => StopReason::LaunchFailed(error),
+                };
+                let lost = (intent == LaunchIntent::Serve).then_some(Effect::Lost(reason));
                 lost.into_iter().chain([self.clear_alarm(), Effect::Finish]).collect()
             }
             (State::Launching(LaunchIntent::Serve), Event::Stop { reason, now: at_once }) => {
                 self.cancel_launch(reason, if at_once { LaunchIntent::Kill } else { LaunchIntent::Cancel })
             }
             (State::Launching(LaunchIntent::Serve), Event::Alarm(_)) => {
-                self.cancel_launch(StopReason::BootTimedOut, LaunchIntent::Cancel)
+                let why = "its launch had not finished".to_owned();
+                self.cancel_launch(StopReason::BootTimedOut(why), LaunchIntent::Cancel)
             }
             (State::Launching(LaunchIntent::Cancel), Event::Stop { now: true, .. }) => {
                 self.state = State::Launching(LaunchIntent::Kill);
                 Vec::new()
             }
 
-            (State::Booting { .. }, Event::Probed) => self.ready(now),
-            (State::Booting { .. }, Event::Alarm(_)) => self.lose(StopReason::BootTimedOut, false, now),
-            (State::Booting { .. }, Event::Exited(exit)) => self.reap(Some(StopReason::BootFailed(exit)), now),
-            (State::Serving, Event::Exited(exit)) => self.reap(Some(StopReason::Exited(exit)), now),
-            (State::Booting { .. } | State::Serving, Event::Stop { reason, now: at_once }) => {
-                self.lose(reason, at_once, now)
+            (State::Booting { .. } | State::Connecting | State::Verifying, Event::Reached) => self.ready(now),
+            (State::Connecting, Event::Unreachable(why)) => self.lose(StopReason::Unreachable(why), false, now),
+            (State::Booting { .. } | State::Connecting, Event::Alarm(_)) => {
+                self.enter(State::Explaining, now);
+                vec![self.set_alarm(now + EXPLAIN_TIMEOUT), Effect::Explain]
             }
+            (State::Explaining, Event::Explained(why)) => self.lose(StopReason::BootTimedOut(why), false, now),
+            (State::Explaining, Event::Alarm(_)) => {
+                let why = "the reason could not be found out".to_owned();
+                self.lose(StopReason::BootTimedOut(why), false, now)
+            }
+            (State::Booting { .. } | State::Connecting | State::Explaining, Event::Exited(exit)) => {
+                self.reap(Some(StopReason::BootFailed(exit)), now)
+            }
+
+            (State::Verifying, Event::Alarm(_)) => {
+                let why = format!("the clone accepted no connection within {VERIFY_TIMEOUT:?}");
+                self.lose(StopReason::RestoreFailed(why), true, now)
+            }
+            (State::Verifying, Event::Exited(exit)) => {
+                self.reap(Some(StopReason::RestoreFailed(format!("the clone ended: {exit}"))), now)
+            }
+            (State::Capturing, Event::CaptureEnded(result)) => {
+                let reason = match result {
+                    Ok(snapshot) => StopReason::Captured(snapshot),
+                    Err(error) => StopReason::CaptureFailed(error.to_string()),
+                };
+                self.lose(reason, true, now)
+            }
+            (State::Capturing, Event::Alarm(_)) => {
+                self.lose(StopReason::CaptureFailed("it took too long".to_owned()), true, now)
+            }
+            (State::Capturing, Event::Exited(exit)) => {
+                self.reap(Some(StopReason::CaptureFailed(format!("the template ended: {exit}"))), now)
+            }
+
+            (State::Serving, Event::Pause) => {
+                self.enter(State::Pausing { resume: false }, now);
+                vec![self.set_alarm(now + PAUSE_TIMEOUT), Effect::Pause]
+            }
+            (State::Pausing { .. }, Event::Resume) => {
+                self.state = State::Pausing { resume: true };
+                Vec::new()
+            }
+            (State::Pausing { resume: false }, Event::PauseEnded(Ok(()))) => {
+                self.enter(State::Paused, now);
+                vec![self.clear_alarm(), Effect::Paused]
+            }
+            (State::Pausing { resume: true }, Event::PauseEnded(Ok(()))) | (State::Paused, Event::Resume) => {
+                self.enter(State::Resuming, now);
+                vec![self.set_alarm(now + RESUME_TIMEOUT), Effect::Resume]
+            }
+            (State::Pausing { .. }, Event::PauseEnded(Err(error))) => {
+                self.enter(State::Serving, now);
+                vec![self.clear_alarm(), Effect::NotPaused(error)]
+            }
+            (State::Resuming, Event::ResumeEnded(Ok(()))) => {
+                self.enter(State::Serving, now);
+                vec![self.clear_alarm(), Effect::Resumed]
+            }
+            (State::Resuming, Event::ResumeEnded(Err(error))) => {
+                self.lose(StopReason::ResumeFailed(error.to_string()), true, now)
+            }
+            (State::Pausing { .. }, Event::Alarm(_)) => {
+                let why = format!("its pause took more than {PAUSE_TIMEOUT:?}");
+                self.lose(StopReason::ResumeFailed(why), true, now)
+            }
+            (State::Resuming, Event::Alarm(_)) => {
+                self.lose(StopReason::ResumeFailed(format!("it took more than {RESUME_TIMEOUT:?}")), true, now)
+            }
+
+            (State::Serving | State::Pausing { .. } | State::Paused | State::Resuming, Event::Exited(exit)) => {
+                self.reap(Some(StopReason::Exited(exit)), now)
+            }
+            (
+                State::Booting { .. }
+                | State::Connecting
+                | State::Explaining
+                | State::Verifying
+                | State::Capturing
+                | State::Serving
+                | State::Pausing { .. }
+                | State::Paused
+                | State::Resuming,
+                Event::Stop { reason, now: at_once },
+            ) => self.lose(reason, at_once, now),
 
             (State::Stopping { .. }, Event::Exited(_)) => self.reap(None, now),
             (State::Stopping { killed: false }, Event::Alarm(_) | Event::Stop { now: true, .. }) => self.kill(now),
@@ -204,6 +368,10 @@ impl Lifecycle {
     }
 
     fn ready(&mut self, now: Instant) -> Vec<Effect> {
+        if let Some(timeout) = self.times.capture_timeout {
+            self.enter(State::Capturing, now);
+            return vec![self.set_alarm(now + timeout), Effect::Capture];
+        }
         self.enter(State::Serving, now);
         vec![self.clear_alarm(), Effect::Ready]
     }

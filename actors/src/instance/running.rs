@@ -6,9 +6,7 @@ use futures::future::{FutureExt, LocalBoxFuture, Shared};
 
 use crate::{
     endpoint::Endpoint,
-    id::InstanceId,
-    sandbox::{Launched, SandboxExit, SandboxHandle},
-    spec::FunctionSpec,
+    sandbox::{InstanceNetwork, Launched, SandboxExit, SandboxHandle},
 };
 
 /// Resolves when the instance has exited.
@@ -25,25 +23,30 @@ pub(super) enum Sandbox {
 pub(super) struct Running {
     pub handle: Box<dyn SandboxHandle>,
     pub exited: Exit,
-    pub endpoint: Arc<Endpoint>,
+    /// `None`: it exited before its address was known.
+    pub network: Option<InstanceNetwork>,
+    /// From the time on when it is ready.
+    pub endpoint: Option<Arc<Endpoint>>,
     pub info: SandboxInfo,
 }
 
 /// What `/debug` shows of the sandbox.
 pub(super) struct SandboxInfo {
-    pub address: SocketAddr,
+    pub address: Option<SocketAddr>,
     pub pid: Option<u32>,
     pub engine_id: Option<String>,
     pub resources: Vec<String>,
 }
 
-impl Running {
-    pub fn new(instance: InstanceId, launched: Launched, spec: Arc<FunctionSpec>, revision: u64) -> Self {
-        let Launched { address, sandbox, exited, pid, engine_id, resources, .. } = launched;
+impl From<Launched> for Running {
+    fn from(launched: Launched) -> Self {
+        let Launched { restored: _, network, sandbox, exited, pid, engine_id, resources, memory_usage: _ } = launched;
+        let address = network.as_ref().map(|network| network.address);
         Self {
             handle: sandbox,
             exited: exited.shared(),
-            endpoint: Arc::new(Endpoint::new(instance, address, spec, revision)),
+            network,
+            endpoint: None,
             info: SandboxInfo { address, pid, engine_id, resources },
         }
     }

@@ -13,7 +13,8 @@ use slog::{Logger, error, info, warn};
 use tokio::time::Instant;
 
 use super::{
-    ChangeSource, Changes, DrainAll, FilesChanged, FunctionEntry, RegistryActor,
+    ChangeSource, Changes, DrainAll, FilesChanged, FollowTriggers, FunctionEntry, RegistryActor, Rescan, RescanReply,
+    Rescanned, TriggersChanged,
     diff::{self, Step, Unconfirmed},
     messages::Scanned,
     scan::{scan_all, scan_one},
@@ -23,8 +24,9 @@ use crate::{
     admission::{AllReleased, NotifyWhenReleased},
     directory::Directory,
     function::{Configure, Drain, FunctionActor, FunctionGone},
+    notice::EndGuard,
     services::Services,
-    spec::LoadedSpec,
+    spec::{FunctionSpec, LoadedSpec},
 };
 
 /// From the first sign of a change until the scan; changes in between are scanned together.
@@ -61,28 +63,54 @@ impl RegistryActor {
                 unconfirmed: Unconfirmed::new(),
                 pending: Changes::default(),
                 scan: None,
+                rescans: Vec::new(),
                 source,
                 watcher: None,
+                triggers: None,
                 draining: Vec::new(),
+                is_ending: false,
+                end_guards: Vec::new(),
             };
             // Here rather than in `started`, which runs after this has returned.
             for (name, loaded) in specs {
-                actor.start_function(name, loaded, VecDeque::new(), ctx);
+                actor.start_function(name, loaded, None, VecDeque::new(), ctx);
             }
             actor.publish();
             actor
         })
     }
 
-    fn start_function(&mut self, name: String, loaded: LoadedSpec, panics: VecDeque<Instant>, ctx: &mut Context<Self>) {
-        if let Err(reason) = &loaded {
+    /// Starts a function whose file contains `loaded`. If that is invalid, `valid` is in force.
+    fn start_function(
+        &mut self,
+        name: String,
+        loaded: LoadedSpec,
+        valid: Option<Arc<FunctionSpec>>,
+        panics: VecDeque<Instant>,
+        ctx: &mut Context<Self>,
+    ) {
+        let valid = loaded.as_ref().ok().cloned().or(valid);
+        if let (Err(reason), None) = (&loaded, &valid) {
             warn!(self.log, "function is misconfigured"; "function" => &name, "reason" => %reason);
         }
         self.last_key += 1;
         let key = self.last_key;
         let parent = ctx.address().recipient();
-        let handle = FunctionActor::launch(&name, loaded.clone(), self.services.clone(), &self.log, parent, key);
-        self.functions.insert(name, FunctionEntry { handle, loaded, key, panics });
+        let in_force = valid.clone().map_or_else(|| loaded.clone(), Ok);
+        let handle = FunctionActor::launch(&name, in_force, self.services.clone(), &self.log, parent, key);
+        if loaded.is_err() && valid.is_some() {
+            handle.actor().do_send(Configure(loaded.clone()));
+        }
+        self.functions.insert(name.clone(), FunctionEntry { handle, loaded, valid, key, panics });
+        self.report_triggers(name);
+    }
+
+    /// Reports the triggers of a function that are in force.
+    fn report_triggers(&self, function: String) {
+        let Some(listener) = &self.triggers else { return };
+        let valid = self.functions.get(&function).and_then(|entry| entry.valid.as_ref());
+        let triggers = valid.map(|spec| spec.triggers.clone()).unwrap_or_default();
+        listener.do_send(TriggersChanged { function, triggers });
     }
 
     /// Replaces an actor that panicked, unless that happens too often.
@@ -92,9 +120,11 @@ impl RegistryActor {
         entry.panics.push_back(now);
         entry.panics.retain(|at| now - *at <= RESTART_WINDOW);
         let given_up = entry.panics.len() > MAX_RESTARTS;
-        let loaded =
-            if given_up { Err("the function's actor keeps failing; see the log".into()) } else { entry.loaded };
-        self.start_function(name, loaded, entry.panics, ctx);
+        let (loaded, valid) = match given_up {
+            true => (Err("the function's actor keeps failing; see the log".into()), None),
+            false => (entry.loaded, entry.valid),
+        };
+        self.start_function(name, loaded, valid, entry.panics, ctx);
     }
 
     fn publish(&self) {
@@ -106,21 +136,24 @@ impl RegistryActor {
         match step {
             Step::Start(loaded) => {
                 info!(self.log, "function was added"; "function" => &name);
-                self.start_function(name, loaded, VecDeque::new(), ctx);
+                self.start_function(name, loaded, None, VecDeque::new(), ctx);
             }
             Step::Reconfigure(loaded) => {
                 if let Some(entry) = self.functions.get_mut(&name) {
                     entry.loaded = loaded.clone();
+                    entry.valid = loaded.as_ref().ok().cloned().or(entry.valid.take());
                     entry.panics.clear();
                     entry.handle.actor().do_send(Configure(loaded));
+                    self.report_triggers(name);
                 }
             }
             Step::Drain => {
                 info!(self.log, "function was removed"; "function" => &name);
                 if let Some(entry) = self.functions.remove(&name) {
-                    let grace = entry.loaded.as_ref().ok().and_then(|spec| spec.timeout).unwrap_or(Duration::MAX);
+                    let grace = entry.valid.as_ref().and_then(|spec| spec.timeout).unwrap_or(Duration::MAX);
                     entry.handle.actor().do_send(Drain { grace });
                     self.leaving.insert(entry.key, entry.handle);
+                    self.report_triggers(name);
                 }
             }
             Step::Recheck => {
@@ -133,16 +166,16 @@ impl RegistryActor {
     }
 
     fn schedule_scan(&mut self, ctx: &mut Context<Self>) {
-        if self.scan.is_none() && self.draining.is_empty() {
+        if self.scan.is_none() && !self.is_ending {
             self.scan = Some(ctx.run_later(DEBOUNCE, |actor, ctx| {
                 actor.scan = None;
-                actor.start_scan(ctx);
+                actor.start_scan(Vec::new(), ctx);
             }));
         }
     }
 
-    /// Reads the pending files on a thread that may block. The result comes back as [`Scanned`].
-    fn start_scan(&mut self, ctx: &mut Context<Self>) {
+    /// Reads the pending files on a thread that may block. The result comes back as [`Scanned`], with the requests for it.
+    fn start_scan(&mut self, rescans: Vec<RescanReply>, ctx: &mut Context<Self>) {
         let changes = std::mem::take(&mut self.pending);
         let (root, me, log) = (self.root.clone(), ctx.address(), self.log.clone());
         let watcher = self.watcher.clone();
@@ -156,7 +189,7 @@ impl RegistryActor {
             let scanned = if changes.all {
                 scan_all(&root).map(|specs| {
                     let specs = specs.into_iter().map(|(name, loaded)| (name, Some(loaded))).collect();
-                    Scanned { specs, complete: true }
+                    (specs, true)
                 })
             } else {
                 std::fs::read_dir(&root).map(|_| {
@@ -164,17 +197,35 @@ impl RegistryActor {
                         let loaded = scan_one(&root, &name);
                         (name, loaded)
                     };
-                    Scanned { specs: changes.names.into_iter().map(scan).collect(), complete: false }
+                    (changes.names.into_iter().map(scan).collect(), false)
                 })
             };
             match scanned {
-                Ok(scanned) => me.do_send(scanned),
+                Ok((specs, complete)) => me.do_send(Scanned { specs, complete, rescans }),
                 // Then nothing is known, in particular not that functions were removed.
                 Err(error) => {
-                    warn!(log, "the registry cannot be read"; "registry" => %root.display(), "error" => %error)
+                    warn!(log, "the registry cannot be read"; "registry" => %root.display(), "error" => %error);
+                    for done in rescans {
+                        // The caller may have stopped waiting.
+                        let _ = done.send(Err(error.to_string()));
+                    }
                 }
             }
         });
+    }
+
+    /// Answers rescans, unless some finding waits for its confirmation.
+    fn answer_rescans(&mut self) {
+        if self.rescans.is_empty() || !self.unconfirmed.is_empty() {
+            return;
+        }
+        let invalid = |(name, entry): (&String, &FunctionEntry)| Some((name.clone(), entry.loaded.clone().err()?));
+        let invalid = self.functions.iter().filter_map(invalid).collect();
+        let rescanned = Rescanned { functions: self.functions.len(), invalid };
+        for done in self.rescans.drain(..) {
+            // The caller may have stopped waiting.
+            let _ = done.send(Ok(rescanned.clone()));
+        }
     }
 
     /// Asks admission to report when nothing is held, once every function has ended.
@@ -217,7 +268,7 @@ impl Handler<Scanned> for RegistryActor {
     type Result = ();
 
     fn handle(&mut self, scanned: Scanned, ctx: &mut Self::Context) {
-        if !self.draining.is_empty() {
+        if self.is_ending {
             return;
         }
         let mut specs: BTreeMap<_, _> = scanned.specs.into_iter().collect();
@@ -237,6 +288,31 @@ impl Handler<Scanned> for RegistryActor {
         if !published {
             self.publish();
         }
+        self.rescans.extend(scanned.rescans);
+        self.answer_rescans();
+    }
+}
+
+impl Handler<Rescan> for RegistryActor {
+    type Result = ();
+
+    fn handle(&mut self, Rescan { done }: Rescan, ctx: &mut Self::Context) {
+        if !self.is_ending {
+            self.pending.all = true;
+            self.start_scan(vec![done], ctx);
+        }
+    }
+}
+
+impl Handler<FollowTriggers> for RegistryActor {
+    type Result = ();
+
+    fn handle(&mut self, FollowTriggers(listener): FollowTriggers, _: &mut Self::Context) {
+        self.triggers = Some(listener);
+        let has_some = |entry: &FunctionEntry| entry.valid.as_ref().is_some_and(|spec| !spec.triggers.is_empty());
+        let functions: Vec<_> =
+            self.functions.iter().filter(|(_, entry)| has_some(entry)).map(|(name, _)| name.clone()).collect();
+        functions.into_iter().for_each(|function| self.report_triggers(function));
     }
 }
 
@@ -248,7 +324,7 @@ impl Handler<FunctionGone> for RegistryActor {
         let current = self.functions.get(&gone.name).is_some_and(|entry| entry.key == gone.key);
         if current
             && let Some(entry) = self.functions.remove(&gone.name)
-            && self.draining.is_empty()
+            && !self.is_ending
         {
             if gone.bug {
                 self.restart(gone.name, entry, ctx);
@@ -274,12 +350,22 @@ impl Handler<DrainAll> for RegistryActor {
     type Result = ();
 
     fn handle(&mut self, DrainAll { grace, done }: DrainAll, ctx: &mut Self::Context) {
+        self.is_ending = true;
         self.draining.push(done);
+        self.rescans.clear();
         self.watcher = None;
         let current = self.functions.values().map(|entry| &entry.handle);
         for handle in current.chain(self.leaving.values()) {
             handle.actor().do_send(Drain { grace });
         }
         self.await_release(ctx);
+    }
+}
+
+impl Handler<EndGuard> for RegistryActor {
+    type Result = ();
+
+    fn handle(&mut self, guard: EndGuard, _: &mut Self::Context) {
+        self.end_guards.push(guard);
     }
 }

@@ -1,11 +1,46 @@
 //! Messages that the RegistryActor receives. What functions and admission send it is theirs.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use actix::Message;
+use actix::{Message, Recipient};
 use tokio::sync::oneshot;
 
-use crate::spec::LoadedSpec;
+use crate::spec::{LoadedSpec, Triggers};
+
+/// Reads the registry now. The answer comes when every finding of that counts.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Rescan {
+    /// Dropped without an answer when the daemon ends.
+    pub done: RescanReply,
+}
+
+/// Where the result of a [`Rescan`] goes, or why the registry cannot be read.
+pub type RescanReply = oneshot::Sender<Result<Rescanned, String>>;
+
+/// What a registry contains.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rescanned {
+    /// Functions, whether valid or not.
+    pub functions: usize,
+    /// The problems of invalid ones, by name.
+    pub invalid: Vec<(String, Arc<str>)>,
+}
+
+/// Reports the triggers of all functions to an actor: now, and after each change.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct FollowTriggers(pub Recipient<TriggersChanged>);
+
+/// The triggers of a function that are in force. None, if it was removed.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct TriggersChanged {
+    /// Its name.
+    pub function: String,
+    /// Its triggers.
+    pub triggers: Triggers,
+}
 
 /// Functions whose files may have changed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -40,6 +75,8 @@ pub(super) struct Scanned {
     pub specs: Vec<(String, Option<LoadedSpec>)>,
     /// The scan covered the whole registry, so functions that are not among `specs` do not exist.
     pub complete: bool,
+    /// The requests that it answers.
+    pub rescans: Vec<RescanReply>,
 }
 
 /// Drains every function. A second request shortens the grace of the first.

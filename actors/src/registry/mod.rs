@@ -17,14 +17,21 @@ use std::{
     sync::Arc,
 };
 
-use actix::SpawnHandle;
+use actix::{Recipient, SpawnHandle};
 use slog::Logger;
 use tokio::{sync::oneshot, time::Instant};
 
-use crate::{directory::Directory, function::FunctionHandle, id::FunctionKey, services::Services, spec::LoadedSpec};
+use crate::{
+    directory::Directory,
+    function::FunctionHandle,
+    id::FunctionKey,
+    notice::EndGuard,
+    services::Services,
+    spec::{FunctionSpec, LoadedSpec},
+};
 use diff::Unconfirmed;
-pub use messages::{Changes, DrainAll, FilesChanged};
-pub use scan::{scan_all, scan_one};
+pub use messages::{Changes, DrainAll, FilesChanged, FollowTriggers, Rescan, RescanReply, Rescanned, TriggersChanged};
+pub use scan::{check_all, scan_all, scan_one};
 use watcher::RegistryWatcher;
 
 /// How the registry learns of changed files.
@@ -49,15 +56,25 @@ pub struct RegistryActor {
     unconfirmed: Unconfirmed,
     pending: Changes,
     scan: Option<SpawnHandle>,
+    /// Rescans whose findings have to be confirmed.
+    rescans: Vec<RescanReply>,
     source: ChangeSource,
     watcher: Option<Arc<RegistryWatcher>>,
+    /// Gets the triggers of functions.
+    triggers: Option<Recipient<TriggersChanged>>,
     /// Notified when everything has ended. Non-empty from the first `DrainAll` until then.
     draining: Vec<oneshot::Sender<()>>,
+    /// Everything was drained, or is being drained. What a scan finds from then on does not count.
+    is_ending: bool,
+    end_guards: Vec<EndGuard>,
 }
 
 struct FunctionEntry {
     handle: Arc<FunctionHandle>,
+    /// What its file contains.
     loaded: LoadedSpec,
+    /// The last valid version of that, which is in force.
+    valid: Option<Arc<FunctionSpec>>,
     key: FunctionKey,
     /// When its actors panicked.
     panics: VecDeque<Instant>,

@@ -4,25 +4,44 @@
 
 use std::{collections::BTreeMap, io, path::Path, sync::Arc};
 
-use crate::spec::{FunctionSpec, LoadedSpec, SPEC_FILE};
+use crate::spec::{FunctionSpec, LoadedSpec, SPEC_FILE, SpecError};
 
 /// Reads every function of the registry.
 ///
 /// # Errors
 /// The registry itself cannot be read. A function that cannot be read is an `Err` among the functions.
 pub fn scan_all(root: &Path) -> io::Result<BTreeMap<String, LoadedSpec>> {
+    read_all(root, FunctionSpec::load)
+}
+
+/// Does the same, and checks each function against this host.
+///
+/// # Errors
+/// Those of [`scan_all`].
+pub fn check_all(root: &Path) -> io::Result<BTreeMap<String, LoadedSpec>> {
+    read_all(root, FunctionSpec::check)
+}
+
+/// Reads one function of the registry. `None`: there is no such directory, or it contains no function.
+pub fn scan_one(root: &Path, name: &str) -> Option<LoadedSpec> {
+    read_one(root, name, FunctionSpec::load)
+}
+
+/// Reads a function's directory.
+type Load = fn(&Path) -> Result<FunctionSpec, SpecError>;
+
+fn read_all(root: &Path, load: Load) -> io::Result<BTreeMap<String, LoadedSpec>> {
     let mut specs = BTreeMap::new();
     for entry in std::fs::read_dir(root)? {
         let name = entry?.file_name().to_string_lossy().into_owned();
-        if let Some(loaded) = scan_one(root, &name) {
+        if let Some(loaded) = read_one(root, &name, load) {
             specs.insert(name, loaded);
         }
     }
     Ok(specs)
 }
 
-/// Reads one function of the registry. `None`: there is no such directory, or it contains no function.
-pub fn scan_one(root: &Path, name: &str) -> Option<LoadedSpec> {
+fn read_one(root: &Path, name: &str, load: Load) -> Option<LoadedSpec> {
     // Editors and version control use hidden directories.
     if name.starts_with('.') {
         return None;
@@ -37,8 +56,7 @@ pub fn scan_one(root: &Path, name: &str) -> Option<LoadedSpec> {
     if directory.join(SPEC_FILE).symlink_metadata().is_err_and(|error| is_absence(&error)) {
         return None;
     }
-    let loaded = FunctionSpec::load(&directory);
-    Some(loaded.map(Arc::new).map_err(|error| error.to_string().into()))
+    Some(load(&directory).map(Arc::new).map_err(|error| error.to_string().into()))
 }
 
 fn is_absence(error: &io::Error) -> bool {
@@ -67,6 +85,15 @@ mod tests {
         assert_eq!(specs.keys().collect::<Vec<_>>(), ["bad", "good"]);
         assert_eq!(specs["good"].as_ref().unwrap().name, "good");
         assert!(specs["bad"].as_ref().unwrap_err().contains("keepalive"));
+    }
+
+    #[test]
+    fn check_covers_what_starts_report() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join("f")).unwrap();
+        fs::write(root.path().join("f/function.toml"), "[process]\ncommand = [\"no-such-program\"]\n").unwrap();
+        assert!(scan_all(root.path()).unwrap()["f"].is_ok(), "it may be installed later");
+        assert!(check_all(root.path()).unwrap()["f"].as_ref().unwrap_err().contains("no-such-program"));
     }
 
     #[test]

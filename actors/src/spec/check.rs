@@ -14,12 +14,14 @@ use std::{
 use toml::de::{DeTable, DeValue};
 
 use super::{
-    FunctionSpec, Readiness, SandboxSpec, check_name,
+    Environment, FunctionSpec, Readiness, SandboxSpec,
+    async_spec::async_spec,
+    check_name,
     error::{Problem, SpecError},
     files::Reference,
     keys,
     raw::{Report, Section, kind, line_at},
-    sandbox,
+    sandbox, triggers,
 };
 
 /// Upper bound of all counts of requests and instances.
@@ -79,6 +81,11 @@ fn function(name: &str, directory: &Path, file: &Section<'_>, references: &mut V
         count(file, "concurrent-requests", "requests").filter(|_| !single_use).unwrap_or(NonZeroUsize::MIN);
     let boot_timeout = file.positive_seconds("boot-timeout").unwrap_or(Duration::from_secs(25));
     let (min_instances, max_instances) = instances(file);
+    let readiness = readiness(file).unwrap_or(Readiness::Callback);
+    let env: Environment = env(file).into();
+    let context =
+        Context { directory, readiness: &readiness, env: &env, is_single: max_instances == Some(NonZeroUsize::MIN) };
+    let sandbox = sandbox(file, &context, references);
     if file.given("process") && file.given("port") {
         file.fail("port", "every instance of a [process] gets a port of its own, as %port and PORT: leave this out");
     }
@@ -91,6 +98,7 @@ fn function(name: &str, directory: &Path, file: &Section<'_>, references: &mut V
         concurrent_requests,
         single_use,
         keepalive: file.seconds("keepalive").unwrap_or(Duration::from_secs(60)),
+        keep_paused: file.seconds("keep-paused").unwrap_or_default(),
         min_instances,
         max_instances,
         timeout: Some(file.seconds("timeout").unwrap_or(Duration::from_secs(60))).filter(|limit| !limit.is_zero()),
@@ -102,9 +110,11 @@ fn function(name: &str, directory: &Path, file: &Section<'_>, references: &mut V
             .number("max-body", &format!("MiB, a number above 0 and up to {MAX_BODY}"), |n| n > 0.0 && n <= MAX_BODY)
             .map(|mib| (mib * BYTES_PER_MIB).ceil() as u64),
         port: file.integer("port", "a TCP port", 1..=65535).and_then(|port| port.try_into().ok()).unwrap_or(8080),
-        readiness: readiness(file).unwrap_or(Readiness::Callback),
-        env: env(file).into(),
-        sandbox: sandbox(file, directory, references)?,
+        readiness,
+        env,
+        asynchronous: async_spec(file),
+        triggers: triggers::triggers(file, name),
+        sandbox: sandbox?,
     })
 }
 
@@ -127,13 +137,7 @@ fn readiness(file: &Section<'_>) -> Option<Readiness> {
         let table = file.section("readiness")?;
         table.only(&keys::READINESS);
         table.require("http");
-        let path = table.string("http")?;
-        // A fragment would never be sent.
-        if !path.starts_with('/') || !path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#') {
-            let rule = "a path that starts with '/' and has only visible ASCII characters and no '#'";
-            return table.mismatch("http", rule, table.value("http")?);
-        }
-        return Some(Readiness::Http(path.to_owned()));
+        return table.request_path("http").map(Readiness::Http);
     }
     match file.value("readiness")? {
         DeValue::String(word) if word == "callback" => Some(Readiness::Callback),
@@ -177,7 +181,17 @@ fn env(file: &Section<'_>) -> BTreeMap<String, String> {
     env
 }
 
-fn sandbox(file: &Section<'_>, directory: &Path, references: &mut Vec<Reference>) -> Option<SandboxSpec> {
+/// What the checks of a sandbox's table take from the rest of the file.
+struct Context<'a> {
+    directory: &'a Path,
+    readiness: &'a Readiness,
+    env: &'a Environment,
+    /// Whether the function has one instance at most.
+    is_single: bool,
+}
+
+fn sandbox(file: &Section<'_>, context: &Context<'_>, references: &mut Vec<Reference>) -> Option<SandboxSpec> {
+    let Context { directory, readiness, env, is_single } = *context;
     let mut given: Vec<_> = ["process", "container", "vm"].into_iter().filter(|key| file.given(key)).collect();
     given.sort_by_key(|key| file.line_of(key));
     match given.split_first() {
@@ -189,8 +203,8 @@ fn sandbox(file: &Section<'_>, directory: &Path, references: &mut Vec<Reference>
             }
         }
     }
-    let process = file.section("process").map(|section| sandbox::process(&section, directory, references));
+    let process = file.section("process").map(|section| sandbox::process(&section, directory, env, references));
     let container = file.section("container").map(|section| sandbox::container(&section));
-    let vm = file.section("vm").and_then(|section| sandbox::vm(&section, directory, references));
+    let vm = file.section("vm").and_then(|section| sandbox::vm(&section, directory, readiness, is_single, references));
     process.map(SandboxSpec::Process).or(container.map(SandboxSpec::Container)).or(vm.map(SandboxSpec::Vm))
 }

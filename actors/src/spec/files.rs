@@ -1,63 +1,100 @@
-//! Reads a `function.toml` and checks the files that it names. `kernel.rs` recognises kernels.
+//! Reads a `function.toml` and checks what it names on this host: files, programs and users. `kernel.rs` recognises kernels,
+//! `program.rs` programs; `guest.rs` checks whether a guest can boot with all of it.
 
 use std::{
     fs::{self, File, Metadata},
     io::{self, Read},
-    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
-use nix::fcntl::OFlag;
+use nix::{fcntl::OFlag, unistd::User};
 
 use super::{
-    FunctionSpec, SPEC_FILE,
+    FunctionSpec, Readiness, SPEC_FILE, VmSpec,
     check::check,
     error::{Problem, SpecError},
-    kernel,
+    kernel::{self, Vmm},
+    program,
     raw::{Section, line_at},
 };
 
 /// Largest `function.toml`, in bytes.
 const MAX_SIZE: u64 = 64 << 10;
+/// How a qcow2 image starts.
+const QCOW2: &[u8; 4] = b"QFI\xfb";
 
-/// A file that a function needs, and the key that names it.
+/// Something that is checked on this host, and the key that names it.
 pub(super) struct Reference {
     key: String,
     line: Option<usize>,
-    path: PathBuf,
-    target: Target,
+    subject: Subject,
+}
+
+pub(super) enum Subject {
+    /// A file or directory.
+    Path(PathBuf, Target),
+    /// A program to be looked up in this PATH, in the function's directory.
+    Program { name: String, path: Option<String>, directory: PathBuf },
+    /// A user of this host.
+    User(String),
+    /// The memory of a guest.
+    Memory(VmSpec),
+    /// The command line of a guest, and how its readiness is detected.
+    Cmdline(VmSpec, Readiness),
 }
 
 /// What a path has to lead to.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Target {
     /// A regular file that the daemon can read.
     File,
-    /// A file that QEMU can boot.
-    Kernel,
-    /// A file that Firecracker can boot.
-    ElfKernel,
+    /// A disk image as Firecracker takes it.
+    RawDisk,
+    /// An initial ramdisk.
+    Initrd,
+    /// A file that this VMM can boot.
+    Kernel(Vmm),
     /// A directory that the daemon can read.
     Directory,
-    /// A regular file with an execute permission.
+    /// A regular file with an execute permission that this host can execute.
     Program,
 }
 
 impl Reference {
-    pub(super) fn new(section: &Section<'_>, key: &str, path: PathBuf, target: Target) -> Self {
-        Reference { key: section.path_of(key), line: section.line_of(key), path, target }
+    pub(super) fn new(section: &Section<'_>, key: &str, subject: Subject) -> Self {
+        Reference { key: section.path_of(key), line: section.line_of(key), subject }
+    }
+
+    /// Whether it may come and go without a change of the function: then the daemon leaves it to the starts.
+    fn is_of_host(&self) -> bool {
+        matches!(self.subject, Subject::Program { .. } | Subject::User(_))
     }
 
     fn check(&self) -> Result<(), Problem> {
-        look(&self.path, self.target).map_err(|reason| Problem {
-            key: Some(self.key.clone()),
-            line: self.line,
-            message: format!("{:?} {reason}", self.path),
-        })
+        let checked = match &self.subject {
+            Subject::Path(path, target) => look(path, *target).map_err(|reason| format!("{path:?} {reason}")),
+            Subject::Program { name, path, directory } => program::find(name, path.as_deref(), directory),
+            Subject::User(name) => user(name),
+            Subject::Memory(vm) => vm.check_memory(),
+            Subject::Cmdline(vm, readiness) => vm.check_cmdline(readiness),
+        };
+        checked.map_err(|message| Problem { key: Some(self.key.clone()), line: self.line, message })
     }
 }
 
-pub(super) fn load(directory: &Path) -> Result<FunctionSpec, SpecError> {
+/// Checks that there is such a user. A number needs no account.
+fn user(name: &str) -> Result<(), String> {
+    let is_number = name.bytes().all(|byte| byte.is_ascii_digit());
+    // An error says nothing about the user: a directory server may be unreachable.
+    match User::from_name(name) {
+        Ok(None) if !is_number => Err(format!("there is no user {name:?} on this host")),
+        _ => Ok(()),
+    }
+}
+
+/// Reads a function; with `host`, checks its programs in PATH and its user, too.
+pub(super) fn load(directory: &Path, host: bool) -> Result<FunctionSpec, SpecError> {
     let refuse = |file: PathBuf, problem| Err(SpecError::new(file, vec![problem]));
     let absolute = match std::path::absolute(directory) {
         Ok(absolute) => absolute,
@@ -70,7 +107,8 @@ pub(super) fn load(directory: &Path) -> Result<FunctionSpec, SpecError> {
     };
     let name = absolute.file_name().unwrap_or_default().to_string_lossy();
     let mut checked = check(&name, &absolute, &text);
-    checked.problems.extend(checked.references.iter().filter_map(|reference| reference.check().err()));
+    let references = checked.references.iter().filter(|reference| host || !reference.is_of_host());
+    checked.problems.extend(references.filter_map(|reference| reference.check().err()));
     checked.finish(file)
 }
 
@@ -90,23 +128,34 @@ fn read(file: &Path) -> Result<String, Problem> {
 }
 
 /// Checks that `path` leads to the target. The error is a predicate for the path.
-fn look(path: &Path, target: Target) -> Result<(), String> {
+pub(super) fn look(path: &Path, target: Target) -> Result<(), String> {
     match target {
         Target::Directory if !metadata(path)?.is_dir() => Err("is not a directory".to_owned()),
         Target::Directory => fs::read_dir(path).map(drop).map_err(|error| reason(&error)),
         Target::File => open(path).map(drop),
-        Target::Kernel | Target::ElfKernel => {
-            let (mut start, file) = (Vec::new(), open(path)?);
-            file.take(kernel::START).read_to_end(&mut start).map_err(|error| reason(&error))?;
-            kernel::check(&start, target == Target::ElfKernel)
+        Target::RawDisk => {
+            let (file, mut start) = (open(path)?, [0; QCOW2.len()]);
+            // A shorter file is none.
+            match file.read_exact_at(&mut start, 0) {
+                Ok(()) if start == *QCOW2 => {
+                    Err("is a qcow2 image, and Firecracker takes raw ones: qemu-img convert -O raw".to_owned())
+                }
+                _ => Ok(()),
+            }
         }
+        Target::Initrd => match open(path)?.metadata().map_err(|error| reason(&error))?.len() {
+            0 => Err("is empty".to_owned()),
+            _ => Ok(()),
+        },
+        Target::Kernel(vmm) => kernel::inspect(&open(path)?, vmm).map(drop),
         Target::Program => {
             let metadata = metadata(path)?;
             regular(&metadata)?;
-            match metadata.permissions().mode() & 0o111 {
-                0 => Err("is not executable".to_owned()),
-                _ => Ok(()),
+            if metadata.permissions().mode() & 0o111 == 0 {
+                return Err("is not executable".to_owned());
             }
+            // It may be executable without being readable.
+            open(path).map_or(Ok(()), |file| program::check(&file))
         }
     }
 }
@@ -118,7 +167,7 @@ fn metadata(path: &Path) -> Result<Metadata, String> {
 /// Opens a regular file only: opening a device may have effects, and opening a named pipe waits for a writer.
 ///
 /// `O_NONBLOCK` covers a pipe that replaces the file between the check and the call.
-fn open(path: &Path) -> Result<File, String> {
+pub(super) fn open(path: &Path) -> Result<File, String> {
     let no = |error: io::Error| reason(&error);
     regular(&metadata(path)?)?;
     let file = File::options().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path).map_err(no)?;

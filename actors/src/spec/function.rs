@@ -9,7 +9,7 @@ use std::{
 
 use serde::Serialize;
 
-use super::{Environment, SandboxSpec, SpecError, check, files};
+use super::{AsyncSpec, Environment, SandboxSpec, SnapshotSpec, SpecError, Triggers, check, files};
 
 /// The content of a function's file: a spec, or every problem of the file.
 pub type LoadedSpec = Result<Arc<FunctionSpec>, Arc<str>>;
@@ -28,9 +28,12 @@ pub struct FunctionSpec {
     pub concurrent_requests: NonZeroUsize,
     /// Whether an instance ends after its first request.
     pub single_use: bool,
-    /// How long an instance may be idle after its last response before it is stopped.
+    /// How long an instance may be idle after its last response before it is paused or stopped.
     #[serde(serialize_with = "seconds")]
     pub keepalive: Duration,
+    /// How long an idle instance is kept paused after `keepalive`. Zero: it is stopped instead.
+    #[serde(serialize_with = "seconds")]
+    pub keep_paused: Duration,
     /// Instances kept ready without any request.
     pub min_instances: usize,
     /// Instances that may exist at once, including those that start or stop. `None`: limited by memory only.
@@ -57,6 +60,12 @@ pub struct FunctionSpec {
     pub readiness: Readiness,
     /// Environment of containers and processes. The values may be secrets: only the names are ever shown.
     pub env: Environment,
+    /// How asynchronous invocations are treated.
+    #[serde(rename = "async")]
+    pub asynchronous: AsyncSpec,
+    /// What invokes the function besides requests.
+    #[serde(flatten)]
+    pub triggers: Triggers,
     /// The kind of sandbox that an instance runs in.
     pub sandbox: SandboxSpec,
 }
@@ -67,7 +76,15 @@ impl FunctionSpec {
     /// # Errors
     /// Every problem of the file, or the one reason why it cannot be read or is not TOML.
     pub fn load(directory: &Path) -> Result<FunctionSpec, SpecError> {
-        files::load(directory)
+        files::load(directory, false)
+    }
+
+    /// Does the same as [`load`](Self::load), and checks that this host has its user, and its program in PATH.
+    ///
+    /// # Errors
+    /// Those of `load`, and what is missing.
+    pub fn check(directory: &Path) -> Result<FunctionSpec, SpecError> {
+        files::load(directory, true)
     }
 
     /// Checks the text of a `function.toml` that belongs into `directory`. Reads no file.
@@ -76,6 +93,14 @@ impl FunctionSpec {
     /// Every problem of the text.
     pub fn parse(name: &str, directory: &Path, text: &str) -> Result<FunctionSpec, SpecError> {
         check::check(name, directory, text).finish(directory.join(SPEC_FILE))
+    }
+
+    /// Returns how its instances are restored from a snapshot, if they are.
+    pub fn snapshot(&self) -> Option<&SnapshotSpec> {
+        match &self.sandbox {
+            SandboxSpec::Vm(vm) => vm.snapshot.as_ref(),
+            SandboxSpec::Process(_) | SandboxSpec::Container(_) => None,
+        }
     }
 
     /// Returns the memory limit of one instance, in MiB.
@@ -100,7 +125,7 @@ pub enum Readiness {
     Http(String),
 }
 
-fn seconds<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn seconds<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_f64(duration.as_secs_f64())
 }
 

@@ -13,6 +13,7 @@ pub(super) static FILE: Table = Table {
         "concurrent-requests",
         "single-use",
         "keepalive",
+        "keep-paused",
         "min-instances",
         "max-instances",
         "timeout",
@@ -24,6 +25,10 @@ pub(super) static FILE: Table = Table {
         "port",
         "readiness",
         "env",
+        "async",
+        "cron",
+        "nats",
+        "mqtt",
         "process",
         "container",
         "vm",
@@ -31,6 +36,30 @@ pub(super) static FILE: Table = Table {
 };
 
 pub(super) static READINESS: Table = Table { name: "the table of `readiness`", keys: &["http"] };
+
+pub(super) static ASYNC: Table = Table {
+    name: "[async]",
+    keys: &[
+        "allow",
+        "concurrency",
+        "queue",
+        "attempts",
+        "backoff",
+        "backoff-max",
+        "max-age",
+        "retry-on",
+        "max-body",
+        "max-response",
+        "keep",
+        "keep-dead",
+    ],
+};
+pub(super) static CRON: Table =
+    Table { name: "[[cron]]", keys: &["at", "zone", "path", "method", "body", "missed", "missed-within", "scope"] };
+
+pub(super) static NATS: Table = Table { name: "[[nats]]", keys: &["subject", "queue", "stream", "path"] };
+
+pub(super) static MQTT: Table = Table { name: "[[mqtt]]", keys: &["topic", "qos", "path"] };
 
 pub(super) static PROCESS: Table =
     Table { name: "[process]", keys: &["command", "memory", "pids-limit", "file-size", "user"] };
@@ -58,8 +87,10 @@ pub(super) static CONTAINER: Table = Table {
 
 pub(super) static VM: Table = Table {
     name: "[vm]",
-    keys: &["kernel", "image", "initrd", "memory", "cpus", "cmdline", "network", "egress", "hypervisor"],
+    keys: &["kernel", "image", "initrd", "memory", "cpus", "cmdline", "network", "egress", "snapshot", "hypervisor"],
 };
+
+pub(super) static SNAPSHOT: Table = Table { name: "the table of `snapshot`", keys: &["prepare", "restored", "settle"] };
 
 pub(super) static FIRECRACKER: Table =
     Table { name: "a hypervisor of type \"firecracker\"", keys: &["type", "copy-rootfs", "read-only", "jailer"] };
@@ -74,7 +105,21 @@ pub(super) static MICROVM: Table = Table {
     keys: &["type", "disk-type", "accel", "args", "read-only", "pic", "pit", "rtc", "acpi", "auto-kernel-cmdline"],
 };
 
-pub(super) static TABLES: [&Table; 8] = [&FILE, &READINESS, &PROCESS, &CONTAINER, &VM, &FIRECRACKER, &QEMU, &MICROVM];
+pub(super) static TABLES: [&Table; 13] = [
+    &FILE,
+    &READINESS,
+    &ASYNC,
+    &CRON,
+    &NATS,
+    &MQTT,
+    &PROCESS,
+    &CONTAINER,
+    &VM,
+    &SNAPSHOT,
+    &FIRECRACKER,
+    &QEMU,
+    &MICROVM,
+];
 
 /// Returns the message for a key that the table `here` does not have. `None`: it has the key.
 pub(super) fn objection(key: &str, here: &Table) -> Option<String> {
@@ -93,7 +138,7 @@ pub(super) fn objection(key: &str, here: &Table) -> Option<String> {
 }
 
 /// Returns the known key most similar to `key`. Case and `_` instead of `-` do not count.
-fn nearest(key: &str, keys: &[&'static str]) -> Option<&'static str> {
+pub fn nearest<'a>(key: &str, keys: &[&'a str]) -> Option<&'a str> {
     let key = key.to_lowercase().replace('_', "-");
     let longest = keys.iter().map(|known| known.len()).max().unwrap_or_default();
     if key.len() > 2 * longest {
@@ -125,7 +170,7 @@ mod tests {
         let keys = include_str!("../../../docs/functions.md");
         for table in TABLES {
             let is_there = |key: &str| {
-                let forms = [("`", "`"), ("] ", "`"), ("`[", "]"), ("`", " = "), (" ", " = ")];
+                let forms = [("`", "`"), ("] ", "`"), ("`[", "]"), ("`[[", "]]"), ("`", " = "), (" ", " = ")];
                 forms.iter().any(|(before, after)| keys.contains(&format!("{before}{key}{after}")))
             };
             let missing: Vec<_> = table.keys.iter().filter(|key| !is_there(key)).collect();

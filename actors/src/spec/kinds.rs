@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use super::SnapshotSpec;
+
 /// The kind of sandbox that an instance runs in.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -14,6 +16,21 @@ pub enum SandboxSpec {
     Container(ContainerSpec),
     /// A virtual machine.
     Vm(VmSpec),
+}
+
+impl SandboxSpec {
+    /// Returns the stable name of the kind, as the hypervisor has it for virtual machines.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Process(_) => "process",
+            Self::Container(_) => "container",
+            Self::Vm(vm) => match vm.hypervisor {
+                Hypervisor::Firecracker { .. } => "firecracker",
+                Hypervisor::Qemu { .. } => "qemu",
+                Hypervisor::Microvm { .. } => "microvm",
+            },
+        }
+    }
 }
 
 /// `[process]`
@@ -96,6 +113,8 @@ pub struct VmSpec {
     pub network: VmNetwork,
     /// Whether it may reach beyond this host.
     pub egress: bool,
+    /// Whether instances are clones that are restored from a snapshot.
+    pub snapshot: Option<SnapshotSpec>,
     /// The VMM and its options.
     pub hypervisor: Hypervisor,
 }
@@ -118,7 +137,7 @@ pub enum Hypervisor {
     Firecracker {
         /// Whether every instance gets a private copy of the root disk.
         copy_rootfs: bool,
-        /// Whether the root disk is attached read-only and shared; no copy is made then.
+        /// Whether the root disk is attached read-only. It is shared then, except in a jail.
         read_only: bool,
         /// Whether it is started by Firecracker's jailer.
         jailer: bool,

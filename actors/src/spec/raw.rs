@@ -10,7 +10,10 @@ use std::{
     time::Duration,
 };
 
-use toml::de::{DeTable, DeValue};
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
 
 use super::{
     error::Problem,
@@ -67,6 +70,30 @@ impl<'t> Section<'t> {
             }
             other => self.mismatch(key, "a table", other),
         }
+    }
+
+    /// Returns the tables of the array at `key`.
+    pub(super) fn sections(&self, key: &str) -> Vec<Section<'t>> {
+        let elements = match self.value(key) {
+            None => return Vec::new(),
+            Some(DeValue::Array(elements)) => elements,
+            Some(other) => {
+                self.fail(key, format!("expected tables that begin with [[{key}]], found {}", found(other)));
+                return Vec::new();
+            }
+        };
+        let section = |(index, element): (usize, &'t Spanned<DeValue<'t>>)| {
+            let path = format!("{}[{index}]", self.path_of(key));
+            let line = Some(line_at(self.report.text.as_bytes(), element.span().start));
+            match element.get_ref() {
+                DeValue::Table(table) => Some(Section { report: self.report, table, path, line }),
+                other => {
+                    self.report.add(Some(path), line, format!("expected a table, found {}", found(other)));
+                    None
+                }
+            }
+        };
+        elements.iter().enumerate().filter_map(section).collect()
     }
 
     pub(super) fn given(&self, key: &str) -> bool {
@@ -203,6 +230,17 @@ impl<'t> Section<'t> {
         Some(string.to_owned())
     }
 
+    /// Returns the path of a request.
+    pub(super) fn request_path(&self, key: &str) -> Option<String> {
+        let path = self.string(key)?;
+        // A fragment would never be sent.
+        if !path.starts_with('/') || !path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#') {
+            let rule = "a path that starts with '/' and has only visible ASCII characters and no '#'";
+            return self.mismatch(key, rule, self.value(key)?);
+        }
+        Some(path.to_owned())
+    }
+
     /// Returns the path at `key`. Relative paths start at `directory`.
     pub(super) fn path(&self, key: &str, directory: &Path) -> Option<PathBuf> {
         let string = self.string(key)?;
@@ -298,7 +336,7 @@ fn found(value: &DeValue<'_>) -> String {
     }
 }
 
-fn clipped(text: &str) -> String {
+pub(super) fn clipped(text: &str) -> String {
     const MAX_CHARS: usize = 60;
     match text.char_indices().nth(MAX_CHARS) {
         Some((end, _)) => format!("{}…", &text[..end]),

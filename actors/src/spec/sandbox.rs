@@ -3,10 +3,13 @@
 use std::path::Path;
 
 use super::{
-    Accel, ContainerSpec, DiskType, Hypervisor, Machine, MicrovmOptions, ProcessSpec, Pull, Qemu, VmNetwork, VmSpec,
-    files::{Reference, Target},
+    Accel, ContainerSpec, DiskType, Environment, Hypervisor, Machine, MicrovmOptions, ProcessSpec, Pull, Qemu,
+    Readiness, VmNetwork, VmSpec,
+    files::{Reference, Subject, Target},
     keys,
+    placeholders::{CONTAINER_WORDS, PROCESS_WORDS, VM_WORDS, objection, strict_objection},
     raw::{Section, resolve},
+    snapshot,
 };
 
 const DEFAULT_MEMORY: u64 = 128;
@@ -28,20 +31,41 @@ const MAX_LOG_SIZE: u64 = 1024;
 /// The most that Firecracker accepts.
 const MAX_VM_CPUS: u64 = 32;
 
-pub(super) fn process(section: &Section<'_>, directory: &Path, references: &mut Vec<Reference>) -> ProcessSpec {
+pub(super) fn process(
+    section: &Section<'_>,
+    directory: &Path,
+    env: &Environment,
+    references: &mut Vec<Reference>,
+) -> ProcessSpec {
     section.only(&keys::PROCESS);
     section.require("command");
     let command = section.command("command").unwrap_or_default();
-    // A bare name is looked up in PATH, and `%` is replaced when an instance starts.
-    if let Some(program) = command.first().filter(|program| program.contains('/') && !program.contains('%')) {
-        references.push(Reference::new(section, "command", resolve(directory, program), Target::Program));
+    placeholders(section, &command, &PROCESS_WORDS);
+    // `%` is replaced when an instance starts.
+    if let Some(program) = command.first().filter(|program| !program.contains('%')) {
+        let subject = if program.contains('/') {
+            Subject::Path(resolve(directory, program), Target::Program)
+        } else {
+            let (name, path) = (program.clone(), env.get("PATH").cloned());
+            Subject::Program { name, path, directory: directory.to_owned() }
+        };
+        references.push(Reference::new(section, "command", subject));
     }
+    let user = user(section);
+    references.extend(user.clone().map(|user| Reference::new(section, "user", Subject::User(user))));
     ProcessSpec {
         command,
         memory: memory(section, 1),
         pids_limit: pids_limit(section),
         file_size: file_size(section),
-        user: user(section),
+        user,
+    }
+}
+
+/// Reports words of a command that are most likely meant to be placeholders.
+fn placeholders(section: &Section<'_>, command: &[String], known: &[&'static str]) {
+    if let Some(objection) = command.iter().find_map(|word| objection(word, known)) {
+        section.fail("command", objection);
     }
 }
 
@@ -59,9 +83,11 @@ pub(super) fn container(section: &Section<'_>) -> ContainerSpec {
     section.only(&keys::CONTAINER);
     section.require("image");
     let cpus = format!("a number of CPUs from {MIN_CONTAINER_CPUS} to {MAX_CONTAINER_CPUS}");
+    let command = section.command("command");
+    placeholders(section, command.as_deref().unwrap_or_default(), &CONTAINER_WORDS);
     ContainerSpec {
         image: section.word("image").unwrap_or_default(),
-        command: section.command("command"),
+        command,
         memory: memory(section, MIN_CONTAINER_MEMORY),
         cpus: section.number("cpus", &cpus, |cpus| (MIN_CONTAINER_CPUS..=MAX_CONTAINER_CPUS).contains(&cpus)),
         runtime: section.word("runtime"),
@@ -116,92 +142,117 @@ fn capabilities(section: &Section<'_>) -> Vec<String> {
     names
 }
 
-pub(super) fn vm(section: &Section<'_>, directory: &Path, references: &mut Vec<Reference>) -> Option<VmSpec> {
+/// `is_single`: the function has one instance at most.
+pub(super) fn vm(
+    section: &Section<'_>,
+    directory: &Path,
+    readiness: &Readiness,
+    is_single: bool,
+    references: &mut Vec<Reference>,
+) -> Option<VmSpec> {
     section.only(&keys::VM);
     section.require("kernel");
     section.require("hypervisor");
     let kernel = section.path("kernel", directory);
     let image = section.path("image", directory);
     let initrd = section.path("initrd", directory);
-    let hypervisor = section.section("hypervisor").and_then(|table| hypervisor(&table, section.given("image")));
-
-    let (boots, root) = match &hypervisor {
-        Some(Hypervisor::Firecracker { .. }) => (Some(Target::ElfKernel), Some(Target::File)),
-        Some(Hypervisor::Qemu { qemu, .. } | Hypervisor::Microvm { qemu, .. }) => match qemu.disk_type {
-            DiskType::NineP => (Some(Target::Kernel), Some(Target::Directory)),
-            DiskType::Block => (Some(Target::Kernel), Some(Target::File)),
-        },
-        None => (None, None),
-    };
-    let targets = [("kernel", &kernel, boots), ("image", &image, root), ("initrd", &initrd, Some(Target::File))];
-    for (key, path, target) in targets {
-        if let (Some(path), Some(target)) = (path, target) {
-            references.push(Reference::new(section, key, path.clone(), target));
-        }
-    }
-    let memory = memory(section, 1);
+    let given = Given { image: section.given("image"), is_single };
+    let hypervisor = section.section("hypervisor").and_then(|table| hypervisor(&table, given));
+    let memory = section.integer("memory", "MiB", 1..=MAX_MEMORY);
     let cpus = section.integer("cpus", "virtual CPUs", 1..=MAX_VM_CPUS);
     let network = section.choice("network", &[("tap", VmNetwork::Tap), ("user", VmNetwork::User)]);
     if let (Some(VmNetwork::User), Some(Hypervisor::Firecracker { .. })) = (network, &hypervisor) {
         section.fail("network", "Firecracker has no user-mode network: \"user\" is for types \"qemu\" and \"microvm\"");
     }
-    let cmdline = section.string("cmdline").unwrap_or_default().to_owned();
-    let cpus = cpus.and_then(|cpus| cpus.try_into().ok()).unwrap_or(1);
-    Some(VmSpec {
+    let cmdline = section.string("cmdline");
+    if let Some(objection) = cmdline.and_then(|cmdline| strict_objection(cmdline, &VM_WORDS)) {
+        section.fail("cmdline", objection);
+    }
+    let vm = VmSpec {
         kernel: kernel?,
         image,
         initrd,
-        memory,
-        cpus,
-        cmdline,
+        memory: memory.unwrap_or(DEFAULT_MEMORY),
+        cpus: cpus.and_then(|cpus| cpus.try_into().ok()).unwrap_or(1),
+        cmdline: cmdline.unwrap_or_default().to_owned(),
         network: network.unwrap_or(VmNetwork::Tap),
         egress: section.boolean("egress").unwrap_or(false),
+        snapshot: snapshot::read(section),
         hypervisor: hypervisor?,
-    })
+    };
+    if let Some(obstacle) = vm.snapshot.as_ref().and_then(|_| snapshot::obstacle(&vm, readiness)) {
+        section.fail("snapshot", obstacle);
+    }
+    for (key, path, target) in vm.files() {
+        references.push(Reference::new(section, key, Subject::Path(path.to_owned(), target)));
+    }
+    // Not for the placeholder of a wrong value.
+    if memory.is_some() || !section.given("memory") {
+        references.push(Reference::new(section, "memory", Subject::Memory(vm.clone())));
+    }
+    if cmdline.is_some() || !section.given("cmdline") {
+        references.push(Reference::new(section, "cmdline", Subject::Cmdline(vm.clone(), readiness.clone())));
+    }
+    Some(vm)
 }
 
 fn memory(section: &Section<'_>, least: u64) -> u64 {
     section.integer("memory", "MiB", least..=MAX_MEMORY).unwrap_or(DEFAULT_MEMORY)
 }
 
-/// Reads the table of one type. The flag says whether the VM has an image.
-type ReadHypervisor = fn(&Section<'_>, bool) -> Hypervisor;
+/// What the options of a hypervisor depend on.
+#[derive(Debug, Clone, Copy)]
+struct Given {
+    /// Whether the VM has an image.
+    image: bool,
+    /// Whether the function has one instance at most.
+    is_single: bool,
+}
+
+/// Reads the table of one type.
+type ReadHypervisor = fn(&Section<'_>, Given) -> Hypervisor;
 
 /// Reads the hypervisor. The known keys depend on its type, so without a type nothing else is checked.
-fn hypervisor(table: &Section<'_>, has_image: bool) -> Option<Hypervisor> {
+fn hypervisor(table: &Section<'_>, given: Given) -> Option<Hypervisor> {
     let types: [(&str, ReadHypervisor); 3] = [("firecracker", firecracker), ("qemu", qemu), ("microvm", microvm)];
     table.require("type");
     let read = table.choice("type", &types)?;
-    Some(read(table, has_image))
+    Some(read(table, given))
 }
 
-fn firecracker(table: &Section<'_>, has_image: bool) -> Hypervisor {
+fn firecracker(table: &Section<'_>, given: Given) -> Hypervisor {
     table.only(&keys::FIRECRACKER);
-    let read_only = root_switch(table, "read-only", has_image).unwrap_or(false);
-    let copy_rootfs = root_switch(table, "copy-rootfs", has_image);
-    if read_only && copy_rootfs == Some(true) {
-        table.fail("copy-rootfs", "a read-only root disk is shared, not copied: read-only and this exclude each other");
-    }
+    let read_only = root_switch(table, "read-only", given).unwrap_or(false);
+    let copy_rootfs = root_switch(table, "copy-rootfs", given);
     let jailer = table.boolean("jailer").unwrap_or(false);
-    if jailer && copy_rootfs == Some(false) {
-        table.fail(
-            "copy-rootfs",
-            "a jail contains its own copy of the root disk: jailer = true and this exclude each other",
-        );
+    let mistake = match copy_rootfs {
+        Some(false) if jailer => {
+            "a jail contains its own copy of the root disk: jailer = true and this exclude each other"
+        }
+        Some(true) if read_only && !jailer => {
+            "a read-only root disk is shared, not copied: read-only and this exclude each other"
+        }
+        Some(false) if given.image && !read_only && !given.is_single => {
+            "without a copy, all instances would write to one disk: set read-only = true, or max-instances = 1"
+        }
+        _ => "",
+    };
+    if !mistake.is_empty() {
+        table.fail("copy-rootfs", mistake);
     }
-    Hypervisor::Firecracker { copy_rootfs: copy_rootfs.unwrap_or(!read_only), read_only, jailer }
+    Hypervisor::Firecracker { copy_rootfs: copy_rootfs.unwrap_or(jailer || !read_only), read_only, jailer }
 }
 
-fn qemu(table: &Section<'_>, has_image: bool) -> Hypervisor {
+fn qemu(table: &Section<'_>, given: Given) -> Hypervisor {
     table.only(&keys::QEMU);
     let machine = table.choice("machine", &[("pc", Machine::Pc), ("q35", Machine::Q35)]);
-    Hypervisor::Qemu { qemu: any_qemu(table, has_image), machine: machine.unwrap_or(Machine::Pc) }
+    Hypervisor::Qemu { qemu: any_qemu(table, given), machine: machine.unwrap_or(Machine::Pc) }
 }
 
-fn microvm(table: &Section<'_>, has_image: bool) -> Hypervisor {
+fn microvm(table: &Section<'_>, given: Given) -> Hypervisor {
     table.only(&keys::MICROVM);
     Hypervisor::Microvm {
-        qemu: any_qemu(table, has_image),
+        qemu: any_qemu(table, given),
         options: MicrovmOptions {
             pic: table.boolean("pic"),
             pit: table.boolean("pit"),
@@ -212,9 +263,9 @@ fn microvm(table: &Section<'_>, has_image: bool) -> Hypervisor {
     }
 }
 
-fn any_qemu(table: &Section<'_>, has_image: bool) -> Qemu {
+fn any_qemu(table: &Section<'_>, given: Given) -> Qemu {
     let disk_type = table.choice("disk-type", &[("block", DiskType::Block), ("9p", DiskType::NineP)]);
-    if disk_type == Some(DiskType::NineP) && !has_image {
+    if disk_type == Some(DiskType::NineP) && !given.image {
         table.fail("disk-type", "\"9p\" shares a directory, and vm.image is not given to name it");
     }
     let accel = table.choice("accel", &[("auto", Accel::Auto), ("kvm", Accel::Kvm), ("tcg", Accel::Tcg)]);
@@ -222,14 +273,14 @@ fn any_qemu(table: &Section<'_>, has_image: bool) -> Qemu {
         disk_type: disk_type.unwrap_or(DiskType::Block),
         accel: accel.unwrap_or(Accel::Auto),
         args: table.strings("args").unwrap_or_default(),
-        read_only: root_switch(table, "read-only", has_image).unwrap_or(false),
+        read_only: root_switch(table, "read-only", given).unwrap_or(false),
     }
 }
 
 /// Reads an option that requires a root disk.
-fn root_switch(table: &Section<'_>, key: &str, has_image: bool) -> Option<bool> {
+fn root_switch(table: &Section<'_>, key: &str, given: Given) -> Option<bool> {
     let switch = table.boolean(key);
-    if switch == Some(true) && !has_image {
+    if switch == Some(true) && !given.image {
         table.fail(key, "there is no root disk: vm.image is not given");
     }
     switch

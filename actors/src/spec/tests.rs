@@ -6,7 +6,9 @@ mod disk;
 mod garbage;
 mod good;
 mod guests;
+mod host;
 mod secrets;
+mod triggers;
 
 use std::path::Path;
 
@@ -17,6 +19,7 @@ const FULL_PROCESS: &str = r#"
 concurrent-requests = 4
 single-use = false
 keepalive = 1.5
+keep-paused = 600
 min-instances = 1
 max-instances = 3
 timeout = 7
@@ -29,6 +32,41 @@ readiness = { http = "/healthz?full=1" }
 [env]
 GREETING = "hello"
 EMPTY = ""
+[async]
+allow = false
+concurrency = 2
+queue = 20
+attempts = 5
+backoff = 0.5
+backoff-max = 60
+max-age = 100
+retry-on = ["4xx", "503"]
+max-body = 2
+max-response = 0.5
+keep = 10
+keep-dead = 20
+[[cron]]
+at = "30 2 * * MON-FRI"
+zone = "europe/berlin"
+path = "/nightly?full=1"
+method = "PUT"
+body = "{}"
+missed = "all"
+missed-within = 7200
+scope = "node"
+[[cron]]
+at = "*/5 * * * * *"
+[[nats]]
+subject = "orders.*.new"
+queue = "workers"
+path = "/order"
+[[nats]]
+subject = "events.>"
+stream = "EVENTS"
+[[mqtt]]
+topic = "home/+/temperature/#"
+qos = 2
+path = "/temperature"
 [process]
 command = ["./f", "%callback", "%unknown", "100%"]
 memory = 64
@@ -72,6 +110,7 @@ cpus = 2
 cmdline = "console=ttyS0"
 network = "user"
 egress = true
+snapshot = { prepare = "/before", restored = "/after", settle = 0.5 }
 [vm.hypervisor]
 type = "microvm"
 disk-type = "block"

@@ -74,11 +74,28 @@ fn an_instance_that_is_not_ready_in_time_is_stopped() {
         let rig = Rig::new("boot-timeout = 2");
         rig.fake.next(Script { ready_after: None, prints: "still loading", ..Script::default() });
         let asked_at = Instant::now();
-        let Err(Refusal::BootTimedOut { after, output, .. }) = rig.acquire().await else { panic!() };
-        assert_eq!((after, output), (secs(2), vec!["still loading".to_owned()]));
+        let refusal = rig.acquire().await.unwrap_err();
+        assert_eq!(refusal.to_string(), "the instance was not ready within 2.000 s: silent");
+        let Refusal::BootTimedOut { output, .. } = refusal else { panic!() };
+        assert_eq!(output, ["still loading"]);
         assert_eq!(asked_at.elapsed(), secs(2), "the time counts from the order, not from the launch");
         sleep(ms(50)).await;
         assert_eq!(rig.fake.held(), 0);
+        rig.finish().await;
+    });
+}
+
+#[test]
+fn the_reason_of_a_boot_timeout_is_awaited_for_a_second() {
+    with_paused_clock(async {
+        let rig = Rig::new("boot-timeout = 2");
+        rig.fake.next(Script { ready_after: None, explained_after: Some(ms(400)), ..Script::default() });
+        rig.fake.next(Script { ready_after: None, explained_after: None, ..Script::default() });
+        for (expected, after) in [("silent", ms(2_400)), ("the reason could not be found out", secs(3))] {
+            let asked_at = Instant::now();
+            let Err(Refusal::BootTimedOut { why, .. }) = rig.acquire().await else { panic!() };
+            assert_eq!((&*why, asked_at.elapsed()), (expected, after));
+        }
         rig.finish().await;
     });
 }

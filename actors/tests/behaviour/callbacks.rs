@@ -1,6 +1,6 @@
 //! Instances that call back when they are ready.
 
-use unifaas_actors::{CallbackOutcome, ReadyToken, Refusal};
+use unifaas_actors::{CallbackOutcome, ReadyToken, Refusal, sandbox::SandboxExit};
 
 use crate::support::*;
 
@@ -19,6 +19,73 @@ fn an_instance_is_ready_when_it_calls_back() {
         assert_eq!((rig.callbacks.refused(), rig.snapshot().await.stats.callbacks_refused), (0, 0));
         drop(lease);
         rig.finish().await;
+    });
+}
+
+#[test]
+fn an_instance_that_called_back_is_ready_once_it_accepts_a_connection() {
+    with_paused_clock(async {
+        let rig = Rig::new(CALLBACK);
+        rig.fake.usually(Script { connecting: Connecting::Works { after: ms(700) }, ..Script::default() });
+        let request = rig.request().await;
+        sleep(secs(1)).await;
+        assert_eq!(rig.call_back(1, 1).await, Some(CallbackOutcome::Accepted));
+        assert_eq!(rig.states().await, ["booting"]);
+        assert_eq!(rig.call_back(1, 1).await, Some(CallbackOutcome::NotExpected));
+        assert_eq!(request.await.unwrap().unwrap().endpoint().boot(), ms(1_701));
+        rig.finish().await;
+    });
+}
+
+#[test]
+fn an_instance_that_called_back_and_accepts_no_connection_is_a_failed_start() {
+    with_paused_clock(async {
+        let rig = Rig::new(CALLBACK);
+        let calls = vec![Call { after: ms(20), by: Caller::Itself }];
+        let connecting = Connecting::Refused { after: secs(1) };
+        rig.fake.usually(Script { calls, connecting, prints: "listening on port 80", ..Script::default() });
+        for start in 1..=3 {
+            let refusal = rig.acquire().await.unwrap_err();
+            let Refusal::Unreachable { why, output, .. } = refusal.root() else { panic!("{refusal:?}") };
+            assert_eq!(
+                (&**why, &output[..]),
+                ("the instance called back, but refused", &["listening on port 80".to_owned()][..])
+            );
+            assert_eq!((refusal.outcome().code(), rig.fake.launched()), ("boot_failed", start));
+        }
+        assert_eq!(rig.snapshot().await.state, "failing");
+        sleep(ms(100)).await;
+        assert_eq!((rig.fake.held(), rig.fake.terminated()), (0, 3));
+        rig.finish().await;
+    });
+}
+
+#[test]
+fn without_a_connection_the_boot_times_out() {
+    with_paused_clock(async {
+        let rig = Rig::new(CALLBACK);
+        let calls = vec![Call { after: ms(20), by: Caller::Itself }];
+        rig.fake.usually(Script { calls, connecting: Connecting::Hangs, ..Script::default() });
+        let asked_at = Instant::now();
+        let Err(Refusal::BootTimedOut { why, .. }) = rig.acquire().await else { panic!() };
+        assert_eq!((&*why, asked_at.elapsed()), ("silent", secs(5)));
+        rig.finish().await;
+    });
+}
+
+#[test]
+fn an_instance_without_an_address_is_neither_probed_nor_called_back() {
+    with_paused_clock(async {
+        for readiness in ["callback", "tcp"] {
+            let rig = Rig::new(&format!("readiness = \"{readiness}\""));
+            let calls = vec![Call { after: ms(20), by: Caller::Itself }];
+            let exit_after = Some((ms(500), SandboxExit::Code(3)));
+            rig.fake.usually(Script { has_no_address: true, calls, exit_after, ..Script::default() });
+            let asked_at = Instant::now();
+            let Err(Refusal::BootFailed { exit, .. }) = rig.acquire().await else { panic!() };
+            assert_eq!((exit, asked_at.elapsed(), rig.callbacks.refused()), (SandboxExit::Code(3), ms(510), 1));
+            rig.finish().await;
+        }
     });
 }
 
@@ -93,6 +160,17 @@ fn refuses_and_counts_callbacks_from_other_addresses_repeated_or_unknown() {
         }
         assert_eq!((rig.callbacks.refused(), rig.snapshot().await.stats.callbacks_refused), (4, 2));
         request.await.unwrap().unwrap();
+        rig.finish().await;
+    });
+}
+
+#[test]
+fn a_boot_timeout_names_the_source_of_a_refused_callback() {
+    with_paused_clock(async {
+        let rig = Rig::new(CALLBACK);
+        rig.fake.usually(Script { calls: vec![Call { after: ms(20), by: Caller::OtherAddress }], ..Script::default() });
+        let Err(Refusal::BootTimedOut { why, .. }) = rig.acquire().await else { panic!() };
+        assert_eq!(&*why, "called from 255.255.255.255");
         rig.finish().await;
     });
 }

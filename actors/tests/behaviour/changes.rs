@@ -154,18 +154,73 @@ fn fifty_changes_in_a_row_lose_no_request() {
 }
 
 #[test]
-fn a_misconfigured_function_refuses_until_its_file_is_corrected() {
+fn an_invalid_file_leaves_the_last_valid_version_in_force() {
     with_paused_clock(async {
         let rig = Rig::new("");
-        let busy = rig.acquire().await.unwrap();
+        let idle = rig.acquire().await.unwrap().endpoint().clone();
         rig.configure("keepalive = \"long\"").await;
+        let snapshot = rig.snapshot().await;
+        assert_eq!((snapshot.state, snapshot.revision, snapshot.serves_revision), ("misconfigured", 2, Some(1)));
+        assert!(snapshot.reason.is_some_and(|reason| reason.contains("keepalive")) && snapshot.spec.is_some());
+        let lease = rig.acquire().await.unwrap();
+        assert_eq!(lease.endpoint().instance, idle.instance, "no instance is replaced");
+        let second = rig.acquire().await.unwrap();
+        assert_eq!(second.endpoint().revision, 1, "new instances are of the last valid version");
+        drop((lease, second));
+
+        rig.configure("keepalive = \"longer\"").await;
+        rig.configure("").await;
+        let snapshot = rig.snapshot().await;
+        assert_eq!((snapshot.state, snapshot.revision, snapshot.serves_revision), ("serving", 4, Some(1)));
+        assert!(idle.is_live(), "the version in force is the same again");
+        rig.configure("keepalive = \"long\"").await;
+        rig.configure("keepalive = 31").await;
+        let snapshot = rig.snapshot().await;
+        assert_eq!((snapshot.state, snapshot.revision, snapshot.serves_revision), ("serving", 6, Some(6)));
+        assert_eq!(rig.acquire().await.unwrap().endpoint().revision, 6);
+        rig.finish().await;
+    });
+}
+
+#[test]
+fn an_inactive_function_shows_its_invalid_file() {
+    with_paused_clock(async {
+        let rig = Rig::new("");
+        rig.configure("keepalive = \"long\"").await;
+        let snapshot = rig.handle().inactive_snapshot().unwrap();
+        assert_eq!((snapshot.state, snapshot.revision, snapshot.serves_revision), ("misconfigured", 2, Some(1)));
+        assert!(snapshot.reason.is_some());
+        rig.finish().await;
+    });
+}
+
+#[test]
+fn an_actor_that_panics_restarts_with_the_last_valid_version() {
+    with_paused_clock(async {
+        let rig = Rig::new("");
+        rig.configure("keepalive = \"long\"").await;
+        rig.log.panic_at("instance is ready");
+        rig.acquire().await.unwrap_err();
+        rig.log.panic_at("an instance's actor panicked; the instance was killed");
+        rig.settle().await;
+        let lease = rig.acquire().await.unwrap();
+        assert_eq!((rig.snapshot().await.state, rig.snapshot().await.serves_revision), ("misconfigured", Some(1)));
+        drop(lease);
+        rig.log.stop_panicking();
+        rig.finish().await;
+    });
+}
+
+#[test]
+fn a_function_that_never_was_valid_refuses_until_its_file_is_corrected() {
+    with_paused_clock(async {
+        let rig = Rig::new("keepalive = \"long\"");
         assert_eq!(rig.snapshot().await.state, "misconfigured");
         let Err(Refusal::Misconfigured { reason }) = rig.acquire().await else { panic!() };
         assert!(reason.contains("keepalive"), "{reason}");
-        sleep(secs(10)).await;
-        assert!(busy.endpoint().is_live(), "a request in flight is finished");
-        drop(busy);
-        rig.settle().await;
+        assert_eq!(rig.snapshot().await.serves_revision, None);
+        rig.configure("keepalive = []").await;
+        assert!(matches!(rig.acquire().await, Err(Refusal::Misconfigured { .. })));
         rig.configure("").await;
         assert_eq!(rig.acquire().await.unwrap().endpoint().revision, 3);
         rig.finish().await;
@@ -173,33 +228,15 @@ fn a_misconfigured_function_refuses_until_its_file_is_corrected() {
 }
 
 #[test]
-fn callers_from_before_a_wrong_file_are_served_by_the_boot_under_way() {
+fn callers_are_served_while_the_file_is_invalid() {
     with_paused_clock(async {
         let rig = Rig::new("max-instances = 1");
         rig.fake.usually(Script { ready_after: Some(secs(2)), ..Script::default() });
-        let [first, second] = rig.requests(2).await.try_into().unwrap();
+        let before = rig.request().await;
         rig.configure("keepalive = \"long\"").await;
-        let lease = first.await.unwrap().unwrap();
-        let second = second.await.unwrap().unwrap_err();
-        assert!(matches!(second, Refusal::Misconfigured { .. }), "no other boot follows: {second:?}");
-        drop(lease);
-        rig.finish().await;
-    });
-}
-
-#[test]
-fn a_boot_that_fails_after_the_file_became_wrong_is_not_repeated() {
-    with_paused_clock(async {
-        let rig = Rig::new("");
-        rig.fake.usually(Script {
-            ready_after: None,
-            exit_after: Some((secs(2), SandboxExit::Code(3))),
-            ..Script::default()
-        });
-        let request = rig.request().await;
-        rig.configure("keepalive = \"long\"").await;
-        assert!(matches!(request.await.unwrap(), Err(Refusal::BootFailed { .. })));
-        sleep(secs(100)).await;
+        let after = rig.request().await;
+        drop(before.await.unwrap().unwrap());
+        drop(after.await.unwrap().unwrap());
         assert_eq!(rig.fake.launched(), 1);
         rig.finish().await;
     });

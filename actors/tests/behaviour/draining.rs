@@ -22,6 +22,20 @@ fn an_idle_daemon_is_drained_at_once() {
 }
 
 #[test]
+fn what_a_late_scan_finds_is_not_started() {
+    with_paused_clock(async {
+        let rig = Rig::new("");
+        // The scan follows later than the drain is complete.
+        rig.write_of("new", "min-instances = 1");
+        rig.drain(secs(60)).await.unwrap();
+        sleep(secs(5)).await;
+        assert!(rig.handle_of("new").is_none());
+        assert_eq!(rig.fake.held(), 0);
+        rig.finish().await;
+    });
+}
+
+#[test]
 fn refuses_waiting_callers_and_finishes_requests_in_flight() {
     with_paused_clock(async {
         let rig = Rig::new("max-instances = 1");

@@ -1,6 +1,6 @@
 //! How long idle instances are kept, and how many.
 
-use unifaas_actors::sandbox::SandboxExit;
+use unifaas_actors::{Refusal, sandbox::SandboxExit};
 
 use crate::support::*;
 
@@ -106,13 +106,35 @@ fn instances_beyond_the_minimum_expire() {
 fn an_instance_of_the_minimum_that_exits_is_replaced() {
     with_paused_clock(async {
         let rig = Rig::new("min-instances = 2");
-        sleep(ms(200)).await;
+        sleep(secs(2)).await;
         let crashed = rig.instances().await[0].id;
         rig.fake.crash(crashed, SandboxExit::Signal(9));
         sleep(ms(200)).await;
         assert_eq!(rig.states().await, ["idle", "idle"]);
         assert!(rig.instances().await.iter().all(|instance| instance.id != crashed));
         assert_eq!(rig.fake.launched(), 3);
+        rig.finish().await;
+    });
+}
+
+#[test]
+fn a_minimum_that_ends_as_soon_as_it_is_ready_is_started_with_growing_pauses() {
+    with_paused_clock(async {
+        let rig = Rig::new("min-instances = 1");
+        // Ready after 100 ms.
+        let exits = |after| Script { exit_after: Some((ms(after), SandboxExit::Code(7))), ..Script::default() };
+        rig.fake.usually(exits(190));
+        sleep(secs(60)).await;
+        // After pauses of 0.25, 0.5, 1, 2, 4, 8, 16 and 32 seconds.
+        assert_eq!(rig.fake.launched(), 8);
+        let Err(Refusal::Failing { last, .. }) = rig.acquire().await else { panic!() };
+        assert_eq!(last.to_string(), "the instance ended before it served a request: exited with status 7");
+        assert_eq!(rig.snapshot().await.state, "failing");
+        // An instance that was ready for longer is not a failed start.
+        rig.fake.always(exits(2_000));
+        rig.configure("min-instances = 1\nkeepalive = 50").await;
+        sleep(secs(20)).await;
+        assert_eq!((rig.snapshot().await.state, rig.fake.launched()), ("serving", 18));
         rig.finish().await;
     });
 }

@@ -10,15 +10,18 @@
     reason = "helpers of tests may fail, and show their seeds"
 )]
 
+mod actions;
 mod admission;
 mod backoff;
 mod boots;
 mod callbacks;
 mod changes;
+mod cloning;
 mod draining;
 mod ends;
 mod keeping;
 mod panics;
+mod pausing;
 mod requests;
 mod simulation;
 mod starts;

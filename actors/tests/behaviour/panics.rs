@@ -130,3 +130,12 @@ fn a_drain_waits_for_the_instances_of_a_function_whose_actor_panicked() {
         rig.finish().await;
     });
 }
+
+#[test]
+fn the_end_of_the_registry_is_noticed() {
+    with_paused_clock(async {
+        let rig = Rig::new("");
+        rig.acquire().await.unwrap();
+        rig.lose_registry().await;
+    });
+}

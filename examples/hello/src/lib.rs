@@ -1,14 +1,17 @@
 //! A function for UniFaaS that uses only the standard library: an HTTP/1.1 server that reports to the daemon when it is
 //! ready, and answers every request with a greeting.
 //!
-//! [`run`] is the function: it listens, calls back, then serves. `request.rs` reads the requests, for which other functions
-//! use a library. `main.rs` is the program; the daemon links the library, too.
+//! [`run`] is the function: it listens, calls back, then serves. [`run_program`] answers with the output of a program
+//! instead, and [`run_handler`] with what a function of Rust returns. `request.rs` reads the requests, for which other functions use a library. `main.rs` is the program; the daemon
+//! links the library, too.
 
+mod program;
 mod request;
 #[cfg(test)]
 mod tests;
 
 use std::{
+    borrow::Cow,
     env,
     io::{self, BufRead, BufReader, Read, Write},
     net::{TcpListener, TcpStream},
@@ -16,10 +19,46 @@ use std::{
     time::Duration,
 };
 
-use request::{HEAD_LIMIT, Request, drain, malformed, read_head, read_line};
+pub use program::run_program;
+
+use program::Program;
+use request::{HEAD_LIMIT, Request, copy_body, malformed, read_head, read_line};
 
 /// Time limit of the callback.
 const CALLBACK_TIMEOUT: Duration = Duration::from_secs(10);
+/// Largest body that is copied behind its head, in bytes.
+const MAX_COPIED: usize = 64 << 10;
+
+/// What requests are answered with.
+#[derive(Debug, Clone)]
+enum Answer {
+    /// This text, and the request line.
+    Greeting(String),
+    /// The output of a program.
+    Program(Program),
+    /// What a function returns for method and target.
+    Handler(Handler),
+}
+
+/// Answers a request by its method and target. Bodies of requests are skipped.
+pub type Handler = fn(&str, &str) -> Reply;
+
+/// An answer.
+#[derive(Debug, Clone)]
+pub struct Reply {
+    /// Such as `200 OK`.
+    pub status: &'static str,
+    /// Further header fields, each with its line end.
+    pub headers: String,
+    /// The body.
+    pub body: Cow<'static, [u8]>,
+}
+
+impl Reply {
+    fn new(status: &'static str, body: Vec<u8>) -> Self {
+        Self { status, headers: String::new(), body: Cow::Owned(body) }
+    }
+}
 
 /// Listens on `HOST:PORT` (from the environment), makes the ready callback and serves until the process is ended.
 ///
@@ -29,6 +68,19 @@ const CALLBACK_TIMEOUT: Duration = Duration::from_secs(10);
 /// # Errors
 /// When `PORT` is no port, it cannot listen there, or the callback fails: the daemon would never use the instance.
 pub fn run(callback: Option<String>) -> io::Result<()> {
+    let instance = env::var("INSTANCE_ID").unwrap_or_else(|_| "hello".to_owned());
+    listen(callback, &Answer::Greeting(format!("Hello from {instance}, pid {}\n", process::id())))
+}
+
+/// Serves like [`run`], and answers with what `handler` returns.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_handler(callback: Option<String>, handler: Handler) -> io::Result<()> {
+    listen(callback, &Answer::Handler(handler))
+}
+
+fn listen(callback: Option<String>, answer: &Answer) -> io::Result<()> {
     let (host, port) = match env::var("PORT") {
         Ok(port) => ("127.0.0.1", port.parse().map_err(|_| malformed(format!("PORT={port} is not a port")))?),
         Err(_) => ("0.0.0.0", 8080),
@@ -42,12 +94,10 @@ pub fn run(callback: Option<String>) -> io::Result<()> {
         call_back(&url).map_err(|error| io::Error::new(error.kind(), format!("ready callback: {error}")))?;
     }
 
-    let instance = env::var("INSTANCE_ID").unwrap_or_else(|_| "hello".to_owned());
-    let greeting = format!("Hello from {instance}, pid {}\n", process::id());
     loop {
         let started = listener.accept().and_then(|(stream, _)| {
-            let greeting = greeting.clone();
-            thread::Builder::new().spawn(move || serve(&stream, &greeting))
+            let answer = answer.clone();
+            thread::Builder::new().spawn(move || serve(&stream, &answer))
         });
         if started.is_err() {
             // Out of descriptors or threads: connections have to end first, and spinning would not make them.
@@ -72,22 +122,23 @@ fn call_back(url: &str) -> io::Result<()> {
 }
 
 /// Serves one connection until either side closes it.
-fn serve(stream: &TcpStream, greeting: &str) {
-    let outcome = stream.set_nodelay(true).and_then(|()| converse(BufReader::new(stream), stream, greeting));
+fn serve(stream: &TcpStream, answer: &Answer) {
+    let outcome = stream.set_nodelay(true).and_then(|()| converse(BufReader::new(stream), stream, answer));
     if let Err(error) = outcome {
         let _ = writeln!(io::stderr(), "connection ended early: {error}");
     }
 }
 
 /// Answers requests until the connection ends.
-fn converse(mut reader: impl BufRead, mut writer: impl Write, greeting: &str) -> io::Result<()> {
+fn converse(mut reader: impl BufRead, mut writer: impl Write, answer: &Answer) -> io::Result<()> {
     loop {
-        match exchange(&mut reader, &mut writer, greeting) {
+        match exchange(&mut reader, &mut writer, answer) {
             Ok(true) => {}
             Ok(false) => return Ok(()),
             Err(error) => {
                 if error.kind() == io::ErrorKind::InvalidData {
-                    respond(&mut writer, "400 Bad Request", &format!("{error}\n"), true, false)?;
+                    let reply = Reply::new("400 Bad Request", format!("{error}\n").into_bytes());
+                    respond(&mut writer, &reply, true, false)?;
                 }
                 return Err(error);
             }
@@ -96,28 +147,43 @@ fn converse(mut reader: impl BufRead, mut writer: impl Write, greeting: &str) ->
 }
 
 /// Reads and answers one request; returns whether the connection stays open.
-fn exchange(reader: &mut impl BufRead, writer: &mut impl Write, greeting: &str) -> io::Result<bool> {
+fn exchange(reader: &mut impl BufRead, writer: &mut impl Write, answer: &Answer) -> io::Result<bool> {
     let Some(lines) = read_head(reader)? else { return Ok(false) };
     let request = Request::parse(&lines).map_err(malformed)?;
     if request.expects_continue {
         writer.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
     }
     // The body is read to its end because the next request starts after it.
-    drain(reader, request.body)?;
-    let text = format!("{greeting}{} {}\n", request.method, request.target);
-    respond(writer, "200 OK", &text, request.method != "HEAD", request.keep_alive)?;
+    let reply = match answer {
+        Answer::Greeting(greeting) => {
+            copy_body(reader, request.body, &mut io::sink())?;
+            Reply::new("200 OK", format!("{greeting}{} {}\n", request.method, request.target).into_bytes())
+        }
+        Answer::Program(program) => {
+            let (status, body) = program.run(&request, reader)?;
+            Reply::new(status, body)
+        }
+        Answer::Handler(handler) => {
+            copy_body(reader, request.body, &mut io::sink())?;
+            handler(request.method, request.target)
+        }
+    };
+    respond(writer, &reply, request.method != "HEAD", request.keep_alive)?;
     Ok(request.keep_alive)
 }
 
-fn respond(writer: &mut impl Write, status: &str, text: &str, with_body: bool, keep_alive: bool) -> io::Result<()> {
-    let length = text.len();
+fn respond(writer: &mut impl Write, reply: &Reply, with_body: bool, keep_alive: bool) -> io::Result<()> {
+    let Reply { status, headers, body } = reply;
+    let length = body.len();
     let connection = if keep_alive { "keep-alive" } else { "close" };
     let mut message = format!(
         "HTTP/1.1 {status}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {length}\r\n\
-         Connection: {connection}\r\n\r\n"
-    );
-    if with_body {
-        message.push_str(text);
-    }
-    writer.write_all(message.as_bytes())
+         Connection: {connection}\r\n{headers}\r\n"
+    )
+    .into_bytes();
+    // A small body goes in the same segment, a large one is not copied.
+    let (together, apart) = if length <= MAX_COPIED { (&body[..], &[][..]) } else { (&[][..], &body[..]) };
+    message.extend_from_slice(if with_body { together } else { &[] });
+    writer.write_all(&message)?;
+    if with_body { writer.write_all(apart) } else { Ok(()) }
 }

@@ -1,7 +1,7 @@
-//! Reads HTTP/1.1 requests: the head, and the body only to skip it. Strict where two parsers could disagree, because
+//! Reads HTTP/1.1 requests: the head, and the body as bytes. Strict where two parsers could disagree, because
 //! request smuggling relies on that.
 
-use std::io::{self, BufRead, Read};
+use std::io::{self, BufRead, Read, Write};
 
 /// Largest size of a request head, and of the trailers of a chunked body, in bytes.
 pub const HEAD_LIMIT: u64 = 16 * 1024;
@@ -93,10 +93,10 @@ pub fn read_head(reader: &mut impl BufRead) -> io::Result<Option<Vec<String>>> {
     }
 }
 
-/// Reads and discards a request body.
-pub fn drain(reader: &mut impl BufRead, body: Body) -> io::Result<()> {
+/// Reads a request body to its end, and writes it to `sink`.
+pub fn copy_body(reader: &mut impl BufRead, body: Body, sink: &mut impl Write) -> io::Result<()> {
     match body {
-        Body::Length(length) => skip(reader, length),
+        Body::Length(length) => copy(reader, length, sink),
         Body::Chunked => loop {
             let line = read_line(&mut reader.take(HEAD_LIMIT))?.ok_or(io::ErrorKind::UnexpectedEof)?;
             let size = line.split(';').next().unwrap_or_default().trim();
@@ -106,7 +106,7 @@ pub fn drain(reader: &mut impl BufRead, body: Body) -> io::Result<()> {
                 while !read_line(&mut trailers)?.ok_or(io::ErrorKind::UnexpectedEof)?.is_empty() {}
                 return Ok(());
             }
-            skip(reader, size)?;
+            copy(reader, size, sink)?;
             if read_line(&mut reader.take(2))?.is_none_or(|rest| !rest.is_empty()) {
                 return Err(malformed("a chunk is longer than it said"));
             }
@@ -114,8 +114,8 @@ pub fn drain(reader: &mut impl BufRead, body: Body) -> io::Result<()> {
     }
 }
 
-fn skip(reader: &mut impl BufRead, length: u64) -> io::Result<()> {
-    match io::copy(&mut reader.take(length), &mut io::sink())? == length {
+fn copy(reader: &mut impl BufRead, length: u64, sink: &mut impl Write) -> io::Result<()> {
+    match io::copy(&mut reader.take(length), sink)? == length {
         true => Ok(()),
         false => Err(io::ErrorKind::UnexpectedEof.into()),
     }

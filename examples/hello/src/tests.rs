@@ -9,7 +9,7 @@ fn head(text: &str) -> Vec<String> {
 /// Returns the output of the server, and whether the connection ended without an error.
 fn talk(input: &str) -> (String, bool) {
     let mut output = Vec::new();
-    let outcome = converse(input.as_bytes(), &mut output, "Hello\n");
+    let outcome = converse(input.as_bytes(), &mut output, &Answer::Greeting("Hello\n".to_owned()));
     (String::from_utf8(output).unwrap(), outcome.is_ok())
 }
 
@@ -112,4 +112,24 @@ fn incomplete_body_gets_no_response() {
     ] {
         assert_eq!(talk(input), (String::new(), false));
     }
+}
+
+#[test]
+fn a_program_gets_the_request_and_its_output_is_the_answer() {
+    let run = |script: &str, input: &str| {
+        let program = Program::new(["sh", "-c", script].map(Into::into).into()).unwrap();
+        let mut output = Vec::new();
+        let outcome = converse(input.as_bytes(), &mut output, &Answer::Program(program));
+        assert!(outcome.is_ok(), "{outcome:?}");
+        String::from_utf8(output).unwrap()
+    };
+    let post = "POST /a/b?c=d HTTP/1.1\r\nContent-Length: 4\r\n\r\nbody";
+    let text = run("echo $REQUEST_METHOD $PATH_INFO $QUERY_STRING; cat", post);
+    assert!(text.starts_with("HTTP/1.1 200 OK\r\n") && text.ends_with("\r\n\r\nPOST /a/b c=d\nbody"), "{text}");
+    // It need not read the body, which the next request follows.
+    let text = run("exec <&-; echo $REQUEST_METHOD", &format!("{post}GET / HTTP/1.1\r\n\r\n"));
+    assert!(text.contains("POST\n") && text.ends_with("GET\n"), "{text}");
+    let text = run("echo part; exit 3", post);
+    assert!(text.starts_with("HTTP/1.1 500 ") && text.ends_with("exit status: 3\n"), "{text}");
+    assert!(Program::new(Vec::new()).is_err());
 }

@@ -1,5 +1,7 @@
 //! Stands in for Firecracker's jailer: it accepts the jailer's arguments and starts the program in the directory that would
 //! be its root. It does not chroot, because QEMU, which stands in for Firecracker, is not in there.
+//!
+//! Like releases up to 1.12 it wants a program with "firecracker" in its name; later ones accept any.
 
 use std::{
     collections::HashMap,
@@ -13,10 +15,11 @@ const REQUIRED: [&str; 5] = ["--id", "--exec-file", "--uid", "--gid", "--chroot-
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let why = match prepare(&arguments) {
-        Ok(mut program) => program.exec().to_string(),
+        Ok(mut program) => format!("Failed to exec into Firecracker: {}", program.exec()),
         Err(why) => why,
     };
-    eprintln!("Jailer error: {why}");
+    // The words, and the Debug form of its error.
+    eprintln!("{why}\nError: JailerError({why:?})");
     ExitCode::FAILURE
 }
 
@@ -50,6 +53,10 @@ fn prepare(arguments: &[String]) -> Result<Command, String> {
         return Err(format!("Invalid instance ID: {id}"));
     }
     let name = program.file_name().ok_or("Failed to extract filename from path")?;
+    if !name.to_string_lossy().contains("firecracker") {
+        let name = name.display();
+        return Err(format!("Invalid filename {name}. The filename of --exec-file must contain \"firecracker\"."));
+    }
     let root = Path::new(value("--chroot-base-dir")?).join(name).join(id).join("root");
     // The real jailer loses its parent death signal by changing the user: its program outlives a killed daemon.
     let _ = nix::sys::prctl::set_pdeathsig(None);

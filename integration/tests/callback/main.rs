@@ -2,20 +2,16 @@
 
 mod noise;
 
-use std::{net::SocketAddr, time::Duration};
+use std::net::SocketAddr;
 
-use integration::{Connection, Daemon, End, Function, Raw, Setup, empty, ms, number, request};
+use integration::{Daemon, End, Function, Raw, Setup, callback_url, empty, ms, number, request};
 use tokio::net::TcpSocket;
 
 /// Asks a booting function, at its own port, for its callback URL and returns the path.
 async fn callback_path(daemon: &Daemon, function: &str) -> String {
     let booting = daemon.until(function, "booting", 1).await;
     let address: SocketAddr = booting["instances"][0]["address"].as_str().expect("an address").parse().unwrap();
-    let url = integration::eventually(Duration::from_secs(5), "the function listens", async || {
-        let mut connection = Connection::open(address).await.ok()?;
-        Some(connection.send(request("GET", "/callback", empty())).await.ok()?.text())
-    })
-    .await;
+    let url = callback_url(address).await;
     url.strip_prefix(&format!("http://{}", daemon.callback)).expect("a callback at the daemon").to_owned()
 }
 

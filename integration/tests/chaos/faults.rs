@@ -115,10 +115,10 @@ impl Faults<'_> {
         let Some(victim) = victims.choose(random) else { return };
         let pid = u32::try_from(victim["pid"].as_u64().unwrap()).unwrap();
         // It may have exited, and its pid may be in use again.
-        let is_monitor = processes::arguments(pid)
+        let is_vmm = processes::arguments(pid)
             .first()
             .is_some_and(|program| program.contains("qemu-system") || program.contains("firecracker"));
-        if is_monitor && processes::signal(pid, Signal::SIGKILL) {
+        if is_vmm && processes::signal(pid, Signal::SIGKILL) {
             processes::dead(pid).await;
             let mut ledger = self.ledger();
             ledger.count("VMM killed");
@@ -154,7 +154,7 @@ impl Faults<'_> {
         attached.extend(self.instances().await);
         let mut ledger = self.ledger();
         for instance in attached.iter().filter(|instance| tap_of(instance) == Some(tap)) {
-            ledger.cut_off(id_of(instance));
+            ledger.without_tap(id_of(instance));
         }
         ledger.count("tap removed");
         ledger.troubled(Trouble::Tap, since);

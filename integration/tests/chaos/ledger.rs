@@ -8,13 +8,13 @@ use std::{
 use integration::{Answer, Outcome};
 use tokio::time::Instant;
 
-use crate::rig::{EDITED, FLEETING, LOST};
+use crate::rig::{FLEETING, LOST};
 
 /// Time after a fault during which its consequences may appear.
 const AFTERMATH: Duration = Duration::from_secs(3);
 
 /// Time in which a death may go unnoticed: requests meanwhile are sent to the dead instance.
-const NOTICE: Duration = Duration::from_millis(100);
+const NOTICE: Duration = Duration::from_secs(1);
 /// Longest time during which a failing function answers with its last error.
 const BACKING_OFF: Duration = Duration::from_secs(60);
 
@@ -36,7 +36,7 @@ pub struct Ledger {
     /// Killed instances by id, with the time of death.
     killed: HashMap<String, Instant>,
     /// Instances whose tap was removed.
-    cut_off: HashMap<String, Instant>,
+    without_tap: HashMap<String, Instant>,
     troubles: Vec<(Trouble, Instant, Instant)>,
 }
 
@@ -50,8 +50,8 @@ impl Ledger {
         self.killed.insert(instance, Instant::now());
     }
 
-    pub fn cut_off(&mut self, instance: String) {
-        self.cut_off.insert(instance, Instant::now());
+    pub fn without_tap(&mut self, instance: String) {
+        self.without_tap.insert(instance, Instant::now());
     }
 
     /// Records a condition that lasted from `since` until now.
@@ -63,6 +63,16 @@ impl Ledger {
         let felt = if is_repeated(answer) { AFTERMATH + BACKING_OFF } else { AFTERMATH };
         let touches = |since: Instant, until: Instant| answer.answered >= since && answer.asked <= until + felt;
         self.troubles.iter().any(|(kind, since, until)| *kind == trouble && touches(*since, *until))
+    }
+
+    /// Returns what is known about the faults before a response, in seconds before its request.
+    pub fn faults_before(&self, answer: &Answer) -> String {
+        let before = |time: &Instant| answer.asked.duration_since(*time).as_secs_f32();
+        let Outcome::Platform { instance: Some(id), .. } = &answer.outcome else { return String::new() };
+        let [killed, without_tap] = [&self.killed, &self.without_tap].map(|victims| victims.get(id).map(before));
+        let troubles = self.troubles.iter().filter(|(_, since, _)| *since <= answer.answered);
+        let last: Vec<_> = troubles.rev().take(3).map(|(kind, _, until)| (kind, before(until))).collect();
+        format!("instance killed {killed:?}, without its tap {without_tap:?}, last troubles {last:?}")
     }
 
     /// Returns whether a client may get this response at that time.
@@ -83,16 +93,16 @@ impl Ledger {
         let no_tap = machine && self.during(Trouble::Tap, answer);
         let no_room = detail.contains("No space left") && self.during(Trouble::Disk, answer);
         // Before the daemon has noticed the removal of the function.
-        let no_directory = answer.function == FLEETING && detail.contains("directory does not exist");
+        let is_missing = detail.contains("directory does not exist") || detail.contains("No such file or directory");
+        let no_directory = answer.function == FLEETING && is_missing;
         match (status, code) {
             // A restarted engine ends the containers it finds, and some connections are not closed.
-            (502, "instance_failed") => hit(&self.killed) || hit(&self.cut_off) || no_engine,
-            (502, "boot_failed") => hit(&self.killed) || no_tap,
+            (502, "instance_failed") => hit(&self.killed) || hit(&self.without_tap) || no_engine,
+            (502, "boot_failed") => hit(&self.killed) || hit(&self.without_tap) || no_engine || no_tap,
             (502, "start_failed") => no_engine || no_tap || no_room || no_directory,
             (503, "host_saturated") => no_room,
             (504, "boot_timed_out") => answer.function == LOST || no_engine || no_tap,
             (504, "queue_timed_out" | "function_timed_out") => no_engine,
-            (500, "function_misconfigured") => answer.function == EDITED,
             (404, "no_such_function") | (503, "draining") => answer.function == FLEETING,
             _ => false,
         }

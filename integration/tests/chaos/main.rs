@@ -14,7 +14,7 @@ mod rig;
 
 use std::{env, sync::Mutex, time::Duration};
 
-use integration::{Engine, Load, number as number_of, tally, vm};
+use integration::{Engine, Load, Outcome, number as number_of, tally, vm};
 use rand::{SeedableRng, rngs::StdRng};
 use tokio::time::{Instant, sleep};
 
@@ -56,8 +56,12 @@ async fn chaos(engine: Engine, duration: Duration, seed: u64) {
     }
     let strange: Vec<_> = before_anything.iter().chain(&answers).filter(|answer| !ledger.excuses(answer)).collect();
     println!("{} requests, {} answers without excuse, seed {seed}", answers.len(), strange.len());
+    let log = rig.daemon.log();
     for answer in strange.iter().take(20) {
-        println!("without excuse: {answer:?}");
+        println!("without excuse: {answer:?}; {}", ledger.faults_before(answer));
+        if let Outcome::Platform { instance: Some(id), .. } = &answer.outcome {
+            log.lines().filter(|line| line.contains(id)).for_each(|line| println!("  {line}"));
+        }
     }
     println!("before:     {before:?}");
     println!("afterwards: {:?}", rig.held().await);

@@ -1,8 +1,8 @@
 //! Isolation of containers: they reach their callback, and nothing else of the daemon.
 
-use std::{process::Command, time::Duration};
+use std::process::Command;
 
-use integration::{Connection, Daemon, contained, empty, eventually, request};
+use integration::{Connection, Daemon, callback_url, contained, empty, request};
 
 use crate::shared;
 
@@ -46,7 +46,7 @@ async fn container_reaches_only_its_callback() {
             "HTTP/1.1 404 Not Found"
         );
     }
-    assert!(daemon.log().contains("the listener does not serve its address"), "{}", daemon.log());
+    daemon.logged("the listener does not serve its address").await;
     // Local clients are served at the same addresses.
     let mut other = Connection::open(format!("192.0.2.7:{front}").parse().unwrap()).await.unwrap();
     other.send(request("GET", "/healthz", empty())).await.unwrap().ok();
@@ -67,11 +67,7 @@ async fn callback_of_another_container_is_rejected() {
     let waits = tokio::spawn(async move { waiter.send(request("GET", "/invoke/waits/pid", empty())).await });
     daemon.until("waits", "booting", 1).await;
     let address = format!("{}:8080", address_of(&daemon, "waits").await);
-    let url = eventually(Duration::from_secs(10), "it listens", async || {
-        let mut connection = Connection::open(address.parse().unwrap()).await.ok()?;
-        Some(connection.send(request("GET", "/callback", empty())).await.ok()?.text())
-    })
-    .await;
+    let url = callback_url(address.parse().unwrap()).await;
     let other = daemon.get(&format!("/invoke/meddles/callback/other?url={url}")).await.ok();
     assert_eq!(other.text(), "403");
     assert_eq!(daemon.until("waits", "booting", 1).await["callbacks_refused"], 1);

@@ -1,6 +1,6 @@
 //! Limits of containers, and what happens at them.
 
-use integration::{contained, eventually, ms, processes};
+use integration::{SOON, abuse::check_cause, contained, eventually, processes};
 
 use crate::{container, shared};
 
@@ -10,8 +10,10 @@ async fn memory_limit_ends_serving_container() {
     let daemon = engine.daemon(contained("hungry", &[], "", "memory = 64")).await;
     let first = container(&daemon, "hungry").await;
     daemon.get("/invoke/hungry/allocate?mib=16").await.ok();
-    let problem = daemon.get("/invoke/hungry/allocate?mib=500").await.problem(502, "instance_failed").to_string();
-    assert!(problem.contains("out of memory (limit 64 MiB)"), "{problem}");
+    let problem = daemon.get("/invoke/hungry/allocate?mib=500").await.problem(502, "instance_failed");
+    check_cause(&problem.to_string(), "out of memory (limit 64 MiB)");
+    let instance = daemon.ended_instance(problem["instance"].as_str().unwrap()).await;
+    assert_eq!(instance["exit"], "out of memory (limit 64 MiB)");
     assert_ne!(container(&daemon, "hungry").await, first);
 }
 
@@ -87,11 +89,9 @@ async fn container_output_is_bounded() {
     for n in 0..200 {
         daemon.get(&format!("/invoke/talks/say?line={n}-{}", "y".repeat(1000))).await.ok();
     }
-    let output = eventually(ms(3000), "the newest line is kept", async || {
-        let output = daemon.instances("talks").await[0]["output"].to_string();
-        output.contains("199-yyy").then_some(output)
-    });
-    let output = output.await;
+    let output = async || daemon.instances("talks").await[0]["output"].to_string();
+    let is_whole = |output: &String| output.contains("199-yyy");
+    let output = eventually(SOON, "the newest line is kept", output, is_whole).await;
     assert!(output.len() < 256 << 10, "{} bytes of output are kept", output.len());
 }
 
@@ -103,7 +103,6 @@ async fn container_secrets_are_not_logged() {
     assert_eq!(daemon.get("/invoke/secretive/env?name=PASSWORD").await.ok().text(), "hunter2");
     let url = daemon.get("/invoke/secretive/callback").await.ok().text();
     let token = url.rsplit('/').next().unwrap();
-    let log = daemon.log();
-    assert!(log.contains("container started"), "not at this level: {log}");
+    let log = daemon.logged("container started").await;
     assert!(!log.contains("hunter2") && !log.contains(token), "{log}");
 }

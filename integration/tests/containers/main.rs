@@ -5,12 +5,15 @@ mod abuse;
 mod boot;
 mod disturbed;
 mod engine;
+mod image;
 mod isolation;
 mod lifecycle;
 mod limits;
 mod pull;
+mod reach;
 mod shipped;
 mod shutdown;
+mod upgrade;
 
 use integration::{Daemon, Engine};
 

@@ -1,7 +1,8 @@
 //! Orderly ends of containers: SIGTERM, then kill, then removal.
 
-use integration::{contained, eventually, ms};
+use integration::{contained, ms};
 use nix::sys::signal::Signal;
+use serde_json::json;
 
 use crate::{container, shared};
 
@@ -51,10 +52,7 @@ async fn container_gets_sigterm_before_kill() {
     // With an init as process 1: without it, SIGTERM does not reach a program that has no handler.
     let daemon = engine.daemon(contained("polite", &[], "keepalive = 0.2\nstop-grace = 20", "init = true")).await;
     container(&daemon, "polite").await;
-    eventually(ms(5000), "it has ended by itself", async || {
-        (daemon.instances("polite").await.is_empty()).then_some(())
-    })
-    .await;
+    daemon.settled("polite", "it has ended by itself", |function| function["instances"] == json!([])).await;
     engine.none_left("polite").await;
 }
 

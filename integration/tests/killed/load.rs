@@ -60,7 +60,7 @@ impl Load {
         Self(tasks)
     }
 
-    pub fn stop(self) {
+    pub fn stop(&self) {
         self.0.iter().for_each(JoinHandle::abort);
     }
 }
@@ -88,8 +88,9 @@ async fn editor(home: Arc<Home>, mut random: StdRng) {
 }
 
 /// Invokes a function of each kind.
-pub async fn serves(daemon: &Daemon) {
+pub async fn serves(daemon: SocketAddr) {
     for path in LASTING {
-        daemon.get(path).await.ok();
+        let mut connection = Connection::open(daemon).await.expect("the daemon accepts connections");
+        connection.send(request("GET", path, empty())).await.expect("an answer").ok();
     }
 }

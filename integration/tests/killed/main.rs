@@ -1,24 +1,26 @@
 //! A daemon that is killed at any moment leaves nothing that the next daemon on its state directory does not remove. The
-//! moments: while it starts, boots or ends instances, reads a changed registry, or stops.
+//! moments: while it starts, boots or ends instances, reads a changed registry, is upgraded, or stops.
 //!
-//! `load.rs` keeps it busy with processes, containers and virtual machines. `leftovers.rs` lists its resources from outside.
+//! `load.rs` keeps it busy with processes, containers and virtual machines. `resources.rs` lists its resources from outside.
+//! `upgrade.rs` kills the old daemon, the new one or both during an upgrade.
 //! Everything runs in the network of a private container engine, beside another daemon that must not be affected.
 //!
 //! `integration/kills` repeats this a hundred times, half of them without cgroups, and prints each moment and the resources
 //! in use. Without `UNIFAAS_KILLS` there are a few repetitions.
 
-mod leftovers;
 mod load;
+mod resources;
+mod upgrade;
 
 use std::{env, process::Stdio, sync::Arc, time::Duration};
 
-use integration::{Daemon, Engine, Home, Setup, contained, ms, vm};
+use integration::{Daemon, Engine, Home, Setup, UPGRADE_LIMIT, contained, eventually, ms, processes, vm};
 use nix::sys::signal::Signal;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::time::Instant;
 
-use leftovers::{Host, Leftovers};
 use load::{Load, functions};
+use resources::{Host, Resources};
 
 const TESTFN: &str = env!("CARGO_BIN_EXE_testfn");
 /// Repetitions without `UNIFAAS_KILLS`.
@@ -33,6 +35,8 @@ enum Phase {
     Serving,
     /// It drains after a signal.
     Ending,
+    /// An upgrade is made.
+    Upgrading,
 }
 
 struct Rig {
@@ -51,19 +55,16 @@ impl Rig {
     }
 
     /// Kills the daemon at a random moment; returns its phase and the time in it.
-    async fn kill(&mut self, daemon: Daemon) -> (Phase, Duration) {
-        let phase = match self.random.random_range(0..10) {
-            0..2 => Phase::Starting,
-            2..4 => Phase::Ending,
-            _ => Phase::Serving,
-        };
+    async fn kill(&mut self, daemon: Daemon, phase: Phase, others: &[u32]) -> (Phase, Duration) {
         let load = Load::on(&daemon, &self.home, self.random.random());
         let moment = match phase {
             Phase::Serving => ms(self.random.random_range(0..MAX_SERVING_MS)),
             Phase::Starting => ms(self.random.random_range(0..250)),
             Phase::Ending => ms(self.random.random_range(0..400)),
+            Phase::Upgrading => self.kill_during_upgrade(&daemon, &load, others).await,
         };
         match phase {
+            Phase::Upgrading => {}
             Phase::Serving => tokio::time::sleep(moment).await,
             Phase::Starting => tokio::time::sleep(ms(400)).await,
             Phase::Ending => {
@@ -82,6 +83,38 @@ impl Rig {
         }
         (phase, moment)
     }
+
+    fn phase(&mut self) -> Phase {
+        match self.random.random_range(0..12) {
+            0..2 => Phase::Starting,
+            2..4 => Phase::Ending,
+            4..7 => Phase::Upgrading,
+            _ => Phase::Serving,
+        }
+    }
+
+    /// Kills one or both of the daemons of an upgrade. If a daemon goes on, it removes what the other one has left, serves,
+    /// and is killed then. Returns the moment of the first kill.
+    async fn kill_during_upgrade(&mut self, daemon: &Daemon, load: &Load, others: &[u32]) -> Duration {
+        tokio::time::sleep(ms(400)).await;
+        let Self { host, engine, home, random, .. } = self;
+        host.identities(home);
+        let (moment, outcome) = upgrade::kill(daemon, host, random).await;
+        // Instances that end under load leave processes for moments.
+        load.stop();
+        print!("    {outcome}");
+        if let Some(survivor) = &outcome.survivor {
+            let took = Resources::removed_by(host, engine, home, others, survivor.pid, &survivor.other).await;
+            load::serves(daemon.listen).await;
+            print!(", nothing of the other one is left after {} ms", took.as_millis());
+            host.identities(home);
+            processes::signal(survivor.pid, Signal::SIGKILL);
+            let is_dead = async || processes::is_dead(survivor.pid);
+            eventually(UPGRADE_LIMIT, "the end of the other daemon", is_dead, |is_dead| *is_dead).await;
+        }
+        println!();
+        moment
+    }
 }
 
 /// Kills daemons on one state directory repeatedly.
@@ -94,16 +127,17 @@ async fn kill_and_look(kills: u32, seed: u64, cgroups: bool) {
     let mut daemon = rig.setup().start().await;
     let mut slowest = Duration::ZERO;
     for round in 0..kills {
-        let (phase, moment) = rig.kill(daemon).await;
-        let left = Leftovers::of(&rig.host, &rig.engine, &rig.home, &bystander.processes).await;
+        let phase = if round == 0 { Phase::Upgrading } else { rig.phase() };
+        let (phase, moment) = rig.kill(daemon, phase, &bystander.processes).await;
+        let left = Resources::of(&rig.host, &rig.engine, &rig.home, &bystander.processes).await;
         let restarted = Instant::now();
         daemon = rig.setup().start().await;
         let served = restarted.elapsed();
         let took = left.gone(&rig.host, &rig.engine, &daemon, &bystander.processes, restarted).await;
         let (at, phase, took_ms) = (moment.as_millis(), format!("{phase:?}"), took.as_millis());
-        println!("{round:3} {phase:8} {at:4} ms: {left}; serves after {served:.0?}, nothing left after {took_ms} ms");
+        println!("{round:3} {phase:9} {at:4} ms: {left}; serves after {served:.0?}, nothing left after {took_ms} ms");
         slowest = slowest.max(took);
-        load::serves(&daemon).await;
+        load::serves(daemon.listen).await;
         bystander.is_unharmed().await;
     }
     println!(
@@ -111,7 +145,7 @@ async fn kill_and_look(kills: u32, seed: u64, cgroups: bool) {
         slowest.as_millis()
     );
     daemon.end().await;
-    let left = Leftovers::of(&rig.host, &rig.engine, &rig.home, &bystander.processes).await;
+    let left = Resources::of(&rig.host, &rig.engine, &rig.home, &bystander.processes).await;
     assert!(left.is_nothing(), "after an orderly end there is {left}");
     assert!(!daemon.log().contains("could not be removed"), "{}", daemon.log());
 }

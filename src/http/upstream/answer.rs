@@ -1,17 +1,16 @@
 //! The body of an instance's response, and what follows a `101`.
 
 use std::{
-    future::poll_fn,
     io,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
 };
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, Method, StatusCode, Version,
-    header::{CONTENT_LENGTH, TRANSFER_ENCODING},
+    Method, Response, StatusCode, Version,
+    header::{CONTENT_LENGTH, HeaderValue, TRANSFER_ENCODING},
     response::Parts,
 };
 use http_body::Body as _;
@@ -24,12 +23,11 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::sleep,
 };
-use unifaas_actors::Endpoint;
 
 use super::{
-    ConnectionPools,
+    ConnectionPools, Outgoing,
     connection::{Connection, LAST_BYTES, this_worker},
-    error::{BodyError, MalformedResponse},
+    error::{AttemptError, BodyError, MalformedResponse},
 };
 
 /// A final response, or the `101` to a request for an upgrade.
@@ -51,7 +49,7 @@ pub struct AnswerBody {
     /// Until the end.
     checkout: Option<Checkout>,
     /// Behind a `101`.
-    upgraded: Option<Upgraded>,
+    upgraded: Option<Box<Upgraded>>,
     /// Whether the connection had been kept from an earlier request.
     pub reused: bool,
 }
@@ -60,22 +58,61 @@ pub struct AnswerBody {
 #[derive(Debug)]
 pub(super) struct Checkout {
     pub pools: Arc<ConnectionPools>,
-    pub endpoint: Arc<Endpoint>,
-    pub connection: Connection,
+    pub connection: Box<Connection>,
     /// Whether the request has a body.
     pub has_upload: bool,
     /// Whether the response's head lets the connection serve another request.
     pub is_reusable: bool,
 }
 
+impl Answer {
+    /// Takes the response from a connection, and the beginning of its body if that is there, so that head and body may go in
+    /// one write.
+    ///
+    /// # Errors
+    /// The head of the response is malformed.
+    pub(super) fn new(
+        response: Response<Incoming>,
+        outgoing: &Outgoing<'_>,
+        connection: Box<Connection>,
+        pools: &Arc<ConnectionPools>,
+    ) -> Result<Self, AttemptError> {
+        let (mut head, incoming) = response.into_parts();
+        if head.status == StatusCode::SWITCHING_PROTOCOLS && !outgoing.wants_upgrade {
+            return Err(MalformedResponse::UnaskedUpgrade.into());
+        }
+        let is_reusable = check_framing(&mut head, &outgoing.method)?;
+        let (pools, reused) = (pools.clone(), connection.reused);
+        let checkout = Checkout { pools, connection, has_upload: outgoing.body.is_some(), is_reusable };
+        let mut body =
+            AnswerBody { incoming, first: None, is_ended: false, reused, checkout: Some(checkout), upgraded: None };
+        if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            // What follows is no body.
+        } else if body.incoming.is_end_stream() {
+            body.end();
+        } else if let Poll::Ready(first) = body.poll_incoming(&mut Context::from_waker(Waker::noop())) {
+            body.first = first;
+        }
+        Ok(Self { head, body })
+    }
+
+    /// Waits for the connection behind a `101`. If there is none, it has ended, which the tunnel shows.
+    pub(super) async fn upgraded(mut self) -> Self {
+        if let Some(upgrade) = self.head.extensions.remove::<OnUpgrade>() {
+            self.body.upgraded = upgrade.await.ok().map(Box::new);
+        }
+        self
+    }
+}
+
 impl Checkout {
     /// Gives the connection back when the response is complete, unless the request is not.
     fn finish(self) {
-        let Self { pools, endpoint, connection, has_upload, is_reusable } = self;
+        let Self { pools, connection, has_upload, is_reusable } = self;
         // hyper is ready as soon as both are complete. That of another worker may still be about to know.
         let is_idle = connection.sender.is_ready() || (connection.worker != this_worker() && !has_upload);
         if is_reusable && is_idle && !connection.meter.is_write_broken() {
-            pools.give_back(&endpoint, connection);
+            pools.give_back(connection);
         }
     }
 }
@@ -86,16 +123,25 @@ impl Checkout {
 /// The head gives several body lengths, or none that is known. hyper lets `Transfer-Encoding` decide, and
 /// an unknown coding for a body that ends with the connection; another proxy may see it otherwise.
 pub(super) fn check_framing(head: &mut Parts, method: &Method) -> Result<bool, MalformedResponse> {
-    let headers = &mut head.headers;
-    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
-    let is_coded = match (codings.next(), codings.next()) {
-        (None, _) => false,
-        (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => true,
-        _ => return Err(MalformedResponse::Length),
-    };
-    let length = content_length(headers)?;
-    if is_coded && length.is_some() {
+    // One pass over the few headers costs less than two look-ups.
+    let (mut codings, mut is_chunked, mut length, mut is_repeated) = (0, false, None, false);
+    for (name, value) in &head.headers {
+        if name == TRANSFER_ENCODING {
+            (codings, is_chunked) = (codings + 1, value.as_bytes().eq_ignore_ascii_case(b"chunked"));
+        } else if name == CONTENT_LENGTH {
+            is_repeated = length.is_some();
+            if *length.get_or_insert(value) != value {
+                return Err(MalformedResponse::Length);
+            }
+        }
+    }
+    let is_coded = codings > 0;
+    if is_coded && (codings > 1 || !is_chunked || length.is_some()) {
         return Err(MalformedResponse::Length);
+    }
+    let (first, length) = (length.filter(|_| is_repeated).cloned(), length.map(number).transpose()?);
+    if let Some(first) = first {
+        head.headers.insert(CONTENT_LENGTH, first);
     }
     // The body that such a response announces does not follow, but some servers send it.
     let is_bodiless = *method == Method::HEAD
@@ -104,48 +150,12 @@ pub(super) fn check_framing(head: &mut Parts, method: &Method) -> Result<bool, M
     Ok(head.version == Version::HTTP_11 && (!is_bodiless || (!is_coded && length.unwrap_or(0) == 0)))
 }
 
-fn content_length(headers: &mut HeaderMap) -> Result<Option<u64>, MalformedResponse> {
-    let mut values = headers.get_all(CONTENT_LENGTH).iter();
-    let Some(first) = values.next() else { return Ok(None) };
-    let is_repeated = match values.next() {
-        Some(second) if second != first || values.any(|value| value != first) => return Err(MalformedResponse::Length),
-        second => second.is_some(),
-    };
-    let digits = first.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
-    let length = digits.and_then(|digits| digits.parse().ok()).ok_or(MalformedResponse::Length)?;
-    if is_repeated {
-        let first = first.clone();
-        headers.insert(CONTENT_LENGTH, first);
-    }
-    Ok(Some(length))
+fn number(value: &HeaderValue) -> Result<u64, MalformedResponse> {
+    let digits = value.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+    digits.and_then(|digits| digits.parse().ok()).ok_or(MalformedResponse::Length)
 }
 
 impl AnswerBody {
-    /// Returns the body, the beginning of it read if it is there, so that head and body may go in one write.
-    pub(super) async fn new(incoming: Incoming, head: &mut Parts, checkout: Checkout) -> Self {
-        let mut body = Self {
-            incoming,
-            first: None,
-            is_ended: false,
-            reused: checkout.connection.reused,
-            checkout: Some(checkout),
-            upgraded: None,
-        };
-        if let Some(upgrade) = head.extensions.remove::<OnUpgrade>() {
-            // Otherwise the connection has ended, which the tunnel shows.
-            body.upgraded = upgrade.await.ok();
-        } else if body.incoming.is_end_stream() {
-            body.end();
-        } else {
-            body.first = poll_fn(|cx| match body.poll_incoming(cx) {
-                Poll::Ready(first) => Poll::Ready(first),
-                Poll::Pending => Poll::Ready(None),
-            })
-            .await;
-        }
-        body
-    }
-
     /// Ready with the next bytes; `None` at the end. By the last bytes of a body of known size the connection is back in
     /// its pool.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
@@ -199,12 +209,12 @@ impl AnswerBody {
     /// Returns the connection behind a `101`. `None`: this is another response, or the connection has ended.
     pub fn into_upgraded(self) -> Option<Tunnel> {
         let checkout = self.checkout?;
-        let endpoint = checkout.endpoint.clone();
+        let endpoint = checkout.connection.endpoint.clone();
         let ended = Box::pin(async move {
             endpoint.ended().await;
             sleep(LAST_BYTES).await;
         });
-        Some(Tunnel { io: TokioIo::new(self.upgraded?), ended, _checkout: checkout })
+        Some(Tunnel { io: TokioIo::new(*self.upgraded?), ended, _checkout: checkout })
     }
 }
 

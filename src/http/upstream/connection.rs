@@ -1,12 +1,15 @@
 //! One connection to an instance: opened, driven by a task of its own, and watched until the instance ends.
 
 use std::{
+    future::poll_fn,
     io,
+    os::fd::OwnedFd,
     pin::pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
+    task::Poll,
     time::Duration,
 };
 
@@ -14,7 +17,7 @@ use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::{
     net::TcpStream,
-    time::{Instant, sleep, timeout},
+    time::{Instant, timeout},
 };
 use unifaas_actors::Endpoint;
 
@@ -25,10 +28,6 @@ use super::{
 
 /// Longest wait for a connection to an instance of this host.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long an instance that has just become ready may refuse connections: some call back before they listen.
-const CONNECT_RETRY_WINDOW: Duration = Duration::from_secs(1);
-/// First pause before such an instance is tried again; it doubles.
-const CONNECT_RETRY_PAUSE: Duration = Duration::from_millis(2);
 /// How long the last bytes of an ended instance may be under way.
 pub const LAST_BYTES: Duration = Duration::from_millis(200);
 /// Largest response head and largest read, and most of a request body that hyper holds.
@@ -39,6 +38,7 @@ const MAX_BUFFER: usize = 128 * 1024;
 pub struct Connection {
     pub sender: SendRequest<RequestBody>,
     pub meter: Arc<Meter>,
+    pub endpoint: Arc<Endpoint>,
     /// Whether it has served a request before: the instance may be closing it right now.
     pub reused: bool,
     /// The worker that runs its task.
@@ -70,12 +70,13 @@ impl Connection {
     ///
     /// # Errors
     /// What the system says; `TimedOut` after five seconds; `HostUnreachable` if the instance is leaving.
-    pub async fn open(endpoint: &Arc<Endpoint>, open: OpenGuard) -> io::Result<Self> {
+    pub async fn open(endpoint: &Arc<Endpoint>, open: OpenGuard) -> io::Result<Box<Self>> {
         let (stream, meter) = MeteredStream::new(connect(endpoint).await?);
         let handshake = Builder::new().max_buf_size(MAX_BUFFER).handshake(TokioIo::new(stream));
         let (sender, connection) = handshake.await.map_err(io::Error::other)?;
         actix_rt::spawn(drive(connection.with_upgrades(), endpoint.clone(), meter.clone()));
-        Ok(Self { sender, meter, reused: false, worker: this_worker(), idle_since: Instant::now(), _open: open })
+        let (endpoint, worker, idle_since) = (endpoint.clone(), this_worker(), Instant::now());
+        Ok(Box::new(Self { sender, meter, endpoint, reused: false, worker, idle_since, _open: open }))
     }
 }
 
@@ -89,12 +90,21 @@ pub fn this_worker() -> usize {
 /// Runs a connection to its end. That of an instance which ended without closing it, like a virtual machine, ends as soon
 /// as nothing more comes.
 async fn drive(connection: impl Future<Output = hyper::Result<()>>, endpoint: Arc<Endpoint>, meter: Arc<Meter>) {
-    let mut connection = pin!(connection);
+    let (mut connection, mut ended, mut is_watched) = (pin!(connection), pin!(endpoint.ended()), false);
     // Errors reach the request that they end, and are of no interest without one.
-    tokio::select! {
-        biased;
-        _ = &mut connection => return,
-        () = endpoint.ended() => {}
+    let is_complete = poll_fn(|cx| {
+        if connection.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(true);
+        }
+        if is_watched && !endpoint.has_ended() {
+            // It will wake this task, the only one that polls it.
+            return Poll::Pending;
+        }
+        is_watched = true;
+        ended.as_mut().poll(cx).map(|()| false)
+    });
+    if is_complete.await {
+        return;
     }
     loop {
         let silent_at = meter.silent_at();
@@ -106,26 +116,24 @@ async fn drive(connection: impl Future<Output = hyper::Result<()>>, endpoint: Ar
 }
 
 async fn connect(endpoint: &Endpoint) -> io::Result<TcpStream> {
-    let mut pause = CONNECT_RETRY_PAUSE;
-    loop {
-        // Where a container or a virtual machine has been, nothing is left that would refuse.
-        let attempt = tokio::select! {
-            attempt = timeout(CONNECT_TIMEOUT, TcpStream::connect(endpoint.address)) => attempt,
-            () = endpoint.gone() => return Err(io::ErrorKind::HostUnreachable.into()),
-        };
-        let error = match attempt {
-            Ok(Ok(stream)) => {
-                stream.set_nodelay(true)?;
-                return Ok(stream);
-            }
-            Ok(Err(error)) => error,
-            Err(_) => return Err(io::ErrorKind::TimedOut.into()),
-        };
-        let is_young = endpoint.ready_at().is_some_and(|ready_at| ready_at.elapsed() < CONNECT_RETRY_WINDOW);
-        if !is_young || !endpoint.is_live() || error.kind() != io::ErrorKind::ConnectionRefused {
-            return Err(error);
-        }
-        sleep(pause).await;
-        pause *= 2;
+    if let Some(stream) = endpoint.take_connection().and_then(usable) {
+        return Ok(stream);
     }
+    // Where a container or a virtual machine has been, nothing is left that would refuse.
+    let opened = tokio::select! {
+        opened = timeout(CONNECT_TIMEOUT, TcpStream::connect(endpoint.address)) => opened,
+        () = endpoint.gone() => return Err(io::ErrorKind::HostUnreachable.into()),
+    };
+    let stream = opened.map_err(|_| io::ErrorKind::TimedOut)??;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// Returns the connection on which an instance was found ready, if it is open and nothing has come on it.
+fn usable(connection: OwnedFd) -> Option<TcpStream> {
+    let stream = std::net::TcpStream::from(connection);
+    let is_idle = stream.peek(&mut [0]).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
+    let stream = TcpStream::from_std(stream).ok().filter(|_| is_idle)?;
+    stream.set_nodelay(true).ok()?;
+    Some(stream)
 }

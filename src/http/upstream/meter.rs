@@ -11,13 +11,17 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use bytes::{Buf as _, BytesMut};
 use nix::libc;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
 
-use super::tcp_info::bytes_acked;
+use super::{
+    interim::{InterimQueue, Next, may_be_interim, take_interim},
+    tcp_info::bytes_acked,
+};
 
 /// `tcpi_bytes_acked` counts the SYN as a byte.
 const SYN: u64 = 1;
@@ -32,8 +36,9 @@ pub struct Meter {
     received: AtomicU64,
     written_before: AtomicU64,
     received_before: AtomicU64,
-    /// Interim responses to the request.
-    interim: AtomicU64,
+    /// The final response to the request has not begun.
+    awaits_response: AtomicBool,
+    pub interim: InterimQueue,
     /// Sent bytes that the instance's TCP had acknowledged when the connection ended.
     acked_at_end: AtomicU64,
     /// It ended with a FIN, not with a reset.
@@ -51,7 +56,8 @@ impl Meter {
             received: AtomicU64::new(0),
             written_before: AtomicU64::new(0),
             received_before: AtomicU64::new(0),
-            interim: AtomicU64::new(0),
+            awaits_response: AtomicBool::new(false),
+            interim: InterimQueue::default(),
             acked_at_end: AtomicU64::new(u64::MAX),
             has_fin: AtomicBool::new(false),
             read_blocked: AtomicBool::new(false),
@@ -63,12 +69,12 @@ impl Meter {
     pub fn begin(&self) {
         self.written_before.store(self.written.load(Relaxed), Relaxed);
         self.received_before.store(self.received.load(Relaxed), Relaxed);
-        self.interim.store(0, Relaxed);
+        self.awaits_response.store(true, Relaxed);
     }
 
-    /// Counts an interim response. Returns whether it is one of few.
-    pub fn count_interim(&self) -> bool {
-        self.interim.fetch_add(1, Relaxed) < MAX_INTERIM
+    /// Whether what comes may be an interim response. Before the request was sent it is none.
+    fn awaits_response(&self) -> bool {
+        self.awaits_response.load(Relaxed) && self.written.load(Relaxed) != self.written_before.load(Relaxed)
     }
 
     /// Returns whether any byte of the response has come.
@@ -107,10 +113,8 @@ impl Meter {
 
 /// Reads of up to 128 KiB in one turn of a connection's task.
 const MAX_READS_PER_POLL: u32 = 2;
-/// Interim responses to a request before reads become small, and further ones are dropped: hyper parses all that a read
-/// brings in the same turn, and an instance may send them without end.
-const MAX_INTERIM: u64 = 64;
-const SMALL_READ: usize = 1024;
+/// Interim responses that are parsed in one turn.
+const MAX_INTERIM_PER_POLL: usize = 32;
 
 /// A TCP connection with a [`Meter`].
 #[derive(Debug)]
@@ -118,13 +122,15 @@ pub struct MeteredStream {
     stream: TcpStream,
     /// Reads in a row that found something.
     reads: u32,
+    /// The beginning of an interim response, or what was read behind one.
+    held: BytesMut,
     meter: Arc<Meter>,
 }
 
 impl MeteredStream {
     pub fn new(stream: TcpStream) -> (Self, Arc<Meter>) {
         let meter = Arc::new(Meter::new());
-        (Self { stream, reads: 0, meter: meter.clone() }, meter)
+        (Self { stream, reads: 0, held: BytesMut::new(), meter: meter.clone() }, meter)
     }
 
     /// Counts a write. A failed one seems to succeed, as the response may be there already and hyper would not read it.
@@ -144,18 +150,7 @@ impl MeteredStream {
 }
 
 impl MeteredStream {
-    fn poll_read_a_little(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let mut bytes = [0; SMALL_READ];
-        let length = buf.remaining().min(SMALL_READ);
-        let mut little = ReadBuf::new(&mut bytes[..length]);
-        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut little))?;
-        buf.put_slice(little.filled());
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncRead for MeteredStream {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_socket(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.reads >= MAX_READS_PER_POLL {
             // hyper would read on before the worker's other connections have a turn.
             self.reads = 0;
@@ -163,10 +158,7 @@ impl AsyncRead for MeteredStream {
             return Poll::Pending;
         }
         let before = buf.filled().len();
-        let result = match self.meter.interim.load(Relaxed) {
-            0..=MAX_INTERIM => Pin::new(&mut self.stream).poll_read(cx, buf),
-            _ => self.poll_read_a_little(cx, buf),
-        };
+        let result = Pin::new(&mut self.stream).poll_read(cx, buf);
         self.reads = if result.is_pending() { 0 } else { self.reads + 1 };
         let meter = &self.meter;
         meter.read_blocked.store(result.is_pending(), Relaxed);
@@ -180,6 +172,61 @@ impl AsyncRead for MeteredStream {
             length => meter.received.store(meter.received.load(Relaxed) + length as u64, Relaxed),
         }
         Poll::Ready(result)
+    }
+
+    /// Queues interim responses, until there is something else.
+    #[cold]
+    fn poll_behind_interim(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        for _ in 0..MAX_INTERIM_PER_POLL {
+            match take_interim(&mut self.held) {
+                Next::Interim(status, headers) => self.meter.interim.push(status, headers),
+                Next::Incomplete => {
+                    let before = buf.filled().len();
+                    ready!(self.poll_socket(cx, buf))?;
+                    let is_end = buf.filled().len() == before;
+                    self.held.extend_from_slice(&buf.filled()[before..]);
+                    buf.set_filled(before);
+                    if is_end {
+                        return self.hand_on(buf);
+                    }
+                }
+                Next::Final => return self.hand_on(buf),
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn hand_on(&mut self, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.meter.awaits_response.store(false, Relaxed);
+        let length = self.held.len().min(buf.remaining());
+        buf.put_slice(&self.held[..length]);
+        self.held.advance(length);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncRead for MeteredStream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let awaits_response = this.meter.awaits_response();
+        if this.held.is_empty() {
+            let before = buf.filled().len();
+            ready!(this.poll_socket(cx, buf))?;
+            if !awaits_response {
+                return Poll::Ready(Ok(()));
+            }
+            if !may_be_interim(&buf.filled()[before..]) {
+                this.meter.awaits_response.store(false, Relaxed);
+                return Poll::Ready(Ok(()));
+            }
+            this.held.extend_from_slice(&buf.filled()[before..]);
+            buf.set_filled(before);
+        }
+        if awaits_response {
+            return this.poll_behind_interim(cx, buf);
+        }
+        this.hand_on(buf)
     }
 }
 

@@ -10,7 +10,7 @@
 //! | `meter.rs` | the socket: bytes counted, and whether a request was read |
 //! | `upload.rs` | the request body, kept for a replay |
 //! | `answer.rs` | the response body, framing rules, tunnels |
-//! | `interim.rs` | interim responses on their way to the client |
+//! | `interim.rs` | interim responses: taken before hyper sees them, queued for the client's task |
 //! | `tcp_info.rs` | what the kernel tells of a connection |
 //! | `error.rs` | what can go wrong |
 
@@ -25,21 +25,18 @@ mod tcp_info;
 mod tests;
 mod upload;
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
-use http::{Request, Response, StatusCode};
-use hyper::{body::Incoming, client::conn::TrySendError, ext::on_informational};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
 use tokio::time::{Instant, sleep, timeout};
 use unifaas_actors::Endpoint;
 
 pub use answer::{Answer, AnswerBody, Tunnel};
-use answer::{Checkout, check_framing};
 use connection::Connection;
 pub use error::{AttemptError, BodyError, MalformedResponse};
-pub use interim::InterimResponses;
 pub use pool::ConnectionPools;
-use upload::RequestBody;
-pub use upload::{Upload, UploadSender, upload};
+pub use upload::{RequestBody, Upload, UploadSender, upload};
 
 /// An instance that breaks off so soon, and is found dead, was dying when the request came.
 const DYING: Duration = Duration::from_millis(50);
@@ -48,20 +45,25 @@ const DEATH_NOTICE: Duration = Duration::from_millis(10);
 /// How long an instance may take to ask for a body that is withheld. Past that it gets it unasked: some never ask.
 const CONTINUE_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// Takes an interim response.
+pub type InterimSink<'a> = dyn Fn(StatusCode, &HeaderMap) + 'a;
+
 /// A request towards an instance.
 pub struct Outgoing<'a> {
-    /// Makes the head, once per connection that is tried: method, target in origin form, `Host`, framing headers.
-    pub head: &'a dyn Fn() -> Request<()>,
+    pub method: Method,
+    /// Makes the request around its body, once per connection that is tried: that method, the target in origin form, `Host`
+    /// and the headers that frame the body.
+    pub request: &'a dyn Fn(RequestBody) -> Request<RequestBody>,
+    /// When the slot was taken: a moment ago.
+    pub since: Instant,
     /// `None`: no body.
-    pub body: Option<Upload>,
-    /// Whether sending it twice does no harm.
-    pub is_idempotent: bool,
+    pub body: Option<&'a Upload>,
     /// The body is withheld until the instance asks for it: see [`UploadSender::continue_requested`].
     pub wants_continue: bool,
     /// Whether a `101` is a response to it.
     pub wants_upgrade: bool,
-    /// `None`: interim responses are dropped.
-    pub interim: Option<Arc<InterimResponses>>,
+    /// Gets interim responses other than `100`. `None`: they are dropped.
+    pub interim: Option<&'a InterimSink<'a>>,
 }
 
 /// Sends a request to an instance, and returns its final response. Dropped, it closes the connection. The request body has
@@ -74,9 +76,11 @@ pub async fn send(
     endpoint: &Arc<Endpoint>,
     outgoing: &Outgoing<'_>,
 ) -> Result<Answer, AttemptError> {
-    let upload = outgoing.body.as_ref().map(|upload| &upload.0);
+    let upload = outgoing.body.map(|upload| &upload.0);
+    // Sending it twice does no harm (RFC 9110, section 9.2.2).
+    let is_idempotent = outgoing.method.is_idempotent();
     let mut kept = None;
-    while let Some(mut connection) = pools.take(endpoint.instance, outgoing.is_idempotent && upload.is_none()) {
+    while let Some(mut connection) = pools.take(endpoint.instance, is_idempotent && upload.is_none(), outgoing.since) {
         // That of another worker may still be about to finish its last request.
         if connection.sender.is_ready() || connection.sender.ready().await.is_ok() {
             kept = Some(connection);
@@ -84,25 +88,45 @@ pub async fn send(
         }
     }
     loop {
-        let connection = match kept.take() {
+        let mut connection = match kept.take() {
             Some(connection) => connection,
             // Boxed, as most requests find a connection.
             None => {
                 Box::pin(Connection::open(endpoint, pools.reserve(endpoint))).await.map_err(AttemptError::Connect)?
             }
         };
-        let (reused, meter, began) = (connection.reused, connection.meter.clone(), Instant::now());
-        let failed = match exchange(pools, endpoint, outgoing, connection).await {
-            Ok(answer) => return Ok(answer),
+        let (reused, meter) = (connection.reused, connection.meter.clone());
+        meter.begin();
+        let withheld = upload.filter(|upload| outgoing.wants_continue && !upload.is_released());
+        let request = (outgoing.request)(RequestBody::new(upload, &meter));
+        // In its place from the beginning, as it is large.
+        let response = pin!(connection.sender.try_send_request(request));
+        let response = meter.interim.before(response, |status, headers| match (status, withheld, outgoing.interim) {
+            (StatusCode::CONTINUE, Some(upload), _) => upload.release(),
+            (StatusCode::CONTINUE, None, _) | (_, _, None) => {}
+            (_, _, Some(receive)) => receive(status, headers),
+        });
+        let response = match withheld {
+            Some(upload) => Box::pin(release_in_time(response, upload)).await,
+            None => response.await,
+        };
+        let failed = match response {
+            Ok(response) => {
+                if let Some(upload) = upload {
+                    upload.answered();
+                }
+                let answer = Answer::new(response, outgoing, connection, pools)?;
+                let is_upgrade = answer.head.status == StatusCode::SWITCHING_PROTOCOLS;
+                return Ok(if is_upgrade { Box::pin(answer.upgraded()).await } else { answer });
+            }
             Err(failed) => failed,
         };
-        let (error, was_unsent) = match failed {
-            Failed::Malformed(malformed) => return Err(malformed.into()),
-            Failed::Sending { error, was_unsent } => (error, was_unsent),
-        };
+        drop(connection);
         if upload.is_some_and(|upload| upload.is_aborted()) {
             return Err(AttemptError::UploadAborted);
         }
+        let was_unsent = failed.message().is_some();
+        let error = failed.into_error();
         if let Some(malformed) = MalformedResponse::of_head(&error) {
             return Err(malformed.into());
         }
@@ -110,7 +134,7 @@ pub async fn send(
         let heard = !was_unsent && meter.is_heard();
         let was_unread = was_unsent || (!heard && meter.is_unread());
         let is_unread = was_unread && upload.is_none_or(|upload| upload.is_replayable());
-        let is_repeatable = !heard && outgoing.is_idempotent && upload.is_none_or(|upload| upload.is_untouched());
+        let is_repeatable = !heard && is_idempotent && upload.is_none_or(|upload| upload.is_untouched());
         if reused && !heard {
             pools.note_early_close(endpoint.instance);
             // The next connection is a fresh one, so this happens once.
@@ -118,70 +142,10 @@ pub async fn send(
                 continue;
             }
         }
-        let is_dying = is_repeatable && began.elapsed() < DYING && Box::pin(is_dead(endpoint)).await;
+        let is_dying = is_repeatable && outgoing.since.elapsed() < DYING && Box::pin(is_dead(endpoint)).await;
         let source = meter.write_error().or_else(|| error::io_error(&error));
         return Err(AttemptError::Broken { heard, reused, retryable: is_unread || is_dying, source });
     }
-}
-
-enum Failed {
-    Sending { error: hyper::Error, was_unsent: bool },
-    Malformed(MalformedResponse),
-}
-
-impl From<TrySendError<Request<RequestBody>>> for Failed {
-    fn from(error: TrySendError<Request<RequestBody>>) -> Self {
-        Self::Sending { was_unsent: error.message().is_some(), error: error.into_error() }
-    }
-}
-
-/// Sends the request on this connection, and returns its final response.
-async fn exchange(
-    pools: &Arc<ConnectionPools>,
-    endpoint: &Arc<Endpoint>,
-    outgoing: &Outgoing<'_>,
-    mut connection: Connection,
-) -> Result<Answer, Failed> {
-    connection.meter.begin();
-    let upload = outgoing.body.as_ref().map(|upload| upload.0.clone());
-    let body = RequestBody::new(upload.as_ref(), &connection.meter);
-    let mut request = (outgoing.head)().map(|()| body);
-    let method = request.method().clone();
-    let withheld = upload.clone().filter(|upload| outgoing.wants_continue && !upload.is_released());
-    if withheld.is_some() || outgoing.interim.is_some() {
-        let (withheld, interim, meter) = (withheld.clone(), outgoing.interim.clone(), connection.meter.clone());
-        on_informational(&mut request, move |response| {
-            let is_passed_on = meter.count_interim();
-            match (response.status(), &withheld, &interim) {
-                (StatusCode::CONTINUE, Some(upload), _) => upload.release(),
-                (StatusCode::CONTINUE, ..) => {}
-                (status, _, Some(interim)) if is_passed_on => interim.push(status, response.headers()),
-                _ => {}
-            }
-        });
-    }
-    let response = connection.sender.try_send_request(request);
-    let response = match withheld {
-        Some(upload) => Box::pin(release_in_time(response, &upload)).await,
-        None => response.await,
-    };
-    let (mut head, incoming) = response?.into_parts();
-    if let Some(upload) = &upload {
-        upload.answered();
-    }
-    if head.status == StatusCode::SWITCHING_PROTOCOLS && !outgoing.wants_upgrade {
-        return Err(Failed::Malformed(MalformedResponse::UnaskedUpgrade));
-    }
-    let is_reusable = check_framing(&mut head, &method).map_err(Failed::Malformed)?;
-    let checkout = Checkout {
-        pools: pools.clone(),
-        endpoint: endpoint.clone(),
-        connection,
-        has_upload: upload.is_some(),
-        is_reusable,
-    };
-    let body = AnswerBody::new(incoming, &mut head, checkout).await;
-    Ok(Answer { head, body })
 }
 
 /// Waits for the response, and lets the body go when the instance does not ask for it.
@@ -189,7 +153,7 @@ async fn release_in_time<E>(
     response: impl Future<Output = Result<Response<Incoming>, E>>,
     upload: &upload::Channel,
 ) -> Result<Response<Incoming>, E> {
-    tokio::pin!(response);
+    let mut response = pin!(response);
     tokio::select! {
         response = &mut response => return response,
         () = sleep(CONTINUE_TIMEOUT) => upload.release(),

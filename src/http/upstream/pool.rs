@@ -30,7 +30,8 @@ pub struct ConnectionPools(Mutex<HashMap<InstanceId, InstancePool>>);
 struct InstancePool {
     endpoint: Arc<Endpoint>,
     /// The most recently used one is the last.
-    idle: Vec<Connection>,
+    #[expect(clippy::vec_box, reason = "each moves to a request and back")]
+    idle: Vec<Box<Connection>>,
     /// Idle connections and those in use.
     open: Arc<AtomicUsize>,
     /// The instance has closed an idle connection before its time. It may do so again just when a request arrives, so
@@ -51,12 +52,12 @@ impl ConnectionPools {
     }
 
     /// Takes the most recently used connection of this worker, or that of another worker if the instance may have no
-    /// more. `None`: one is to be opened.
-    pub(super) fn take(&self, instance: InstanceId, is_repeatable: bool) -> Option<Connection> {
+    /// more. `None`: one is to be opened. `now`: a moment ago.
+    pub(super) fn take(&self, instance: InstanceId, is_repeatable: bool, now: Instant) -> Option<Box<Connection>> {
         let mut expired = Vec::new();
         let mut pools = self.lock();
         let pool = pools.get_mut(&instance)?;
-        let (now, worker) = (Instant::now(), this_worker());
+        let worker = this_worker();
         let taken = loop {
             if pool.closes_early && !is_repeatable {
                 break None;
@@ -100,14 +101,16 @@ impl ConnectionPools {
     }
 
     /// Keeps a connection for the next request.
-    pub(super) fn give_back(&self, endpoint: &Endpoint, mut connection: Connection) {
+    pub(super) fn give_back(&self, mut connection: Box<Connection>) {
+        let endpoint = &connection.endpoint;
         if endpoint.spec.single_use || !endpoint.is_live() || connection.sender.is_closed() {
             return;
         }
+        let instance = endpoint.instance;
         connection.reused = true;
         connection.idle_since = Instant::now();
         // The pool is there as long as the instance is.
-        if let Some(pool) = self.lock().get_mut(&endpoint.instance) {
+        if let Some(pool) = self.lock().get_mut(&instance) {
             pool.idle.push(connection);
         }
     }
@@ -127,7 +130,7 @@ impl ConnectionPools {
         let mut pools = self.lock();
         pools.retain(|_, pool| {
             let is_live = pool.endpoint.is_live();
-            let is_old = |connection: &mut Connection| !is_live || now - connection.idle_since >= KEPT;
+            let is_old = |connection: &mut Box<Connection>| !is_live || now - connection.idle_since >= KEPT;
             closed.extend(pool.idle.extract_if(.., is_old));
             is_live
         });

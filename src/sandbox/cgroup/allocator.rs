@@ -9,6 +9,7 @@ use std::{
 };
 
 use slog::{Logger, warn};
+use tokio::task;
 
 use super::{DaemonCgroups, Group, ResourceLimits, pool::Pool};
 use crate::state::{Resource, State};
@@ -45,16 +46,24 @@ impl CgroupAllocator {
 
     /// Returns a cgroup for one instance, which runs as another user than the daemon if `other_user`. `None` where none
     /// can be made, which is logged once.
-    pub fn group(&self, limits: ResourceLimits, other_user: bool) -> Option<Group> {
-        let cgroups = self.0.cgroups.as_ref()?;
+    pub async fn group(&self, limits: ResourceLimits, other_user: bool) -> Option<Group> {
+        self.0.cgroups.as_ref()?;
         if let Some(kept) = self.0.pool.take(limits) {
             return Some(kept.for_user(other_user));
         }
-        cgroups.group(limits, other_user).inspect_err(|error| self.warn_unlimited(error)).ok()
+        let allocator = self.clone();
+        // The kernel creates cgroups one at a time.
+        task::spawn_blocking(move || allocator.create(limits, other_user)).await.ok().flatten()
+    }
+
+    fn create(&self, limits: ResourceLimits, other_user: bool) -> Option<Group> {
+        let created = self.0.cgroups.as_ref()?.group(limits, other_user);
+        created.inspect_err(|error| self.warn_unlimited(error)).ok()
     }
 
     /// Keeps the cgroup of an ended instance for reuse, or kills its processes and removes it.
-    pub async fn release(&self, group: Group) -> io::Result<()> {
+    pub async fn release(&self, mut group: Group) -> io::Result<()> {
+        group.end_instance();
         let unused = if group.is_clean() { self.0.pool.keep(group) } else { Some(group) };
         match unused {
             Some(group) => group.remove().await.map(drop),
@@ -63,8 +72,8 @@ impl CgroupAllocator {
     }
 
     /// Returns the cgroups of earlier daemons of the state directory, journaled or not.
-    pub fn orphans(&self) -> Vec<Resource> {
-        self.0.cgroups.as_ref().map(DaemonCgroups::orphans).unwrap_or_default()
+    pub fn orphans(&self, identity: &str) -> Vec<Resource> {
+        self.0.cgroups.as_ref().map(|cgroups| cgroups.orphans(identity)).unwrap_or_default()
     }
 
     /// Returns how many cgroups are kept for reuse.

@@ -9,7 +9,7 @@ use std::{
     process,
 };
 
-use super::{group::write, locate::CgroupDir};
+use super::{controller::write, locate::CgroupDir};
 
 /// The leaf for a daemon that is alone in its cgroup.
 const LEAF: &str = "unifaas-daemon";

@@ -19,6 +19,8 @@ pub enum Layout {
         memory: CgroupDir,
         /// The process in the hierarchy that counts processes, if mounted.
         pids: Option<CgroupDir>,
+        /// The process in the hierarchy that freezes processes, if mounted.
+        freezer: Option<CgroupDir>,
     },
     /// Version 2: one hierarchy.
     V2(CgroupDir),
@@ -40,10 +42,15 @@ impl Layout {
         Ok(Self::locate(&process.cgroups()?, &process.mountinfo()?))
     }
 
+    /// Reads where another process is in the hierarchies that this process sees.
+    pub fn of_process(pid: i32) -> ProcResult<Option<Self>> {
+        Ok(Self::locate(&Process::new(pid)?.cgroups()?, &Process::myself()?.mountinfo()?))
+    }
+
     fn locate(cgroups: &ProcessCGroups, mounts: &MountInfos) -> Option<Self> {
         let v1 = |controller| cgroup_dir(path(cgroups, controller)?, mounts, "cgroup", Some(controller));
         if let Some(memory) = v1("memory") {
-            return Some(Layout::V1 { memory, pids: v1("pids") });
+            return Some(Layout::V1 { memory, pids: v1("pids"), freezer: v1("freezer") });
         }
         cgroup_dir(path(cgroups, "")?, mounts, "cgroup2", None).map(Layout::V2)
     }
@@ -105,17 +112,19 @@ mod tests {
 39 31 0:36 / /sys/fs/cgroup/pids rw,relatime - cgroup cgroup rw,pids\n";
         let memory = at("/sys/fs/cgroup/memory", "/sys/fs/cgroup/memory/a/b");
         let pids = Some(at("/sys/fs/cgroup/pids", "/sys/fs/cgroup/pids/a"));
-        assert_eq!(locate(cgroup, mountinfo), Some(Layout::V1 { memory, pids }));
+        assert_eq!(locate(cgroup, mountinfo), Some(Layout::V1 { memory, pids, freezer: None }));
     }
 
     #[test]
     fn hybrid_is_version_1_if_that_has_memory_controller() {
-        let cgroup = "4:memory:/\n0::/unit\n";
+        let cgroup = "6:freezer:/\n4:memory:/\n0::/unit\n";
         let mountinfo = "\
+33 31 0:30 / /sys/fs/cgroup/freezer rw,relatime - cgroup cgroup rw,freezer
 35 31 0:32 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory
 41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw\n";
         let memory = at("/sys/fs/cgroup/memory", "/sys/fs/cgroup/memory");
-        assert_eq!(locate(cgroup, mountinfo), Some(Layout::V1 { memory, pids: None }));
+        let freezer = Some(at("/sys/fs/cgroup/freezer", "/sys/fs/cgroup/freezer"));
+        assert_eq!(locate(cgroup, mountinfo), Some(Layout::V1 { memory, pids: None, freezer }));
         let without = "1:name=systemd:/unit\n0::/unit\n";
         let unified = at("/sys/fs/cgroup/unified", "/sys/fs/cgroup/unified/unit");
         assert_eq!(locate(without, mountinfo), Some(Layout::V2(unified)));
@@ -125,7 +134,7 @@ mod tests {
     fn translates_paths_for_mounts_inside_containers() {
         let mountinfo = "\
 35 31 0:32 /docker/c0ffee /sys/fs/cgroup/memory ro,relatime master:17 - cgroup cgroup rw,memory\n";
-        let memory = |own| Some(Layout::V1 { memory: at("/sys/fs/cgroup/memory", own), pids: None });
+        let memory = |own| Some(Layout::V1 { memory: at("/sys/fs/cgroup/memory", own), pids: None, freezer: None });
         assert_eq!(locate("4:memory:/docker/c0ffee\n", mountinfo), memory("/sys/fs/cgroup/memory"));
         assert_eq!(locate("4:memory:/docker/c0ffee/x\n", mountinfo), memory("/sys/fs/cgroup/memory/x"));
         assert_eq!(locate("4:memory:/elsewhere\n", mountinfo), memory("/sys/fs/cgroup/memory"));

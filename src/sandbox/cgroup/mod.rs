@@ -1,17 +1,20 @@
 //! Control groups: they limit the resources of instances and ensure that no process survives its instance.
 //!
 //! A daemon has one parent directory per hierarchy, below its own cgroup if possible, so that the daemon's limits hold for
-//! its instances too. Each instance has a directory in it (`group.rs`), which a later instance may reuse (`pool.rs`). Only
+//! its instances too. Each instance has a directory in it (`group.rs`, `controller.rs`), which a later one may reuse (`pool.rs`). Only
 //! the parents are journaled: all processes below them belong to instances.
 //!
 //! `allocator.rs` is the interface for engines, `locate.rs` finds the hierarchies, `delegation.rs` enables controllers of
-//! version 2, and `memory_limit.rs` reads the daemon's own limit.
+//! version 2, `freezer.rs` pauses what is in a group, `memory_limit.rs` reads the daemon's own limit, and `oom_watch.rs` watches the cgroups of containers.
 
 mod allocator;
+mod controller;
 mod delegation;
+mod freezer;
 mod group;
 mod locate;
 mod memory_limit;
+mod oom_watch;
 mod pool;
 
 use std::{
@@ -22,11 +25,15 @@ use std::{
 };
 
 pub use allocator::CgroupAllocator;
+use controller::{ControllerDir, Controls};
+pub use controller::{ResourceLimits, V1_FREEZER};
+pub use freezer::Freezer;
 use futures::{StreamExt, stream};
-use group::{ControllerDir, Controls};
-pub use group::{Group, ResourceLimits};
+pub use group::Group;
 use locate::{CgroupDir, Layout};
 pub use memory_limit::memory_limit;
+pub use oom_watch::{host_oom_kills, ran_out_of_memory};
+use unifaas_actors::MemoryUsage;
 
 use crate::state::{JournalEntry, Resource, State};
 
@@ -62,10 +69,11 @@ impl DaemonCgroups {
         let name = format!("{PREFIX}{}-{}", state.identity(), state.run_id());
         let make = |controls, above: &Path, own: &CgroupDir| Hierarchy::new(controls, above.join(&name), own, state);
         let hierarchies = match layout {
-            Some(Layout::V1 { memory, pids }) => {
+            Some(Layout::V1 { memory, pids, freezer }) => {
                 let memory = make(Controls::V1Memory, &memory.path, &memory)?;
                 let pids = pids.and_then(|pids| make(Controls::V1Pids, &pids.path, &pids).ok());
-                [Some(memory), pids].into_iter().flatten().collect()
+                let freezer = freezer.and_then(|own| make(Controls::V1Freezer, &own.path, &own).ok());
+                [Some(memory), pids, freezer].into_iter().flatten().collect()
             }
             Some(Layout::V2(own)) => {
                 let mut made = Err(no_controller());
@@ -90,7 +98,9 @@ impl DaemonCgroups {
     /// Creates the directories of one instance.
     pub fn group(&self, limits: ResourceLimits, other_user: bool) -> io::Result<Group> {
         let name = &self.next.fetch_add(1, Ordering::Relaxed).to_string();
-        let directories = self.hierarchies.iter().map(|hierarchy| ControllerDir {
+        // Nothing in it is ever frozen unless the instance may be paused.
+        let used = |hierarchy: &&Hierarchy| limits.freezable || hierarchy.controls != Controls::V1Freezer;
+        let directories = self.hierarchies.iter().filter(used).map(|hierarchy| ControllerDir {
             controls: hierarchy.controls,
             path: hierarchy.parent.join(name),
             label: hierarchy.label(name),
@@ -99,14 +109,15 @@ impl DaemonCgroups {
     }
 
     /// Returns the parents of earlier daemons of the state directory. None of those runs, as this one holds the lock.
-    pub fn orphans(&self) -> Vec<Resource> {
-        self.hierarchies.iter().flat_map(Hierarchy::orphans).collect()
+    pub fn orphans(&self, identity: &str) -> Vec<Resource> {
+        self.hierarchies.iter().flat_map(|hierarchy| hierarchy.orphans(identity)).collect()
     }
 
-    /// Returns the parent directories.
+    /// Returns the parent directories that every instance has a directory in.
     #[cfg(test)]
     pub fn parents(&self) -> impl Iterator<Item = &Path> {
-        self.hierarchies.iter().map(|hierarchy| hierarchy.parent.as_path())
+        let is_used = |hierarchy: &&Hierarchy| hierarchy.controls != Controls::V1Freezer;
+        self.hierarchies.iter().filter(is_used).map(|hierarchy| hierarchy.parent.as_path())
     }
 }
 
@@ -124,13 +135,13 @@ impl Hierarchy {
         Ok(hierarchy)
     }
 
-    fn orphans(&self) -> Vec<Resource> {
+    fn orphans(&self, identity: &str) -> Vec<Resource> {
         let Some((above, name)) = self.parent.parent().zip(self.parent.file_name()) else { return Vec::new() };
         let name = name.to_string_lossy();
-        let Some((state_prefix, _)) = name.rsplit_once('-') else { return Vec::new() };
+        let state_prefix = format!("{PREFIX}{identity}");
         let of_same_state = |directory: &PathBuf| {
             let other = directory.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            other.strip_prefix(state_prefix).is_some_and(|life| life.starts_with('-')) && other != name
+            other.strip_prefix(&state_prefix).is_some_and(|life| life.starts_with('-')) && other != name
         };
         let found = directories(above).into_iter().filter(of_same_state);
         let path = |directory: PathBuf| directory.to_str().map(str::to_owned);
@@ -143,7 +154,7 @@ impl Hierarchy {
     fn counts_processes(&self) -> bool {
         match self.controls {
             Controls::V1Pids => true,
-            Controls::V1Memory => false,
+            Controls::V1Memory | Controls::V1Freezer => false,
             Controls::V2 => delegation::has_controller(&self.parent, "pids"),
         }
     }
@@ -165,6 +176,24 @@ impl Drop for Hierarchy {
             self.entry.take().into_iter().for_each(JournalEntry::remove);
         }
     }
+}
+
+/// Returns what reads the memory that a container uses. `pid`: its first process.
+pub fn memory_usage_of(pid: u32, container: &str) -> Option<MemoryUsage> {
+    let layout = Layout::of_process(i32::try_from(pid).ok()?).ok()??;
+    container_directory(layout, container)?.memory_usage(0)
+}
+
+/// Returns the directory of a container that counts its memory, if that is where its first process is. An engine names the
+/// cgroup after the container.
+fn container_directory(layout: Layout, container: &str) -> Option<ControllerDir> {
+    let (cgroup, controls) = match layout {
+        Layout::V1 { memory, .. } => (memory, Controls::V1Memory),
+        Layout::V2(cgroup) => (cgroup, Controls::V2),
+    };
+    // The process may have ended and another one have its id, or the engine may number processes otherwise than this host.
+    let is_of_container = cgroup.path.to_str().is_some_and(|path| path.contains(container));
+    is_of_container.then(|| ControllerDir { controls, path: cgroup.path, label: String::new() })
 }
 
 /// Counts what was removed of earlier daemons.
@@ -218,6 +247,18 @@ fn directories(parent: &Path) -> Vec<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn memory_is_read_in_the_cgroup_that_an_engine_names_after_the_container() {
+        let at = |path: &str| CgroupDir { mount: "/sys/fs/cgroup".into(), path: path.into() };
+        let found = |layout| container_directory(layout, "c0ffee").map(|found| (found.controls, found.path));
+        let path = "/sys/fs/cgroup/system.slice/docker-c0ffee.scope";
+        assert_eq!(found(Layout::V2(at(path))), Some((Controls::V2, path.into())));
+        assert_eq!(found(Layout::V2(at("/sys/fs/cgroup/user.slice"))), None, "the process id is now another's");
+        let path = "/sys/fs/cgroup/memory/docker/c0ffee";
+        let v1 = Layout::V1 { memory: at(path), pids: None, freezer: None };
+        assert_eq!(found(v1), Some((Controls::V1Memory, path.into())));
+    }
 
     #[tokio::test]
     async fn removes_only_directories_of_daemons() {

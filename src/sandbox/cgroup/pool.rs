@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     fn limits(memory: u64) -> ResourceLimits {
-        ResourceLimits { memory, pids: 10 }
+        ResourceLimits { memory, pids: 10, freezable: false }
     }
 
     fn group(memory: u64) -> Group {

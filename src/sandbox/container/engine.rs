@@ -3,7 +3,11 @@
 //! The connection is made at the first call. Each call finds out by itself that the engine is absent, restarts or
 //! hangs, and the next call uses the engine that is there by then. Errors are in `engine_error.rs`.
 
-use std::{cell::RefCell, env, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    env,
+    time::Duration,
+};
 
 use bollard::{Docker, errors::Error};
 use tokio::time::{self, Instant};
@@ -12,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::engine_error::EngineError;
 
 /// Where Docker listens unless `DOCKER_HOST` says otherwise.
-const DEFAULT_HOST: &str = "unix:///var/run/docker.sock";
+pub const DEFAULT_HOST: &str = "unix:///var/run/docker.sock";
 /// For calls that only read or deliver a signal.
 pub const QUICK_CALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long an engine may be silent during shutdown: a restart takes some seconds.
@@ -26,8 +30,13 @@ const STREAM_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
 pub struct Engine {
     host: String,
     connected: RefCell<Option<Docker>>,
+    session: Cell<Session>,
     given_up: CancellationToken,
 }
+
+/// The time between two losses of the engine. After a kill, an engine may not know what it has just started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Session(u64);
 
 impl Engine {
     /// Returns a client of the engine that `DOCKER_HOST` names, or of Docker's default. Does not connect.
@@ -38,12 +47,17 @@ impl Engine {
 
     /// Returns a client of the engine at `unix://PATH`, `tcp://HOST:PORT` or `http://HOST:PORT`. Does not connect.
     pub fn at(host: String) -> Self {
-        Self { host, connected: RefCell::new(None), given_up: CancellationToken::new() }
+        Self { host, connected: RefCell::new(None), session: Cell::new(Session(0)), given_up: CancellationToken::new() }
     }
 
     /// Returns the engine's URL.
     pub fn host(&self) -> &str {
         &self.host
+    }
+
+    /// Returns the present session.
+    pub fn session(&self) -> Session {
+        self.session.get()
     }
 
     /// Gives up on an engine that is away or hangs: all calls fail at once from then on. Resolves when that is so;
@@ -119,6 +133,7 @@ impl Engine {
         let error = EngineError::of(error, &self.host);
         if matches!(error, EngineError::Absent { .. }) {
             *self.connected.borrow_mut() = None;
+            self.session.set(Session(self.session.get().0 + 1));
         }
         error
     }

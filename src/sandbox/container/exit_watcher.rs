@@ -21,9 +21,10 @@ use bollard::{
 use futures::StreamExt;
 use slog::{Logger, debug, warn};
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     task, time,
 };
+use unifaas_actors::OutputLog;
 
 use super::{
     engine::{Engine, QUICK_CALL_TIMEOUT},
@@ -49,13 +50,24 @@ pub struct ExitWatcher {
     log: Logger,
 }
 
+/// The exit of one container, as it will be reported.
+#[derive(Debug)]
+pub struct ExpectedExit {
+    pub exit: oneshot::Receiver<ContainerExit>,
+    /// Whether memory has run out in the container, which alone does not end it. Under load, the engine reports it after
+    /// the exit.
+    pub out_of_memory: watch::Receiver<bool>,
+}
+
 #[derive(Debug)]
 struct Waiting {
-    exit: oneshot::Sender<ContainerExit>,
+    /// `None` once the exit was reported.
+    exit: Option<oneshot::Sender<ContainerExit>>,
+    out_of_memory: watch::Sender<bool>,
     /// The container's address, once that is known.
     address: Option<IpAddr>,
-    /// Memory has run out in it, which alone does not end it.
-    out_of_memory: bool,
+    output: OutputLog,
+    log: Logger,
 }
 
 impl ExitWatcher {
@@ -65,17 +77,20 @@ impl ExitWatcher {
         Rc::new(Self { engine, waiting, running, warned, log })
     }
 
-    /// Returns the exit of a container. To be called before the container is started.
+    /// Returns the exit of a container, whose output and log get what else is noticed. To be called before it is started.
     ///
     /// # Panics
     /// Outside of a `LocalSet`.
-    pub fn exit_of(self: &Rc<Self>, id: &str) -> oneshot::Receiver<ContainerExit> {
+    pub fn exit_of(self: &Rc<Self>, id: &str, output: OutputLog, log: Logger) -> ExpectedExit {
         let (exit, exited) = oneshot::channel();
-        self.waiting.borrow_mut().insert(id.to_owned(), Waiting { exit, address: None, out_of_memory: false });
+        let (out_of_memory, noticed) = watch::channel(false);
+        let waiting = Waiting { exit: Some(exit), out_of_memory, address: None, output, log };
+        self.waiting.borrow_mut().retain(|_, waiting| waiting.is_expected());
+        self.waiting.borrow_mut().insert(id.to_owned(), waiting);
         if !self.running.replace(true) {
             task::spawn_local(self.clone().run());
         }
-        exited
+        ExpectedExit { exit: exited, out_of_memory: noticed }
     }
 
     /// Sets the address without which the container counts as cut off.
@@ -97,7 +112,7 @@ impl ExitWatcher {
                 }
                 Err(error) => debug!(self.log, "the container engine is still away"; "error" => %error),
             }
-            self.waiting.borrow_mut().retain(|_, waiting| !waiting.exit.is_closed());
+            self.waiting.borrow_mut().retain(|_, waiting| waiting.is_expected());
             if self.waiting.borrow().is_empty() {
                 break;
             }
@@ -119,7 +134,9 @@ impl ExitWatcher {
         let mut events = docker.events(Some(options));
         // All containers at first: they may have exited before the stream began.
         let (suspect, suspects) = mpsc::unbounded_channel();
-        self.waiting.borrow().keys().for_each(|id| drop(suspect.send(id.clone())));
+        for (id, _) in self.waiting.borrow().iter().filter(|(_, waiting)| waiting.exit.is_some()) {
+            drop(suspect.send(id.clone()));
+        }
         let mut inspecting = std::pin::pin!(self.inspect(suspects));
         loop {
             tokio::select! {
@@ -147,15 +164,21 @@ impl ExitWatcher {
         let id = actor.id?;
         match event.action.as_deref() {
             Some("oom") => {
-                if let Some(waiting) = self.waiting.borrow_mut().get_mut(&id) {
-                    waiting.out_of_memory = true;
+                if let Some(waiting) = self.waiting.borrow().get(&id) {
+                    waiting.out_of_memory.send_replace(true);
                 }
             }
             Some("die" | "died") => {
                 let code = attributes.get("exitCode").and_then(|code| code.parse().ok());
-                self.report(&id, ContainerExit::Died { code: code.unwrap_or(-1), out_of_memory: false });
+                self.report(&id, ContainerExit::Died { code, out_of_memory: false });
             }
             Some("destroy" | "remove") => self.report(&id, ContainerExit::Removed),
+            Some(action) if is_unhealthy(action, &attributes) => {
+                if let Some(waiting) = self.waiting.borrow().get(&id) {
+                    warn!(waiting.log, "the health check of the image fails");
+                    waiting.output.note("the HEALTHCHECK of the image fails");
+                }
+            }
             _ => {}
         }
         None
@@ -180,14 +203,26 @@ impl ExitWatcher {
         Ok(())
     }
 
-    fn report(&self, id: &str, mut exit: ContainerExit) {
-        let Some(waiting) = self.waiting.borrow_mut().remove(id) else { return };
-        if let ContainerExit::Died { out_of_memory, .. } = &mut exit {
-            *out_of_memory |= waiting.out_of_memory;
-        }
+    fn report(&self, id: &str, exit: ContainerExit) {
+        let reported = self.waiting.borrow_mut().get_mut(id).and_then(|waiting| waiting.exit.take());
         // The receiver may be dropped by now.
-        let _ = waiting.exit.send(exit);
+        reported.into_iter().for_each(|sender| drop(sender.send(exit.clone())));
     }
+}
+
+impl Waiting {
+    /// Returns whether its exit, or what the engine reports after it, has a receiver.
+    fn is_expected(&self) -> bool {
+        !self.out_of_memory.is_closed()
+    }
+}
+
+/// Returns whether an event says that the health check of a container fails: Docker says it in the action, Podman in an
+/// attribute.
+fn is_unhealthy(action: &str, attributes: &HashMap<String, String>) -> bool {
+    let status = action.strip_prefix("health_status");
+    let said = status.map(|status| attributes.get("health_status").map_or(status, String::as_str));
+    said.is_some_and(|said| said.trim_start_matches([':', ' ']) == "unhealthy")
 }
 
 #[cfg(test)]
@@ -230,17 +265,21 @@ mod tests {
         serde_json::from_str(&text).unwrap()
     }
 
-    /// Returns the exit of container `c` that these events report.
+    /// Returns the exit of container `c` that these events report, after all of them.
     async fn told(events: &[EventMessage]) -> Option<ContainerExit> {
         let events = events.to_vec();
         let local = task::LocalSet::new();
         let told = local.run_until(async move {
             let watcher = watcher();
-            let mut told = watcher.exit_of("c");
+            let mut told = watcher.exit_of("c", OutputLog::default(), Logger::root(Discard, o!()));
             for event in events {
                 assert_eq!(watcher.apply(event), None);
             }
-            told.try_recv().ok()
+            let out_of_memory = *told.out_of_memory.borrow();
+            match told.exit.try_recv().ok() {
+                Some(ContainerExit::Died { code, .. }) => Some(ContainerExit::Died { code, out_of_memory }),
+                exit => exit,
+            }
         });
         told.await
     }
@@ -248,21 +287,27 @@ mod tests {
     #[tokio::test]
     async fn reports_exit_code_of_death() {
         let end = told(&[event("die", "other", r#""exitCode":"1""#), event("die", "c", r#""exitCode":"137""#)]).await;
-        assert_eq!(end, Some(ContainerExit::Died { code: 137, out_of_memory: false }));
+        assert_eq!(end, Some(ContainerExit::Died { code: Some(137), out_of_memory: false }));
     }
 
     #[tokio::test]
-    async fn reports_out_of_memory_with_the_death_that_follows() {
+    async fn reports_out_of_memory_before_and_after_the_death() {
         assert_eq!(told(&[event("oom", "c", "")]).await, None);
-        let end = told(&[event("oom", "c", ""), event("die", "c", r#""exitCode":"137""#)]).await;
-        assert_eq!(end, Some(ContainerExit::Died { code: 137, out_of_memory: true }));
+        let (oom, died) = (event("oom", "c", ""), event("die", "c", r#""exitCode":"137""#));
+        for events in [[oom.clone(), died.clone()], [died.clone(), oom]] {
+            assert_eq!(told(&events).await, Some(ContainerExit::Died { code: Some(137), out_of_memory: true }));
+        }
+        assert_eq!(
+            told(&[died, event("oom", "other", "")]).await,
+            Some(ContainerExit::Died { code: Some(137), out_of_memory: false })
+        );
     }
 
     #[tokio::test]
     async fn reports_removal_without_death_and_each_exit_once() {
         assert_eq!(told(&[event("destroy", "c", "")]).await, Some(ContainerExit::Removed));
         let end = told(&[event("die", "c", r#""exitCode":"0""#), event("destroy", "c", "")]).await;
-        assert_eq!(end, Some(ContainerExit::Died { code: 0, out_of_memory: false }));
+        assert_eq!(end, Some(ContainerExit::Died { code: Some(0), out_of_memory: false }));
         assert_eq!(told(&[event("start", "c", ""), event("exec_die", "c", r#""exitCode":"1""#)]).await, None);
     }
 
@@ -272,9 +317,9 @@ mod tests {
             .run_until(async {
                 let warnings = Warnings::default();
                 let watcher = watcher_with_log(Logger::root(warnings.clone(), o!()));
-                let mut told = watcher.exit_of("c");
+                let mut told = watcher.exit_of("c", OutputLog::default(), Logger::root(Discard, o!()));
                 time::sleep(Duration::from_secs(60)).await;
-                assert!(told.try_recv().is_err() && watcher.running.get());
+                assert!(told.exit.try_recv().is_err() && watcher.running.get());
                 assert_eq!(warnings.0.load(Ordering::Relaxed), 1);
                 drop(told);
                 time::sleep(Duration::from_secs(60)).await;
@@ -293,7 +338,7 @@ mod tests {
         };
         let looks = async {
             let watcher = watcher();
-            let _told = watcher.exit_of("c");
+            let _told = watcher.exit_of("c", OutputLog::default(), Logger::root(Discard, o!()));
             let events = [("disconnect", "c"), ("connect", "c"), ("disconnect", "other")];
             events.map(|(action, id)| watcher.apply(disconnected(action, id)))
         };

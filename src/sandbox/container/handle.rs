@@ -9,22 +9,32 @@ use bollard::{
 };
 use futures::{StreamExt, future::LocalBoxFuture};
 use slog::{Logger, debug};
-use tokio::{sync::oneshot, task, time};
+use tokio::{sync::watch, task, time};
 use unifaas_actors::{
-    OutputLog,
+    OutputLog, OutputStream,
     sandbox::{ReclaimError, SandboxExit, SandboxHandle},
 };
 
 use super::{
-    engine::{Engine, QUICK_CALL_TIMEOUT},
+    engine::{Engine, QUICK_CALL_TIMEOUT, Session},
     exit::{self, ContainerExit},
+    exit_watcher::ExpectedExit,
     reaper::ContainerReaper,
 };
-use crate::{sandbox::output_throttle::OutputThrottle, state::JournalEntry};
+use crate::{
+    sandbox::{cgroup, output_throttle::OutputThrottle},
+    state::JournalEntry,
+};
 
 /// How long the last output may take to be read after the exit: less than requests in flight wait for the exit's
 /// reason.
 const LAST_OUTPUT_TIMEOUT: Duration = Duration::from_millis(150);
+/// How long after the exit the engine may still learn that memory ran out. Shorter than requests wait for an exit reason.
+const LATE_OOM_REPORT: Duration = Duration::from_millis(100);
+
+/// A line of output for a container whose entry point executes its arguments.
+const URL_EXECUTED: &str = "the argument of its entry point was the callback URL: set `readiness = \"tcp\"` to run the \
+                            command of the image, or give a `command` in [container]";
 
 /// The handle of a container.
 #[derive(Debug)]
@@ -42,8 +52,12 @@ pub struct ContainerHandle {
 pub struct Container {
     pub engine: Rc<Engine>,
     pub id: String,
+    /// In which it was created.
+    pub session: Session,
     /// Whether the daemon has killed it.
     pub killed: Rc<Cell<bool>>,
+    /// How many processes the OOM killer of this host had ended before it started.
+    pub host_oom_kills: u64,
     pub log: Logger,
 }
 
@@ -61,7 +75,7 @@ impl SandboxHandle for ContainerHandle {
         self.container.killed.set(true);
         Box::pin(async move {
             let entry = self.entry.take();
-            self.reaper.remove(&self.container.id, entry).await;
+            self.reaper.remove(&self.container.id, Some(self.container.session), entry).await;
             Ok(())
         })
     }
@@ -72,7 +86,7 @@ impl Drop for ContainerHandle {
         // An actor panicked. The reaper removes the container, or the next daemon does.
         if let Some(entry) = self.entry.take() {
             self.container.killed.set(true);
-            self.reaper.discard(&self.container.id, entry);
+            self.reaper.discard(&self.container.id, self.container.session, entry);
         }
     }
 }
@@ -98,36 +112,38 @@ impl Container {
         let options = LogsOptionsBuilder::new().follow(true).stdout(true).stderr(true).build();
         let Ok(docker) = self.engine.client().await else { return };
         let mut output = docker.logs(&self.id, Some(options));
-        let mut unfinished = false;
         let mut throttle = OutputThrottle::new();
         while let Some(Ok(output)) = output.next().await {
-            let (LogOutput::StdOut { message } | LogOutput::StdErr { message } | LogOutput::Console { message }) =
-                output
-            else {
-                continue;
+            let (stream, message) = match output {
+                LogOutput::StdOut { message } => (OutputStream::Out, message),
+                LogOutput::StdErr { message } => (OutputStream::Err, message),
+                LogOutput::Console { message } => (OutputStream::Console, message),
+                LogOutput::StdIn { .. } => continue,
             };
-            log.write(&message);
-            unfinished = !message.ends_with(b"\n");
+            log.write(stream, &message);
             throttle.after_read(message.len()).await;
         }
-        if unfinished {
-            log.write(b"\n");
-        }
+        OutputStream::PRINTED.into_iter().for_each(|stream| log.end(stream));
     }
 
-    /// Waits for the exit and for the last lines. `limit` is the container's memory in MiB.
+    /// Waits for the exit and for the last lines. `counted` says whether its cgroup counted an OOM kill. `limit` is the
+    /// container's memory in MiB. `hint` gets another line if the container may have executed the callback URL.
     pub async fn exited(
         self,
-        exit: oneshot::Receiver<ContainerExit>,
+        expected: ExpectedExit,
+        counted: task::JoinHandle<Option<bool>>,
         output: task::JoinHandle<()>,
         limit: u64,
+        hint: Option<OutputLog>,
     ) -> SandboxExit {
+        let ExpectedExit { exit, out_of_memory: reported } = expected;
         let exit = exit.await;
+        let hint = hint.filter(|_| matches!(exit, Ok(ContainerExit::Died { code: Some(exit::NOT_EXECUTED), .. })));
         let (exit, _) = futures::join!(
             async {
                 match exit {
                     Ok(ContainerExit::Died { code, out_of_memory })
-                        if out_of_memory || self.is_oom_kill(code).await =>
+                        if out_of_memory || *reported.borrow() || self.is_oom_kill(code, counted, reported).await =>
                     {
                         SandboxExit::OutOfMemory { limit }
                     }
@@ -143,16 +159,37 @@ impl Container {
             },
             time::timeout(LAST_OUTPUT_TIMEOUT, output),
         );
+        if let Some(lines) = hint {
+            lines.note(URL_EXECUTED);
+        }
         exit
     }
 
-    /// Asks the engine whether the kernel killed the container for its memory: not every engine has an event for that.
-    async fn is_oom_kill(&self, code: i64) -> bool {
-        if code != exit::KILLED || self.killed.get() {
+    /// Returns whether the kernel killed the container for its memory: by its cgroup, by the engine's state, as not every
+    /// engine has an event for that, or by a late event. Some engines lose both under load: where the cgroup was not seen,
+    /// the kill counts as one for memory if the host's kernel has ended anything for that since the start.
+    async fn is_oom_kill(
+        &self,
+        code: Option<i64>,
+        counted: task::JoinHandle<Option<bool>>,
+        mut reported: watch::Receiver<bool>,
+    ) -> bool {
+        if code != Some(exit::KILLED) || self.killed.get() {
             return false;
         }
+        // The process has exited.
+        let counted = time::timeout(LATE_OOM_REPORT, counted).await.ok().and_then(Result::ok).flatten();
+        if counted == Some(true) || self.reports_oom_kill().await {
+            return true;
+        }
+        let reported = time::timeout(LATE_OOM_REPORT, reported.wait_for(|noticed| *noticed)).await;
+        reported.is_ok_and(|noticed| noticed.is_ok())
+            || (counted.is_none() && cgroup::host_oom_kills() > self.host_oom_kills)
+    }
+
+    async fn reports_oom_kill(&self) -> bool {
         let inspect = async |docker: Docker| docker.inspect_container(&self.id, None).await;
         let state = self.engine.ask("inspect", QUICK_CALL_TIMEOUT, inspect).await.ok().and_then(|found| found.state);
-        state.and_then(|state| state.oom_killed).unwrap_or(false)
+        state.and_then(|state| state.oom_killed) == Some(true)
     }
 }

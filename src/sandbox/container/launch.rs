@@ -2,28 +2,29 @@
 
 use std::{
     cell::Cell,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     rc::Rc,
     time::Duration,
 };
 
-use bollard::{
-    Docker,
-    query_parameters::{CreateContainerOptionsBuilder, CreateImageOptionsBuilder},
+use bollard::Docker;
+use futures::{
+    FutureExt,
+    future::{LocalBoxFuture, OptionFuture},
 };
-use futures::{StreamExt, future::LocalBoxFuture};
-use slog::{Logger, debug, info};
-use tokio::{sync::oneshot, task, time};
+use slog::{Logger, debug};
+use tokio::{task, time};
 use unifaas_actors::{
-    sandbox::{LaunchError, LaunchOrder, Launched},
-    spec::{ContainerSpec, Pull, Readiness},
+    MemoryUsage, Phase,
+    sandbox::{InstanceNetwork, LaunchError, LaunchOrder, Launched},
+    spec::ContainerSpec,
 };
 
 use super::{
-    engine::{Engine, QUICK_CALL_TIMEOUT},
+    create::NotCreated,
+    engine::{Engine, QUICK_CALL_TIMEOUT, Session},
     engine_error::EngineError,
-    exit::ContainerExit,
-    exit_watcher::ExitWatcher,
+    exit_watcher::{ExitWatcher, ExpectedExit},
     handle::{Container, ContainerHandle},
     inspection::Inspection,
     networks::Networks,
@@ -33,11 +34,13 @@ use super::{
 };
 use crate::{
     host::function_peers::FunctionPeers,
+    sandbox::{
+        cgroup,
+        readiness::{Place, Probe, Sockets, Target},
+    },
     state::{Journal, JournalEntry, Resource, State},
 };
 
-/// For the creation: the engine unpacks nothing, but it may be busy with other calls.
-const CREATE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The least that a start may take.
 const MIN_START_TIMEOUT: Duration = Duration::from_secs(5);
 /// A start times out by so much before the boot timeout, so that the engine is blamed and not the instance.
@@ -49,15 +52,16 @@ const CLEANUP_TIMEOUT: Duration = Duration::from_secs(3);
 #[derive(Clone)]
 pub struct Containers(Rc<Launcher>);
 
-struct Launcher {
-    engine: Rc<Engine>,
+/// Starts one container at a time.
+pub struct Launcher {
+    pub(super) engine: Rc<Engine>,
     networks: Networks,
     watcher: Rc<ExitWatcher>,
     reaper: ContainerReaper,
     /// The bound address of the callback listener.
     callback: SocketAddr,
     /// In the labels of the containers.
-    owner: Owner,
+    pub(super) owner: Owner,
     journal: Journal,
     log: Logger,
 }
@@ -68,24 +72,14 @@ impl Containers {
     /// # Panics
     /// Outside of a `LocalSet`.
     pub fn new(callback: SocketAddr, state: &State, peers: FunctionPeers, log: &Logger) -> Self {
-        let engine = Rc::new(Engine::from_environment());
-        Self(Rc::new(Launcher {
-            networks: Networks::new(engine.clone(), peers),
-            watcher: ExitWatcher::new(engine.clone(), log.clone()),
-            reaper: ContainerReaper::start(engine.clone(), log.clone()),
-            engine,
-            callback,
-            owner: Owner { daemon: state.identity(), run_id: state.run_id() },
-            journal: state.journal.clone(),
-            log: log.clone(),
-        }))
+        Self(Rc::new(Launcher::new(Engine::from_environment(), callback, state, peers, log)))
     }
 
     /// Removes the containers of earlier daemons of the state directory in the background, as soon as their engines can
     /// be reached. `left` are journal entries with the engine and the name of a container.
-    pub fn recover(&self, left: Vec<(JournalEntry, String, String)>) {
-        let Launcher { engine, owner, log, .. } = &*self.0;
-        recovery::remove(engine, left, owner, log);
+    pub fn recover(&self, left: Vec<(JournalEntry, String, String)>, state: &State) {
+        let Launcher { engine, log, .. } = &*self.0;
+        recovery::remove(engine, left, &Owner { daemon: state.identity(), run_id: state.run_id() }, log);
     }
 
     /// Begins the shutdown: from now on, an engine that is lost is given up.
@@ -115,12 +109,28 @@ impl Containers {
 }
 
 impl Launcher {
+    pub(super) fn new(engine: Engine, callback: SocketAddr, state: &State, peers: FunctionPeers, log: &Logger) -> Self {
+        let engine = Rc::new(engine);
+        Self {
+            networks: Networks::new(engine.clone(), peers),
+            watcher: ExitWatcher::new(engine.clone(), log.clone()),
+            reaper: ContainerReaper::start(engine.clone(), log.clone()),
+            engine,
+            callback,
+            owner: Owner { daemon: state.identity(), run_id: state.run_id() },
+            journal: state.journal.clone(),
+            log: log.clone(),
+        }
+    }
+
     async fn launch(&self, order: LaunchOrder, container: &ContainerSpec) -> Result<Launched, LaunchError> {
         let gateway = self.networks.gateway(container.network.as_deref()).await?;
-        let callback = self.callback_from(gateway, &order.spec.readiness)?;
+        let callback = self.callback_from(gateway, &order, container)?;
         let name = request::name(&order);
         let resource = Resource::Container { engine: self.engine.host().to_owned(), name: name.clone() };
         let entry = self.journal.record(resource).await?;
+        order.clock.mark(Phase::Resources);
+        let session = self.engine.session();
         let id = match self.create(&name, &order, container, callback).await {
             Ok(id) => id,
             Err(NotCreated { error, maybe_created }) => {
@@ -132,102 +142,67 @@ impl Launcher {
                 return Err(error);
             }
         };
-        match self.start(&order, &id, gateway).await {
-            Ok(started) => Ok(self.launched(&order, container, name, started, entry)),
+        order.clock.mark(Phase::Created);
+        match self.start(&order, container, &id, session, gateway).await {
+            Ok(started) => {
+                order.clock.mark(Phase::Started);
+                Ok(self.launched(&order, container, name, started, entry))
+            }
             Err(error) => {
                 // The removal goes on in the background if the engine is slow.
-                let _ = time::timeout(CLEANUP_TIMEOUT, self.reaper.remove(&id, Some(entry))).await;
+                let _ = time::timeout(CLEANUP_TIMEOUT, self.reaper.remove(&id, Some(session), Some(entry))).await;
                 Err(error)
             }
         }
     }
 
-    fn callback_from(&self, gateway: IpAddr, readiness: &Readiness) -> Result<SocketAddr, LaunchError> {
+    /// Returns the callback listener as seen from the container, if it is reached there.
+    fn callback_from(
+        &self,
+        gateway: IpAddr,
+        order: &LaunchOrder,
+        container: &ContainerSpec,
+    ) -> Result<Option<SocketAddr>, LaunchError> {
         let found = request::callback(self.callback, gateway);
-        if found.is_none() && *readiness == Readiness::Callback {
+        if found.is_none() && request::needs_callback(&order.spec, container) {
             return Err(LaunchError::Missing(format!(
                 "containers cannot reach the callback listener at {}: start the daemon with --callback-listen \
-                 0.0.0.0:{port} or {gateway}:{port}, or give the function another `readiness`",
+                 0.0.0.0:{port} or {gateway}:{port}, or give the function another `readiness` and no `%callback`",
                 self.callback,
                 port = self.callback.port(),
             )));
         }
-        Ok(found.unwrap_or(SocketAddr::new(gateway, self.callback.port())))
-    }
-
-    /// Creates the container, and pulls its image if that is missing. Returns the id.
-    async fn create(
-        &self,
-        name: &str,
-        order: &LaunchOrder,
-        container: &ContainerSpec,
-        callback: SocketAddr,
-    ) -> Result<String, NotCreated> {
-        let options = CreateContainerOptionsBuilder::new().name(name).build();
-        let body = request::body(order, container, callback, &self.owner);
-        let create = async || {
-            let (options, body) = (options.clone(), body.clone());
-            let create = async |docker: Docker| docker.create_container(Some(options), body).await;
-            self.engine.ask("create", CREATE_TIMEOUT, create).await
-        };
-        let created = match create().await {
-            Err(error) if error.is_not_found() && container.pull == Pull::Missing => {
-                info!(order.log, "image is being pulled"; "image" => &container.image);
-                self.pull(&container.image).await?;
-                create().await
-            }
-            created => created,
-        };
-        created.map(|created| created.id).map_err(|error| {
-            // Without a refusal, the engine may still read the request and create it.
-            let maybe_created = !matches!(error, EngineError::Refused { .. });
-            let error = match error.is_not_found() {
-                true => LaunchError::Missing(format!(
-                    "image {:?} is not in the local engine (`pull = \"missing\"` would fetch it): {error}",
-                    container.image
-                )),
-                false => error.into(),
-            };
-            NotCreated { error, maybe_created }
-        })
-    }
-
-    /// Pulls an image, without a limit: the boot timeout ends the wait of the requests.
-    async fn pull(&self, image: &str) -> Result<(), LaunchError> {
-        let options = CreateImageOptionsBuilder::new().from_image(&tagged(image)).build();
-        let docker = self.engine.client().await?;
-        let mut progress = docker.create_image(Some(options), None, None);
-        while let Some(step) = progress.next().await {
-            step.map_err(|error| {
-                let error = self.engine.explain(&error);
-                LaunchError::Refused(format!("image {image:?} could not be pulled: {error}"))
-            })?;
-        }
-        Ok(())
+        Ok(found)
     }
 
     /// Starts a created container, and inspects it.
-    async fn start(&self, order: &LaunchOrder, id: &str, gateway: IpAddr) -> Result<Started, LaunchError> {
-        let exit = self.watcher.exit_of(id);
+    async fn start(
+        &self,
+        order: &LaunchOrder,
+        spec: &ContainerSpec,
+        id: &str,
+        session: Session,
+        gateway: IpAddr,
+    ) -> Result<Started, LaunchError> {
+        let exit = self.watcher.exit_of(id, order.output.clone(), order.log.clone());
         let limit = order.spec.boot_timeout.saturating_sub(START_TIMEOUT_MARGIN).max(MIN_START_TIMEOUT);
+        let oom_kills = cgroup::host_oom_kills();
         let start = async |docker: Docker| docker.start_container(id, None).await;
-        self.engine.ask("start", limit, start).await?;
-
+        if let Err(error) = self.engine.ask("start", limit, start).await {
+            return Err(self.explain_start(error, order, spec, id).await);
+        }
         let container = Container {
             engine: self.engine.clone(),
             id: id.to_owned(),
+            session,
             killed: Rc::new(Cell::new(false)),
+            host_oom_kills: oom_kills,
             log: order.log.clone(),
         };
         let output = task::spawn_local(container.clone().pump_output(order.output.clone()));
-        let inspect = async |docker: Docker| docker.inspect_container(id, None).await;
-        let inspection = match self.engine.ask("inspect", QUICK_CALL_TIMEOUT, inspect).await {
-            Ok(found) => Inspection::of(&found),
-            Err(error) if error.is_not_found() => Inspection::default(),
-            // Podman has states of its own for a container that has just exited. The watcher reports that.
-            Err(EngineError::Unexpected(_)) => Inspection::default(),
-            Err(error) => return Err(error.into()),
-        };
+        let inspection = self.inspect(id).await?;
+        let counted = inspection.pid.map(|pid| cgroup::ran_out_of_memory(pid, id.to_owned()));
+        let out_of_memory = task::spawn_local(OptionFuture::from(counted).map(Option::flatten));
         if inspection.gateway.is_some_and(|actual| actual != gateway) {
             // The container has a callback URL at an address that this host no longer has.
             return Err(LaunchError::Refused(format!("the gateway of its network has just changed from {gateway}")));
@@ -235,7 +210,31 @@ impl Launcher {
         if let Some(address) = inspection.address {
             self.watcher.set_address(id, address);
         }
-        Ok(Started { container, inspection, output, exit })
+        let (pid, of) = (inspection.pid, id.to_owned());
+        let memory_usage = task::spawn_blocking(move || cgroup::memory_usage_of(pid?, &of)).await.ok().flatten();
+        Ok(Started { container, inspection, memory_usage, output, exit, out_of_memory })
+    }
+
+    /// Says what to change if an image without an entry point was given the callback URL as its program.
+    async fn explain_start(
+        &self,
+        error: EngineError,
+        order: &LaunchOrder,
+        spec: &ContainerSpec,
+        id: &str,
+    ) -> LaunchError {
+        if matches!(error, EngineError::Refused { .. }) && request::is_callback_the_command(&order.spec, spec) {
+            let inspect = async |docker: Docker| docker.inspect_container(id, None).await;
+            let found = self.engine.ask("inspect", QUICK_CALL_TIMEOUT, inspect).await;
+            if found.is_ok_and(|found| !Inspection::of(&found).has_entry_point) {
+                let image = &spec.image;
+                return LaunchError::Refused(format!(
+                    "image {image:?} has no entry point, so the callback URL was executed as its program: set \
+                     `readiness = \"tcp\"` to run the command of the image, or give a `command` in [container]: {error}"
+                ));
+            }
+        }
+        error.into()
     }
 
     fn launched(
@@ -246,17 +245,19 @@ impl Launcher {
         started: Started,
         entry: JournalEntry,
     ) -> Launched {
-        let Started { container, inspection, output, exit } = started;
+        let Started { container, inspection, memory_usage, output, exit, out_of_memory } = started;
         debug!(order.log, "container started"; "container" => &name, "address" => ?inspection.address);
-        // A container that has exited already has no address. The watcher reports that.
-        let address = inspection.address.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
+        let hint = request::is_callback_the_command(&order.spec, spec).then(|| order.output.clone());
+        let exited = container.clone().exited(exit, out_of_memory, output, spec.memory, hint);
         Launched {
-            address: SocketAddr::new(address, order.spec.port),
-            callback_source: address,
+            restored: false,
+            // Without an address it has exited, which the watcher reports.
+            network: inspection.address.map(|address| network(order, address, &inspection)),
             pid: inspection.pid,
             engine_id: Some(container.id.clone()),
             resources: vec![format!("container {name}")],
-            exited: Box::pin(container.clone().exited(exit, output, spec.memory)),
+            memory_usage,
+            exited: Box::pin(exited),
             sandbox: Box::new(ContainerHandle {
                 container,
                 reaper: self.reaper.clone(),
@@ -267,47 +268,23 @@ impl Launcher {
     }
 }
 
-/// Why there is no container.
-struct NotCreated {
-    error: LaunchError,
-    /// Whether the engine may still create it.
-    maybe_created: bool,
-}
-
-impl From<LaunchError> for NotCreated {
-    fn from(error: LaunchError) -> Self {
-        Self { error, maybe_created: false }
-    }
-}
-
 /// A container that was started.
 struct Started {
     container: Container,
     inspection: Inspection,
+    memory_usage: Option<MemoryUsage>,
     output: task::JoinHandle<()>,
-    exit: oneshot::Receiver<ContainerExit>,
+    exit: ExpectedExit,
+    out_of_memory: task::JoinHandle<Option<bool>>,
 }
 
-/// Returns the image with a tag: without one, all tags would be pulled.
-fn tagged(image: &str) -> String {
-    let last = image.rsplit('/').next().unwrap_or(image);
-    if last.contains([':', '@']) { image.to_owned() } else { format!("{image}:latest") }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn image_without_tag_gets_latest() {
-        for (image, expected) in [
-            ("hello", "hello:latest"),
-            ("hello:1", "hello:1"),
-            ("localhost:5000/hello", "localhost:5000/hello:latest"),
-            ("localhost:5000/hello:1", "localhost:5000/hello:1"),
-            ("a/b@sha256:00", "a/b@sha256:00"),
-        ] {
-            assert_eq!(tagged(image), expected);
-        }
-    }
+fn network(order: &LaunchOrder, address: IpAddr, inspection: &Inspection) -> InstanceNetwork {
+    let target = Target {
+        address: SocketAddr::new(address, order.spec.port),
+        alternative: None,
+        readiness: order.spec.readiness.clone(),
+        place: Place::Container { exposed: inspection.exposed.clone() },
+        sockets: Sockets::OfContainer { instance: order.instance, pid: inspection.pid, address },
+    };
+    InstanceNetwork { address: target.address, callback_source: address, prober: Probe::new(target) }
 }

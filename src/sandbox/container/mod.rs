@@ -5,7 +5,7 @@
 //! them.
 //!
 //! ```text
-//!   launch.rs        the steps of a cold start
+//!   launch.rs        the steps of a cold start; create.rs and address.rs are two of them
 //!   request.rs       what the engine is asked to create
 //!   engine.rs        the client of the engine; engine_error.rs its errors
 //!   inspection.rs    what an inspection tells of a container
@@ -16,6 +16,8 @@
 //!   recovery.rs      removes the containers of earlier daemons
 //! ```
 
+mod address;
+mod create;
 mod engine;
 mod engine_error;
 mod exit;
@@ -30,4 +32,5 @@ mod reaper;
 mod recovery;
 mod request;
 
+pub use engine::DEFAULT_HOST as DEFAULT_ENGINE;
 pub use launch::Containers;

@@ -6,7 +6,7 @@
 
 use std::{cell::RefCell, collections::HashMap, net::IpAddr, rc::Rc};
 
-use bollard::models::NetworkInspect;
+use bollard::{Docker, models::NetworkInspect};
 use ipnet::IpNet;
 use unifaas_actors::sandbox::LaunchError;
 
@@ -45,9 +45,9 @@ impl Networks {
         if let Some(gateway) = self.gateways.borrow().get(key) {
             return Ok(*gateway);
         }
-        let found = self.inspect(network).await?;
+        let (asked, found) = self.inspect(network).await?;
         let gateway = gateway_of(&found, &own_addresses())?;
-        self.peers.add_network(found.name.as_deref().unwrap_or(key), ranges_of(&found)?);
+        self.peers.add_network(name_of(&found).unwrap_or(&asked), ranges_of(&found)?);
         self.gateways.borrow_mut().insert(key.to_owned(), gateway);
         Ok(gateway)
     }
@@ -57,11 +57,12 @@ impl Networks {
         self.gateways.borrow_mut().remove(network.unwrap_or_default());
     }
 
-    async fn inspect(&self, network: Option<&str>) -> Result<NetworkInspect, EngineError> {
+    /// Returns the network, and the name by which the engine was asked for it.
+    async fn inspect(&self, network: Option<&str>) -> Result<(String, NetworkInspect), EngineError> {
         let inspect = async |name: &str| {
-            self.engine
-                .ask("inspect network", QUICK_CALL_TIMEOUT, async |docker| docker.inspect_network(name, None).await)
-                .await
+            let inspect = async |docker: Docker| docker.inspect_network(name, None).await;
+            let found = self.engine.ask("inspect network", QUICK_CALL_TIMEOUT, inspect).await?;
+            Ok((name.to_owned(), found))
         };
         match network {
             Some(name) => inspect(name).await,
@@ -71,6 +72,11 @@ impl Networks {
             },
         }
     }
+}
+
+/// Returns the name of a network. Not every engine reports it.
+fn name_of(network: &NetworkInspect) -> Option<&str> {
+    network.name.as_deref().filter(|name| !name.is_empty())
 }
 
 fn gateway_of(network: &NetworkInspect, own: &[OwnAddress]) -> Result<IpAddr, LaunchError> {
@@ -110,7 +116,12 @@ fn ranges_of(network: &NetworkInspect) -> Result<Vec<IpNet>, LaunchError> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use tokio::task::LocalSet;
+
+    use super::{
+        super::mock_engine::{OLD, mock_engine},
+        *,
+    };
 
     fn gateway(json: &str) -> Result<String, String> {
         let network = serde_json::from_str(json).unwrap();
@@ -160,5 +171,25 @@ mod tests {
         }
         let said = gateway(r#"{"Name":"n","Driver":"bridge","IPAM":{"Config":null}}"#).unwrap_err();
         assert!(said.contains("no address in network \"n\""), "{said}");
+    }
+
+    #[tokio::test]
+    async fn networks_without_a_reported_name_are_told_apart() {
+        let found = async {
+            let (_directory, engine, _) = mock_engine(&[
+                OLD,
+                r#"200 {"Driver":"bridge","IPAM":{"Config":[{"Subnet":"10.7.0.0/24","Gateway":"10.7.0.1"}]}}"#,
+                r#"404 {"message":"network bridge not found"}"#,
+                r#"200 {"Name":"","Driver":"bridge","IPAM":{"Config":[{"Subnet":"10.8.0.0/24","Gateway":"10.8.0.1"}]}}"#,
+            ]);
+            let peers = FunctionPeers::default();
+            let networks = Networks::new(Rc::new(engine), peers.clone());
+            for gateway in ["10.7.0.1", "10.8.0.1"] {
+                assert_eq!(networks.gateway(None).await, Ok(gateway.parse().unwrap()));
+                networks.forget(None);
+            }
+            ["10.7.0.9:1", "10.8.0.9:1", "10.9.0.9:1"].map(|peer| peers.include(peer.parse().unwrap()))
+        };
+        assert_eq!(LocalSet::new().run_until(found).await, [true, true, false]);
     }
 }

@@ -1,15 +1,21 @@
 //! Removes containers and does not give up: an engine that is away still has them when it comes back. Those that are
 //! left when the daemon ends stay in the journal, and the next daemon removes them.
+//!
+//! An engine that is killed during a start may not know afterwards that the container runs. It then removes the container
+//! and leaves its processes, which are killed here.
 
-use std::{rc::Rc, time::Duration};
+use std::{collections::HashSet, io, rc::Rc, time::Duration};
 
 use bollard::{Docker, query_parameters::RemoveContainerOptionsBuilder};
 use slog::{Logger, debug, warn};
 use tokio::{sync::oneshot, task, time};
 
-use super::{engine::Engine, engine_error::EngineError};
+use super::{
+    engine::{Engine, Session},
+    engine_error::EngineError,
+};
 use crate::{
-    state::JournalEntry,
+    state::{self, JournalEntry},
     worker::{Requests, Worker},
 };
 
@@ -32,6 +38,8 @@ struct Removal {
     /// Removed with the container, if there is one.
     entry: Option<JournalEntry>,
     maybe_created: bool,
+    /// The engine's session in which it was created; `None` if by an earlier daemon.
+    session: Option<Session>,
     done: oneshot::Sender<()>,
 }
 
@@ -49,31 +57,37 @@ impl ContainerReaper {
         Self(Rc::new(Worker::on_local_set(work)))
     }
 
-    /// Kills and removes a container with its anonymous volumes. Resolves when it is gone. The removal goes on when the
-    /// future is dropped.
-    pub async fn remove(&self, container: &str, entry: Option<JournalEntry>) {
-        let _ = self.queue(container, entry, false).await;
+    /// Kills and removes a container with its anonymous volumes. `session` is the engine's in which it was created, if this
+    /// daemon has. Resolves when it is gone. The removal goes on when the future is dropped.
+    pub async fn remove(&self, container: &str, session: Option<Session>, entry: Option<JournalEntry>) {
+        let _ = self.queue(container, session, entry, false).await;
     }
 
     /// As [`remove`](Self::remove), for a container that may not exist yet, as the call to create it timed out.
     pub async fn remove_if_created(&self, container: &str, entry: JournalEntry) {
-        let _ = self.queue(container, Some(entry), true).await;
+        let _ = self.queue(container, None, Some(entry), true).await;
     }
 
     /// As [`remove`](Self::remove), without a wait.
-    pub fn discard(&self, container: &str, entry: JournalEntry) {
-        drop(self.queue(container, Some(entry), false));
+    pub fn discard(&self, container: &str, session: Session, entry: JournalEntry) {
+        drop(self.queue(container, Some(session), Some(entry), false));
     }
 
     /// Queues the removal. The receiver fails when the daemon ends first: the next one finds the entry.
-    fn queue(&self, container: &str, entry: Option<JournalEntry>, maybe_created: bool) -> oneshot::Receiver<()> {
+    fn queue(
+        &self,
+        container: &str,
+        session: Option<Session>,
+        entry: Option<JournalEntry>,
+        maybe_created: bool,
+    ) -> oneshot::Receiver<()> {
         let container = container.to_owned();
-        self.0.handle().call(|done| Removal { container, entry, maybe_created, done })
+        self.0.handle().call(|done| Removal { container, entry, maybe_created, session, done })
     }
 }
 
 async fn carry_out(engine: Rc<Engine>, removal: Removal, log: Logger) {
-    let Removal { container, entry, maybe_created, done } = removal;
+    let Removal { container, entry, maybe_created, session, done } = removal;
     let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
     let mut delay = MIN_RETRY_DELAY;
     let mut may_appear_for = if maybe_created { APPEAR_TIMEOUT } else { Duration::ZERO };
@@ -109,8 +123,28 @@ async fn carry_out(engine: Rc<Engine>, removal: Removal, log: Logger) {
     if warned {
         debug!(log, "container removed after retries"; "container" => &container);
     }
+    if session != Some(engine.session()) {
+        kill_forgotten_processes(&container, &log).await;
+    }
     entry.into_iter().for_each(JournalEntry::remove);
     let _ = done.send(());
+}
+
+/// Kills the processes of a container that its engine no longer knows.
+async fn kill_forgotten_processes(container: &str, log: &Logger) {
+    let id = container.to_owned();
+    let killed = task::spawn_blocking(move || state::kill_container_processes(&id)).await;
+    match killed.unwrap_or_else(|error| (HashSet::new(), Err(io::Error::other(error)))) {
+        (killed, Ok(())) if killed.is_empty() => {}
+        (killed, Ok(())) => {
+            warn!(log, "the container engine left processes of a removed container, which were killed";
+                "container" => container, "processes" => killed.len());
+        }
+        (_, Err(error)) => {
+            warn!(log, "the container engine left processes of a removed container";
+                "container" => container, "error" => %error);
+        }
+    }
 }
 
 /// Returns the delay before the next attempt: often for an engine that restarts, with growing delays for an engine that refuses.
@@ -151,7 +185,7 @@ mod tests {
             if maybe_created {
                 reaper.remove_if_created("c", entry).await;
             } else {
-                reaper.remove("c", Some(entry)).await;
+                reaper.remove("c", None, Some(entry)).await;
             }
             drop(state);
             assert!(State::open(directory.path()).unwrap().1.resources.is_empty(), "the entry was not removed");
@@ -199,7 +233,7 @@ mod tests {
             let engine = Rc::new(Engine::at("unix:///nowhere/docker.sock".to_owned()));
             let reaper = ContainerReaper::start(engine.clone(), Logger::root(Discard, o!()));
             let (state, entry, directory) = entry();
-            futures::join!(reaper.remove("c", Some(entry)), engine.give_up_if_lost());
+            futures::join!(reaper.remove("c", None, Some(entry)), engine.give_up_if_lost());
             drop(state);
             assert_eq!(State::open(directory.path()).unwrap().1.resources.len(), 1, "the entry was removed");
         };
@@ -210,9 +244,10 @@ mod tests {
     async fn removal_goes_on_after_its_future_is_dropped() {
         let removal = async {
             let (_directory, engine, asked) = mock_engine(&[OLD, "", OLD, "204 "]);
+            let session = engine.session();
             let reaper = ContainerReaper::start(Rc::new(engine), Logger::root(Discard, o!()));
-            assert!(time::timeout(Duration::from_millis(20), reaper.remove("c", None)).await.is_err());
-            reaper.discard("d", entry().1);
+            assert!(time::timeout(Duration::from_millis(20), reaper.remove("c", None, None)).await.is_err());
+            reaper.discard("d", session, entry().1);
             time::sleep(Duration::from_secs(1)).await;
             let asked = asked.borrow();
             for container in ["/c?", "/d?"] {

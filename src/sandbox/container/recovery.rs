@@ -112,7 +112,7 @@ impl Recovery {
         future::join_all(found.iter().filter_map(|container| {
             let names = container.names.iter().flatten();
             let entry = names.filter_map(|name| left.remove(name.trim_start_matches('/'))).last();
-            Some(self.reaper.remove(container.id.as_deref()?, entry))
+            Some(self.reaper.remove(container.id.as_deref()?, None, entry))
         }))
         .await;
         Ok(found.len())

@@ -8,10 +8,10 @@ use std::{
 use bollard::models::{ContainerCreateBody, HostConfig, HostConfigLogConfig, ResourcesUlimits};
 use unifaas_actors::{
     sandbox::LaunchOrder,
-    spec::{ContainerSpec, Readiness},
+    spec::{ContainerSpec, FunctionSpec, Readiness, has_placeholder, substitute},
 };
 
-use crate::sandbox::substitute::substitute;
+use crate::sandbox::UNBUFFERED;
 
 /// The label with the identity of the state directory.
 pub const DAEMON_LABEL: &str = "unifaas.daemon";
@@ -42,16 +42,16 @@ pub struct Owner {
     pub run_id: String,
 }
 
-/// Returns the body of the request. `callback` is the callback listener as seen from the container.
+/// Returns the body of the request. `callback` is the callback listener as seen from the container, if it is reached there.
 pub fn body(
     order: &LaunchOrder,
     container: &ContainerSpec,
-    callback: SocketAddr,
+    callback: Option<SocketAddr>,
     owner: &Owner,
 ) -> ContainerCreateBody {
     let values = InstanceValues {
         port: order.spec.port.to_string(),
-        callback: format!("http://{callback}/ready/{}", order.token.reveal()),
+        callback: callback.map(|callback| format!("http://{callback}/ready/{}", order.token.reveal())),
     };
     let labels = [
         (DAEMON_LABEL, owner.daemon.clone()),
@@ -73,22 +73,33 @@ pub fn body(
 /// The values that an instance gets in its command and environment.
 struct InstanceValues {
     port: String,
-    callback: String,
+    callback: Option<String>,
 }
 
 /// Returns the command, or `None` for the image's own.
 fn command(container: &ContainerSpec, readiness: &Readiness, values: &InstanceValues) -> Option<Vec<String>> {
     let value = |word: &str| match word {
-        "callback" => Some(values.callback.as_str()),
+        "callback" => values.callback.as_deref(),
         "ip" => Some(ANY_ADDRESS),
         "port" => Some(values.port.as_str()),
         _ => None,
     };
     match (&container.command, readiness) {
         (Some(words), _) => Some(words.iter().map(|word| substitute(word, value)).collect()),
-        (None, Readiness::Callback) => Some(vec![values.callback.clone()]),
+        (None, Readiness::Callback) => values.callback.clone().map(|callback| vec![callback]),
         (None, _) => None,
     }
+}
+
+/// Returns whether the callback URL is the container's only argument, in place of those of its image.
+pub fn is_callback_the_command(spec: &FunctionSpec, container: &ContainerSpec) -> bool {
+    container.command.is_none() && spec.readiness == Readiness::Callback
+}
+
+/// Returns whether a container has to be given a callback URL.
+pub fn needs_callback(spec: &FunctionSpec, container: &ContainerSpec) -> bool {
+    let mut words = container.command.iter().flatten();
+    spec.readiness == Readiness::Callback || words.any(|word| has_placeholder(word, "callback"))
 }
 
 fn environment(order: &LaunchOrder, values: &InstanceValues) -> Vec<String> {
@@ -96,12 +107,13 @@ fn environment(order: &LaunchOrder, values: &InstanceValues) -> Vec<String> {
     let ours = [
         ("PORT", values.port.as_str()),
         ("HOST", ANY_ADDRESS),
-        ("CALLBACK_URL", &values.callback),
         ("FUNCTION_NAME", &order.spec.name),
         ("INSTANCE_ID", &instance),
+        UNBUFFERED,
     ];
+    let ours = ours.into_iter().chain(values.callback.iter().map(|url| ("CALLBACK_URL", url.as_str())));
     let given = order.spec.env.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-    let ours = ours.into_iter().filter(|(name, _)| !order.spec.env.contains_key(*name));
+    let ours = ours.filter(|(name, _)| !order.spec.env.contains_key(*name));
     ours.chain(given).map(|(name, value)| format!("{name}={value}")).collect()
 }
 
@@ -153,29 +165,37 @@ mod tests {
     use std::{path::Path, sync::Arc};
 
     use slog::{Discard, Logger, o};
+    use tokio::time::Instant;
     use unifaas_actors::{
-        InstanceId, OutputLog, ReadyToken,
+        BootClock, InstanceId, OutputLog, ReadyToken,
+        sandbox::Purpose,
         spec::{FunctionSpec, SandboxSpec},
     };
 
     use super::*;
 
-    fn request_of(toml: &str) -> (LaunchOrder, ContainerCreateBody) {
+    fn request_with(callback: &str, toml: &str) -> (LaunchOrder, ContainerCreateBody) {
         let spec = FunctionSpec::parse("hello", Path::new("/registry/hello"), toml).unwrap();
         let order = LaunchOrder {
+            purpose: Purpose::Serve { restore: false },
             instance: InstanceId::parse("00000000000000ab").unwrap(),
             spec: Arc::new(spec),
             token: ReadyToken::parse("0123456789abcdef0123456789abcdef").unwrap(),
             output: OutputLog::default(),
+            clock: BootClock::new(Instant::now()),
             log: Logger::root(Discard, o!()),
         };
         let SandboxSpec::Container(container) = &order.spec.sandbox else { panic!("not a container") };
         let owner = Owner { daemon: "d1".to_owned(), run_id: "r1".to_owned() };
-        let body = body(&order, container, "172.20.0.1:3000".parse().unwrap(), &owner);
+        let body = body(&order, container, callback.parse().ok(), &owner);
         (order, body)
     }
 
-    const URL: &str = "http://172.20.0.1:3000/ready/0123456789abcdef0123456789abcdef";
+    fn request_of(toml: &str) -> (LaunchOrder, ContainerCreateBody) {
+        request_with("172.20.0.1:8124", toml)
+    }
+
+    const URL: &str = "http://172.20.0.1:8124/ready/0123456789abcdef0123456789abcdef";
 
     #[test]
     fn prototype_spec_passes_callback_url_as_the_only_argument() {
@@ -198,9 +218,9 @@ mod tests {
 
     #[test]
     fn replaces_placeholders_in_command() {
-        let words = "command = [\"--to=%callback\", \"%ip:%port\", \"%unifaas\", \"100%\"]";
+        let words = "command = [\"--to=%callback\", \"%ip:%port\", \"%unknown\", \"100%\"]";
         let (_, body) = request_of(&format!("port = 80\nreadiness = \"tcp\"\n[container]\nimage = \"i\"\n{words}"));
-        assert_eq!(body.cmd.unwrap(), [format!("--to={URL}").as_str(), "0.0.0.0:80", "%unifaas", "100%"]);
+        assert_eq!(body.cmd.unwrap(), [format!("--to={URL}").as_str(), "0.0.0.0:80", "%unknown", "100%"]);
     }
 
     #[test]
@@ -208,13 +228,35 @@ mod tests {
         let (_, body) = request_of("port = 80\n[container]\nimage = \"i\"\n[env]\nHOST = \"::\"\nA = \"b=c\"");
         let expected = [
             "PORT=80".to_owned(),
-            format!("CALLBACK_URL={URL}"),
             "FUNCTION_NAME=hello".to_owned(),
             "INSTANCE_ID=00000000000000ab".to_owned(),
+            "PYTHONUNBUFFERED=1".to_owned(),
+            format!("CALLBACK_URL={URL}"),
             "A=b=c".to_owned(),
             "HOST=::".to_owned(),
         ];
         assert_eq!(body.env.unwrap(), expected);
+        let (_, body) = request_of("[container]\nimage = \"i\"\n[env]\nPYTHONUNBUFFERED = \"\"");
+        let set = body.env.unwrap().into_iter().filter(|variable| variable.starts_with("PYTHON"));
+        assert_eq!(set.collect::<Vec<_>>(), ["PYTHONUNBUFFERED="]);
+    }
+
+    #[test]
+    fn without_a_callback_there_is_no_callback_url() {
+        let (order, body) = request_with("", "readiness = \"tcp\"\n[container]\nimage = \"i\"\ncommand = [\"%port\"]");
+        assert!(!body.env.unwrap().iter().any(|variable| variable.starts_with("CALLBACK_URL")));
+        assert_eq!(body.cmd.unwrap(), ["8080"]);
+        let needs = |toml: &str| {
+            let (order, _) = request_with("", toml);
+            let SandboxSpec::Container(container) = &order.spec.sandbox else { panic!("not a container") };
+            (needs_callback(&order.spec, container), is_callback_the_command(&order.spec, container))
+        };
+        assert_eq!(order.spec.readiness, Readiness::Tcp);
+        let (image, word) = ("[container]\nimage = \"i\"", "command = [\"--to=%callback\"]");
+        assert_eq!(needs(image), (true, true));
+        assert_eq!(needs(&format!("{image}\n{word}")), (true, false));
+        assert_eq!(needs(&format!("readiness = \"tcp\"\n{image}\n{word}")), (true, false));
+        assert_eq!(needs(&format!("readiness = \"tcp\"\n{image}")), (false, false));
     }
 
     #[test]
@@ -260,10 +302,10 @@ mod tests {
         let seen = |bound: &str| {
             callback(bound.parse().unwrap(), "172.20.0.1".parse().unwrap()).map(|address| address.to_string())
         };
-        assert_eq!(seen("0.0.0.0:3000").as_deref(), Some("172.20.0.1:3000"));
-        assert_eq!(seen("[::]:3000").as_deref(), Some("172.20.0.1:3000"));
-        assert_eq!(seen("192.0.2.1:3000").as_deref(), Some("192.0.2.1:3000"));
-        assert_eq!(seen("127.0.0.1:3000"), None);
-        assert_eq!(seen("[::1]:3000"), None);
+        assert_eq!(seen("0.0.0.0:8124").as_deref(), Some("172.20.0.1:8124"));
+        assert_eq!(seen("[::]:8124").as_deref(), Some("172.20.0.1:8124"));
+        assert_eq!(seen("192.0.2.1:8124").as_deref(), Some("192.0.2.1:8124"));
+        assert_eq!(seen("127.0.0.1:8124"), None);
+        assert_eq!(seen("[::1]:8124"), None);
     }
 }

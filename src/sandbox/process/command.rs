@@ -2,16 +2,17 @@
 
 use std::{env, ffi::OsStr, sync::LazyLock};
 
-use unifaas_actors::{sandbox::LaunchOrder, spec::ProcessSpec};
+use unifaas_actors::{
+    sandbox::LaunchOrder,
+    spec::{DEFAULT_PATH, ProcessSpec, substitute},
+};
 
 use crate::{
-    sandbox::substitute::substitute,
+    sandbox::UNBUFFERED,
     spawner::{Invocation, OWN_PROGRAM},
     state,
 };
 
-/// The PATH when neither the function nor the daemon has one.
-pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// The placeholder for the daemon's own program.
 const DAEMON: &str = "%unifaas";
 
@@ -56,6 +57,7 @@ impl Invocation {
             ("HOST", (&placeholders.ip).into()),
             ("CALLBACK_URL", (&placeholders.callback).into()),
             ("FUNCTION_NAME", (&order.spec.name).into()),
+            (UNBUFFERED.0, UNBUFFERED.1.into()),
             (state::MARK, order.instance.to_string().into()),
         ];
         let ours = ours.into_iter().filter(|(name, _)| *name == state::MARK || !order.spec.env.contains_key(*name));

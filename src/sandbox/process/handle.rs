@@ -1,16 +1,19 @@
 //! A running child process as the actors own it, until all its resources are returned.
 
-use std::time::Duration;
+use std::{io, mem, time::Duration};
 
-use futures::future::LocalBoxFuture;
+use futures::future::{self, LocalBoxFuture};
 use nix::{sys::signal::Signal, unistd::Pid};
 use tokio::{
     sync::{mpsc, oneshot},
     time,
 };
-use unifaas_actors::sandbox::{ReclaimError, SandboxHandle};
+use unifaas_actors::{
+    MemoryUsage,
+    sandbox::{PauseError, ReclaimError, SandboxHandle},
+};
 
-use super::{OrphanReaper, spawn::ProcessRecord};
+use super::{OrphanReaper, footprint::proportional_set_size, pause::PauseMethod, spawn::ProcessRecord};
 use crate::sandbox::{
     cgroup::{CgroupAllocator, Group},
     ports::PortLease,
@@ -30,6 +33,11 @@ pub struct ProcessHandle {
     cgroups: CgroupAllocator,
     orphan_reaper: OrphanReaper,
     port: Option<PortLease>,
+    method: PauseMethod,
+    /// Reads the memory that its cgroup uses.
+    memory_usage: Option<MemoryUsage>,
+    /// It is paused, or being paused.
+    is_paused: bool,
 }
 
 impl ProcessHandle {
@@ -41,23 +49,76 @@ impl ProcessHandle {
         record: ProcessRecord,
         cgroups: CgroupAllocator,
         orphan_reaper: OrphanReaper,
+        method: PauseMethod,
     ) -> Self {
-        Self { pid, signals, done, record: Some(record), cgroups, orphan_reaper, port: None }
+        let (record, port, memory_usage) = (Some(record), None, None);
+        Self { pid, signals, done, record, cgroups, orphan_reaper, port, method, memory_usage, is_paused: false }
+    }
+
+    /// Sets what reads the memory that the process holds; without it, its pages are counted.
+    pub(super) fn with_memory_usage(mut self, usage: Option<MemoryUsage>) -> Self {
+        self.memory_usage = usage;
+        self
     }
 
     /// Keeps a port leased as long as the handle.
     pub fn keep_port(&mut self, port: PortLease) {
         self.port = Some(port);
     }
+
+    /// Lets a paused process run, which a signal may not reach otherwise.
+    fn thaw(&mut self) -> io::Result<()> {
+        if !mem::take(&mut self.is_paused) {
+            return Ok(());
+        }
+        self.method.thaw(&self.signals)
+    }
+}
+
+impl Drop for ProcessHandle {
+    fn drop(&mut self) {
+        // Not reclaimed: its supervision kills it, once the signals are closed.
+        let _ = self.thaw();
+    }
 }
 
 impl SandboxHandle for ProcessHandle {
     fn terminate(&mut self) {
+        let _ = self.thaw();
         let _ = self.signals.send(Signal::SIGTERM);
     }
 
     fn kill(&mut self) {
+        let _ = self.thaw();
         let _ = self.signals.send(Signal::SIGKILL);
+    }
+
+    fn pause(&mut self) -> LocalBoxFuture<'static, Result<(), PauseError>> {
+        self.is_paused = true;
+        let requested = self.method.pause(&self.signals);
+        let (method, pid, signals) = (self.method.clone(), self.pid, self.signals.clone());
+        Box::pin(async move {
+            let paused = match requested {
+                Ok(()) => method.paused(pid).await,
+                Err(error) => Err(error),
+            };
+            paused.map_err(|error| {
+                // It is paused no more before it is asked again.
+                let _ = method.thaw(&signals);
+                PauseError::Failed(error.to_string())
+            })
+        })
+    }
+
+    fn resume(&mut self) -> LocalBoxFuture<'static, Result<(), PauseError>> {
+        Box::pin(future::ready(self.thaw().map_err(|error| PauseError::Failed(error.to_string()))))
+    }
+
+    fn footprint(&self) -> Option<u64> {
+        match &self.memory_usage {
+            Some(usage) => usage.used(),
+            None => proportional_set_size(self.pid.as_raw()),
+        }
     }
 
     fn reclaim(mut self: Box<Self>) -> LocalBoxFuture<'static, Result<(), ReclaimError>> {

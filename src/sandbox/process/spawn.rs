@@ -1,35 +1,43 @@
-//! The start of a confined child, with all its output in one pipe. It is journaled before, and its process id after.
+//! The start of a confined child, with its output in two pipes. It is journaled before, and its process id after.
 
 use std::{
-    borrow::Cow,
+    env,
+    ffi::CString,
     fs::File,
     io,
-    os::fd::OwnedFd,
+    os::{fd::OwnedFd, unix::ffi::OsStringExt},
     path::{Path, PathBuf},
 };
 
-use nix::unistd::{Pid, Uid};
+use nix::{
+    libc,
+    unistd::{Pid, Uid},
+};
+use rustix::thread::CapabilitySet;
 use tokio::{
     net::unix::pipe,
     sync::{mpsc, oneshot},
     task,
 };
 use unifaas_actors::{
-    OutputLog,
+    BootClock, MemoryUsage, OutputLog, OutputStream, Phase,
     sandbox::{LaunchError, SandboxExit},
+    spec::foreign_machine,
 };
 
 use super::{
     ProcessRuntime,
     handle::ProcessHandle,
-    supervise::supervise,
-    user::{Credentials, is_only_user},
+    pause::PauseMethod,
+    supervise::{OutputPipes, supervise},
+    user::Credentials,
 };
 use crate::{
     host::open_files,
     sandbox::cgroup::{Group, ResourceLimits},
-    spawner::{Child, Confinement, EXEC, Failure, Invocation, Launch, Spawner},
+    spawner::{Child, Failure, Invocation, Spawner},
     state::{Journal, JournalEntry, JournalError, ProcessTree, Resource, SessionLeader},
+    syscalls::{Confinement, Failed, Launch, Program, Step},
 };
 
 /// A child to be started.
@@ -39,6 +47,7 @@ pub struct SpawnRequest {
     confinement: Confinement,
     other_user: bool,
     stdin: Option<OwnedFd>,
+    stdout_is: OutputStream,
 }
 
 /// A child that has executed its program.
@@ -48,14 +57,21 @@ pub struct Started {
     pub pid: Pid,
     /// The labels of its cgroup. Empty: it runs without limit.
     pub cgroups: Vec<String>,
+    /// Reads the memory that it uses.
+    pub memory_usage: Option<MemoryUsage>,
 }
 
 /// A child could not be started. Nothing is left of it, nor journaled.
-#[derive(Debug)]
-pub struct StartError {
-    /// The step that failed: [`EXEC`], or one before the program is executed.
-    step: Cow<'static, str>,
-    error: io::Error,
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A step before the child is created.
+    #[error("{step}: {error}")]
+    Prepare { step: &'static str, error: io::Error },
+    #[error(transparent)]
+    Failure(#[from] Failure),
+    /// The program is for another machine.
+    #[error("it is built for {machine}, and this host executes {}", env::consts::ARCH)]
+    Foreign { machine: String },
 }
 
 /// The journal entry of a process tree.
@@ -87,23 +103,17 @@ impl ProcessRecord {
 }
 
 impl SpawnRequest {
-    /// Runs the command in `directory`. Without `user` it runs as the daemon's user, as it does where that is the only one.
+    /// Runs the command in `directory`. Without `user` it runs as the daemon's user.
     pub fn new(invocation: Invocation, directory: PathBuf, user: Option<&Credentials>) -> Self {
-        let user = user.filter(|_| !is_only_user());
-        let confinement = Confinement {
-            user: user.map(Into::into),
-            capabilities: None,
-            file_size: None,
-            open_files: open_files::inherited(),
-            cgroups: Vec::new(),
-        };
+        let (user_ids, open_files) = (user.map(Into::into), open_files::inherited());
+        let confinement = Confinement { user: user_ids, open_files, ..Confinement::default() };
         let other_user = user.is_some_and(|user| user.uid != Uid::effective());
-        Self { invocation, directory, confinement, other_user, stdin: None }
+        Self { invocation, directory, confinement, other_user, stdin: None, stdout_is: OutputStream::Out }
     }
 
-    /// Limits the capabilities of the child and its descendants, a bit for each.
-    pub fn capabilities(mut self, kept: u64) -> Self {
-        self.confinement.capabilities = Some(kept);
+    /// Limits the capabilities of the child and its descendants.
+    pub fn capabilities(mut self, kept: CapabilitySet) -> Self {
+        self.confinement.capabilities = Some(kept.bits());
         self
     }
 
@@ -118,15 +128,37 @@ impl SpawnRequest {
         self.stdin = Some(stdin);
     }
 
+    /// Says that its standard output is the console of a virtual machine.
+    pub fn console(mut self) -> Self {
+        self.stdout_is = OutputStream::Console;
+        self
+    }
+
+    /// Adds for which machine the program was built, if the kernel cannot execute it.
+    fn explain(&self, error: StartError) -> StartError {
+        let StartError::Failure(Failure::Step(Failed { step: Step::Exec, errno: libc::ENOEXEC })) = error else {
+            return error;
+        };
+        let files = self.invocation.files();
+        let machine = files.iter().find_map(|file| foreign_machine(&self.directory.join(file)));
+        machine.map_or(error, |machine| StartError::Foreign { machine })
+    }
+
     /// Starts the child. Returns its output, too.
-    fn spawn(self, spawner: &Spawner) -> io::Result<(Child, pipe::Receiver)> {
-        let Self { invocation, directory, confinement, stdin, .. } = self;
-        let (output, writer) = io::pipe()?;
-        let stdin = stdin.map_or_else(|| File::open("/dev/null").map(OwnedFd::from), Ok)?;
-        let standard = [stdin, writer.try_clone()?.into(), writer.into()];
-        let output = pipe::Receiver::from_owned_fd(output.into())?;
-        let launch = Launch { invocation, directory: directory.into(), confinement: Some(confinement) };
-        Ok((spawner.start(launch, standard), output))
+    fn spawn(&self, spawner: &Spawner) -> io::Result<(Child, OutputPipes)> {
+        let ((stdout, out), (stderr, err)) = (io::pipe()?, io::pipe()?);
+        let stdin = match &self.stdin {
+            Some(stdin) => stdin.try_clone()?,
+            None => File::open("/dev/null")?.into(),
+        };
+        let receiver = |pipe: io::PipeReader| pipe::Receiver::from_owned_fd(pipe.into());
+        let pipes = OutputPipes { stdout: receiver(stdout)?, stderr: receiver(stderr)?, stdout_is: self.stdout_is };
+        let launch = Launch {
+            program: Program::try_from(&self.invocation)?,
+            directory: CString::new(self.directory.clone().into_os_string().into_vec())?,
+            confinement: Some(self.confinement.clone()),
+        };
+        Ok((spawner.start(launch, [stdin, out.into(), err.into()]), pipes))
     }
 }
 
@@ -136,45 +168,57 @@ impl From<&Credentials> for (u32, u32, Vec<u32>) {
     }
 }
 
-impl From<Failure> for StartError {
-    fn from(Failure { step, errno }: Failure) -> Self {
-        Self { step, error: io::Error::from_raw_os_error(errno) }
-    }
-}
-
 impl StartError {
-    /// Creates the error of a step before the child is created.
-    pub fn new(step: &'static str, error: io::Error) -> Self {
-        Self { step: step.into(), error }
+    /// Returns the conversion of an error of a step before the child is created.
+    pub fn at(step: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |error| Self::Prepare { step, error }
     }
 
     /// Says what failed: the program, or a step before it.
     pub fn describe(&self, program: &Path) -> String {
-        if self.is_of_program() {
-            format!("cannot start {}: {}", program.display(), self.error)
-        } else {
-            format!("cannot start a process: {}: {}", self.step, self.error)
+        let name = program.display();
+        match self {
+            Self::Failure(Failure::Step(failed @ Failed { step: Step::Exec, .. })) => {
+                format!("cannot start {name}: {}", failed.error())
+            }
+            Self::Foreign { .. } => format!("cannot start {name}: {self}"),
+            _ => format!("cannot start a process: {self}"),
         }
     }
 
     /// Returns whether the program could not be executed, rather than a step before it.
     pub fn is_of_program(&self) -> bool {
-        self.step == EXEC
+        matches!(self, Self::Foreign { .. } | Self::Failure(Failure::Step(Failed { step: Step::Exec, .. })))
     }
 
     /// Returns the kind of the error.
     pub fn kind(&self) -> io::ErrorKind {
-        self.error.kind()
+        match self {
+            Self::Prepare { error, .. } => error.kind(),
+            Self::Failure(failure) => failure.error().map_or(io::ErrorKind::Other, |error| error.kind()),
+            Self::Foreign { .. } => io::ErrorKind::Other,
+        }
     }
 
     /// Returns the error of a launch, with `why` for the author of the function.
     pub fn into_launch_error(self, why: String) -> LaunchError {
-        if open_files::is_exhaustion(&self.error) { LaunchError::Exhausted(why) } else { LaunchError::Refused(why) }
+        let exhausted = match &self {
+            Self::Prepare { error, .. } => open_files::is_exhaustion(error),
+            Self::Failure(failure) => failure.error().is_some_and(|error| open_files::is_exhaustion(&error)),
+            Self::Foreign { .. } => false,
+        };
+        match self {
+            _ if exhausted => LaunchError::Exhausted(why),
+            // Neither is the function's fault.
+            Self::Failure(Failure::SpawnerEnded | Failure::Spawner(_)) => LaunchError::Missing(why),
+            _ => LaunchError::Refused(why),
+        }
     }
 }
 
 impl ProcessRuntime {
     /// Starts a child in a cgroup of its own, and copies its output to `output`. Returns once it has executed its program.
+    /// Marks both steps on `clock`.
     ///
     /// # Errors
     /// Names the step that failed. Nothing is left of the child then, nor journaled.
@@ -184,40 +228,49 @@ impl ProcessRuntime {
         limits: ResourceLimits,
         mut record: ProcessRecord,
         output: OutputLog,
+        clock: &BootClock,
     ) -> Result<Started, StartError> {
-        let (cgroups, other_user) = (self.cgroups.clone(), request.other_user);
-        // The kernel creates cgroups one at a time.
-        let group = task::spawn_blocking(move || cgroups.group(limits, other_user)).await.unwrap_or_default();
-        request.confinement.cgroups = group.iter().flat_map(Group::join_files).collect();
+        let mut group = self.cgroups.group(limits, request.other_user).await;
+        request.confinement.cgroups = group.as_ref().map(Group::join_files).unwrap_or_default();
+        request.confinement.memory = group.as_ref().map(|_| limits.memory);
         let labels = group.iter().flat_map(Group::labels).map(str::to_owned).collect();
-        let (child, stdout, pid) = match self.execute(request, &mut record).await {
+        let memory_usage = group.as_mut().and_then(Group::memory_usage);
+        let freezer = group.as_ref().and_then(Group::freezer);
+        clock.mark(Phase::Created);
+        let mut executed = self.execute(&request, &mut record).await;
+        if let Err(StartError::Failure(Failure::SpawnerEnded)) = executed {
+            // Its successor is as good.
+            executed = self.execute(&request, &mut record).await;
+        }
+        let (child, pipes, pid) = match executed {
             Ok(executed) => executed,
             Err(error) => {
                 record.remove();
-                return Err(error);
+                return Err(request.explain(error));
             }
         };
+        clock.mark(Phase::Started);
         let (signals, received) = mpsc::unbounded_channel();
         let (exit, exited) = oneshot::channel();
         let (finish, done) = oneshot::channel();
-        let supervision = supervise(child, stdout, group, limits.memory, output, received, exit);
+        let supervision = supervise(child, pipes, group, limits.memory, output, received, exit);
         task::spawn_local(async move { finish.send(supervision.await) });
+        let method = freezer.map_or(PauseMethod::Signals, PauseMethod::Freezer);
         let (cgroups, orphan_reaper) = (self.cgroups.clone(), self.orphan_reaper.clone());
-        let handle = ProcessHandle::new(pid, signals, done, record, cgroups, orphan_reaper);
-        Ok(Started { handle, exited, pid, cgroups: labels })
+        let handle = ProcessHandle::new(pid, signals, done, record, cgroups, orphan_reaper, method)
+            .with_memory_usage(memory_usage.clone());
+        Ok(Started { handle, exited, pid, cgroups: labels, memory_usage })
     }
 
-    /// Starts the child, journals its PID, and waits until it has executed its program.
+    /// Starts the child, waits until it has executed its program, and journals its PID.
     async fn execute(
         &self,
-        request: SpawnRequest,
+        request: &SpawnRequest,
         record: &mut ProcessRecord,
-    ) -> Result<(Child, pipe::Receiver, Pid), StartError> {
-        let (mut child, stdout) =
-            request.spawn(&self.spawner).map_err(|error| StartError::new("descriptors", error))?;
-        let leader = child.created().await?;
+    ) -> Result<(Child, OutputPipes, Pid), StartError> {
+        let (mut child, pipes) = request.spawn(&self.spawner).map_err(StartError::at("descriptors"))?;
+        let leader = child.started().await?;
         record.update(leader);
-        child.executed().await?;
-        Ok((child, stdout, Pid::from_raw(leader.pid)))
+        Ok((child, pipes, Pid::from_raw(leader.pid)))
     }
 }

@@ -2,7 +2,6 @@
 
 use std::{
     ffi::CString,
-    fs,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::LazyLock,
@@ -10,6 +9,8 @@ use std::{
 
 use nix::unistd::{self, Gid, Uid, User};
 use unifaas_actors::sandbox::LaunchError;
+
+use crate::host::privileges::{NoUserChange, Privileges};
 
 /// The default user of functions.
 const UNPRIVILEGED: &str = "nobody";
@@ -28,22 +29,28 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    /// Returns the credentials for `[process] user` in a daemon that runs as `daemon`. `None` keeps those of the daemon.
-    pub fn of(wanted: Option<&str>, daemon: Uid) -> Result<Option<Self>, LaunchError> {
-        let may_change = daemon.is_root() && !is_only_user();
-        let Some(user) = wanted else { return Ok(may_change.then(Self::unprivileged)) };
+    /// Returns the credentials for `[process] user`. `None` keeps those of the daemon.
+    ///
+    /// # Errors
+    /// If there is no such user, or the daemon lacks the privileges to start processes as that user.
+    pub fn of(user: &str, daemon: &Privileges) -> Result<Option<Self>, LaunchError> {
         let credentials = Self::named(user)?;
-        if may_change {
-            Ok(Some(credentials))
-        } else if credentials.uid == daemon {
-            Ok(None)
-        } else {
-            Err(LaunchError::Missing(format!(
-                "the function is to run as user {user:?}, which takes a daemon that runs as root; \
-                 this one runs as user {daemon}{}",
-                if daemon.is_root() { ", in a user namespace without other users" } else { "" }
-            )))
+        match credentials.check(daemon) {
+            Ok(()) => Ok(Some(credentials)),
+            Err(_) if credentials.uid == daemon.user => Ok(None),
+            Err(why) => Err(LaunchError::Missing(format!(
+                "the function is to run as user {user:?}, and this daemon runs as user {}: {why}",
+                daemon.user
+            ))),
         }
+    }
+
+    /// Checks whether a daemon can start processes with these credentials.
+    ///
+    /// # Errors
+    /// The first obstacle.
+    pub fn check(&self, daemon: &Privileges) -> Result<(), NoUserChange> {
+        daemon.check_user_change(self.uid, self.groups.iter().copied().chain([self.gid]))
     }
 
     /// Returns the uppermost ancestor of `directory` that this user cannot enter. The child starts nevertheless, but
@@ -103,34 +110,32 @@ impl Credentials {
     }
 }
 
-/// Returns whether this process's user namespace has no other user, as that of `unshare --map-root-user`.
-pub fn is_only_user() -> bool {
-    static ONLY: LazyLock<bool> = LazyLock::new(|| {
-        let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-        // Of each range, the first user inside, the first one outside, and the length.
-        map.split_whitespace().skip(2).step_by(3).eq(["1"])
-    });
-    *ONLY
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const ROOT: Uid = Uid::from_raw(0);
     const USER: Uid = Uid::from_raw(54_321);
 
+    fn root() -> Privileges {
+        Privileges::of(0, true)
+    }
+
     #[test]
-    fn root_daemon_drops_privileges_by_default() {
-        let default = Credentials::of(None, ROOT).unwrap().unwrap();
+    fn default_user_has_no_privileges() {
+        let default = Credentials::unprivileged();
         assert!(!default.uid.is_root() && default.gid.as_raw() != 0 && default.groups.is_empty());
-        assert!(Credentials::of(Some("root"), ROOT).unwrap().unwrap().uid.is_root());
-        assert!(Credentials::of(Some("0"), ROOT).unwrap().unwrap().uid.is_root());
+    }
+
+    #[test]
+    fn privileged_daemon_starts_processes_as_any_user() {
+        assert!(Credentials::of("root", &root()).unwrap().unwrap().uid.is_root());
+        assert!(Credentials::of("0", &root()).unwrap().unwrap().uid.is_root());
+        assert_eq!(Credentials::of("54321", &Privileges::of(1000, true)).unwrap().unwrap().uid, USER);
     }
 
     #[test]
     fn numeric_user_needs_no_account() {
-        let credentials = Credentials::of(Some("54321"), ROOT).unwrap().unwrap();
+        let credentials = Credentials::of("54321", &root()).unwrap().unwrap();
         assert_eq!(credentials, Credentials { uid: USER, gid: Gid::from_raw(54_321), groups: Vec::new() });
     }
 
@@ -140,20 +145,22 @@ mod tests {
         assert!(user.may_enter(0o755, 0, 0) && !user.may_enter(0o700, 0, 0));
         assert!(user.may_enter(0o710, 0, 8) && !user.may_enter(0o701, 0, 7));
         assert!(user.may_enter(0o700, 54_321, 0) && !user.may_enter(0o055, 54_321, 7));
-        assert!(Credentials::of(Some("root"), ROOT).unwrap().unwrap().may_enter(0o000, 1, 1));
+        assert!(Credentials::of("root", &root()).unwrap().unwrap().may_enter(0o000, 1, 1));
     }
 
     #[test]
     fn unprivileged_daemon_keeps_its_user() {
-        assert_eq!(Credentials::of(None, USER), Ok(None));
-        assert_eq!(Credentials::of(Some("54321"), USER), Ok(None));
-        let refusal = Credentials::of(Some("root"), USER).unwrap_err();
-        assert!(matches!(&refusal, LaunchError::Missing(why) if why.contains("\"root\"") && why.contains("54321")));
+        assert_eq!(Credentials::of("54321", &Privileges::of(54_321, false)), Ok(None));
+        assert_eq!(Credentials::of("root", &Privileges::of(0, false)), Ok(None));
+        let refusal = Credentials::of("root", &Privileges::of(54_321, false)).unwrap_err();
+        let why =
+            "the function is to run as user \"root\", and this daemon runs as user 54321: the daemon lacks CAP_SETUID";
+        assert_eq!(refusal, LaunchError::Missing(why.to_owned()));
     }
 
     #[test]
     fn error_names_unknown_user() {
-        let refusal = Credentials::of(Some("no-such-user"), ROOT).unwrap_err().to_string();
+        let refusal = Credentials::of("no-such-user", &root()).unwrap_err().to_string();
         assert_eq!(refusal, "cannot run as user \"no-such-user\": there is no such user");
     }
 }

@@ -6,7 +6,7 @@ use futures::{
     FutureExt,
     future::{BoxFuture, pending},
 };
-use unifaas_actors::{sandbox::LaunchError, spec::Readiness};
+use unifaas_actors::sandbox::LaunchError;
 
 use super::qemu::{USER_CALLBACK, USER_GATEWAY, USER_GUEST, USER_NETMASK};
 use crate::{
@@ -42,7 +42,8 @@ pub struct GuestNetConfig {
     pub ip: String,
     pub gateway: String,
     pub netmask: String,
-    pub callback: String,
+    /// `None`: the guest cannot reach the callback listener.
+    pub callback: Option<String>,
     /// Where the daemon connects to the function.
     pub address: SocketAddr,
     /// The source address of the guest's callback.
@@ -52,12 +53,12 @@ pub struct GuestNetConfig {
 impl GuestNetConfig {
     /// Returns the configuration of a guest on a tap. `bound` is the address of the callback listener.
     pub fn on_tap(link: PointToPoint, port: u16, bound: SocketAddr, token: &str) -> Self {
-        let callback = SocketAddr::new(reachable(bound).unwrap_or(link.gateway).into(), bound.port());
+        let callback = is_reachable(bound).then(|| seen_from_guest(bound, link.gateway));
         Self {
             ip: link.guest.to_string(),
             gateway: link.gateway.to_string(),
             netmask: PointToPoint::NETMASK.to_string(),
-            callback: format!("http://{callback}/ready/{token}"),
+            callback: callback.map(|callback| format!("http://{callback}/ready/{token}")),
             address: (link.guest, port).into(),
             source: link.guest.into(),
         }
@@ -69,7 +70,7 @@ impl GuestNetConfig {
             ip: USER_GUEST.to_owned(),
             gateway: USER_GATEWAY.to_owned(),
             netmask: USER_NETMASK.to_owned(),
-            callback: format!("http://{USER_CALLBACK}/ready/{token}"),
+            callback: Some(format!("http://{USER_CALLBACK}/ready/{token}")),
             address: (Ipv4Addr::LOCALHOST, local).into(),
             source: callback.source,
         }
@@ -81,39 +82,39 @@ impl GuestNetConfig {
             "ip" => Some(&self.ip),
             "gateway" => Some(&self.gateway),
             "netmask" => Some(&self.netmask),
-            "callback" => Some(&self.callback),
+            "callback" => self.callback.as_deref(),
             _ => None,
         }
     }
 }
 
 /// Fails if a guest on a tap needs the callback and cannot reach its listener.
-pub fn check_callback(bound: SocketAddr, readiness: &Readiness) -> Result<(), LaunchError> {
-    let unreachable = match bound.ip() {
-        IpAddr::V4(ip) => ip.is_loopback(),
-        IpAddr::V6(ip) => !ip.is_unspecified(),
-    };
-    if unreachable && *readiness == Readiness::Callback {
+pub fn check_callback(bound: SocketAddr, is_needed: bool) -> Result<(), LaunchError> {
+    if is_needed && !is_reachable(bound) {
         return Err(LaunchError::Missing(format!(
             "a virtual machine cannot call back to {bound}: --callback-listen has to be an IPv4 address of this host that \
-             is not loopback, or 0.0.0.0"
+             is not loopback, or 0.0.0.0; without a callback, set `readiness = \"tcp\"` and leave `%callback` out"
         )));
     }
     Ok(())
 }
 
-/// Returns the address of the callback listener, unless it listens on all addresses.
-fn reachable(bound: SocketAddr) -> Option<Ipv4Addr> {
-    match bound.ip() {
-        IpAddr::V4(ip) if !ip.is_unspecified() => Some(ip),
-        _ => None,
-    }
+/// Returns whether a guest reaches the callback listener, which is bound to `bound`.
+fn is_reachable(bound: SocketAddr) -> bool {
+    bound.ip().is_unspecified() || (bound.is_ipv4() && !bound.ip().is_loopback())
+}
+
+/// Returns the address of the callback listener as seen from a guest behind `gateway`.
+fn seen_from_guest(bound: SocketAddr, gateway: Ipv4Addr) -> SocketAddr {
+    if bound.ip().is_unspecified() { (gateway, bound.port()).into() } else { bound }
 }
 
 #[cfg(test)]
 mod tests {
+    use unifaas_actors::spec::substitute;
+
     use super::*;
-    use crate::{net::Subnet, sandbox::substitute::substitute};
+    use crate::net::Subnet;
 
     fn config(bound: &str) -> GuestNetConfig {
         let subnet: Subnet = "10.100.0.0/16".parse().unwrap();
@@ -121,7 +122,7 @@ mod tests {
     }
 
     fn substituted(cmdline: &str) -> String {
-        let config = config("0.0.0.0:3000");
+        let config = config("0.0.0.0:8124");
         substitute(cmdline, |word| config.value(word))
     }
 
@@ -129,37 +130,39 @@ mod tests {
     fn substitutes_placeholders_and_nothing_else() {
         assert_eq!(
             substituted("net.ip=%ip net.gw=%gateway net.mask=%netmask callback.url=%callback"),
-            "net.ip=10.100.0.6 net.gw=10.100.0.5 net.mask=255.255.255.252 callback.url=http://10.100.0.5:3000/ready/t0"
+            "net.ip=10.100.0.6 net.gw=10.100.0.5 net.mask=255.255.255.252 callback.url=http://10.100.0.5:8124/ready/t0"
         );
         assert_eq!(
             substituted(
                 "--ip=eth0,%ip,%netmask --defaultgw=%gateway --nameserver=%gateway --rootfs=rofs /benchmark.so %callback"
             ),
             "--ip=eth0,10.100.0.6,255.255.255.252 --defaultgw=10.100.0.5 --nameserver=10.100.0.5 --rootfs=rofs \
-             /benchmark.so http://10.100.0.5:3000/ready/t0"
+             /benchmark.so http://10.100.0.5:8124/ready/t0"
         );
         assert_eq!(
             substituted("callback=%callback ip=%ip::%gateway:%netmask:vm:eth0:off ro  noapic %unknown 100%"),
-            "callback=http://10.100.0.5:3000/ready/t0 ip=10.100.0.6::10.100.0.5:255.255.255.252:vm:eth0:off ro  noapic \
+            "callback=http://10.100.0.5:8124/ready/t0 ip=10.100.0.6::10.100.0.5:255.255.255.252:vm:eth0:off ro  noapic \
              %unknown 100%"
         );
     }
 
     #[test]
     fn callback_is_at_gateway_unless_listener_has_an_address() {
-        assert_eq!(config("[::]:3000").callback, "http://10.100.0.5:3000/ready/t0");
-        assert_eq!(config("192.0.2.7:3001").callback, "http://192.0.2.7:3001/ready/t0");
-        assert_eq!(config("0.0.0.0:3000").source.to_string(), "10.100.0.6");
+        let callback = |bound: &str| config(bound).callback;
+        assert_eq!(callback("[::]:8124").as_deref(), Some("http://10.100.0.5:8124/ready/t0"));
+        assert_eq!(callback("192.0.2.7:3001").as_deref(), Some("http://192.0.2.7:3001/ready/t0"));
+        assert_eq!((callback("127.0.0.1:8124"), callback("[2001:db8::7]:8124")), (None, None));
+        assert_eq!(config("0.0.0.0:8124").source.to_string(), "10.100.0.6");
     }
 
     #[test]
     fn refuses_callback_listener_that_no_guest_reaches() {
-        let check = |bound: &str, readiness| check_callback(bound.parse().unwrap(), &readiness);
-        assert!(check("127.0.0.1:3000", Readiness::Callback).is_err());
-        assert!(check("[::1]:3000", Readiness::Callback).is_err());
-        assert!(check("127.0.0.1:3000", Readiness::Tcp).is_ok());
-        for bound in ["0.0.0.0:3000", "[::]:3000", "192.0.2.7:3000"] {
-            assert!(check(bound, Readiness::Callback).is_ok());
+        let check = |bound: &str, is_needed| check_callback(bound.parse().unwrap(), is_needed);
+        assert!(check("127.0.0.1:8124", true).is_err());
+        assert!(check("[::1]:8124", true).is_err());
+        assert!(check("127.0.0.1:8124", false).is_ok());
+        for bound in ["0.0.0.0:8124", "[::]:8124", "192.0.2.7:8124"] {
+            assert!(check(bound, true).is_ok());
         }
     }
 }

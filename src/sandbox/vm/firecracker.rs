@@ -83,9 +83,13 @@ impl Config {
     }
 }
 
+/// Logs errors only: Firecracker's log and the guest's console are both its standard output.
+const LOG_LEVEL: [&str; 2] = ["--level", "Error"];
+
 /// Returns the arguments of Firecracker.
 pub fn arguments(id: &str, config: &Path) -> Vec<String> {
-    ["--id", id, "--no-api", "--config-file", &config.to_string_lossy()].map(str::to_owned).into()
+    let own = ["--id", id, "--no-api", "--config-file", &config.to_string_lossy()].map(str::to_owned);
+    own.into_iter().chain(LOG_LEVEL.map(str::to_owned)).collect()
 }
 
 /// The jail of one Firecracker process.
@@ -105,7 +109,8 @@ impl Jail<'_> {
         let (uid, gid) = (self.uid.to_string(), self.gid.to_string());
         let (program, base) = (self.program.to_string_lossy(), self.base.to_string_lossy());
         let own = ["--id", id, "--exec-file", &program, "--uid", &uid, "--gid", &gid, "--chroot-base-dir", &base];
-        own.into_iter().chain(["--", "--no-api", "--config-file", config]).map(str::to_owned).collect()
+        let passed_on = ["--", "--no-api", "--config-file", config].into_iter().chain(LOG_LEVEL);
+        own.into_iter().chain(passed_on).map(str::to_owned).collect()
     }
 
     /// Returns the directory that will be the root of the jailed process.
@@ -166,14 +171,14 @@ mod tests {
     #[test]
     fn firecracker_runs_without_api() {
         let arguments = arguments("i-1", Path::new("/run/x/config.json"));
-        assert_eq!(arguments, ["--id", "i-1", "--no-api", "--config-file", "/run/x/config.json"]);
+        assert_eq!(arguments, ["--id", "i-1", "--no-api", "--config-file", "/run/x/config.json", "--level", "Error"]);
     }
 
     #[test]
     fn jailer_passes_arguments_behind_two_dashes() {
         let jail = Jail { program: Path::new("/opt/fc-1.17"), base: Path::new("/run/x"), uid: 65_534, gid: 65_533 };
         let expected = "--id i-1 --exec-file /opt/fc-1.17 --uid 65534 --gid 65533 --chroot-base-dir /run/x \
-                        -- --no-api --config-file config.json";
+                        -- --no-api --config-file config.json --level Error";
         assert_eq!(jail.arguments("i-1", "config.json").join(" "), expected);
         assert_eq!(jail.root("i-1"), Path::new("/run/x/fc-1.17/i-1/root"));
     }

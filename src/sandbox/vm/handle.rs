@@ -1,16 +1,24 @@
 //! The handle of a running VMM, its network attachment and its files.
 
-use futures::future::LocalBoxFuture;
-use unifaas_actors::sandbox::{ReclaimError, SandboxHandle};
+use std::fs::File;
 
-use super::{attachment::NetAttachment, instance_dir::InstanceDir};
+use futures::future::{self, LocalBoxFuture};
+use unifaas_actors::sandbox::{CaptureError, PauseError, ReclaimError, SandboxHandle, SnapshotInfo};
+
+use super::{attachment::NetAttachment, instance_dir::InstanceDir, template::Template};
 use crate::sandbox::process::ProcessHandle;
 
-/// A running virtual machine. Fields are dropped in this order: the process first, then what it uses.
+/// A running virtual machine. It is paused with its VMM, so that the guest's clock goes on.
+///
+/// Fields are dropped in this order: the process first, then what it uses.
 pub struct VmHandle {
     pub process: Box<ProcessHandle>,
     pub attachment: NetAttachment,
     pub files: Option<InstanceDir>,
+    /// Locks a root disk that the guest writes to and that is no private copy.
+    pub disk: Option<File>,
+    /// Its snapshot can be taken.
+    pub template: Option<Template>,
 }
 
 impl SandboxHandle for VmHandle {
@@ -22,10 +30,31 @@ impl SandboxHandle for VmHandle {
         self.process.kill();
     }
 
+    fn pause(&mut self) -> LocalBoxFuture<'static, Result<(), PauseError>> {
+        self.process.pause()
+    }
+
+    fn resume(&mut self) -> LocalBoxFuture<'static, Result<(), PauseError>> {
+        self.process.resume()
+    }
+
+    fn capture(&mut self) -> LocalBoxFuture<'static, Result<SnapshotInfo, CaptureError>> {
+        match self.template.take() {
+            Some(template) => Box::pin(template.capture()),
+            None => Box::pin(future::ready(Err(CaptureError("it was not started as a template".to_owned())))),
+        }
+    }
+
+    fn footprint(&self) -> Option<u64> {
+        self.process.footprint()
+    }
+
     fn reclaim(self: Box<Self>) -> LocalBoxFuture<'static, Result<(), ReclaimError>> {
-        let VmHandle { process, attachment, files } = *self;
+        let VmHandle { process, attachment, files, disk, template } = *self;
+        drop(template);
         Box::pin(async move {
             let ended = process.reclaim().await;
+            drop(disk);
             if let (Err(_), NetAttachment::Tap(tap)) = (&ended, attachment) {
                 // The process may still be attached.
                 tap.discard();

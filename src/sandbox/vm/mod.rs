@@ -4,22 +4,29 @@
 //! - `plan.rs` turns a launch order into a command: `firecracker.rs` and `qemu.rs` write command lines, `program.rs` finds
 //!   executables, `run_as.rs` chooses the user, `accel.rs` probes KVM, `disk.rs` copies root disks.
 //! - `attachment.rs`: the guest's network; `instance_dir.rs`: its files; `handle.rs`: a running instance.
-//! - `qmp.rs` and `exit_reason.rs` find out why a machine ended.
+//! - `qmp.rs` speaks to QEMU; `exit_reason.rs` finds out why a machine ended.
+//! - `template.rs` takes snapshots, `clone.rs` restores them; `migration.rs` saves guests and restores them; `hooks.rs` requests both from guests.
 //!
 //! Taps and firewall rules are in `src/net/`. A VMM is started and supervised like the child processes of `process/`.
 
 mod accel;
 mod attachment;
+mod clone;
 mod disk;
 mod exit_reason;
 mod firecracker;
 mod handle;
+mod hooks;
 mod instance_dir;
+mod migration;
 mod plan;
 mod program;
 mod qemu;
 mod qmp;
 mod run_as;
 mod runtime;
+mod template;
 
+pub use accel::probe as probe_kvm;
+pub use program::{FIRECRACKER, JAILER, Program, QEMU};
 pub use runtime::{VmRuntime, VmSettings};

@@ -4,17 +4,18 @@
 
 use std::{
     env,
-    fs::{self, File},
+    fs::{self, File, TryLockError},
     io::{self, Read},
+    net::{Ipv4Addr, SocketAddr},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use nix::unistd::Uid;
 use unifaas_actors::{
-    InstanceId,
-    sandbox::LaunchError,
-    spec::{DiskType, FunctionSpec, Hypervisor, Qemu, VmSpec},
+    BootClock, InstanceId, Phase,
+    sandbox::{LaunchError, Purpose},
+    spec::{DEFAULT_PATH, DiskType, FunctionSpec, Hypervisor, Qemu, SnapshotSpec, VmSpec, substitute},
 };
 
 use super::{
@@ -28,18 +29,23 @@ use super::{
     run_as::{RequiredFile, RunAs},
 };
 use crate::{
+    host::privileges::Privileges,
     net::PointToPoint,
     sandbox::{
         callback::Callback,
-        process::{Credentials, DEFAULT_PATH, Placeholders},
-        substitute::substitute,
+        process::{Credentials, Placeholders},
     },
+    snapshot::{Found, KeyBuilder, SnapshotKey, SnapshotStore},
     spawner::Invocation,
     state::{MARK, is_full},
 };
 
+/// Makes QEMU wait for a guest that is restored.
+const INCOMING: [&str; 2] = ["-incoming", "defer"];
 const CONFIG: &str = "config.json";
 const ROOT_DISK: &str = "rootfs";
+/// The directory with a copy of Firecracker for the jailer.
+const EXECUTABLE: &str = "executable";
 
 /// A VMM that is ready to be started.
 pub struct Plan {
@@ -48,11 +54,25 @@ pub struct Plan {
     pub run_as: RunAs,
     /// The directory of the instance, owned by the user that the VMM runs as. `None`: the instance has no files.
     pub files: Option<InstanceDir>,
+    /// Locks a root disk that the guest writes to and that is no private copy.
+    pub disk: Option<File>,
+    pub snapshot: SnapshotUse,
+}
+
+/// What is done with a snapshot.
+pub enum SnapshotUse {
+    /// Nothing: the guest boots and serves.
+    None,
+    /// The guest boots, and its snapshot is taken with this key.
+    Take(SnapshotKey),
+    /// The guest is restored from this one.
+    Restore(Found),
 }
 
 /// What a plan is made from.
 pub struct Planner {
     pub instance: InstanceId,
+    pub purpose: Purpose,
     pub spec: Arc<FunctionSpec>,
     pub vm: VmSpec,
     /// The name and the addresses of the guest's tap, if it has one.
@@ -64,12 +84,16 @@ pub struct Planner {
     pub callback: Callback,
     /// QEMU's accelerator.
     pub accelerator: Accelerator,
+    pub snapshots: Arc<SnapshotStore>,
+    /// Marked when the disks are copied.
+    pub clock: BootClock,
 }
 
 impl Planner {
     /// Creates the files of the instance, and the plan. After an error no file is left. Blocks: never call it on the
     /// actors' thread.
     pub fn plan(&self) -> Result<Plan, LaunchError> {
+        self.vm.check_start(&self.cmdline()).map_err(LaunchError::Refused)?;
         match &self.vm.hypervisor {
             Hypervisor::Firecracker { jailer: true, read_only, .. } => self.jailed_firecracker(*read_only),
             Hypervisor::Firecracker { copy_rootfs, read_only, .. } => self.firecracker(*copy_rootfs, *read_only),
@@ -82,10 +106,13 @@ impl Planner {
         let tap = self.tap()?;
         let program = program::FIRECRACKER.find()?;
         let directory = self.directory()?;
+        let shared = self.vm.image.as_ref().filter(|_| !copy);
+        let lock = shared.filter(|_| !read_only).map(|image| lock(image)).transpose()?;
         let disk = match &self.vm.image {
             Some(image) if copy => Some(private_copy(image, &directory)?),
             image => image.clone(),
         };
+        self.clock.mark(Phase::Resources);
         let files = Files {
             kernel: &self.vm.kernel,
             initrd: self.vm.initrd.as_deref(),
@@ -93,7 +120,6 @@ impl Planner {
         };
         let config = directory.path().join(CONFIG);
         self.write_config(&config, files, tap)?;
-        let shared = self.vm.image.as_ref().filter(|_| !copy);
         let mut required = self.required_files(&program);
         required.extend([RequiredFile::write("/dev/kvm"), RequiredFile::write("/dev/net/tun")]);
         required
@@ -104,17 +130,25 @@ impl Planner {
             invocation: self.invocation(&program, arguments),
             run_as: run_as(&required, Some(&directory))?,
             files: Some(directory),
+            disk: lock,
+            snapshot: SnapshotUse::None,
         })
     }
 
-    /// In a jail: every file that Firecracker opens is copied into it.
+    /// In a jail: every file that Firecracker opens is copied into it. `read_only`: the guest cannot write to its root disk.
     fn jailed_firecracker(&self, read_only: bool) -> Result<Plan, LaunchError> {
         let tap = self.tap()?;
         // The jailer resolves links, and names the jail after the target.
-        let firecracker = program::FIRECRACKER.find()?.canonicalize().map_err(refused("the path of Firecracker"))?;
+        let mut firecracker =
+            program::FIRECRACKER.find()?.canonicalize().map_err(refused("the path of Firecracker"))?;
         let jailer = program::JAILER.find()?;
         let directory = self.directory()?;
+        if !has_jailable_name(&firecracker) {
+            firecracker = jailable_copy(&firecracker, &directory)?;
+        }
         let jailed = Credentials::unprivileged();
+        let refuse = |why| LaunchError::Missing(format!("the jailer changes its user: {why}"));
+        jailed.check(Privileges::own()).map_err(refuse)?;
         let (uid, gid) = (jailed.uid.as_raw(), jailed.gid.as_raw());
         let jail = Jail { program: &firecracker, base: directory.path(), uid, gid };
         let root = jail.root(&self.id());
@@ -125,6 +159,7 @@ impl Planner {
                 copy_to(from, &root.join(name))?;
             }
         }
+        self.clock.mark(Phase::Resources);
         let files = Files {
             kernel: Path::new("kernel"),
             initrd: initrd.map(|_| Path::new("initrd")),
@@ -138,6 +173,8 @@ impl Planner {
             // The jailer changes its user by itself.
             run_as: RunAs::daemon(),
             files: Some(directory),
+            disk: None,
+            snapshot: SnapshotUse::None,
         })
     }
 
@@ -151,6 +188,7 @@ impl Planner {
             }
             image => (image.clone(), None),
         };
+        self.clock.mark(Phase::Resources);
         let relay = Placeholders::daemon();
         let (cmdline, mac) = (self.cmdline(), self.tap.as_ref().map(|(_, link)| link.mac()).unwrap_or_default());
         let netdev = match &self.tap {
@@ -185,12 +223,59 @@ impl Planner {
         });
         let shared = self.vm.image.as_ref().filter(|_| qemu.disk_type == DiskType::Block && qemu.read_only);
         required.extend(shared.map(RequiredFile::read));
+        let snapshot = self.snapshot_use(&program, &config)?;
+        let mut arguments = config.arguments();
+        if matches!(snapshot, SnapshotUse::Restore(_)) {
+            arguments.extend(INCOMING.map(str::to_owned));
+        }
         Ok(Plan {
             vmm: Vmm::Qemu,
-            invocation: self.invocation(&program, config.arguments()),
+            invocation: self.invocation(&program, arguments),
             run_as: run_as(&required, directory.as_ref())?,
             files: directory,
+            disk: None,
+            snapshot,
         })
+    }
+
+    /// Decides what is done with a snapshot of this guest, which is looked for.
+    fn snapshot_use(&self, program: &Path, config: &QemuConfig<'_>) -> Result<SnapshotUse, LaunchError> {
+        let Some(spec) = &self.vm.snapshot else { return Ok(SnapshotUse::None) };
+        let key = || self.snapshot_key(spec, program, config).map_err(refused("the key of the snapshot"));
+        match self.purpose {
+            Purpose::Template => Ok(SnapshotUse::Take(key()?)),
+            Purpose::Serve { restore: false } => Ok(SnapshotUse::None),
+            Purpose::Serve { restore: true } => match self.snapshots.find(&key()?) {
+                Ok(found) => Ok(found.map_or(SnapshotUse::None, SnapshotUse::Restore)),
+                Err(error) => Err(LaunchError::NotRestored(error.to_string())),
+            },
+        }
+    }
+
+    /// Returns the key of the snapshot that fits: it depends on everything but what differs between instances.
+    fn snapshot_key(&self, spec: &SnapshotSpec, program: &Path, config: &QemuConfig<'_>) -> io::Result<SnapshotKey> {
+        let nowhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+        let netdev = match config.netdev {
+            Netdev::User { port, egress, .. } => {
+                Netdev::User { host: nowhere, port, egress, relay: "", callback: nowhere }
+            }
+            tap @ Netdev::Tap { .. } => tap,
+        };
+        let same = |word: &str| if word == "callback" { Some("callback") } else { self.guest.value(word) };
+        let cmdline = substitute(&self.vm.cmdline, same);
+        let common = QemuConfig { cmdline: &cmdline, netdev, ..*config };
+        let mut key = KeyBuilder::new();
+        key.text("function", &self.spec.name);
+        key.text("snapshot", &serde_json::to_string(spec)?);
+        for argument in common.arguments() {
+            key.text("argument", &argument);
+        }
+        let files =
+            [("monitor", Some(program)), ("kernel", Some(&*self.vm.kernel)), ("initrd", self.vm.initrd.as_deref())];
+        for (label, path) in files.into_iter().chain([("image", self.vm.image.as_deref())]) {
+            path.map_or(Ok(()), |path| key.file(label, path))?;
+        }
+        Ok(key.finish())
     }
 
     fn id(&self) -> String {
@@ -244,7 +329,7 @@ impl Planner {
 
 /// Chooses the user of the VMM, and makes it the owner of the files of the instance.
 fn run_as(required: &[RequiredFile], files: Option<&InstanceDir>) -> Result<RunAs, LaunchError> {
-    let run_as = RunAs::choose(Uid::effective(), required);
+    let run_as = RunAs::choose(Privileges::own(), required);
     if let (Some(user), Some(files)) = (&run_as.credentials, files) {
         files.chown(user.uid, user.gid).map_err(refused("the directory of the instance"))?;
     }
@@ -256,6 +341,34 @@ fn refused(what: &str) -> impl Fn(io::Error) -> LaunchError {
     move |error| {
         let why = format!("{what}: {error}");
         if is_full(&error) { LaunchError::Exhausted(why) } else { LaunchError::Refused(why) }
+    }
+}
+
+/// Whether the jailer takes an executable of this name: releases up to 1.12 want the word in it.
+fn has_jailable_name(program: &Path) -> bool {
+    program.file_name().is_some_and(|name| name.to_string_lossy().contains(program::FIRECRACKER.name))
+}
+
+/// Copies the executable to a name that every jailer takes. A link would be resolved.
+fn jailable_copy(program: &Path, directory: &InstanceDir) -> Result<PathBuf, LaunchError> {
+    let place = directory.path().join(EXECUTABLE);
+    let copy = place.join(program::FIRECRACKER.name);
+    fs::create_dir(&place).map_err(refused("the jail"))?;
+    copy_to(program, &copy)?;
+    let executable = fs::Permissions::from_mode(0o755);
+    fs::set_permissions(&copy, executable).map_err(refused("the jail"))?;
+    Ok(copy)
+}
+
+/// Locks a disk that the guest writes to, so that no other guest of any daemon does. The lock ends with the file.
+fn lock(image: &Path) -> Result<File, LaunchError> {
+    let file = File::open(image).map_err(refused(&format!("the root disk {}", image.display())))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            Err(LaunchError::Exhausted(format!("another instance writes to the root disk {}", image.display())))
+        }
+        Err(TryLockError::Error(error)) => Err(refused(&format!("the lock of {}", image.display()))(error)),
     }
 }
 

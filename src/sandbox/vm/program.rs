@@ -7,9 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use unifaas_actors::sandbox::LaunchError;
-
-use crate::sandbox::process::DEFAULT_PATH;
+use unifaas_actors::{sandbox::LaunchError, spec::DEFAULT_PATH};
 
 /// An executable: the environment variable with its path, and its name on the PATH.
 #[derive(Debug, Clone, Copy)]

@@ -12,7 +12,7 @@ use super::firecracker::Files;
 pub const USER_GUEST: &str = "10.0.2.15";
 pub const USER_GATEWAY: &str = "10.0.2.2";
 pub const USER_NETMASK: &str = "255.255.255.0";
-pub const USER_CALLBACK: &str = "10.0.2.100:3000";
+pub const USER_CALLBACK: &str = "10.0.2.100:8124";
 /// Mount tag of a root file system that is shared over 9p.
 const ROOT_TAG: &str = "/dev/root";
 /// Memory for translated code, in MiB. QEMU's default is an eighth of the host's memory.
@@ -253,11 +253,11 @@ mod tests {
             port: 8080,
             egress,
             relay: "/usr/bin/unifaas",
-            callback: ([127, 0, 0, 1], 3000).into(),
+            callback: ([127, 0, 0, 1], 8124).into(),
         };
         let closed = line(&config(&vm, user(false)));
         let expected = "-netdev user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:22768-10.0.2.15:8080,\
-            guestfwd=tcp:10.0.2.100:3000-cmd:/usr/bin/unifaas relay 127.0.0.1:3000 \
+            guestfwd=tcp:10.0.2.100:8124-cmd:/usr/bin/unifaas relay 127.0.0.1:8124 \
             -device virtio-net-device,netdev=net";
         assert!(closed.ends_with(expected), "{closed}");
         assert!(line(&config(&vm, user(true))).contains(",restrict=off,"));

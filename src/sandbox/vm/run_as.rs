@@ -1,8 +1,8 @@
 //! Chooses the user that a VMM runs as.
 //!
-//! A daemon that is root runs it as the user `nobody`, if that user can open everything the VMM needs: devices through
-//! their group, files through the permissions of the whole path. Else the VMM runs as root with two capabilities, those
-//! for access to files.
+//! That is `nobody`, if the daemon can change users, and that user can open everything the VMM needs: devices through
+//! their group, files through the permissions of the whole path. Else the VMM runs as the daemon's user with two
+//! capabilities, those for access to files.
 
 use std::{
     fs,
@@ -10,12 +10,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use nix::unistd::{Gid, Uid, getegid};
+use nix::unistd::Gid;
+use rustix::thread::CapabilitySet;
 
-use crate::sandbox::process::Credentials;
+use crate::{
+    host::privileges::{NoUserChange, Privileges},
+    sandbox::process::Credentials,
+};
 
-/// Bit mask of CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH.
-const FILE_ACCESS: u64 = 1 << 1 | 1 << 2;
+const FILE_ACCESS: CapabilitySet = CapabilitySet::DAC_OVERRIDE.union(CapabilitySet::DAC_READ_SEARCH);
 
 /// A file that the VMM opens by itself.
 #[derive(Debug, Clone)]
@@ -44,37 +47,48 @@ impl RequiredFile {
 pub struct RunAs {
     /// `None`: the daemon's own user.
     pub credentials: Option<Credentials>,
-    /// Bit mask of the capabilities it keeps.
-    pub capabilities: u64,
-    /// The first path that an unprivileged user cannot use: why the VMM runs as root.
-    pub denied: Option<PathBuf>,
+    /// The capabilities that it keeps, if the daemon has them.
+    pub capabilities: CapabilitySet,
+    /// Why the VMM runs as the daemon's user.
+    pub obstacle: Option<Obstacle>,
+}
+
+/// Why a VMM does not run as the unprivileged user.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Obstacle {
+    #[error(transparent)]
+    NoUserChange(#[from] NoUserChange),
+    #[error("an unprivileged user cannot open {}", .0.display())]
+    Denied(PathBuf),
 }
 
 impl RunAs {
-    /// Chooses the user for a daemon that runs as `daemon`.
-    pub fn choose(daemon: Uid, required: &[RequiredFile]) -> Self {
-        if !daemon.is_root() {
-            return Self { credentials: None, capabilities: 0, denied: None };
-        }
+    /// Chooses the user for a VMM of a daemon with these privileges.
+    pub fn choose(daemon: &Privileges, required: &[RequiredFile]) -> Self {
         let mut unprivileged = Credentials::unprivileged();
         unprivileged.groups = required.iter().filter_map(|file| group_of_device(&file.path)).collect();
+        let capabilities = FILE_ACCESS;
+        if let Err(why) = unprivileged.check(daemon) {
+            return Self { credentials: None, capabilities, obstacle: Some(why.into()) };
+        }
         match required.iter().find_map(|file| first_denied(&unprivileged, file)) {
-            None => Self { credentials: Some(unprivileged), capabilities: 0, denied: None },
+            None => Self { credentials: Some(unprivileged), capabilities: CapabilitySet::empty(), obstacle: None },
             Some(denied) => {
-                let root = Credentials { uid: Uid::from_raw(0), gid: Gid::from_raw(0), groups: vec![unprivileged.gid] };
-                Self { credentials: Some(root), capabilities: FILE_ACCESS, denied: Some(denied) }
+                let own = Credentials { uid: daemon.user, gid: daemon.group, groups: vec![Self::group(daemon)] };
+                Self { credentials: Some(own), capabilities, obstacle: Some(Obstacle::Denied(denied)) }
             }
         }
     }
 
     /// Returns the daemon's own user, with all its capabilities.
     pub fn daemon() -> Self {
-        Self { credentials: None, capabilities: u64::MAX, denied: None }
+        Self { credentials: None, capabilities: CapabilitySet::all(), obstacle: None }
     }
 
     /// Returns the group that every VMM of this daemon is in.
-    pub fn group(daemon: Uid) -> Gid {
-        if daemon.is_root() { Credentials::unprivileged().gid } else { getegid() }
+    pub fn group(daemon: &Privileges) -> Gid {
+        let unprivileged = Credentials::unprivileged();
+        if unprivileged.check(daemon).is_ok() { unprivileged.gid } else { daemon.group }
     }
 }
 
@@ -100,7 +114,9 @@ mod tests {
 
     use super::*;
 
-    const ROOT: Uid = Uid::from_raw(0);
+    fn root() -> Privileges {
+        Privileges::of(0, true)
+    }
 
     /// Returns a file with these permissions, in a directory that every user may enter.
     fn file(mode: u32) -> tempfile::NamedTempFile {
@@ -112,26 +128,34 @@ mod tests {
     #[test]
     fn runs_unprivileged_if_files_are_readable() {
         let kernel = file(0o644);
-        let run_as = RunAs::choose(ROOT, &[RequiredFile::read(kernel.path()), RequiredFile::read("/no/such/file")]);
-        assert_eq!(run_as.credentials.unwrap().uid, Credentials::unprivileged().uid);
-        assert_eq!((run_as.capabilities, run_as.denied), (0, None));
+        let required = [RequiredFile::read(kernel.path()), RequiredFile::read("/no/such/file")];
+        for daemon in [root(), Privileges::of(1000, true)] {
+            let run_as = RunAs::choose(&daemon, &required);
+            assert_eq!(run_as.credentials.unwrap().uid, Credentials::unprivileged().uid);
+            assert_eq!((run_as.capabilities, run_as.obstacle), (CapabilitySet::empty(), None));
+        }
     }
 
     #[test]
     fn runs_as_restricted_root_if_a_file_is_not_readable() {
         let kernel = file(0o600);
-        let run_as = RunAs::choose(ROOT, &[RequiredFile::read(kernel.path())]);
-        assert_eq!(run_as.denied.as_deref(), Some(kernel.path()));
+        let run_as = RunAs::choose(&root(), &[RequiredFile::read(kernel.path())]);
+        let why = format!("an unprivileged user cannot open {}", kernel.path().display());
+        assert_eq!(run_as.obstacle.unwrap().to_string(), why);
         let credentials = run_as.credentials.unwrap();
-        assert!(credentials.uid.is_root() && credentials.groups == [RunAs::group(ROOT)]);
+        assert!(credentials.uid.is_root() && credentials.groups == [RunAs::group(&root())]);
         assert_eq!(run_as.capabilities, FILE_ACCESS);
         let image = file(0o644);
-        assert!(RunAs::choose(ROOT, &[RequiredFile::write(image.path())]).denied.is_some());
+        assert!(RunAs::choose(&root(), &[RequiredFile::write(image.path())]).obstacle.is_some());
     }
 
     #[test]
-    fn unprivileged_daemon_runs_vmm_as_itself() {
-        let run_as = RunAs::choose(Uid::from_raw(1000), &[RequiredFile::read(file(0o600).path())]);
-        assert_eq!((run_as.credentials, run_as.denied), (None, None));
+    fn daemon_without_privileges_runs_vmm_as_itself() {
+        for user in [0, 1000] {
+            let daemon = Privileges::of(user, false);
+            let run_as = RunAs::choose(&daemon, &[RequiredFile::read(file(0o600).path())]);
+            assert_eq!(run_as.obstacle.unwrap().to_string(), "the daemon lacks CAP_SETUID");
+            assert_eq!((run_as.credentials, RunAs::group(&daemon)), (None, daemon.group));
+        }
     }
 }

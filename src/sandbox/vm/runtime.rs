@@ -1,38 +1,38 @@
 //! Launches virtual machines: acquires what a VMM needs, starts it, and reports its exit.
 
-use std::{cell::Cell, net::SocketAddr, os::fd::OwnedFd, path::PathBuf, rc::Rc, time::Duration};
+use std::{cell::Cell, net::SocketAddr, os::fd::OwnedFd, path::PathBuf, rc::Rc, sync::Arc, time::Duration};
 
 use futures::future::LocalBoxFuture;
-use nix::unistd::Uid;
 use slog::{Logger, debug, info, warn};
-use tokio::{
-    sync::OnceCell,
-    task::{self, JoinHandle},
-    time,
-};
+use tokio::{sync::OnceCell, task, time};
 use unifaas_actors::{
-    sandbox::{LaunchError, LaunchOrder, Launched, SandboxExit},
-    spec::{Accel, FunctionSpec, Hypervisor, SandboxSpec, VmNetwork, VmSpec},
+    Phase,
+    sandbox::{InstanceNetwork, LaunchError, LaunchOrder, Launched, SandboxExit},
+    spec::{Accel, FunctionSpec, Hypervisor, Readiness, SandboxSpec, VmNetwork, VmSpec, has_placeholder},
 };
 
 use super::{
     accel,
     attachment::{self, GuestNetConfig, NetAttachment},
-    exit_reason::{self, Vmm},
+    clone,
+    exit_reason::{self, LastLines, Vmm},
     handle::VmHandle,
-    plan::{Plan, Planner},
+    plan::{Plan, Planner, SnapshotUse},
     qemu::Accelerator,
-    qmp,
+    qmp::QmpClient,
     run_as::RunAs,
+    template::Template,
 };
 use crate::{
-    host::function_peers::FunctionPeers,
+    host::{function_peers::FunctionPeers, privileges::Privileges},
     net::{self, Mark, NetError, Network, Subnet},
     sandbox::{
         callback::Callback,
         cgroup::ResourceLimits,
         process::{ProcessRecord, ProcessRuntime, SpawnRequest, StartError, Started},
+        readiness::{Place, Probe, Sockets, Target},
     },
+    snapshot::SnapshotStore,
     state::State,
 };
 
@@ -57,6 +57,9 @@ pub struct VmSettings {
     pub callback: SocketAddr,
     /// Gets the addresses and users of guests.
     pub peers: FunctionPeers,
+    /// Another daemon shares the range for a while.
+    pub is_successor: bool,
+    pub snapshots: Arc<SnapshotStore>,
 }
 
 /// Starts virtual machines.
@@ -81,8 +84,9 @@ impl VmRuntime {
         let network = net::Settings {
             subnet: settings.subnet.unwrap_or(Subnet::DEFAULT),
             pool: settings.tap_pool,
-            tap_group: RunAs::group(Uid::effective()).as_raw(),
+            tap_group: RunAs::group(Privileges::own()).as_raw(),
             callback: settings.callback,
+            is_shared: settings.is_successor,
             mark: Mark::new(state.mark()),
             journal: state.journal.clone(),
             spawner: runtime.spawner.clone(),
@@ -138,7 +142,9 @@ impl Inner {
         let token = order.token.reveal();
         let (attachment, guest) = match vm.network {
             VmNetwork::Tap => {
-                attachment::check_callback(self.settings.callback, &order.spec.readiness)?;
+                let needs_callback =
+                    order.spec.readiness == Readiness::Callback || has_placeholder(&vm.cmdline, "callback");
+                attachment::check_callback(self.settings.callback, needs_callback)?;
                 let tap = self.network.acquire(vm.egress).await?;
                 let subnet = self.settings.subnet.unwrap_or(Subnet::DEFAULT);
                 self.settings.peers.add_network("virtual machines", vec![subnet.into()]);
@@ -163,6 +169,7 @@ impl Inner {
         };
         let planner = Planner {
             instance: order.instance,
+            purpose: order.purpose,
             spec: order.spec.clone(),
             vm: vm.clone(),
             tap,
@@ -170,12 +177,15 @@ impl Inner {
             instances: self.instances.clone(),
             callback: Callback::local(self.settings.callback),
             accelerator,
+            snapshots: self.settings.snapshots.clone(),
+            clock: order.clock.clone(),
         };
         let planned = task::spawn_blocking(move || planner.plan()).await;
         let plan = planned.unwrap_or_else(|error| Err(LaunchError::Refused(format!("the plan: {error}"))))?;
+        order.clock.mark(Phase::Created);
         self.note_user(&plan.run_as);
-        let qmp = (plan.vmm == Vmm::Qemu).then(qmp::listen).transpose().map_err(|error| {
-            let error = StartError::new("stdin", error);
+        let qmp = (plan.vmm == Vmm::Qemu).then(QmpClient::listen).transpose().map_err(|error| {
+            let error = StartError::at("stdin")(error);
             let why = error.describe(&plan.invocation.program);
             error.into_launch_error(why)
         })?;
@@ -184,11 +194,12 @@ impl Inner {
 
     /// Reports the user of a VMM: in the log if it is root, and to the table of peers.
     fn note_user(&self, run_as: &RunAs) {
-        if let Some(denied) = run_as.denied.as_ref().filter(|_| !self.logged_root.replace(true)) {
-            info!(self.log, "VMMs run as root, with the capabilities for file access only: an unprivileged user could \
-                not open every file they need"; "for example" => %denied.display());
+        let daemon = Privileges::own().user;
+        let obstacle = run_as.obstacle.as_ref().filter(|_| daemon.is_root());
+        if let Some(why) = obstacle.filter(|_| !self.logged_root.replace(true)) {
+            info!(self.log, "VMMs run as root, with the capabilities for file access only"; "why" => %why);
         }
-        if let Some(user) = run_as.credentials.as_ref().filter(|user| user.uid != Uid::effective()) {
+        if let Some(user) = run_as.credentials.as_ref().filter(|user| user.uid != daemon) {
             // Connections of a guest in a user-mode network come from the user of its VMM.
             self.settings.peers.add_user(user.uid.as_raw());
         }
@@ -202,49 +213,75 @@ impl Inner {
         record: ProcessRecord,
     ) -> Result<Launched, LaunchError> {
         let Prepared { attachment, guest, plan, qmp } = prepared;
-        let Plan { vmm, invocation, run_as, files } = plan;
+        let Plan { vmm, invocation, run_as, files, disk, snapshot } = plan;
         let overhead = if vmm == Vmm::Qemu { QEMU_OVERHEAD } else { FIRECRACKER_OVERHEAD };
         let memory = vm.memory + overhead;
-        let limits = ResourceLimits { memory, pids: MAX_THREADS };
+        let limits = ResourceLimits { memory, pids: MAX_THREADS, freezable: !order.spec.keep_paused.is_zero() };
         let program = invocation.program.clone();
         let mut request = SpawnRequest::new(invocation, "/".into(), run_as.credentials.as_ref());
-        request = request.capabilities(run_as.capabilities);
-        let reason = qmp.map(|(stdin, reason)| {
+        request = request.capabilities(run_as.capabilities).console();
+        let qmp = qmp.map(|(stdin, client)| {
             request.stdin(stdin);
-            reason
+            client
         });
-        let started = self.runtime.start(request, limits, record, order.output.clone()).await;
-        let Started { handle, exited, pid, cgroups } = started.map_err(|error| {
+        let started = self.runtime.start(request, limits, record, order.output.clone(), &order.clock).await;
+        let Started { handle: process, exited, pid, cgroups, memory_usage } = started.map_err(|error| {
             let why = error.describe(&program);
             error.into_launch_error(why)
         })?;
-        let address = match &attachment {
-            NetAttachment::Tap(tap) => format!("tap {} {}/30", tap.name, tap.link.gateway),
-            NetAttachment::User(_) => format!("port {}", guest.address),
+        let mut handle = VmHandle { process: Box::new(process), attachment, files, disk, template: None };
+        let restored = match (snapshot, &qmp, &vm.snapshot) {
+            (SnapshotUse::Restore(found), Some(qmp), Some(spec)) => {
+                if let Err(why) = clone::restore(found, qmp, spec, guest.address, order.instance).await {
+                    return Err(clone::not_restored(why, handle, &order.log).await);
+                }
+                true
+            }
+            (SnapshotUse::Take(key), Some(qmp), Some(spec)) => {
+                let (function, spec, address) = (order.spec.name.clone(), spec.clone(), guest.address);
+                let (qmp, store) = (qmp.clone(), self.settings.snapshots.clone());
+                handle.template = Some(Template { function, spec, key, address, qmp, store });
+                false
+            }
+            _ => false,
         };
+        let (address, place) = match &handle.attachment {
+            NetAttachment::Tap(tap) => (format!("tap {} {}/30", tap.name, tap.link.gateway), Place::Guest),
+            NetAttachment::User(_) => {
+                (format!("port {}", guest.address), Place::ForwardedGuest { port: order.spec.port })
+            }
+        };
+        let prober = Probe::new(Target {
+            address: guest.address,
+            alternative: None,
+            readiness: clone::readiness(&order.spec.readiness, restored),
+            place,
+            sockets: Sockets::Hidden,
+        });
         let resources: Vec<String> = [address]
             .into_iter()
-            .chain(files.iter().map(|files| format!("directory {}", files.path().display())))
+            .chain(handle.files.iter().map(|files| format!("directory {}", files.path().display())))
             .chain(cgroups.iter().map(|label| format!("cgroup {label}")))
             .collect();
         debug!(order.log, "VMM started"; "pid" => pid.as_raw(), "address" => %guest.address);
 
-        let link_lost = attachment.link_lost();
-        let lines = order.output;
+        let link_lost = handle.attachment.link_lost();
+        let (lines, id) = (order.output, order.instance.to_string());
         Ok(Launched {
-            address: guest.address,
-            callback_source: guest.source,
-            sandbox: Box::new(VmHandle { process: Box::new(handle), attachment, files }),
+            restored,
+            network: Some(InstanceNetwork { address: guest.address, callback_source: guest.source, prober }),
+            sandbox: Box::new(handle),
             exited: Box::pin(async move {
                 let lost = |_| SandboxExit::Other("no longer watched by the daemon".to_owned());
                 let ended = async {
                     let exit = exited.await.unwrap_or_else(lost);
-                    let reason = match reason {
-                        Some(reason) => time::timeout(EXIT_REASON_TIMEOUT, reason).await.ok(),
+                    let reason = match qmp {
+                        Some(qmp) => time::timeout(EXIT_REASON_TIMEOUT, qmp.exit_reason()).await.ok().flatten(),
                         None => None,
                     };
-                    let reason = reason.and_then(Result::ok).flatten();
-                    exit_reason::describe(vmm, exit, reason.as_deref(), &lines.tail(SEARCHED_LINES))
+                    let lines = lines.tail(SEARCHED_LINES);
+                    let lines = LastLines::new(lines.iter().map(|line| &**line));
+                    exit_reason::describe(vmm, exit, reason.as_deref(), &id, &lines)
                 };
                 // An unreachable guest counts as ended, and its VMM is ended with it.
                 tokio::select! {
@@ -255,6 +292,7 @@ impl Inner {
             pid: u32::try_from(pid.as_raw()).ok(),
             engine_id: None,
             resources,
+            memory_usage,
         })
     }
 
@@ -279,6 +317,6 @@ struct Prepared {
     attachment: NetAttachment,
     guest: GuestNetConfig,
     plan: Plan,
-    /// QEMU's standard input, and the reader of its exit reason.
-    qmp: Option<(OwnedFd, JoinHandle<Option<String>>)>,
+    /// QEMU's standard input, and the client at its other end.
+    qmp: Option<(OwnedFd, QmpClient)>,
 }

@@ -1,5 +1,6 @@
 //! The queue and the selection of victims, case by case. `walk.rs` compares random sequences with a model.
 
+mod paused;
 mod walk;
 
 use std::sync::LazyLock;
@@ -27,11 +28,20 @@ fn minimum(memory: u64) -> StartRequest {
     StartRequest { memory, kind: StartKind::Isolated, urgency: Urgency::Minimum }
 }
 
+/// Admits the next request, which is one for a start.
+#[track_caller]
+fn admit_start(ledger: &mut Ledger, now: u64) -> Option<AdmittedStart> {
+    ledger.admit_next(at(now)).map(|admitted| match admitted {
+        Admitted::Start(admitted) => admitted,
+        Admitted::Wake { instance, .. } => panic!("{instance} was woken"),
+    })
+}
+
 /// Requests an instance that is admitted at once.
 #[track_caller]
 fn start(ledger: &mut Ledger, function: FunctionKey, request: StartRequest, now: u64) -> InstanceId {
     ledger.request(function, request).unwrap();
-    let admitted = ledger.admit_next(at(now)).expect("it is admitted");
+    let admitted = admit_start(ledger, now).expect("it is admitted");
     assert_eq!((admitted.function, admitted.kind), (function, request.kind));
     admitted.instance
 }
@@ -53,7 +63,7 @@ fn waits(ledger: &mut Ledger, function: FunctionKey, request: StartRequest) {
 
 /// Admits whatever can be admitted; returns the functions in this order.
 fn admitted(ledger: &mut Ledger, now: u64) -> Vec<FunctionKey> {
-    std::iter::from_fn(|| ledger.admit_next(at(now))).map(|admitted| admitted.function).collect()
+    std::iter::from_fn(|| admit_start(ledger, now)).map(|admitted| admitted.function).collect()
 }
 
 #[test]
@@ -76,9 +86,9 @@ fn a_request_that_exceeds_the_host_blocks_no_other() {
     admit(&mut ledger, 1, 600);
     waits(&mut ledger, 2, caller(500, Isolated, 1));
     waits(&mut ledger, 3, caller(300, Isolated, 2));
-    let (why, retry_after) = ledger.request(2, caller(1001, Isolated, 1)).unwrap_err();
-    assert_eq!(why, "an instance needs 1001 MiB, and all instances together may use 1000 MiB");
-    assert_eq!((retry_after, ledger.waiting()), (MAX_RETRY_AFTER, 1));
+    let why = ledger.request(2, caller(1001, Isolated, 1)).unwrap_err();
+    assert_eq!(why, "an instance needs 1001 MiB, and all instances together may use 1000 MiB (--memory-budget)");
+    assert_eq!(ledger.waiting(), 1);
     assert_eq!(admitted(&mut ledger, 50), [3]);
 }
 
@@ -113,11 +123,11 @@ fn an_admitted_function_goes_to_the_back() {
     waits(&mut ledger, 1, caller(1000, Isolated, 1));
     waits(&mut ledger, 2, caller(1000, Isolated, 2));
     ledger.release(held, at(60));
-    let first = ledger.admit_next(at(60)).unwrap();
+    let first = admit_start(&mut ledger, 60).unwrap();
     assert_eq!(first.function, 1);
     waits(&mut ledger, 1, caller(1000, Isolated, 1));
     ledger.release(first.instance, at(61));
-    let second = ledger.admit_next(at(61)).unwrap();
+    let second = admit_start(&mut ledger, 61).unwrap();
     assert_eq!(second.function, 2);
     ledger.forget(1);
     waits(&mut ledger, 2, caller(1000, Isolated, 2));
@@ -163,9 +173,9 @@ fn the_shortage_is_what_stopping_instances_will_not_release() {
     assert_eq!(ledger.shortage(), None);
     waits(&mut ledger, 2, caller(600, Isolated, 1));
     waits(&mut ledger, 3, caller(900, Isolated, 2));
-    assert_eq!(ledger.shortage(), Some(Shortage { function: 2, missing: 500 }));
+    assert_eq!(ledger.shortage(), Some(Shortage { function: 2, missing: 500, is_wake: false }));
     ledger.set_stopping(a, at(3));
-    assert_eq!(ledger.shortage(), Some(Shortage { function: 2, missing: 100 }));
+    assert_eq!(ledger.shortage(), Some(Shortage { function: 2, missing: 100, is_wake: false }));
     ledger.set_stopping(b, at(3));
     assert_eq!(ledger.shortage(), None);
 }
@@ -176,15 +186,20 @@ fn memory_of_a_stuck_instance_stays_taken_and_is_not_expected_back() {
     let [stuck, idle] = [400, 500].map(|memory| admit(&mut ledger, 1, memory));
     waits(&mut ledger, 2, caller(600, Isolated, 1));
     ledger.set_stopping(stuck, at(2));
-    assert_eq!((ledger.shortage(), ledger.is_empty()), (Some(Shortage { function: 2, missing: 100 }), false));
+    assert_eq!(
+        (ledger.shortage(), ledger.is_empty()),
+        (Some(Shortage { function: 2, missing: 100, is_wake: false }), false)
+    );
     for _ in 0..2 {
         ledger.set_stuck(stuck, at(3));
         // A late report has no effect.
         ledger.set_stopping(stuck, at(3));
     }
-    assert_eq!((ledger.shortage(), ledger.taken()), (Some(Shortage { function: 2, missing: 500 }), 900));
-    let candidates = [stuck, idle].map(|instance| IdleInstance { instance, idle_since: at(0) });
-    assert_eq!(ledger.select_victims(500, candidates.to_vec()), [idle]);
+    assert_eq!(
+        (ledger.shortage(), ledger.taken()),
+        (Some(Shortage { function: 2, missing: 500, is_wake: false }), 900)
+    );
+    assert_eq!(steps(&ledger, [stuck, idle]), [(idle, Rung::Paused, 470), (idle, Rung::Ended, 30)]);
     ledger.release(idle, at(4));
     assert_eq!((ledger.is_empty(), ledger.taken()), (true, 400));
     assert_eq!((admitted(&mut ledger, 4), ledger.is_empty()), (vec![2], false));
@@ -200,43 +215,55 @@ fn a_request_that_lacks_a_start_causes_no_shortage() {
     waits(&mut ledger, 3, caller(200, Process, 2));
     assert_eq!(ledger.shortage(), None);
     ledger.set_started(starting, at(3));
-    assert_eq!(ledger.shortage(), Some(Shortage { function: 3, missing: 150 }));
+    assert_eq!(ledger.shortage(), Some(Shortage { function: 3, missing: 150, is_wake: false }));
 }
 
-/// Checks the selection, by position, among instances of those sizes, each idle for a second less than the one before.
-#[track_caller]
-fn check_victims(missing: u64, sizes: &[u64], expected: &[usize]) {
-    let mut ledger = ledger();
-    let instances: Vec<_> = sizes.iter().map(|size| admit(&mut ledger, 1, *size)).collect();
-    let idle =
-        |(second, instance): (usize, &InstanceId)| IdleInstance { instance: *instance, idle_since: at(second as u64) };
-    // The order in which they are reported does not matter.
-    let candidates = instances.iter().enumerate().map(idle).rev().collect();
-    let victims = ledger.select_victims(missing, candidates);
-    let positions = victims.iter().map(|victim| instances.iter().position(|instance| instance == victim).unwrap());
-    assert_eq!(positions.collect::<Vec<_>>(), expected, "{missing} of {sizes:?}");
+/// Returns the steps that idle instances can take, and what each releases. A pause leaves them 30 MiB.
+fn steps<const N: usize>(ledger: &Ledger, instances: [InstanceId; N]) -> Vec<(InstanceId, Rung, u64)> {
+    let pause = Some(Pausable { footprint: 30, delay: Duration::from_millis(1) });
+    let delay = Duration::from_millis(100);
+    let idle = instances.map(|instance| IdleInstance { instance, idle_since: at(0), rate: 1.0, pause, delay });
+    ledger.steps(idle.to_vec()).into_iter().map(|step| (step.instance, step.to, step.releases)).collect()
 }
 
 #[test]
-fn selects_the_longest_idle_instances_and_no_more_than_necessary() {
-    check_victims(100, &[100, 100, 100], &[0]);
-    check_victims(101, &[100, 100, 100], &[0, 1]);
-    check_victims(300, &[100, 100, 100], &[0, 1, 2]);
-    check_victims(301, &[100, 100, 100], &[]);
-    check_victims(300, &[100, 300], &[1]);
-    check_victims(300, &[50, 100, 200, 50], &[1, 2]);
-    check_victims(310, &[50, 10, 250], &[0, 1, 2]);
-    check_victims(300, &[], &[]);
-}
-
-#[test]
-fn selects_no_instance_that_is_stopping_already() {
+fn an_instance_that_is_being_paused_or_stopped_takes_no_step() {
     let mut ledger = ledger();
-    let [a, b] = [100, 100].map(|memory| admit(&mut ledger, 1, memory));
+    let [a, b, small] = [100, 100, 30].map(|memory| admit(&mut ledger, 1, memory));
+    let both = [(b, Rung::Paused, 70), (b, Rung::Ended, 30)];
     ledger.set_stopping(a, at(1));
-    let idle = [a, b, InstanceId::random()].map(|instance| IdleInstance { instance, idle_since: at(0) });
-    assert_eq!(ledger.select_victims(100, idle.to_vec()), [b]);
-    assert_eq!(ledger.select_victims(101, idle.to_vec()), []);
+    assert_eq!(steps(&ledger, [a, b, InstanceId::random()]), both);
+    // It holds what it would hold while it is paused.
+    assert_eq!(steps(&ledger, [small]), [(small, Rung::Ended, 30)]);
+    ledger.set_pausing(b, 30);
+    assert_eq!(steps(&ledger, [a, b]), []);
+    ledger.set_footprint(b, 100);
+    assert_eq!(steps(&ledger, [b]), both);
+}
+
+#[test]
+fn memory_of_an_instance_that_is_being_paused_is_expected_back() {
+    let mut ledger = ledger();
+    let [a, b] = [500, 500].map(|memory| admit(&mut ledger, 1, memory));
+    waits(&mut ledger, 2, caller(600, Isolated, 1));
+    let missing = |ledger: &Ledger| ledger.shortage().map_or(0, |shortage| shortage.missing);
+    assert_eq!(missing(&ledger), 600);
+    ledger.set_pausing(a, 100);
+    ledger.set_pausing(a, 100);
+    assert_eq!(missing(&ledger), 200);
+    // It holds more than was expected.
+    ledger.set_footprint(a, 150);
+    assert_eq!((missing(&ledger), ledger.free()), (250, 350));
+    // It is wanted again, or ends, before it is paused.
+    ledger.set_pausing(b, 100);
+    assert_eq!(missing(&ledger), 0);
+    ledger.set_footprint(b, 500);
+    assert_eq!(missing(&ledger), 250);
+    ledger.set_pausing(b, 100);
+    ledger.set_stopping(b, at(3));
+    assert_eq!(missing(&ledger), 0);
+    ledger.release(b, at(4));
+    assert_eq!((ledger.free(), admitted(&mut ledger, 4)), (850, vec![2]));
 }
 
 #[test]
@@ -265,4 +292,34 @@ fn explains_a_wait_for_a_start() {
     waits(&mut ledger, 2, caller(10, Process, 1));
     let (why, after) = ledger.wait_reason(2, at(2)).unwrap();
     assert_eq!((why.as_str(), after), ("as many instances are starting as may at once (1)", MAX_RETRY_AFTER));
+}
+
+#[test]
+fn a_template_starts_alone_and_nothing_is_evicted_for_it() {
+    let template = |memory| StartRequest { memory, kind: Isolated, urgency: Urgency::Template };
+    let mut ledger = ledger();
+    let booting = start(&mut ledger, 1, minimum(100), 0);
+    waits(&mut ledger, 2, template(100));
+    waits(&mut ledger, 3, template(100));
+    ledger.set_started(booting, at(1));
+    assert_eq!(admitted(&mut ledger, 1), [2], "nothing else starts, and no more than one");
+    assert_eq!((admitted(&mut ledger, 2), ledger.waiting()), (vec![], 1));
+    let template_of_two = *ledger.holdings.iter().find(|(_, holding)| holding.is_template).expect("it is there").0;
+    // Others do not wait for it.
+    let other = start(&mut ledger, 4, minimum(100), 3);
+    for instance in [other, template_of_two] {
+        ledger.set_started(instance, at(4));
+    }
+    assert!(admitted(&mut ledger, 4).is_empty(), "the other template is there until nothing is left of it");
+    ledger.set_stopping(template_of_two, at(5));
+    assert!(admitted(&mut ledger, 5).is_empty());
+    ledger.release(template_of_two, at(6));
+    assert_eq!(admitted(&mut ledger, 6), [3]);
+
+    let mut ledger = self::ledger();
+    admit(&mut ledger, 1, 950);
+    waits(&mut ledger, 2, template(100));
+    assert_eq!(ledger.shortage(), None);
+    ledger.request(3, minimum(100)).unwrap();
+    assert_eq!(ledger.shortage(), Some(Shortage { function: 3, missing: 50, is_wake: false }));
 }

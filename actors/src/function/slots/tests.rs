@@ -1,7 +1,8 @@
-//! The slot table, case by case. `idle.rs` has the cases about idle instances; `walk.rs` compares random sequences with a
+//! The slot table, case by case. `idle.rs` and `paused.rs` have the cases about idle and paused instances; `walk.rs` compares random sequences with a
 //! model.
 
 mod idle;
+mod paused;
 mod walk;
 
 use std::{
@@ -12,7 +13,7 @@ use std::{
 };
 
 use super::*;
-use crate::spec::FunctionSpec;
+use crate::{boot::BootClock, spec::FunctionSpec};
 
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
@@ -22,7 +23,9 @@ fn at(seconds: u64) -> Instant {
 
 /// Returns an endpoint of an instance with a keepalive of 60 s.
 fn endpoint(keys: &str, revision: u64) -> Arc<Endpoint> {
-    Arc::new(Endpoint::new(InstanceId::random(), SocketAddr::from((Ipv4Addr::LOCALHOST, 1)), spec(keys), revision))
+    let reached = SocketAddr::from((Ipv4Addr::LOCALHOST, 1)).into();
+    let clock = BootClock::new(Instant::now());
+    Arc::new(Endpoint::new(InstanceId::random(), reached, spec(keys), revision, clock))
 }
 
 fn spec(keys: &str) -> Arc<FunctionSpec> {

@@ -122,6 +122,31 @@ fn env_maps_names_to_strings() {
 }
 
 #[test]
+fn asynchronous_invocations_have_bounds() {
+    let table = format!("{CONTAINER}[async]\n");
+    let refused = |expected: &str, cases: &[(&str, &str)]| refused(&table, "async.", expected, cases);
+    refused("an integer from 1 to 1000000 (attempts)", &[("attempts = 0", "the integer 0")]);
+    refused("an integer from 1 to 1000000 (invocations)", &[("queue = 0", "the integer 0")]);
+    let sizes = [("max-body = 17", "the integer 17"), ("max-response = 0", "the integer 0")];
+    refused("MiB, a number above 0 and up to 16", &sizes);
+    let cases = [
+        (
+            "retry-on = [\"503\", \"2xx\"]",
+            "4: async.retry-on: expected \"4xx\", \"5xx\" and statuses from \"400\" to \"599\", \
+            found the string \"2xx\"",
+        ),
+        ("backoff = 5\nbackoff-max = 2", "4: async.backoff: 5 is more than backoff-max, which is 2"),
+        ("keep = 0", "4: async.keep: expected more than 0 seconds, found 0"),
+        (
+            "retries = 3",
+            "4: async.retries: unknown key in [async]; known there: allow, concurrency, queue, attempts, backoff, \
+            backoff-max, max-age, retry-on, max-body, max-response, keep, keep-dead",
+        ),
+    ];
+    check_messages(&table, "", &cases);
+}
+
+#[test]
 fn unknown_keys_come_with_a_hint() {
     let near =
         [("memroy", "memory"), ("Memory", "memory"), ("cpu", "cpus"), ("net-work", "network"), ("imag", "image")];

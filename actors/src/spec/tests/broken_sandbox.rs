@@ -1,6 +1,9 @@
 //! Messages about invalid `[process]`, `[container]` and `[vm]` tables.
 
-use super::broken::{CONTAINER, PROCESS, VM, check_messages, messages, refused};
+use super::{
+    broken::{CONTAINER, PROCESS, VM, check_messages, messages, refused},
+    parse,
+};
 
 #[test]
 fn a_function_has_exactly_one_sandbox() {
@@ -147,6 +150,43 @@ fn names_the_problems_of_a_hypervisor() {
 }
 
 #[test]
+fn writable_disk_is_shared_by_one_instance_only() {
+    let shared = format!("{}copy-rootfs = false\n", with_hypervisor("firecracker"));
+    let rule = "without a copy, all instances would write to one disk: set read-only = true, or max-instances = 1";
+    for most in ["", "max-instances = 2\n"] {
+        let line = 6 + most.lines().count();
+        let expected = format!("{line}: vm.hypervisor.copy-rootfs: {rule}");
+        assert_eq!(messages(&format!("{most}{shared}")), expected);
+    }
+    for good in [format!("max-instances = 1\n{shared}"), format!("{shared}read-only = true\n")] {
+        super::good(&good);
+    }
+}
+
+#[test]
+fn words_that_look_like_placeholders_are_problems() {
+    let cases = [
+        (
+            "[process]\ncommand = [\"f\", \"--url=%calback\"]",
+            "2: process.command: %calback is no placeholder; did you mean %callback?",
+        ),
+        (
+            "[process]\ncommand = [\"f\", \"%gateway\"]",
+            "2: process.command: %gateway is not replaced here: only %callback, %ip, %port and %unifaas are",
+        ),
+        (
+            "[container]\nimage = \"i\"\ncommand = [\"%unifaas\"]",
+            "3: container.command: %unifaas is not replaced here: only %callback, %ip and %port are",
+        ),
+        (
+            "[vm]\nkernel = \"k\"\nhypervisor.type = \"qemu\"\ncmdline = \"ip=%ip mac=%mac\"",
+            "4: vm.cmdline: %mac is no placeholder: there are %callback, %gateway, %ip and %netmask",
+        ),
+    ];
+    check_messages("", "", &cases);
+}
+
+#[test]
 fn each_hypervisor_type_has_its_own_keys() {
     for (kind, key, hint) in [
         ("qemu", "copy-rootfs", "it belongs to a hypervisor of type \"firecracker\""),
@@ -173,4 +213,28 @@ fn disk_options_need_an_image() {
         let text = with_hypervisor(kind).replace("image = \"i\"\n", "");
         assert_eq!(messages(&format!("{text}{key} = {value}")), format!("5: vm.hypervisor.{key}: {reason}"));
     }
+}
+
+#[test]
+fn names_what_no_snapshot_can_be_taken_of() {
+    let user = format!("{VM}network = \"user\"\n");
+    refused(&user, "vm.", "true, false or a table", &[("snapshot = 1", "the integer 1")]);
+    let path = "a path that starts with '/' and has only visible ASCII characters and no '#'";
+    refused(&user, "vm.", path, &[("snapshot.prepare = \"x\"", "the string \"x\"")]);
+    let unknown = "5: vm.snapshot.settled: unknown key in the table of `snapshot`; did you mean `settle`?";
+    check_messages(&user, "", &[("snapshot.settled = 1", unknown)]);
+    let on_tap = "4: vm.snapshot: clones have one address, which only network = \"user\" allows";
+    check_messages(VM, "", &[("snapshot = true", on_tap), ("snapshot = true\negress = true", on_tap)]);
+    let firecracker = "4: vm.snapshot: guests of Firecracker have none: it is for types \"qemu\" and \"microvm\"";
+    check_messages(&VM.replace("qemu", "firecracker"), "", &[("snapshot = true", firecracker)]);
+    let tcp = "6: vm.snapshot: QEMU accepts connections before the guest is ready: set readiness to \"callback\" or { http = … }";
+    check_messages(&format!("readiness = \"tcp\"\n{user}"), "", &[("snapshot = true", tcp)]);
+    let with_image = |hypervisor: &str| {
+        format!("[vm]\nkernel = \"k\"\nimage = \"i\"\nnetwork = \"user\"\nsnapshot = true\n{hypervisor}")
+    };
+    let disk = "5: vm.snapshot: clones share the root disk: set read-only = true in vm.hypervisor";
+    assert_eq!(messages(&with_image("hypervisor = { type = \"qemu\" }")), disk);
+    let shared = "5: vm.snapshot: a directory shared over 9p is no part of it: use disk-type = \"block\"";
+    assert_eq!(messages(&with_image("hypervisor = { type = \"qemu\", disk-type = \"9p\", read-only = true }")), shared);
+    parse(&with_image("hypervisor = { type = \"qemu\", read-only = true }")).unwrap();
 }

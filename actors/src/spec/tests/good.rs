@@ -4,8 +4,8 @@ use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use super::{FULL_CONTAINER, FULL_FIRECRACKER, FULL_MICROVM, FULL_PROCESS, good};
 use crate::spec::{
-    Accel, DiskType, Hypervisor, Machine, MicrovmOptions, Pull, Qemu, Readiness, SandboxSpec, VmNetwork, VmSpec,
-    check_name,
+    Accel, AsyncSpec, DiskType, Hypervisor, Machine, MicrovmOptions, Pull, Qemu, Readiness, SandboxSpec, SnapshotSpec,
+    VmNetwork, VmSpec, check_name,
 };
 
 fn vm(text: &str) -> VmSpec {
@@ -41,6 +41,15 @@ fn reads_every_key_of_a_process() {
     assert_eq!(spec.env.get("GREETING").map(String::as_str), Some("hello"));
     assert_eq!(spec.env.get("EMPTY").map(String::as_str), Some(""));
     assert_eq!(spec.memory(), 64);
+    let AsyncSpec { allow, concurrency, queue, attempts, backoff, backoff_max, max_age, retry_on, .. } =
+        spec.asynchronous.clone();
+    assert_eq!((allow, concurrency.get(), queue.get(), attempts.get()), (false, 2, 20, 5));
+    assert_eq!((backoff, backoff_max), (Duration::from_millis(500), Duration::from_secs(60)));
+    assert_eq!([400, 499, 500, 503, 504].map(|status| retry_on.contains(status)), [true, true, false, true, false]);
+    assert_eq!(serde_json::to_string(&retry_on).unwrap(), r#"["4xx","503"]"#);
+    let AsyncSpec { max_body, max_response, keep, keep_dead, .. } = spec.asynchronous;
+    assert_eq!((max_body, max_response), (2 << 20, 1 << 19));
+    assert_eq!([max_age, keep, keep_dead].map(|time| time.as_secs()), [100, 10, 20]);
     let SandboxSpec::Process(process) = spec.sandbox else { panic!("not a process") };
     assert_eq!(process.command, ["./f", "%callback", "%unknown", "100%"]);
     assert_eq!(process.user.as_deref(), Some("nobody"));
@@ -93,6 +102,11 @@ fn reads_every_key_of_a_microvm() {
         cmdline: "console=ttyS0".to_owned(),
         network: VmNetwork::User,
         egress: true,
+        snapshot: Some(SnapshotSpec {
+            prepare: Some("/before".to_owned()),
+            restored: Some("/after".to_owned()),
+            settle: Duration::from_millis(500),
+        }),
         hypervisor: Hypervisor::Microvm { qemu, options },
     };
     assert_eq!(spec.sandbox, SandboxSpec::Vm(expected));
@@ -107,6 +121,7 @@ fn explicit_defaults_make_no_difference() {
         min-instances = 0
         timeout = 60.0
         boot-timeout = 25
+        keep-paused = 0
         stop-grace = 0.5
         queue = 1000
         queue-timeout = 30
@@ -166,11 +181,16 @@ fn reads_the_hypervisors_of_the_prototype() {
 }
 
 #[test]
-fn a_read_only_firecracker_disk_is_not_copied() {
+fn a_read_only_firecracker_disk_is_copied_into_a_jail_only() {
     let expected = Hypervisor::Firecracker { copy_rootfs: false, read_only: true, jailer: false };
     assert_eq!(hypervisor(r#"hypervisor = { type = "firecracker", read-only = true }"#), expected);
     let jailed = Hypervisor::Firecracker { copy_rootfs: true, read_only: false, jailer: true };
     assert_eq!(vm(FULL_FIRECRACKER).hypervisor, jailed);
+    let both = Hypervisor::Firecracker { copy_rootfs: true, read_only: true, jailer: true };
+    for copy in ["", ", copy-rootfs = true"] {
+        let table = format!(r#"hypervisor = {{ type = "firecracker", read-only = true, jailer = true{copy} }}"#);
+        assert_eq!(hypervisor(&table), both);
+    }
 }
 
 #[test]
@@ -272,4 +292,18 @@ fn names_are_valid_in_urls_and_engines() {
         let error = check_name(name).unwrap_err().to_string();
         assert!(error.contains(reason), "{name}: {error}");
     }
+}
+
+#[test]
+fn snapshot_is_a_switch_or_a_table() {
+    let snapshot = |value: &str| {
+        vm(&format!("[vm]\nkernel = \"k\"\nhypervisor.type = \"qemu\"\nnetwork = \"user\"\nsnapshot = {value}"))
+            .snapshot
+    };
+    assert_eq!(snapshot("false"), None);
+    assert_eq!(snapshot("true"), Some(SnapshotSpec::default()));
+    assert_eq!(snapshot("{}"), Some(SnapshotSpec::default()));
+    let given = snapshot("{ prepare = \"/before\", restored = \"/after?x=1\", settle = 2 }").unwrap();
+    let hooks = (Some("/before".to_owned()), Some("/after?x=1".to_owned()));
+    assert_eq!(((given.prepare, given.restored), given.settle), (hooks, Duration::from_secs(2)));
 }

@@ -1,20 +1,11 @@
-//! The function.toml texts of `docs/guests.md` and the README are accepted as they stand there.
+//! The function.toml texts of `docs/guests.md` and `docs/functions.md` are accepted as they stand there.
 
 use std::path::Path;
 
 use toml::Table;
 
-use super::{
-    FunctionSpec,
-    disk::{BZIMAGE_START, Function},
-};
-
-/// The beginning of an ELF file for x86-64.
-const ELF_START: [u8; 64] = {
-    let mut start = [0; 64];
-    (start[0], start[1], start[2], start[3], start[18]) = (0x7f, b'E', b'L', b'F', 62);
-    start
-};
+use super::{FunctionSpec, disk::Function};
+use crate::spec::{elf, kernel::tests::bzimage};
 
 /// Returns the TOML blocks of a document.
 fn examples(text: &str) -> Vec<&str> {
@@ -30,8 +21,8 @@ fn examples_of_guests_document_are_accepted() {
         let table: Table = text.parse().unwrap();
         for key in ["kernel", "initrd", "image"] {
             match table["vm"].get(key).and_then(|file| file.as_str()) {
-                Some(file @ "vmlinuz") => function.write(file, BZIMAGE_START),
-                Some(file) if key == "kernel" => function.write(file, ELF_START),
+                Some(file @ "vmlinuz") => function.write(file, bzimage(70 << 20)),
+                Some(file) if key == "kernel" => function.write(file, elf::tests::kernel(1 << 20)),
                 Some(file) => function.write(file, "content"),
                 None => {}
             }
@@ -43,9 +34,9 @@ fn examples_of_guests_document_are_accepted() {
 }
 
 #[test]
-fn examples_of_readme_are_accepted() {
-    let examples = examples(include_str!("../../../../README.md"));
-    assert_eq!(examples.len(), 4, "a process with and without a callback, a container, a virtual machine");
+fn examples_of_functions_document_are_accepted() {
+    let examples = examples(include_str!("../../../../docs/functions.md"));
+    assert_eq!(examples.len(), 2, "a schedule, and a program per request");
     for text in examples {
         FunctionSpec::parse("f", Path::new("/registry/f"), text).unwrap();
     }

@@ -44,13 +44,14 @@ impl Plan {
         let queue = random.random_range(1..40);
         let queue_timeout = random.random_range(1..=MAX_QUEUE_TIMEOUT);
         let boot_timeout = random.random_range(1..4);
-        let keepalive = any(random, &[0, 60, 60, 60]);
+        let keepalive = any(random, &[0, 0, 1, 60, 60, 60]);
+        let keep_paused = any(random, &[0, 0, 1, 60]);
         let stop_grace = random.random_range(0..2);
         let readiness = any(random, &["\"tcp\"", "\"callback\""]);
         let memory = any(random, &[64, 128, 128, 200, 384, 700]);
         format!(
             "{serving}\n{most}\nmin-instances = {least}\nqueue = {queue}\nqueue-timeout = {queue_timeout}\n\
-             boot-timeout = {boot_timeout}\nkeepalive = {keepalive}\nstop-grace = {stop_grace}\nreadiness = {readiness}\n\
+             boot-timeout = {boot_timeout}\nkeepalive = {keepalive}\nkeep-paused = {keep_paused}\nstop-grace = {stop_grace}\nreadiness = {readiness}\n\
              memory = {memory}\nenv = {{ {VERSION} = \"{version}\" }}"
         )
     }
@@ -90,14 +91,40 @@ fn script(random: &mut StdRng) -> Script {
             any(random, &[0, 10, 100])
         }),
         launch,
+        has_no_address: random.random_bool(0.02),
         ready_after: random.random_bool(0.95).then(|| ms(random.random_range(0..500))),
+        connecting: connecting(random),
+        explained_after: random.random_bool(0.9).then(|| ms(any(random, &[0, 10, 900, 3_000]))),
         calls: calls(random),
         prints: "",
         exit_after,
         exit_observed_after: seen,
+        on_pause: pausing(random),
+        on_resume: pausing(random),
+        on_capture: pausing(random),
+        restoring: any(random, &[Restoring::Works, Restoring::Works, Restoring::Fails, Restoring::Silent]),
+        footprint: any(random, &[None, Some(1), Some(40), Some(150), Some(1_000)]),
         on_terminate: any(random, &on_terminate),
         survives_kill: random.random_bool(0.02),
         reclaim,
+    }
+}
+
+fn pausing(random: &mut StdRng) -> Pausing {
+    match random.random_range(0..20) {
+        0 => Pausing::Fails { after: ms(any(random, &[0, 400])) },
+        1 => Pausing::Hangs,
+        2..=3 => Pausing::Works { after: ms(any(random, &[100, 700, 1_500])) },
+        _ => Pausing::Works { after: ms(any(random, &[0, 1])) },
+    }
+}
+
+fn connecting(random: &mut StdRng) -> Connecting {
+    match random.random_range(0..20) {
+        0 => Connecting::Refused { after: secs(1) },
+        1 => Connecting::Hangs,
+        2 => Connecting::Works { after: ms(any(random, &[3, 400, 2_000])) },
+        _ => Connecting::Works { after: ms(0) },
     }
 }
 

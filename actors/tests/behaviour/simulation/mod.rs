@@ -1,8 +1,9 @@
 //! Random schedules: functions share a small host; callers wait, give up and hold slots; launches and boots fail, hang and
-//! panic; callbacks are lost, late, repeated and forged; exits are observed late or never; files change and disappear;
+//! panic; callbacks are lost, late, repeated and forged; instances are paused, hold less memory then, and need it back; pauses and
+//! resumptions fail, hang and take too long; exits are observed late or never; files change and disappear;
 //! actors panic; everything is drained. In every schedule:
 //!
-//! - each caller gets one answer in time; no instance gets more requests than it takes, or is stopped during one;
+//! - each caller gets one answer in time; no instance gets more requests than it takes, or is stopped or paused during one;
 //! - the host's memory and starts and the maximum of each function are never exceeded;
 //! - after the faults have ended, every function serves and has its minimum, and no slot, memory or caller is forgotten;
 //! - after the drain nothing is left.
@@ -96,7 +97,7 @@ async fn run(mut random: StdRng) -> BTreeMap<&'static str, usize> {
         rig.settle().await;
         for handle in FUNCTIONS.iter().filter_map(|name| rig.handle_of(name)) {
             // None: the function has ended.
-            let now = handle.inspect().await;
+            let now = handle.inspect(100).await;
             assert!(now.is_none_or(|now| now.function.waiting == 0), "a caller waits for nothing");
         }
         sleep(secs(grace)).await;
@@ -206,13 +207,14 @@ impl Client {
     async fn run(self, rig: Rc<Rig>, observer: Rc<Observer>) {
         sleep(self.arrives_after).await;
         let Some(handle) = rig.handle_of(self.function) else { return observer.note("not found") };
+        let arrived = Instant::now();
         let Ok(answer) = timeout(self.gives_up_after, handle.acquire()).await else {
             assert!(self.gives_up_after <= secs(MAX_QUEUE_TIMEOUT), "there was no answer in time");
             return observer.note("caller gave up");
         };
         match answer {
             Ok(mut lease) => {
-                observer.request_started(&lease);
+                observer.request_started(&lease, arrived, &rig.fake);
                 sleep(self.holds_slot_for).await;
                 observer.check_live(&lease, &rig.fake);
                 if self.fails_request {

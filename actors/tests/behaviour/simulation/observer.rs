@@ -7,12 +7,12 @@ use std::{
     time::Duration,
 };
 
-use unifaas_actors::{HostLimits, InstanceId, Lease, Refusal};
+use unifaas_actors::{HostLimits, InstanceId, Lease, Origin, Refusal, WaitedFor};
 
 use crate::support::*;
 
 /// Events that must happen in some schedule.
-pub const EVENTS: [&str; 18] = [
+pub const EVENTS: [&str; 24] = [
     "stuck",
     "served",
     "caller gave up",
@@ -23,6 +23,7 @@ pub const EVENTS: [&str; 18] = [
     "misconfigured",
     "start failed",
     "boot failed",
+    "unreachable",
     "boot timed out",
     "failing",
     "draining",
@@ -31,6 +32,11 @@ pub const EVENTS: [&str; 18] = [
     "evicted",
     "recovered",
     "callback refused",
+    "paused",
+    "resumed",
+    "waited for memory",
+    "resume failed",
+    "not paused",
 ];
 
 #[derive(Default)]
@@ -60,9 +66,14 @@ impl Observer {
         self.tally.set(tally);
     }
 
-    pub fn request_started(&self, lease: &Lease) {
+    pub fn request_started(&self, lease: &Lease, arrived: Instant, fake: &Fake) {
         self.note("served");
+        let wait = lease.wait(arrived);
+        if wait.boot_from == Some(Origin::Resumed) && wait.queue_for == Some(WaitedFor::Host) {
+            self.note("waited for memory");
+        }
         let endpoint = lease.endpoint();
+        assert!(!fake.is_paused(endpoint.instance), "a request went to a paused instance");
         let mut instances = self.instances.borrow_mut();
         let (serving, served) = instances.entry(endpoint.instance).or_default();
         assert_eq!(lease.is_fresh(), *served == 0);
@@ -82,6 +93,7 @@ impl Observer {
     pub fn check_live(&self, lease: &Lease, fake: &Fake) {
         let endpoint = lease.endpoint();
         let excused = fake.died(endpoint.instance) || self.grace_over.get() || self.buggy;
+        assert!(!fake.is_paused(endpoint.instance), "the instance was paused during its request");
         assert!(endpoint.is_live() || excused, "the instance was stopped during its request");
     }
 
@@ -93,6 +105,7 @@ impl Observer {
             Refusal::Draining => "draining",
             Refusal::StartFailed { .. } => "start failed",
             Refusal::BootFailed { .. } => "boot failed",
+            Refusal::Unreachable { .. } => "unreachable",
             Refusal::BootTimedOut { .. } => "boot timed out",
             Refusal::Failing { .. } => "failing",
             Refusal::QueueTimedOut { .. } => "queue timed out",
@@ -105,6 +118,14 @@ impl Observer {
         self.count("evicted", rig.evicted() as usize);
         self.count("stuck", rig.log.count("the instance that could not be ended has ended"));
         self.count("recovered", rig.log.count("function has recovered"));
+        self.count("paused", rig.fake.pauses());
+        for (origin, times) in rig.history.starts.totals() {
+            if origin == Origin::Resumed {
+                self.count("resumed", times.count() as usize);
+            }
+        }
+        self.count("resume failed", rig.log.count("instance could not be resumed"));
+        self.count("not paused", rig.log.count("instances cannot be paused, and end after their keepalive"));
         self.count("callback refused", rig.callbacks.refused() as usize);
     }
 }

@@ -12,8 +12,8 @@ use unifaas_actors::HostLimits;
 
 pub use self::{
     fake::{Fake, VERSION},
-    rig::Rig,
-    script::{Call, Caller, Launch, OnTerminate, Reclaim, Script},
+    rig::{CLONED, Rig},
+    script::{Call, Caller, Connecting, Launch, OnTerminate, Pausing, Reclaim, Restoring, Script},
 };
 
 /// The function that most tests are about.

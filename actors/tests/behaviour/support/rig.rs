@@ -12,8 +12,8 @@ use tempfile::TempDir;
 use tokio::{sync::oneshot, task::JoinHandle, time::sleep};
 use unifaas_actors::{
     AdmissionActor, AdmissionQuestion, AdmissionReport, CallbackOutcome, Callbacks, ChangeSource, Changes, Directory,
-    DrainAll, FilesChanged, FunctionHandle, FunctionSnapshot, HostLimits, InstanceSnapshot, Lease, Refusal,
-    RegistryActor, Services, scan_all, scan_one, spec::SPEC_FILE,
+    DrainAll, FilesChanged, FunctionHandle, FunctionSnapshot, History, HostLimits, InstanceSnapshot, Lease, Refusal,
+    RegistryActor, Rescan, Rescanned, Services, ended, scan_all, scan_one, spec::SPEC_FILE,
 };
 
 use super::{
@@ -37,6 +37,7 @@ pub struct Rig {
     pub fake: Fake,
     pub log: Log,
     pub callbacks: Arc<Callbacks>,
+    pub history: Arc<History>,
 }
 
 impl Rig {
@@ -54,14 +55,19 @@ impl Rig {
         }
         let (log, callbacks, directory) = (Log::default(), Arc::<Callbacks>::default(), Arc::<Directory>::default());
         let (fake, admission) = (Fake::new(callbacks.clone()), AdmissionActor::launch(limits));
-        let services =
-            Services { sandboxes: Box::new(fake.clone()), callbacks: callbacks.clone(), admission: admission.clone() };
+        let history = Arc::<History>::default();
+        let services = Services {
+            sandboxes: Box::new(fake.clone()),
+            callbacks: callbacks.clone(),
+            admission: admission.clone(),
+            history: history.clone(),
+        };
         let specs = scan_all(root.path()).expect("the registry exists");
         // A watcher would report changes in real time; messages come at the same virtual time in every run.
         let (path, source) = (root.path().to_owned(), ChangeSource::Messages);
         let registry = RegistryActor::launch(path, specs, directory.clone(), services, source, log.logger());
         let (handles, finished) = (RefCell::default(), Cell::new(false));
-        Self { registry, directory, admission, root, handles, finished, limits, fake, log, callbacks }
+        Self { registry, directory, admission, root, handles, finished, limits, fake, log, callbacks, history }
     }
 
     /// Returns the function's present handle. Panics if the function does not exist.
@@ -130,7 +136,7 @@ impl Rig {
 
     pub async fn snapshot_of(&self, function: &str) -> FunctionSnapshot {
         let handle = self.handle_of(function).expect("the function exists");
-        handle.inspect().await.expect("the function's actor runs").function
+        handle.inspect(100).await.expect("the function's actor runs").function
     }
 
     /// Returns the function's instances in no particular order.
@@ -140,7 +146,7 @@ impl Rig {
 
     pub async fn instances_of(&self, function: &str) -> Vec<InstanceSnapshot> {
         let handle = self.handle_of(function).expect("the function exists");
-        handle.inspect().await.expect("the function's actor runs").instances
+        handle.inspect(100).await.expect("the function's actor runs").instances
     }
 
     /// Returns the states of the function's instances in alphabetical order.
@@ -160,9 +166,9 @@ impl Rig {
         let written = scan_one(self.root.path(), FUNCTION).expect("the file exists");
         for _ in 0..100 {
             // None: the actor panics because of the change, as the test wants.
-            if let Some(now) = self.handle().inspect().await
-                && (now.function.spec.as_ref(), now.function.reason.as_ref())
-                    == (written.as_ref().ok(), written.as_ref().err())
+            if let Some(now) = self.handle().inspect(100).await
+                && now.function.reason.as_ref() == written.as_ref().err()
+                && written.as_ref().is_ok_and(|written| now.function.spec.as_ref() == Some(written)) == written.is_ok()
             {
                 return;
             }
@@ -180,6 +186,18 @@ impl Rig {
     pub fn write_of(&self, function: &str, keys: &str) {
         write_file(&self.root, function, keys);
         self.report_change();
+    }
+
+    /// Changes or adds any function's file, which is not noticed before the next scan.
+    pub fn write_silently(&self, function: &str, keys: &str) {
+        write_file(&self.root, function, keys);
+    }
+
+    /// Reads the registry now, and returns what is in force then.
+    pub async fn rescan(&self) -> Result<Rescanned, String> {
+        let (done, rescanned) = oneshot::channel();
+        self.registry.do_send(Rescan { done });
+        rescanned.await.expect("the registry answers")
     }
 
     /// Removes a function's file, if it exists, and does not wait for the effect.
@@ -233,6 +251,20 @@ impl Rig {
         drained
     }
 
+    /// Makes the RegistryActor panic, and waits until its end is noticed.
+    pub async fn lose_registry(self) {
+        self.finished.set(true);
+        let ended = ended(&self.registry);
+        tokio::pin!(ended);
+        self.settle().await;
+        assert!(futures::poll!(&mut ended).is_pending(), "the registry works");
+        self.log.panic_at("function was added");
+        write_file(&self.root, "new", "");
+        self.report_change();
+        ended.await;
+        assert_eq!(self.log.panics(), 1);
+    }
+
     /// Drains everything and checks that nothing is left: no instance, resource, lease or callback.
     pub async fn finish(self) {
         // A failure from here on is reported by itself.
@@ -256,6 +288,7 @@ impl Rig {
         }
         let callbacks = format!("{:?}", self.callbacks);
         assert!(!callbacks.contains("ReadyToken"), "a callback of an ended instance is still expected");
+        assert_eq!(self.history.instances.live(), 0, "an ended instance counts as existing");
     }
 }
 
@@ -265,12 +298,29 @@ impl Drop for Rig {
     }
 }
 
+/// The tables of a guest whose instances are clones.
+pub const CLONED: &str = "[vm]\nkernel = \"kernel\"\nnetwork = \"user\"\nsnapshot = true\nhypervisor.type = \"qemu\"";
+
+/// Returns a file that looks like a Linux kernel.
+fn kernel() -> Vec<u8> {
+    let mut image = vec![0; 5 * 512 + 16];
+    for (at, bytes) in [(0x1f4, &[1][..]), (0x202, b"HdrS\x0f\x02"), (0x238, &[0, 8]), (0x25a, &[16])] {
+        image[at..at + bytes.len()].copy_from_slice(bytes);
+    }
+    image
+}
+
 fn write_file(root: &TempDir, function: &str, keys: &str) {
     let readiness = if keys.contains("readiness") { "" } else { "readiness = \"tcp\"" };
     let (memory, keys): (Vec<_>, Vec<_>) = keys.lines().partition(|line| line.starts_with("memory"));
     let (memory, keys) = (memory.join("\n"), keys.join("\n"));
-    let text = format!("{readiness}\n{keys}\n[process]\ncommand = [\"true\"]\n{memory}\n");
     let directory = root.path().join(function);
     fs::create_dir_all(&directory).expect("the tests may write there");
+    if keys.contains(CLONED) {
+        fs::write(directory.join("kernel"), kernel()).expect("the directory exists");
+        let text = format!("readiness = {{ http = \"/\" }}\n{keys}\n{memory}\n");
+        return fs::write(directory.join(SPEC_FILE), text).expect("the directory exists");
+    }
+    let text = format!("{readiness}\n{keys}\n[process]\ncommand = [\"true\"]\n{memory}\n");
     fs::write(directory.join(SPEC_FILE), text).expect("the directory exists");
 }

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::{
     apart,
-    ask::first_byte,
+    ask::{ForwardedRequest, first_byte},
     child::{Running, WITH_PARENT},
     cold::{
         container,
@@ -101,14 +101,16 @@ fn summary(bursts: &[Answers]) -> [Option<f64>; 3] {
 async fn processes(options: &Options) -> Vec<(usize, Bursts)> {
     let home = Home::new();
     let lean = home.program("lean");
-    let daemon = Setup::at(&home).run_by(WITH_PARENT).function(single_use("f")).start().await;
+    let setup = Setup::at(&home).run_by(WITH_PARENT).function(ForwardedRequest::function());
+    let daemon = setup.function(single_use("f")).start().await;
+    let request = ForwardedRequest::of(daemon.listen);
     let mut all = Vec::new();
     for count in &options.burst.0 {
         let (mut bursts, rounds) = (Bursts::default(), options.rounds(ROUNDS));
         progress(&format!("burst: {count} processes, {rounds} rounds"));
         for round in 0..=rounds {
             sleep(SETTLE_TIME).await;
-            let by_hand = processes_by_hand(*count, &lean);
+            let by_hand = processes_by_hand(*count, &lean, &request);
             sleep(SETTLE_TIME).await;
             let (through, _) = at_once(vec![(); *count], |()| first_byte(daemon.listen, "/invoke/f/"));
             daemon.settled("f", "no instance", |function| function["instances"] == json!([])).await;
@@ -122,8 +124,8 @@ async fn processes(options: &Options) -> Vec<(usize, Bursts)> {
     all
 }
 
-fn processes_by_hand(count: usize, program: &Path) -> Answers {
-    let prepared = (0..count).map(|_| ByHand::prepare(program)).collect();
+fn processes_by_hand(count: usize, program: &Path, request: &ForwardedRequest) -> Answers {
+    let prepared = (0..count).map(|_| ByHand::prepare(program, request)).collect();
     let (answers, running): (_, Vec<Running>) = at_once(prepared, ByHand::run);
     drop(running);
     answers
@@ -157,6 +159,7 @@ async fn containers(options: &Options) -> Vec<(usize, Bursts)> {
     let runtime = container::RUNTIMES[0];
     let (daemon, engine) = container::daemon().await;
     let docker = engine.docker().await;
+    let request = ForwardedRequest::of(daemon.listen);
     let mut all = Vec::new();
     for count in &options.container_burst.0 {
         let (mut bursts, rounds) = (Bursts::default(), options.rounds(CONTAINER_ROUNDS));
@@ -164,7 +167,8 @@ async fn containers(options: &Options) -> Vec<(usize, Bursts)> {
         for round in 0..=rounds {
             sleep(SETTLE_TIME).await;
             let began = Instant::now();
-            let by_hand = (0..*count).map(async |_| (container::by_hand(&docker, runtime).await, began.elapsed()));
+            let by_hand =
+                (0..*count).map(async |_| (container::by_hand(&docker, runtime, &request).await, began.elapsed()));
             let (containers, by_hand) = join_all(by_hand).await.into_iter().unzip();
             let containers: Vec<String> = containers;
             join_all(containers.iter().map(|container| container::remove(&docker, container))).await;

@@ -1,13 +1,14 @@
 //! Child processes of this program: free ports, and an end in every case.
 
 use std::{
+    io,
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
-    process::{Child, Command},
+    process::{Child, Command, ExitStatus},
     sync::atomic::{AtomicU16, Ordering},
     time::Duration,
 };
 
-use tokio::time::Instant;
+use integration::eventually_blocking;
 
 /// Ends a program with the thread that started it, even if this program is killed.
 pub const WITH_PARENT: [&str; 3] = ["setpriv", "--pdeathsig", "TERM"];
@@ -40,14 +41,11 @@ impl Running {
     /// # Panics
     /// When it exits first, or takes too long.
     pub fn accepting(mut self, address: SocketAddr) -> Self {
-        let began = Instant::now();
-        while TcpStream::connect(address).is_err() {
-            if let Ok(Some(status)) = self.0.try_wait() {
-                panic!("no listener on {address}: {status}");
-            }
-            assert!(began.elapsed() < START_TIMEOUT, "no listener on {address} after {START_TIMEOUT:?}");
-            std::thread::yield_now();
-        }
+        let connect = || (TcpStream::connect(address).map(drop), self.0.try_wait().ok().flatten());
+        let is_over = |(connected, exit): &(io::Result<()>, Option<ExitStatus>)| connected.is_ok() || exit.is_some();
+        let (connected, exit) =
+            eventually_blocking(START_TIMEOUT, &format!("a listener on {address}"), connect, is_over);
+        assert!(connected.is_ok(), "no listener on {address}: {exit:?}");
         self
     }
 }

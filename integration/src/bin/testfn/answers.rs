@@ -85,6 +85,13 @@ pub(crate) async fn serve(function: &Rc<Function>, stream: TcpStream) -> io::Res
     Ok(())
 }
 
+/// Adds a line to a file, in one write.
+fn record(file: &str, line: &[u8]) -> io::Result<()> {
+    use std::io::Write as _;
+    let mut file = std::fs::OpenOptions::new().append(true).open(file)?;
+    file.write_all(&[line, b"\n"].concat())
+}
+
 async fn answer(function: &Function, connection: &mut Connection, request: &Request) -> io::Result<After> {
     match request.path() {
         "/expect" if request.expects_continue() => {
@@ -147,6 +154,13 @@ async fn answer(function: &Function, connection: &mut Connection, request: &Requ
             plain(connection, request, "200 OK", "", &value).await?;
         }
         "/uid" => plain(connection, request, "200 OK", "", &nix::unistd::getuid().to_string()).await?,
+        "/record" => {
+            let names = request.text("headers").unwrap_or("x-unifaas-invocation");
+            let values: Vec<_> = names.split(',').map(|name| request.header(name).unwrap_or_default()).collect();
+            record(request.text("file").unwrap_or_default(), &values.join(&b' '))?;
+            wait().await;
+            plain(connection, request, "200 OK", "", "recorded").await?;
+        }
         "/say" => {
             say(request.text("line").unwrap_or_default());
             plain(connection, request, "200 OK", "", "said").await?;

@@ -51,6 +51,9 @@ async fn run(options: Options) -> io::Result<ExitCode> {
     for line in &options.say {
         say(line);
     }
+    for line in &options.say_out {
+        let _ = writeln!(io::stdout(), "{line}");
+    }
     if let Some(name) = &options.say_variable {
         say(&format!("{name} is {}", std::env::var(name).unwrap_or_default()));
     }

@@ -31,6 +31,9 @@ pub(crate) struct Options {
     /// A line to print at first; may be repeated.
     #[arg(long)]
     pub say: Vec<String>,
+    /// A line to print to standard output after those; may be repeated.
+    #[arg(long)]
+    pub say_out: Vec<String>,
     /// A variable whose value is printed at first.
     #[arg(long)]
     pub say_variable: Option<String>,

@@ -63,6 +63,46 @@ async fn request_behind_closed_connection_is_served() {
     }
 }
 
+/// Returns a client of an instance that was found ready by a connection to `address`.
+async fn client_of_reached(address: SocketAddr) -> Client {
+    let stream = TcpStream::connect(address).await.unwrap().into_std().unwrap();
+    Client::of(Reached { address, connection: Some(stream.into()) })
+}
+
+#[actix_rt::test]
+async fn first_request_uses_connection_on_which_instance_was_found_ready() {
+    // A server that accepts one connection only.
+    let address = server(|mut stream, number| async move {
+        assert_eq!(number, 0);
+        while read_request(&mut stream).await.is_some() {
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
+        }
+        std::future::pending::<()>().await;
+    });
+    let client = client_of_reached(address).await;
+    for _ in 0..2 {
+        assert_eq!(client.text(Method::POST).await.as_deref(), Ok("ok"));
+    }
+}
+
+#[actix_rt::test]
+async fn connection_that_was_closed_before_the_first_request_is_replaced() {
+    for first in ["", "stray bytes"] {
+        let address = server(move |mut stream, number| async move {
+            if number == 0 {
+                stream.write_all(first.as_bytes()).await.unwrap();
+                return;
+            }
+            while read_request(&mut stream).await.is_some() {
+                stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
+            }
+        });
+        let client = client_of_reached(address).await;
+        sleep(Duration::from_millis(50)).await;
+        assert_eq!(client.text(Method::POST).await.as_deref(), Ok("ok"));
+    }
+}
+
 #[actix_rt::test]
 async fn request_that_was_read_in_part_is_not_repeated() {
     let client = Client::of(server(|mut stream, _| async move {

@@ -16,9 +16,9 @@ use http::Method;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
-    time::timeout,
+    time::{Instant, timeout},
 };
-use unifaas_actors::{InstanceId, spec::FunctionSpec};
+use unifaas_actors::{BootClock, InstanceId, sandbox::Reached, spec::FunctionSpec};
 
 use super::*;
 
@@ -58,10 +58,11 @@ async fn read_request(stream: &mut TcpStream) -> Option<String> {
     }
 }
 
-fn endpoint(address: SocketAddr, slots: usize) -> Arc<Endpoint> {
+fn endpoint(reached: impl Into<Reached>, slots: usize) -> Arc<Endpoint> {
     let text = format!("concurrent-requests = {slots}\n[process]\ncommand = [\"x\"]\n");
     let spec = FunctionSpec::parse("f", Path::new("/f"), &text).unwrap();
-    Arc::new(Endpoint::new(InstanceId::random(), address, Arc::new(spec), 0))
+    let clock = BootClock::new(Instant::now());
+    Arc::new(Endpoint::new(InstanceId::random(), reached.into(), Arc::new(spec), 0, clock))
 }
 
 struct Client {
@@ -70,8 +71,8 @@ struct Client {
 }
 
 impl Client {
-    fn of(address: SocketAddr) -> Self {
-        Self { pools: ConnectionPools::new(), endpoint: endpoint(address, 1) }
+    fn of(reached: impl Into<Reached>) -> Self {
+        Self { pools: ConnectionPools::new(), endpoint: endpoint(reached, 1) }
     }
 
     async fn send(&self, method: Method, body: Option<Upload>, length: &str) -> Result<Answer, AttemptError> {
@@ -85,15 +86,16 @@ impl Client {
         length: &str,
         change: impl Fn(&mut Outgoing<'_>),
     ) -> Result<Answer, AttemptError> {
-        let head = || {
+        let request = |body| {
             let framing = if length.is_empty() { ("transfer-encoding", "chunked") } else { ("content-length", length) };
             let head = Request::builder().method(method.clone()).uri("/").header("host", "h");
-            head.header(framing.0, framing.1).body(()).unwrap()
+            head.header(framing.0, framing.1).body(body).unwrap()
         };
         let mut outgoing = Outgoing {
-            head: &head,
-            body,
-            is_idempotent: method != Method::POST,
+            method: method.clone(),
+            request: &request,
+            since: Instant::now(),
+            body: body.as_ref(),
             wants_continue: false,
             wants_upgrade: false,
             interim: None,

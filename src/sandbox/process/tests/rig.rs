@@ -13,12 +13,12 @@ use futures::future::LocalBoxFuture;
 use slog::{Drain, Level, Logger, o};
 use tokio::{
     task::LocalSet,
-    time::{Duration, sleep, timeout},
+    time::{Duration, Instant, sleep, timeout},
 };
 use unifaas_actors::{
-    InstanceId, OutputLog, ReadyToken,
-    sandbox::{LaunchOrder, SandboxHandle},
-    spec::{FunctionSpec, Readiness, SandboxSpec},
+    BootClock, InstanceId, OutputLog, ReadyToken,
+    sandbox::{LaunchOrder, Purpose, SandboxHandle},
+    spec::{AsyncSpec, FunctionSpec, Readiness, SandboxSpec},
 };
 
 use super::super::*;
@@ -90,11 +90,11 @@ impl Rig {
             ports: Ports::below_ephemeral(),
             cgroups: CgroupAllocator::set_up(&state, &log),
             journal: state.journal.clone(),
-            spawner: Spawner::new(&log).unwrap(),
+            spawner: Spawner::new(&state, &log).unwrap(),
             orphan_reaper: OrphanReaper::default(),
             peers: FunctionPeers::default(),
         };
-        let engine = Processes::new(Callback::local(([127, 0, 0, 1], 3000).into()), runtime);
+        let engine = Processes::new(Callback::local(([127, 0, 0, 1], 8124).into()), runtime);
         Self {
             engine,
             function,
@@ -123,6 +123,7 @@ impl Rig {
             concurrent_requests: NonZeroUsize::MIN,
             single_use: false,
             keepalive: SOON,
+            keep_paused: Duration::ZERO,
             min_instances: 0,
             max_instances: None,
             timeout: None,
@@ -134,14 +135,18 @@ impl Rig {
             port: 8080,
             readiness: Readiness::Callback,
             env: self.env.clone().into(),
+            asynchronous: AsyncSpec::default(),
+            triggers: Default::default(),
             sandbox: SandboxSpec::Process(process.clone()),
         };
         let output = OutputLog::default();
         let order = LaunchOrder {
+            purpose: Purpose::Serve { restore: false },
             instance: InstanceId::random(),
             spec: Arc::new(spec),
             token: ReadyToken::random(),
             output: output.clone(),
+            clock: BootClock::new(Instant::now()),
             log: Logger::root(slog::Discard, o!()),
         };
         let launched = self.engine.launch(order, &process).await?;
@@ -150,7 +155,7 @@ impl Rig {
             exited: launched.exited,
             output,
             pid: launched.pid.unwrap() as i32,
-            port: launched.address.port(),
+            port: launched.network.as_ref().unwrap().address.port(),
             resources: launched.resources,
         })
     }
@@ -172,11 +177,11 @@ impl Rig {
         self.engine.runtime.cgroups = CgroupAllocator::none(&Logger::root(slog::Discard, o!()));
     }
 
-    /// Returns how many process trees the journal has.
+    /// Returns how many process trees the journal has, without that of the spawner process.
     pub fn journaled(&self) -> usize {
         self.state.journal.flush();
-        let resources = recorded(self.state.directory()).into_iter();
-        resources.filter(|resource| matches!(resource, Resource::Process(_))).count()
+        let is_tree = |resource: &Resource| matches!(resource, Resource::Process(_));
+        recorded(self.state.directory()).iter().filter(|resource| is_tree(resource)).count() - 1
     }
 
     pub fn has_cgroups(&self) -> bool {
@@ -192,7 +197,7 @@ impl Running {
     /// Waits for its end, and returns its resources.
     pub async fn end(mut self) -> Ended {
         let exit = self.exit().await;
-        let lines = self.output.tail(usize::MAX);
+        let lines = self.output.texts(usize::MAX);
         self.sandbox.reclaim().await.unwrap();
         Ended { exit, lines, resources: self.resources }
     }
@@ -205,7 +210,7 @@ impl Running {
 
     /// Waits for the first line.
     pub async fn line(&self) -> String {
-        eventually(|| self.output.tail(1).pop()).await
+        eventually(|| self.output.texts(1).pop()).await
     }
 }
 
@@ -234,7 +239,7 @@ pub fn runs(pid: i32) -> bool {
 }
 
 pub fn root() -> bool {
-    Uid::effective().is_root()
+    nix::unistd::geteuid().is_root()
 }
 
 /// Counts descriptors of the kinds that only child processes need, of this process and of the spawner processes.

@@ -13,6 +13,7 @@ use crate::seeds::for_each_seed;
 
 const QUEUE: usize = 4;
 const KEEPALIVE: Duration = Duration::from_secs(60);
+const KEEP_PAUSED: Duration = Duration::from_secs(100);
 
 /// What the model knows of an instance.
 #[derive(Debug, Clone)]
@@ -26,6 +27,7 @@ struct Modelled {
     since: Instant,
     notify: bool,
     idle_check: Option<Instant>,
+    pause: PauseState,
 }
 
 impl Modelled {
@@ -33,8 +35,16 @@ impl Modelled {
         self.endpoint.spec.concurrent_requests.get()
     }
 
+    fn runs(&self) -> bool {
+        matches!(self.pause, PauseState::Running | PauseState::Unpausable)
+    }
+
+    fn is_waking(&self) -> bool {
+        !self.retired && matches!(self.pause, PauseState::Waking { .. })
+    }
+
     fn has_free_slot(&self) -> bool {
-        !self.retired && self.in_flight < self.capacity()
+        !self.retired && self.runs() && self.in_flight < self.capacity()
     }
 }
 
@@ -67,14 +77,19 @@ impl Walk {
 
     fn step(&mut self) {
         self.steps += 1;
-        self.now += Duration::from_secs(self.random.random_range(0..30));
-        match self.random.random_range(0..22) {
+        self.now += Duration::from_secs(self.random.random_range(0..31));
+        match self.random.random_range(0..30) {
             0..=1 => self.add(),
             2..=7 => self.acquire(),
             8..=9 => self.serve(),
             10..=14 => self.release(),
             15 => self.leave_queue(),
-            16..=17 => self.retire_expired(),
+            16..=17 => self.expire(),
+            22..=23 => self.wake_next(),
+            24..=26 => self.resumed(),
+            27..=28 => self.resume(),
+            29 => self.stop_waking(),
+            30 => self.pause_idle(),
             18 => self.retire(),
             19 => self.retire_idle(),
             20 if self.random.random_bool(0.1) => self.configure(),
@@ -103,7 +118,9 @@ impl Walk {
 
     fn add(&mut self) {
         let keys = ["", "single-use = true", "concurrent-requests = 3", "min-instances = 2"].choose(&mut self.random);
-        let endpoint = endpoint(keys.expect("there are some"), self.random.random_range(1..4));
+        let keep_paused = if self.random.random() { "keep-paused = 100\n" } else { "" };
+        let keys = format!("{keep_paused}{}", keys.expect("there are some"));
+        let endpoint = endpoint(&keys, self.random.random_range(1..4));
         self.slots.add(endpoint.clone(), self.now);
         let modelled = Modelled {
             endpoint: endpoint.clone(),
@@ -114,6 +131,7 @@ impl Walk {
             since: self.now,
             notify: false,
             idle_check: Some(self.now + KEEPALIVE),
+            pause: PauseState::Running,
         };
         self.model.insert(endpoint.instance, modelled);
     }
@@ -192,26 +210,39 @@ impl Walk {
     }
 
     fn usable(&self, revision: u64) -> usize {
-        self.model.values().filter(|m| !m.retired && m.endpoint.revision >= revision).count()
+        let counts = |m: &&Modelled| !m.retired && m.endpoint.revision >= revision && m.pause != PauseState::Paused;
+        self.model.values().filter(counts).count()
     }
 
-    fn retire_expired(&mut self) {
+    fn expire(&mut self) {
         let is_due = |m: &Modelled| !m.retired && m.idle_check.is_some_and(|check| check <= self.now);
         let mut due: Vec<_> = self.model.iter().filter(|(_, m)| is_due(m)).map(|(id, m)| (m.since, *id)).collect();
         due.sort();
-        let mut expected = Vec::new();
+        let mut expected = Expired::default();
         for (_, id) in due {
             let kept = self.usable(self.model[&id].endpoint.revision);
             let modelled = self.model.get_mut(&id).expect("it is in the model");
             let over = modelled.since + KEEPALIVE;
             match modelled.in_flight {
+                0 if modelled.pause == PauseState::Paused && self.waiting > 0 => {
+                    modelled.idle_check = Some(self.now + Duration::from_secs(1))
+                }
+                0 if modelled.pause == PauseState::Paused => {
+                    modelled.retired = true;
+                    expected.retired.push(id);
+                }
                 0 if over > self.now => modelled.idle_check = Some(over),
                 0 if self.waiting > 0 || kept <= modelled.endpoint.spec.min_instances => {
                     modelled.idle_check = Some(self.now + KEEPALIVE)
                 }
+                0 if modelled.pause == PauseState::Running && !modelled.endpoint.spec.keep_paused.is_zero() => {
+                    modelled.pause = PauseState::Paused;
+                    modelled.idle_check = Some(self.now + KEEP_PAUSED);
+                    expected.paused.push(id);
+                }
                 0 => {
                     modelled.retired = true;
-                    expected.push(id);
+                    expected.retired.push(id);
                 }
                 _ => {
                     modelled.idle_check = None;
@@ -219,7 +250,63 @@ impl Walk {
                 }
             }
         }
-        assert_eq!(self.slots.retire_expired(self.now), expected);
+        assert_eq!(self.slots.expire(self.now), expected);
+    }
+
+    /// Wakes the paused instance that was used last.
+    fn wake_next(&mut self) {
+        let is_resumable =
+            |m: &Modelled| !m.retired && m.pause == PauseState::Paused && m.endpoint.revision >= self.revision;
+        let paused = self.model.iter().filter(|(_, m)| is_resumable(m));
+        let expected = paused.max_by_key(|(id, m)| (m.since, **id)).map(|(id, _)| *id);
+        assert_eq!(self.slots.wake_next(self.revision, self.now), expected);
+        if let Some(modelled) = expected.and_then(|id| self.model.get_mut(&id)) {
+            (modelled.pause, modelled.idle_check) = (PauseState::Waking { since: self.now }, None);
+        }
+    }
+
+    /// Resumes an instance that has its memory, or is not wanted any more.
+    fn resume(&mut self) {
+        let Some(id) = self.any_instance() else { return };
+        let modelled = self.model.get_mut(&id).expect("it is in the model");
+        let since = match modelled.pause {
+            PauseState::Waking { since } if !modelled.retired => Some(since),
+            _ => None,
+        };
+        assert_eq!(self.slots.resume(id), since);
+        if since.is_some() {
+            modelled.pause = PauseState::Resuming;
+        }
+    }
+
+    fn stop_waking(&mut self) {
+        let count = self.random.random_range(1..3);
+        let mut waking: Vec<_> =
+            self.model.iter().filter(|(_, m)| m.is_waking()).map(|(id, m)| (m.since, *id)).collect();
+        waking.sort();
+        let expected: Vec<_> = waking.into_iter().map(|(_, id)| id).take(count).collect();
+        for id in &expected {
+            let modelled = self.model.get_mut(id).expect("it is in the model");
+            (modelled.pause, modelled.idle_check) = (PauseState::Paused, Some(self.now + KEEP_PAUSED));
+        }
+        assert_eq!(self.slots.stop_waking(count, self.now), expected);
+    }
+
+    /// Notes that an instance was resumed, or could not be paused. The message may come late or more than once.
+    fn resumed(&mut self) {
+        let Some(id) = self.any_instance() else { return };
+        let is_pausable = self.random.random_bool(0.8);
+        self.slots.resumed(id, is_pausable, self.now);
+        let modelled = self.model.get_mut(&id).expect("it is in the model");
+        if modelled.runs() {
+            return;
+        }
+        modelled.pause = if is_pausable { PauseState::Running } else { PauseState::Unpausable };
+        if is_pausable {
+            modelled.since = self.now;
+        }
+        modelled.idle_check = Some(modelled.since + KEEPALIVE);
+        modelled.free_since = self.steps;
     }
 
     fn retire(&mut self) {
@@ -231,16 +318,26 @@ impl Walk {
 
     /// The instances that are idle, without those that the minimum needs.
     fn expected_idle(&self) -> Vec<InstanceId> {
-        let mut idle: Vec<_> = self.model.iter().filter(|(_, m)| !m.retired && m.in_flight == 0).collect();
+        let comes = |m: &Modelled| matches!(m.pause, PauseState::Waking { .. } | PauseState::Resuming);
+        let is_idle = |m: &Modelled| !m.retired && m.in_flight == 0 && !comes(m);
+        let mut idle: Vec<_> = self.model.iter().filter(|(_, m)| is_idle(m)).collect();
         idle.sort_by_key(|(id, m)| (m.since, **id));
+        if self.waiting > 0 {
+            // What is paused makes room for what wakes.
+            let wakes = self.model.values().any(Modelled::is_waking);
+            idle.retain(|(_, m)| wakes && m.pause == PauseState::Paused);
+            return idle.into_iter().map(|(id, _)| *id).collect();
+        }
         let mut kept = self.usable(self.revision);
         idle.retain(|(_, m)| {
-            let counts = m.endpoint.revision >= self.revision && m.endpoint.spec.min_instances > 0;
+            let counts = m.endpoint.revision >= self.revision
+                && m.endpoint.spec.min_instances > 0
+                && m.pause != PauseState::Paused;
             let needed = counts && kept <= m.endpoint.spec.min_instances;
             kept -= usize::from(counts && !needed);
             !needed
         });
-        if self.waiting > 0 { Vec::new() } else { idle.into_iter().map(|(id, _)| *id).collect() }
+        idle.into_iter().map(|(id, _)| *id).collect()
     }
 
     fn retire_idle(&mut self) {
@@ -257,6 +354,19 @@ impl Walk {
         assert_eq!(self.slots.retire_idle(id), expected.contains(&id));
         let modelled = self.model.get_mut(&id).expect("it is in the model");
         modelled.retired |= expected.contains(&id);
+    }
+
+    /// Pauses an instance for other functions.
+    fn pause_idle(&mut self) {
+        let Some(id) = self.any_instance() else { return };
+        let expected = self.expected_idle();
+        let modelled = self.model.get_mut(&id).expect("it is in the model");
+        let is_pausable = modelled.pause == PauseState::Running && !modelled.endpoint.spec.keep_paused.is_zero();
+        let is_paused = is_pausable && expected.contains(&id);
+        assert_eq!(self.slots.pause_idle(id, self.now), is_paused);
+        if is_paused {
+            (modelled.pause, modelled.idle_check) = (PauseState::Paused, Some(self.now + KEEP_PAUSED));
+        }
     }
 
     fn configure(&mut self) {
@@ -277,12 +387,18 @@ impl Walk {
         assert_eq!(self.slots.next_idle_check(), useful().filter_map(|m| m.idle_check).min());
         for revision in 0..4 {
             assert_eq!(self.slots.usable(revision), self.usable(revision));
+            let paused = useful().filter(|m| m.pause == PauseState::Paused && m.endpoint.revision >= revision);
+            assert_eq!(self.slots.paused(revision), paused.count());
         }
+        let (waking, resuming) =
+            (useful().filter(|m| m.is_waking()), useful().filter(|m| m.pause == PauseState::Resuming));
+        assert_eq!((self.slots.waking(), self.slots.resuming()), (waking.count(), resuming.count()));
         for (id, modelled) in &self.model {
             let held = self.leases.iter().filter(|lease| *lease == id).count();
             let occupancy = self.slots.occupancy(*id).expect("it is in the table");
             assert_eq!((occupancy.in_flight, occupancy.served), (held, modelled.served));
             assert_eq!(occupancy.since, modelled.since);
+            assert!(held == 0 || modelled.runs(), "a paused instance serves a request");
             assert!(held <= modelled.capacity(), "more requests at once than the instance takes");
             assert!(!modelled.endpoint.spec.single_use || modelled.served <= 1, "a single-use instance was used again");
         }

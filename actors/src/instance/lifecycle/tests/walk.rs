@@ -9,23 +9,28 @@ use crate::seeds::for_each_seed;
 /// A lifecycle, and what its actor has observed.
 struct Walk {
     lifecycle: Lifecycle,
+    is_template: bool,
     /// The serial of the alarm that has not fired yet.
     alarm: Option<u64>,
     exists: bool,
     ready: bool,
+    /// It accepts requests, as its function knows.
+    serves: bool,
     lost: bool,
     reclaimed: bool,
     finished: bool,
 }
 
 impl Walk {
-    fn begin() -> Self {
-        let (lifecycle, effects) = Lifecycle::begin(*START, TIMES);
+    fn begin(times: Times) -> Self {
+        let (lifecycle, effects) = Lifecycle::begin(*START, times);
         let mut walk = Self {
             lifecycle,
+            is_template: times.capture_timeout.is_some(),
             alarm: None,
             exists: false,
             ready: false,
+            serves: false,
             lost: false,
             reclaimed: false,
             finished: false,
@@ -42,7 +47,7 @@ impl Walk {
         }
         self.exists |= matches!((&before, &event), (State::Launching(_), Event::Launched { .. }));
         let effects = self.lifecycle.on(event, now);
-        // A change of the launch intent does not count as a change of state.
+        // A change of what follows a launch or a pause does not count as a change of state.
         let moved = std::mem::discriminant(&before) != std::mem::discriminant(self.lifecycle.state());
         assert!(!moved || self.lifecycle.epoch() == epoch + 1, "a change of state was not counted");
         self.observe(effects);
@@ -51,7 +56,7 @@ impl Walk {
 
     fn callback(&mut self, from: IpAddr, now: Instant) {
         let (outcome, effects) = self.lifecycle.callback(from, now);
-        assert_eq!(outcome == Some(CallbackOutcome::Accepted), effects.contains(&Ready));
+        assert_eq!(outcome == Some(CallbackOutcome::Accepted), effects.contains(&Connect));
         self.observe(effects);
         self.check();
     }
@@ -62,10 +67,20 @@ impl Walk {
             match effect {
                 SetAlarm { serial, .. } => self.alarm = Some(serial),
                 ClearAlarm => self.alarm = None,
-                Probe => assert!(self.exists && !self.lost),
+                Probe | Connect | Explain => assert!(self.exists && !self.lost),
                 Ready => {
-                    assert!(self.exists && !self.ready && !self.lost);
-                    self.ready = true;
+                    assert!(self.exists && !self.is_template && !self.ready && !self.lost);
+                    (self.ready, self.serves) = (true, true);
+                }
+                Capture => assert!(self.exists && self.is_template && !self.lost),
+                Pause => {
+                    assert!(self.serves && !self.lost);
+                    self.serves = false;
+                }
+                Paused | Resume => assert!(self.ready && !self.serves && !self.lost),
+                Resumed | NotPaused(_) => {
+                    assert!(!self.serves && !self.lost, "it serves already");
+                    self.serves = true;
                 }
                 Lost(_) => {
                     assert!(!self.lost, "lost twice");
@@ -86,12 +101,16 @@ impl Walk {
         let (expects_alarm, is_lost) = match state {
             // A cancelled launch needs no alarm: the sandbox bounds its duration.
             State::Launching(intent) => (*intent == LaunchIntent::Serve, *intent != LaunchIntent::Serve),
-            State::Booting { .. } => (true, false),
-            State::Serving => (false, false),
+            State::Booting { .. } | State::Connecting | State::Explaining | State::Verifying | State::Capturing => {
+                (true, false)
+            }
+            State::Serving | State::Paused => (false, false),
+            State::Pausing { .. } | State::Resuming => (true, false),
             State::Stopping { .. } => (true, true),
             State::Reaping | State::Gone => (false, true),
         };
         assert_eq!((self.alarm.is_some(), self.lost), (expects_alarm, is_lost), "{state:?}");
+        assert!(self.lost || self.serves == (*state == State::Serving), "{state:?}");
         assert_eq!(self.finished, *state == State::Gone);
         assert!(!self.finished || self.reclaimed == self.exists, "gone, and not reclaimed");
     }
@@ -109,7 +128,7 @@ impl Walk {
 fn every_instance_is_lost_once_reclaimed_once_and_gone_in_the_end() {
     for_each_seed(20_000, |seed| {
         let mut random = StdRng::seed_from_u64(seed);
-        let mut walk = Walk::begin();
+        let mut walk = Walk::begin(if random.random_bool(0.2) { TEMPLATE } else { TIMES });
         let mut now = *START;
         for _ in 0..random.random_range(0..40) {
             now += Duration::from_millis(random.random_range(0..30_000));
@@ -139,9 +158,9 @@ fn every_instance_is_lost_once_reclaimed_once_and_gone_in_the_end() {
 
 #[test]
 fn alarms_alone_end_an_instance_that_never_responds() {
-    let mut walk = Walk::begin();
+    let mut walk = Walk::begin(TIMES);
     walk.on(LAUNCHED, *START);
-    for state in [TERMINATING, KILLED, State::Reaping] {
+    for state in [State::Explaining, TERMINATING, KILLED, State::Reaping] {
         walk.on(Event::Alarm(walk.alarm.expect("an alarm is set")), *START);
         assert_eq!(*walk.lifecycle.state(), state);
     }

@@ -4,14 +4,21 @@ use std::{future::pending, net::SocketAddr};
 
 use futures::future::{FutureExt, LocalBoxFuture};
 use tokio::{sync::oneshot, time::sleep};
-use unifaas_actors::sandbox::{ReclaimError, SandboxExit, SandboxHandle};
+use unifaas_actors::{
+    WallTime,
+    sandbox::{CaptureError, PauseError, ReclaimError, SandboxExit, SandboxHandle, SnapshotInfo},
+};
 
-use super::{Fake, holding::Holding};
-use crate::support::script::{OnTerminate, Reclaim, Script};
+use super::{
+    Fake,
+    holding::{HeldMemory, Holding},
+};
+use crate::support::script::{OnTerminate, Pausing, Reclaim, Script};
 
 pub(super) struct FakeHandle {
     pub address: SocketAddr,
     pub script: Script,
+    pub memory: HeldMemory,
     pub holding: Option<Holding>,
     /// Reports the exit of an instance that could not be ended.
     pub late_exit: Option<oneshot::Sender<SandboxExit>>,
@@ -41,6 +48,44 @@ impl SandboxHandle for FakeHandle {
         }
     }
 
+    fn pause(&mut self) -> LocalBoxFuture<'static, Result<(), PauseError>> {
+        if self.is_paused() {
+            self.fake.violation(format!("{} was paused twice", self.address));
+        }
+        self.fake.ledger.borrow_mut().pauses += 1;
+        self.paused(true, self.script.on_pause)
+    }
+
+    fn resume(&mut self) -> LocalBoxFuture<'static, Result<(), PauseError>> {
+        if !self.is_paused() {
+            self.fake.violation(format!("{} was resumed, and is not paused", self.address));
+        }
+        self.memory.grow();
+        self.paused(false, self.script.on_resume)
+    }
+
+    fn capture(&mut self) -> LocalBoxFuture<'static, Result<SnapshotInfo, CaptureError>> {
+        let (fake, how) = (self.fake.clone(), self.script.on_capture);
+        async move {
+            match how {
+                Pausing::Works { after } => sleep(after).await,
+                Pausing::Fails { after } => {
+                    sleep(after).await;
+                    return Err(CaptureError("as the script says".to_owned()));
+                }
+                Pausing::Hangs => pending().await,
+            }
+            let mut ledger = fake.ledger.borrow_mut();
+            (ledger.snapshots, ledger.has_snapshot) = (ledger.snapshots + 1, true);
+            Ok(SnapshotInfo { bytes: 1 << 20, taken: WallTime::now() })
+        }
+        .boxed_local()
+    }
+
+    fn footprint(&self) -> Option<u64> {
+        self.script.footprint.map(|mib| mib << 20)
+    }
+
     fn reclaim(mut self: Box<Self>) -> LocalBoxFuture<'static, Result<(), ReclaimError>> {
         let runs = self.fake.ledger.borrow_mut().running.remove(&self.address).is_some();
         if runs && !self.script.survives_kill {
@@ -63,6 +108,39 @@ impl SandboxHandle for FakeHandle {
                 Reclaim::Fails => Err(ReclaimError { what: "the address".into(), why: "no reason".into() }),
                 Reclaim::Never => pending().await,
             }
+        }
+        .boxed_local()
+    }
+}
+
+impl FakeHandle {
+    fn is_paused(&self) -> bool {
+        self.fake.ledger.borrow().paused.contains(&self.address)
+    }
+
+    /// Pauses or resumes the instance, as the script says.
+    fn paused(&self, is_paused: bool, how: Pausing) -> LocalBoxFuture<'static, Result<(), PauseError>> {
+        let (fake, address) = (self.fake.clone(), self.address);
+        let shrinks = self.script.footprint.filter(|_| is_paused).map(|footprint| (self.memory.clone(), footprint));
+        async move {
+            match how {
+                Pausing::Works { after } => sleep(after).await,
+                Pausing::Fails { after } => {
+                    sleep(after).await;
+                    return Err(PauseError::Failed("as the script says".to_owned()));
+                }
+                Pausing::Hangs => pending().await,
+            }
+            if let Some((memory, footprint)) = shrinks {
+                memory.shrink(footprint);
+            }
+            let mut ledger = fake.ledger.borrow_mut();
+            if is_paused {
+                ledger.paused.insert(address);
+            } else {
+                ledger.paused.remove(&address);
+            }
+            Ok(())
         }
         .boxed_local()
     }

@@ -43,6 +43,17 @@ struct Ledger {
     max_memory: u64,
     /// Instances by function and [`VERSION`].
     versions: BTreeMap<String, usize>,
+    /// Those that are paused.
+    paused: HashSet<SocketAddr>,
+    /// Orders to pause an instance.
+    pauses: usize,
+    /// The snapshots that were taken.
+    snapshots: usize,
+    /// Whether the last one is kept.
+    has_snapshot: bool,
+    /// Orders of templates, and clones that were restored.
+    templates: usize,
+    restored: usize,
     terminated: usize,
     killed: usize,
     /// Instances that exited by themselves.
@@ -115,6 +126,33 @@ impl Fake {
     /// Returns how many instances were ordered.
     pub fn launched(&self) -> usize {
         self.ledger.borrow().orders.len()
+    }
+
+    /// Returns whether the instance is paused.
+    pub fn is_paused(&self, instance: InstanceId) -> bool {
+        let ledger = self.ledger.borrow();
+        ledger.running.iter().any(|(at, running)| running.instance == instance && ledger.paused.contains(at))
+    }
+
+    /// Returns how often instances were to be paused.
+    pub fn pauses(&self) -> usize {
+        self.ledger.borrow().pauses
+    }
+
+    /// Returns how many templates were ordered, how many snapshots were taken, and how many clones were restored.
+    pub fn snapshots(&self) -> (usize, usize, usize) {
+        let ledger = self.ledger.borrow();
+        (ledger.templates, ledger.snapshots, ledger.restored)
+    }
+
+    /// Sets whether a snapshot is kept.
+    pub fn keep_snapshot(&self, is_kept: bool) {
+        self.ledger.borrow_mut().has_snapshot = is_kept;
+    }
+
+    /// Returns whether a snapshot is kept.
+    pub fn has_snapshot(&self) -> bool {
+        self.ledger.borrow().has_snapshot
     }
 
     /// Returns how many instances run.

@@ -2,19 +2,21 @@
 
 use std::{
     future::pending,
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    rc::Rc,
+    time::Duration,
 };
 
 use futures::future::{FutureExt, LocalBoxFuture};
 use tokio::{sync::oneshot, time::sleep};
 use unifaas_actors::{
-    CallbackOutcome, InstanceId, ReadyToken,
-    sandbox::{LaunchError, LaunchOrder, Launched, Sandboxes},
+    CallbackOutcome, InstanceId, OutputStream, ReadyToken, WallTime,
+    sandbox::{InstanceNetwork, LaunchError, LaunchOrder, Launched, Prober, Purpose, Reached, Sandboxes, SnapshotInfo},
     spec::Readiness,
 };
 
 use super::{Fake, RunningInstance, address, handle::FakeHandle, holding::Holding};
-use crate::support::script::{Call, Caller, Launch, Script};
+use crate::support::script::{Call, Caller, Connecting, Launch, Restoring, Script};
 
 impl Sandboxes for Fake {
     fn launch(&self, order: LaunchOrder) -> LocalBoxFuture<'static, Result<Launched, LaunchError>> {
@@ -34,8 +36,13 @@ impl Sandboxes for Fake {
         }
         async move {
             sleep(script.launch_after).await;
+            let is_kept = fake.ledger.borrow().has_snapshot;
+            let restored = is_kept && order.purpose == Purpose::Serve { restore: true };
+            if restored && matches!(script.restoring, Restoring::Fails) {
+                return Err(LaunchError::NotRestored("as the script says".to_owned()));
+            }
             match script.launch.clone() {
-                Launch::Works => Ok(fake.start(&order, script, address(number), holding)),
+                Launch::Works => Ok(fake.start(&order, script, address(number), holding, restored)),
                 Launch::Fails(error) => Err(error),
                 Launch::PanicsAtOnce | Launch::Panics => fake.panic_as_planned(),
             }
@@ -43,26 +50,96 @@ impl Sandboxes for Fake {
         .boxed_local()
     }
 
-    fn probe(&self, address: SocketAddr, readiness: &Readiness) -> LocalBoxFuture<'static, ()> {
-        let ready_after = self.script_of(address).and_then(|script| script.ready_after);
-        let ready_after = ready_after.filter(|_| *readiness != Readiness::Callback);
-        let fake = self.clone();
+    fn snapshot(&self, _: &str) -> Option<SnapshotInfo> {
+        self.has_snapshot().then(|| SnapshotInfo { bytes: 1 << 20, taken: WallTime::now() })
+    }
+
+    fn remove_snapshots(&self, _: &str) {
+        self.keep_snapshot(false);
+    }
+}
+
+/// Probes the instance at an address.
+struct FakeProber {
+    fake: Fake,
+    address: SocketAddr,
+    readiness: Readiness,
+    restored: bool,
+}
+
+impl FakeProber {
+    /// Returns what the script says, while the instance runs.
+    fn says<T>(&self, of: impl FnOnce(Script) -> T) -> Option<T> {
+        self.fake.script_of(self.address).map(of)
+    }
+
+    async fn reached(&self, after: Duration) -> Reached {
+        sleep(after).await;
+        if self.fake.script_of(self.address).is_none() {
+            pending().await
+        }
+        self.address.into()
+    }
+}
+
+impl Prober for FakeProber {
+    fn ready(self: Rc<Self>) -> LocalBoxFuture<'static, Reached> {
+        let ready_after = self.says(|script| match script.restoring {
+            Restoring::Works if self.restored => Some(Duration::ZERO),
+            Restoring::Silent if self.restored => None,
+            _ => script.ready_after,
+        });
+        let is_probed = self.restored || self.readiness != Readiness::Callback;
+        let ready_after = ready_after.flatten().filter(|_| is_probed);
         async move {
             match ready_after {
-                Some(after) => sleep(after).await,
+                Some(after) => self.reached(after).await,
                 None => pending().await,
             }
-            if fake.script_of(address).is_none() {
-                pending().await
+        }
+        .boxed_local()
+    }
+
+    fn connect(self: Rc<Self>) -> LocalBoxFuture<'static, Result<Reached, String>> {
+        async move {
+            match self.says(|script| script.connecting) {
+                Some(Connecting::Works { after }) => Ok(self.reached(after).await),
+                Some(Connecting::Refused { after }) => {
+                    sleep(after).await;
+                    Err("refused".to_owned())
+                }
+                Some(Connecting::Hangs) | None => pending().await,
             }
+        }
+        .boxed_local()
+    }
+
+    fn explain(self: Rc<Self>, refused: Option<IpAddr>) -> LocalBoxFuture<'static, String> {
+        async move {
+            match self.says(|script| script.explained_after) {
+                Some(Some(after)) => sleep(after).await,
+                Some(None) | None => pending().await,
+            }
+            refused.map_or_else(|| "silent".to_owned(), |source| format!("called from {source}"))
         }
         .boxed_local()
     }
 }
 
 impl Fake {
-    fn start(&self, order: &LaunchOrder, script: Script, address: SocketAddr, holding: Holding) -> Launched {
-        order.output.write(script.prints.as_bytes());
+    fn start(
+        &self,
+        order: &LaunchOrder,
+        script: Script,
+        address: SocketAddr,
+        holding: Holding,
+        restored: bool,
+    ) -> Launched {
+        let mut ledger = self.ledger.borrow_mut();
+        ledger.templates += usize::from(order.purpose == Purpose::Template);
+        ledger.restored += usize::from(restored);
+        drop(ledger);
+        order.output.write(OutputStream::Out, script.prints.as_bytes());
         let (exit, exited) = oneshot::channel();
         if let Some((after, how)) = script.exit_after.clone() {
             let fake = self.clone();
@@ -75,12 +152,19 @@ impl Fake {
         let (late_exit, exited_late) = oneshot::channel();
         let running = RunningInstance { instance: order.instance, script: script.clone(), exit };
         self.ledger.borrow_mut().running.insert(address, running);
-        Launched {
+        let readiness = order.spec.readiness.clone();
+        let network = InstanceNetwork {
             address,
             callback_source: address.ip(),
+            prober: Rc::new(FakeProber { fake: self.clone(), address, readiness, restored }),
+        };
+        Launched {
+            restored,
+            network: Some(network).filter(|_| !script.has_no_address),
             sandbox: Box::new(FakeHandle {
                 address,
                 script,
+                memory: holding.memory(),
                 holding: Some(holding),
                 late_exit: Some(late_exit),
                 fake: self.clone(),
@@ -104,6 +188,7 @@ impl Fake {
             pid: None,
             engine_id: None,
             resources: vec![format!("address {}", address.ip())],
+            memory_usage: None,
         }
     }
 

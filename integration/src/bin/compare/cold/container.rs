@@ -1,4 +1,5 @@
-//! Containers on a private engine. By hand: create and start the same container, and send requests until it responds.
+//! Containers on a private engine. By hand: create and start the same container, and send the daemon's request once it
+//! accepts connections.
 
 use std::{env, net::SocketAddr, time::Duration};
 
@@ -8,13 +9,14 @@ use bollard::{
     query_parameters::RemoveContainerOptionsBuilder,
 };
 pub use integration::engine_obstacle as obstacle;
-use integration::{Connection, Daemon, Engine, IMAGE, contained, empty, request};
+use integration::{Connection, Daemon, Engine, IMAGE, contained, within};
 use tokio::time::{Instant, sleep};
 
 use super::Starts;
-use crate::{child::WITH_PARENT, options::Options, progress};
+use crate::{ask::ForwardedRequest, child::WITH_PARENT, options::Options, progress};
 
 const ROUNDS: usize = 31;
+const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// Pause before each start, so that the kernel's cleanup of the last container does not disturb it.
 const SETTLE_TIME: Duration = Duration::from_millis(150);
 /// MiB.
@@ -27,7 +29,8 @@ pub const RUNTIMES: [&str; 2] = ["runc", "runsc"];
 pub async fn daemon() -> (Daemon, Engine) {
     let lean = env::current_exe().unwrap().with_file_name("lean");
     let engine = Engine::private(lean.to_str().unwrap()).expect("an engine can be had");
-    let setup = RUNTIMES.iter().fold(engine.setup().run_by(WITH_PARENT), |setup, runtime| {
+    let setup = engine.setup().run_by(WITH_PARENT).function(ForwardedRequest::function());
+    let setup = RUNTIMES.iter().fold(setup, |setup, runtime| {
         let keys = format!("memory = {MEMORY}\nruntime = \"{runtime}\"");
         setup.function(contained(runtime, &[], "single-use = true\nstop-grace = 0", &keys))
     });
@@ -38,6 +41,7 @@ pub async fn daemon() -> (Daemon, Engine) {
 pub async fn starts(options: &Options) -> [Result<Starts, String>; 2] {
     let (daemon, engine) = daemon().await;
     let docker = engine.docker().await;
+    let request = ForwardedRequest::of(daemon.listen);
     let mut all = Vec::new();
     for runtime in RUNTIMES {
         let (mut starts, rounds) = (Starts::default(), options.rounds(ROUNDS));
@@ -46,7 +50,7 @@ pub async fn starts(options: &Options) -> [Result<Starts, String>; 2] {
         for round in 0..=rounds {
             sleep(SETTLE_TIME).await;
             let began = Instant::now();
-            let container = by_hand(&docker, runtime).await;
+            let container = by_hand(&docker, runtime, &request).await;
             let by_hand = began.elapsed();
             remove(&docker, &container).await;
             sleep(SETTLE_TIME).await;
@@ -67,7 +71,7 @@ pub async fn starts(options: &Options) -> [Result<Starts, String>; 2] {
 ///
 /// # Panics
 /// When the engine refuses.
-pub async fn by_hand(docker: &Docker, runtime: &str) -> String {
+pub async fn by_hand(docker: &Docker, runtime: &str, forwarded: &ForwardedRequest) -> String {
     let memory = Some(MEMORY << 20);
     let body = ContainerCreateBody {
         image: Some(IMAGE.to_owned()),
@@ -90,13 +94,17 @@ pub async fn by_hand(docker: &Docker, runtime: &str) -> String {
     let networks = found.network_settings.unwrap().networks.unwrap();
     let address = networks.values().find_map(|endpoint| endpoint.ip_address.clone()).unwrap();
     let address = SocketAddr::new(address.parse().unwrap(), 8080);
-    let mut connection = loop {
-        match Connection::open(address).await {
-            Ok(connection) => break connection,
-            Err(_) => sleep(Duration::from_millis(1)).await,
+    // Measured, so with shorter pauses than those of other waits.
+    let connected = async {
+        loop {
+            match Connection::open(address).await {
+                Ok(connection) => return connection,
+                Err(_) => sleep(Duration::from_millis(1)).await,
+            }
         }
     };
-    connection.send(request("GET", "/", empty())).await.unwrap().ok();
+    let mut connection = within(START_TIMEOUT, format!("a listener on {address}"), connected).await;
+    connection.send(forwarded.request("/")).await.unwrap().ok();
     id
 }
 

@@ -1,4 +1,4 @@
-//! Processes. By hand: fork, exec, callback, and a request over a new connection.
+//! Processes. By hand: fork, exec, callback, and the daemon's request over a new connection.
 
 use std::{
     io::{Read, Write},
@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep};
 
 use super::Starts;
 use crate::{
-    ask::first_byte,
+    ask::{ForwardedRequest, first_byte},
     child::{Running, WITH_PARENT, free_port},
     options::Options,
     progress,
@@ -30,6 +30,7 @@ pub struct ByHand {
     command: Command,
     callback: TcpListener,
     port: u16,
+    request: ForwardedRequest,
 }
 
 impl ByHand {
@@ -37,13 +38,13 @@ impl ByHand {
     ///
     /// # Panics
     /// When no port is free.
-    pub fn prepare(program: &Path) -> Self {
+    pub fn prepare(program: &Path, request: &ForwardedRequest) -> Self {
         let (callback, port) = (TcpListener::bind("127.0.0.1:0").expect("a port for callbacks"), free_port());
         let mut command = Command::new(program);
         command.arg(format!("http://{}/ready/x", callback.local_addr().unwrap()));
         command.env_clear().env("HOST", "127.0.0.1").env("PORT", port.to_string());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        Self { command, callback, port }
+        Self { command, callback, port, request: request.clone() }
     }
 
     /// Starts the process, answers its callback and sends it a request.
@@ -53,7 +54,7 @@ impl ByHand {
     pub fn run(mut self) -> Running {
         let running = Running::new(self.command.spawn().expect("the function can be run"));
         answer_callback(&self.callback);
-        first_byte(([127, 0, 0, 1], self.port).into(), "/");
+        self.request.first_byte(([127, 0, 0, 1], self.port).into(), "/");
         running
     }
 }
@@ -77,13 +78,15 @@ pub fn single_use(name: &str) -> Function {
 pub async fn starts(options: &Options) -> Starts {
     let home = Home::new();
     let lean = home.program("lean");
-    let daemon = Setup::at(&home).run_by(WITH_PARENT).function(single_use("f")).start().await;
+    let setup = Setup::at(&home).run_by(WITH_PARENT).function(ForwardedRequest::function());
+    let daemon = setup.function(single_use("f")).start().await;
+    let request = ForwardedRequest::of(daemon.listen);
     let (mut starts, rounds) = (Starts::default(), options.rounds(ROUNDS));
     progress(&format!("cold: process, {rounds} rounds"));
     // The first start finds everything cold, the file system included.
     for round in 0..=rounds {
         sleep(SETTLE_TIME).await;
-        let prepared = ByHand::prepare(&lean);
+        let prepared = ByHand::prepare(&lean, &request);
         let began = Instant::now();
         let running = prepared.run();
         let by_hand = began.elapsed();

@@ -1,5 +1,5 @@
 //! Virtual machines in a network namespace. By hand: spawn the same VMM with the same arguments except names and addresses,
-//! answer the guest's callback, and send a request.
+//! answer the guest's callback, and send the daemon's request.
 
 use std::{
     fs,
@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep};
 use super::{Starts, process::answer_callback};
 use crate::{
     apart,
-    ask::first_byte,
+    ask::{ForwardedRequest, first_byte},
     child::{Running, WITH_PARENT},
     firecracker,
     options::Options,
@@ -61,11 +61,12 @@ async fn alternate(kind: Kind, rounds: usize) -> Starts {
     if let Some(real) = firecracker() {
         setup = setup.variable("FIRECRACKER_EXE", real);
     }
+    let setup = setup.function(ForwardedRequest::function());
     let template = setup.function(Vm::new("template", kind).into());
     let daemon = template.function(Vm::new("f", kind).set("single-use", true).into()).start().await;
     daemon.get("/invoke/template/").await.ok();
     let pid = u32::try_from(daemon.instances("template").await[0]["pid"].as_u64().unwrap()).unwrap();
-    let by_hand = ByHand::like(&processes::arguments(pid));
+    let by_hand = ByHand::like(&processes::arguments(pid), ForwardedRequest::of(daemon.listen));
     let mut starts = Starts::default();
     for round in 0..=rounds {
         let began = Instant::now();
@@ -90,11 +91,12 @@ struct ByHand {
     program: String,
     arguments: Vec<String>,
     callback: TcpListener,
+    request: ForwardedRequest,
     _files: tempfile::TempDir,
 }
 
 impl ByHand {
-    fn like(line: &[String]) -> Self {
+    fn like(line: &[String], request: ForwardedRequest) -> Self {
         let callback = TcpListener::bind((HOST, 0)).expect("a port for callbacks");
         let port = callback.local_addr().unwrap().port();
         let cmdline = format!("ip={GUEST} gw={HOST} mask=255.255.255.252 callback=http://{HOST}:{port}/ready/x");
@@ -121,7 +123,7 @@ impl ByHand {
             };
             arguments[position] = replaced;
         }
-        Self { program: line[0].clone(), arguments, callback, _files: files }
+        Self { program: line[0].clone(), arguments, callback, request, _files: files }
     }
 
     /// Starts the VMM, answers the callback and sends a request. Dropping the second value ends the first.
@@ -131,7 +133,7 @@ impl ByHand {
         command.args(&self.arguments).stdin(OwnedFd::from(stdin)).stdout(Stdio::null()).stderr(Stdio::null());
         let running = Running::new(command.spawn().expect("the VMM can be executed"));
         answer_callback(&self.callback);
-        first_byte(format!("{GUEST}:8080").parse().unwrap(), "/hello");
+        self.request.first_byte(format!("{GUEST}:8080").parse().unwrap(), "/hello");
         (running, monitor)
     }
 }

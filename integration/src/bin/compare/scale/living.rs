@@ -67,20 +67,20 @@ pub async fn run(section: &mut Section, options: &Options) {
     let mut before = [asked(format!("{few}, no others on the machine"), &alone)];
     alternate(&mut before, "latency without many instances", options);
 
-    let crowd = Setup::at(&home_of_many).run_by(WITH_PARENT).start().await;
+    let busy = Setup::at(&home_of_many).run_by(WITH_PARENT).start().await;
     sleep(SETTLE_TIME).await;
-    let without = resident_mib(crowd.pid);
+    let without = resident_mib(busy.pid);
     progress(&format!("scale: starting {count} instances"));
-    start_all(&crowd, count).await;
+    start_all(&busy, count).await;
     sleep(SETTLE_TIME).await;
-    memory(section, count, without, resident_mib(crowd.pid));
+    memory(section, count, without, resident_mib(busy.pid));
 
-    let mut cases = [asked(few.to_owned(), &alone), asked(many.clone(), &crowd)];
+    let mut cases = [asked(few.to_owned(), &alone), asked(many.clone(), &busy)];
     alternate(&mut cases, "latency among many instances", options);
     latency(section, &before[0], &cases);
 
     let directory = public_directory();
-    let nginx = nginx(&directory, Protocol::Http1, &routes(&crowd, count).await);
+    let nginx = nginx(&directory, Protocol::Http1, &routes(&busy, count).await);
     // A script slows wrk down, so every case has one.
     let first = wrk::script(&directory, "first.lua", &wrk::in_turn(1));
     let all = wrk::script(&directory, "all.lua", &wrk::in_turn(count));
@@ -90,8 +90,8 @@ pub async fn run(section: &mut Section, options: &Options) {
         cases.push(Case { load: Load { script: Some(script.clone()), ..case.load }, beside, ..case });
     };
     add(format!("{few}, one function"), alone.listen, &first, 0);
-    add(format!("{many}, one function"), crowd.listen, &first, 1);
-    add(format!("{many}, {count} functions in turn"), crowd.listen, &all, 1);
+    add(format!("{many}, one function"), busy.listen, &first, 1);
+    add(format!("{many}, {count} functions in turn"), busy.listen, &all, 1);
     match &nginx {
         Ok(nginx) => {
             add("nginx, one function".to_owned(), nginx.address, &first, 3);

@@ -1,0 +1,335 @@
+//! When a function's snapshot is taken, and whether its instances are clones that are restored from it.
+//!
+//! Pure. A snapshot is due after a cold start that succeeded although the instance could have been a clone: there is none
+//! that fits. A capture that failed is tried again after longer and longer pauses, and then not before the next spec. After
+//! a failed restore the next start is cold. The second one within an hour discards the snapshot, and the third ends the use
+//! of snapshots until the next spec.
+
+use std::{sync::Arc, time::Duration};
+
+use serde::Serialize;
+use tokio::time::Instant;
+
+use crate::{id::InstanceId, sandbox::SnapshotInfo, wall_time::rounded_seconds};
+
+/// Pauses after failed captures. There is no further attempt after the last one.
+const RETRY_PAUSES: [Duration; 3] = [Duration::from_secs(60), Duration::from_secs(600), Duration::from_secs(3600)];
+/// The pause after a capture that was interrupted.
+const INTERRUPTED_PAUSE: Duration = RETRY_PAUSES[0];
+/// For how long a failed restore counts.
+const RESTORE_WINDOW: Duration = Duration::from_secs(3600);
+/// Failed restores in that time that discard the snapshot, and that end the use of snapshots.
+const DISCARDED_AT: usize = 2;
+const GIVEN_UP_AT: usize = 3;
+
+#[derive(Debug, Default)]
+pub(super) struct Cloning {
+    state: State,
+    /// The snapshot that is kept, which may be of an earlier spec.
+    snapshot: Option<SnapshotInfo>,
+    /// Failed captures in a row.
+    failed_captures: usize,
+    /// The failed restores of the last hour.
+    failed_restores: Vec<Instant>,
+    /// How many of the next starts are cold, in place of restores that failed.
+    cold_starts: usize,
+    restores: u64,
+    failures: u64,
+    error: Option<Arc<str>>,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// The spec wants no snapshot.
+    #[default]
+    Off,
+    /// No snapshot has to be taken.
+    Idle,
+    /// One has to be taken, but not before this time.
+    Due(Option<Instant>),
+    /// It is being taken of this template.
+    Making(InstanceId),
+    /// Nothing more is tried with this spec.
+    GivenUp,
+}
+
+impl Cloning {
+    /// Begins with a spec that wants snapshots or not, of which one may be kept.
+    pub fn configure(&mut self, is_wanted: bool, snapshot: Option<SnapshotInfo>) {
+        let (restores, failures) = (self.restores, self.failures);
+        let state = if is_wanted { State::Idle } else { State::Off };
+        *self = Self { state, snapshot, restores, failures, ..Self::default() };
+    }
+
+    /// Returns whether the next instance, which is started now, may be a clone.
+    pub fn may_restore(&mut self) -> bool {
+        let is_cold = self.cold_starts > 0;
+        self.cold_starts = self.cold_starts.saturating_sub(1);
+        !is_cold && !matches!(self.state, State::Off | State::GivenUp)
+    }
+
+    /// Records that an instance has become ready without a snapshot. `may_restore`: it could have been a clone.
+    pub fn started_cold(&mut self, may_restore: bool) {
+        if self.state == State::Idle && (may_restore || self.snapshot.is_none()) {
+            self.state = State::Due(None);
+        }
+    }
+
+    /// Records that a clone has become ready.
+    pub fn restored(&mut self) {
+        self.restores += 1;
+    }
+
+    /// Records that a clone could not be restored. Returns whether the snapshot is to be removed.
+    pub fn restore_failed(&mut self, why: &str, now: Instant) -> bool {
+        self.failures += 1;
+        self.cold_starts += 1;
+        self.error = Some(why.into());
+        self.failed_restores.retain(|at| now - *at < RESTORE_WINDOW);
+        self.failed_restores.push(now);
+        let count = self.failed_restores.len();
+        if count >= GIVEN_UP_AT {
+            self.state = State::GivenUp;
+        }
+        if count >= DISCARDED_AT {
+            self.snapshot = None;
+        }
+        count >= DISCARDED_AT
+    }
+
+    /// Returns whether a template should be started, unless callers wait.
+    pub fn wants_template(&self, now: Instant) -> bool {
+        matches!(self.state, State::Due(from) if from.is_none_or(|from| from <= now))
+    }
+
+    /// Returns when a template should be started, if that is later.
+    pub fn due(&self, now: Instant) -> Option<Instant> {
+        match self.state {
+            State::Due(from) => from.filter(|from| *from > now),
+            State::Off | State::Idle | State::Making(_) | State::GivenUp => None,
+        }
+    }
+
+    /// Records that a template was started.
+    pub fn template_started(&mut self, id: InstanceId) {
+        self.state = State::Making(id);
+    }
+
+    /// Records that the template's snapshot was taken.
+    pub fn captured(&mut self, id: InstanceId, snapshot: SnapshotInfo) {
+        if self.state != State::Making(id) {
+            return;
+        }
+        (self.state, self.snapshot) = (State::Idle, Some(snapshot));
+        (self.failed_captures, self.error) = (0, None);
+    }
+
+    /// Records that the template did not become ready, or that its snapshot could not be taken.
+    pub fn capture_failed(&mut self, id: InstanceId, why: &str, now: Instant) {
+        if self.state != State::Making(id) {
+            return;
+        }
+        self.state = match RETRY_PAUSES.get(self.failed_captures) {
+            Some(pause) => State::Due(Some(now + *pause)),
+            None => State::GivenUp,
+        };
+        self.failed_captures += 1;
+        self.error = Some(why.into());
+    }
+
+    /// Records that the template was stopped before its snapshot was taken.
+    pub fn interrupted(&mut self, id: InstanceId, now: Instant) {
+        if self.state == State::Making(id) {
+            self.state = State::Due(Some(now + INTERRUPTED_PAUSE));
+        }
+    }
+
+    /// Orders a snapshot, also if there is one or it was given up. Returns whether the spec wants snapshots.
+    pub fn order(&mut self) -> bool {
+        if matches!(self.state, State::Idle | State::Due(_) | State::GivenUp) {
+            (self.state, self.failed_captures) = (State::Due(None), 0);
+            self.failed_restores.clear();
+        }
+        self.state != State::Off
+    }
+
+    /// Records that the snapshot was removed. Returns whether there was one.
+    pub fn removed(&mut self) -> bool {
+        self.snapshot.take().is_some()
+    }
+
+    /// Returns what is shown. `None`: the spec wants no snapshot.
+    pub fn status(&self) -> Option<CloningStatus> {
+        let name = match self.state {
+            State::Off => return None,
+            State::Making(_) => "making",
+            State::GivenUp => "failing",
+            State::Due(_) if self.failed_captures > 0 => "failing",
+            _ if self.snapshot.is_some() => "ready",
+            State::Idle | State::Due(_) => "none",
+        };
+        let Self { snapshot, restores, failures, ref error, .. } = *self;
+        Some(CloningStatus { name, snapshot, restores, failures, error: error.clone() })
+    }
+}
+
+/// What the FunctionActor publishes of its snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct CloningStatus {
+    name: &'static str,
+    snapshot: Option<SnapshotInfo>,
+    restores: u64,
+    failures: u64,
+    error: Option<Arc<str>>,
+}
+
+/// What `/debug` shows of a function's snapshot.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct SnapshotReport {
+    /// `none`, `making`, `ready` or `failing`.
+    pub state: &'static str,
+    /// Its size on disk.
+    pub bytes: u64,
+    /// How old it is.
+    pub age_seconds: Option<f64>,
+    /// Clones that were restored from it or from earlier ones.
+    pub restores: u64,
+    /// Clones that could not be restored.
+    pub failures: u64,
+    /// The last failure.
+    pub error: Option<Arc<str>>,
+}
+
+impl From<&CloningStatus> for SnapshotReport {
+    fn from(status: &CloningStatus) -> Self {
+        let CloningStatus { name, snapshot, restores, failures, error } = status.clone();
+        Self {
+            state: name,
+            bytes: snapshot.map_or(0, |snapshot| snapshot.bytes),
+            age_seconds: snapshot.map(|snapshot| rounded_seconds(snapshot.taken.elapsed())),
+            restores,
+            failures,
+            error,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wall_time::WallTime;
+
+    fn secs(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn snapshot() -> SnapshotInfo {
+        SnapshotInfo { bytes: 7, taken: WallTime::now() }
+    }
+
+    fn cloning() -> Cloning {
+        let mut cloning = Cloning::default();
+        cloning.configure(true, None);
+        cloning
+    }
+
+    fn state(cloning: &Cloning) -> &'static str {
+        cloning.status().map_or("off", |status| status.name)
+    }
+
+    fn made(cloning: &mut Cloning) {
+        let id = InstanceId::random();
+        cloning.template_started(id);
+        assert_eq!(state(cloning), "making");
+        cloning.captured(id, snapshot());
+        assert_eq!(state(cloning), "ready");
+    }
+
+    #[test]
+    fn snapshot_is_due_after_a_cold_start_that_could_have_been_a_restore() {
+        let (mut cloning, now) = (cloning(), Instant::now());
+        assert!(cloning.may_restore() && !cloning.wants_template(now));
+        cloning.started_cold(true);
+        assert!(cloning.wants_template(now) && cloning.due(now).is_none());
+        made(&mut cloning);
+        assert!(!cloning.wants_template(now));
+        cloning.started_cold(false);
+        assert!(!cloning.wants_template(now), "a cold start that was ordered says nothing");
+        cloning.started_cold(true);
+        assert!(cloning.wants_template(now), "the snapshot does not fit any more");
+    }
+
+    #[test]
+    fn function_that_wants_no_snapshot_has_none() {
+        let (mut cloning, now) = (Cloning::default(), Instant::now());
+        cloning.started_cold(true);
+        assert!(!cloning.may_restore() && !cloning.wants_template(now) && !cloning.order());
+        assert_eq!(cloning.status(), None);
+        cloning.configure(true, Some(snapshot()));
+        assert_eq!(state(&cloning), "ready");
+    }
+
+    #[test]
+    fn failed_captures_are_tried_again_three_times() {
+        let (mut cloning, mut now) = (cloning(), Instant::now());
+        cloning.started_cold(true);
+        for pause in [60, 600, 3600] {
+            let id = InstanceId::random();
+            cloning.template_started(id);
+            cloning.capture_failed(InstanceId::random(), "another one", now);
+            assert_eq!(state(&cloning), "making");
+            cloning.capture_failed(id, "full", now);
+            assert_eq!((state(&cloning), cloning.due(now)), ("failing", Some(now + secs(pause))));
+            assert!(!cloning.wants_template(now));
+            now += secs(pause);
+            assert!(cloning.wants_template(now));
+        }
+        let id = InstanceId::random();
+        cloning.template_started(id);
+        cloning.capture_failed(id, "full", now);
+        assert_eq!((state(&cloning), cloning.due(now)), ("failing", None));
+        cloning.started_cold(true);
+        assert!(!cloning.wants_template(now + secs(100_000)));
+        cloning.configure(true, None);
+        assert_eq!((state(&cloning), cloning.status().unwrap().error), ("none", None));
+    }
+
+    #[test]
+    fn interrupted_capture_is_no_failure() {
+        let (mut cloning, now) = (cloning(), Instant::now());
+        cloning.started_cold(true);
+        let id = InstanceId::random();
+        cloning.template_started(id);
+        cloning.interrupted(id, now);
+        assert_eq!((state(&cloning), cloning.due(now)), ("none", Some(now + secs(60))));
+    }
+
+    #[test]
+    fn each_failed_restore_is_followed_by_a_cold_start() {
+        let (mut cloning, now) = (cloning(), Instant::now());
+        cloning.started_cold(true);
+        made(&mut cloning);
+        assert!(!cloning.restore_failed("corrupt", now), "the first one may be bad luck");
+        assert_eq!([cloning.may_restore(), cloning.may_restore()], [false, true]);
+        assert!(cloning.restore_failed("corrupt", now + secs(3599)));
+        assert_eq!(state(&cloning), "none");
+        assert!(!cloning.may_restore());
+        cloning.started_cold(false);
+        assert!(cloning.wants_template(now), "it is made anew");
+        made(&mut cloning);
+        assert!(cloning.restore_failed("corrupt", now + secs(3599)));
+        assert_eq!(state(&cloning), "failing");
+        assert!(!cloning.may_restore() && !cloning.may_restore());
+        assert!(cloning.order() && cloning.wants_template(now));
+    }
+
+    #[test]
+    fn failed_restores_count_for_an_hour() {
+        let (mut cloning, now) = (cloning(), Instant::now());
+        cloning.configure(true, Some(snapshot()));
+        for hours in 0..5 {
+            assert!(!cloning.restore_failed("slow", now + secs(hours * 3600)));
+        }
+        assert_eq!((state(&cloning), cloning.status().unwrap().failures), ("ready", 5));
+    }
+}

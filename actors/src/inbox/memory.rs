@@ -1,0 +1,230 @@
+//! A store in memory: the model of the daemon's database, for tests and simulations.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::{
+    record::{
+        Callback, CallbackState, Entry, InvocationId, NewInvocation, Record, RecordedResponse, Seq, State,
+        StoredRequest,
+    },
+    settle::Settlement,
+    store::{Begun, EnqueueRefusal, Found, Removal, Settle, Store, StoreError, StoreUsage, Stored},
+    time::UnixMillis,
+};
+
+/// A store in memory.
+#[derive(Debug, Clone, Default)]
+pub struct MemoryStore {
+    committed: Arc<Content>,
+    /// Of the transaction. Copied with its first change.
+    content: Arc<Content>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Content {
+    rows: BTreeMap<Seq, Row>,
+    firings: BTreeMap<String, UnixMillis>,
+    last: Seq,
+}
+
+#[derive(Debug, Clone)]
+struct Row {
+    record: Record,
+    /// Kept until the invocation is done.
+    request: Arc<StoredRequest>,
+    response: Option<RecordedResponse>,
+    /// When the record is removed.
+    expires: Option<UnixMillis>,
+}
+
+impl MemoryStore {
+    /// Returns all committed records.
+    pub fn records(&self) -> impl Iterator<Item = &Record> {
+        self.committed.rows.values().map(|row| &row.record)
+    }
+
+    fn content_mut(&mut self) -> &mut Content {
+        Arc::make_mut(&mut self.content)
+    }
+
+    fn row(&mut self, id: InvocationId) -> Option<&mut Row> {
+        let seq = self.content.rows.values().find(|row| row.record.id == id)?.record.seq;
+        self.content_mut().rows.get_mut(&seq)
+    }
+}
+
+impl Content {
+    fn with_key(&self, function: &str, key: &str) -> Option<&Row> {
+        self.rows.values().find(|row| &*row.record.function == function && row.record.key.as_deref() == Some(key))
+    }
+}
+
+/// Whether two requests with the same key are the same.
+fn is_same(one: &StoredRequest, other: &StoredRequest) -> bool {
+    (&one.method, &one.target, &one.body) == (&other.method, &other.target, &other.body)
+}
+
+impl Store for MemoryStore {
+    fn begin(&mut self) -> Result<(), StoreError> {
+        self.content = self.committed.clone();
+        Ok(())
+    }
+
+    fn commit(&mut self) -> Result<(), StoreError> {
+        self.committed = self.content.clone();
+        Ok(())
+    }
+
+    fn rollback(&mut self) {
+        self.content = self.committed.clone();
+    }
+
+    fn has_space(&mut self) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn enqueue(
+        &mut self,
+        new: &NewInvocation,
+        unended: usize,
+        now: UnixMillis,
+    ) -> Result<Result<(Stored, Option<Entry>), EnqueueRefusal>, StoreError> {
+        let content = self.content_mut();
+        if let Some(row) = new.key.as_deref().and_then(|key| content.with_key(&new.function, key)) {
+            return Ok(match is_same(&row.request, &new.request) {
+                true => Ok((Stored { id: row.record.id, is_duplicate: true }, None)),
+                false => Err(EnqueueRefusal::KeyReused),
+            });
+        }
+        if unended >= new.queue {
+            return Ok(Err(EnqueueRefusal::Full { queued: unended }));
+        }
+        if let Some(firing) = &new.firing {
+            if content.firings.get(&firing.trigger).is_some_and(|last| *last >= firing.instant) {
+                return Ok(Err(EnqueueRefusal::AlreadyFired));
+            }
+            content.firings.insert(firing.trigger.clone(), firing.instant);
+        }
+        content.last += 1;
+        let record = Record {
+            seq: content.last,
+            id: InvocationId::random(),
+            function: new.function.clone(),
+            state: State::Queued { due: now.after(new.delay) },
+            epoch: 0,
+            attempts: 0,
+            accepted: now,
+            deadline: now.after(new.max_age),
+            key: new.key.clone(),
+            callback: new.callback.clone().map(|url| Callback { url, attempts: 0, state: CallbackState::Waiting }),
+        };
+        let (id, entry) = (record.id, record.entry());
+        let row = Row { record, request: Arc::new(new.request.clone()), response: None, expires: None };
+        content.rows.insert(content.last, row);
+        Ok(Ok((Stored { id, is_duplicate: false }, entry)))
+    }
+
+    fn start(&mut self, seq: Seq, epoch: u32) -> Result<Option<Begun>, StoreError> {
+        let Some(Row { record, request, .. }) = self.content_mut().rows.get_mut(&seq) else { return Ok(None) };
+        if record.epoch != epoch || !matches!(record.state, State::Queued { .. }) {
+            return Ok(None);
+        }
+        (record.state, record.epoch, record.attempts) = (State::Running, epoch + 1, record.attempts + 1);
+        Ok(Some(Begun { record: record.clone(), request: StoredRequest::clone(request) }))
+    }
+
+    fn settle(&mut self, settle: &Settle, now: UnixMillis) -> Result<Option<Record>, StoreError> {
+        let Some(row) = self.content_mut().rows.get_mut(&settle.seq) else { return Ok(None) };
+        let record = &mut row.record;
+        let is_running = record.state == State::Running;
+        if record.epoch != settle.epoch || record.state.is_ended() || is_running != settle.was_running {
+            return Ok(None);
+        }
+        record.state = match settle.settlement {
+            Settlement::Done { status } => State::Done { ended: now, status },
+            Settlement::Dead { reason, status } => State::Dead { ended: now, reason, status },
+            Settlement::Retry { due, counts } => {
+                record.attempts -= u32::from(!counts);
+                State::Queued { due }
+            }
+        };
+        row.expires = record.state.is_ended().then(|| now.after(settle.keep));
+        if row.expires.is_some()
+            && let Some(response) = &settle.response
+        {
+            row.response = Some(response.clone());
+        }
+        Ok(Some(record.clone()))
+    }
+
+    fn remove(&mut self, id: InvocationId) -> Result<Removal, StoreError> {
+        let Some(row) = self.row(id) else { return Ok(Removal::Unknown) };
+        let (seq, removal) = match (&row.record.state, row.record.entry()) {
+            (State::Running, _) => return Ok(Removal::Running),
+            (_, Some(entry)) => (row.record.seq, Removal::Cancelled(entry)),
+            (_, None) => (row.record.seq, Removal::Forgotten),
+        };
+        self.content_mut().rows.remove(&seq);
+        Ok(removal)
+    }
+
+    fn redrive(&mut self, id: InvocationId, now: UnixMillis) -> Result<Option<Record>, StoreError> {
+        let Some(row) = self.row(id) else { return Ok(None) };
+        let record = &mut row.record;
+        if !matches!(record.state, State::Dead { .. }) {
+            return Ok(None);
+        }
+        let age = record.accepted.until(record.deadline);
+        (record.state, record.epoch, record.attempts) = (State::Queued { due: now }, record.epoch + 1, 0);
+        (record.accepted, record.deadline) = (now, now.after(age));
+        (row.expires, row.response) = (None, None);
+        Ok(Some(record.clone()))
+    }
+
+    fn find(&mut self, id: InvocationId) -> Result<Option<Record>, StoreError> {
+        Ok(self.row(id).map(|row| row.record.clone()))
+    }
+
+    fn response(&mut self, id: InvocationId) -> Result<Option<Found>, StoreError> {
+        Ok(self.row(id).map(|row| Found { record: row.record.clone(), response: row.response.clone() }))
+    }
+
+    fn request(&mut self, id: InvocationId) -> Result<Option<StoredRequest>, StoreError> {
+        let row = self.row(id).filter(|row| !matches!(row.record.state, State::Done { .. }));
+        Ok(row.map(|row| StoredRequest::clone(&row.request)))
+    }
+
+    fn dead(&mut self, function: Option<&str>, after: Seq, limit: usize) -> Result<Vec<Record>, StoreError> {
+        let rows = self.content.rows.range(after + 1..).map(|(_, row)| &row.record);
+        let dead = rows.filter(|record| {
+            matches!(record.state, State::Dead { .. }) && function.is_none_or(|function| function == &*record.function)
+        });
+        Ok(dead.take(limit).cloned().collect())
+    }
+
+    fn purge(&mut self, now: UnixMillis, limit: usize) -> Result<usize, StoreError> {
+        let rows = &mut self.content_mut().rows;
+        let expired = rows.iter().filter_map(|(seq, row)| Some((row.expires.filter(|at| *at <= now)?, *seq)));
+        let mut due: Vec<_> = expired.collect();
+        due.sort();
+        due.truncate(limit);
+        due.iter().for_each(|(_, seq)| drop(rows.remove(seq)));
+        Ok(due.len())
+    }
+
+    fn recover(&mut self, now: UnixMillis) -> Result<Vec<Entry>, StoreError> {
+        for row in self.content_mut().rows.values_mut().filter(|row| row.record.state == State::Running) {
+            (row.record.state, row.record.epoch) = (State::Queued { due: now }, row.record.epoch + 1);
+        }
+        Ok(self.content.rows.values().filter_map(|row| row.record.entry()).collect())
+    }
+
+    fn last_firing(&mut self, trigger: &str) -> Result<Option<UnixMillis>, StoreError> {
+        Ok(self.content.firings.get(trigger).copied())
+    }
+
+    fn usage(&mut self) -> StoreUsage {
+        let dead = self.records().filter(|record| matches!(record.state, State::Dead { .. })).count();
+        StoreUsage { bytes: 0, dead: dead as u64 }
+    }
+}

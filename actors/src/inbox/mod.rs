@@ -1,0 +1,56 @@
+//! Asynchronous invocations: stored durably, run when a function has room, retried, and kept until their results expire.
+//!
+//! ```text
+//!   HTTP worker, trigger ──► InboxHandle ──► StoreWriter ──► Store        commits groups of changes, and answers
+//!                                               │ facts
+//!                                               ▼
+//!                                           InboxActor ──► Attempts       acquires a slot and dispatches, in the daemon
+//! ```
+//!
+//! | file | content |
+//! | --- | --- |
+//! | `time.rs` | wall-clock time, as it is stored |
+//! | `record.rs` | an invocation, its states and its request |
+//! | `settle.rs`, `backoff.rs` | what follows from an attempt |
+//! | `pending.rs` | which invocation is next |
+//! | `scheduler.rs` | what runs, and what happens at each fact |
+//! | `store.rs`, `memory.rs` | what a store does, and the model of it |
+//! | `writer.rs`, `commands.rs` | groups of commands, each one transaction |
+//! | `handle.rs` | the part of the inbox that any thread may use |
+//! | `actor.rs`, `messages.rs` | the actor around the scheduler |
+//!
+//! Invariants: an invocation is answered with its id only after it is durable. Only the writer changes a record, and only
+//! the InboxActor decides that it should. An attempt carries the epoch of its record; an outcome of an older epoch changes
+//! nothing. At most one attempt of an invocation runs at a time, as far as one daemon knows.
+
+mod actor;
+mod backoff;
+mod commands;
+mod handle;
+mod memory;
+mod messages;
+mod pending;
+mod record;
+mod scheduler;
+mod settle;
+#[cfg(test)]
+mod simulation;
+mod store;
+#[cfg(test)]
+mod tests;
+mod time;
+mod writer;
+
+pub use actor::InboxActor;
+pub use commands::{Command, CommandSender, Reply, StoreClosed};
+pub use handle::{Enqueue, EnqueueError, InboxHandle};
+pub use memory::MemoryStore;
+pub use messages::{Attempt, AttemptEnd, Attempted, Attempts, FunctionInbox, InboxQuestion, InboxReport, StopStarting};
+pub use record::{
+    Callback, CallbackState, Entry, Firing, InvocationId, NewInvocation, Record, RecordedResponse, Seq, State,
+    StoredRequest,
+};
+pub use settle::{DeadReason, Outcome, Settlement};
+pub use store::{Begun, EnqueueRefusal, Found, Removal, Settle, Store, StoreError, StoreUsage, Stored};
+pub use time::UnixMillis;
+pub use writer::{MAX_GROUP, StoreFact, StoreWriter};

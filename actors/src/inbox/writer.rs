@@ -1,0 +1,278 @@
+//! Applies commands to a store, a group of them in one transaction, and answers after the commit.
+//!
+//! Generic over the store and without a thread or a clock of its own: the daemon runs it on the store's thread, the
+//! simulation in virtual time. A command that cannot be written is refused; only the end of an attempt is kept until it can
+//! be, as the attempt has happened.
+
+use std::collections::HashMap;
+
+use super::{
+    commands::{Command, Reply},
+    record::{Entry, InvocationId, Record, Seq, StoredRequest},
+    store::{Begun, EnqueueRefusal, Found, Name, Removal, Settle, Store, StoreError, StoreUsage, Stored},
+    time::UnixMillis,
+};
+
+/// Commands in one transaction.
+pub const MAX_GROUP: usize = 64;
+
+/// What the store has committed, for the InboxActor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreFact {
+    /// The store is open, and has these invocations queued.
+    Opened(Vec<Entry>),
+    /// An invocation was stored, or redriven.
+    Queued(Entry),
+    /// An invocation was cancelled.
+    Cancelled(Entry),
+    /// The end of an attempt or of a wait was recorded.
+    Settled(Box<Record>),
+    /// The end of an attempt came too late: the record has another epoch, or is not there.
+    Stale(Seq),
+}
+
+/// Writes to a store.
+pub struct StoreWriter<S> {
+    store: S,
+    report: Box<dyn FnMut(StoreFact) + Send>,
+    /// Invocations that have not ended, by function.
+    unended: HashMap<Name, usize>,
+    /// Changes of `unended` in the transaction.
+    counted: Vec<(Name, isize)>,
+    /// What could not be written.
+    retained: Vec<Settle>,
+    waiters: HashMap<InvocationId, Vec<Reply<Option<Record>>>>,
+    /// Why new invocations are refused.
+    refusing: Option<String>,
+}
+
+/// The answer to a command, until it is committed.
+enum Answer {
+    Stored(Result<(Stored, Option<Entry>), EnqueueRefusal>),
+    Begun(Option<Box<Begun>>),
+    Settled(Option<Record>),
+    Removed(Removal),
+    Record(Option<Record>),
+    Found(Option<Box<Found>>),
+    Request(Option<Box<StoredRequest>>),
+    Dead(Vec<Record>),
+    LastFiring(Option<UnixMillis>),
+}
+
+impl<S: Store> StoreWriter<S> {
+    /// Opens the store for writing: what was running is queued again. Facts go to `report`, the first one at once.
+    ///
+    /// # Errors
+    /// When the store cannot be used.
+    pub fn open(
+        mut store: S,
+        now: UnixMillis,
+        mut report: impl FnMut(StoreFact) + Send + 'static,
+    ) -> Result<Self, StoreError> {
+        store.begin()?;
+        let queued = store.recover(now).and_then(|queued| store.commit().map(|()| queued));
+        let queued = queued.inspect_err(|_| store.rollback())?;
+        let mut unended = HashMap::<Name, usize>::new();
+        queued.iter().for_each(|entry| *unended.entry(entry.function.clone()).or_default() += 1);
+        report(StoreFact::Opened(queued));
+        let (counted, retained, waiters) = Default::default();
+        Ok(Self { store, report: Box::new(report), unended, counted, retained, waiters, refusing: None })
+    }
+
+    /// Carries commands out, and answers them.
+    pub fn run(&mut self, commands: Vec<Command>, now: UnixMillis) {
+        let retained = std::mem::take(&mut self.retained).into_iter().map(|settle| Command::Settle(Box::new(settle)));
+        let commands: Vec<_> = retained.chain(commands).collect();
+        if commands.is_empty() {
+            return;
+        }
+        match self.transact(&commands, now) {
+            Ok(answers) => commands.into_iter().zip(answers).for_each(|(command, answer)| self.answer(command, answer)),
+            // One of them may be to blame, or only some fit.
+            Err(_) if commands.len() > 1 => {
+                for command in commands {
+                    self.run_one(command, now);
+                }
+            }
+            Err(error) => commands.into_iter().for_each(|command| self.refuse(command, &error)),
+        }
+    }
+
+    fn run_one(&mut self, command: Command, now: UnixMillis) {
+        match self.transact(std::slice::from_ref(&command), now).map(|mut answers| answers.pop()) {
+            Ok(Some(answer)) => self.answer(command, answer),
+            Ok(None) => {}
+            Err(error) => self.refuse(command, &error),
+        }
+    }
+
+    fn transact(&mut self, commands: &[Command], now: UnixMillis) -> Result<Vec<Answer>, StoreError> {
+        if commands.iter().any(|command| matches!(command, Command::Enqueue(..))) {
+            self.refusing = self.store.has_space().err();
+        }
+        let done = self.store.begin().and_then(|()| {
+            let answers = commands.iter().map(|command| self.apply(command, now)).collect::<Result<_, _>>()?;
+            self.store.commit()?;
+            Ok(answers)
+        });
+        let counted = std::mem::take(&mut self.counted);
+        if done.is_err() {
+            self.store.rollback();
+            counted.into_iter().for_each(|(function, change)| self.add(function, -change));
+        }
+        done
+    }
+
+    fn apply(&mut self, command: &Command, now: UnixMillis) -> Result<Answer, StoreError> {
+        Ok(match command {
+            Command::Enqueue(new, _) => {
+                if let Some(why) = &self.refusing {
+                    return Ok(Answer::Stored(Err(EnqueueRefusal::Unavailable { why: why.clone() })));
+                }
+                let unended = self.unended.get(&new.function).copied().unwrap_or_default();
+                let stored = self.store.enqueue(new, unended, now)?;
+                if let Ok((_, Some(_))) = &stored {
+                    self.count(&new.function, 1);
+                }
+                Answer::Stored(stored)
+            }
+            Command::Start { seq, epoch, .. } => Answer::Begun(self.store.start(*seq, *epoch)?.map(Box::new)),
+            Command::Settle(settle) => {
+                let record = self.store.settle(settle, now)?;
+                if let Some(record) = record.as_ref().filter(|record| record.state.is_ended()) {
+                    self.count(&record.function, -1);
+                }
+                Answer::Settled(record)
+            }
+            Command::Remove(id, _) => {
+                let removal = self.store.remove(*id)?;
+                if let Removal::Cancelled(entry) = &removal {
+                    self.count(&entry.function, -1);
+                }
+                Answer::Removed(removal)
+            }
+            Command::Redrive(id, _) => {
+                let record = self.store.redrive(*id, now)?;
+                if let Some(record) = &record {
+                    self.count(&record.function, 1);
+                }
+                Answer::Record(record)
+            }
+            Command::Find { id, .. } => Answer::Record(self.store.find(*id)?),
+            Command::Response(id, _) => Answer::Found(self.store.response(*id)?.map(Box::new)),
+            Command::Request(id, _) => Answer::Request(self.store.request(*id)?.map(Box::new)),
+            Command::Dead { function, after, limit, .. } => {
+                Answer::Dead(self.store.dead(function.as_deref(), *after, *limit)?)
+            }
+            Command::LastFiring(trigger, _) => Answer::LastFiring(self.store.last_firing(trigger)?),
+        })
+    }
+
+    fn count(&mut self, function: &Name, change: isize) {
+        self.counted.push((function.clone(), change));
+        self.add(function.clone(), change);
+    }
+
+    fn add(&mut self, function: Name, change: isize) {
+        let count = self.unended.entry(function).or_default();
+        *count = count.saturating_add_signed(change);
+    }
+
+    /// Answers a command whose change is durable. A receiver that has left does not matter.
+    fn answer(&mut self, command: Command, answer: Answer) {
+        match (command, answer) {
+            (Command::Enqueue(_, reply), Answer::Stored(stored)) => {
+                let stored = stored.map(|(stored, entry)| {
+                    if let Some(entry) = entry {
+                        (self.report)(StoreFact::Queued(entry));
+                    }
+                    stored
+                });
+                let _ = reply.send(stored);
+            }
+            (Command::Start { reply, .. }, Answer::Begun(begun)) => drop(reply.send(begun)),
+            (Command::Settle(settle), Answer::Settled(record)) => match record {
+                Some(record) => {
+                    if record.state.is_ended() {
+                        for waiter in self.waiters.remove(&record.id).unwrap_or_default() {
+                            let _ = waiter.send(Some(record.clone()));
+                        }
+                    }
+                    (self.report)(StoreFact::Settled(Box::new(record)));
+                }
+                None => (self.report)(StoreFact::Stale(settle.seq)),
+            },
+            (Command::Remove(id, reply), Answer::Removed(removal)) => {
+                if let Removal::Cancelled(entry) = &removal {
+                    (self.report)(StoreFact::Cancelled(entry.clone()));
+                    for waiter in self.waiters.remove(&id).unwrap_or_default() {
+                        let _ = waiter.send(None);
+                    }
+                }
+                let _ = reply.send(removal);
+            }
+            (Command::Redrive(_, reply), Answer::Record(record)) => {
+                if let Some(entry) = record.as_ref().and_then(Record::entry) {
+                    (self.report)(StoreFact::Queued(entry));
+                }
+                let _ = reply.send(record);
+            }
+            (Command::Find { id, awaits_end, reply }, Answer::Record(record)) => match record {
+                Some(record) if awaits_end && !record.state.is_ended() => {
+                    self.waiters.entry(id).or_default().push(reply);
+                }
+                record => drop(reply.send(record)),
+            },
+            (Command::Response(_, reply), Answer::Found(found)) => drop(reply.send(found)),
+            (Command::Request(_, reply), Answer::Request(request)) => drop(reply.send(request)),
+            (Command::Dead { reply, .. }, Answer::Dead(records)) => drop(reply.send(records)),
+            (Command::LastFiring(_, reply), Answer::LastFiring(instant)) => drop(reply.send(instant)),
+            (command, _) => debug_assert!(false, "another command's answer: {command:?}"),
+        }
+    }
+
+    fn refuse(&mut self, command: Command, error: &StoreError) {
+        match command {
+            Command::Enqueue(_, reply) => {
+                let _ = reply.send(Err(EnqueueRefusal::Unavailable { why: error.to_string() }));
+            }
+            Command::Settle(settle) => self.retained.push(*settle),
+            // The dropped reply says that the store is not available.
+            _ => {}
+        }
+    }
+
+    /// Removes records whose time has come, at most `limit`. Returns how many.
+    ///
+    /// # Errors
+    /// When the store cannot be used.
+    pub fn purge(&mut self, now: UnixMillis, limit: usize) -> Result<usize, StoreError> {
+        self.waiters.retain(|_, waiters| {
+            waiters.retain(|waiter| !waiter.is_closed());
+            !waiters.is_empty()
+        });
+        self.store.begin()?;
+        let purged = self.store.purge(now, limit).and_then(|purged| self.store.commit().map(|()| purged));
+        purged.inspect_err(|_| self.store.rollback())
+    }
+
+    /// Whether ends of attempts wait until they can be written.
+    pub fn has_retained(&self) -> bool {
+        !self.retained.is_empty()
+    }
+
+    /// Returns the size of the store.
+    pub fn usage(&mut self) -> StoreUsage {
+        self.store.usage()
+    }
+
+    /// Returns the store.
+    pub fn store(&mut self) -> &mut S {
+        &mut self.store
+    }
+
+    /// Returns how many invocations have not ended.
+    pub fn unended(&self) -> usize {
+        self.unended.values().sum()
+    }
+}

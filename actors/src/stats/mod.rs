@@ -1,0 +1,20 @@
+//! Counters and histograms of functions, written without locks by any thread.
+//!
+//! `outcome.rs` names how requests end, `histogram.rs` counts durations, `function.rs` has the counters of one function.
+//! `starts.rs` times starts by their origin.
+//! `usage.rs` finds them all for `/metrics`, and keeps the counts of removed functions; `totals.rs` is what it returns.
+
+mod function;
+mod histogram;
+mod outcome;
+mod starts;
+mod totals;
+mod usage;
+
+pub use function::{FunctionStats, RequestEnd, StatsReport};
+pub(crate) use histogram::PHASE_BUCKETS;
+pub use histogram::{Exemplar, HistogramTotals};
+pub use outcome::Outcome;
+pub use starts::{StartHistogram, StartTimes};
+pub use totals::{FunctionTotals, WaitCause};
+pub use usage::UsageTable;

@@ -1,0 +1,160 @@
+//! The TriggerActor: follows the functions' triggers, and has firings committed by the inbox.
+
+use std::{sync::Arc, time::Duration};
+
+use actix::{
+    Actor, ActorFutureExt as _, Addr, AsyncContext as _, Context, Handler, MessageResult, SpawnHandle, fut::wrap_future,
+};
+use bytes::Bytes;
+use jiff::Timestamp;
+use slog::{Logger, info, warn};
+
+use super::{
+    event::{Event, content_type_of},
+    messages::{TriggerQuestion, TriggerReport},
+    schedules::{Action, Committed, ScheduleId, Schedules, millis, timestamp, trigger_name},
+};
+use crate::{
+    inbox::{Command, Enqueue, EnqueueError, EnqueueRefusal, Firing, InboxHandle},
+    notice::EndGuard,
+    registry::TriggersChanged,
+    spec::CronSpec,
+};
+
+/// The longest sleep while there are schedules: the clock may jump meanwhile.
+const MAX_SLEEP: Duration = Duration::from_secs(5);
+
+/// The triggers of all functions.
+pub struct TriggerActor {
+    schedules: Schedules,
+    inbox: InboxHandle,
+    log: Logger,
+    alarm: Option<SpawnHandle>,
+    end_guards: Vec<EndGuard>,
+}
+
+impl TriggerActor {
+    /// Starts the actor on the arbiter of the caller.
+    pub fn launch(inbox: InboxHandle, log: Logger) -> Addr<Self> {
+        let (schedules, end_guards) = (Schedules::default(), Vec::new());
+        Self { schedules, inbox, log, alarm: None, end_guards }.start()
+    }
+
+    /// Does what is due, and sets the alarm for what is due next.
+    fn work(&mut self, ctx: &mut Context<Self>) {
+        if let Some(alarm) = self.alarm.take() {
+            ctx.cancel_future(alarm);
+        }
+        for action in self.schedules.due(Timestamp::now()) {
+            match action {
+                Action::Ask(id, trigger) => self.ask(id, trigger, ctx),
+                Action::Fire(id, spec, instant) => self.fire(id, &spec, instant, ctx),
+            }
+        }
+        if let Some(sleep) = self.schedules.sleep(Timestamp::now()) {
+            self.alarm = Some(ctx.run_later(sleep.min(MAX_SLEEP), |actor, ctx| {
+                actor.alarm = None;
+                actor.work(ctx);
+            }));
+        }
+    }
+
+    fn ask(&self, id: ScheduleId, trigger: String, ctx: &mut Context<Self>) {
+        let (inbox, name) = (self.inbox.clone(), trigger.clone());
+        let question = async move { inbox.ask(|reply| Command::LastFiring(name, reply)).await };
+        ctx.spawn(wrap_future(question).map(move |last, actor: &mut Self, ctx| {
+            let last = last.map(|last| last.map(timestamp));
+            actor.schedules.answered(&id, &trigger, last, Timestamp::now());
+            actor.work(ctx);
+        }));
+    }
+
+    fn fire(&self, id: ScheduleId, spec: &CronSpec, instant: Timestamp, ctx: &mut Context<Self>) {
+        let (inbox, enqueue) = (self.inbox.clone(), invocation(&id, spec, instant));
+        let commit = async move { inbox.enqueue(enqueue).await };
+        ctx.spawn(wrap_future(commit).map(move |result, actor: &mut Self, ctx| {
+            let how = outcome(result.map(drop));
+            let (function, index) = &id;
+            match &how {
+                Committed::Stored => {
+                    info!(actor.log, "schedule has fired"; "function" => &**function, "index" => index, "instant" => %instant);
+                }
+                Committed::Never(why) => {
+                    warn!(actor.log, "schedule cannot fire"; "function" => &**function, "index" => index,
+                        "instant" => %instant, "reason" => why);
+                }
+                Committed::Before | Committed::NotNow(_) => {}
+            }
+            actor.schedules.committed(&id, instant, how, Timestamp::now());
+            actor.work(ctx);
+        }));
+    }
+}
+
+/// Makes the invocation for an instant. Its key is the same whatever daemon makes it.
+fn invocation(id: &ScheduleId, spec: &CronSpec, instant: Timestamp) -> Enqueue {
+    let (function, index) = id;
+    let key = format!("cron/{function}/{index}/{instant}");
+    let event = Event {
+        id: key.clone(),
+        source: format!("/cron/{function}/{index}"),
+        kind: "unifaas.cron",
+        time: instant.to_string(),
+        subject: None,
+        content_type: content_type_of(&spec.body),
+    };
+    let request = event.request(&spec.method, &spec.path, Bytes::copy_from_slice(spec.body.as_bytes()));
+    let firing = Firing { trigger: trigger_name(id, spec), instant: millis(instant) };
+    Enqueue { key: Some(key), firing: Some(firing), ..Enqueue::new(function, request) }
+}
+
+fn outcome(result: Result<(), EnqueueError>) -> Committed {
+    match result {
+        Ok(()) => Committed::Stored,
+        Err(EnqueueError::NotStored(EnqueueRefusal::AlreadyFired)) => Committed::Before,
+        Err(error) => {
+            let why = error.to_string();
+            match error {
+                EnqueueError::NotAllowed
+                | EnqueueError::BodyTooLarge { .. }
+                | EnqueueError::NotStored(EnqueueRefusal::KeyReused) => Committed::Never(why),
+                _ => Committed::NotNow(why),
+            }
+        }
+    }
+}
+
+impl Actor for TriggerActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        // Thousands of functions may have triggers.
+        ctx.set_mailbox_capacity(0);
+    }
+}
+
+impl Handler<TriggersChanged> for TriggerActor {
+    type Result = ();
+
+    fn handle(&mut self, changed: TriggersChanged, ctx: &mut Self::Context) {
+        let function: Arc<str> = changed.function.into();
+        self.schedules.set(&function, &changed.triggers.cron, Timestamp::now());
+        self.work(ctx);
+    }
+}
+
+impl Handler<TriggerQuestion> for TriggerActor {
+    type Result = MessageResult<TriggerQuestion>;
+
+    fn handle(&mut self, _: TriggerQuestion, _: &mut Self::Context) -> Self::Result {
+        MessageResult(TriggerReport { cron: self.schedules.reports(Timestamp::now()) })
+    }
+}
+
+impl Handler<EndGuard> for TriggerActor {
+    type Result = ();
+
+    fn handle(&mut self, guard: EndGuard, _: &mut Self::Context) {
+        self.end_guards.push(guard);
+    }
+}

@@ -1,0 +1,11 @@
+//! Which idle instances are worth the memory that they hold. Pure: facts and a clock in, decisions out.
+//!
+//! An idle instance can take steps down: a running one can be paused, and each can be ended. `eviction.rs` decides which steps
+//! release missing memory at the least cost. `rate.rs` estimates how often instances are wanted.
+//! `admission/simulation/` compares policies over hours.
+
+mod eviction;
+mod rate;
+
+pub(crate) use eviction::{GreedyDual, Rung, Step};
+pub(crate) use rate::{EventRate, Use};

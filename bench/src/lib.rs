@@ -1,0 +1,40 @@
+//! `unifaas bench`: measures the sandboxes of a registry on this machine, and writes samples, tables, plots and a report.
+//!
+//! It is a client of the daemon, and knows nothing of its inside.
+//!
+//! | part | content |
+//! | --- | --- |
+//! | `options.rs`, `plan.rs` | the command line; rounds, order, durations |
+//! | `run.rs`, `interrupt.rs`, `progress.rs` | a run from its arguments to its files |
+//! | `daemon.rs`, `registry.rs`, `subnet.rs` | the measured daemon, and the registry that is derived for it |
+//! | `client/`, `clock.rs` | requests with time stamps |
+//! | `host/` | the machine, and what else it does |
+//! | `experiments/` | what is measured, one file each |
+//! | `sample.rs`, `results.rs` | the files of samples and of everything else |
+//! | `stats/`, `summary/` | statistics; from samples to figures |
+//! | `reference.rs` | published values |
+//! | `report/`, `plot/` | tables, plots, the report |
+
+mod client;
+mod clock;
+pub mod daemon;
+mod error;
+mod experiments;
+mod host;
+mod interrupt;
+mod options;
+mod plan;
+mod plot;
+mod progress;
+mod reference;
+mod registry;
+mod report;
+mod results;
+mod run;
+mod sample;
+pub mod stats;
+mod subnet;
+mod summary;
+
+pub use options::BenchArgs;
+pub use run::{Host, run};

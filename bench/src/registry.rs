@@ -1,0 +1,318 @@
+//! The derived registry: the user's functions with the keys that an experiment needs. The user's own is never written to.
+
+use std::{
+    fs, io,
+    os::unix::fs::{PermissionsExt as _, symlink},
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+use tempfile::TempDir;
+use toml::{Table, Value};
+
+use crate::error::BenchError;
+
+const FILE: &str = "function.toml";
+
+/// What isolates the instances of a function.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sandbox {
+    /// What tables and plots call it, such as `process`, `runc`, `firecracker`.
+    pub name: String,
+    /// Whether the processor is emulated, which takes many times as long.
+    pub emulated: bool,
+}
+
+/// A function of the user's registry.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// Its name.
+    pub name: String,
+    /// Its directory, absolute.
+    pub directory: PathBuf,
+    /// Its file.
+    pub table: Table,
+    /// Its sandbox.
+    pub sandbox: Sandbox,
+}
+
+/// What an experiment changes in a function.
+#[derive(Debug, Clone, Default)]
+pub struct Overrides {
+    /// Keys of the file itself. `None` removes a key.
+    pub keys: Vec<(&'static str, Option<Value>)>,
+    /// Memory of each instance, in MiB.
+    pub memory: Option<u32>,
+    /// Processors of each instance.
+    pub cpus: Option<u32>,
+}
+
+/// Names a function that cannot be read, with the reason.
+pub type Damaged = (String, String);
+
+/// Reads the functions of a registry whose names one of `patterns` matches; without patterns, all. Functions that cannot be
+/// parsed come second, with the reason.
+///
+/// # Errors
+/// When the directory cannot be read.
+pub fn read(registry: &Path, patterns: &[String]) -> Result<(Vec<Source>, Vec<Damaged>), BenchError> {
+    let failed = |error| BenchError::Read(registry.to_owned(), error);
+    let root = registry.canonicalize().map_err(failed)?;
+    let (mut sources, mut damaged) = (Vec::new(), Vec::new());
+    for entry in fs::read_dir(&root).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        let Some(name) = path.file_name().and_then(|name| name.to_str()).map(str::to_owned) else { continue };
+        if !path.join(FILE).is_file() || !is_chosen(&name, patterns) {
+            continue;
+        }
+        match fs::read_to_string(path.join(FILE)).map_err(|error| error.to_string()).and_then(|text| parse(&text)) {
+            Ok((table, sandbox)) => sources.push(Source { name, directory: path, table, sandbox }),
+            Err(reason) => damaged.push((name, reason)),
+        }
+    }
+    sources.sort_by(|one, other| one.name.cmp(&other.name));
+    damaged.sort();
+    Ok((sources, damaged))
+}
+
+fn is_chosen(name: &str, patterns: &[String]) -> bool {
+    patterns.is_empty() || patterns.iter().any(|pattern| matches(pattern, name))
+}
+
+/// Returns whether a name matches a pattern, in which `*` stands for any text.
+pub fn matches(pattern: &str, name: &str) -> bool {
+    match pattern.split_once('*') {
+        None => pattern == name,
+        Some((before, after)) => name
+            .strip_prefix(before)
+            .is_some_and(|rest| (0..=rest.len()).any(|at| rest.is_char_boundary(at) && matches(after, &rest[at..]))),
+    }
+}
+
+fn parse(text: &str) -> Result<(Table, Sandbox), String> {
+    let table: Table = text.parse().map_err(|error: toml::de::Error| error.message().to_owned())?;
+    let sandbox = sandbox(&table).ok_or("it has neither [process] nor [container] nor [vm]")?;
+    Ok((table, sandbox))
+}
+
+fn sandbox(table: &Table) -> Option<Sandbox> {
+    let text = |value: Option<&Value>| value.and_then(Value::as_str).map(str::to_owned);
+    if table.contains_key("process") {
+        return Some(Sandbox { name: "process".to_owned(), emulated: false });
+    }
+    if let Some(container) = table.get("container") {
+        let runtime = text(container.get("runtime")).unwrap_or_else(|| "runc".to_owned());
+        return Some(Sandbox { name: runtime, emulated: false });
+    }
+    let hypervisor = table.get("vm")?.get("hypervisor")?;
+    let kind = text(hypervisor.get("type"))?;
+    let name = match kind.as_str() {
+        "qemu" => format!("qemu-{}", text(hypervisor.get("machine")).unwrap_or_else(|| "pc".to_owned())),
+        "microvm" => "qemu-microvm".to_owned(),
+        _ => kind.clone(),
+    };
+    let emulated = kind != "firecracker"
+        && match text(hypervisor.get("accel")).as_deref() {
+            Some("tcg") => true,
+            Some("kvm") => false,
+            _ => fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").is_err(),
+        };
+    Some(Sandbox { name, emulated })
+}
+
+impl Source {
+    /// Returns the memory of an instance in MiB, with the daemon's default.
+    pub fn memory(&self) -> i64 {
+        self.inner().and_then(|inner| inner.get("memory")?.as_integer()).unwrap_or(128)
+    }
+
+    /// Returns the processors of an instance. `None`: they are not limited.
+    pub fn cpus(&self) -> Option<f64> {
+        let cpus = self.inner().and_then(|inner| inner.get("cpus"));
+        let given = cpus.and_then(|cpus| cpus.as_float().or_else(|| cpus.as_integer().map(|cpus| cpus as f64)));
+        given.or_else(|| self.table.contains_key("vm").then_some(1.0))
+    }
+
+    /// Returns whether the file has a key.
+    pub fn has(&self, key: &str) -> bool {
+        self.table.contains_key(key)
+    }
+
+    /// Returns whether processors of an instance can be limited.
+    pub fn can_limit_cpus(&self) -> bool {
+        !self.table.contains_key("process")
+    }
+
+    fn inner(&self) -> Option<&Table> {
+        ["process", "container", "vm"].iter().find_map(|key| self.table.get(*key)?.as_table())
+    }
+
+    /// Returns the file with changes, and with absolute paths.
+    pub fn derive(&self, overrides: &Overrides) -> Table {
+        let mut table = self.table.clone();
+        for (key, value) in &overrides.keys {
+            match value {
+                Some(value) => drop(table.insert((*key).to_owned(), value.clone())),
+                None => drop(table.remove(*key)),
+            }
+        }
+        let (can_limit_cpus, directory) = (self.can_limit_cpus(), self.directory.as_path());
+        for kind in ["process", "container", "vm"] {
+            let Some(inner) = table.get_mut(kind).and_then(Value::as_table_mut) else { continue };
+            if let Some(memory) = overrides.memory {
+                inner.insert("memory".to_owned(), Value::Integer(memory.into()));
+            }
+            if let Some(cpus) = overrides.cpus.filter(|_| can_limit_cpus) {
+                inner.insert("cpus".to_owned(), Value::Integer(cpus.into()));
+            }
+            for key in ["kernel", "image", "initrd"].iter().filter(|_| kind == "vm") {
+                if let Some(path) = inner.get(*key).and_then(Value::as_str) {
+                    let path = directory.join(path).display().to_string();
+                    inner.insert((*key).to_owned(), Value::String(path));
+                }
+            }
+            if let Some(command) = inner.get_mut("command").and_then(Value::as_array_mut).filter(|_| kind == "process")
+            {
+                for word in command {
+                    if let Some(path) = word.as_str().and_then(|word| absolute(word, directory)) {
+                        *word = Value::String(path);
+                    }
+                }
+            }
+        }
+        table
+    }
+}
+
+/// Returns the absolute path of a word that leads out of the function's directory. Paths inside of it lead to links.
+fn absolute(word: &str, directory: &Path) -> Option<String> {
+    let path = directory.join(word);
+    (word.starts_with("../") && path.exists()).then(|| path.display().to_string())
+}
+
+/// A registry that a daemon reads. Dropping it removes it.
+#[derive(Debug)]
+pub struct DerivedRegistry {
+    directory: TempDir,
+    copy: PathBuf,
+}
+
+impl DerivedRegistry {
+    /// Creates an empty registry, readable by every user. `copy` gets the files as well.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn create(copy: &Path) -> Result<Self, BenchError> {
+        let public = fs::Permissions::from_mode(0o755);
+        let directory = tempfile::Builder::new().prefix("unifaas-bench-").permissions(public).tempdir();
+        let directory = directory.map_err(|error| BenchError::Write(std::env::temp_dir(), error))?;
+        Ok(Self { directory, copy: copy.to_owned() })
+    }
+
+    /// Returns its directory.
+    pub fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Adds a function under a name. Its other files are links to those of the source.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn add(&self, name: &str, source: &Source, overrides: &Overrides) -> Result<(), BenchError> {
+        let place = self.path().join(name);
+        self.write(name, &source.derive(overrides)).map_err(|error| BenchError::Write(place.clone(), error))?;
+        let link = || -> io::Result<()> {
+            for entry in fs::read_dir(&source.directory)? {
+                let entry = entry?;
+                if entry.file_name() != FILE {
+                    symlink(entry.path(), place.join(entry.file_name()))?;
+                }
+            }
+            Ok(())
+        };
+        link().map_err(|error| BenchError::Write(place.clone(), error))
+    }
+
+    /// Adds a function that is no other than this file.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn add_table(&self, name: &str, table: &Table) -> Result<(), BenchError> {
+        self.write(name, table).map_err(|error| BenchError::Write(self.path().join(name), error))
+    }
+
+    fn write(&self, name: &str, table: &Table) -> io::Result<()> {
+        let text = toml::to_string(table).map_err(io::Error::other)?;
+        for root in [self.path(), &self.copy] {
+            let place = root.join(name);
+            fs::create_dir_all(&place)?;
+            fs::set_permissions(&place, fs::Permissions::from_mode(0o755))?;
+            let file = place.join(FILE);
+            fs::write(&file, &text)?;
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o644))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source(text: &str) -> Source {
+        let (table, sandbox) = parse(text).unwrap();
+        Source { name: "f".to_owned(), directory: "/registry/f".into(), table, sandbox }
+    }
+
+    #[test]
+    fn sandboxes_have_the_names_of_the_tables() {
+        for (text, name) in [
+            ("process.command = [\"x\"]", "process"),
+            ("container.image = \"x\"", "runc"),
+            ("[container]\nimage = \"x\"\nruntime = \"runsc\"", "runsc"),
+            ("[vm]\nkernel = \"k\"\nhypervisor = { type = \"firecracker\" }", "firecracker"),
+            ("[vm]\nkernel = \"k\"\nhypervisor = { type = \"microvm\" }", "qemu-microvm"),
+            ("[vm]\nkernel = \"k\"\nhypervisor = { type = \"qemu\", machine = \"q35\" }", "qemu-q35"),
+        ] {
+            assert_eq!(source(text).sandbox.name, name);
+        }
+        assert!(source("[vm]\nkernel = \"k\"\nhypervisor = { type = \"qemu\", accel = \"tcg\" }").sandbox.emulated);
+        assert!(parse("keepalive = 1").is_err());
+    }
+
+    #[test]
+    fn derived_functions_have_absolute_paths_and_the_keys_of_the_experiment() {
+        let vm = source(
+            "keepalive = 9\nmin-instances = 2\n[vm]\nkernel = \"../k.elf\"\nhypervisor = { type = \"firecracker\" }",
+        );
+        let overrides = Overrides {
+            keys: vec![("single-use", Some(Value::Boolean(true))), ("min-instances", None)],
+            memory: Some(512),
+            cpus: Some(1),
+        };
+        let table = vm.derive(&overrides);
+        assert_eq!(table["vm"]["kernel"].as_str(), Some("/registry/f/../k.elf"));
+        assert_eq!((table["vm"]["memory"].as_integer(), table["vm"]["cpus"].as_integer()), (Some(512), Some(1)));
+        assert_eq!((table["single-use"].as_bool(), table["keepalive"].as_integer()), (Some(true), Some(9)));
+        assert!(!table.contains_key("min-instances"));
+        let process = source("process.command = [\"main.sh\", \"../none\"]").derive(&overrides);
+        assert_eq!(process["process"]["memory"].as_integer(), Some(512));
+        assert!(process["process"].get("cpus").is_none(), "processors of processes cannot be limited");
+        assert_eq!(process["process"]["command"][1].as_str(), Some("../none"), "no such file");
+    }
+
+    #[test]
+    fn patterns_match_whole_names() {
+        for (pattern, name, expected) in [
+            ("hello", "hello", true),
+            ("hello", "hello-qemu", false),
+            ("hello*", "hello-qemu", true),
+            ("*qemu*", "linux-qemu", true),
+            ("a*b*c", "abxc", true),
+            ("a*b", "abc", false),
+            ("*", "", true),
+        ] {
+            assert_eq!(matches(pattern, name), expected, "{pattern} {name}");
+        }
+    }
+}

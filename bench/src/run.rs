@@ -1,0 +1,312 @@
+//! A run, from its arguments to its files and its exit status.
+
+use std::{
+    fs,
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::{Duration, SystemTime},
+};
+
+use tokio::{runtime, time::sleep};
+
+use crate::{
+    clock,
+    error::BenchError,
+    experiments::{self, Session},
+    host::{Machine, Noise, NoiseMeter, throttled},
+    interrupt::Interrupt,
+    options::{BenchArgs, BenchCommand, Experiment, PageCache, RunArgs},
+    plan::Plan,
+    progress::{Progress, duration},
+    registry::{self, DerivedRegistry, Overrides, Source},
+    report,
+    results::{Results, SCHEMA},
+    summary::FunctionInfo,
+};
+
+/// What the daemon's program knows.
+#[derive(Debug)]
+pub struct Host {
+    /// This program.
+    pub program: PathBuf,
+    /// Its version.
+    pub version: String,
+    /// Where `serve` keeps its state by default.
+    pub state: PathBuf,
+}
+
+/// Something has failed; the rest is written.
+const FAILED: u8 = 1;
+/// Wrong arguments, or nothing can be measured.
+const USAGE: u8 = 2;
+/// Ended by a signal.
+const INTERRUPTED: u8 = 130;
+/// The looks for a quiet machine.
+const QUIET_WINDOW: Duration = Duration::from_secs(1);
+
+/// Runs `unifaas bench`.
+pub fn run(arguments: &BenchArgs, host: &Host) -> ExitCode {
+    let runtime = match runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&BenchError::System("the runtime", error)),
+    };
+    let result = runtime.block_on(async {
+        match &arguments.command {
+            Some(BenchCommand::Report { results }) => report_again(results),
+            Some(BenchCommand::List(arguments)) => list(arguments, host).await,
+            None => measure(&arguments.run, host).await,
+        }
+    });
+    match result {
+        Ok(code) => code,
+        Err(error) => fail(&error),
+    }
+}
+
+fn fail(error: &BenchError) -> ExitCode {
+    let _ = writeln!(io::stderr().lock(), "unifaas bench: {error}");
+    ExitCode::from(match error {
+        BenchError::Usage(_) => USAGE,
+        BenchError::Interrupted => INTERRUPTED,
+        _ => FAILED,
+    })
+}
+
+/// Evaluates the samples of a folder again, and writes everything but the samples.
+fn report_again(out: &Path) -> Result<ExitCode, BenchError> {
+    let mut results = Results::read(out)?;
+    report::write(out, &mut results)?;
+    print(&format!("{}\n", out.join("report.html").display()));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print(text: &str) {
+    let _ = io::stdout().lock().write_all(text.as_bytes());
+}
+
+/// Reads the functions that the arguments choose.
+fn sources(arguments: &RunArgs) -> Result<(Vec<Source>, Vec<registry::Damaged>), BenchError> {
+    let registry = arguments.registry.as_ref();
+    let registry = registry.ok_or_else(|| BenchError::Usage("expected --registry DIR".to_owned()))?;
+    let (sources, damaged) = registry::read(registry, &arguments.functions)?;
+    if sources.is_empty() && damaged.is_empty() {
+        let chosen = if arguments.functions.is_empty() { "" } else { " of these names" };
+        return Err(BenchError::Usage(format!("{} has no functions{chosen}", registry.display())));
+    }
+    Ok((sources, damaged))
+}
+
+/// Returns the state directory of the measured daemons.
+fn state(arguments: &RunArgs, host: &Host) -> PathBuf {
+    let beside = || {
+        let mut name = host.state.clone().into_os_string();
+        name.push("-bench");
+        name.into()
+    };
+    arguments.state_dir.clone().unwrap_or_else(beside)
+}
+
+/// Creates the folder of the results.
+fn folder(arguments: &RunArgs) -> Result<PathBuf, BenchError> {
+    let date = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
+    let usual = || PathBuf::from(format!("bench-{}", date.trim_end_matches('Z').replace([':', 'T'], "-")));
+    let out = arguments.out.clone().unwrap_or_else(usual);
+    let failed = |error| BenchError::Write(out.clone(), error);
+    fs::create_dir_all(&out).map_err(failed)?;
+    if fs::read_dir(&out).map_err(failed)?.next().is_some() {
+        return Err(BenchError::Usage(format!("{} is not empty", out.display())));
+    }
+    for part in ["samples", "registry"] {
+        fs::create_dir(out.join(part)).map_err(failed)?;
+    }
+    out.canonicalize().map_err(failed)
+}
+
+async fn list(arguments: &RunArgs, host: &Host) -> Result<ExitCode, BenchError> {
+    let (sources, mut problems) = sources(arguments)?;
+    let plan = Plan::of(arguments, 0);
+    let scratch = tempfile::tempdir().map_err(|error| BenchError::Write(std::env::temp_dir(), error))?;
+    let registry = DerivedRegistry::create(&scratch.path().join("registry"))?;
+    let overrides = Overrides { keys: vec![("min-instances", None)], memory: plan.memory, cpus: plan.cpus };
+    for source in &sources {
+        registry.add(&source.name, source, &overrides)?;
+    }
+    let session = Session {
+        out: scratch.path().to_owned(),
+        program: host.program.clone(),
+        state: state(arguments, host),
+        ..session(plan, Vec::new(), Progress::new(0.0))?
+    };
+    let daemon = session.daemon(registry.path(), &[]).await?;
+    let found = experiments::configuration_problems(&daemon).await;
+    daemon.stop().await?;
+    problems.extend(found?);
+    let mut text = String::new();
+    let mut total = 0.0;
+    for source in &sources {
+        let problem = problems.iter().find(|(name, _)| *name == source.name);
+        for experiment in &session.plan.experiments {
+            let answer = match problem {
+                Some((_, reason)) => format!("no: {}", reason.lines().next().unwrap_or_default()),
+                None => {
+                    let seconds = session.plan.seconds(*experiment, source);
+                    total += seconds;
+                    format!("yes, about {}", duration(seconds))
+                }
+            };
+            text.push_str(&format!("{:<8} {:<24} {answer}\n", experiment.name(), source.name));
+        }
+    }
+    let unreadable = problems.iter().filter(|(name, _)| sources.iter().all(|source| source.name != *name));
+    unreadable.for_each(|(name, reason)| text.push_str(&format!("{:<8} {name:<24} no: {reason}\n", "all")));
+    text.push_str(&format!("together about {}\n", duration(total)));
+    print(&text);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn session(plan: Plan, entrants: Vec<experiments::Entrant>, progress: Progress) -> Result<Session, BenchError> {
+    Ok(Session {
+        plan,
+        entrants,
+        out: PathBuf::new(),
+        program: PathBuf::new(),
+        state: PathBuf::new(),
+        begin: clock::now(),
+        interrupt: Interrupt::listen()?,
+        progress,
+        noise: NoiseMeter::new(),
+        processors: std::thread::available_parallelism().map_or(1, usize::from),
+        warnings: Vec::new(),
+    })
+}
+
+/// Measures, and writes what there is, also if the run is cut short.
+async fn measure(arguments: &RunArgs, host: &Host) -> Result<ExitCode, BenchError> {
+    let (sources, damaged) = sources(arguments)?;
+    if arguments.page_cache != PageCache::Warm && !nix::unistd::geteuid().is_root() {
+        return Err(BenchError::Usage("--page-cache cold and both need root".to_owned()));
+    }
+    let out = folder(arguments)?;
+    let plan = Plan::of(arguments, rand::random());
+    let estimate =
+        |experiment: &Experiment| -> f64 { sources.iter().map(|source| plan.seconds(*experiment, source)).sum() };
+    let total: f64 = plan.experiments.iter().map(estimate).sum();
+    let mut session = Session {
+        out: out.clone(),
+        program: host.program.clone(),
+        state: state(arguments, host),
+        ..session(plan, Vec::new(), Progress::new(total))?
+    };
+    let mut results = Results {
+        schema: SCHEMA,
+        complete: false,
+        command: command_line(),
+        began: now(),
+        ended: None,
+        plan: session.plan.clone(),
+        machine: Machine::inspect(&out, &host.version),
+        throttled: (throttled(), None),
+        functions: Vec::new(),
+        left_out: damaged,
+        calibration: None,
+        warnings: Vec::new(),
+        summaries: Vec::new(),
+    };
+    // What `report` needs if this process is killed.
+    results.write(&out)?;
+    session.progress.line(&format!("results go to {}; it takes about {}", out.display(), duration(total)));
+    let interrupt = session.interrupt.clone();
+    let outcome = tokio::select! {
+        outcome = perform(&mut session, &mut results, sources) => outcome,
+        // The second signal does not wait for the present sample.
+        () = interrupt.reached(2) => Err(BenchError::Interrupted),
+    };
+    session.progress.clear();
+    results.complete = outcome.is_ok();
+    results.ended = Some(now());
+    results.throttled.1 = throttled();
+    results.warnings = std::mem::take(&mut session.warnings);
+    let written = report::write(&out, &mut results);
+    let is_success = outcome?;
+    written?;
+    print(&format!("{}\n", out.join("report.html").display()));
+    Ok(if is_success { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+}
+
+/// Does everything that a signal may cut short. Returns whether nothing has failed.
+async fn perform(session: &mut Session, results: &mut Results, sources: Vec<Source>) -> Result<bool, BenchError> {
+    let (entrants, left_out) = experiments::survey(session, sources).await?;
+    results.left_out.extend(left_out);
+    results.left_out.sort();
+    results.functions = entrants.iter().map(|entrant| info(entrant, session)).collect();
+    session.entrants = entrants;
+    for (name, reason) in &results.left_out {
+        session.progress.line(&format!("left out: {name}: {reason}"));
+    }
+    if session.entrants.is_empty() {
+        return Err(BenchError::Usage("no function can be measured".to_owned()));
+    }
+    results.calibration = Some(experiments::calibrate(session).await?);
+    settle(session).await?;
+    results.write(&session.out)?;
+    let mut is_success = true;
+    for experiment in session.plan.experiments.clone() {
+        let _ = session.noise.look();
+        match experiments::run(session, experiment).await {
+            Ok(()) => {}
+            Err(BenchError::Daemon(why)) => {
+                let warning = format!("{} ended early: the daemon {why}", experiment.name());
+                session.progress.line(&warning);
+                session.warnings.push(warning);
+                is_success = false;
+            }
+            Err(error) => return Err(error),
+        }
+        results.warnings.clone_from(&session.warnings);
+        results.write(&session.out)?;
+    }
+    Ok(is_success)
+}
+
+fn info(entrant: &experiments::Entrant, session: &Session) -> FunctionInfo {
+    let source = &entrant.source;
+    let limited = session.plan.cpus.filter(|_| source.can_limit_cpus()).map(f64::from);
+    FunctionInfo {
+        name: source.name.clone(),
+        sandbox: source.sandbox.clone(),
+        memory: session.plan.memory.map_or_else(|| source.memory(), i64::from),
+        cpus: limited.or_else(|| source.cpus()),
+        path: entrant.path.clone(),
+    }
+}
+
+/// Waits until nothing else uses the machine, for a limited time.
+async fn settle(session: &mut Session) -> Result<(), BenchError> {
+    let mut last = Noise::default();
+    let _ = session.noise.look();
+    for _ in 0..session.plan.settle {
+        session.interrupt.check()?;
+        sleep(QUIET_WINDOW).await;
+        last = session.noise.look();
+        if !last.is_disturbing(session.processors) {
+            return Ok(());
+        }
+    }
+    if last != Noise::default() {
+        session.warnings.push(format!(
+            "The machine was not quiet before the run: other processes used {:.0} % of a processor, {:.1} % were stolen.",
+            100.0 * last.foreign_ms / last.window_ms,
+            100.0 * last.steal_ms / last.window_ms / session.processors as f64
+        ));
+    }
+    Ok(())
+}
+
+fn command_line() -> String {
+    std::env::args().skip(1).collect::<Vec<_>>().join(" ")
+}
+
+fn now() -> String {
+    humantime::format_rfc3339_seconds(SystemTime::now()).to_string()
+}

@@ -1,0 +1,71 @@
+//! Comparisons: the ratio of two contestants within each round, so that the pairing is kept.
+
+use rand::Rng;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    interval::{Interval, median_interval},
+    quantile::median,
+};
+
+/// Two contestants are called equal if the whole interval of their ratio is within this distance of 1.
+pub const EQUAL_WITHIN: f64 = 0.03;
+
+/// What a comparison has found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Finding {
+    /// The interval lies above 1, and beyond the resolution of the run.
+    Slower,
+    /// The interval lies below 1, and beyond the resolution of the run.
+    Faster,
+    /// The interval is within ±3 % of 1, and the run can resolve as much.
+    Equal,
+    /// The difference is smaller than what the run can resolve.
+    NotResolved,
+    /// There are too few rounds for an interval.
+    TooFewRounds,
+}
+
+/// The ratio of a contestant to the reference.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Comparison {
+    /// Median of the ratios of the rounds.
+    pub ratio: f64,
+    /// Simultaneous interval.
+    pub interval: Option<Interval>,
+    /// What that means.
+    pub finding: Finding,
+}
+
+/// Compares pairs (contestant, reference) of rounds at a simultaneous confidence of 95 % for `comparisons` of them.
+/// `resolution` is the largest difference that the A/A control shows by chance; `None`: it is not known.
+/// Returns `None` if there are no pairs.
+pub fn compare(
+    pairs: &[(f64, f64)],
+    comparisons: usize,
+    resolution: Option<f64>,
+    random: &mut impl Rng,
+) -> Option<Comparison> {
+    let ratios: Vec<f64> = pairs.iter().filter(|(_, to)| *to > 0.0).map(|(this, to)| this / to).collect();
+    let ratio = median(&ratios)?;
+    // Bonferroni.
+    let confidence = 1.0 - 0.05 / comparisons.max(1) as f64;
+    let interval = median_interval(&ratios, confidence, random);
+    let finding = interval.map_or(Finding::TooFewRounds, |interval| find(&interval, resolution));
+    Some(Comparison { ratio, interval, finding })
+}
+
+fn find(interval: &Interval, resolution: Option<f64>) -> Finding {
+    // Without a control, a difference is not told from one of the order or the place.
+    let Some(resolution) = resolution else { return Finding::NotResolved };
+    let (low, high) = (1.0 - EQUAL_WITHIN, 1.0 + EQUAL_WITHIN);
+    match interval {
+        Interval { low: from, high: to, .. } if *from >= low && *to <= high && resolution <= EQUAL_WITHIN => {
+            Finding::Equal
+        }
+        Interval { low, .. } if *low > 1.0 + resolution => Finding::Slower,
+        Interval { high, .. } if *high < 1.0 / (1.0 + resolution) => Finding::Faster,
+        _ => Finding::NotResolved,
+    }
+}

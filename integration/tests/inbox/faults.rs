@@ -1,0 +1,93 @@
+//! A full disk, and a database that is damaged: nothing is lost, and synchronous requests are served.
+
+use std::{fs, os::unix::fs::FileExt as _, path::PathBuf};
+
+use integration::{AT_ONCE, Daemon, Function, Home, Setup, eventually, ms};
+use tokio::time::Instant;
+
+/// Fills the file system of a directory until so many bytes are left.
+fn fill(file: &PathBuf, left: u64) {
+    let space = nix::sys::statvfs::statvfs(file.parent().unwrap()).unwrap();
+    let free = space.blocks_available() * space.fragment_size();
+    let file = fs::File::create(file).unwrap();
+    let zeros = vec![0_u8; 1 << 16];
+    let mut at = 0;
+    while at + left < free {
+        let piece = (free - left - at).min(zeros.len() as u64);
+        file.write_all_at(&zeros[..piece as usize], at).unwrap();
+        at += piece;
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_new_work_and_loses_none() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: only root mounts a small disk");
+        return;
+    }
+    let home = Home::new();
+    home.put(&Function::new("f").set("concurrent-requests", 16));
+    let daemon = Setup::at(&home).on_a_small_disk("100m").start().await;
+    let before = daemon.accepted("/f/pid", "", &[("x-unifaas-delay", "3")]).await;
+    let running = daemon.accepted("/f/sleep?ms=1500", "", &[]).await;
+    let begun = async || daemon.invocation(&running).await["state"].clone();
+    eventually(ms(20_000), "it has begun", begun, |state| state != "queued").await;
+    let ballast = daemon.inside("state/ballast");
+    fill(&ballast, 60 << 20);
+    let asked = Instant::now();
+    let refused = daemon.enqueue("/f/pid", "", &[]).await;
+    assert!(asked.elapsed() < AT_ONCE, "{:?}", asked.elapsed());
+    let problem = refused.problem(503, "inbox_unavailable");
+    assert!(refused.retry_after() >= 1 && problem["detail"].as_str().unwrap().contains("64 MiB"), "{problem}");
+    assert_eq!(daemon.ended_invocation(&running).await["state"], "done", "the reserve takes what ends");
+    // Nothing at all is left.
+    fill(&ballast, 0);
+    daemon.get("/invoke/f/pid").await.ok();
+    daemon.enqueue("/f/pid", "", &[]).await.problem(503, "inbox_unavailable");
+    fs::remove_file(&ballast).unwrap();
+    let accepts = async || daemon.enqueue("/f/pid", "", &[]).await.status;
+    eventually(AT_ONCE, "work is accepted again", accepts, |status| *status == 202).await;
+    assert_eq!(daemon.ended_invocation(&before).await["state"], "done");
+}
+
+#[tokio::test]
+async fn a_damaged_database_costs_no_synchronous_request() {
+    let home = Home::new();
+    home.put(&Function::new("f"));
+    let mut daemon = Setup::at(&home).start().await;
+    let id = daemon.accepted("/f/pid", "", &[]).await;
+    daemon.ended_invocation(&id).await;
+    daemon.end().await;
+    let database = home.path("state/inbox.db");
+    let whole = fs::read(&database).unwrap();
+    fs::write(&database, vec![b'x'; whole.len()]).unwrap();
+    let mut daemon = Setup::at(&home).start().await;
+    daemon.logged("the inbox cannot be opened").await;
+    for _ in 0..20 {
+        daemon.get("/invoke/f/pid").await.ok();
+    }
+    daemon.enqueue("/f/pid", "", &[]).await.problem(503, "inbox_unavailable");
+    daemon.get(&format!("/invocations/{id}")).await.problem(503, "inbox_unavailable");
+    daemon.end().await;
+    assert_eq!(fs::read(&database).unwrap(), vec![b'x'; whole.len()], "the file is left as it is");
+    fs::write(&database, whole).unwrap();
+    let daemon = Setup::at(&home).start().await;
+    assert_eq!(daemon.invocation(&id).await["state"], "done");
+}
+
+#[tokio::test]
+async fn a_store_that_fails_while_it_serves_costs_no_synchronous_request() {
+    let daemon = Daemon::with(Function::new("f")).await;
+    let id = daemon.accepted("/f/pid", "", &[]).await;
+    daemon.ended_invocation(&id).await;
+    // The daemon has checked its size when it wrote last: reads of what is cut off fail.
+    let database = fs::OpenOptions::new().write(true).open(daemon.home.path("state/inbox.db")).unwrap();
+    let log = fs::OpenOptions::new().write(true).open(daemon.home.path("state/inbox.db-wal")).unwrap();
+    log.set_len(0).unwrap();
+    database.write_all_at(&vec![b'x'; 1 << 20], 0).unwrap();
+    for _ in 0..20 {
+        daemon.get("/invoke/f/pid").await.ok();
+        let reply = daemon.enqueue("/f/pid", "", &[]).await;
+        assert!([202, 503].contains(&reply.status), "{} {}", reply.status, reply.text());
+    }
+}

@@ -1,0 +1,8 @@
+//! Asynchronous invocations: accepted durably, tried again, ended for a true reason, and never lost.
+
+mod accept;
+mod durable;
+mod faults;
+mod figures;
+mod operate;
+mod retry;

@@ -1,0 +1,353 @@
+//! Resources of a daemon on this host, seen from outside: processes, taps, rules, containers, cgroups, files, records.
+
+use std::{
+    cell::RefCell,
+    collections::BTreeSet,
+    fmt, fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use bollard::models::ContainerSummary;
+use integration::{Daemon, Engine, Home, eventually, processes::arguments, vm::ip};
+use serde_json::Value;
+use tokio::time::Instant;
+
+/// Time from the start of the next daemon until no leftover exists. The kernel and the container engine need most of it, on
+/// a busy machine several seconds.
+const LIMIT: Duration = Duration::from_secs(30);
+/// An interface of the host with a default route, which does not forward.
+const UPLINK: &str = "uplink";
+
+/// The host, as the calling thread sees it.
+pub struct Host {
+    network: u64,
+    /// The identities of all lives of the daemon so far, also of those whose directories are removed.
+    identities: RefCell<BTreeSet<String>>,
+}
+
+impl Host {
+    pub fn prepare() -> Self {
+        ip(&format!("link add {UPLINK} type veth peer name beyond"));
+        ip("link set beyond up");
+        ip(&format!("addr add 198.51.100.1/24 dev {UPLINK}"));
+        ip(&format!("link set {UPLINK} up"));
+        ip(&format!("route add default dev {UPLINK}"));
+        fs::write(forwarding(), "0").unwrap();
+        Self { network: network(Path::new("/proc/thread-self")).unwrap(), identities: RefCell::default() }
+    }
+
+    /// Notes the identities that exist now, and returns all so far.
+    pub fn identities(&self, home: &Home) -> BTreeSet<String> {
+        let mut known = self.identities.borrow_mut();
+        known.extend(Lives::of(home).identities);
+        known.clone()
+    }
+}
+
+fn forwarding() -> String {
+    format!("/proc/sys/net/ipv4/conf/{UPLINK}/forwarding")
+}
+
+/// Returns the network namespace of a process.
+fn network(process: &Path) -> Option<u64> {
+    fs::metadata(process.join("ns/net")).ok().map(|metadata| metadata.ino())
+}
+
+/// Lives of the daemon: by their marks, and their directories.
+#[derive(Debug)]
+pub struct Lives {
+    pub identities: BTreeSet<String>,
+    pub directories: Vec<PathBuf>,
+}
+
+impl Lives {
+    /// Returns all lives that have directories: that of the state directory itself, and further ones.
+    fn of(home: &Home) -> Self {
+        let first = home.path("state");
+        let further = entries(&first.join("lives"));
+        Self::at([first].into_iter().chain(further).collect())
+    }
+
+    /// Returns the lives of daemons that an upgrade has started.
+    pub fn further(home: &Home) -> Self {
+        Self::at(entries(&home.path("state/lives")))
+    }
+
+    /// Returns the lives with these directories.
+    pub fn at(directories: Vec<PathBuf>) -> Self {
+        let read = |life: &PathBuf| fs::read_to_string(life.join("identity")).ok();
+        let identities = directories.iter().filter_map(read).map(|identity| identity.trim().to_owned()).collect();
+        Self { identities, directories }
+    }
+}
+
+/// Resources, each by a name that is never reused.
+#[derive(Debug, Default)]
+pub struct Resources {
+    /// Of functions, including those in containers, by process id and start time.
+    processes: BTreeSet<(u32, u64)>,
+    /// Of virtual machines.
+    vmms: BTreeSet<(u32, u64)>,
+    /// By index and name.
+    taps: BTreeSet<String>,
+    /// By handle and name.
+    tables: BTreeSet<String>,
+    containers: BTreeSet<String>,
+    cgroups: BTreeSet<PathBuf>,
+    directories: BTreeSet<PathBuf>,
+    records: BTreeSet<String>,
+    /// The directories of further lives.
+    lives: BTreeSet<PathBuf>,
+    /// Whether the uplink forwards, and whether the subnet is reserved: these have no names.
+    forwards: bool,
+    reserved: bool,
+}
+
+impl Resources {
+    /// Lists the resources now. `others` are processes to ignore.
+    pub async fn of(host: &Host, engine: &Engine, home: &Home, others: &[u32]) -> Self {
+        let lives = Lives { identities: host.identities(home), ..Lives::of(home) };
+        Self::of_lives(host, engine, home, &lives, others).await
+    }
+
+    async fn of_lives(host: &Host, engine: &Engine, home: &Home, lives: &Lives, others: &[u32]) -> Self {
+        let Lives { identities, directories } = lives;
+        let marks: Vec<_> = identities.iter().map(|identity| mark(identity)).collect();
+        let of_function = |arguments: &[String], _: u32| arguments.iter().any(|argument| argument == home.token());
+        let is_vmm = |arguments: &[String], pid: u32| {
+            let program = arguments.first().map_or("", String::as_str);
+            (program.contains("qemu-system") || program.contains("firecracker"))
+                && network(&PathBuf::from(format!("/proc/{pid}"))) == Some(host.network)
+        };
+        Self {
+            processes: processes(others, of_function),
+            vmms: processes(others, is_vmm),
+            taps: taps(&marks),
+            tables: tables(&marks),
+            containers: containers(engine, identities).await,
+            cgroups: identities
+                .iter()
+                .flat_map(|identity| cgroups(Path::new("/sys/fs/cgroup"), &format!("unifaas-{identity}-")))
+                .collect(),
+            directories: directories.iter().flat_map(|life| entries(&life.join("instances"))).collect(),
+            records: directories.iter().flat_map(|life| records(&life.join("resources"))).collect(),
+            lives: entries(&home.path("state/lives")).into_iter().filter(|life| directories.contains(life)).collect(),
+            forwards: fs::read_to_string(forwarding()).unwrap().trim() == "1",
+            reserved: ip("route").contains("unreachable 10.100.0.0/16"),
+        }
+    }
+
+    pub fn is_nothing(&self) -> bool {
+        self.to_string() == "nothing"
+    }
+
+    /// Waits until these resources, and others that only an earlier daemon can have created, are gone. Returns the time after
+    /// `since`.
+    ///
+    /// # Panics
+    /// When something is left after `LIMIT`.
+    pub async fn gone(
+        &self,
+        host: &Host,
+        engine: &Engine,
+        daemon: &Daemon,
+        others: &[u32],
+        since: Instant,
+    ) -> Duration {
+        let left = async || {
+            let now = Self::of(host, engine, &daemon.home, others).await;
+            let mut left = now.both(self);
+            left.containers.extend(unknown_containers(engine, &host.identities(&daemon.home), daemon).await);
+            let orphans = |set: &BTreeSet<(u32, u64)>| {
+                set.iter().filter(|(pid, _)| !descends(*pid, daemon.pid)).copied().collect::<Vec<_>>()
+            };
+            left.processes.extend(orphans(&now.processes));
+            left.vmms.extend(orphans(&now.vmms));
+            left
+        };
+        eventually(LIMIT, "nothing of the killed daemon is left", left, Self::is_nothing).await;
+        since.elapsed()
+    }
+
+    /// Waits until nothing is left of a daemon that was killed during an upgrade, beside the other one, which goes on.
+    ///
+    /// # Panics
+    /// When something is left after `LIMIT`.
+    pub async fn removed_by(
+        host: &Host,
+        engine: &Engine,
+        home: &Home,
+        others: &[u32],
+        survivor: u32,
+        killed: &Lives,
+    ) -> Duration {
+        let since = Instant::now();
+        let left = async || {
+            let mut left = Self::of_lives(host, engine, home, killed, others).await;
+            left.processes.retain(|(pid, _)| !descends(*pid, survivor));
+            left.vmms.retain(|(pid, _)| !descends(*pid, survivor));
+            // Both daemons need these.
+            (left.forwards, left.reserved) = (false, false);
+            left.lives.clear();
+            left
+        };
+        eventually(LIMIT, "nothing of the killed daemon is left beside the other one", left, Self::is_nothing).await;
+        since.elapsed()
+    }
+
+    /// Returns the resources in both sets.
+    fn both(&self, other: &Self) -> Self {
+        fn common<T: Ord + Clone>(one: &BTreeSet<T>, other: &BTreeSet<T>) -> BTreeSet<T> {
+            one.intersection(other).cloned().collect()
+        }
+        Self {
+            processes: common(&self.processes, &other.processes),
+            vmms: common(&self.vmms, &other.vmms),
+            taps: common(&self.taps, &other.taps),
+            tables: common(&self.tables, &other.tables),
+            containers: common(&self.containers, &other.containers),
+            cgroups: common(&self.cgroups, &other.cgroups),
+            directories: common(&self.directories, &other.directories),
+            // These two are the same for every daemon of a state directory.
+            records: common(&self.records, &other.records)
+                .into_iter()
+                .filter(|record| !["{\"network\"", "{\"forwarding\""].iter().any(|kind| record.starts_with(kind)))
+                .collect(),
+            // Those that had containers are kept, without records, until the daemon ends that has removed them.
+            lives: BTreeSet::new(),
+            forwards: false,
+            reserved: false,
+        }
+    }
+}
+
+impl fmt::Display for Resources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counts = [
+            ("processes", self.processes.len()),
+            ("VMMs", self.vmms.len()),
+            ("taps", self.taps.len()),
+            ("tables", self.tables.len()),
+            ("containers", self.containers.len()),
+            ("cgroups", self.cgroups.len()),
+            ("directories", self.directories.len()),
+            ("records", self.records.len()),
+            ("lives", self.lives.len()),
+            ("forwarding", usize::from(self.forwards)),
+            ("reserved", usize::from(self.reserved)),
+        ];
+        let some: Vec<_> = counts.iter().filter(|(_, count)| *count > 0).collect();
+        if some.is_empty() {
+            return f.write_str("nothing");
+        }
+        let words: Vec<_> = some.iter().map(|(what, count)| format!("{count} {what}")).collect();
+        f.write_str(&words.join(", "))
+    }
+}
+
+/// Returns the mark on network resources, which derives from the daemon's id.
+fn mark(identity: &str) -> u32 {
+    u64::from_str_radix(identity, 16).unwrap() as u32 & 0x7fff_fffe | 0x4000_0000
+}
+
+/// Returns processes outside `others`, by arguments and process id.
+fn processes(others: &[u32], ours: impl Fn(&[String], u32) -> bool) -> BTreeSet<(u32, u64)> {
+    let pids = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let ours = pids.filter(|pid| !others.contains(pid) && ours(&arguments(*pid), *pid));
+    ours.filter_map(|pid| Some((pid, stat(pid)?.1))).collect()
+}
+
+/// Returns parent and start time of a living process.
+fn stat(pid: u32) -> Option<(u32, u64)> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    (!matches!(fields[0], "Z" | "X")).then(|| Some((fields[1].parse().ok()?, fields[19].parse().ok()?)))?
+}
+
+/// Returns whether a process descends from this daemon, or from a container engine, whose containers are listed separately.
+fn descends(pid: u32, daemon: u32) -> bool {
+    let mut pid = pid;
+    while let Some((parent, _)) = stat(pid) {
+        if parent == daemon || arguments(parent).iter().any(|word| word.contains("containerd")) {
+            return true;
+        }
+        pid = parent;
+    }
+    false
+}
+
+fn entries(directory: &Path) -> Vec<PathBuf> {
+    fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+}
+
+fn taps(marks: &[u32]) -> BTreeSet<String> {
+    let links = ip("-d -o link");
+    let is_marked = |line: &str| {
+        marks.iter().flat_map(|mark| [*mark, mark | 1]).any(|group| line.contains(&format!(" group {group} ")))
+    };
+    let of = |line: &&str| line.contains("faas") && (is_marked(line) || line.contains(" group default "));
+    let name = |line: &str| line.split(": ").take(2).collect::<Vec<_>>().join(" ");
+    links.lines().filter(of).map(name).collect()
+}
+
+fn tables(marks: &[u32]) -> BTreeSet<String> {
+    let output = Command::new("nft").args(["-j", "list", "tables"]).output().unwrap();
+    let tables: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let tables = tables["nftables"].as_array().unwrap().iter().map(|entry| &entry["table"]);
+    let ours: Vec<_> = marks.iter().map(|mark| format!("unifaas_{mark:08x}")).collect();
+    let name = |table: &Value| ours.iter().find(|name| table["name"] == name.as_str()).cloned();
+    tables.filter_map(|table| Some(format!("{} {}", table["handle"], name(table)?))).collect()
+}
+
+fn label<'c>(container: &'c ContainerSummary, name: &str) -> &'c str {
+    container.labels.as_ref().and_then(|labels| labels.get(name)).map_or("", String::as_str)
+}
+
+async fn containers(engine: &Engine, identities: &BTreeSet<String>) -> BTreeSet<String> {
+    let all = engine.containers("unifaas-").await.into_iter();
+    let ours = all.filter(|container| identities.contains(label(container, "unifaas.daemon")));
+    ours.filter_map(|one| one.id).collect()
+}
+
+/// Returns containers with labels of this state directory that the daemon does not list.
+async fn unknown_containers(engine: &Engine, identities: &BTreeSet<String>, daemon: &Daemon) -> Vec<String> {
+    let all = engine.containers("unifaas-").await;
+    let known = daemon.debug().await.to_string();
+    let ours = all.iter().filter(|container| identities.contains(label(container, "unifaas.daemon")));
+    ours.map(|one| label(one, "unifaas.instance").to_owned()).filter(|instance| !known.contains(instance)).collect()
+}
+
+/// Returns directories below a path whose name has a prefix.
+fn cgroups(below: &Path, prefix: &str) -> BTreeSet<PathBuf> {
+    let mut found = BTreeSet::new();
+    for entry in fs::read_dir(below).into_iter().flatten().flatten() {
+        if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            continue;
+        }
+        let inside = cgroups(&entry.path(), prefix);
+        if entry.file_name().to_string_lossy().starts_with(prefix) {
+            found.extend(
+                fs::read_dir(entry.path())
+                    .into_iter()
+                    .flatten()
+                    .flatten()
+                    .map(|entry| entry.path())
+                    .filter(|path| path.is_dir()),
+            );
+            found.insert(entry.path());
+        }
+        found.extend(inside);
+    }
+    found
+}
+
+/// Returns the recorded resources, without origins and numbers of the records. Each is the first line of its file.
+fn records(directory: &Path) -> BTreeSet<String> {
+    let files = fs::read_dir(directory).into_iter().flatten().flatten();
+    let texts = files.filter_map(|file| fs::read_to_string(file.path()).ok());
+    let resource = |line: &str| Some(serde_json::from_str::<Value>(line).ok()?.get("resource")?.to_string());
+    texts.filter_map(|text| text.lines().next().and_then(resource)).collect()
+}

@@ -1,0 +1,97 @@
+//! Schedules: they fire on time, and each instant once, whatever happens to the daemon.
+//!
+//! `UNIFAAS_KILLS=200 cargo test -p integration --test triggers kills` is the long form.
+
+use std::{collections::BTreeMap, env, fs, os::unix::fs::PermissionsExt, path::Path, time::SystemTime};
+
+use integration::{Daemon, Function, Home, Setup, eventually, ms, number};
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
+use serde_json::Value;
+use tokio::time::sleep;
+
+/// Kills without `UNIFAAS_KILLS`.
+const KILLS: u32 = 10;
+const PREFIX: &str = "cron/f/0/";
+
+/// Returns a function that is invoked every second, and adds a line to a file for each run: the event and the invocation.
+fn recorder(file: &Path) -> Function {
+    fs::write(file, "").unwrap();
+    fs::set_permissions(file, fs::Permissions::from_mode(0o666)).unwrap();
+    let path = format!("/record?ms=0&headers=ce-id,x-unifaas-invocation&file={}", file.display());
+    Function::new("f")
+        .set("concurrent-requests", 8)
+        .asynchronous("attempts", 1000)
+        .asynchronous("backoff", 0.1)
+        .table(&format!("[[cron]]\nat = \"* * * * * *\"\npath = \"{path}\"\nmissed = \"all\""))
+}
+
+/// Returns the invocations of each event.
+fn runs(file: &Path) -> BTreeMap<String, Vec<String>> {
+    let mut runs = BTreeMap::<_, Vec<_>>::new();
+    for line in fs::read_to_string(file).unwrap().lines() {
+        let (event, invocation) = line.split_once(' ').unwrap();
+        let invocations = runs.entry(event.to_owned()).or_default();
+        if !invocations.iter().any(|it| it == invocation) {
+            invocations.push(invocation.to_owned());
+        }
+    }
+    runs
+}
+
+/// Returns whether every second from the first event to the last has an event.
+fn is_complete(runs: &BTreeMap<String, Vec<String>>) -> bool {
+    let second = |event: &String| {
+        let instant = event.strip_prefix(PREFIX).unwrap_or_else(|| panic!("{event}"));
+        let time = humantime::parse_rfc3339(instant).unwrap_or_else(|error| panic!("{event}: {error}"));
+        time.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs()
+    };
+    let seconds: Vec<_> = runs.keys().map(second).collect();
+    seconds.windows(2).all(|pair| pair[0] + 1 == pair[1])
+}
+
+/// Waits until there are more than `count` events and none between them is missing. Each has one invocation.
+async fn complete(file: &Path, count: usize) {
+    let is_done = |runs: &BTreeMap<_, _>| runs.len() > count && is_complete(runs);
+    let ran = eventually(ms(90_000), "each instant has run", async || runs(file), is_done).await;
+    assert!(ran.values().all(|invocations| invocations.len() == 1), "an instant has fired twice: {ran:?}");
+}
+
+async fn schedule(daemon: &Daemon) -> Value {
+    daemon.get("/debug").await.ok().json()["daemon"]["triggers"]["cron"][0].clone()
+}
+
+#[tokio::test]
+async fn schedule_fires_at_each_instant_and_shows_the_last_and_the_next_one() {
+    let home = Home::new();
+    let file = home.path("runs");
+    home.put(&recorder(&file));
+    let daemon = Setup::at(&home).start().await;
+    complete(&file, 2).await;
+    let fired = |it: &Value| number(it, "fired") >= 3 && it["state"] == "waiting";
+    let shown = eventually(ms(60_000), "it waits", async || schedule(&daemon).await, fired).await;
+    assert_eq!((&shown["function"], &shown["index"], &shown["zone"]), (&"f".into(), &0.into(), &"UTC".into()));
+    assert!(shown["last"].as_str().unwrap() < shown["next"].as_str().unwrap(), "{shown}");
+    // Without the schedule, nothing fires any more.
+    home.put(&Function::new("f").set("concurrent-requests", 8));
+    let none = |it: &Value| it.is_null();
+    eventually(ms(60_000), "the schedule is gone", async || schedule(&daemon).await, none).await;
+}
+
+#[tokio::test]
+async fn kills_at_firing_instants_fire_each_instant_once() {
+    let kills = env::var("UNIFAAS_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(KILLS);
+    let home = Home::new();
+    let file = home.path("runs");
+    home.put(&recorder(&file));
+    let mut daemon = Setup::at(&home).start().await;
+    eventually(ms(60_000), "it has fired", async || runs(&file).len(), |count| *count >= 1).await;
+    let mut random = StdRng::seed_from_u64(11);
+    for _ in 0..kills {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+        let to_second = 1000 - u64::from(now.subsec_millis());
+        sleep(ms((to_second + random.random_range(0..80)).saturating_sub(20))).await;
+        daemon.killed().await;
+        daemon = Setup::at(&home).start().await;
+    }
+    complete(&file, runs(&file).len() + 1).await;
+}

@@ -1,0 +1,11 @@
+//! Functions in virtual machines. One program, so that Linux guests of all tests take turns, and short tests run beside long
+//! ones. Each test has its own network namespace.
+
+mod abuse;
+mod check;
+mod disk;
+mod isolation;
+mod lifecycle;
+mod limits;
+mod reach;
+mod shipped;

@@ -1,0 +1,92 @@
+//! `/metrics`: counters and gauges in the OpenMetrics text format.
+//!
+//! Nothing is counted here: a scrape reads the counters that functions, listeners and the log have anyway. The text is made
+//! on a thread that may block, one scrape at a time. docs/observability.md lists the metrics.
+//!
+//! | file | content |
+//! | --- | --- |
+//! | `functions.rs` | metrics by function |
+//! | `daemon.rs` | metrics of the daemon: admission, connections, the log |
+//! | `process.rs` | `process_*`, as every exporter has them |
+//! | `encode.rs` | how samples are written |
+
+mod daemon;
+mod encode;
+mod functions;
+mod process;
+
+use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+
+use actix_web::{HttpResponse, web};
+use daemon::DaemonMetrics;
+use functions::FunctionMetrics;
+use prometheus_client::{collector::Collector, encoding::DescriptorEncoder, encoding::text, registry::Registry};
+use tokio::{sync::Mutex, time::timeout};
+use unifaas_actors::AdmissionQuestion;
+
+use super::{Pages, access::AdminAccess};
+use crate::http::Shared;
+
+/// The media type of the text.
+const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// How long the admission actor may take to answer.
+const ACTOR_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Serves one scrape after the other.
+#[derive(Debug, Default)]
+pub struct Scrapes(Mutex<()>);
+
+/// Everything that a scrape reads.
+#[derive(Debug)]
+struct Scrape {
+    functions: FunctionMetrics,
+    daemon: DaemonMetrics,
+}
+
+impl Collector for Scrape {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        self.functions.encode(&mut encoder)?;
+        self.daemon.encode(&mut encoder)?;
+        process::encode(&mut encoder)
+    }
+}
+
+/// Adds exemplars to their buckets. `prometheus-client` writes only those of its own histograms.
+fn with_exemplars(text: String, exemplars: &HashMap<String, String>) -> String {
+    if exemplars.is_empty() {
+        return text;
+    }
+    let mut whole = String::with_capacity(text.len() + exemplars.len() * 128);
+    for line in text.lines() {
+        whole.push_str(line);
+        if let Some(exemplar) = line.rsplit_once(' ').and_then(|(sample, _)| exemplars.get(sample)) {
+            whole.push_str(exemplar);
+        }
+        whole.push('\n');
+    }
+    whole
+}
+
+/// Serves the page.
+pub async fn metrics(_: AdminAccess, shared: web::Data<Shared>, pages: web::Data<Pages>) -> HttpResponse {
+    scrape(shared.into_inner(), &pages.scrapes).await
+}
+
+async fn scrape(shared: Arc<Shared>, scrapes: &Scrapes) -> HttpResponse {
+    let _turn = scrapes.0.lock().await;
+    let admission = timeout(ACTOR_TIMEOUT, shared.admission.send(AdmissionQuestion)).await.ok().and_then(Result::ok);
+    let text = web::block(move || {
+        let functions = FunctionMetrics::read(&shared);
+        let daemon = DaemonMetrics::read(&shared, admission);
+        let exemplars = functions.exemplars();
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(Scrape { functions, daemon }));
+        let mut text = String::new();
+        text::encode(&mut text, &registry).map(|()| with_exemplars(text, &exemplars))
+    });
+    match text.await {
+        Ok(Ok(text)) => HttpResponse::Ok().content_type(CONTENT_TYPE).body(text),
+        // The daemon ends.
+        _ => HttpResponse::InternalServerError().finish(),
+    }
+}

@@ -1,0 +1,18 @@
+//! `unifaas bench`: what the crate `unifaas-bench` does not know of this program.
+
+use std::process::ExitCode;
+
+use unifaas_bench::{BenchArgs, Host};
+
+use super::error::CommandError;
+use crate::{state, upgrade};
+
+/// Runs the benchmark.
+pub fn run(arguments: &BenchArgs) -> ExitCode {
+    let program = match upgrade::own_program() {
+        Ok(program) => program,
+        Err(error) => return CommandError::No(error.to_string()).report(),
+    };
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    unifaas_bench::run(arguments, &Host { program, version, state: state::default_directory() })
+}

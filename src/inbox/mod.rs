@@ -1,0 +1,106 @@
+//! Asynchronous invocations on this host: the database, the attempts, and the delivery of results.
+//!
+//! What is decided is decided in `unifaas_actors::inbox`.
+//!
+//! | file | content |
+//! | --- | --- |
+//! | `sqlite.rs`, `schema.rs` | the database |
+//! | `thread.rs` | the thread that owns it |
+//! | `attempt.rs` | attempts, each served like any request |
+
+mod attempt;
+mod schema;
+mod sqlite;
+#[cfg(test)]
+mod tests;
+mod thread;
+
+use std::{
+    path::Path,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use actix::Addr;
+use slog::Logger;
+use tokio::{sync::oneshot, time::timeout};
+use unifaas_actors::{
+    Directory,
+    inbox::{InboxActor, InboxHandle, InboxQuestion, InboxReport, StopStarting},
+};
+
+use crate::http::Shared;
+use attempt::AttemptThread;
+pub use attempt::{IDEMPOTENCY_KEY, INVOCATION};
+pub use thread::StoreReport;
+use thread::{StoreConfig, StoreThread};
+
+/// The file of the database, in the state directory.
+const FILE: &str = "inbox.db";
+/// How long the InboxActor may take to answer.
+const ACTOR_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The inbox of the daemon.
+pub struct Inbox {
+    /// Accepts invocations, and answers questions about them.
+    pub handle: InboxHandle,
+    store: Arc<StoreThread>,
+    actor: OnceLock<Addr<InboxActor>>,
+}
+
+/// How the inbox is set up.
+#[derive(Debug, Clone, Copy)]
+pub struct InboxSettings {
+    /// Bytes that the database may use.
+    pub size: u64,
+    /// Attempts at the same time.
+    pub concurrency: usize,
+}
+
+impl Inbox {
+    /// Makes the inbox of a state directory. Nothing is opened before [`start`](Self::start).
+    pub fn new(base: &Path, settings: InboxSettings, directory: Arc<Directory>, log: Logger) -> Self {
+        let config = StoreConfig { path: base.join(FILE), limit: settings.size, log };
+        let store = StoreThread::new(config);
+        Self { handle: InboxHandle::new(directory, store.clone()), store, actor: OnceLock::new() }
+    }
+
+    /// Starts the actor, and opens the database if there is one. Called on the actors' thread.
+    pub fn start(shared: &Arc<Shared>, settings: InboxSettings) {
+        let inbox = &shared.inbox;
+        let attempts = Box::new(AttemptThread::new(shared.clone()));
+        let directory = shared.directory.clone();
+        let actor = InboxActor::launch(directory, inbox.store.clone(), attempts, settings.concurrency);
+        let facts = actor.clone();
+        inbox.store.start(Arc::new(move |fact| facts.do_send(fact)));
+        let _ = inbox.actor.set(actor);
+    }
+
+    /// Opens the database if there is one: the daemon before may have created it meanwhile.
+    pub fn open_existing(&self) {
+        self.store.open_existing();
+    }
+
+    /// Begins no more attempts, waits until those under way have ended, at most for `limit`, and closes the database: the
+    /// next daemon may open it. All further requests are refused.
+    pub async fn hand_over(&self, limit: Duration) {
+        if let Some(actor) = self.actor.get() {
+            let (stopped, wait) = oneshot::channel();
+            actor.do_send(StopStarting(stopped));
+            let _ = timeout(limit, wait).await;
+        }
+        self.store.close("the daemon ends");
+    }
+
+    /// Returns what is measured of the database.
+    pub fn store_report(&self) -> StoreReport {
+        self.store.stats().report()
+    }
+
+    /// Returns what the inbox has, and what is measured of its database. `None`: the actor does not answer in time.
+    pub async fn report(&self) -> Option<(InboxReport, StoreReport)> {
+        let actor = self.actor.get()?;
+        let report = timeout(ACTOR_TIMEOUT, actor.send(InboxQuestion)).await.ok()?.ok()?;
+        Some((report, self.store.stats().report()))
+    }
+}

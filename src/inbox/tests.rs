@@ -1,0 +1,218 @@
+//! The database against its model, and files that cannot be opened.
+
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
+
+use bytes::Bytes;
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
+use tempfile::tempdir;
+use unifaas_actors::inbox::{
+    DeadReason, Firing, InvocationId, MemoryStore, NewInvocation, Record, RecordedResponse, Settle, Settlement, Store,
+    StoredRequest, UnixMillis,
+};
+
+use super::sqlite::{OpenError, SqliteStore};
+
+const LIMIT: u64 = 1 << 30;
+const STEPS: usize = 400;
+
+fn open(path: &Path) -> SqliteStore {
+    SqliteStore::open(path, LIMIT).unwrap()
+}
+
+fn new(random: &mut StdRng) -> NewInvocation {
+    let trigger = format!("t{}", random.random_range(0..2));
+    NewInvocation {
+        function: ["a", "b"][random.random_range(0..2)].into(),
+        request: StoredRequest::new("PUT", "/x?y", Bytes::from(vec![b'x'; random.random_range(0..3)]))
+            .header("accept", "text/plain"),
+        key: random.random_bool(0.5).then(|| format!("k{}", random.random_range(0..4)).into()),
+        callback: random.random_bool(0.2).then(|| "http://host/".into()),
+        delay: Duration::from_secs(random.random_range(0..3)),
+        max_age: Duration::from_secs(60),
+        queue: 5,
+        firing: random.random_bool(0.2).then(|| Firing { trigger, instant: UnixMillis(random.random_range(0..9)) }),
+    }
+}
+
+/// Both stores, and the ids that each has given to a number.
+struct Pair {
+    random: StdRng,
+    now: UnixMillis,
+    sqlite: SqliteStore,
+    model: MemoryStore,
+    ids: Vec<(InvocationId, InvocationId)>,
+    unended: usize,
+}
+
+/// A record without its id, which is random.
+fn shown(record: Option<Record>) -> Option<Record> {
+    record.map(|record| Record { id: InvocationId(0), ..record })
+}
+
+impl Pair {
+    fn step(&mut self) {
+        self.now = UnixMillis(self.now.0 + self.random.random_range(0..2000));
+        let now = self.now;
+        self.sqlite.begin().unwrap();
+        self.model.begin().unwrap();
+        let some = self.random.random_range(0..self.ids.len().max(1));
+        let (seq, epoch) = (some as u64 + 1, self.random.random_range(0..3));
+        // There is no such invocation.
+        let pair = self.ids.get(some).copied().unwrap_or((InvocationId(1), InvocationId(1)));
+        match self.random.random_range(0..10) {
+            0..3 => {
+                let new = new(&mut self.random);
+                let one = self.sqlite.enqueue(&new, self.unended, now).unwrap();
+                let other = self.model.enqueue(&new, self.unended, now).unwrap();
+                match (one, other) {
+                    (Ok((one, entry)), Ok((other, other_entry))) => {
+                        assert_eq!((one.is_duplicate, &entry), (other.is_duplicate, &other_entry));
+                        match entry {
+                            Some(_) => self.ids.push((one.id, other.id)),
+                            None => assert!(self.ids.contains(&(one.id, other.id))),
+                        }
+                    }
+                    (one, other) => assert_eq!(one.err(), other.err()),
+                }
+            }
+            3..5 => {
+                let one = self.sqlite.start(seq, epoch).unwrap();
+                let other = self.model.start(seq, epoch).unwrap();
+                let both = [one, other].map(|begun| begun.map(|begun| (shown(Some(begun.record)), begun.request)));
+                assert_eq!(both[0], both[1]);
+            }
+            5..7 => {
+                let settlement = match self.random.random_range(0..3) {
+                    0 => Settlement::Done { status: 201 },
+                    1 => Settlement::Retry { due: now.after(Duration::from_secs(1)), counts: epoch == 1 },
+                    _ => Settlement::Dead { reason: DeadReason::Rejected, status: Some(404) },
+                };
+                let body = self.random.random_bool(0.5).then(|| Bytes::from_static(b"body"));
+                let headers = vec![("x".to_owned(), b"y".to_vec())];
+                let response = self.random.random_bool(0.7).then_some(RecordedResponse { status: 201, headers, body });
+                // What never began has no attempt that could not count.
+                let was_running = self.random.random_bool(0.8) || matches!(settlement, Settlement::Retry { .. });
+                let settle = Settle { seq, epoch, was_running, settlement, response, keep: Duration::from_secs(9) };
+                let one = self.sqlite.settle(&settle, now).unwrap();
+                assert_eq!(shown(one), shown(self.model.settle(&settle, now).unwrap()));
+            }
+            7 => {
+                let (one, other) = pair;
+                assert_eq!(self.sqlite.remove(one).unwrap(), self.model.remove(other).unwrap());
+            }
+            8 => {
+                let (one, other) = pair;
+                let one = self.sqlite.redrive(one, now).unwrap();
+                assert_eq!(shown(one), shown(self.model.redrive(other, now).unwrap()));
+            }
+            _ => assert_eq!(self.sqlite.purge(now, 2).unwrap(), self.model.purge(now, 2).unwrap()),
+        }
+        if self.random.random_bool(0.1) {
+            self.sqlite.rollback();
+            self.model.rollback();
+        } else {
+            self.sqlite.commit().unwrap();
+            self.model.commit().unwrap();
+        }
+        self.compare();
+    }
+
+    fn compare(&mut self) {
+        self.sqlite.begin().unwrap();
+        self.model.begin().unwrap();
+        self.unended = 0;
+        for (one, other) in self.ids.clone() {
+            let (one, other) = (self.sqlite.response(one).unwrap(), self.model.response(other).unwrap());
+            let both = [one, other].map(|found| found.map(|found| (shown(Some(found.record)), found.response)));
+            assert_eq!(both[0], both[1]);
+            self.unended += usize::from(matches!(&both[0], Some((Some(record), _)) if !record.state.is_ended()));
+        }
+        for function in [None, Some("a")] {
+            let dead = |records: Vec<Record>| records.into_iter().map(|it| shown(Some(it))).collect::<Vec<_>>();
+            let one = dead(self.sqlite.dead(function, 1, 3).unwrap());
+            assert_eq!(one, dead(self.model.dead(function, 1, 3).unwrap()));
+        }
+        assert_eq!(self.sqlite.last_firing("t1").unwrap(), self.model.last_firing("t1").unwrap());
+        assert_eq!(self.sqlite.usage().dead, self.model.usage().dead);
+        self.sqlite.commit().unwrap();
+        self.model.commit().unwrap();
+    }
+}
+
+#[test]
+fn the_database_does_what_its_model_does() {
+    for seed in 0..8 {
+        let directory = tempdir().unwrap();
+        let path = directory.path().join("inbox.db");
+        let (sqlite, model, random) = (open(&path), MemoryStore::default(), StdRng::seed_from_u64(seed));
+        let mut pair = Pair { random, now: UnixMillis(1_000_000), sqlite, model, ids: Vec::new(), unended: 0 };
+        for step in 0..STEPS {
+            if step % 50 == 49 {
+                // The next daemon, after a checkpoint or without.
+                if step % 100 == 49 {
+                    pair.sqlite.checkpoint().unwrap();
+                }
+                drop(std::mem::replace(&mut pair.sqlite, open(&directory.path().join("other.db"))));
+                pair.sqlite = open(&path);
+                pair.sqlite.begin().unwrap();
+                pair.model.begin().unwrap();
+                assert_eq!(pair.sqlite.recover(pair.now).unwrap(), pair.model.recover(pair.now).unwrap());
+                pair.sqlite.commit().unwrap();
+                pair.model.commit().unwrap();
+            }
+            pair.step();
+        }
+        assert!(pair.ids.len() > 5, "{}", pair.ids.len());
+    }
+}
+
+#[test]
+fn a_database_has_one_owner_and_is_not_for_others_to_read() {
+    let directory = tempdir().unwrap();
+    let path = directory.path().join("inbox.db");
+    let first = open(&path);
+    assert!(matches!(SqliteStore::open(&path, LIMIT), Err(OpenError::InUse(_))));
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    drop(first);
+    open(&path);
+}
+
+#[test]
+fn files_that_are_no_database_of_this_version_are_left_alone() {
+    let directory = tempdir().unwrap();
+    let path = directory.path().join("inbox.db");
+    let text = "this is not a database, however long it may be ".repeat(200);
+    fs::write(&path, &text).unwrap();
+    let error = SqliteStore::open(&path, LIMIT).unwrap_err();
+    assert!(matches!(error, OpenError::Store { .. }), "{error}");
+    assert_eq!(fs::read_to_string(&path).unwrap(), text);
+    fs::remove_file(&path).unwrap();
+    drop(open(&path));
+    rusqlite::Connection::open(&path).unwrap().execute_batch("PRAGMA user_version = 99").unwrap();
+    assert!(matches!(SqliteStore::open(&path, LIMIT), Err(OpenError::Newer { version: 99, .. })));
+}
+
+#[test]
+fn new_work_is_refused_past_the_limit_and_ends_are_recorded_all_the_same() {
+    let directory = tempdir().unwrap();
+    let mut store = SqliteStore::open(&directory.path().join("inbox.db"), 300 << 10).unwrap();
+    let (mut random, now) = (StdRng::seed_from_u64(1), UnixMillis(1));
+    let mut stored = 0;
+    while store.has_space().is_ok() {
+        store.begin().unwrap();
+        let request = StoredRequest::new("POST", "/", Bytes::from(vec![b'x'; 10_000]));
+        let new = NewInvocation { request, key: None, firing: None, queue: 999, ..new(&mut random) };
+        assert!(store.enqueue(&new, 0, now).unwrap().is_ok());
+        store.commit().unwrap();
+        stored += 1;
+    }
+    assert!((10..40).contains(&stored), "{stored}");
+    store.begin().unwrap();
+    assert!(store.start(1, 0).unwrap().is_some());
+    let response = RecordedResponse { status: 200, headers: Vec::new(), body: Some(Bytes::from_static(b"r")) };
+    let settlement = Settlement::Done { status: 200 };
+    let (response, keep) = (Some(response), Duration::from_secs(1));
+    let settle = Settle { seq: 1, epoch: 1, was_running: true, settlement, response, keep };
+    assert!(store.settle(&settle, now).unwrap().is_some());
+    store.commit().unwrap();
+}

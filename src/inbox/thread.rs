@@ -1,0 +1,328 @@
+//! The thread that owns the database: it opens it, groups commands, purges, and writes checkpoints.
+//!
+//! It starts with the first command, or at once if there is a database already. While another daemon has the database, as
+//! during an upgrade, commands wait for a moment and are then refused.
+
+use std::{
+    ops::ControlFlow,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use serde::Serialize;
+use slog::{Logger, error, info, warn};
+use tokio::time::{Instant, sleep, timeout_at};
+use unifaas_actors::inbox::{
+    Command, CommandSender, EnqueueRefusal, MAX_GROUP, StoreClosed, StoreFact, StoreWriter, UnixMillis,
+};
+
+use super::sqlite::{OpenError, SqliteStore};
+use crate::worker::{Requests, Worker};
+
+/// Between two rounds of housekeeping, while something changes and while nothing does.
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
+const IDLE_HOUSEKEEPING: Duration = Duration::from_secs(30);
+/// Records that are removed in one transaction, so that commands do not wait for long.
+const PURGED_AT_ONCE: usize = 500;
+/// How long commands wait for a database that another daemon has, and between two attempts to open it.
+const OPEN_PATIENCE: Duration = Duration::from_secs(2);
+const OPEN_RETRY: Duration = Duration::from_millis(50);
+
+/// Where facts go.
+pub type Report = Arc<dyn Fn(StoreFact) + Send + Sync>;
+
+/// What the store's thread needs.
+#[derive(Clone)]
+pub struct StoreConfig {
+    /// The database's file.
+    pub path: PathBuf,
+    /// Bytes that it may use.
+    pub limit: u64,
+    pub log: Logger,
+}
+
+/// What is measured of the store.
+#[derive(Debug, Default)]
+pub struct StoreStats {
+    bytes: AtomicU64,
+    dead: AtomicU64,
+    commands: AtomicU64,
+    groups: AtomicU64,
+    group_micros: AtomicU64,
+    last_group_micros: AtomicU64,
+    done: AtomicU64,
+    died: AtomicU64,
+    retried: AtomicU64,
+    accepted: AtomicU64,
+    is_open: AtomicU64,
+}
+
+/// The measurements, for `/debug` and the metrics.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct StoreReport {
+    /// Whether the database is open.
+    pub is_open: bool,
+    /// Bytes in use.
+    pub bytes: u64,
+    /// Dead letters.
+    pub dead: u64,
+    /// Invocations that were accepted, done, given up, and tried again, since the start of the daemon.
+    pub accepted: u64,
+    pub done: u64,
+    pub died: u64,
+    pub retried: u64,
+    /// Commands, and the groups that they were committed in.
+    pub commands: u64,
+    pub groups: u64,
+    /// The usual time of a group, and that of the last one.
+    pub commit_ms: f64,
+    pub last_commit_ms: f64,
+}
+
+impl StoreStats {
+    /// Returns the measurements.
+    pub fn report(&self) -> StoreReport {
+        let (groups, micros) = (self.groups.load(Relaxed), self.group_micros.load(Relaxed));
+        StoreReport {
+            is_open: self.is_open.load(Relaxed) != 0,
+            bytes: self.bytes.load(Relaxed),
+            dead: self.dead.load(Relaxed),
+            accepted: self.accepted.load(Relaxed),
+            done: self.done.load(Relaxed),
+            died: self.died.load(Relaxed),
+            retried: self.retried.load(Relaxed),
+            commands: self.commands.load(Relaxed),
+            groups,
+            commit_ms: (micros / groups.max(1)) as f64 / 1e3,
+            last_commit_ms: self.last_group_micros.load(Relaxed) as f64 / 1e3,
+        }
+    }
+
+    fn count_fact(&self, fact: &StoreFact) {
+        use unifaas_actors::inbox::State;
+        let counter = match fact {
+            StoreFact::Queued(_) => &self.accepted,
+            StoreFact::Settled(record) => match record.state {
+                State::Done { .. } => &self.done,
+                State::Dead { .. } => &self.died,
+                State::Queued { .. } | State::Running => &self.retried,
+            },
+            StoreFact::Opened(_) | StoreFact::Cancelled(_) | StoreFact::Stale(_) => return,
+        };
+        counter.fetch_add(1, Relaxed);
+    }
+}
+
+/// The store's thread, from its first command on.
+pub struct StoreThread {
+    config: StoreConfig,
+    stats: Arc<StoreStats>,
+    state: Mutex<ThreadState>,
+}
+
+enum ThreadState {
+    /// Facts go nowhere yet.
+    New,
+    NotStarted(Report),
+    Running(Worker<Command>),
+    Closed(&'static str),
+}
+
+impl StoreThread {
+    /// Makes a store that takes no commands yet.
+    pub fn new(config: StoreConfig) -> Arc<Self> {
+        Arc::new(Self { config, stats: Arc::default(), state: Mutex::new(ThreadState::New) })
+    }
+
+    /// Takes commands from now on. The thread starts with the first one, or now if the database exists.
+    pub fn start(&self, report: Report) {
+        *self.state() = ThreadState::NotStarted(report);
+        self.open_existing();
+    }
+
+    /// Starts the thread if there is a database.
+    pub fn open_existing(&self) {
+        if self.config.path.exists() {
+            // A thread that cannot be started is tried again with the first command.
+            let _ = self.with_worker(|_| ());
+        }
+    }
+
+    /// Returns what is measured.
+    pub fn stats(&self) -> &StoreStats {
+        &self.stats
+    }
+
+    /// Ends the thread after all commands so far, and closes the database. Blocks until then. `why` is the answer to all
+    /// further commands.
+    pub fn close(&self, why: &'static str) {
+        let ended = std::mem::replace(&mut *self.state(), ThreadState::Closed(why));
+        drop(ended);
+    }
+
+    fn with_worker<T>(&self, act: impl FnOnce(&Worker<Command>) -> T) -> Result<T, StoreClosed> {
+        let mut state = self.state();
+        if let ThreadState::NotStarted(report) = &*state {
+            let (config, report, stats) = (self.config.clone(), report.clone(), self.stats.clone());
+            let thread = Thread { config, report, stats };
+            let worker = Worker::on_runtime("inbox-store", async move |commands| thread.run(commands).await);
+            *state = ThreadState::Running(worker.map_err(|error| StoreClosed(error.to_string()))?);
+        }
+        match &*state {
+            ThreadState::Running(worker) => Ok(act(worker)),
+            ThreadState::New | ThreadState::NotStarted(_) => Err(StoreClosed("the daemon starts".to_owned())),
+            ThreadState::Closed(why) => Err(StoreClosed((*why).to_owned())),
+        }
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, ThreadState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl CommandSender for StoreThread {
+    fn send(&self, command: Command) -> Result<(), StoreClosed> {
+        if !matches!(command, Command::Enqueue(..)) && matches!(*self.state(), ThreadState::NotStarted(_)) {
+            // A question does not create the database.
+            command.answer_empty();
+            return Ok(());
+        }
+        self.with_worker(|worker| worker.handle().send(command))
+    }
+}
+
+/// What runs on the thread.
+struct Thread {
+    config: StoreConfig,
+    report: Report,
+    stats: Arc<StoreStats>,
+}
+
+impl Thread {
+    async fn run(self, commands: Requests<Command>) {
+        let Some(mut writer) = self.open(&commands).await else { return };
+        self.stats.is_open.store(1, Relaxed);
+        let (mut is_dirty, mut is_complete) = (true, true);
+        let mut tick = Instant::now();
+        loop {
+            let sleep = if is_dirty || writer.has_retained() { HOUSEKEEPING } else { IDLE_HOUSEKEEPING };
+            match timeout_at(tick + sleep, commands.recv()).await {
+                Ok(Ok(first)) => {
+                    self.run_group(&mut writer, first, &commands);
+                    is_dirty = true;
+                    if tick.elapsed() < HOUSEKEEPING {
+                        continue;
+                    }
+                }
+                // The queue is closed and empty.
+                Ok(Err(_)) => break,
+                Err(_) => {}
+            }
+            tick = Instant::now();
+            // Tries again what could not be written.
+            writer.run(Vec::new(), UnixMillis::now());
+            let purged = writer.purge(UnixMillis::now(), PURGED_AT_ONCE).unwrap_or_default();
+            let is_written = writer.store().checkpoint().is_ok();
+            if is_written != is_complete {
+                is_complete = is_written;
+                self.log_writable(is_written);
+            }
+            is_dirty = purged > 0 || !is_written;
+            let usage = writer.usage();
+            self.stats.bytes.store(usage.bytes, Relaxed);
+            self.stats.dead.store(usage.dead, Relaxed);
+        }
+        writer.run(Vec::new(), UnixMillis::now());
+        self.stats.is_open.store(0, Relaxed);
+    }
+
+    fn run_group(&self, writer: &mut StoreWriter<SqliteStore>, first: Command, commands: &Requests<Command>) {
+        let mut group = Vec::with_capacity(8);
+        group.push(first);
+        while group.len() < MAX_GROUP
+            && let Ok(next) = commands.try_recv()
+        {
+            group.push(next);
+        }
+        let (count, began) = (group.len() as u64, Instant::now());
+        writer.run(group, UnixMillis::now());
+        let micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.stats.commands.fetch_add(count, Relaxed);
+        self.stats.groups.fetch_add(1, Relaxed);
+        self.stats.group_micros.fetch_add(micros, Relaxed);
+        self.stats.last_group_micros.store(micros, Relaxed);
+    }
+
+    fn log_writable(&self, is_written: bool) {
+        let path = self.config.path.display();
+        if is_written {
+            info!(self.config.log, "the inbox can be written again"; "file" => %path);
+        } else {
+            warn!(self.config.log, "the inbox cannot be written"; "file" => %path);
+        }
+    }
+
+    /// Opens the database. Returns `None` if the commands end before.
+    async fn open(&self, commands: &Requests<Command>) -> Option<StoreWriter<SqliteStore>> {
+        let StoreConfig { path, limit, log } = &self.config;
+        let (mut patience, mut is_logged) = (Some(Instant::now() + OPEN_PATIENCE), false);
+        loop {
+            let (report, stats) = (self.report.clone(), self.stats.clone());
+            let report = move |fact| {
+                stats.count_fact(&fact);
+                report(fact);
+            };
+            let opened = SqliteStore::open(path, *limit).and_then(|store| {
+                let failed = |source| OpenError::Store { path: path.clone(), source };
+                StoreWriter::open(store, UnixMillis::now(), report).map_err(failed)
+            });
+            let error = match opened {
+                Ok(writer) => {
+                    info!(log, "the inbox is open"; "file" => %path.display(), "unended" => writer.unended());
+                    return Some(writer);
+                }
+                Err(error) => error,
+            };
+            let is_in_use = matches!(error, OpenError::InUse(_));
+            if !is_in_use && !is_logged {
+                is_logged = true;
+                error!(log, "the inbox cannot be opened: asynchronous invocations are refused"; "error" => %error);
+            }
+            if !is_in_use || patience.is_some_and(|until| until <= Instant::now()) {
+                patience = None;
+            }
+            let why = error.to_string();
+            if refuse_for(commands, &why, patience.is_none(), if is_in_use { OPEN_RETRY } else { HOUSEKEEPING })
+                .await
+                .is_break()
+            {
+                return None;
+            }
+        }
+    }
+}
+
+/// Waits, and refuses commands meanwhile if that is wanted. Breaks when there will be none.
+async fn refuse_for(commands: &Requests<Command>, why: &str, refuses: bool, time: Duration) -> ControlFlow<()> {
+    if !refuses {
+        sleep(time).await;
+        let is_over = commands.is_closed() && commands.is_empty();
+        return if is_over { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
+    }
+    let until = Instant::now() + time;
+    loop {
+        match timeout_at(until, commands.recv()).await {
+            Ok(Ok(Command::Enqueue(_, reply))) => {
+                let _ = reply.send(Err(EnqueueRefusal::Unavailable { why: why.to_owned() }));
+            }
+            // The dropped reply says that the store is not available.
+            Ok(Ok(_)) => {}
+            Ok(Err(_)) => return ControlFlow::Break(()),
+            Err(_) => return ControlFlow::Continue(()),
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! Freezes the processes of a cgroup: they use no processor until they are thawed.
+//!
+//! A frozen process can be killed under version 2, and not under version 1: whatever ends an instance thaws it first.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use tokio::time::{self, Instant};
+
+use super::controller::{Controls, write};
+
+const V1_STATE: &str = "freezer.state";
+const V2_FREEZE: &str = "cgroup.freeze";
+const V2_EVENTS: &str = "cgroup.events";
+/// How long freezing may take. It is long only if a process hangs in the kernel.
+const FREEZE_TIMEOUT: Duration = Duration::from_millis(500);
+/// Between two looks, after the first ones.
+const POLL_INTERVAL: Duration = Duration::from_millis(1);
+
+/// The control files by which the processes of a cgroup are frozen. The cgroup must not be removed or reused meanwhile.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Freezer {
+    directory: PathBuf,
+    version: Version,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Version {
+    V1,
+    V2,
+}
+
+impl Freezer {
+    /// Returns the freezer of a directory. `None`: its hierarchy has none, as that of version 2 before Linux 5.2.
+    pub(super) fn of(controls: Controls, directory: &Path) -> Option<Self> {
+        let (version, file) = match controls {
+            Controls::V1Freezer => (Version::V1, V1_STATE),
+            Controls::V2 => (Version::V2, V2_FREEZE),
+            Controls::V1Memory | Controls::V1Pids => return None,
+        };
+        directory.join(file).exists().then(|| Self { directory: directory.to_owned(), version })
+    }
+
+    /// Starts to freeze the processes.
+    ///
+    /// # Errors
+    /// Returns the error of the write.
+    pub fn freeze(&self) -> io::Result<()> {
+        match self.version {
+            Version::V1 => write(&self.directory.join(V1_STATE), "FROZEN"),
+            Version::V2 => write(&self.directory.join(V2_FREEZE), "1"),
+        }
+    }
+
+    /// Thaws the processes.
+    ///
+    /// # Errors
+    /// Returns the error of the write.
+    pub fn thaw(&self) -> io::Result<()> {
+        match self.version {
+            Version::V1 => write(&self.directory.join(V1_STATE), "THAWED"),
+            Version::V2 => write(&self.directory.join(V2_FREEZE), "0"),
+        }
+    }
+
+    /// Waits until all processes are frozen.
+    ///
+    /// # Errors
+    /// Says that it takes too long, or returns the error of a read.
+    pub async fn frozen(&self) -> io::Result<()> {
+        let deadline = Instant::now() + FREEZE_TIMEOUT;
+        while !self.is_frozen()? {
+            if Instant::now() > deadline {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, format!("not frozen within {FREEZE_TIMEOUT:?}")));
+            }
+            time::sleep(POLL_INTERVAL).await;
+        }
+        Ok(())
+    }
+
+    fn is_frozen(&self) -> io::Result<bool> {
+        Ok(match self.version {
+            Version::V1 => fs::read_to_string(self.directory.join(V1_STATE))?.trim() == "FROZEN",
+            Version::V2 => fs::read_to_string(self.directory.join(V2_EVENTS))?.lines().any(|line| line == "frozen 1"),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn directory(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let directory = tempfile::tempdir().unwrap();
+        files.iter().for_each(|(file, text)| fs::write(directory.path().join(file), text).unwrap());
+        directory
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn writes_and_reads_the_files_of_version_1() {
+        let directory = directory(&[(V1_STATE, "THAWED\n")]);
+        let read = || fs::read_to_string(directory.path().join(V1_STATE)).unwrap();
+        assert_eq!(Freezer::of(Controls::V1Memory, directory.path()), None);
+        assert_eq!(Freezer::of(Controls::V2, directory.path()), None, "a kernel without it");
+        let freezer = Freezer::of(Controls::V1Freezer, directory.path()).unwrap();
+        assert!(!freezer.is_frozen().unwrap());
+        freezer.freeze().unwrap();
+        assert_eq!(read(), "FROZEN\n");
+        freezer.frozen().await.unwrap();
+        freezer.thaw().unwrap();
+        assert!(read().starts_with("THAWED"));
+        fs::write(directory.path().join(V1_STATE), "FREEZING\n").unwrap();
+        assert_eq!(freezer.frozen().await.unwrap_err().kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn writes_and_reads_the_files_of_version_2() {
+        let directory = directory(&[(V2_FREEZE, "0\n"), (V2_EVENTS, "populated 1\nfrozen 0\n")]);
+        let read = || fs::read_to_string(directory.path().join(V2_FREEZE)).unwrap();
+        let freezer = Freezer::of(Controls::V2, directory.path()).unwrap();
+        freezer.freeze().unwrap();
+        assert_eq!(read(), "1\n");
+        assert!(!freezer.is_frozen().unwrap());
+        fs::write(directory.path().join(V2_EVENTS), "populated 1\nfrozen 1\n").unwrap();
+        freezer.frozen().await.unwrap();
+        freezer.thaw().unwrap();
+        assert_eq!(read(), "0\n");
+        fs::remove_file(directory.path().join(V2_EVENTS)).unwrap();
+        assert_eq!(freezer.frozen().await.unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+}

@@ -1,0 +1,96 @@
+//! Requests to a guest before its snapshot is taken, and to each clone before its first request.
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use serde_json::json;
+use tokio::time::timeout;
+use unifaas_actors::InstanceId;
+
+use crate::sandbox::readiness;
+
+/// How long a hook may take.
+const HOOK_TIMEOUT: Duration = Duration::from_secs(1);
+/// Bytes of entropy that each clone gets.
+const ENTROPY: usize = 64;
+
+/// Requests `path` of a template. It has to be ready for its snapshot once it has answered.
+///
+/// # Errors
+/// When the answer is not 2xx.
+pub async fn prepare(address: SocketAddr, path: &str) -> Result<(), String> {
+    post(address, path, "{}").await
+}
+
+/// Requests `path` of a clone, which gets what has to differ between clones: the time, entropy, and its own id.
+///
+/// # Errors
+/// When the answer is not 2xx.
+pub async fn restored(address: SocketAddr, path: &str, instance: InstanceId) -> Result<(), String> {
+    let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    let entropy = BASE64_STANDARD.encode(rand::random::<[u8; ENTROPY]>());
+    let body = json!({ "time": time, "entropy": entropy, "instance": instance.to_string() });
+    post(address, path, &body.to_string()).await
+}
+
+async fn post(address: SocketAddr, path: &str, body: &str) -> Result<(), String> {
+    match timeout(HOOK_TIMEOUT, readiness::post(address, path, body)).await {
+        Ok(Ok(200..300)) => Ok(()),
+        Ok(Ok(status)) => Err(format!("POST {path} was answered with status {status}")),
+        Ok(Err(why)) => Err(format!("POST {path}: {why}")),
+        Err(_) => Err(format!("POST {path} was not answered within {HOOK_TIMEOUT:?}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader, Read, Write};
+
+    use super::*;
+
+    /// Answers one request with a status line, and returns its body.
+    fn server(answer: &'static str) -> (SocketAddr, std::thread::JoinHandle<serde_json::Value>) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let serve = move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut reader = BufReader::new(stream.try_clone().unwrap());
+            let mut length = 0;
+            for line in reader.by_ref().lines().map_while(Result::ok).take_while(|line| !line.is_empty()) {
+                length = line.to_lowercase().strip_prefix("content-length: ").map_or(length, |it| it.parse().unwrap());
+            }
+            let mut body = vec![0; length];
+            reader.read_exact(&mut body).unwrap();
+            write!(stream, "HTTP/1.1 {answer}\r\ncontent-length: 0\r\n\r\n").unwrap();
+            serde_json::from_slice(&body).unwrap()
+        };
+        (address, std::thread::spawn(serve))
+    }
+
+    #[tokio::test]
+    async fn clone_gets_time_entropy_and_its_id() {
+        let id = InstanceId::random();
+        let mut bodies = Vec::new();
+        for _ in 0..2 {
+            let (address, served) = server("204 No Content");
+            restored(address, "/restored", id).await.unwrap();
+            bodies.push(served.join().unwrap());
+        }
+        let entropy = |body: &serde_json::Value| BASE64_STANDARD.decode(body["entropy"].as_str().unwrap()).unwrap();
+        assert_eq!((entropy(&bodies[0]).len(), bodies[0]["instance"].as_str()), (ENTROPY, Some(&*id.to_string())));
+        assert_ne!(entropy(&bodies[0]), entropy(&bodies[1]));
+        assert!(bodies[0]["time"].as_f64().unwrap() > 1.7e9);
+    }
+
+    #[tokio::test]
+    async fn other_answers_are_failures() {
+        let (address, served) = server("500 Internal Server Error");
+        let said = prepare(address, "/prepare").await.unwrap_err();
+        assert_eq!(said, "POST /prepare was answered with status 500");
+        assert_eq!(served.join().unwrap(), json!({}));
+        assert!(prepare(address, "/prepare").await.unwrap_err().starts_with("POST /prepare: "));
+    }
+}

@@ -1,0 +1,17 @@
+//! Snapshots of virtual machines on disk: what they are of, and where they are kept.
+//!
+//! - `key.rs`: the key of a snapshot, a hash of everything that it depends on.
+//! - `manifest.rs`: what is written beside the files of a snapshot.
+//! - `store.rs`: the directory with all snapshots, its budget, and what is removed from it.
+//! - `budget.rs`: how much of the disk they may take.
+//!
+//! `sandbox/vm/` takes and restores them. The actors decide when.
+
+mod budget;
+mod key;
+mod manifest;
+mod store;
+
+pub use budget::SnapshotBudget;
+pub use key::{KeyBuilder, SnapshotKey};
+pub use store::{Found, SnapshotEntry, SnapshotStore};

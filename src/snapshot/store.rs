@@ -1,0 +1,353 @@
+//! The directory with all snapshots of this host.
+//!
+//! ```text
+//!   <state directory>/snapshots/   0700: the memory of a guest may hold secrets
+//!     <key>/                       complete, as it was renamed
+//!       manifest.json
+//!       state                      the saved machine with its memory
+//!     <key>.<run>.new/             being written, or left by a daemon that was killed
+//! ```
+//!
+//! Monitors get open files, never a path, so they run as any user. A file is only written before its directory has its
+//! name, and then only removed. It is verified before its first use by a daemon, and again if its stamp has changed.
+//! All methods with I/O block: they belong on the blocking pool.
+
+use std::{
+    collections::HashMap,
+    fs::{self, DirBuilder, File, OpenOptions, Permissions},
+    io::{self, Seek},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use nix::libc;
+use serde::Serialize;
+use slog::{Logger, info, warn};
+use unifaas_actors::{WallTime, sandbox::SnapshotInfo};
+
+use super::{
+    budget::SnapshotBudget,
+    key::{FileStamp, SnapshotKey},
+    manifest::{Content, Manifest},
+};
+
+/// The name of the directory.
+const DIRECTORY: &str = "snapshots";
+/// The name of the file with the saved machine.
+const STATE: &str = "state";
+/// The extension of a directory that is not complete.
+const INCOMPLETE: &str = "new";
+const MIB: u64 = 1 << 20;
+
+/// Why a snapshot cannot be used or kept.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("the snapshot is damaged: {0}")]
+    Damaged(String),
+    #[error("{0}: {1}")]
+    Io(&'static str, io::Error),
+    #[error("the snapshot takes {} MiB, and all together may take {} MiB (--snapshot-budget)", .bytes.div_ceil(MIB), .budget / MIB)]
+    TooLarge { bytes: u64, budget: u64 },
+    #[error("no snapshots are kept (--snapshot-budget)")]
+    Off,
+}
+
+/// All snapshots of this host.
+#[derive(Debug)]
+pub struct SnapshotStore {
+    directory: PathBuf,
+    /// Distinguishes this daemon from its predecessor during an upgrade.
+    run_id: String,
+    /// In bytes.
+    budget: u64,
+    /// Counts snapshots that were removed.
+    removed: AtomicU64,
+    entries: Mutex<HashMap<SnapshotKey, Entry>>,
+    log: Logger,
+}
+
+#[derive(Debug)]
+struct Entry {
+    manifest: Manifest,
+    /// The state of its file when that was verified.
+    verified: Option<FileStamp>,
+    used: SystemTime,
+}
+
+/// A snapshot that can be restored.
+#[derive(Debug)]
+pub struct Found {
+    /// At its start. Its own description: the offset is not shared with other clones.
+    pub state: File,
+    /// The version of the monitor that has written it.
+    pub monitor: String,
+}
+
+/// A snapshot, as lists show it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SnapshotEntry {
+    pub function: String,
+    pub key: String,
+    pub bytes: u64,
+    pub taken: WallTime,
+    pub monitor: String,
+}
+
+impl SnapshotStore {
+    /// Opens the store in a state directory. Incomplete and unreadable snapshots are removed, unless another daemon may be
+    /// writing them (`is_shared`). Without the directory, snapshots cannot be taken.
+    pub fn open(base: &Path, run_id: String, budget: SnapshotBudget, is_shared: bool, log: &Logger) -> Self {
+        let directory = base.join(DIRECTORY);
+        let (removed, entries) = Default::default();
+        let mut store = Self { directory, run_id, budget: 0, removed, entries, log: log.clone() };
+        match store.read(is_shared) {
+            Ok(entries) => store.entries = Mutex::new(entries),
+            Err(error) => {
+                let path = store.directory.display();
+                warn!(log, "no snapshots can be kept"; "directory" => %path, "error" => %error);
+                return store;
+            }
+        }
+        store.budget = budget.resolve(&store.directory);
+        store
+    }
+
+    fn read(&self, is_shared: bool) -> io::Result<HashMap<SnapshotKey, Entry>> {
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.directory)?;
+        fs::set_permissions(&self.directory, Permissions::from_mode(0o700))?;
+        let mut entries = HashMap::new();
+        for entry in fs::read_dir(&self.directory)? {
+            let path = entry?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let manifest = SnapshotKey::parse(&name).map(|key| Manifest::read(&path, &key).map(|found| (key, found)));
+            let why = match manifest {
+                Some(Ok((key, manifest))) => {
+                    let used = path.metadata().and_then(|it| it.modified()).unwrap_or(UNIX_EPOCH);
+                    entries.insert(key, Entry { manifest, verified: None, used });
+                    continue;
+                }
+                Some(Err(error)) => error.to_string(),
+                None if path.extension().is_some_and(|it| it == INCOMPLETE) => "it is not complete".to_owned(),
+                // A file that this daemon has not made.
+                None => continue,
+            };
+            if !is_shared {
+                info!(self.log, "a snapshot of an earlier daemon is removed"; "name" => name, "why" => why);
+                remove(&path);
+            }
+        }
+        Ok(entries)
+    }
+
+    fn entries(&self) -> MutexGuard<'_, HashMap<SnapshotKey, Entry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn path(&self, key: &SnapshotKey) -> PathBuf {
+        self.directory.join(key.to_string())
+    }
+
+    /// Returns the snapshot with this key, verified. `None`: there is none.
+    ///
+    /// # Errors
+    /// When it is damaged or cannot be read. It is removed then.
+    pub fn find(&self, key: &SnapshotKey) -> Result<Option<Found>, StoreError> {
+        let known = self.entries().get(key).map(|entry| (entry.manifest.clone(), entry.verified.clone()));
+        let path = self.path(key);
+        // Another daemon that shares the directory may have made it, or made it anew.
+        let manifest = match Manifest::read(&path, key) {
+            Ok(manifest) => manifest,
+            Err(error) if error.kind() == io::ErrorKind::NotFound && known.is_none() => return Ok(None),
+            Err(error) => {
+                drop(self.take_out_key(key));
+                return Err(StoreError::Io("the manifest of the snapshot", error));
+            }
+        };
+        let verified = known.filter(|(known, _)| *known == manifest).and_then(|(_, verified)| verified);
+        let opened = open_verified(&path.join(STATE), &manifest.state, verified.as_ref());
+        let (state, stamp) = opened.inspect_err(|_| drop(self.take_out_key(key)))?;
+        let (monitor, used) = (manifest.monitor.clone(), SystemTime::now());
+        self.entries().insert(key.clone(), Entry { manifest, verified: Some(stamp), used });
+        // The next daemon reads from it which snapshot was used last.
+        let _ = File::open(&path).and_then(|directory| directory.set_modified(used));
+        Ok(Some(Found { state, monitor }))
+    }
+
+    /// Begins a snapshot.
+    ///
+    /// # Errors
+    /// When there can be none.
+    pub fn begin(&self, key: &SnapshotKey) -> Result<NewSnapshot, StoreError> {
+        if self.budget == 0 {
+            return Err(StoreError::Off);
+        }
+        let path = self.directory.join(format!("{key}.{}.{INCOMPLETE}", self.run_id));
+        remove(&path);
+        let failed = |error| StoreError::Io("the directory of the snapshot", error);
+        DirBuilder::new().mode(0o700).create(&path).map_err(failed)?;
+        let create = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path.join(STATE));
+        let state = create.inspect_err(|_| remove(&path)).map_err(failed)?;
+        Ok(NewSnapshot { path, key: key.clone(), state })
+    }
+
+    /// Keeps a snapshot that has been written, in place of others of the function.
+    ///
+    /// # Errors
+    /// When it cannot be kept. Nothing is left of it then.
+    pub fn keep(&self, new: NewSnapshot, function: &str, monitor: String) -> Result<SnapshotInfo, StoreError> {
+        let failed = |error| StoreError::Io("the files of the snapshot", error);
+        let file = new.path.join(STATE);
+        let mut written = File::open(&file).map_err(failed)?;
+        let state = Content::of(&mut written).map_err(failed)?;
+        let bytes = state.bytes;
+        if bytes > self.budget {
+            return Err(StoreError::TooLarge { bytes, budget: self.budget });
+        }
+        fs::set_permissions(&file, Permissions::from_mode(0o400)).map_err(failed)?;
+        let now = SystemTime::now();
+        let taken = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let manifest = Manifest { key: new.key.to_string(), function: function.to_owned(), monitor, taken, state };
+        manifest.write(&new.path).map_err(failed)?;
+        let stamp = FileStamp::from(&written.metadata().map_err(failed)?);
+        drop(self.take_out(function));
+        self.make_room(bytes);
+        let path = self.path(&new.key);
+        // Another daemon that shares the directory may have been faster.
+        remove(&path);
+        fs::rename(&new.path, &path).map_err(failed)?;
+        let info = SnapshotInfo { bytes, taken: manifest.taken().into() };
+        self.entries().insert(new.key.clone(), Entry { manifest, verified: Some(stamp), used: now });
+        Ok(info)
+    }
+
+    /// Removes those that were used longest ago, until so many bytes fit.
+    fn make_room(&self, bytes: u64) {
+        while self.bytes() + bytes > self.budget {
+            let oldest = self
+                .entries()
+                .iter()
+                .min_by_key(|(_, entry)| entry.used)
+                .map(|(key, entry)| (key.clone(), entry.manifest.function.clone()));
+            let Some((key, function)) = oldest else { return };
+            info!(self.log, "a snapshot makes room for another"; "function" => function);
+            drop(self.take_out_key(&key));
+        }
+    }
+
+    /// Takes the snapshots of a function out of the store. Blocks only for a moment; the drop of the result takes longer.
+    pub fn take_out(&self, function: &str) -> Vec<Removed> {
+        self.take_out_unless(|other| other != function)
+    }
+
+    /// Removes the snapshots of functions that are not wanted.
+    pub fn retain(&self, is_wanted: impl Fn(&str) -> bool) {
+        drop(self.take_out_unless(is_wanted));
+    }
+
+    fn take_out_unless(&self, is_wanted: impl Fn(&str) -> bool) -> Vec<Removed> {
+        let mut unwanted: Vec<_> =
+            self.entries().iter().map(|(key, it)| (key.clone(), it.manifest.function.clone())).collect();
+        unwanted.retain(|(_, function)| !is_wanted(function));
+        unwanted.iter().map(|(key, _)| self.take_out_key(key)).collect()
+    }
+
+    /// From here on the snapshot is not found, whatever happens to its files.
+    fn take_out_key(&self, key: &SnapshotKey) -> Removed {
+        self.entries().remove(key);
+        let number = self.removed.fetch_add(1, Ordering::Relaxed);
+        let aside = self.directory.join(format!("{key}.{}-{number}.{INCOMPLETE}", self.run_id));
+        // It may have vanished.
+        let _ = fs::rename(self.path(key), &aside);
+        Removed(aside)
+    }
+
+    /// Returns the snapshot of a function. No I/O.
+    pub fn of(&self, function: &str) -> Option<SnapshotInfo> {
+        let entries = self.entries();
+        let manifest = entries.values().map(|entry| &entry.manifest).find(|manifest| manifest.function == function)?;
+        Some(SnapshotInfo { bytes: manifest.state.bytes, taken: manifest.taken().into() })
+    }
+
+    /// Returns the bytes that all snapshots take. No I/O.
+    pub fn bytes(&self) -> u64 {
+        self.entries().values().map(|entry| entry.manifest.state.bytes).sum()
+    }
+
+    /// Returns all snapshots, by function. No I/O.
+    pub fn list(&self) -> Vec<SnapshotEntry> {
+        let entries = self.entries();
+        let mut list: Vec<_> = entries.values().map(|entry| SnapshotEntry::from(&entry.manifest)).collect();
+        list.sort_by(|a, b| a.function.cmp(&b.function));
+        list
+    }
+}
+
+impl From<&Manifest> for SnapshotEntry {
+    fn from(manifest: &Manifest) -> Self {
+        let Manifest { key, function, monitor, state, .. } = manifest.clone();
+        Self { function, key, bytes: state.bytes, taken: manifest.taken().into(), monitor }
+    }
+}
+
+/// Opens a file and compares it with what it must contain, unless its stamp is that of a verified file.
+fn open_verified(
+    path: &Path,
+    content: &Content,
+    verified: Option<&FileStamp>,
+) -> Result<(File, FileStamp), StoreError> {
+    let failed = |error| StoreError::Io("the saved machine cannot be read", error);
+    let mut file = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(path).map_err(failed)?;
+    let stamp = FileStamp::from(&file.metadata().map_err(failed)?);
+    if verified != Some(&stamp) {
+        let found = Content::of(&mut file).map_err(failed)?;
+        if found != *content {
+            let (found, expected) = (found.bytes, content.bytes);
+            return Err(StoreError::Damaged(if found == expected {
+                "its checksum does not match".to_owned()
+            } else {
+                format!("it has {found} bytes instead of {expected}")
+            }));
+        }
+        file.rewind().map_err(failed)?;
+    }
+    Ok((file, stamp))
+}
+
+/// A snapshot that is being written. It is removed with this, unless it is kept.
+#[derive(Debug)]
+pub struct NewSnapshot {
+    path: PathBuf,
+    key: SnapshotKey,
+    /// Where the saved machine is to be written.
+    pub state: File,
+}
+
+impl Drop for NewSnapshot {
+    fn drop(&mut self) {
+        // It has its name if it is kept.
+        remove(&self.path);
+    }
+}
+
+/// A snapshot that was taken out of the store. Its files are removed with this, which blocks.
+#[derive(Debug)]
+pub struct Removed(PathBuf);
+
+impl Drop for Removed {
+    fn drop(&mut self) {
+        remove(&self.0);
+    }
+}
+
+fn remove(path: &Path) {
+    // What cannot be removed is removed at the next start.
+    let _ = fs::remove_dir_all(path);
+}
+
+#[cfg(test)]
+mod tests;

@@ -4,9 +4,9 @@ use plotters::{
     chart::{ChartBuilder, ChartContext},
     coord::{Shift, cartesian::Cartesian2d},
     drawing::{DrawingArea, DrawingAreaErrorKind, IntoDrawingArea as _},
-    element::{Circle, Cross, Rectangle, TriangleMarker},
+    element::{Circle, Cross, PathElement, Rectangle, TriangleMarker},
     prelude::SVGBackend,
-    series::{DashedLineSeries, LineSeries},
+    series::LineSeries,
     style::{Color as _, IntoFont as _, RGBColor, ShapeStyle, WHITE, text_anchor},
 };
 
@@ -100,11 +100,51 @@ pub fn frame<'a, 's>(
 /// Draws a line, dashed as the look says.
 pub fn stroke(chart: &mut Chart<'_, '_>, points: &[(f64, f64)], look: &Look, width: u32) -> Drawn {
     let style = ShapeStyle::from(look.colour).stroke_width(width);
-    if look.dash.1 == 0 {
-        chart.draw_series(LineSeries::new(points.iter().copied(), style)).map(drop)
-    } else {
-        chart.draw_series(DashedLineSeries::new(points.iter().copied(), look.dash.0, look.dash.1, style)).map(drop)
+    let (dash, gap) = look.dash;
+    if gap == 0 {
+        return chart.draw_series(LineSeries::new(points.iter().copied(), style)).map(drop);
     }
+    // Not plotters' dashes: their `hypotf` needs a newer C library than everything else here.
+    let area = chart.plotting_area();
+    let (left, top) = area.get_base_pixel();
+    let pixels = points.iter().map(|point| area.map_coordinate(point)).map(|(x, y)| (x - left, y - top));
+    let area = area.strip_coord_spec();
+    dashes(pixels, f64::from(dash), f64::from(gap))
+        .into_iter()
+        .try_for_each(|dash| area.draw(&PathElement::new(dash, style)))
+}
+
+/// Splits a line into dashes of a length, with gaps between them.
+pub fn dashes(points: impl IntoIterator<Item = (i32, i32)>, dash: f64, gap: f64) -> Vec<Vec<(i32, i32)>> {
+    let mut points = points.into_iter();
+    let Some(mut from) = points.next() else { return Vec::new() };
+    let (mut lines, mut line, mut is_dash, mut left) = (Vec::new(), vec![from], true, dash);
+    for to in points {
+        let (x, y) = (f64::from(to.0 - from.0), f64::from(to.1 - from.1));
+        let length = (x * x + y * y).sqrt();
+        let mut at = 0.0;
+        while length - at > left {
+            at += left;
+            let point = (from.0 + (x * at / length) as i32, from.1 + (y * at / length) as i32);
+            if is_dash {
+                line.push(point);
+                lines.push(std::mem::take(&mut line));
+            } else {
+                line = vec![point];
+            }
+            is_dash = !is_dash;
+            left = if is_dash { dash } else { gap };
+        }
+        left -= length - at;
+        if is_dash {
+            line.push(to);
+        }
+        from = to;
+    }
+    if is_dash && line.len() > 1 {
+        lines.push(line);
+    }
+    lines
 }
 
 /// Draws a marker at a point of the chart.

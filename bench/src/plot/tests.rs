@@ -123,6 +123,14 @@ fn plots_without_values_are_plots() {
     assert!(!one.contains("NaN") && !one.contains("could not"), "{one}");
 }
 
+#[test]
+fn dashes_go_round_corners_and_gaps_stay_empty() {
+    let corner = canvas::dashes([(0, 0), (6, 0), (6, 20)], 8.0, 4.0);
+    assert_eq!(corner, [vec![(0, 0), (6, 0), (6, 2)], vec![(6, 6), (6, 14)], vec![(6, 18), (6, 20)]]);
+    assert!(canvas::dashes([], 8.0, 4.0).is_empty() && canvas::dashes([(1, 1)], 8.0, 4.0).is_empty());
+    assert!(canvas::dashes([(1, 1), (1, 1)], 8.0, 4.0).iter().flatten().all(|point| *point == (1, 1)));
+}
+
 /// `UNIFAAS_GOLDEN=write cargo test -p unifaas-bench plot` writes them; look at them before they are committed.
 #[test]
 fn plots_are_those_of_the_golden_files() {

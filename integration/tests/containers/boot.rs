@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use bollard::models::{Ipam, IpamConfig, NetworkCreateRequest};
-use integration::{AT_ONCE, Engine, Function, IMAGE, contained, ms};
+use integration::{AT_ONCE, Engine, Function, IMAGE, SOON, contained, ms};
 
-use crate::{container, shared};
+use crate::{BOOT_TIMEOUT, container, shared};
 
 /// Invokes a function that cannot start, and returns the error.
 async fn start_error(engine: &Engine, function: Function) -> String {
@@ -41,12 +41,13 @@ async fn immediate_exit_is_502_with_last_output() {
 #[tokio::test]
 async fn missing_callback_is_504_and_removes_container() {
     let Some(engine) = shared() else { return };
-    let function = contained("waits", &["--callbacks", "0", "--say", "waiting for Godot"], "boot-timeout = 2", "");
+    let timeout = format!("boot-timeout = {BOOT_TIMEOUT}");
+    let function = contained("waits", &["--callbacks", "0", "--say", "waiting for Godot"], &timeout, "");
     let daemon = engine.daemon(function).await;
     let reply = daemon.get("/invoke/waits/").await;
     let problem = reply.problem(504, "boot_timed_out").to_string();
     assert!(problem.contains("waiting for Godot"), "{problem}");
-    assert!(reply.took < ms(10_000), "{:?}", reply.took);
+    assert!(reply.took < SOON, "{:?}", reply.took);
     engine.none_left("waits").await;
 }
 

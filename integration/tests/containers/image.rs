@@ -1,8 +1,9 @@
 //! What an image says of itself: its command, its signal, its user, its ports, its health check.
 
+use futures::join;
 use integration::{AT_ONCE, Function, IMAGE, SOON, eventually};
 
-use crate::shared;
+use crate::{BOOT_TIMEOUT, shared};
 
 /// Returns a function with an image, and no command.
 fn of_image(name: &str, image: &str, top: &str, keys: &str) -> Function {
@@ -70,15 +71,17 @@ async fn exposed_port_is_reported_if_no_other_is_seen() {
     let Some(engine) = shared() else { return };
     engine.derive("unifaas/exposes", &["EXPOSE 9000", "EXPOSE 53/udp"]);
     let keys = "command = [\"none\", \"--callbacks\", \"0\", \"--boot-delay\", \"60000\"]";
+    let timeout = format!("boot-timeout = {BOOT_TIMEOUT}");
     let daemon = engine
         .setup()
-        .function(of_image("by-port", "unifaas/exposes", "readiness = \"tcp\"\nboot-timeout = 2", keys))
-        .function(of_image("by-callback", "unifaas/exposes", "boot-timeout = 2", keys))
+        .function(of_image("by-port", "unifaas/exposes", &format!("readiness = \"tcp\"\n{timeout}"), keys))
+        .function(of_image("by-callback", "unifaas/exposes", &timeout, keys))
         .start()
         .await;
-    let said = daemon.get("/invoke/by-port/").await.problem(504, "boot_timed_out").to_string();
+    let (by_port, by_callback) = join!(daemon.get("/invoke/by-port/"), daemon.get("/invoke/by-callback/"));
+    let said = by_port.problem(504, "boot_timed_out").to_string();
     assert!(said.contains("its image exposes 9000: set `port = 9000` if it listens there"), "{said}");
-    let said = daemon.get("/invoke/by-callback/").await.problem(504, "boot_timed_out")["detail"].to_string();
+    let said = by_callback.problem(504, "boot_timed_out")["detail"].to_string();
     assert!(said.contains("it never called back") && said.contains("`port = 9000`"), "{said}");
 }
 

@@ -17,6 +17,9 @@ mod upgrade;
 
 use integration::{Daemon, Engine};
 
+/// The `boot-timeout` of a container that does not get ready, in seconds: longer than an engine takes to start one on a busy
+/// machine.
+const BOOT_TIMEOUT: u32 = 12;
 const TESTFN: &str = env!("CARGO_BIN_EXE_testfn");
 
 /// Returns the engine that the tests share.

@@ -8,12 +8,12 @@ use std::{
     thread,
 };
 
-use futures::future::join_all;
+use futures::{future::join_all, join};
 use integration::{AT_ONCE, Daemon, contained, ms, number};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::shared;
+use crate::{BOOT_TIMEOUT, shared};
 
 /// Serves `200 OK` on a port of the host, on loopback and on all other addresses.
 fn serve_on_host() -> u16 {
@@ -153,8 +153,9 @@ async fn callback_without_reachable_listener_is_one_failed_start() {
 #[tokio::test]
 async fn boot_timeout_says_what_was_seen() {
     let Some(engine) = shared() else { return };
-    let silent =
-        |name: &str, top: &str| contained(name, &["--callbacks", "0"], &format!("boot-timeout = 2\n{top}"), "");
+    let silent = |name: &str, top: &str| {
+        contained(name, &["--callbacks", "0"], &format!("boot-timeout = {BOOT_TIMEOUT}\n{top}"), "")
+    };
     let daemon = engine
         .setup()
         .function(silent("open", ""))
@@ -165,15 +166,13 @@ async fn boot_timeout_says_what_was_seen() {
         .await;
     let said = async |name: &str| detail(&daemon.get(&format!("/invoke/{name}/")).await.problem(504, "boot_timed_out"));
     let advice = "if it needs no callback, set `readiness = \"tcp\"`";
-    let open = said("open").await;
+    let (open, elsewhere) = (said("open"), said("elsewhere"));
+    let (open, elsewhere, by_port, by_path) = join!(open, elsewhere, said("by-port"), said("by-path"));
     assert!(open.contains("it never called back, but it accepts connections to 172."), "{open}");
     assert!(open.ends_with(advice), "{open}");
-    let elsewhere = said("elsewhere").await;
     assert!(elsewhere.ends_with(&format!("it never called back; {advice} and `port = 9000`")), "{elsewhere}");
-    let by_port = said("by-port").await;
     assert!(by_port.contains("it refused connections to 172."), "{by_port}");
     assert!(by_port.ends_with("it listens on 0.0.0.0:9000: set `port = 9000`"), "{by_port}");
-    let by_path = said("by-path").await;
     assert!(
         by_path.contains("it answered GET /status/400 at 172.") && by_path.ends_with("with status 400"),
         "{by_path}"

@@ -191,7 +191,7 @@ fn crashed_guest_is_reported_and_replaced() {
 #[test]
 fn missing_callback_is_504() {
     under_each(async |kind| {
-        let daemon = daemon(Vm::new("f", kind).silent().set("boot-timeout", 1)).await;
+        let daemon = daemon(Vm::new("f", kind).silent().set("boot-timeout", 3)).await;
         let reply = daemon.get("/invoke/f/").await;
         reply.problem(504, "boot_timed_out");
         until_no_instance_is_left(&daemon).await;

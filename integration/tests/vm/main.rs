@@ -9,3 +9,4 @@ mod lifecycle;
 mod limits;
 mod reach;
 mod shipped;
+mod snapshots;

@@ -34,7 +34,7 @@ fn has(value: &Value, members: &[&str]) {
 /// Returns the keys of the table with this head in docs/observability.md, in alphabetical order. Left out are those that only
 /// functions with a certain key have: their text begins "with".
 fn documented(head: &str) -> Vec<&'static str> {
-    let pages = include_str!("../../docs/observability.md");
+    let pages = include_str!("../../../docs/observability.md");
     let (_, table) = pages.split_once(&format!("\n| {head} | |\n| --- | --- |\n")).expect("the table exists");
     let rows = table.lines().take_while(|line| line.starts_with('|'));
     let always = rows.filter(|row| row.split('|').nth(2).is_some_and(|text| !text.starts_with(" with `")));
@@ -59,7 +59,7 @@ async fn shows_exactly_the_documented_keys() {
     is_as_documented(&debug["daemon"], "`daemon`");
     is_as_documented(&debug["functions"]["f"], "function");
     is_as_documented(&debug["functions"]["f"]["instances"][0], "instance");
-    let errors = include_str!("../../docs/http.md");
+    let errors = include_str!("../../../docs/http.md");
     for code in CODES.iter().filter(|code| !["ok", "client_gone"].contains(code)) {
         assert!(errors.contains(&format!(" | `{code}` | ")), "docs/http.md lacks {code}");
     }

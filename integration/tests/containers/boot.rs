@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bollard::models::{Ipam, IpamConfig, NetworkCreateRequest};
-use integration::{AT_ONCE, Engine, Function, IMAGE, SOON, contained, ms};
+use integration::{AT_ONCE, Engine, Function, IMAGE, SOON, contained};
 
 use crate::{BOOT_TIMEOUT, container, shared};
 

@@ -59,6 +59,9 @@ pub struct RunArgs {
     /// Sizes of the bursts [default: 1,2,5,10,20,50; of `paper` 10,20 and so on up to 100].
     #[arg(long, value_name = "COUNT", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub bursts: Vec<u32>,
+    /// Pairs of requests in a round of `warm`, directly and through the daemon [default: 500]. Some more follow with pauses.
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
+    pub pairs: Option<u32>,
     /// Go on until each interval of a median is within so much of it, such as 2%, at most for --rounds.
     #[arg(long, value_name = "PERCENT", value_parser = percent)]
     pub precision: Option<f64>,

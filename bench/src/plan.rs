@@ -22,6 +22,8 @@ pub struct Plan {
     pub rounds: Option<u32>,
     /// Simultaneous requests of `burst`.
     pub bursts: Vec<u32>,
+    /// Pairs of a round of `warm`, without a pause and with one.
+    pub pairs: (u32, u32),
     /// Half the width of an interval at which measuring ends early, relative to the median.
     pub precision: Option<f64>,
     /// Memory of each instance, if it was given.
@@ -66,6 +68,11 @@ impl Plan {
             experiments,
             rounds: arguments.rounds,
             bursts,
+            pairs: match (arguments.pairs, preset) {
+                (Some(pairs), _) => (pairs, (pairs / 10).max(1)),
+                (None, Preset::Quick) => QUICK_PAIRS,
+                (None, _) => PAIRS,
+            },
             precision: arguments.precision,
             memory: arguments.memory.or_else(|| is_paper.then_some(512)),
             cpus: arguments.cpus.or_else(|| is_paper.then_some(1)),
@@ -86,11 +93,6 @@ impl Plan {
         })
     }
 
-    /// Returns how many pairs of requests a round of `warm` has, without pauses and with them.
-    pub fn pairs(&self) -> (u32, u32) {
-        if self.preset == Preset::Quick { QUICK_PAIRS } else { PAIRS }
-    }
-
     /// Returns the order of a round: `0..count`, shuffled. The same for the same seed.
     pub fn order(&self, experiment: Experiment, round: u32, count: usize) -> Vec<usize> {
         let mut order: Vec<usize> = (0..count).collect();
@@ -109,7 +111,7 @@ impl Plan {
                 rounds * (caches * (start + 0.4) + paused)
             }
             Experiment::Warm => {
-                let (busy, paused) = self.pairs();
+                let (busy, paused) = self.pairs;
                 rounds * (start + 0.3 + f64::from(busy) * 0.001 + f64::from(paused) * 0.024)
             }
             Experiment::Burst => {

@@ -33,8 +33,10 @@ pub struct Sample {
     pub position: u32,
     /// Whether the round only warms up, and is left out.
     pub warmup: bool,
-    /// Whether the request started an instance.
+    /// Whether the request waited for an instance to start, to be restored or to be resumed.
     pub cold: bool,
+    /// Which of these it was, as the daemon says: `cold`, `restored`, `resumed`.
+    pub origin: Option<String>,
     /// Whether the request was what the experiment is about; others are left out.
     pub valid: bool,
     /// Status of the response; empty: there was none.
@@ -98,13 +100,14 @@ impl Sample {
         (self.c0, self.c1) = (at(connect.0), at(connect.1));
         (self.t0, self.t1, self.t2) = (at(sent), at(first_byte), at(last_byte));
         self.function_us = response.function_us;
-        if let Some(ServerTiming { queue, boot, upstream, phases }) = &response.timing {
+        if let Some(ServerTiming { queue, boot, origin, upstream, phases }) = &response.timing {
             let us = |ms: &f64| (ms * 1000.0).round();
             (self.queue, self.boot, self.upstream) = (Some(us(queue)), Some(us(boot)), Some(us(upstream)));
             let phase = |name| phases.get(name).map(us);
             (self.resources, self.created, self.started) = (phase("resources"), phase("created"), phase("started"));
             (self.first_output, self.ready) = (phase("first-output"), phase("ready"));
             self.cold = *boot > 0.0;
+            self.origin.clone_from(origin);
         }
         if response.status != 200 {
             self.error = Some(reason(&response.body));

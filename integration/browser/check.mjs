@@ -57,7 +57,7 @@ async function checkWidth(page, what) {
 }
 
 /** A picture that is empty, or nearly, has few colours. */
-async function checkPicture(context, page, what) {
+async function checkPicture(context, page, what, fewest = 40, share = 0.97) {
   const picture = (await page.screenshot()).toString("base64");
   const canvas = await context.newPage();
   const [colours, most] = await canvas.evaluate(async (data) => {
@@ -73,7 +73,7 @@ async function checkPicture(context, page, what) {
     return [counts.size, Math.max(...counts.values()) / (image.width * image.height)];
   }, picture);
   await canvas.close();
-  assert.ok(colours > 40 && most < 0.97, `${what}: ${colours} colours, ${most} of one`);
+  assert.ok(colours > fewest && most < share, `${what}: ${colours} colours, ${most} of one`);
 }
 
 const checks = {
@@ -244,6 +244,35 @@ const checks = {
     }
     console.log("10,000 functions are there after", times.map(Math.round), "ms");
     assert.ok(Math.min(...times) < 1000, `${times}`);
+  },
+
+  async report(context) {
+    const page = await context.newPage();
+    const requests = [], faults = [];
+    page.on("request", (request) => requests.push(request.url()));
+    page.on("console", (message) => message.type() === "error" && faults.push(message.text()));
+    for (const [size, what] of [[WIDE, "wide"], [NARROW, "narrow"]]) {
+      await page.setViewportSize(size);
+      await page.goto(base);
+      await checkWidth(page, `the ${what} report`);
+      await checkAccessibility(page, `the ${what} report`);
+      await checkPicture(context, page, `the ${what} report`);
+    }
+    assert.deepEqual([new Set(requests).size, faults], [1, []], "nothing is loaded");
+    const plots = await page.locator("svg").all();
+    assert.ok(plots.length >= 4, `${plots.length} plots`);
+    await page.setViewportSize(WIDE);
+    for (const plot of plots) {
+      await plot.scrollIntoViewIfNeeded();
+      await checkPicture(context, plot, `the plot ${await plot.locator("title").first().textContent()}`, 20, 0.985);
+      const outside = await plot.evaluate((svg) => {
+        const frame = svg.getBoundingClientRect();
+        const inside = (box) => box.left >= frame.left - 1 && box.right <= frame.right + 1 && box.top >= frame.top - 1 && box.bottom <= frame.bottom + 1;
+        return [...svg.querySelectorAll("text")].filter((text) => !inside(text.getBoundingClientRect())).map((text) => text.textContent);
+      });
+      assert.deepEqual(outside, [], "text is cut off");
+    }
+    await page.close();
   },
 
   async lost(context) {

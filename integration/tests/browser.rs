@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use integration::{Daemon, Function, Home, Setup, tools, within};
+use integration::{Daemon, Function, Home, Setup, cli, tools, within};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::{Child, Command},
@@ -42,15 +42,23 @@ async fn prepare() -> Option<(PathBuf, PathBuf)> {
     Some((chromium, directory))
 }
 
-fn start(check: &str, daemon: &Daemon, (chromium, directory): &(PathBuf, PathBuf)) -> Child {
+fn start(check: &str, daemon: &Daemon, prepared: &(PathBuf, PathBuf)) -> Child {
+    start_at(check, &format!("http://{}", daemon.listen), prepared)
+}
+
+fn start_at(check: &str, url: &str, (chromium, directory): &(PathBuf, PathBuf)) -> Child {
     let mut node = Command::new("node");
-    node.arg(directory.join("check.mjs")).args([check, &format!("http://{}", daemon.listen)]).arg(chromium);
+    node.arg(directory.join("check.mjs")).args([check, url]).arg(chromium);
     node.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true).spawn().unwrap()
 }
 
 async fn passes(check: &str, daemon: &Daemon) {
+    shows(check, &format!("http://{}", daemon.listen)).await;
+}
+
+async fn shows(check: &str, url: &str) {
     let Some(prepared) = prepared().await else { return };
-    let node = start(check, daemon, &prepared);
+    let node = start_at(check, url, &prepared);
     let output = within(TIMEOUT, check, node.wait_with_output()).await.unwrap();
     println!("{}", String::from_utf8_lossy(&output.stdout));
     assert!(output.status.success(), "{check}: {}", String::from_utf8_lossy(&output.stderr));
@@ -109,6 +117,22 @@ async fn ten_thousand_functions_are_shown_within_a_second() {
         home.put(&Function::new(&format!("f{number}")));
     }
     passes("large", &Setup::at(&home).start().await).await;
+}
+
+#[tokio::test]
+async fn report_of_a_benchmark_is_readable_and_loads_nothing() {
+    let home = Home::new();
+    for name in ["f", "slow"] {
+        let function = Function::new(name);
+        home.put(&if name == "f" { function } else { function.flag("--boot-delay").flag("200") });
+    }
+    let paths = [home.registry(), home.path("results"), home.path("state")].map(|path| path.display().to_string());
+    let [registry, out, state] = paths.each_ref().map(String::as_str);
+    let words =
+        ["bench", "cold", "burst", "--rounds", "6", "--bursts", "1,2,4", "--settle", "0", "--registry", registry];
+    let words = [&words[..], &["--out", out, "--state-dir", state]].concat();
+    cli::run(cli::bare(&words)).await.ok();
+    shows("report", &format!("file://{out}/report.html")).await;
 }
 
 #[tokio::test]

@@ -9,6 +9,8 @@ pub struct ServerTiming {
     pub queue: f64,
     /// From the order to start an instance to its readiness; 0: the instance was there.
     pub boot: f64,
+    /// What the boot was: `cold`, `restored`, `resumed`.
+    pub origin: Option<String>,
     /// From having an instance to the head of its response.
     pub upstream: f64,
     /// Phases of the boot, by name.
@@ -20,13 +22,17 @@ impl ServerTiming {
     pub fn parse(text: &str) -> Self {
         let mut timing = Self::default();
         for entry in text.split(',') {
-            let mut parts = entry.trim().split(';');
+            let mut parts = entry.trim().split(';').map(str::trim);
             let name = parts.next().unwrap_or_default();
-            let duration = parts.find_map(|part| part.trim().strip_prefix("dur=")?.parse().ok());
+            let duration = parts.clone().find_map(|part| part.strip_prefix("dur=")?.parse().ok());
             let Some(duration) = duration else { continue };
             match name {
                 "queue" => timing.queue = duration,
-                "boot" => timing.boot = duration,
+                "boot" => {
+                    let described = parts.find_map(|part| part.strip_prefix("desc="));
+                    timing.origin = described.map(|text| text.trim_matches('"').to_owned());
+                    timing.boot = duration;
+                }
                 "upstream" => timing.upstream = duration,
                 _ => {
                     if let Some(phase) = name.strip_prefix("boot-") {
@@ -46,10 +52,10 @@ mod tests {
     #[test]
     fn entries_and_phases_are_read() {
         let timing = ServerTiming::parse(
-            "queue;dur=1.500;desc=\"host\", boot;dur=31.000, upstream;dur=4.000, boot-resources;dur=1.000, boot-ready;dur=30.000",
+            "queue;dur=1.500;desc=\"host\", boot;dur=31.000;desc=\"cold\", upstream;dur=4.000, boot-resources;dur=1.000, boot-ready;dur=30.000",
         );
         assert_eq!((timing.queue, timing.boot, timing.upstream), (1.5, 31.0, 4.0));
-        assert_eq!(timing.phases.len(), 2);
+        assert_eq!((timing.origin.as_deref(), timing.phases.len()), (Some("cold"), 2));
         assert_eq!((timing.phases["resources"], timing.phases["ready"]), (1.0, 30.0));
         assert_eq!(ServerTiming::parse("nonsense, queue;dur=x"), ServerTiming::default());
     }

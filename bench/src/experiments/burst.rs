@@ -76,8 +76,7 @@ async fn rounds(session: &mut Session, daemon: &mut Daemon, contestants: &[Conte
                 ..Sample::default()
             };
             let mut samples = take(daemon, contestant, size, &model, measurement.session.begin).await?;
-            let error = samples.iter().find_map(|sample| sample.error.clone());
-            measurement.note(SELF, &key, error.as_deref());
+            measurement.note(SELF, &key, &samples);
             measurement.write(&mut samples)?;
             daemon.check()?;
         }

@@ -103,7 +103,7 @@ async fn rounds(session: &mut Session, daemon: &mut Daemon, contestants: &[Conte
                 ..Sample::default()
             };
             take(daemon, contestant, &mut sample, measurement.session.begin).await?;
-            measurement.note(SELF, &key, sample.error.as_deref().filter(|_| !sample.is_success()));
+            measurement.note(SELF, &key, std::slice::from_ref(&sample));
             if let (true, Some(c0), Some(t1)) = (sample.is_counted(), sample.c0, sample.t1) {
                 values.entry(key.registered).or_default().push(t1 - c0);
             }
@@ -142,7 +142,8 @@ async fn take(daemon: &Daemon, contestant: &Contestant, sample: &mut Sample, beg
     match daemon.invoke(&contestant.registered, &contestant.path, REQUEST_TIMEOUT).await {
         Ok(response) => {
             sample.fill(&response, begin);
-            sample.valid = sample.cold != wants_paused;
+            let is_resumed = sample.origin.as_deref() == Some("resumed");
+            sample.valid = if wants_paused { is_resumed } else { sample.cold && !is_resumed };
         }
         Err(error) => sample.error = Some(error.to_string()),
     }

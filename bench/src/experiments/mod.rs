@@ -184,13 +184,15 @@ impl<'s> Measurement<'s> {
         Ok(())
     }
 
-    /// Counts a failed or successful turn of a contestant. After some failures in a row it is dropped.
-    fn note(&mut self, experiment: Experiment, contestant: &Contestant, error: Option<&str>) {
+    /// Counts a turn of a contestant as failed if no request of it was successful. After some failures in a row the
+    /// contestant is dropped.
+    fn note(&mut self, experiment: Experiment, contestant: &Contestant, samples: &[Sample]) {
         let name = &contestant.registered;
-        let Some(error) = error else {
+        if samples.iter().any(Sample::is_success) {
             self.failures.remove(name);
             return;
-        };
+        }
+        let error = samples.iter().find_map(|sample| sample.error.as_deref()).unwrap_or("there were no requests");
         let failures = self.failures.entry(name.clone()).or_default();
         *failures += 1;
         if *failures >= MAX_FAILURES {

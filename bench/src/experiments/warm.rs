@@ -62,8 +62,7 @@ async fn rounds(session: &mut Session, daemon: &mut Daemon, contestants: &[Conte
             measurement.session.progress.sample(SELF.name(), round, rounds, &contestant.function);
             let turn = Turn { daemon, contestant, round, position: position as u32, session: measurement.session };
             let mut samples = turn.take().await?;
-            let error = samples.iter().find_map(|sample| sample.error.clone());
-            measurement.note(SELF, contestant, error.as_deref());
+            measurement.note(SELF, contestant, &samples);
             measurement.write(&mut samples)?;
             daemon.check()?;
         }
@@ -122,7 +121,7 @@ impl Turn<'_> {
                 direct.send(Method::GET, path, DIRECT_TIMEOUT).await?;
             }
         }
-        let (busy, paused) = self.session.plan.pairs();
+        let (busy, paused) = self.session.plan.pairs;
         let purpose = format!("pairs of {name} {}", self.round);
         let mut random = generator(self.session.plan.seed, &purpose);
         for (pairs, pause, variants) in

@@ -89,7 +89,12 @@ pub fn frame<'a, 's>(
     let mut mesh = chart.configure_mesh();
     mesh.axis_style(INK).bold_line_style(GRID).light_line_style(GRID).max_light_lines(1).x_labels(10).y_labels(8);
     mesh.label_style(("sans-serif", LABEL).into_font().color(&INK)).set_all_tick_mark_size(4);
-    mesh.x_desc(&texts.x).y_desc(&texts.y);
+    if !texts.x.is_empty() {
+        mesh.x_desc(&texts.x);
+    }
+    if !texts.y.is_empty() {
+        mesh.y_desc(&texts.y);
+    }
     if is_categorical {
         mesh.disable_y_mesh();
     }

@@ -20,6 +20,7 @@ fn results(preset: Preset) -> Results {
         experiments: vec![Experiment::Cold, Experiment::Warm],
         rounds: Some(8),
         bursts: vec![1, 10],
+        pairs: (500, 50),
         precision: None,
         memory: None,
         cpus: None,

@@ -29,11 +29,13 @@ pub(crate) struct Function {
     pub deaf: Notify,
     in_flight: Cell<u64>,
     most_in_flight: Cell<u64>,
+    served: Cell<u64>,
 }
 
 impl Function {
     pub fn new(options: Options) -> Self {
-        Self { options, deaf: Notify::new(), in_flight: Cell::new(0), most_in_flight: Cell::new(0) }
+        let zero = || Cell::new(0);
+        Self { options, deaf: Notify::new(), in_flight: zero(), most_in_flight: zero(), served: zero() }
     }
 }
 
@@ -72,6 +74,7 @@ pub(crate) async fn serve(function: &Rc<Function>, stream: TcpStream) -> io::Res
             return Ok(());
         }
         served += 1;
+        function.served.set(function.served.get() + 1);
         let _counted = InFlight::enter(function);
         if request.path() == "/ws" {
             return web_socket(connection, &request).await;
@@ -113,6 +116,9 @@ async fn answer(function: &Function, connection: &mut Connection, request: &Requ
     }
     let received = connection.drain().await?;
     let wait = || sleep(Duration::from_millis(request.number("ms", 100)));
+    if function.options.fail_every.is_some_and(|every| function.served.get().is_multiple_of(every)) {
+        return status(connection, request, 500).await.map(|()| After::Keep);
+    }
     match request.path() {
         "/pid" => plain(connection, request, "200 OK", "", &std::process::id().to_string()).await?,
         "/in-flight-max" => {

@@ -46,6 +46,9 @@ pub(crate) struct Options {
     /// Memory to allocate at start, in MiB.
     #[arg(long, default_value_t = 0)]
     pub allocate: usize,
+    /// Answer every request of this number with 500, such as 10 for each tenth one.
+    #[arg(long)]
+    pub fail_every: Option<u64>,
     /// Close a connection without a response when it carries a second request.
     #[arg(long)]
     pub forgetful: bool,

@@ -46,6 +46,7 @@
 mod admission;
 mod boot;
 mod callback;
+pub mod cluster;
 mod directory;
 mod endpoint;
 mod feed;

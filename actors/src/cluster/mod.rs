@@ -1,0 +1,29 @@
+//! Nodes that know each other: which there are, which of them answer, and where a request is served soonest.
+//!
+//! A node tells the others about itself in heartbeats, over NATS. Each node judges the others by its own clock alone, and
+//! decides by itself: there is no consensus, and a node that hears of no other serves on alone.
+//!
+//! | file | content |
+//! | --- | --- |
+//! | `node.rs` | what identifies a node |
+//! | `beat.rs` | heartbeats, and the list of a node's functions |
+//! | `suspicion.rs` | what the silence of a node means; pure |
+//! | `directory.rs` | the other nodes, from their heartbeats; pure |
+//! | `view.rs` | what any thread reads of them |
+//! | `place.rs` | where a request is served soonest; pure |
+
+mod beat;
+mod directory;
+mod node;
+mod place;
+#[cfg(test)]
+mod simulation;
+mod suspicion;
+mod view;
+
+pub use beat::{Beat, FunctionList, FunctionLoad, OfferedFunction, digest};
+pub use directory::{Heard, Judged, Peers};
+pub use node::{Epoch, NodeId, PublicKey};
+pub use place::{Candidate, Choice, LocalOffer, Placement, Request, StartKind, place};
+pub use suspicion::{Health, LinkClock};
+pub use view::{ClusterView, Contact, PeerView, Share};

@@ -12,7 +12,10 @@ use std::{
     time::Duration,
 };
 
-use futures::future::{self, LocalBoxFuture};
+use futures::{
+    future::{self, LocalBoxFuture},
+    stream::LocalBoxStream,
+};
 use slog::Logger;
 
 use crate::{
@@ -187,6 +190,12 @@ pub trait SandboxHandle {
     /// Returns how many bytes of memory the instance holds while it is paused. `None`: it is not known, and counts as what
     /// the spec declares.
     fn footprint(&self) -> Option<u64> {
+        None
+    }
+
+    /// Yields each time that another program has paused the instance, which [`resume`](Self::resume) undoes as well. `None`: no
+    /// program can do so unnoticed. Called once, after the launch.
+    fn external_pauses(&mut self) -> Option<LocalBoxStream<'static, ()>> {
         None
     }
 

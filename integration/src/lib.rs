@@ -3,7 +3,7 @@
 //! `setup.rs` starts the binary, `daemon.rs` ends it, `requests.rs` asks it, `home.rs` has its directories, `function.rs` writes `function.toml`. `cli.rs` runs
 //! commands; `client.rs` is an HTTP client, `h2.rs` one of HTTP/2, `event_source.rs` one of server-sent events, `raw.rs` a
 //! socket for arbitrary bytes, `load.rs` clients in the background. `processes.rs` reads the
-//! process table, `metrics.rs` reads `/metrics`, `census.rs` counts resources, `wait.rs` waits with a time limit, `abuse.rs` has malformed responses. `engine.rs` is a private container
+//! process table, `metrics.rs` reads `/metrics`, `census.rs` counts resources, `pausing.rs` has what tests of pauses share, `wait.rs` waits with a time limit, `abuse.rs` has malformed responses. `engine.rs` is a private container
 //! engine, `vm.rs` has functions in virtual machines, `firecracker.rs` chooses their Firecracker, `python.rs` those in Python, `linux.rs` those with Linux, and `root.rs` builds root file systems.
 //! `src/bin/testfn` is the function under test; the tests are in `tests/`, one file per subject.
 //! `src/bin/compare` measures, with `src/bin/lean.rs` as its function.
@@ -25,6 +25,7 @@ mod inbox;
 pub mod linux;
 mod load;
 mod metrics;
+mod pausing;
 pub mod processes;
 mod python;
 mod raw;
@@ -48,6 +49,7 @@ pub use h2::Http2;
 pub use home::{Home, is_release, shipped, unifaas};
 pub use load::{Answer, Load, Outcome, Workload, tally};
 pub use metrics::{Metrics, openmetrics_parser};
+pub use pausing::{MAX_RESUMPTION, answer_times, is_charged_less, pause_under_load};
 pub use python::python;
 pub use raw::{End, Head, Raw};
 pub use requests::{cgroups_are_usable, number};

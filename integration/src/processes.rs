@@ -1,6 +1,11 @@
 //! The process table, read from `/proc`.
 
-use std::{collections::BTreeSet, fs, path::Path, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use nix::{
     sys::signal::{self, Signal},
@@ -51,6 +56,54 @@ pub fn children(pid: u32) -> Vec<u32> {
 pub fn tree(pid: u32) -> Vec<String> {
     let below = children(pid).into_iter().flat_map(tree);
     std::iter::once(describe(pid)).chain(below).collect()
+}
+
+/// Returns a process and its descendants.
+pub fn family(pid: u32) -> Vec<u32> {
+    std::iter::once(pid).chain(children(pid).into_iter().flat_map(family)).collect()
+}
+
+/// Returns the processes of a container: all that descend from its shim, whatever numbers the engine has for them.
+pub fn of_container(id: &str) -> Vec<u32> {
+    let is_shim = |pid: &u32| arguments(*pid).first().is_some_and(|program| program.contains("containerd-shim"));
+    let shims = with_token(id).into_iter().filter(is_shim);
+    shims.flat_map(|shim| family(shim).into_iter().filter(move |pid| *pid != shim)).collect()
+}
+
+/// Returns the cgroup of a process in the hierarchy that freezes processes: of version 1, if that is mounted, or of version 2.
+/// `None`: it is gone, or in no cgroup of its own.
+pub fn freezer(pid: u32) -> Option<PathBuf> {
+    let cgroups = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    let of = |hierarchy: &str| cgroups.lines().find_map(|line| line.split_once(':')?.1.strip_prefix(hierarchy));
+    let (mount, path) = match of("freezer:") {
+        Some(path) => ("/sys/fs/cgroup/freezer", path),
+        None => ("/sys/fs/cgroup", of(":")?),
+    };
+    (path != "/").then(|| PathBuf::from(format!("{mount}{path}")))
+}
+
+/// Lets processes run that were frozen or stopped by another program.
+pub fn thaw(pids: &[u32]) {
+    for pid in pids {
+        for (file, value) in [("freezer.state", "THAWED"), ("cgroup.freeze", "0")] {
+            // Only one of them exists, and the process may have ended.
+            let _ = freezer(*pid)
+                .map(|directory| directory.join(file))
+                .filter(|file| file.exists())
+                .map(|file| fs::write(file, value));
+        }
+        signal(*pid, Signal::SIGCONT);
+    }
+}
+
+/// Returns the processor time of processes so far. Those that are gone count as zero.
+pub fn cpu_time(pids: &[u32]) -> Duration {
+    let tasks = pids.iter().filter_map(|pid| fs::read_dir(format!("/proc/{pid}/task")).ok()).flatten().flatten();
+    let of_task = |task: fs::DirEntry| {
+        let text = fs::read_to_string(task.path().join("schedstat")).ok()?;
+        text.split(' ').next()?.parse::<u64>().ok()
+    };
+    Duration::from_nanos(tasks.filter_map(of_task).sum())
 }
 
 /// Returns the spawner process of a daemon, the parent of its other processes.

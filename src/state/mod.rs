@@ -33,7 +33,9 @@ pub use directory::{State, create_life, default_directory, lives};
 pub use error::{JournalError, StateError, is_full};
 pub use journal::{Journal, JournalEntry};
 pub use process_tree::MARK;
-pub use processes::{boot_clock, kill_container_processes, kill_process_trees, pids_of};
+pub use processes::{
+    ProcessId, boot_clock, is_killed, kill_container_processes, kill_process_trees, pids_of, send_signal,
+};
 #[cfg(test)]
 pub use recovery::recorded;
 pub use recovery::{Damage, Recovered};

@@ -1,23 +1,20 @@
-//! The processes of this host, read from `/proc`, and the end of process trees. Blocks: a scan of hundreds of processes
-//! takes milliseconds.
+//! The processes of this host, read from `/proc`, signals to them, and the end of process trees. Blocks: a scan of hundreds
+//! of processes takes milliseconds.
 
 use std::{collections::HashSet, ffi::OsStr, io, thread, time::Duration};
 
 use nix::{
-    sys::{
-        signal::{self, Signal},
-        time::TimeSpec,
-    },
+    sys::time::TimeSpec,
     time::{ClockId, clock_gettime},
     unistd,
 };
 use procfs::{
-    ProcessCGroups,
+    ProcError, ProcessCGroups,
     process::{self, Stat},
 };
 use rustix::{
     io::Errno,
-    process::{Pid, PidfdFlags, pidfd_open, pidfd_send_signal},
+    process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal},
 };
 
 use super::{
@@ -30,6 +27,21 @@ const MIN_SCAN_DELAY: Duration = Duration::from_millis(1);
 const MAX_SCAN_DELAY: Duration = Duration::from_millis(50);
 /// How long killed processes may take to exit: that is long only if they hang in the kernel.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A process, whose PID may be reused once it has exited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProcessId {
+    pub pid: i32,
+    /// In clock ticks since boot.
+    pub started: u64,
+}
+
+impl ProcessId {
+    /// Returns the id of a process. `None`: it is gone.
+    pub fn of(process: &process::Process) -> Option<Self> {
+        process.stat().ok().map(|stat| Self { pid: stat.pid, started: stat.starttime })
+    }
+}
 
 /// Returns the time since boot in clock ticks, as the kernel gives the start times of processes.
 pub fn boot_clock() -> u64 {
@@ -91,18 +103,39 @@ fn kill_until_none_is_left(find: impl Fn() -> Vec<Process>) -> (HashSet<i32>, io
     }
 }
 
-/// Kills the process unless its PID was reused. Returns whether it was still there.
+/// Kills the process. Returns whether it was still there.
 fn kill(process: &Process) -> bool {
-    let is_same = || stat(process.pid).is_some_and(|now| now.starttime == process.started);
-    let Some(pid) = Pid::from_raw(process.pid) else { return false };
-    match pidfd_open(pid, PidfdFlags::empty()) {
+    let id = ProcessId { pid: process.pid, started: process.started };
+    send_signal(id, Signal::KILL).is_ok_and(|was_there| was_there)
+}
+
+/// Sends a signal to a process. Returns whether it was still there.
+///
+/// # Errors
+/// When the signal is not permitted.
+pub fn send_signal(id: ProcessId, signal: Signal) -> io::Result<bool> {
+    let is_same = || stat(id.pid).is_some_and(|now| now.starttime == id.started);
+    let Some(pid) = Pid::from_raw(id.pid) else { return Ok(false) };
+    let sent = match pidfd_open(pid, PidfdFlags::empty()) {
         // From here on the descriptor means this very process.
-        Ok(handle) => is_same() && pidfd_send_signal(handle, rustix::process::Signal::KILL).is_ok(),
+        Ok(handle) if is_same() => pidfd_send_signal(handle, signal),
         // Before Linux 5.3, or where a filter forbids it.
-        Err(Errno::NOSYS | Errno::PERM) => {
-            is_same() && signal::kill(unistd::Pid::from_raw(process.pid), Signal::SIGKILL).is_ok()
-        }
-        Err(_) => false,
+        Err(Errno::NOSYS | Errno::PERM) if is_same() => kill_process(pid, signal),
+        Ok(_) | Err(_) => return Ok(false),
+    };
+    match sent {
+        Ok(()) => Ok(true),
+        Err(Errno::SRCH) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Returns whether a process has exited, or will as soon as it runs, as it was killed while it was frozen.
+pub fn is_killed(pid: i32) -> bool {
+    let pending = |signals: u64| signals & (1 << (Signal::KILL.as_raw() - 1)) != 0;
+    match process::Process::new(pid).and_then(|process| process.status()) {
+        Ok(status) => status.state.starts_with(['Z', 'X']) || pending(status.sigpnd) || pending(status.shdpnd),
+        Err(error) => matches!(error, ProcError::NotFound(_)),
     }
 }
 

@@ -12,7 +12,7 @@ use crate::{
     boot::Origin,
     endpoint::Endpoint,
     id::InstanceId,
-    instance::{InstanceEvent, InstanceGone, Occupancy},
+    instance::{InstanceEvent, InstanceGone, Occupancy, Pause},
     refusal::Refusal,
     sandbox::{LaunchError, PauseError},
     stop_reason::StopReason,
@@ -57,6 +57,7 @@ impl Handler<InstanceEvent> for FunctionActor {
         match event {
             InstanceEvent::Ready(endpoint) => self.instance_ready(endpoint),
             InstanceEvent::Paused { instance, footprint } => self.instance_paused(instance, footprint),
+            InstanceEvent::PausedExternally(instance) => self.paused_externally(instance),
             InstanceEvent::Resumed { instance, took } => self.instance_resumed(instance, took),
             InstanceEvent::NotPaused { instance, error } => self.instance_not_paused(instance, &error),
             InstanceEvent::Lost { instance, reason, output } => self.instance_lost(instance, reason, output),
@@ -95,6 +96,13 @@ impl FunctionActor {
 
     fn instance_resumed(&mut self, instance: InstanceId, took: Duration) {
         self.observe_start(Origin::Resumed, took);
+        // Another program had paused it during a request, after which it was to be paused: the order may have been lost.
+        if self.handle.slots().is_paused(instance) {
+            if let Some(instance) = self.instances.get(instance) {
+                instance.address.do_send(Pause);
+            }
+            return;
+        }
         self.handle.slots().resumed(instance, true, Instant::now());
     }
 

@@ -3,6 +3,7 @@
 //! The FunctionActor alone tells admission of both, so that these messages arrive in their order: a charge that is lowered
 //! after an instance was woken would let it run on memory that others have.
 
+use slog::info;
 use tokio::time::Instant;
 
 use super::FunctionActor;
@@ -46,6 +47,20 @@ impl FunctionActor {
         record.set_charged(memory);
         self.footprint = Some(memory);
         self.services.admission.do_send(SetFootprint { instance: id, memory });
+    }
+
+    /// Keeps an instance for the next request that another program has paused, or resumes it at once if it serves some. As
+    /// that program may resume it too, it is charged all its memory.
+    pub(super) fn paused_externally(&self, id: InstanceId) {
+        info!(self.log, "another program has paused an instance, which is resumed when a request needs it";
+            "instance" => %id);
+        let now = Instant::now();
+        let is_busy = self.handle.slots().paused_externally(id, now);
+        if let Some(busy) = self.instances.get(id).filter(|_| is_busy) {
+            busy.address.do_send(Resume { wanted_at: now });
+        }
+        // An order to pause it that has crossed this message is not answered otherwise.
+        self.charge_whole(id);
     }
 
     /// Charges an instance all its memory: it was to be paused, and runs on.

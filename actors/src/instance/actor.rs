@@ -105,6 +105,7 @@ impl InstanceActor {
                 Effect::Pause => self.pause(ctx),
                 Effect::Resume => self.resume(ctx),
                 Effect::Paused => self.report_paused(),
+                Effect::PausedExternally => self.report_paused_externally(),
                 Effect::Resumed => self.report_resumed(),
                 Effect::NotPaused(error) => self.report_not_paused(error),
                 Effect::Lost(reason) => self.report_lost(reason, ctx),
@@ -166,6 +167,7 @@ impl InstanceActor {
                 let running = Running::from(launched);
                 let exited = running.exited.clone();
                 self.sandbox = Sandbox::Running(running);
+                self.follow_external_pauses(ctx);
                 ctx.spawn(exited.into_actor(self).map(|exit, actor, ctx| {
                     let exit = exit.redacted(&actor.redactor);
                     debug!(actor.log, "instance exited"; "how" => %exit);

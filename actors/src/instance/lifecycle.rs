@@ -25,6 +25,7 @@
 //! The function pauses an instance that serves nothing, and resumes it before it gives it a request. A resumption that is
 //! ordered while the instance is being paused follows the pause. An instance that cannot be paused serves on. It
 //! is killed if it cannot be resumed. Stops and exits are the same in these states as in `Serving`: the sandbox resumes what it ends.
+//! Other programs can pause it too: then it is resumed when it is needed, which it is at once while it boots.
 //!
 //! A clone runs as soon as it is launched. It has the time that a caller can spare to accept a connection; callbacks mean
 //! nothing. A template boots like any instance. In place of serving, its snapshot is taken, and it is killed.
@@ -128,6 +129,8 @@ pub(super) enum Event {
     Pause,
     /// The function needs it again.
     Resume,
+    /// Another program has paused it.
+    PausedExternally,
     /// The sandbox has paused it, or lets it run for this reason.
     PauseEnded(Result<(), PauseError>),
     /// The sandbox has resumed it, or could not.
@@ -161,6 +164,8 @@ pub(super) enum Effect {
     Resume,
     /// Report that it is paused.
     Paused,
+    /// Report that another program has paused it.
+    PausedExternally,
     /// Report that it accepts requests again.
     Resumed,
     /// Report that it accepts requests again, because it could not be paused.
@@ -308,6 +313,15 @@ impl Lifecycle {
                 self.enter(State::Pausing { resume: false }, now);
                 vec![self.set_alarm(now + PAUSE_TIMEOUT), Effect::Pause]
             }
+            (State::Serving, Event::PausedExternally) => {
+                self.enter(State::Paused, now);
+                vec![Effect::PausedExternally]
+            }
+            // Callers wait for it. The sandbox knows in which state it is, so a second order does no harm.
+            (
+                State::Booting { .. } | State::Connecting | State::Explaining | State::Resuming,
+                Event::PausedExternally,
+            ) => vec![Effect::Resume],
             (State::Pausing { .. }, Event::Resume) => {
                 self.state = State::Pausing { resume: true };
                 Vec::new()

@@ -61,6 +61,8 @@ pub(crate) enum InstanceEvent {
     Ready(Arc<Endpoint>),
     /// It is paused, and holds so many bytes of memory, if that is known.
     Paused { instance: InstanceId, footprint: Option<u64> },
+    /// Another program has paused it. It is resumed by [`Resume`].
+    PausedExternally(InstanceId),
     /// It accepts requests again, so long after its resumption was ordered.
     Resumed { instance: InstanceId, took: Duration },
     /// It accepts requests again, because it could not be paused.

@@ -1,6 +1,6 @@
 //! How an InstanceActor pauses and resumes its instance.
 
-use actix::{ActorFutureExt, AsyncContext, Context, Handler, WrapFuture};
+use actix::{ActorFutureExt, ActorStreamExt, AsyncContext, Context, Handler, WrapFuture, WrapStream};
 
 use tokio::time::Instant;
 
@@ -43,6 +43,19 @@ impl InstanceActor {
     pub(super) fn report_paused(&self) {
         let footprint = self.sandbox.running().and_then(|running| running.handle.footprint());
         self.args.events.do_send(InstanceEvent::Paused { instance: self.id, footprint });
+    }
+
+    /// Follows the pauses of the instance by other programs.
+    pub(super) fn follow_external_pauses(&mut self, ctx: &mut Context<Self>) {
+        let Some(pauses) = self.sandbox.running_mut().and_then(|running| running.handle.external_pauses()) else {
+            return;
+        };
+        let follow = |(), actor: &mut Self, ctx: &mut Context<Self>| actor.on(Event::PausedExternally, ctx);
+        ctx.spawn(pauses.into_actor(self).map(follow).finish());
+    }
+
+    pub(super) fn report_paused_externally(&self) {
+        self.args.events.do_send(InstanceEvent::PausedExternally(self.id));
     }
 
     pub(super) fn report_resumed(&mut self) {

@@ -19,6 +19,7 @@ mod changes;
 mod cloning;
 mod draining;
 mod ends;
+mod external_pauses;
 mod keeping;
 mod panics;
 mod pausing;

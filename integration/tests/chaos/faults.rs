@@ -24,6 +24,8 @@ use crate::{
     rig::{EDITED, FLEETING, Rig, edited, fleeting, remove_link},
 };
 
+/// How long a call of the engine may take.
+const ENGINE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Invalid contents of a `function.toml`.
 const BROKEN: [&[u8]; 6] =
     [b"", b"[process", b"\0\xff\xfe\x01", b"[process]\ncommand = []\n", b"[process]\ncomand = [\"x\"]\n", b"7"];
@@ -47,7 +49,10 @@ impl Faults<'_> {
     pub async fn small(&self, mut random: StdRng) {
         while !self.is_over() {
             sleep(ms(random.random_range(50..250))).await;
-            match random.random_range(0..10) {
+            match random.random_range(0..14) {
+                10..12 => self.kill_paused(&mut random).await,
+                12 => self.thaw(&mut random).await,
+                13 => self.pause_by_engine(&mut random).await,
                 0..3 => self.kill_process(&mut random).await,
                 3..5 => self.kill_vmm(&mut random).await,
                 5..7 => self.forge(&mut random).await,
@@ -77,15 +82,17 @@ impl Faults<'_> {
         }
     }
 
-    /// Returns the first processes of processes and containers, with their instances.
+    /// Returns the first processes of processes and containers that are not paused from time to time, with their instances.
     fn victims(&self) -> Vec<(u32, String)> {
         let running = self.rig.home.processes().into_iter();
         let first = running.filter(|pid| !processes::arguments(*pid).iter().any(|word| word == "--linger"));
         let named = first.filter_map(|pid| {
             let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
             let environment = String::from_utf8_lossy(&environment).into_owned();
-            let instance = environment.split('\0').find_map(|entry| entry.strip_prefix("INSTANCE_ID="))?;
-            Some((pid, instance.to_owned()))
+            let value = |name: &str| environment.split('\0').find_map(|entry| entry.strip_prefix(name));
+            let instance = value("INSTANCE_ID=")?;
+            let is_paused = value("FUNCTION_NAME=")?.contains("pausing");
+            (!is_paused).then(|| (pid, instance.to_owned()))
         });
         named.collect()
     }
@@ -101,16 +108,66 @@ impl Faults<'_> {
         }
     }
 
-    /// Returns the instances of all functions, from `/debug`.
+    /// Returns the instances of all functions with the names of these, from `/debug`.
     async fn instances(&self) -> Vec<Value> {
         let debug = self.rig.daemon.debug().await;
         let functions = debug["functions"].as_object().into_iter().flatten();
-        functions.flat_map(|(_, function)| function["instances"].as_array().cloned().unwrap_or_default()).collect()
+        let named = |(name, function): (&String, &Value)| {
+            let mut instances = function["instances"].as_array().cloned().unwrap_or_default();
+            instances.iter_mut().for_each(|instance| instance["function"] = name.as_str().into());
+            instances
+        };
+        functions.flat_map(named).collect()
+    }
+
+    /// Returns an instance that is paused, or was a moment ago.
+    async fn paused(&self, random: &mut StdRng) -> Option<Value> {
+        let mut instances = self.instances().await;
+        instances.retain(|instance| instance["state"] == "paused");
+        instances.choose(random).cloned()
+    }
+
+    /// Kills a paused instance. Under version 1 of cgroups, the signal waits until a request resumes the instance.
+    async fn kill_paused(&self, random: &mut StdRng) {
+        let Some(victim) = self.paused(random).await else { return };
+        let mut ledger = self.ledger();
+        for pid in processes_of(&victim) {
+            processes::signal(pid, Signal::SIGKILL);
+        }
+        ledger.count("paused instance killed");
+        ledger.killed(id_of(&victim));
+    }
+
+    /// Lets a paused instance run, without the daemon.
+    async fn thaw(&self, random: &mut StdRng) {
+        let Some(victim) = self.paused(random).await else { return };
+        processes::thaw(&processes_of(&victim));
+        self.ledger().count("paused instance thawed");
+    }
+
+    /// Pauses a container through the engine, and sometimes resumes it.
+    async fn pause_by_engine(&self, random: &mut StdRng) {
+        let instances = self.instances().await;
+        let victims: Vec<_> = instances.iter().filter_map(|instance| instance["engine_id"].as_str()).collect();
+        let Some(victim) = victims.choose(random) else { return };
+        let docker = bollard::Docker::connect_with_host(&self.rig.engine.host()).unwrap();
+        // It takes as long as the container is stopped or the engine hangs, and fails if the container is frozen.
+        let paused = tokio::time::timeout(ENGINE_TIMEOUT, docker.pause_container(victim)).await;
+        if random.random() {
+            let _ = tokio::time::timeout(ENGINE_TIMEOUT, docker.unpause_container(victim)).await;
+        }
+        let is_paused = matches!(paused, Ok(Ok(())));
+        self.ledger().count(if is_paused {
+            "container paused through the engine"
+        } else {
+            "container could not be paused through the engine"
+        });
     }
 
     async fn kill_vmm(&self, random: &mut StdRng) {
         let instances = self.instances().await;
-        let has_tap = |instance: &&Value| tap_of(instance).is_some() && instance["pid"].is_u64();
+        // A paused one may die late.
+        let has_tap = |it: &&Value| tap_of(it).is_some() && it["pid"].is_u64() && it["function"] != "machine-pausing";
         let victims: Vec<_> = instances.iter().filter(has_tap).collect();
         let Some(victim) = victims.choose(random) else { return };
         let pid = u32::try_from(victim["pid"].as_u64().unwrap()).unwrap();
@@ -135,7 +192,7 @@ impl Faults<'_> {
         let container = victim["engine_id"].as_str().unwrap();
         let kill = docker.kill_container(container, Some(options));
         // While the engine hangs, the outcome is unknown.
-        match tokio::time::timeout(Duration::from_secs(10), kill).await {
+        match tokio::time::timeout(ENGINE_TIMEOUT, kill).await {
             Ok(Ok(())) => self.ledger().count("container killed through the engine"),
             Ok(Err(_)) | Err(_) => self.ledger().count("container could not be killed through the engine"),
         }
@@ -253,6 +310,16 @@ impl Faults<'_> {
 
 fn id_of(instance: &Value) -> String {
     instance["id"].as_str().unwrap_or_default().to_owned()
+}
+
+/// Returns the processes of an instance on this host.
+fn processes_of(instance: &Value) -> Vec<u32> {
+    match (instance["engine_id"].as_str(), instance["pid"].as_u64()) {
+        // The engine numbers processes otherwise. Those of a container descend from its shim.
+        (Some(container), _) => processes::of_container(container),
+        (None, Some(pid)) => processes::family(u32::try_from(pid).unwrap()),
+        (None, None) => Vec::new(),
+    }
 }
 
 /// Returns the tap of an instance.

@@ -29,6 +29,8 @@ const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
 const CALM_TIMEOUT: Duration = Duration::from_secs(150);
 /// Functions with an instance that is kept ready.
 const KEPT: [&str; 3] = ["lasting", "boxed", "machine"];
+/// Seconds after which an idle instance is paused, of the functions for which that is so.
+const PAUSED_AFTER: f64 = 0.1;
 /// Number of prepared taps.
 const TAP_POOL: usize = 2;
 /// Descriptors and threads that come and go without instances: idle connections and blocking threads. A leak has one per fault.
@@ -41,7 +43,7 @@ pub const EDITED: &str = "edited";
 /// A function whose directory is removed and restored.
 pub const FLEETING: &str = "fleeting";
 
-pub const WORKLOADS: [Workload; 13] = [
+pub const WORKLOADS: [Workload; 18] = [
     workload("GET", "/invoke/lasting/sleep?ms=20", 2),
     workload("POST", "/invoke/lasting/sleep?ms=20", 2),
     workload("GET", "/invoke/once/pid", 1),
@@ -55,10 +57,20 @@ pub const WORKLOADS: [Workload; 13] = [
     workload("GET", "/invoke/lost/pid", 1),
     workload("GET", "/invoke/edited/pid", 1),
     workload("GET", "/invoke/fleeting/pid", 1),
+    rare("GET", "/invoke/pausing/pid"),
+    rare("POST", "/invoke/pausing/pid"),
+    rare("POST", "/invoke/boxed-pausing/pid"),
+    rare("POST", "/invoke/boxed-guarded/pid"),
+    rare("POST", "/invoke/machine-pausing/echo"),
 ];
 
 const fn workload(method: &'static str, path: &'static str, clients: usize) -> Workload {
     Workload { method, path, clients, pause: ms(30) }
+}
+
+/// Returns requests between which the instance is paused.
+const fn rare(method: &'static str, path: &'static str) -> Workload {
+    Workload { method, path, clients: 1, pause: ms(250) }
 }
 
 /// Resources that belong to a daemon.
@@ -167,6 +179,8 @@ fn functions(home: &Home) -> Vec<Function> {
     let token = ["--token", home.token()];
     let times = |function: Function| function.set("keepalive", 1).set("timeout", 5);
     let boxed = |name, top: &str| contained(name, &token, &format!("keepalive = 1\ntimeout = 5\n{top}"), "");
+    let paused = format!("keepalive = {PAUSED_AFTER}\nkeep-paused = 1\ntimeout = 5");
+    let boxed_pausing = |name, runtime: &str| contained(name, &token, &paused, &format!("runtime = {runtime:?}"));
     let machine = |name, kind| Vm::new(name, kind).set("keepalive", 1).set("timeout", 5);
     vec![
         times(Function::new("lasting").set("min-instances", 1).set("concurrent-requests", 4)),
@@ -181,6 +195,18 @@ fn functions(home: &Home) -> Vec<Function> {
         times(Function::new(LOST).set("boot-timeout", 0.4).flag("--callbacks").flag("0")),
         edited(0),
         fleeting(),
+        times(Function::new("pausing"))
+            .set("keepalive", PAUSED_AFTER)
+            .set("keep-paused", 1)
+            .flag("--descendant")
+            .flag("own-session"),
+        boxed_pausing("boxed-pausing", "runc"),
+        boxed_pausing("boxed-guarded", "runsc"),
+        Vm::new("machine-pausing", Kind::Microvm)
+            .set("keepalive", PAUSED_AFTER)
+            .set("keep-paused", 1)
+            .set("timeout", 5)
+            .into(),
     ]
 }
 

@@ -2,17 +2,10 @@
 
 use futures::StreamExt;
 use integration::{AT_ONCE, Daemon, Engine, Pieces, contained, empty, ms, request, within};
-use tokio::{net::TcpStream, process::Command, time::Instant};
+use tokio::{net::TcpStream, time::Instant};
 use tokio_tungstenite::{client_async, tungstenite::Message};
 
-use crate::{container, shared};
-
-/// Runs `docker ARGUMENTS CONTAINER`.
-async fn docker(engine: &Engine, arguments: &[&str], container: &str) {
-    let mut command = Command::new("docker");
-    let output = command.args(["--host", &engine.host()]).args(arguments).arg(container).output().await.unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-}
+use crate::{container, docker, shared};
 
 const DISCONNECT: &[&str] = &["network", "disconnect", "bridge"];
 const DISTURBANCES: [&[&str]; 4] = [&["kill"], &["rm", "--force"], &["stop", "--time", "1"], DISCONNECT];

@@ -9,6 +9,8 @@ mod image;
 mod isolation;
 mod lifecycle;
 mod limits;
+mod pause;
+mod pause_ends;
 mod pull;
 mod reach;
 mod shipped;
@@ -16,6 +18,7 @@ mod shutdown;
 mod upgrade;
 
 use integration::{Daemon, Engine};
+use tokio::process::Command;
 
 /// The `boot-timeout` of a container that does not get ready, in seconds: longer than an engine takes to start one on a busy
 /// machine.
@@ -30,4 +33,11 @@ fn shared() -> Option<&'static Engine> {
 /// Returns the first characters of the id of the answering container.
 async fn container(daemon: &Daemon, function: &str) -> String {
     daemon.get(&format!("/invoke/{function}/env?name=HOSTNAME")).await.ok().text()
+}
+
+/// Runs `docker ARGUMENTS CONTAINER`.
+async fn docker(engine: &Engine, arguments: &[&str], container: &str) {
+    let mut command = Command::new("docker");
+    let output = command.args(["--host", &engine.host()]).args(arguments).arg(container).output().await.unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }

@@ -1,5 +1,5 @@
-//! Load while daemons are killed: instances of every kind, single-use, long-lived and with descendants, in a changing
-//! registry.
+//! Load while daemons are killed: instances of every kind, single-use, long-lived, paused and with descendants, in a
+//! changing registry.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 const CHANGE: Duration = Duration::from_millis(300);
 /// Paths that show that the daemon serves every kind.
 const LASTING: [&str; 3] = ["/invoke/lasting/pid", "/invoke/boxed/pid", "/invoke/machine/"];
-/// Paths with the number of their clients.
+/// Paths with the number of their clients, which send one request after the other.
 const BUSY: [(&str, usize); 9] = [
     ("/invoke/lasting/sleep?ms=20", 2),
     ("/invoke/once/pid", 2),
@@ -26,6 +26,14 @@ const BUSY: [(&str, usize); 9] = [
     ("/invoke/jailed/", 1),
     ("/invoke/open/", 1),
 ];
+
+/// Paths of functions whose instances are paused between the requests.
+const RARE: [&str; 4] =
+    ["/invoke/pausing/pid", "/invoke/boxed-pausing/pid", "/invoke/guarded-pausing/pid", "/invoke/machine-pausing/"];
+/// Keys of these functions.
+const PAUSING: &str = "keepalive = 0.05\nkeep-paused = 600";
+/// Time between two of these requests.
+const THINKING: Duration = ms(200);
 
 /// Returns the functions. Their processes carry the token of `home`.
 pub fn functions(home: &Home) -> Vec<Function> {
@@ -46,6 +54,10 @@ pub fn functions(home: &Home) -> Vec<Function> {
         disk("machine-once").into(),
         disk("jailed").hypervisor("jailer", true).into(),
         Vm::new("open", Kind::Microvm).vm("egress", true).set("keepalive", 0.2).into(),
+        own_session(Function::new("pausing").set("keepalive", 0.05).set("keep-paused", 600)),
+        boxed("boxed-pausing", PAUSING),
+        contained("guarded-pausing", &token, PAUSING, "runtime = \"runsc\""),
+        Vm::new("machine-pausing", Kind::Microvm).set("keepalive", 0.05).set("keep-paused", 600).into(),
     ]
 }
 
@@ -55,7 +67,9 @@ pub struct Load(Vec<JoinHandle<()>>);
 impl Load {
     pub fn on(daemon: &Daemon, home: &Arc<Home>, seed: u64) -> Self {
         let clients = BUSY.iter().flat_map(|(path, count)| std::iter::repeat_n(*path, *count));
-        let mut tasks: Vec<_> = clients.map(|path| tokio::spawn(client(daemon.listen, path))).collect();
+        let clients = clients.map(|path| (path, Duration::ZERO)).chain(RARE.map(|path| (path, THINKING)));
+        let mut tasks: Vec<_> =
+            clients.map(|(path, thinking)| tokio::spawn(client(daemon.listen, path, thinking))).collect();
         tasks.push(tokio::spawn(editor(home.clone(), StdRng::seed_from_u64(seed))));
         Self(tasks)
     }
@@ -66,13 +80,14 @@ impl Load {
 }
 
 /// Sends requests until the daemon is gone, whatever the answers are.
-async fn client(daemon: SocketAddr, path: &'static str) {
+async fn client(daemon: SocketAddr, path: &'static str, thinking: Duration) {
     while let Ok(mut connection) = Connection::open(daemon).await {
         if let Ok(reply) = connection.send(request("GET", path, empty())).await
             && reply.status >= 500
         {
             tokio::time::sleep(ms(50)).await;
         }
+        tokio::time::sleep(thinking).await;
     }
 }
 

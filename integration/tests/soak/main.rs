@@ -1,4 +1,4 @@
-//! Single-use functions of every kind over a long time: the daemon's resources must not grow.
+//! Single-use functions of every kind, and ones that are paused, over a long time: the daemon's resources must not grow.
 //!
 //! `integration/soak` runs for a quarter of an hour (`UNIFAAS_SOAK`, in seconds); otherwise the test is short. It samples
 //! every second and prints the medians of each quarter. The last quarter is compared with the third, when one-time
@@ -25,13 +25,17 @@ const GROWTH: f64 = 0.02;
 /// The same for a short run, in which buffers and pools still grow.
 const GROWTH_AT_FIRST: f64 = 0.25;
 
-const WORKLOADS: [Workload; 6] = [
+const WORKLOADS: [Workload; 10] = [
     workload("/invoke/once/pid", 2, 60),
     workload("/invoke/descendants/pid", 1, 150),
     workload("/invoke/lasting/bytes?mib=1", 2, 50),
     workload("/invoke/boxed-once/pid", 1, 100),
     workload("/invoke/machine-once/", 1, 100),
     workload("/invoke/disk-once/", 1, 200),
+    workload("/invoke/pausing/pid", 1, 150),
+    workload("/invoke/boxed-pausing/pid", 1, 150),
+    workload("/invoke/guarded-pausing/pid", 1, 150),
+    workload("/invoke/machine-pausing/", 1, 150),
 ];
 
 const fn workload(path: &'static str, clients: usize, pause: u64) -> Workload {
@@ -46,6 +50,9 @@ async fn soak(seconds: u64) {
     std::fs::write(&image, vec![7; 4 << 20]).unwrap();
     let image = format!("{image:?}");
     let token = ["--token", daemon.home.token()];
+    // Paused between two requests.
+    let pausing = "keepalive = 0.05\nkeep-paused = 600";
+    let boxed_pausing = |name, runtime: &str| contained(name, &token, pausing, &format!("runtime = {runtime:?}"));
     let functions = [
         Function::new("once").set("single-use", true),
         Function::new("descendants").set("single-use", true).flag("--descendant").flag("own-session"),
@@ -53,6 +60,10 @@ async fn soak(seconds: u64) {
         contained("boxed-once", &token, "single-use = true", ""),
         Vm::new("machine-once", Kind::Microvm).set("single-use", true).into(),
         Vm::new("disk-once", Kind::Firecracker).vm("image", &image).set("single-use", true).into(),
+        Function::new("pausing").set("keepalive", 0.05).set("keep-paused", 600),
+        boxed_pausing("boxed-pausing", "runc"),
+        boxed_pausing("guarded-pausing", "runsc"),
+        Vm::new("machine-pausing", Kind::Microvm).set("keepalive", 0.05).set("keep-paused", 600).into(),
     ];
     functions.iter().for_each(|function| daemon.home.put(function));
     for workload in WORKLOADS {

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use rustix::fs::{Access, access};
 use tokio::time::{self, Instant};
 
 use super::controller::{Controls, write};
@@ -44,14 +45,19 @@ impl Freezer {
         directory.join(file).exists().then(|| Self { directory: directory.to_owned(), version })
     }
 
+    /// Returns whether this daemon may use it.
+    pub(super) fn is_writable(&self) -> bool {
+        access(self.control(), Access::WRITE_OK).is_ok()
+    }
+
     /// Starts to freeze the processes.
     ///
     /// # Errors
     /// Returns the error of the write.
     pub fn freeze(&self) -> io::Result<()> {
         match self.version {
-            Version::V1 => write(&self.directory.join(V1_STATE), "FROZEN"),
-            Version::V2 => write(&self.directory.join(V2_FREEZE), "1"),
+            Version::V1 => write(&self.control(), "FROZEN"),
+            Version::V2 => write(&self.control(), "1"),
         }
     }
 
@@ -61,9 +67,17 @@ impl Freezer {
     /// Returns the error of the write.
     pub fn thaw(&self) -> io::Result<()> {
         match self.version {
-            Version::V1 => write(&self.directory.join(V1_STATE), "THAWED"),
-            Version::V2 => write(&self.directory.join(V2_FREEZE), "0"),
+            Version::V1 => write(&self.control(), "THAWED"),
+            Version::V2 => write(&self.control(), "0"),
         }
+    }
+
+    fn control(&self) -> PathBuf {
+        let file = match self.version {
+            Version::V1 => V1_STATE,
+            Version::V2 => V2_FREEZE,
+        };
+        self.directory.join(file)
     }
 
     /// Waits until all processes are frozen.

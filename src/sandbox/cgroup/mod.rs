@@ -184,6 +184,22 @@ pub fn memory_usage_of(pid: u32, container: &str) -> Option<MemoryUsage> {
     container_directory(layout, container)?.memory_usage(0)
 }
 
+/// Returns what freezes the processes of a container, whose first process has this PID on this host. `None`: this daemon
+/// cannot see or write its cgroup.
+pub fn container_freezer(pid: i32, container: &str) -> Option<Freezer> {
+    let (controls, cgroup) = match Layout::of_process(pid).ok()?? {
+        Layout::V1 { freezer, .. } => (Controls::V1Freezer, freezer?),
+        Layout::V2(cgroup) => (Controls::V2, cgroup),
+    };
+    Freezer::of(controls, named_after(&cgroup.path, container)?).filter(Freezer::is_writable)
+}
+
+/// Returns the directory that an engine has named after a container: there can be others in it.
+fn named_after<'p>(path: &'p Path, container: &str) -> Option<&'p Path> {
+    let is_named = |directory: &&Path| directory.to_str().is_some_and(|path| path.contains(container));
+    path.ancestors().take_while(is_named).last()
+}
+
 /// Returns the directory of a container that counts its memory, if that is where its first process is. An engine names the
 /// cgroup after the container.
 fn container_directory(layout: Layout, container: &str) -> Option<ControllerDir> {
@@ -258,6 +274,20 @@ mod tests {
         let path = "/sys/fs/cgroup/memory/docker/c0ffee";
         let v1 = Layout::V1 { memory: at(path), pids: None, freezer: None };
         assert_eq!(found(v1), Some((Controls::V1Memory, path.into())));
+    }
+
+    #[test]
+    fn a_whole_container_is_frozen() {
+        for (path, named) in [
+            ("/sys/fs/cgroup/freezer/docker/c0ffee", Some("/sys/fs/cgroup/freezer/docker/c0ffee")),
+            (
+                "/sys/fs/cgroup/m.slice/libpod-c0ffee.scope/container",
+                Some("/sys/fs/cgroup/m.slice/libpod-c0ffee.scope"),
+            ),
+            ("/sys/fs/cgroup/freezer", None),
+        ] {
+            assert_eq!(named_after(Path::new(path), "c0ffee"), named.map(Path::new));
+        }
     }
 
     #[tokio::test]

@@ -1,9 +1,16 @@
-//! Watches for the exits of containers: one stream of the engine's events for all of them.
+//! Watches for the exits of containers, and for what other programs do with paused ones: one stream of the engine's events
+//! for all of them.
 //!
 //! A container that is taken out of its network counts as ended, as no request can reach it.
 //!
+//! A paused container that another program signals is thawed, so that the signal reaches it. So are all when the engine is
+//! away: when it starts it ends the containers that it finds, and would wait for them.
+//!
 //! While the engine is away no exit is concluded: the containers may live on. Once it is back, each container is
 //! inspected, since the events of the meantime are lost. What counts as an exit is in `exit.rs`.
+
+#[cfg(test)]
+mod tests;
 
 use std::{
     cell::{Cell, RefCell},
@@ -30,6 +37,8 @@ use super::{
     engine::{Engine, QUICK_CALL_TIMEOUT},
     engine_error::EngineError,
     exit::{ContainerExit, exit_in},
+    inspection::is_paused,
+    pause::Pauser,
 };
 
 /// Before attempts to reach an engine that is away.
@@ -66,6 +75,8 @@ struct Waiting {
     out_of_memory: watch::Sender<bool>,
     /// The container's address, once that is known.
     address: Option<IpAddr>,
+    /// From the time on when it runs.
+    pauser: Option<Rc<Pauser>>,
     output: OutputLog,
     log: Logger,
 }
@@ -84,7 +95,7 @@ impl ExitWatcher {
     pub fn exit_of(self: &Rc<Self>, id: &str, output: OutputLog, log: Logger) -> ExpectedExit {
         let (exit, exited) = oneshot::channel();
         let (out_of_memory, noticed) = watch::channel(false);
-        let waiting = Waiting { exit: Some(exit), out_of_memory, address: None, output, log };
+        let waiting = Waiting { exit: Some(exit), out_of_memory, address: None, pauser: None, output, log };
         self.waiting.borrow_mut().retain(|_, waiting| waiting.is_expected());
         self.waiting.borrow_mut().insert(id.to_owned(), waiting);
         if !self.running.replace(true) {
@@ -93,10 +104,10 @@ impl ExitWatcher {
         ExpectedExit { exit: exited, out_of_memory: noticed }
     }
 
-    /// Sets the address without which the container counts as cut off.
-    pub fn set_address(&self, id: &str, address: IpAddr) {
+    /// Notes that the container runs: with the address without which it counts as cut off, and with what pauses it.
+    pub fn set_running(&self, id: &str, address: Option<IpAddr>, pauser: Rc<Pauser>) {
         if let Some(waiting) = self.waiting.borrow_mut().get_mut(id) {
-            waiting.address = Some(address);
+            (waiting.address, waiting.pauser) = (address, Some(pauser));
         }
     }
 
@@ -113,6 +124,11 @@ impl ExitWatcher {
                 Err(error) => debug!(self.log, "the container engine is still away"; "error" => %error),
             }
             self.waiting.borrow_mut().retain(|_, waiting| waiting.is_expected());
+            self.waiting
+                .borrow()
+                .values()
+                .filter_map(|waiting| waiting.pauser.as_ref())
+                .for_each(|pauser| pauser.thaw());
             if self.waiting.borrow().is_empty() {
                 break;
             }
@@ -172,9 +188,15 @@ impl ExitWatcher {
                 let code = attributes.get("exitCode").and_then(|code| code.parse().ok());
                 self.report(&id, ContainerExit::Died { code, out_of_memory: false });
             }
+            Some(action @ ("pause" | "unpause")) => {
+                self.with_pauser(&id, |pauser| pauser.engine_has(action == "pause"))
+            }
+            Some("kill") => self.with_pauser(&id, Pauser::thaw),
             Some("destroy" | "remove") => self.report(&id, ContainerExit::Removed),
             Some(action) if is_unhealthy(action, &attributes) => {
-                if let Some(waiting) = self.waiting.borrow().get(&id) {
+                // The check of a paused container does not end.
+                let is_paused = |waiting: &Waiting| waiting.pauser.as_ref().is_some_and(|pauser| pauser.is_paused());
+                if let Some(waiting) = self.waiting.borrow().get(&id).filter(|waiting| !is_paused(waiting)) {
                     warn!(waiting.log, "the health check of the image fails");
                     waiting.output.note("the HEALTHCHECK of the image fails");
                 }
@@ -191,6 +213,7 @@ impl ExitWatcher {
             match self.engine.ask("inspect", QUICK_CALL_TIMEOUT, inspect).await {
                 Ok(container) => {
                     self.warned.set(false);
+                    self.with_pauser(&id, |pauser| pauser.engine_has(is_paused(&container)));
                     let address = self.waiting.borrow().get(&id).and_then(|waiting| waiting.address);
                     if let Some(exit) = exit_in(&container, address) {
                         self.report(&id, exit);
@@ -201,6 +224,12 @@ impl ExitWatcher {
             }
         }
         Ok(())
+    }
+
+    fn with_pauser(&self, id: &str, act: impl FnOnce(&Pauser)) {
+        if let Some(pauser) = self.waiting.borrow().get(id).and_then(|waiting| waiting.pauser.as_ref()) {
+            act(pauser);
+        }
     }
 
     fn report(&self, id: &str, exit: ContainerExit) {
@@ -223,125 +252,4 @@ fn is_unhealthy(action: &str, attributes: &HashMap<String, String>) -> bool {
     let status = action.strip_prefix("health_status");
     let said = status.map(|status| attributes.get("health_status").map_or(status, String::as_str));
     said.is_some_and(|said| said.trim_start_matches([':', ' ']) == "unhealthy")
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    };
-
-    use slog::{Discard, Drain, Level, Never, OwnedKVList, Record, o};
-
-    use super::*;
-
-    fn watcher() -> Rc<ExitWatcher> {
-        watcher_with_log(Logger::root(Discard, o!()))
-    }
-
-    fn watcher_with_log(log: Logger) -> Rc<ExitWatcher> {
-        ExitWatcher::new(Rc::new(Engine::at("unix:///nowhere/docker.sock".to_owned())), log)
-    }
-
-    /// Counts warnings.
-    #[derive(Clone, Default)]
-    struct Warnings(Arc<AtomicUsize>);
-
-    impl Drain for Warnings {
-        type Ok = ();
-        type Err = Never;
-
-        fn log(&self, record: &Record<'_>, _: &OwnedKVList) -> Result<(), Never> {
-            self.0.fetch_add(usize::from(record.level() == Level::Warning), Ordering::Relaxed);
-            Ok(())
-        }
-    }
-
-    fn event(action: &str, id: &str, attributes: &str) -> EventMessage {
-        let text = format!(
-            r#"{{"Type":"container","Action":"{action}","Actor":{{"ID":"{id}","Attributes":{{{attributes}}}}}}}"#
-        );
-        serde_json::from_str(&text).unwrap()
-    }
-
-    /// Returns the exit of container `c` that these events report, after all of them.
-    async fn told(events: &[EventMessage]) -> Option<ContainerExit> {
-        let events = events.to_vec();
-        let local = task::LocalSet::new();
-        let told = local.run_until(async move {
-            let watcher = watcher();
-            let mut told = watcher.exit_of("c", OutputLog::default(), Logger::root(Discard, o!()));
-            for event in events {
-                assert_eq!(watcher.apply(event), None);
-            }
-            let out_of_memory = *told.out_of_memory.borrow();
-            match told.exit.try_recv().ok() {
-                Some(ContainerExit::Died { code, .. }) => Some(ContainerExit::Died { code, out_of_memory }),
-                exit => exit,
-            }
-        });
-        told.await
-    }
-
-    #[tokio::test]
-    async fn reports_exit_code_of_death() {
-        let end = told(&[event("die", "other", r#""exitCode":"1""#), event("die", "c", r#""exitCode":"137""#)]).await;
-        assert_eq!(end, Some(ContainerExit::Died { code: Some(137), out_of_memory: false }));
-    }
-
-    #[tokio::test]
-    async fn reports_out_of_memory_before_and_after_the_death() {
-        assert_eq!(told(&[event("oom", "c", "")]).await, None);
-        let (oom, died) = (event("oom", "c", ""), event("die", "c", r#""exitCode":"137""#));
-        for events in [[oom.clone(), died.clone()], [died.clone(), oom]] {
-            assert_eq!(told(&events).await, Some(ContainerExit::Died { code: Some(137), out_of_memory: true }));
-        }
-        assert_eq!(
-            told(&[died, event("oom", "other", "")]).await,
-            Some(ContainerExit::Died { code: Some(137), out_of_memory: false })
-        );
-    }
-
-    #[tokio::test]
-    async fn reports_removal_without_death_and_each_exit_once() {
-        assert_eq!(told(&[event("destroy", "c", "")]).await, Some(ContainerExit::Removed));
-        let end = told(&[event("die", "c", r#""exitCode":"0""#), event("destroy", "c", "")]).await;
-        assert_eq!(end, Some(ContainerExit::Died { code: Some(0), out_of_memory: false }));
-        assert_eq!(told(&[event("start", "c", ""), event("exec_die", "c", r#""exitCode":"1""#)]).await, None);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn absent_engine_ends_no_container_and_is_logged_once() {
-        task::LocalSet::new()
-            .run_until(async {
-                let warnings = Warnings::default();
-                let watcher = watcher_with_log(Logger::root(warnings.clone(), o!()));
-                let mut told = watcher.exit_of("c", OutputLog::default(), Logger::root(Discard, o!()));
-                time::sleep(Duration::from_secs(60)).await;
-                assert!(told.exit.try_recv().is_err() && watcher.running.get());
-                assert_eq!(warnings.0.load(Ordering::Relaxed), 1);
-                drop(told);
-                time::sleep(Duration::from_secs(60)).await;
-                assert!(!watcher.running.get(), "no exit is waited for");
-            })
-            .await;
-    }
-
-    #[tokio::test]
-    async fn inspects_container_after_disconnect() {
-        let disconnected = |action: &str, id: &str| -> EventMessage {
-            let text = format!(
-                r#"{{"Type":"network","Action":"{action}","Actor":{{"ID":"n","Attributes":{{"container":"{id}"}}}}}}"#
-            );
-            serde_json::from_str(&text).unwrap()
-        };
-        let looks = async {
-            let watcher = watcher();
-            let _told = watcher.exit_of("c", OutputLog::default(), Logger::root(Discard, o!()));
-            let events = [("disconnect", "c"), ("connect", "c"), ("disconnect", "other")];
-            events.map(|(action, id)| watcher.apply(disconnected(action, id)))
-        };
-        assert_eq!(task::LocalSet::new().run_until(looks).await, [Some("c".to_owned()), None, None]);
-    }
 }

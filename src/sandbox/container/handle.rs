@@ -1,4 +1,4 @@
-//! A running container: its signals, its output, its exit and its removal.
+//! A running container: its signals, its output, its exit and its removal. `pause.rs` pauses it.
 
 use std::{cell::Cell, rc::Rc, time::Duration};
 
@@ -7,18 +7,19 @@ use bollard::{
     container::LogOutput,
     query_parameters::{KillContainerOptionsBuilder, LogsOptionsBuilder},
 };
-use futures::{StreamExt, future::LocalBoxFuture};
+use futures::{StreamExt, future::LocalBoxFuture, stream::LocalBoxStream};
 use slog::{Logger, debug};
 use tokio::{sync::watch, task, time};
 use unifaas_actors::{
     OutputLog, OutputStream,
-    sandbox::{ReclaimError, SandboxExit, SandboxHandle},
+    sandbox::{PauseError, ReclaimError, SandboxExit, SandboxHandle},
 };
 
 use super::{
     engine::{Engine, QUICK_CALL_TIMEOUT, Session},
     exit::{self, ContainerExit},
     exit_watcher::ExpectedExit,
+    pause::Pauser,
     reaper::ContainerReaper,
 };
 use crate::{
@@ -40,6 +41,7 @@ const URL_EXECUTED: &str = "the argument of its entry point was the callback URL
 #[derive(Debug)]
 pub struct ContainerHandle {
     pub container: Container,
+    pub pauser: Rc<Pauser>,
     pub reaper: ContainerReaper,
     /// The signal with which its image is stopped.
     pub stop_signal: String,
@@ -63,17 +65,38 @@ pub struct Container {
 
 impl SandboxHandle for ContainerHandle {
     fn terminate(&mut self) {
-        self.container.signal(self.stop_signal.clone());
+        self.signal(self.stop_signal.clone());
     }
 
     fn kill(&mut self) {
         self.container.killed.set(true);
-        self.container.signal("SIGKILL".to_owned());
+        self.signal("SIGKILL".to_owned());
+    }
+
+    fn pause(&mut self) -> LocalBoxFuture<'static, Result<(), PauseError>> {
+        let pauser = self.pauser.clone();
+        Box::pin(async move { pauser.pause().await })
+    }
+
+    fn resume(&mut self) -> LocalBoxFuture<'static, Result<(), PauseError>> {
+        let pauser = self.pauser.clone();
+        Box::pin(async move { pauser.resume().await })
+    }
+
+    fn footprint(&self) -> Option<u64> {
+        self.pauser.footprint()
+    }
+
+    fn external_pauses(&mut self) -> Option<LocalBoxStream<'static, ()>> {
+        self.pauser.external_pauses()
     }
 
     fn reclaim(mut self: Box<Self>) -> LocalBoxFuture<'static, Result<(), ReclaimError>> {
         self.container.killed.set(true);
+        self.pauser.end();
         Box::pin(async move {
+            // Not every engine can remove what it has paused. It is removed even if this fails.
+            let _ = self.pauser.resume().await;
             let entry = self.entry.take();
             self.reaper.remove(&self.container.id, Some(self.container.session), entry).await;
             Ok(())
@@ -86,15 +109,21 @@ impl Drop for ContainerHandle {
         // An actor panicked. The reaper removes the container, or the next daemon does.
         if let Some(entry) = self.entry.take() {
             self.container.killed.set(true);
+            self.pauser.end();
             self.reaper.discard(&self.container.id, self.container.session, entry);
         }
     }
 }
 
-impl Container {
+impl ContainerHandle {
+    /// Resumes the container if it is paused, and sends it a signal.
     fn signal(&self, signal: String) {
-        let container = self.clone();
+        self.pauser.end();
+        let (container, pauser) = (self.container.clone(), self.pauser.clone());
         task::spawn_local(async move {
+            if let Err(error) = pauser.resume().await {
+                debug!(container.log, "container could not be resumed"; "error" => %error);
+            }
             let options = KillContainerOptionsBuilder::new().signal(&signal).build();
             let id = container.id.as_str();
             let kill = async |docker: Docker| docker.kill_container(id, Some(options)).await;
@@ -106,7 +135,9 @@ impl Container {
             }
         });
     }
+}
 
+impl Container {
     /// Copies everything that the container prints into the log, from its first line until its exit.
     pub async fn pump_output(self, log: OutputLog) {
         let options = LogsOptionsBuilder::new().follow(true).stdout(true).stderr(true).build();

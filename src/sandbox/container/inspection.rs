@@ -53,6 +53,11 @@ pub fn has_exited(container: &ContainerInspectResponse) -> bool {
     matches!(status, Some(EXITED | DEAD | REMOVING))
 }
 
+/// Returns whether the engine has paused a container.
+pub fn is_paused(container: &ContainerInspectResponse) -> bool {
+    container.state.as_ref().and_then(|state| state.paused) == Some(true)
+}
+
 /// Reads `80/tcp`, or `80` alone.
 fn tcp_port(text: &str) -> Option<u16> {
     text.strip_suffix("/tcp").unwrap_or(text).parse().ok()
@@ -112,6 +117,13 @@ mod tests {
             let found = format!(r#"{{"NetworkSettings":{{"Networks":{{"n":{{"IPAddress":"{address}"}}}}}}}}"#);
             assert_eq!(Inspection::of(&serde_json::from_str(&found).unwrap()).address, None, "{address:?}");
         }
+    }
+
+    #[test]
+    fn reads_whether_it_is_paused() {
+        let paused = |state: &str| is_paused(&serde_json::from_str(&format!(r#"{{"State":{state}}}"#)).unwrap());
+        let both = r#"{"Status":"paused","Running":true,"Paused":true}"#;
+        assert_eq!([both, r#"{"Status":"running","Paused":false}"#, "{}"].map(paused), [true, false, false]);
     }
 
     #[test]

@@ -28,6 +28,7 @@ use super::{
     handle::{Container, ContainerHandle},
     inspection::Inspection,
     networks::Networks,
+    pause::Pauser,
     reaper::ContainerReaper,
     recovery,
     request::{self, Owner},
@@ -207,12 +208,11 @@ impl Launcher {
             // The container has a callback URL at an address that this host no longer has.
             return Err(LaunchError::Refused(format!("the gateway of its network has just changed from {gateway}")));
         }
-        if let Some(address) = inspection.address {
-            self.watcher.set_address(id, address);
-        }
         let (pid, of) = (inspection.pid, id.to_owned());
         let memory_usage = task::spawn_blocking(move || cgroup::memory_usage_of(pid?, &of)).await.ok().flatten();
-        Ok(Started { container, inspection, memory_usage, output, exit, out_of_memory })
+        let pauser = Pauser::new(self.engine.clone(), id.to_owned(), pid, memory_usage.clone());
+        self.watcher.set_running(id, inspection.address, pauser.clone());
+        Ok(Started { container, pauser, inspection, memory_usage, output, exit, out_of_memory })
     }
 
     /// Says what to change if an image without an entry point was given the callback URL as its program.
@@ -245,7 +245,7 @@ impl Launcher {
         started: Started,
         entry: JournalEntry,
     ) -> Launched {
-        let Started { container, inspection, memory_usage, output, exit, out_of_memory } = started;
+        let Started { container, pauser, inspection, memory_usage, output, exit, out_of_memory } = started;
         debug!(order.log, "container started"; "container" => &name, "address" => ?inspection.address);
         let hint = request::is_callback_the_command(&order.spec, spec).then(|| order.output.clone());
         let exited = container.clone().exited(exit, out_of_memory, output, spec.memory, hint);
@@ -260,6 +260,7 @@ impl Launcher {
             exited: Box::pin(exited),
             sandbox: Box::new(ContainerHandle {
                 container,
+                pauser,
                 reaper: self.reaper.clone(),
                 stop_signal: inspection.stop_signal.unwrap_or_else(|| "SIGTERM".to_owned()),
                 entry: Some(entry),
@@ -271,6 +272,7 @@ impl Launcher {
 /// A container that was started.
 struct Started {
     container: Container,
+    pauser: Rc<Pauser>,
     inspection: Inspection,
     memory_usage: Option<MemoryUsage>,
     output: task::JoinHandle<()>,

@@ -10,8 +10,9 @@
 //!   engine.rs        the client of the engine; engine_error.rs its errors
 //!   inspection.rs    what an inspection tells of a container
 //!   networks.rs      the address of this host in the networks of containers
-//!   exit_watcher.rs  waits for exits; exit.rs says what counts as one
+//!   exit_watcher.rs  waits for exits, and for pauses by other programs; exit.rs says what counts as an exit
 //!   handle.rs        the running container
+//!   pause.rs         pauses it: first_process.rs finds its processes, stopped_tree.rs stops them by signals
 //!   reaper.rs        removes containers, with retries
 //!   recovery.rs      removes the containers of earlier daemons
 //! ```
@@ -22,15 +23,18 @@ mod engine;
 mod engine_error;
 mod exit;
 mod exit_watcher;
+mod first_process;
 mod handle;
 mod inspection;
 mod launch;
 #[cfg(test)]
 mod mock_engine;
 mod networks;
+mod pause;
 mod reaper;
 mod recovery;
 mod request;
+mod stopped_tree;
 
 pub use engine::DEFAULT_HOST as DEFAULT_ENGINE;
 pub use launch::Containers;

@@ -11,7 +11,7 @@ use slog::{Logger, debug, warn};
 use tokio::{sync::oneshot, task, time};
 
 use super::{
-    engine::{Engine, Session},
+    engine::{Engine, QUICK_CALL_TIMEOUT, Session},
     engine_error::EngineError,
 };
 use crate::{
@@ -111,6 +111,11 @@ async fn carry_out(engine: Rc<Engine>, removal: Removal, log: Logger) {
                 return;
             }
             Err(error) => {
+                if matches!(error, EngineError::Refused { .. }) {
+                    // gVisor's runtime refuses while the engine has paused the container.
+                    let resume = async |docker: Docker| docker.unpause_container(&container).await;
+                    let _ = engine.ask("unpause", QUICK_CALL_TIMEOUT, resume).await;
+                }
                 if !warned {
                     warn!(log, "a container cannot be removed yet"; "container" => &container, "error" => %error);
                     warned = true;

@@ -7,7 +7,7 @@ use std::{collections::HashMap, rc::Rc, time::Duration};
 
 use bollard::{
     Docker,
-    models::ContainerSummary,
+    models::{ContainerSummary, ContainerSummaryStateEnum},
     query_parameters::{ListContainersOptions, ListContainersOptionsBuilder},
 };
 use futures::future;
@@ -20,6 +20,7 @@ use tokio::{
 use super::{
     engine::{Engine, QUICK_CALL_TIMEOUT},
     engine_error::EngineError,
+    pause,
     reaper::ContainerReaper,
     request::{DAEMON_LABEL, Owner, RUN_LABEL},
 };
@@ -112,7 +113,13 @@ impl Recovery {
         future::join_all(found.iter().filter_map(|container| {
             let names = container.names.iter().flatten();
             let entry = names.filter_map(|name| left.remove(name.trim_start_matches('/'))).last();
-            Some(self.reaper.remove(container.id.as_deref()?, None, entry))
+            let id = container.id.as_deref()?;
+            Some(async move {
+                if has_processes(container) {
+                    pause::resume_leftover(&self.engine, id).await;
+                }
+                self.reaper.remove(id, None, entry).await;
+            })
         }))
         .await;
         Ok(found.len())
@@ -121,6 +128,12 @@ impl Recovery {
     fn is_of_this_run(&self, container: &ContainerSummary) -> bool {
         container.labels.as_ref().and_then(|labels| labels.get(RUN_LABEL)) == Some(&self.owner.run_id)
     }
+}
+
+/// Returns whether a container has processes, which may be paused.
+fn has_processes(container: &ContainerSummary) -> bool {
+    use ContainerSummaryStateEnum::{PAUSED, RUNNING};
+    matches!(container.state, Some(RUNNING | PAUSED))
 }
 
 #[cfg(test)]
@@ -172,6 +185,15 @@ mod tests {
         removed.sort_unstable();
         assert_eq!(removed, ["old", "unknown"]);
         assert!(removed_entries);
+    }
+
+    #[tokio::test]
+    async fn resumes_paused_containers_before_it_removes_them() {
+        const ONE: &str = r#"200 [{"Id":"old","Names":["/unifaas-f-1"],"State":"paused"}]"#;
+        const PAUSED: &str = r#"200 {"State":{"Paused":true}}"#;
+        let (asked, removed_entries, _) = recovered(&[OLD, ONE, PAUSED, "204 ", "204 ", NONE], &["unifaas-f-1"]).await;
+        assert!(asked[1].starts_with("GET old/json") && asked[2].starts_with("POST old/unpause"), "{asked:?}");
+        assert!(asked[3].starts_with("DELETE old?") && removed_entries, "{asked:?}");
     }
 
     #[tokio::test]

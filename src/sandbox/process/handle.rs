@@ -14,9 +14,12 @@ use unifaas_actors::{
 };
 
 use super::{OrphanReaper, footprint::proportional_set_size, pause::PauseMethod, spawn::ProcessRecord};
-use crate::sandbox::{
-    cgroup::{CgroupAllocator, Group},
-    ports::PortLease,
+use crate::{
+    sandbox::{
+        cgroup::{CgroupAllocator, Group},
+        ports::PortLease,
+    },
+    state,
 };
 
 /// The longest wait for the end of a killed process, which may hang in the kernel.
@@ -111,7 +114,11 @@ impl SandboxHandle for ProcessHandle {
     }
 
     fn resume(&mut self) -> LocalBoxFuture<'static, Result<(), PauseError>> {
-        Box::pin(future::ready(self.thaw().map_err(|error| PauseError::Failed(error.to_string()))))
+        // It would take a request before it exits.
+        let is_killed = state::is_killed(self.pid.as_raw());
+        let killed = || io::Error::other("it was killed while it was paused");
+        let thawed = self.thaw().and_then(|()| if is_killed { Err(killed()) } else { Ok(()) });
+        Box::pin(future::ready(thawed.map_err(|error| PauseError::Failed(error.to_string()))))
     }
 
     fn footprint(&self) -> Option<u64> {

@@ -51,6 +51,7 @@ use crate::{
     state::Journal,
 };
 pub use command::Placeholders;
+pub use footprint::proportional_set_size;
 pub use handle::ProcessHandle;
 pub use orphan_reaper::OrphanReaper;
 pub use spawn::{ProcessRecord, SpawnRequest, StartError, Started};

@@ -1,7 +1,8 @@
 //! Paused instances in the slot table: which get no requests, which wakes next, and which waits for memory.
 //!
 //! An instance leaves `ready` under the lock that callers take, with nothing in flight and no caller waiting. So a caller
-//! either has got its slot before, or is counted as waiting and makes the FunctionActor resume an instance.
+//! either has got its slot before, or is counted as waiting and makes the FunctionActor resume an instance. What another program
+//! has paused leaves it in the same way, unless it serves requests: then it is resumed at once.
 
 use tokio::time::Instant;
 
@@ -32,6 +33,19 @@ impl Slots {
         instance.pause = PauseState::Paused;
         instance.idle_check = Some(until);
         self.ready.retain(|ready| *ready != id);
+    }
+
+    /// Notes that another program has paused an instance. Returns whether requests are in flight, which need it at once: it
+    /// keeps its slots then. An idle one is kept as long as if it had been paused after its keepalive.
+    pub fn paused_externally(&mut self, id: InstanceId, now: Instant) -> bool {
+        let Some(instance) = self.instances.get(&id).filter(|instance| instance.runs()) else { return false };
+        if instance.in_flight > 0 {
+            return true;
+        }
+        let spec = &instance.endpoint.spec;
+        let until = now.max(instance.since + spec.keepalive) + spec.keep_paused;
+        self.pause(id, until);
+        false
     }
 
     /// Returns how many instances of `revision` or newer are paused.

@@ -76,7 +76,7 @@ fn every_event() -> Vec<Event> {
     let events = [LAUNCHED, launch_failed(), EXITED, STOP, STOP_NOW, Event::Reclaimed];
     let paused = [Event::PauseEnded(Ok(())), Event::PauseEnded(Err(cannot()))];
     let resumed = [Event::ResumeEnded(Ok(())), Event::ResumeEnded(Err(cannot()))];
-    let pauses = [Event::Pause, Event::Resume].into_iter().chain(paused).chain(resumed);
+    let pauses = [Event::Pause, Event::Resume, Event::PausedExternally].into_iter().chain(paused).chain(resumed);
     let captures = [RESTORED, captured(), not_captured()];
     alarms.into_iter().chain(probes).chain(events).chain(pauses).chain(captures).collect()
 }
@@ -165,12 +165,13 @@ fn a_cancelled_launch_without_grace_is_killed_as_soon_as_the_instance_exists() {
 /// Checks a state between launch and readiness.
 #[track_caller]
 fn check_booting(state: State, rows: Vec<(Event, State, Vec<Effect>)>) {
-    let ends = [
+    let others = [
         (EXITED, State::Reaping, vec![Lost(StopReason::BootFailed(SandboxExit::Code(3))), ClearAlarm, Reclaim]),
         (STOP, TERMINATING, vec![Lost(StopReason::Drained), Terminate, alarm_in(2)]),
         (STOP_NOW, KILLED, vec![Lost(StopReason::Drained), Kill, alarm_in(5)]),
+        (Event::PausedExternally, state.clone(), vec![Resume]),
     ];
-    check(state, &rows.into_iter().chain(ends).collect::<Vec<_>>());
+    check(state, &rows.into_iter().chain(others).collect::<Vec<_>>());
 }
 
 #[test]
@@ -218,7 +219,8 @@ fn check_ready(state: State, rows: Vec<(Event, State, Vec<Effect>)>) {
 
 #[test]
 fn serving_ends_by_exit_stop_or_pause() {
-    check_ready(State::Serving, vec![(Event::Pause, PAUSING, vec![alarm_in(5), Pause])]);
+    let external = (Event::PausedExternally, State::Paused, vec![PausedExternally]);
+    check_ready(State::Serving, vec![(Event::Pause, PAUSING, vec![alarm_in(5), Pause]), external]);
 }
 
 fn resume_failed(why: &str) -> Vec<Effect> {
@@ -246,6 +248,7 @@ fn an_instance_that_cannot_be_resumed_is_killed() {
         (Event::ResumeEnded(Ok(())), State::Serving, vec![ClearAlarm, Resumed]),
         (Event::ResumeEnded(Err(cannot())), KILLED, resume_failed("cannot")),
         (Event::Alarm(ALARM), KILLED, resume_failed("it took more than 1s")),
+        (Event::PausedExternally, State::Resuming, vec![Resume]),
     ];
     check_ready(State::Resuming, rows);
 }

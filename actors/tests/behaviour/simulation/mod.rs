@@ -1,7 +1,7 @@
 //! Random schedules: functions share a small host; callers wait, give up and hold slots; launches and boots fail, hang and
-//! panic; callbacks are lost, late, repeated and forged; instances are paused, hold less memory then, and need it back; pauses and
-//! resumptions fail, hang and take too long; exits are observed late or never; files change and disappear;
-//! actors panic; everything is drained. In every schedule:
+//! panic; callbacks are lost, late, repeated and forged; instances are paused, also by other programs,
+//! hold less memory then, and need it back; pauses and resumptions fail, hang and take too long; exits are observed late or
+//! never; files change and disappear; actors panic; everything is drained. In every schedule:
 //!
 //! - each caller gets one answer in time; no instance gets more requests than it takes, or is stopped or paused during one;
 //! - the host's memory and starts and the maximum of each function are never exceeded;
@@ -241,6 +241,12 @@ async fn inject_faults(rig: Rc<Rig>, observer: Rc<Observer>, plan: Plan, seed: u
                 let lines = ["state changed", "instance is being ended", "instance is ready", "function has changed"];
                 let lines = if plan.buggy { &lines[..] } else { &lines[..2] };
                 rig.log.panic_at(lines.iter().choose(&mut random).expect("there are some"));
+            }
+            13..=14 => {
+                if let Some(instance) = rig.fake.running_instances().into_iter().choose(&mut random) {
+                    observer.note("paused externally");
+                    rig.fake.pause_externally(instance);
+                }
             }
             _ => {
                 if let Some(instance) = rig.fake.running_instances().into_iter().choose(&mut random) {

@@ -12,7 +12,7 @@ use unifaas_actors::{HostLimits, InstanceId, Lease, Origin, Refusal, WaitedFor};
 use crate::support::*;
 
 /// Events that must happen in some schedule.
-pub const EVENTS: [&str; 24] = [
+pub const EVENTS: [&str; 25] = [
     "stuck",
     "served",
     "caller gave up",
@@ -35,6 +35,7 @@ pub const EVENTS: [&str; 24] = [
     "paused",
     "resumed",
     "waited for memory",
+    "paused externally",
     "resume failed",
     "not paused",
 ];
@@ -92,7 +93,9 @@ impl Observer {
     /// Checks that the instance was not stopped during its request, unless the grace of a drain is over.
     pub fn check_live(&self, lease: &Lease, fake: &Fake) {
         let endpoint = lease.endpoint();
-        let excused = fake.died(endpoint.instance) || self.grace_over.get() || self.buggy;
+        // It could not be resumed.
+        let paused_externally = fake.was_paused_externally(endpoint.instance);
+        let excused = fake.died(endpoint.instance) || paused_externally || self.grace_over.get() || self.buggy;
         assert!(!fake.is_paused(endpoint.instance), "the instance was paused during its request");
         assert!(endpoint.is_live() || excused, "the instance was stopped during its request");
     }

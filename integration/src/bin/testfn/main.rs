@@ -60,6 +60,13 @@ async fn run(options: Options) -> io::Result<ExitCode> {
     if let Some(descendant) = options.descendant {
         spawn_descendant(descendant, &options)?;
     }
+    if options.spin {
+        std::thread::spawn(|| {
+            loop {
+                std::hint::spin_loop()
+            }
+        });
+    }
     let _hoard = vec![1_u8; options.allocate << 20];
     sleep(Duration::from_millis(options.boot_delay)).await;
     if let Some(code) = options.exit_at_boot {

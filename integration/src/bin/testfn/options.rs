@@ -49,6 +49,9 @@ pub(crate) struct Options {
     /// Answer every request of this number with 500, such as 10 for each tenth one.
     #[arg(long)]
     pub fail_every: Option<u64>,
+    /// Keep one thread busy all the time.
+    #[arg(long)]
+    pub spin: bool,
     /// Close a connection without a response when it carries a second request.
     #[arg(long)]
     pub forgetful: bool,

@@ -149,3 +149,32 @@ fn an_idle_instance_can_be_paused_before_its_keepalive() {
     assert_eq!(slots.expire(at(60)), expired(&[], &[unpausable]));
     assert_eq!(slots.expire(at(102)), expired(&[], &[id]));
 }
+
+#[test]
+fn an_idle_instance_that_another_program_has_paused_is_resumed_for_the_next_caller() {
+    let mut slots = slots();
+    let [kept, unkept] = [KEYS, ""].map(|keys| add(&mut slots, keys, 1));
+    assert!([kept, unkept].iter().all(|id| !slots.paused_externally(*id, at(10))));
+    assert_eq!((slots.paused(1), slots.next_idle_check()), (2, Some(at(60))));
+    assert_eq!(slots.expire(at(60)), expired(&[], &[unkept]), "as if it had been paused after its keepalive");
+    wait(&mut slots);
+    assert_eq!(slots.wake_next(1, at(60)), Some(kept));
+    assert_eq!(slots.resume(kept), Some(at(60)));
+    assert!(!slots.paused_externally(kept, at(61)), "it is being resumed anyway");
+    slots.resumed(kept, true, at(61));
+    assert!(slots.take_ready(1, at(61)).is_some_and(|(endpoint, _)| endpoint.instance == kept));
+}
+
+#[test]
+fn a_busy_instance_that_another_program_has_paused_is_resumed_at_once_and_keeps_its_slots() {
+    let mut slots = slots();
+    let id = add(&mut slots, "concurrent-requests = 2", 1);
+    acquire(&mut slots);
+    assert!(slots.paused_externally(id, at(10)));
+    assert_eq!((slots.paused(1), slots.usable(1)), (0, 1));
+    acquire(&mut slots);
+    slots.resumed(id, true, at(11));
+    slots.release(id, true, at(12));
+    assert!(slots.take_ready(1, at(12)).is_some());
+    assert!(slots.take_ready(1, at(12)).is_none(), "it was added twice");
+}

@@ -77,8 +77,8 @@ impl Walk {
 
     fn step(&mut self) {
         self.steps += 1;
-        self.now += Duration::from_secs(self.random.random_range(0..31));
-        match self.random.random_range(0..30) {
+        self.now += Duration::from_secs(self.random.random_range(0..30));
+        match self.random.random_range(0..32) {
             0..=1 => self.add(),
             2..=7 => self.acquire(),
             8..=9 => self.serve(),
@@ -90,6 +90,7 @@ impl Walk {
             27..=28 => self.resume(),
             29 => self.stop_waking(),
             30 => self.pause_idle(),
+            31 => self.paused_externally(),
             18 => self.retire(),
             19 => self.retire_idle(),
             20 if self.random.random_bool(0.1) => self.configure(),
@@ -287,7 +288,8 @@ impl Walk {
         let expected: Vec<_> = waking.into_iter().map(|(_, id)| id).take(count).collect();
         for id in &expected {
             let modelled = self.model.get_mut(id).expect("it is in the model");
-            (modelled.pause, modelled.idle_check) = (PauseState::Paused, Some(self.now + KEEP_PAUSED));
+            modelled.pause = PauseState::Paused;
+            modelled.idle_check = Some(self.now + modelled.endpoint.spec.keep_paused);
         }
         assert_eq!(self.slots.stop_waking(count, self.now), expected);
     }
@@ -307,6 +309,19 @@ impl Walk {
         }
         modelled.idle_check = Some(modelled.since + KEEPALIVE);
         modelled.free_since = self.steps;
+    }
+
+    /// Notes that another program has paused an instance. The message may come late.
+    fn paused_externally(&mut self) {
+        let Some(id) = self.any_instance() else { return };
+        let modelled = self.model.get_mut(&id).expect("it is in the model");
+        let is_busy = modelled.in_flight > 0;
+        assert_eq!(self.slots.paused_externally(id, self.now), modelled.runs() && is_busy);
+        if modelled.runs() && !is_busy {
+            modelled.pause = PauseState::Paused;
+            let until = self.now.max(modelled.since + KEEPALIVE);
+            modelled.idle_check = Some(until + modelled.endpoint.spec.keep_paused);
+        }
     }
 
     fn retire(&mut self) {

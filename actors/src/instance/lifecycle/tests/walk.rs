@@ -73,11 +73,12 @@ impl Walk {
                     (self.ready, self.serves) = (true, true);
                 }
                 Capture => assert!(self.exists && self.is_template && !self.lost),
-                Pause => {
+                Pause | PausedExternally => {
                     assert!(self.serves && !self.lost);
                     self.serves = false;
                 }
-                Paused | Resume => assert!(self.ready && !self.serves && !self.lost),
+                Paused => assert!(self.ready && !self.serves && !self.lost),
+                Resume => assert!(self.exists && !self.serves && !self.lost),
                 Resumed | NotPaused(_) => {
                     assert!(!self.serves && !self.lost, "it serves already");
                     self.serves = true;

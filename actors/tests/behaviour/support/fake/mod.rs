@@ -14,6 +14,7 @@ use std::{
     sync::Arc,
 };
 
+use futures::channel::mpsc;
 use tokio::sync::oneshot;
 use unifaas_actors::{Callbacks, InstanceId, ReadyToken, sandbox::SandboxExit};
 
@@ -45,6 +46,12 @@ struct Ledger {
     versions: BTreeMap<String, usize>,
     /// Those that are paused.
     paused: HashSet<SocketAddr>,
+    /// Those that another program has paused, and whether they still are.
+    external_pauses: HashMap<SocketAddr, bool>,
+    /// Instances that another program has paused at any time.
+    disturbed: HashSet<InstanceId>,
+    /// Tell actors of these pauses.
+    pause_events: HashMap<SocketAddr, mpsc::UnboundedSender<()>>,
     /// Orders to pause an instance.
     pauses: usize,
     /// The snapshots that were taken.
@@ -105,10 +112,34 @@ impl Fake {
 
     /// Makes a running instance exit as if by itself.
     pub fn crash(&self, instance: InstanceId, exit: SandboxExit) {
-        let ledger = self.ledger.borrow();
-        let address = ledger.running.iter().find(|(_, running)| running.instance == instance).map(|(at, _)| *at);
-        drop(ledger);
-        self.die(address.expect("the instance runs"), exit);
+        self.die(self.address_of(instance).expect("the instance runs"), exit);
+    }
+
+    /// Pauses a running instance as if by another program.
+    pub fn pause_externally(&self, instance: InstanceId) {
+        let address = self.address_of(instance).expect("the instance runs");
+        let mut ledger = self.ledger.borrow_mut();
+        ledger.external_pauses.insert(address, true);
+        ledger.disturbed.insert(instance);
+        if let Some(events) = ledger.pause_events.get(&address) {
+            // The receiver is gone if its actor has ended.
+            let _ = events.unbounded_send(());
+        }
+    }
+
+    /// Returns whether another program has paused the instance, and nothing has resumed it.
+    pub fn is_paused_externally(&self, instance: InstanceId) -> bool {
+        let address = self.address_of(instance);
+        address.is_some_and(|address| self.ledger.borrow().external_pauses.get(&address) == Some(&true))
+    }
+
+    /// Returns whether another program has paused the instance, at any time.
+    pub fn was_paused_externally(&self, instance: InstanceId) -> bool {
+        self.ledger.borrow().disturbed.contains(&instance)
+    }
+
+    fn address_of(&self, instance: InstanceId) -> Option<SocketAddr> {
+        self.ledger.borrow().running.iter().find(|(_, running)| running.instance == instance).map(|(at, _)| *at)
     }
 
     /// Returns the running instances in the order of their launch.

@@ -30,7 +30,7 @@ use crate::{
     host::operators::Operators,
     host::signals::Signals,
     http::{Actors, ConnLimits, FrontSocket, ListenAddrs, Listeners, Settings, Shared, Tls},
-    inbox::{Inbox, InboxSettings},
+    inbox::{DeliveryKey, DeliverySettings, Inbox, InboxSettings},
     log::{self, Logging},
     net::Subnet,
     reload::Reloader,
@@ -102,6 +102,11 @@ async fn serve(
     };
     let base = base.canonicalize().unwrap_or(base);
     let state = lasting.state.insert(state);
+    let deliver_key = options
+        .deliver_key
+        .as_ref()
+        .map(|file| DeliveryKey::read(file).map_err(|source| DaemonError::DeliverKey { path: file.clone(), source }));
+    let deliver_key = deliver_key.transpose()?;
     let tls_cert = options.tls_cert.as_ref().map(|file| file.display().to_string());
     let tls =
         options.tls_cert.clone().zip(options.tls_key.clone()).map(|(cert, key)| Tls::load(cert, key)).transpose()?;
@@ -203,13 +208,17 @@ async fn serve(
     let functions = directory.all().len();
     let log_of_workers = log.new(o!());
     let known = Actors { directory, callbacks, admission: admission.clone(), history, snapshots };
-    let inbox_settings = InboxSettings { size: (options.inbox_size as u64) << 20, concurrency: async_concurrency };
-    let inbox = Inbox::new(&base, inbox_settings, known.directory.clone(), log.new(o!()));
+    let inbox_settings = InboxSettings {
+        size: (options.inbox_size as u64) << 20,
+        concurrency: async_concurrency,
+        delivery: DeliverySettings { deliver_to: options.deliver_to.clone(), key: deliver_key },
+    };
+    let inbox = Inbox::new(&base, &inbox_settings, known.directory.clone(), log.new(o!()));
     let tracer =
         collector.map(|collector| Tracer::start(collector, options.trace_sample, log.new(o!()))).transpose()?;
     let shared = Shared::new(known, peers, conn_limits, settings, tracer, inbox, log_of_workers);
     let shared = Arc::new(shared);
-    Inbox::start(&shared, inbox_settings);
+    Inbox::start(&shared, &inbox_settings);
     let triggers = TriggerActor::launch(shared.inbox.handle.clone(), log.new(o!()));
     actors.do_send(FollowTriggers(triggers.clone().recipient()));
     let access = AccessRules { read: options.admin_read, operators };

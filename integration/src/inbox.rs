@@ -48,4 +48,11 @@ impl Daemon {
         let is_ended = |it: &Value| it["state"] == "done" || it["state"] == "dead";
         eventually(INVOCATION_LIMIT, format!("invocation {id} ends"), async || self.invocation(id).await, is_ended)
     }
+
+    /// Waits until the delivery of an invocation's result has such a state, and returns the invocation.
+    #[track_caller]
+    pub fn delivery_is(&self, id: &str, state: &str) -> impl Future<Output = Value> {
+        let what = format!("the delivery of {id} is {state}");
+        eventually(INVOCATION_LIMIT, what, async || self.invocation(id).await, move |it| it["delivery"] == state)
+    }
 }

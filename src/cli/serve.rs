@@ -13,6 +13,7 @@ use serde::Serialize;
 use crate::{
     host::budget::MemoryBudget,
     http::{AccessLogMode, ErrorDetail},
+    inbox::DeliverTo,
     net::Subnet,
     snapshot::SnapshotBudget,
     trace::OtlpEndpoint,
@@ -121,6 +122,15 @@ pub struct Serve {
     /// How many attempts of asynchronous invocations may be made at once [default: 8 times the processors].
     #[arg(long, env = "UNIFAAS_ASYNC_CONCURRENCY", value_name = "COUNT")]
     pub async_concurrency: Option<NonZeroUsize>,
+    /// Where results of asynchronous invocations may be delivered: beginnings of URLs, with commas between them [default:
+    /// nowhere].
+    ///
+    /// The path of a prefix counts up to a slash: `https://HOST/a` allows `/a` and `/a/b`, not `/ab`.
+    #[arg(long, env = "UNIFAAS_DELIVER_TO", value_name = "PREFIX,PREFIX")]
+    pub deliver_to: Option<DeliverTo>,
+    /// The secret that signs deliveries, as Standard Webhooks say: `whsec_` and base64, or any bytes.
+    #[arg(long, env = "UNIFAAS_DELIVER_KEY", value_name = "FILE")]
+    pub deliver_key: Option<PathBuf>,
     /// How long requests may continue after the first signal to end, in seconds.
     #[arg(
         long, env = "UNIFAAS_DRAIN_GRACE", value_name = "SECONDS",

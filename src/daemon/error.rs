@@ -15,6 +15,8 @@ use crate::{
 pub enum DaemonError {
     #[error("cannot read the registry {}: {source}", path.display())]
     Registry { path: PathBuf, source: io::Error },
+    #[error("cannot use the secret {} (`deliver-key`): {source}", path.display())]
+    DeliverKey { path: PathBuf, source: io::Error },
     #[error(transparent)]
     State(#[from] StateError),
     #[error(transparent)]

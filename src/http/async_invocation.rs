@@ -21,11 +21,8 @@ use actix_web::{
 };
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt as _;
-use serde::Serialize;
 use tokio::{sync::Notify, time::timeout};
-use unifaas_actors::inbox::{
-    Command, Enqueue, Found, InvocationId, Record, RecordedResponse, Removal, State, Stored, StoredRequest, UnixMillis,
-};
+use unifaas_actors::inbox::{Command, Enqueue, Found, InvocationId, RecordedResponse, Removal, StoredRequest};
 
 use super::{
     client_body::take_body,
@@ -34,6 +31,7 @@ use super::{
     failure::Failure,
     headers::{REQUEST_ID, is_hop_by_hop},
     inbox_failure::InboxFailure,
+    invocation_answers::{Shown, accepted},
     invoke::{HeadSource, reject, split_after},
     request_facts::{Framing, RequestFacts},
     shared::Shared,
@@ -45,8 +43,6 @@ use crate::inbox::{IDEMPOTENCY_KEY, INVOCATION};
 pub const ASYNC_SCOPE: &str = "/async";
 /// Where they are asked about.
 pub const INVOCATIONS_SCOPE: &str = "/invocations";
-/// Tells that the same request was stored before.
-const DUPLICATE: &str = "x-unifaas-duplicate";
 const DELAY: &str = "x-unifaas-delay";
 const MAX_AGE: &str = "x-unifaas-max-age";
 const CALLBACK: &str = "x-callback-url";
@@ -141,7 +137,8 @@ impl Asynchronous {
             let why = format!("{DELAY} has to be less than the age, {} s, at which it expires", max_age.as_secs_f64());
             return Err(Failure::BadHeader { why });
         }
-        if head.headers.contains_key(CALLBACK) {
+        let callback = head.headers.get(CALLBACK).map(|url| String::from_utf8_lossy(url.as_bytes()).into_owned());
+        if callback.as_ref().is_some_and(|url| !self.shared.inbox.delivers_to(url)) {
             return Err(InboxFailure::CallbackNotAllowed.into());
         }
         let mut request = StoredRequest {
@@ -153,7 +150,7 @@ impl Asynchronous {
             body: Bytes::new(),
         };
         request.body = self.read_body(payload, policy.max_body).await?;
-        let enqueue = Enqueue { key, delay, max_age: Some(max_age), ..Enqueue::new(&function, request) };
+        let enqueue = Enqueue { key, callback, delay, max_age: Some(max_age), ..Enqueue::new(&function, request) };
         let stored = self.shared.inbox.handle.enqueue(enqueue).await?;
         Ok(accepted(&function, stored))
     }
@@ -249,62 +246,6 @@ impl Asynchronous {
 
 fn unavailable(why: String) -> Failure {
     InboxFailure::Unavailable { why }.into()
-}
-
-/// The answer to a request that has been stored.
-fn accepted(function: &str, Stored { id, is_duplicate }: Stored) -> HttpResponse {
-    #[derive(Serialize)]
-    struct Accepted<'a> {
-        id: InvocationId,
-        function: &'a str,
-        state: &'static str,
-        stored: &'static str,
-    }
-    let mut response = HttpResponse::Accepted();
-    response.insert_header((header::LOCATION, format!("{INVOCATIONS_SCOPE}/{id}")));
-    response.insert_header((INVOCATION, id.to_string()));
-    if is_duplicate {
-        response.insert_header((DUPLICATE, "1"));
-    }
-    response.json(Accepted { id, function, state: "accepted", stored: "node" })
-}
-
-/// What a client sees of an invocation.
-#[derive(Serialize)]
-pub struct Shown<'a> {
-    id: InvocationId,
-    function: &'a str,
-    state: &'static str,
-    /// Attempts that have begun and that count.
-    attempts: u32,
-    accepted: UnixMillis,
-    /// When the next attempt may begin.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    due: Option<UnixMillis>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    ended: Option<UnixMillis>,
-    /// The function's last status.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    status: Option<u16>,
-    /// Why it was given up.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<&'static str>,
-    stored: &'static str,
-}
-
-impl<'a> Shown<'a> {
-    /// Shows a record.
-    pub fn of(record: &'a Record) -> Self {
-        let (due, ended, status, reason) = match record.state {
-            State::Queued { due } => (Some(due), None, None, None),
-            State::Running => (None, None, None, None),
-            State::Done { ended, status } => (None, Some(ended), Some(status), None),
-            State::Dead { ended, reason, status } => (None, Some(ended), status, Some(reason.code())),
-        };
-        let Record { id, ref function, attempts, accepted, .. } = *record;
-        let (state, stored) = (record.state.name(), "node");
-        Self { id, function, state, attempts, accepted, due, ended, status, reason, stored }
-    }
 }
 
 /// Returns the headers that the function will get. What concerns the connection or this request alone is left out.

@@ -11,7 +11,8 @@
 //!   connections                          how many connections there are, and which is evicted
 //!   client_body, response_body, tunnel   bytes both ways
 //!   request_facts, headers, forwarded    what a head says, what is passed on, and what is added
-//!   async_invocation, inbox_failure      asynchronous invocations: accepted, shown, removed
+//!   async_invocation, invocation_answers, inbox_failure
+//!                                        asynchronous invocations: accepted, shown, removed
 //!   stored_request                       an attempt of one, through exchange as any request
 //!   request_id                           what a request is called
 //!   failure, status                      why requests fail, and what that says
@@ -33,6 +34,7 @@ mod goaway;
 mod headers;
 mod http2_streams;
 mod inbox_failure;
+mod invocation_answers;
 mod invoke;
 mod listeners;
 mod malformed;
@@ -54,12 +56,12 @@ mod upstream;
 
 pub use accept_policy::{ConnAddrs, ListenerKind};
 pub use access_log::AccessLogMode;
-pub use async_invocation::Shown as ShownInvocation;
 pub use client_connection::{ActiveRequest, ClientWatch, client_of};
 pub use connections::ConnectionReport;
 pub use failure::Failure;
 pub use headers::REQUEST_ID;
 pub use inbox_failure::InboxFailure;
+pub use invocation_answers::Shown as ShownInvocation;
 pub use invoke::is_invocation;
 pub use listeners::{BindError, FrontSocket, ListenAddrs, Listeners, PassableListener, Servers};
 pub use request_facts::{RequestFacts, host as host_of};

@@ -6,9 +6,11 @@
 //! | --- | --- |
 //! | `sqlite.rs`, `schema.rs` | the database |
 //! | `thread.rs` | the thread that owns it |
+//! | `deliver/` | the delivery of results |
 //! | `attempt.rs` | attempts, each served like any request |
 
 mod attempt;
+mod deliver;
 mod schema;
 mod sqlite;
 #[cfg(test)]
@@ -32,11 +34,15 @@ use unifaas_actors::{
 use crate::http::Shared;
 use attempt::AttemptThread;
 pub use attempt::{IDEMPOTENCY_KEY, INVOCATION};
+use deliver::Deliverer;
+pub use deliver::{DeliverTo, DeliveryKey, DeliverySettings};
 pub use thread::StoreReport;
 use thread::{StoreConfig, StoreThread};
 
 /// The file of the database, in the state directory.
 const FILE: &str = "inbox.db";
+/// How long deliveries under way may take that hold up the end, or the next daemon.
+const DELIVERY_GRACE: Duration = Duration::from_secs(1);
 /// How long the InboxActor may take to answer.
 const ACTOR_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -45,34 +51,48 @@ pub struct Inbox {
     /// Accepts invocations, and answers questions about them.
     pub handle: InboxHandle,
     store: Arc<StoreThread>,
+    deliverer: Arc<Deliverer>,
     actor: OnceLock<Addr<InboxActor>>,
 }
 
 /// How the inbox is set up.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct InboxSettings {
     /// Bytes that the database may use.
     pub size: u64,
     /// Attempts at the same time.
     pub concurrency: usize,
+    /// How results are delivered.
+    pub delivery: DeliverySettings,
 }
 
 impl Inbox {
     /// Makes the inbox of a state directory. Nothing is opened before [`start`](Self::start).
-    pub fn new(base: &Path, settings: InboxSettings, directory: Arc<Directory>, log: Logger) -> Self {
-        let config = StoreConfig { path: base.join(FILE), limit: settings.size, log };
+    pub fn new(base: &Path, settings: &InboxSettings, directory: Arc<Directory>, log: Logger) -> Self {
+        let config = StoreConfig { path: base.join(FILE), limit: settings.size, log: log.clone() };
         let store = StoreThread::new(config);
-        Self { handle: InboxHandle::new(directory, store.clone()), store, actor: OnceLock::new() }
+        let handle = InboxHandle::new(directory, store.clone());
+        let deliverer = Arc::new(Deliverer::new(handle.clone(), settings.delivery.clone(), log));
+        Self { handle, store, deliverer, actor: OnceLock::new() }
+    }
+
+    /// Whether results may be delivered to a URL.
+    pub fn delivers_to(&self, url: &str) -> bool {
+        self.deliverer.allows(url)
     }
 
     /// Starts the actor, and opens the database if there is one. Called on the actors' thread.
-    pub fn start(shared: &Arc<Shared>, settings: InboxSettings) {
+    pub fn start(shared: &Arc<Shared>, settings: &InboxSettings) {
         let inbox = &shared.inbox;
         let attempts = Box::new(AttemptThread::new(shared.clone()));
         let directory = shared.directory.clone();
         let actor = InboxActor::launch(directory, inbox.store.clone(), attempts, settings.concurrency);
         let facts = actor.clone();
-        inbox.store.start(Arc::new(move |fact| facts.do_send(fact)));
+        let deliverer = inbox.deliverer.clone();
+        inbox.store.start(Arc::new(move |fact| {
+            deliverer.learn(&fact);
+            facts.do_send(fact);
+        }));
         let _ = inbox.actor.set(actor);
     }
 
@@ -89,6 +109,8 @@ impl Inbox {
             actor.do_send(StopStarting(stopped));
             let _ = timeout(limit, wait).await;
         }
+        // Whatever is cut off is delivered again. A slow receiver must not keep the next daemon waiting.
+        let _ = timeout(DELIVERY_GRACE, self.deliverer.stop()).await;
         self.store.close("the daemon ends");
     }
 

@@ -17,9 +17,9 @@ use bytes::Bytes;
 use ring::digest::{Context, SHA256};
 use rusqlite::{Connection, ErrorCode, OptionalExtension as _, Params, Row, params};
 use unifaas_actors::inbox::{
-    Begun, Callback, CallbackState, DeadReason, EnqueueRefusal, Entry, Found, InvocationId, NewInvocation, Record,
-    RecordedResponse, Removal, Seq, Settle, Settlement, State, Store, StoreError, StoreUsage, Stored, StoredRequest,
-    UnixMillis,
+    Begun, Callback, CallbackState, DeadReason, DeliveryRecord, EnqueueRefusal, Entry, Found, InvocationId,
+    NewInvocation, Record, RecordedResponse, Removal, Seq, Settle, Settlement, State, Store, StoreError, StoreUsage,
+    Stored, StoredRequest, UnixMillis,
 };
 
 use super::schema::{DEAD, DONE, QUEUED, RUNNING, SETTINGS, TABLES, VERSION};
@@ -33,6 +33,14 @@ macro_rules! columns {
          callback_state, callback_attempts"
     };
 }
+/// The condition of the index of results that are to be delivered.
+macro_rules! undelivered {
+    () => {
+        "callback IS NOT NULL AND callback_state = 0 AND state > 1"
+    };
+}
+/// The same, in the order of acceptance.
+const UNDELIVERED: &str = concat!(undelivered!(), " ORDER BY seq");
 
 /// Why the database cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -139,13 +147,15 @@ impl SqliteStore {
     }
 
     fn records(&mut self, condition: &str, params: impl Params) -> Result<Vec<Record>, StoreError> {
-        let statement = format!(concat!("SELECT ", columns!(), " FROM invocation WHERE {}"), condition);
-        let raw = {
-            let mut statement = self.connection.prepare_cached(&statement).map_err(store_error)?;
-            let rows = statement.query_map(params, RawRecord::read).map_err(store_error)?;
-            rows.collect::<rusqlite::Result<Vec<_>>>().map_err(store_error)?
-        };
+        let raw = self.raw_records(condition, params)?;
         Ok(raw.into_iter().map(|raw| raw.into_record(|name| self.name(name))).collect())
+    }
+
+    fn raw_records(&self, condition: &str, params: impl Params) -> Result<Vec<RawRecord>, StoreError> {
+        let statement = format!(concat!("SELECT ", columns!(), " FROM invocation WHERE {}"), condition);
+        let mut statement = self.connection.prepare_cached(&statement).map_err(store_error)?;
+        let rows = statement.query_map(params, RawRecord::read).map_err(store_error)?;
+        rows.collect::<rusqlite::Result<Vec<_>>>().map_err(store_error)
     }
 
     /// Removes the bodies of an invocation.
@@ -153,6 +163,20 @@ impl SqliteStore {
         self.execute("DELETE FROM body WHERE seq = ?1", [seq])?;
         self.execute("DELETE FROM response WHERE seq = ?1", [seq])?;
         Ok(())
+    }
+
+    fn with_response(&self, record: Record) -> Result<Found, StoreError> {
+        let row = self.row("SELECT head, body FROM response WHERE seq = ?1", [signed(record.seq)], |row| {
+            Ok((row.get::<_, Vec<u8>>(0)?, row.get::<_, Option<Vec<u8>>>(1)?))
+        })?;
+        let response = match row {
+            Some((head, body)) => {
+                let response: RecordedResponse = postcard::from_bytes(&head).map_err(unreadable)?;
+                Some(RecordedResponse { body: body.map(Bytes::from), ..response })
+            }
+            None => None,
+        };
+        Ok(Found { record, response })
     }
 
     fn load_request(&self, seq: i64) -> Result<Option<StoredRequest>, StoreError> {
@@ -257,7 +281,7 @@ impl Store for SqliteStore {
         let (seq, epoch) = (signed(settle.seq), settle.epoch);
         let from = if settle.was_running { RUNNING } else { QUEUED };
         let end = |state: i64, status: Option<u16>, reason: Option<i64>| {
-            let ended = "UPDATE invocation SET state = ?3, ended = ?4, status = ?5, reason = ?6, expires = ?7
+            let ended = "UPDATE invocation SET state = ?3, ended = ?4, due = ?4, status = ?5, reason = ?6, expires = ?7
                 WHERE seq = ?1 AND epoch = ?2 AND state = ?8";
             let expires = signed(now.after(settle.keep).0);
             self.execute(ended, params![seq, epoch, state, signed(now.0), status, reason, expires, from])
@@ -322,18 +346,10 @@ impl Store for SqliteStore {
     }
 
     fn response(&mut self, id: InvocationId) -> Result<Option<Found>, StoreError> {
-        let Some(record) = self.find(id)? else { return Ok(None) };
-        let row = self.row("SELECT head, body FROM response WHERE seq = ?1", [signed(record.seq)], |row| {
-            Ok((row.get::<_, Vec<u8>>(0)?, row.get::<_, Option<Vec<u8>>>(1)?))
-        })?;
-        let response = match row {
-            Some((head, body)) => {
-                let response: RecordedResponse = postcard::from_bytes(&head).map_err(unreadable)?;
-                Some(RecordedResponse { body: body.map(Bytes::from), ..response })
-            }
-            None => None,
-        };
-        Ok(Some(Found { record, response }))
+        match self.find(id)? {
+            Some(record) => self.with_response(record).map(Some),
+            None => Ok(None),
+        }
     }
 
     fn request(&mut self, id: InvocationId) -> Result<Option<StoredRequest>, StoreError> {
@@ -349,10 +365,36 @@ impl Store for SqliteStore {
         self.records(condition, params![signed(after), function, limit])
     }
 
+    fn undelivered(&mut self) -> Result<Vec<Entry>, StoreError> {
+        let raw = self.raw_records(UNDELIVERED, [])?;
+        let entry = |raw: RawRecord| {
+            let due = UnixMillis(unsigned(raw.due));
+            raw.into_record(|name| self.name(name)).delivery(due)
+        };
+        Ok(raw.into_iter().filter_map(entry).collect())
+    }
+
+    fn result(&mut self, seq: Seq, epoch: u32) -> Result<Option<Found>, StoreError> {
+        let record =
+            self.record(concat!("seq = ?1 AND epoch = ?2 AND ", undelivered!()), params![signed(seq), epoch])?;
+        record.map(|record| self.with_response(record)).transpose()
+    }
+
+    fn record_delivery(&mut self, seq: Seq, epoch: u32, delivery: DeliveryRecord) -> Result<(), StoreError> {
+        let state = match delivery.state {
+            CallbackState::Waiting => 0,
+            CallbackState::Delivered => 1,
+            CallbackState::Failed => 2,
+        };
+        let recorded = "UPDATE invocation SET callback_state = ?3, callback_attempts = ?4, due = ?5
+            WHERE seq = ?1 AND epoch = ?2 AND state > 1";
+        self.execute(recorded, params![signed(seq), epoch, state, delivery.attempts, signed(delivery.due.0)]).map(drop)
+    }
+
     fn purge(&mut self, now: UnixMillis, limit: usize) -> Result<usize, StoreError> {
         let due: Vec<i64> = {
             let expired = "SELECT seq FROM invocation WHERE expires IS NOT NULL AND expires <= ?1
-                ORDER BY expires, seq LIMIT ?2";
+                AND NOT (callback IS NOT NULL AND callback_state = 0) ORDER BY expires, seq LIMIT ?2";
             let mut statement = self.connection.prepare_cached(expired).map_err(store_error)?;
             let limit = i64::try_from(limit).unwrap_or(i64::MAX);
             let rows = statement.query_map(params![signed(now.0), limit], |row| row.get(0)).map_err(store_error)?;

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use tempfile::tempdir;
 use unifaas_actors::inbox::{
-    DeadReason, Firing, InvocationId, MemoryStore, NewInvocation, Record, RecordedResponse, Settle, Settlement, Store,
-    StoredRequest, UnixMillis,
+    CallbackState, DeadReason, DeliveryRecord, Firing, InvocationId, MemoryStore, NewInvocation, Record,
+    RecordedResponse, Settle, Settlement, Store, StoredRequest, UnixMillis,
 };
 
 use super::sqlite::{OpenError, SqliteStore};
@@ -59,7 +59,7 @@ impl Pair {
         let (seq, epoch) = (some as u64 + 1, self.random.random_range(0..3));
         // There is no such invocation.
         let pair = self.ids.get(some).copied().unwrap_or((InvocationId(1), InvocationId(1)));
-        match self.random.random_range(0..10) {
+        match self.random.random_range(0..11) {
             0..3 => {
                 let new = new(&mut self.random);
                 let one = self.sqlite.enqueue(&new, self.unended, now).unwrap();
@@ -105,6 +105,13 @@ impl Pair {
                 let one = self.sqlite.redrive(one, now).unwrap();
                 assert_eq!(shown(one), shown(self.model.redrive(other, now).unwrap()));
             }
+            9 => {
+                let state = [CallbackState::Waiting, CallbackState::Delivered, CallbackState::Failed];
+                let state = state[self.random.random_range(0..3)];
+                let delivery = DeliveryRecord { state, due: now.after(Duration::from_secs(2)), attempts: 7 };
+                self.sqlite.record_delivery(seq, epoch, delivery).unwrap();
+                self.model.record_delivery(seq, epoch, delivery).unwrap();
+            }
             _ => assert_eq!(self.sqlite.purge(now, 2).unwrap(), self.model.purge(now, 2).unwrap()),
         }
         if self.random.random_bool(0.1) {
@@ -126,6 +133,12 @@ impl Pair {
             let both = [one, other].map(|found| found.map(|found| (shown(Some(found.record)), found.response)));
             assert_eq!(both[0], both[1]);
             self.unended += usize::from(matches!(&both[0], Some((Some(record), _)) if !record.state.is_ended()));
+        }
+        assert_eq!(self.sqlite.undelivered().unwrap(), self.model.undelivered().unwrap());
+        for (seq, epoch) in (0..self.ids.len() as u64).zip([1, 2].into_iter().cycle()) {
+            let (one, other) = (self.sqlite.result(seq, epoch).unwrap(), self.model.result(seq, epoch).unwrap());
+            let both = [one, other].map(|found| found.map(|found| (shown(Some(found.record)), found.response)));
+            assert_eq!(both[0], both[1]);
         }
         for function in [None, Some("a")] {
             let dead = |records: Vec<Record>| records.into_iter().map(|it| shown(Some(it))).collect::<Vec<_>>();

@@ -111,7 +111,7 @@ impl StoreStats {
                 State::Dead { .. } => &self.died,
                 State::Queued { .. } | State::Running => &self.retried,
             },
-            StoreFact::Opened(_) | StoreFact::Cancelled(_) | StoreFact::Stale(_) => return,
+            StoreFact::Opened { .. } | StoreFact::Cancelled(_) | StoreFact::Stale(_) => return,
         };
         counter.fetch_add(1, Relaxed);
     }

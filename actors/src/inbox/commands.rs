@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::{
+    delivery::DeliveryRecord,
     record::{InvocationId, NewInvocation, Record, Seq, StoredRequest},
     store::{Begun, EnqueueRefusal, Found, Removal, Settle, Stored},
     time::UnixMillis,
@@ -57,6 +58,26 @@ pub enum Command {
         /// The records.
         reply: Reply<Vec<Record>>,
     },
+    /// Returns a result that is to be delivered.
+    Result {
+        /// The invocation.
+        seq: Seq,
+        /// The epoch of its record.
+        epoch: u32,
+        /// `None`: the record has changed.
+        reply: Reply<Option<Box<Found>>>,
+    },
+    /// Records an attempt to deliver a result.
+    RecordDelivery {
+        /// The invocation.
+        seq: Seq,
+        /// The epoch of its record.
+        epoch: u32,
+        /// What is recorded.
+        delivery: DeliveryRecord,
+        /// Answered once it is recorded.
+        reply: Reply<()>,
+    },
     /// Returns the last recorded instant of a trigger.
     LastFiring(String, Reply<Option<UnixMillis>>),
 }
@@ -71,9 +92,10 @@ impl Command {
             Self::Start { reply, .. } => reply.send(None).map_err(drop),
             Self::Remove(_, reply) => reply.send(Removal::Unknown).map_err(drop),
             Self::Redrive(_, reply) | Self::Find { reply, .. } => reply.send(None).map_err(drop),
-            Self::Response(_, reply) => reply.send(None).map_err(drop),
+            Self::Response(_, reply) | Self::Result { reply, .. } => reply.send(None).map_err(drop),
             Self::Request(_, reply) => reply.send(None).map_err(drop),
             Self::Dead { reply, .. } => reply.send(Vec::new()).map_err(drop),
+            Self::RecordDelivery { reply, .. } => reply.send(()),
             Self::LastFiring(_, reply) => reply.send(None).map_err(drop),
         };
     }

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
+    delivery::DeliveryRecord,
     record::{
         Callback, CallbackState, Entry, InvocationId, NewInvocation, Record, RecordedResponse, Seq, State,
         StoredRequest,
@@ -35,6 +36,14 @@ struct Row {
     response: Option<RecordedResponse>,
     /// When the record is removed.
     expires: Option<UnixMillis>,
+    /// When the result is to be delivered.
+    deliver: UnixMillis,
+}
+
+impl Row {
+    fn is_undelivered(&self) -> bool {
+        self.record.delivery(self.deliver).is_some()
+    }
 }
 
 impl MemoryStore {
@@ -119,7 +128,7 @@ impl Store for MemoryStore {
             callback: new.callback.clone().map(|url| Callback { url, attempts: 0, state: CallbackState::Waiting }),
         };
         let (id, entry) = (record.id, record.entry());
-        let row = Row { record, request: Arc::new(new.request.clone()), response: None, expires: None };
+        let row = Row { record, request: Arc::new(new.request.clone()), response: None, expires: None, deliver: now };
         content.rows.insert(content.last, row);
         Ok(Ok((Stored { id, is_duplicate: false }, entry)))
     }
@@ -148,6 +157,7 @@ impl Store for MemoryStore {
                 State::Queued { due }
             }
         };
+        row.deliver = now;
         row.expires = record.state.is_ended().then(|| now.after(settle.keep));
         if row.expires.is_some()
             && let Some(response) = &settle.response
@@ -177,6 +187,9 @@ impl Store for MemoryStore {
         let age = record.accepted.until(record.deadline);
         (record.state, record.epoch, record.attempts) = (State::Queued { due: now }, record.epoch + 1, 0);
         (record.accepted, record.deadline) = (now, now.after(age));
+        if let Some(callback) = &mut record.callback {
+            (callback.attempts, callback.state) = (0, CallbackState::Waiting);
+        }
         (row.expires, row.response) = (None, None);
         Ok(Some(record.clone()))
     }
@@ -202,9 +215,31 @@ impl Store for MemoryStore {
         Ok(dead.take(limit).cloned().collect())
     }
 
+    fn undelivered(&mut self) -> Result<Vec<Entry>, StoreError> {
+        Ok(self.content.rows.values().filter_map(|row| row.record.delivery(row.deliver)).collect())
+    }
+
+    fn result(&mut self, seq: Seq, epoch: u32) -> Result<Option<Found>, StoreError> {
+        let row = self.content.rows.get(&seq).filter(|row| row.record.epoch == epoch && row.is_undelivered());
+        Ok(row.map(|row| Found { record: row.record.clone(), response: row.response.clone() }))
+    }
+
+    fn record_delivery(&mut self, seq: Seq, epoch: u32, delivery: DeliveryRecord) -> Result<(), StoreError> {
+        let row = self.content_mut().rows.get_mut(&seq);
+        if let Some(row) = row.filter(|row| row.record.epoch == epoch && row.record.state.is_ended())
+            && let Some(callback) = &mut row.record.callback
+        {
+            (callback.state, callback.attempts) = (delivery.state, delivery.attempts);
+            row.deliver = delivery.due;
+        }
+        Ok(())
+    }
+
     fn purge(&mut self, now: UnixMillis, limit: usize) -> Result<usize, StoreError> {
         let rows = &mut self.content_mut().rows;
-        let expired = rows.iter().filter_map(|(seq, row)| Some((row.expires.filter(|at| *at <= now)?, *seq)));
+        let expired = rows
+            .iter()
+            .filter_map(|(seq, row)| Some((row.expires.filter(|at| *at <= now && !row.is_undelivered())?, *seq)));
         let mut due: Vec<_> = expired.collect();
         due.sort();
         due.truncate(limit);

@@ -12,6 +12,7 @@
 //! | `time.rs` | wall-clock time, as it is stored |
 //! | `record.rs` | an invocation, its states and its request |
 //! | `settle.rs`, `backoff.rs` | what follows from an attempt |
+//! | `delivery.rs` | which result is delivered next, and what follows from an attempt |
 //! | `pending.rs` | which invocation is next |
 //! | `scheduler.rs` | what runs, and what happens at each fact |
 //! | `store.rs`, `memory.rs` | what a store does, and the model of it |
@@ -26,6 +27,7 @@
 mod actor;
 mod backoff;
 mod commands;
+mod delivery;
 mod handle;
 mod memory;
 mod messages;
@@ -43,6 +45,7 @@ mod writer;
 
 pub use actor::InboxActor;
 pub use commands::{Command, CommandSender, Reply, StoreClosed};
+pub use delivery::{Deliveries, DeliveryAction, DeliveryEnd, DeliveryRecord};
 pub use handle::{Enqueue, EnqueueError, InboxHandle};
 pub use memory::MemoryStore;
 pub use messages::{Attempt, AttemptEnd, Attempted, Attempts, FunctionInbox, InboxQuestion, InboxReport, StopStarting};

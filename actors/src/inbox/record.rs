@@ -116,6 +116,23 @@ impl Record {
         let Record { seq, ref function, epoch, attempts, deadline, .. } = *self;
         Some(Entry { seq, function: function.clone(), due, deadline, epoch, attempts })
     }
+
+    /// Returns the delivery of its result, if that is to be sent: an entry with the receiver in the place of the function.
+    /// It is given up after as long as the invocation itself would have been. `due`: when it may be sent.
+    pub fn delivery(&self, due: UnixMillis) -> Option<Entry> {
+        let (State::Done { ended, .. } | State::Dead { ended, .. }) = self.state else { return None };
+        let Callback { url, attempts, .. } = self.callback.as_ref().filter(|it| it.state == CallbackState::Waiting)?;
+        let deadline = ended.after(self.accepted.until(self.deadline));
+        let (seq, epoch, attempts) = (self.seq, self.epoch, *attempts);
+        Some(Entry { seq, function: receiver_of(url).into(), due, deadline, epoch, attempts })
+    }
+}
+
+/// Returns scheme, host and port of a URL.
+fn receiver_of(url: &str) -> &str {
+    let host = url.find("://").map_or(0, |scheme| scheme + 3);
+    let path = url[host..].find(['/', '?']);
+    path.map_or(url, |path| &url[..host + path])
 }
 
 /// The delivery of a result.

@@ -44,7 +44,7 @@ impl Scheduler {
     /// Takes over what the store has committed.
     pub fn learn(&mut self, fact: StoreFact) {
         match fact {
-            StoreFact::Opened(entries) => entries.into_iter().for_each(|entry| self.pending.insert(entry)),
+            StoreFact::Opened { queued, .. } => queued.into_iter().for_each(|entry| self.pending.insert(entry)),
             StoreFact::Queued(entry) => self.pending.insert(entry),
             StoreFact::Cancelled(entry) => drop(self.pending.remove(&entry)),
             StoreFact::Settled(record) => {

@@ -62,6 +62,9 @@ impl Store for Faulty {
         response(id: InvocationId) -> Result<Option<Found>, StoreError>;
         request(id: InvocationId) -> Result<Option<StoredRequest>, StoreError>;
         dead(function: Option<&str>, after: Seq, limit: usize) -> Result<Vec<Record>, StoreError>;
+        undelivered() -> Result<Vec<Entry>, StoreError>;
+        result(seq: Seq, epoch: u32) -> Result<Option<Found>, StoreError>;
+        record_delivery(seq: Seq, epoch: u32, delivery: DeliveryRecord) -> Result<(), StoreError>;
         purge(now: UnixMillis, limit: usize) -> Result<usize, StoreError>;
         recover(now: UnixMillis) -> Result<Vec<Entry>, StoreError>;
         last_firing(trigger: &str) -> Result<Option<UnixMillis>, StoreError>;

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use serde::Serialize;
 
 use super::{
+    delivery::DeliveryRecord,
     record::{Entry, InvocationId, NewInvocation, Record, RecordedResponse, Seq, StoredRequest},
     settle::Settlement,
     time::UnixMillis,
@@ -193,7 +194,27 @@ pub trait Store {
     /// When the store cannot be used.
     fn dead(&mut self, function: Option<&str>, after: Seq, limit: usize) -> Result<Vec<Record>, StoreError>;
 
-    /// Removes records whose time has come, at most `limit`. Returns how many.
+    /// Returns the results that are to be delivered: see [`Record::delivery`].
+    ///
+    /// # Errors
+    /// When the store cannot be used.
+    fn undelivered(&mut self) -> Result<Vec<Entry>, StoreError>;
+
+    /// Returns a result that is to be delivered. `None`: its record has another epoch, was removed, or its result was
+    /// delivered.
+    ///
+    /// # Errors
+    /// When the store cannot be used.
+    fn result(&mut self, seq: Seq, epoch: u32) -> Result<Option<Found>, StoreError>;
+
+    /// Records an attempt to deliver a result. Does nothing if the record has another epoch.
+    ///
+    /// # Errors
+    /// When the store cannot be used.
+    fn record_delivery(&mut self, seq: Seq, epoch: u32, delivery: DeliveryRecord) -> Result<(), StoreError>;
+
+    /// Removes records whose time has come and whose result does not wait for its delivery, at most `limit`. Returns how
+    /// many.
     ///
     /// # Errors
     /// When the store cannot be used.

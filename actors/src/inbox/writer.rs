@@ -19,8 +19,13 @@ pub const MAX_GROUP: usize = 64;
 /// What the store has committed, for the InboxActor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StoreFact {
-    /// The store is open, and has these invocations queued.
-    Opened(Vec<Entry>),
+    /// The store is open.
+    Opened {
+        /// The invocations that are queued.
+        queued: Vec<Entry>,
+        /// The results that are to be delivered: see [`Record::delivery`].
+        undelivered: Vec<Entry>,
+    },
     /// An invocation was stored, or redriven.
     Queued(Entry),
     /// An invocation was cancelled.
@@ -57,6 +62,7 @@ enum Answer {
     Request(Option<Box<StoredRequest>>),
     Dead(Vec<Record>),
     LastFiring(Option<UnixMillis>),
+    Recorded,
 }
 
 impl<S: Store> StoreWriter<S> {
@@ -70,11 +76,15 @@ impl<S: Store> StoreWriter<S> {
         mut report: impl FnMut(StoreFact) + Send + 'static,
     ) -> Result<Self, StoreError> {
         store.begin()?;
-        let queued = store.recover(now).and_then(|queued| store.commit().map(|()| queued));
-        let queued = queued.inspect_err(|_| store.rollback())?;
+        let recovered = store.recover(now).and_then(|queued| {
+            let undelivered = store.undelivered()?;
+            store.commit()?;
+            Ok((queued, undelivered))
+        });
+        let (queued, undelivered) = recovered.inspect_err(|_| store.rollback())?;
         let mut unended = HashMap::<Name, usize>::new();
         queued.iter().for_each(|entry| *unended.entry(entry.function.clone()).or_default() += 1);
-        report(StoreFact::Opened(queued));
+        report(StoreFact::Opened { queued, undelivered });
         let (counted, retained, waiters) = Default::default();
         Ok(Self { store, report: Box::new(report), unended, counted, retained, waiters, refusing: None })
     }
@@ -164,6 +174,11 @@ impl<S: Store> StoreWriter<S> {
             Command::Dead { function, after, limit, .. } => {
                 Answer::Dead(self.store.dead(function.as_deref(), *after, *limit)?)
             }
+            Command::Result { seq, epoch, .. } => Answer::Found(self.store.result(*seq, *epoch)?.map(Box::new)),
+            Command::RecordDelivery { seq, epoch, delivery, .. } => {
+                self.store.record_delivery(*seq, *epoch, *delivery)?;
+                Answer::Recorded
+            }
             Command::LastFiring(trigger, _) => Answer::LastFiring(self.store.last_firing(trigger)?),
         })
     }
@@ -223,9 +238,14 @@ impl<S: Store> StoreWriter<S> {
                 }
                 record => drop(reply.send(record)),
             },
-            (Command::Response(_, reply), Answer::Found(found)) => drop(reply.send(found)),
+            (Command::Response(_, reply) | Command::Result { reply, .. }, Answer::Found(found)) => {
+                drop(reply.send(found));
+            }
             (Command::Request(_, reply), Answer::Request(request)) => drop(reply.send(request)),
             (Command::Dead { reply, .. }, Answer::Dead(records)) => drop(reply.send(records)),
+            (Command::RecordDelivery { reply, .. }, Answer::Recorded) => {
+                let _ = reply.send(());
+            }
             (Command::LastFiring(_, reply), Answer::LastFiring(instant)) => drop(reply.send(instant)),
             (command, _) => debug_assert!(false, "another command's answer: {command:?}"),
         }

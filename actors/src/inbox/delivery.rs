@@ -1,7 +1,7 @@
 //! Which result is delivered next, and what follows from an attempt to deliver one. Pure.
 //!
 //! Results wait like invocations do, with their receiver (scheme, host and port of the URL) in the place of the function:
-//! receivers take turns, and one that does not answer holds up its own results only.
+//! receivers take turns, and a receiver without an answer holds up its own results only.
 
 use std::time::Duration;
 

@@ -67,7 +67,7 @@ impl SendError {
 /// Sends results.
 pub struct Sender {
     settings: DeliverySettings,
-    /// Made with the first one that needs it.
+    /// Made for the first https URL.
     connector: OnceLock<TlsConnector>,
 }
 

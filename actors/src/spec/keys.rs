@@ -62,7 +62,7 @@ pub(super) static NATS: Table = Table { name: "[[nats]]", keys: &["subject", "qu
 pub(super) static MQTT: Table = Table { name: "[[mqtt]]", keys: &["topic", "qos", "path"] };
 
 pub(super) static PROCESS: Table =
-    Table { name: "[process]", keys: &["command", "memory", "pids-limit", "file-size", "user"] };
+    Table { name: "[process]", keys: &["command", "memory", "cpus", "pids-limit", "file-size", "user"] };
 
 pub(super) static CONTAINER: Table = Table {
     name: "[container]",

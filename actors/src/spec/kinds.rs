@@ -34,12 +34,14 @@ impl SandboxSpec {
 }
 
 /// `[process]`
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ProcessSpec {
     /// Program and arguments, `%callback`, `%ip`, `%port` and `%unifaas` not yet replaced. Never empty.
     pub command: Vec<String>,
     /// Memory limit in MiB.
     pub memory: u64,
+    /// Processors it may use. `None`: all.
+    pub cpus: Option<f64>,
     /// Processes and threads it may have at once.
     pub pids_limit: u32,
     /// The largest file it may write, in MiB.

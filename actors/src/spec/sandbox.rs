@@ -18,8 +18,8 @@ const MAX_MEMORY: u64 = 16 << 20;
 /// The least that engines accept, in MiB.
 const MIN_CONTAINER_MEMORY: u64 = 6;
 /// The kernel accepts no smaller share of a CPU.
-const MIN_CONTAINER_CPUS: f64 = 0.01;
-const MAX_CONTAINER_CPUS: f64 = 1024.0;
+const MIN_CPUS: f64 = 0.01;
+const MAX_CPUS: f64 = 1024.0;
 /// Enough for a server with threads, and small enough for a fork bomb.
 const DEFAULT_PIDS: u32 = 512;
 /// The highest process id of Linux.
@@ -56,6 +56,7 @@ pub(super) fn process(
     ProcessSpec {
         command,
         memory: memory(section, 1),
+        cpus: cpus(section),
         pids_limit: pids_limit(section),
         file_size: file_size(section),
         user,
@@ -82,14 +83,13 @@ fn user(section: &Section<'_>) -> Option<String> {
 pub(super) fn container(section: &Section<'_>) -> ContainerSpec {
     section.only(&keys::CONTAINER);
     section.require("image");
-    let cpus = format!("a number of CPUs from {MIN_CONTAINER_CPUS} to {MAX_CONTAINER_CPUS}");
     let command = section.command("command");
     placeholders(section, command.as_deref().unwrap_or_default(), &CONTAINER_WORDS);
     ContainerSpec {
         image: section.word("image").unwrap_or_default(),
         command,
         memory: memory(section, MIN_CONTAINER_MEMORY),
-        cpus: section.number("cpus", &cpus, |cpus| (MIN_CONTAINER_CPUS..=MAX_CONTAINER_CPUS).contains(&cpus)),
+        cpus: cpus(section),
         runtime: section.word("runtime"),
         network: network(section),
         user: section.word("user"),
@@ -102,6 +102,12 @@ pub(super) fn container(section: &Section<'_>) -> ContainerSpec {
         log_size: small(section, "log-size", "MiB", MAX_LOG_SIZE).unwrap_or(DEFAULT_LOG_SIZE),
         pull: section.choice("pull", &[("never", Pull::Never), ("missing", Pull::Missing)]).unwrap_or(Pull::Never),
     }
+}
+
+/// Reads the share of the processors that a process or a container may use.
+fn cpus(section: &Section<'_>) -> Option<f64> {
+    let expected = format!("a number of CPUs from {MIN_CPUS} to {MAX_CPUS}");
+    section.number("cpus", &expected, |cpus| (MIN_CPUS..=MAX_CPUS).contains(&cpus))
 }
 
 fn pids_limit(section: &Section<'_>) -> u32 {

@@ -70,6 +70,7 @@ path = "/temperature"
 [process]
 command = ["./f", "%callback", "%unknown", "100%"]
 memory = 64
+cpus = 1.5
 pids-limit = 20
 file-size = 5
 user = "nobody"

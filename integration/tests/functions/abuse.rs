@@ -32,6 +32,21 @@ fn counted_in(pid: u32) -> Option<PathBuf> {
     candidates.into_iter().flatten().map(PathBuf::from).find(|directory| directory.join("pids.max").is_file())
 }
 
+/// Returns the quota of processor time of a process, in microseconds of each 100 ms.
+fn cpu_quota(pid: u32) -> Option<String> {
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    let of_cpu = |line: &&str| line.split(':').nth(1).is_some_and(|names| names.split(',').any(|name| name == "cpu"));
+    let path = |line: &str| line.splitn(3, ':').nth(2).map(str::to_owned);
+    let v1 = text.lines().find(of_cpu).and_then(path);
+    let v2 = text.lines().find_map(|line| line.strip_prefix("0::"));
+    let files = [
+        v1.map(|path| format!("/sys/fs/cgroup/cpu{path}/cpu.cfs_quota_us")),
+        v2.map(|path| format!("/sys/fs/cgroup{path}/cpu.max")),
+    ];
+    let text = files.into_iter().flatten().find_map(|file| fs::read_to_string(file).ok())?;
+    text.split_whitespace().next().map(str::to_owned)
+}
+
 fn number_in(file: PathBuf) -> u64 {
     let text = fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
     text.trim().parse().unwrap_or_else(|_| panic!("{}: {text}", file.display()))
@@ -68,7 +83,7 @@ async fn process_has_configured_limits() {
         return;
     }
     let daemon = Setup::default()
-        .function(Function::new("given").process("pids-limit", 30).process("file-size", 3))
+        .function(Function::new("given").process("pids-limit", 30).process("file-size", 3).process("cpus", 0.5))
         .function(Function::new("usual"))
         .start()
         .await;
@@ -79,6 +94,10 @@ async fn process_has_configured_limits() {
         let line = limits.lines().find(|line| line.starts_with("Max file size")).unwrap();
         assert_eq!(line.split_whitespace().nth(3), Some(bytes), "{function}");
     }
+    let pid = daemon.get("/invoke/given/pid").await.ok().pid();
+    // Without a controller for it, the daemon logs that it is not limited.
+    let is_unlimited = daemon.log().contains("processor time of instances is not limited");
+    assert!(is_unlimited || cpu_quota(pid).as_deref() == Some("50000"), "{:?}", cpu_quota(pid));
 }
 
 #[tokio::test]

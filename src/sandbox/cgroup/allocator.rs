@@ -22,8 +22,9 @@ struct Shared {
     /// Dropped before the parent directories.
     pool: Pool,
     cgroups: Option<DaemonCgroups>,
-    /// Whether a missing limit was logged.
+    /// Whether a missing limit was logged, and that of processor time.
     warned: AtomicBool,
+    warned_cpu: AtomicBool,
     log: Logger,
 }
 
@@ -34,8 +35,7 @@ impl CgroupAllocator {
             Ok(cgroups) => (Some(cgroups), None),
             Err(error) => (None, Some(error)),
         };
-        let limits =
-            Self(Arc::new(Shared { pool: Pool::default(), cgroups, warned: AtomicBool::new(false), log: log.clone() }));
+        let limits = Self::with(cgroups, log);
         if let Some(error) = error {
             limits.warn_unlimited(&error);
         } else if !limits.0.cgroups.as_ref().is_some_and(DaemonCgroups::counts_processes) {
@@ -56,8 +56,22 @@ impl CgroupAllocator {
         task::spawn_blocking(move || allocator.create(limits, other_user)).await.ok().flatten()
     }
 
-    fn create(&self, limits: ResourceLimits, other_user: bool) -> Option<Group> {
-        let created = self.0.cgroups.as_ref()?.group(limits, other_user);
+    fn with(cgroups: Option<DaemonCgroups>, log: &Logger) -> Self {
+        let (warned, warned_cpu) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self(Arc::new(Shared { pool: Pool::default(), cgroups, warned, warned_cpu, log: log.clone() }))
+    }
+
+    fn create(&self, mut limits: ResourceLimits, other_user: bool) -> Option<Group> {
+        let cgroups = self.0.cgroups.as_ref()?;
+        if limits.cpu_quota.is_some()
+            && let Err(error) = cgroups.enable_cpu()
+        {
+            limits.cpu_quota = None;
+            if !self.0.warned_cpu.swap(true, Ordering::Relaxed) {
+                warn!(self.0.log, "processor time of instances is not limited"; "error" => %error);
+            }
+        }
+        let created = cgroups.group(limits, other_user);
         created.inspect_err(|error| self.warn_unlimited(error)).ok()
     }
 
@@ -85,12 +99,7 @@ impl CgroupAllocator {
     /// Returns an allocator as on a host without cgroups.
     #[cfg(test)]
     pub fn none(log: &Logger) -> Self {
-        Self(Arc::new(Shared {
-            pool: Pool::default(),
-            cgroups: None,
-            warned: AtomicBool::new(false),
-            log: log.clone(),
-        }))
+        Self::with(None, log)
     }
 
     /// Returns the parent directories.

@@ -33,6 +33,14 @@ const KILL_ROUNDS: usize = 8;
 /// A cgroup is clean if it uses at most this fraction of its memory limit: the kernel counts in batches.
 const CLEAN_FRACTION: u64 = 32;
 
+/// The period of processor time, in microseconds: the kernel's default.
+const CPU_PERIOD: u32 = 100_000;
+
+/// Returns the time in each period of so many processors.
+pub fn cpu_quota(cpus: f64) -> u32 {
+    (cpus * f64::from(CPU_PERIOD)).round() as u32
+}
+
 /// The resource limits of an instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ResourceLimits {
@@ -40,6 +48,8 @@ pub struct ResourceLimits {
     pub memory: u64,
     /// Processes and threads at once.
     pub pids: u32,
+    /// Processor time in microseconds of each [`CPU_PERIOD`]. `None`: not limited.
+    pub cpu_quota: Option<u32>,
     /// Whether its processes can be frozen.
     pub freezable: bool,
 }
@@ -49,6 +59,7 @@ pub struct ResourceLimits {
 pub(super) enum Controls {
     V1Memory,
     V1Pids,
+    V1Cpu,
     V1Freezer,
     V2,
 }
@@ -58,6 +69,7 @@ impl Controls {
         match self {
             Controls::V1Memory => "memory",
             Controls::V1Pids => "pids",
+            Controls::V1Cpu => "cpu",
             Controls::V1Freezer => V1_FREEZER,
             Controls::V2 => "unified",
         }
@@ -68,13 +80,23 @@ impl Controls {
         match self {
             Controls::V1Memory => Some((V1_USAGE, V1_PEAK)),
             Controls::V2 => Some((V2_USAGE, V2_PEAK)),
-            Controls::V1Pids | Controls::V1Freezer => None,
+            Controls::V1Pids | Controls::V1Cpu | Controls::V1Freezer => None,
         }
     }
 
     pub(super) fn named(name: &str) -> Option<Self> {
-        let all = [Controls::V1Memory, Controls::V1Pids, Controls::V1Freezer, Controls::V2];
+        let all = [Controls::V1Memory, Controls::V1Pids, Controls::V1Cpu, Controls::V1Freezer, Controls::V2];
         all.into_iter().find(|controls| controls.name() == name)
+    }
+
+    /// Returns whether an instance with these limits has a directory in the hierarchy.
+    pub(super) fn is_used(self, limits: ResourceLimits) -> bool {
+        match self {
+            Controls::V1Memory | Controls::V1Pids | Controls::V2 => true,
+            Controls::V1Cpu => limits.cpu_quota.is_some(),
+            // Nothing in it is ever frozen unless the instance may be paused.
+            Controls::V1Freezer => limits.freezable,
+        }
     }
 }
 
@@ -87,7 +109,7 @@ pub(super) struct ControllerDir {
 }
 
 impl ControllerDir {
-    pub(super) fn limit(&self, ResourceLimits { memory, pids, .. }: ResourceLimits) -> io::Result<()> {
+    pub(super) fn limit(&self, ResourceLimits { memory, pids, cpu_quota, .. }: ResourceLimits) -> io::Result<()> {
         let set = |file: &str, value: u64| write(&self.path.join(file), &value.to_string());
         let bytes = memory.saturating_mul(1 << 20);
         // Not every kernel has swap accounting and group-wide OOM kills. The limit itself is required.
@@ -97,12 +119,19 @@ impl ControllerDir {
                 let _ = set("memory.memsw.limit_in_bytes", bytes).or_else(|_| set("memory.swappiness", 0));
             }
             Controls::V1Pids => set("pids.max", pids.into())?,
+            Controls::V1Cpu => {
+                set("cpu.cfs_period_us", CPU_PERIOD.into())?;
+                cpu_quota.map_or(Ok(()), |quota| set("cpu.cfs_quota_us", quota.into()))?;
+            }
             Controls::V1Freezer => {}
             Controls::V2 => {
                 set("memory.max", bytes)?;
                 let _ = set("memory.swap.max", 0);
                 let _ = set("memory.oom.group", 1);
                 let _ = set("pids.max", pids.into());
+                if let Some(quota) = cpu_quota {
+                    write(&self.path.join("cpu.max"), &format!("{quota} {CPU_PERIOD}"))?;
+                }
             }
         }
         Ok(())
@@ -112,7 +141,7 @@ impl ControllerDir {
         // Moving a thread is some hundred times faster than moving a process, for which the kernel waits for an RCU grace
         // period. The child has one thread, so both are the same. Version 2 moves threads only inside one domain.
         let file = match self.controls {
-            Controls::V1Memory | Controls::V1Pids | Controls::V1Freezer => "tasks",
+            Controls::V1Memory | Controls::V1Pids | Controls::V1Cpu | Controls::V1Freezer => "tasks",
             Controls::V2 => "cgroup.procs",
         };
         self.path.join(file)
@@ -144,7 +173,7 @@ impl ControllerDir {
         match self.controls {
             Controls::V1Memory => Some(self.path.join(V1_OOM_KILLS)),
             Controls::V2 => Some(self.path.join(V2_OOM_KILLS)),
-            Controls::V1Pids | Controls::V1Freezer => None,
+            Controls::V1Pids | Controls::V1Cpu | Controls::V1Freezer => None,
         }
     }
 
@@ -157,7 +186,7 @@ impl ControllerDir {
         match self.controls {
             Controls::V1Memory => little(charged(V1_USAGE)),
             Controls::V1Pids => none(charged("pids.current")),
-            Controls::V1Freezer => true,
+            Controls::V1Cpu | Controls::V1Freezer => true,
             Controls::V2 => little(charged(V2_USAGE)) && none(charged("pids.current").or(Some(0))),
         }
     }
@@ -181,7 +210,7 @@ impl ControllerDir {
             Controls::V1Pids => {
                 let _ = write(&self.path.join("pids.max"), "0");
             }
-            Controls::V1Memory => {}
+            Controls::V1Memory | Controls::V1Cpu => {}
             // Not even SIGKILL reaches a frozen process.
             Controls::V1Freezer => {
                 let _ = Freezer::of(self.controls, &self.path).map(|freezer| freezer.thaw());
@@ -246,14 +275,16 @@ mod tests {
     #[test]
     fn sets_limits_of_version_2() {
         let directory = tempfile::tempdir().unwrap();
-        for file in ["memory.max", "memory.swap.max", "pids.max"] {
+        for file in ["memory.max", "memory.swap.max", "pids.max", "cpu.max"] {
             fs::write(directory.path().join(file), "").unwrap();
         }
         let group_dir =
             ControllerDir { controls: Controls::V2, path: directory.path().to_owned(), label: String::new() };
-        group_dir.limit(ResourceLimits { memory: 64, pids: 20, freezable: false }).unwrap();
+        group_dir
+            .limit(ResourceLimits { memory: 64, pids: 20, cpu_quota: Some(cpu_quota(1.5)), freezable: false })
+            .unwrap();
         let read = |file| fs::read_to_string(directory.path().join(file)).unwrap();
         assert_eq!((read("memory.max"), read("memory.swap.max")), ("67108864".to_owned(), "0".to_owned()));
-        assert_eq!(read("pids.max"), "20");
+        assert_eq!((read("pids.max"), read("cpu.max")), ("20".to_owned(), "150000 100000".to_owned()));
     }
 }

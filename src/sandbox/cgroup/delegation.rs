@@ -32,6 +32,17 @@ pub fn enable_controllers(directory: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Enables the controller for processor time for the children of `parent`, which a daemon has made.
+pub fn enable_cpu(parent: &Path) -> io::Result<()> {
+    let above = parent.parent().unwrap_or(parent);
+    for directory in [above, parent] {
+        if !has_controller(directory, "cpu") {
+            write(&directory.join("cgroup.subtree_control"), "+cpu")?;
+        }
+    }
+    Ok(())
+}
+
 /// Returns whether the children of `directory` have `controller`.
 pub fn has_controller(directory: &Path, controller: &str) -> bool {
     fs::read_to_string(directory.join("cgroup.subtree_control"))

@@ -40,7 +40,7 @@ impl Freezer {
         let (version, file) = match controls {
             Controls::V1Freezer => (Version::V1, V1_STATE),
             Controls::V2 => (Version::V2, V2_FREEZE),
-            Controls::V1Memory | Controls::V1Pids => return None,
+            Controls::V1Memory | Controls::V1Pids | Controls::V1Cpu => return None,
         };
         directory.join(file).exists().then(|| Self { directory: directory.to_owned(), version })
     }

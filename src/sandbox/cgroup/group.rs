@@ -68,7 +68,7 @@ impl Group {
     pub(super) fn adopt(controls: Controls, path: PathBuf) -> Self {
         Self::of(
             vec![ControllerDir { controls, path, label: String::new() }],
-            ResourceLimits { memory: 0, pids: 0, freezable: false },
+            ResourceLimits { memory: 0, pids: 0, cpu_quota: None, freezable: false },
         )
     }
 

@@ -19,6 +19,8 @@ pub enum Layout {
         memory: CgroupDir,
         /// The process in the hierarchy that counts processes, if mounted.
         pids: Option<CgroupDir>,
+        /// The process in the hierarchy that shares processor time, if mounted.
+        cpu: Option<CgroupDir>,
         /// The process in the hierarchy that freezes processes, if mounted.
         freezer: Option<CgroupDir>,
     },
@@ -50,7 +52,7 @@ impl Layout {
     fn locate(cgroups: &ProcessCGroups, mounts: &MountInfos) -> Option<Self> {
         let v1 = |controller| cgroup_dir(path(cgroups, controller)?, mounts, "cgroup", Some(controller));
         if let Some(memory) = v1("memory") {
-            return Some(Layout::V1 { memory, pids: v1("pids"), freezer: v1("freezer") });
+            return Some(Layout::V1 { memory, pids: v1("pids"), cpu: v1("cpu"), freezer: v1("freezer") });
         }
         cgroup_dir(path(cgroups, "")?, mounts, "cgroup2", None).map(Layout::V2)
     }
@@ -112,7 +114,8 @@ mod tests {
 39 31 0:36 / /sys/fs/cgroup/pids rw,relatime - cgroup cgroup rw,pids\n";
         let memory = at("/sys/fs/cgroup/memory", "/sys/fs/cgroup/memory/a/b");
         let pids = Some(at("/sys/fs/cgroup/pids", "/sys/fs/cgroup/pids/a"));
-        assert_eq!(locate(cgroup, mountinfo), Some(Layout::V1 { memory, pids, freezer: None }));
+        let cpu = Some(at("/sys/fs/cgroup/cpu,cpuacct", "/sys/fs/cgroup/cpu,cpuacct"));
+        assert_eq!(locate(cgroup, mountinfo), Some(Layout::V1 { memory, pids, cpu, freezer: None }));
     }
 
     #[test]
@@ -124,7 +127,7 @@ mod tests {
 41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw\n";
         let memory = at("/sys/fs/cgroup/memory", "/sys/fs/cgroup/memory");
         let freezer = Some(at("/sys/fs/cgroup/freezer", "/sys/fs/cgroup/freezer"));
-        assert_eq!(locate(cgroup, mountinfo), Some(Layout::V1 { memory, pids: None, freezer }));
+        assert_eq!(locate(cgroup, mountinfo), Some(Layout::V1 { memory, pids: None, cpu: None, freezer }));
         let without = "1:name=systemd:/unit\n0::/unit\n";
         let unified = at("/sys/fs/cgroup/unified", "/sys/fs/cgroup/unified/unit");
         assert_eq!(locate(without, mountinfo), Some(Layout::V2(unified)));
@@ -134,7 +137,10 @@ mod tests {
     fn translates_paths_for_mounts_inside_containers() {
         let mountinfo = "\
 35 31 0:32 /docker/c0ffee /sys/fs/cgroup/memory ro,relatime master:17 - cgroup cgroup rw,memory\n";
-        let memory = |own| Some(Layout::V1 { memory: at("/sys/fs/cgroup/memory", own), pids: None, freezer: None });
+        let memory = |own| {
+            let memory = at("/sys/fs/cgroup/memory", own);
+            Some(Layout::V1 { memory, pids: None, cpu: None, freezer: None })
+        };
         assert_eq!(locate("4:memory:/docker/c0ffee\n", mountinfo), memory("/sys/fs/cgroup/memory"));
         assert_eq!(locate("4:memory:/docker/c0ffee/x\n", mountinfo), memory("/sys/fs/cgroup/memory/x"));
         assert_eq!(locate("4:memory:/elsewhere\n", mountinfo), memory("/sys/fs/cgroup/memory"));

@@ -38,6 +38,6 @@ mod tests {
         }
         assert_eq!(least_limit(&Layout::V2(cgroup())), Some(2 << 30));
         fs::write(own.join("memory.limit_in_bytes"), "1048576\n").unwrap();
-        assert_eq!(least_limit(&Layout::V1 { memory: cgroup(), pids: None, freezer: None }), Some(1 << 20));
+        assert_eq!(least_limit(&Layout::V1 { memory: cgroup(), pids: None, cpu: None, freezer: None }), Some(1 << 20));
     }
 }

@@ -26,7 +26,7 @@ use std::{
 
 pub use allocator::CgroupAllocator;
 use controller::{ControllerDir, Controls};
-pub use controller::{ResourceLimits, V1_FREEZER};
+pub use controller::{ResourceLimits, V1_FREEZER, cpu_quota};
 pub use freezer::Freezer;
 use futures::{StreamExt, stream};
 pub use group::Group;
@@ -69,11 +69,14 @@ impl DaemonCgroups {
         let name = format!("{PREFIX}{}-{}", state.identity(), state.run_id());
         let make = |controls, above: &Path, own: &CgroupDir| Hierarchy::new(controls, above.join(&name), own, state);
         let hierarchies = match layout {
-            Some(Layout::V1 { memory, pids, freezer }) => {
+            Some(Layout::V1 { memory, pids, cpu, freezer }) => {
                 let memory = make(Controls::V1Memory, &memory.path, &memory)?;
-                let pids = pids.and_then(|pids| make(Controls::V1Pids, &pids.path, &pids).ok());
-                let freezer = freezer.and_then(|own| make(Controls::V1Freezer, &own.path, &own).ok());
-                [Some(memory), pids, freezer].into_iter().flatten().collect()
+                let others = [(Controls::V1Pids, pids), (Controls::V1Cpu, cpu), (Controls::V1Freezer, freezer)];
+                let others = others.into_iter().filter_map(|(controls, own)| {
+                    let own = own?;
+                    make(controls, &own.path, &own).ok()
+                });
+                [memory].into_iter().chain(others).collect()
             }
             Some(Layout::V2(own)) => {
                 let mut made = Err(no_controller());
@@ -98,14 +101,27 @@ impl DaemonCgroups {
     /// Creates the directories of one instance.
     pub fn group(&self, limits: ResourceLimits, other_user: bool) -> io::Result<Group> {
         let name = &self.next.fetch_add(1, Ordering::Relaxed).to_string();
-        // Nothing in it is ever frozen unless the instance may be paused.
-        let used = |hierarchy: &&Hierarchy| limits.freezable || hierarchy.controls != Controls::V1Freezer;
-        let directories = self.hierarchies.iter().filter(used).map(|hierarchy| ControllerDir {
+        let used = self.hierarchies.iter().filter(|hierarchy| hierarchy.controls.is_used(limits));
+        let directories = used.map(|hierarchy| ControllerDir {
             controls: hierarchy.controls,
             path: hierarchy.parent.join(name),
             label: hierarchy.label(name),
         });
         Group::create(directories, limits, other_user)
+    }
+
+    /// Prepares limits of processor time. Under version 2 the controller is enabled by the first function that needs it, as
+    /// it makes the scheduler slower for all.
+    ///
+    /// # Errors
+    /// Says why this host cannot limit it.
+    pub(super) fn enable_cpu(&self) -> io::Result<()> {
+        let mut hierarchies = self.hierarchies.iter();
+        match hierarchies.find(|hierarchy| matches!(hierarchy.controls, Controls::V1Cpu | Controls::V2)) {
+            Some(hierarchy) if hierarchy.controls == Controls::V2 => delegation::enable_cpu(&hierarchy.parent),
+            Some(_) => Ok(()),
+            None => Err(io::Error::new(io::ErrorKind::Unsupported, "no cpu controller is available")),
+        }
     }
 
     /// Returns the parents of earlier daemons of the state directory. None of those runs, as this one holds the lock.
@@ -116,7 +132,7 @@ impl DaemonCgroups {
     /// Returns the parent directories that every instance has a directory in.
     #[cfg(test)]
     pub fn parents(&self) -> impl Iterator<Item = &Path> {
-        let is_used = |hierarchy: &&Hierarchy| hierarchy.controls != Controls::V1Freezer;
+        let is_used = |hierarchy: &&Hierarchy| !matches!(hierarchy.controls, Controls::V1Cpu | Controls::V1Freezer);
         self.hierarchies.iter().filter(is_used).map(|hierarchy| hierarchy.parent.as_path())
     }
 }
@@ -154,7 +170,7 @@ impl Hierarchy {
     fn counts_processes(&self) -> bool {
         match self.controls {
             Controls::V1Pids => true,
-            Controls::V1Memory | Controls::V1Freezer => false,
+            Controls::V1Memory | Controls::V1Cpu | Controls::V1Freezer => false,
             Controls::V2 => delegation::has_controller(&self.parent, "pids"),
         }
     }
@@ -272,7 +288,7 @@ mod tests {
         assert_eq!(found(Layout::V2(at(path))), Some((Controls::V2, path.into())));
         assert_eq!(found(Layout::V2(at("/sys/fs/cgroup/user.slice"))), None, "the process id is now another's");
         let path = "/sys/fs/cgroup/memory/docker/c0ffee";
-        let v1 = Layout::V1 { memory: at(path), pids: None, freezer: None };
+        let v1 = Layout::V1 { memory: at(path), pids: None, cpu: None, freezer: None };
         assert_eq!(found(v1), Some((Controls::V1Memory, path.into())));
     }
 

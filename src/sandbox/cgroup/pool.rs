@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     fn limits(memory: u64) -> ResourceLimits {
-        ResourceLimits { memory, pids: 10, freezable: false }
+        ResourceLimits { memory, pids: 10, cpu_quota: None, freezable: false }
     }
 
     fn group(memory: u64) -> Group {

@@ -41,7 +41,7 @@ use unifaas_actors::{
 
 use super::{
     Callback,
-    cgroup::{CgroupAllocator, ResourceLimits},
+    cgroup::{CgroupAllocator, ResourceLimits, cpu_quota},
     ports::Ports,
     readiness::{Place, Probe, Sockets, Target},
 };
@@ -113,7 +113,8 @@ impl Processes {
         let record = ProcessRecord::begin(journal, order.instance.to_string()).await?;
         order.clock.mark(Phase::Resources);
         let freezable = !order.spec.keep_paused.is_zero();
-        let limits = ResourceLimits { memory: process.memory, pids: process.pids_limit, freezable };
+        let cpu_quota = process.cpus.map(cpu_quota);
+        let limits = ResourceLimits { memory: process.memory, pids: process.pids_limit, cpu_quota, freezable };
         let (program, directory) = (invocation.program.clone(), order.spec.directory.clone());
 
         let mut request = SpawnRequest::new(invocation, directory.clone(), credentials.as_ref());

@@ -216,7 +216,8 @@ impl Inner {
         let Plan { vmm, invocation, run_as, files, disk, snapshot } = plan;
         let overhead = if vmm == Vmm::Qemu { QEMU_OVERHEAD } else { FIRECRACKER_OVERHEAD };
         let memory = vm.memory + overhead;
-        let limits = ResourceLimits { memory, pids: MAX_THREADS, freezable: !order.spec.keep_paused.is_zero() };
+        let freezable = !order.spec.keep_paused.is_zero();
+        let limits = ResourceLimits { memory, pids: MAX_THREADS, cpu_quota: None, freezable };
         let program = invocation.program.clone();
         let mut request = SpawnRequest::new(invocation, "/".into(), run_as.credentials.as_ref());
         request = request.capabilities(run_as.capabilities).console();

@@ -64,6 +64,7 @@ fn names_the_problems_of_a_container() {
     refused(CONTAINER, "container.", "an integer from 6 to 16777216 (MiB)", &sizes);
     let cpus = [("cpus = 0", "the integer 0"), ("cpus = -1.5", "the float -1.5"), ("cpus = nan", "the float nan")];
     refused(CONTAINER, "container.", "a number of CPUs from 0.01 to 1024", &cpus);
+    refused(PROCESS, "process.", "a number of CPUs from 0.01 to 1024", &cpus);
     let networks =
         [("network = \"container:x\"", "the string \"container:x\""), ("network = \"..\"", "the string \"..\"")];
     refused(CONTAINER, "container.", "the name of a network of the engine", &networks);

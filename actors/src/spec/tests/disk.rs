@@ -106,7 +106,7 @@ fn the_files_of_a_vm_have_to_exist() {
     );
     fs::create_dir(function.directory.join("disk")).unwrap();
     let expected = [
-        "function.toml:1: cpus: unknown key in the file's top level; it belongs to [container] or [vm]",
+        "function.toml:1: cpus: unknown key in the file's top level; it belongs to [process], [container] or [vm]",
         "function.toml:3: vm.kernel: \"kernel\" does not exist",
         "function.toml:4: vm.image: \"disk\" is a directory, not a file",
         "function.toml:5: vm.initrd: \"initrd\" does not exist",

@@ -53,7 +53,7 @@ fn reads_every_key_of_a_process() {
     let SandboxSpec::Process(process) = spec.sandbox else { panic!("not a process") };
     assert_eq!(process.command, ["./f", "%callback", "%unknown", "100%"]);
     assert_eq!(process.user.as_deref(), Some("nobody"));
-    assert_eq!((process.pids_limit, process.file_size), (20, Some(5)));
+    assert_eq!((process.cpus, process.pids_limit, process.file_size), (Some(1.5), 20, Some(5)));
 }
 
 #[test]

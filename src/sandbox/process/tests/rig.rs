@@ -113,6 +113,7 @@ impl Rig {
         let process = ProcessSpec {
             command: command.iter().map(|word| (*word).to_owned()).collect(),
             memory: self.memory,
+            cpus: None,
             pids_limit: self.pids_limit,
             file_size: self.file_size,
             user: self.user.clone(),

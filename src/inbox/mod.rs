@@ -4,15 +4,18 @@
 //!
 //! | file | content |
 //! | --- | --- |
-//! | `sqlite.rs`, `schema.rs` | the database |
+//! | `sqlite.rs`, `schema.rs`, `rows.rs` | the database: its connection, its tables, its rows |
+//! | `store.rs` | what a store does, as statements of SQL |
 //! | `thread.rs` | the thread that owns it |
 //! | `deliver/` | the delivery of results |
 //! | `attempt.rs` | attempts, each served like any request |
 
 mod attempt;
 mod deliver;
+mod rows;
 mod schema;
 mod sqlite;
+mod store;
 #[cfg(test)]
 mod tests;
 mod thread;

@@ -11,7 +11,7 @@ use unifaas_actors::{Changes, FilesChanged, RegistryActor};
 use crate::{config::Configuration, http::Shared, log::LogLevel};
 
 /// The settings that can change while the daemon runs.
-const CHANGEABLE: [&str; 3] = ["access-log", "drain-grace", "log-level"];
+const CHANGEABLE: [&str; 4] = ["access-log", "drain-grace", "log-level", "upgrade-grace"];
 
 /// What a reload changes.
 pub struct Reloader {

@@ -156,6 +156,7 @@ impl Configuration {
     /// Takes over the settings that can change while the daemon runs, of which `keys` have changed.
     pub fn adopt(&mut self, new: &Self, keys: &[&str]) {
         self.serve.drain_grace = new.serve.drain_grace;
+        self.serve.upgrade_grace = new.serve.upgrade_grace;
         self.serve.log_level = new.serve.log_level;
         for (own, new) in self.settings.iter_mut().zip(&new.settings) {
             if keys.contains(&new.key.as_str()) {

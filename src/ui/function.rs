@@ -166,8 +166,18 @@ fn instances(known: &Known<'_>, report: &FunctionReport) -> Markup {
     let of_state = |wanted: &str| instances.iter().filter(|instance| instance.state == wanted).count();
     let paused = ["pausing", "paused", "resuming"].into_iter().map(of_state).sum::<usize>();
     let most = function.spec.as_ref().and_then(|spec| spec.max_instances);
-    let head =
-        heads(&["Instance", "State", "Origin", "#In flight", "#Served", "#Memory", "Revision", "Process", "Address"]);
+    let head = heads(&[
+        "Instance",
+        "State",
+        "Origin",
+        "#In flight",
+        "#Served",
+        "#Memory",
+        "Revision",
+        "Process",
+        "Address",
+        "Action",
+    ]);
     let rows = html! { @for instance in instances.iter().take(INSTANCES) { (instance_row(known, instance)) } };
     html! {
         h2 { "Instances" }
@@ -201,6 +211,7 @@ fn instance_row(known: &Known<'_>, instance: &InstanceSnapshot) -> Markup {
             td { (instance.revision) }
             td { @match instance.pid { Some(pid) => (pid), None => "–" } }
             td { @match &instance.address { Some(address) => code { (address) }, None => "–" } }
+            td { (instance::stop(instance.id)) }
         }
     }
 }

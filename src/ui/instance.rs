@@ -34,6 +34,17 @@ pub async fn content(known: &Known<'_>, id: InstanceId) -> Option<Content> {
     Some(content)
 }
 
+/// Returns a button that ends an instance now.
+pub fn stop(id: InstanceId) -> Markup {
+    html! {
+        div.actions data-key="actions" {
+            button type="button" data-post={ "/debug/instances/" (id) "/stop" } data-question="End this instance now?"
+                aria-label={ "Stop instance " (short(id)) } { "Stop" }
+            span role="status" {}
+        }
+    }
+}
+
 fn of_live(record: &InstanceRecord, instance: &InstanceSnapshot) -> Markup {
     let stop = format!("/debug/instances/{}/stop", record.instance);
     // Changes between these two are too frequent to be announced.

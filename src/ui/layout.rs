@@ -208,7 +208,7 @@ pub fn facts(facts: &[(&str, Markup)]) -> Markup {
 /// Returns buttons that act, each with the address of its action and, if it needs one, a question. They need scripts.
 pub fn actions(actions: &[(&str, String, Option<String>)]) -> Markup {
     html! {
-        div.actions data-key="actions" hidden {
+        div.actions data-key="actions" {
             span role="status" {}
             @for (name, address, question) in actions {
                 button type="button" data-post=(address) data-question=[question] { (name) }

@@ -31,6 +31,8 @@ const ERROR_LINES: usize = 20;
 const LOG_LINES: usize = 5;
 /// How an instance ended that an operator has stopped, for the requests that it served.
 const STOPPED: &str = "stopped by an operator";
+/// The same for an instance that had to end: the function was removed, or the daemon ends.
+const DRAINED: &str = "its time to finish was over, as its function was removed or the daemon ends";
 /// Callbacks kept until the instance's address is known. An honest instance sends one.
 const MAX_EARLY_CALLBACKS: usize = 4;
 /// How long the connection on which an instance was found ready is kept for its first request. A server with one thread
@@ -173,9 +175,12 @@ impl InstanceActor {
                     debug!(actor.log, "instance exited"; "how" => %exit);
                     actor.entry.exit = Some(exit.clone());
                     if let Some(endpoint) = actor.endpoint() {
-                        // The exit status does not say that an operator has stopped it.
-                        let by_operator = actor.entry.cause == StopReason::Stopped;
-                        let told = if by_operator { SandboxExit::Other(STOPPED.to_owned()) } else { exit.clone() };
+                        // The exit status does not say who ended it.
+                        let told = match actor.entry.cause {
+                            StopReason::Stopped => SandboxExit::Other(STOPPED.to_owned()),
+                            StopReason::Drained => SandboxExit::Other(DRAINED.to_owned()),
+                            _ => exit.clone(),
+                        };
                         endpoint.set_ended(Some(told));
                     }
                     let ended = format!("ended: {exit}");

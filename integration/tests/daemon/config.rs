@@ -276,10 +276,10 @@ async fn sighup_makes_a_service_read_its_file_again() {
     daemon.get("/invoke/f/pid").await.ok();
     assert!(!daemon.log().contains("\"debug\""), "{}", daemon.log());
 
-    file(&home, "drain-grace = 1\nlog-level = \"debug\"\naccess-log = \"all\"\ntap-pool = 7\n");
+    file(&home, "drain-grace = 1\nlog-level = \"debug\"\naccess-log = \"all\"\ntap-pool = 7\nupgrade-grace = 5\n");
     daemon.signal(Signal::SIGHUP);
     let line = logged(&daemon, "read configuration and registry again").await;
-    assert!(line.contains("drain-grace access-log log-level"), "{line}");
+    assert!(line.contains("drain-grace upgrade-grace access-log log-level"), "{line}");
     let line = logged(&daemon, "take effect at the next start").await;
     assert!(line.contains("\"warning\"") && line.contains("tap-pool"), "{line}");
     assert_eq!(grace().await, Some(1.0));

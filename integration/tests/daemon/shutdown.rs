@@ -111,13 +111,14 @@ async fn requests_beyond_drain_grace_are_cut_off() {
     daemon.get("/invoke/f/pid").await.ok();
     let mut connection = daemon.connect().await;
     let endless =
-        tokio::spawn(async move { connection.send(request("GET", "/invoke/f/sleep?ms=60000", empty())).await });
+        tokio::spawn(async move { connection.send(request("POST", "/invoke/f/sleep?ms=60000", empty())).await });
     daemon.until("f", "busy", 1).await;
     let Ending { status, took } = daemon.end().await;
     assert_eq!(status.code(), Some(0));
     assert!(took > ms(900) && took < ms(10_000), "{took:?}");
     if let Ok(reply) = endless.await.unwrap() {
-        assert!(reply.status >= 500, "{reply:?}");
+        let problem = reply.problem(502, "instance_failed").to_string();
+        assert!(problem.contains("its time to finish was over"), "{problem}");
     }
 }
 

@@ -29,6 +29,8 @@ async fn requests_beyond_the_grace_are_ended_and_logged() {
     let new = daemon.upgrade().await;
     let reply = within(UPGRADE_LIMIT, "the end of the grace", long).await.unwrap().unwrap();
     is_ended(reply.status, reply.header("x-unifaas-error"));
+    let text = reply.text();
+    assert!(reply.status == 503 || text.contains("its time to finish was over"), "{text}");
     assert!(reply.took >= ms(2500), "{:?}", reply.took);
     let (response, _) = stream.response().await.expect("an answer");
     let code = response.headers().get("x-unifaas-error").map(|code| code.to_str().unwrap().to_owned());

@@ -250,5 +250,6 @@ document.addEventListener("click", ({ target }) => {
 
 // === Start ===
 
-for (const hidden of document.querySelectorAll(".tools[hidden], .actions[hidden]")) hidden.hidden = false;
+document.body.classList.add("scripted");
+for (const tools of document.querySelectorAll(".tools[hidden]")) tools.hidden = false;
 follow();

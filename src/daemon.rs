@@ -17,7 +17,9 @@ use actix::Addr;
 use slog::{crit, info, o, warn};
 use unifaas_actors::{
     AdmissionActor, Callbacks, ChangeSource, Directory, FollowTriggers, History, HostLimits, LoadedSpec, RegistryActor,
-    Services, UsageTable, ended, scan_all, spec::SPEC_FILE, trigger::TriggerActor,
+    Services, UsageTable, ended, scan_all,
+    spec::SPEC_FILE,
+    trigger::{StartSources, TriggerActor},
 };
 
 use crate::{
@@ -41,6 +43,7 @@ use crate::{
     snapshot::SnapshotStore,
     state::{self, State},
     trace::{OtlpEndpoint, Tracer},
+    trigger::{SourceSettings, Sources},
     upgrade::{self, Inheritance, Lives, Recovery, UpgradeTrigger},
 };
 use error::DaemonError;
@@ -107,6 +110,7 @@ async fn serve(
         .as_ref()
         .map(|file| DeliveryKey::read(file).map_err(|source| DaemonError::DeliverKey { path: file.clone(), source }));
     let deliver_key = deliver_key.transpose()?;
+    let sources = SourceSettings::load(&options, &state::identity_of(&base)?)?;
     let tls_cert = options.tls_cert.as_ref().map(|file| file.display().to_string());
     let tls =
         options.tls_cert.clone().zip(options.tls_key.clone()).map(|(cert, key)| Tls::load(cert, key)).transpose()?;
@@ -184,6 +188,8 @@ async fn serve(
         admin_read: options.admin_read,
         admin_group: operators.group().map(str::to_owned),
         otlp_endpoint: collector.as_ref().map(ToString::to_string),
+        nats: options.nats.as_ref().map(ToString::to_string),
+        mqtt: options.mqtt.as_ref().map(ToString::to_string),
         trace_sample: options.trace_sample,
         tls_cert,
         subnet: options.subnet.unwrap_or(Subnet::DEFAULT).to_string(),
@@ -219,7 +225,8 @@ async fn serve(
     let shared = Shared::new(known, peers, conn_limits, settings, tracer, inbox, log_of_workers);
     let shared = Arc::new(shared);
     Inbox::start(&shared, &inbox_settings);
-    let triggers = TriggerActor::launch(shared.inbox.handle.clone(), log.new(o!()));
+    let sources = Box::new(Sources::new(sources, shared.inbox.handle.clone(), &log));
+    let triggers = TriggerActor::launch(shared.inbox.handle.clone(), sources, log.new(o!()));
     actors.do_send(FollowTriggers(triggers.clone().recipient()));
     let access = AccessRules { read: options.admin_read, operators };
     let (upgrades, mut upgrade_requests) = UpgradeTrigger::new();
@@ -248,6 +255,7 @@ async fn serve(
             warn!(log, "the daemon before has ended during the upgrade");
         }
     }
+    triggers.do_send(StartSources);
     service::ready(&format!("serving {scheme}://{front}, functions: {functions}"), &log);
     service::feed_watchdog(&log);
     announce(&format!(
@@ -281,8 +289,9 @@ async fn serve(
     };
     upgrades.set_busy(true);
     let (grace, upgrade_grace) = reloader.graces();
-    let (registry, successor) = (&actors, None);
-    let mut shutdown = Shutdown { shared: &shared, servers, registry, signals: &mut signals, log: &log, successor };
+    let (registry, triggers, successor) = (&actors, &triggers, None);
+    let mut shutdown =
+        Shutdown { shared: &shared, servers, registry, triggers, signals: &mut signals, log: &log, successor };
     let grace = match end {
         End::Upgrade { successor, reply } => {
             info!(log, "leaving to the new daemon"; "grace" => ?upgrade_grace);

@@ -26,6 +26,7 @@ mod state;
 mod syscalls;
 mod thousands;
 mod trace;
+mod trigger;
 mod turn;
 mod ui;
 mod upgrade;

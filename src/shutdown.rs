@@ -1,8 +1,8 @@
 //! Shutdown, from the first signal to the last byte.
 //!
 //! In order: if another process keeps the front's socket open, connections are handed over to the next daemon. Then new
-//! requests are refused, functions drain, instances end, their resources are released, and the servers send their last
-//! bytes.
+//! requests are refused, no more messages of brokers are taken, functions drain, instances end, their resources are
+//! released, and the servers send their last bytes.
 
 use std::time::Duration;
 
@@ -12,7 +12,10 @@ use tokio::{
     sync::oneshot,
     time::{Instant, sleep, timeout},
 };
-use unifaas_actors::{DrainAll, RegistryActor};
+use unifaas_actors::{
+    DrainAll, RegistryActor,
+    trigger::{StopSources, TriggerActor},
+};
 
 use crate::{
     host::signals::{Event, Signals},
@@ -26,6 +29,8 @@ use crate::{
 const HANDOVER_TIME: Duration = Duration::from_secs(1);
 /// After the drain's grace: how long killed instances and the release of their resources may take.
 const KILL_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long the connections to brokers may take to close.
+const SOURCES_TIMEOUT: Duration = Duration::from_secs(4);
 /// How long the ends of asynchronous attempts may take to be recorded, after the last instance has ended.
 const OUTCOME_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -34,6 +39,7 @@ pub struct Shutdown<'a> {
     pub shared: &'a Shared,
     pub servers: Servers,
     pub registry: &'a Addr<RegistryActor>,
+    pub triggers: &'a Addr<TriggerActor>,
     pub signals: &'a mut Signals,
     pub log: &'a Logger,
     /// The daemon that has replaced this one.
@@ -71,7 +77,9 @@ impl Shutdown<'_> {
         grace: Duration,
     ) -> Duration {
         let began = Instant::now();
-        self.servers.stop_accepting_all().await;
+        // The new daemon connects to brokers when it takes over.
+        let stopped = self.stop_sources();
+        tokio::join!(self.servers.stop_accepting_all(), stopped);
         service::replaced_by(successor.pid(), self.log);
         successor.take_over();
         if self.signals.take_reload() {
@@ -115,6 +123,7 @@ impl Shutdown<'_> {
     /// Drains the instances within `grace`, kills the rest, and stops the servers.
     pub async fn finish(mut self, grace: Duration) {
         let mut drained = self.drain(grace);
+        let sources_stopped = self.stop_sources();
         let kill = tokio::select! {
             _ = &mut drained => false,
             name = self.next_end() => {
@@ -133,6 +142,7 @@ impl Shutdown<'_> {
                 warn!(self.log, "some instances did not end in time and are killed at exit");
             }
         }
+        sources_stopped.await;
         self.shared.inbox.hand_over(OUTCOME_TIMEOUT).await;
         self.servers.stop().await;
         info!(self.log, "ended");
@@ -146,6 +156,13 @@ impl Shutdown<'_> {
         if requests > 0 {
             warn!(self.log, "the grace is over: requests that have not ended are ended now"; "requests" => requests);
         }
+    }
+
+    /// Has the connections to brokers closed, after the messages on the way. The future resolves when they are.
+    fn stop_sources(&self) -> impl Future<Output = ()> + use<> {
+        let (stopped, wait) = oneshot::channel();
+        self.triggers.do_send(StopSources(stopped));
+        async move { drop(timeout(SOURCES_TIMEOUT, wait).await) }
     }
 
     fn drain(&self, grace: Duration) -> oneshot::Receiver<()> {

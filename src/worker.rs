@@ -64,7 +64,11 @@ impl<R: 'static> Worker<R> {
     {
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         let (sender, requests) = async_channel::unbounded();
-        let run = move || runtime.block_on(work(requests));
+        let run = move || {
+            runtime.block_on(work(requests));
+            // The lookup of a name may take much longer than the work wants to wait for it.
+            runtime.shutdown_background();
+        };
         let thread = thread::Builder::new().name(name.to_owned()).spawn(run)?;
         Ok(Self { handle: WorkerHandle(sender), threads: vec![thread] })
     }

@@ -22,6 +22,15 @@ pub fn program(name: &str) -> Option<PathBuf> {
     find(name, |path| path.is_file())
 }
 
+/// Returns the path of a program that may be where only root looks; otherwise like [`program`].
+///
+/// # Panics
+/// When it is not installed and this is CI.
+pub fn system_program(name: &str) -> Option<PathBuf> {
+    let system = ["/usr/sbin", "/usr/local/sbin"].map(|directory| Path::new(directory).join(name));
+    system.into_iter().find(|path| path.is_file()).or_else(|| program(name))
+}
+
 /// Returns the path of a program that any user may run, which functions are; otherwise like [`program`].
 ///
 /// # Panics

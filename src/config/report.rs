@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde_json::{Map, Value, json};
 
 use super::{Configuration, Setting, Source};
-use crate::{cli::Serve, host, net::Subnet, state};
+use crate::{cli::Serve, host, net::Subnet, state, trigger};
 
 impl Configuration {
     /// Returns the settings as a configuration file, with the source of each as a comment.
@@ -14,8 +14,8 @@ impl Configuration {
         if let Some(file) = &self.file {
             let _ = writeln!(text, "# file: {}", file.display());
         }
-        let line = |setting: &Setting| match &setting.value {
-            Some(value) => (format!("{} = {}", setting.key, literal(value)), setting.source.to_string()),
+        let line = |setting: &Setting| match setting.shown() {
+            Some(value) => (format!("{} = {}", setting.key, literal(&value)), setting.source.to_string()),
             None => (format!("# {}", setting.key), "not set".to_owned()),
         };
         let lines: Vec<_> = self.settings.iter().map(line).collect();
@@ -28,17 +28,25 @@ impl Configuration {
 
     /// Returns the settings as a JSON object: by key, `value` (text or null), `source`, and what tells where that is.
     pub fn to_json(&self) -> String {
-        let settings = self.settings.iter().map(|Setting { key, value, source }| {
-            let mut object = match source {
+        let settings = self.settings.iter().map(|setting| {
+            let mut object = match &setting.source {
                 Source::CommandLine => json!({ "source": "command-line" }),
                 Source::Environment(name) => json!({ "source": "environment", "variable": name }),
                 Source::File { path, line } => json!({ "source": "file", "file": path, "line": line }),
                 Source::Default => json!({ "source": "default" }),
             };
-            object["value"] = json!(value);
-            (key.clone(), object)
+            object["value"] = json!(setting.shown());
+            (setting.key.clone(), object)
         });
         format!("{:#}\n", Value::Object(settings.collect::<Map<_, _>>()))
+    }
+}
+
+impl Setting {
+    /// Returns the value without the passwords of brokers.
+    fn shown(&self) -> Option<String> {
+        let value = self.value.as_ref()?;
+        Some(if matches!(&*self.key, "mqtt" | "nats") { trigger::without_login(value) } else { value.clone() })
     }
 }
 

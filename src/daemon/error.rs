@@ -8,6 +8,7 @@ use crate::{
     http::{BindError, TlsError},
     net::NetError,
     state::StateError,
+    trigger::SourceError,
 };
 
 /// Why the daemon could not start, or ended by itself.
@@ -34,6 +35,8 @@ pub enum DaemonError {
     UnknownMemory,
     #[error("an upgrade cannot change the state directory to {}: restart the daemon", .0.display())]
     StateDirectoryChanged(PathBuf),
+    #[error(transparent)]
+    Source(#[from] SourceError),
     #[error(transparent)]
     AdminGroup(#[from] GroupError),
     #[error("the {0} has ended, which is a bug: without it no instance can start")]

@@ -139,6 +139,9 @@ pub struct Settings {
     pub admin_listen: Option<String>,
     pub metrics_listen: Option<String>,
     pub otlp_endpoint: Option<String>,
+    /// The brokers of triggers, without their passwords.
+    pub nats: Option<String>,
+    pub mqtt: Option<String>,
     pub trace_sample: f64,
     pub admin_read: AdminRead,
     /// The group whose members may act.

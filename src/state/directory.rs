@@ -210,6 +210,16 @@ fn check_owner(directory: &Path) -> Result<(), StateError> {
     }
 }
 
+/// Returns the mark of a state directory: the same for all daemons that use it one after the other.
+///
+/// # Errors
+/// When its file cannot be used.
+pub fn identity_of(base: &Path) -> Result<String, StateError> {
+    let path = base.join(IDENTITY);
+    let identity = identity(&path).map_err(error(&path))?;
+    Ok(format!("{identity:016x}"))
+}
+
 /// Reads the number, or chooses it.
 fn identity(path: &Path) -> io::Result<u64> {
     let mut text = String::new();

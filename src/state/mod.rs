@@ -29,7 +29,7 @@ mod record_dir;
 mod recovery;
 mod resource;
 
-pub use directory::{State, create_life, default_directory, lives};
+pub use directory::{State, create_life, default_directory, identity_of, lives};
 pub use error::{JournalError, StateError, is_full};
 pub use journal::{Journal, JournalEntry};
 pub use process_tree::MARK;

@@ -11,8 +11,9 @@ use slog::{Logger, info, warn};
 
 use super::{
     event::{Event, content_type_of},
-    messages::{TriggerQuestion, TriggerReport},
+    messages::{StartSources, StopSources, TriggerQuestion, TriggerReport},
     schedules::{Action, Committed, ScheduleId, Schedules, millis, timestamp, trigger_name},
+    source::{EventSources, Subscriptions},
 };
 use crate::{
     inbox::{Command, Enqueue, EnqueueError, EnqueueRefusal, Firing, InboxHandle},
@@ -27,6 +28,10 @@ const MAX_SLEEP: Duration = Duration::from_secs(5);
 /// The triggers of all functions.
 pub struct TriggerActor {
     schedules: Schedules,
+    subscriptions: Subscriptions,
+    sources: Box<dyn EventSources>,
+    /// Whether there may be connections to brokers.
+    is_following: bool,
     inbox: InboxHandle,
     log: Logger,
     alarm: Option<SpawnHandle>,
@@ -34,10 +39,10 @@ pub struct TriggerActor {
 }
 
 impl TriggerActor {
-    /// Starts the actor on the arbiter of the caller.
-    pub fn launch(inbox: InboxHandle, log: Logger) -> Addr<Self> {
-        let (schedules, end_guards) = (Schedules::default(), Vec::new());
-        Self { schedules, inbox, log, alarm: None, end_guards }.start()
+    /// Starts the actor on the arbiter of the caller. `sources` are used from [`StartSources`] on.
+    pub fn launch(inbox: InboxHandle, sources: Box<dyn EventSources>, log: Logger) -> Addr<Self> {
+        let (schedules, subscriptions, is_following, end_guards) = Default::default();
+        Self { schedules, subscriptions, sources, is_following, inbox, log, alarm: None, end_guards }.start()
     }
 
     /// Does what is due, and sets the alarm for what is due next.
@@ -139,7 +144,28 @@ impl Handler<TriggersChanged> for TriggerActor {
     fn handle(&mut self, changed: TriggersChanged, ctx: &mut Self::Context) {
         let function: Arc<str> = changed.function.into();
         self.schedules.set(&function, &changed.triggers.cron, Timestamp::now());
+        if self.subscriptions.set(&function, changed.triggers) && self.is_following {
+            self.sources.follow(self.subscriptions.clone());
+        }
         self.work(ctx);
+    }
+}
+
+impl Handler<StartSources> for TriggerActor {
+    type Result = ();
+
+    fn handle(&mut self, _: StartSources, _: &mut Self::Context) {
+        self.is_following = true;
+        self.sources.follow(self.subscriptions.clone());
+    }
+}
+
+impl Handler<StopSources> for TriggerActor {
+    type Result = ();
+
+    fn handle(&mut self, StopSources(stopped): StopSources, _: &mut Self::Context) {
+        self.is_following = false;
+        self.sources.stop(stopped);
     }
 }
 
@@ -147,7 +173,8 @@ impl Handler<TriggerQuestion> for TriggerActor {
     type Result = MessageResult<TriggerQuestion>;
 
     fn handle(&mut self, _: TriggerQuestion, _: &mut Self::Context) -> Self::Result {
-        MessageResult(TriggerReport { cron: self.schedules.reports(Timestamp::now()) })
+        let cron = self.schedules.reports(Timestamp::now());
+        MessageResult(TriggerReport { fired: self.schedules.fired(), cron, sources: self.sources.reports() })
     }
 }
 

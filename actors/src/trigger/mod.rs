@@ -8,6 +8,7 @@
 //! | `cron.rs` | which instant of a schedule fires, and what is done about missed ones |
 //! | `schedules.rs` | the schedules of all functions, and what follows from a commit |
 //! | `event.rs` | the request that an event becomes |
+//! | `source.rs` | connections to brokers, which the daemon makes |
 //! | `actor.rs`, `messages.rs` | the actor around them |
 
 mod actor;
@@ -17,7 +18,12 @@ mod event;
 mod fixtures;
 mod messages;
 mod schedules;
+mod source;
 
 pub use actor::TriggerActor;
 pub use event::{Event, content_type_of};
-pub use messages::{CronReport, CronState, TriggerQuestion, TriggerReport};
+pub use messages::{
+    CronReport, CronState, SourceReport, SourceState, StartSources, StopSources, SubscriptionProblem, TriggerQuestion,
+    TriggerReport,
+};
+pub use source::{EventSources, Subscription, Subscriptions};

@@ -65,7 +65,11 @@ pub enum Committed {
 
 /// The schedules of all functions.
 #[derive(Debug, Default)]
-pub struct Schedules(BTreeMap<ScheduleId, Entry>);
+pub struct Schedules {
+    entries: BTreeMap<ScheduleId, Entry>,
+    /// Firings so far, also those of schedules that are gone.
+    fired: u64,
+}
 
 /// Returns what a schedule is called in the store. A changed schedule is another one: it has not missed anything.
 pub fn trigger_name((function, index): &ScheduleId, spec: &CronSpec) -> String {
@@ -75,14 +79,14 @@ pub fn trigger_name((function, index): &ScheduleId, spec: &CronSpec) -> String {
 impl Schedules {
     /// Takes over the schedules of a function. Those that have not changed go on.
     pub fn set(&mut self, function: &Arc<str>, specs: &[CronSpec], now: Timestamp) {
-        self.0.retain(|(owner, index), _| owner != function || *index < specs.len());
+        self.entries.retain(|(owner, index), _| owner != function || *index < specs.len());
         for (index, spec) in specs.iter().enumerate() {
             let id = (function.clone(), index);
-            match self.0.get_mut(&id) {
+            match self.entries.get_mut(&id) {
                 Some(entry) if trigger_name(&id, &entry.spec) == trigger_name(&id, spec) => entry.spec = spec.clone(),
                 _ => {
                     let state = State::Unknown { since: now, ask_at: Some(now) };
-                    self.0.insert(id, Entry { spec: spec.clone(), state, last: None, fired: 0, refusal: None });
+                    self.entries.insert(id, Entry { spec: spec.clone(), state, last: None, fired: 0, refusal: None });
                 }
             }
         }
@@ -90,7 +94,7 @@ impl Schedules {
 
     /// Returns all that is to be done at `now`, and counts it as being done.
     pub fn due(&mut self, now: Timestamp) -> Vec<Action> {
-        self.0.iter_mut().filter_map(|(id, entry)| entry.due(id, now)).collect()
+        self.entries.iter_mut().filter_map(|(id, entry)| entry.due(id, now)).collect()
     }
 
     /// Takes over what a trigger has fired last. An error: the store does not answer, and is asked again.
@@ -101,7 +105,9 @@ impl Schedules {
         last: Result<Option<Timestamp>, String>,
         now: Timestamp,
     ) {
-        let Some(entry) = self.0.get_mut(id).filter(|entry| trigger_name(id, &entry.spec) == trigger) else { return };
+        let Some(entry) = self.entries.get_mut(id).filter(|entry| trigger_name(id, &entry.spec) == trigger) else {
+            return;
+        };
         let State::Unknown { since, ask_at: None } = entry.state else { return };
         match last {
             Ok(last) => {
@@ -118,7 +124,7 @@ impl Schedules {
 
     /// Takes over how a commit ended.
     pub fn committed(&mut self, id: &ScheduleId, instant: Timestamp, how: Committed, now: Timestamp) {
-        let Some(entry) = self.0.get_mut(id) else { return };
+        let Some(entry) = self.entries.get_mut(id) else { return };
         let State::Firing { settled, instant: firing } = entry.state else { return };
         if firing != instant {
             return;
@@ -127,7 +133,9 @@ impl Schedules {
             Committed::NotNow(_) => State::Waiting { settled, next: Some(instant), wake_at: later(now, RETRY) },
             Committed::Stored | Committed::Before | Committed::Never(_) => State::waiting(instant),
         };
-        entry.fired += u64::from(how == Committed::Stored);
+        let fired = u64::from(how == Committed::Stored);
+        entry.fired += fired;
+        self.fired += fired;
         (entry.refusal, entry.last) = match how {
             Committed::Stored | Committed::Before => (None, entry.last.max(Some(instant))),
             Committed::NotNow(why) | Committed::Never(why) => (Some(why), entry.last),
@@ -136,12 +144,17 @@ impl Schedules {
 
     /// Returns how long nothing is to be done. `None`: for ever, unless something changes.
     pub fn sleep(&self, now: Timestamp) -> Option<Duration> {
-        let at = self.0.values().filter_map(|entry| match entry.state {
+        let at = self.entries.values().filter_map(|entry| match entry.state {
             State::Unknown { ask_at, .. } => ask_at,
             State::Waiting { wake_at, .. } => Some(wake_at),
             State::Firing { .. } => None,
         });
         at.min().map(|at| Duration::try_from(at.duration_since(now)).unwrap_or_default())
+    }
+
+    /// Returns how many firings there were.
+    pub fn fired(&self) -> u64 {
+        self.fired
     }
 
     /// Returns what the schedules do.
@@ -166,7 +179,7 @@ impl Schedules {
                 refusal: entry.refusal.clone(),
             }
         };
-        self.0.iter().map(report).collect()
+        self.entries.iter().map(report).collect()
     }
 }
 

@@ -10,6 +10,7 @@ mod check;
 mod inbox;
 mod lifecycle;
 mod memory;
+mod messages;
 mod output;
 mod pause;
 mod queue;

@@ -7,6 +7,7 @@
 //! | --- | --- |
 //! | `functions.rs` | metrics by function |
 //! | `daemon.rs` | metrics of the daemon: admission, connections, the log |
+//! | `triggers.rs` | metrics of schedules and of the connections to brokers |
 //! | `process.rs` | `process_*`, as every exporter has them |
 //! | `encode.rs` | how samples are written |
 
@@ -14,6 +15,7 @@ mod daemon;
 mod encode;
 mod functions;
 mod process;
+mod triggers;
 
 use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
@@ -22,7 +24,8 @@ use daemon::DaemonMetrics;
 use functions::FunctionMetrics;
 use prometheus_client::{collector::Collector, encoding::DescriptorEncoder, encoding::text, registry::Registry};
 use tokio::{sync::Mutex, time::timeout};
-use unifaas_actors::AdmissionQuestion;
+use triggers::TriggerMetrics;
+use unifaas_actors::{AdmissionQuestion, trigger::TriggerQuestion};
 
 use super::{Pages, access::AdminAccess};
 use crate::http::Shared;
@@ -41,12 +44,17 @@ pub struct Scrapes(Mutex<()>);
 struct Scrape {
     functions: FunctionMetrics,
     daemon: DaemonMetrics,
+    /// `None`: the actor did not answer in time.
+    triggers: Option<TriggerMetrics>,
 }
 
 impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         self.functions.encode(&mut encoder)?;
         self.daemon.encode(&mut encoder)?;
+        if let Some(triggers) = &self.triggers {
+            triggers.encode(&mut encoder)?;
+        }
         process::encode(&mut encoder)
     }
 }
@@ -69,18 +77,22 @@ fn with_exemplars(text: String, exemplars: &HashMap<String, String>) -> String {
 
 /// Serves the page.
 pub async fn metrics(_: AdminAccess, shared: web::Data<Shared>, pages: web::Data<Pages>) -> HttpResponse {
-    scrape(shared.into_inner(), &pages.scrapes).await
+    scrape(shared.into_inner(), &pages).await
 }
 
-async fn scrape(shared: Arc<Shared>, scrapes: &Scrapes) -> HttpResponse {
-    let _turn = scrapes.0.lock().await;
-    let admission = timeout(ACTOR_TIMEOUT, shared.admission.send(AdmissionQuestion)).await.ok().and_then(Result::ok);
+async fn scrape(shared: Arc<Shared>, pages: &Pages) -> HttpResponse {
+    let _turn = pages.scrapes.0.lock().await;
+    let admission = timeout(ACTOR_TIMEOUT, shared.admission.send(AdmissionQuestion));
+    let triggers = timeout(ACTOR_TIMEOUT, pages.control.triggers.send(TriggerQuestion));
+    let (admission, triggers) = tokio::join!(admission, triggers);
+    let (admission, triggers) = (admission.ok().and_then(Result::ok), triggers.ok().and_then(Result::ok));
     let text = web::block(move || {
         let functions = FunctionMetrics::read(&shared);
         let daemon = DaemonMetrics::read(&shared, admission);
+        let triggers = triggers.map(|report| TriggerMetrics::read(&shared, report));
         let exemplars = functions.exemplars();
         let mut registry = Registry::default();
-        registry.register_collector(Box::new(Scrape { functions, daemon }));
+        registry.register_collector(Box::new(Scrape { functions, daemon, triggers }));
         let mut text = String::new();
         text::encode(&mut text, &registry).map(|()| with_exemplars(text, &exemplars))
     });

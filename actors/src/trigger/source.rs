@@ -1,0 +1,84 @@
+//! Subscriptions at brokers, and the connections to them as the TriggerActor sees them. The daemon makes the connections.
+
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use super::messages::SourceReport;
+use crate::spec::{MqttSpec, NatsSpec, Triggers};
+
+/// A trigger of a function that gets messages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subscription<S> {
+    /// The function.
+    pub function: Arc<str>,
+    /// Its position among those of its kind in the function's file.
+    pub index: usize,
+    /// What the file says.
+    pub spec: S,
+}
+
+/// All subscriptions of the daemon.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Subscriptions {
+    /// Those at the NATS server.
+    pub nats: Vec<Subscription<NatsSpec>>,
+    /// Those at the MQTT broker.
+    pub mqtt: Vec<Subscription<MqttSpec>>,
+}
+
+/// Connections to brokers. None of the calls blocks.
+pub trait EventSources {
+    /// Keeps exactly these subscriptions from now on. Connects with the first one.
+    fn follow(&mut self, subscriptions: Subscriptions);
+
+    /// Takes no more messages, completes those on the way, and closes the connections, all of it in a short time. Then
+    /// `stopped` is answered or dropped.
+    fn stop(&mut self, stopped: oneshot::Sender<()>);
+
+    /// Returns the state of the connections.
+    fn reports(&self) -> Vec<SourceReport>;
+}
+
+impl Subscriptions {
+    /// Takes over the triggers of a function. Returns whether subscriptions have changed.
+    pub fn set(&mut self, function: &Arc<str>, triggers: Triggers) -> bool {
+        let nats = replace(&mut self.nats, function, triggers.nats);
+        replace(&mut self.mqtt, function, triggers.mqtt) || nats
+    }
+}
+
+fn replace<S: PartialEq>(all: &mut Vec<Subscription<S>>, function: &Arc<str>, specs: Vec<S>) -> bool {
+    let present = all.iter().filter(|subscription| subscription.function == *function).map(|it| &it.spec);
+    if present.eq(&specs) {
+        return false;
+    }
+    all.retain(|subscription| subscription.function != *function);
+    let new = specs.into_iter().enumerate();
+    all.extend(new.map(|(index, spec)| Subscription { function: function.clone(), index, spec }));
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn triggers(topics: &[&str]) -> Triggers {
+        let spec = |topic: &&str| MqttSpec { topic: (*topic).to_owned(), qos: 1, path: "/".to_owned() };
+        Triggers { mqtt: topics.iter().map(spec).collect(), ..Triggers::default() }
+    }
+
+    #[test]
+    fn subscriptions_of_a_function_are_replaced_as_a_whole() {
+        let (mut all, f, g) = (Subscriptions::default(), Arc::from("f"), Arc::from("g"));
+        assert!(!all.set(&f, triggers(&[])));
+        assert!(all.set(&f, triggers(&["a", "b"])));
+        assert!(all.set(&g, triggers(&["a"])));
+        assert!(!all.set(&f, triggers(&["a", "b"])));
+        assert!(all.set(&f, triggers(&["b"])));
+        let left: Vec<_> = all.mqtt.iter().map(|it| (&*it.function, it.index, it.spec.topic.as_str())).collect();
+        assert_eq!(left, [("g", 0, "a"), ("f", 0, "b")]);
+        assert!(all.set(&g, triggers(&[])));
+        assert_eq!(all.mqtt.len(), 1);
+    }
+}

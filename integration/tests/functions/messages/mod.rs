@@ -1,0 +1,65 @@
+//! Messages of brokers invoke functions.
+
+mod mqtt;
+mod nats;
+mod settings;
+
+use std::{collections::BTreeMap, env, path::Path};
+
+use integration::{Daemon, Function, brokers::lines_of, eventually, ms};
+use serde_json::Value;
+
+/// Returns a function that adds a line to a file for each run: the subject of the event, its id, and the invocation.
+fn recorder(name: &str, trigger: &str, file: &Path) -> Function {
+    let path = format!("/record?ms=0&headers=ce-subject,ce-id,x-unifaas-invocation&file={}", file.display());
+    Function::new(name)
+        .set("concurrent-requests", 16)
+        .asynchronous("attempts", 1000)
+        .asynchronous("backoff", 0.1)
+        .asynchronous("concurrency", 8)
+        .table(&format!("{trigger}\npath = \"{path}\""))
+}
+
+/// Returns the invocations by the subject of their event.
+fn runs(file: &Path) -> BTreeMap<String, Vec<String>> {
+    let mut runs = BTreeMap::<_, Vec<_>>::new();
+    for line in lines_of(file) {
+        let words: Vec<_> = line.split(' ').collect();
+        let invocations = runs.entry(words[0].to_owned()).or_default();
+        if !invocations.iter().any(|it| it == words[2]) {
+            invocations.push(words[2].to_owned());
+        }
+    }
+    runs
+}
+
+/// Waits until the event of each subject has run, and returns the runs.
+async fn all_run(file: &Path, subjects: &[String]) -> BTreeMap<String, Vec<String>> {
+    let missing = async || {
+        let runs = runs(file);
+        subjects.iter().filter(|subject| !runs.contains_key(*subject)).cloned().collect::<Vec<_>>()
+    };
+    eventually(ms(120_000), "all confirmed messages have run", missing, Vec::is_empty).await;
+    runs(file)
+}
+
+/// Returns the state of a connection.
+async fn source(daemon: &Daemon, kind: &str) -> Value {
+    let debug = daemon.debug().await;
+    let sources = debug["daemon"]["triggers"]["sources"].as_array().cloned().unwrap_or_default();
+    sources.into_iter().find(|source| source["kind"] == kind).unwrap_or_default()
+}
+
+/// Waits until a connection has a state.
+async fn until(daemon: &Daemon, kind: &str, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
+    eventually(ms(60_000), format!("{kind}: {what}"), async || source(daemon, kind).await, is_so).await
+}
+
+async fn connected(daemon: &Daemon, kind: &str) {
+    until(daemon, kind, "connected", |source| source["state"] == "connected").await;
+}
+
+/// Returns how often something is repeated: the variable says it for the long form.
+fn repeats(variable: &str, default: u32) -> u32 {
+    env::var(variable).ok().and_then(|count| count.parse().ok()).unwrap_or(default)
+}

@@ -1,0 +1,44 @@
+//! Triggers by messages: the connections to a NATS server and to an MQTT broker.
+//!
+//! They have a thread and a runtime of their own, which starts with the first function that subscribes. A message is
+//! acknowledged after its invocation is durable. While the inbox takes nothing, nothing is acknowledged, and no more than
+//! a bounded number of messages is taken.
+//!
+//! | file | content |
+//! | --- | --- |
+//! | `broker.rs`, `settings.rs` | addresses of brokers, and the files of the options |
+//! | `connections.rs` | the thread of the connections |
+//! | `followed.rs` | the subscriptions, each until it is cancelled |
+//! | `intake.rs` | a message becomes an invocation |
+//! | `status.rs` | the state of a connection, for the pages |
+//! | `mqtt.rs`, `topic.rs` | MQTT |
+//! | `nats.rs`, `stream.rs`, `reply.rs` | NATS: core messages, those of streams, and answers |
+
+mod broker;
+#[cfg(feature = "cluster")]
+mod connections;
+#[cfg(not(feature = "cluster"))]
+#[path = "without_connections.rs"]
+mod connections;
+#[cfg(feature = "cluster")]
+mod followed;
+#[cfg(feature = "cluster")]
+mod intake;
+#[cfg(feature = "cluster")]
+mod mqtt;
+#[cfg(feature = "cluster")]
+mod nats;
+#[cfg(feature = "cluster")]
+mod reply;
+#[cfg_attr(not(feature = "cluster"), allow(dead_code, reason = "nothing connects"))]
+mod settings;
+#[cfg_attr(not(feature = "cluster"), allow(dead_code, reason = "nothing connects"))]
+mod status;
+#[cfg(feature = "cluster")]
+mod stream;
+#[cfg(feature = "cluster")]
+mod topic;
+
+pub use broker::{MqttUrl, NatsUrl, without_login};
+pub use connections::Sources;
+pub use settings::{SourceError, SourceSettings};

@@ -1,0 +1,88 @@
+//! The options of the connections, with the contents of their files.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use tokio_rustls::rustls::pki_types::{CertificateDer, pem::PemObject as _};
+
+use super::{MqttUrl, NatsUrl};
+use crate::cli::Serve;
+
+/// Which brokers there are.
+#[derive(Debug, Clone, Default)]
+pub struct SourceSettings {
+    /// The MQTT broker.
+    pub mqtt: Option<MqttUrl>,
+    /// The name of this daemon at the MQTT broker, which keeps a session for it.
+    pub client_id: String,
+    /// The NATS server.
+    pub nats: Option<NatsUrl>,
+    /// The contents of the file with credentials for it.
+    pub nats_creds: Option<String>,
+    /// The file with the certificates that verify it. It has some.
+    pub nats_ca: Option<PathBuf>,
+}
+
+/// Why an option of the connections cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    #[error("cannot read {} ({option}): {source}", path.display())]
+    Read { option: &'static str, path: PathBuf, source: io::Error },
+    #[error("there are no credentials in {} (--nats-creds), which has a JWT and an nkey seed: {why}", path.display())]
+    Credentials { path: PathBuf, why: String },
+    #[error("there is no certificate in {} (--nats-ca)", .0.display())]
+    NoCertificate(PathBuf),
+    #[cfg(not(feature = "cluster"))]
+    #[error("{0}: this program was built without `cluster`")]
+    NotBuilt(&'static str),
+}
+
+impl SourceSettings {
+    /// Reads the files of the options. `identity`: that of the state directory.
+    ///
+    /// # Errors
+    /// When a file is of no use.
+    pub fn load(options: &Serve, identity: &str) -> Result<Self, SourceError> {
+        #[cfg(not(feature = "cluster"))]
+        for (option, is_given) in [("--nats", options.nats.is_some()), ("--mqtt", options.mqtt.is_some())] {
+            if is_given {
+                return Err(SourceError::NotBuilt(option));
+            }
+        }
+        if let Some(path) = &options.nats_ca {
+            check_certificates(path)?;
+        }
+        Ok(Self {
+            mqtt: options.mqtt.clone(),
+            // 23 letters and digits are what each broker takes.
+            client_id: format!("unifaas{identity}"),
+            nats: options.nats.clone(),
+            nats_creds: options.nats_creds.as_deref().map(credentials).transpose()?,
+            nats_ca: options.nats_ca.clone(),
+        })
+    }
+}
+
+fn credentials(path: &Path) -> Result<String, SourceError> {
+    let text = fs::read_to_string(path).map_err(|source| SourceError::Read {
+        option: "--nats-creds",
+        path: path.to_owned(),
+        source,
+    })?;
+    #[cfg(feature = "cluster")]
+    async_nats::ConnectOptions::with_credentials(&text)
+        .map_err(|error| SourceError::Credentials { path: path.to_owned(), why: error.to_string() })?;
+    Ok(text)
+}
+
+fn check_certificates(path: &Path) -> Result<(), SourceError> {
+    let text =
+        fs::read(path).map_err(|source| SourceError::Read { option: "--nats-ca", path: path.to_owned(), source })?;
+    let mut certificates = CertificateDer::pem_slice_iter(&text);
+    match certificates.next() {
+        Some(Ok(_)) => Ok(()),
+        _ => Err(SourceError::NoCertificate(path.to_owned())),
+    }
+}

@@ -1,0 +1,123 @@
+//! Messages of a stream of JetStream, by a durable consumer.
+//!
+//! A message is acknowledged after its invocation is durable. Its key is the stream and its number there, so a message that
+//! is delivered again is the same invocation for as long as the function keeps its keys.
+
+use std::{fmt::Write as _, future::ready, sync::atomic::Ordering::Relaxed, time::Duration};
+
+use async_nats::jetstream::{
+    self, AckKind, Message,
+    consumer::{AckPolicy, PullConsumer, pull},
+};
+use futures::{FutureExt as _, StreamExt as _};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use unifaas_actors::{WallTime, spec::NatsSpec, trigger::Subscription};
+
+use super::{
+    followed::Followed,
+    intake::NotStored,
+    nats::{Link, UNDER_WAY, invocation},
+};
+
+/// After that a message that is not acknowledged is delivered again: while the inbox takes nothing, it is prolonged.
+const ACK_WAIT: Duration = Duration::from_secs(30);
+const PROLONG: Duration = Duration::from_secs(10);
+const MAX_ACK_PENDING: i64 = 10_000;
+/// A server that is silent for twice as long is given up, and the consumer is asked for anew.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+
+/// Follows a stream until it fails or is cancelled. Messages that are not stored by then are given back.
+pub async fn follow(link: &Link<'_>, followed: &Followed<NatsSpec>, name: &str) -> Result<(), String> {
+    let Followed { subscription, cancelled } = followed;
+    let failed = |error: &dyn std::fmt::Display| format!("stream {name}: {error}");
+    let context = jetstream::new(link.client.clone());
+    let stream = context.get_stream(name).await.map_err(|error| failed(&error))?;
+    let config = pull::Config {
+        durable_name: Some(consumer_name(subscription)),
+        description: Some(format!("function {} of UniFaaS", subscription.function)),
+        filter_subject: subscription.spec.subject.clone(),
+        ack_policy: AckPolicy::Explicit,
+        ack_wait: ACK_WAIT,
+        max_ack_pending: MAX_ACK_PENDING,
+        ..pull::Config::default()
+    };
+    let consumer: PullConsumer = stream.create_consumer(config).await.map_err(|error| failed(&error))?;
+    let pulled = consumer.stream().max_messages_per_batch(UNDER_WAY).heartbeat(HEARTBEAT);
+    let mut messages = pulled.messages().await.map_err(|error| failed(&error))?;
+    link.source.status.set_problem(subscription, None);
+
+    let mut failure = None;
+    let until_failure = (&mut messages)
+        .take_until(cancelled.cancelled())
+        .scan(&mut failure, |failure, message| ready(message.map_err(|error| **failure = Some(error)).ok()));
+    until_failure.for_each_concurrent(UNDER_WAY, |message| store(link, subscription, message, cancelled)).await;
+    while let Some(Some(Ok(message))) = messages.next().now_or_never() {
+        give_back(&message).await;
+    }
+    failure.map_or(Ok(()), |error| Err(failed(&error)))
+}
+
+/// Returns the consumer's name: the same on each node, so that nodes with the function share its messages, and the same
+/// wherever in the function's file the subscription is.
+fn consumer_name(subscription: &Subscription<NatsSpec>) -> String {
+    let mut name = "unifaas".to_owned();
+    for part in [&*subscription.function, subscription.spec.subject.as_str()] {
+        name.push('-');
+        for byte in part.bytes() {
+            match byte {
+                b'-' | b'_' => name.push(char::from(byte)),
+                byte if byte.is_ascii_alphanumeric() => name.push(char::from(byte)),
+                byte => {
+                    // A string takes whatever is written to it.
+                    let _ = write!(name, "={byte:02X}");
+                }
+            }
+        }
+    }
+    name
+}
+
+async fn store(link: &Link<'_>, subscription: &Subscription<NatsSpec>, message: Message, stop: &CancellationToken) {
+    link.source.status.received.fetch_add(1, Relaxed);
+    // The reply subject of each message of a consumer says this.
+    let Ok(info) = message.info() else { return };
+    let key = format!("{}/{}", info.stream, info.stream_sequence);
+    let time = WallTime::from(std::time::SystemTime::from(info.published)).to_string();
+    let mut enqueue = invocation(subscription, message.message.clone(), key.clone(), time);
+    enqueue.key = Some(key);
+    let mut stored = std::pin::pin!(link.source.intake.store(enqueue, stop));
+    let result = loop {
+        tokio::select! {
+            result = &mut stored => break result,
+            // An error means that the connection is closed for good.
+            () = sleep(PROLONG) => drop(message.ack_with(AckKind::Progress).await),
+        }
+    };
+    // What gets lost here is delivered again.
+    let _ = match result {
+        Ok(_) => message.ack().await,
+        Err(NotStored::Refused(_)) => message.ack_with(AckKind::Term).await,
+        Err(NotStored::Cancelled) => return give_back(&message).await,
+    };
+}
+
+/// Has a message delivered again, at once.
+async fn give_back(message: &Message) {
+    let _ = message.ack_with(AckKind::Nak(None)).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use unifaas_actors::spec::NatsSource;
+
+    use super::*;
+
+    #[test]
+    fn name_of_a_consumer_has_only_what_servers_take() {
+        let source = NatsSource::Stream("S".to_owned());
+        let spec = NatsSpec { subject: "orders.*.x-1.>".to_owned(), source, path: "/".to_owned() };
+        let subscription = Subscription { function: "resize.v2".into(), index: 3, spec };
+        assert_eq!(consumer_name(&subscription), "unifaas-resize=2Ev2-orders=2E=2A=2Ex-1=2E=3E");
+    }
+}

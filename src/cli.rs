@@ -1,8 +1,9 @@
 //! The command line: parses and checks commands and settings, and starts nothing.
 //!
-//! `serve.rs` has the settings of the daemon, `client.rs` the arguments of the commands that speak to one.
+//! `serve.rs` has the settings of the daemon, `cluster.rs` those of a node among others, `client.rs` the arguments of the commands that speak to one.
 
 pub mod client;
+mod cluster;
 mod serve;
 
 use std::{
@@ -16,6 +17,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
 pub use client::DaemonArgs;
+pub use cluster::ClusterArgs;
 pub use serve::{AdminRead, Format, Level, Serve};
 
 /// Runs functions as unikernels, microVMs, containers and processes behind one HTTP endpoint.

@@ -25,6 +25,7 @@ use unifaas_actors::{
 use crate::{
     admin::{AccessRules, Control, Pages},
     cli::Serve,
+    cluster::Cluster,
     config::Configuration,
     host,
     host::function_peers::FunctionPeers,
@@ -119,6 +120,7 @@ async fn serve(
         callback: options.callback_listen,
         admin: options.admin_listen,
         metrics: options.metrics_listen,
+        peer: options.cluster.peer_listen,
     };
     let passed = inheritance.as_mut().map(|it| std::mem::take(&mut it.listeners)).unwrap_or_default();
     let listeners = Listeners::bind(front, addrs, passed)?;
@@ -185,6 +187,7 @@ async fn serve(
         callback_listen: callback.to_string(),
         admin_listen: admin.map(|admin| admin.to_string()),
         metrics_listen: listeners.metrics()?.map(|metrics| metrics.to_string()),
+        peer_listen: listeners.peer()?.map(|peer| peer.to_string()),
         admin_read: options.admin_read,
         admin_group: operators.group().map(str::to_owned),
         otlp_endpoint: collector.as_ref().map(ToString::to_string),
@@ -213,7 +216,10 @@ async fn serve(
     }
     let functions = directory.all().len();
     let log_of_workers = log.new(o!());
-    let known = Actors { directory, callbacks, admission: admission.clone(), history, snapshots };
+    let peer_listen = listeners.peer()?;
+    let cluster =
+        Cluster::launch(&options.cluster, &sources, &base, peer_listen, directory.clone(), admission.clone(), &log)?;
+    let known = Actors { directory, callbacks, admission: admission.clone(), history, snapshots, cluster };
     let inbox_settings = InboxSettings {
         size: (options.inbox_size as u64) << 20,
         concurrency: async_concurrency,
@@ -256,6 +262,9 @@ async fn serve(
         }
     }
     triggers.do_send(StartSources);
+    if let Some(cluster) = &shared.cluster {
+        cluster.join()?;
+    }
     service::ready(&format!("serving {scheme}://{front}, functions: {functions}"), &log);
     service::feed_watchdog(&log);
     announce(&format!(
@@ -266,7 +275,7 @@ async fn serve(
 
     let mut reloader =
         Reloader { configuration, level, shared: shared.clone(), registry: actors.clone(), log: log.clone() };
-    let mut lost = std::pin::pin!(lost_actor(&actors, &admission, &triggers));
+    let mut lost = std::pin::pin!(lost_actor(&actors, &admission, &triggers, &shared));
     let mut serving = Serving {
         servers: &servers,
         shared: &shared,
@@ -288,6 +297,13 @@ async fn serve(
         }
     };
     upgrades.set_busy(true);
+    if let Some(cluster) = &shared.cluster {
+        match &end {
+            // The new daemon is the node now.
+            End::Upgrade { .. } => cluster.leave(),
+            End::Signal(_) => cluster.start_draining(),
+        }
+    }
     let (grace, upgrade_grace) = reloader.graces();
     let (registry, triggers, successor) = (&actors, &triggers, None);
     let mut shutdown =
@@ -328,11 +344,19 @@ async fn lost_actor(
     registry: &Addr<RegistryActor>,
     admission: &Addr<AdmissionActor>,
     triggers: &Addr<TriggerActor>,
+    shared: &Shared,
 ) -> DaemonError {
+    let cluster = async {
+        match &shared.cluster {
+            Some(cluster) => ended(cluster.handle.actor()).await,
+            None => std::future::pending().await,
+        }
+    };
     let name = tokio::select! {
         () = ended(registry) => "RegistryActor",
         () = ended(admission) => "AdmissionActor",
         () = ended(triggers) => "TriggerActor",
+        () = cluster => "ClusterActor",
     };
     DaemonError::ActorEnded(name)
 }

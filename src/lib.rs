@@ -6,6 +6,7 @@
 
 mod admin;
 mod cli;
+mod cluster;
 mod commands;
 mod config;
 mod daemon;

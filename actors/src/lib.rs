@@ -82,8 +82,8 @@ pub use directory::Directory;
 pub use endpoint::Endpoint;
 pub use feed::{Feed, FeedItem, Follower, LineBatch, LineFilter};
 pub use function::{
-    FailingReport, FunctionActor, FunctionGauges, FunctionHandle, FunctionSnapshot, FunctionSummary, Lease,
-    SnapshotReport, Wait, WaitedFor,
+    AnnouncedSlots, FailingReport, FunctionActor, FunctionGauges, FunctionHandle, FunctionSnapshot, FunctionSummary,
+    Lease, SnapshotReport, Wait, WaitedFor,
 };
 pub use history::{
     BootHistory, EndedReport, ErrorHistory, ErrorReport, Failed, History, InstanceHistory, InstanceRecord, PhaseTimes,

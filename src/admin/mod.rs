@@ -6,6 +6,7 @@
 //! | --- | --- |
 //! | `access.rs` | which requests see a page, and which may act |
 //! | `actions.rs` | restarts and stops, snapshots, reading the registry |
+//! | `cluster.rs` | the other nodes |
 //! | `inbox.rs` | dead letters and stored requests |
 //! | `pages.rs` | `/debug`, its functions and instances, `/healthz` |
 //! | `summary.rs` | `/debug/summary`, and what has changed of it |
@@ -20,6 +21,7 @@
 
 mod access;
 mod actions;
+mod cluster;
 mod dashboard;
 mod events;
 mod format;
@@ -90,6 +92,8 @@ impl Pages {
 /// Adds the routes of a listener. `admin`: the address of the admin listener, if there is one.
 fn routes(config: &mut ServiceConfig, kind: ListenerKind, admin: Option<SocketAddr>) {
     let audience = match (kind, admin) {
+        // Other nodes see no pages.
+        (ListenerKind::Peer, _) => return,
         (ListenerKind::Callback, _) => return ready::routes(config),
         (ListenerKind::Metrics, _) => return pages::metrics_routes(config),
         (ListenerKind::Front, None) => AdminAudience::ThisHost,

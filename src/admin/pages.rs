@@ -35,7 +35,7 @@ use unifaas_actors::{
 use super::{
     Pages,
     access::{AdminAccess, AdminAudience, reject},
-    actions, dashboard, events,
+    actions, cluster, dashboard, events,
     format::json,
     inbox, logs, memory, metrics, records, summary,
 };
@@ -70,6 +70,7 @@ pub fn routes(config: &mut web::ServiceConfig, audience: AdminAudience) {
         .route("/debug/boots", read().to(records::boots))
         .route("/debug/errors", read().to(records::errors))
         .route("/debug/snapshots", read().to(records::snapshots))
+        .route("/debug/cluster", read().to(cluster::cluster))
         .configure(dashboard::routes)
         .route("/debug/functions/{name}", read().to(one_function))
         .route("/debug/instances/{id}", read().to(one_instance))

@@ -10,6 +10,7 @@ use std::{
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
+use super::ClusterArgs;
 use crate::{
     host::budget::MemoryBudget,
     http::{AccessLogMode, ErrorDetail},
@@ -132,22 +133,25 @@ pub struct Serve {
     /// The secret that signs deliveries, as Standard Webhooks say: `whsec_` and base64, or any bytes.
     #[arg(long, env = "UNIFAAS_DELIVER_KEY", value_name = "FILE")]
     pub deliver_key: Option<PathBuf>,
-    /// The NATS server whose messages invoke functions with `[[nats]]`; tls:// for TLS, USER:PASSWORD@ before the host.
+    /// The NATS server whose messages invoke functions with `[[nats]]`; tls:// for TLS, USER:PASSWORD@ before the host [default:
+    /// that of --cluster].
     ///
     /// It may be away at any time. The least version is 2.11.
-    #[arg(long, env = "UNIFAAS_NATS", value_name = "URL")]
+    #[arg(long, env = "UNIFAAS_NATS", value_name = "URL", group = "nats_server")]
     pub nats: Option<NatsUrl>,
     /// Credentials for the NATS server: a file with a JWT and an nkey seed.
-    #[arg(long, env = "UNIFAAS_NATS_CREDS", value_name = "FILE", requires = "nats")]
+    #[arg(long, env = "UNIFAAS_NATS_CREDS", value_name = "FILE", requires = "nats_server")]
     pub nats_creds: Option<PathBuf>,
     /// Certificates in PEM that verify the NATS server [default: those of this host].
-    #[arg(long, env = "UNIFAAS_NATS_CA", value_name = "FILE", requires = "nats")]
+    #[arg(long, env = "UNIFAAS_NATS_CA", value_name = "FILE", requires = "nats_server")]
     pub nats_ca: Option<PathBuf>,
     /// The MQTT broker whose messages invoke functions with `[[mqtt]]`; USER:PASSWORD@ before the host, and no TLS.
     ///
     /// It may be away at any time.
     #[arg(long, env = "UNIFAAS_MQTT", value_name = "URL")]
     pub mqtt: Option<MqttUrl>,
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
     /// How long requests may continue after the first signal to end, in seconds.
     #[arg(
         long, env = "UNIFAAS_DRAIN_GRACE", value_name = "SECONDS",

@@ -8,7 +8,7 @@ mod file;
 mod report;
 
 use std::{
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     fmt,
     path::{Path, PathBuf},
 };
@@ -207,8 +207,8 @@ fn settings(
             }
             _ => Source::Default,
         };
-        let given = matches.get_raw(id).and_then(|mut values| values.next());
-        let value = given.map(|value| value.to_string_lossy().into_owned()).or_else(|| serve.without_option(&key));
+        let given = matches.get_raw(id).map(|values| values.map(OsStr::to_string_lossy).collect::<Vec<_>>().join(","));
+        let value = given.or_else(|| serve.without_option(&key));
         Setting { key, value, source }
     };
     options.map(setting).collect()

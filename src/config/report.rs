@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde_json::{Map, Value, json};
 
 use super::{Configuration, Setting, Source};
-use crate::{cli::Serve, host, net::Subnet, state, trigger};
+use crate::{cli::Serve, cluster, host, net::Subnet, state, trigger};
 
 impl Configuration {
     /// Returns the settings as a configuration file, with the source of each as a comment.
@@ -46,7 +46,11 @@ impl Setting {
     /// Returns the value without the passwords of brokers.
     fn shown(&self) -> Option<String> {
         let value = self.value.as_ref()?;
-        Some(if matches!(&*self.key, "mqtt" | "nats") { trigger::without_login(value) } else { value.clone() })
+        Some(if matches!(&*self.key, "cluster" | "mqtt" | "nats") {
+            trigger::without_login(value)
+        } else {
+            value.clone()
+        })
     }
 }
 
@@ -60,6 +64,7 @@ impl Serve {
             "subnet" => Some(Subnet::DEFAULT.to_string()),
             "state-dir" => Some(state::default_directory().display().to_string()),
             "async-concurrency" => Some(host::budget::default_async_concurrency().to_string()),
+            "node-name" => self.cluster.cluster.as_ref().map(|_| cluster::host_name()),
             "max-starts" => Some(host::budget::default_max_starts().to_string()),
             _ => None,
         }

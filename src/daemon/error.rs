@@ -4,6 +4,7 @@ use std::{io, path::PathBuf};
 
 use super::OTLP_VARIABLE;
 use crate::{
+    cluster::ClusterError,
     host::{open_files, operators::GroupError},
     http::{BindError, TlsError},
     net::NetError,
@@ -37,6 +38,8 @@ pub enum DaemonError {
     StateDirectoryChanged(PathBuf),
     #[error(transparent)]
     Source(#[from] SourceError),
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
     #[error(transparent)]
     AdminGroup(#[from] GroupError),
     #[error("the {0} has ended, which is a bug: without it no instance can start")]

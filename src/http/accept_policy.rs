@@ -18,6 +18,8 @@ pub enum ListenerKind {
     Admin,
     Callback,
     Metrics,
+    /// Other nodes forward requests to it.
+    Peer,
 }
 
 /// The two addresses of a connection.
@@ -39,7 +41,7 @@ impl ConnAddrs {
 
 impl ListenerKind {
     /// Every listener, in the order of the discriminants.
-    pub const ALL: [Self; 4] = [Self::Front, Self::Admin, Self::Callback, Self::Metrics];
+    pub const ALL: [Self; 5] = [Self::Front, Self::Admin, Self::Callback, Self::Metrics, Self::Peer];
 
     /// Whether a connection with these addresses may be served.
     fn accepts(self, ConnAddrs { peer, local }: ConnAddrs, functions: &FunctionPeers) -> bool {
@@ -48,7 +50,7 @@ impl ListenerKind {
             _ if from.is_loopback() => true,
             Self::Metrics => true,
             // Functions are called; they do not call the daemon.
-            Self::Front | Self::Admin => !functions.include(peer),
+            Self::Front | Self::Admin | Self::Peer => !functions.include(peer),
             // Functions, and this host, which reaches itself at any of its addresses.
             Self::Callback => from == at || functions.include(peer),
         }
@@ -61,6 +63,7 @@ impl ListenerKind {
             Self::Admin => "admin",
             Self::Callback => "callback",
             Self::Metrics => "metrics",
+            Self::Peer => "peer",
         }
     }
 }
@@ -107,6 +110,7 @@ mod tests {
             check(ListenerKind::Callback, peer, local, true);
             check(ListenerKind::Front, peer, local, false);
             check(ListenerKind::Admin, peer, local, false);
+            check(ListenerKind::Peer, peer, local, false);
             check(ListenerKind::Metrics, peer, local, true);
         }
     }
@@ -117,6 +121,7 @@ mod tests {
             check(ListenerKind::Callback, peer, local, false);
             check(ListenerKind::Front, peer, local, true);
             check(ListenerKind::Admin, peer, local, true);
+            check(ListenerKind::Peer, peer, local, true);
         }
     }
 

@@ -3,7 +3,7 @@
 //! The *front* serves `/invoke/` and, to callers of this host, the admin pages. Its socket may be inherited from the
 //! service manager, which keeps it open for the next daemon. The *callback* listener hears instances
 //! that are ready. An *admin* listener of its own and a listener for *metrics* exist only
-//! when they were asked for.
+//! when they were asked for, and so does the *peer* listener, to which other nodes forward requests.
 
 use std::{
     io,
@@ -43,6 +43,7 @@ pub struct Listeners {
     callback: Bound,
     admin: Option<Bound>,
     metrics: Option<Bound>,
+    peer: Option<Bound>,
 }
 
 /// A listening socket, and the address that its option names.
@@ -58,6 +59,7 @@ pub struct ListenAddrs {
     pub callback: SocketAddr,
     pub admin: Option<SocketAddr>,
     pub metrics: Option<SocketAddr>,
+    pub peer: Option<SocketAddr>,
 }
 
 /// A listener that another daemon can go on with.
@@ -137,7 +139,8 @@ impl Listeners {
             };
             let admin = optional(ListenerOption::Admin, "--admin-listen", addrs.admin)?;
             let metrics = optional(ListenerOption::Metrics, "--metrics-listen", addrs.metrics)?;
-            Ok(Self { front, is_inherited: false, callback, admin, metrics })
+            let peer = optional(ListenerOption::Peer, "--peer-listen", addrs.peer)?;
+            Ok(Self { front, is_inherited: false, callback, admin, metrics, peer })
         };
         let (socket, is_inherited) = match front {
             FrontSocket::Address(address) => (bind("--listen", address)?, false),
@@ -175,6 +178,11 @@ impl Listeners {
         self.metrics.as_ref().map(|metrics| metrics.socket.local_addr()).transpose()
     }
 
+    /// Returns where other nodes forward requests to, if there are any.
+    pub fn peer(&self) -> io::Result<Option<SocketAddr>> {
+        self.peer.as_ref().map(|peer| peer.socket.local_addr()).transpose()
+    }
+
     /// Serves callbacks, waits for `first`, and then serves on all of them. With `tls`, the front and the admin listener
     /// speak TLS.
     pub async fn serve(
@@ -202,6 +210,9 @@ impl Listeners {
         }
         if let Some(socket) = self.metrics {
             servers.push(serve(socket, ListenerOption::Metrics, ListenerKind::Metrics, Some(1))?);
+        }
+        if let Some(socket) = self.peer {
+            servers.push(serve(socket, ListenerOption::Peer, ListenerKind::Peer, None)?);
         }
         let mut handles: Vec<_> = servers.iter().map(Server::handle).collect();
         handles.push(callback_handle);
@@ -323,7 +334,7 @@ mod tests {
     async fn connections_inherit_nodelay_and_keepalive() {
         let plain = TcpListener::bind("127.0.0.1:0").unwrap();
         let any = ([127, 0, 0, 1], 0).into();
-        let addrs = ListenAddrs { front: any, callback: any, admin: None, metrics: None };
+        let addrs = ListenAddrs { front: any, callback: any, admin: None, metrics: None, peer: None };
         for front in [FrontSocket::Address(any), FrontSocket::Inherited { socket: plain, is_managed: true }] {
             check_inherited_options(&Listeners::bind(front, addrs, Vec::new()).unwrap().front.socket);
         }

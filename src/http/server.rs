@@ -95,7 +95,8 @@ struct Worker {
 /// Does what is due now and then, for as long as the worker lives.
 fn keep_house(worker: &Rc<Worker>, shutdown: GracefulShutdownSignal) {
     let (connections, mut kept) = (worker.connections.clone(), worker.shared.kept_connections());
-    let is_front = worker.kind == ListenerKind::Front;
+    // Another process takes the next connections of these.
+    let is_passed = matches!(worker.kind, ListenerKind::Front | ListenerKind::Peer);
     actix_rt::spawn(async move {
         let handed_over = async {
             let _ = kept.wait_for(|kept| *kept >= KeptConnections::Ending).await;
@@ -104,7 +105,7 @@ fn keep_house(worker: &Rc<Worker>, shutdown: GracefulShutdownSignal) {
         };
         tokio::select! {
             () = shutdown.notified() => {}
-            () = handed_over, if is_front => {}
+            () = handed_over, if is_passed => {}
         }
         connections.close_idle();
     });
@@ -129,7 +130,7 @@ impl Worker {
         let expecting = shared.clone();
         let app = App::new().app_data(app_shared).configure(move |config| {
             routes(config, kind, admin);
-            if kind == ListenerKind::Front {
+            if matches!(kind, ListenerKind::Front | ListenerKind::Peer) {
                 // Not a scope, which costs each request a second routing.
                 config.default_service(web::to(invoke::invoke));
             }
@@ -145,7 +146,7 @@ impl Worker {
                 let expecting = expecting.clone();
                 async move {
                     match kind {
-                        ListenerKind::Front => invoke::expect(request, expecting).await,
+                        ListenerKind::Front | ListenerKind::Peer => invoke::expect(request, expecting).await,
                         // Nothing is invoked there.
                         ListenerKind::Admin | ListenerKind::Callback | ListenerKind::Metrics => Ok(request),
                     }

@@ -28,8 +28,8 @@ use super::{
     upstream::ConnectionPools,
 };
 use crate::{
-    cli::AdminRead, host::function_peers::FunctionPeers, inbox::Inbox, log::LogThrottle, snapshot::SnapshotStore,
-    trace::Tracer,
+    cli::AdminRead, cluster::Cluster, host::function_peers::FunctionPeers, inbox::Inbox, log::LogThrottle,
+    snapshot::SnapshotStore, trace::Tracer,
 };
 
 /// Connections that there may be at the admin listener and at that of metrics, and at the callback listener. Each is short.
@@ -66,6 +66,8 @@ pub struct Shared {
     pub tracer: Option<Tracer>,
     /// Asynchronous invocations.
     pub inbox: Inbox,
+    /// The other nodes, if there may be any.
+    pub cluster: Option<Cluster>,
     /// How much answers to failed requests say.
     pub error_detail: ErrorDetail,
     access_log: AtomicU8,
@@ -106,6 +108,8 @@ pub struct Actors {
     pub admission: Addr<AdmissionActor>,
     pub history: Arc<History>,
     pub snapshots: Arc<SnapshotStore>,
+    /// The other nodes, if there may be any.
+    pub cluster: Option<Cluster>,
 }
 
 /// Limits of clients' connections.
@@ -138,6 +142,7 @@ pub struct Settings {
     pub callback_listen: String,
     pub admin_listen: Option<String>,
     pub metrics_listen: Option<String>,
+    pub peer_listen: Option<String>,
     pub otlp_endpoint: Option<String>,
     /// The brokers of triggers, without their passwords.
     pub nats: Option<String>,
@@ -180,7 +185,7 @@ impl Shared {
         inbox: Inbox,
         log: Logger,
     ) -> Self {
-        let Actors { directory, callbacks, admission, history, snapshots } = actors;
+        let Actors { directory, callbacks, admission, history, snapshots, cluster } = actors;
         Self {
             directory,
             callbacks,
@@ -193,6 +198,7 @@ impl Shared {
             upstream: ConnectionPools::new(),
             tracer,
             inbox,
+            cluster,
             error_detail: settings.error_detail,
             access_log: AtomicU8::new(settings.access_log as u8),
             settings: ArcSwap::from_pointee(settings),
@@ -200,6 +206,8 @@ impl Shared {
             connections: ListenerKind::ALL.map(|kind| match kind {
                 ListenerKind::Front => Connections::new(limits.connections, limits.connections_per_client),
                 ListenerKind::Admin | ListenerKind::Metrics => Connections::new(MAX_ADMIN_CONNECTIONS, MAX_PER_ADDRESS),
+                // Each of a few nodes has many.
+                ListenerKind::Peer => Connections::new(limits.connections, limits.connections),
                 ListenerKind::Callback => Connections::new(MAX_CALLBACK_CONNECTIONS, MAX_PER_ADDRESS),
             }),
             malformed_responses: MalformedResponses::default(),

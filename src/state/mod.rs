@@ -18,7 +18,7 @@
 
 mod directory;
 mod error;
-mod file;
+pub mod file;
 mod journal;
 mod journal_files;
 mod legacy_journal;

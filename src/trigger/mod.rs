@@ -41,4 +41,6 @@ mod topic;
 
 pub use broker::{MqttUrl, NatsUrl, without_login};
 pub use connections::Sources;
+#[cfg(feature = "cluster")]
+pub use nats::{nats_options, too_old};
 pub use settings::{SourceError, SourceSettings};

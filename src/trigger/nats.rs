@@ -121,18 +121,24 @@ async fn connected(url: &NatsUrl, settings: &SourceSettings, source: &Source) ->
 
 async fn connect(url: &NatsUrl, settings: &SourceSettings, source: &Source) -> io::Result<Client> {
     let (shown, noted) = (url.to_string(), source.clone());
-    let mut options = ConnectOptions::new()
+    let options = nats_options(url, settings)?
         .name(&settings.client_id)
         .ping_interval(PING_INTERVAL)
-        .reconnect_delay_callback(|attempts| match attempts {
-            0 | 1 => Duration::ZERO,
-            _ => RETRY,
-        })
         .subscription_capacity(CAPACITY)
         .event_callback(move |event| {
             note(&event, &noted, &shown);
             async {}
         });
+    let address: ServerAddr = url.to_string().parse()?;
+    options.connect(address).await.map_err(io::Error::other)
+}
+
+/// Returns the options of each connection to a NATS server: how to log in, how to verify it, when to connect again.
+pub fn nats_options(url: &NatsUrl, settings: &SourceSettings) -> io::Result<ConnectOptions> {
+    let mut options = ConnectOptions::new().reconnect_delay_callback(|attempts| match attempts {
+        0 | 1 => Duration::ZERO,
+        _ => RETRY,
+    });
     if let Some((user, password)) = &url.0.login {
         options = options.user_and_password(user.clone(), password.clone());
     }
@@ -142,8 +148,7 @@ async fn connect(url: &NatsUrl, settings: &SourceSettings, source: &Source) -> i
     if let Some(file) = &settings.nats_ca {
         options = options.add_root_certificates(file.clone());
     }
-    let address: ServerAddr = url.to_string().parse()?;
-    options.connect(address).await.map_err(io::Error::other)
+    Ok(options)
 }
 
 fn note(event: &Event, source: &Source, server: &str) {
@@ -170,7 +175,7 @@ fn note(event: &Event, source: &Source, server: &str) {
 }
 
 /// Returns why a server of this version cannot be used, if it is too old.
-fn too_old(version: &str) -> Option<String> {
+pub fn too_old(version: &str) -> Option<String> {
     let mut numbers = version.split('.').map(|number| number.parse::<u32>().ok());
     let known = numbers.next().flatten().zip(numbers.next().flatten());
     let (major, minor) = LEAST_VERSION;

@@ -46,7 +46,11 @@ impl SourceSettings {
     /// When a file is of no use.
     pub fn load(options: &Serve, identity: &str) -> Result<Self, SourceError> {
         #[cfg(not(feature = "cluster"))]
-        for (option, is_given) in [("--nats", options.nats.is_some()), ("--mqtt", options.mqtt.is_some())] {
+        for (option, is_given) in [
+            ("--nats", options.nats.is_some()),
+            ("--mqtt", options.mqtt.is_some()),
+            ("--cluster", options.cluster.cluster.is_some()),
+        ] {
             if is_given {
                 return Err(SourceError::NotBuilt(option));
             }
@@ -58,7 +62,7 @@ impl SourceSettings {
             mqtt: options.mqtt.clone(),
             // 23 letters and digits are what each broker takes.
             client_id: format!("unifaas{identity}"),
-            nats: options.nats.clone(),
+            nats: options.nats.clone().or_else(|| Some(options.cluster.cluster.as_ref()?.first().clone())),
             nats_creds: options.nats_creds.as_deref().map(credentials).transpose()?,
             nats_ca: options.nats_ca.clone(),
         })

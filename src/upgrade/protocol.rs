@@ -38,6 +38,7 @@ pub enum ListenerOption {
     Callback,
     Admin,
     Metrics,
+    Peer,
 }
 
 /// What the old daemon sends.

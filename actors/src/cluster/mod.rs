@@ -11,9 +11,15 @@
 //! | `directory.rs` | the other nodes, from their heartbeats; pure |
 //! | `view.rs` | what any thread reads of them |
 //! | `place.rs` | where a request is served soonest; pure |
+//! | `actor.rs`, `messages.rs` | the ClusterActor, which owns the directory |
+//! | `handle.rs`, `forwards.rs` | what the threads that serve requests use |
 
+mod actor;
 mod beat;
 mod directory;
+mod forwards;
+mod handle;
+mod messages;
 mod node;
 mod place;
 #[cfg(test)]
@@ -21,9 +27,15 @@ mod simulation;
 mod suspicion;
 mod view;
 
-pub use beat::{Beat, FunctionList, FunctionLoad, OfferedFunction, digest};
-pub use directory::{Heard, Judged, Peers};
+pub use actor::{ClusterActor, ClusterLink, Join, NodeSettings};
+pub use beat::{Beat, FunctionList, FunctionLoad, OfferedFunction};
+pub use forwards::{ForwardCounts, ForwardStats, ForwardTable};
+pub use handle::{ClusterHandle, PlacementRecord};
+pub use messages::{
+    BeatReceived, ClusterQuestion, ClusterReport, FunctionsListed, LinkChanged, LinkState, PeerReport, PeerTried,
+    StartDraining,
+};
 pub use node::{Epoch, NodeId, PublicKey};
-pub use place::{Candidate, Choice, LocalOffer, Placement, Request, StartKind, place};
-pub use suspicion::{Health, LinkClock};
-pub use view::{ClusterView, Contact, PeerView, Share};
+pub use place::{Candidate, Choice, LocalOffer, Request, StartKind};
+pub use suspicion::Health;
+pub use view::{ClusterView, Contact, PeerView, has_labels};

@@ -104,12 +104,15 @@ const MAX_REMEMBERED: usize = 4;
 /// Decides where a request is served. The chosen node counts it as one free slot less until its next heartbeat.
 pub fn place(view: &ClusterView, request: Request<'_>, random: &mut impl Rng) -> Placement {
     let local = request.local.and_then(|offer| {
-        let (kind, estimate) = estimate(&offer.load, offer.has_memory, Duration::ZERO)?;
+        let (kind, estimate) = estimate(&offer.load, offer.has_memory, Duration::ZERO, UNKNOWN_BOOT)?;
         Some(Candidate { node: None, kind, estimate, free: offer.load.free })
     });
+    // The function is the same there.
+    let boot = request.local.and_then(|offer| offer.load.boot_us);
+    let boot = boot.map_or(UNKNOWN_BOOT, |boot| Duration::from_micros(boot.into()));
     let share = view.share(request.function);
     let mut remote: Vec<(Candidate, &Arc<PeerView>)> =
-        view.peers.iter().filter_map(|peer| Some((candidate(peer, request, share)?, peer))).collect();
+        view.peers.iter().filter_map(|peer| Some((candidate(peer, request, share, boot)?, peer))).collect();
     let is_fresh = |(_, peer): &(Candidate, &Arc<PeerView>)| !peer.is_suspect();
     // A node that may not answer is asked if no other can be.
     if local.is_some() || remote.iter().any(is_fresh) {
@@ -132,18 +135,23 @@ pub fn place(view: &ClusterView, request: Request<'_>, random: &mut impl Rng) ->
 }
 
 /// Returns what another node can do for the request.
-fn candidate(peer: &PeerView, request: Request<'_>, share: Share) -> Option<Candidate> {
+fn candidate(peer: &PeerView, request: Request<'_>, share: Share, unknown_boot: Duration) -> Option<Candidate> {
     let offered = peer.offers(request.function)?;
     if peer.beat.is_draining || request.tried.contains(&peer.node()) || !peer.has_labels(request.labels) {
         return None;
     }
     let load = peer.load(request.function, share);
-    let (kind, estimate) = estimate(&load, offered.memory <= peer.memory_free(), peer.contact.rtt())?;
+    let (kind, estimate) = estimate(&load, offered.memory <= peer.memory_free(), peer.contact.rtt(), unknown_boot)?;
     Some(Candidate { node: Some(peer.node()), kind, estimate, free: load.free })
 }
 
-/// Estimates how long a node takes to begin. `None`: it refuses.
-fn estimate(load: &FunctionLoad, has_memory: bool, rtt: Duration) -> Option<(StartKind, Duration)> {
+/// Estimates how long a node takes to begin. A boot whose usual time is not known takes `unknown_boot`. `None`: it refuses.
+fn estimate(
+    load: &FunctionLoad,
+    has_memory: bool,
+    rtt: Duration,
+    unknown_boot: Duration,
+) -> Option<(StartKind, Duration)> {
     if load.is_failing {
         return None;
     }
@@ -151,7 +159,7 @@ fn estimate(load: &FunctionLoad, has_memory: bool, rtt: Duration) -> Option<(Sta
         return Some((StartKind::Warm, rtt));
     }
     let cold = (has_memory && !load.is_full).then(|| {
-        let boot = load.boot_us.map_or(UNKNOWN_BOOT, |boot| Duration::from_micros(boot.into()));
+        let boot = load.boot_us.map_or(unknown_boot, |boot| Duration::from_micros(boot.into()));
         (StartKind::Cold, boot + rtt)
     });
     let waiting = (load.capacity > 0).then(|| {

@@ -18,6 +18,7 @@ use super::{
     FunctionActor,
     lease::Lease,
     messages::{Abandon, Acquire},
+    offer::AnnouncedSlots,
     slots::{Acquired, Intake, Slots},
 };
 use crate::{boot::Origin, history::History, refusal::Refusal, spec::FunctionSpec, stats::FunctionStats};
@@ -32,12 +33,14 @@ pub struct FunctionHandle {
     /// From the first use on.
     stats: OnceLock<Arc<FunctionStats>>,
     history: Arc<History>,
+    /// What other nodes were told of its slots.
+    pub announced: AnnouncedSlots,
 }
 
 impl FunctionHandle {
     pub(super) fn new(name: String, intake: Intake, actor: Addr<FunctionActor>, history: Arc<History>) -> Self {
-        let slots = Mutex::new(Slots::new(intake));
-        Self { name, slots, actor, tickets: AtomicU64::new(0), stats: OnceLock::new(), history }
+        let (slots, announced) = (Mutex::new(Slots::new(intake)), AnnouncedSlots::default());
+        Self { name, slots, actor, tickets: AtomicU64::new(0), stats: OnceLock::new(), history, announced }
     }
 
     /// Returns the function's name.
@@ -102,6 +105,12 @@ impl FunctionHandle {
             // Boxed, so that the future of the warm path stays small.
             Acquired::Queued => Box::pin(self.wait(now)).await,
         }
+    }
+
+    /// Takes a free slot, without waiting for one. `None`: no slot is free, or the function takes no requests.
+    pub fn acquire_free(self: &Arc<Self>, now: Instant) -> Option<Lease> {
+        let (endpoint, fresh) = self.slots().acquire_free(now)?;
+        Some(Lease::new(self.clone(), endpoint, fresh, now))
     }
 
     async fn wait(self: &Arc<Self>, since: Instant) -> Result<Lease, Refusal> {

@@ -12,6 +12,7 @@
 //! | `messages.rs` | the messages themselves |
 //! | `handle.rs`, `lease.rs` | what callers on other threads use |
 //! | `slots.rs` | the slot table, pure |
+//! | `offer.rs` | what the function can do for requests of other nodes |
 //! | `waiters.rs`, `instances.rs`, `scaling.rs`, `backoff.rs` | the queue, the instances, how many, failures; pure |
 //! | `cloning.rs` | when a snapshot is taken and used; pure |
 //! | `templates.rs` | templates, failed restores, and what operators request of snapshots |
@@ -36,6 +37,7 @@ mod handlers;
 mod instances;
 mod lease;
 mod messages;
+mod offer;
 mod replacement;
 mod scaling;
 mod slots;
@@ -69,6 +71,7 @@ use instances::Instances;
 pub use lease::{Lease, Wait, WaitedFor};
 use messages::ReplySender;
 pub(crate) use messages::{Configure, Drain, FunctionGone, FunctionQuestion};
+pub use offer::AnnouncedSlots;
 use replacement::Replacement;
 pub use snapshot::FunctionSnapshot;
 pub(crate) use snapshot::InstanceRef;

@@ -224,6 +224,27 @@ impl Slots {
         Acquired::Queued
     }
 
+    /// Acquires a slot for a new caller if one is free.
+    pub fn acquire_free(&mut self, now: Instant) -> Option<(Arc<Endpoint>, bool)> {
+        let is_open = matches!(self.intake, Intake::Open(_)) && self.waiting == 0;
+        if is_open { self.take_ready(self.revision, now) } else { None }
+    }
+
+    /// Returns how many slots are free for new callers.
+    pub fn free(&self) -> usize {
+        if self.waiting > 0 || !matches!(self.intake, Intake::Open(_)) {
+            return 0;
+        }
+        let ready = self.ready.iter().filter_map(|id| self.instances.get(id));
+        let current = ready.filter(|it| it.endpoint.revision >= self.revision && it.endpoint.is_live());
+        current.map(|it| it.capacity.saturating_sub(it.in_flight)).sum()
+    }
+
+    /// Returns how many instances have been ready and have not ended.
+    pub fn len(&self) -> usize {
+        self.instances.len()
+    }
+
     /// Takes a slot of an instance not older than `revision`, for the head of the queue.
     pub fn take_ready(&mut self, revision: u64, now: Instant) -> Option<(Arc<Endpoint>, bool)> {
         let position = self.ready.iter().rposition(|id| {

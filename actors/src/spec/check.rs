@@ -17,6 +17,7 @@ use super::{
     Environment, FunctionSpec, Readiness, SandboxSpec,
     async_spec::async_spec,
     check_name,
+    cluster_spec::cluster_spec,
     error::{Problem, SpecError},
     files::Reference,
     keys,
@@ -114,6 +115,7 @@ fn function(name: &str, directory: &Path, file: &Section<'_>, references: &mut V
         env,
         asynchronous: async_spec(file),
         triggers: triggers::triggers(file, name),
+        cluster: cluster_spec(file),
         sandbox: sandbox?,
     })
 }

@@ -9,7 +9,7 @@ use std::{
 
 use serde::Serialize;
 
-use super::{AsyncSpec, Environment, SandboxSpec, SnapshotSpec, SpecError, Triggers, check, files};
+use super::{AsyncSpec, ClusterSpec, Environment, SandboxSpec, SnapshotSpec, SpecError, Triggers, check, files};
 
 /// The content of a function's file: a spec, or every problem of the file.
 pub type LoadedSpec = Result<Arc<FunctionSpec>, Arc<str>>;
@@ -66,6 +66,8 @@ pub struct FunctionSpec {
     /// What invokes the function besides requests.
     #[serde(flatten)]
     pub triggers: Triggers,
+    /// How other nodes take part in serving it.
+    pub cluster: ClusterSpec,
     /// The kind of sandbox that an instance runs in.
     pub sandbox: SandboxSpec,
 }

@@ -29,6 +29,7 @@ pub(super) static FILE: Table = Table {
         "cron",
         "nats",
         "mqtt",
+        "cluster",
         "process",
         "container",
         "vm",
@@ -60,6 +61,8 @@ pub(super) static CRON: Table =
 pub(super) static NATS: Table = Table { name: "[[nats]]", keys: &["subject", "queue", "stream", "path"] };
 
 pub(super) static MQTT: Table = Table { name: "[[mqtt]]", keys: &["topic", "qos", "path"] };
+
+pub(super) static CLUSTER: Table = Table { name: "[cluster]", keys: &["forward", "nodes"] };
 
 pub(super) static PROCESS: Table =
     Table { name: "[process]", keys: &["command", "memory", "cpus", "pids-limit", "file-size", "user"] };
@@ -105,13 +108,14 @@ pub(super) static MICROVM: Table = Table {
     keys: &["type", "disk-type", "accel", "args", "read-only", "pic", "pit", "rtc", "acpi", "auto-kernel-cmdline"],
 };
 
-pub(super) static TABLES: [&Table; 13] = [
+pub(super) static TABLES: [&Table; 14] = [
     &FILE,
     &READINESS,
     &ASYNC,
     &CRON,
     &NATS,
     &MQTT,
+    &CLUSTER,
     &PROCESS,
     &CONTAINER,
     &VM,

@@ -18,6 +18,7 @@
 
 mod async_spec;
 mod check;
+mod cluster_spec;
 mod elf;
 mod env;
 mod error;
@@ -39,6 +40,7 @@ mod tests;
 mod triggers;
 
 pub use async_spec::{AsyncSpec, StatusSet};
+pub use cluster_spec::{ClusterSpec, is_label_part};
 pub use env::Environment;
 pub use error::{Problem, SpecError};
 pub use function::{FunctionSpec, LoadedSpec, Readiness, SPEC_FILE};

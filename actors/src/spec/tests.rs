@@ -67,6 +67,9 @@ stream = "EVENTS"
 topic = "home/+/temperature/#"
 qos = 2
 path = "/temperature"
+[cluster]
+forward = false
+nodes = ["gpu", "zone=a"]
 [process]
 command = ["./f", "%callback", "%unknown", "100%"]
 memory = 64

@@ -30,6 +30,14 @@ const OPTIONS: &[(&str, [&str; 3])] = &[
     ("snapshot-budget", ["50%", "1024", "0"]),
     ("inbox-size", ["64", "1024", "2048"]),
     ("async-concurrency", COUNTS),
+    ("cluster", ["nats://a", "nats://b:4333", "tls://c"]),
+    ("site", ["a", "b", "c"]),
+    ("node-name", ["a", "b", "c"]),
+    ("node-label", ["gpu", "zone=a", "gpu,zone=b"]),
+    ("peer-listen", ADDRESSES),
+    ("peer-address", ["a:1", "10.0.0.1:2", "[::1]:3"]),
+    ("overflow", ["x", "y", "x,y"]),
+    ("peer-security", ["none", "tls", "none"]),
     ("max-starts", COUNTS),
     ("max-process-starts", COUNTS),
     ("metrics-functions", COUNTS),
@@ -76,22 +84,26 @@ fn each_option_is_taken_from_the_first_place_that_has_it() {
     let home = Home::new();
     for &(key, values) in OPTIONS {
         let variable = format!("UNIFAAS_{}", key.to_uppercase().replace('-', "_"));
-        // Each of these two needs the other.
-        let partner = match key {
-            "tls-cert" => "--tls-key=x",
-            "tls-key" => "--tls-cert=x",
-            _ => "--config=/dev/null",
+        // Each of these needs others.
+        let partners: &[&str] = match key {
+            "tls-cert" => &["--tls-key=x"],
+            "tls-key" => &["--tls-cert=x"],
+            "cluster" => &["--peer-listen=127.0.0.1:1"],
+            "peer-listen" => &["--cluster=nats://h"],
+            "node-name" | "node-label" | "peer-address" | "overflow" => {
+                &["--cluster=nats://h", "--peer-listen=127.0.0.1:1"]
+            }
+            _ => &[],
         };
         for places in 0..1 << SOURCES.len() {
             let has = |place: usize| places & 1 << place != 0;
             let path = file(&home, &if has(0) { format!("\n{key} = {:?}\n", values[0]) } else { String::new() });
             let variables = if has(1) { vec![(variable.clone(), values[1])] } else { vec![] };
             let option = if has(2) { format!("--{key}={}", values[2]) } else { String::new() };
-            let mut arguments: Vec<_> = [partner, &option].into_iter().filter(|word| !word.is_empty()).collect();
             let from_file = format!("--config={path}");
-            arguments.retain(|word| !word.starts_with("--config"));
-            arguments.push(&from_file);
-            if places == 0 && partner.starts_with("--tls") {
+            let words = partners.iter().copied().chain([option.as_str(), &from_file]);
+            let arguments: Vec<_> = words.filter(|word| !word.is_empty()).collect();
+            if places == 0 && partners.len() == 1 {
                 assert_eq!(run(&[&["config"], &arguments[..]].concat(), &[]).status.code(), Some(2));
                 continue;
             }

@@ -47,6 +47,7 @@ impl DaemonMetrics {
             ListenerKind::Front | ListenerKind::Callback => true,
             ListenerKind::Admin => settings.admin_listen.is_some(),
             ListenerKind::Metrics => settings.metrics_listen.is_some(),
+            ListenerKind::Peer => settings.peer_listen.is_some(),
         });
         let listeners = listeners.map(|kind| {
             let open = shared.connections(kind);

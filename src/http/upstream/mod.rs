@@ -36,6 +36,7 @@ pub use answer::{Answer, AnswerBody, Tunnel};
 use connection::Connection;
 pub use error::{AttemptError, BodyError, MalformedResponse};
 pub use pool::ConnectionPools;
+pub use tcp_info::round_trip;
 pub use upload::{RequestBody, Upload, UploadSender, upload};
 
 /// An instance that breaks off so soon, and is found dead, was dying when the request came.

@@ -3,13 +3,28 @@
 use std::{
     mem,
     os::fd::{AsFd, AsRawFd},
+    time::Duration,
 };
 
 use nix::libc;
 
+/// Returns the round trip, as the kernel has measured it. `None`: it does not tell.
+pub fn round_trip(socket: impl AsFd) -> Option<Duration> {
+    let (info, length) = tcp_info(socket)?;
+    let known = mem::offset_of!(libc::tcp_info, tcpi_rtt) + mem::size_of::<u32>();
+    (length >= known && info.tcpi_rtt > 0).then(|| Duration::from_micros(info.tcpi_rtt.into()))
+}
+
 /// Returns how many of the bytes sent the other side has acknowledged, its SYN counted as one (`tcp(7)`, `TCP_INFO`).
 /// `None`: the kernel does not tell.
 pub fn bytes_acked(socket: impl AsFd) -> Option<u64> {
+    let (info, length) = tcp_info(socket)?;
+    let known = mem::offset_of!(libc::tcp_info, tcpi_bytes_acked) + mem::size_of::<u64>();
+    (length >= known).then_some(info.tcpi_bytes_acked)
+}
+
+/// Returns what the kernel tells, and how many bytes of that there are: older kernels know fewer fields.
+fn tcp_info(socket: impl AsFd) -> Option<(libc::tcp_info, usize)> {
     // SAFETY: all of its fields are integers.
     let mut info: libc::tcp_info = unsafe { mem::zeroed() };
     let mut length = mem::size_of_val(&info) as libc::socklen_t;
@@ -18,7 +33,5 @@ pub fn bytes_acked(socket: impl AsFd) -> Option<u64> {
     let result = unsafe {
         libc::getsockopt(fd.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, (&raw mut info).cast(), &raw mut length)
     };
-    // Older kernels know fewer fields.
-    let known = mem::offset_of!(libc::tcp_info, tcpi_bytes_acked) + mem::size_of::<u64>();
-    (result == 0 && length as usize >= known).then_some(info.tcpi_bytes_acked)
+    (result == 0).then_some((info, length as usize))
 }

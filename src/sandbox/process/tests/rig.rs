@@ -18,7 +18,7 @@ use tokio::{
 use unifaas_actors::{
     BootClock, InstanceId, OutputLog, ReadyToken,
     sandbox::{LaunchOrder, Purpose, SandboxHandle},
-    spec::{AsyncSpec, FunctionSpec, Readiness, SandboxSpec},
+    spec::{AsyncSpec, ClusterSpec, FunctionSpec, Readiness, SandboxSpec},
 };
 
 use super::super::*;
@@ -137,6 +137,7 @@ impl Rig {
             readiness: Readiness::Callback,
             env: self.env.clone().into(),
             asynchronous: AsyncSpec::default(),
+            cluster: ClusterSpec::default(),
             triggers: Default::default(),
             sandbox: SandboxSpec::Process(process.clone()),
         };

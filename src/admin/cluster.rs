@@ -1,0 +1,35 @@
+//! `/debug/cluster`: this node, the others, and the last placements of requests.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde::Serialize;
+use tokio::time::timeout;
+use unifaas_actors::cluster::{ClusterQuestion, ClusterReport, ForwardCounts};
+
+use super::access::{AdminAccess, reject};
+use crate::http::{Failure, Rejection, Shared};
+
+/// How long the ClusterActor may take to answer.
+const ACTOR_TIMEOUT: Duration = Duration::from_secs(2);
+
+#[derive(Serialize)]
+struct Page {
+    /// `None`: the actor did not answer in time.
+    #[serde(flatten)]
+    report: Option<ClusterReport>,
+    /// Counters of forwarded requests, by function.
+    functions: BTreeMap<Arc<str>, ForwardCounts>,
+}
+
+/// Serves the page.
+pub async fn cluster(
+    _: AdminAccess,
+    request: HttpRequest,
+    shared: web::Data<Shared>,
+) -> Result<HttpResponse, Rejection> {
+    let Some(cluster) = &shared.cluster else { return Err(reject(&request, Failure::NoSuchPage)) };
+    let report = timeout(ACTOR_TIMEOUT, cluster.handle.actor().send(ClusterQuestion)).await.ok().and_then(Result::ok);
+    let functions = cluster.handle.forwards.counts().into_iter().collect();
+    Ok(HttpResponse::Ok().json(Page { report, functions }))
+}

@@ -42,7 +42,7 @@ const SUBSCRIPTION_CAPACITY: usize = 1024;
 /// Largest heartbeat that is read.
 const MAX_BEAT: usize = 64 * 1024;
 
-/// What the link is told.
+/// A command to the link.
 #[derive(Debug)]
 enum Command {
     Send(Arc<Beat>),
@@ -90,7 +90,7 @@ impl Link {
 
 impl LinkHandle {
     fn tell(&self, command: Command) {
-        // What is dropped is told again with the next heartbeat.
+        // What is dropped is sent again with the next heartbeat.
         let _ = self.0.try_send(command);
     }
 }

@@ -1,6 +1,6 @@
 //! The ClusterActor: it owns what is known of the other nodes, and tells them about this one.
 //!
-//! It waits for nothing: the link is told what to send, and what comes is a message.
+//! It waits for nothing: the link gets commands, and what comes is a message.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 

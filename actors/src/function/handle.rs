@@ -33,7 +33,7 @@ pub struct FunctionHandle {
     /// From the first use on.
     stats: OnceLock<Arc<FunctionStats>>,
     history: Arc<History>,
-    /// What other nodes were told of its slots.
+    /// What the last heartbeat has said of its slots.
     pub announced: AnnouncedSlots,
 }
 

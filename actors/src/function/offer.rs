@@ -48,7 +48,7 @@ impl FunctionHandle {
         FunctionLoad { service_us: micros(stats.usual_service()), boot_us: boot.map(micros), ..load }
     }
 
-    /// Returns what a heartbeat tells of the function, and notes that it was told. `None`: there are neither instances nor
+    /// Returns what a heartbeat says of the function, and notes that it does. `None`: there are neither instances nor
     /// waiting requests.
     pub(crate) fn announce(&self) -> Option<FunctionLoad> {
         let load = (!self.is_inactive()).then(|| self.load());

@@ -130,7 +130,7 @@ impl Worker {
         let expecting = shared.clone();
         let app = App::new().app_data(app_shared).configure(move |config| {
             routes(config, kind, admin);
-            if matches!(kind, ListenerKind::Front | ListenerKind::Peer) {
+            if kind == ListenerKind::Front {
                 // Not a scope, which costs each request a second routing.
                 config.default_service(web::to(invoke::invoke));
             }
@@ -146,9 +146,11 @@ impl Worker {
                 let expecting = expecting.clone();
                 async move {
                     match kind {
-                        ListenerKind::Front | ListenerKind::Peer => invoke::expect(request, expecting).await,
+                        ListenerKind::Front => invoke::expect(request, expecting).await,
                         // Nothing is invoked there.
-                        ListenerKind::Admin | ListenerKind::Callback | ListenerKind::Metrics => Ok(request),
+                        ListenerKind::Admin | ListenerKind::Callback | ListenerKind::Metrics | ListenerKind::Peer => {
+                            Ok(request)
+                        }
                     }
                 }
             }))

@@ -108,3 +108,4 @@ pub use stats::{
 };
 pub use stop_reason::StopReason;
 pub use wall_time::{WallTime, rounded_ms, rounded_seconds};
+pub use warmth::Rung;

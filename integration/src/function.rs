@@ -53,6 +53,11 @@ impl Function {
         self
     }
 
+    /// Ends instances that were idle for so many seconds, rather than pausing them.
+    pub fn ends_after(self, seconds: impl ToString) -> Self {
+        self.set("keepalive", seconds).set("keep-paused", 0)
+    }
+
     /// Sets a key of `[process]`.
     pub fn process(mut self, key: &str, value: impl ToString) -> Self {
         self.process_keys.push((key.to_owned(), value.to_string()));

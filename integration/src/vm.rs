@@ -87,6 +87,11 @@ impl Vm {
         self
     }
 
+    /// Ends instances that were idle for so many seconds, rather than pausing them.
+    pub fn ends_after(self, seconds: impl ToString) -> Self {
+        self.set("keepalive", seconds).set("keep-paused", 0)
+    }
+
     /// Sets a key of `[vm]` to a TOML value.
     pub fn vm(mut self, key: &str, value: impl ToString) -> Self {
         self.keys += &format!("{key} = {}\n", value.to_string());

@@ -75,7 +75,7 @@ fn print(boot: &Value, output: &Output) -> Result<(), CommandError> {
     }
     let evicted: Vec<_> = boot["evicted"].as_array().into_iter().flatten().map(evicted).collect();
     if !evicted.is_empty() {
-        output.line(&format!("  evicted to make room: {}", evicted.join(", ")))?;
+        output.line(&format!("  made room: {}", evicted.join(", ")))?;
     }
     let width = output.width().map_or(BAR, |width| width.saturating_sub(BESIDE).clamp(10, BAR));
     let (steps, end) = (steps(boot), last(boot));
@@ -89,7 +89,8 @@ fn print(boot: &Value, output: &Output) -> Result<(), CommandError> {
 }
 
 fn evicted(instance: &Value) -> String {
-    printable(&format!("{}/{}", string(&instance["function"]), string(&instance["instance"])))
+    let [function, id, to] = ["function", "instance", "to"].map(|key| string(&instance[key]));
+    printable(&format!("{function}/{id} ({to})"))
 }
 
 /// A phase, or the time until a mark of the instance, in microseconds.

@@ -75,8 +75,10 @@ impl Page<'_> {
         }
         self.fact("requests", &requests(counters))?;
         self.fact("waiting", &page["waiting"].to_string())?;
-        let (started, evicted) = (&page["instances_started"], &page["instances_evicted"]);
-        self.fact("instances", &format!("{started} started, {evicted} evicted for other functions"))?;
+        let [started, evicted, paused] =
+            ["instances_started", "instances_evicted", "early_pauses"].map(|key| &page[key]);
+        let made_room = format!("{evicted} evicted and {paused} paused for other functions");
+        self.fact("instances", &format!("{started} started, {made_room}"))?;
         if let Some(memory) = memory_of_function(&page["memory"]) {
             self.fact("memory", &memory)?;
         }
@@ -212,6 +214,9 @@ fn memory_of_instance(memory: &Value) -> Option<String> {
 /// Returns what all instances of a function have of the memory. `None`: it has none.
 fn memory_of_function(memory: &Value) -> Option<String> {
     let mut parts = vec![format!("{} declared", mebibytes(&memory["declared_bytes"])?)];
+    if memory["charged_bytes"].as_u64() < memory["declared_bytes"].as_u64() {
+        parts.extend(mebibytes(&memory["charged_bytes"]).map(|charged| format!("{charged} charged")));
+    }
     parts.extend(mebibytes(&memory["used_bytes"]).map(|used| format!("{used} used")));
     if let Some((peak, limit)) = mebibytes(&memory["peak_bytes"]).zip(mebibytes(&memory["limit_bytes"])) {
         parts.push(format!("one at most {peak} of {limit}"));

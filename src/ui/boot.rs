@@ -1,7 +1,7 @@
 //! The page of a start: where its time went, compared with other starts of the function.
 
 use maud::{Markup, html};
-use unifaas_actors::{BootReport, InstanceId, StartCause};
+use unifaas_actors::{BootReport, InstanceId, Rung, StartCause};
 
 use super::{
     Known,
@@ -61,13 +61,14 @@ fn head(boot: &BootReport) -> Markup {
     }
 }
 
-/// Returns the instances that were evicted to make room for this one.
+/// Returns the instances that made room for this one.
 fn evicted(boot: &BootReport) -> Markup {
     html! {
-        @if boot.evicted.is_empty() { "no instance was evicted" }
+        @if boot.evicted.is_empty() { "no other instance" }
         @for (position, evicted) in boot.evicted.iter().enumerate() {
             @if position > 0 { ", " }
             (to_function(&evicted.function)) "/" (instance::link(evicted.instance))
+            @match evicted.to { Rung::Paused => " (paused)", Rung::Ended => " (ended)" }
         }
     }
 }

@@ -19,16 +19,18 @@ const MAX_ROWS: usize = 100;
 const MAX_PARTS: usize = 5;
 const MIB: f64 = (1 << 20) as f64;
 /// Columns of the table.
-const HEADS: [&str; 12] = [
+const HEADS: [&str; 14] = [
     "Function",
     "#Instances",
     "#Idle",
     "#Idle for",
+    "#Charged",
+    "#Of the budget",
     "#Declared",
     "#Used",
     "#Peak of one",
-    "#Of the budget",
     "#Evicted",
+    "#Paused early",
     "#Waiting",
     "#Waits for the host",
     "Another one",
@@ -39,7 +41,7 @@ pub async fn content(known: &Known<'_>) -> Content {
     let budget = known.shared.settings().memory_budget;
     let admission = known.admission().await;
     let mut shares: Vec<_> = shares::read(known, admission, budget).await.into_iter().collect();
-    shares.sort_by_key(|(_, share)| Reverse(share.declared_bytes));
+    shares.sort_by_key(|(_, share)| Reverse(share.charged_bytes));
     Content::new("Memory").section("memory", body(known, &shares, admission, budget as f64))
 }
 
@@ -51,7 +53,7 @@ fn body(known: &Known<'_>, shares: &[(Box<str>, Share)], admission: Option<Admis
     html! {
         div.head {
             h1 { "Memory" }
-            p.lead { b { (mebibytes(taken)) } " of " (mebibytes(budget)) " are declared by instances" }
+            p.lead { b { (mebibytes(taken)) } " of " (mebibytes(budget)) " are charged to instances" }
         }
         (charts::bar("Who has the memory", &parts(shares), budget))
         @if let Some(admission) = admission {
@@ -63,19 +65,19 @@ fn body(known: &Known<'_>, shares: &[(Box<str>, Share)], admission: Option<Admis
             }
         }
         div.charts {
-            (charts::over_time("Declared memory", &[line], span, mebibytes))
+            (charts::over_time("Charged memory", &[line], span, mebibytes))
         }
         h2.later { "By function" }
         @if shares.is_empty() { p.none { "No instance exists." } }
         @else { (table("Memory by function", "memory", &heads(&HEADS), &rows)) }
         @if shares.len() > MAX_ROWS { p { "And " (shares.len() - MAX_ROWS) " more functions." } }
         p.small {
-            "An instance declares its limit, " code { "memory" } " of its function.toml, and the sum of all stays within "
-            "the budget. What is used is read from its cgroup, if it has one. The peak is the most that one instance has "
-            "used, of those that exist or are remembered: its limit may be lowered towards that. Evicted instances were "
-            "idle and made room for others, the longest idle one first. Waits are those of requests for memory, or for "
-            "leave to start an instance. The last column says what would happen if the function needed another instance "
-            "now."
+            "A running instance is charged the limit that it declares, " code { "memory" } " of its function.toml, and a "
+            "paused one what it holds. The sum of all stays within the budget. What is used is read from its cgroup, if it "
+            "has one. The peak is the most that one instance has used, of those that exist or are remembered: its limit "
+            "may be lowered towards that. Idle instances make room for others: they are paused early or evicted, those "
+            "first whose memory is worth the least. Waits are those of requests for memory, or for leave to start an "
+            "instance. The last column says what would happen if the function needed another instance now."
         }
     }
 }
@@ -90,14 +92,16 @@ fn row(name: &str, share: &Share, budget: f64) -> Markup {
             td.number { (share.instances) }
             td.number { (share.idle) }
             td.number { (share.idle_seconds.map_or_else(|| "–".to_owned(), age)) }
+            td.number { (bytes(share.charged_bytes)) }
+            td.number { (percent(share.charged_bytes as f64 / MIB / budget.max(1.0))) }
             td.number { (bytes(share.declared_bytes)) }
             td.number { (optional(share.used_bytes)) }
             td.number {
                 (optional(share.peak_bytes))
                 @if let (Some(_), Some(limit)) = (share.peak_bytes, share.limit_bytes) { small { " of " (bytes(limit)) } }
             }
-            td.number { (percent(share.declared_bytes as f64 / MIB / budget.max(1.0))) }
             td.number { (count(share.evicted)) }
+            td.number { (count(share.early_pauses)) }
             td.number.poor[share.waiting > 0] { (share.waiting) }
             td.number {
                 @if share.waits == 0 { "–" }
@@ -115,9 +119,9 @@ fn parts(shares: &[(Box<str>, Share)]) -> Vec<Part<'_>> {
         Part { class, name, value: mib, text: mebibytes(mib) }
     };
     let classes = ["main", "good", "poor", "calm", "other"];
-    let first = shares.iter().filter(|(_, share)| share.declared_bytes > 0).zip(classes);
-    let mut parts: Vec<_> = first.map(|((name, share), class)| part(class, name, share.declared_bytes)).collect();
-    let rest: u64 = shares.iter().skip(MAX_PARTS).map(|(_, share)| share.declared_bytes).sum();
+    let first = shares.iter().filter(|(_, share)| share.charged_bytes > 0).zip(classes);
+    let mut parts: Vec<_> = first.map(|((name, share), class)| part(class, name, share.charged_bytes)).collect();
+    let rest: u64 = shares.iter().skip(MAX_PARTS).map(|(_, share)| share.charged_bytes).sum();
     if rest > 0 {
         parts.push(part("more", "all others", rest));
     }

@@ -23,14 +23,18 @@ pub struct Share {
     pub idle_seconds: Option<f64>,
     /// By all instances.
     pub declared_bytes: u64,
+    /// What all instances count for the budget: less than declared if some are paused.
+    pub charged_bytes: u64,
     /// By all instances. `None`: it is not known of any.
     pub used_bytes: Option<u64>,
     /// The most that one instance has used, of those that exist or are remembered. `None`: likewise.
     pub peak_bytes: Option<u64>,
     /// What one instance declares.
     pub limit_bytes: Option<u64>,
-    /// Instances that made room for other functions.
+    /// Instances that were ended to make room for other functions.
     pub evicted: u64,
+    /// Instances that were paused before their time for the same reason.
+    pub early_pauses: u64,
     /// Requests that wait now.
     pub waiting: usize,
     /// Requests that have waited for memory or for a start, and how long in all.
@@ -49,7 +53,7 @@ pub struct Share {
 pub enum Next {
     /// Enough memory is free.
     Fits,
-    /// Idle instances of others would be evicted.
+    /// Idle instances of others would be paused or ended.
     Evicts,
     /// It would wait until others end.
     Waits,
@@ -114,6 +118,7 @@ async fn of_instances(known: &Known<'_>) -> Shares {
             let share = shares.entry((*record.function).into()).or_default();
             share.instances += 1;
             share.declared_bytes += record.memory * MIB;
+            share.charged_bytes += record.charged() * MIB;
             if let Some(bytes) = record.memory_used() {
                 *share.used_bytes.get_or_insert_default() += bytes;
             }
@@ -132,11 +137,15 @@ impl Share {
         self.waiting = summary.waiting;
         if let Some(spec) = handle.spec() {
             let limit = spec.memory() * MIB;
-            let beyond_minimum = self.instances.saturating_sub(spec.min_instances);
-            self.evictable = self.idle.min(beyond_minimum) as u64 * limit;
+            // Paused instances do not count for the minimum.
+            let running = self.instances.saturating_sub(summary.paused);
+            let held_by_paused = self.charged_bytes.saturating_sub(running as u64 * limit);
+            let idle_beyond_minimum = summary.idle.min(running.saturating_sub(spec.min_instances));
+            self.evictable = idle_beyond_minimum as u64 * limit + held_by_paused;
             self.limit_bytes = Some(limit);
         }
         let Some(totals) = handle.used_stats().map(|stats| stats.totals()) else { return };
+        self.early_pauses = totals.early_pauses;
         self.evicted = totals.ended().find(|(cause, _)| *cause == "evicted").map_or(0, |(_, count)| count);
         if let Some((_, waits)) = totals.waits().find(|(cause, _)| *cause == WaitCause::Host) {
             self.waits = waits.count();

@@ -11,7 +11,7 @@ use super::{
         RequestWake, SetFootprint, Unregister, Withdraw, WithdrawWake,
     },
 };
-use crate::{boot::EvictedInstance, notice::EndGuard};
+use crate::{boot::EvictedInstance, notice::EndGuard, warmth::Rung};
 
 impl Handler<Register> for AdmissionActor {
     type Result = ();
@@ -144,15 +144,20 @@ impl Handler<EvictionDone> for AdmissionActor {
 
     fn handle(&mut self, EvictionDone { instance, function, outcome }: EvictionDone, ctx: &mut Context<Self>) {
         let evicted_for = self.eviction.finish(instance);
-        match outcome {
+        let to = match outcome {
             EvictionOutcome::Ending => {
                 self.ledger.set_stopping(instance, Instant::now());
-                if let Some(waiting) = evicted_for.filter(|waiting| self.is_waiting(*waiting)) {
-                    self.note_evicted(waiting, EvictedInstance { function, instance });
-                }
+                Some(Rung::Ended)
             }
-            EvictionOutcome::Pausing { footprint } => self.ledger.set_pausing(instance, footprint),
-            EvictionOutcome::Refused => {}
+            EvictionOutcome::Pausing { footprint } => {
+                self.ledger.set_pausing(instance, footprint);
+                Some(Rung::Paused)
+            }
+            EvictionOutcome::Refused => None,
+        };
+        let waiting = evicted_for.filter(|waiting| self.is_waiting(*waiting));
+        if let Some((waiting, to)) = waiting.zip(to) {
+            self.note_evicted(waiting, EvictedInstance { function, instance, to });
         }
         self.advance(ctx);
     }

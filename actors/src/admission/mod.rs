@@ -58,7 +58,7 @@ pub struct AdmissionActor {
     functions: HashMap<FunctionKey, Registration>,
     eviction: Eviction,
     greedy: GreedyDual,
-    /// The instances that were evicted for the request of a function that still waits.
+    /// The instances that were paused or ended for the request of a function that still waits.
     made_room: HashMap<FunctionKey, Vec<EvictedInstance>>,
     /// Notified once no instance holds anything.
     listeners: Vec<Recipient<AllReleased>>,
@@ -154,9 +154,11 @@ impl AdmissionActor {
         self.functions.get(&function).is_some_and(|registration| registration.requested > registration.granted)
     }
 
-    /// Notes that an instance was evicted for a function, until that gets its permit.
+    /// Notes that an instance was paused or ended for a function, until that gets its permit.
     fn note_evicted(&mut self, function: FunctionKey, evicted: EvictedInstance) {
         let made_room = self.made_room.entry(function).or_default();
+        // It may be ended after its pause has released too little.
+        made_room.retain(|before| before.instance != evicted.instance);
         if made_room.len() < MAX_EVICTED {
             made_room.push(evicted);
         }

@@ -29,7 +29,7 @@ impl Permit {
         self.instance
     }
 
-    /// Returns the instances that were evicted to make room for it.
+    /// Returns the instances that were paused or ended to make room for it.
     pub fn evicted(&self) -> &[EvictedInstance] {
         &self.evicted
     }

@@ -10,7 +10,7 @@ use serde::{Serialize, Serializer, ser::SerializeMap};
 use tokio::time::Instant;
 
 use super::{BootClock, Origin, Phase};
-use crate::{id::InstanceId, stop_reason::StopReason, wall_time::WallTime};
+use crate::{id::InstanceId, stop_reason::StopReason, wall_time::WallTime, warmth::Rung};
 
 /// The result of a start that has succeeded.
 const READY: &str = "ready";
@@ -51,13 +51,15 @@ pub struct BootRecord {
     result: OnceLock<BootResult>,
 }
 
-/// An idle instance that was ended to make room for another one.
+/// An idle instance that was paused or ended to make room for another one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct EvictedInstance {
     /// Its function.
     pub function: Arc<str>,
     /// Its id.
     pub instance: InstanceId,
+    /// What it became.
+    pub to: Rung,
 }
 
 #[derive(Debug)]
@@ -83,7 +85,7 @@ impl BootRecord {
         Self { function, kind, revision, instance, cause, clock, evicted, wanted, result }
     }
 
-    /// Adds the instances that were evicted to make room for it.
+    /// Adds the instances that made room for it.
     pub(crate) fn with_evicted(self, evicted: &[EvictedInstance]) -> Self {
         Self { evicted: evicted.to_vec(), ..self }
     }
@@ -170,7 +172,7 @@ pub struct BootReport {
     pub cause: StartCause,
     /// What it was started from: `cold` or `restored`.
     pub origin: Origin,
-    /// The idle instances that were evicted to make room for it, the first ones if there were many.
+    /// The idle instances that made room for it, the first ones if there were many.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub evicted: Vec<EvictedInstance>,
     /// When the instance was first wanted.

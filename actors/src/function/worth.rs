@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use slog::info;
 use tokio::time::Instant;
 
 use super::{FunctionActor, slots::IdleSlots};
@@ -51,6 +52,8 @@ impl FunctionActor {
             Rung::Paused if self.handle.slots().pause_idle(id, Instant::now()) => {
                 let Some(instance) = self.instances.get(id) else { return EvictionOutcome::Refused };
                 instance.address.do_send(Pause);
+                self.handle.stats().count_early_pause();
+                info!(self.log, "idle instance is being paused for another function"; "instance" => %id);
                 EvictionOutcome::Pausing { footprint: self.expected_footprint(instance.record.memory) }
             }
             Rung::Ended if self.handle.slots().retire_idle(id) => {

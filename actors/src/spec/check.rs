@@ -99,7 +99,7 @@ fn function(name: &str, directory: &Path, file: &Section<'_>, references: &mut V
         concurrent_requests,
         single_use,
         keepalive: file.seconds("keepalive").unwrap_or(Duration::from_secs(60)),
-        keep_paused: file.seconds("keep-paused").unwrap_or_default(),
+        keep_paused: file.seconds("keep-paused").unwrap_or(Duration::from_secs(600)),
         min_instances,
         max_instances,
         timeout: Some(file.seconds("timeout").unwrap_or(Duration::from_secs(60))).filter(|limit| !limit.is_zero()),

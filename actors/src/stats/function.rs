@@ -31,6 +31,7 @@ pub struct FunctionStats {
     cold: AtomicU64,
     instances_started: AtomicU64,
     instances_evicted: AtomicU64,
+    early_pauses: AtomicU64,
     restores_failed: AtomicU64,
     instances_ended: [AtomicU64; END_CAUSES.len()],
     callbacks_refused: AtomicU64,
@@ -64,7 +65,7 @@ impl Default for FunctionStats {
             std::array::from_fn(|_| AtomicU64::new(0))
         }
         let (request_bytes, response_bytes, cold) = Default::default();
-        let (instances_started, instances_evicted, callbacks_refused) = Default::default();
+        let (instances_started, instances_evicted, early_pauses, callbacks_refused) = Default::default();
         let (restores_failed, starts, service_micros) = Default::default();
         Self {
             outcomes: zeros(),
@@ -76,6 +77,7 @@ impl Default for FunctionStats {
             cold,
             instances_started,
             instances_evicted,
+            early_pauses,
             restores_failed,
             instances_ended: zeros(),
             callbacks_refused,
@@ -144,6 +146,10 @@ impl FunctionStats {
         self.instances_evicted.fetch_add(1, Relaxed);
     }
 
+    pub(crate) fn count_early_pause(&self) {
+        self.early_pauses.fetch_add(1, Relaxed);
+    }
+
     pub(crate) fn count_refused_callback(&self) {
         self.callbacks_refused.fetch_add(1, Relaxed);
     }
@@ -196,6 +202,7 @@ impl FunctionStats {
         add(&mut totals.response_bytes, &self.response_bytes);
         add(&mut totals.cold, &self.cold);
         add(&mut totals.started, &self.instances_started);
+        add(&mut totals.early_pauses, &self.early_pauses);
         add(&mut totals.restores_failed, &self.restores_failed);
     }
 
@@ -210,6 +217,7 @@ impl FunctionStats {
             counters,
             instances_started: self.instances_started.load(Relaxed),
             instances_evicted: self.instances_evicted.load(Relaxed),
+            early_pauses: self.early_pauses.load(Relaxed),
             callbacks_refused: self.callbacks_refused.load(Relaxed),
             starts: Origin::ALL.into_iter().map(|origin| (origin, self.starts.count(origin))).collect(),
             boot_seconds: self.starts.report(Origin::Cold),
@@ -228,6 +236,8 @@ pub struct StatsReport {
     pub instances_started: u64,
     /// Idle instances that were stopped because other functions needed their memory.
     pub instances_evicted: u64,
+    /// Idle instances that were paused before their time because other functions needed their memory.
+    pub early_pauses: u64,
     /// Ready callbacks that were refused.
     pub callbacks_refused: u64,
     /// Starts that have succeeded, by their origin.

@@ -88,6 +88,8 @@ pub struct FunctionTotals {
     pub cold: u64,
     /// Instances that were started, successfully or not.
     pub started: u64,
+    /// Instances that were paused to make room for other functions.
+    pub early_pauses: u64,
     pub(super) starts: [u64; Origin::ALL.len()],
     /// Instances that could not be restored from a snapshot.
     pub restores_failed: u64,
@@ -106,6 +108,7 @@ impl Default for FunctionTotals {
             response_bytes: 0,
             cold: 0,
             started: 0,
+            early_pauses: 0,
             starts: [0; Origin::ALL.len()],
             restores_failed: 0,
         }

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::id::InstanceId;
@@ -18,9 +19,12 @@ use crate::id::InstanceId;
 const MAX_MOVES: usize = 1024;
 
 /// What an instance is after a step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) enum Rung {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Rung {
+    /// It holds less memory, and is resumed by the next request.
     Paused,
+    /// It is gone.
     Ended,
 }
 

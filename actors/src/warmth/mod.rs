@@ -7,5 +7,6 @@
 mod eviction;
 mod rate;
 
-pub(crate) use eviction::{GreedyDual, Rung, Step};
+pub use eviction::Rung;
+pub(crate) use eviction::{GreedyDual, Step};
 pub(crate) use rate::{EventRate, Use};

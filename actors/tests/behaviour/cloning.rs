@@ -8,7 +8,7 @@ use unifaas_actors::{
 use crate::support::*;
 
 fn cloned(keys: &str) -> Rig {
-    Rig::new(&format!("keepalive = 10\n{keys}\n{CLONED}"))
+    Rig::new(&format!("keepalive = 10\nkeep-paused = 0\n{keys}\n{CLONED}"))
 }
 
 async fn snapshot(rig: &Rig) -> SnapshotReport {

@@ -10,7 +10,7 @@ const SMALL: HostLimits = HostLimits { memory: 256, ..ROOMY };
 #[test]
 fn an_instance_that_another_program_has_paused_is_resumed_by_the_next_request() {
     // With and without pauses of its own.
-    for keys in [KEYS, "keepalive = 10"] {
+    for keys in [KEYS, "keepalive = 10\nkeep-paused = 0"] {
         with_paused_clock(async {
             let rig = Rig::new(keys);
             let first = rig.acquire().await.unwrap().endpoint().instance;

@@ -7,7 +7,7 @@ use crate::support::*;
 #[test]
 fn keepalive_counts_from_the_end_of_the_last_request() {
     with_paused_clock(async {
-        let rig = Rig::new("keepalive = 30");
+        let rig = Rig::new("keepalive = 30\nkeep-paused = 0");
         for _ in 0..3 {
             drop(rig.acquire().await.unwrap());
             sleep(secs(29)).await;
@@ -27,7 +27,7 @@ fn keepalive_counts_from_the_end_of_the_last_request() {
 #[test]
 fn a_request_longer_than_the_keepalive_keeps_its_instance() {
     with_paused_clock(async {
-        let rig = Rig::new("keepalive = 30");
+        let rig = Rig::new("keepalive = 30\nkeep-paused = 0");
         let lease = rig.acquire().await.unwrap();
         sleep(secs(300)).await;
         assert!(lease.endpoint().is_live());
@@ -43,7 +43,7 @@ fn a_request_longer_than_the_keepalive_keeps_its_instance() {
 #[test]
 fn without_a_keepalive_an_instance_serves_waiting_callers_and_then_stops() {
     with_paused_clock(async {
-        let rig = Rig::new("keepalive = 0\nmax-instances = 1");
+        let rig = Rig::new("keepalive = 0\nkeep-paused = 0\nmax-instances = 1");
         let requests = rig.requests(3).await;
         for request in requests {
             let lease = request.await.unwrap().unwrap();
@@ -60,7 +60,7 @@ fn without_a_keepalive_an_instance_serves_waiting_callers_and_then_stops() {
 #[test]
 fn superfluous_instances_expire_because_the_most_recently_used_one_is_reused() {
     with_paused_clock(async {
-        let rig = Rig::new("keepalive = 30");
+        let rig = Rig::new("keepalive = 30\nkeep-paused = 0");
         let requests = rig.requests(5).await;
         for request in requests {
             drop(request.await.unwrap().unwrap());
@@ -90,7 +90,7 @@ fn a_minimum_is_kept_from_the_start_on() {
 #[test]
 fn instances_beyond_the_minimum_expire() {
     with_paused_clock(async {
-        let rig = Rig::new("min-instances = 2\nkeepalive = 5");
+        let rig = Rig::new("min-instances = 2\nkeepalive = 5\nkeep-paused = 0");
         let requests = rig.requests(4).await;
         assert_eq!(rig.fake.launched(), 4);
         for request in requests {

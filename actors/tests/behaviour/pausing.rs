@@ -200,7 +200,8 @@ const SMALL: unifaas_actors::HostLimits = unifaas_actors::HostLimits { memory: 2
 
 /// Has an instance of 128 MiB that holds 20 MiB while it is paused, beside another function of 180 MiB.
 async fn with_paused_beside_other() -> Rig {
-    let rig = Rig::with(SMALL, &[(FUNCTION, &format!("{KEYS}\nmemory = 128")), ("other", "memory = 180")]);
+    let rig =
+        Rig::with(SMALL, &[(FUNCTION, &format!("{KEYS}\nmemory = 128")), ("other", "keep-paused = 0\nmemory = 180")]);
     rig.fake.usually(Script { footprint: Some(20), ..Script::default() });
     drop(rig.acquire().await.unwrap());
     assert_eq!(rig.admission().await.memory_taken, 128);

@@ -31,7 +31,7 @@ pub async fn run(session: &mut Session) -> Result<(), BenchError> {
         ("concurrent-requests", None),
         ("min-instances", None),
         ("max-instances", None),
-        ("keep-paused", None),
+        ("keep-paused", Some(toml::Value::Integer(0))),
         ("queue", Some(toml::Value::Integer(1000))),
         ("queue-timeout", Some(toml::Value::Integer(wait))),
     ];

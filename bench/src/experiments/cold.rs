@@ -44,7 +44,7 @@ fn contestants(session: &Session, registry: &DerivedRegistry) -> Result<Vec<Cont
         ("concurrent-requests", None),
         ("min-instances", None),
         ("max-instances", None),
-        ("keep-paused", None),
+        ("keep-paused", Some(toml::Value::Integer(0))),
     ];
     let mut contestants = session.register(registry, COLD, &keys)?;
     match session.plan.page_cache {

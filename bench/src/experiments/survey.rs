@@ -74,7 +74,11 @@ pub async fn survey(
     sources: Vec<Source>,
 ) -> Result<(Vec<Entrant>, Vec<(String, String)>), BenchError> {
     let registry = DerivedRegistry::create(&session.out.join("registry").join("survey"))?;
-    let keys = vec![("min-instances", None), ("single-use", Some(toml::Value::Boolean(true))), ("keep-paused", None)];
+    let keys = vec![
+        ("min-instances", None),
+        ("single-use", Some(toml::Value::Boolean(true))),
+        ("keep-paused", Some(toml::Value::Integer(0))),
+    ];
     let overrides = Overrides { memory: session.plan.memory, cpus: session.plan.cpus, keys };
     for source in &sources {
         registry.add(&source.name, source, &overrides)?;

@@ -39,7 +39,7 @@ pub async fn run(session: &mut Session) -> Result<(), BenchError> {
         ("min-instances", None),
         ("max-instances", Some(toml::Value::Integer(1))),
         ("keepalive", Some(toml::Value::Integer(86_400))),
-        ("keep-paused", None),
+        ("keep-paused", Some(toml::Value::Integer(0))),
     ];
     let contestants = session.register(&registry, "", &keys)?;
     let mut daemon = session.daemon(registry.path(), &[]).await?;

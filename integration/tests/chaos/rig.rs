@@ -177,11 +177,12 @@ fn functions(home: &Home) -> Vec<Function> {
     fs::write(&image, vec![7; 1 << 20]).unwrap();
     let image = format!("{image:?}");
     let token = ["--token", home.token()];
-    let times = |function: Function| function.set("keepalive", 1).set("timeout", 5);
-    let boxed = |name, top: &str| contained(name, &token, &format!("keepalive = 1\ntimeout = 5\n{top}"), "");
+    let times = |function: Function| function.ends_after(1).set("timeout", 5);
+    let boxed =
+        |name, top: &str| contained(name, &token, &format!("keepalive = 1\nkeep-paused = 0\ntimeout = 5\n{top}"), "");
     let paused = format!("keepalive = {PAUSED_AFTER}\nkeep-paused = 1\ntimeout = 5");
     let boxed_pausing = |name, runtime: &str| contained(name, &token, &paused, &format!("runtime = {runtime:?}"));
-    let machine = |name, kind| Vm::new(name, kind).set("keepalive", 1).set("timeout", 5);
+    let machine = |name, kind| Vm::new(name, kind).ends_after(1).set("timeout", 5);
     vec![
         times(Function::new("lasting").set("min-instances", 1).set("concurrent-requests", 4)),
         times(Function::new("once").set("single-use", true)),
@@ -212,12 +213,12 @@ fn functions(home: &Home) -> Vec<Function> {
 
 /// Returns the valid version of the edited function.
 pub fn edited(value: u32) -> Function {
-    Function::new(EDITED).set("keepalive", 1).set("timeout", 5).env("VALUE", &value.to_string())
+    Function::new(EDITED).ends_after(1).set("timeout", 5).env("VALUE", &value.to_string())
 }
 
 /// Returns the function that is removed and restored.
 pub fn fleeting() -> Function {
-    Function::new(FLEETING).set("keepalive", 1).set("timeout", 5)
+    Function::new(FLEETING).ends_after(1).set("timeout", 5)
 }
 
 /// Removes an interface without the daemon; returns whether it existed.

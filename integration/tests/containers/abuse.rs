@@ -33,7 +33,7 @@ fn control(id: &str, file: &str) -> Option<u64> {
 #[tokio::test]
 async fn pids_limit_stops_fork_bomb() {
     let Some(engine) = shared() else { return };
-    let daemon = with(engine, contained("bad", &[], "keepalive = 2", "pids-limit = 40")).await;
+    let daemon = with(engine, contained("bad", &[], "keepalive = 2\nkeep-paused = 0", "pids-limit = 40")).await;
     daemon.get("/invoke/bad/pid").await.ok();
     let id = daemon.instances("bad").await[0]["engine_id"].as_str().unwrap().to_owned();
     assert_eq!(control(&id, "pids.max"), Some(40), "the limit is not in force, and the bomb would be");
@@ -69,7 +69,7 @@ async fn file_limits_hold() {
 #[tokio::test]
 async fn endless_output_is_bounded() {
     let Some(engine) = shared() else { return };
-    let daemon = with(engine, contained("loud", &[], "keepalive = 1", "")).await;
+    let daemon = with(engine, contained("loud", &[], "keepalive = 1\nkeep-paused = 0", "")).await;
     without_side_effects(&daemon, "good", async {
         daemon.get("/invoke/loud/flood?ms=2000").await.ok();
         for _ in 0..20 {

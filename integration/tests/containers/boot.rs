@@ -93,7 +93,8 @@ async fn callback_url_has_gateway_of_network() {
         docker.create_network(network).await.unwrap();
     };
     create("10.77.0.99").await;
-    let daemon = engine.daemon(contained("elsewhere", &[], "keepalive = 0", "network = \"odd\"")).await;
+    let daemon =
+        engine.daemon(contained("elsewhere", &[], "keepalive = 0\nkeep-paused = 0", "network = \"odd\"")).await;
     let url = daemon.get("/invoke/elsewhere/callback").await.ok().text();
     assert!(url.starts_with(&format!("http://10.77.0.99:{}/ready/", daemon.callback.port())), "{url}");
 

@@ -45,7 +45,9 @@ async fn stop_signal_of_image_is_sent() {
     let Some(engine) = shared() else { return };
     engine.derive("unifaas/quits", &["STOPSIGNAL SIGQUIT"]);
     let command = "command = [\"%callback\", \"--ignore-sigterm\"]\ninit = true";
-    let daemon = engine.daemon(of_image("quits", "unifaas/quits", "keepalive = 0.2\nstop-grace = 30", command)).await;
+    let daemon = engine
+        .daemon(of_image("quits", "unifaas/quits", "keepalive = 0.2\nkeep-paused = 0\nstop-grace = 30", command))
+        .await;
     daemon.get("/invoke/quits/pid").await.ok();
     // SIGTERM would take until the end of the grace.
     let left = async || engine.containers("unifaas-quits-").await.len();

@@ -117,7 +117,7 @@ async fn runc_and_gvisor_serve_side_by_side() {
 #[tokio::test]
 async fn keepalive_counts_from_the_last_byte() {
     let Some(engine) = shared() else { return };
-    let daemon = engine.daemon(contained("streams", &[], "keepalive = 1", "")).await;
+    let daemon = engine.daemon(contained("streams", &[], "keepalive = 1\nkeep-paused = 0", "")).await;
     container(&daemon, "streams").await;
     let since = Instant::now();
     let (_connection, response) = daemon.start(request("GET", "/invoke/streams/stream?n=20&ms=100", empty())).await;

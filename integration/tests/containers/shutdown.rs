@@ -50,7 +50,9 @@ async fn sigint_finishes_requests_and_removes_own_containers() {
 async fn container_gets_sigterm_before_kill() {
     let Some(engine) = shared() else { return };
     // With an init as process 1: without it, SIGTERM does not reach a program that has no handler.
-    let daemon = engine.daemon(contained("polite", &[], "keepalive = 0.2\nstop-grace = 20", "init = true")).await;
+    let daemon = engine
+        .daemon(contained("polite", &[], "keepalive = 0.2\nkeep-paused = 0\nstop-grace = 20", "init = true"))
+        .await;
     container(&daemon, "polite").await;
     daemon.settled("polite", "it has ended by itself", |function| function["instances"] == json!([])).await;
     engine.none_left("polite").await;
@@ -60,7 +62,9 @@ async fn container_gets_sigterm_before_kill() {
 async fn container_that_ignores_sigterm_is_killed_after_grace() {
     let Some(engine) = shared() else { return };
     let flags = ["--ignore-sigterm"];
-    let daemon = engine.daemon(contained("stubborn", &flags, "keepalive = 0.1\nstop-grace = 1", "init = true")).await;
+    let daemon = engine
+        .daemon(contained("stubborn", &flags, "keepalive = 0.1\nkeep-paused = 0\nstop-grace = 1", "init = true"))
+        .await;
     container(&daemon, "stubborn").await;
     let stopping = daemon.until("stubborn", "stopping", 1).await;
     assert_eq!(stopping["instances"].as_array().map(Vec::len), Some(1));

@@ -124,8 +124,7 @@ async fn start_in_flight_is_repeated() {
 #[tokio::test]
 async fn repeated_kills_under_load_lose_no_response_and_leave_nothing() {
     let setup = Setup::default().function(Function::new("once").set("single-use", true));
-    let daemon =
-        setup.function(Function::new("kept").set("concurrent-requests", 2).set("keepalive", 0.2)).start().await;
+    let daemon = setup.function(Function::new("kept").set("concurrent-requests", 2).ends_after(0.2)).start().await;
     for path in ["/invoke/once/pid", "/invoke/kept/pid"] {
         daemon.get(path).await.ok();
     }

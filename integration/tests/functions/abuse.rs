@@ -57,7 +57,7 @@ async fn pids_limit_stops_fork_bomb() {
     if !cgroups_are_usable().await {
         return;
     }
-    let daemon = with(Function::new("bad").process("pids-limit", 40).set("keepalive", 2)).await;
+    let daemon = with(Function::new("bad").process("pids-limit", 40).ends_after(2)).await;
     let pid = daemon.get("/invoke/bad/pid").await.ok().pid();
     let Some(group) = counted_in(pid) else { panic!("the limit is not in force, and the bomb would be") };
     assert_eq!(number_in(group.join("pids.max")), 40, "the limit is not in force, and the bomb would be");

@@ -21,8 +21,10 @@ async fn host(daemon: &Daemon) -> Value {
 }
 
 #[tokio::test]
-async fn longest_idle_instance_is_evicted() {
-    let daemon = with_budget(128, ["a", "b", "c"].map(small)).await;
+async fn the_idle_instance_that_is_soonest_back_is_evicted() {
+    let slow = small("b").flag("--boot-delay").flag("1000");
+    let functions = [small("a"), slow, small("c")].map(|function| function.set("keep-paused", 0));
+    let daemon = with_budget(128, functions).await;
     let a = daemon.get("/invoke/a/pid").await.ok().pid();
     let b = daemon.get("/invoke/b/pid").await.ok().pid();
     assert_eq!(number(&host(&daemon).await, "memory_taken"), 128);
@@ -36,6 +38,23 @@ async fn longest_idle_instance_is_evicted() {
     let host = host(&daemon).await;
     assert_eq!((number(&host, "memory_taken"), number(&host, "memory_free")), (128, 0));
     assert_eq!(number(&host["settings"], "memory_budget"), 128);
+}
+
+#[tokio::test]
+async fn idle_instances_are_paused_rather_than_evicted() {
+    let names = ["a", "b", "c", "d"];
+    let daemon = with_budget(128, names.map(small)).await;
+    let mut pids = Vec::new();
+    for name in names {
+        pids.push(daemon.get(&format!("/invoke/{name}/pid")).await.ok().pid());
+    }
+    for (name, pid) in names.iter().zip(pids) {
+        assert_eq!(daemon.get(&format!("/invoke/{name}/pid")).await.ok().pid(), pid);
+        let function = daemon.function(name).await;
+        assert_eq!((number(&function, "instances_evicted"), number(&function, "instances_started")), (0, 1));
+        assert!(number(&function, "early_pauses") > 0, "{function}");
+    }
+    assert!(number(&host(&daemon).await, "memory_taken") <= 128);
 }
 
 #[tokio::test]

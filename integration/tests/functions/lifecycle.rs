@@ -56,7 +56,7 @@ async fn sequential_requests_share_instance() {
 
 #[tokio::test]
 async fn idle_instance_ends_after_keepalive() {
-    let daemon = Daemon::with(Function::new("f").set("keepalive", 0.7)).await;
+    let daemon = Daemon::with(Function::new("f").ends_after(0.7)).await;
     let since = Instant::now();
     let pid = daemon.get("/invoke/f/pid").await.ok().pid();
     let rest = processes::gone(pid).await;
@@ -66,7 +66,7 @@ async fn idle_instance_ends_after_keepalive() {
 
 #[tokio::test]
 async fn request_restarts_keepalive() {
-    let daemon = Daemon::with(Function::new("f").set("keepalive", 1.2)).await;
+    let daemon = Daemon::with(Function::new("f").ends_after(1.2)).await;
     let first = daemon.get("/invoke/f/pid").await.ok().pid();
     let mut last = Instant::now();
     for _ in 0..4 {
@@ -175,7 +175,7 @@ async fn single_use_with_min_instances_has_next_instance_ready() {
 
 #[tokio::test]
 async fn instance_that_ignores_sigterm_is_killed_after_grace() {
-    let function = Function::new("f").flag("--ignore-sigterm").set("keepalive", 0.1).set("stop-grace", 0.5);
+    let function = Function::new("f").flag("--ignore-sigterm").ends_after(0.1).set("stop-grace", 0.5);
     let daemon = Daemon::with(function).await;
     let pid = daemon.get("/invoke/f/pid").await.ok().pid();
     let took = processes::gone(pid).await;

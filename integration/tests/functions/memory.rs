@@ -28,37 +28,45 @@ async fn only_instance(daemon: &Daemon, function: &str) -> String {
 
 #[tokio::test]
 async fn a_start_names_the_instances_that_made_room_for_it() {
-    let daemon = with_budget(128, [small("a"), small("b"), Function::new("large").process("memory", 128)]).await;
-    let mut evicted = Vec::new();
-    for function in ["a", "b"] {
+    let unpaused = small("b").set("keep-paused", 0);
+    let daemon = with_budget(140, [small("a"), unpaused, Function::new("large").process("memory", 100)]).await;
+    let mut made_room = Vec::new();
+    for (function, to) in [("a", "paused"), ("b", "ended")] {
         daemon.get(&format!("/invoke/{function}/pid")).await.ok();
-        evicted.push((function, only_instance(&daemon, function).await));
+        made_room.push((function, only_instance(&daemon, function).await, to));
     }
     daemon.get("/invoke/large/pid").await.ok();
     let id = only_instance(&daemon, "large").await;
     let boot = daemon.get(&format!("/debug/instances/{id}")).await.ok().json()["boot"].take();
-    let named = |boot: &Value| -> Vec<(String, String)> {
+    let named = |boot: &Value| -> Vec<[String; 3]> {
         let list = boot["evicted"].as_array().cloned().unwrap_or_default();
-        let text = |one: &Value, key: &str| one[key].as_str().unwrap().to_owned();
-        let mut named: Vec<_> = list.iter().map(|one| (text(one, "function"), text(one, "instance"))).collect();
+        let text = |one: &Value| ["function", "instance", "to"].map(|key| one[key].as_str().unwrap().to_owned());
+        let mut named: Vec<_> = list.iter().map(text).collect();
         named.sort();
         named
     };
-    let expected: Vec<_> = evicted.iter().map(|(function, id)| ((*function).to_owned(), id.clone())).collect();
+    let expected: Vec<_> = made_room.iter().map(|(function, id, to)| [*function, id, *to].map(str::to_owned)).collect();
     assert_eq!(named(&boot), expected, "{boot}");
     let boots = daemon.get("/debug/boots?function=a").await.ok().json();
-    assert_eq!(named(&boots["boots"][0]), [], "{boots}");
+    assert!(named(&boots["boots"][0]).is_empty(), "{boots}");
 
     let page = daemon.get(&format!("/ui/boots/{id}")).await.ok().text();
     let text = daemon.cli(&["boots", "large"]).await.ok();
-    let line = text.lines().find(|line| line.contains("evicted to make room: ")).unwrap_or_else(|| panic!("{text}"));
-    for (function, id) in &evicted {
+    let line = text.lines().find(|line| line.contains("made room: ")).unwrap_or_else(|| panic!("{text}"));
+    for (function, id, to) in &made_room {
         assert!(page.contains(&format!("/ui/functions/{function}")) && page.contains(&format!("/ui/instances/{id}")));
-        assert!(line.contains(&format!("{function}/{id}")), "{line}");
+        assert!(line.contains(&format!("{function}/{id} ({to})")), "{line}");
     }
     let memory = memory(&daemon).await;
-    assert_eq!(memory["functions"].get("a"), None, "it has no instance: {memory}");
-    assert_eq!(memory["functions"]["large"]["evicted"], 0);
+    let functions = &memory["functions"];
+    assert_eq!(functions.get("b"), None, "it has no instance: {memory}");
+    let counts = |name: &str| ["evicted", "early_pauses"].map(|key| number(&functions[name], key));
+    assert_eq!((counts("a"), counts("large")), ([0, 1], [0, 0]), "{memory}");
+    let bytes = |name: &str| ["charged_bytes", "declared_bytes"].map(|key| number(&functions[name], key) / MIB);
+    assert!(bytes("a")[0] < 40 && bytes("a")[1] == 64 && bytes("large") == [100, 100], "{memory}");
+    let metrics = daemon.get("/metrics").await.ok().text();
+    assert!(metrics.contains("unifaas_early_pauses_total{function=\"a\"} 1"), "{metrics}");
+    daemon.logged("idle instance is being paused for another function").await;
 }
 
 #[tokio::test]

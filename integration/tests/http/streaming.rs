@@ -48,7 +48,7 @@ async fn slow_reader_does_not_fill_memory() {
 
 #[tokio::test]
 async fn response_longer_than_keepalive_is_complete() {
-    let daemon = Daemon::with(Function::new("f").set("keepalive", 1)).await;
+    let daemon = Daemon::with(Function::new("f").ends_after(1)).await;
     let since = Instant::now();
     let (_connection, response) = daemon.start(request("GET", "/invoke/f/stream?n=26&ms=200", empty())).await;
     let pid = u32::try_from(number(&daemon.instances("f").await[0], "pid")).unwrap();
@@ -139,7 +139,7 @@ async fn refused_request_never_sends_body() {
 
 #[tokio::test]
 async fn websocket_occupies_one_slot() {
-    let daemon = Daemon::with(Function::new("f").set("max-instances", 1).set("keepalive", 0.3)).await;
+    let daemon = Daemon::with(Function::new("f").set("max-instances", 1).ends_after(0.3)).await;
     let stream = TcpStream::connect(daemon.listen).await.unwrap();
     let url = format!("ws://{}/invoke/f/ws", daemon.listen);
     let (mut socket, response) = client_async(url, stream).await.expect("an upgrade");

@@ -112,7 +112,7 @@ async fn timing(daemon: &Daemon, path: &str) -> String {
 async fn waits_for_slots_and_for_the_host_are_told_apart() {
     let small = Setup::default().option("--memory-budget", "200");
     let one = Function::new("one").set("max-instances", 1).process("memory", 100);
-    let greedy = Function::new("greedy").process("memory", 200).set("keepalive", 0.05);
+    let greedy = Function::new("greedy").process("memory", 200).ends_after(0.05);
     let daemon = small.function(one).function(greedy).start().await;
     daemon.get("/invoke/one/pid").await.ok();
     let (_, waited) = futures::join!(daemon.get("/invoke/one/sleep?ms=400"), async {

@@ -129,7 +129,7 @@ fn callback_listener_closes_foreign_connections() {
 
 #[tokio::test]
 async fn forged_callbacks_are_counted_and_logged_rarely() {
-    let daemon = Daemon::with(Function::new("f").set("keepalive", 0.1)).await;
+    let daemon = Daemon::with(Function::new("f").ends_after(0.1)).await;
     let url = daemon.get("/invoke/f/callback").await.ok().text();
     daemon.settled("f", "no instance", |function| function["instances"] == serde_json::json!([])).await;
     let forged = async |n: u64| {

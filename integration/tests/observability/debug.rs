@@ -137,7 +137,7 @@ async fn functions_and_instances_have_own_pages() {
 #[tokio::test]
 async fn shows_waiting_and_running_requests() {
     let function = Function::new("f").set("max-instances", 1).flag("--boot-delay").flag("600");
-    let daemon = Daemon::with(function.set("keepalive", 0.3)).await;
+    let daemon = Daemon::with(function.ends_after(0.3)).await;
     let requests = futures::future::join(daemon.get("/invoke/f/sleep?ms=800"), daemon.get("/invoke/f/pid"));
     let watch = async {
         let booting = daemon.until("f", "booting", 1).await;

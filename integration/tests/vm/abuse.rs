@@ -152,7 +152,7 @@ fn guest_memory_is_bounded() {
 #[test]
 fn fork_bomb_stays_inside_guest() {
     with(
-        || linux("bad", &[]).set("timeout", 10).set("keepalive", 1),
+        || linux("bad", &[]).set("timeout", 10).ends_after(1),
         async |daemon| {
             daemon.get("/invoke/bad/pid").await.ok();
             daemon.get("/invoke/good").await.ok();
@@ -174,7 +174,7 @@ fn fork_bomb_stays_inside_guest() {
 #[test]
 fn endless_console_output_is_bounded() {
     with(
-        || linux("bad", &[]).set("keepalive", 8),
+        || linux("bad", &[]).ends_after(8),
         async |daemon| {
             daemon.get("/invoke/bad/pid").await.ok();
             without_side_effects(&daemon, "good", async {
@@ -198,7 +198,7 @@ fn guest_fills_only_its_disk_copy() {
         let home = Home::new();
         let image = image(&home.path(""), 48);
         let setup = prepared(Setup::at(&home)).function(Function::new("good"));
-        let bad = linux("bad", &[]).vm("image", format!("{image:?}")).set("keepalive", 5);
+        let bad = linux("bad", &[]).vm("image", format!("{image:?}")).ends_after(5);
         let daemon = setup.function(bad.into()).start().await;
         daemon.get("/invoke/bad/pid").await.ok();
         without_side_effects(&daemon, "good", async {
@@ -221,7 +221,7 @@ fn full_host_disk_is_write_error_in_guest() {
         let home = Home::new();
         let image = image(&home.path(""), 128);
         let setup = prepared(Setup::at(&home)).function(Function::new("good")).on_a_small_disk("32m");
-        let bad = linux("bad", &[]).vm("image", format!("{image:?}")).set("keepalive", 2);
+        let bad = linux("bad", &[]).vm("image", format!("{image:?}")).ends_after(2);
         let mut daemon = setup.function(bad.into()).start().await;
         daemon.get("/invoke/bad/pid").await.ok();
         without_side_effects(&daemon, "good", async {
@@ -241,7 +241,7 @@ fn full_host_disk_is_write_error_in_guest() {
 #[test]
 fn vmm_that_ignores_signals_is_killed() {
     with(
-        || linux("bad", &[]).set("keepalive", 3),
+        || linux("bad", &[]).ends_after(3),
         async |daemon| {
             daemon.get("/invoke/bad/pid").await.ok();
             let vmm = vmm_of(&daemon).await;

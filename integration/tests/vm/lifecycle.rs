@@ -118,7 +118,7 @@ fn waiting_requests_share_boot() {
 #[test]
 fn keepalive_counts_from_the_last_byte() {
     under_each(async |kind| {
-        let daemon = daemon(Vm::new("f", kind).set("keepalive", 0.4)).await;
+        let daemon = daemon(Vm::new("f", kind).ends_after(0.4)).await;
         let pieces = stream::unfold(0, async |piece| {
             tokio::time::sleep(ms(200)).await;
             (piece < 5).then(|| (Bytes::from("piece\n"), piece + 1))

@@ -39,6 +39,8 @@ struct Present {
     waiting: usize,
     /// Bytes.
     declared: u64,
+    /// Bytes.
+    charged: u64,
     /// Bytes. `None`: there are no cgroups.
     used: Option<u64>,
 }
@@ -63,6 +65,7 @@ impl FunctionMetrics {
             if let Some(series) = series_of(&record.function) {
                 let present = present.entry(series).or_default();
                 present.declared += record.memory << 20;
+                present.charged += record.charged() << 20;
                 present.used = match (present.used, record.memory_used()) {
                     (Some(sum), used) => Some(sum + used.unwrap_or_default()),
                     (None, used) => used,
@@ -173,6 +176,11 @@ impl FunctionMetrics {
                 }
             }
         }
+        let help = "Idle instances that were paused before their time, to make room for other functions.";
+        let mut paused = describe(encoder, Counter, "unifaas_early_pauses", None, help)?;
+        for (function, totals) in self.totals.iter().filter(|(_, totals)| totals.early_pauses > 0) {
+            paused.counter(&[("function", function)], totals.early_pauses)?;
+        }
         let help = "Instances that have ended, by cause.";
         let mut ended = describe(encoder, Counter, "unifaas_instances_ended", None, help)?;
         for (function, totals) in &self.totals {
@@ -226,6 +234,7 @@ impl FunctionMetrics {
         let mut memory = describe(encoder, Gauge, "unifaas_function_memory", Some(&Bytes), help)?;
         for (function, present) in &self.present {
             memory.gauge(&[("function", function), ("what", "declared")], present.declared)?;
+            memory.gauge(&[("function", function), ("what", "charged")], present.charged)?;
             if let Some(used) = present.used {
                 memory.gauge(&[("function", function), ("what", "used")], used)?;
             }

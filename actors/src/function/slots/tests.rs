@@ -21,7 +21,7 @@ fn at(seconds: u64) -> Instant {
     *START + Duration::from_secs(seconds)
 }
 
-/// Returns an endpoint of an instance with a keepalive of 60 s.
+/// Returns an endpoint of an instance with a keepalive of 60 s, which is paused only if `keys` say so.
 fn endpoint(keys: &str, revision: u64) -> Arc<Endpoint> {
     let reached = SocketAddr::from((Ipv4Addr::LOCALHOST, 1)).into();
     let clock = BootClock::new(Instant::now());
@@ -29,7 +29,8 @@ fn endpoint(keys: &str, revision: u64) -> Arc<Endpoint> {
 }
 
 fn spec(keys: &str) -> Arc<FunctionSpec> {
-    let text = format!("{keys}\n[process]\ncommand = [\"f\"]\n");
+    let never_paused = if keys.contains("keep-paused") { "" } else { "keep-paused = 0\n" };
+    let text = format!("{never_paused}{keys}\n[process]\ncommand = [\"f\"]\n");
     Arc::new(FunctionSpec::parse("f", Path::new("/r/f"), &text).unwrap())
 }
 

@@ -121,7 +121,7 @@ fn explicit_defaults_make_no_difference() {
         min-instances = 0
         timeout = 60.0
         boot-timeout = 25
-        keep-paused = 0
+        keep-paused = 600
         stop-grace = 0.5
         queue = 1000
         queue-timeout = 30

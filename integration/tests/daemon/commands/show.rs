@@ -61,7 +61,9 @@ async fn describe_begins_with_what_is_wrong() {
     assert_eq!(text[0], "broken serving");
     let reason = "1 boot_failed, last TIME: the instance ended before it served a request: exited with status 3";
     assert_eq!(text[1], reason, "{text:?}");
-    for line in ["kind process", "requests 1: 1 boot_failed", "instances 1 started, 0 evicted for other functions"] {
+    for line in
+        ["kind process", "requests 1: 1 boot_failed", "instances 1 started, 0 evicted and 0 paused for other functions"]
+    {
         assert!(text.iter().any(|shown| shown == line), "no {line} in {text:?}");
     }
     let id = page["ended"][0]["id"].as_str().unwrap();

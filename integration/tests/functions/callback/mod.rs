@@ -132,7 +132,7 @@ async fn second_callback_is_409() {
 
 #[tokio::test]
 async fn callback_after_end_is_404() {
-    let daemon = Daemon::with(Function::new("f").set("keepalive", 0.1)).await;
+    let daemon = Daemon::with(Function::new("f").ends_after(0.1)).await;
     let url = daemon.get("/invoke/f/callback").await.ok().text();
     let path = url.strip_prefix(&format!("http://{}", daemon.callback)).expect("a callback at the daemon").to_owned();
     daemon.settled("f", "no instance", |function| function["instances"] == serde_json::json!([])).await;

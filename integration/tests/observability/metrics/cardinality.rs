@@ -55,7 +55,7 @@ async fn thousands_of_used_functions_share_a_bounded_number_of_series() {
 async fn removed_functions_keep_their_counts() {
     let home = Home::new();
     for name in ["a", "b", "c"] {
-        home.put(&Function::new(name).set("keepalive", 1));
+        home.put(&Function::new(name).ends_after(1));
     }
     let daemon = Setup::at(&home).option("--metrics-functions", "1").start().await;
     for name in ["a", "b", "c"] {

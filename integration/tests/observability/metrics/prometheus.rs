@@ -97,7 +97,7 @@ fn dashboard_queries() -> Vec<String> {
 #[tokio::test]
 async fn prometheus_scrapes_the_daemon_and_answers_every_query_of_the_dashboard() {
     let home = Home::new();
-    let daemon = Setup::default().function(Function::new("f").set("keepalive", 0.2)).start().await;
+    let daemon = Setup::default().function(Function::new("f").ends_after(0.2)).start().await;
     let Some(prometheus) = Prometheus::scraping(daemon.listen, &home.path("")).await else { return };
     assert_eq!(prometheus.value("up").await, "1");
     daemon.get("/invoke/f/").await.ok();

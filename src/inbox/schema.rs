@@ -1,7 +1,7 @@
 //! The tables of the database, and their version.
 
 /// Increases when the tables change.
-pub const VERSION: i64 = 1;
+pub const VERSION: i64 = 2;
 
 /// The states of an invocation.
 pub const QUEUED: i64 = 0;
@@ -53,6 +53,16 @@ pub const TABLES: &str = "
         WHERE callback IS NOT NULL AND callback_state = 0 AND state > 1;
     CREATE TABLE body (seq INTEGER PRIMARY KEY, head BLOB NOT NULL, body BLOB NOT NULL);
     CREATE TABLE response (seq INTEGER PRIMARY KEY, head BLOB NOT NULL, body BLOB);
-    CREATE TABLE firing (trigger_name TEXT PRIMARY KEY, instant INTEGER NOT NULL) WITHOUT ROWID;
-    PRAGMA user_version = 1;
+    CREATE TABLE firing (
+        trigger_name TEXT PRIMARY KEY,
+        instant INTEGER NOT NULL,
+        has_fired INTEGER NOT NULL DEFAULT TRUE
+    ) WITHOUT ROWID;
+    PRAGMA user_version = 2;
+";
+
+/// Makes tables of version 1 those of version 2: what was recorded of a trigger was a firing.
+pub const FROM_1: &str = "
+    ALTER TABLE firing ADD COLUMN has_fired INTEGER NOT NULL DEFAULT TRUE;
+    PRAGMA user_version = 2;
 ";

@@ -6,7 +6,7 @@ use ring::digest::{Context, SHA256};
 use rusqlite::{Row, params};
 use unifaas_actors::inbox::{
     Begun, DeliveryRecord, EnqueueRefusal, Entry, Found, InvocationId, NewInvocation, Record, Removal, Seq, Settle,
-    Settlement, State, Store, StoreError, StoreUsage, Stored, StoredRequest, UnixMillis,
+    Settlement, State, Store, StoreError, StoreUsage, Stored, StoredRequest, TriggerRecord, UnixMillis,
 };
 
 use super::{
@@ -74,8 +74,9 @@ impl Store for SqliteStore {
             return Ok(Err(EnqueueRefusal::Full { queued: unended }));
         }
         if let Some(firing) = &new.firing {
-            let newer = "INSERT INTO firing (trigger_name, instant) VALUES (?1, ?2)
-                ON CONFLICT (trigger_name) DO UPDATE SET instant = excluded.instant WHERE instant < excluded.instant";
+            let newer = "INSERT INTO firing (trigger_name, instant, has_fired) VALUES (?1, ?2, TRUE)
+                ON CONFLICT (trigger_name) DO UPDATE SET instant = excluded.instant, has_fired = TRUE
+                WHERE instant < excluded.instant";
             if self.execute(newer, params![firing.trigger, signed(firing.instant.0)])? == 0 {
                 return Ok(Err(EnqueueRefusal::AlreadyFired));
             }
@@ -266,9 +267,16 @@ impl Store for SqliteStore {
         Ok(raw)
     }
 
-    fn last_firing(&mut self, trigger: &str) -> Result<Option<UnixMillis>, StoreError> {
-        let instant = "SELECT instant FROM firing WHERE trigger_name = ?1";
-        self.row(instant, [trigger], |row| Ok(UnixMillis(unsigned(row.get(0)?))))
+    fn open_trigger(&mut self, trigger: &str, seen: UnixMillis) -> Result<TriggerRecord, StoreError> {
+        let first = "INSERT INTO firing (trigger_name, instant, has_fired) VALUES (?1, ?2, FALSE)
+            ON CONFLICT (trigger_name) DO UPDATE SET instant = excluded.instant
+            WHERE NOT has_fired AND instant > excluded.instant";
+        self.execute(first, params![trigger, signed(seen.0)])?;
+        let record = "SELECT instant, has_fired FROM firing WHERE trigger_name = ?1";
+        let read =
+            |row: &Row<'_>| Ok(TriggerRecord { settled: UnixMillis(unsigned(row.get(0)?)), has_fired: row.get(1)? });
+        let record = self.row(record, [trigger], read)?;
+        record.ok_or_else(|| StoreError::Failed(format!("the record of {trigger} is not there")))
     }
 
     fn usage(&mut self) -> StoreUsage {

@@ -186,7 +186,7 @@ impl StoreThread {
 
 impl CommandSender for StoreThread {
     fn send(&self, command: Command) -> Result<(), StoreClosed> {
-        if !matches!(command, Command::Enqueue(..)) && matches!(*self.state(), ThreadState::NotStarted(_)) {
+        if !command.creates_store() && matches!(*self.state(), ThreadState::NotStarted(_)) {
             // A question does not create the database.
             command.answer_empty();
             return Ok(());

@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 
 use super::{
     delivery::DeliveryRecord,
-    record::{InvocationId, NewInvocation, Record, Seq, StoredRequest},
+    record::{InvocationId, NewInvocation, Record, Seq, StoredRequest, TriggerRecord},
     store::{Begun, EnqueueRefusal, Found, Removal, Settle, Stored},
     time::UnixMillis,
 };
@@ -78,17 +78,28 @@ pub enum Command {
         /// Answered once it is recorded.
         reply: Reply<()>,
     },
-    /// Returns the last recorded instant of a trigger.
-    LastFiring(String, Reply<Option<UnixMillis>>),
+    /// Returns what a trigger has settled, and records a new one.
+    OpenTrigger {
+        /// Its name.
+        trigger: String,
+        /// When it was first seen, if it is new.
+        seen: UnixMillis,
+        /// What is recorded.
+        reply: Reply<TriggerRecord>,
+    },
 }
 
 impl Command {
-    /// Answers a command for a store that has nothing. A new invocation and the end of an attempt are no such commands,
-    /// and are dropped.
+    /// Returns whether the command needs a store, even if there is none yet.
+    pub fn creates_store(&self) -> bool {
+        matches!(self, Self::Enqueue(..) | Self::OpenTrigger { .. })
+    }
+
+    /// Answers a command for a store that has nothing. Those that need a store and the end of an attempt are dropped.
     pub fn answer_empty(self) {
         // A receiver that has left does not matter.
         let _ = match self {
-            Self::Enqueue(..) | Self::Settle(_) => Ok(()),
+            Self::Enqueue(..) | Self::OpenTrigger { .. } | Self::Settle(_) => Ok(()),
             Self::Start { reply, .. } => reply.send(None).map_err(drop),
             Self::Remove(_, reply) => reply.send(Removal::Unknown).map_err(drop),
             Self::Redrive(_, reply) | Self::Find { reply, .. } => reply.send(None).map_err(drop),
@@ -96,7 +107,6 @@ impl Command {
             Self::Request(_, reply) => reply.send(None).map_err(drop),
             Self::Dead { reply, .. } => reply.send(Vec::new()).map_err(drop),
             Self::RecordDelivery { reply, .. } => reply.send(()),
-            Self::LastFiring(_, reply) => reply.send(None).map_err(drop),
         };
     }
 }

@@ -9,7 +9,6 @@ use super::{
     commands::{Command, CommandSender, Reply},
     record::{Firing, NewInvocation, StoredRequest},
     store::{EnqueueRefusal, Stored},
-    time::UnixMillis,
 };
 use crate::{directory::Directory, refusal::Refusal, spec::AsyncSpec};
 
@@ -108,14 +107,6 @@ impl InboxHandle {
         };
         let stored = self.ask(|reply| Command::Enqueue(Box::new(new), reply)).await;
         Ok(stored.map_err(|why| EnqueueRefusal::Unavailable { why })??)
-    }
-
-    /// Returns the last recorded instant of a trigger.
-    ///
-    /// # Errors
-    /// Why the store does not answer.
-    pub async fn last_firing(&self, trigger: String) -> Result<Option<UnixMillis>, String> {
-        self.ask(|reply| Command::LastFiring(trigger, reply)).await
     }
 
     /// Asks the store.

@@ -6,7 +6,7 @@ use super::{
     delivery::DeliveryRecord,
     record::{
         Callback, CallbackState, Entry, InvocationId, NewInvocation, Record, RecordedResponse, Seq, State,
-        StoredRequest,
+        StoredRequest, TriggerRecord,
     },
     settle::Settlement,
     store::{Begun, EnqueueRefusal, Found, Removal, Settle, Store, StoreError, StoreUsage, Stored},
@@ -24,7 +24,7 @@ pub struct MemoryStore {
 #[derive(Debug, Clone, Default)]
 struct Content {
     rows: BTreeMap<Seq, Row>,
-    firings: BTreeMap<String, UnixMillis>,
+    triggers: BTreeMap<String, TriggerRecord>,
     last: Seq,
 }
 
@@ -109,10 +109,11 @@ impl Store for MemoryStore {
             return Ok(Err(EnqueueRefusal::Full { queued: unended }));
         }
         if let Some(firing) = &new.firing {
-            if content.firings.get(&firing.trigger).is_some_and(|last| *last >= firing.instant) {
+            if content.triggers.get(&firing.trigger).is_some_and(|last| last.settled >= firing.instant) {
                 return Ok(Err(EnqueueRefusal::AlreadyFired));
             }
-            content.firings.insert(firing.trigger.clone(), firing.instant);
+            let record = TriggerRecord { settled: firing.instant, has_fired: true };
+            content.triggers.insert(firing.trigger.clone(), record);
         }
         content.last += 1;
         let record = Record {
@@ -254,8 +255,13 @@ impl Store for MemoryStore {
         Ok(self.content.rows.values().filter_map(|row| row.record.entry()).collect())
     }
 
-    fn last_firing(&mut self, trigger: &str) -> Result<Option<UnixMillis>, StoreError> {
-        Ok(self.content.firings.get(trigger).copied())
+    fn open_trigger(&mut self, trigger: &str, seen: UnixMillis) -> Result<TriggerRecord, StoreError> {
+        let new = TriggerRecord { settled: seen, has_fired: false };
+        let record = self.content_mut().triggers.entry(trigger.to_owned()).or_insert(new);
+        if !record.has_fired {
+            record.settled = record.settled.min(seen);
+        }
+        Ok(*record)
     }
 
     fn usage(&mut self) -> StoreUsage {

@@ -51,7 +51,7 @@ pub use memory::MemoryStore;
 pub use messages::{Attempt, AttemptEnd, Attempted, Attempts, FunctionInbox, InboxQuestion, InboxReport, StopStarting};
 pub use record::{
     Callback, CallbackState, Entry, Firing, InvocationId, NewInvocation, Record, RecordedResponse, Seq, State,
-    StoredRequest,
+    StoredRequest, TriggerRecord,
 };
 pub use settle::{DeadReason, Outcome, Settlement};
 pub use store::{Begun, EnqueueRefusal, Found, Removal, Settle, Store, StoreError, StoreUsage, Stored};

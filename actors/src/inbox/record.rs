@@ -228,6 +228,15 @@ pub struct Firing {
     pub instant: UnixMillis,
 }
 
+/// How far a schedule has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TriggerRecord {
+    /// Every instant up to this one is settled: the last firing, or the time when the schedule was first seen.
+    pub settled: UnixMillis,
+    /// Whether any instant has fired.
+    pub has_fired: bool,
+}
+
 /// An invocation that is to be stored, with the limits of its function in force.
 #[derive(Debug, Clone)]
 pub struct NewInvocation {

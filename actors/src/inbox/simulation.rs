@@ -67,7 +67,7 @@ impl Store for Faulty {
         record_delivery(seq: Seq, epoch: u32, delivery: DeliveryRecord) -> Result<(), StoreError>;
         purge(now: UnixMillis, limit: usize) -> Result<usize, StoreError>;
         recover(now: UnixMillis) -> Result<Vec<Entry>, StoreError>;
-        last_firing(trigger: &str) -> Result<Option<UnixMillis>, StoreError>;
+        open_trigger(trigger: &str, seen: UnixMillis) -> Result<TriggerRecord, StoreError>;
         usage() -> StoreUsage;
     }
 }

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{
     delivery::DeliveryRecord,
-    record::{Entry, InvocationId, NewInvocation, Record, RecordedResponse, Seq, StoredRequest},
+    record::{Entry, InvocationId, NewInvocation, Record, RecordedResponse, Seq, StoredRequest, TriggerRecord},
     settle::Settlement,
     time::UnixMillis,
 };
@@ -226,11 +226,12 @@ pub trait Store {
     /// When the store cannot be used.
     fn recover(&mut self, now: UnixMillis) -> Result<Vec<Entry>, StoreError>;
 
-    /// Returns the last recorded instant of a trigger.
+    /// Returns what a trigger has settled. A trigger without firings is recorded as seen at `seen`, unless it was seen before
+    /// that.
     ///
     /// # Errors
     /// When the store cannot be used.
-    fn last_firing(&mut self, trigger: &str) -> Result<Option<UnixMillis>, StoreError>;
+    fn open_trigger(&mut self, trigger: &str, seen: UnixMillis) -> Result<TriggerRecord, StoreError>;
 
     /// Returns the size.
     fn usage(&mut self) -> StoreUsage;

@@ -147,6 +147,14 @@ fn the_same_key_is_the_same_invocation_or_refused() {
 #[test]
 fn an_instant_of_a_trigger_is_stored_once() {
     let mut rig = Rig::open(MemoryStore::default());
+    let open = |rig: &mut Rig, seen| {
+        let (trigger, seen) = ("cron/f/0".to_owned(), UnixMillis(seen));
+        let record = rig.ask(|reply| Command::OpenTrigger { trigger, seen, reply }).unwrap();
+        (record.settled.0, record.has_fired)
+    };
+    assert_eq!(open(&mut rig, 7), (7, false));
+    assert_eq!(open(&mut rig, 8), (7, false), "it was seen before");
+    assert_eq!(open(&mut rig, 5), (5, false), "the clock was set back, and nothing has fired");
     let fired = |at| NewInvocation {
         firing: Some(Firing { trigger: "cron/f/0".to_owned(), instant: UnixMillis(at) }),
         queue: 9,
@@ -156,8 +164,7 @@ fn an_instant_of_a_trigger_is_stored_once() {
     assert_eq!(rig.enqueue(fired(10)), Err(EnqueueRefusal::AlreadyFired));
     assert_eq!(rig.enqueue(fired(9)), Err(EnqueueRefusal::AlreadyFired));
     assert!(rig.enqueue(fired(11)).is_ok());
-    let last = rig.ask(|reply| Command::LastFiring("cron/f/0".to_owned(), reply));
-    assert_eq!(last, Some(Some(UnixMillis(11))));
+    assert_eq!([12, 3].map(|seen| open(&mut rig, seen)), [(11, true); 2]);
 }
 
 #[test]

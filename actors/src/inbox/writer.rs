@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use super::{
     commands::{Command, Reply},
-    record::{Entry, InvocationId, Record, Seq, StoredRequest},
+    record::{Entry, InvocationId, Record, Seq, StoredRequest, TriggerRecord},
     store::{Begun, EnqueueRefusal, Found, Name, Removal, Settle, Store, StoreError, StoreUsage, Stored},
     time::UnixMillis,
 };
@@ -61,7 +61,7 @@ enum Answer {
     Found(Option<Box<Found>>),
     Request(Option<Box<StoredRequest>>),
     Dead(Vec<Record>),
-    LastFiring(Option<UnixMillis>),
+    Trigger(TriggerRecord),
     Recorded,
 }
 
@@ -179,7 +179,7 @@ impl<S: Store> StoreWriter<S> {
                 self.store.record_delivery(*seq, *epoch, *delivery)?;
                 Answer::Recorded
             }
-            Command::LastFiring(trigger, _) => Answer::LastFiring(self.store.last_firing(trigger)?),
+            Command::OpenTrigger { trigger, seen, .. } => Answer::Trigger(self.store.open_trigger(trigger, *seen)?),
         })
     }
 
@@ -246,7 +246,7 @@ impl<S: Store> StoreWriter<S> {
             (Command::RecordDelivery { reply, .. }, Answer::Recorded) => {
                 let _ = reply.send(());
             }
-            (Command::LastFiring(_, reply), Answer::LastFiring(instant)) => drop(reply.send(instant)),
+            (Command::OpenTrigger { reply, .. }, Answer::Trigger(record)) => drop(reply.send(record)),
             (command, _) => debug_assert!(false, "another command's answer: {command:?}"),
         }
     }

@@ -12,7 +12,7 @@ use slog::{Logger, info, warn};
 use super::{
     event::{Event, content_type_of},
     messages::{StartSources, StopSources, TriggerQuestion, TriggerReport},
-    schedules::{Action, Committed, ScheduleId, Schedules, millis, timestamp, trigger_name},
+    schedules::{Action, Committed, ScheduleId, Schedules, millis, trigger_name},
     source::{EventSources, Subscriptions},
 };
 use crate::{
@@ -52,7 +52,7 @@ impl TriggerActor {
         }
         for action in self.schedules.due(Timestamp::now()) {
             match action {
-                Action::Ask(id, trigger) => self.ask(id, trigger, ctx),
+                Action::Ask(id, trigger, seen) => self.ask(id, trigger, seen, ctx),
                 Action::Fire(id, spec, instant) => self.fire(id, &spec, instant, ctx),
             }
         }
@@ -64,12 +64,11 @@ impl TriggerActor {
         }
     }
 
-    fn ask(&self, id: ScheduleId, trigger: String, ctx: &mut Context<Self>) {
-        let (inbox, name) = (self.inbox.clone(), trigger.clone());
-        let question = async move { inbox.ask(|reply| Command::LastFiring(name, reply)).await };
-        ctx.spawn(wrap_future(question).map(move |last, actor: &mut Self, ctx| {
-            let last = last.map(|last| last.map(timestamp));
-            actor.schedules.answered(&id, &trigger, last, Timestamp::now());
+    fn ask(&self, id: ScheduleId, name: String, seen: Timestamp, ctx: &mut Context<Self>) {
+        let (inbox, trigger, seen) = (self.inbox.clone(), name.clone(), millis(seen));
+        let question = async move { inbox.ask(|reply| Command::OpenTrigger { trigger, seen, reply }).await };
+        ctx.spawn(wrap_future(question).map(move |record, actor: &mut Self, ctx| {
+            actor.schedules.answered(&id, &name, record, Timestamp::now());
             actor.work(ctx);
         }));
     }

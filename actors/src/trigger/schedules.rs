@@ -1,7 +1,8 @@
 //! The schedules of all functions: which one fires, what follows from a commit, and when to look again. Pure.
 //!
-//! A schedule begins with the question what it has fired last, which the store of the inbox answers. From then on each of
-//! its instants is committed, one at a time.
+//! A schedule begins with the question how far it has come, which the store of the inbox answers: a new one is recorded as
+//! seen now, so that its first run counts as missed if no daemon runs then. From then on each instant is committed, one at
+//! a time.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -11,7 +12,10 @@ use super::{
     cron::{Step, step},
     messages::{CronReport, CronState},
 };
-use crate::{inbox::UnixMillis, spec::CronSpec};
+use crate::{
+    inbox::{TriggerRecord, UnixMillis},
+    spec::CronSpec,
+};
 
 /// How long a schedule waits whose firing was refused for now.
 const RETRY: Duration = Duration::from_secs(1);
@@ -33,7 +37,7 @@ struct Entry {
 
 #[derive(Debug, Clone, Copy)]
 enum State {
-    /// It is not known what has fired last. `ask_at`: when the store is asked. `None`: it has been asked.
+    /// It is not known how far it has come. `ask_at`: when the store is asked. `None`: it has been asked.
     Unknown { since: Timestamp, ask_at: Option<Timestamp> },
     /// All instants up to `settled` have fired, or are given up. Nothing is to be done before `wake_at`.
     Waiting { settled: Timestamp, next: Option<Timestamp>, wake_at: Timestamp },
@@ -44,8 +48,8 @@ enum State {
 /// What is to be done.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Action {
-    /// The store is to be asked what this trigger has fired last.
-    Ask(ScheduleId, String),
+    /// The store is to be asked how far this trigger has come, which was first seen then.
+    Ask(ScheduleId, String, Timestamp),
     /// The instant and its invocation are to be committed.
     Fire(ScheduleId, Box<CronSpec>, Timestamp),
 }
@@ -97,23 +101,17 @@ impl Schedules {
         self.entries.iter_mut().filter_map(|(id, entry)| entry.due(id, now)).collect()
     }
 
-    /// Takes over what a trigger has fired last. An error: the store does not answer, and is asked again.
-    pub fn answered(
-        &mut self,
-        id: &ScheduleId,
-        trigger: &str,
-        last: Result<Option<Timestamp>, String>,
-        now: Timestamp,
-    ) {
+    /// Takes over how far a trigger has come. An error: the store does not answer, and is asked again.
+    pub fn answered(&mut self, id: &ScheduleId, trigger: &str, record: Result<TriggerRecord, String>, now: Timestamp) {
         let Some(entry) = self.entries.get_mut(id).filter(|entry| trigger_name(id, &entry.spec) == trigger) else {
             return;
         };
         let State::Unknown { since, ask_at: None } = entry.state else { return };
-        match last {
-            Ok(last) => {
-                (entry.last, entry.refusal) = (last, None);
-                // A new schedule has missed nothing.
-                entry.state = State::waiting(last.unwrap_or(since));
+        match record {
+            Ok(TriggerRecord { settled, has_fired }) => {
+                let settled = timestamp(settled);
+                (entry.last, entry.refusal) = (has_fired.then_some(settled), None);
+                entry.state = State::waiting(settled);
             }
             Err(why) => {
                 entry.refusal = Some(why);
@@ -188,7 +186,12 @@ impl Entry {
         match self.state {
             State::Unknown { since, ask_at: Some(at) } if is_due(at, now) => {
                 self.state = State::Unknown { since, ask_at: None };
-                Some(Action::Ask(id.clone(), trigger_name(id, &self.spec)))
+                Some(Action::Ask(id.clone(), trigger_name(id, &self.spec), since))
+            }
+            // The clock was set back, and nothing has fired that could fire twice.
+            State::Waiting { settled, .. } if self.last.is_none() && settled > now => {
+                self.state = State::Unknown { since: now, ask_at: None };
+                Some(Action::Ask(id.clone(), trigger_name(id, &self.spec), now))
             }
             // A clock that was set back does not delay what was refused.
             State::Waiting { settled, wake_at, .. }

@@ -1,10 +1,15 @@
 //! Schedules: they fire on time, and each instant once, whatever happens to the daemon.
 //!
-//! `UNIFAAS_KILLS=200 cargo test -p integration --test triggers kills` is the long form.
+//! `UNIFAAS_KILLS=200 cargo test -p integration --test functions triggers::kills` is the long form.
 
-use std::{collections::BTreeMap, env, fs, os::unix::fs::PermissionsExt, path::Path, time::SystemTime};
+use std::{
+    collections::BTreeMap,
+    env, fs,
+    path::Path,
+    time::{Duration, SystemTime},
+};
 
-use integration::{Daemon, Function, Home, Setup, eventually, ms, number};
+use integration::{Daemon, Function, Home, Setup, brokers::public_file, eventually, ms, number};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use serde_json::Value;
 use tokio::time::sleep;
@@ -15,8 +20,7 @@ const PREFIX: &str = "cron/f/0/";
 
 /// Returns a function that is invoked every second, and adds a line to a file for each run: the event and the invocation.
 fn recorder(file: &Path) -> Function {
-    fs::write(file, "").unwrap();
-    fs::set_permissions(file, fs::Permissions::from_mode(0o666)).unwrap();
+    public_file(file.to_owned());
     let path = format!("/record?ms=0&headers=ce-id,x-unifaas-invocation&file={}", file.display());
     Function::new("f")
         .set("concurrent-requests", 8)
@@ -75,6 +79,29 @@ async fn schedule_fires_at_each_instant_and_shows_the_last_and_the_next_one() {
     home.put(&Function::new("f").set("concurrent-requests", 8));
     let none = |it: &Value| it.is_null();
     eventually(ms(60_000), "the schedule is gone", async || schedule(&daemon).await, none).await;
+}
+
+#[tokio::test]
+async fn first_run_of_a_schedule_is_made_up_for_if_the_daemon_was_away() {
+    let home = Home::new();
+    let file = public_file(home.path("runs"));
+    // It is away at the first instant.
+    let first = SystemTime::now() + Duration::from_secs(15);
+    let instant = humantime::format_rfc3339_seconds(first).to_string();
+    let (hour, minute, second) = (&instant[11..13], &instant[14..16], &instant[17..19]);
+    let path = format!("/record?ms=0&headers=ce-id,x-unifaas-invocation&file={}", file.display());
+    let cron = format!("[[cron]]\nat = \"{second} {minute} {hour} * * *\"\npath = \"{path}\"");
+    home.put(&Function::new("f").table(&cron));
+    let mut daemon = Setup::at(&home).start().await;
+    let is_seen = |it: &Value| it["state"] == "waiting";
+    let shown = eventually(ms(60_000), "it is seen", async || schedule(&daemon).await, is_seen).await;
+    assert!(daemon.end().await.status.success(), "{shown}");
+    sleep(first.duration_since(SystemTime::now()).unwrap_or_default() + ms(1000)).await;
+    let daemon = Setup::at(&home).start().await;
+    let ran = eventually(ms(60_000), "it has run", async || runs(&file), |runs| !runs.is_empty()).await;
+    assert_eq!(ran.into_keys().collect::<Vec<_>>(), [format!("{PREFIX}{instant}")]);
+    let has_fired = |it: &Value| it["last"].is_string();
+    eventually(ms(60_000), "it is shown", async || schedule(&daemon).await, has_fired).await;
 }
 
 #[tokio::test]

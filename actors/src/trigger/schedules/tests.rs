@@ -5,8 +5,9 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use jiff::{SignedDuration, Timestamp};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
-use super::{Action, Committed, RETRY, ScheduleId, Schedules};
+use super::{Action, Committed, RETRY, ScheduleId, Schedules, millis};
 use crate::{
+    inbox::TriggerRecord,
     spec::{CronSpec, Missed},
     trigger::{
         CronState,
@@ -21,14 +22,14 @@ fn spec(at: &str) -> CronSpec {
 /// The schedules, and what the store has recorded.
 struct World {
     schedules: Schedules,
-    firings: BTreeMap<String, Timestamp>,
+    records: BTreeMap<String, TriggerRecord>,
     /// Every commit, in order.
     committed: Vec<(ScheduleId, Timestamp)>,
 }
 
 impl World {
     fn with(specs: &[CronSpec], now: &str) -> Self {
-        let mut world = Self { schedules: Schedules::default(), firings: BTreeMap::new(), committed: Vec::new() };
+        let mut world = Self { schedules: Schedules::default(), records: BTreeMap::new(), committed: Vec::new() };
         world.schedules.set(&function(), specs, at(now));
         world
     }
@@ -44,25 +45,30 @@ impl World {
             }
             for action in due {
                 match action {
-                    Action::Ask(id, trigger) => {
-                        let last = self.firings.get(&trigger).copied();
-                        self.schedules.answered(&id, &trigger, Ok(last), now);
-                    }
+                    Action::Ask(id, trigger, seen) => self.answer(&id, &trigger, seen, now),
                     Action::Fire(id, spec, instant) => self.commit(&id, &spec, instant, now),
                 }
             }
         }
     }
 
+    /// Answers as the store does.
+    fn answer(&mut self, id: &ScheduleId, trigger: &str, seen: Timestamp, now: Timestamp) {
+        let new = TriggerRecord { settled: millis(seen), has_fired: false };
+        let record = self.records.entry(trigger.to_owned()).or_insert(new);
+        if !record.has_fired {
+            record.settled = record.settled.min(new.settled);
+        }
+        self.schedules.answered(id, trigger, Ok(*record), now);
+    }
+
     fn commit(&mut self, id: &ScheduleId, spec: &CronSpec, instant: Timestamp, now: Timestamp) {
-        let last = self.firings.entry(super::trigger_name(id, spec)).or_insert(Timestamp::MIN);
-        let how = match instant > *last {
-            true => Committed::Stored,
-            false => Committed::Before,
-        };
-        if how == Committed::Stored {
-            *last = instant;
-            self.committed.push((id.clone(), instant));
+        let new = TriggerRecord { settled: millis(instant), has_fired: true };
+        let last = self.records.insert(super::trigger_name(id, spec), new).expect("it was asked about");
+        let how = if new.settled > last.settled { Committed::Stored } else { Committed::Before };
+        match how {
+            Committed::Stored => self.committed.push((id.clone(), instant)),
+            _ => drop(self.records.insert(super::trigger_name(id, spec), last)),
         }
         self.schedules.committed(id, instant, how, now);
     }
@@ -96,7 +102,8 @@ fn restart_makes_up_for_what_was_missed_and_repeats_nothing() {
     world.schedules.set(&function(), &specs, at("10:35:00"));
     assert_eq!(world.work(at("10:35:00")), ["10:20:00", "10:30:00"]);
     // A daemon that was killed after the commit of 10:40 and before it knew of that.
-    world.firings.insert(super::trigger_name(&(function(), 0), &specs[0]), at("10:40:00"));
+    let committed = TriggerRecord { settled: millis(at("10:40:00")), has_fired: true };
+    world.records.insert(super::trigger_name(&(function(), 0), &specs[0]), committed);
     assert!(world.work(at("10:40:00")).is_empty());
     assert_eq!(world.work(at("10:50:00")), ["10:50:00"]);
 }
@@ -111,6 +118,33 @@ fn clock_that_is_set_back_fires_nothing_twice() {
     }
     assert_eq!(world.schedules.reports(at("09:10:00"))[0].state, CronState::WaitingForClock);
     assert_eq!(world.work(at("10:20:00")), ["10:20:00"]);
+}
+
+#[test]
+fn first_run_of_a_new_schedule_is_missed_if_no_daemon_runs_then() {
+    let specs = [spec("*/10 * * * *")];
+    let mut world = World::with(&specs, "10:05:00");
+    assert!(world.work(at("10:05:00")).is_empty());
+    world.schedules = Schedules::default();
+    world.schedules.set(&function(), &specs, at("10:25:00"));
+    assert_eq!(world.schedules.reports(at("10:25:00"))[0].last, None);
+    assert_eq!(world.work(at("10:25:00")), ["10:10:00", "10:20:00"]);
+}
+
+#[test]
+fn clock_that_is_set_back_before_the_first_run_does_not_hold_it_up() {
+    let specs = [spec("*/10 * * * *")];
+    let mut world = World::with(&specs, "10:05:00");
+    world.work(at("10:05:00"));
+    assert!(world.work(at("08:55:00")).is_empty());
+    assert_eq!(world.work(at("09:00:00")), ["09:00:00"]);
+    // Also that of a daemon that was started meanwhile.
+    let mut world = World::with(&specs, "10:05:00");
+    world.work(at("10:05:00"));
+    world.schedules = Schedules::default();
+    world.schedules.set(&function(), &specs, at("08:55:00"));
+    assert!(world.work(at("08:55:00")).is_empty());
+    assert_eq!(world.work(at("09:00:00")), ["09:00:00"]);
 }
 
 #[test]
@@ -132,12 +166,14 @@ fn changed_schedule_begins_anew_and_others_go_on() {
 fn refused_firing_is_tried_again_and_keeps_its_instant() {
     let mut schedules = Schedules::default();
     schedules.set(&function(), &[spec("*/10 * * * *")], at("10:05:00"));
-    let Action::Ask(id, trigger) = schedules.due(at("10:05:00")).remove(0) else { panic!() };
+    let Action::Ask(id, trigger, seen) = schedules.due(at("10:05:00")).remove(0) else { panic!() };
     schedules.answered(&id, &trigger, Err("closed".to_owned()), at("10:05:00"));
     assert!(schedules.due(at("10:05:00.5")).is_empty());
     assert_eq!(schedules.sleep(at("10:05:00")), Some(RETRY));
-    assert_eq!(schedules.due(at("10:05:01")).len(), 1);
-    schedules.answered(&id, &trigger, Ok(None), at("10:05:01"));
+    let again = schedules.due(at("10:05:01"));
+    assert_eq!(again, [Action::Ask(id.clone(), trigger.clone(), seen)], "it was seen at first");
+    let record = TriggerRecord { settled: millis(at("10:00:00")), has_fired: true };
+    schedules.answered(&id, &trigger, Ok(record), at("10:05:01"));
     assert!(schedules.due(at("10:05:01")).is_empty());
     let mut now = at("10:10:00");
     for _ in 0..3 {
@@ -185,10 +221,7 @@ fn kills_at_any_moment_fire_each_instant_once() {
             }
             for action in due {
                 match action {
-                    Action::Ask(id, trigger) => {
-                        let last = world.firings.get(&trigger).copied();
-                        world.schedules.answered(&id, &trigger, Ok(last), now);
-                    }
+                    Action::Ask(id, trigger, seen) => world.answer(&id, &trigger, seen, now),
                     Action::Fire(id, spec, instant) => world.commit(&id, &spec, instant, now),
                 }
             }

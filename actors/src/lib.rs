@@ -103,8 +103,8 @@ pub use registry::{
 pub use services::Services;
 pub use spec::LoadedSpec;
 pub use stats::{
-    Exemplar, FunctionStats, FunctionTotals, HistogramTotals, Outcome, RequestEnd, StartHistogram, StartTimes,
-    StatsReport, UsageTable, WaitCause,
+    CommitTimes, Exemplar, FunctionStats, FunctionTotals, HistogramTotals, Outcome, RequestEnd, StartHistogram,
+    StartTimes, StatsReport, UsageTable, WaitCause,
 };
 pub use stop_reason::StopReason;
 pub use wall_time::{WallTime, rounded_ms, rounded_seconds};

@@ -151,7 +151,7 @@ async fn remove(
 ) -> Result<HttpResponse, Rejection> {
     let id = id_of(&request, &id)?;
     match ask(&request, &shared, |reply| Command::Remove(id, reply)).await? {
-        Removal::Cancelled(_) | Removal::Forgotten => {
+        Removal::Cancelled(_) | Removal::Forgotten { .. } => {
             info!(shared.log, "invocation was removed"; "invocation" => %id, "user" => access.user);
             Ok(HttpResponse::Ok().json(Removed { removed: true }))
         }

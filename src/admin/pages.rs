@@ -27,7 +27,6 @@ use serde::Serialize;
 use tokio::time::timeout;
 use unifaas_actors::{
     AdmissionQuestion, AdmissionReport, BootReport, EndedReport, FunctionReport, InstanceId, InstanceRecord,
-    inbox::InboxReport,
     rounded_seconds,
     trigger::{TriggerQuestion, TriggerReport},
 };
@@ -43,7 +42,7 @@ use crate::http::{
     ActiveRequest, ConnectionReport, Failure, ListenerKind, REQUEST_ID, Rejection, RequestFacts, Settings, Shared,
     client_of, is_invocation,
 };
-use crate::inbox::StoreReport;
+use crate::inbox::{FunctionOverview, InboxOverview};
 
 /// How long the admission actor may take to answer.
 const ACTOR_TIMEOUT: Duration = Duration::from_secs(2);
@@ -152,18 +151,10 @@ struct Daemon<'a> {
     callbacks_refused: u64,
     snapshot_bytes: u64,
     /// Asynchronous invocations.
-    inbox: Option<InboxPage>,
+    inbox: Option<InboxOverview>,
     triggers: Option<TriggerReport>,
     #[serde(flatten)]
     admission: Option<AdmissionReport>,
-}
-
-#[derive(Serialize)]
-struct InboxPage {
-    #[serde(flatten)]
-    unended: InboxReport,
-    #[serde(flatten)]
-    store: StoreReport,
 }
 
 #[derive(Serialize)]
@@ -172,6 +163,9 @@ struct Function {
     itself: FunctionReport,
     /// Instances that have ended, the last one first.
     ended: Vec<EndedReport>,
+    /// Asynchronous invocations, if it has any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    inbox: Option<FunctionOverview>,
 }
 
 #[derive(Serialize)]
@@ -220,7 +214,7 @@ async fn everything(_: AdminAccess, shared: web::Data<Shared>, pages: web::Data<
         connections: shared.connections(ListenerKind::Front).report(),
         callbacks_refused: shared.callbacks.refused(),
         snapshot_bytes: shared.snapshots.bytes(),
-        inbox: shared.inbox.report().await.map(|(unended, store)| InboxPage { unended, store }),
+        inbox: shared.inbox.overview().await,
         triggers: timeout(ACTOR_TIMEOUT, triggers.send(TriggerQuestion)).await.ok().and_then(Result::ok),
         admission,
     };
@@ -276,7 +270,8 @@ async fn one_function(
     {
         let ended = shared.history.instances.ended_of(&name);
         let ended = ended.iter().filter_map(|record| record.ended()).collect();
-        return Ok(HttpResponse::Ok().json(Function { itself, ended }));
+        let inbox = shared.inbox.overview().await.and_then(|overview| overview.of(&name).cloned());
+        return Ok(HttpResponse::Ok().json(Function { itself, ended, inbox }));
     }
     nothing(request).await
 }

@@ -28,6 +28,7 @@ use super::{
     client_body::take_body,
     client_connection::{ActiveRequest, ClientWatch},
     dispatch::unless_left,
+    enqueue_trace::EnqueueTrace,
     failure::Failure,
     headers::{REQUEST_ID, is_hop_by_hop},
     inbox_failure::InboxFailure,
@@ -141,6 +142,7 @@ impl Asynchronous {
         if callback.as_ref().is_some_and(|url| !self.shared.inbox.delivers_to(url)) {
             return Err(InboxFailure::CallbackNotAllowed.into());
         }
+        let trace = self.shared.tracer.as_ref().map(|tracer| EnqueueTrace::begin(tracer, &head.headers));
         let mut request = StoredRequest {
             method: head.method.as_str().to_owned(),
             target,
@@ -149,9 +151,15 @@ impl Asynchronous {
             is_tls: self.client.peer.is_tls(),
             body: Bytes::new(),
         };
+        if let Some(trace) = &trace {
+            trace.set_headers(&mut request.headers);
+        }
         request.body = self.read_body(payload, policy.max_body).await?;
         let enqueue = Enqueue { key, callback, delay, max_age: Some(max_age), ..Enqueue::new(&function, request) };
         let stored = self.shared.inbox.handle.enqueue(enqueue).await?;
+        if let (Some(trace), Some(tracer)) = (trace, &self.shared.tracer) {
+            trace.export(tracer, &function, stored.id);
+        }
         Ok(accepted(&function, stored))
     }
 
@@ -237,7 +245,7 @@ impl Asynchronous {
 
     async fn remove(&self, id: InvocationId) -> Result<HttpResponse, Failure> {
         match self.shared.inbox.handle.ask(|reply| Command::Remove(id, reply)).await.map_err(unavailable)? {
-            Removal::Cancelled(_) | Removal::Forgotten => Ok(HttpResponse::NoContent().finish()),
+            Removal::Cancelled(_) | Removal::Forgotten { .. } => Ok(HttpResponse::NoContent().finish()),
             Removal::Running => Err(InboxFailure::NotFinished.into()),
             Removal::Unknown => Err(InboxFailure::NoSuchInvocation.into()),
         }

@@ -13,6 +13,7 @@
 //!   request_facts, headers, forwarded    what a head says, what is passed on, and what is added
 //!   async_invocation, invocation_answers, inbox_failure
 //!                                        asynchronous invocations: accepted, shown, removed
+//!   enqueue_trace                        the span of their acceptance
 //!   stored_request                       an attempt of one, through exchange as any request
 //!   request_id                           what a request is called
 //!   failure, status                      why requests fail, and what that says
@@ -27,6 +28,7 @@ mod client_connection;
 mod client_stream;
 mod connections;
 mod dispatch;
+mod enqueue_trace;
 mod exchange;
 mod failure;
 mod forwarded;

@@ -13,8 +13,8 @@ use unifaas_actors::{BootClock, BootSpan, Endpoint, Lease, Origin, Outcome, Phas
 use super::{access_log::fruitless_wait, exchange::Exchange, failure::Failure};
 use crate::trace::{Span, SpanId, SpanKind, TraceContext, TraceId, Tracer, Value, WallClock};
 
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+pub const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// The trace of one request.
 pub struct RequestTrace {
@@ -23,6 +23,8 @@ pub struct RequestTrace {
     server: SpanId,
     /// The span that calls the function.
     upstream: SpanId,
+    /// The asynchronous invocation, and the number of the attempt.
+    attempt_of: Option<(String, String)>,
     /// Instances that were tried before the last one.
     resends: u32,
     /// Where the last one listens.
@@ -38,7 +40,16 @@ impl RequestTrace {
     pub fn begin(tracer: &Tracer, headers: &HeaderMap) -> Box<Self> {
         let context = tracer.context(headers.get_all(TRACEPARENT.as_str()).map(|value| value.as_bytes()));
         let (server, upstream) = (SpanId::random(), SpanId::random());
-        Box::new(Self { context, server, upstream, resends: 0, address: None, boot: None, caused: None })
+        Box::new(Self {
+            context,
+            server,
+            upstream,
+            attempt_of: None,
+            resends: 0,
+            address: None,
+            boot: None,
+            caused: None,
+        })
     }
 
     /// Returns the id of the trace.
@@ -67,6 +78,11 @@ impl RequestTrace {
             }
             self.boot = Some(clock);
         }
+    }
+
+    /// Notes that the request is an attempt of an asynchronous invocation.
+    pub fn set_attempt_of(&mut self, invocation: &str, attempt: &str) {
+        self.attempt_of = Some((invocation.to_owned(), attempt.to_owned()));
     }
 
     /// Notes an attempt to have the request answered.
@@ -179,6 +195,9 @@ impl Spans<'_> {
         ];
         if let Some(instance) = access.instance().or(failure.and_then(Failure::instance)) {
             attributes.push(("faas.instance", Value::Text(instance.to_string())));
+        }
+        if let Some((invocation, attempt)) = &trace.attempt_of {
+            attributes.extend([("unifaas.invocation", text(invocation)), ("unifaas.attempt", text(attempt))]);
         }
         let is_error = status >= 500;
         if outcome != Outcome::Ok {

@@ -36,6 +36,7 @@ use super::{
     request_facts::RequestFacts,
     shared::Shared,
 };
+use crate::inbox::{ATTEMPT, INVOCATION};
 
 /// More attempts than there can be at once.
 const MAX_ATTEMPTS: usize = 1 << 20;
@@ -70,12 +71,21 @@ pub async fn serve_stored(
     let facts = RequestFacts::of(&head, false);
     let addrs = ConnAddrs { peer, local: SocketAddr::new(OWN_ADDRESS, 0) };
     let client = ClientConnection::new(addrs, guard, None, None, false, request.is_tls).begin_request(&facts);
+    let (invocation, attempt) = (header(&head, INVOCATION), header(&head, ATTEMPT));
     let body: BoxedPayloadStream = Box::pin(stream::iter((!request.body.is_empty()).then_some(Ok(request.body))));
-    let exchange = Exchange::new(HeadSource::Copy(Box::new(head)), facts, client, handle, shared.clone(), None);
+    let mut exchange = Exchange::new(HeadSource::Copy(Box::new(head)), facts, client, handle, shared.clone(), None);
+    if let Some(trace) = &mut exchange.trace {
+        trace.set_attempt_of(&invocation, &attempt);
+    }
     match exchange.serve(Payload::from(body)).await {
         Ok(response) => read(response, max_response).await,
         Err(rejection) => (outcome_of(&rejection.failure), None),
     }
+}
+
+/// Returns a header as text.
+fn header(head: &RequestHead, name: &str) -> String {
+    head.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
 }
 
 /// Makes the head that a client would have sent. `None`: that is no request.

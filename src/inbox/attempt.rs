@@ -17,7 +17,7 @@ use crate::{
 /// Names the invocation to the function.
 pub const INVOCATION: &str = "x-unifaas-invocation";
 /// Counts the attempts of the invocation, from 1.
-const ATTEMPT: &str = "x-unifaas-attempt";
+pub const ATTEMPT: &str = "x-unifaas-attempt";
 /// The client's name for the request, or the invocation's id.
 pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
 

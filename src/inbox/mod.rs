@@ -7,6 +7,7 @@
 //! | `sqlite.rs`, `schema.rs`, `rows.rs` | the database: its connection, its tables, its rows |
 //! | `store.rs` | what a store does, as statements of SQL |
 //! | `thread.rs` | the thread that owns it |
+//! | `stats.rs` | what is measured |
 //! | `deliver/` | the delivery of results |
 //! | `attempt.rs` | attempts, each served like any request |
 
@@ -15,6 +16,7 @@ mod deliver;
 mod rows;
 mod schema;
 mod sqlite;
+mod stats;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -31,15 +33,15 @@ use slog::Logger;
 use tokio::{sync::oneshot, time::timeout};
 use unifaas_actors::{
     Directory,
-    inbox::{InboxActor, InboxHandle, InboxQuestion, InboxReport, StopStarting},
+    inbox::{InboxActor, InboxHandle, InboxQuestion, StopStarting, UnixMillis},
 };
 
 use crate::http::Shared;
 use attempt::AttemptThread;
-pub use attempt::{IDEMPOTENCY_KEY, INVOCATION};
+pub use attempt::{ATTEMPT, IDEMPOTENCY_KEY, INVOCATION};
 use deliver::Deliverer;
 pub use deliver::{DeliverTo, DeliveryKey, DeliverySettings};
-pub use thread::StoreReport;
+pub use stats::{FunctionOverview, InboxOverview, InboxStats, StoreReport};
 use thread::{StoreConfig, StoreThread};
 
 /// The file of the database, in the state directory.
@@ -53,6 +55,8 @@ const ACTOR_TIMEOUT: Duration = Duration::from_secs(2);
 pub struct Inbox {
     /// Accepts invocations, and answers questions about them.
     pub handle: InboxHandle,
+    /// What is measured.
+    pub stats: Arc<InboxStats>,
     store: Arc<StoreThread>,
     deliverer: Arc<Deliverer>,
     actor: OnceLock<Addr<InboxActor>>,
@@ -73,10 +77,11 @@ impl Inbox {
     /// Makes the inbox of a state directory. Nothing is opened before [`start`](Self::start).
     pub fn new(base: &Path, settings: &InboxSettings, directory: Arc<Directory>, log: Logger) -> Self {
         let config = StoreConfig { path: base.join(FILE), limit: settings.size, log: log.clone() };
-        let store = StoreThread::new(config);
+        let stats = Arc::<InboxStats>::default();
+        let store = StoreThread::new(config, stats.clone());
         let handle = InboxHandle::new(directory, store.clone());
-        let deliverer = Arc::new(Deliverer::new(handle.clone(), settings.delivery.clone(), log));
-        Self { handle, store, deliverer, actor: OnceLock::new() }
+        let deliverer = Arc::new(Deliverer::new(handle.clone(), settings.delivery.clone(), stats.clone(), log));
+        Self { handle, stats, store, deliverer, actor: OnceLock::new() }
     }
 
     /// Whether results may be delivered to a URL.
@@ -117,15 +122,10 @@ impl Inbox {
         self.store.close("the daemon ends");
     }
 
-    /// Returns what is measured of the database.
-    pub fn store_report(&self) -> StoreReport {
-        self.store.stats().report()
-    }
-
-    /// Returns what the inbox has, and what is measured of its database. `None`: the actor does not answer in time.
-    pub async fn report(&self) -> Option<(InboxReport, StoreReport)> {
+    /// Returns what the inbox has, and what is measured of it. `None`: the actor does not answer in time.
+    pub async fn overview(&self) -> Option<InboxOverview> {
         let actor = self.actor.get()?;
-        let report = timeout(ACTOR_TIMEOUT, actor.send(InboxQuestion)).await.ok()?.ok()?;
-        Some((report, self.store.stats().report()))
+        let unended = timeout(ACTOR_TIMEOUT, actor.send(InboxQuestion)).await.ok()?.ok()?;
+        Some(self.stats.overview(unended, UnixMillis::now()))
     }
 }

@@ -66,3 +66,8 @@ pub const FROM_1: &str = "
     ALTER TABLE firing ADD COLUMN has_fired INTEGER NOT NULL DEFAULT TRUE;
     PRAGMA user_version = 2;
 ";
+
+/// Indexes that are made for a database that lacks them.
+pub const INDEXES: &str = "
+    CREATE INDEX IF NOT EXISTS invocation_dead_of ON invocation (function) WHERE state = 3;
+";

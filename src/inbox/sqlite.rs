@@ -19,7 +19,7 @@ use unifaas_actors::inbox::{Found, Record, RecordedResponse, StoreError, StoredR
 
 use super::{
     rows::{COLUMNS, RawRecord, signed, unsigned},
-    schema::{FROM_1, SETTINGS, TABLES, VERSION},
+    schema::{FROM_1, INDEXES, SETTINGS, TABLES, VERSION},
 };
 
 /// Why the database cannot be opened.
@@ -77,6 +77,7 @@ impl SqliteStore {
             VERSION => {}
             _ => return Err(OpenError::Newer { path: path.to_owned(), version }),
         }
+        connection.execute_batch(INDEXES).map_err(failed)?;
         connection.execute_batch("COMMIT").map_err(failed)?;
         let directory = path.parent().unwrap_or(path).to_owned();
         Ok(Self { connection, directory, limit, names: HashSet::new() })
@@ -109,7 +110,7 @@ impl SqliteStore {
     }
 
     /// Returns the bytes in use. What has been removed is used again.
-    pub(super) fn bytes(&self) -> u64 {
+    pub(super) fn bytes_in_use(&self) -> u64 {
         let pages = self.number("PRAGMA page_count").saturating_sub(self.number("PRAGMA freelist_count"));
         pages * self.number("PRAGMA page_size")
     }

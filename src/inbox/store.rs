@@ -5,8 +5,8 @@ use std::sync::Arc;
 use ring::digest::{Context, SHA256};
 use rusqlite::{Row, params};
 use unifaas_actors::inbox::{
-    Begun, DeliveryRecord, EnqueueRefusal, Entry, Found, InvocationId, NewInvocation, Record, Removal, Seq, Settle,
-    Settlement, State, Store, StoreError, StoreUsage, Stored, StoredRequest, TriggerRecord, UnixMillis,
+    Begun, DeliveryRecord, EnqueueRefusal, Entry, Found, InvocationId, Name, NewInvocation, Purged, Record, Removal,
+    Seq, Settle, Settlement, State, Store, StoreError, Stored, StoredRequest, TriggerRecord, UnixMillis,
 };
 
 use super::{
@@ -41,7 +41,7 @@ impl Store for SqliteStore {
     }
 
     fn has_space(&mut self) -> Result<(), String> {
-        if self.bytes() >= self.limit {
+        if self.bytes_in_use() >= self.limit {
             return Err(format!("the inbox has reached its limit of {} MiB: see --inbox-size", self.limit >> 20));
         }
         match rustix::fs::statvfs(&self.directory) {
@@ -144,7 +144,7 @@ impl Store for SqliteStore {
         {
             let head = postcard::to_allocvec(response).map_err(unreadable)?;
             // The end is recorded in any case, its body only while there is space.
-            let body = response.body.as_deref().filter(|_| self.bytes() < self.limit);
+            let body = response.body.as_deref().filter(|_| self.bytes_in_use() < self.limit);
             self.execute(
                 "INSERT OR REPLACE INTO response (seq, head, body) VALUES (?1, ?2, ?3)",
                 params![seq, head, body],
@@ -161,7 +161,8 @@ impl Store for SqliteStore {
         let seq = signed(record.seq);
         self.execute("DELETE FROM invocation WHERE seq = ?1", [seq])?;
         self.drop_bodies(seq)?;
-        Ok(record.entry().map_or(Removal::Forgotten, Removal::Cancelled))
+        let dead_of = matches!(record.state, State::Dead { .. }).then(|| record.function.clone());
+        Ok(record.entry().map_or(Removal::Forgotten { dead_of }, Removal::Cancelled))
     }
 
     fn redrive(&mut self, id: InvocationId, now: UnixMillis) -> Result<Option<Record>, StoreError> {
@@ -225,20 +226,20 @@ impl Store for SqliteStore {
         self.execute(recorded, params![signed(seq), epoch, state, delivery.attempts, signed(delivery.due.0)]).map(drop)
     }
 
-    fn purge(&mut self, now: UnixMillis, limit: usize) -> Result<usize, StoreError> {
-        let due: Vec<i64> = {
-            let expired = "SELECT seq FROM invocation WHERE expires IS NOT NULL AND expires <= ?1
-                AND NOT (callback IS NOT NULL AND callback_state = 0) ORDER BY expires, seq LIMIT ?2";
-            let mut statement = self.connection.prepare_cached(expired).map_err(store_error)?;
-            let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-            let rows = statement.query_map(params![signed(now.0), limit], |row| row.get(0)).map_err(store_error)?;
-            rows.collect::<rusqlite::Result<_>>().map_err(store_error)?
-        };
-        for seq in &due {
+    fn purge(&mut self, now: UnixMillis, limit: usize) -> Result<Purged, StoreError> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let due = self.records(
+            "expires IS NOT NULL AND expires <= ?1 AND NOT (callback IS NOT NULL AND callback_state = 0)
+                ORDER BY expires, seq LIMIT ?2",
+            params![signed(now.0), limit],
+        )?;
+        for record in &due {
+            let seq = signed(record.seq);
             self.execute("DELETE FROM invocation WHERE seq = ?1", [seq])?;
-            self.drop_bodies(*seq)?;
+            self.drop_bodies(seq)?;
         }
-        Ok(due.len())
+        let dead = due.iter().filter(|record| matches!(record.state, State::Dead { .. }));
+        Ok(Purged { count: due.len(), dead_of: dead.map(|record| record.function.clone()).collect() })
     }
 
     fn recover(&mut self, now: UnixMillis) -> Result<Vec<Entry>, StoreError> {
@@ -279,9 +280,16 @@ impl Store for SqliteStore {
         record.ok_or_else(|| StoreError::Failed(format!("the record of {trigger} is not there")))
     }
 
-    fn usage(&mut self) -> StoreUsage {
-        let bytes = self.bytes();
-        StoreUsage { bytes, dead: self.number("SELECT count(*) FROM invocation WHERE state = 3") }
+    fn count_dead(&mut self) -> Result<Vec<(Name, usize)>, StoreError> {
+        let counts = "SELECT function, count(*) FROM invocation WHERE state = 3 GROUP BY function ORDER BY function";
+        let mut statement = self.connection.prepare(counts).map_err(store_error)?;
+        let read = |row: &Row<'_>| Ok((Name::from(row.get_ref(0)?.as_str()?), row.get::<_, u32>(1)? as usize));
+        let rows = statement.query_map([], read).map_err(store_error)?;
+        rows.collect::<rusqlite::Result<_>>().map_err(store_error)
+    }
+
+    fn bytes(&mut self) -> u64 {
+        self.bytes_in_use()
     }
 }
 

@@ -147,7 +147,7 @@ impl Pair {
         }
         let seen = UnixMillis(self.ids.len() as u64 % 11);
         assert_eq!(self.sqlite.open_trigger("t1", seen).unwrap(), self.model.open_trigger("t1", seen).unwrap());
-        assert_eq!(self.sqlite.usage().dead, self.model.usage().dead);
+        assert_eq!(self.sqlite.count_dead().unwrap(), self.model.count_dead().unwrap());
         self.sqlite.commit().unwrap();
         self.model.commit().unwrap();
     }

@@ -6,21 +6,21 @@
 use std::{
     ops::ControlFlow,
     path::PathBuf,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use serde::Serialize;
 use slog::{Logger, error, info, warn};
 use tokio::time::{Instant, sleep, timeout_at};
 use unifaas_actors::inbox::{
-    Command, CommandSender, EnqueueRefusal, MAX_GROUP, StoreClosed, StoreFact, StoreWriter, UnixMillis,
+    Command, CommandSender, EnqueueRefusal, MAX_GROUP, Store as _, StoreClosed, StoreError, StoreFact, StoreWriter,
+    UnixMillis,
 };
 
-use super::sqlite::{OpenError, SqliteStore};
+use super::{
+    sqlite::{OpenError, SqliteStore},
+    stats::InboxStats,
+};
 use crate::worker::{Requests, Worker};
 
 /// Between two rounds of housekeeping, while something changes and while nothing does.
@@ -45,82 +45,10 @@ pub struct StoreConfig {
     pub log: Logger,
 }
 
-/// What is measured of the store.
-#[derive(Debug, Default)]
-pub struct StoreStats {
-    bytes: AtomicU64,
-    dead: AtomicU64,
-    commands: AtomicU64,
-    groups: AtomicU64,
-    group_micros: AtomicU64,
-    last_group_micros: AtomicU64,
-    done: AtomicU64,
-    died: AtomicU64,
-    retried: AtomicU64,
-    accepted: AtomicU64,
-    is_open: AtomicU64,
-}
-
-/// The measurements, for `/debug` and the metrics.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
-pub struct StoreReport {
-    /// Whether the database is open.
-    pub is_open: bool,
-    /// Bytes in use.
-    pub bytes: u64,
-    /// Dead letters.
-    pub dead: u64,
-    /// Invocations that were accepted, done, given up, and tried again, since the start of the daemon.
-    pub accepted: u64,
-    pub done: u64,
-    pub died: u64,
-    pub retried: u64,
-    /// Commands, and the groups that they were committed in.
-    pub commands: u64,
-    pub groups: u64,
-    /// The usual time of a group, and that of the last one.
-    pub commit_ms: f64,
-    pub last_commit_ms: f64,
-}
-
-impl StoreStats {
-    /// Returns the measurements.
-    pub fn report(&self) -> StoreReport {
-        let (groups, micros) = (self.groups.load(Relaxed), self.group_micros.load(Relaxed));
-        StoreReport {
-            is_open: self.is_open.load(Relaxed) != 0,
-            bytes: self.bytes.load(Relaxed),
-            dead: self.dead.load(Relaxed),
-            accepted: self.accepted.load(Relaxed),
-            done: self.done.load(Relaxed),
-            died: self.died.load(Relaxed),
-            retried: self.retried.load(Relaxed),
-            commands: self.commands.load(Relaxed),
-            groups,
-            commit_ms: (micros / groups.max(1)) as f64 / 1e3,
-            last_commit_ms: self.last_group_micros.load(Relaxed) as f64 / 1e3,
-        }
-    }
-
-    fn count_fact(&self, fact: &StoreFact) {
-        use unifaas_actors::inbox::State;
-        let counter = match fact {
-            StoreFact::Queued(_) => &self.accepted,
-            StoreFact::Settled(record) => match record.state {
-                State::Done { .. } => &self.done,
-                State::Dead { .. } => &self.died,
-                State::Queued { .. } | State::Running => &self.retried,
-            },
-            StoreFact::Opened { .. } | StoreFact::Cancelled(_) | StoreFact::Stale(_) => return,
-        };
-        counter.fetch_add(1, Relaxed);
-    }
-}
-
 /// The store's thread, from its first command on.
 pub struct StoreThread {
     config: StoreConfig,
-    stats: Arc<StoreStats>,
+    stats: Arc<InboxStats>,
     state: Mutex<ThreadState>,
 }
 
@@ -134,8 +62,8 @@ enum ThreadState {
 
 impl StoreThread {
     /// Makes a store that takes no commands yet.
-    pub fn new(config: StoreConfig) -> Arc<Self> {
-        Arc::new(Self { config, stats: Arc::default(), state: Mutex::new(ThreadState::New) })
+    pub fn new(config: StoreConfig, stats: Arc<InboxStats>) -> Arc<Self> {
+        Arc::new(Self { config, stats, state: Mutex::new(ThreadState::New) })
     }
 
     /// Takes commands from now on. The thread starts with the first one, or now if the database exists.
@@ -150,11 +78,6 @@ impl StoreThread {
             // A thread that cannot be started is tried again with the first command.
             let _ = self.with_worker(|_| ());
         }
-    }
-
-    /// Returns what is measured.
-    pub fn stats(&self) -> &StoreStats {
-        &self.stats
     }
 
     /// Ends the thread after all commands so far, and closes the database. Blocks until then. `why` is the answer to all
@@ -199,13 +122,14 @@ impl CommandSender for StoreThread {
 struct Thread {
     config: StoreConfig,
     report: Report,
-    stats: Arc<StoreStats>,
+    stats: Arc<InboxStats>,
 }
 
 impl Thread {
     async fn run(self, commands: Requests<Command>) {
         let Some(mut writer) = self.open(&commands).await else { return };
-        self.stats.is_open.store(1, Relaxed);
+        self.stats.set_open(true);
+        self.publish(&mut writer, None);
         let (mut is_dirty, mut is_complete) = (true, true);
         let mut tick = Instant::now();
         loop {
@@ -226,18 +150,25 @@ impl Thread {
             // Tries again what could not be written.
             writer.run(Vec::new(), UnixMillis::now());
             let purged = writer.purge(UnixMillis::now(), PURGED_AT_ONCE).unwrap_or_default();
-            let is_written = writer.store().checkpoint().is_ok();
+            let written = writer.store().checkpoint();
+            let is_written = written.is_ok();
             if is_written != is_complete {
                 is_complete = is_written;
                 self.log_writable(is_written);
             }
             is_dirty = purged > 0 || !is_written;
-            let usage = writer.usage();
-            self.stats.bytes.store(usage.bytes, Relaxed);
-            self.stats.dead.store(usage.dead, Relaxed);
+            self.publish(&mut writer, written.err());
         }
         writer.run(Vec::new(), UnixMillis::now());
-        self.stats.is_open.store(0, Relaxed);
+        self.stats.set_open(false);
+    }
+
+    /// Publishes what the database has, and why it takes nothing.
+    fn publish(&self, writer: &mut StoreWriter<SqliteStore>, unwritten: Option<StoreError>) {
+        let problem = unwritten.map(|error| format!("the inbox cannot be written: {error}"));
+        self.stats.set_problem(problem.or_else(|| writer.store().has_space().err()));
+        let bytes = writer.store().bytes_in_use();
+        self.stats.set_content(bytes, writer.dead());
     }
 
     fn run_group(&self, writer: &mut StoreWriter<SqliteStore>, first: Command, commands: &Requests<Command>) {
@@ -248,13 +179,9 @@ impl Thread {
         {
             group.push(next);
         }
-        let (count, began) = (group.len() as u64, Instant::now());
+        let (count, began) = (group.len(), Instant::now());
         writer.run(group, UnixMillis::now());
-        let micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
-        self.stats.commands.fetch_add(count, Relaxed);
-        self.stats.groups.fetch_add(1, Relaxed);
-        self.stats.group_micros.fetch_add(micros, Relaxed);
-        self.stats.last_group_micros.store(micros, Relaxed);
+        self.stats.count_group(count, began.elapsed());
     }
 
     fn log_writable(&self, is_written: bool) {
@@ -296,6 +223,7 @@ impl Thread {
                 patience = None;
             }
             let why = error.to_string();
+            self.stats.set_problem(Some(why.clone()));
             if refuse_for(commands, &why, patience.is_none(), if is_in_use { OPEN_RETRY } else { HOUSEKEEPING })
                 .await
                 .is_break()

@@ -132,6 +132,7 @@ impl From<Span> for SpanMessage {
                 SpanKind::Internal => 1,
                 SpanKind::Server => 2,
                 SpanKind::Client => 3,
+                SpanKind::Producer => 4,
             },
             start_time_unix_nano: span.start,
             end_time_unix_nano: span.end,

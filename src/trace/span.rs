@@ -17,6 +17,8 @@ pub enum SpanKind {
     Server,
     /// Another server was called.
     Client,
+    /// Work was stored for later.
+    Producer,
 }
 
 /// A value of an attribute.

@@ -1,5 +1,7 @@
 //! Decides what needs a person's attention, and what to change. Pure.
 
+use crate::inbox::FunctionOverview;
+
 /// How much a function or the host is impaired.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
@@ -35,6 +37,9 @@ pub struct FunctionFacts<'a> {
     pub max_instances: Option<usize>,
     pub concurrent_requests: usize,
     pub recent: Option<Recent>,
+    /// Asynchronous invocations, if it has any, and how many attempts of them there may be at once.
+    pub inbox: Option<&'a FunctionOverview>,
+    pub async_concurrency: usize,
 }
 
 /// What the requests of the last minutes were like. Times are in seconds.
@@ -56,7 +61,7 @@ pub struct Recent {
 
 /// What is known of the daemon and its host.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct HostFacts {
+pub struct HostFacts<'a> {
     pub is_draining: bool,
     /// In MiB.
     pub memory_taken: u64,
@@ -64,6 +69,8 @@ pub struct HostFacts {
     pub functions_waiting: usize,
     pub connections: usize,
     pub max_connections: usize,
+    /// Why no asynchronous invocation is accepted.
+    pub inbox_problem: Option<&'a str>,
 }
 
 /// Requests below which no share of them means anything.
@@ -73,12 +80,15 @@ const MANY_FAILED: f64 = 0.05;
 /// A wait that a person notices, in seconds, and the share of the whole time from which on it is the reason.
 const LONG_WAIT: f64 = 0.25;
 const MOST: f64 = 0.5;
+/// A wait of asynchronous work that is no normal one, in seconds.
+const LONG_BACKLOG: f64 = 60.0;
 /// A share of cold requests that is not normal.
 const MANY_COLD: f64 = 0.2;
 
 /// Returns what needs attention of a function: the gravest thing, if there is any.
 pub fn of_function(facts: &FunctionFacts<'_>) -> Option<Notice> {
-    let (severity, what, advice) = of_state(facts).or_else(|| of_queue(facts)).or_else(|| of_requests(facts))?;
+    let (severity, what, advice) =
+        of_state(facts).or_else(|| of_queue(facts)).or_else(|| of_requests(facts)).or_else(|| of_inbox(facts))?;
     Some(Notice { severity, function: Some(facts.name.to_owned()), what, advice })
 }
 
@@ -137,6 +147,26 @@ fn of_requests(facts: &FunctionFacts<'_>) -> Option<Found> {
     None
 }
 
+fn of_inbox(facts: &FunctionFacts<'_>) -> Option<Found> {
+    let inbox = facts.inbox?;
+    if inbox.oldest_seconds >= LONG_BACKLOG {
+        let waits = super::format::age(inbox.oldest_seconds.floor());
+        let what = format!("its asynchronous invocations are due for up to {waits}");
+        let advice = format!(
+            "Raise `concurrency` in `[async]`, now {}, or --async-concurrency; the function needs free slots, too.",
+            facts.async_concurrency
+        );
+        return Some((Severity::Warning, what, advice));
+    }
+    if inbox.dead > 0 {
+        let what =
+            super::format::plural(inbox.dead as u64, "asynchronous invocation was", "asynchronous invocations were");
+        let advice = "`unifaas dead` shows why, queues them again, or removes them.";
+        return Some((Severity::Warning, format!("{what} given up"), advice.to_owned()));
+    }
+    None
+}
+
 fn more_slots(facts: &FunctionFacts<'_>) -> String {
     match facts.max_instances {
         Some(most) if facts.instances >= most => format!("Raise `max-instances`, now {most}."),
@@ -148,13 +178,17 @@ fn more_slots(facts: &FunctionFacts<'_>) -> String {
 }
 
 /// Returns what needs attention of the daemon and its host.
-pub fn of_host(facts: &HostFacts) -> Vec<Notice> {
+pub fn of_host(facts: &HostFacts<'_>) -> Vec<Notice> {
     let mut notices = Vec::new();
     let mut add = |severity, what, advice: &str| {
         notices.push(Notice { severity, function: None, what, advice: advice.to_owned() });
     };
     if facts.is_draining {
         add(Severity::Warning, "the daemon is ending".to_owned(), "It refuses new requests and finishes those it has.");
+    }
+    if let Some(problem) = facts.inbox_problem {
+        let advice = "Requests to /async/ get 503, all others are served. docs/async.md says what to do.";
+        add(Severity::Error, format!("asynchronous invocations are refused: {problem}"), advice);
     }
     if facts.functions_waiting > 0 {
         let what = super::format::plural(
@@ -191,6 +225,8 @@ mod tests {
         max_instances: Some(1),
         concurrent_requests: 1,
         recent: None,
+        inbox: None,
+        async_concurrency: 4,
     };
     const USUAL: Recent = Recent {
         seconds: 300.0,
@@ -252,6 +288,24 @@ mod tests {
     }
 
     #[test]
+    fn asynchronous_work_that_waits_or_was_given_up_is_noticed() {
+        let some = FunctionOverview {
+            function: "f".into(),
+            queued: 1,
+            running: 4,
+            dead: 0,
+            oldest_seconds: 5.0,
+            first_due: None,
+        };
+        let of = |inbox: &FunctionOverview| of_function(&FunctionFacts { inbox: Some(inbox), ..CALM });
+        assert_eq!(of(&some), None);
+        let waits = of(&FunctionOverview { oldest_seconds: 90.0, dead: 1, ..some.clone() }).unwrap();
+        assert!(waits.what.contains("1 min 30 s") && waits.advice.contains("`[async]`, now 4"), "{waits:?}");
+        let dead = of(&FunctionOverview { dead: 2, ..some }).unwrap();
+        assert_eq!(dead.what, "2 asynchronous invocations were given up");
+    }
+
+    #[test]
     fn the_host_says_what_it_lacks() {
         let short = HostFacts {
             memory_taken: 95,
@@ -260,11 +314,20 @@ mod tests {
             connections: 95,
             max_connections: 100,
             is_draining: true,
+            inbox_problem: Some("no space"),
         };
         let said: Vec<_> = of_host(&short).into_iter().map(|notice| notice.what + " " + &notice.advice).collect();
-        assert_eq!(said.len(), 3);
-        assert!(said[1].starts_with("2 functions wait") && said[1].contains("--memory-budget"), "{said:?}");
-        let busy = HostFacts { memory_taken: 10, functions_waiting: 1, connections: 0, is_draining: false, ..short };
+        assert_eq!(said.len(), 4);
+        assert!(said[1].contains("refused: no space"), "{said:?}");
+        assert!(said[2].starts_with("2 functions wait") && said[2].contains("--memory-budget"), "{said:?}");
+        let busy = HostFacts {
+            memory_taken: 10,
+            functions_waiting: 1,
+            connections: 0,
+            is_draining: false,
+            inbox_problem: None,
+            ..short
+        };
         assert!(of_host(&busy)[0].advice.contains("--max-starts"));
     }
 }

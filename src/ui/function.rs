@@ -15,12 +15,13 @@ use super::{
     charts::{self, Part},
     errors,
     format::{age, count, duration, mebibytes, percent, plural, time},
-    instance,
+    inbox, instance,
     layout::{self, Content, facts, heads, state, table},
     overview,
     page::Page,
     traffic,
 };
+use crate::inbox::FunctionOverview;
 
 /// Instances that are shown.
 const INSTANCES: usize = 100;
@@ -38,9 +39,11 @@ pub async fn content(known: &Known<'_>, name: &str) -> Option<Content> {
     let ended: Vec<_> = history.instances.ended_of(name).iter().filter_map(|record| record.ended()).collect();
     let boots = history.boots.recent(Some(name), BOOTS);
     let errors = history.errors.reports(Some(name));
+    let overview = known.inbox().await;
+    let inbox = overview.as_ref().and_then(|overview| overview.of(name));
     let mut content = Content::new(name)
         .section("status", status(&handle, &report))
-        .section("attention", needs_attention(known, &handle, &report, recent))
+        .section("attention", needs_attention(known, &handle, &report, recent, inbox))
         .section(
             "traffic",
             traffic::section(&[
@@ -51,6 +54,7 @@ pub async fn content(known: &Known<'_>, name: &str) -> Option<Content> {
             ]),
         )
         .section("time", where_time_goes(recent))
+        .section("inbox", inbox::section(known, inbox).await)
         .section("instances", instances(known, &report))
         .section("errors", errors::short(&errors, name))
         .section("boots", boots_of(&boots, &report, name))
@@ -103,6 +107,7 @@ fn needs_attention(
     handle: &FunctionHandle,
     report: &FunctionReport,
     recent: Option<Recent>,
+    inbox: Option<&FunctionOverview>,
 ) -> Markup {
     let function = &report.function;
     let words = function.failing.as_ref().and_then(|_| known.last_words(handle.name()));
@@ -119,6 +124,8 @@ fn needs_attention(
         max_instances: spec.and_then(|spec| spec.max_instances).map(NonZeroUsize::get),
         concurrent_requests: spec.map_or(1, |spec| spec.concurrent_requests.get()),
         recent,
+        inbox,
+        async_concurrency: spec.map_or(0, |spec| spec.asynchronous.concurrency.get()),
     });
     html! {
         @if let Some(notice) = &notice {

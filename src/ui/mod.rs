@@ -7,6 +7,7 @@
 //! | `overview.rs`, `function.rs`, `instance.rs`, `boots.rs`, `boot.rs`, `memory.rs`, `errors.rs` | the pages |
 //! | `phases.rs` | the phases of a start; pure |
 //! | `attention.rs` | what needs attention, and what to change; pure |
+//! | `inbox.rs` | asynchronous invocations on the overview and on a function's page |
 //! | `function_list.rs`, `traffic.rs` | the list of functions on the overview; the charts of traffic |
 //! | `charts.rs`, `format.rs` | charts, numbers and times |
 //! | `history.rs`, `point.rs`, `counters.rs` | the last hour |
@@ -24,6 +25,7 @@ mod format;
 mod function;
 mod function_list;
 mod history;
+mod inbox;
 mod instance;
 mod layout;
 mod memory;
@@ -39,9 +41,12 @@ mod traffic;
 use std::{sync::Arc, time::Duration};
 
 use tokio::time::timeout;
-use unifaas_actors::{AdmissionQuestion, AdmissionReport, InstanceRecord, OutputLine, OutputStream};
+use unifaas_actors::{
+    AdmissionQuestion, AdmissionReport, InstanceRecord, OutputLine, OutputStream,
+    inbox::{Command, Record},
+};
 
-use crate::{http::Shared, turn::Turns};
+use crate::{http::Shared, inbox::InboxOverview, turn::Turns};
 pub use history::UsageHistory;
 pub use layout::{Content, Theme, document, not_found};
 pub use page::{Page, PageError};
@@ -109,6 +114,17 @@ impl Known<'_> {
 
     async fn admission(&self) -> Option<AdmissionReport> {
         timeout(ANSWER_TIMEOUT, self.shared.admission.send(AdmissionQuestion)).await.ok()?.ok()
+    }
+
+    async fn inbox(&self) -> Option<InboxOverview> {
+        self.shared.inbox.overview().await
+    }
+
+    /// Returns the oldest dead letters of a function.
+    async fn dead_letters(&self, function: &str, limit: usize) -> Vec<Record> {
+        let function = Some(function.into());
+        let dead = self.shared.inbox.handle.ask(|reply| Command::Dead { function, after: 0, limit, reply });
+        timeout(ANSWER_TIMEOUT, dead).await.ok().and_then(Result::ok).unwrap_or_default()
     }
 
     fn history(&self) -> &UsageHistory {

@@ -11,13 +11,13 @@ use super::{
     attention::{self, FunctionFacts, HostFacts, Notice, Recent, Severity},
     charts::{self, Part},
     format::{count, duration, mebibytes, percent, plural},
-    function_list,
+    function_list, inbox,
     layout::{self, Content, state, to_function},
     page::Listing,
     sample::{Row, Sample},
     traffic,
 };
-use crate::http::ListenerKind;
+use crate::{http::ListenerKind, inbox::InboxOverview};
 
 /// Things that need attention and are listed.
 const MAX_NOTICES: usize = 20;
@@ -27,10 +27,11 @@ pub async fn content(known: &Known<'_>, listing: &Listing) -> Content {
     let sample = known.sample().await;
     let admission = known.admission().await;
     let recent = known.history().recent();
-    let notices = notices(known, &sample, &recent, admission);
+    let inbox = known.inbox().await;
+    let notices = notices(known, &sample, &recent, admission, inbox.as_ref());
     let points = known.history().daemon();
     Content::new("Overview")
-        .section("status", status(known, &sample, admission, notices.len()))
+        .section("status", status(known, &sample, admission, inbox.as_ref(), notices.len()))
         .section("attention", needs_attention(&notices))
         .section("traffic", traffic::section(&[traffic::requests(&points), traffic::waiting(&points)]))
         .section("functions", function_list::section(&sample, &recent, listing))
@@ -41,13 +42,15 @@ fn notices(
     sample: &Sample,
     recent: &HashMap<Arc<str>, Recent>,
     admission: Option<AdmissionReport>,
+    inbox: Option<&InboxOverview>,
 ) -> Vec<Notice> {
-    let mut notices = attention::of_host(&host(known, admission));
+    let mut notices = attention::of_host(&host(known, admission, inbox));
     // The words of more functions than are listed are of no use.
     let mut with_words = 0;
     for Row { handle, summary } in &sample.rows {
         let recent = recent.get(handle.name()).copied();
-        if recent.is_none() && summary.state == "serving" && summary.waiting == 0 {
+        let inbox = inbox.and_then(|inbox| inbox.of(handle.name()));
+        if recent.is_none() && inbox.is_none() && summary.state == "serving" && summary.waiting == 0 {
             continue;
         }
         let spec = handle.spec();
@@ -66,13 +69,15 @@ fn notices(
             max_instances: spec.and_then(|spec| spec.max_instances).map(std::num::NonZeroUsize::get),
             concurrent_requests: spec.map_or(1, |spec| spec.concurrent_requests.get()),
             recent,
+            inbox,
+            async_concurrency: spec.map_or(0, |spec| spec.asynchronous.concurrency.get()),
         }));
     }
     notices.sort_by_key(|notice| notice.severity);
     notices
 }
 
-fn host(known: &Known<'_>, admission: Option<AdmissionReport>) -> HostFacts {
+fn host<'a>(known: &Known<'_>, admission: Option<AdmissionReport>, inbox: Option<&'a InboxOverview>) -> HostFacts<'a> {
     let settings = known.shared.settings();
     HostFacts {
         is_draining: known.shared.is_draining(),
@@ -81,10 +86,17 @@ fn host(known: &Known<'_>, admission: Option<AdmissionReport>) -> HostFacts {
         functions_waiting: admission.map_or(0, |admission| admission.functions_waiting),
         connections: known.shared.connections(ListenerKind::Front).report().open,
         max_connections: settings.max_connections,
+        inbox_problem: inbox.and_then(|inbox| inbox.store.problem.as_deref()),
     }
 }
 
-fn status(known: &Known<'_>, sample: &Sample, admission: Option<AdmissionReport>, notices: usize) -> Markup {
+fn status(
+    known: &Known<'_>,
+    sample: &Sample,
+    admission: Option<AdmissionReport>,
+    inbox: Option<&InboxOverview>,
+    notices: usize,
+) -> Markup {
     let shared = known.shared;
     let settings = shared.settings();
     let mut states = BTreeMap::<&str, usize>::new();
@@ -128,6 +140,7 @@ fn status(known: &Known<'_>, sample: &Sample, admission: Option<AdmissionReport>
                 p.big { (count(waiting as u64)) }
                 p { (plural(waiting as u64, "request", "requests")) " in queues" }
             }
+            @if let Some(inbox) = inbox { (inbox::card(inbox)) }
             div.card.wide {
                 h2 { "Memory" }
                 p.big { (mebibytes(taken)) small { " of " (mebibytes(budget)) } }

@@ -129,6 +129,11 @@ impl Deliveries {
         self.pending.insert(Entry { due: until, ..entry });
     }
 
+    /// Returns how many results wait for an attempt.
+    pub fn waiting(&self) -> usize {
+        self.pending.queued()
+    }
+
     /// Returns when something is due, as far as time decides that.
     pub fn wake_at(&self) -> Option<UnixMillis> {
         self.pending.wake_at(&Fixed)

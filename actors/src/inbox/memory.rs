@@ -9,7 +9,7 @@ use super::{
         StoredRequest, TriggerRecord,
     },
     settle::Settlement,
-    store::{Begun, EnqueueRefusal, Found, Removal, Settle, Store, StoreError, StoreUsage, Stored},
+    store::{Begun, EnqueueRefusal, Found, Name, Purged, Removal, Settle, Store, StoreError, Stored},
     time::UnixMillis,
 };
 
@@ -66,6 +66,11 @@ impl Content {
     fn with_key(&self, function: &str, key: &str) -> Option<&Row> {
         self.rows.values().find(|row| &*row.record.function == function && row.record.key.as_deref() == Some(key))
     }
+}
+
+/// Returns the function of a dead letter.
+fn dead_of(record: &Record) -> Option<Name> {
+    matches!(record.state, State::Dead { .. }).then(|| record.function.clone())
 }
 
 /// Whether two requests with the same key are the same.
@@ -173,7 +178,7 @@ impl Store for MemoryStore {
         let (seq, removal) = match (&row.record.state, row.record.entry()) {
             (State::Running, _) => return Ok(Removal::Running),
             (_, Some(entry)) => (row.record.seq, Removal::Cancelled(entry)),
-            (_, None) => (row.record.seq, Removal::Forgotten),
+            (_, None) => (row.record.seq, Removal::Forgotten { dead_of: dead_of(&row.record) }),
         };
         self.content_mut().rows.remove(&seq);
         Ok(removal)
@@ -236,7 +241,7 @@ impl Store for MemoryStore {
         Ok(())
     }
 
-    fn purge(&mut self, now: UnixMillis, limit: usize) -> Result<usize, StoreError> {
+    fn purge(&mut self, now: UnixMillis, limit: usize) -> Result<Purged, StoreError> {
         let rows = &mut self.content_mut().rows;
         let expired = rows
             .iter()
@@ -244,8 +249,9 @@ impl Store for MemoryStore {
         let mut due: Vec<_> = expired.collect();
         due.sort();
         due.truncate(limit);
-        due.iter().for_each(|(_, seq)| drop(rows.remove(seq)));
-        Ok(due.len())
+        let removed: Vec<_> = due.iter().filter_map(|(_, seq)| rows.remove(seq)).collect();
+        let dead_of = removed.iter().filter_map(|row| dead_of(&row.record)).collect();
+        Ok(Purged { count: removed.len(), dead_of })
     }
 
     fn recover(&mut self, now: UnixMillis) -> Result<Vec<Entry>, StoreError> {
@@ -264,8 +270,14 @@ impl Store for MemoryStore {
         Ok(*record)
     }
 
-    fn usage(&mut self) -> StoreUsage {
-        let dead = self.records().filter(|record| matches!(record.state, State::Dead { .. })).count();
-        StoreUsage { bytes: 0, dead: dead as u64 }
+    fn count_dead(&mut self) -> Result<Vec<(Name, usize)>, StoreError> {
+        let mut counts = BTreeMap::<_, usize>::new();
+        let dead = self.content.rows.values().filter_map(|row| dead_of(&row.record));
+        dead.for_each(|function| *counts.entry(function).or_default() += 1);
+        Ok(counts.into_iter().collect())
+    }
+
+    fn bytes(&mut self) -> u64 {
+        0
     }
 }

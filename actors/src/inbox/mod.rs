@@ -54,6 +54,6 @@ pub use record::{
     StoredRequest, TriggerRecord,
 };
 pub use settle::{DeadReason, Outcome, Settlement};
-pub use store::{Begun, EnqueueRefusal, Found, Removal, Settle, Store, StoreError, StoreUsage, Stored};
+pub use store::{Begun, EnqueueRefusal, Found, Name, Purged, Removal, Settle, Store, StoreError, Stored};
 pub use time::UnixMillis;
 pub use writer::{MAX_GROUP, StoreFact, StoreWriter};

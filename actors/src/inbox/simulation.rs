@@ -65,10 +65,11 @@ impl Store for Faulty {
         undelivered() -> Result<Vec<Entry>, StoreError>;
         result(seq: Seq, epoch: u32) -> Result<Option<Found>, StoreError>;
         record_delivery(seq: Seq, epoch: u32, delivery: DeliveryRecord) -> Result<(), StoreError>;
-        purge(now: UnixMillis, limit: usize) -> Result<usize, StoreError>;
+        purge(now: UnixMillis, limit: usize) -> Result<Purged, StoreError>;
         recover(now: UnixMillis) -> Result<Vec<Entry>, StoreError>;
         open_trigger(trigger: &str, seen: UnixMillis) -> Result<TriggerRecord, StoreError>;
-        usage() -> StoreUsage;
+        count_dead() -> Result<Vec<(Name, usize)>, StoreError>;
+        bytes() -> u64;
     }
 }
 
@@ -247,7 +248,7 @@ impl World {
     fn remove(&mut self) {
         let index = self.random.random_range(0..self.accepted.len().max(1));
         let Some((seq, id)) = self.accepted.iter().nth(index).map(|(seq, id)| (*seq, *id)) else { return };
-        if let Some(Removal::Cancelled(_) | Removal::Forgotten) = self.ask(|reply| Command::Remove(id, reply)) {
+        if let Some(Removal::Cancelled(_) | Removal::Forgotten { .. }) = self.ask(|reply| Command::Remove(id, reply)) {
             self.accepted.remove(&seq);
         }
     }
@@ -310,6 +311,9 @@ impl World {
         assert_eq!(seqs, accepted, "queued + running + done + dead = accepted");
         let is_unended = |record: &&Record| !record.state.is_ended();
         assert_eq!(self.writer().unended(), records.iter().filter(is_unended).count());
+        let is_dead = |record: &&Record| matches!(record.state, State::Dead { .. });
+        let dead: usize = self.writer().dead().map(|(_, count)| count).sum();
+        assert_eq!(dead, records.iter().filter(is_dead).count());
         assert!(self.running.len() <= ALL);
         for function in FUNCTIONS {
             let running = records.iter().filter(|it| &*it.function == function && it.state == State::Running).count();

@@ -2,8 +2,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use serde::Serialize;
-
 use super::{
     delivery::DeliveryRecord,
     record::{Entry, InvocationId, NewInvocation, Record, RecordedResponse, Seq, StoredRequest, TriggerRecord},
@@ -81,7 +79,10 @@ pub enum Removal {
     /// It had not begun.
     Cancelled(Entry),
     /// It had ended.
-    Forgotten,
+    Forgotten {
+        /// The function whose dead letter it was, if it was any.
+        dead_of: Option<Name>,
+    },
     /// It is running.
     Running,
     /// There is none.
@@ -105,13 +106,13 @@ pub struct Settle {
     pub keep: Duration,
 }
 
-/// The size of a store.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct StoreUsage {
-    /// Bytes in use.
-    pub bytes: u64,
-    /// Dead letters.
-    pub dead: u64,
+/// Records that were removed because their time had come.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Purged {
+    /// How many.
+    pub count: usize,
+    /// The function of each dead letter among them.
+    pub dead_of: Vec<Name>,
 }
 
 /// Stores invocations. Each call but those of [`begin`](Self::begin), [`commit`](Self::commit) and
@@ -213,12 +214,11 @@ pub trait Store {
     /// When the store cannot be used.
     fn record_delivery(&mut self, seq: Seq, epoch: u32, delivery: DeliveryRecord) -> Result<(), StoreError>;
 
-    /// Removes records whose time has come and whose result does not wait for its delivery, at most `limit`. Returns how
-    /// many.
+    /// Removes records whose time has come and whose result does not wait for its delivery, at most `limit`.
     ///
     /// # Errors
     /// When the store cannot be used.
-    fn purge(&mut self, now: UnixMillis, limit: usize) -> Result<usize, StoreError>;
+    fn purge(&mut self, now: UnixMillis, limit: usize) -> Result<Purged, StoreError>;
 
     /// Queues what was running, as the daemon has ended meanwhile, and returns all that is queued.
     ///
@@ -233,9 +233,15 @@ pub trait Store {
     /// When the store cannot be used.
     fn open_trigger(&mut self, trigger: &str, seen: UnixMillis) -> Result<TriggerRecord, StoreError>;
 
-    /// Returns the size.
-    fn usage(&mut self) -> StoreUsage;
+    /// Returns how many dead letters each function has that has any.
+    ///
+    /// # Errors
+    /// When the store cannot be used.
+    fn count_dead(&mut self) -> Result<Vec<(Name, usize)>, StoreError>;
+
+    /// Returns the bytes in use.
+    fn bytes(&mut self) -> u64;
 }
 
 /// A function's name.
-pub(super) type Name = Arc<str>;
+pub type Name = Arc<str>;

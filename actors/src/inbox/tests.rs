@@ -194,7 +194,7 @@ fn only_what_has_not_begun_is_cancelled() {
     assert!(matches!(remove(&mut rig, other), Removal::Cancelled(_)));
     assert_eq!(remove(&mut rig, other), Removal::Unknown);
     rig.settle(1, 1, Settlement::Done { status: 200 });
-    assert_eq!((remove(&mut rig, one), rig.writer.unended()), (Removal::Forgotten, 0));
+    assert_eq!((remove(&mut rig, one), rig.writer.unended()), (Removal::Forgotten { dead_of: None }, 0));
 }
 
 #[test]

@@ -34,10 +34,16 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
 }
 
-impl Serialize for UnixMillis {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+impl From<UnixMillis> for WallTime {
+    fn from(UnixMillis(millis): UnixMillis) -> Self {
         // The last year that RFC 3339 can express.
         const LAST: u64 = 253_402_300_799_999;
-        WallTime::from(UNIX_EPOCH + Duration::from_millis(self.0.min(LAST))).serialize(serializer)
+        Self::from(UNIX_EPOCH + Duration::from_millis(millis.min(LAST)))
+    }
+}
+
+impl Serialize for UnixMillis {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        WallTime::from(*self).serialize(serializer)
     }
 }

@@ -8,8 +8,8 @@ use std::collections::HashMap;
 
 use super::{
     commands::{Command, Reply},
-    record::{Entry, InvocationId, Record, Seq, StoredRequest, TriggerRecord},
-    store::{Begun, EnqueueRefusal, Found, Name, Removal, Settle, Store, StoreError, StoreUsage, Stored},
+    record::{Entry, InvocationId, Record, Seq, State, StoredRequest, TriggerRecord},
+    store::{Begun, EnqueueRefusal, Found, Name, Removal, Settle, Store, StoreError, Stored},
     time::UnixMillis,
 };
 
@@ -40,15 +40,30 @@ pub enum StoreFact {
 pub struct StoreWriter<S> {
     store: S,
     report: Box<dyn FnMut(StoreFact) + Send>,
-    /// Invocations that have not ended, by function.
-    unended: HashMap<Name, usize>,
-    /// Changes of `unended` in the transaction.
-    counted: Vec<(Name, isize)>,
+    counts: HashMap<Name, Counts>,
+    /// Changes of `counts` in the transaction.
+    counted: Vec<(Name, Counted, isize)>,
     /// What could not be written.
     retained: Vec<Settle>,
     waiters: HashMap<InvocationId, Vec<Reply<Option<Record>>>>,
     /// Why new invocations are refused.
     refusing: Option<String>,
+}
+
+/// What a function has.
+#[derive(Debug, Default)]
+struct Counts {
+    /// Invocations that have not ended.
+    unended: usize,
+    /// Dead letters.
+    dead: usize,
+}
+
+/// What is counted.
+#[derive(Debug, Clone, Copy)]
+enum Counted {
+    Unended,
+    Dead,
 }
 
 /// The answer to a command, until it is committed.
@@ -77,16 +92,17 @@ impl<S: Store> StoreWriter<S> {
     ) -> Result<Self, StoreError> {
         store.begin()?;
         let recovered = store.recover(now).and_then(|queued| {
-            let undelivered = store.undelivered()?;
+            let (undelivered, dead) = (store.undelivered()?, store.count_dead()?);
             store.commit()?;
-            Ok((queued, undelivered))
+            Ok((queued, undelivered, dead))
         });
-        let (queued, undelivered) = recovered.inspect_err(|_| store.rollback())?;
-        let mut unended = HashMap::<Name, usize>::new();
-        queued.iter().for_each(|entry| *unended.entry(entry.function.clone()).or_default() += 1);
+        let (queued, undelivered, dead) = recovered.inspect_err(|_| store.rollback())?;
+        let mut counts = HashMap::<Name, Counts>::new();
+        queued.iter().for_each(|entry| counts.entry(entry.function.clone()).or_default().unended += 1);
+        dead.into_iter().for_each(|(function, dead)| counts.entry(function).or_default().dead = dead);
         report(StoreFact::Opened { queued, undelivered });
         let (counted, retained, waiters) = Default::default();
-        Ok(Self { store, report: Box::new(report), unended, counted, retained, waiters, refusing: None })
+        Ok(Self { store, report: Box::new(report), counts, counted, retained, waiters, refusing: None })
     }
 
     /// Carries commands out, and answers them.
@@ -128,7 +144,8 @@ impl<S: Store> StoreWriter<S> {
         let counted = std::mem::take(&mut self.counted);
         if done.is_err() {
             self.store.rollback();
-            counted.into_iter().for_each(|(function, change)| self.add(function, -change));
+            // The last first: no count may become negative meanwhile.
+            counted.into_iter().rev().for_each(|(function, counted, change)| self.add(function, counted, -change));
         }
         done
     }
@@ -139,10 +156,10 @@ impl<S: Store> StoreWriter<S> {
                 if let Some(why) = &self.refusing {
                     return Ok(Answer::Stored(Err(EnqueueRefusal::Unavailable { why: why.clone() })));
                 }
-                let unended = self.unended.get(&new.function).copied().unwrap_or_default();
+                let unended = self.counts.get(&new.function).map_or(0, |counts| counts.unended);
                 let stored = self.store.enqueue(new, unended, now)?;
                 if let Ok((_, Some(_))) = &stored {
-                    self.count(&new.function, 1);
+                    self.count(&new.function, Counted::Unended, 1);
                 }
                 Answer::Stored(stored)
             }
@@ -150,21 +167,27 @@ impl<S: Store> StoreWriter<S> {
             Command::Settle(settle) => {
                 let record = self.store.settle(settle, now)?;
                 if let Some(record) = record.as_ref().filter(|record| record.state.is_ended()) {
-                    self.count(&record.function, -1);
+                    self.count(&record.function, Counted::Unended, -1);
+                    if matches!(record.state, State::Dead { .. }) {
+                        self.count(&record.function, Counted::Dead, 1);
+                    }
                 }
                 Answer::Settled(record)
             }
             Command::Remove(id, _) => {
                 let removal = self.store.remove(*id)?;
-                if let Removal::Cancelled(entry) = &removal {
-                    self.count(&entry.function, -1);
+                match &removal {
+                    Removal::Cancelled(entry) => self.count(&entry.function, Counted::Unended, -1),
+                    Removal::Forgotten { dead_of: Some(function) } => self.count(function, Counted::Dead, -1),
+                    Removal::Forgotten { dead_of: None } | Removal::Running | Removal::Unknown => {}
                 }
                 Answer::Removed(removal)
             }
             Command::Redrive(id, _) => {
                 let record = self.store.redrive(*id, now)?;
                 if let Some(record) = &record {
-                    self.count(&record.function, 1);
+                    self.count(&record.function, Counted::Unended, 1);
+                    self.count(&record.function, Counted::Dead, -1);
                 }
                 Answer::Record(record)
             }
@@ -183,13 +206,17 @@ impl<S: Store> StoreWriter<S> {
         })
     }
 
-    fn count(&mut self, function: &Name, change: isize) {
-        self.counted.push((function.clone(), change));
-        self.add(function.clone(), change);
+    fn count(&mut self, function: &Name, counted: Counted, change: isize) {
+        self.counted.push((function.clone(), counted, change));
+        self.add(function.clone(), counted, change);
     }
 
-    fn add(&mut self, function: Name, change: isize) {
-        let count = self.unended.entry(function).or_default();
+    fn add(&mut self, function: Name, counted: Counted, change: isize) {
+        let counts = self.counts.entry(function).or_default();
+        let count = match counted {
+            Counted::Unended => &mut counts.unended,
+            Counted::Dead => &mut counts.dead,
+        };
         *count = count.saturating_add_signed(change);
     }
 
@@ -273,17 +300,14 @@ impl<S: Store> StoreWriter<S> {
         });
         self.store.begin()?;
         let purged = self.store.purge(now, limit).and_then(|purged| self.store.commit().map(|()| purged));
-        purged.inspect_err(|_| self.store.rollback())
+        let purged = purged.inspect_err(|_| self.store.rollback())?;
+        purged.dead_of.into_iter().for_each(|function| self.add(function, Counted::Dead, -1));
+        Ok(purged.count)
     }
 
     /// Whether ends of attempts wait until they can be written.
     pub fn has_retained(&self) -> bool {
         !self.retained.is_empty()
-    }
-
-    /// Returns the size of the store.
-    pub fn usage(&mut self) -> StoreUsage {
-        self.store.usage()
     }
 
     /// Returns the store.
@@ -293,6 +317,11 @@ impl<S: Store> StoreWriter<S> {
 
     /// Returns how many invocations have not ended.
     pub fn unended(&self) -> usize {
-        self.unended.values().sum()
+        self.counts.values().map(|counts| counts.unended).sum()
+    }
+
+    /// Returns how many dead letters each function has that has any.
+    pub fn dead(&self) -> impl Iterator<Item = (&Name, usize)> {
+        self.counts.iter().filter(|(_, counts)| counts.dead > 0).map(|(function, counts)| (function, counts.dead))
     }
 }

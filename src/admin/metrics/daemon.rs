@@ -12,7 +12,6 @@ use unifaas_actors::AdmissionReport;
 use super::encode::describe;
 use crate::{
     http::{ConnectionReport, ListenerKind, Shared},
-    inbox::StoreReport,
     log,
     trace::Tracer,
 };
@@ -28,7 +27,6 @@ pub struct DaemonMetrics {
     callbacks_refused: u64,
     snapshot_bytes: u64,
     spans_lost: u64,
-    inbox: StoreReport,
     is_draining: bool,
 }
 
@@ -61,7 +59,6 @@ impl DaemonMetrics {
             callbacks_refused: shared.callbacks.refused(),
             snapshot_bytes: shared.snapshots.bytes(),
             spans_lost: shared.tracer.as_ref().map_or(0, Tracer::lost),
-            inbox: shared.inbox.store_report(),
             is_draining: shared.is_draining(),
         }
     }
@@ -69,7 +66,6 @@ impl DaemonMetrics {
     pub fn encode(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         self.encode_admission(encoder)?;
         self.encode_connections(encoder)?;
-        self.encode_inbox(encoder)?;
         let help = "Ready callbacks that were refused.";
         describe(encoder, Counter, "unifaas_callbacks_refused", None, help)?.counter(&[], self.callbacks_refused)?;
         let help = "Disk space of all snapshots.";
@@ -99,21 +95,6 @@ impl DaemonMetrics {
         starts.gauge(&[("kind", "isolated")], isolated)?;
         let help = "Functions that wait for memory or for permission to start an instance.";
         describe(encoder, Gauge, "unifaas_functions_waiting", None, help)?.gauge(&[], admission.functions_waiting)
-    }
-
-    fn encode_inbox(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let inbox = &self.inbox;
-        let help = "Asynchronous invocations that were accepted.";
-        describe(encoder, Counter, "unifaas_async_accepted", None, help)?.counter(&[], inbox.accepted)?;
-        let help = "Attempts of asynchronous invocations, by what followed from them.";
-        let mut ended = describe(encoder, Counter, "unifaas_async_attempts", None, help)?;
-        for (result, count) in [("done", inbox.done), ("retry", inbox.retried), ("dead", inbox.died)] {
-            ended.counter(&[("result", result)], count)?;
-        }
-        let help = "Dead letters.";
-        describe(encoder, Gauge, "unifaas_async_dead_letters", None, help)?.gauge(&[], inbox.dead)?;
-        let help = "Space that stored invocations and results take.";
-        describe(encoder, Gauge, "unifaas_inbox_size", Some(&Bytes), help)?.gauge(&[], inbox.bytes)
     }
 
     fn encode_connections(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {

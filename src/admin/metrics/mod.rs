@@ -7,6 +7,7 @@
 //! | --- | --- |
 //! | `functions.rs` | metrics by function |
 //! | `daemon.rs` | metrics of the daemon: admission, connections, the log |
+//! | `inbox.rs` | metrics of asynchronous invocations |
 //! | `triggers.rs` | metrics of schedules and of the connections to brokers |
 //! | `process.rs` | `process_*`, as every exporter has them |
 //! | `encode.rs` | how samples are written |
@@ -14,6 +15,7 @@
 mod daemon;
 mod encode;
 mod functions;
+mod inbox;
 mod process;
 mod triggers;
 
@@ -22,6 +24,7 @@ use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 use actix_web::{HttpResponse, web};
 use daemon::DaemonMetrics;
 use functions::FunctionMetrics;
+use inbox::InboxMetrics;
 use prometheus_client::{collector::Collector, encoding::DescriptorEncoder, encoding::text, registry::Registry};
 use tokio::{sync::Mutex, time::timeout};
 use triggers::TriggerMetrics;
@@ -45,6 +48,8 @@ struct Scrape {
     functions: FunctionMetrics,
     daemon: DaemonMetrics,
     /// `None`: the actor did not answer in time.
+    inbox: Option<InboxMetrics>,
+    /// The same.
     triggers: Option<TriggerMetrics>,
 }
 
@@ -52,6 +57,9 @@ impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         self.functions.encode(&mut encoder)?;
         self.daemon.encode(&mut encoder)?;
+        if let Some(inbox) = &self.inbox {
+            inbox.encode(&mut encoder)?;
+        }
         if let Some(triggers) = &self.triggers {
             triggers.encode(&mut encoder)?;
         }
@@ -84,15 +92,16 @@ async fn scrape(shared: Arc<Shared>, pages: &Pages) -> HttpResponse {
     let _turn = pages.scrapes.0.lock().await;
     let admission = timeout(ACTOR_TIMEOUT, shared.admission.send(AdmissionQuestion));
     let triggers = timeout(ACTOR_TIMEOUT, pages.control.triggers.send(TriggerQuestion));
-    let (admission, triggers) = tokio::join!(admission, triggers);
+    let (admission, inbox, triggers) = tokio::join!(admission, shared.inbox.overview(), triggers);
     let (admission, triggers) = (admission.ok().and_then(Result::ok), triggers.ok().and_then(Result::ok));
     let text = web::block(move || {
         let functions = FunctionMetrics::read(&shared);
         let daemon = DaemonMetrics::read(&shared, admission);
+        let inbox = inbox.map(|overview| InboxMetrics::read(&shared, overview));
         let triggers = triggers.map(|report| TriggerMetrics::read(&shared, report));
         let exemplars = functions.exemplars();
         let mut registry = Registry::default();
-        registry.register_collector(Box::new(Scrape { functions, daemon, triggers }));
+        registry.register_collector(Box::new(Scrape { functions, daemon, inbox, triggers }));
         let mut text = String::new();
         text::encode(&mut text, &registry).map(|()| with_exemplars(text, &exemplars))
     });

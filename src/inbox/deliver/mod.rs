@@ -23,6 +23,7 @@ use unifaas_actors::inbox::{
 };
 
 use crate::{
+    inbox::InboxStats,
     log::LogThrottle,
     worker::{Requests, Worker},
 };
@@ -48,6 +49,7 @@ pub struct DeliverySettings {
 pub struct Deliverer {
     handle: InboxHandle,
     settings: DeliverySettings,
+    stats: Arc<InboxStats>,
     log: Logger,
     worker: Mutex<Option<Worker<Request>>>,
 }
@@ -61,8 +63,8 @@ enum Request {
 }
 
 impl Deliverer {
-    pub fn new(handle: InboxHandle, settings: DeliverySettings, log: Logger) -> Self {
-        Self { handle, settings, log, worker: Mutex::default() }
+    pub fn new(handle: InboxHandle, settings: DeliverySettings, stats: Arc<InboxStats>, log: Logger) -> Self {
+        Self { handle, settings, stats, log, worker: Mutex::default() }
     }
 
     /// Whether results may be delivered to a URL.
@@ -88,13 +90,9 @@ impl Deliverer {
     fn deliver(&self, entries: Vec<Entry>) {
         let mut worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner);
         if worker.is_none() {
-            let (handle, log) = (self.handle.clone(), self.log.clone());
-            let delivery = Arc::new(Delivery {
-                handle,
-                sender: Sender::new(self.settings.clone()),
-                log,
-                failures: LogThrottle::default(),
-            });
+            let (handle, stats, log) = (self.handle.clone(), self.stats.clone(), self.log.clone());
+            let (sender, failures) = (Sender::new(self.settings.clone()), LogThrottle::default());
+            let delivery = Arc::new(Delivery { handle, sender, stats, log, failures });
             match Worker::on_runtime("inbox-deliver", async move |requests| delivery.run(requests).await) {
                 Ok(started) => *worker = Some(started),
                 // The next daemon finds them in the store.
@@ -120,6 +118,7 @@ impl Deliverer {
 struct Delivery {
     handle: InboxHandle,
     sender: Sender,
+    stats: Arc<InboxStats>,
     log: Logger,
     failures: LogThrottle,
 }
@@ -143,6 +142,7 @@ impl Delivery {
                     let _ = stopped.send(());
                 }
             }
+            self.stats.set_undelivered(deliveries.waiting() + attempts.len() + records.len());
             let wait = deliveries.wake_at().map_or(MAX_SLEEP, |at| now.until(at).min(MAX_SLEEP));
             tokio::select! {
                 request = requests.recv() => match request {
@@ -167,6 +167,7 @@ impl Delivery {
                 }
                 Some(Ok((entry, record, is_recorded))) = records.join_next() => {
                     if is_recorded {
+                        self.stats.count_delivery(record.state);
                         deliveries.recorded(entry, record);
                     } else if !is_stopped {
                         records.spawn(self.clone().record(entry, record, STORE_RETRY));

@@ -7,3 +7,4 @@ mod faults;
 mod figures;
 mod operate;
 mod retry;
+mod see;

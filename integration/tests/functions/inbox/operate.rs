@@ -45,7 +45,9 @@ async fn metrics_count_what_was_accepted_and_how_it_ended() {
         daemon.ended_invocation(&id).await;
     }
     let attempts = |result: &str| format!("unifaas_async_attempts_total{{result=\"{result}\"}}");
-    let metrics = daemon.measured("the dead letter", |it| it.value("unifaas_async_dead_letters") == Some(1.0)).await;
+    let metrics = daemon
+        .measured("the dead letter", |it| it.value("unifaas_async_dead_letters{function=\"f\"}") == Some(1.0))
+        .await;
     assert_eq!(metrics.value("unifaas_async_accepted_total"), Some(2.0));
     assert_eq!(["done", "retry", "dead"].map(|it| metrics.value(&attempts(it))), [Some(1.0), Some(1.0), Some(1.0)]);
     assert!(metrics.value("unifaas_inbox_size_bytes") > Some(0.0));

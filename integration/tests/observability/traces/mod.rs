@@ -8,7 +8,8 @@ use std::path::Path;
 use collector::{Collector, Span};
 use futures::join;
 use integration::{
-    AT_ONCE, Daemon, Function, Home, Reply, Setup, empty, openmetrics_parser, python, refusal, request, tools, within,
+    AT_ONCE, Daemon, Function, Home, Reply, SOON, Setup, empty, eventually, openmetrics_parser, python, refusal,
+    request, tools, within,
 };
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 
@@ -210,4 +211,33 @@ async fn collector_may_be_named_by_the_variable_of_opentelemetry() {
     let setup = Setup::default().variable("OTEL_EXPORTER_OTLP_ENDPOINT", "https://collector");
     let error = refusal(setup.command()).await;
     assert!(error.contains("OTEL_EXPORTER_OTLP_ENDPOINT") && error.contains("http://HOST:PORT"), "{error}");
+}
+
+#[tokio::test]
+async fn attempts_of_an_asynchronous_invocation_are_below_its_acceptance() {
+    let collector = Collector::start().await;
+    let function = Function::new("f").asynchronous("attempts", 2).asynchronous("backoff", 0.1);
+    let daemon = traced(&collector, function).await;
+    let parent = format!("00-{TRACE}-{CALLER}-01");
+    let continued = daemon.enqueue("/f/status/503", "", &[("traceparent", &parent)]).await;
+    let begun = daemon.enqueue("/f/pid", "", &[("tracestate", "vendor=opaque")]).await;
+    for (reply, caller, attempts) in [(&continued, CALLER, 2), (&begun, "", 1)] {
+        let id = reply.header("x-unifaas-invocation").unwrap();
+        let spans = async || -> Vec<Span> {
+            collector
+                .spans()
+                .into_iter()
+                .filter(|span| span.attributes.get("unifaas.invocation") == Some(&id))
+                .collect()
+        };
+        let spans = eventually(SOON, "the spans", spans, |spans| spans.len() == attempts + 1).await;
+        let enqueue = named(&spans, "enqueue f");
+        assert_eq!((enqueue.kind, &*enqueue.parent), (SpanKind::Producer, caller));
+        assert!(caller.is_empty() || enqueue.trace == TRACE);
+        for attempt in 1..=attempts {
+            let is_it = |span: &&Span| span.attributes.get("unifaas.attempt") == Some(&attempt.to_string());
+            let span = spans.iter().find(is_it).unwrap();
+            assert_eq!((&*span.name, &span.parent, &span.trace), ("POST f", &enqueue.id, &enqueue.trace));
+        }
+    }
 }

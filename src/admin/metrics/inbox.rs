@@ -1,10 +1,6 @@
 //! Metrics of asynchronous invocations.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use prometheus_client::{
     encoding::DescriptorEncoder,
@@ -18,9 +14,6 @@ use crate::{
     http::Shared,
     inbox::{FunctionOverview, InboxOverview},
 };
-
-/// The series of functions without one of their own.
-const OTHERS: &str = "*";
 
 /// What `/metrics` shows of the inbox.
 #[derive(Debug)]
@@ -50,11 +43,10 @@ impl Present {
 
 impl InboxMetrics {
     pub fn read(shared: &Shared, overview: InboxOverview) -> Self {
-        let named: BTreeSet<_> = shared.history.usage.totals().into_iter().map(|(name, _)| name).collect();
         let mut functions = BTreeMap::<_, Present>::new();
         for function in &overview.functions {
-            let series = named.get(&function.function).cloned().unwrap_or_else(|| OTHERS.into());
-            functions.entry(series).or_default().add(function);
+            let series = shared.history.usage.series_of(&function.function);
+            functions.entry(series.into()).or_default().add(function);
         }
         Self { overview, functions, commits: shared.inbox.stats.commits() }
     }

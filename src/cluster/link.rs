@@ -288,7 +288,7 @@ impl Running {
 }
 
 async fn connect(settings: &LinkSettings, events: mpsc::UnboundedSender<Event>) -> Result<Client, String> {
-    let options = nats_options(settings.servers.first(), &settings.login).map_err(|error| error.to_string())?;
+    let options = nats_options(settings.servers.first(), &settings.login);
     let options = options
         .name(format!("unifaas {}", settings.node))
         .ping_interval(PING_INTERVAL)

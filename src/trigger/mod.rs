@@ -7,6 +7,7 @@
 //! | file | content |
 //! | --- | --- |
 //! | `broker.rs`, `settings.rs` | addresses of brokers, and the files of the options |
+//! | `credentials.rs` | the credentials file of NATS |
 //! | `connections.rs` | the thread of the connections |
 //! | `followed.rs` | the subscriptions, each until it is cancelled |
 //! | `intake.rs` | a message becomes an invocation |
@@ -20,6 +21,8 @@ mod connections;
 #[cfg(not(feature = "cluster"))]
 #[path = "without_connections.rs"]
 mod connections;
+#[cfg(feature = "cluster")]
+mod credentials;
 #[cfg(feature = "cluster")]
 mod followed;
 #[cfg(feature = "cluster")]

@@ -121,7 +121,7 @@ async fn connected(url: &NatsUrl, settings: &SourceSettings, source: &Source) ->
 
 async fn connect(url: &NatsUrl, settings: &SourceSettings, source: &Source) -> io::Result<Client> {
     let (shown, noted) = (url.to_string(), source.clone());
-    let options = nats_options(url, settings)?
+    let options = nats_options(url, settings)
         .name(&settings.client_id)
         .ping_interval(PING_INTERVAL)
         .subscription_capacity(CAPACITY)
@@ -134,7 +134,7 @@ async fn connect(url: &NatsUrl, settings: &SourceSettings, source: &Source) -> i
 }
 
 /// Returns the options of each connection to a NATS server: how to log in, how to verify it, when to connect again.
-pub fn nats_options(url: &NatsUrl, settings: &SourceSettings) -> io::Result<ConnectOptions> {
+pub fn nats_options(url: &NatsUrl, settings: &SourceSettings) -> ConnectOptions {
     let mut options = ConnectOptions::new().reconnect_delay_callback(|attempts| match attempts {
         0 | 1 => Duration::ZERO,
         _ => RETRY,
@@ -143,12 +143,12 @@ pub fn nats_options(url: &NatsUrl, settings: &SourceSettings) -> io::Result<Conn
         options = options.user_and_password(user.clone(), password.clone());
     }
     if let Some(credentials) = &settings.nats_creds {
-        options = options.credentials(credentials)?;
+        options = credentials.log_in(options);
     }
     if let Some(file) = &settings.nats_ca {
         options = options.add_root_certificates(file.clone());
     }
-    Ok(options)
+    options
 }
 
 fn note(event: &Event, source: &Source, server: &str) {

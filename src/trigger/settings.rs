@@ -7,6 +7,8 @@ use std::{
 
 use tokio_rustls::rustls::pki_types::{CertificateDer, pem::PemObject as _};
 
+#[cfg(feature = "cluster")]
+use super::credentials::Credentials;
 use super::{MqttUrl, NatsUrl};
 use crate::cli::Serve;
 
@@ -19,8 +21,9 @@ pub struct SourceSettings {
     pub client_id: String,
     /// The NATS server.
     pub nats: Option<NatsUrl>,
-    /// The contents of the file with credentials for it.
-    pub nats_creds: Option<String>,
+    /// The credentials for it.
+    #[cfg(feature = "cluster")]
+    pub nats_creds: Option<Credentials>,
     /// The file with the certificates that verify it. It has some.
     pub nats_ca: Option<PathBuf>,
 }
@@ -63,22 +66,21 @@ impl SourceSettings {
             // 23 letters and digits are what each broker takes.
             client_id: format!("unifaas{identity}"),
             nats: options.nats.clone().or_else(|| Some(options.cluster.cluster.as_ref()?.first().clone())),
+            #[cfg(feature = "cluster")]
             nats_creds: options.nats_creds.as_deref().map(credentials).transpose()?,
             nats_ca: options.nats_ca.clone(),
         })
     }
 }
 
-fn credentials(path: &Path) -> Result<String, SourceError> {
+#[cfg(feature = "cluster")]
+fn credentials(path: &Path) -> Result<Credentials, SourceError> {
     let text = fs::read_to_string(path).map_err(|source| SourceError::Read {
         option: "--nats-creds",
         path: path.to_owned(),
         source,
     })?;
-    #[cfg(feature = "cluster")]
-    async_nats::ConnectOptions::with_credentials(&text)
-        .map_err(|error| SourceError::Credentials { path: path.to_owned(), why: error.to_string() })?;
-    Ok(text)
+    Credentials::parse(&text).map_err(|why| SourceError::Credentials { path: path.to_owned(), why })
 }
 
 fn check_certificates(path: &Path) -> Result<(), SourceError> {

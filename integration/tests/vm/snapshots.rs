@@ -24,7 +24,7 @@ type Damage = (&'static str, fn(&Path));
 /// The machine types that have snapshots.
 const KINDS: [Kind; 2] = [Kind::Microvm, Kind::Qemu];
 /// Clones at once, unless `UNIFAAS_CLONES` says otherwise.
-const CLONES: usize = 10;
+const CLONES: usize = 50;
 /// Starts of each kind that are timed, unless `UNIFAAS_STARTS` says otherwise.
 const STARTS: usize = 3;
 const LIMIT: Duration = Duration::from_secs(60);

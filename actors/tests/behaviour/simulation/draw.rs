@@ -28,7 +28,8 @@ impl Plan {
     pub fn draw(random: &mut StdRng) -> Self {
         let memory = random.random_range(384..1_500);
         let process_starts = any(random, &[1, 2, 4, 4, usize::MAX]);
-        Self { limits: HostLimits { memory, process_starts, ..ROOMY }, buggy: random.random_bool(0.2) }
+        let starts = any(random, &[1, 2, 4]);
+        Self { limits: HostLimits { memory, process_starts, starts }, buggy: random.random_bool(0.2) }
     }
 
     /// Draws the keys of a function's file, with its version.
@@ -47,12 +48,19 @@ impl Plan {
         let keepalive = any(random, &[0, 0, 1, 60, 60, 60]);
         let keep_paused = any(random, &[0, 0, 1, 60]);
         let stop_grace = random.random_range(0..2);
-        let readiness = any(random, &["\"tcp\"", "\"callback\""]);
+        let is_cloned = random.random_bool(0.3);
+        let readiness =
+            any(random, if is_cloned { &["\"callback\"", "{ http = \"/\" }"] } else { &["\"tcp\"", "\"callback\""] });
+        let version = if is_cloned {
+            format!("{CLONED}\ncmdline = \"{version} %callback\"")
+        } else {
+            format!("env = {{ {VERSION} = \"{version}\" }}")
+        };
         let memory = any(random, &[64, 128, 128, 200, 384, 700]);
         format!(
             "{serving}\n{most}\nmin-instances = {least}\nqueue = {queue}\nqueue-timeout = {queue_timeout}\n\
              boot-timeout = {boot_timeout}\nkeepalive = {keepalive}\nkeep-paused = {keep_paused}\nstop-grace = {stop_grace}\nreadiness = {readiness}\n\
-             memory = {memory}\nenv = {{ {VERSION} = \"{version}\" }}"
+             memory = {memory}\n{version}"
         )
     }
 }

@@ -1,6 +1,6 @@
 //! Random schedules: functions share a small host; callers wait, give up and hold slots; launches and boots fail, hang and
-//! panic; callbacks are lost, late, repeated and forged; instances are paused, also by other programs,
-//! hold less memory then, and need it back; pauses and resumptions fail, hang and take too long; exits are observed late or
+//! panic; callbacks are lost, late, repeated and forged; snapshots are taken of templates, and instances are restored from
+//! them, or not; instances are paused, also by other programs, hold less memory then, and need it back; pauses and resumptions fail, hang and take too long; exits are observed late or
 //! never; files change and disappear; actors panic; everything is drained. In every schedule:
 //!
 //! - each caller gets one answer in time; no instance gets more requests than it takes, or is stopped or paused during one;

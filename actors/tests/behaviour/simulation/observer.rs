@@ -12,7 +12,7 @@ use unifaas_actors::{HostLimits, InstanceId, Lease, Origin, Refusal, WaitedFor};
 use crate::support::*;
 
 /// Events that must happen in some schedule.
-pub const EVENTS: [&str; 25] = [
+pub const EVENTS: [&str; 28] = [
     "stuck",
     "served",
     "caller gave up",
@@ -38,6 +38,9 @@ pub const EVENTS: [&str; 25] = [
     "paused externally",
     "resume failed",
     "not paused",
+    "captured",
+    "restored",
+    "snapshot discarded",
 ];
 
 #[derive(Default)]
@@ -127,6 +130,10 @@ impl Observer {
                 self.count("resumed", times.count() as usize);
             }
         }
+        let (_, captured, restored) = rig.fake.snapshots();
+        self.count("captured", captured);
+        self.count("restored", restored);
+        self.count("snapshot discarded", rig.log.count("the snapshot of the function is discarded"));
         self.count("resume failed", rig.log.count("instance could not be resumed"));
         self.count("not paused", rig.log.count("instances cannot be paused, and end after their keepalive"));
         self.count("callback refused", rig.callbacks.refused() as usize);
@@ -138,7 +145,9 @@ pub async fn check_limits(rig: Rc<Rig>, limits: HostLimits) {
     loop {
         let report = rig.admission().await;
         assert_eq!(report.memory_taken + report.memory_free, limits.memory);
-        assert!(report.starting <= limits.process_starts, "{} are starting", report.starting);
+        let (processes, isolated) = (report.starting_processes, report.starting - report.starting_processes);
+        let is_within = processes <= limits.process_starts && isolated <= limits.starts;
+        assert!(is_within, "{processes} processes and {isolated} guests start");
         let held = rig.fake.memory();
         assert!(held <= report.memory_taken, "{held} MiB are held, {} are accounted for", report.memory_taken);
         sleep(ms(47)).await;

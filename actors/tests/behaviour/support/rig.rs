@@ -318,7 +318,8 @@ fn write_file(root: &TempDir, function: &str, keys: &str) {
     fs::create_dir_all(&directory).expect("the tests may write there");
     if keys.contains(CLONED) {
         fs::write(directory.join("kernel"), kernel()).expect("the directory exists");
-        let text = format!("readiness = {{ http = \"/\" }}\n{keys}\n{memory}\n");
+        let readiness = if readiness.is_empty() { "" } else { "readiness = { http = \"/\" }" };
+        let text = format!("{readiness}\n{keys}\n{memory}\n");
         return fs::write(directory.join(SPEC_FILE), text).expect("the directory exists");
     }
     let text = format!("{readiness}\n{keys}\n[process]\ncommand = [\"true\"]\n{memory}\n");

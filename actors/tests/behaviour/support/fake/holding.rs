@@ -2,7 +2,10 @@
 
 use std::{cell::Cell, rc::Rc};
 
-use unifaas_actors::sandbox::{LaunchOrder, Purpose};
+use unifaas_actors::{
+    sandbox::{LaunchOrder, Purpose},
+    spec::SandboxSpec,
+};
 
 use super::Fake;
 
@@ -16,14 +19,19 @@ pub(super) struct Holding {
 }
 
 /// The variable in which a test numbers the versions of a function, so that instances of different versions are counted
-/// apart: a function that was removed and added again knows nothing of its earlier instances.
+/// apart: a function that was removed and added again knows nothing of its earlier instances. A guest has the number on its
+/// command line.
 pub const VERSION: &str = "VERSION";
 
 impl Holding {
     pub fn new(fake: &Fake, order: &LaunchOrder) -> Self {
         let mut ledger = fake.ledger.borrow_mut();
         let memory = order.spec.memory();
-        let version = format!("{} {}", order.spec.name, order.spec.env.get(VERSION).map_or("", String::as_str));
+        let version = match &order.spec.sandbox {
+            SandboxSpec::Vm(vm) => &vm.cmdline,
+            _ => order.spec.env.get(VERSION).map_or("", String::as_str),
+        };
+        let version = format!("{} {version}", order.spec.name);
         ledger.held += 1;
         ledger.max_held = ledger.max_held.max(ledger.held);
         ledger.memory += memory;

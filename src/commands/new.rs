@@ -211,6 +211,12 @@ mod tests {
                 let is_it = |line: &str| key_of(line.strip_prefix("# ").unwrap_or(line)) == Some(key);
                 assert_eq!(text.lines().filter(|line| is_it(line)).count(), 1, "{key} in {template:?}:\n{text}");
             }
+            let asynchronous = documented("[async]");
+            assert!(asynchronous.len() > 10, "{asynchronous:?}");
+            for key in asynchronous {
+                let comment = format!("# async.{key} = ");
+                assert_eq!(text.lines().filter(|line| line.starts_with(&comment)).count(), 1, "{key}:\n{text}");
+            }
             for place in ["{common}", "{process}", "{container}", "{vm}"] {
                 assert!(!text.contains(place), "{template:?}:\n{text}");
             }

@@ -93,6 +93,13 @@ fn function(name: &str, directory: &Path, file: &Section<'_>, references: &mut V
     if file.given("vm") && file.given("env") {
         file.fail("env", "a [vm] gets nothing but its kernel command line: pass values in vm.cmdline");
     }
+    let (asynchronous, triggers) = (async_spec(file), triggers::triggers(file, name));
+    if !asynchronous.allow
+        && !triggers.is_empty()
+        && let Some(table) = file.section("async")
+    {
+        table.fail("allow", "false, but [[cron]], [[nats]] and [[mqtt]] make asynchronous invocations: leave this out");
+    }
     Some(FunctionSpec {
         name: name.to_owned(),
         directory: directory.to_owned(),
@@ -113,8 +120,8 @@ fn function(name: &str, directory: &Path, file: &Section<'_>, references: &mut V
         port: file.integer("port", "a TCP port", 1..=65535).and_then(|port| port.try_into().ok()).unwrap_or(8080),
         readiness,
         env,
-        asynchronous: async_spec(file),
-        triggers: triggers::triggers(file, name),
+        asynchronous,
+        triggers,
         cluster: cluster_spec(file),
         sandbox: sandbox?,
     })

@@ -33,7 +33,7 @@ readiness = { http = "/healthz?full=1" }
 GREETING = "hello"
 EMPTY = ""
 [async]
-allow = false
+allow = true
 concurrency = 2
 queue = 20
 attempts = 5

@@ -144,6 +144,17 @@ fn asynchronous_invocations_have_bounds() {
         ),
     ];
     check_messages(&table, "", &cases);
+    let triggers = [
+        (
+            "[[cron]]\nat = \"* * * * *\"",
+            "4: async.allow: false, but [[cron]], [[nats]] and [[mqtt]] make asynchronous invocations: leave this out",
+        ),
+        (
+            "[[mqtt]]\ntopic = \"a/b\"",
+            "4: async.allow: false, but [[cron]], [[nats]] and [[mqtt]] make asynchronous invocations: leave this out",
+        ),
+    ];
+    check_messages(&format!("{table}allow = false\n"), "", &triggers);
 }
 
 #[test]

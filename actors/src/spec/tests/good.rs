@@ -43,7 +43,7 @@ fn reads_every_key_of_a_process() {
     assert_eq!(spec.memory(), 64);
     let AsyncSpec { allow, concurrency, queue, attempts, backoff, backoff_max, max_age, retry_on, .. } =
         spec.asynchronous.clone();
-    assert_eq!((allow, concurrency.get(), queue.get(), attempts.get()), (false, 2, 20, 5));
+    assert_eq!((allow, concurrency.get(), queue.get(), attempts.get()), (true, 2, 20, 5));
     assert_eq!((backoff, backoff_max), (Duration::from_millis(500), Duration::from_secs(60)));
     assert_eq!([400, 499, 500, 503, 504].map(|status| retry_on.contains(status)), [true, true, false, true, false]);
     assert_eq!(serde_json::to_string(&retry_on).unwrap(), r#"["4xx","503"]"#);

@@ -14,7 +14,7 @@ use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use tokio::time::sleep;
 
 /// Kills without `UNIFAAS_KILLS`.
-const KILLS: u32 = 12;
+const KILLS: u32 = 50;
 /// Attempts of the function at the same time.
 const CONCURRENCY: usize = 4;
 /// Requests per second.

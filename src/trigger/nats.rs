@@ -6,11 +6,14 @@
 use std::{
     future::poll_fn,
     io,
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
-use async_nats::{Client, ConnectOptions, Event, Message, ServerAddr};
+use async_nats::{Client, ConnectOptions, Event, Message, ServerAddr, connection::State};
 use futures::{
     StreamExt as _,
     stream::{FuturesUnordered, Stream},
@@ -105,9 +108,18 @@ async fn beside<T>(running: &mut (impl Stream + Unpin), change: impl Future<Outp
 async fn connected(url: &NatsUrl, settings: &SourceSettings, source: &Source) -> Client {
     let Source { status, log, .. } = source;
     loop {
-        let error = match connect(url, settings, source).await.map_err(|error| error.to_string()) {
+        let is_usable = Arc::new(AtomicBool::new(false));
+        let error = match connect(url, settings, source, is_usable.clone()).await.map_err(|error| error.to_string()) {
             Ok(client) => match too_old(&client.server_info().version) {
-                None => return client,
+                None => {
+                    is_usable.store(true, Relaxed);
+                    note(&Event::Connected, source, &url.to_string());
+                    // Its end may have come before the events counted.
+                    if client.connection_state() != State::Connected {
+                        status.set_disconnected(None);
+                    }
+                    return client;
+                }
                 Some(why) => why,
             },
             Err(error) => error,
@@ -119,14 +131,22 @@ async fn connected(url: &NatsUrl, settings: &SourceSettings, source: &Source) ->
     }
 }
 
-async fn connect(url: &NatsUrl, settings: &SourceSettings, source: &Source) -> io::Result<Client> {
+/// Makes the connection. Its events are noted while it is usable: those of a server that is refused do not count.
+async fn connect(
+    url: &NatsUrl,
+    settings: &SourceSettings,
+    source: &Source,
+    is_usable: Arc<AtomicBool>,
+) -> io::Result<Client> {
     let (shown, noted) = (url.to_string(), source.clone());
     let options = nats_options(url, settings)
         .name(&settings.client_id)
         .ping_interval(PING_INTERVAL)
         .subscription_capacity(CAPACITY)
         .event_callback(move |event| {
-            note(&event, &noted, &shown);
+            if is_usable.load(Relaxed) {
+                note(&event, &noted, &shown);
+            }
             async {}
         });
     let address: ServerAddr = url.to_string().parse()?;
@@ -155,8 +175,9 @@ fn note(event: &Event, source: &Source, server: &str) {
     let Source { status, log, .. } = source;
     match event {
         Event::Connected => {
-            info!(log, "connected to the NATS server"; "server" => server);
-            status.set_connected();
+            if status.set_connected() {
+                info!(log, "connected to the NATS server"; "server" => server);
+            }
         }
         Event::Disconnected | Event::Closed => {
             if status.set_disconnected(None) {

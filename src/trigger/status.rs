@@ -67,11 +67,13 @@ impl SourceStatus {
         self.link().problems.retain(|subscription, _| is_present(subscription));
     }
 
-    /// Notes that there is a connection.
-    pub fn set_connected(&self) {
+    /// Notes that there is a connection. Returns whether there was none.
+    pub fn set_connected(&self) -> bool {
         let mut link = self.link();
+        let is_news = link.phase == Phase::Disconnected;
         link.error = None;
         link.enter(Phase::Connected);
+        is_news
     }
 
     /// Notes that there is no connection. Returns whether there was one, or the reason is a new one.

@@ -217,6 +217,16 @@ mod tests {
                 let comment = format!("# async.{key} = ");
                 assert_eq!(text.lines().filter(|line| line.starts_with(&comment)).count(), 1, "{key}:\n{text}");
             }
+            for trigger in ["cron", "nats", "mqtt"] {
+                let comment = format!("# {trigger} = ");
+                let line = text.lines().find(|line| line.starts_with(&comment)).unwrap_or_default();
+                for key in documented(&format!("[[{trigger}]]")) {
+                    assert!(line.contains(&format!("{key} = ")), "{trigger}.{key}: {line}");
+                }
+                // It is valid without the comment.
+                let set: toml::Table = line.trim_start_matches("# ").parse().unwrap();
+                assert!(set[trigger].is_array(), "{line}");
+            }
             for place in ["{common}", "{process}", "{container}", "{vm}"] {
                 assert!(!text.contains(place), "{template:?}:\n{text}");
             }

@@ -66,6 +66,11 @@ pub enum Command {
     ///
     /// A redriven invocation has all its attempts and its full age again.
     Dead(client::Dead),
+    /// Set a damaged database of asynchronous invocations aside, and begin a new one.
+    ///
+    /// Invocations in the damaged one are lost unless its file, which stays in the state directory, can be repaired. A
+    /// database that is not damaged is left as it is.
+    Inbox(client::Inbox),
     /// Write a function that runs.
     New(client::New),
     /// Serve one function, follow its output, and restart it whenever a file of its directory changes.

@@ -5,7 +5,7 @@ use actix_web::{
     web::{self, ServiceConfig},
 };
 use serde::{Deserialize, Serialize};
-use slog::info;
+use slog::{info, warn};
 use unifaas_actors::inbox::{Command, InvocationId, Removal, Reply, Seq};
 
 use super::{
@@ -13,7 +13,10 @@ use super::{
     actions::other_method,
     query::query_of,
 };
-use crate::http::{InboxFailure, Rejection, Shared, ShownInvocation};
+use crate::{
+    http::{InboxFailure, Rejection, Shared, ShownInvocation},
+    inbox::ResetError,
+};
 
 /// Dead letters on a page without a wish, and at most.
 const DEFAULT_LIMIT: usize = 100;
@@ -67,11 +70,18 @@ struct Removed {
     removed: bool,
 }
 
+#[derive(Serialize)]
+struct Reset {
+    /// The file that was set aside, in the state directory.
+    damaged: String,
+}
+
 /// Adds the routes.
 pub fn routes(config: &mut ServiceConfig) {
     let action = |path| web::resource(path).default_service(web::to(other_method));
     config
         .route("/debug/inbox/dead", web::get().to(dead))
+        .service(action("/debug/inbox/reset").route(web::post().to(reset)))
         .route("/debug/inbox/{id}", web::get().to(letter))
         .service(action("/debug/inbox/{id}/redrive").route(web::post().to(redrive)))
         .service(action("/debug/inbox/{id}/remove").route(web::post().to(remove)));
@@ -158,4 +168,22 @@ async fn remove(
         Removal::Running => Err(reject(&request, InboxFailure::NotFinished.into())),
         Removal::Unknown => Err(reject(&request, InboxFailure::NoSuchInvocation.into())),
     }
+}
+
+async fn reset(
+    access: ActionAccess,
+    request: HttpRequest,
+    shared: web::Data<Shared>,
+) -> Result<HttpResponse, Rejection> {
+    let inbox = shared.clone();
+    let reset = web::block(move || inbox.inbox.reset()).await.unwrap_or(Err(ResetError::Ending));
+    let damaged = reset.map_err(|error| {
+        let failure = match error {
+            ResetError::NotDamaged => InboxFailure::NotDamaged,
+            error => InboxFailure::Unavailable { why: error.to_string() },
+        };
+        reject(&request, failure.into())
+    })?;
+    warn!(shared.log, "a damaged inbox was set aside, and a new one begun"; "file" => &damaged, "user" => access.user);
+    Ok(HttpResponse::Ok().json(Reset { damaged }))
 }

@@ -164,6 +164,21 @@ pub struct Dead {
     pub daemon: DaemonArgs,
 }
 
+#[derive(Debug, Clone, Args)]
+pub struct Inbox {
+    /// What is done.
+    #[arg(value_enum)]
+    pub action: InboxAction,
+    #[command(flatten)]
+    pub daemon: DaemonArgs,
+}
+
+/// What is done with the inbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum InboxAction {
+    Reset,
+}
+
 /// What is done with snapshots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum SnapshotAction {

@@ -1,4 +1,4 @@
-//! `unifaas restart`, `stop`, `rescan`, `upgrade`: what an operator may do to a running daemon.
+//! `unifaas restart`, `stop`, `rescan`, `upgrade`, `inbox reset`: what an operator may do to a running daemon.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use super::{
     ps::string,
     terminal::{Output, words},
 };
-use crate::cli::client::{Rescan, Restart, Stop, Upgrade};
+use crate::cli::client::{Inbox, InboxAction, Rescan, Restart, Stop, Upgrade};
 
 /// Longer than the daemon waits for the new one.
 const UPGRADE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -53,6 +53,20 @@ pub async fn stop(arguments: &Stop, output: &Output) -> Result<(), CommandError>
         Some(count @ 1..) => format!("{name}: {} stopped", instances(count, "is", "are")),
         _ => format!("{name}: no instance to stop"),
     })
+}
+
+/// Sets a damaged inbox aside.
+///
+/// # Errors
+/// Those of the client, also when the inbox is not damaged.
+pub async fn reset_inbox(arguments: &Inbox, output: &Output) -> Result<(), CommandError> {
+    let InboxAction::Reset = arguments.action;
+    let done = Client::new(&arguments.daemon)?.act("/debug/inbox/reset", Subject::None).await?;
+    if arguments.daemon.json {
+        return output.line(&done.to_string());
+    }
+    output
+        .line(&format!("a new inbox was begun; the damaged one is {} in the state directory", string(&done["damaged"])))
 }
 
 /// Makes the daemon read its registry.

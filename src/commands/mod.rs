@@ -61,6 +61,7 @@ pub fn run(command: &Command) -> Option<ExitCode> {
         Command::Boots(arguments) => block_on(boots::run(arguments, &output)),
         Command::Errors(arguments) => block_on(errors::run(arguments, &output)),
         Command::Dead(arguments) => block_on(dead::run(arguments, &output)),
+        Command::Inbox(arguments) => block_on(act::reset_inbox(arguments, &output)),
         Command::Check(arguments) => block_on(check::run(arguments, &output)),
         Command::Dev(arguments) => dev::run(arguments),
         Command::New(arguments) => block_on(new::run(arguments, &output)),

@@ -23,6 +23,8 @@ pub enum InboxFailure {
     Full { queued: usize },
     #[error("{why}")]
     Unavailable { why: String },
+    #[error("the inbox is not damaged: its database stays as it is")]
+    NotDamaged,
 }
 
 impl From<EnqueueError> for Failure {

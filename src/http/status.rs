@@ -184,6 +184,7 @@ impl InboxFailure {
             Self::KeyReused => {
                 (S::UNPROCESSABLE_ENTITY, O::BadRequest, "idempotency_key_reused", "Idempotency key reused")
             }
+            Self::NotDamaged => (S::CONFLICT, O::BadRequest, "inbox_not_damaged", "Inbox not damaged"),
             Self::Full { .. } => (S::TOO_MANY_REQUESTS, O::FunctionSaturated, "inbox_full", "Inbox full"),
             Self::Unavailable { .. } => {
                 (S::SERVICE_UNAVAILABLE, O::HostSaturated, "inbox_unavailable", "Inbox unavailable")

@@ -7,12 +7,14 @@
 //! | `sqlite.rs`, `schema.rs`, `rows.rs` | the database: its connection, its tables, its rows |
 //! | `store.rs` | what a store does, as statements of SQL |
 //! | `thread.rs` | the thread that owns it |
+//! | `reset.rs` | a damaged database is set aside |
 //! | `stats.rs` | what is measured |
 //! | `deliver/` | the delivery of results |
 //! | `attempt.rs` | attempts, each served like any request |
 
 mod attempt;
 mod deliver;
+mod reset;
 mod rows;
 mod schema;
 mod sqlite;
@@ -41,6 +43,7 @@ use attempt::AttemptThread;
 pub use attempt::{ATTEMPT, IDEMPOTENCY_KEY, INVOCATION};
 use deliver::Deliverer;
 pub use deliver::{DeliverTo, DeliveryKey, DeliverySettings};
+pub use reset::ResetError;
 pub use stats::{FunctionOverview, InboxOverview, InboxStats, StoreReport};
 use thread::{StoreConfig, StoreThread};
 
@@ -102,6 +105,14 @@ impl Inbox {
             facts.do_send(fact);
         }));
         let _ = inbox.actor.set(actor);
+    }
+
+    /// Sets a damaged database aside and begins a new one. Returns the name of the damaged one. Blocks until then.
+    ///
+    /// # Errors
+    /// It is not damaged, or files cannot be changed.
+    pub fn reset(&self) -> Result<String, ResetError> {
+        self.store.reset()
     }
 
     /// Opens the database if there is one: the daemon before may have created it meanwhile.

@@ -83,6 +83,14 @@ impl SqliteStore {
         Ok(Self { connection, directory, limit, names: HashSet::new() })
     }
 
+    /// Has the numbers of invocations of an empty database go on behind `last`.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn number_from(&self, last: u64) -> Result<(), StoreError> {
+        self.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('invocation', ?1)", [signed(last)]).map(drop)
+    }
+
     /// Moves what has been committed from the log to the database file, so that the log can begin again.
     ///
     /// # Errors

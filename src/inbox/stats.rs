@@ -22,6 +22,7 @@ type DeadCounts = Arc<BTreeMap<Arc<str>, usize>>;
 #[derive(Debug, Default)]
 pub struct InboxStats {
     is_open: AtomicBool,
+    is_damaged: AtomicBool,
     problem: Mutex<Option<String>>,
     bytes: AtomicU64,
     dead: Mutex<DeadCounts>,
@@ -42,6 +43,16 @@ impl InboxStats {
     /// Notes that the database is open or closed.
     pub fn set_open(&self, is_open: bool) {
         self.is_open.store(is_open, Relaxed);
+    }
+
+    /// Notes whether the database is damaged.
+    pub fn set_damaged(&self, is_damaged: bool) {
+        self.is_damaged.store(is_damaged, Relaxed);
+    }
+
+    /// Returns whether the database is damaged.
+    pub fn is_damaged(&self) -> bool {
+        self.is_damaged.load(Relaxed)
     }
 
     /// Notes why the database cannot be used. `None`: it can.

@@ -34,6 +34,11 @@ fn new(random: &mut StdRng) -> NewInvocation {
     }
 }
 
+/// Returns an invocation without a key.
+pub fn new_invocation() -> NewInvocation {
+    NewInvocation { key: None, firing: None, ..new(&mut StdRng::seed_from_u64(1)) }
+}
+
 /// Both stores, and the ids that each has given to a number.
 struct Pair {
     random: StdRng,

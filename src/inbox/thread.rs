@@ -18,6 +18,7 @@ use unifaas_actors::inbox::{
 };
 
 use super::{
+    reset::{ResetError, begin_anew, set_aside},
     sqlite::{OpenError, SqliteStore},
     stats::InboxStats,
 };
@@ -31,6 +32,9 @@ const PURGED_AT_ONCE: usize = 500;
 /// How long commands wait for a database that another daemon has, and between two attempts to open it.
 const OPEN_PATIENCE: Duration = Duration::from_secs(2);
 const OPEN_RETRY: Duration = Duration::from_millis(50);
+
+/// The answer to commands while the database is replaced.
+const RESETTING: &str = "the inbox is being reset";
 
 /// Where facts go.
 pub type Report = Arc<dyn Fn(StoreFact) + Send + Sync>;
@@ -56,7 +60,7 @@ enum ThreadState {
     /// Facts go nowhere yet.
     New,
     NotStarted(Report),
-    Running(Worker<Command>),
+    Running(Worker<Command>, Report),
     Closed(&'static str),
 }
 
@@ -87,16 +91,52 @@ impl StoreThread {
         drop(ended);
     }
 
+    /// Sets a damaged database aside and begins a new one. Returns the name of the damaged one. Blocks until then.
+    ///
+    /// # Errors
+    /// It is not damaged, or files cannot be changed.
+    pub fn reset(&self) -> Result<String, ResetError> {
+        if !self.stats.is_damaged() {
+            return Err(ResetError::NotDamaged);
+        }
+        let running = std::mem::replace(&mut *self.state(), ThreadState::Closed(RESETTING));
+        let (worker, report) = match running {
+            ThreadState::Running(worker, report) => (worker, report),
+            other => {
+                *self.state() = other;
+                return Err(ResetError::Ending);
+            }
+        };
+        // Ends the thread, which closes the database.
+        drop(worker);
+        let now = UnixMillis::now();
+        let reset = set_aside(&self.config.path, now).map_err(ResetError::Rename).and_then(|aside| {
+            begin_anew(&self.config.path, self.config.limit, now)?;
+            Ok(aside)
+        });
+        let mut state = self.state();
+        if !matches!(*state, ThreadState::Closed(RESETTING)) {
+            return Err(ResetError::Ending);
+        }
+        *state = ThreadState::NotStarted(report);
+        drop(state);
+        self.stats.set_damaged(false);
+        self.open_existing();
+        reset
+    }
+
     fn with_worker<T>(&self, act: impl FnOnce(&Worker<Command>) -> T) -> Result<T, StoreClosed> {
         let mut state = self.state();
         if let ThreadState::NotStarted(report) = &*state {
-            let (config, report, stats) = (self.config.clone(), report.clone(), self.stats.clone());
+            let (config, stats) = (self.config.clone(), self.stats.clone());
+            let (report, report_of_thread) = (report.clone(), report.clone());
             let thread = Thread { config, report, stats };
             let worker = Worker::on_runtime("inbox-store", async move |commands| thread.run(commands).await);
-            *state = ThreadState::Running(worker.map_err(|error| StoreClosed(error.to_string()))?);
+            let worker = worker.map_err(|error| StoreClosed(error.to_string()))?;
+            *state = ThreadState::Running(worker, report_of_thread);
         }
         match &*state {
-            ThreadState::Running(worker) => Ok(act(worker)),
+            ThreadState::Running(worker, _) => Ok(act(worker)),
             ThreadState::New | ThreadState::NotStarted(_) => Err(StoreClosed("the daemon starts".to_owned())),
             ThreadState::Closed(why) => Err(StoreClosed((*why).to_owned())),
         }
@@ -166,7 +206,9 @@ impl Thread {
     /// Publishes what the database has, and why it takes nothing.
     fn publish(&self, writer: &mut StoreWriter<SqliteStore>, unwritten: Option<StoreError>) {
         let problem = unwritten.map(|error| format!("the inbox cannot be written: {error}"));
-        self.stats.set_problem(problem.or_else(|| writer.store().has_space().err()));
+        let damage = writer.damage().map(ToString::to_string);
+        self.stats.set_damaged(damage.is_some());
+        self.stats.set_problem(damage.or(problem).or_else(|| writer.store().has_space().err()));
         let bytes = writer.store().bytes_in_use();
         self.stats.set_content(bytes, writer.dead());
     }
@@ -224,6 +266,7 @@ impl Thread {
             }
             let why = error.to_string();
             self.stats.set_problem(Some(why.clone()));
+            self.stats.set_damaged(matches!(error, OpenError::Store { source: StoreError::Damaged(_), .. }));
             if refuse_for(commands, &why, patience.is_none(), if is_in_use { OPEN_RETRY } else { HOUSEKEEPING })
                 .await
                 .is_break()

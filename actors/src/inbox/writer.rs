@@ -48,6 +48,7 @@ pub struct StoreWriter<S> {
     waiters: HashMap<InvocationId, Vec<Reply<Option<Record>>>>,
     /// Why new invocations are refused.
     refusing: Option<String>,
+    damage: Option<StoreError>,
 }
 
 /// What a function has.
@@ -102,7 +103,7 @@ impl<S: Store> StoreWriter<S> {
         dead.into_iter().for_each(|(function, dead)| counts.entry(function).or_default().dead = dead);
         report(StoreFact::Opened { queued, undelivered });
         let (counted, retained, waiters) = Default::default();
-        Ok(Self { store, report: Box::new(report), counts, counted, retained, waiters, refusing: None })
+        Ok(Self { store, report: Box::new(report), counts, counted, retained, waiters, refusing: None, damage: None })
     }
 
     /// Carries commands out, and answers them.
@@ -142,6 +143,9 @@ impl<S: Store> StoreWriter<S> {
             Ok(answers)
         });
         let counted = std::mem::take(&mut self.counted);
+        if let Err(error @ StoreError::Damaged(_)) = &done {
+            self.damage = Some(error.clone());
+        }
         if done.is_err() {
             self.store.rollback();
             // The last first: no count may become negative meanwhile.
@@ -303,6 +307,11 @@ impl<S: Store> StoreWriter<S> {
         let purged = purged.inspect_err(|_| self.store.rollback())?;
         purged.dead_of.into_iter().for_each(|function| self.add(function, Counted::Dead, -1));
         Ok(purged.count)
+    }
+
+    /// Returns how the store is damaged, if that was noticed.
+    pub fn damage(&self) -> Option<&StoreError> {
+        self.damage.as_ref()
     }
 
     /// Whether ends of attempts wait until they can be written.

@@ -76,6 +76,33 @@ async fn a_damaged_database_costs_no_synchronous_request() {
 }
 
 #[tokio::test]
+async fn a_damaged_database_is_set_aside_when_an_operator_says_so() {
+    let home = Home::new();
+    home.put(&Function::new("f"));
+    let mut daemon = Setup::at(&home).start().await;
+    let lost = daemon.accepted("/f/pid", "", &[("x-unifaas-delay", "600")]).await;
+    let refused = daemon.cli(&["inbox", "reset"]).await.failed(1);
+    assert!(refused.contains("not damaged"), "{refused}");
+    assert_eq!(daemon.invocation(&lost).await["state"], "queued");
+    daemon.end().await;
+    let database = home.path("state/inbox.db");
+    fs::write(&database, "damaged".repeat(1000)).unwrap();
+    let daemon = Setup::at(&home).start().await;
+    daemon.logged("the inbox cannot be opened").await;
+    let problem = daemon.debug().await["daemon"]["inbox"]["problem"].clone();
+    assert!(problem.as_str().unwrap().contains("damaged"), "{problem}");
+    assert!(daemon.get("/ui/").await.ok().text().contains("asynchronous invocations are refused"));
+    let done = daemon.cli(&["inbox", "reset", "--json"]).await.json();
+    let aside = home.path("state").join(done["damaged"].as_str().unwrap());
+    assert_eq!(fs::read_to_string(aside).unwrap(), "damaged".repeat(1000));
+    daemon.get(&format!("/invocations/{lost}")).await.problem(404, "no_such_invocation");
+    let id = daemon.accepted("/f/pid", "", &[]).await;
+    assert_eq!(daemon.ended_invocation(&id).await["state"], "done");
+    daemon.cli(&["inbox", "reset"]).await.failed(1);
+    assert_eq!(daemon.invocation(&id).await["state"], "done");
+}
+
+#[tokio::test]
 async fn a_store_that_fails_while_it_serves_costs_no_synchronous_request() {
     let daemon = Daemon::with(Function::new("f")).await;
     let id = daemon.accepted("/f/pid", "", &[]).await;

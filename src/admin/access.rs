@@ -147,6 +147,7 @@ pub fn reject(request: &HttpRequest, failure: Failure) -> Rejection {
         failure,
         function: None,
         request_id,
+        node: None,
         trace_id: None,
         detail: ErrorDetail::Full,
     }

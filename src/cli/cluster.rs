@@ -32,12 +32,9 @@ pub struct ClusterArgs {
     /// Other sites whose nodes may be asked for help; several behind commas.
     #[arg(long, env = "UNIFAAS_OVERFLOW", value_name = "SITE", value_delimiter = ',', requires = "cluster")]
     pub overflow: Vec<Site>,
-    /// How connections between nodes are protected.
+    /// How connections between nodes are protected [default: no requests are forwarded].
     ///
-    /// `tls`: TLS 1.3, with keys that nodes tell each other through NATS. `none`: not at all, for a network that is safe by
-    /// itself.
-    #[arg(
-        long, env = "UNIFAAS_PEER_SECURITY", value_name = "MODE", value_enum, default_value_t = PeerSecurity::Tls
-    )]
-    pub peer_security: PeerSecurity,
+    /// `none`: not at all. Whatever reaches --peer-listen invokes functions, so its network has to be safe by itself.
+    #[arg(long, env = "UNIFAAS_PEER_SECURITY", value_name = "MODE", value_enum, requires = "cluster")]
+    pub peer_security: Option<PeerSecurity>,
 }

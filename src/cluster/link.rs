@@ -174,7 +174,7 @@ impl Running {
             let Some(other) = other.filter(|other| other.epoch != own) else { return };
             let why = format!(
                 "the daemon at {} is the same node: its state directory is a copy, or was copied from this one; \
-                 remove `identity` and `peer-key` from one of them",
+                 remove `identity` from one of them",
                 other.address
             );
             self.report(LinkState::Refused { why });

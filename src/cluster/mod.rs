@@ -5,7 +5,7 @@
 //! | file | content |
 //! | --- | --- |
 //! | `settings.rs`, `servers.rs` | the options |
-//! | `identity.rs` | the node's id, run and key, in the state directory |
+//! | `identity.rs` | the node's id and run, in the state directory |
 //! | `link.rs` | the link to the other nodes, on NATS |
 //! | `subjects.rs` | the subjects of its messages |
 //! | `probe.rs` | whether a node accepts connections |
@@ -23,6 +23,7 @@ mod subjects;
 mod without_link;
 
 use std::{
+    collections::HashMap,
     io,
     net::SocketAddr,
     path::Path,
@@ -30,13 +31,14 @@ use std::{
 };
 
 use actix::Addr;
+use actix_http::header::HeaderValue;
 use slog::{Logger, o};
 use unifaas_actors::{
     AdmissionActor, Directory,
-    cluster::{ClusterActor, ClusterHandle, Epoch, Join, NodeId, NodeSettings, StartDraining},
+    cluster::{ClusterActor, ClusterHandle, Epoch, Join, NodeId, NodeSettings, PeerView, StartDraining},
 };
 
-use crate::{cli::ClusterArgs, trigger::SourceSettings};
+use crate::{cli::ClusterArgs, http::NodeEndpoint, trigger::SourceSettings};
 use identity::Identity;
 pub use identity::IdentityError;
 #[cfg(feature = "cluster")]
@@ -65,7 +67,11 @@ pub struct LinkSettings {
 pub struct Cluster {
     /// What is known of the others.
     pub handle: Arc<ClusterHandle>,
+    /// What this node is called.
+    pub name: Arc<str>,
     settings: LinkSettings,
+    security: Option<PeerSecurity>,
+    endpoints: Mutex<HashMap<NodeId, Arc<NodeEndpoint>>>,
     link: Mutex<Option<Link>>,
     log: Logger,
 }
@@ -102,17 +108,18 @@ impl Cluster {
             None if listen.ip().is_unspecified() => return Err(ClusterError::NoAddress(listen)),
             None => listen.to_string().into(),
         };
-        let Identity { node, epoch, public, .. } = Identity::open(base)?;
+        let Identity { node, epoch } = Identity::open(base)?;
         let (Site(site), log) = (options.site.clone(), log.new(o!()));
         let overflow = options.overflow.iter().map(|Site(site)| site.clone()).collect();
-        let name = options.node_name.clone().unwrap_or_else(host_name);
-        let key = (options.peer_security == PeerSecurity::Tls).then_some(public);
+        let name: Arc<str> = options.node_name.clone().unwrap_or_else(host_name).into();
+        let key = None;
         let labels = settings::labels(&options.node_label);
         let own =
-            NodeSettings { node, epoch, name: name.into(), site: site.clone(), address: address.clone(), key, labels };
+            NodeSettings { node, epoch, name: name.clone(), site: site.clone(), address: address.clone(), key, labels };
         let handle = ClusterActor::launch(own, functions, admission, log.new(o!()));
         let settings = LinkSettings { servers, login: login.clone(), site, overflow, node, epoch, address };
-        Ok(Some(Self { handle, settings, link: Mutex::default(), log }))
+        let (security, endpoints, link) = (options.peer_security, Mutex::default(), Mutex::default());
+        Ok(Some(Self { handle, name, settings, security, endpoints, link, log }))
     }
 
     /// Begins to tell the other nodes about this one, and to hear of them.
@@ -130,6 +137,45 @@ impl Cluster {
     /// Tells the other nodes that this one takes no more requests.
     pub fn start_draining(&self) {
         self.handle.actor().do_send(StartDraining);
+    }
+
+    /// Whether requests are forwarded to other nodes, and served for them.
+    pub fn forwards(&self) -> bool {
+        self.security == Some(PeerSecurity::None)
+    }
+
+    /// Returns the name of this node as the value of a header.
+    pub fn header(&self) -> HeaderValue {
+        HeaderValue::from_str(&self.name).unwrap_or_else(|_| HeaderValue::from_static("unnamed"))
+    }
+
+    /// Returns where a node is reached, with the connections that there are.
+    pub fn endpoint(&self, peer: &PeerView) -> Arc<NodeEndpoint> {
+        let (node, contact) = (peer.node(), &peer.contact);
+        let mut endpoints = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = endpoints.get(&node) {
+            if Arc::ptr_eq(&known.contact, contact) {
+                return known.clone();
+            }
+            known.set_gone();
+        }
+        let endpoint = Arc::new(NodeEndpoint::new(node, peer.beat.address.clone(), contact.clone()));
+        endpoints.insert(node, endpoint.clone());
+        endpoint
+    }
+
+    /// Closes the connections to nodes that are not known any more. To be called about once a second.
+    pub fn forget_gone(&self) {
+        let view = self.handle.view();
+        let is_known = |node: &NodeId| view.peers.iter().any(|peer| peer.node() == *node);
+        let mut endpoints = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
+        endpoints.retain(|node, endpoint| {
+            let stays = is_known(node);
+            if !stays {
+                endpoint.set_gone();
+            }
+            stays
+        });
     }
 
     /// Tells and hears nothing any more.

@@ -9,8 +9,6 @@ use unifaas_actors::spec::is_label_part;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum PeerSecurity {
-    /// By TLS 1.3, with the keys that nodes tell each other through NATS.
-    Tls,
     /// Not at all: for a network that is safe by itself.
     None,
 }

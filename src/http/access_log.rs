@@ -3,7 +3,7 @@
 //! Failures are grouped as well, for `/debug/errors`. Of equal failures one line is written in a while, with their number:
 //! a broken function under load must not fill the log.
 
-use std::{thread, time::Duration};
+use std::{sync::Arc, thread, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use slog::{Drain as _, Level, Logger, Record, Serializer, info, warn};
@@ -13,7 +13,11 @@ use unifaas_actors::{
     rounded_ms,
 };
 
-use super::{exchange::Exchange, failure::Failure, shared::Shared};
+use super::{
+    exchange::{Exchange, Server},
+    failure::Failure,
+    shared::Shared,
+};
 
 /// Lines of an instance's output in a line of the log.
 const LINES: usize = 5;
@@ -42,6 +46,8 @@ pub enum AccessLogMode {
 #[derive(Debug, Default)]
 pub struct AccessRecord {
     instance: Option<InstanceId>,
+    /// The node that has served it instead.
+    peer: Option<Arc<str>>,
     wait: Wait,
     /// The function's own status, once it has answered.
     status: Option<u16>,
@@ -59,8 +65,12 @@ impl AccessRecord {
     }
 
     /// Notes the head of a response.
-    pub fn set_answered(&mut self, status: u16, instance: InstanceId, upstream: Duration) {
-        (self.status, self.instance, self.upstream) = (Some(status), Some(instance), upstream);
+    pub fn set_answered(&mut self, status: u16, server: &Server, upstream: Duration) {
+        (self.status, self.upstream) = (Some(status), upstream);
+        match server {
+            Server::Instance(lease) => self.instance = Some(lease.endpoint().instance),
+            Server::Node(peer) => self.peer = Some(peer.beat.name.clone()),
+        }
     }
 
     /// Counts bytes of the response's body.
@@ -151,7 +161,8 @@ impl Exchange {
         }
         self.is_ended = true;
         let took = now.saturating_duration_since(self.arrived);
-        let AccessRecord { wait, status, bytes, .. } = self.access;
+        let AccessRecord { wait, status, bytes, .. } = &self.access;
+        let (wait, status, bytes) = (*wait, *status, *bytes);
         let (queue, boot) = match self.access.instance {
             Some(_) => (
                 wait.queue_for.map(|reason| (cause_of(reason), wait.queue)),
@@ -161,7 +172,7 @@ impl Exchange {
         };
         let request_bytes = self.progress.as_ref().map_or(0, |progress| progress.moved());
         let end = RequestEnd { outcome, status, took, queue, boot, request_bytes, response_bytes: bytes };
-        self.handle.stats().count_request(&end);
+        self.function.stats().count_request(&end);
         if self.trace.is_some() {
             self.export_trace(outcome, failure, took, now);
         }
@@ -176,7 +187,7 @@ impl Exchange {
         message: &str,
         instance: Option<InstanceId>,
     ) -> Option<u64> {
-        let (function, request_id) = (self.handle.name(), Some(self.facts.request_id.as_str()));
+        let (function, request_id) = (self.function.name(), Some(self.facts.request_id.as_str()));
         self.shared.history.errors.note_request(Failed { function, code, group, message, request_id, instance })
     }
 
@@ -238,11 +249,11 @@ struct Line<'a> {
 
 impl slog::KV for Line<'_> {
     fn serialize(&self, _: &Record<'_>, out: &mut dyn Serializer) -> slog::Result {
-        let Exchange { handle, facts, arrived, access, .. } = self.exchange;
+        let Exchange { function, facts, arrived, access, .. } = self.exchange;
         let head = self.exchange.head.get();
         let path = head.uri.path();
         let status = access.sent_status(self.failure);
-        out.emit_str("function", handle.name())?;
+        out.emit_str("function", function.name())?;
         out.emit_str("method", head.method.as_str())?;
         out.emit_str("path", &path[..path.floor_char_boundary(MAX_PATH)])?;
         out.emit_u16("status", status)?;
@@ -270,6 +281,9 @@ impl slog::KV for Line<'_> {
         if access.status.is_some() {
             out.emit_f64("upstream_ms", rounded_ms(access.upstream))?;
             out.emit_u64("bytes", access.bytes)?;
+        }
+        if let Some(peer) = &access.peer {
+            out.emit_str("peer", peer)?;
         }
         if let Some(instance) = access.instance.or(self.failure.and_then(Failure::instance)) {
             out.emit_arguments("instance", &format_args!("{instance}"))?;

@@ -80,11 +80,11 @@ impl ClientConnection {
         client_timeout: Option<Duration>,
         max_head: Option<usize>,
         is_http2: bool,
-        is_tls: bool,
+        peer: Peer,
     ) -> Rc<Self> {
         Rc::new(Self {
             addrs,
-            peer: Peer::new(addrs.peer.ip(), is_tls),
+            peer,
             is_http2,
             client_timeout,
             max_head,

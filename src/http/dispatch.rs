@@ -23,7 +23,7 @@ use super::{
     failure::Failure,
     headers::{instance_headers, instance_target, interim_response},
     shared::Shared,
-    upstream::{self, Answer, AttemptError, Outgoing},
+    upstream::{self, Answer, AttemptError, Outgoing, Remote},
 };
 use crate::host::open_files::is_exhaustion;
 
@@ -72,7 +72,8 @@ impl Exchange {
             if !is_retryable || attempt >= attempts {
                 return Err(failure);
             }
-            let next = Box::pin(with_deadline(self.deadline, self.handle.acquire()));
+            let Some(handle) = self.function.here() else { return Err(failure) };
+            let next = Box::pin(with_deadline(self.deadline, handle.acquire()));
             lease = match unless_left(&mut self.watch, next).await? {
                 Some(lease) => lease?,
                 None => return Err(failure),
@@ -108,11 +109,13 @@ impl Exchange {
             since,
             body: upload.as_ref(),
             wants_continue: body_wanted.is_some(),
+            is_continue_timed: true,
             wants_upgrade: facts.is_websocket,
             interim: takes_interim.then_some(&queue_interim),
         };
+        let remote = Remote::from(endpoint);
         // Boxed, so that the future of the whole request stays small enough for the quick lists of the allocator.
-        let mut attempt = Box::pin(upstream::send(&shared.upstream, endpoint, &outgoing));
+        let mut attempt = Box::pin(upstream::send(&shared.upstream, &remote, &outgoing));
         let outcome = poll_fn(|cx| {
             if let Err(failure) = poll_pump(pump, cx) {
                 return Poll::Ready(Err(failure));
@@ -155,7 +158,7 @@ impl Exchange {
 }
 
 /// Moves the request's body on, if there is one. The error says why it cannot be moved.
-fn poll_pump(pump: &mut Option<Pump>, cx: &mut Context<'_>) -> Result<(), Failure> {
+pub fn poll_pump(pump: &mut Option<Pump>, cx: &mut Context<'_>) -> Result<(), Failure> {
     match pump.as_mut().map(|moving| moving.as_mut().poll(cx)) {
         Some(Poll::Ready(moved)) => {
             *pump = None;

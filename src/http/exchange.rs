@@ -3,16 +3,16 @@
 //! Gets a slot, has `dispatch.rs` send the request to the instance, and makes the response. The body of the response is
 //! `response_body.rs`, what follows a `101` `tunnel.rs`; both own the exchange, and with it the slot.
 
-use std::{pin::pin, rc::Rc, sync::Arc};
+use std::{pin::pin, rc::Rc, sync::Arc, time::Duration};
 
-use actix_http::{ConnectionType, body::BoxBody};
+use actix_http::{ConnectionType, body::BoxBody, header::HeaderValue};
 use actix_web::{
     HttpResponse,
     dev::Payload,
     http::{StatusCode, Version},
 };
 use tokio::{sync::Notify, time::Instant};
-use unifaas_actors::{FunctionHandle, Lease, Outcome, Phase};
+use unifaas_actors::{Lease, Outcome, Phase, cluster::PeerView};
 
 use super::{
     access_log::AccessRecord,
@@ -20,23 +20,35 @@ use super::{
     client_connection::{ActiveRequest, ClientWatch},
     dispatch::{Deadline, release, unless_left},
     failure::Failure,
-    headers::copy_response_headers,
+    forward::Acquired,
+    function::TargetFunction,
+    headers::{HOP, copy_response_headers},
     invoke::{HeadSource, reject},
     request_facts::{Framing, RequestFacts},
     request_trace::RequestTrace,
     response_body::ResponseBody,
     shared::Shared,
     status::Rejection,
-    timing::server_timing,
+    timing::{peer_timing, server_timing},
     tunnel::Tunnel,
     upstream::{Answer, Upload, upload},
 };
+use crate::cluster::Cluster;
+
+/// What answers a request.
+pub enum Server {
+    Instance(Lease),
+    /// Another node.
+    Node(Arc<PeerView>),
+}
 
 /// One invocation. Dropped without an end, it counts as given up by its client.
 pub struct Exchange {
     pub shared: Arc<Shared>,
     pub client: ActiveRequest,
-    pub handle: Arc<FunctionHandle>,
+    pub function: TargetFunction,
+    /// Whether another node may serve it.
+    pub may_forward: bool,
     pub head: HeadSource,
     /// Its framing is that towards the instance.
     pub facts: RequestFacts,
@@ -55,7 +67,7 @@ pub struct Exchange {
     /// What comes from the client behind a request for WebSocket.
     pub tunnel: Option<Payload>,
     /// While a response is being forwarded.
-    pub lease: Option<Lease>,
+    pub server: Option<Server>,
     /// Its trace, if requests have one.
     pub trace: Option<Box<RequestTrace>>,
     /// What the log says of the instance's part.
@@ -71,7 +83,7 @@ impl Exchange {
         head: HeadSource,
         facts: RequestFacts,
         client: ActiveRequest,
-        handle: Arc<FunctionHandle>,
+        function: TargetFunction,
         shared: Arc<Shared>,
         body_wanted: Option<Rc<Notify>>,
     ) -> Box<Self> {
@@ -82,7 +94,8 @@ impl Exchange {
             shared,
             watch: ClientWatch::new(&client, None),
             client,
-            handle,
+            function,
+            may_forward: false,
             head,
             facts,
             arrived,
@@ -93,7 +106,7 @@ impl Exchange {
             pump: None,
             upload: None,
             tunnel: None,
-            lease: None,
+            server: None,
             access: AccessRecord::default(),
             is_ended: false,
             is_answered: false,
@@ -106,13 +119,13 @@ impl Exchange {
     /// The platform answers instead.
     pub async fn serve(mut self: Box<Self>, payload: Payload) -> Result<HttpResponse, Rejection> {
         match self.run(payload).await {
-            Ok((lease, answer)) => Ok(self.respond(lease, answer)),
+            Ok((server, answer)) => Ok(self.respond(server, answer)),
             Err(failure) => Err(self.reject(failure)),
         }
     }
 
-    async fn run(&mut self, payload: Payload) -> Result<(Lease, Answer), Failure> {
-        let body = if self.facts.is_websocket {
+    async fn run(&mut self, payload: Payload) -> Result<(Server, Answer), Failure> {
+        let mut body = if self.facts.is_websocket {
             self.tunnel = Some(payload);
             None
         } else {
@@ -125,23 +138,35 @@ impl Exchange {
         }
         self.progress = body.is_some().then(Rc::default);
         if let Framing::Length(length) = self.facts.framing
-            && let Some(limit) = self.handle.max_body().filter(|limit| length > *limit)
+            && let Some(limit) = self.function.max_body().filter(|limit| length > *limit)
         {
             return Err(Failure::BodyTooLarge { limit });
         }
-        let lease = match unless_left(&mut self.watch, pin!(self.handle.acquire_at(self.arrived))).await? {
-            Ok(lease) => lease,
-            Err(refusal) => {
+        let lease = match self.acquire(&mut body).await {
+            Ok(Acquired::Slot(lease)) => lease,
+            Ok(Acquired::Answer(peer, answer)) => {
+                self.leased = self.arrived;
+                return Ok((Server::Node(peer), *answer));
+            }
+            Err(Failure::ClientGone) => return Err(Failure::ClientGone),
+            Err(failure) => {
                 // A withheld body does not come.
                 if let Some(body) = body.filter(|_| self.body_wanted.is_none())
                     && Box::pin(skip(body, self.facts.framing)).await
                 {
                     self.progress = None;
                 }
-                return Err(refusal.into());
+                return Err(failure);
             }
         };
         self.leased = lease.since();
+        self.count_served(&lease);
+        if self.client.peer.is_node()
+            && let Some(wanted) = self.body_wanted.take()
+        {
+            // The other node holds the body back until there is a slot, whatever the instance says.
+            wanted.notify_one();
+        }
         self.access.set_leased(&lease, self.arrived);
         if let Some(trace) = &mut self.trace {
             trace.set_leased(&lease, self.access.wait());
@@ -154,11 +179,30 @@ impl Exchange {
             self.pump = Some(pump(body, self.facts.framing, sender, spec.max_body, client, progress, wanted));
             self.upload = Some(upload);
         }
-        self.dispatch(lease).await
+        let (lease, answer) = self.dispatch(lease).await?;
+        Ok((Server::Instance(lease), answer))
+    }
+
+    /// Gets a slot, or the answer of another node.
+    async fn acquire(&mut self, body: &mut Option<Payload>) -> Result<Acquired, Failure> {
+        let Some(handle) = self.function.here().filter(|_| self.is_served_alone()) else {
+            return Box::pin(self.acquire_or_forward(body)).await;
+        };
+        Ok(Acquired::Slot(unless_left(&mut self.watch, pin!(handle.acquire_at(self.arrived))).await??))
+    }
+
+    /// Whether no other node takes part.
+    fn is_served_alone(&self) -> bool {
+        self.shared.cluster.is_none() || (!self.may_forward && !self.client.peer.is_node())
+    }
+
+    /// Whether the request is served in a free slot or not at all: the other node knows a place where it can wait.
+    pub fn must_begin_now(&self) -> bool {
+        self.client.peer.is_node() && self.head.get().headers.get(HOP).is_some_and(|hop| hop.as_bytes() == b"now")
     }
 
     /// Makes the response from that of the instance.
-    fn respond(mut self: Box<Self>, lease: Lease, answer: Answer) -> HttpResponse {
+    fn respond(mut self: Box<Self>, server: Server, answer: Answer) -> HttpResponse {
         let Answer { head: from, body } = answer;
         self.is_answered = true;
         self.upload = None;
@@ -182,16 +226,13 @@ impl Exchange {
 
         // Both libraries know the same statuses.
         let mut response = HttpResponse::new(StatusCode::from_u16(from.status.as_u16()).unwrap_or_default());
-        let (endpoint, upstream) = (lease.endpoint(), self.leased.elapsed());
-        if lease.is_fresh() {
-            endpoint.clock.mark(Phase::FirstByte);
-            if self.access.wait().is_cold() {
-                let kind = endpoint.spec.sandbox.kind();
-                self.shared.history.boots.observe_first_byte(kind, upstream);
-            }
-        }
-        let timing = server_timing(self.access.wait(), upstream, &endpoint.clock);
-        copy_response_headers(&from.headers, from.status, &self.facts.request_id, timing, response.headers_mut());
+        let upstream = self.leased.elapsed();
+        let (timing, is_node) = match &server {
+            Server::Instance(lease) => (self.note_answer_of(lease, upstream), false),
+            Server::Node(_) => (peer_timing(upstream), true),
+        };
+        let names = (&self.facts.request_id, self.shared.cluster.as_ref().map(Cluster::header));
+        copy_response_headers(&from.headers, from.status, names, timing, is_node, response.headers_mut());
         let head = response.head_mut();
         head.no_chunking(ends_with_connection);
         if is_upgrade {
@@ -199,16 +240,28 @@ impl Exchange {
         } else if is_last {
             head.set_connection_type(ConnectionType::Close);
         }
-        let instance = endpoint.instance;
-        self.access.set_answered(from.status.as_u16(), instance, upstream);
-        self.lease = Some(lease);
+        self.access.set_answered(from.status.as_u16(), &server, upstream);
+        self.server = Some(server);
         response.set_body(match is_upgrade {
             true => BoxBody::new(Tunnel::new(body, self)),
             false => {
                 let announcement = is_head.then_some(&from);
-                BoxBody::new(ResponseBody::new(body, instance, announcement, ends_with_connection, self))
+                BoxBody::new(ResponseBody::new(body, announcement, ends_with_connection, self))
             }
         })
+    }
+
+    /// Notes the first answer of an instance. Returns where its time went.
+    fn note_answer_of(&self, lease: &Lease, upstream: Duration) -> HeaderValue {
+        let endpoint = lease.endpoint();
+        if lease.is_fresh() {
+            endpoint.clock.mark(Phase::FirstByte);
+            if self.access.wait().is_cold() {
+                let kind = endpoint.spec.sandbox.kind();
+                self.shared.history.boots.observe_first_byte(kind, upstream);
+            }
+        }
+        server_timing(self.access.wait(), upstream, &endpoint.clock)
     }
 
     /// Makes the answer to a failed request.
@@ -228,9 +281,12 @@ impl Exchange {
 
     /// The response is complete. Slot and connection are free before the client knows that it can send another request.
     pub fn complete(&mut self) {
-        if let Some(lease) = self.lease.take() {
+        if let Some(server) = self.server.take() {
             let now = Instant::now();
-            lease.release_at(now);
+            if let Server::Instance(lease) = server {
+                lease.release_at(now);
+                self.note_free_slot();
+            }
             self.log_end(Outcome::Ok, now);
             self.note_unread_body();
         }
@@ -238,8 +294,10 @@ impl Exchange {
 
     /// The response broke off.
     pub fn break_off(&mut self, failure: &Failure) {
-        if let Some(lease) = self.lease.take() {
-            release(&self.shared, lease, failure);
+        if let Some(server) = self.server.take() {
+            if let Server::Instance(lease) = server {
+                release(&self.shared, lease, failure);
+            }
             self.log_failure(failure);
             self.note_unread_body();
         }

@@ -1,7 +1,7 @@
 //! Why a request fails, and what follows from that for its instance and its connection. What a client gets to read of it
 //! is `status.rs`'s matter.
 
-use std::{io, iter, net::SocketAddr, time::Duration};
+use std::{io, iter, net::SocketAddr, sync::Arc, time::Duration};
 
 use unifaas_actors::{InstanceId, Refusal, sandbox::SandboxExit};
 
@@ -78,6 +78,11 @@ pub enum Failure {
     /// `after`: the time it had.
     #[error("the function did not answer within {:.3} s", .after.as_secs_f64())]
     FunctionTimedOut { instance: InstanceId, after: Duration },
+    /// Another node was to serve the request.
+    #[error("node {peer} did not answer: {why}")]
+    PeerFailed { peer: Arc<str>, why: String },
+    #[error("node {peer} did not answer within {:.3} s", .after.as_secs_f64())]
+    PeerTimedOut { peer: Arc<str>, after: Duration },
     #[error("nothing of the request body came for {:.3} s", .after.as_secs_f64())]
     ClientSilent { after: Duration },
     #[error("the request body did not arrive within {:.3} s", .after.as_secs_f64())]
@@ -175,7 +180,19 @@ impl Failure {
             | Failure::Attempt { .. }
             | Failure::ResponseBody { .. }
             | Failure::Ended { .. }
+            | Failure::PeerFailed { .. }
             | Failure::Inbox(InboxFailure::Unavailable { .. }) => true,
+            _ => false,
+        }
+    }
+
+    /// Whether nothing was done with the request, so that it can be sent elsewhere.
+    pub fn is_untouched(&self) -> bool {
+        match self {
+            Failure::NoSuchFunction | Failure::Draining | Failure::TooManyConnections => true,
+            Failure::Refused(refusal) => {
+                matches!(refusal, Refusal::Saturated { .. } | Refusal::HostSaturated { .. } | Refusal::Draining)
+            }
             _ => false,
         }
     }

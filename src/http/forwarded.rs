@@ -21,6 +21,8 @@ pub struct Peer {
     /// A `node` of RFC 7239.
     node: String,
     proto: &'static str,
+    /// It is another node, whose headers say where requests came from.
+    is_node: bool,
     /// The last request's host, and what a proxy adds for that: the next request has the same, most often.
     added: RefCell<(Option<HeaderValue>, HeaderMap)>,
 }
@@ -32,7 +34,17 @@ impl Peer {
             IpAddr::V4(address) => (address.to_string(), address.to_string()),
             IpAddr::V6(address) => (address.to_string(), format!("\"[{address}]\"")),
         };
-        Self { address, node, proto: if is_tls { "https" } else { "http" }, added: RefCell::default() }
+        Self { address, node, proto: if is_tls { "https" } else { "http" }, is_node: false, added: RefCell::default() }
+    }
+
+    /// Takes another node, whose headers say where requests came from.
+    pub fn node(address: IpAddr, is_tls: bool) -> Self {
+        Self { is_node: true, ..Self::new(address, is_tls) }
+    }
+
+    /// Whether it is another node.
+    pub fn is_node(&self) -> bool {
+        self.is_node
     }
 
     /// Whether the connection came over TLS.

@@ -14,7 +14,7 @@ use hyper::{
 };
 
 use super::{
-    forwarded::{Peer, X_FORWARDED_FOR, X_REQUEST_ID, value},
+    forwarded::{Peer, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO, X_REQUEST_ID, value},
     invoke::split_target,
     request_facts::{Framing, RequestFacts, host},
     request_id::RequestId,
@@ -22,10 +22,17 @@ use super::{
 
 /// The request's id, taken over from the client or made.
 pub const REQUEST_ID: &str = "x-request-id";
+/// Says that nothing was done with a request, so that it can be sent elsewhere.
+pub const UNTOUCHED: &str = "x-unifaas-untouched";
+/// The node that serves a request.
+pub const NODE: &str = "x-unifaas-node";
+/// Another node has forwarded the request: it is served in a free slot (`now`), or may wait (`wait`).
+pub const HOP: &str = "x-unifaas-hop";
 /// Says that a response is the platform's own, and which one.
 pub const ERROR_CODE: &str = "x-unifaas-error";
 
 const REQUEST_ID_NAME: ActixName = ActixName::from_static(REQUEST_ID);
+const NODE_NAME: ActixName = ActixName::from_static(NODE);
 const SERVER_TIMING_NAME: ActixName = ActixName::from_static("server-timing");
 
 /// Whether a header concerns one connection only (RFC 9110, section 7.6.1), or frames the body. The sender frames it anew.
@@ -60,7 +67,14 @@ pub fn instance_headers(
     instance: SocketAddr,
 ) -> HeaderMap {
     let (from, host) = (&head.headers, host(head));
+    // Another node has set those of a proxy already.
+    let is_node = client.is_node();
     let mut to = client.headers(host);
+    if is_node {
+        for name in [X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO, header::FORWARDED] {
+            to.remove(name);
+        }
+    }
     if let Ok(request_id) = HeaderValue::from_bytes(facts.request_id.as_bytes()) {
         to.insert(X_REQUEST_ID, request_id);
     }
@@ -73,7 +87,7 @@ pub fn instance_headers(
         let name = name.as_str();
         let is_first = |seen: &mut bool| !mem::replace(seen, true);
         let replaces = match name {
-            "host" | REQUEST_ID => continue,
+            "host" | REQUEST_ID | HOP => continue,
             // An instance relies on these, whatever `Connection` lists.
             "forwarded" => is_first(&mut had_forwarded),
             "x-forwarded-for" => is_first(&mut had_chain),
@@ -100,10 +114,10 @@ pub fn instance_headers(
         // HTTP/2 may split what HTTP/1.1 has in one field (RFC 9113, section 8.2.3).
         join(header::COOKIE, b"; ", b"");
     }
-    if had_chain {
+    if had_chain && !is_node {
         join(X_FORWARDED_FOR, b", ", client.address.as_bytes());
     }
-    if had_forwarded {
+    if had_forwarded && !is_node {
         join(header::FORWARDED, b", ", &client.forwarded(host).concat());
     }
     match facts.framing {
@@ -116,6 +130,29 @@ pub fn instance_headers(
         to.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     }
     to
+}
+
+/// Returns the headers of a request as another node gets them. `withheld`: its body comes when the node wants it.
+pub fn peer_headers(
+    head: &RequestHead,
+    facts: &RequestFacts,
+    client: &Peer,
+    withheld: bool,
+    may_wait: bool,
+) -> HeaderMap {
+    let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+    let mut to = instance_headers(head, facts, client, false, nowhere);
+    if withheld {
+        to.insert(header::EXPECT, HeaderValue::from_static("100-continue"));
+    }
+    to.insert(HeaderName::from_static(HOP), HeaderValue::from_static(if may_wait { "wait" } else { "now" }));
+    to
+}
+
+/// Returns the target of a request as another node gets it.
+pub fn peer_target(head: &RequestHead) -> Uri {
+    let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
+    target.parse().unwrap_or_default()
 }
 
 /// Returns the target of a request as an instance gets it.
@@ -133,8 +170,9 @@ pub fn instance_target(head: &RequestHead) -> Uri {
 pub fn copy_response_headers(
     from: &HeaderMap,
     status: StatusCode,
-    request_id: &RequestId,
+    (request_id, node): (&RequestId, Option<ActixValue>),
     timing: ActixValue,
+    is_node: bool,
     to: &mut ActixHeaders,
 ) {
     let options = || from.get_all(header::CONNECTION).iter().map(HeaderValue::as_bytes);
@@ -142,7 +180,9 @@ pub fn copy_response_headers(
     for (name, value) in from {
         let name = name.as_str();
         let is_passed_on = match name {
-            REQUEST_ID | ERROR_CODE => false,
+            REQUEST_ID => false,
+            ERROR_CODE | NODE => is_node,
+            UNTOUCHED => false,
             "upgrade" => status == StatusCode::SWITCHING_PROTOCOLS,
             // What a `304` announces is the length of the body that does not follow.
             "content-length" => status == StatusCode::NOT_MODIFIED,
@@ -156,6 +196,9 @@ pub fn copy_response_headers(
         to.insert(REQUEST_ID_NAME, request_id);
     }
     to.append(SERVER_TIMING_NAME, timing);
+    if let Some(node) = node.filter(|_| !is_node) {
+        to.insert(NODE_NAME, node);
+    }
 }
 
 /// Writes an interim response (RFC 9110, section 15.2) of HTTP/1.1.
@@ -222,7 +265,7 @@ mod tests {
             from.append(name, value);
         }
         let (status, request_id) = (StatusCode::from_u16(status).unwrap(), RequestId::of(Some(b"id-1")));
-        copy_response_headers(&from, status, &request_id, ActixValue::from_static("timing"), &mut to);
+        copy_response_headers(&from, status, (&request_id, None), ActixValue::from_static("timing"), false, &mut to);
         assert_eq!(to.remove(REQUEST_ID).map(|value| value.as_bytes().to_vec()).collect::<Vec<_>>(), [b"id-1"]);
         assert!(to.remove("server-timing").next().is_some());
         let mut lines: Vec<_> = to.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();

@@ -8,7 +8,6 @@ use actix_http::{HttpMessage as _, Request, RequestHead, body::BoxBody};
 use actix_web::{HttpRequest, HttpResponse, ResponseError as _, dev::Payload, web};
 use futures::FutureExt as _;
 use tokio::sync::Notify;
-use unifaas_actors::FunctionHandle;
 
 use super::{
     async_invocation::{ASYNC_SCOPE, INVOCATIONS_SCOPE, is_asynchronous, serve_asynchronous},
@@ -16,11 +15,13 @@ use super::{
     client_connection::{ClientConnection, client_of},
     exchange::Exchange,
     failure::Failure,
+    function::TargetFunction,
     request_facts::RequestFacts,
     request_id::RequestId,
     shared::Shared,
     status::Rejection,
 };
+use crate::cluster::Cluster;
 
 /// Where invocations are served.
 pub const SCOPE: &str = "/invoke";
@@ -76,9 +77,9 @@ fn serve(
 ) -> Serving {
     let facts = RequestFacts::of(head.get(), client.is_http2);
     let client = client.begin_request(&facts);
-    let handle = match find_function(head.get(), &facts, &client, &shared) {
-        Ok(handle) => handle,
-        Err(Failure::NoSuchPage) if is_asynchronous(head.get()) => {
+    let function = match find_function(head.get(), &facts, &client, &shared) {
+        Ok(function) => function,
+        Err(Failure::NoSuchPage) if !client.peer.is_node() && is_asynchronous(head.get()) => {
             return serve_asynchronous(shared, head, facts, client, payload, body_wanted);
         }
         Err(failure) => {
@@ -97,7 +98,10 @@ fn serve(
             });
         }
     };
-    Box::pin(Exchange::new(head, facts, client, handle, shared, body_wanted).serve(payload))
+    let may_forward = !client.peer.is_node() && shared.cluster.as_ref().is_some_and(Cluster::forwards);
+    let mut exchange = Exchange::new(head, facts, client, function, shared, body_wanted);
+    exchange.may_forward = may_forward;
+    Box::pin(exchange.serve(payload))
 }
 
 /// Returns the function that a request is for, if it may be served.
@@ -106,7 +110,7 @@ fn find_function(
     facts: &RequestFacts,
     client: &ClientConnection,
     shared: &Shared,
-) -> Result<Arc<FunctionHandle>, Failure> {
+) -> Result<TargetFunction, Failure> {
     match () {
         () if !client.guard.is_within_limit() => Err(Failure::TooManyConnections),
         () if client.active() > MAX_STREAMS => Err(Failure::TooManyStreams),
@@ -114,10 +118,21 @@ fn find_function(
         () if facts.is_too_large => Err(Failure::HeadTooLarge),
         () if facts.is_ambiguous => Err(Failure::BadRequest),
         () => match split_target(head) {
-            Some((name, _)) => shared.directory.find(name).ok_or(Failure::NoSuchFunction),
+            Some((name, _)) => match shared.directory.find(name) {
+                Some(handle) => Ok(TargetFunction::Here(handle)),
+                None if client.peer.is_node() => Err(Failure::NoSuchFunction),
+                None => elsewhere(name, shared).ok_or(Failure::NoSuchFunction),
+            },
             None => Err(Failure::NoSuchPage),
         },
     }
+}
+
+/// Returns a function that only other nodes have.
+fn elsewhere(name: &str, shared: &Shared) -> Option<TargetFunction> {
+    let cluster = shared.cluster.as_ref().filter(|cluster| cluster.forwards() && cluster.handle.is_offered(name))?;
+    let stats = cluster.handle.forwards.requests_of(name, &shared.history.usage);
+    Some(TargetFunction::Elsewhere { name: name.into(), stats })
 }
 
 /// Makes the answer to a request that fails.
@@ -134,7 +149,8 @@ pub fn reject(
         client.end_after_response();
     }
     let function = split_target(head).map(|(name, _)| name).filter(|name| !name.is_empty()).map(Box::from);
-    Rejection { failure, function, request_id, trace_id: None, closes, detail: shared.error_detail }
+    let node = shared.cluster.as_ref().map(|cluster| cluster.name.clone());
+    Rejection { failure, function, request_id, node, trace_id: None, closes, detail: shared.error_detail }
 }
 
 /// Decides about `Expect: 100-continue`. The request gets a slot and goes to the instance; the client is asked for the body

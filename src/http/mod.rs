@@ -15,6 +15,7 @@
 //!                                        asynchronous invocations: accepted, shown, removed
 //!   enqueue_trace                        the span of their acceptance
 //!   stored_request                       an attempt of one, through exchange as any request
+//!   function, forward                   the function of a request, and another node that serves it instead
 //!   request_id                           what a request is called
 //!   failure, status                      why requests fail, and what that says
 //!   access_log, timing                   lines of the log, and `Server-Timing`
@@ -31,7 +32,9 @@ mod dispatch;
 mod enqueue_trace;
 mod exchange;
 mod failure;
+mod forward;
 mod forwarded;
+mod function;
 mod goaway;
 mod headers;
 mod http2_streams;
@@ -73,4 +76,4 @@ pub use shared::{Actors, ConnLimits, Settings, Shared};
 pub use status::{ErrorDetail, Rejection, of_callback as callback_status};
 pub use stored_request::{StoredClients, serve_stored};
 pub use tls::{Tls, TlsError};
-pub use upstream::round_trip;
+pub use upstream::{NodeEndpoint, round_trip};

@@ -116,7 +116,7 @@ impl Exchange {
             trace.claim(&record.boot.clock);
             trace.boot = Some(record.boot.clock.clone());
         }
-        let stats = self.handle.stats();
+        let stats = self.function.stats();
         stats.note_trace(took, trace.context.trace_id.0);
         if let (Some(clock), Some(_)) = (&trace.boot, trace.caused)
             && !clock.boot().is_zero()
@@ -182,14 +182,14 @@ impl Spans<'_> {
 
     /// The span of the whole request.
     fn server(&self, trace: &RequestTrace, outcome: Outcome, failure: Option<&Failure>) -> Span {
-        let Exchange { head, handle, facts, access, arrived, .. } = self.exchange;
+        let Exchange { head, function, facts, access, arrived, .. } = self.exchange;
         let (head, status) = (head.get(), access.sent_status(failure));
         let text = |text: &str| Value::Text(text.to_owned());
         let mut attributes = vec![
             ("http.request.method", text(head.method.as_str())),
             ("http.response.status_code", Value::Number(status.into())),
             ("url.path", text(head.uri.path())),
-            ("faas.name", text(handle.name())),
+            ("faas.name", text(function.name())),
             ("faas.coldstart", Value::Flag(access.wait().is_cold())),
             ("faas.invocation_id", text(facts.request_id.as_str())),
         ];
@@ -205,7 +205,7 @@ impl Spans<'_> {
         } else if is_error {
             attributes.push(("error.type", Value::Text(status.to_string())));
         }
-        let name = Cow::Owned(format!("{} {}", head.method, handle.name()));
+        let name = Cow::Owned(format!("{} {}", head.method, function.name()));
         let (span_id, parent, kind) = (trace.server, trace.context.parent, SpanKind::Server);
         let span = self.child(trace, name, *arrived, self.now);
         Span { span_id, parent, kind, attributes, is_error, ..span }

@@ -16,14 +16,17 @@ use hyper::{
     http::response::Parts,
 };
 
-use unifaas_actors::InstanceId;
-
-use super::{client_body::PumpTask, dispatch::Deadline, exchange::Exchange, failure::Failure, upstream::AnswerBody};
+use super::{
+    client_body::PumpTask,
+    dispatch::Deadline,
+    exchange::{Exchange, Server},
+    failure::Failure,
+    upstream::AnswerBody,
+};
 
 /// A response body.
 pub struct ResponseBody {
     answer: AnswerBody,
-    instance: InstanceId,
     size: BodySize,
     /// Only the end of the connection ends it, so an early end has to be a reset.
     ends_with_connection: bool,
@@ -38,7 +41,6 @@ impl ResponseBody {
     /// Makes the body of a response. `announcement`: the head of a response to `HEAD`.
     pub fn new(
         answer: AnswerBody,
-        instance: InstanceId,
         announcement: Option<&Parts>,
         ends_with_connection: bool,
         mut exchange: Box<Exchange>,
@@ -52,7 +54,7 @@ impl ResponseBody {
         }
         let upload = exchange.pump.take().zip(exchange.progress.clone());
         let upload = upload.map(|(pump, progress)| PumpTask::spawn(pump, progress));
-        Self { answer, instance, size, ends_with_connection, failure: None, exchange, _upload: upload }
+        Self { answer, size, ends_with_connection, failure: None, exchange, _upload: upload }
     }
 
     fn poll_failure(&mut self, cx: &mut Context<'_>) -> Poll<Failure> {
@@ -61,11 +63,12 @@ impl ResponseBody {
             return Poll::Ready(Failure::ClientGone);
         }
         let Some(Deadline { at, after }) = exchange.deadline else { return Poll::Pending };
-        let instance = self.instance;
-        exchange.watch.poll_timer(cx, at).map(|()| match exchange.client.is_client_slow() {
+        exchange.watch.poll_timer(cx, at).map(|()| match &exchange.server {
             // What the client has not taken yet is not the function's fault.
-            true => Failure::ClientGone,
-            false => Failure::FunctionTimedOut { instance, after },
+            Some(Server::Instance(lease)) if !exchange.client.is_client_slow() => {
+                Failure::FunctionTimedOut { instance: lease.endpoint().instance, after }
+            }
+            _ => Failure::ClientGone,
         })
     }
 
@@ -113,8 +116,17 @@ impl MessageBody for ResponseBody {
             }
             Poll::Ready(Some(Err(error))) => {
                 let cause = this.exchange.progress.as_ref().and_then(|progress| progress.take_failure());
-                let (instance, reused) = (this.instance, this.answer.reused);
-                this.break_off(cause.unwrap_or(Failure::ResponseBody { instance, error, reused }), cx)
+                let reused = this.answer.reused;
+                let failure = match &this.exchange.server {
+                    Some(Server::Instance(lease)) => {
+                        Failure::ResponseBody { instance: lease.endpoint().instance, error, reused }
+                    }
+                    Some(Server::Node(peer)) => {
+                        Failure::PeerFailed { peer: peer.beat.name.clone(), why: error.to_string() }
+                    }
+                    None => Failure::ClientGone,
+                };
+                this.break_off(cause.unwrap_or(failure), cx)
             }
             Poll::Pending => match this.poll_failure(cx) {
                 Poll::Ready(failure) => this.break_off(failure, cx),

@@ -24,11 +24,13 @@ use super::{
     client_connection::ClientConnection,
     client_stream::{ClientStream, HEAD_TIMEOUT},
     connections::{ConnectionGuard, Connections},
+    forwarded::Peer,
     invoke,
     shared::{KeptConnections, Shared},
     tls::Tls,
     transport::{linger, open},
 };
+use crate::cluster::Cluster;
 
 /// Between two rounds of housekeeping.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
@@ -116,6 +118,9 @@ fn keep_house(worker: &Rc<Worker>, shutdown: GracefulShutdownSignal) {
             turn.tick().await;
             let Some(worker) = worker.upgrade() else { return };
             worker.connections.tick();
+            if let Some(cluster) = &worker.shared.cluster {
+                cluster.forget_gone();
+            }
             worker.shared.upstream.sweep();
             worker.shared.log_overdue_failures();
         }
@@ -128,9 +133,10 @@ impl Worker {
         let connections = shared.connections(kind).clone();
         let app_shared = web::Data::from(shared.clone());
         let expecting = shared.clone();
+        let serves_nodes = kind == ListenerKind::Peer && shared.cluster.as_ref().is_some_and(Cluster::forwards);
         let app = App::new().app_data(app_shared).configure(move |config| {
             routes(config, kind, admin);
-            if kind == ListenerKind::Front {
+            if kind == ListenerKind::Front || serves_nodes {
                 // Not a scope, which costs each request a second routing.
                 config.default_service(web::to(invoke::invoke));
             }
@@ -147,6 +153,7 @@ impl Worker {
                 async move {
                     match kind {
                         ListenerKind::Front => invoke::expect(request, expecting).await,
+                        ListenerKind::Peer if serves_nodes => invoke::expect(request, expecting).await,
                         // Nothing is invoked there.
                         ListenerKind::Admin | ListenerKind::Callback | ListenerKind::Metrics | ListenerKind::Peer => {
                             Ok(request)
@@ -169,8 +176,12 @@ impl Worker {
         let opened = unless_evicted(&guard, timeout(HEAD_TIMEOUT, open(tcp, self.tls.as_ref()))).await;
         let Some(Ok(Ok((transport, is_http2)))) = opened else { return };
         let client_timeout = self.shared.limits.client_timeout;
+        let peer = match self.kind {
+            ListenerKind::Peer => Peer::node(addrs.peer.ip(), false),
+            _ => Peer::new(addrs.peer.ip(), self.tls.is_some()),
+        };
         let max_head = (self.kind == ListenerKind::Callback).then_some(MAX_CALLBACK_HEAD);
-        let connection = ClientConnection::new(addrs, guard, client_timeout, max_head, is_http2, self.tls.is_some());
+        let connection = ClientConnection::new(addrs, guard, client_timeout, max_head, is_http2, peer);
         let protocol = if is_http2 { Protocol::Http2 } else { Protocol::Http1 };
         let stream = ClientStream::new(transport, connection.clone());
         // What ended a connection is known to the handlers of its requests, or is no news.

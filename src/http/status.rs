@@ -3,7 +3,7 @@
 //! A platform error is an RFC 9457 problem document and carries `x-unifaas-error`, so that it is not mistaken for the
 //! function's own answer.
 
-use std::{borrow::Cow, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use actix_web::{HttpResponse, ResponseError, http::StatusCode};
 use serde::Serialize;
@@ -11,7 +11,7 @@ use unifaas_actors::{CallbackOutcome, Outcome, Refusal};
 
 use super::{
     failure::Failure,
-    headers::{ERROR_CODE, REQUEST_ID},
+    headers::{ERROR_CODE, NODE, REQUEST_ID, UNTOUCHED},
     inbox_failure::InboxFailure,
     request_id::RequestId,
 };
@@ -96,6 +96,8 @@ impl Failure {
             | Failure::Attempt { .. }
             | Failure::ResponseBody { .. }
             | Failure::Ended { .. } => counted(S::BAD_GATEWAY, O::InstanceFailed, "Instance failed"),
+            Failure::PeerFailed { .. } => counted(S::BAD_GATEWAY, O::PeerFailed, "Other node failed"),
+            Failure::PeerTimedOut { .. } => counted(S::GATEWAY_TIMEOUT, O::PeerTimedOut, "Other node timed out"),
             Failure::FunctionTimedOut { .. } => counted(S::GATEWAY_TIMEOUT, O::FunctionTimedOut, "Function timed out"),
         }
     }
@@ -154,6 +156,9 @@ impl Failure {
         if let Failure::MethodNotAllowed { allowed } = self {
             fields.push(("allow", allowed.clone().into()));
         }
+        if self.is_untouched() {
+            fields.push((UNTOUCHED, "1".into()));
+        }
         fields.extend(self.retry_after().map(|seconds| ("retry-after", seconds.to_string().into())));
         Problem { status, fields, body: serde_json::to_string(&document).unwrap_or_default() }
     }
@@ -201,6 +206,8 @@ pub struct Rejection {
     /// The name of the function that the client asked for.
     pub function: Option<Box<str>>,
     pub request_id: RequestId,
+    /// What this node is called among others.
+    pub node: Option<Arc<str>>,
     /// Boxed, so that errors stay small.
     pub trace_id: Option<Box<TraceId>>,
     /// Whether the connection ends behind the answer.
@@ -220,6 +227,9 @@ impl ResponseError for Rejection {
         let mut response = HttpResponse::build(status);
         for (name, value) in &fields {
             response.insert_header((*name, value.as_bytes()));
+        }
+        if let Some(node) = &self.node {
+            response.insert_header((NODE, node.as_bytes()));
         }
         if self.closes {
             response.force_close();

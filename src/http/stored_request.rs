@@ -32,6 +32,8 @@ use super::{
     connections::Connections,
     exchange::Exchange,
     failure::Failure,
+    forwarded::Peer,
+    function::TargetFunction,
     invoke::{HeadSource, SCOPE},
     request_facts::RequestFacts,
     shared::Shared,
@@ -70,10 +72,12 @@ pub async fn serve_stored(
     let Some(head) = head_of(handle.name(), &request) else { return (Outcome::Unservable, None) };
     let facts = RequestFacts::of(&head, false);
     let addrs = ConnAddrs { peer, local: SocketAddr::new(OWN_ADDRESS, 0) };
-    let client = ClientConnection::new(addrs, guard, None, None, false, request.is_tls).begin_request(&facts);
+    let client = ClientConnection::new(addrs, guard, None, None, false, Peer::new(addrs.peer.ip(), request.is_tls))
+        .begin_request(&facts);
     let (invocation, attempt) = (header(&head, INVOCATION), header(&head, ATTEMPT));
     let body: BoxedPayloadStream = Box::pin(stream::iter((!request.body.is_empty()).then_some(Ok(request.body))));
-    let mut exchange = Exchange::new(HeadSource::Copy(Box::new(head)), facts, client, handle, shared.clone(), None);
+    let (head, function) = (HeadSource::Copy(Box::new(head)), TargetFunction::Here(handle));
+    let mut exchange = Exchange::new(head, facts, client, function, shared.clone(), None);
     if let Some(trace) = &mut exchange.trace {
         trace.set_attempt_of(&invocation, &attempt);
     }

@@ -31,6 +31,14 @@ pub fn server_timing(wait: &Wait, upstream: Duration, clock: &BootClock) -> Head
     HeaderValue::from_bytes(&text[..text.len() - unused]).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
+/// Returns the header of an answer of another node, which has its own besides: how long it took from here.
+pub fn peer_timing(took: Duration) -> HeaderValue {
+    let mut text = Vec::with_capacity(32);
+    // A vector takes what is written.
+    let _ = write_entry(&mut text, "peer", took);
+    HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static(""))
+}
+
 fn write(out: &mut impl Write, wait: &Wait, upstream: Duration, clock: &BootClock) -> io::Result<()> {
     if wait.queue.is_zero() && wait.boot.is_zero() {
         out.write_all(b"queue;dur=0.000, boot;dur=0.000")?;

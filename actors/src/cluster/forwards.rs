@@ -1,12 +1,14 @@
 //! Counters of requests that were forwarded from this node, or served by it for others.
 
 use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
+    Arc, Mutex, MutexGuard, OnceLock, PoisonError,
     atomic::{AtomicU64, Ordering::Relaxed},
 };
 
 use foldhash::HashMap;
 use serde::Serialize;
+
+use crate::stats::{FunctionStats, UsageTable};
 
 /// Functions with counters of their own. Others share those of `*`.
 const MAX_FUNCTIONS: usize = 1000;
@@ -29,6 +31,8 @@ pub struct ForwardStats {
     pub failed: AtomicU64,
     /// Requests that were served here for other nodes.
     pub served: AtomicU64,
+    /// The counters of requests to a function that this node does not have.
+    requests: OnceLock<Arc<FunctionStats>>,
 }
 
 /// The counters at one moment.
@@ -51,6 +55,11 @@ impl ForwardTable {
         }
         let name = if table.len() < MAX_FUNCTIONS { function } else { REST };
         table.entry(name.into()).or_default().clone()
+    }
+
+    /// Returns the counters of requests to a function that this node does not have.
+    pub fn requests_of(&self, function: &str, usage: &UsageTable) -> Arc<FunctionStats> {
+        self.of(function).requests.get_or_init(|| usage.enter(function)).clone()
     }
 
     /// Returns what was counted of a function.

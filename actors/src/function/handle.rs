@@ -113,6 +113,16 @@ impl FunctionHandle {
         Some(Lease::new(self.clone(), endpoint, fresh, now))
     }
 
+    /// Returns the refusal of a caller that does not wait, when no slot is free.
+    pub fn refuse_busy(&self) -> Refusal {
+        let slots = self.slots();
+        match slots.intake() {
+            Intake::Open(_) => self.saturated(&slots),
+            Intake::Misconfigured(reason) => Refusal::Misconfigured { reason: reason.clone() },
+            Intake::Draining => Refusal::Draining,
+        }
+    }
+
     async fn wait(self: &Arc<Self>, since: Instant) -> Result<Lease, Refusal> {
         let ticket = self.tickets.fetch_add(1, Ordering::Relaxed);
         let (reply, answer) = oneshot::channel();

@@ -274,8 +274,8 @@ mod tests {
         for (index, outcome) in Outcome::ALL.into_iter().enumerate() {
             assert_eq!(report.counters[outcome.code()], index as u64 + 1);
         }
-        assert_eq!(report.counters["requests"], (1..=16).sum::<u64>());
-        assert_eq!(stats.requests(), (136, 133), "1 is ok, of 2 the client left");
+        assert_eq!(report.counters["requests"], (1..=18).sum::<u64>());
+        assert_eq!(stats.requests(), (171, 168), "1 is ok, of 2 the client left");
     }
 
     #[test]

@@ -22,11 +22,13 @@ pub enum Outcome {
     BodyTooLarge,
     RequestTimedOut,
     Internal,
+    PeerFailed,
+    PeerTimedOut,
 }
 
 impl Outcome {
     /// Every outcome, in the order of the discriminants.
-    pub const ALL: [Outcome; 16] = [
+    pub const ALL: [Outcome; 18] = [
         Outcome::Ok,
         Outcome::ClientGone,
         Outcome::FunctionMisconfigured,
@@ -43,6 +45,8 @@ impl Outcome {
         Outcome::BodyTooLarge,
         Outcome::RequestTimedOut,
         Outcome::Internal,
+        Outcome::PeerFailed,
+        Outcome::PeerTimedOut,
     ];
 
     /// Returns the stable name in `/debug` and in `x-unifaas-error`.
@@ -64,6 +68,8 @@ impl Outcome {
             Outcome::BodyTooLarge => "body_too_large",
             Outcome::RequestTimedOut => "request_timed_out",
             Outcome::Internal => "internal",
+            Outcome::PeerFailed => "peer_failed",
+            Outcome::PeerTimedOut => "peer_timed_out",
         }
     }
 }

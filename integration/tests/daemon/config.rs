@@ -43,7 +43,7 @@ const OPTIONS: &[(&str, [&str; 3])] = &[
     ("peer-listen", ADDRESSES),
     ("peer-address", ["a:1", "10.0.0.1:2", "[::1]:3"]),
     ("overflow", ["x", "y", "x,y"]),
-    ("peer-security", ["none", "tls", "none"]),
+    ("peer-security", ["none", "none", "none"]),
     ("max-starts", COUNTS),
     ("max-process-starts", COUNTS),
     ("metrics-functions", COUNTS),
@@ -97,7 +97,7 @@ fn each_option_is_taken_from_the_first_place_that_has_it() {
             "nats-creds" | "nats-ca" => &["--nats=nats://h"],
             "cluster" => &["--peer-listen=127.0.0.1:1"],
             "peer-listen" => &["--cluster=nats://h"],
-            "node-name" | "node-label" | "peer-address" | "overflow" => {
+            "node-name" | "node-label" | "peer-address" | "overflow" | "peer-security" => {
                 &["--cluster=nats://h", "--peer-listen=127.0.0.1:1"]
             }
             _ => &[],

@@ -7,6 +7,7 @@ mod backoff;
 mod boot;
 mod callback;
 mod check;
+mod cluster;
 mod inbox;
 mod lifecycle;
 mod memory;

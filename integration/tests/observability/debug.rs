@@ -5,7 +5,7 @@ use integration::{Daemon, Function, Setup, empty, number, request};
 use serde_json::Value;
 use tokio::time::Instant;
 
-const CODES: [&str; 16] = [
+const CODES: [&str; 18] = [
     "ok",
     "client_gone",
     "function_misconfigured",
@@ -22,6 +22,8 @@ const CODES: [&str; 16] = [
     "body_too_large",
     "request_timed_out",
     "internal",
+    "peer_failed",
+    "peer_timed_out",
 ];
 
 #[track_caller]

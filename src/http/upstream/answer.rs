@@ -209,9 +209,9 @@ impl AnswerBody {
     /// Returns the connection behind a `101`. `None`: this is another response, or the connection has ended.
     pub fn into_upgraded(self) -> Option<Tunnel> {
         let checkout = self.checkout?;
-        let endpoint = checkout.connection.endpoint.clone();
+        let remote = checkout.connection.remote.clone();
         let ended = Box::pin(async move {
-            endpoint.ended().await;
+            remote.ended().await;
             sleep(LAST_BYTES).await;
         });
         Some(Tunnel { io: TokioIo::new(*self.upgraded?), ended, _checkout: checkout })

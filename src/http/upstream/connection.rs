@@ -19,10 +19,10 @@ use tokio::{
     net::TcpStream,
     time::{Instant, timeout},
 };
-use unifaas_actors::Endpoint;
 
 use super::{
     meter::{Meter, MeteredStream},
+    remote::Remote,
     upload::RequestBody,
 };
 
@@ -38,7 +38,7 @@ const MAX_BUFFER: usize = 128 * 1024;
 pub struct Connection {
     pub sender: SendRequest<RequestBody>,
     pub meter: Arc<Meter>,
-    pub endpoint: Arc<Endpoint>,
+    pub remote: Remote,
     /// Whether it has served a request before: the instance may be closing it right now.
     pub reused: bool,
     /// The worker that runs its task.
@@ -70,13 +70,13 @@ impl Connection {
     ///
     /// # Errors
     /// What the system says; `TimedOut` after five seconds; `HostUnreachable` if the instance is leaving.
-    pub async fn open(endpoint: &Arc<Endpoint>, open: OpenGuard) -> io::Result<Box<Self>> {
-        let (stream, meter) = MeteredStream::new(connect(endpoint).await?);
+    pub async fn open(remote: &Remote, open: OpenGuard) -> io::Result<Box<Self>> {
+        let (stream, meter) = MeteredStream::new(connect(remote).await?);
         let handshake = Builder::new().max_buf_size(MAX_BUFFER).handshake(TokioIo::new(stream));
         let (sender, connection) = handshake.await.map_err(io::Error::other)?;
-        actix_rt::spawn(drive(connection.with_upgrades(), endpoint.clone(), meter.clone()));
-        let (endpoint, worker, idle_since) = (endpoint.clone(), this_worker(), Instant::now());
-        Ok(Box::new(Self { sender, meter, endpoint, reused: false, worker, idle_since, _open: open }))
+        actix_rt::spawn(drive(connection.with_upgrades(), remote.clone(), meter.clone()));
+        let (remote, worker, idle_since) = (remote.clone(), this_worker(), Instant::now());
+        Ok(Box::new(Self { sender, meter, remote, reused: false, worker, idle_since, _open: open }))
     }
 }
 
@@ -89,14 +89,14 @@ pub fn this_worker() -> usize {
 
 /// Runs a connection to its end. That of an instance which ended without closing it, like a virtual machine, ends as soon
 /// as nothing more comes.
-async fn drive(connection: impl Future<Output = hyper::Result<()>>, endpoint: Arc<Endpoint>, meter: Arc<Meter>) {
-    let (mut connection, mut ended, mut is_watched) = (pin!(connection), pin!(endpoint.ended()), false);
+async fn drive(connection: impl Future<Output = hyper::Result<()>>, remote: Remote, meter: Arc<Meter>) {
+    let (mut connection, mut ended, mut is_watched) = (pin!(connection), pin!(remote.ended()), false);
     // Errors reach the request that they end, and are of no interest without one.
     let is_complete = poll_fn(|cx| {
         if connection.as_mut().poll(cx).is_ready() {
             return Poll::Ready(true);
         }
-        if is_watched && !endpoint.has_ended() {
+        if is_watched && !remote.has_ended() {
             // It will wake this task, the only one that polls it.
             return Poll::Pending;
         }
@@ -115,7 +115,11 @@ async fn drive(connection: impl Future<Output = hyper::Result<()>>, endpoint: Ar
     }
 }
 
-async fn connect(endpoint: &Endpoint) -> io::Result<TcpStream> {
+async fn connect(remote: &Remote) -> io::Result<TcpStream> {
+    let endpoint = match remote {
+        Remote::Instance(endpoint) => endpoint,
+        Remote::Node(node) => return node.connect().await,
+    };
     if let Some(stream) = endpoint.take_connection().and_then(usable) {
         return Ok(stream);
     }

@@ -24,6 +24,14 @@ pub enum AttemptError {
     /// The response is malformed.
     #[error(transparent)]
     Malformed(#[from] MalformedResponse),
+    /// Another node refused the request and did nothing with it.
+    #[error("the node refused the request ({code})")]
+    Refused {
+        /// Its `x-unifaas-error`.
+        code: String,
+        /// When to try again.
+        retry_after: Option<std::time::Duration>,
+    },
     /// The caller gave the request body up.
     #[error("the request body was not sent to its end")]
     UploadAborted,
@@ -36,6 +44,7 @@ impl AttemptError {
             // What one instance is too busy to accept would be too much for the next one, too.
             Self::Connect(error) => error.kind() != io::ErrorKind::TimedOut,
             Self::Broken { retryable, .. } => *retryable,
+            Self::Refused { .. } => true,
             Self::Malformed(_) | Self::UploadAborted => false,
         }
     }

@@ -5,6 +5,7 @@
 //!
 //! | file | what it knows |
 //! | --- | --- |
+//! | `remote.rs` | what a connection leads to: an instance, or another node |
 //! | `pool.rs` | idle connections, one pool per instance for all workers |
 //! | `connection.rs` | opening a connection, and the task that drives it |
 //! | `meter.rs` | the socket: bytes counted, and whether a request was read |
@@ -20,22 +21,25 @@ mod error;
 mod interim;
 mod meter;
 mod pool;
+mod remote;
 mod tcp_info;
 #[cfg(test)]
 mod tests;
 mod upload;
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{future::poll_fn, pin::pin, sync::Arc, time::Duration};
 
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::time::{Instant, sleep, timeout};
 use unifaas_actors::Endpoint;
 
+use super::headers::{ERROR_CODE, UNTOUCHED};
 pub use answer::{Answer, AnswerBody, Tunnel};
 use connection::Connection;
 pub use error::{AttemptError, BodyError, MalformedResponse};
 pub use pool::ConnectionPools;
+pub use remote::{NodeEndpoint, Remote};
 pub use tcp_info::round_trip;
 pub use upload::{RequestBody, Upload, UploadSender, upload};
 
@@ -45,6 +49,9 @@ const DYING: Duration = Duration::from_millis(50);
 const DEATH_NOTICE: Duration = Duration::from_millis(10);
 /// How long an instance may take to ask for a body that is withheld. Past that it gets it unasked: some never ask.
 const CONTINUE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long the rest of a refusal may take.
+const REFUSAL_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// Takes an interim response.
 pub type InterimSink<'a> = dyn Fn(StatusCode, &HeaderMap) + 'a;
@@ -61,6 +68,8 @@ pub struct Outgoing<'a> {
     pub body: Option<&'a Upload>,
     /// The body is withheld until the instance asks for it: see [`UploadSender::continue_requested`].
     pub wants_continue: bool,
+    /// A withheld body goes unasked after a while.
+    pub is_continue_timed: bool,
     /// Whether a `101` is a response to it.
     pub wants_upgrade: bool,
     /// Gets interim responses other than `100`. `None`: they are dropped.
@@ -74,14 +83,14 @@ pub struct Outgoing<'a> {
 /// The instance could not be reached, broke the connection off or sent a malformed response.
 pub async fn send(
     pools: &Arc<ConnectionPools>,
-    endpoint: &Arc<Endpoint>,
+    remote: &Remote,
     outgoing: &Outgoing<'_>,
 ) -> Result<Answer, AttemptError> {
     let upload = outgoing.body.map(|upload| &upload.0);
     // Sending it twice does no harm (RFC 9110, section 9.2.2).
     let is_idempotent = outgoing.method.is_idempotent();
     let mut kept = None;
-    while let Some(mut connection) = pools.take(endpoint.instance, is_idempotent && upload.is_none(), outgoing.since) {
+    while let Some(mut connection) = pools.take(remote.id(), is_idempotent && upload.is_none(), outgoing.since) {
         // That of another worker may still be about to finish its last request.
         if connection.sender.is_ready() || connection.sender.ready().await.is_ok() {
             kept = Some(connection);
@@ -92,9 +101,7 @@ pub async fn send(
         let mut connection = match kept.take() {
             Some(connection) => connection,
             // Boxed, as most requests find a connection.
-            None => {
-                Box::pin(Connection::open(endpoint, pools.reserve(endpoint))).await.map_err(AttemptError::Connect)?
-            }
+            None => Box::pin(Connection::open(remote, pools.reserve(remote))).await.map_err(AttemptError::Connect)?,
         };
         let (reused, meter) = (connection.reused, connection.meter.clone());
         meter.begin();
@@ -108,10 +115,15 @@ pub async fn send(
             (_, _, Some(receive)) => receive(status, headers),
         });
         let response = match withheld {
-            Some(upload) => Box::pin(release_in_time(response, upload)).await,
+            Some(upload) if outgoing.is_continue_timed => Box::pin(release_in_time(response, upload)).await,
+            Some(_) => response.await,
             None => response.await,
         };
         let failed = match response {
+            Ok(response) if matches!(remote, Remote::Node(_)) && response.headers().contains_key(UNTOUCHED) => {
+                // The body is still there for another node.
+                return Box::pin(refused(response, outgoing, connection, pools)).await;
+            }
             Ok(response) => {
                 if let Some(upload) = upload {
                     upload.answered();
@@ -137,16 +149,38 @@ pub async fn send(
         let is_unread = was_unread && upload.is_none_or(|upload| upload.is_replayable());
         let is_repeatable = !heard && is_idempotent && upload.is_none_or(|upload| upload.is_untouched());
         if reused && !heard {
-            pools.note_early_close(endpoint.instance);
+            pools.note_early_close(remote.id());
             // The next connection is a fresh one, so this happens once.
             if is_unread || is_repeatable {
                 continue;
             }
         }
-        let is_dying = is_repeatable && outgoing.since.elapsed() < DYING && Box::pin(is_dead(endpoint)).await;
+        let may_be_repeated = match remote {
+            Remote::Instance(endpoint) => {
+                is_repeatable && outgoing.since.elapsed() < DYING && Box::pin(is_dead(endpoint)).await
+            }
+            // Another node may do better, and does it no harm.
+            Remote::Node(_) => is_repeatable,
+        };
         let source = meter.write_error().or_else(|| error::io_error(&error));
-        return Err(AttemptError::Broken { heard, reused, retryable: is_unread || is_dying, source });
+        return Err(AttemptError::Broken { heard, reused, retryable: is_unread || may_be_repeated, source });
     }
+}
+
+/// Reads a refusal of another node to its end, so that its connection can be kept.
+async fn refused(
+    response: Response<Incoming>,
+    outgoing: &Outgoing<'_>,
+    connection: Box<Connection>,
+    pools: &Arc<ConnectionPools>,
+) -> Result<Answer, AttemptError> {
+    let mut answer = Answer::new(response, outgoing, connection, pools)?;
+    let rest = async { while let Some(Ok(_)) = poll_fn(|cx| answer.body.poll_next(cx)).await {} };
+    let _ = timeout(REFUSAL_TIMEOUT, rest).await;
+    let text = |name: &str| answer.head.headers.get(name).and_then(|value| value.to_str().ok());
+    let retry_after = text("retry-after").and_then(|seconds| seconds.parse().ok()).map(Duration::from_secs);
+    let code = text(ERROR_CODE).unwrap_or_default().to_owned();
+    Err(AttemptError::Refused { code, retry_after })
 }
 
 /// Waits for the response, and lets the body go when the instance does not ask for it.

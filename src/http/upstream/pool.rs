@@ -1,4 +1,4 @@
-//! Idle connections to instances, shared by all HTTP workers.
+//! Idle connections to instances and other nodes, shared by all HTTP workers.
 //!
 //! An instance never has more connections than slots, or a single-threaded server would wait on the idle connection of
 //! one worker while a request waits on that of another. At the limit a worker uses the connection of another worker:
@@ -15,20 +15,22 @@ use std::{
 
 use foldhash::HashMap;
 use tokio::time::Instant;
-use unifaas_actors::{Endpoint, InstanceId};
 
-use super::connection::{Connection, OpenGuard, this_worker};
+use super::{
+    connection::{Connection, OpenGuard, this_worker},
+    remote::{Remote, RemoteId},
+};
 
 /// How long an idle connection is kept: less than the five seconds after which common servers close theirs.
 const KEPT: Duration = Duration::from_secs(4);
 
 /// The connections to all instances.
 #[derive(Debug, Default)]
-pub struct ConnectionPools(Mutex<HashMap<InstanceId, InstancePool>>);
+pub struct ConnectionPools(Mutex<HashMap<RemoteId, Pool>>);
 
 #[derive(Debug)]
-struct InstancePool {
-    endpoint: Arc<Endpoint>,
+struct Pool {
+    remote: Remote,
     /// The most recently used one is the last.
     #[expect(clippy::vec_box, reason = "each moves to a request and back")]
     idle: Vec<Box<Connection>>,
@@ -39,9 +41,9 @@ struct InstancePool {
     closes_early: bool,
 }
 
-impl InstancePool {
+impl Pool {
     fn is_full(&self) -> bool {
-        self.open.load(Relaxed) >= self.endpoint.spec.concurrent_requests.get()
+        self.open.load(Relaxed) >= self.remote.max_connections()
     }
 }
 
@@ -53,10 +55,10 @@ impl ConnectionPools {
 
     /// Takes the most recently used connection of this worker, or that of another worker if the instance may have no
     /// more. `None`: one is to be opened. `now`: a moment ago.
-    pub(super) fn take(&self, instance: InstanceId, is_repeatable: bool, now: Instant) -> Option<Box<Connection>> {
+    pub(super) fn take(&self, remote: RemoteId, is_repeatable: bool, now: Instant) -> Option<Box<Connection>> {
         let mut expired = Vec::new();
         let mut pools = self.lock();
-        let pool = pools.get_mut(&instance)?;
+        let pool = pools.get_mut(&remote)?;
         let worker = this_worker();
         let taken = loop {
             if pool.closes_early && !is_repeatable {
@@ -84,17 +86,16 @@ impl ConnectionPools {
     }
 
     /// Counts a connection that is about to be opened. At the limit, an idle one is closed for it.
-    pub(super) fn reserve(&self, endpoint: &Arc<Endpoint>) -> OpenGuard {
+    pub(super) fn reserve(&self, remote: &Remote) -> OpenGuard {
         let mut pools = self.lock();
-        let pool = pools.entry(endpoint.instance).or_insert_with(|| InstancePool {
-            endpoint: endpoint.clone(),
+        let pool = pools.entry(remote.id()).or_insert_with(|| Pool {
+            remote: remote.clone(),
             idle: Vec::new(),
             open: Arc::default(),
             closes_early: false,
         });
         let guard = OpenGuard::new(&pool.open);
-        let replaced =
-            if pool.open.load(Relaxed) > endpoint.spec.concurrent_requests.get() { pool.idle.pop() } else { None };
+        let replaced = if pool.open.load(Relaxed) > remote.max_connections() { pool.idle.pop() } else { None };
         drop(pools);
         drop(replaced);
         guard
@@ -102,22 +103,22 @@ impl ConnectionPools {
 
     /// Keeps a connection for the next request.
     pub(super) fn give_back(&self, mut connection: Box<Connection>) {
-        let endpoint = &connection.endpoint;
-        if endpoint.spec.single_use || !endpoint.is_live() || connection.sender.is_closed() {
+        let remote = &connection.remote;
+        if remote.is_single_use() || !remote.is_live() || connection.sender.is_closed() {
             return;
         }
-        let instance = endpoint.instance;
+        let remote = remote.id();
         connection.reused = true;
         connection.idle_since = Instant::now();
         // The pool is there as long as the instance is.
-        if let Some(pool) = self.lock().get_mut(&instance) {
+        if let Some(pool) = self.lock().get_mut(&remote) {
             pool.idle.push(connection);
         }
     }
 
     /// Notes that the instance closed an idle connection.
-    pub(super) fn note_early_close(&self, instance: InstanceId) {
-        if let Some(pool) = self.lock().get_mut(&instance) {
+    pub(super) fn note_early_close(&self, remote: RemoteId) {
+        if let Some(pool) = self.lock().get_mut(&remote) {
             pool.closes_early = true;
         }
     }
@@ -129,7 +130,7 @@ impl ConnectionPools {
         let mut closed = Vec::new();
         let mut pools = self.lock();
         pools.retain(|_, pool| {
-            let is_live = pool.endpoint.is_live();
+            let is_live = pool.remote.is_live();
             let is_old = |connection: &mut Box<Connection>| !is_live || now - connection.idle_since >= KEPT;
             closed.extend(pool.idle.extract_if(.., is_old));
             is_live
@@ -138,13 +139,13 @@ impl ConnectionPools {
         mem::drop(closed);
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<InstanceId, InstancePool>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<RemoteId, Pool>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns the idle and the open connections of an instance.
     #[cfg(test)]
-    pub(super) fn counts(&self, instance: InstanceId) -> (usize, usize) {
-        self.lock().get(&instance).map_or((0, 0), |pool| (pool.idle.len(), pool.open.load(Relaxed)))
+    pub(super) fn counts(&self, remote: RemoteId) -> (usize, usize) {
+        self.lock().get(&remote).map_or((0, 0), |pool| (pool.idle.len(), pool.open.load(Relaxed)))
     }
 }

@@ -66,6 +66,13 @@ enum End {
     Aborted,
 }
 
+impl Upload {
+    /// Lets a withheld body go.
+    pub fn release(&self) {
+        self.0.release();
+    }
+}
+
 /// Returns both ends of a channel for one request body.
 pub fn upload() -> (UploadSender, Upload) {
     let channel = Arc::<Channel>::default();

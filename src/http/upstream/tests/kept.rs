@@ -147,7 +147,11 @@ async fn single_threaded_server_serves_two_workers() {
     for worker in workers {
         worker.join().unwrap();
     }
-    println!("200 requests of alternating workers: {:?}, {:?}", began.elapsed(), pools.counts(endpoint.instance));
+    println!(
+        "200 requests of alternating workers: {:?}, {:?}",
+        began.elapsed(),
+        pools.counts(Remote::from(&endpoint).id())
+    );
     assert!(began.elapsed() < Duration::from_secs(2));
 }
 
@@ -156,14 +160,14 @@ async fn sweep_closes_what_is_idle_or_ended() {
     let client = Client::of(answering("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"));
     client.text(Method::GET).await.unwrap();
     client.pools.sweep();
-    assert_eq!(client.pools.counts(client.endpoint.instance), (1, 1));
+    assert_eq!(client.pools.counts(Remote::from(&client.endpoint).id()), (1, 1));
     tokio::time::pause();
     tokio::time::advance(Duration::from_secs(4)).await;
     client.pools.sweep();
-    assert_eq!(client.pools.counts(client.endpoint.instance), (0, 0));
+    assert_eq!(client.pools.counts(Remote::from(&client.endpoint).id()), (0, 0));
     tokio::time::resume();
     client.text(Method::GET).await.unwrap();
     client.endpoint.set_ended(None);
     client.pools.sweep();
-    assert_eq!(client.pools.counts(client.endpoint.instance), (0, 0));
+    assert_eq!(client.pools.counts(Remote::from(&client.endpoint).id()), (0, 0));
 }

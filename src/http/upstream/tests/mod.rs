@@ -97,11 +97,14 @@ impl Client {
             since: Instant::now(),
             body: body.as_ref(),
             wants_continue: false,
+            is_continue_timed: true,
             wants_upgrade: false,
             interim: None,
         };
         change(&mut outgoing);
-        timeout(Duration::from_secs(3), send(&self.pools, &self.endpoint, &outgoing)).await.expect("an outcome in time")
+        timeout(Duration::from_secs(3), send(&self.pools, &Remote::from(&self.endpoint), &outgoing))
+            .await
+            .expect("an outcome in time")
     }
 
     async fn text(&self, method: Method) -> Result<String, String> {
@@ -112,7 +115,7 @@ impl Client {
     }
 
     fn idle(&self) -> usize {
-        self.pools.counts(self.endpoint.instance).0
+        self.pools.counts(Remote::from(&self.endpoint).id()).0
     }
 }
 

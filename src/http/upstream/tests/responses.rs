@@ -37,7 +37,7 @@ async fn keeps_connection_after_complete_response() {
         let client = Client::of(answering(response));
         for _ in 0..3 {
             client.text(method.clone()).await.unwrap();
-            assert_eq!(client.pools.counts(client.endpoint.instance), (1, 1), "{response}");
+            assert_eq!(client.pools.counts(Remote::from(&client.endpoint).id()), (1, 1), "{response}");
         }
     }
     for response in [
@@ -46,7 +46,7 @@ async fn keeps_connection_after_complete_response() {
     ] {
         let client = Client::of(answering(response));
         client.text(Method::GET).await.unwrap();
-        assert_eq!(client.pools.counts(client.endpoint.instance), (0, 0), "{response}");
+        assert_eq!(client.pools.counts(Remote::from(&client.endpoint).id()), (0, 0), "{response}");
     }
 }
 
@@ -78,7 +78,7 @@ async fn malformed_responses_are_errors() {
         let client = Client::of(answering(response));
         let found = client.text(Method::GET).await.expect_err(response);
         assert!(found.contains(error), "{response}: {found}");
-        assert_eq!(client.pools.counts(client.endpoint.instance), (0, 0), "{response}");
+        assert_eq!(client.pools.counts(Remote::from(&client.endpoint).id()), (0, 0), "{response}");
     }
 }
 
@@ -147,7 +147,7 @@ async fn upgraded_connection_is_a_tunnel() {
     let answer = sent.await.unwrap();
     assert_eq!(answer.head.status, StatusCode::SWITCHING_PROTOCOLS);
     let mut tunnel = answer.body.into_upgraded().unwrap();
-    assert_eq!(client.pools.counts(client.endpoint.instance), (0, 1));
+    assert_eq!(client.pools.counts(Remote::from(&client.endpoint).id()), (0, 1));
     tunnel.write_all(b"echo").await.unwrap();
     let mut read = [0; 9];
     tunnel.read_exact(&mut read).await.unwrap();

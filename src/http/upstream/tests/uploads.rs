@@ -121,7 +121,7 @@ async fn early_answer_arrives_although_upload_breaks() {
         };
         let ((), answer) = timeout(Duration::from_secs(3), async { tokio::join!(pump, pull) }).await.unwrap();
         assert_eq!(answer, (413, "no".to_owned()));
-        assert_eq!(client.pools.counts(client.endpoint.instance), (0, 0));
+        assert_eq!(client.pools.counts(Remote::from(&client.endpoint).id()), (0, 0));
     }
 }
 

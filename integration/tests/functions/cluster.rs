@@ -1,0 +1,182 @@
+//! Nodes that know each other through a NATS server: what they forward, and what happens when one or the server is lost.
+
+use std::{fs, process::Command, sync::Arc};
+
+use hyper::body::Bytes;
+use integration::{
+    Connection, Daemon, Function, Home, SOON, Setup, body_of, brokers::Broker, empty, eventually, ms, request, streamed,
+};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+/// Starts a node.
+async fn node(server: &Broker, name: &str, functions: impl IntoIterator<Item = Function>) -> Daemon {
+    let setup = functions.into_iter().fold(settings(server, name, Setup::default()), Setup::function);
+    setup.option("--peer-security", "none").start().await
+}
+
+fn settings(server: &Broker, name: &str, setup: Setup) -> Setup {
+    let setup = setup.option("--cluster", server.url("nats")).option("--peer-listen", "127.0.0.1:0");
+    setup.option("--node-name", name)
+}
+
+async fn cluster(daemon: &Daemon) -> Value {
+    let mut pages = Connection::open(daemon.listen).await.expect("the pages");
+    pages.send(request("GET", "/debug/cluster", empty())).await.expect("an answer").ok().json()
+}
+
+/// Waits until a node knows so many fresh nodes, with so many functions together.
+async fn knows(daemon: &Daemon, nodes: usize, functions: u64) {
+    let seen = async || cluster(daemon).await;
+    let is_so = |seen: &Value| {
+        let peers = seen["peers"].as_array().cloned().unwrap_or_default();
+        let offered: u64 = peers.iter().filter_map(|peer| peer["functions"].as_u64()).sum();
+        let fresh = peers.iter().filter(|peer| peer["health"] == "fresh").count();
+        seen["is_frozen"] == false && fresh == nodes && offered == functions
+    };
+    eventually(SOON, format!("{nodes} other nodes"), seen, is_so).await;
+}
+
+async fn server() -> Option<(Arc<Home>, Broker)> {
+    let home = Home::new();
+    let broker = Broker::nats(&home, "").await?;
+    Some((home, broker))
+}
+
+#[tokio::test]
+async fn function_of_another_node_is_served_in_one_hop() {
+    let Some((_home, server)) = server().await else { return };
+    let a = node(&server, "a", [Function::new("f")]).await;
+    let b = node(&server, "b", []).await;
+    knows(&b, 1, 1).await;
+    let pid = a.get("/invoke/f/pid").await.ok().pid();
+    let reply = b.get("/invoke/f/pid").await.ok();
+    assert_eq!((reply.pid(), reply.header("x-unifaas-node").as_deref()), (pid, Some("a")));
+    assert!(reply.header("server-timing").is_some());
+
+    // As the function would see it without the other node.
+    let named = request("GET", "/invoke/f/headers", empty());
+    let headers = b.send(named).await.unwrap().ok().text().to_lowercase();
+    assert!(headers.contains("x-forwarded-for: 127.0.0.1\r\n") && !headers.contains("x-unifaas-hop"), "{headers}");
+
+    // Small, large and of unknown length: the last two are withheld until the node wants them.
+    for size in [3, 1 << 20] {
+        let body = "x".repeat(size);
+        assert_eq!(b.post("/invoke/f/echo", &body).await.ok().text(), body);
+    }
+    let pieces = futures::stream::iter((0..100).map(|_| Bytes::from_static(&[b'y'; 4096])));
+    let reply = b.send(request("POST", "/invoke/f/echo", streamed(pieces))).await.unwrap().ok();
+    assert_eq!(reply.text().len(), 100 * 4096);
+
+    let missing = b.get("/invoke/g/").await;
+    missing.problem(404, "no_such_function");
+    assert_eq!(missing.header("x-unifaas-untouched").as_deref(), Some("1"));
+    assert_eq!(missing.header("x-unifaas-node").as_deref(), Some("b"));
+    let counts = &cluster(&b).await["functions"]["f"];
+    assert_eq!((&counts["forwarded"], &counts["forwarded_ok"]), (&5.into(), &5.into()), "{counts}");
+    assert_eq!(cluster(&a).await["functions"]["f"]["served_for_peers"], 5);
+}
+
+#[tokio::test]
+async fn request_without_a_free_slot_goes_to_a_node_that_has_one() {
+    let Some((_home, server)) = server().await else { return };
+    let small = || Function::new("f").set("max-instances", 1);
+    let (a, b) = (node(&server, "a", [small()]).await, node(&server, "b", [small()]).await);
+    // Both have an idle instance, and know how long requests take.
+    for daemon in [&a, &b] {
+        daemon.get("/invoke/f/sleep?ms=200").await.ok();
+    }
+    let free = async || cluster(&b).await["peers"][0]["loads"]["f"]["free"].clone();
+    eventually(SOON, "the free slot of the other node", free, |free| *free == 1).await;
+    let busy = b.start(request("GET", "/invoke/f/stream?chunks=1000&ms=50", empty())).await;
+    let reply = b.get("/invoke/f/pid").await.ok();
+    assert_eq!(reply.header("x-unifaas-node").as_deref(), Some("a"));
+    drop(busy);
+}
+
+#[tokio::test]
+async fn killed_node_costs_later_requests_nothing() {
+    let Some((_home, server)) = server().await else { return };
+    let (a, b) = (node(&server, "a", [Function::new("f")]).await, node(&server, "b", []).await);
+    let c = node(&server, "c", [Function::new("f")]).await;
+    knows(&b, 2, 2).await;
+    for _ in 0..10 {
+        b.get("/invoke/f/pid").await.ok();
+    }
+    a.killed().await;
+    for _ in 0..50 {
+        assert_eq!(b.get("/invoke/f/pid").await.ok().header("x-unifaas-node").as_deref(), Some("c"));
+    }
+    drop(c);
+    // No node is left that has it.
+    let refused = async || b.get("/invoke/f/pid").await.status;
+    eventually(SOON, "a refusal", refused, |status| matches!(status, 404 | 503)).await;
+}
+
+#[tokio::test]
+async fn nodes_serve_each_other_without_the_server_and_join_again() {
+    let Some((_home, mut server)) = server().await else { return };
+    let (a, b) = (node(&server, "a", [Function::new("f")]).await, node(&server, "b", []).await);
+    knows(&b, 1, 1).await;
+    for _ in 0..2 {
+        server.end(Signal::SIGKILL);
+        eventually(SOON, "a frozen directory", async || cluster(&b).await["is_frozen"].clone(), |it| *it == true).await;
+        for _ in 0..20 {
+            b.get("/invoke/f/pid").await.ok();
+        }
+        server.start().await;
+        knows(&b, 1, 1).await;
+        knows(&a, 1, 0).await;
+    }
+}
+
+#[tokio::test]
+async fn draining_node_gets_no_more_requests() {
+    let Some((_home, server)) = server().await else { return };
+    let (a, b) = (node(&server, "a", [Function::new("f")]).await, node(&server, "b", [Function::new("f")]).await);
+    let c = node(&server, "c", []).await;
+    knows(&c, 2, 2).await;
+    let stream = a.start(request("GET", "/invoke/f/stream?chunks=100&ms=50", empty())).await;
+    a.signal(Signal::SIGTERM);
+    let is_draining = async || {
+        let peers = cluster(&c).await["peers"].clone();
+        peers.as_array().is_some_and(|peers| peers.iter().any(|it| it["name"] == "a" && it["is_draining"] == true))
+    };
+    eventually(SOON, "a heartbeat of the draining node", is_draining, |it| *it).await;
+    for _ in 0..20 {
+        assert_eq!(c.get("/invoke/f/pid").await.ok().header("x-unifaas-node").as_deref(), Some("b"));
+    }
+    drop((stream, b));
+}
+
+#[tokio::test]
+async fn copy_of_a_state_directory_does_not_join() {
+    let Some((_home, server)) = server().await else { return };
+    let a = node(&server, "a", []).await;
+    let copy = Setup::default();
+    let state = copy.home().path("state");
+    fs::create_dir_all(&state).unwrap();
+    let copied = Command::new("cp").arg(a.home.path("state/identity")).arg(&state).status().unwrap();
+    assert!(copied.success());
+    let b = settings(&server, "b", copy).start().await;
+    let link = async || cluster(&b).await["link"].clone();
+    let refused = eventually(SOON, "a refusal", link, |link| link["state"] == "refused").await;
+    assert!(refused["why"].as_str().is_some_and(|why| why.contains("is the same node")), "{refused}");
+    drop(a);
+    // The other one has gone.
+    eventually(ms(60_000), "it joins", async || cluster(&b).await["link"].clone(), |it| it["state"] == "connected")
+        .await;
+}
+
+#[tokio::test]
+async fn nothing_is_forwarded_unless_the_network_is_said_to_be_safe() {
+    let Some((_home, server)) = server().await else { return };
+    let a = settings(&server, "a", Setup::default().function(Function::new("f"))).start().await;
+    let b = settings(&server, "b", Setup::default()).start().await;
+    knows(&b, 1, 1).await;
+    b.get("/invoke/f/").await.problem(404, "no_such_function");
+    let listen = a.debug().await["daemon"]["settings"]["peer_listen"].as_str().unwrap().parse().unwrap();
+    let mut connection = Connection::open(listen).await.unwrap();
+    let reply = connection.send(request("POST", "/invoke/f/echo", body_of("x"))).await.unwrap();
+    assert_eq!(reply.status, 404);
+}

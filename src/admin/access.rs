@@ -142,15 +142,7 @@ fn local_user(request: &HttpRequest) -> Option<u32> {
 /// Returns the answer to a request for a page that fails.
 pub fn reject(request: &HttpRequest, failure: Failure) -> Rejection {
     let request_id = RequestId::of(request.headers().get(REQUEST_ID).map(|id| id.as_bytes()));
-    Rejection {
-        closes: failure.closes(),
-        failure,
-        function: None,
-        request_id,
-        node: None,
-        trace_id: None,
-        detail: ErrorDetail::Full,
-    }
+    Rejection { closes: failure.closes(), failure, function: None, request_id, marks: None, detail: ErrorDetail::Full }
 }
 
 /// What a proxy adds to the requests that it passes on.

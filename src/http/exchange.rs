@@ -28,7 +28,7 @@ use super::{
     request_trace::RequestTrace,
     response_body::ResponseBody,
     shared::Shared,
-    status::Rejection,
+    status::{Marks, Rejection},
     timing::{peer_timing, server_timing},
     tunnel::Tunnel,
     upstream::{Answer, Upload, upload},
@@ -271,7 +271,13 @@ impl Exchange {
         self.note_unread_body();
         let request_id = self.facts.request_id.clone();
         let rejection = reject(failure, self.head.get(), request_id, &self.client, &self.shared);
-        Rejection { trace_id: self.trace.as_ref().map(|trace| Box::new(trace.id())), ..rejection }
+        match &self.trace {
+            Some(trace) => {
+                let node = rejection.marks.and_then(|marks| marks.node);
+                Rejection { marks: Some(Box::new(Marks { node, trace_id: Some(trace.id()) })), ..rejection }
+            }
+            None => rejection,
+        }
     }
 
     /// Returns when the first slot was taken.

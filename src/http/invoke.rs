@@ -19,7 +19,7 @@ use super::{
     request_facts::RequestFacts,
     request_id::RequestId,
     shared::Shared,
-    status::Rejection,
+    status::{Marks, Rejection},
 };
 use crate::cluster::Cluster;
 
@@ -150,7 +150,8 @@ pub fn reject(
     }
     let function = split_target(head).map(|(name, _)| name).filter(|name| !name.is_empty()).map(Box::from);
     let node = shared.cluster.as_ref().map(|cluster| cluster.name.clone());
-    Rejection { failure, function, request_id, node, trace_id: None, closes, detail: shared.error_detail }
+    let marks = node.map(|node| Box::new(Marks { node: Some(node), trace_id: None }));
+    Rejection { failure, function, request_id, marks, closes, detail: shared.error_detail }
 }
 
 /// Decides about `Expect: 100-continue`. The request gets a slot and goes to the instance; the client is asked for the body

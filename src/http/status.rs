@@ -206,13 +206,19 @@ pub struct Rejection {
     /// The name of the function that the client asked for.
     pub function: Option<Box<str>>,
     pub request_id: RequestId,
-    /// What this node is called among others.
-    pub node: Option<Arc<str>>,
     /// Boxed, so that errors stay small.
-    pub trace_id: Option<Box<TraceId>>,
+    pub marks: Option<Box<Marks>>,
     /// Whether the connection ends behind the answer.
     pub closes: bool,
     pub detail: ErrorDetail,
+}
+
+/// What the answers of some daemons have besides.
+#[derive(Debug)]
+pub struct Marks {
+    /// What this node is called among others.
+    pub node: Option<Arc<str>>,
+    pub trace_id: Option<TraceId>,
 }
 
 impl ResponseError for Rejection {
@@ -221,14 +227,14 @@ impl ResponseError for Rejection {
     }
 
     fn error_response(&self) -> HttpResponse {
-        let (function, trace_id) = (self.function.as_deref(), self.trace_id.as_deref().copied());
+        let (function, trace_id) = (self.function.as_deref(), self.marks.as_ref().and_then(|marks| marks.trace_id));
         let ids = (self.request_id.as_str(), trace_id);
         let Problem { status, fields, body } = self.failure.problem(function, ids, self.detail);
         let mut response = HttpResponse::build(status);
         for (name, value) in &fields {
             response.insert_header((*name, value.as_bytes()));
         }
-        if let Some(node) = &self.node {
+        if let Some(node) = self.marks.as_ref().and_then(|marks| marks.node.as_ref()) {
             response.insert_header((NODE, node.as_bytes()));
         }
         if self.closes {

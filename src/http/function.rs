@@ -1,4 +1,4 @@
-//! The function of a request: one of this node, or one that only other nodes have.
+//! The function of a request: of this node, or of other nodes only.
 
 use std::sync::Arc;
 

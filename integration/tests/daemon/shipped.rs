@@ -2,7 +2,7 @@
 
 use std::{env, fs, path::Path};
 
-use integration::{Function, Home, Setup, number, processes, shipped, unifaas};
+use integration::{Function, Home, SOON, Setup, eventually, number, processes, shipped, unifaas};
 use tokio::process::Command;
 
 /// Where programs are that every user may execute.
@@ -40,6 +40,22 @@ async fn shipped_registry_passes_check_except_unbuilt_guests() {
     let others = problems.lines().filter(|line| !is_unbuilt(line) && !line.starts_with("unifaas: "));
     assert_eq!(others.count(), 0, "{problems}");
     assert_eq!(output.status.success(), problems.is_empty());
+}
+
+#[tokio::test]
+async fn scheduled_example_runs_at_its_time() {
+    let home = Home::new();
+    let (directory, source) = (home.registry().join("scheduled-shell"), shipped("examples/scheduled-shell"));
+    fs::create_dir(&directory).unwrap();
+    fs::copy(source.join("report.sh"), directory.join("report.sh")).unwrap();
+    let file = fs::read_to_string(source.join("function.toml")).unwrap();
+    let each_second = file.replace("at = \"30 2 * * *\"", "at = \"* * * * * *\"");
+    assert_ne!(file, each_second);
+    fs::write(directory.join("function.toml"), each_second).unwrap();
+    let daemon = Setup::at(&home).start().await;
+    let log = async || daemon.get("/debug/logs?function=scheduled-shell").await.ok().text();
+    let has_run = |log: &String| log.contains("/nightly with {\"keep\": 7}");
+    eventually(SOON, "it has run", log, has_run).await;
 }
 
 #[tokio::test]

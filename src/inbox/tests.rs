@@ -1,16 +1,22 @@
 //! The database against its model, and files that cannot be opened.
 
-use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use tempfile::tempdir;
+use tokio::{sync::oneshot, time::timeout};
 use unifaas_actors::inbox::{
-    CallbackState, DeadReason, DeliveryRecord, Firing, InvocationId, MemoryStore, NewInvocation, Record,
-    RecordedResponse, Settle, Settlement, Store, StoredRequest, UnixMillis,
+    CallbackState, Command, CommandSender as _, DeadReason, DeliveryRecord, Firing, InboxReport, InvocationId,
+    MemoryStore, NewInvocation, Record, RecordedResponse, Settle, Settlement, Store, StoreFact, StoredRequest,
+    UnixMillis,
 };
 
-use super::sqlite::{OpenError, SqliteStore};
+use super::{
+    sqlite::{OpenError, SqliteStore},
+    stats::InboxStats,
+    thread::{StoreConfig, StoreThread},
+};
 
 const LIMIT: u64 = 1 << 30;
 const STEPS: usize = 400;
@@ -234,4 +240,24 @@ fn new_work_is_refused_past_the_limit_and_ends_are_recorded_all_the_same() {
     let settle = Settle { seq: 1, epoch: 1, was_running: true, settlement, response, keep };
     assert!(store.settle(&settle, now).unwrap().is_some());
     store.commit().unwrap();
+}
+
+#[tokio::test]
+async fn a_thread_that_has_failed_refuses_everything_at_once() {
+    let directory = tempdir().unwrap();
+    let log = slog::Logger::root(slog::Discard, slog::o!());
+    let config = StoreConfig { path: directory.path().join("inbox.db"), limit: LIMIT, log };
+    let stats = Arc::<InboxStats>::default();
+    let store = StoreThread::new(config, stats.clone());
+    store.start(Arc::new(|fact| assert!(!matches!(fact, StoreFact::Queued(_)), "a fault")));
+    let enqueue = async || {
+        let (reply, answer) = oneshot::channel();
+        store.send(Command::Enqueue(Box::new(new_invocation()), reply)).unwrap();
+        timeout(Duration::from_secs(30), answer).await.expect("an answer")
+    };
+    for _ in 0..3 {
+        assert!(enqueue().await.is_err(), "no answer says that it is stored");
+    }
+    let store_report = || stats.overview(InboxReport::default(), UnixMillis(0)).store;
+    assert!(!store_report().is_open && store_report().problem.unwrap().contains("has failed"));
 }

@@ -7,6 +7,7 @@ use std::{
     ops::ControlFlow,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
+    thread,
     time::Duration,
 };
 
@@ -167,6 +168,17 @@ struct Thread {
 
 impl Thread {
     async fn run(self, commands: Requests<Command>) {
+        let _panicked = scopeguard::guard((self.stats.clone(), commands.clone()), |(stats, commands)| {
+            if thread::panicking() {
+                stats.set_open(false);
+                stats.set_problem(Some(
+                    "the thread of the inbox has failed: see the log, and restart the daemon".into(),
+                ));
+                // Those that wait would never be answered.
+                commands.close();
+                while commands.try_recv().is_ok() {}
+            }
+        });
         let Some(mut writer) = self.open(&commands).await else { return };
         self.stats.set_open(true);
         self.publish(&mut writer, None);

@@ -134,8 +134,8 @@ pub enum Command {
     #[cfg(feature = "bench")]
     #[command(hide = true)]
     BenchFunction {
-        /// Where to call once it listens.
-        callback: Option<String>,
+        /// Where to call once it listens; or `files` and a directory to write its files to.
+        arguments: Vec<OsString>,
     },
     /// Becomes a daemon that ends with its parent: process id of the parent, program, arguments. `bench` runs it.
     #[cfg(feature = "bench")]

@@ -85,8 +85,8 @@ pub fn main() -> ExitCode {
             hello::run_program(callback, program).map_err(|error| failed(format!("exec: {error}")))
         }
         #[cfg(feature = "bench")]
-        (Some(Command::BenchFunction { callback }), _) => {
-            bench_function::run(callback).map_err(|error| failed(format!("bench-function: {error}")))
+        (Some(Command::BenchFunction { arguments }), _) => {
+            bench_function::main(arguments).map_err(|error| failed(format!("bench-function: {error}")))
         }
         #[cfg(feature = "bench")]
         (Some(Command::BenchDaemon { arguments }), _) => {

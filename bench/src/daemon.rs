@@ -10,7 +10,7 @@ use std::{
     net::SocketAddr,
     os::unix::process::{CommandExt as _, parent_id},
     path::{Path, PathBuf},
-    process::{ExitStatus, Stdio},
+    process::Stdio,
     time::Duration,
 };
 
@@ -23,7 +23,7 @@ use serde_json::Value;
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
     process::{Child, ChildStdout, Command},
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 use crate::{
@@ -37,6 +37,8 @@ pub const STEP: &str = "bench-daemon";
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 const END_TIMEOUT: Duration = Duration::from_secs(30);
 const PAGE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Pause between the looks for a change.
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// What a daemon is started with.
 #[derive(Debug, Clone)]
@@ -53,16 +55,35 @@ pub struct DaemonSettings {
     pub log: PathBuf,
     /// Whether instances are reached over networks other than loopback.
     pub is_networked: bool,
+    /// Its place among the daemons that run at the same time.
+    pub index: usize,
     /// Further options.
     pub options: Vec<(String, String)>,
 }
 
-/// A running daemon. Dropping it ends it.
+/// Where a daemon serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// Where functions are invoked.
+    pub front: SocketAddr,
+    /// Where its pages are.
+    pub admin: SocketAddr,
+}
+
+/// A running daemon. Dropping it ends it, unless it is another's.
 #[derive(Debug)]
 pub struct Daemon {
-    child: Child,
-    /// Where functions are invoked, and the admin pages are.
+    own: Option<Own>,
+    /// Where functions are invoked.
     pub front: SocketAddr,
+    /// Where its pages are.
+    admin: SocketAddr,
+}
+
+/// A daemon that is a child of this process.
+#[derive(Debug)]
+struct Own {
+    child: Child,
     log: PathBuf,
     /// Held open so that the daemon's output has a reader.
     _stdout: BufReader<ChildStdout>,
@@ -87,12 +108,22 @@ impl Daemon {
             let said = last_line(&settings.log);
             return Err(BenchError::Daemon(format!("does not start{late}: {said}")));
         };
-        Ok(Self { child, front, log: settings.log.clone(), _stdout: stdout })
+        Ok(Self { own: Some(Own { child, log: settings.log.clone(), _stdout: stdout }), front, admin: front })
     }
 
-    /// Returns the process id.
+    /// Returns a daemon that runs already.
+    pub fn running(Place { front, admin }: Place) -> Self {
+        Self { own: None, front, admin }
+    }
+
+    /// Returns the process id. `None`: it is another's.
     pub fn pid(&self) -> Option<u32> {
-        self.child.id()
+        self.own.as_ref()?.child.id()
+    }
+
+    /// Returns whether it is a child of this process.
+    pub fn is_own(&self) -> bool {
+        self.own.is_some()
     }
 
     /// Fails if the daemon has ended.
@@ -100,9 +131,10 @@ impl Daemon {
     /// # Errors
     /// When it has, with the last line of its log.
     pub fn check(&mut self) -> Result<(), BenchError> {
-        match self.child.try_wait() {
+        let Some(own) = &mut self.own else { return Ok(()) };
+        match own.child.try_wait() {
             Ok(None) => Ok(()),
-            Ok(Some(status)) => Err(BenchError::Daemon(format!("has ended ({status}): {}", last_line(&self.log)))),
+            Ok(Some(status)) => Err(BenchError::Daemon(format!("has ended ({status}): {}", last_line(&own.log)))),
             Err(error) => Err(BenchError::System("waiting for the daemon", error)),
         }
     }
@@ -115,12 +147,16 @@ impl Daemon {
         self.ask(Method::GET, target).await
     }
 
-    /// Ends all instances of a function.
+    /// Ends all instances of a function. A daemon that is another's may refuse that.
     ///
     /// # Errors
     /// When the daemon does not answer.
     pub async fn stop_instances(&self, function: &str) -> Result<(), BenchError> {
-        self.ask(Method::POST, &format!("/debug/functions/{function}/stop")).await.map(drop)
+        let target = format!("/debug/functions/{function}/stop");
+        if self.is_own() {
+            return self.ask(Method::POST, &target).await.map(drop);
+        }
+        self.exchange(Method::POST, &target).await.map(drop)
     }
 
     /// Returns the instances of a function.
@@ -128,14 +164,42 @@ impl Daemon {
     /// # Errors
     /// When the daemon does not answer.
     pub async fn instances(&self, function: &str) -> Result<Vec<Value>, BenchError> {
-        let page = self.page(&format!("/debug/functions/{function}")).await?;
+        let page = self.function(function).await?;
         Ok(page["instances"].as_array().cloned().unwrap_or_default())
     }
 
-    async fn ask(&self, method: Method, target: &str) -> Result<Value, BenchError> {
+    /// Returns the page of a function.
+    ///
+    /// # Errors
+    /// When the daemon does not answer with one.
+    pub async fn function(&self, function: &str) -> Result<Value, BenchError> {
+        self.page(&format!("/debug/functions/{function}")).await
+    }
+
+    /// Waits until the daemon has read a function, or no longer has it.
+    ///
+    /// # Errors
+    /// When it does not within a limit.
+    pub async fn until_known(&self, function: &str, is_known: bool, limit: Duration) -> Result<(), BenchError> {
+        let target = format!("/debug/functions/{function}");
+        let known = async {
+            while (self.exchange(Method::GET, &target).await?.status == 200) != is_known {
+                sleep(LOOK_INTERVAL).await;
+            }
+            Ok(())
+        };
+        let late = |_| BenchError::Daemon(format!("takes over {} s to notice a change of {function}", limit.as_secs()));
+        timeout(limit, known).await.map_err(late)?
+    }
+
+    async fn exchange(&self, method: Method, target: &str) -> Result<client::Response, BenchError> {
         let failed = |error: ClientError| BenchError::Daemon(format!("does not answer {target}: {error}"));
-        let mut connection = Connection::open(self.front).await.map_err(failed)?;
-        let response = connection.send(method, target, PAGE_TIMEOUT).await.map_err(failed)?;
+        let mut connection = Connection::open(self.admin).await.map_err(failed)?;
+        connection.send(method, target, PAGE_TIMEOUT).await.map_err(failed)
+    }
+
+    async fn ask(&self, method: Method, target: &str) -> Result<Value, BenchError> {
+        let response = self.exchange(method, target).await?;
         if response.status != 200 {
             let text = String::from_utf8_lossy(&response.body).into_owned();
             return Err(BenchError::Daemon(format!("answers {target} with {}: {text}", response.status)));
@@ -152,25 +216,25 @@ impl Daemon {
         client::get(self.front, &invocation(function, path), limit).await
     }
 
-    /// Ends the daemon in order, and waits for that.
+    /// Ends an own daemon in order, and waits for that.
     ///
     /// # Errors
     /// When it cannot be waited for. After a time limit it is killed.
-    pub async fn stop(mut self) -> Result<ExitStatus, BenchError> {
+    pub async fn stop(mut self) -> Result<(), BenchError> {
         self.terminate();
-        let ended = timeout(END_TIMEOUT, self.child.wait()).await;
-        let ended = match ended {
+        let Some(own) = &mut self.own else { return Ok(()) };
+        let ended = match timeout(END_TIMEOUT, own.child.wait()).await {
             Ok(ended) => ended,
             Err(_) => {
-                let _ = self.child.start_kill();
-                self.child.wait().await
+                let _ = own.child.start_kill();
+                own.child.wait().await
             }
         };
-        ended.map_err(|error| BenchError::System("waiting for the daemon", error))
+        ended.map(drop).map_err(|error| BenchError::System("waiting for the daemon", error))
     }
 
     fn terminate(&self) {
-        let pid = self.child.id().and_then(|pid| i32::try_from(pid).ok());
+        let pid = self.pid().and_then(|pid| i32::try_from(pid).ok());
         if let Some(pid) = pid {
             let _ = signal::kill(Pid::from_raw(pid), signal::Signal::SIGTERM);
         }
@@ -196,7 +260,7 @@ fn command(settings: &DaemonSettings, log: File) -> Command {
     command.arg("--registry").arg(&settings.registry).arg("--state-dir").arg(&settings.state);
     command.args(["--listen", "127.0.0.1:0", "--callback-listen", callback, "--log-format", "json"]);
     command.args(["--drain-grace", "2"]);
-    if let Some(subnet) = settings.is_networked.then(subnet::free).flatten() {
+    if let Some(subnet) = settings.is_networked.then(|| subnet::free(settings.index)).flatten() {
         command.args(["--subnet", &subnet]);
     }
     for (name, value) in &settings.options {

@@ -4,9 +4,10 @@
 //!
 //! | part | content |
 //! | --- | --- |
-//! | `options.rs`, `plan.rs` | the command line; rounds, order, durations |
+//! | `options.rs`, `plan/` | the command line; rounds, order, durations |
 //! | `run.rs`, `interrupt.rs`, `progress.rs` | a run from its arguments to its files |
-//! | `daemon.rs`, `registry.rs`, `subnet.rs` | the measured daemon, and the registry that is derived for it |
+//! | `daemon.rs`, `registry/`, `subnet.rs` | the measured daemon, and the registry that is derived for it |
+//! | `remote.rs` | a daemon that runs already |
 //! | `client/`, `clock.rs` | requests with time stamps |
 //! | `host/` | the machine, and what else it does |
 //! | `experiments/` | what is measured, one file each |
@@ -28,6 +29,7 @@ mod plot;
 mod progress;
 mod reference;
 mod registry;
+mod remote;
 mod report;
 mod results;
 mod run;

@@ -56,12 +56,24 @@ pub struct RunArgs {
     /// Rounds of each experiment, besides the first one, which warms up [default: by experiment and preset].
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
     pub rounds: Option<u32>,
-    /// Sizes of the bursts [default: 1,2,5,10,20,50; of `paper` 10,20 and so on up to 100].
+    /// Sizes of the bursts [default: 1,2,5,10,20,50; of `quick` 1,5,20; of `paper` 10,20 and so on up to 100].
     #[arg(long, value_name = "COUNT", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub bursts: Vec<u32>,
     /// Pairs of requests in a round of `warm`, directly and through the daemon [default: 500]. Some more follow with pauses.
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
     pub pairs: Option<u32>,
+    /// Connections of `throughput` [default: 1,4,16,64,256,1024; of `quick` 1,16,64].
+    #[arg(long, value_name = "COUNT", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub connections: Vec<u32>,
+    /// Requests per second of `load` [default: 10, 50, 80 and 95 % of what a function can answer].
+    #[arg(long, value_name = "RATE", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub rates: Vec<u32>,
+    /// Instances of `memory` at each step; `idle` has as many as the last [default: 0,5,10 and so on up to 50, and 10].
+    #[arg(long, value_name = "COUNT", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(0..=1000))]
+    pub instances: Vec<u32>,
+    /// Seconds of each measurement of `throughput` (3), `load` (10) and `idle` (30).
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub window: Option<u32>,
     /// Go on until each interval of a median is within so much of it, such as 2%, at most for --rounds.
     #[arg(long, value_name = "PERCENT", value_parser = percent)]
     pub precision: Option<f64>,
@@ -83,6 +95,15 @@ pub struct RunArgs {
     /// How long to wait for a quiet machine before measuring, in seconds [default: 30, or 3 with --quick].
     #[arg(long, value_name = "SECONDS")]
     pub settle: Option<u64>,
+    /// Another build of the daemon, which takes part in the same rounds. Each function is compared with itself under it.
+    #[arg(long, value_name = "EXECUTABLE", conflicts_with = "daemon")]
+    pub baseline: Option<PathBuf>,
+    /// A running daemon to measure instead of an own one, with its functions as they are.
+    #[arg(long, value_name = "URL", conflicts_with_all = ["memory", "cpus", "state_dir"])]
+    pub daemon: Option<String>,
+    /// Where that daemon has its pages [default: that of --daemon].
+    #[arg(long, value_name = "URL", requires = "daemon")]
+    pub admin: Option<String>,
     /// Where the measured daemon keeps its state [default: that of `serve`, with -bench].
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
@@ -92,17 +113,48 @@ pub struct RunArgs {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Experiment {
-    /// A request that finds no instance, or a paused one.
+    /// A request that finds no instance, a paused one, or a snapshot.
     Cold,
     /// Requests to an instance that is ready, directly and through the daemon.
     Warm,
     /// Simultaneous requests, each of which needs a new instance.
     Burst,
+    /// Integers, floating point and matrices.
+    Cpu,
+    /// Memory that is allocated and touched.
+    Alloc,
+    /// A file that is read.
+    Read,
+    /// An archive that is unpacked.
+    Unzip,
+    /// Requests as fast as they are answered, over 1 to 1024 connections.
+    Throughput,
+    /// Requests at given times, whether or not earlier ones are answered.
+    Load,
+    /// Large responses.
+    Transfer,
+    /// Memory of idle instances.
+    Memory,
+    /// Processor time of idle instances.
+    Idle,
 }
 
 impl Experiment {
     /// All, in the order in which they run.
-    pub const ALL: [Self; 3] = [Self::Cold, Self::Warm, Self::Burst];
+    pub const ALL: [Self; 12] = [
+        Self::Cold,
+        Self::Warm,
+        Self::Burst,
+        Self::Cpu,
+        Self::Alloc,
+        Self::Read,
+        Self::Unzip,
+        Self::Throughput,
+        Self::Load,
+        Self::Transfer,
+        Self::Memory,
+        Self::Idle,
+    ];
 
     /// Returns its name in files and on the command line.
     pub const fn name(self) -> &'static str {
@@ -110,7 +162,31 @@ impl Experiment {
             Self::Cold => "cold",
             Self::Warm => "warm",
             Self::Burst => "burst",
+            Self::Cpu => "cpu",
+            Self::Alloc => "alloc",
+            Self::Read => "read",
+            Self::Unzip => "unzip",
+            Self::Throughput => "throughput",
+            Self::Load => "load",
+            Self::Transfer => "transfer",
+            Self::Memory => "memory",
+            Self::Idle => "idle",
         }
+    }
+
+    /// Returns whether its first round only warms up. The others warm up within each round.
+    pub const fn has_warmup(self) -> bool {
+        !matches!(self, Self::Throughput | Self::Load | Self::Transfer | Self::Memory | Self::Idle)
+    }
+
+    /// Returns whether only the benchmark function answers its requests.
+    pub const fn needs_benchmark_function(self) -> bool {
+        matches!(self, Self::Cpu | Self::Alloc | Self::Read | Self::Unzip | Self::Transfer)
+    }
+
+    /// Returns whether it has to see the processes of the daemon's host.
+    pub const fn needs_host(self) -> bool {
+        matches!(self, Self::Memory | Self::Idle)
     }
 }
 

@@ -57,10 +57,15 @@ mod tests {
         let reference = Reference::shipped().unwrap();
         assert!(reference.0.len() > 20);
         for value in &reference.0 {
-            assert!(value.value > 0.0 && value.unit == "ms" && value.samples > 0, "{value:?}");
+            assert!(
+                value.value > 0.0 && ["ms", "MiB", "MiB/s"].contains(&value.unit.as_str()) && value.samples > 0,
+                "{value:?}"
+            );
             assert!(value.source.contains("arXiv") && !value.statistic.is_empty(), "{value:?}");
         }
         assert_eq!(reference.text("cold", "runc", "cold", 1).as_deref(), Some("360.2 (Go), 383.2 (Node)"));
+        assert_eq!(reference.text("memory-available", "runc", "", 0).as_deref(), Some("3.9 (Go), 15.5 (Node)"));
+        assert_eq!(reference.text("cpu-fib", "runsc", "fib, first", 1).as_deref(), Some("498.5 (Go)"));
         assert_eq!(reference.text("cold", "process", "cold", 1), None);
     }
 }

@@ -6,14 +6,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     error::BenchError,
-    experiments::Calibration,
+    experiments::{Calibration, Unsupported},
     host::Machine,
     plan::Plan,
     summary::{FunctionInfo, Summary},
 };
 
 /// The version of the files of a run.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 const FILE: &str = "results.json";
 
 /// A run.
@@ -39,6 +39,8 @@ pub struct Results {
     pub functions: Vec<FunctionInfo>,
     /// Those that were not, with the reason.
     pub left_out: Vec<(String, String)>,
+    /// Experiments that measured functions do not support.
+    pub unsupported: Vec<Unsupported>,
     /// The client beside a known delay.
     pub calibration: Option<Calibration>,
     /// What was noticed during the run.

@@ -1,6 +1,7 @@
 //! A run, from its arguments to its files and its exit status.
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::{self, Write as _},
     path::{Path, PathBuf},
@@ -8,19 +9,21 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{runtime, time::sleep};
 
 use crate::{
     clock,
+    daemon::Place,
     error::BenchError,
     experiments::{self, Session},
     host::{Machine, Noise, NoiseMeter, throttled},
     interrupt::Interrupt,
-    options::{BenchArgs, BenchCommand, Experiment, PageCache, RunArgs},
-    plan::Plan,
+    options::{BenchArgs, BenchCommand, PageCache, RunArgs},
+    plan::{self, Plan},
     progress::{Progress, duration},
-    registry::{self, DerivedRegistry, Overrides, Source},
-    report,
+    registry::{self, Source},
+    remote, report,
     results::{Results, SCHEMA},
     summary::FunctionInfo,
 };
@@ -86,13 +89,18 @@ fn print(text: &str) {
 }
 
 /// Reads the functions that the arguments choose.
-fn sources(arguments: &RunArgs) -> Result<(Vec<Source>, Vec<registry::Damaged>), BenchError> {
-    let registry = arguments.registry.as_ref();
-    let registry = registry.ok_or_else(|| BenchError::Usage("expected --registry DIR".to_owned()))?;
-    let (sources, damaged) = registry::read(registry, &arguments.functions)?;
+async fn sources(
+    arguments: &RunArgs,
+    place: Option<Place>,
+) -> Result<(Vec<Source>, Vec<registry::Damaged>), BenchError> {
+    let (sources, damaged) = match (place, &arguments.registry) {
+        (Some(place), _) => remote::sources(place, &arguments.functions).await?,
+        (None, Some(registry)) => registry::read(registry, &arguments.functions)?,
+        (None, None) => return Err(BenchError::Usage("expected --registry DIR or --daemon URL".to_owned())),
+    };
     if sources.is_empty() && damaged.is_empty() {
         let chosen = if arguments.functions.is_empty() { "" } else { " of these names" };
-        return Err(BenchError::Usage(format!("{} has no functions{chosen}", registry.display())));
+        return Err(BenchError::Usage(format!("there are no functions{chosen}")));
     }
     Ok((sources, damaged))
 }
@@ -124,57 +132,53 @@ fn folder(arguments: &RunArgs) -> Result<PathBuf, BenchError> {
 }
 
 async fn list(arguments: &RunArgs, host: &Host) -> Result<ExitCode, BenchError> {
-    let (sources, mut problems) = sources(arguments)?;
+    let place = remote::place(arguments)?;
+    let (sources, mut problems) = sources(arguments, place).await?;
     let plan = Plan::of(arguments, 0);
-    let scratch = tempfile::tempdir().map_err(|error| BenchError::Write(std::env::temp_dir(), error))?;
-    let registry = DerivedRegistry::create(&scratch.path().join("registry"))?;
-    let overrides = Overrides { keys: vec![("min-instances", None)], memory: plan.memory, cpus: plan.cpus };
-    for source in &sources {
-        registry.add(&source.name, source, &overrides)?;
+    if place.is_none() {
+        let mut session = session(plan.clone(), arguments, host)?;
+        problems.extend(experiments::configuration_problems(&mut session, &sources).await?);
     }
-    let session = Session {
-        out: scratch.path().to_owned(),
-        program: host.program.clone(),
-        state: state(arguments, host),
-        ..session(plan, Vec::new(), Progress::new(0.0))?
-    };
-    let daemon = session.daemon(registry.path(), &[]).await?;
-    let found = experiments::configuration_problems(&daemon).await;
-    daemon.stop().await?;
-    problems.extend(found?);
     let mut text = String::new();
     let mut total = 0.0;
     for source in &sources {
         let problem = problems.iter().find(|(name, _)| *name == source.name);
-        for experiment in &session.plan.experiments {
+        for experiment in &plan.experiments {
             let answer = match problem {
                 Some((_, reason)) => format!("no: {}", reason.lines().next().unwrap_or_default()),
+                None if experiment.needs_host() && place.is_some() => "no: it needs the host of the daemon".to_owned(),
                 None => {
-                    let seconds = session.plan.seconds(*experiment, source);
+                    let seconds = plan::seconds(&plan, *experiment, source);
                     total += seconds;
-                    format!("yes, about {}", duration(seconds))
+                    let condition =
+                        if experiment.needs_benchmark_function() { "if it runs the benchmark function, " } else { "" };
+                    format!("yes, {condition}about {}", duration(seconds))
                 }
             };
-            text.push_str(&format!("{:<8} {:<24} {answer}\n", experiment.name(), source.name));
+            text.push_str(&format!("{:<10} {:<24} {answer}\n", experiment.name(), source.name));
         }
     }
     let unreadable = problems.iter().filter(|(name, _)| sources.iter().all(|source| source.name != *name));
-    unreadable.for_each(|(name, reason)| text.push_str(&format!("{:<8} {name:<24} no: {reason}\n", "all")));
+    unreadable.for_each(|(name, reason)| text.push_str(&format!("{:<10} {name:<24} no: {reason}\n", "all")));
     text.push_str(&format!("together about {}\n", duration(total)));
     print(&text);
     Ok(ExitCode::SUCCESS)
 }
 
-fn session(plan: Plan, entrants: Vec<experiments::Entrant>, progress: Progress) -> Result<Session, BenchError> {
+/// Returns a session that has measured nothing, and writes to no folder.
+fn session(plan: Plan, arguments: &RunArgs, host: &Host) -> Result<Session, BenchError> {
     Ok(Session {
         plan,
-        entrants,
+        entrants: Vec::new(),
         out: PathBuf::new(),
-        program: PathBuf::new(),
-        state: PathBuf::new(),
+        program: host.program.clone(),
+        state: state(arguments, host),
+        place: remote::place(arguments)?,
+        files: None,
+        capacities: BTreeMap::new(),
         begin: clock::now(),
         interrupt: Interrupt::listen()?,
-        progress,
+        progress: Progress::new(0.0),
         noise: NoiseMeter::new(),
         processors: std::thread::available_parallelism().map_or(1, usize::from),
         warnings: Vec::new(),
@@ -183,21 +187,15 @@ fn session(plan: Plan, entrants: Vec<experiments::Entrant>, progress: Progress) 
 
 /// Measures, and writes what there is, also if the run is cut short.
 async fn measure(arguments: &RunArgs, host: &Host) -> Result<ExitCode, BenchError> {
-    let (sources, damaged) = sources(arguments)?;
+    let place = remote::place(arguments)?;
+    let (sources, damaged) = sources(arguments, place).await?;
     if arguments.page_cache != PageCache::Warm && !nix::unistd::geteuid().is_root() {
         return Err(BenchError::Usage("--page-cache cold and both need root".to_owned()));
     }
     let out = folder(arguments)?;
+    raise_descriptor_limit();
     let plan = Plan::of(arguments, rand::random());
-    let estimate =
-        |experiment: &Experiment| -> f64 { sources.iter().map(|source| plan.seconds(*experiment, source)).sum() };
-    let total: f64 = plan.experiments.iter().map(estimate).sum();
-    let mut session = Session {
-        out: out.clone(),
-        program: host.program.clone(),
-        state: state(arguments, host),
-        ..session(plan, Vec::new(), Progress::new(total))?
-    };
+    let mut session = Session { out: out.clone(), ..session(plan, arguments, host)? };
     let mut results = Results {
         schema: SCHEMA,
         complete: false,
@@ -209,13 +207,14 @@ async fn measure(arguments: &RunArgs, host: &Host) -> Result<ExitCode, BenchErro
         throttled: (throttled(), None),
         functions: Vec::new(),
         left_out: damaged,
+        unsupported: Vec::new(),
         calibration: None,
         warnings: Vec::new(),
         summaries: Vec::new(),
     };
     // What `report` needs if this process is killed.
     results.write(&out)?;
-    session.progress.line(&format!("results go to {}; it takes about {}", out.display(), duration(total)));
+    session.progress.line(&format!("results go to {}", out.display()));
     let interrupt = session.interrupt.clone();
     let outcome = tokio::select! {
         outcome = perform(&mut session, &mut results, sources) => outcome,
@@ -236,18 +235,25 @@ async fn measure(arguments: &RunArgs, host: &Host) -> Result<ExitCode, BenchErro
 
 /// Does everything that a signal may cut short. Returns whether nothing has failed.
 async fn perform(session: &mut Session, results: &mut Results, sources: Vec<Source>) -> Result<bool, BenchError> {
-    let (entrants, left_out) = experiments::survey(session, sources).await?;
-    results.left_out.extend(left_out);
+    session.files = experiments::files(session, &sources).await?;
+    let found = experiments::survey(session, sources).await?;
+    results.left_out.extend(found.left_out);
     results.left_out.sort();
-    results.functions = entrants.iter().map(|entrant| info(entrant, session)).collect();
-    session.entrants = entrants;
+    results.unsupported = found.unsupported;
+    results.functions = found.entrants.iter().map(|entrant| info(entrant, session)).collect();
+    session.entrants = found.entrants;
     for (name, reason) in &results.left_out {
         session.progress.line(&format!("left out: {name}: {reason}"));
     }
     if session.entrants.is_empty() {
         return Err(BenchError::Usage("no function can be measured".to_owned()));
     }
-    results.calibration = Some(experiments::calibrate(session).await?);
+    let total = total(session);
+    session.progress = Progress::new(total);
+    session.progress.line(&format!("it takes about {}", duration(total)));
+    if session.place.is_none() {
+        results.calibration = Some(experiments::calibrate(session).await?);
+    }
     settle(session).await?;
     results.write(&session.out)?;
     let mut is_success = true;
@@ -269,9 +275,26 @@ async fn perform(session: &mut Session, results: &mut Results, sources: Vec<Sour
     Ok(is_success)
 }
 
+/// Estimates the seconds of all experiments.
+fn total(session: &Session) -> f64 {
+    let of = |entrant: &experiments::Entrant| -> f64 {
+        entrant.supports.iter().map(|experiment| plan::seconds(&session.plan, *experiment, &entrant.source)).sum()
+    };
+    let builds = if session.plan.baseline.is_some() { 2.0 } else { 1.0 };
+    session.entrants.iter().map(of).sum::<f64>() * builds
+}
+
+/// Allows as many connections as the kernel does.
+fn raise_descriptor_limit() {
+    if let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        // With fewer, connections fail, which is counted.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
+    }
+}
+
 fn info(entrant: &experiments::Entrant, session: &Session) -> FunctionInfo {
     let source = &entrant.source;
-    let limited = session.plan.cpus.filter(|_| source.can_limit_cpus()).map(f64::from);
+    let limited = session.plan.cpus.map(f64::from);
     FunctionInfo {
         name: source.name.clone(),
         sandbox: source.sandbox.clone(),

@@ -14,18 +14,18 @@ use crate::{
     error::BenchError,
 };
 
-/// One request.
+/// One request, or a quantity of many requests or none.
 ///
 /// Times are microseconds: those of the clock since the begin of the run, those of `server-timing` as durations.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Sample {
-    /// `cold`, `warm`, `burst`.
+    /// The experiment.
     pub experiment: String,
     /// The name under which a function takes part.
     pub function: String,
     /// What was done with it, such as `cold`, `pause`, `direct`.
     pub variant: String,
-    /// Simultaneous requests.
+    /// Simultaneous requests, connections, load in percent, or instances.
     pub n: u32,
     /// The round, from 0.
     pub round: u32,
@@ -39,6 +39,14 @@ pub struct Sample {
     pub origin: Option<String>,
     /// Whether the request was what the experiment is about; others are left out.
     pub valid: bool,
+    /// What was measured, if it is no request.
+    pub metric: Option<String>,
+    /// Its value.
+    pub value: Option<f64>,
+    /// How many requests this stands for; empty: one.
+    pub requests: Option<u64>,
+    /// How many of them have failed; empty: the status says so.
+    pub failed: Option<u64>,
     /// Status of the response; empty: there was none.
     pub status: Option<u16>,
     /// Intended time of sending, of open loops.
@@ -82,9 +90,21 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// Returns whether the response was a success.
+    /// Returns whether the response was a success, or the quantity was measured.
     pub fn is_success(&self) -> bool {
-        self.status == Some(200) && self.error.is_none()
+        (self.status == Some(200) || self.value.is_some()) && self.error.is_none()
+    }
+
+    /// Returns a row with a quantity. The requests of a turn stand in one row only.
+    pub fn quantity(&self, metric: &str, value: f64) -> Self {
+        Self {
+            metric: Some(metric.to_owned()),
+            value: Some(value),
+            valid: true,
+            requests: Some(0),
+            failed: Some(0),
+            ..self.clone()
+        }
     }
 
     /// Returns whether the sample counts in figures.
@@ -116,7 +136,7 @@ impl Sample {
 }
 
 /// Returns the first line of what an error says: of a problem document its code and detail.
-fn reason(body: &[u8]) -> String {
+pub fn reason(body: &[u8]) -> String {
     const MAX_CHARS: usize = 300;
     let document = serde_json::from_slice::<serde_json::Value>(body).ok();
     let said = document.as_ref().and_then(|document| {

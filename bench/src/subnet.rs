@@ -6,12 +6,12 @@ use std::{fs, net::Ipv4Addr};
 const CANDIDATES: std::ops::RangeInclusive<u8> = 101..=199;
 const BITS: u32 = 16;
 
-/// Returns a range that no route of this host overlaps.
-pub fn free() -> Option<String> {
-    free_in(&fs::read_to_string("/proc/net/route").unwrap_or_default())
+/// Returns a range that no route of this host overlaps. Each index has another one.
+pub fn free(index: usize) -> Option<String> {
+    free_in(&fs::read_to_string("/proc/net/route").unwrap_or_default(), index)
 }
 
-fn free_in(routes: &str) -> Option<String> {
+fn free_in(routes: &str, index: usize) -> Option<String> {
     let used: Vec<_> = routes.lines().skip(1).filter_map(route).collect();
     let overlaps = |candidate: u32| {
         // The default route overlaps everything, and does not count.
@@ -20,8 +20,9 @@ fn free_in(routes: &str) -> Option<String> {
             address & common == candidate & common
         })
     };
-    let mut candidates = CANDIDATES.map(|second| Ipv4Addr::new(10, second, 0, 0));
-    candidates.find(|address| !overlaps(u32::from(*address))).map(|address| format!("{address}/{BITS}"))
+    let candidates = CANDIDATES.map(|second| Ipv4Addr::new(10, second, 0, 0));
+    let free = candidates.filter(|address| !overlaps(u32::from(*address))).nth(index);
+    free.map(|address| format!("{address}/{BITS}"))
 }
 
 /// Returns destination and mask of a line of /proc/net/route, which has them as the bytes lie in memory.
@@ -40,10 +41,11 @@ mod tests {
     #[test]
     fn ranges_of_routes_are_avoided() {
         let default = "eth0\t00000000\t010011AC\t0003\t0\t0\t0\t00000000\t0\t0\t0\n";
-        assert_eq!(free_in(&format!("{HEAD}{default}")).as_deref(), Some("10.101.0.0/16"));
+        assert_eq!(free_in(&format!("{HEAD}{default}"), 0).as_deref(), Some("10.101.0.0/16"));
+        assert_eq!(free_in(HEAD, 1).as_deref(), Some("10.102.0.0/16"));
         let narrow = "faas0\t0400650A\t00000000\t0001\t0\t0\t0\tFCFFFFFF\t0\t0\t0\n";
-        assert_eq!(free_in(&format!("{HEAD}{default}{narrow}")).as_deref(), Some("10.102.0.0/16"));
+        assert_eq!(free_in(&format!("{HEAD}{default}{narrow}"), 0).as_deref(), Some("10.102.0.0/16"));
         let wide = "tun0\t0000000A\t00000000\t0001\t0\t0\t0\t000000FF\t0\t0\t0\n";
-        assert_eq!(free_in(&format!("{HEAD}{wide}")), None);
+        assert_eq!(free_in(&format!("{HEAD}{wide}"), 0), None);
     }
 }

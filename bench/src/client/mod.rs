@@ -1,22 +1,28 @@
 //! The HTTP client of the measurements: hyper over a socket that notes when bytes pass.
 //!
-//! `stream.rs` has the socket, `timing.rs` reads `server-timing`. Addresses are numeric, so no name is resolved in any figure.
+//! `stream.rs` has the socket, `timing.rs` reads `server-timing`, `closed.rs` and `open.rs` are loops of many requests, and
+//! `timer.rs` waits for times of sending. Addresses are numeric, so no name is resolved in any figure.
 
+mod closed;
+mod open;
 mod stream;
+mod timer;
 mod timing;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Empty, Limited};
+use http_body_util::{BodyExt as _, Empty};
 use hyper::{
     Method, Request,
     client::conn::http1::{self, SendRequest},
-    header::{HOST, HeaderMap},
+    header::{HOST, HeaderMap, HeaderValue},
 };
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, time::timeout};
 
+pub use closed::{Window, closed};
+pub use open::{Arrival, Outcome, open};
 pub use timing::ServerTiming;
 
 use crate::clock;
@@ -24,8 +30,8 @@ use stream::{StampedStream, Stamps};
 
 /// Limit of a connection attempt.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Largest body that is kept, for errors and pages. Larger ones are counted only.
-const MAX_KEPT: usize = 64 << 20;
+/// Bytes of a body that are kept, for pages and errors. The rest is counted only.
+const MAX_KEPT: usize = 16 << 20;
 /// The header that the daemon expects of actions.
 const ACTION: &str = "x-unifaas";
 /// The header in which a function says how long it worked.
@@ -40,9 +46,6 @@ pub enum ClientError {
     /// The exchange broke off.
     #[error("no complete response: {0}")]
     Exchange(#[from] hyper::Error),
-    /// The body broke off.
-    #[error("no complete body: {0}")]
-    Body(String),
     /// It took too long.
     #[error("no response within {} s", .0.as_secs())]
     Timeout(Duration),
@@ -75,8 +78,10 @@ pub struct Response {
     pub timing: Option<ServerTiming>,
     /// How long the function says it worked, in microseconds.
     pub function_us: Option<f64>,
-    /// Its body.
-    pub body: Bytes,
+    /// The begin of its body.
+    pub body: Vec<u8>,
+    /// The length of its body.
+    pub length: u64,
 }
 
 /// A connection for one request at a time.
@@ -84,7 +89,7 @@ pub struct Response {
 pub struct Connection {
     sender: SendRequest<Empty<Bytes>>,
     stamps: Arc<Stamps>,
-    server: SocketAddr,
+    host: HeaderValue,
     connect: (u64, u64),
 }
 
@@ -104,7 +109,8 @@ impl Connection {
         let (sender, connection) = http1::handshake(TokioIo::new(StampedStream::new(stream, stamps.clone()))).await?;
         // Its errors are those of the requests.
         tokio::spawn(async move { drop(connection.await) });
-        Ok(Self { sender, stamps, server, connect: (began, ended) })
+        let host = HeaderValue::try_from(server.to_string()).map_err(hyper::http::Error::from)?;
+        Ok(Self { sender, stamps, host, connect: (began, ended) })
     }
 
     /// Sends a request without a body, and reads the response to its end.
@@ -112,7 +118,25 @@ impl Connection {
     /// # Errors
     /// When there is no complete response within `limit`.
     pub async fn send(&mut self, method: Method, target: &str, limit: Duration) -> Result<Response, ClientError> {
-        let mut request = Request::builder().uri(target).header(HOST, self.server.to_string());
+        self.exchange(method, target, limit, MAX_KEPT).await
+    }
+
+    /// Sends a GET, and counts the body of the response without keeping it.
+    ///
+    /// # Errors
+    /// As [`Connection::send`].
+    pub async fn download(&mut self, target: &str, limit: Duration) -> Result<Response, ClientError> {
+        self.exchange(Method::GET, target, limit, 0).await
+    }
+
+    async fn exchange(
+        &mut self,
+        method: Method,
+        target: &str,
+        limit: Duration,
+        kept: usize,
+    ) -> Result<Response, ClientError> {
+        let mut request = Request::builder().uri(target).header(HOST, self.host.clone());
         if method == Method::POST {
             // The daemon acts for no browser that was led astray.
             request = request.header(ACTION, "1");
@@ -121,12 +145,18 @@ impl Connection {
         self.stamps.arm();
         let exchange = async {
             self.sender.ready().await?;
-            let response = self.sender.send_request(request).await?;
-            let (head, body) = response.into_parts();
-            let body = Limited::new(body, MAX_KEPT).collect().await;
-            Ok::<_, ClientError>((head, body.map_err(|error| ClientError::Body(error.to_string()))?.to_bytes()))
+            let (head, mut rest) = self.sender.send_request(request).await?.into_parts();
+            let (mut body, mut length) = (Vec::new(), 0);
+            while let Some(frame) = rest.frame().await {
+                let Ok(data) = frame?.into_data() else { continue };
+                length += data.len() as u64;
+                if body.len() < kept {
+                    body.extend_from_slice(&data);
+                }
+            }
+            Ok::<_, ClientError>((head, body, length))
         };
-        let (head, body) = timeout(limit, exchange).await.map_err(|_| ClientError::Timeout(limit)).flatten()?;
+        let (head, body, length) = timeout(limit, exchange).await.map_err(|_| ClientError::Timeout(limit)).flatten()?;
         let (sent, first_byte, last_byte) = self.stamps.read();
         Ok(Response {
             status: head.status.as_u16(),
@@ -134,6 +164,7 @@ impl Connection {
             timing: text_of(&head.headers, "server-timing").map(ServerTiming::parse),
             function_us: text_of(&head.headers, FUNCTION_TIME).and_then(|text| text.parse().ok()),
             body,
+            length,
         })
     }
 }

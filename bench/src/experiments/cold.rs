@@ -1,172 +1,181 @@
-//! `cold`: a request that finds no instance, over a new connection. Where a function can pause, also a request to a paused
-//! instance.
+//! `cold`: a request that finds no instance, over a new connection. Functions also take part with a paused instance, and with
+//! a snapshot, where they can have them.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use serde_json::Value;
 use tokio::time::sleep;
 
-use super::{Contestant, Measurement, REQUEST_TIMEOUT, Session, is_precise, until_instances};
+use super::{
+    Contestant, Prepared, REQUEST_TIMEOUT, Session, Turn,
+    contestants::{Enrolment, single_use},
+};
 use crate::{
-    client::ClientError,
-    daemon::Daemon,
     error::BenchError,
     host,
     options::{Experiment, PageCache},
-    plan::can_pause,
     registry::DerivedRegistry,
     sample::Sample,
 };
 
-const SELF: Experiment = Experiment::Cold;
 /// Pause before each request, so that nothing of the sample before is still going on.
 const REST: Duration = Duration::from_millis(300);
 /// Time limit of the end of an instance, and of a pause.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(20);
+/// Time limit of a snapshot: a start, and the saving of its memory.
+const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The variants.
 pub const COLD: &str = "cold";
 pub const PAUSE: &str = "pause";
-pub const UNCACHED: &str = "cold, page cache cold";
+pub const RESTORE: &str = "restore";
+/// What is behind the variant of samples that were taken with a cold page cache.
+pub const UNCACHED: &str = ", page cache cold";
 
-pub async fn run(session: &mut Session) -> Result<(), BenchError> {
-    let registry = session.registry(SELF)?;
-    let contestants = contestants(session, &registry)?;
-    let mut daemon = session.daemon(registry.path(), &[]).await?;
-    let result = rounds(session, &mut daemon, &contestants).await;
-    let ended = daemon.stop().await;
-    result.and(ended.map(drop))
+pub fn prepare(session: &Session, registries: &[DerivedRegistry]) -> Result<Prepared, BenchError> {
+    let enrolment = Enrolment::single_use(COLD);
+    let mut contestants = with_page_cache(session, session.enrol(Experiment::Cold, registries, enrolment, |_| true)?);
+    // The functions of a daemon that is another's are as they are.
+    if session.place.is_none() {
+        let paused = Enrolment {
+            variant: PAUSE,
+            suffix: ".pause",
+            keys: vec![
+                ("single-use", None),
+                ("min-instances", None),
+                ("max-instances", Some(toml::Value::Integer(1))),
+                ("keepalive", Some(toml::Value::Float(0.1))),
+                ("keep-paused", Some(toml::Value::Integer(86_400))),
+            ],
+            vm: vec![("snapshot", None)],
+            ..Enrolment::default()
+        };
+        contestants.extend(session.enrol(Experiment::Cold, registries, paused, |_| true)?);
+        let restored = Enrolment {
+            variant: RESTORE,
+            suffix: ".restore",
+            keys: single_use(),
+            vm: vec![("snapshot", Some(toml::Value::Boolean(true)))],
+            ..Enrolment::default()
+        };
+        let can_restore = |entrant: &super::Entrant| entrant.source.can_restore();
+        contestants.extend(session.enrol(Experiment::Cold, registries, restored, can_restore)?);
+    }
+    Ok((contestants, &[]))
 }
 
-fn contestants(session: &Session, registry: &DerivedRegistry) -> Result<Vec<Contestant>, BenchError> {
-    let keys = [
-        ("single-use", Some(toml::Value::Boolean(true))),
-        ("concurrent-requests", None),
-        ("min-instances", None),
-        ("max-instances", None),
-        ("keep-paused", Some(toml::Value::Integer(0))),
-    ];
-    let mut contestants = session.register(registry, COLD, &keys)?;
+/// Returns contestants for each wanted state of the page cache.
+pub fn with_page_cache(session: &Session, contestants: Vec<Contestant>) -> Vec<Contestant> {
+    let uncached = contestants
+        .iter()
+        .map(|contestant| Contestant { variant: format!("{}{UNCACHED}", contestant.variant), ..contestant.clone() });
     match session.plan.page_cache {
-        PageCache::Warm => {}
-        PageCache::Cold => contestants.iter_mut().for_each(|contestant| contestant.variant = UNCACHED.to_owned()),
-        PageCache::Both => {
-            let uncached: Vec<_> = contestants
-                .iter()
-                .map(|contestant| Contestant { variant: UNCACHED.to_owned(), ..contestant.clone() })
-                .collect();
-            contestants.extend(uncached);
-        }
+        PageCache::Warm => contestants,
+        PageCache::Cold => uncached.collect(),
+        PageCache::Both => contestants.iter().cloned().chain(uncached.collect::<Vec<_>>()).collect(),
     }
-    for entrant in session.entrants.iter().filter(|entrant| can_pause(&entrant.source)) {
-        let keys = vec![
-            ("single-use", None),
-            ("min-instances", None),
-            ("max-instances", Some(toml::Value::Integer(1))),
-            ("keepalive", Some(toml::Value::Float(0.1))),
-            ("keep-paused", Some(toml::Value::Integer(86_400))),
-        ];
-        let registered = format!("{}.{PAUSE}", entrant.source.name);
-        registry.add(&registered, &entrant.source, &session.overrides(keys))?;
-        let (function, path) = (entrant.source.name.clone(), entrant.path.clone());
-        contestants.push(Contestant { function, variant: PAUSE.to_owned(), registered, path });
-    }
-    Ok(contestants)
 }
 
-async fn rounds(session: &mut Session, daemon: &mut Daemon, contestants: &[Contestant]) -> Result<(), BenchError> {
-    let (rounds, seconds) = (session.plan.rounds_of(SELF), session.seconds_of_round(SELF));
-    let mut measurement = Measurement::new(session, SELF)?;
-    let mut values: BTreeMap<String, Vec<f64>> = BTreeMap::new();
-    for round in 0..=rounds {
-        measurement.session.progress.round(SELF.name(), round, rounds, seconds);
-        let order = measurement.session.plan.order(SELF, round, contestants.len());
-        for (position, contestant) in order.into_iter().filter_map(|index| contestants.get(index)).enumerate() {
-            measurement.session.interrupt.check()?;
-            // Both page caches have the same function behind them.
-            let key = Contestant {
-                registered: format!("{} {}", contestant.registered, contestant.variant),
-                ..contestant.clone()
-            };
-            if measurement.is_dropped(&key.registered) {
-                continue;
-            }
-            measurement.session.progress.sample(SELF.name(), round, rounds, &contestant.function);
-            let mut sample = Sample {
-                experiment: SELF.name().to_owned(),
-                function: contestant.function.clone(),
-                variant: contestant.variant.clone(),
-                n: 1,
-                round,
-                position: position as u32,
-                warmup: round == 0,
-                ..Sample::default()
-            };
-            take(daemon, contestant, &mut sample, measurement.session.begin).await?;
-            measurement.note(SELF, &key, std::slice::from_ref(&sample));
-            if let (true, Some(c0), Some(t1)) = (sample.is_counted(), sample.c0, sample.t1) {
-                values.entry(key.registered).or_default().push(t1 - c0);
-            }
-            measurement.write(std::slice::from_mut(&mut sample))?;
-            daemon.check()?;
-        }
-        measurement.writer.flush()?;
-        if is_precise(&measurement.session.plan, &values) {
-            let note = format!(
-                "cold ended after {round} rounds, as all intervals are within the given precision. Stopping early makes \
-                 intervals slightly too narrow."
-            );
-            measurement.session.warnings.push(note);
-            break;
-        }
-    }
-    Ok(())
+/// Drops the page cache if the contestant's variant says so. Returns the sample of a failure.
+pub fn uncache(turn: &Turn<'_>) -> Option<Sample> {
+    let wants = turn.contestant.variant.ends_with(UNCACHED);
+    let dropped = if wants { host::drop_page_cache() } else { Ok(()) };
+    dropped.err().map(|error| turn.failed(format!("the page cache cannot be dropped: {error}")))
 }
 
-/// Takes one sample.
-async fn take(daemon: &Daemon, contestant: &Contestant, sample: &mut Sample, begin: u64) -> Result<(), BenchError> {
-    let wants_paused = contestant.variant == PAUSE;
-    let is_prepared = if wants_paused { pause(daemon, contestant).await? } else { is_gone(daemon, contestant).await? };
-    if !is_prepared {
-        let what = if wants_paused { "has no paused instance" } else { "still has an instance" };
-        sample.error = Some(format!("the function {what} after {} s", SETTLE_TIMEOUT.as_secs()));
-        return Ok(());
+pub async fn take(turn: &Turn<'_>) -> Result<Vec<Sample>, BenchError> {
+    let Contestant { registered, path, variant, .. } = turn.contestant;
+    if let Err(obstacle) = reach(turn).await? {
+        return Ok(vec![turn.failed(obstacle)]);
     }
     sleep(REST).await;
-    if contestant.variant == UNCACHED
-        && let Err(error) = host::drop_page_cache()
-    {
-        sample.error = Some(format!("the page cache cannot be dropped: {error}"));
-        return Ok(());
+    if let Some(failed) = uncache(turn) {
+        return Ok(vec![failed]);
     }
-    match daemon.invoke(&contestant.registered, &contestant.path, REQUEST_TIMEOUT).await {
+    let sample = match turn.daemon().invoke(registered, path, REQUEST_TIMEOUT).await {
         Ok(response) => {
-            sample.fill(&response, begin);
-            let is_resumed = sample.origin.as_deref() == Some("resumed");
-            sample.valid = if wants_paused { is_resumed } else { sample.cold && !is_resumed };
+            let mut sample = turn.sample();
+            sample.fill(&response, turn.session.begin);
+            sample.valid = is_valid(variant, sample.cold, sample.origin.as_deref());
+            sample
         }
-        Err(error) => sample.error = Some(error.to_string()),
-    }
-    if !wants_paused {
+        Err(error) => turn.failed(error),
+    };
+    if variant != PAUSE {
         // Its end is no part of the next sample.
-        is_gone(daemon, contestant).await?;
+        turn.is_gone(SETTLE_TIMEOUT).await?;
     }
-    Ok(())
+    Ok(vec![sample])
 }
 
-async fn is_gone(daemon: &Daemon, contestant: &Contestant) -> Result<bool, BenchError> {
-    until_instances(daemon, &contestant.registered, SETTLE_TIMEOUT, <[Value]>::is_empty).await
+/// Returns whether a request waited for what its variant is about. Daemons before origins were reported said `cold` for
+/// starts only.
+fn is_valid(variant: &str, is_cold: bool, origin: Option<&str>) -> bool {
+    match variant {
+        PAUSE => origin == Some("resumed") || origin.is_none() && !is_cold,
+        RESTORE => origin == Some("restored"),
+        _ => is_cold && origin.is_none_or(|origin| origin == "cold"),
+    }
 }
 
-/// Waits until there is a paused instance, and starts one if there is none.
-async fn pause(daemon: &Daemon, contestant: &Contestant) -> Result<bool, BenchError> {
-    let name = &contestant.registered;
-    if daemon.instances(name).await?.is_empty() {
-        let started = daemon.invoke(name, &contestant.path, REQUEST_TIMEOUT).await;
-        if matches!(started, Err(ClientError::Connect(..))) {
-            return Ok(false);
+/// Brings the function into the state that its variant is about. Returns what prevents it.
+async fn reach(turn: &Turn<'_>) -> Result<Result<(), String>, BenchError> {
+    let late = |what: &str, limit: Duration| Err(format!("the function {what} after {} s", limit.as_secs()));
+    match turn.contestant.variant.as_str() {
+        PAUSE => {
+            if turn.daemon().instances(&turn.contestant.registered).await?.is_empty()
+                && let Err(failed) = turn.start().await
+            {
+                return Ok(Err(failed.error.unwrap_or_default()));
+            }
+            let is_paused = |instances: &[Value]| instances.iter().any(|instance| instance["state"] == "paused");
+            let reached = turn.until(SETTLE_TIMEOUT, is_paused).await?;
+            Ok(if reached { Ok(()) } else { late("has no paused instance", SETTLE_TIMEOUT) })
         }
+        RESTORE => {
+            if snapshot(turn).await? != "ready" {
+                // The template boots after a cold start.
+                if let Err(failed) = turn.start().await {
+                    return Ok(Err(failed.error.unwrap_or_default()));
+                }
+                let until = crate::clock::now() + SNAPSHOT_TIMEOUT.as_nanos() as u64;
+                while snapshot(turn).await? != "ready" {
+                    if crate::clock::now() > until {
+                        return Ok(late("has no snapshot", SNAPSHOT_TIMEOUT));
+                    }
+                    sleep(REST).await;
+                }
+            }
+            gone(turn).await
+        }
+        _ => gone(turn).await,
     }
-    let is_paused = |instances: &[Value]| instances.iter().any(|instance| instance["state"] == "paused");
-    until_instances(daemon, name, SETTLE_TIMEOUT, is_paused).await
+}
+
+async fn gone(turn: &Turn<'_>) -> Result<Result<(), String>, BenchError> {
+    let is_gone = turn.is_gone(SETTLE_TIMEOUT).await?;
+    let left = || format!("the function still has an instance after {} s", SETTLE_TIMEOUT.as_secs());
+    Ok(if is_gone { Ok(()) } else { Err(left()) })
+}
+
+/// Returns the state of the function's snapshot.
+async fn snapshot(turn: &Turn<'_>) -> Result<String, BenchError> {
+    let page = turn.daemon().function(&turn.contestant.registered).await?;
+    Ok(page["snapshot"]["state"].as_str().unwrap_or_default().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_variant_wants_its_origin() {
+        for (variant, origin) in [(COLD, "cold"), (PAUSE, "resumed"), (RESTORE, "restored")] {
+            for other in ["cold", "resumed", "restored"] {
+                assert_eq!(is_valid(variant, true, Some(other)), origin == other, "{variant} {other}");
+            }
+        }
+        assert!(is_valid(COLD, true, None) && !is_valid(COLD, false, None));
+        assert!(is_valid(PAUSE, false, None) && !is_valid(PAUSE, true, None));
+    }
 }

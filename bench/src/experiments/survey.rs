@@ -1,58 +1,82 @@
-//! Before the experiments: which functions can be measured, and whether the client's clock agrees with a known delay.
+//! Before the experiments: which functions can be measured, and which experiments each of them supports.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use serde::{Deserialize, Serialize};
-use tokio::time::sleep;
 
-use super::{CONTROL, Session, until_instances};
+use super::{
+    CONTROL, Entrant, Lane, Session, contestants::Enrolment, original, stop, transfer, turn::until_instances, work,
+};
 use crate::{
+    client::Response,
     daemon::Daemon,
     error::BenchError,
-    registry::{DerivedRegistry, Overrides, Source},
-    stats::median,
+    options::Experiment,
+    registry::{Damaged, Source},
+    sample::reason,
 };
 
 /// Paths that are tried without `--path`.
 const PATHS: [&str; 2] = ["/hello", "/"];
 const PROBE_TIMEOUT: Duration = Duration::from_secs(60);
 const END_TIMEOUT: Duration = Duration::from_secs(20);
-/// The function of the calibration, in its own registry.
-const DELAYED: &str = "calibration";
-const DELAY_US: u32 = 10_000;
-const CALIBRATION_SAMPLES: u32 = 50;
-/// What the client's median may exceed that of the function's own clock by.
-const MAX_EXCESS_US: f64 = 200.0;
 
-/// A function that takes part.
-#[derive(Debug, Clone)]
-pub struct Entrant {
-    /// The user's function.
-    pub source: Source,
-    /// The request that it answers with 200.
-    pub path: String,
+/// An experiment that a function does not support, with the reason.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unsupported {
+    /// The experiment.
+    pub experiment: Experiment,
+    /// The function.
+    pub function: String,
+    /// Why.
+    pub reason: String,
 }
 
-/// The client beside a delay of known length.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Calibration {
-    /// Requests.
-    pub count: usize,
-    /// The delay that was asked for, in microseconds.
-    pub delay_us: f64,
-    /// The median by the clock of the function.
-    pub function_us: f64,
-    /// The median by the clock of the client.
-    pub client_us: f64,
-    /// Whether they agree.
-    pub is_reliable: bool,
+/// What a survey has found.
+#[derive(Debug, Default)]
+pub struct Survey {
+    /// The functions that can be measured.
+    pub entrants: Vec<Entrant>,
+    /// Those that cannot.
+    pub left_out: Vec<Damaged>,
+    /// Experiments that measured functions do not support.
+    pub unsupported: Vec<Unsupported>,
 }
 
-/// Starts a daemon on all functions, without sending any request, and returns those that are misconfigured, with the reason.
+/// Returns the functions that are misconfigured, with the reason. Sends no request to any.
 ///
 /// # Errors
 /// When the daemon does not start.
-pub async fn configuration_problems(daemon: &Daemon) -> Result<Vec<(String, String)>, BenchError> {
+pub async fn configuration_problems(session: &mut Session, sources: &[Source]) -> Result<Vec<Damaged>, BenchError> {
+    let scratch = tempfile::tempdir().map_err(|error| BenchError::Write(std::env::temp_dir(), error))?;
+    session.out = scratch.path().to_owned();
+    let lanes = start(session, sources).await?;
+    let mut problems = Ok(Vec::new());
+    for lane in &lanes {
+        problems = problems_of(&lane.daemon).await;
+    }
+    let ended = stop(lanes).await;
+    let problems = problems?;
+    ended.map(|()| problems)
+}
+
+/// Starts a daemon with all functions, with a single instance each.
+async fn start(session: &mut Session, sources: &[Source]) -> Result<Vec<Lane>, BenchError> {
+    let mut registries = session.registries("survey")?;
+    registries.truncate(1);
+    let Enrolment { keys, vm, .. } = Enrolment::single_instance("");
+    let overrides = session.overrides(keys, vm);
+    for registry in &registries {
+        sources.iter().try_for_each(|source| registry.add(&source.name, source, &overrides))?;
+    }
+    // Networks are needed if any function does not run as a process.
+    let entrant =
+        |source: &Source| Entrant { source: source.clone(), path: String::new(), supports: BTreeSet::default() };
+    session.entrants = sources.iter().map(entrant).collect();
+    session.lanes(registries, &[]).await
+}
+
+async fn problems_of(daemon: &Daemon) -> Result<Vec<Damaged>, BenchError> {
     let page = daemon.page("/debug/summary").await?;
     let functions = page["functions"].as_object().into_iter().flatten();
     let is_bad = |state: &serde_json::Value| state["state"] == "misconfigured";
@@ -65,121 +89,113 @@ pub async fn configuration_problems(daemon: &Daemon) -> Result<Vec<(String, Stri
     Ok(functions.filter(|(_, state)| is_bad(state)).map(|(name, state)| (name.clone(), reason(state))).collect())
 }
 
-/// Sends a request to each function, and returns those that answer with 200, and the others with the reason.
+/// Sends requests to each function, and returns what it answers with 200.
 ///
 /// # Errors
 /// When the daemon ends, or a signal does.
-pub async fn survey(
-    session: &mut Session,
-    sources: Vec<Source>,
-) -> Result<(Vec<Entrant>, Vec<(String, String)>), BenchError> {
-    let registry = DerivedRegistry::create(&session.out.join("registry").join("survey"))?;
-    let keys = vec![
-        ("min-instances", None),
-        ("single-use", Some(toml::Value::Boolean(true))),
-        ("keep-paused", Some(toml::Value::Integer(0))),
-    ];
-    let overrides = Overrides { memory: session.plan.memory, cpus: session.plan.cpus, keys };
-    for source in &sources {
-        registry.add(&source.name, source, &overrides)?;
-    }
-    // Networks are needed if any function does not run as a process.
-    session.entrants = sources.iter().map(|source| Entrant { source: source.clone(), path: String::new() }).collect();
-    let mut daemon = session.daemon(registry.path(), &[]).await?;
-    let result = probe_all(session, &mut daemon, sources).await;
-    let ended = daemon.stop().await;
+pub async fn survey(session: &mut Session, sources: Vec<Source>) -> Result<Survey, BenchError> {
+    let mut lanes = start(session, &sources).await?;
+    let result = probe_all(session, &mut lanes, sources).await;
+    let ended = stop(lanes).await;
     let found = result?;
-    ended.map(|_| found)
+    ended.map(|()| found)
 }
 
-async fn probe_all(
-    session: &mut Session,
-    daemon: &mut Daemon,
-    sources: Vec<Source>,
-) -> Result<(Vec<Entrant>, Vec<(String, String)>), BenchError> {
-    let mut left_out = configuration_problems(daemon).await?;
-    let mut entrants = Vec::new();
+async fn probe_all(session: &mut Session, lanes: &mut [Lane], sources: Vec<Source>) -> Result<Survey, BenchError> {
+    let mut found = Survey::default();
+    let Some(Lane { daemon, .. }) = lanes.first_mut() else { return Ok(found) };
+    found.left_out = problems_of(daemon).await?;
     for source in sources {
         session.interrupt.check()?;
-        if left_out.iter().any(|(name, _)| *name == source.name) {
+        if found.left_out.iter().any(|(name, _)| *name == source.name) {
             continue;
         }
-        if source.name.ends_with(CONTROL) {
-            left_out.push((source.name, format!("names ending in {CONTROL} are those of the A/A control")));
+        if original(&source.name) != source.name {
+            found.left_out.push((source.name, format!("names ending in {CONTROL} are those of the A/A control")));
             continue;
         }
         session.progress.sample("survey", 0, 0, &source.name);
-        match probe(session, daemon, &source.name).await? {
-            Ok(path) => entrants.push(Entrant { source, path }),
-            Err(reason) => left_out.push((source.name, reason)),
+        let name = source.name.clone();
+        match probe(session, daemon, &name).await {
+            Ok(path) => {
+                let (supports, unsupported) = supports(session, daemon, &name).await?;
+                found.unsupported.extend(unsupported);
+                found.entrants.push(Entrant { source, path, supports });
+            }
+            Err(reason) => found.left_out.push((source.name, reason)),
         }
         daemon.check()?;
+        if daemon.is_own() {
+            daemon.stop_instances(&name).await?;
+            until_instances(daemon, &name, END_TIMEOUT, <[_]>::is_empty).await?;
+        }
     }
-    Ok((entrants, left_out))
+    Ok(found)
 }
 
 /// Returns the path that a function answers with 200, or why there is none.
-async fn probe(session: &Session, daemon: &Daemon, name: &str) -> Result<Result<String, String>, BenchError> {
+async fn probe(session: &Session, daemon: &Daemon, name: &str) -> Result<String, String> {
     let chosen = session.plan.path.as_deref();
     let paths = chosen.map_or_else(|| PATHS.to_vec(), |path| vec![path]);
-    let mut reason = String::new();
+    let mut last = Err(String::new());
     for path in paths {
-        let answered = daemon.invoke(name, path, PROBE_TIMEOUT).await;
-        until_instances(daemon, name, END_TIMEOUT, <[_]>::is_empty).await?;
-        match answered {
-            Ok(response) if response.status == 200 => return Ok(Ok(path.to_owned())),
-            Ok(response) => {
-                let mut sample = crate::sample::Sample::default();
-                sample.fill(&response, session.begin);
-                reason = format!("{path} is answered with {}: {}", response.status, sample.error.unwrap_or_default());
-            }
-            Err(error) => reason = format!("{path}: {error}"),
+        last = ask(daemon, name, path).await.map(|_| path.to_owned());
+        if last.is_ok() {
+            break;
         }
     }
-    Ok(Err(reason))
+    last
 }
 
-/// Measures a delay of known length in a process.
-///
-/// # Errors
-/// When the daemon ends, or a signal does.
-pub async fn calibrate(session: &Session) -> Result<Calibration, BenchError> {
-    let registry = DerivedRegistry::create(&session.out.join("registry").join(DELAYED))?;
-    let text = "process.command = [\"%unifaas\", \"bench-function\", \"%callback\"]\n";
-    let table = text.parse().map_err(|error: toml::de::Error| BenchError::Usage(error.to_string()))?;
-    registry.add_table(DELAYED, &table)?;
-    let daemon = session.daemon(registry.path(), &[]).await?;
-    let result = delays(session, &daemon).await;
-    let ended = daemon.stop().await;
-    let (client, function) = result?;
-    ended?;
-    let (client_us, function_us) = (median(&client).unwrap_or(f64::NAN), median(&function).unwrap_or(f64::NAN));
-    let is_reliable = client_us - function_us <= MAX_EXCESS_US;
-    Ok(Calibration { count: client.len(), delay_us: DELAY_US.into(), function_us, client_us, is_reliable })
-}
-
-/// Returns the times of each request by the client's clock and by that of the function, in microseconds.
-async fn delays(session: &Session, daemon: &Daemon) -> Result<(Vec<f64>, Vec<f64>), BenchError> {
-    let (mut client, mut function) = (Vec::new(), Vec::new());
-    let failed = |error: String| BenchError::Daemon(format!("does not serve the calibration: {error}"));
-    let target = format!("/delay?us={DELAY_US}");
-    // Starts the instance. It is reached directly then, as the daemon is not what is calibrated.
-    daemon.invoke(DELAYED, &target, PROBE_TIMEOUT).await.map_err(|error| failed(error.to_string()))?;
-    let instances = daemon.instances(DELAYED).await?;
-    let address = instances.first().and_then(|instance| instance["address"].as_str()?.parse().ok());
-    let address = address.ok_or_else(|| failed("there is no instance".to_owned()))?;
-    let connected = crate::client::Connection::open(address).await;
-    let mut connection = connected.map_err(|error| failed(error.to_string()))?;
-    for _ in 0..CALIBRATION_SAMPLES {
-        session.interrupt.check()?;
-        let response = connection.send(hyper::Method::GET, &target, PROBE_TIMEOUT).await;
-        let response = response.map_err(|error| failed(error.to_string()))?;
-        let Some(function_us) = response.function_us.filter(|_| response.status == 200) else {
-            return Err(failed(String::from_utf8_lossy(&response.body).into_owned()));
-        };
-        client.push((response.times.first_byte - response.times.sent) as f64 / 1000.0);
-        function.push(function_us);
-        sleep(Duration::from_millis(1)).await;
+/// Returns a response with 200, or why there is none.
+async fn ask(daemon: &Daemon, name: &str, path: &str) -> Result<Response, String> {
+    match daemon.invoke(name, path, PROBE_TIMEOUT).await {
+        Ok(response) if response.status == 200 => Ok(response),
+        Ok(response) => Err(format!("{path} is answered with {}: {}", response.status, reason(&response.body))),
+        Err(error) => Err(format!("{path}: {error}")),
     }
-    Ok((client, function))
+}
+
+/// Returns the requests that show whether a function supports an experiment: small ones of the same kind.
+fn probes(experiment: Experiment) -> Vec<&'static str> {
+    match experiment {
+        Experiment::Cpu => vec!["/fib?n=10", "/fft?n=8", "/matrix?n=2"],
+        Experiment::Alloc => vec!["/alloc?mib=1"],
+        Experiment::Read | Experiment::Unzip => work::tasks(experiment).iter().map(|(_, path)| *path).collect(),
+        Experiment::Transfer => vec![transfer::PATH],
+        _ => Vec::new(),
+    }
+}
+
+/// Returns the experiments of the plan that a function supports, and the others with the reason.
+async fn supports(
+    session: &Session,
+    daemon: &Daemon,
+    name: &str,
+) -> Result<(BTreeSet<Experiment>, Vec<Unsupported>), BenchError> {
+    let (mut supports, mut unsupported) = (BTreeSet::new(), Vec::new());
+    for experiment in &session.plan.experiments {
+        session.interrupt.check()?;
+        let mut reason = None;
+        if experiment.needs_host() && !daemon.is_own() {
+            reason = Some("it needs the host of the daemon".to_owned());
+        }
+        for path in probes(*experiment) {
+            // Any server may answer any path with 200, but only the benchmark function says how long it worked.
+            let worked = ask(daemon, name, path).await.and_then(|response| {
+                response.function_us.map(drop).ok_or_else(|| format!("{path} is not that of the benchmark function"))
+            });
+            if let Err(why) = worked {
+                reason = Some(why);
+                break;
+            }
+        }
+        match reason {
+            None => drop(supports.insert(*experiment)),
+            Some(reason) => {
+                unsupported.push(Unsupported { experiment: *experiment, function: name.to_owned(), reason });
+            }
+        }
+    }
+    Ok((supports, unsupported))
 }

@@ -1,14 +1,16 @@
-//! The machine: what it is (`machine.rs`), what raises variance (`advice.rs`), what else it does (`noise.rs`), and its page
-//! cache.
+//! The machine: what it is (`machine.rs`), what raises variance (`advice.rs`), what else it does (`noise.rs`), what processes
+//! use (`usage.rs`), and its page cache.
 
 mod advice;
 mod machine;
 mod noise;
+mod usage;
 
 use std::{fs, io};
 
 pub use machine::{Machine, throttled};
 pub use noise::{Noise, NoiseMeter};
+pub use usage::{Usage, available_mib, cgroup_mib, own_cpu_ns, proportional_mib, with_descendants};
 
 /// Writes dirty pages to disk and drops the host's page cache. Needs root.
 ///

@@ -10,6 +10,7 @@ use super::{
 use crate::{
     options::{Experiment, Preset},
     results::Results,
+    summary::Summary,
 };
 
 /// Returns the report.
@@ -52,6 +53,15 @@ const fn heading(experiment: Experiment) -> &'static str {
         Experiment::Cold => "Cold starts",
         Experiment::Warm => "Warm requests",
         Experiment::Burst => "Bursts",
+        Experiment::Cpu => "Computing",
+        Experiment::Alloc => "Allocating memory",
+        Experiment::Read => "Reading a file",
+        Experiment::Unzip => "Unpacking an archive",
+        Experiment::Throughput => "Throughput",
+        Experiment::Load => "Open load",
+        Experiment::Transfer => "Large responses",
+        Experiment::Memory => "Memory of idle instances",
+        Experiment::Idle => "Processor time of idle instances",
     }
 }
 
@@ -86,13 +96,13 @@ fn warnings(results: &Results, damaged: Vec<String>) -> Vec<String> {
     if results.machine.processors <= 2 {
         lines.push("Client, daemon and functions share two processors or fewer.".to_owned());
     }
-    let cpus: Vec<_> = results.functions.iter().map(|function| function.cpus).collect();
-    if results.plan.cpus.is_some() && cpus.iter().any(Option::is_none) {
-        lines.push("The processors of functions that run as processes were not limited.".to_owned());
-    }
     let memory: Vec<_> = results.functions.iter().map(|function| function.memory).collect();
     if results.plan.memory.is_none() && memory.iter().any(|size| Some(size) != memory.first()) {
         lines.push("The functions have different memory; `--memory` makes them comparable.".to_owned());
+    }
+    let cpus: Vec<_> = results.functions.iter().map(|function| function.cpus).collect();
+    if cpus.iter().any(|count| Some(count) != cpus.first()) {
+        lines.push("The functions have different processors; `--cpus` makes them comparable.".to_owned());
     }
     lines.extend(
         results
@@ -102,6 +112,17 @@ fn warnings(results: &Results, damaged: Vec<String>) -> Vec<String> {
     );
     lines.extend(damaged);
     lines.extend(results.warnings.iter().cloned());
+    let disturbed = |summary: &Summary| {
+        (summary.disturbed > 0.0)
+            .then(|| format!("{:.0} % of those of {}", (summary.disturbed * 100.0).max(1.0), summary.experiment.name()))
+    };
+    let disturbed: Vec<_> = results.summaries.iter().filter_map(disturbed).collect();
+    if !disturbed.is_empty() {
+        lines.push(format!(
+            "Other work on this machine disturbed rounds; the tables have the medians without them: {}.",
+            disturbed.join(", ")
+        ));
+    }
     lines.extend(results.summaries.iter().flat_map(|summary| summary.warnings.iter().cloned()));
     lines
 }
@@ -114,8 +135,19 @@ fn run(results: &Results) -> Vec<String> {
         format!("Seed {}: `--seed {}` repeats the order", plan.seed, plan.seed),
     ];
     for experiment in &plan.experiments {
-        lines.push(format!("{}: {} rounds and one to warm up", experiment.name(), plan.rounds_of(*experiment)));
+        let warmup = if experiment.has_warmup() { " and one to warm up" } else { "" };
+        let rounds = plan.rounds_of(*experiment);
+        let plural = if rounds == 1 { "" } else { "s" };
+        lines.push(format!("{}: {rounds} round{plural}{warmup}", experiment.name()));
     }
+    if let Some(baseline) = &plan.baseline {
+        lines.push(format!("Baseline: `{}`, in the same rounds", baseline.display()));
+    }
+    if let Some(daemon) = &plan.daemon {
+        lines
+            .push(format!("Daemon: {daemon}, with its functions as they are; the machine below is that of the client"));
+    }
+    lines.extend(unsupported(results));
     if let Some(calibration) = results.calibration.as_ref().filter(|calibration| calibration.is_reliable) {
         lines.push(format!(
             "Calibration: a delay of {} ms took {} ms by the function's clock and {} ms by the client's (medians of {})",
@@ -124,6 +156,19 @@ fn run(results: &Results) -> Vec<String> {
             number(calibration.client_us / 1000.0),
             calibration.count
         ));
+    }
+    lines
+}
+
+/// Returns a line for each experiment that some functions do not support.
+fn unsupported(results: &Results) -> Vec<String> {
+    let mut lines = Vec::new();
+    for experiment in &results.plan.experiments {
+        let without: Vec<_> = results.unsupported.iter().filter(|one| one.experiment == *experiment).collect();
+        if let Some(first) = without.first() {
+            let names: Vec<_> = without.iter().map(|one| one.function.as_str()).collect();
+            lines.push(format!("{} without {}: {}", experiment.name(), names.join(", "), first.reason));
+        }
     }
     lines
 }

@@ -2,12 +2,15 @@
 
 use super::QUICK;
 use crate::{
-    experiments::CONTROL,
+    experiments::{BASELINE, CONTROL, memory, original},
     options::{Experiment, Preset},
     plot::{BoxRow, Curve, Line, LinePoint, PartsRow, Texts, boxes, ecdf, lines, parts},
     results::Results,
-    summary::{Evaluation, Metric, PART_NAMES, Row, Series},
+    summary::{DetailRow, Details, Evaluation, Metric, PART_NAMES, PARTS, Point, Row, STEPS, Series},
 };
+
+/// Names of the work of the benchmark function, as variants begin with them.
+const WORKS: [&str; 6] = ["fib", "fft", "matrix", "alloc", "read", "unzip"];
 
 /// A plot.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,40 +26,30 @@ pub struct Figure {
 /// Returns the plots of an experiment.
 pub fn of(results: &Results, evaluation: &Evaluation) -> Vec<Figure> {
     let summary = &evaluation.summary;
-    let metric = |id: &str| {
-        let at = summary.metrics.iter().position(|metric| metric.id == id)?;
-        Some((&summary.metrics[at], evaluation.series[at].as_slice()))
-    };
     let mut figures = Vec::new();
-    match summary.experiment {
-        Experiment::Cold => {
-            if let Some((metric, series)) = metric("cold") {
-                figures.push(box_figure(results, "cold-box", metric, series, "Cold start"));
-                figures.push(ecdf_figure(results, "cold-ecdf", series));
-                figures.push(timeline(results, "cold-timeline", series));
+    for (metric, series) in summary.metrics.iter().zip(&evaluation.series) {
+        let id = metric.id.as_str();
+        match summary.experiment {
+            Experiment::Cold => {
+                figures.push(box_figure(results, metric, series));
+                figures.push(ecdf_figure(results, series));
+                figures.push(timeline(results, series));
             }
-            if !summary.parts.is_empty() {
-                figures.push(parts_figure(results, evaluation));
+            // Rounds of a few values, or what others show as well.
+            Experiment::Warm if ["warm-direct-pauses", "warm-daemon-pauses"].contains(&id) => {}
+            Experiment::Burst if !["burst-first", "burst-last"].contains(&id) => {}
+            Experiment::Load if id == "load-p99.9" => {}
+            Experiment::Burst | Experiment::Throughput | Experiment::Load => {
+                figures.push(count_figure(results, metric));
             }
+            _ => figures.push(box_figure(results, metric, series)),
         }
-        Experiment::Warm => {
-            for (id, which, title) in [
-                ("warm-daemon-box", "warm-daemon", "Warm request through the daemon, medians of rounds"),
-                ("warm-direct-box", "warm-direct", "Warm request directly to the instance, medians of rounds"),
-                ("warm-overhead-box", "warm-overhead", "What the daemon adds to a warm request"),
-                ("warm-overhead-pauses-box", "warm-overhead-pauses", "What the daemon adds after 10 ms of rest"),
-            ] {
-                if let Some((metric, series)) = metric(which) {
-                    figures.push(box_figure(results, id, metric, series, title));
-                }
-            }
-        }
-        Experiment::Burst => {
-            for (id, which, what) in [("burst-last", "burst-last", "last"), ("burst-first", "burst-first", "first")] {
-                if let Some((metric, _)) = metric(which) {
-                    figures.push(burst_figure(results, id, metric, what));
-                }
-            }
+    }
+    for details in &summary.details {
+        match details.id.as_str() {
+            PARTS => figures.push(parts_figure(results, details)),
+            STEPS => figures.push(steps_figure(results, details)),
+            _ => {}
         }
     }
     figures
@@ -67,25 +60,49 @@ fn titled(results: &Results, title: &str) -> String {
 }
 
 fn is_emulated(results: &Results, name: &str) -> bool {
-    results
-        .functions
-        .iter()
-        .any(|function| function.name == name.trim_end_matches(CONTROL) && function.sandbox.emulated)
+    results.functions.iter().any(|function| function.name == original(name) && function.sandbox.emulated)
 }
 
-/// Returns the name of a series in a plot. The variant is left out where it says nothing.
-fn name(results: &Results, series: &Series, is_varied: bool) -> String {
+/// Returns the name of a function in a plot.
+fn shown(function: &str) -> String {
+    if let Some(original) = function.strip_suffix(CONTROL) {
+        return format!("{original} again");
+    }
+    function.strip_suffix(BASELINE).map_or_else(|| function.to_owned(), |original| format!("{original}, baseline"))
+}
+
+/// What differs between the series of a plot, so that their names say it.
+#[derive(Debug, Clone, Copy)]
+struct Varied {
+    variant: bool,
+    n: bool,
+}
+
+impl Varied {
+    fn of(series: &[Series]) -> Self {
+        let differs = |is_other: &dyn Fn(&Series, &Series) -> bool| {
+            series.iter().any(|one| series.first().is_some_and(|first| is_other(first, one)))
+        };
+        Self {
+            variant: differs(&|first, one| first.variant != one.variant),
+            n: differs(&|first, one| first.n != one.n),
+        }
+    }
+}
+
+/// Returns the name of a series in a plot.
+fn name(results: &Results, series: &Series, varied: Varied) -> String {
     let emulated = if is_emulated(results, &series.function) { ", emulated" } else { "" };
-    let function = match series.function.strip_suffix(CONTROL) {
-        Some(original) => format!("{original} again"),
-        None => series.function.clone(),
-    };
-    let variant = if is_varied && series.variant != "cold" { format!(", {}", series.variant) } else { String::new() };
-    format!("{function}{variant}{emulated}")
-}
-
-fn is_varied(series: &[Series]) -> bool {
-    series.iter().any(|one| series.first().is_some_and(|first| first.variant != one.variant))
+    let mut name = shown(&series.function);
+    if varied.variant && series.variant != "cold" {
+        // The work itself is in the title.
+        let variant = series.variant.split_once(", ").filter(|(work, _)| WORKS.contains(work));
+        name = format!("{name}, {}", variant.map_or(series.variant.as_str(), |(_, rest)| rest));
+    }
+    if varied.n {
+        name = format!("{name}, {}", series.n);
+    }
+    format!("{name}{emulated}")
 }
 
 /// Returns the series of contestants, without those that have no values.
@@ -93,90 +110,107 @@ fn with_values(series: &[Series]) -> Vec<(usize, &Series)> {
     series.iter().enumerate().filter(|(_, one)| !one.points.is_empty()).collect()
 }
 
-fn box_figure(results: &Results, id: &str, metric: &Metric, series: &[Series], title: &str) -> Figure {
-    let varied = is_varied(series);
-    let variants: Vec<&str> = series.iter().map(|one| one.variant.as_str()).collect();
+fn box_figure(results: &Results, metric: &Metric, series: &[Series]) -> Figure {
+    let varied = Varied::of(series);
+    let groups: Vec<_> = series.iter().map(|one| (one.variant.as_str(), one.n)).collect();
     let row = |(place, one): (usize, &Series)| BoxRow {
         name: name(results, one, varied),
         values: one.points.iter().map(|point| point.value).collect(),
         interval: metric.rows.get(place).and_then(|row| row.interval).map(|interval| (interval.low, interval.high)),
         is_emulated: is_emulated(results, &one.function),
-        group: variants.iter().position(|variant| *variant == one.variant).unwrap_or(0),
+        group: groups.iter().position(|group| *group == (one.variant.as_str(), one.n)).unwrap_or(0),
     };
     let rows: Vec<_> = with_values(series).into_iter().map(row).collect();
     let caption = "Quartiles (box), median (thick line), 95 % interval of the median (whisker inside) and every round (marks). \
                    Hatched: emulated processor.";
-    figure(results, id, title, &metric.meaning, "", caption, |texts| boxes(texts, &rows))
+    let id = format!("{}-box", metric.id);
+    figure(results, &id, &metric.title, (&metric.meaning, ""), caption, |texts| boxes(texts, &rows))
 }
 
-fn ecdf_figure(results: &Results, id: &str, series: &[Series]) -> Figure {
-    let varied = is_varied(series);
+fn ecdf_figure(results: &Results, series: &[Series]) -> Figure {
+    let varied = Varied::of(series);
     let curve = |(_, one): (usize, &Series)| Curve { name: name(results, one, varied), values: one.values.clone() };
     let curves: Vec<_> = with_values(series).into_iter().map(curve).collect();
     let caption = "Share of cold starts that were not slower. Bands: the true distributions lie inside with 95 % (DKW), from 20 \
                    samples on. Markers: medians.";
-    figure(results, id, "Distribution of cold starts", "ms", "share of starts", caption, |texts| ecdf(texts, &curves))
+    let axes = ("ms", "share of starts");
+    figure(results, "cold-ecdf", "Distribution of cold starts", axes, caption, |texts| ecdf(texts, &curves))
 }
 
-fn timeline(results: &Results, id: &str, series: &[Series]) -> Figure {
-    let varied = is_varied(series);
+fn timeline(results: &Results, series: &[Series]) -> Figure {
+    let varied = Varied::of(series);
+    let point = |point: &Point| LinePoint { x: f64::from(point.round), y: point.value, band: None };
     let line = |(_, one): (usize, &Series)| Line {
         name: name(results, one, varied),
-        points: one
-            .points
-            .iter()
-            .map(|point| LinePoint { x: f64::from(point.round), y: point.value, band: None })
-            .collect(),
+        points: one.points.iter().map(point).collect(),
     };
     let all: Vec<_> = with_values(series).into_iter().map(line).collect();
     let caption = "Each round, in order: drift and disturbances show here.";
-    figure(results, id, "Cold starts over the run", "round", "ms", caption, |texts| lines(texts, &all))
+    figure(results, "cold-timeline", "Cold starts over the run", ("round", "ms"), caption, |texts| lines(texts, &all))
 }
 
-fn parts_figure(results: &Results, evaluation: &Evaluation) -> Figure {
-    let row = |parts: &crate::summary::Parts| {
-        let variant = if parts.variant == "cold" { String::new() } else { format!(", {}", parts.variant) };
-        PartsRow { name: format!("{}{variant}", parts.function), parts: parts.medians.to_vec() }
+fn parts_figure(results: &Results, details: &Details) -> Figure {
+    let row = |row: &DetailRow| {
+        let variant = if row.variant == "cold" { String::new() } else { format!(", {}", row.variant) };
+        let parts = row.values.iter().take(PART_NAMES.len()).map(|value| value.unwrap_or(0.0)).collect();
+        PartsRow { name: format!("{}{variant}", shown(&row.function)), parts }
     };
-    let rows: Vec<_> = evaluation.summary.parts.iter().map(row).collect();
+    let rows: Vec<_> = details.rows.iter().map(row).collect();
     let caption = "Medians of the parts of a cold start.";
-    figure(results, "cold-parts", "Where the time of a cold start goes", "ms", "", caption, |texts| {
-        parts(texts, &PART_NAMES, &rows)
-    })
+    let title = "Where the time of a cold start goes";
+    figure(results, PARTS, title, ("ms", ""), caption, |texts| parts(texts, &PART_NAMES, &rows))
 }
 
-fn burst_figure(results: &Results, id: &str, metric: &Metric, what: &str) -> Figure {
-    let mut names: Vec<&str> = Vec::new();
-    for row in metric.rows.iter().filter(|row| row.location.is_some()) {
-        if !names.contains(&row.function.as_str()) {
-            names.push(&row.function);
+/// Returns lines over a number, such as that of simultaneous requests.
+fn lines_over(
+    results: &Results,
+    id: &str,
+    title: &str,
+    axes: (&str, &str),
+    caption: &str,
+    points: &[(String, LinePoint)],
+) -> Figure {
+    let mut all: Vec<Line> = Vec::new();
+    for (name, point) in points {
+        match all.iter_mut().find(|line| line.name == *name) {
+            Some(line) => line.points.push(*point),
+            None => all.push(Line { name: name.clone(), points: vec![*point] }),
         }
     }
+    figure(results, id, title, axes, caption, |texts| lines(texts, &all))
+}
+
+/// Returns a metric over the numbers of its contestants.
+fn count_figure(results: &Results, metric: &Metric) -> Figure {
+    let is_varied = metric.rows.iter().any(|row| metric.rows.first().is_some_and(|first| first.variant != row.variant));
     let point = |row: &Row| {
         let location = row.location?;
         let band = row.interval.map_or((location.min, location.max), |interval| (interval.low, interval.high));
-        Some(LinePoint { x: f64::from(row.n), y: location.median, band: Some(band) })
+        let variant = if is_varied { format!(", {}", row.variant) } else { String::new() };
+        let point = LinePoint { x: f64::from(row.n), y: location.median, band: Some(band) };
+        Some((format!("{}{variant}", shown(&row.function)), point))
     };
-    let line = |function: &str| {
-        let shown = match function.strip_suffix(CONTROL) {
-            Some(original) => format!("{original} again"),
-            None => function.to_owned(),
-        };
-        let points = metric.rows.iter().filter(|row| row.function == function).filter_map(point).collect();
-        Line { name: shown, points }
+    let points: Vec<_> = metric.rows.iter().filter_map(point).collect();
+    let caption = "Medians of the rounds. Bands: the 95 % interval, or below six rounds their range.";
+    lines_over(results, &metric.id, &metric.title, (&metric.count, &metric.unit), caption, &points)
+}
+
+/// Returns the memory over the number of instances.
+fn steps_figure(results: &Results, details: &Details) -> Figure {
+    let point = |row: &DetailRow| {
+        let y = row.value(details, memory::AVAILABLE)?;
+        Some((shown(&row.function), LinePoint { x: f64::from(row.n), y, band: None }))
     };
-    let all: Vec<_> = names.into_iter().map(line).collect();
-    let title = format!("Burst: time until the {what} answer");
-    let caption = "Medians of the bursts. Bands: the 95 % interval, or below six bursts their range.";
-    figure(results, id, &title, "simultaneous requests", "ms", caption, |texts| lines(texts, &all))
+    let points: Vec<_> = details.rows.iter().filter_map(point).collect();
+    let caption = "Decrease of the host's available memory with the number of idle instances; medians of the rounds.";
+    lines_over(results, STEPS, "Memory of idle instances", ("instances", "MiB"), caption, &points)
 }
 
 fn figure(
     results: &Results,
     id: &str,
     title: &str,
-    x: &str,
-    y: &str,
+    (x, y): (&str, &str),
     caption: &str,
     draw: impl FnOnce(&Texts) -> String,
 ) -> Figure {

@@ -17,9 +17,9 @@ pub fn range(low: f64, high: f64) -> String {
     format!("{}–{}", number(low), number(high))
 }
 
-/// Returns an interval, or a dash.
-pub fn interval(interval: Option<Interval>) -> String {
-    interval.map_or_else(|| "–".to_owned(), |interval| range(interval.low, interval.high))
+/// Returns an interval.
+pub fn interval(interval: Interval) -> String {
+    range(interval.low, interval.high)
 }
 
 /// Returns what a comparison has found. `resolution` is that of the run.

@@ -5,20 +5,17 @@ use super::{
     table::{Column, Table},
 };
 use crate::{
-    experiments::CONTROL,
+    experiments::{BASELINE, CONTROL, original},
     options::{Experiment, PageCache, Preset},
     results::Results,
-    summary::{Failures, FunctionInfo, Metric, PART_NAMES, Row, Summary},
+    summary::{Details, Failures, FunctionInfo, Metric, Row, Summary},
 };
 
 /// Returns the tables of an experiment.
 pub fn of(results: &Results, summary: &Summary) -> Vec<Table> {
-    let mut tables: Vec<_> =
-        summary.metrics.iter().map(|metric| of_metric(results, summary.experiment, metric)).collect();
-    if !summary.parts.is_empty() {
-        tables.push(of_parts(results, summary));
-    }
-    tables
+    let metrics = summary.metrics.iter().map(|metric| of_metric(results, summary.experiment, metric));
+    let details = summary.details.iter().filter(|details| !details.is_drawn_only);
+    metrics.chain(details.map(|details| of_details(results, details))).collect()
 }
 
 fn columns(names: &[(&str, bool)]) -> Vec<Column> {
@@ -26,15 +23,27 @@ fn columns(names: &[(&str, bool)]) -> Vec<Column> {
 }
 
 fn of_metric(results: &Results, experiment: Experiment, metric: &Metric) -> Table {
-    let reference = metric.rows.iter().find(|row| !row.is_control);
-    let against = reference.map_or_else(String::new, |row| format!("against {}", row.function));
-    let is_varied = metric.rows.iter().any(|row| reference.is_some_and(|first| first.variant != row.variant));
-    let is_burst = experiment == Experiment::Burst;
+    let first = metric.rows.first();
+    let is_varied = metric.rows.iter().any(|row| first.is_some_and(|first| first.variant != row.variant));
+    let mut references: Vec<_> = metric.rows.iter().filter_map(|row| row.against.as_deref()).collect();
+    references.dedup();
+    // If all have the same reference, the heading names it, else each cell.
+    let is_one = references.iter().all(|reference| Some(reference) == references.first());
+    let against = references.first().filter(|_| is_one).map(|reference| format!("against {reference}"));
+    let against = against.unwrap_or_else(|| "comparison".to_owned());
+    let comparison = |row: &Row| {
+        let Some(found) = row.comparison else { return String::new() };
+        let text = finding(&found, metric.resolution(&row.variant, row.n));
+        match &row.against {
+            Some(reference) if !is_one => format!("{text}, against {reference}"),
+            _ => text,
+        }
+    };
     let columns = columns(&[
         ("function", false),
         ("sandbox", false),
         ("variant", false),
-        ("at once", true),
+        (&metric.count, true),
         ("rounds", true),
         ("median", true),
         ("95 % interval", true),
@@ -52,21 +61,23 @@ fn of_metric(results: &Results, experiment: Experiment, metric: &Metric) -> Tabl
     let some = |value: Option<f64>| value.map_or_else(String::new, number);
     let cells = |row: &Row| {
         let location = row.location;
+        // The spread of a single value is none.
+        let several = location.filter(|it| it.count > 1);
         let of = |read: fn(&crate::stats::Location) -> f64| some(location.as_ref().map(read));
         let spread = |read: fn(&crate::stats::Location) -> (f64, f64)| {
-            location.as_ref().map(read).map_or_else(String::new, |(low, high)| range(low, high))
+            several.as_ref().map(read).map_or_else(String::new, |(low, high)| range(low, high))
         };
         vec![
-            name(row),
+            name(&row.function),
             sandbox(results, &row.function),
             if is_varied { row.variant.clone() } else { String::new() },
-            if is_burst { row.n.to_string() } else { String::new() },
+            if metric.count.is_empty() { String::new() } else { row.n.to_string() },
             row.rounds.to_string(),
             of(|it| it.median),
-            if row.rounds > 0 { interval(row.interval) } else { String::new() },
+            row.interval.map_or_else(String::new, interval),
             spread(|it| (it.lower_quartile, it.upper_quartile)),
             spread(|it| (it.min, it.max)),
-            of(|it| it.mean),
+            some(several.map(|it| it.mean)),
             some(location.and_then(|it| it.p95)),
             some(location.and_then(|it| it.p99)),
             location
@@ -74,7 +85,7 @@ fn of_metric(results: &Results, experiment: Experiment, metric: &Metric) -> Tabl
                 .filter(|count| *count > 0)
                 .map_or_else(String::new, |count| count.to_string()),
             undisturbed(row),
-            row.comparison.map_or_else(String::new, |found| finding(&found, metric.resolutions.get(&row.n).copied())),
+            comparison(row),
             failures(&row.failures),
             row.paper.clone().unwrap_or_default(),
         ]
@@ -84,16 +95,16 @@ fn of_metric(results: &Results, experiment: Experiment, metric: &Metric) -> Tabl
     Table { id: metric.id.clone(), caption, columns, rows }.compact()
 }
 
-/// Returns the name of a row: the control says what it is.
-fn name(row: &Row) -> String {
-    match row.function.strip_suffix(CONTROL) {
-        Some(original) => format!("{original} again (A/A control)"),
-        None => row.function.clone(),
+/// Returns the name of a row: controls and functions of the other build say what they are.
+fn name(function: &str) -> String {
+    if let Some(original) = function.strip_suffix(CONTROL) {
+        return format!("{original} again (A/A control)");
     }
+    function.strip_suffix(BASELINE).map_or_else(|| function.to_owned(), |original| format!("{original} (baseline)"))
 }
 
 fn function<'r>(results: &'r Results, name: &str) -> Option<&'r FunctionInfo> {
-    results.functions.iter().find(|function| function.name == name.trim_end_matches(CONTROL))
+    results.functions.iter().find(|function| function.name == original(name))
 }
 
 fn sandbox(results: &Results, name: &str) -> String {
@@ -136,11 +147,11 @@ fn failures(failures: &Failures) -> String {
 fn conditions(results: &Results, experiment: Experiment, metric: &Metric) -> String {
     let mut parts = Vec::new();
     let samples: usize = metric.rows.iter().filter_map(|row| row.location).map(|location| location.count).sum();
-    parts.push(format!("{samples} samples; latencies are of successful requests"));
+    parts.push(format!("{samples} samples, all of successful requests"));
     if metric.rows.iter().any(|row| row.rounds > 0 && row.interval.is_none()) {
         parts.push("no interval below six rounds".to_owned());
     }
-    let resolutions: Vec<_> = metric.resolutions.values().copied().collect();
+    let resolutions: Vec<_> = metric.controls.iter().filter_map(|control| control.resolution).collect();
     if let Some(worst) = resolutions.iter().copied().reduce(f64::max) {
         let of_all = if resolutions.len() > 1 { " at worst" } else { "" };
         parts.push(format!("resolution of the A/A control {}{of_all}", percent(worst)));
@@ -153,12 +164,26 @@ fn conditions(results: &Results, experiment: Experiment, metric: &Metric) -> Str
         }
         .to_owned(),
     );
-    if experiment == Experiment::Burst {
-        let limits = match results.plan.preset {
-            Preset::Paper => "no limit of simultaneous starts, memory budget 95 %",
-            Preset::Quick | Preset::Default => "the daemon's limits of simultaneous starts and of memory apply",
-        };
-        parts.push(limits.to_owned());
+    let (loop_seconds, load_seconds) = results.plan.windows;
+    let (_, rest, windows) = results.plan.idle;
+    match experiment {
+        Experiment::Burst if results.plan.preset == Preset::Paper => {
+            parts.push("no limit of simultaneous starts, memory budget 95 %".to_owned());
+        }
+        Experiment::Burst => parts.push("the daemon's limits of simultaneous starts and of memory apply".to_owned()),
+        Experiment::Throughput => parts.push(format!("windows of {loop_seconds} s; more is better")),
+        Experiment::Transfer => parts.push("more is better".to_owned()),
+        Experiment::Load => {
+            let unit = if metric.rows.iter().any(|row| row.variant == "rate") {
+                "load in requests per second"
+            } else {
+                "load in percent of what a closed loop over 64 connections reaches"
+            };
+            parts.push(format!("{load_seconds} s each; {unit}; Poisson arrivals; sending never waits for answers"));
+        }
+        Experiment::Memory => parts.push("memory budget 95 %".to_owned()),
+        Experiment::Idle => parts.push(format!("after {rest} s of rest, means of {windows} windows of a second")),
+        _ => {}
     }
     if metric.rows.iter().any(|row| row.disturbed > 0) {
         parts.push("undisturbed: the median without rounds in which the machine did something else".to_owned());
@@ -166,23 +191,15 @@ fn conditions(results: &Results, experiment: Experiment, metric: &Metric) -> Str
     format!("{}.", parts.join("; "))
 }
 
-fn of_parts(results: &Results, summary: &Summary) -> Table {
-    let phases = ["resources", "created", "started", "first output", "ready"];
-    let mut names = vec![("function", false), ("sandbox", false), ("variant", false)];
-    names.extend(PART_NAMES.map(|name| (name, true)));
-    let boot: Vec<String> = phases.iter().map(|phase| format!("boot: {phase}")).collect();
-    names.extend(boot.iter().map(|name| (name.as_str(), true)));
-    let rows = summary.parts.iter().map(|parts| {
-        let mut row = vec![parts.function.clone(), sandbox(results, &parts.function), parts.variant.clone()];
-        row.extend(parts.medians.iter().map(|value| number(*value)));
-        row.extend(
-            phases.iter().map(|phase| parts.phases.get(*phase).map_or_else(String::new, |value| number(*value))),
-        );
-        row
+fn of_details(results: &Results, details: &Details) -> Table {
+    let mut names = vec![("function", false), ("sandbox", false), ("variant", false), (details.count.as_str(), true)];
+    names.extend(details.columns.iter().map(|name| (name.as_str(), true)));
+    let rows = details.rows.iter().map(|row| {
+        let count = if details.count.is_empty() { String::new() } else { row.n.to_string() };
+        let mut cells = vec![name(&row.function), sandbox(results, &row.function), row.variant.clone(), count];
+        cells.extend(row.values.iter().map(|value| value.map_or_else(String::new, number)));
+        cells
     });
-    let caption = "Parts of a cold start, medians in ms: connect(2); waiting without the boot; the boot by the daemon's \
-                   clock, with its phases; from having an instance to the head of its response; the rest is neither the \
-                   client's nor the daemon's. Medians of parts need not add up to the median of the whole.";
     let rows = rows.collect();
-    Table { id: "cold-parts".to_owned(), caption: caption.to_owned(), columns: columns(&names), rows }.compact()
+    Table { id: details.id.clone(), caption: details.caption.clone(), columns: columns(&names), rows }.compact()
 }

@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     host::Machine,
     options::PageCache,
-    plan::Plan,
+    plan::{Load, Plan},
     registry::Sandbox,
     results::SCHEMA,
     sample::{Sample, SampleWriter},
@@ -21,12 +21,19 @@ fn results(preset: Preset) -> Results {
         rounds: Some(8),
         bursts: vec![1, 10],
         pairs: (500, 50),
+        connections: vec![1, 16],
+        loads: vec![Load::Share(50)],
+        windows: (3.0, 10.0),
+        steps: vec![0, 5],
+        idle: (10, 10, 30),
         precision: None,
         memory: None,
         cpus: None,
         page_cache: PageCache::Warm,
         path: None,
         settle: 0,
+        baseline: None,
+        daemon: None,
     };
     let function = |name: &str, sandbox: &str| FunctionInfo {
         name: name.to_owned(),
@@ -46,6 +53,7 @@ fn results(preset: Preset) -> Results {
         throttled: (None, None),
         functions: vec![function("a", "process"), function("b", "qemu-q35")],
         left_out: vec![("c".to_owned(), "it answers & with <404>".to_owned())],
+        unsupported: Vec::new(),
         calibration: None,
         warnings: Vec::new(),
         summaries: Vec::new(),
@@ -157,5 +165,5 @@ fn results_of_another_version_are_refused() {
     let directory = tempfile::tempdir().unwrap();
     fs::write(directory.path().join("results.json"), "{\"schema\": 99}").unwrap();
     let error = Results::read(directory.path()).unwrap_err().to_string();
-    assert!(error.contains("expected version 1 of the results, found 99"), "{error}");
+    assert!(error.contains("expected version 2 of the results, found 99"), "{error}");
 }

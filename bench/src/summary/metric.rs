@@ -4,9 +4,14 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Context, series::Series};
+use super::{
+    Context,
+    definition::{Better, Definition},
+    reference::{is_control, references},
+    series::Series,
+};
 use crate::{
-    experiments::CONTROL,
+    experiments::{BASELINE, original},
     options::Experiment,
     stats::{
         Comparison, Interval, Location, autocorrelation, compare, generator, median, median_interval, theil_sen, wilson,
@@ -19,74 +24,6 @@ const DRIFT: f64 = 0.05;
 const DEPENDENCE: f64 = 0.3;
 /// Rounds from which on drift and dependence are looked at.
 const MIN_TREND: usize = 10;
-
-/// What a metric is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Definition {
-    /// Its name in files.
-    pub id: &'static str,
-    /// Its heading.
-    pub title: &'static str,
-    /// From when to when.
-    pub meaning: &'static str,
-    /// The variant of its samples, if it has one only.
-    pub variant: &'static str,
-}
-
-impl Definition {
-    /// The time of a cold start.
-    pub const COLD: Self = Self {
-        id: "cold",
-        title: "Cold start",
-        meaning: "from before connect(2) to the first byte of the response, ms",
-        variant: "",
-    };
-    /// Warm requests without pauses.
-    pub const WARM: [Self; 3] = [
-        Self::warm("warm-direct", "Warm request, directly", "direct", ""),
-        Self::warm("warm-daemon", "Warm request through the daemon", "daemon", ""),
-        Self::warm("warm-overhead", "What the daemon adds to a warm request", "overhead", DIFFERENCE),
-    ];
-    /// Warm requests with pauses.
-    pub const WARM_PAUSES: [Self; 3] = [
-        Self::warm("warm-direct-pauses", "Warm request, directly, 10 ms pauses", "direct, 10 ms pauses", ""),
-        Self::warm("warm-daemon-pauses", "Warm request through the daemon, 10 ms pauses", "daemon, 10 ms pauses", ""),
-        Self::warm(
-            "warm-overhead-pauses",
-            "What the daemon adds to a warm request, 10 ms pauses",
-            "overhead, 10 ms pauses",
-            DIFFERENCE,
-        ),
-    ];
-    /// Bursts.
-    pub const BURST: [Self; 4] = [
-        Self::burst("burst-first", "Burst, first answer", "to the first byte of the first response, ms"),
-        Self::burst("burst-median", "Burst, median answer", "to the median of the first bytes, ms"),
-        Self::burst("burst-p95", "Burst, 95th percentile", "to the 95th percentile of the first bytes, ms"),
-        Self::burst(
-            "burst-last",
-            "Burst, last answer",
-            "from the first write(2) to the first byte of the last response, ms",
-        ),
-    ];
-
-    const fn warm(id: &'static str, title: &'static str, variant: &'static str, meaning: &'static str) -> Self {
-        let meaning =
-            if meaning.is_empty() { "from the first write(2) to the first byte of the response, ms" } else { meaning };
-        Self { id, title, meaning, variant }
-    }
-
-    const fn burst(id: &'static str, title: &'static str, meaning: &'static str) -> Self {
-        Self { id, title, meaning, variant: "" }
-    }
-
-    /// Whether values may be compared as ratios. Differences may be close to zero.
-    fn has_ratios(&self) -> bool {
-        self.meaning != DIFFERENCE
-    }
-}
-
-const DIFFERENCE: &str = "difference of the medians of each round, ms";
 
 /// Failed requests.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -113,7 +50,7 @@ pub struct Row {
     pub function: String,
     /// What was done with it.
     pub variant: String,
-    /// Simultaneous requests.
+    /// Simultaneous requests, connections, load, or instances.
     pub n: u32,
     /// Whether it is the A/A control.
     pub is_control: bool,
@@ -133,12 +70,27 @@ pub struct Row {
     pub excluded: usize,
     /// Against the reference. `None`: it is the reference, or they cannot be compared.
     pub comparison: Option<Comparison>,
+    /// The reference.
+    pub against: Option<String>,
     /// Change over all rounds, relative to the median.
     pub drift: Option<f64>,
     /// Correlation of each round with the next one.
     pub autocorrelation: Option<f64>,
     /// Published values for this sandbox, of another machine.
     pub paper: Option<String>,
+}
+
+/// The A/A control: the first function beside itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Control {
+    /// What was done with it.
+    pub variant: String,
+    /// Simultaneous requests, connections, load, or instances.
+    pub n: u32,
+    /// The ratio of the function to itself.
+    pub comparison: Comparison,
+    /// The largest difference that it shows by chance, relative.
+    pub resolution: Option<f64>,
 }
 
 /// The figures of a metric.
@@ -150,14 +102,29 @@ pub struct Metric {
     pub title: String,
     /// From when to when.
     pub meaning: String,
+    /// Its unit.
+    pub unit: String,
+    /// What the numbers of its contestants count. Empty: they have none.
+    pub count: String,
+    /// What is an improvement.
+    pub better: Better,
+    /// Whether values may be compared as ratios.
+    pub has_ratios: bool,
     /// The contestants.
     pub rows: Vec<Row>,
-    /// The A/A controls by number of simultaneous requests: the ratio of the first function to itself.
-    pub controls: BTreeMap<u32, Comparison>,
-    /// The largest difference that they show by chance, relative.
-    pub resolutions: BTreeMap<u32, f64>,
+    /// The A/A controls.
+    pub controls: Vec<Control>,
     /// Whether no control finds a difference where there is none.
     pub is_reliable: bool,
+}
+
+impl Metric {
+    /// Returns the smallest difference that rows of a kind can show. Variants without a control have that of the others.
+    pub fn resolution(&self, variant: &str, n: u32) -> Option<f64> {
+        let same_n = || self.controls.iter().filter(move |control| control.n == n);
+        let same = same_n().find(|control| control.variant == variant);
+        same.or_else(|| same_n().next()).and_then(|control| control.resolution)
+    }
 }
 
 /// Summarizes the series of a metric.
@@ -171,57 +138,63 @@ pub fn summarize(
     let random = |purpose: &str, one: &Series| {
         generator(context.seed, &format!("{purpose} of {} {} {} {}", definition.id, one.function, one.variant, one.n))
     };
-    let (mut controls, mut resolutions) = (BTreeMap::new(), BTreeMap::new());
-    for control in series.iter().filter(|one| is_control(one) && definition.has_ratios()) {
-        let original = control.function.trim_end_matches(CONTROL);
-        let Some(original) = series.iter().find(|one| one.function == original && is_same_kind(one, control)) else {
-            continue;
-        };
-        // A control has no resolution to exceed.
-        let Some(found) = compare(&pairs(control, original), 1, Some(0.0), &mut random("control", control)) else {
-            continue;
-        };
-        if let Some(interval) = found.interval {
-            resolutions.insert(control.n, (interval.high - 1.0).max(1.0 / interval.low - 1.0));
-        }
-        controls.insert(control.n, found);
-    }
-    let is_reliable = controls.values().all(|found| found.interval.is_none_or(|interval| interval.contains(1.0)));
+    let controls = controls(definition, series, random);
+    let is_of_itself = |control: &Control| control.comparison.interval.is_none_or(|interval| interval.contains(1.0));
+    let is_reliable = controls.iter().all(is_of_itself);
     if !is_reliable {
         warnings.push(format!(
             "{}: the A/A control finds a difference between a function and itself. The whole run is unreliable.",
             definition.title
         ));
     }
-    let mut rows = Vec::new();
-    for one in series {
-        let reference = series.iter().find(|other| other.n == one.n && !is_control(other));
-        let compared = series.iter().filter(|other| other.n == one.n && !is_control(other)).count().saturating_sub(1);
-        let comparison =
-            reference.filter(|to| *to != one && !is_control(one) && definition.has_ratios()).and_then(|to| {
-                compare(&pairs(one, to), compared, resolutions.get(&one.n).copied(), &mut random("ratio", one))
-            });
-        let row = row(one, comparison, &mut random("median", one), context, definition);
-        warn(experiment, &row, warnings);
-        rows.push(row);
-    }
-    Metric {
+    let mut metric = Metric {
         id: definition.id.to_owned(),
         title: definition.title.to_owned(),
         meaning: definition.meaning.to_owned(),
-        rows,
+        unit: definition.unit().to_owned(),
+        count: definition.count.to_owned(),
+        better: definition.better,
+        has_ratios: definition.has_ratios,
+        rows: Vec::new(),
         controls,
-        resolutions,
         is_reliable,
+    };
+    let references = if definition.has_ratios { references(experiment, series) } else { vec![None; series.len()] };
+    for (one, reference) in series.iter().zip(&references) {
+        let mut row = row(one, &mut random("median", one), context, definition);
+        if let Some(reference) = reference {
+            let together =
+                series.iter().zip(&references).filter(|(other, to)| to.is_some() && other.n == one.n).count();
+            let resolution = metric.resolution(&one.variant, one.n);
+            row.against = Some(reference.name.clone());
+            let to = &series[reference.place];
+            row.comparison = compare(&pairs(one, to), together, resolution, &mut random("ratio", one));
+        }
+        warn(experiment, definition, &row, warnings);
+        metric.rows.push(row);
     }
+    metric
 }
 
-fn is_control(series: &Series) -> bool {
-    series.function.ends_with(CONTROL)
-}
-
-fn is_same_kind(one: &Series, other: &Series) -> bool {
-    one.variant == other.variant && one.n == other.n
+/// Compares the A/A controls with their originals.
+fn controls<R: rand::Rng>(
+    definition: Definition,
+    series: &[Series],
+    random: impl Fn(&str, &Series) -> R,
+) -> Vec<Control> {
+    let is_original = |one: &Series, control: &Series| {
+        one.function == original(&control.function) && one.variant == control.variant && one.n == control.n
+    };
+    let all: Vec<_> = series.iter().filter(|one| is_control(one) && definition.has_ratios).collect();
+    let control = |control: &&Series| {
+        let original = series.iter().find(|one| is_original(one, control))?;
+        // A control has no resolution to exceed.
+        let random = &mut random("control", control);
+        let comparison = compare(&pairs(control, original), all.len(), Some(0.0), random)?;
+        let resolution = comparison.interval.map(|interval| (interval.high - 1.0).max(1.0 / interval.low - 1.0));
+        Some(Control { variant: control.variant.clone(), n: control.n, comparison, resolution })
+    };
+    all.iter().filter_map(control).collect()
 }
 
 /// Returns the values of the rounds that both have.
@@ -233,13 +206,7 @@ fn pairs(this: &Series, to: &Series) -> Vec<(f64, f64)> {
     this.points.iter().filter_map(pair).collect()
 }
 
-fn row(
-    series: &Series,
-    comparison: Option<Comparison>,
-    random: &mut impl rand::Rng,
-    context: &Context<'_>,
-    definition: Definition,
-) -> Row {
+fn row(series: &Series, random: &mut impl rand::Rng, context: &Context<'_>, definition: Definition) -> Row {
     let rounds: Vec<f64> = series.points.iter().map(|point| point.value).collect();
     let middle = median(&rounds);
     let location = Location::of(series.values.clone());
@@ -248,7 +215,7 @@ fn row(
     let line: Vec<_> = series.points.iter().map(|point| (f64::from(point.round), point.value)).collect();
     let is_long = rounds.len() >= MIN_TREND;
     let slope = theil_sen(&line).filter(|_| is_long).map(|(slope, _)| slope);
-    let name = series.function.trim_end_matches(CONTROL);
+    let name = original(&series.function);
     let sandbox = context.functions.iter().find(|function| function.name == name).map(|function| &function.sandbox);
     let failed: usize = series.failures.values().sum();
     Row {
@@ -267,25 +234,31 @@ fn row(
             interval: wilson(failed, series.attempts),
         },
         excluded: series.excluded,
-        comparison,
+        comparison: None,
+        against: None,
         drift: slope.zip(middle).filter(|(_, median)| *median > 0.0).map(|(slope, median)| {
             let length = line.last().map_or(0.0, |last| last.0) - line.first().map_or(0.0, |first| first.0);
             slope * length / median
         }),
         autocorrelation: autocorrelation(&rounds).filter(|_| is_long),
         paper: sandbox
+            .filter(|_| !series.function.ends_with(BASELINE))
             .and_then(|sandbox| context.reference.text(definition.id, &sandbox.name, &series.variant, series.n)),
     }
 }
 
-fn warn(experiment: Experiment, row: &Row, warnings: &mut Vec<String>) {
+fn warn(experiment: Experiment, definition: Definition, row: &Row, warnings: &mut Vec<String>) {
     let variant = if row.variant.is_empty() || row.variant == experiment.name() {
         String::new()
     } else {
         format!(" ({})", row.variant)
     };
-    let simultaneous = if row.n > 1 { format!(", {} at once", row.n) } else { String::new() };
-    let who = format!("{}: {}{variant}{simultaneous}", experiment.name(), row.function);
+    let number = match definition.count {
+        "" => String::new(),
+        "load" => format!(", load {}", row.n),
+        count => format!(", {} {count}", row.n),
+    };
+    let who = format!("{}: {}{variant}{number}", experiment.name(), row.function);
     let failed = row.failures.count();
     if failed > 0 {
         warnings.push(format!("{who}: {failed} of {} requests have failed.", row.failures.attempts));

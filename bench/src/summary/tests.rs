@@ -82,7 +82,7 @@ fn cold_starts_are_compared_with_the_first_function() {
     assert_eq!(row(2).comparison.unwrap().finding, crate::stats::Finding::Slower);
     assert!((row(2).comparison.unwrap().ratio - 2.5).abs() < 0.02);
     assert_eq!(row(3).comparison.unwrap().finding, crate::stats::Finding::Equal);
-    assert!(metric.is_reliable && metric.resolutions[&1] < 0.01, "{:?}", metric.controls);
+    assert!(metric.is_reliable && metric.resolution("cold", 1).unwrap() < 0.01, "{:?}", metric.controls);
     assert_eq!(found.summary.warnings, Vec::<String>::new());
 }
 
@@ -94,7 +94,7 @@ fn a_control_that_differs_makes_the_run_unreliable() {
     }
     let found = evaluated(&samples, &[("a", "process"), ("b", "process"), ("c", "process")]);
     let metric = &found.summary.metrics[0];
-    assert!(!metric.is_reliable && metric.resolutions[&1] > 0.15);
+    assert!(!metric.is_reliable && metric.resolution("cold", 1).unwrap() > 0.15);
     assert_eq!(metric.rows[3].comparison.unwrap().finding, crate::stats::Finding::NotResolved);
     assert!(
         found.summary.warnings.iter().any(|warning| warning.contains("unreliable")),
@@ -142,7 +142,7 @@ fn disturbed_rounds_stay_and_the_median_without_them_is_beside() {
     let row = &found.summary.metrics[0].rows[2];
     assert_eq!((row.rounds, row.disturbed), (30, 10));
     assert!((row.undisturbed_median.unwrap() - 25.0).abs() < 0.5 && row.location.unwrap().max > 90.0);
-    assert!(found.summary.warnings.iter().any(|warning| warning.starts_with("cold: 8 % of the rounds were disturbed")));
+    assert!((found.summary.disturbed - 10.0 / 120.0).abs() < 1e-9, "{}", found.summary.disturbed);
 }
 
 #[test]
@@ -200,8 +200,85 @@ fn bursts_are_measured_from_their_first_write() {
 #[test]
 fn parts_add_up_to_the_sample() {
     let found = evaluated(&three_functions(), &[("a", "process"), ("b", "process"), ("c", "process")]);
-    let parts = &found.summary.parts[1];
-    assert_eq!(parts.function, "b");
-    let total: f64 = parts.medians.iter().sum();
-    assert!((total - found.summary.metrics[0].rows[2].location.unwrap().median).abs() < 0.3, "{parts:?}");
+    let details = &found.summary.details[0];
+    let row = &details.rows[1];
+    assert_eq!((details.id.as_str(), row.function.as_str()), (PARTS, "b"));
+    let total: f64 = PART_NAMES.iter().map(|part| row.value(details, part).unwrap()).sum();
+    assert!((total - found.summary.metrics[0].rows[2].location.unwrap().median).abs() < 0.3, "{row:?}");
+}
+
+/// Returns a row with a quantity.
+fn quantity(experiment: Experiment, metric: &str, n: u32, round: u32, value: f64) -> Sample {
+    let frame =
+        Sample { experiment: experiment.name().to_owned(), function: "a".to_owned(), n, round, ..Sample::default() };
+    frame.quantity(metric, value)
+}
+
+fn evaluated_as(experiment: Experiment, samples: &[Sample]) -> Evaluation {
+    let (reference, functions) = (Reference::default(), functions(&[("a", "process")]));
+    evaluate(experiment, samples, &context(&functions, &reference)).unwrap()
+}
+
+#[test]
+fn memory_of_an_instance_is_the_slope() {
+    let rounds = 1..=6_u32;
+    let samples: Vec<_> = rounds
+        .flat_map(|round| {
+            [0, 5, 10].map(|n| {
+                let value = 40.0 + 12.5 * f64::from(n) + f64::from(round);
+                quantity(Experiment::Memory, "available-mib", n, round, value)
+            })
+        })
+        .collect();
+    let found = evaluated_as(Experiment::Memory, &samples);
+    assert_eq!(found.summary.metrics.len(), 1, "nothing else was measured");
+    let row = &found.summary.metrics[0].rows[0];
+    assert_eq!((row.rounds, row.n, row.location.unwrap().median), (6, 0, 12.5));
+    let intercepts = found.summary.details.iter().find(|details| details.id == "memory-intercept").unwrap();
+    let intercept = intercepts.rows[0].value(intercepts, "available memory").unwrap();
+    assert!((intercept - 43.5).abs() < 1e-9, "{intercept}");
+    let steps = found.summary.details.iter().find(|details| details.id == STEPS).unwrap();
+    assert_eq!(steps.rows.iter().map(|row| row.n).collect::<Vec<_>>(), [0, 5, 10]);
+}
+
+#[test]
+fn work_of_idle_instances_is_a_mean() {
+    let values = [0.0, 0.0, 0.0, 400.0];
+    let samples: Vec<_> = (1..=6)
+        .flat_map(|round| values.map(|value| quantity(Experiment::Idle, "cpu-us-per-s", 10, round, value)))
+        .collect();
+    let row = &evaluated_as(Experiment::Idle, &samples).summary.metrics[0].rows[0];
+    assert_eq!((row.rounds, row.location.unwrap().median), (6, 100.0), "a median would be 0");
+}
+
+#[test]
+fn loops_have_their_requests_and_failures_and_say_if_the_client_was_the_limit() {
+    let samples: Vec<_> = (1..=2)
+        .flat_map(|round| {
+            let of = |metric, value| quantity(Experiment::Load, metric, 95, round, value);
+            let sent = Sample { requests: Some(1000), failed: Some(100), status: Some(500), ..of("sent-per-s", 100.0) };
+            [sent, of("latency-p50", 2.0), of("latency-p99", 9.0), of("lateness-p99", 0.5)]
+        })
+        .collect();
+    let found = evaluated_as(Experiment::Load, &samples).summary;
+    let row = &found.metrics.iter().find(|metric| metric.id == "load-p99").unwrap().rows[0];
+    assert_eq!((row.failures.attempts, row.failures.by_status[&500]), (2000, 200));
+    assert_eq!((row.rounds, row.location.unwrap().median), (2, 9.0));
+    assert!(found.warnings.iter().any(|warning| warning == "load: the client was the limit of a (95)."), "{found:?}");
+}
+
+#[test]
+fn clocks_that_differ_are_noticed() {
+    let sample = |round| Sample {
+        experiment: "cpu".to_owned(),
+        variant: "fib, first".to_owned(),
+        cold: false,
+        t0: Some(0.0),
+        t1: Some(500_000.0),
+        function_us: Some(400_000.0),
+        ..cold("a", round, 1.0)
+    };
+    let found = evaluated_as(Experiment::Cpu, &(0..=3).map(sample).collect::<Vec<_>>()).summary;
+    assert_eq!((found.metrics[0].id.as_str(), found.metrics[0].rows[0].rounds), ("cpu-fib", 3));
+    assert!(found.warnings.iter().any(|warning| warning.contains("by the client's clock")), "{:?}", found.warnings);
 }

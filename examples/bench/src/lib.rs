@@ -10,7 +10,7 @@ mod work;
 #[cfg(test)]
 mod tests;
 
-use std::{borrow::Cow, env, fs, io, thread, time::Instant};
+use std::{borrow::Cow, env, ffi::OsString, fs, io, path::Path, thread, time::Instant};
 
 pub use files::write_files;
 
@@ -21,6 +21,18 @@ use query::Query;
 const MAX_MIB: u64 = 4096;
 /// Longest wait or work that a request can ask for, in microseconds.
 const MAX_MICROS: u64 = 60_000_000;
+
+/// Serves, or writes the files: the arguments are a callback URL, or `files` and a directory.
+///
+/// # Errors
+/// As [`run`] and [`write_files`].
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> io::Result<()> {
+    let mut arguments = arguments.into_iter();
+    match (arguments.next(), arguments.next()) {
+        (Some(word), Some(directory)) if word == "files" => write_files(Path::new(&directory)),
+        (callback, _) => run(callback.map(|url| url.to_string_lossy().into_owned())),
+    }
+}
 
 /// Listens as `hello` does, and serves until the process is ended.
 ///

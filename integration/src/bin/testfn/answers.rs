@@ -75,6 +75,7 @@ pub(crate) async fn serve(function: &Rc<Function>, stream: TcpStream) -> io::Res
         }
         served += 1;
         function.served.set(function.served.get() + 1);
+        slow_down(function).await;
         let _counted = InFlight::enter(function);
         if request.path() == "/ws" {
             return web_socket(connection, &request).await;
@@ -86,6 +87,19 @@ pub(crate) async fn serve(function: &Rc<Function>, stream: TcpStream) -> io::Res
         connection.drain().await?;
     }
     Ok(())
+}
+
+/// Delays the answer to the present request, or all answers, as the options say.
+#[allow(clippy::disallowed_methods, reason = "a stall holds up everything")]
+async fn slow_down(function: &Function) {
+    let is_at = |every: Option<u64>| every.is_some_and(|every| function.served.get().is_multiple_of(every));
+    let length = Duration::from_millis(function.options.slow_ms);
+    if is_at(function.options.stall_every) {
+        std::thread::sleep(length);
+    }
+    if is_at(function.options.slow_every) {
+        sleep(length).await;
+    }
 }
 
 /// Adds a line to a file, in one write.

@@ -13,10 +13,12 @@ use std::{
     io::{self, Write},
     process::{Command, ExitCode, Stdio},
     rc::Rc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    thread,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use clap::Parser;
+use nix::time::{ClockId, clock_gettime};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpSocket, TcpStream},
@@ -67,6 +69,9 @@ async fn run(options: Options) -> io::Result<ExitCode> {
             }
         });
     }
+    if options.work > 0 {
+        thread::spawn(move || work(Duration::from_millis(options.work)));
+    }
     let _hoard = vec![1_u8; options.allocate << 20];
     sleep(Duration::from_millis(options.boot_delay)).await;
     if let Some(code) = options.exit_at_boot {
@@ -91,6 +96,20 @@ async fn run(options: Options) -> io::Result<ExitCode> {
             return Ok(ExitCode::from(code));
         }
         accept(function, listener).await
+    }
+}
+
+/// Uses so much processor time in each period. A period that begins late is not skipped.
+#[allow(clippy::disallowed_methods, reason = "a thread of its own")]
+fn work(share: Duration) {
+    const PERIOD: Duration = Duration::from_millis(100);
+    let used = || clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from);
+    let began = Instant::now();
+    for period in 1.. {
+        while used() < share * period {
+            std::hint::black_box(period);
+        }
+        thread::sleep((PERIOD * period).saturating_sub(began.elapsed()));
     }
 }
 

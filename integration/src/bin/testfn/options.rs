@@ -52,6 +52,18 @@ pub(crate) struct Options {
     /// Keep one thread busy all the time.
     #[arg(long)]
     pub spin: bool,
+    /// Wait before the answer to every request of this number, such as 100 for each hundredth one.
+    #[arg(long)]
+    pub slow_every: Option<u64>,
+    /// Answer nothing for a while at every request of this number.
+    #[arg(long)]
+    pub stall_every: Option<u64>,
+    /// How long slow answers and stalls take, in milliseconds.
+    #[arg(long, default_value_t = 200)]
+    pub slow_ms: u64,
+    /// Milliseconds of processor time to use in each 100 ms, without any request.
+    #[arg(long, default_value_t = 0)]
+    pub work: u64,
     /// Close a connection without a response when it carries a second request.
     #[arg(long)]
     pub forgetful: bool,

@@ -1,18 +1,17 @@
-//! The derived registry: the user's functions with the keys that an experiment needs. The user's own is never written to.
+//! The functions of the user's registry, and what an experiment changes in them.
 
 use std::{
-    fs, io,
-    os::unix::fs::{PermissionsExt as _, symlink},
+    fs,
     path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
-use tempfile::TempDir;
 use toml::{Table, Value};
 
 use crate::error::BenchError;
 
-const FILE: &str = "function.toml";
+/// The file of a function.
+pub(super) const FILE: &str = "function.toml";
 
 /// What isolates the instances of a function.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,11 +35,23 @@ pub struct Source {
     pub sandbox: Sandbox,
 }
 
+/// A key and its value. `None` removes the key.
+pub type Key = (&'static str, Option<Value>);
+
+/// The variable with the directory of the benchmark function's files.
+const FILES: &str = "BENCH_FILES";
+
 /// What an experiment changes in a function.
 #[derive(Debug, Clone, Default)]
 pub struct Overrides {
     /// Keys of the file itself. `None` removes a key.
-    pub keys: Vec<(&'static str, Option<Value>)>,
+    pub keys: Vec<Key>,
+    /// Keys of `[vm]`, of functions that have it.
+    pub vm: Vec<Key>,
+    /// Processes and threads that an instance may have, where that is limited.
+    pub pids: Option<u32>,
+    /// Where processes find the files of the benchmark function, unless they say so themselves.
+    pub files: Option<PathBuf>,
     /// Memory of each instance, in MiB.
     pub memory: Option<u32>,
     /// Processors of each instance.
@@ -75,12 +86,13 @@ pub fn read(registry: &Path, patterns: &[String]) -> Result<(Vec<Source>, Vec<Da
     Ok((sources, damaged))
 }
 
-fn is_chosen(name: &str, patterns: &[String]) -> bool {
+/// Returns whether one of the patterns matches a name. Without patterns, all are chosen.
+pub fn is_chosen(name: &str, patterns: &[String]) -> bool {
     patterns.is_empty() || patterns.iter().any(|pattern| matches(pattern, name))
 }
 
 /// Returns whether a name matches a pattern, in which `*` stands for any text.
-pub fn matches(pattern: &str, name: &str) -> bool {
+fn matches(pattern: &str, name: &str) -> bool {
     match pattern.split_once('*') {
         None => pattern == name,
         Some((before, after)) => name
@@ -121,6 +133,15 @@ fn sandbox(table: &Table) -> Option<Sandbox> {
 }
 
 impl Source {
+    /// Returns a function that a daemon has, from the sandbox of its page.
+    pub fn of_page(name: &str, sandbox_of_page: &serde_json::Value) -> Option<Self> {
+        // TOML has no null.
+        let given: serde_json::Map<_, _> = sandbox_of_page.as_object()?.iter().map(without_nulls).collect();
+        let table = Table::try_from(given).ok()?;
+        let sandbox = sandbox(&table)?;
+        Some(Self { name: name.to_owned(), directory: PathBuf::new(), table, sandbox })
+    }
+
     /// Returns the memory of an instance in MiB, with the daemon's default.
     pub fn memory(&self) -> i64 {
         self.inner().and_then(|inner| inner.get("memory")?.as_integer()).unwrap_or(128)
@@ -138,9 +159,14 @@ impl Source {
         self.table.contains_key(key)
     }
 
-    /// Returns whether processors of an instance can be limited.
-    pub fn can_limit_cpus(&self) -> bool {
-        !self.table.contains_key("process")
+    /// Returns whether instances can be restored from a snapshot.
+    pub fn can_restore(&self) -> bool {
+        let Some(vm) = self.table.get("vm") else { return false };
+        let of = |key: &str| vm.get(key);
+        let hypervisor = |key: &str| of("hypervisor").and_then(|table| table.get(key));
+        let is_qemu = hypervisor("type").and_then(Value::as_str).is_some_and(|kind| kind != "firecracker");
+        let is_read_only = hypervisor("read-only").and_then(Value::as_bool) == Some(true);
+        is_qemu && of("network").and_then(Value::as_str) == Some("user") && (of("image").is_none() || is_read_only)
     }
 
     fn inner(&self) -> Option<&Table> {
@@ -150,19 +176,26 @@ impl Source {
     /// Returns the file with changes, and with absolute paths.
     pub fn derive(&self, overrides: &Overrides) -> Table {
         let mut table = self.table.clone();
-        for (key, value) in &overrides.keys {
-            match value {
-                Some(value) => drop(table.insert((*key).to_owned(), value.clone())),
-                None => drop(table.remove(*key)),
+        set(&mut table, &overrides.keys);
+        if let Some(vm) = table.get_mut("vm").and_then(Value::as_table_mut) {
+            set(vm, &overrides.vm);
+        }
+        if let (Some(files), true) = (&overrides.files, table.contains_key("process")) {
+            let env = table.entry("env").or_insert_with(|| Value::Table(Table::new()));
+            if let Some(env) = env.as_table_mut() {
+                env.entry(FILES).or_insert_with(|| Value::String(files.display().to_string()));
             }
         }
-        let (can_limit_cpus, directory) = (self.can_limit_cpus(), self.directory.as_path());
+        let directory = self.directory.as_path();
         for kind in ["process", "container", "vm"] {
             let Some(inner) = table.get_mut(kind).and_then(Value::as_table_mut) else { continue };
             if let Some(memory) = overrides.memory {
                 inner.insert("memory".to_owned(), Value::Integer(memory.into()));
             }
-            if let Some(cpus) = overrides.cpus.filter(|_| can_limit_cpus) {
+            if let Some(pids) = overrides.pids.filter(|_| kind != "vm") {
+                inner.insert("pids-limit".to_owned(), Value::Integer(pids.into()));
+            }
+            if let Some(cpus) = overrides.cpus {
                 inner.insert("cpus".to_owned(), Value::Integer(cpus.into()));
             }
             for key in ["kernel", "image", "initrd"].iter().filter(|_| kind == "vm") {
@@ -184,75 +217,28 @@ impl Source {
     }
 }
 
+fn without_nulls((key, value): (&String, &serde_json::Value)) -> (String, serde_json::Value) {
+    let mut value = value.clone();
+    if let Some(inner) = value.as_object_mut() {
+        inner.retain(|_, value| !value.is_null());
+        *inner = inner.iter().map(without_nulls).collect();
+    }
+    (key.clone(), value)
+}
+
+fn set(table: &mut Table, keys: &[Key]) {
+    for (key, value) in keys {
+        match value {
+            Some(value) => drop(table.insert((*key).to_owned(), value.clone())),
+            None => drop(table.remove(*key)),
+        }
+    }
+}
+
 /// Returns the absolute path of a word that leads out of the function's directory. Paths inside of it lead to links.
 fn absolute(word: &str, directory: &Path) -> Option<String> {
     let path = directory.join(word);
     (word.starts_with("../") && path.exists()).then(|| path.display().to_string())
-}
-
-/// A registry that a daemon reads. Dropping it removes it.
-#[derive(Debug)]
-pub struct DerivedRegistry {
-    directory: TempDir,
-    copy: PathBuf,
-}
-
-impl DerivedRegistry {
-    /// Creates an empty registry, readable by every user. `copy` gets the files as well.
-    ///
-    /// # Errors
-    /// When it cannot be written.
-    pub fn create(copy: &Path) -> Result<Self, BenchError> {
-        let public = fs::Permissions::from_mode(0o755);
-        let directory = tempfile::Builder::new().prefix("unifaas-bench-").permissions(public).tempdir();
-        let directory = directory.map_err(|error| BenchError::Write(std::env::temp_dir(), error))?;
-        Ok(Self { directory, copy: copy.to_owned() })
-    }
-
-    /// Returns its directory.
-    pub fn path(&self) -> &Path {
-        self.directory.path()
-    }
-
-    /// Adds a function under a name. Its other files are links to those of the source.
-    ///
-    /// # Errors
-    /// When it cannot be written.
-    pub fn add(&self, name: &str, source: &Source, overrides: &Overrides) -> Result<(), BenchError> {
-        let place = self.path().join(name);
-        self.write(name, &source.derive(overrides)).map_err(|error| BenchError::Write(place.clone(), error))?;
-        let link = || -> io::Result<()> {
-            for entry in fs::read_dir(&source.directory)? {
-                let entry = entry?;
-                if entry.file_name() != FILE {
-                    symlink(entry.path(), place.join(entry.file_name()))?;
-                }
-            }
-            Ok(())
-        };
-        link().map_err(|error| BenchError::Write(place.clone(), error))
-    }
-
-    /// Adds a function that is no other than this file.
-    ///
-    /// # Errors
-    /// When it cannot be written.
-    pub fn add_table(&self, name: &str, table: &Table) -> Result<(), BenchError> {
-        self.write(name, table).map_err(|error| BenchError::Write(self.path().join(name), error))
-    }
-
-    fn write(&self, name: &str, table: &Table) -> io::Result<()> {
-        let text = toml::to_string(table).map_err(io::Error::other)?;
-        for root in [self.path(), &self.copy] {
-            let place = root.join(name);
-            fs::create_dir_all(&place)?;
-            fs::set_permissions(&place, fs::Permissions::from_mode(0o755))?;
-            let file = place.join(FILE);
-            fs::write(&file, &text)?;
-            fs::set_permissions(&file, fs::Permissions::from_mode(0o644))?;
-        }
-        Ok(())
-    }
 }
 
 #[cfg(test)]
@@ -281,12 +267,25 @@ mod tests {
     }
 
     #[test]
+    fn functions_of_a_daemon_have_sandbox_memory_and_processors() {
+        let page = serde_json::json!({"vm": {"kernel": "/k", "image": null, "memory": 64, "cpus": 2,
+            "hypervisor": {"type": "microvm", "options": {"pic": null}}}});
+        let source = Source::of_page("f", &page).unwrap();
+        assert_eq!((source.sandbox.name.as_str(), source.memory(), source.cpus()), ("qemu-microvm", 64, Some(2.0)));
+        assert!(Source::of_page("f", &serde_json::json!({"process": {"cpus": null}})).unwrap().cpus().is_none());
+        assert!(Source::of_page("f", &serde_json::Value::Null).is_none());
+    }
+
+    #[test]
     fn derived_functions_have_absolute_paths_and_the_keys_of_the_experiment() {
         let vm = source(
             "keepalive = 9\nmin-instances = 2\n[vm]\nkernel = \"../k.elf\"\nhypervisor = { type = \"firecracker\" }",
         );
         let overrides = Overrides {
             keys: vec![("single-use", Some(Value::Boolean(true))), ("min-instances", None)],
+            vm: vec![("snapshot", Some(Value::Boolean(true)))],
+            pids: Some(2000),
+            files: Some("/files".into()),
             memory: Some(512),
             cpus: Some(1),
         };
@@ -294,11 +293,25 @@ mod tests {
         assert_eq!(table["vm"]["kernel"].as_str(), Some("/registry/f/../k.elf"));
         assert_eq!((table["vm"]["memory"].as_integer(), table["vm"]["cpus"].as_integer()), (Some(512), Some(1)));
         assert_eq!((table["single-use"].as_bool(), table["keepalive"].as_integer()), (Some(true), Some(9)));
-        assert!(!table.contains_key("min-instances"));
+        assert!(!table.contains_key("min-instances") && !table.contains_key("env"));
+        assert_eq!(table["vm"]["snapshot"].as_bool(), Some(true));
         let process = source("process.command = [\"main.sh\", \"../none\"]").derive(&overrides);
         assert_eq!(process["process"]["memory"].as_integer(), Some(512));
-        assert!(process["process"].get("cpus").is_none(), "processors of processes cannot be limited");
+        assert_eq!(process["process"]["cpus"].as_integer(), Some(1));
+        assert_eq!(process["process"]["pids-limit"].as_integer(), Some(2000));
+        assert!(table["vm"].get("pids-limit").is_none());
+        assert_eq!(process["env"][FILES].as_str(), Some("/files"));
         assert_eq!(process["process"]["command"][1].as_str(), Some("../none"), "no such file");
+    }
+
+    #[test]
+    fn snapshots_need_the_network_of_qemu() {
+        let vm = |keys: &str, kind: &str| source(&format!("[vm]\nkernel = \"k\"\n{keys}hypervisor = {{ {kind} }}"));
+        assert!(vm("network = \"user\"\n", "type = \"microvm\"").can_restore());
+        assert!(vm("network = \"user\"\nimage = \"d\"\n", "type = \"qemu\", read-only = true").can_restore());
+        assert!(!vm("network = \"user\"\nimage = \"d\"\n", "type = \"qemu\"").can_restore());
+        assert!(!vm("", "type = \"microvm\"").can_restore() && !vm("", "type = \"firecracker\"").can_restore());
+        assert!(!source("process.command = [\"x\"]").can_restore());
     }
 
     #[test]

@@ -1,0 +1,217 @@
+//! The plan of a run: how many rounds of what, in which order. `estimate.rs` says how long that takes.
+
+mod estimate;
+
+use std::path::PathBuf;
+
+use rand::seq::SliceRandom as _;
+use serde::{Deserialize, Serialize};
+
+pub use estimate::seconds;
+
+use crate::{
+    options::{Experiment, PageCache, Preset, RunArgs},
+    stats::generator,
+};
+
+/// Everything that was decided before the first measurement. Written to the results.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// How much effort.
+    pub preset: Preset,
+    /// Determines orders and resamples.
+    pub seed: u64,
+    /// The experiments, in their order.
+    pub experiments: Vec<Experiment>,
+    /// Rounds, if they were given.
+    pub rounds: Option<u32>,
+    /// Simultaneous requests of `burst`.
+    pub bursts: Vec<u32>,
+    /// Pairs of a round of `warm`, without a pause and with one.
+    pub pairs: (u32, u32),
+    /// Connections of `throughput`.
+    pub connections: Vec<u32>,
+    /// How many requests per second `load` sends.
+    pub loads: Vec<Load>,
+    /// Seconds of a measurement of `throughput` and of `load`.
+    pub windows: (f64, f64),
+    /// Instances of `memory` at each step.
+    pub steps: Vec<u32>,
+    /// Instances of `idle`, seconds of rest, and windows of a second.
+    pub idle: (u32, u32, u32),
+    /// Half the width of an interval at which measuring ends early, relative to the median.
+    pub precision: Option<f64>,
+    /// Memory of each instance, if it was given.
+    pub memory: Option<u32>,
+    /// Processors of each instance, if they were given.
+    pub cpus: Option<u32>,
+    /// The host's page cache.
+    pub page_cache: PageCache,
+    /// The request, if it was given.
+    pub path: Option<String>,
+    /// Seconds to wait for a quiet machine.
+    pub settle: u64,
+    /// The build that takes part beside this one.
+    pub baseline: Option<PathBuf>,
+    /// The daemon that is measured instead of an own one.
+    pub daemon: Option<String>,
+}
+
+/// Requests per second of an open loop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Load {
+    /// A share of what the function can answer, in percent.
+    Share(u32),
+    /// A number.
+    Rate(u32),
+}
+
+/// Simultaneous requests of `burst`.
+const BURSTS: [u32; 6] = [1, 2, 5, 10, 20, 50];
+const QUICK_BURSTS: [u32; 3] = [1, 5, 20];
+const PAPER_BURSTS: [u32; 10] = [10, 20, 30, 40, 50, 60, 70, 80, 90, 100];
+/// Pairs of `warm` in a round, without a pause and with one.
+const PAIRS: (u32, u32) = (500, 200);
+const QUICK_PAIRS: (u32, u32) = (500, 50);
+/// Connections of `throughput`.
+const CONNECTIONS: [u32; 6] = [1, 4, 16, 64, 256, 1024];
+const QUICK_CONNECTIONS: [u32; 3] = [1, 16, 64];
+/// Shares of `load`, in percent.
+const SHARES: [u32; 4] = [10, 50, 80, 95];
+/// Seconds of a measurement of `throughput` and of `load`.
+const WINDOWS: (f64, f64) = (3.0, 10.0);
+const QUICK_WINDOWS: (f64, f64) = (1.0, 2.0);
+/// Instances of `memory`.
+const STEPS: [u32; 11] = [0, 5, 10, 15, 20, 25, 30, 35, 40, 45, 50];
+const QUICK_STEPS: [u32; 3] = [0, 5, 10];
+/// Instances, rest and windows of `idle`.
+const IDLE: (u32, u32, u32) = (10, 10, 30);
+const QUICK_IDLE: (u32, u32, u32) = (10, 3, 8);
+
+/// Returns what was given in ascending order, or the default.
+fn list(given: &[u32], default: &[u32]) -> Vec<u32> {
+    let mut list = if given.is_empty() { default.to_vec() } else { given.to_vec() };
+    list.sort_unstable();
+    list.dedup();
+    list
+}
+
+impl Plan {
+    /// Returns the plan of a command line. `seed` is used if none was given.
+    pub fn of(arguments: &RunArgs, seed: u64) -> Self {
+        let preset = if arguments.quick { Preset::Quick } else { arguments.preset };
+        let (is_quick, is_paper) = (preset == Preset::Quick, preset == Preset::Paper);
+        let mut experiments = arguments.experiments.clone();
+        if experiments.is_empty() {
+            experiments = Experiment::ALL.to_vec();
+        }
+        experiments.sort_unstable();
+        experiments.dedup();
+        let bursts: &[u32] = match preset {
+            Preset::Quick => &QUICK_BURSTS,
+            Preset::Default => &BURSTS,
+            Preset::Paper => &PAPER_BURSTS,
+        };
+        let windows = if is_quick { QUICK_WINDOWS } else { WINDOWS };
+        let idle = if is_quick { QUICK_IDLE } else { IDLE };
+        let window = arguments.window;
+        let rates = list(&arguments.rates, &[]).into_iter().map(Load::Rate);
+        Self {
+            preset,
+            seed: arguments.seed.unwrap_or(seed),
+            experiments,
+            rounds: arguments.rounds,
+            bursts: list(&arguments.bursts, bursts),
+            pairs: match arguments.pairs {
+                Some(pairs) => (pairs, (pairs / 10).max(1)),
+                None if is_quick => QUICK_PAIRS,
+                None => PAIRS,
+            },
+            connections: list(&arguments.connections, if is_quick { &QUICK_CONNECTIONS } else { &CONNECTIONS }),
+            loads: if rates.len() == 0 { SHARES.map(Load::Share).to_vec() } else { rates.collect() },
+            windows: window.map_or(windows, |seconds| (seconds.into(), seconds.into())),
+            steps: list(&arguments.instances, if is_quick { &QUICK_STEPS } else { &STEPS }),
+            idle: (arguments.instances.iter().copied().max().unwrap_or(idle.0), idle.1, window.unwrap_or(idle.2)),
+            precision: arguments.precision,
+            memory: arguments.memory.or_else(|| is_paper.then_some(512)),
+            cpus: arguments.cpus.or_else(|| is_paper.then_some(1)),
+            page_cache: arguments.page_cache,
+            path: arguments.path.clone(),
+            settle: arguments.settle.unwrap_or(if is_quick { 3 } else { 30 }),
+            baseline: arguments.baseline.clone(),
+            daemon: arguments.daemon.clone(),
+        }
+    }
+
+    /// Returns the rounds of an experiment that count.
+    pub fn rounds_of(&self, experiment: Experiment) -> u32 {
+        let (default, quick) = match experiment {
+            Experiment::Cold => (100, 10),
+            Experiment::Warm => (20, 3),
+            Experiment::Burst => (10, 3),
+            Experiment::Cpu | Experiment::Alloc | Experiment::Read | Experiment::Unzip => (30, 3),
+            Experiment::Throughput | Experiment::Load | Experiment::Idle => (6, 1),
+            Experiment::Transfer => (10, 2),
+            Experiment::Memory => (6, 2),
+        };
+        self.rounds.unwrap_or(if self.preset == Preset::Quick { quick } else { default })
+    }
+
+    /// Returns the numbers of all rounds. Round 0 warms up.
+    pub fn rounds(&self, experiment: Experiment) -> std::ops::RangeInclusive<u32> {
+        u32::from(!experiment.has_warmup())..=self.rounds_of(experiment)
+    }
+
+    /// Returns the order of a round: `0..count`, shuffled. The same for the same seed.
+    pub fn order(&self, experiment: Experiment, round: u32, count: usize) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..count).collect();
+        order.shuffle(&mut generator(self.seed, &format!("order of {} {round}", experiment.name())));
+        order
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(arguments: &[&str]) -> Plan {
+        #[derive(clap::Parser)]
+        struct Command {
+            #[command(flatten)]
+            run: RunArgs,
+        }
+        let command = <Command as clap::Parser>::try_parse_from([&["bench"], arguments].concat()).unwrap();
+        Plan::of(&command.run, 42)
+    }
+
+    #[test]
+    fn orders_are_permutations_that_the_seed_determines() {
+        let plan = plan(&["--seed", "1"]);
+        let mut order = plan.order(Experiment::Cold, 3, 20);
+        assert_eq!(order, plan.order(Experiment::Cold, 3, 20));
+        assert_ne!(order, plan.order(Experiment::Cold, 4, 20));
+        assert_ne!(order, plan.order(Experiment::Warm, 3, 20));
+        order.sort_unstable();
+        assert_eq!(order, (0..20).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn presets_have_their_effort() {
+        let (quick, paper) = (plan(&["--quick", "burst", "cold", "cold"]), plan(&["--preset", "paper"]));
+        assert_eq!((quick.rounds_of(Experiment::Cold), quick.settle, quick.seed), (10, 3, 42));
+        assert_eq!(quick.experiments, [Experiment::Cold, Experiment::Burst]);
+        assert_eq!((paper.memory, paper.cpus, paper.bursts[9]), (Some(512), Some(1), 100));
+        assert_eq!(plan(&["--bursts", "8,2,8"]).bursts, [2, 8]);
+        assert_eq!(plan(&["--precision", "2%"]).precision, Some(0.02));
+        assert_eq!(plan(&["--rates", "100"]).loads, [Load::Rate(100)]);
+        assert_eq!(plan(&["--instances", "0,4", "--window", "2"]).idle, (4, 10, 2));
+    }
+
+    #[test]
+    fn rounds_that_warm_up_are_additional() {
+        let plan = plan(&["--rounds", "7"]);
+        assert_eq!(plan.rounds(Experiment::Burst), 0..=7);
+        assert_eq!(plan.rounds(Experiment::Load), 1..=7, "each of its rounds warms up");
+    }
+}

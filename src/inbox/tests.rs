@@ -1,15 +1,18 @@
 //! The database against its model, and files that cannot be opened.
 
-use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, sync::Arc, time::Duration};
+use std::{env, fs, os::unix::fs::PermissionsExt as _, path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use tempfile::tempdir;
-use tokio::{sync::oneshot, time::timeout};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, timeout},
+};
 use unifaas_actors::inbox::{
     CallbackState, Command, CommandSender as _, DeadReason, DeliveryRecord, Firing, InboxReport, InvocationId,
-    MemoryStore, NewInvocation, Record, RecordedResponse, Settle, Settlement, Store, StoreFact, StoredRequest,
-    UnixMillis,
+    MemoryStore, NewInvocation, Record, RecordedResponse, Settle, Settlement, Store, StoreFact, StoreWriter,
+    StoredRequest, UnixMillis,
 };
 
 use super::{
@@ -260,4 +263,31 @@ async fn a_thread_that_has_failed_refuses_everything_at_once() {
     }
     let store_report = || stats.overview(InboxReport::default(), UnixMillis(0)).store;
     assert!(!store_report().is_open && store_report().problem.unwrap().contains("has failed"));
+}
+
+/// Records of the test below, and with `UNIFAAS_FIGURES`.
+const ENDED: u32 = 100_000;
+const MANY_ENDED: u32 = 1_000_000;
+
+#[test]
+fn ended_records_do_not_hold_up_the_start() {
+    let directory = tempdir().unwrap();
+    let path = directory.path().join("inbox.db");
+    drop(open(&path));
+    let count = if env::var_os("UNIFAAS_FIGURES").is_some() { MANY_ENDED } else { ENDED };
+    let fill = format!(
+        "PRAGMA synchronous = OFF; BEGIN;
+        WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count})
+        INSERT INTO invocation (id, function, state, due, accepted, deadline, ended, status, expires)
+            SELECT randomblob(16), 'f' || (i % 10), 2 + (i % 10 = 0), i, i, i, i, 200, {count} + i FROM n;
+        INSERT INTO response (seq, head, body) SELECT seq, x'00', randomblob(64) FROM invocation;
+        COMMIT;"
+    );
+    rusqlite::Connection::open(&path).unwrap().execute_batch(&fill).unwrap();
+    let began = Instant::now();
+    let writer = StoreWriter::open(open(&path), UnixMillis(1), drop).unwrap();
+    let took = began.elapsed();
+    println!("{count} ended records: open after {took:?}");
+    assert_eq!((writer.unended(), writer.dead().map(|(_, dead)| dead as u32).sum::<u32>()), (0, count / 10));
+    assert!(took < Duration::from_secs(1), "{took:?}");
 }

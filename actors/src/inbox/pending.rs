@@ -3,7 +3,11 @@
 //! Within a function the invocation that is due first is next; functions take turns. Bodies and requests stay in the
 //! store: an invocation takes some 90 bytes here.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BinaryHeap},
+    sync::Arc,
+};
 
 use indexmap::IndexMap;
 
@@ -17,8 +21,10 @@ use super::{
 pub struct Pending {
     /// By name. Functions stay, so that their positions do.
     queues: IndexMap<Arc<str>, Queue>,
-    /// When each expires: the position of its function, and when it is due.
-    deadlines: BTreeMap<(UnixMillis, Seq), (usize, UnixMillis)>,
+    /// When each expires, and some that wait no more. The first one does wait.
+    deadlines: BinaryHeap<Reverse<Deadline>>,
+    /// Those that wait.
+    queued: usize,
     /// The function whose turn it is, by position.
     turn: usize,
     /// Attempts under way, of all functions.
@@ -43,6 +49,19 @@ struct Waiting {
     attempts: u32,
 }
 
+/// When an invocation expires, and where it waits. A heap of these takes half the memory of a tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Deadline {
+    at: UnixMillis,
+    seq: Seq,
+    due: UnixMillis,
+    /// The position of its function.
+    position: u32,
+}
+
+/// Deadlines of invocations that wait no more are dropped when there are so many, and more than those that count.
+const MAX_STALE: usize = 1024;
+
 /// How many attempts may be under way.
 pub trait Limits {
     /// Returns the limit of a function. 0: it is not there, or cannot serve.
@@ -56,24 +75,23 @@ impl Pending {
     pub fn insert(&mut self, entry: Entry) {
         let Entry { seq, function, due, deadline, epoch, attempts } = entry;
         let queue = self.queues.entry(function);
-        let position = queue.index();
-        queue.or_default().waiting.insert((due, seq), Waiting { deadline, epoch, attempts });
-        self.deadlines.insert((deadline, seq), (position, due));
+        let position = u32::try_from(queue.index()).unwrap_or(u32::MAX);
+        if queue.or_default().waiting.insert((due, seq), Waiting { deadline, epoch, attempts }).is_none() {
+            self.queued += 1;
+        }
+        self.deadlines.push(Reverse(Deadline { at: deadline, seq, due, position }));
     }
 
     /// Removes an invocation. Returns whether it was there.
     pub fn remove(&mut self, entry: &Entry) -> bool {
-        self.deadlines.remove(&(entry.deadline, entry.seq));
-        let queue = self.queues.get_mut(&entry.function);
-        queue.is_some_and(|queue| queue.waiting.remove(&(entry.due, entry.seq)).is_some())
+        let position = self.queues.get_index_of(&entry.function);
+        position.and_then(|position| self.take(position, (entry.due, entry.seq))).is_some()
     }
 
     /// Takes an invocation that has expired.
     pub fn take_expired(&mut self, now: UnixMillis) -> Option<Entry> {
-        let (&(deadline, seq), &(position, due)) =
-            self.deadlines.first_key_value().filter(|((at, _), _)| *at <= now)?;
-        self.deadlines.remove(&(deadline, seq));
-        self.take(position, (due, seq))
+        let Reverse(Deadline { seq, due, position, .. }) = *self.deadlines.peek().filter(|first| first.0.at <= now)?;
+        self.take(position as usize, (due, seq))
     }
 
     /// Takes the invocation that is to be started next, and counts it as running.
@@ -92,18 +110,36 @@ impl Pending {
         };
         let position = (self.turn..count).chain(0..self.turn.min(count)).find(is_next)?;
         let (_, queue) = self.queues.get_index_mut(position)?;
-        let (&key, &Waiting { deadline, .. }) = queue.waiting.first_key_value()?;
+        let (&key, _) = queue.waiting.first_key_value()?;
         queue.running += 1;
         self.running += 1;
         self.turn = position + 1;
-        self.deadlines.remove(&(deadline, key.1));
         self.take(position, key)
     }
 
     fn take(&mut self, position: usize, key: (UnixMillis, Seq)) -> Option<Entry> {
         let (function, queue) = self.queues.get_index_mut(position)?;
         let Waiting { deadline, epoch, attempts } = queue.waiting.remove(&key)?;
-        Some(Entry { seq: key.1, function: function.clone(), due: key.0, deadline, epoch, attempts })
+        let entry = Entry { seq: key.1, function: function.clone(), due: key.0, deadline, epoch, attempts };
+        self.queued -= 1;
+        self.drop_stale();
+        Some(entry)
+    }
+
+    /// Drops deadlines of invocations that wait no more: the first ones, and all if they are many.
+    fn drop_stale(&mut self) {
+        let queues = &self.queues;
+        let waits = |deadline: &Deadline| {
+            let queue = queues.get_index(deadline.position as usize).map(|(_, queue)| queue);
+            let waiting = queue.and_then(|queue| queue.waiting.get(&(deadline.due, deadline.seq)));
+            waiting.is_some_and(|waiting| waiting.deadline == deadline.at)
+        };
+        while self.deadlines.peek().is_some_and(|first| !waits(&first.0)) {
+            self.deadlines.pop();
+        }
+        if self.deadlines.len() > self.queued * 2 + MAX_STALE {
+            self.deadlines.retain(|deadline| waits(&deadline.0));
+        }
     }
 
     /// Notes that an attempt is not under way any more.
@@ -142,7 +178,7 @@ impl Pending {
             let ((due, _), _) = queue.waiting.first_key_value()?;
             (queue.running < limits.of(name)).then(|| (*due).max(queue.paused_until))
         });
-        starts.chain(self.deadlines.first_key_value().map(|((at, _), _)| *at)).min()
+        starts.chain(self.deadlines.peek().map(|first| first.0.at)).min()
     }
 
     /// Returns the attempts under way.
@@ -152,7 +188,7 @@ impl Pending {
 
     /// Returns the number of queued invocations.
     pub fn queued(&self) -> usize {
-        self.deadlines.len()
+        self.queued
     }
 
     /// Returns whether any function has work and is not there or cannot serve.
@@ -250,5 +286,18 @@ mod tests {
         assert!(pending.remove(&removed) && !pending.remove(&removed));
         assert!(started(&mut pending, 0, &Fixed(1, 1)).is_empty());
         assert_eq!(pending.take_expired(UnixMillis(9999)), None);
+    }
+
+    #[test]
+    fn deadlines_of_what_waits_no_more_are_dropped() {
+        let (mut pending, limits) = (Pending::default(), Fixed(9, 9));
+        pending.insert(Entry { deadline: UnixMillis(1), ..entry("a", 0, 9000) });
+        for seq in 1..10_000 {
+            pending.insert(entry("a", seq, 0));
+            assert_eq!(pending.take_next(UnixMillis(0), &limits).map(|entry| entry.seq), Some(seq));
+            pending.ended("a");
+            assert!(pending.deadlines.len() <= MAX_STALE + 3);
+        }
+        assert_eq!((pending.queued(), pending.wake_at(&limits)), (1, Some(UnixMillis(1))));
     }
 }

@@ -1,5 +1,6 @@
 //! Bounds of the time that accepting takes, wide enough for a busy machine. `docs/performance.md` has the figures of a
-//! quiet one: `UNIFAAS_FIGURES=1 cargo test --release -p integration --test inbox figures -- --nocapture`.
+//! quiet one: `UNIFAAS_FIGURES=1 UNIFAAS_EXE=$PWD/target/release/unifaas cargo test --release -p integration --test
+//! functions inbox::figures -- --nocapture --test-threads=1`.
 
 use std::{env, time::Duration};
 
@@ -45,4 +46,22 @@ async fn accepting_takes_about_as_long_as_syncing_a_disk() {
     assert!(rate > 50.0, "{rate}");
     let (commands, groups) = (inbox["commands"].as_u64().unwrap(), inbox["groups"].as_u64().unwrap());
     assert!(groups < commands, "requests of several clients share a commit: {inbox}");
+}
+
+/// The memory that invocations may add which wait, and what the database caches.
+const QUEUED_MEMORY: f64 = 16.0 * 1048576.0;
+
+#[tokio::test]
+async fn invocations_that_wait_take_little_memory() {
+    let count = if env::var_os("UNIFAAS_FIGURES").is_some() { 100_000 } else { 10_000 };
+    let daemon = Daemon::with(Function::new("f").asynchronous("queue", 1_000_000)).await;
+    // Opens the database, and has each of the connections once.
+    join_all((0..CLIENTS).map(|_| accept(&daemon, 2))).await;
+    let resident = async || daemon.metrics().await.value("process_resident_memory_bytes").unwrap();
+    let before = resident().await;
+    join_all((0..CLIENTS).map(|_| accept(&daemon, count / CLIENTS))).await;
+    let queued = daemon.debug().await["daemon"]["inbox"]["queued"].clone();
+    let more = resident().await - before;
+    println!("{queued} queued: {:.1} MiB more than before", more / 1048576.0);
+    assert!(more <= QUEUED_MEMORY, "{more}");
 }

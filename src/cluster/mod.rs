@@ -49,6 +49,7 @@ pub use settings::{NodeLabel, PeerAddress, PeerSecurity, Site, host_name};
 use without_link::Link;
 
 /// What the link needs to know.
+#[cfg_attr(not(feature = "cluster"), expect(dead_code, reason = "without NATS there is no link"))]
 #[derive(Debug, Clone)]
 pub struct LinkSettings {
     pub servers: NatsServers,
@@ -180,7 +181,7 @@ impl Cluster {
 
     /// Tells and hears nothing any more.
     pub fn leave(&self) {
-        let link = self.link.lock().unwrap_or_else(PoisonError::into_inner).take();
-        drop(link);
+        // Dropped when the lock is free again.
+        let _link = self.link.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 }

@@ -76,4 +76,6 @@ pub use shared::{Actors, ConnLimits, Settings, Shared};
 pub use status::{ErrorDetail, Rejection, of_callback as callback_status};
 pub use stored_request::{StoredClients, serve_stored};
 pub use tls::{Tls, TlsError};
-pub use upstream::{NodeEndpoint, round_trip};
+pub use upstream::NodeEndpoint;
+#[cfg(feature = "cluster")]
+pub use upstream::round_trip;

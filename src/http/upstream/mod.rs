@@ -40,6 +40,7 @@ use connection::Connection;
 pub use error::{AttemptError, BodyError, MalformedResponse};
 pub use pool::ConnectionPools;
 pub use remote::{NodeEndpoint, Remote};
+#[cfg(feature = "cluster")]
 pub use tcp_info::round_trip;
 pub use upload::{RequestBody, Upload, UploadSender, upload};
 

@@ -11,8 +11,8 @@ use tokio::{
 
 use crate::state::{ProcessId, send_signal};
 
-/// How long the processes may take to stop. It is long only if one hangs in the kernel.
-const STOP_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long the processes may take to stop. It is long only if one hangs in the kernel, or the machine is busy.
+const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
 /// Processes that were stopped, parents before children. They continue when it is dropped.

@@ -14,8 +14,8 @@ use tokio::{
 
 use crate::sandbox::cgroup::Freezer;
 
-/// How long a process may take to stop. It is long only if it hangs in the kernel.
-const STOP_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long a process may take to stop. It is long only if it hangs in the kernel, or the machine is busy.
+const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
 /// What pauses the processes of an instance.

@@ -8,6 +8,7 @@ use std::{cell::RefCell, collections::HashMap, net::IpAddr, rc::Rc};
 
 use bollard::{Docker, models::NetworkInspect};
 use ipnet::IpNet;
+use tokio::task::spawn_blocking;
 use unifaas_actors::sandbox::LaunchError;
 
 use crate::host::function_peers::{FunctionPeers, OwnAddress, own_addresses};
@@ -46,7 +47,9 @@ impl Networks {
             return Ok(*gateway);
         }
         let (asked, found) = self.inspect(network).await?;
-        let gateway = gateway_of(&found, &own_addresses())?;
+        // The kernel lists addresses only when no interface is being changed, and an engine may change many.
+        let own = spawn_blocking(own_addresses).await.unwrap_or_default();
+        let gateway = gateway_of(&found, &own)?;
         self.peers.add_network(name_of(&found).unwrap_or(&asked), ranges_of(&found)?);
         self.gateways.borrow_mut().insert(key.to_owned(), gateway);
         Ok(gateway)

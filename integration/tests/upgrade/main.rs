@@ -205,6 +205,13 @@ async fn program_that_hangs_is_ended_and_changes_nothing() {
 async fn preparing() -> (Daemon, u32, tokio::task::JoinHandle<Option<Reply>>) {
     let function = Function::new("f").flag("--boot-delay").flag("5000").set("min-instances", 1);
     let daemon = Daemon::with(function).await;
+    let (new, asked) = begin_upgrade(&daemon).await;
+    (daemon, new, asked)
+}
+
+/// Asks for an upgrade of a daemon whose function `f` has an instance at all times and boots slowly. Returns the process id of
+/// the new daemon once it has started its instance, and the answer to come.
+async fn begin_upgrade(daemon: &Daemon) -> (u32, tokio::task::JoinHandle<Option<Reply>>) {
     daemon.until("f", "idle", 1).await;
     let listen = daemon.listen;
     let asked = tokio::spawn(async move {
@@ -215,10 +222,9 @@ async fn preparing() -> (Daemon, u32, tokio::task::JoinHandle<Option<Reply>>) {
     // The old daemon's function, and the new one's.
     let functions = async || daemon.home.processes().len();
     eventually(UPGRADE_LIMIT, "it starts its function", functions, |count| *count == 2).await;
-    let child = processes::children(daemon.pid)
-        .into_iter()
-        .find(|child| processes::arguments(*child).iter().any(|argument| argument == "--registry"));
-    (daemon, child.expect("a new daemon"), asked)
+    let is_daemon = |pid: &u32| processes::arguments(*pid).iter().any(|argument| argument == "--registry");
+    let new = processes::children(daemon.pid).into_iter().find(is_daemon).expect("a new daemon");
+    (new, asked)
 }
 
 #[tokio::test]

@@ -2,13 +2,11 @@
 
 use std::{fs, sync::Arc};
 
-use integration::{
-    Connection, Daemon, Function, Home, Reply, Setup, Successor, UPGRADE_LIMIT, empty, eventually, processes, request,
-};
+use integration::{Daemon, Function, Home, Reply, Setup, Successor, UPGRADE_LIMIT, eventually, processes};
 use nix::sys::signal::Signal;
 use tokio::task::JoinHandle;
 
-use crate::nothing_is_left;
+use crate::{begin_upgrade, nothing_is_left};
 
 /// Starts a daemon without a terminal, whose `drain-grace` is 9 s, and an upgrade of it. The new one waits for its
 /// `min-instances`. Returns its process id.
@@ -17,17 +15,7 @@ async fn upgrading(home: &Arc<Home>) -> (Daemon, u32, JoinHandle<Option<Reply>>)
     set(home, "drain-grace = 9\n");
     let setup = Setup::at(home).variable("UNIFAAS_CONFIG", home.path("unifaas.toml"));
     let daemon = setup.run_by(["setsid", "env", "--default-signal=HUP"]).start().await;
-    daemon.until("f", "idle", 1).await;
-    let listen = daemon.listen;
-    let asked = tokio::spawn(async move {
-        let mut request = request("POST", "/debug/upgrade", empty());
-        request.headers_mut().insert("x-unifaas", "1".parse().unwrap());
-        Connection::open(listen).await.unwrap().send(request).await.ok()
-    });
-    let functions = async || daemon.home.processes().len();
-    eventually(UPGRADE_LIMIT, "it starts its function", functions, |count| *count == 2).await;
-    let is_daemon = |pid: &u32| processes::arguments(*pid).iter().any(|argument| argument == "--registry");
-    let new = processes::children(daemon.pid).into_iter().find(is_daemon).expect("a new daemon");
+    let (new, asked) = begin_upgrade(&daemon).await;
     (daemon, new, asked)
 }
 

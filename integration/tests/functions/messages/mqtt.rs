@@ -114,6 +114,16 @@ async fn message_becomes_an_invocation_of_each_function_that_subscribes() {
     eventually(ms(60_000), "the new topic", changed, |has_run| *has_run).await;
 }
 
+/// Publishes until a message has run, so that the daemon has subscribed.
+async fn subscribed(publisher: &mut MqttPublisher, file: &Path) {
+    let begun = async || {
+        publisher.publish("t/first", b"", 1).await.unwrap();
+        sleep(ms(100)).await;
+        runs(file).contains_key("t/first")
+    };
+    eventually(ms(60_000), "the subscription", begun, |has_begun| *has_begun).await;
+}
+
 #[tokio::test]
 async fn confirmed_messages_survive_restarts_of_a_broker_that_persists() {
     let restarts = repeats("UNIFAAS_RESTARTS", RESTARTS);
@@ -124,13 +134,7 @@ async fn confirmed_messages_survive_restarts_of_a_broker_that_persists() {
     let daemon = Setup::at(&home).option("--mqtt", broker.url("mqtt")).start().await;
     connected(&daemon, "mqtt").await;
     // Its session begins with the subscription, which follows the connection.
-    let mut first = MqttPublisher::connect(broker.address).await.unwrap();
-    let begun = async || {
-        first.publish("t/first", b"", 1).await.unwrap();
-        sleep(ms(100)).await;
-        runs(&file).contains_key("t/first")
-    };
-    eventually(ms(60_000), "the subscription", begun, |has_begun| *has_begun).await;
+    subscribed(&mut MqttPublisher::connect(broker.address).await.unwrap(), &file).await;
     let publishing = Publishing::start(broker.address);
     for _ in 0..restarts {
         publishing.more(30).await;
@@ -214,12 +218,7 @@ async fn messages_wait_at_the_broker_while_the_inbox_is_full() {
     let daemon = Setup::at(&home).option("--mqtt", broker.url("mqtt")).start().await;
     connected(&daemon, "mqtt").await;
     let mut publisher = MqttPublisher::connect(broker.address).await.unwrap();
-    let begun = async || {
-        publisher.publish("t/first", b"", 1).await.unwrap();
-        sleep(ms(100)).await;
-        runs(&file).contains_key("t/first")
-    };
-    eventually(ms(60_000), "the subscription", begun, |has_begun| *has_begun).await;
+    subscribed(&mut publisher, &file).await;
     let topics: Vec<_> = (0..40).map(|number| format!("t/{number}")).collect();
     for topic in &topics {
         publisher.publish(topic, b"", 1).await.unwrap();

@@ -8,7 +8,10 @@ use tokio::time::timeout;
 use unifaas_actors::cluster::{ClusterQuestion, ClusterReport, ForwardCounts};
 
 use super::access::{AdminAccess, reject};
-use crate::http::{Failure, Rejection, Shared};
+use crate::{
+    cluster::{PeerTls, RefusedPeers},
+    http::{Failure, Rejection, Shared},
+};
 
 /// How long the ClusterActor may take to answer.
 const ACTOR_TIMEOUT: Duration = Duration::from_secs(2);
@@ -18,6 +21,9 @@ struct Page {
     /// `None`: the actor did not answer in time.
     #[serde(flatten)]
     report: Option<ClusterReport>,
+    /// Connections that the peer listener has refused. `None`: it refuses none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refused_peers: Option<RefusedPeers>,
     /// Counters of forwarded requests, by function.
     functions: BTreeMap<Arc<str>, ForwardCounts>,
 }
@@ -31,5 +37,6 @@ pub async fn cluster(
     let Some(cluster) = &shared.cluster else { return Err(reject(&request, Failure::NoSuchPage)) };
     let report = timeout(ACTOR_TIMEOUT, cluster.handle.actor().send(ClusterQuestion)).await.ok().and_then(Result::ok);
     let functions = cluster.handle.forwards.counts().into_iter().collect();
-    Ok(HttpResponse::Ok().json(Page { report, functions }))
+    let refused_peers = cluster.tls().map(PeerTls::refused);
+    Ok(HttpResponse::Ok().json(Page { report, refused_peers, functions }))
 }

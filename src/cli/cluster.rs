@@ -32,9 +32,9 @@ pub struct ClusterArgs {
     /// Other sites whose nodes may be asked for help; several behind commas.
     #[arg(long, env = "UNIFAAS_OVERFLOW", value_name = "SITE", value_delimiter = ',', requires = "cluster")]
     pub overflow: Vec<Site>,
-    /// How connections between nodes are protected [default: no requests are forwarded].
+    /// How connections between nodes are protected, the same on all of them [default: tls].
     ///
-    /// `none`: not at all. Whatever reaches --peer-listen invokes functions, so its network has to be safe by itself.
+    /// `tls`: TLS, by the keys that nodes tell each other over NATS. `none`: not at all; whatever reaches --peer-listen invokes functions, so its network has to be safe by itself.
     #[arg(long, env = "UNIFAAS_PEER_SECURITY", value_name = "MODE", value_enum, requires = "cluster")]
     pub peer_security: Option<PeerSecurity>,
 }

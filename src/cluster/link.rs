@@ -17,8 +17,8 @@ use tokio::{
     time::{sleep, timeout},
 };
 use unifaas_actors::cluster::{
-    Beat, BeatReceived, ClusterActor, ClusterLink, Epoch, FunctionList, FunctionsListed, LinkChanged, LinkState,
-    NodeId, PeerTried, PeerView,
+    Beat, BeatReceived, ClusterActor, ClusterLink, Epoch, FunctionList, FunctionsListed, KeyHeard, LinkChanged,
+    LinkState, NodeId, PeerTried, PeerView,
 };
 
 use super::{LinkSettings, probe::probe, subjects};
@@ -191,8 +191,13 @@ impl Running {
     ) -> Result<(), String> {
         let LinkSettings { site, node, epoch, overflow, address, .. } = self.settings.clone();
         let mut subscribed = Vec::new();
-        for site in std::iter::once(&site).chain(&overflow) {
-            subscribed.push(subscribe(client, subjects::all_beats(site)).await?);
+        if self.settings.tls.is_some() {
+            // Nodes of any site may ask this one, and are known by their keys.
+            subscribed.push(subscribe(client, subjects::ANY_BEATS.to_owned()).await?);
+        } else {
+            for site in std::iter::once(&site).chain(&overflow) {
+                subscribed.push(subscribe(client, subjects::all_beats(site)).await?);
+            }
         }
         let mut beats = select_all(subscribed);
         let mut lists = subscribe(client, subjects::functions(&site, node)).await?;
@@ -237,9 +242,9 @@ impl Running {
                 });
             }
             Command::Probe(peer) => {
-                let actor = self.actor.clone();
+                let (actor, tls) = (self.actor.clone(), self.settings.tls.clone());
                 tokio::spawn(async move {
-                    let is_reached = probe(&peer).await;
+                    let is_reached = probe(&peer, tls.as_ref()).await;
                     actor.do_send(PeerTried { node: peer.node(), is_reached });
                 });
             }
@@ -255,8 +260,18 @@ impl Running {
         }
         if let Some(beat) = serde_json::from_slice::<Beat>(&message.payload).ok().filter(|beat| beat.node == node) {
             // Dropped if the actor has too many messages.
-            let _ = self.actor.try_send(BeatReceived { site: site.into(), beat: Arc::new(beat) });
+            if self.is_asked(site) {
+                let _ = self.actor.try_send(BeatReceived { site: site.into(), beat: Arc::new(beat) });
+            } else {
+                let _ = self.actor.try_send(KeyHeard { node, key: beat.key });
+            }
         }
+    }
+
+    /// Whether nodes of a site may be asked for help.
+    fn is_asked(&self, site: &str) -> bool {
+        let LinkSettings { site: own, overflow, .. } = &self.settings;
+        std::iter::once(own).chain(overflow).any(|known| **known == *site)
     }
 
     fn report_connected(&mut self, client: &Client) {

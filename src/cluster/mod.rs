@@ -5,14 +5,18 @@
 //! | file | content |
 //! | --- | --- |
 //! | `settings.rs`, `servers.rs` | the options |
-//! | `identity.rs` | the node's id and run, in the state directory |
+//! | `identity.rs`, `key.rs` | the node's id, run and key, in the state directory |
+//! | `peer_tls.rs`, `key_verifier.rs` | TLS between nodes, by their keys |
 //! | `link.rs` | the link to the other nodes, on NATS |
 //! | `subjects.rs` | the subjects of its messages |
 //! | `probe.rs` | whether a node accepts connections |
 
 mod identity;
+mod key;
+mod key_verifier;
 #[cfg(feature = "cluster")]
 mod link;
+mod peer_tls;
 #[cfg(feature = "cluster")]
 mod probe;
 mod servers;
@@ -32,7 +36,8 @@ use std::{
 
 use actix::Addr;
 use actix_http::header::HeaderValue;
-use slog::{Logger, o};
+use slog::{Logger, o, warn};
+use tokio_rustls::rustls;
 use unifaas_actors::{
     AdmissionActor, Directory,
     cluster::{ClusterActor, ClusterHandle, Epoch, Join, NodeId, NodeSettings, PeerView, StartDraining},
@@ -41,8 +46,10 @@ use unifaas_actors::{
 use crate::{cli::ClusterArgs, http::NodeEndpoint, trigger::SourceSettings};
 use identity::Identity;
 pub use identity::IdentityError;
+use key::{KeyError, NodeKey};
 #[cfg(feature = "cluster")]
 use link::Link;
+pub use peer_tls::{PeerTls, RefusedPeers};
 pub use servers::NatsServers;
 pub use settings::{NodeLabel, PeerAddress, PeerSecurity, Site, host_name};
 #[cfg(not(feature = "cluster"))]
@@ -62,6 +69,14 @@ pub struct LinkSettings {
     pub epoch: Epoch,
     /// Where other nodes reach this one.
     pub address: Arc<str>,
+    /// Protects connections to other nodes.
+    pub tls: Option<PeerTls>,
+}
+
+/// Returns where a node is reached, without connections.
+fn endpoint_of(peer: &PeerView, tls: Option<&PeerTls>) -> NodeEndpoint {
+    let client = tls.zip(peer.beat.key).and_then(|(tls, key)| tls.client(key).ok());
+    NodeEndpoint::new(peer.node(), peer.beat.address.clone(), peer.contact.clone(), client)
 }
 
 /// This node among others.
@@ -71,7 +86,6 @@ pub struct Cluster {
     /// What this node is called.
     pub name: Arc<str>,
     settings: LinkSettings,
-    security: Option<PeerSecurity>,
     endpoints: Mutex<HashMap<NodeId, Arc<NodeEndpoint>>>,
     link: Mutex<Option<Link>>,
     log: Logger,
@@ -82,6 +96,10 @@ pub struct Cluster {
 pub enum ClusterError {
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    #[error("no TLS between nodes: {0}")]
+    Tls(#[from] rustls::Error),
     #[error("--peer-listen {0} does not say where other nodes reach this one: --peer-address HOST:PORT does")]
     NoAddress(SocketAddr),
     #[error("cannot join other nodes (--cluster): {0}")]
@@ -113,14 +131,21 @@ impl Cluster {
         let (Site(site), log) = (options.site.clone(), log.new(o!()));
         let overflow = options.overflow.iter().map(|Site(site)| site.clone()).collect();
         let name: Arc<str> = options.node_name.clone().unwrap_or_else(host_name).into();
-        let key = None;
+        let is_secure = options.peer_security.unwrap_or(PeerSecurity::Tls) == PeerSecurity::Tls;
+        let node_key = is_secure.then(|| NodeKey::open(base)).transpose()?;
+        let key = node_key.as_ref().map(|key| key.public);
+        if is_secure && servers.first().0.scheme != "tls" {
+            warn!(log, "what can write to the NATS server can join the nodes, as there is no TLS to it (tls://)";
+                "servers" => %servers);
+        }
         let labels = settings::labels(&options.node_label);
         let own =
             NodeSettings { node, epoch, name: name.clone(), site: site.clone(), address: address.clone(), key, labels };
         let handle = ClusterActor::launch(own, functions, admission, log.new(o!()));
-        let settings = LinkSettings { servers, login: login.clone(), site, overflow, node, epoch, address };
-        let (security, endpoints, link) = (options.peer_security, Mutex::default(), Mutex::default());
-        Ok(Some(Self { handle, name, settings, security, endpoints, link, log }))
+        let tls = node_key.map(|key| PeerTls::new(key, handle.clone(), log.new(o!()))).transpose()?;
+        let settings = LinkSettings { servers, login: login.clone(), site, overflow, node, epoch, address, tls };
+        let (endpoints, link) = (Mutex::default(), Mutex::default());
+        Ok(Some(Self { handle, name, settings, endpoints, link, log }))
     }
 
     /// Begins to tell the other nodes about this one, and to hear of them.
@@ -140,9 +165,9 @@ impl Cluster {
         self.handle.actor().do_send(StartDraining);
     }
 
-    /// Whether requests are forwarded to other nodes, and served for them.
-    pub fn forwards(&self) -> bool {
-        self.security == Some(PeerSecurity::None)
+    /// Returns what protects connections from and to other nodes.
+    pub fn tls(&self) -> Option<&PeerTls> {
+        self.settings.tls.as_ref()
     }
 
     /// Returns the name of this node as the value of a header.
@@ -160,7 +185,7 @@ impl Cluster {
             }
             known.set_gone();
         }
-        let endpoint = Arc::new(NodeEndpoint::new(node, peer.beat.address.clone(), contact.clone()));
+        let endpoint = Arc::new(endpoint_of(peer, self.tls()));
         endpoints.insert(node, endpoint.clone());
         endpoint
     }

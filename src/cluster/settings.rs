@@ -9,6 +9,8 @@ use unifaas_actors::spec::is_label_part;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum PeerSecurity {
+    /// By TLS, with the keys of the nodes.
+    Tls,
     /// Not at all: for a network that is safe by itself.
     None,
 }

@@ -10,6 +10,9 @@ pub fn beat(site: &str, node: NodeId) -> String {
     format!("uf.{site}.node.{node}.beat")
 }
 
+/// The heartbeats of all nodes of all sites.
+pub const ANY_BEATS: &str = "uf.*.node.*.beat";
+
 /// The heartbeats of all nodes of a site.
 pub fn all_beats(site: &str) -> String {
     format!("uf.{site}.node.*.beat")

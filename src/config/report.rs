@@ -65,6 +65,7 @@ impl Serve {
             "state-dir" => Some(state::default_directory().display().to_string()),
             "async-concurrency" => Some(host::budget::default_async_concurrency().to_string()),
             "node-name" => self.cluster.cluster.as_ref().map(|_| cluster::host_name()),
+            "peer-security" => self.cluster.cluster.as_ref().map(|_| "tls".to_owned()),
             "max-starts" => Some(host::budget::default_max_starts().to_string()),
             _ => None,
         }

@@ -21,6 +21,8 @@ pub enum Failure {
     /// The client may not do this.
     #[error("not allowed: {why}")]
     Forbidden { why: String },
+    #[error("the key of the node is not known here any more")]
+    UnknownNode,
     /// The page has another method.
     #[error("this address serves {allowed} only")]
     MethodNotAllowed { allowed: String },
@@ -189,7 +191,7 @@ impl Failure {
     /// Whether nothing was done with the request, so that it can be sent elsewhere.
     pub fn is_untouched(&self) -> bool {
         match self {
-            Failure::NoSuchFunction | Failure::Draining | Failure::TooManyConnections => true,
+            Failure::NoSuchFunction | Failure::Draining | Failure::TooManyConnections | Failure::UnknownNode => true,
             Failure::Refused(refusal) => {
                 matches!(refusal, Refusal::Saturated { .. } | Refusal::HostSaturated { .. } | Refusal::Draining)
             }
@@ -203,6 +205,7 @@ impl Failure {
             self,
             Failure::Draining
                 | Failure::TooManyConnections
+                | Failure::UnknownNode
                 | Failure::ClientGone
                 | Failure::BadRequest
                 | Failure::MalformedBody

@@ -7,6 +7,8 @@ use hyper::{
     header::{self, HeaderName, HeaderValue},
 };
 
+use unifaas_actors::cluster::PublicKey;
+
 use super::headers::REQUEST_ID;
 
 pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -23,6 +25,8 @@ pub struct Peer {
     proto: &'static str,
     /// It is another node, whose headers say where requests came from.
     is_node: bool,
+    /// The key of the node, over TLS.
+    pub key: Option<PublicKey>,
     /// The last request's host, and what a proxy adds for that: the next request has the same, most often.
     added: RefCell<(Option<HeaderValue>, HeaderMap)>,
 }
@@ -34,12 +38,19 @@ impl Peer {
             IpAddr::V4(address) => (address.to_string(), address.to_string()),
             IpAddr::V6(address) => (address.to_string(), format!("\"[{address}]\"")),
         };
-        Self { address, node, proto: if is_tls { "https" } else { "http" }, is_node: false, added: RefCell::default() }
+        Self {
+            address,
+            node,
+            proto: if is_tls { "https" } else { "http" },
+            is_node: false,
+            key: None,
+            added: RefCell::default(),
+        }
     }
 
-    /// Takes another node, whose headers say where requests came from.
-    pub fn node(address: IpAddr, is_tls: bool) -> Self {
-        Self { is_node: true, ..Self::new(address, is_tls) }
+    /// Takes another node, whose headers say where requests came from, and its key if it came over TLS.
+    pub fn node(address: IpAddr, key: Option<PublicKey>) -> Self {
+        Self { is_node: true, key, ..Self::new(address, false) }
     }
 
     /// Whether it is another node.

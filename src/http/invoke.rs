@@ -21,7 +21,6 @@ use super::{
     shared::Shared,
     status::{Marks, Rejection},
 };
-use crate::cluster::Cluster;
 
 /// Where invocations are served.
 pub const SCOPE: &str = "/invoke";
@@ -98,7 +97,7 @@ fn serve(
             });
         }
     };
-    let may_forward = !client.peer.is_node() && shared.cluster.as_ref().is_some_and(Cluster::forwards);
+    let may_forward = !client.peer.is_node() && shared.cluster.is_some();
     let mut exchange = Exchange::new(head, facts, client, function, shared, body_wanted);
     exchange.may_forward = may_forward;
     Box::pin(exchange.serve(payload))
@@ -114,6 +113,7 @@ fn find_function(
     match () {
         () if !client.guard.is_within_limit() => Err(Failure::TooManyConnections),
         () if client.active() > MAX_STREAMS => Err(Failure::TooManyStreams),
+        () if !knows(client, shared) => Err(Failure::UnknownNode),
         () if shared.is_draining() => Err(Failure::Draining),
         () if facts.is_too_large => Err(Failure::HeadTooLarge),
         () if facts.is_ambiguous => Err(Failure::BadRequest),
@@ -128,9 +128,14 @@ fn find_function(
     }
 }
 
+/// Whether the client is no other node, or one whose key counts: it may have lost that since the connection was opened.
+fn knows(client: &ClientConnection, shared: &Shared) -> bool {
+    client.peer.key.is_none_or(|key| shared.cluster.as_ref().is_some_and(|cluster| cluster.handle.trusts(&key)))
+}
+
 /// Returns a function that only other nodes have.
 fn elsewhere(name: &str, shared: &Shared) -> Option<TargetFunction> {
-    let cluster = shared.cluster.as_ref().filter(|cluster| cluster.forwards() && cluster.handle.is_offered(name))?;
+    let cluster = shared.cluster.as_ref().filter(|cluster| cluster.handle.is_offered(name))?;
     let stats = cluster.handle.forwards.requests_of(name, &shared.history.usage);
     Some(TargetFunction::Elsewhere { name: name.into(), stats })
 }

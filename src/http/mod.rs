@@ -77,5 +77,3 @@ pub use status::{ErrorDetail, Rejection, of_callback as callback_status};
 pub use stored_request::{StoredClients, serve_stored};
 pub use tls::{Tls, TlsError};
 pub use upstream::NodeEndpoint;
-#[cfg(feature = "cluster")]
-pub use upstream::round_trip;

@@ -4,7 +4,16 @@
 //! dispatcher is `client_stream.rs`, above it an `App` with `invoke.rs` and the routes of `admin/`. After the
 //! dispatcher has ended, a connection whose client may still be sending is closed gently.
 
-use std::{convert::Infallible, future::poll_fn, net::SocketAddr, rc::Rc, sync::Arc, task::Poll, time::Duration};
+use std::{
+    convert::Infallible,
+    future::poll_fn,
+    io,
+    net::{IpAddr, SocketAddr},
+    rc::Rc,
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
 
 use actix_http::{HttpService, KeepAlive, Protocol};
 use actix_server::GracefulShutdownSignal;
@@ -18,6 +27,7 @@ use tokio::{
     net::TcpStream,
     time::{interval, timeout},
 };
+use tokio_util::either::Either;
 
 use super::{
     accept_policy::{ConnAddrs, ListenerKind, admit},
@@ -28,9 +38,8 @@ use super::{
     invoke,
     shared::{KeptConnections, Shared},
     tls::Tls,
-    transport::{linger, open},
+    transport::{Transport, linger, open},
 };
-use crate::cluster::Cluster;
 
 /// Between two rounds of housekeeping.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
@@ -133,7 +142,7 @@ impl Worker {
         let connections = shared.connections(kind).clone();
         let app_shared = web::Data::from(shared.clone());
         let expecting = shared.clone();
-        let serves_nodes = kind == ListenerKind::Peer && shared.cluster.as_ref().is_some_and(Cluster::forwards);
+        let serves_nodes = kind == ListenerKind::Peer && shared.cluster.is_some();
         let app = App::new().app_data(app_shared).configure(move |config| {
             routes(config, kind, admin);
             if kind == ListenerKind::Front || serves_nodes {
@@ -169,17 +178,30 @@ impl Worker {
         Ok(Self { kind, tls, shared, connections, http })
     }
 
+    /// Begins a client's connection. Returns whether it is HTTP/2, and who the client is.
+    async fn open(&self, tcp: TcpStream, from: IpAddr) -> io::Result<(Transport, bool, Peer)> {
+        if self.kind == ListenerKind::Peer {
+            return match self.shared.cluster.as_ref().and_then(|cluster| cluster.tls()) {
+                Some(tls) => {
+                    let (stream, key) = tls.accept(tcp, from).await?;
+                    Ok((Either::Right(Box::new(stream)), false, Peer::node(from, Some(key))))
+                }
+                None => {
+                    open(tcp, None).await.map(|(transport, is_http2)| (transport, is_http2, Peer::node(from, None)))
+                }
+            };
+        }
+        let (transport, is_http2) = open(tcp, self.tls.as_ref()).await?;
+        Ok((transport, is_http2, Peer::new(from, self.tls.is_some())))
+    }
+
     /// Serves a client's connection to its end.
     async fn serve(&self, tcp: TcpStream) {
         let Ok(addrs) = ConnAddrs::of(&tcp) else { return };
         let Some(guard) = admit(self.kind, &self.shared, addrs) else { return };
-        let opened = unless_evicted(&guard, timeout(HEAD_TIMEOUT, open(tcp, self.tls.as_ref()))).await;
-        let Some(Ok(Ok((transport, is_http2)))) = opened else { return };
+        let opened = unless_evicted(&guard, timeout(HEAD_TIMEOUT, self.open(tcp, addrs.peer.ip()))).await;
+        let Some(Ok(Ok((transport, is_http2, peer)))) = opened else { return };
         let client_timeout = self.shared.limits.client_timeout;
-        let peer = match self.kind {
-            ListenerKind::Peer => Peer::node(addrs.peer.ip(), false),
-            _ => Peer::new(addrs.peer.ip(), self.tls.is_some()),
-        };
         let max_head = (self.kind == ListenerKind::Callback).then_some(MAX_CALLBACK_HEAD);
         let connection = ClientConnection::new(addrs, guard, client_timeout, max_head, is_http2, peer);
         let protocol = if is_http2 { Protocol::Http2 } else { Protocol::Http1 };

@@ -44,6 +44,7 @@ impl Failure {
             Failure::NoSuchPage => (S::NOT_FOUND, O::BadRequest, "no_such_page", "Nothing here"),
             Failure::NoSuchInstance => (S::NOT_FOUND, O::BadRequest, "no_such_instance", "No such instance"),
             Failure::Forbidden { .. } => (S::FORBIDDEN, O::BadRequest, "forbidden", "Not allowed"),
+            Failure::UnknownNode => (S::FORBIDDEN, O::BadRequest, "unknown_node", "Unknown node"),
             Failure::MethodNotAllowed { .. } => {
                 (S::METHOD_NOT_ALLOWED, O::BadRequest, "method_not_allowed", "Method not allowed")
             }

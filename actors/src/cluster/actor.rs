@@ -16,17 +16,17 @@ use super::{
     directory::{Heard, Judged, Peers},
     handle::ClusterHandle,
     messages::{
-        BeatReceived, BeatSoon, ClusterQuestion, ClusterReport, FunctionsListed, LinkChanged, LinkState, PeerReport,
-        PeerTried, StartDraining, reason,
+        BeatReceived, BeatSoon, ClusterQuestion, FunctionsListed, KeyHeard, LinkChanged, LinkState, PeerTried,
+        StartDraining,
     },
     node::{Epoch, NodeId, PublicKey},
+    report::{ClusterReport, PeerReport},
     view::PeerView,
 };
 use crate::{
     admission::{AdmissionActor, AdmissionQuestion, AdmissionReport},
     directory::Directory,
     notice::EndGuard,
-    wall_time::rounded_ms,
 };
 
 /// Between two heartbeats, give or take a tenth: those of many nodes do not stay together.
@@ -111,6 +111,7 @@ impl ClusterActor {
             let handle = Arc::new(ClusterHandle::new(settings.node, ctx.address()));
             launched = Some(handle.clone());
             let peers = Peers::new(settings.node, settings.epoch, settings.site.clone(), Instant::now());
+            let peers = peers.with_security(settings.key.is_some());
             Self {
                 settings,
                 peers,
@@ -265,7 +266,11 @@ impl Handler<BeatReceived> for ClusterActor {
     fn handle(&mut self, BeatReceived { site, beat }: BeatReceived, _: &mut Context<Self>) {
         let now = Instant::now();
         match self.peers.heard(&site, beat.clone(), now) {
-            Heard::Peer { is_new, wants_functions } => {
+            Heard::Peer { is_new, wants_functions, key_before } => {
+                if let Some(before) = key_before {
+                    warn!(self.log, "node has another key: the one before counts no more"; "node" => %beat.node,
+                        "name" => &*beat.name, "key" => ?beat.key.map(|key| key.to_string()), "before" => %before);
+                }
                 if is_new {
                     info!(self.log, "node has joined"; "node" => %beat.node, "name" => &*beat.name, "site" => &*site,
                         "address" => &*beat.address);
@@ -281,6 +286,15 @@ impl Handler<BeatReceived> for ClusterActor {
             Heard::Impostor { epoch, address } => self.meet_impostor(epoch, &address),
             Heard::Stale => {}
         }
+    }
+}
+
+impl Handler<KeyHeard> for ClusterActor {
+    type Result = ();
+
+    fn handle(&mut self, KeyHeard { node, key }: KeyHeard, _: &mut Context<Self>) {
+        // Published with the next own heartbeat at the latest.
+        self.peers.heard_key(node, key, Instant::now());
     }
 }
 
@@ -345,23 +359,8 @@ impl Handler<ClusterQuestion> for ClusterActor {
 
     fn handle(&mut self, _: ClusterQuestion, _: &mut Context<Self>) -> Self::Result {
         let now = Instant::now();
-        let peers = self.peers.ages(now).map(|(peer, age)| {
-            let PeerView { site, health, functions, contact, beat, .. } = &**peer;
-            PeerReport {
-                node: beat.node,
-                name: beat.name.clone(),
-                site: site.clone(),
-                address: beat.address.clone(),
-                health: *health,
-                why: reason(*health, age),
-                is_draining: beat.is_draining,
-                age_ms: rounded_ms(age),
-                rtt_ms: contact.measured_rtt().map(rounded_ms),
-                memory_free: beat.memory_free,
-                functions: functions.len(),
-                loads: beat.loads.clone(),
-            }
-        });
+        let is_secure = self.settings.key.is_some();
+        let peers = self.peers.ages(now).map(|(peer, age)| PeerReport::new(peer, age, is_secure));
         MessageResult(ClusterReport {
             node: self.settings.node,
             name: self.settings.name.clone(),

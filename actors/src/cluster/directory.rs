@@ -13,7 +13,8 @@ use tokio::time::Instant;
 
 use super::{
     beat::{Beat, FunctionList},
-    node::{Epoch, NodeId},
+    keys::KeyRing,
+    node::{Epoch, NodeId, PublicKey},
     suspicion::{Health, LinkClock},
     view::{ClusterView, Contact, PeerView},
 };
@@ -30,7 +31,10 @@ pub struct Peers {
     own: NodeId,
     epoch: Epoch,
     site: Arc<str>,
+    /// This node protects its connections.
+    is_secure: bool,
     link: LinkClock,
+    keys: KeyRing,
     entries: BTreeMap<NodeId, Entry>,
 }
 
@@ -68,6 +72,8 @@ pub enum Heard {
         is_new: bool,
         /// The list of its functions is to be asked for.
         wants_functions: bool,
+        /// It had another key before.
+        key_before: Option<PublicKey>,
     },
 }
 
@@ -89,9 +95,15 @@ impl Entry {
 }
 
 impl Peers {
-    /// Makes the directory of a node that knows no other.
+    /// Makes the directory of a node that knows no other, and does not protect its connections.
     pub fn new(own: NodeId, epoch: Epoch, site: Arc<str>, now: Instant) -> Self {
-        Self { own, epoch, site, link: LinkClock::new(now), entries: BTreeMap::new() }
+        let (is_secure, keys, entries) = Default::default();
+        Self { own, epoch, site, is_secure, link: LinkClock::new(now), keys, entries }
+    }
+
+    /// Sets whether the node protects its connections. It asks nothing of nodes that do not do the same.
+    pub fn with_security(self, is_secure: bool) -> Self {
+        Self { is_secure, ..self }
     }
 
     /// Notes whether the link is up, as far as its connection tells.
@@ -113,7 +125,7 @@ impl Peers {
             self.link.echoed(now);
             return Heard::Own;
         }
-        let is_near = *site == self.site;
+        let (is_near, key) = (*site == self.site, beat.key);
         let (entry, is_new) = match self.entries.entry(beat.node) {
             Occupied(known) if !is_later(&beat, &known.get().view.beat) => return Heard::Stale,
             Occupied(known) if is_same_run(&beat, &known.get().view.beat) => {
@@ -134,11 +146,19 @@ impl Peers {
         let digest = entry.view.beat.functions;
         let is_asked =
             entry.asked.is_some_and(|(asked, at)| asked == digest && now.saturating_duration_since(at) < ASK_AGAIN);
-        let wants_functions = entry.listed != Some(digest) && !is_asked;
+        let wants_functions = entry.listed != Some(digest) && !is_asked && entry.view.is_compatible(self.is_secure);
         if wants_functions {
             entry.asked = Some((digest, now));
         }
-        Heard::Peer { is_new, wants_functions }
+        let key_before = self.keys.heard(entry.view.node(), key, now);
+        Heard::Peer { is_new, wants_functions, key_before }
+    }
+
+    /// Takes the key of a node that is not asked for help itself.
+    pub fn heard_key(&mut self, node: NodeId, key: Option<PublicKey>, now: Instant) {
+        if node != self.own {
+            self.keys.heard(node, key, now);
+        }
     }
 
     /// Takes the list of a node's functions, which had that digest.
@@ -185,6 +205,7 @@ impl Peers {
     /// Judges all nodes, and forgets those that are removed.
     pub fn judge(&mut self, now: Instant) -> Vec<Judged> {
         let (link, mut changes) = (self.link, Vec::new());
+        self.keys.expire(now);
         self.entries.retain(|_, entry| {
             let (before, is_unreachable) = (entry.view.health, entry.view.contact.is_unreachable());
             let health = link.judge(entry.heard_at, is_unreachable, now);
@@ -202,7 +223,7 @@ impl Peers {
     /// Returns what other threads read.
     pub fn view(&self, now: Instant) -> ClusterView {
         let peers = self.entries.values().map(|entry| entry.view.clone()).collect();
-        ClusterView { own: self.own, peers, is_frozen: self.is_frozen(now) }
+        ClusterView { own: self.own, peers, is_frozen: self.is_frozen(now), keys: self.keys.trusted().clone() }
     }
 
     /// Returns each node, and for how long it was not heard.

@@ -17,7 +17,7 @@ use super::{
     beat::FunctionLoad,
     forwards::ForwardTable,
     messages::{BeatSoon, PeerTried},
-    node::NodeId,
+    node::{NodeId, PublicKey},
     place::{Candidate, Choice, LocalOffer, Placement, Request, place},
     view::ClusterView,
 };
@@ -57,7 +57,7 @@ pub struct PlacementRecord {
 
 impl ClusterHandle {
     pub(super) fn new(own: NodeId, actor: Addr<ClusterActor>) -> Self {
-        let view = ClusterView { own, peers: Vec::new(), is_frozen: true };
+        let view = ClusterView { own, peers: Vec::new(), is_frozen: true, keys: Arc::default() };
         Self {
             forwards: ForwardTable::default(),
             view: ArcSwap::from_pointee(view),
@@ -76,6 +76,11 @@ impl ClusterHandle {
     /// Returns what is known of the other nodes.
     pub fn view(&self) -> Arc<ClusterView> {
         self.view.load_full()
+    }
+
+    /// Whether a key is that of a known node.
+    pub fn trusts(&self, key: &PublicKey) -> bool {
+        self.view.load().keys.contains_key(key)
     }
 
     pub(super) fn publish(&self, view: ClusterView) {

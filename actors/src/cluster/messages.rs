@@ -1,15 +1,14 @@
-//! The messages of the ClusterActor, and what it reports. Requests are imperative, facts are in the past tense.
+//! The messages of the ClusterActor. Requests are imperative, facts are in the past tense. Its report is in `report.rs`.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use actix::Message;
 use serde::Serialize;
 
 use super::{
-    beat::{Beat, FunctionList, FunctionLoad},
-    handle::PlacementRecord,
-    node::{Epoch, NodeId},
-    suspicion::Health,
+    beat::{Beat, FunctionList},
+    node::{NodeId, PublicKey},
+    report::ClusterReport,
 };
 
 /// A heartbeat has come. Sent by the link.
@@ -20,6 +19,16 @@ pub struct BeatReceived {
     pub site: Arc<str>,
     /// The heartbeat.
     pub beat: Arc<Beat>,
+}
+
+/// The key of a node has come that is never asked for help, as it is of another site: it may ask this one. Sent by the link.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct KeyHeard {
+    /// The node.
+    pub node: NodeId,
+    /// Its key.
+    pub key: Option<PublicKey>,
 }
 
 /// The list of a node's functions has come. Sent by the link.
@@ -87,66 +96,3 @@ pub struct StartDraining;
 #[derive(Debug, Message)]
 #[rtype(result = "ClusterReport")]
 pub struct ClusterQuestion;
-
-/// What a node knows of the others.
-#[derive(Debug, Clone, Serialize)]
-pub struct ClusterReport {
-    /// This node.
-    pub node: NodeId,
-    /// What it is called.
-    pub name: Arc<str>,
-    /// Its site.
-    pub site: Arc<str>,
-    /// The run of its daemon.
-    pub epoch: Epoch,
-    /// The link to the others.
-    pub link: LinkState,
-    /// Whether nodes are judged by their connections alone, as the link does not work.
-    pub is_frozen: bool,
-    /// The last heartbeat that was sent.
-    pub beat: Option<Arc<Beat>>,
-    /// The other nodes.
-    pub peers: Vec<PeerReport>,
-    /// The last placements of requests, the newest one first.
-    pub placements: Vec<PlacementRecord>,
-}
-
-/// What a node knows of another one.
-#[derive(Debug, Clone, Serialize)]
-pub struct PeerReport {
-    /// The node.
-    pub node: NodeId,
-    /// What it is called.
-    pub name: Arc<str>,
-    /// Its site.
-    pub site: Arc<str>,
-    /// Where it is reached.
-    pub address: Arc<str>,
-    /// How it is judged.
-    pub health: Health,
-    /// Why it is suspect.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub why: Option<String>,
-    /// Whether it takes no more requests.
-    pub is_draining: bool,
-    /// Since its last heartbeat, in milliseconds.
-    pub age_ms: f64,
-    /// The round trip of a connection, once there was one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub rtt_ms: Option<f64>,
-    /// Memory in which instances could be started there, in MiB.
-    pub memory_free: u64,
-    /// Functions that it serves for others.
-    pub functions: usize,
-    /// What is going on with them.
-    pub loads: BTreeMap<Arc<str>, FunctionLoad>,
-}
-
-/// Why a node is suspect, in words.
-pub(super) fn reason(health: Health, silent: Duration) -> Option<String> {
-    match health {
-        Health::Fresh => None,
-        Health::Silent => Some(format!("it was not heard for {:.1} s", silent.as_secs_f64())),
-        Health::Unreachable => Some("it accepts no connection".to_owned()),
-    }
-}

@@ -9,9 +9,11 @@
 //! | `beat.rs` | heartbeats, and the list of a node's functions |
 //! | `suspicion.rs` | what the silence of a node means; pure |
 //! | `directory.rs` | the other nodes, from their heartbeats; pure |
+//! | `keys.rs` | their keys, and which count; pure |
 //! | `view.rs` | what any thread reads of them |
 //! | `place.rs` | where a request is served soonest; pure |
 //! | `actor.rs`, `messages.rs` | the ClusterActor, which owns the directory |
+//! | `report.rs` | what it tells about the cluster |
 //! | `handle.rs`, `forwards.rs` | what the threads that serve requests use |
 
 mod actor;
@@ -19,9 +21,11 @@ mod beat;
 mod directory;
 mod forwards;
 mod handle;
+mod keys;
 mod messages;
 mod node;
 mod place;
+mod report;
 #[cfg(test)]
 mod simulation;
 mod suspicion;
@@ -31,11 +35,12 @@ pub use actor::{ClusterActor, ClusterLink, Join, NodeSettings};
 pub use beat::{Beat, FunctionList, FunctionLoad, OfferedFunction};
 pub use forwards::{ForwardCounts, ForwardStats, ForwardTable};
 pub use handle::{ClusterHandle, PlacementRecord};
+pub use keys::TrustedKeys;
 pub use messages::{
-    BeatReceived, ClusterQuestion, ClusterReport, FunctionsListed, LinkChanged, LinkState, PeerReport, PeerTried,
-    StartDraining,
+    BeatReceived, ClusterQuestion, FunctionsListed, KeyHeard, LinkChanged, LinkState, PeerTried, StartDraining,
 };
 pub use node::{Epoch, NodeId, PublicKey};
 pub use place::{Candidate, Choice, LocalOffer, Request, StartKind};
+pub use report::{ClusterReport, PeerReport};
 pub use suspicion::Health;
 pub use view::{ClusterView, Contact, PeerView, has_labels};

@@ -14,6 +14,7 @@ use foldhash::{HashMap, fast::FixedState};
 
 use super::{
     beat::{Beat, FunctionList, FunctionLoad, OfferedFunction},
+    keys::TrustedKeys,
     node::NodeId,
     suspicion::Health,
 };
@@ -31,6 +32,8 @@ pub struct ClusterView {
     pub peers: Vec<Arc<PeerView>>,
     /// Whether the link does not work, so that nodes are judged by their connections alone.
     pub is_frozen: bool,
+    /// The keys of nodes whose requests are served here.
+    pub keys: Arc<TrustedKeys>,
 }
 
 /// Another node. A new heartbeat makes a new one of these.
@@ -198,6 +201,11 @@ impl PeerView {
         if let (Some(requests), Some(load)) = (self.placed.requests.get(function), self.beat.loads.get(function)) {
             requests.fetch_max(load.free, Relaxed);
         }
+    }
+
+    /// Whether connections to the node can be opened by a node that protects its own, or does not: both have to.
+    pub fn is_compatible(&self, is_secure: bool) -> bool {
+        self.beat.key.is_some() == is_secure
     }
 
     /// Whether the node has all of these labels: keys, or keys with a value, as in `zone=a`.

@@ -43,7 +43,7 @@ const OPTIONS: &[(&str, [&str; 3])] = &[
     ("peer-listen", ADDRESSES),
     ("peer-address", ["a:1", "10.0.0.1:2", "[::1]:3"]),
     ("overflow", ["x", "y", "x,y"]),
-    ("peer-security", ["none", "none", "none"]),
+    ("peer-security", ["none", "tls", "none"]),
     ("max-starts", COUNTS),
     ("max-process-starts", COUNTS),
     ("metrics-functions", COUNTS),

@@ -1,18 +1,32 @@
 //! Nodes that know each other through a NATS server: what they forward, and what happens when one or the server is lost.
 
-use std::{fs, process::Command, sync::Arc};
+use std::{fs, net::SocketAddr, os::unix::fs::PermissionsExt as _, process::Command, sync::Arc};
 
 use hyper::body::Bytes;
 use integration::{
-    Connection, Daemon, Function, Home, SOON, Setup, body_of, brokers::Broker, empty, eventually, ms, request, streamed,
+    Connection, Daemon, Function, Home, SOON, Setup, brokers::Broker, empty, eventually, ms, refusal, request, streamed,
 };
 use nix::sys::signal::Signal;
 use serde_json::Value;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::timeout,
+};
 
 /// Starts a node.
 async fn node(server: &Broker, name: &str, functions: impl IntoIterator<Item = Function>) -> Daemon {
+    secured_node(server, name, "tls", functions).await
+}
+
+async fn secured_node(
+    server: &Broker,
+    name: &str,
+    security: &str,
+    functions: impl IntoIterator<Item = Function>,
+) -> Daemon {
     let setup = functions.into_iter().fold(settings(server, name, Setup::default()), Setup::function);
-    setup.option("--peer-security", "none").start().await
+    setup.option("--peer-security", security).start().await
 }
 
 fn settings(server: &Broker, name: &str, setup: Setup) -> Setup {
@@ -45,9 +59,18 @@ async fn server() -> Option<(Arc<Home>, Broker)> {
 
 #[tokio::test]
 async fn function_of_another_node_is_served_in_one_hop() {
+    forwards("tls").await;
+}
+
+#[tokio::test]
+async fn function_of_another_node_is_served_over_plain_http_on_a_safe_network() {
+    forwards("none").await;
+}
+
+async fn forwards(security: &str) {
     let Some((_home, server)) = server().await else { return };
-    let a = node(&server, "a", [Function::new("f")]).await;
-    let b = node(&server, "b", []).await;
+    let a = secured_node(&server, "a", security, [Function::new("f")]).await;
+    let b = secured_node(&server, "b", security, []).await;
     knows(&b, 1, 1).await;
     let pid = a.get("/invoke/f/pid").await.ok().pid();
     let reply = b.get("/invoke/f/pid").await.ok();
@@ -168,15 +191,100 @@ async fn copy_of_a_state_directory_does_not_join() {
         .await;
 }
 
+/// Returns the address of a node's peer listener.
+async fn peer_listener(daemon: &Daemon) -> SocketAddr {
+    daemon.debug().await["daemon"]["settings"]["peer_listen"].as_str().unwrap().parse().unwrap()
+}
+
 #[tokio::test]
-async fn nothing_is_forwarded_unless_the_network_is_said_to_be_safe() {
+async fn peer_listener_answers_nothing_without_tls() {
     let Some((_home, server)) = server().await else { return };
-    let a = settings(&server, "a", Setup::default().function(Function::new("f"))).start().await;
-    let b = settings(&server, "b", Setup::default()).start().await;
+    let a = node(&server, "a", [Function::new("f")]).await;
+    let mut stream = TcpStream::connect(peer_listener(&a).await).await.unwrap();
+    stream.write_all(b"GET /invoke/f/pid HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    // An alert of TLS, at most.
+    let _ = timeout(SOON, stream.read_to_end(&mut answer)).await.expect("the connection is closed");
+    assert!(answer.len() < 16 && !answer.starts_with(b"HTTP"), "{answer:?}");
+    let refused = async || cluster(&a).await["refused_peers"].clone();
+    eventually(SOON, "the refusal is counted", refused, |it| it["without_tls"] == 1).await;
+}
+
+#[tokio::test]
+async fn node_whose_key_is_not_known_is_refused() {
+    let home = Home::new();
+    // The reader hears others, and is not heard.
+    let users = "authorization { users = [\n{ user: node, password: x }\n\
+        { user: reader, password: x, permissions: { publish: { deny: \"uf.*.node.>\" } } } ] }";
+    let Some(server) = Broker::nats(&home, users).await else { return };
+    let joining = |user: &str, name| {
+        let url = format!("nats://{user}:x@{}", server.address);
+        settings(&server, name, Setup::default()).without("--cluster").option("--cluster", url)
+    };
+    let a = joining("node", "a").function(Function::new("f")).start().await;
+    let b = joining("node", "b").start().await;
+    let reader = joining("reader", "reader").start().await;
     knows(&b, 1, 1).await;
+    b.get("/invoke/f/pid").await.ok();
+    let listed = async || cluster(&reader).await["peers"].clone();
+    let knows_f = |peers: &Value| peers.as_array().is_some_and(|it| it.iter().any(|peer| peer["functions"] == 1));
+    eventually(SOON, "the reader knows the function", listed, knows_f).await;
+    for _ in 0..2 {
+        reader.get("/invoke/f/pid").await.problem(503, "host_saturated");
+    }
+    let refused = async || cluster(&a).await["refused_peers"].clone();
+    let refused = eventually(SOON, "refusals", refused, |it| it["unknown_keys"].as_u64() > Some(0)).await;
+    assert_eq!(refused["last"]["why"], "its key is not that of a known node", "{refused}");
+    assert_eq!(cluster(&a).await["functions"]["f"]["served_for_peers"], 1);
+}
+
+#[tokio::test]
+async fn new_key_of_a_node_is_noticed_and_replaces_the_one_before() {
+    let Some((_home, server)) = server().await else { return };
+    let (mut a, b) = (node(&server, "a", [Function::new("f")]).await, node(&server, "b", []).await);
+    knows(&b, 1, 1).await;
+    b.get("/invoke/f/pid").await.ok();
+    let key = async || cluster(&b).await["peers"][0]["key"].clone();
+    let before = key().await;
+    a.end().await;
+    let file = a.home.path("state/cluster-key");
+    let mode = fs::metadata(&file).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode, 0o600);
+    fs::remove_file(&file).unwrap();
+    let again = settings(&server, "a", Setup::at(&a.home)).start().await;
+    let changed = eventually(SOON, "another key", key, |key| key.is_string() && *key != before).await;
+    let line = b.logged_line("node has another key: the one before counts no more").await;
+    assert_eq!(
+        (&line["before"], line["key"].as_str().map(|key| key.contains(changed.as_str().unwrap()))),
+        (&before, Some(true)),
+        "{line}"
+    );
+    knows(&b, 1, 1).await;
+    b.get("/invoke/f/pid").await.ok();
+    drop(again);
+}
+
+#[tokio::test]
+async fn nodes_of_which_one_has_no_tls_do_not_ask_each_other() {
+    let Some((_home, server)) = server().await else { return };
+    let a = secured_node(&server, "a", "none", [Function::new("f")]).await;
+    let b = node(&server, "b", []).await;
+    knows(&b, 1, 0).await;
     b.get("/invoke/f/").await.problem(404, "no_such_function");
-    let listen = a.debug().await["daemon"]["settings"]["peer_listen"].as_str().unwrap().parse().unwrap();
-    let mut connection = Connection::open(listen).await.unwrap();
-    let reply = connection.send(request("POST", "/invoke/f/echo", body_of("x"))).await.unwrap();
-    assert_eq!(reply.status, 404);
+    let why = cluster(&b).await["peers"][0]["why"].clone();
+    assert_eq!(why, "it has --peer-security none, unlike this node");
+    drop(a);
+}
+
+#[tokio::test]
+async fn key_that_other_users_may_read_is_refused_at_the_start() {
+    let setup = Setup::default();
+    let file = setup.home().path("state/cluster-key");
+    fs::create_dir_all(file.parent().unwrap()).unwrap();
+    fs::write(&file, "").unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+    let setup = setup.function(Function::new("f")).option("--cluster", "nats://127.0.0.1:1");
+    let setup = setup.option("--peer-listen", "127.0.0.1:0");
+    let why = refusal(setup.command()).await;
+    assert!(why.contains("cluster-key (mode 644)"), "{why}");
 }

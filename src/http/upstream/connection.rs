@@ -3,7 +3,7 @@
 use std::{
     future::poll_fn,
     io,
-    os::fd::OwnedFd,
+    os::fd::{AsFd as _, OwnedFd},
     pin::pin,
     sync::{
         Arc,
@@ -17,12 +17,14 @@ use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::{
     net::TcpStream,
-    time::{Instant, timeout},
+    time::{Instant, interval, timeout},
 };
+use tokio_util::either::Either;
 
 use super::{
-    meter::{Meter, MeteredStream},
+    meter::{Meter, MeteredStream, MeteredTcp},
     remote::Remote,
+    tcp_info::is_unanswered,
     upload::RequestBody,
 };
 
@@ -30,6 +32,9 @@ use super::{
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the last bytes of an ended instance may be under way.
 pub const LAST_BYTES: Duration = Duration::from_millis(200);
+/// How long the kernel may send bytes again to another node without hearing of it, once it has begun, and between two looks.
+const UNANSWERED_TIMEOUT: Duration = Duration::from_millis(250);
+const UNANSWERED_INTERVAL: Duration = Duration::from_millis(50);
 /// Largest response head and largest read, and most of a request body that hyper holds.
 const MAX_BUFFER: usize = 128 * 1024;
 
@@ -71,10 +76,23 @@ impl Connection {
     /// # Errors
     /// What the system says; `TimedOut` after five seconds; `HostUnreachable` if the instance is leaving.
     pub async fn open(remote: &Remote, open: OpenGuard) -> io::Result<Box<Self>> {
-        let (stream, meter) = MeteredStream::new(connect(remote).await?);
-        let handshake = Builder::new().max_buf_size(MAX_BUFFER).handshake(TokioIo::new(stream));
+        let tcp = MeteredTcp::new(connect(remote).await?);
+        let meter = tcp.meter.clone();
+        let (stream, socket) = match remote {
+            Remote::Instance(_) => (Either::Left(tcp), None),
+            Remote::Node(node) => {
+                let socket = tcp.tcp.as_fd().try_clone_to_owned()?;
+                (node.secure(tcp).await?, Some(socket))
+            }
+        };
+        let stream = TokioIo::new(MeteredStream::new(stream));
+        let handshake = Builder::new().max_buf_size(MAX_BUFFER).handshake(stream);
         let (sender, connection) = handshake.await.map_err(io::Error::other)?;
-        actix_rt::spawn(drive(connection.with_upgrades(), remote.clone(), meter.clone()));
+        let driven = drive(connection.with_upgrades(), remote.clone(), meter.clone());
+        match socket {
+            None => actix_rt::spawn(driven),
+            Some(socket) => actix_rt::spawn(until_cut(driven, socket, meter.clone())),
+        };
         let (remote, worker, idle_since) = (remote.clone(), this_worker(), Instant::now());
         Ok(Box::new(Self { sender, meter, remote, reused: false, worker, idle_since, _open: open }))
     }
@@ -112,6 +130,26 @@ async fn drive(connection: impl Future<Output = hyper::Result<()>>, remote: Remo
         if finished || (silent_at.is_some() && silent_at == meter.silent_at()) {
             return;
         }
+    }
+}
+
+/// Runs a connection to another node, and ends it if the network does not carry what is sent there. The other side of a
+/// machine that is gone refuses nothing.
+async fn until_cut(driven: impl Future<Output = ()>, socket: OwnedFd, meter: Arc<Meter>) {
+    let cut = async {
+        let (mut look, mut since) = (interval(UNANSWERED_INTERVAL), None);
+        loop {
+            let now = look.tick().await;
+            if !meter.awaits_response() || !is_unanswered(&socket) {
+                since = None;
+            } else if now - *since.get_or_insert(now) >= UNANSWERED_TIMEOUT {
+                return meter.set_cut();
+            }
+        }
+    };
+    tokio::select! {
+        () = driven => {}
+        () = cut => {}
     }
 }
 

@@ -1,4 +1,4 @@
-//! The socket below hyper. It counts bytes and keeps what hyper does not tell: whether a request was read by the
+//! The socket below hyper, with TLS between nodes. It counts bytes and keeps what hyper does not tell: whether a request was read by the
 //! instance, and what broke the connection.
 
 use std::{
@@ -17,9 +17,11 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
+use tokio_util::either::Either;
 
 use super::{
     interim::{InterimQueue, Next, may_be_interim, take_interim},
+    remote::NodeStream,
     tcp_info::bytes_acked,
 };
 
@@ -28,7 +30,8 @@ const SYN: u64 = 1;
 /// A request that every server takes in one read.
 const SMALL_REQUEST: u64 = 1024;
 
-/// The counts of one connection. Only its task writes them, except for the two of `begin`.
+/// The counts of one connection. Only its task writes them, except for the two of `begin`. Sent bytes are those of TCP,
+/// received ones those of HTTP.
 #[derive(Debug)]
 pub struct Meter {
     /// Bytes that the kernel took.
@@ -47,6 +50,8 @@ pub struct Meter {
     read_blocked: AtomicBool,
     /// What a write failed with.
     write_error: AtomicI32,
+    /// The network does not carry what is sent.
+    is_cut: AtomicBool,
 }
 
 impl Meter {
@@ -62,6 +67,7 @@ impl Meter {
             has_fin: AtomicBool::new(false),
             read_blocked: AtomicBool::new(false),
             write_error: AtomicI32::new(0),
+            is_cut: AtomicBool::new(false),
         }
     }
 
@@ -73,7 +79,7 @@ impl Meter {
     }
 
     /// Whether what comes may be an interim response. Before the request was sent it is none.
-    fn awaits_response(&self) -> bool {
+    pub fn awaits_response(&self) -> bool {
         self.awaits_response.load(Relaxed) && self.written.load(Relaxed) != self.written_before.load(Relaxed)
     }
 
@@ -100,6 +106,16 @@ impl Meter {
         self.read_blocked.load(Relaxed).then(|| self.received.load(Relaxed))
     }
 
+    /// Notes that the network does not carry what is sent.
+    pub fn set_cut(&self) {
+        self.is_cut.store(true, Relaxed);
+    }
+
+    /// Returns whether the network did not carry what was sent.
+    pub fn is_cut(&self) -> bool {
+        self.is_cut.load(Relaxed)
+    }
+
     /// Returns whether a write has failed.
     pub fn is_write_broken(&self) -> bool {
         self.write_error.load(Relaxed) != 0
@@ -116,10 +132,17 @@ const MAX_READS_PER_POLL: u32 = 2;
 /// Interim responses that are parsed in one turn.
 const MAX_INTERIM_PER_POLL: usize = 32;
 
-/// A TCP connection with a [`Meter`].
+/// A TCP connection with a [`Meter`] of what is sent on it.
+#[derive(Debug)]
+pub struct MeteredTcp {
+    pub tcp: TcpStream,
+    pub meter: Arc<Meter>,
+}
+
+/// A connection with a [`Meter`].
 #[derive(Debug)]
 pub struct MeteredStream {
-    stream: TcpStream,
+    stream: NodeStream<MeteredTcp>,
     /// Reads in a row that found something.
     reads: u32,
     /// The beginning of an interim response, or what was read behind one.
@@ -127,10 +150,9 @@ pub struct MeteredStream {
     meter: Arc<Meter>,
 }
 
-impl MeteredStream {
-    pub fn new(stream: TcpStream) -> (Self, Arc<Meter>) {
-        let meter = Arc::new(Meter::new());
-        (Self { stream, reads: 0, held: BytesMut::new(), meter: meter.clone() }, meter)
+impl MeteredTcp {
+    pub fn new(tcp: TcpStream) -> Self {
+        Self { tcp, meter: Arc::new(Meter::new()) }
     }
 
     /// Counts a write. A failed one seems to succeed, as the response may be there already and hyper would not read it.
@@ -150,6 +172,11 @@ impl MeteredStream {
 }
 
 impl MeteredStream {
+    pub fn new(stream: NodeStream<MeteredTcp>) -> Self {
+        let meter = socket(&stream).meter.clone();
+        Self { stream, reads: 0, held: BytesMut::new(), meter }
+    }
+
     fn poll_socket(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.reads >= MAX_READS_PER_POLL {
             // hyper would read on before the worker's other connections have a turn.
@@ -165,7 +192,7 @@ impl MeteredStream {
         let result = ready!(result);
         match buf.filled().len() - before {
             0 => {
-                let acked = bytes_acked(&self.stream).map_or(u64::MAX, |acked| acked.saturating_sub(SYN));
+                let acked = bytes_acked(&socket(&self.stream).tcp).map_or(u64::MAX, |acked| acked.saturating_sub(SYN));
                 meter.acked_at_end.store(acked, Relaxed);
                 meter.has_fin.store(result.is_ok(), Relaxed);
             }
@@ -206,6 +233,20 @@ impl MeteredStream {
     }
 }
 
+/// Returns the socket of a connection.
+fn socket(stream: &NodeStream<MeteredTcp>) -> &MeteredTcp {
+    match stream {
+        Either::Left(tcp) => tcp,
+        Either::Right(tls) => tls.get_ref().0,
+    }
+}
+
+impl AsyncRead for MeteredTcp {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_read(cx, buf)
+    }
+}
+
 impl AsyncRead for MeteredStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
@@ -230,12 +271,12 @@ impl AsyncRead for MeteredStream {
     }
 }
 
-impl AsyncWrite for MeteredStream {
+impl AsyncWrite for MeteredTcp {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         if self.meter.is_write_broken() {
             return Poll::Ready(Ok(buf.len()));
         }
-        let result = Pin::new(&mut self.stream).poll_write(cx, buf);
+        let result = Pin::new(&mut self.tcp).poll_write(cx, buf);
         self.count(result, buf.len())
     }
 
@@ -248,7 +289,7 @@ impl AsyncWrite for MeteredStream {
         if self.meter.is_write_broken() {
             return Poll::Ready(Ok(length()));
         }
-        let result = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        let result = Pin::new(&mut self.tcp).poll_write_vectored(cx, bufs);
         self.count(result, length())
     }
 
@@ -258,6 +299,32 @@ impl AsyncWrite for MeteredStream {
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_shutdown(cx)
+    }
+}
+
+impl AsyncWrite for MeteredStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -40,8 +40,6 @@ use connection::Connection;
 pub use error::{AttemptError, BodyError, MalformedResponse};
 pub use pool::ConnectionPools;
 pub use remote::{NodeEndpoint, Remote};
-#[cfg(feature = "cluster")]
-pub use tcp_info::round_trip;
 pub use upload::{RequestBody, Upload, UploadSender, upload};
 
 /// An instance that breaks off so soon, and is found dead, was dying when the request came.
@@ -149,7 +147,7 @@ pub async fn send(
         let was_unread = was_unsent || (!heard && meter.is_unread());
         let is_unread = was_unread && upload.is_none_or(|upload| upload.is_replayable());
         let is_repeatable = !heard && is_idempotent && upload.is_none_or(|upload| upload.is_untouched());
-        if reused && !heard {
+        if reused && !heard && !meter.is_cut() {
             pools.note_early_close(remote.id());
             // The next connection is a fresh one, so this happens once.
             if is_unread || is_repeatable {

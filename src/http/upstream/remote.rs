@@ -1,15 +1,27 @@
-//! What a connection leads to: an instance of this host, or another node.
+//! What a connection leads to: an instance of this host, or another node, over TLS if both have keys.
 
 use std::{
+    fmt,
+    future::poll_fn,
     io,
+    net::Ipv4Addr,
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
+    task::Poll,
     time::Duration,
 };
 
-use tokio::{net::TcpStream, sync::Notify, time::timeout};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    sync::Notify,
+    time::timeout,
+};
+use tokio_rustls::{TlsConnector, client::TlsStream, rustls::ClientConfig};
+use tokio_util::either::Either;
 use unifaas_actors::{
     Endpoint, InstanceId,
     cluster::{Contact, NodeId},
@@ -19,6 +31,11 @@ use super::tcp_info::round_trip;
 
 /// How long another node may take to accept a connection.
 const NODE_CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long its TLS handshake may take, which its program has to answer.
+const NODE_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// TCP, or TLS over TCP.
+pub type NodeStream<S> = Either<S, Box<TlsStream<S>>>;
 
 /// What a connection leads to.
 #[derive(Debug, Clone)]
@@ -35,18 +52,19 @@ pub enum RemoteId {
 }
 
 /// Where another node is reached, as one of its heartbeats has told.
-#[derive(Debug)]
 pub struct NodeEndpoint {
     pub node: NodeId,
     pub address: Arc<str>,
     pub contact: Arc<Contact>,
+    tls: Option<Arc<ClientConfig>>,
     is_gone: AtomicBool,
     gone: Notify,
 }
 
 impl NodeEndpoint {
-    pub fn new(node: NodeId, address: Arc<str>, contact: Arc<Contact>) -> Self {
-        Self { node, address, contact, is_gone: AtomicBool::new(false), gone: Notify::new() }
+    /// Makes the endpoint of a node without a connection. `tls`: protects its connections.
+    pub fn new(node: NodeId, address: Arc<str>, contact: Arc<Contact>, tls: Option<Arc<ClientConfig>>) -> Self {
+        Self { node, address, contact, tls, is_gone: AtomicBool::new(false), gone: Notify::new() }
     }
 
     /// Ends the connections: the node is not known any more, or is reached elsewhere.
@@ -79,6 +97,58 @@ impl NodeEndpoint {
         }
         Ok(stream)
     }
+
+    /// Shakes hands on a new connection, if connections are protected, and waits until the node has accepted the key of this
+    /// one: its session tickets are the first that it sends then.
+    ///
+    /// # Errors
+    /// The node has another key, does not know this one, or does not answer.
+    pub async fn secure<S>(&self, stream: S) -> io::Result<NodeStream<S>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let Some(config) = &self.tls else { return Ok(Either::Left(stream)) };
+        let handshake = async {
+            // The key is what counts; the name is not sent.
+            let name = Ipv4Addr::UNSPECIFIED.into();
+            let mut stream = Box::new(TlsConnector::from(config.clone()).connect(name, stream).await?);
+            accepted(&mut stream).await?;
+            Ok(Either::Right(stream))
+        };
+        timeout(NODE_HANDSHAKE_TIMEOUT, handshake).await.map_err(|_| io::ErrorKind::TimedOut)?
+    }
+
+    /// Opens a connection, and closes it.
+    ///
+    /// # Errors
+    /// The node cannot be reached, or not with the key of this one.
+    #[cfg(feature = "cluster")]
+    pub async fn try_connect(&self) -> io::Result<()> {
+        self.secure(self.connect().await?).await.map(drop)
+    }
+}
+
+impl fmt::Debug for NodeEndpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NodeEndpoint").field("node", &self.node).field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+/// Waits for a session ticket, which comes before anything else.
+async fn accepted<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut TlsStream<S>) -> io::Result<()> {
+    let mut byte = [0; 1];
+    poll_fn(|cx| {
+        let mut buffer = ReadBuf::new(&mut byte);
+        let read = Pin::new(&mut *stream).poll_read(cx, &mut buffer);
+        match (read, buffer.filled().len()) {
+            (Poll::Pending, _) if stream.get_ref().1.tls13_tickets_received() > 0 => Poll::Ready(Ok(())),
+            (Poll::Pending, _) => Poll::Pending,
+            (Poll::Ready(Err(error)), _) => Poll::Ready(Err(error)),
+            (Poll::Ready(Ok(())), 0) => Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+            (Poll::Ready(Ok(())), _) => Poll::Ready(Err(io::ErrorKind::InvalidData.into())),
+        }
+    })
+    .await
 }
 
 impl From<&Arc<Endpoint>> for Remote {

@@ -23,6 +23,12 @@ pub fn bytes_acked(socket: impl AsFd) -> Option<u64> {
     (length >= known).then_some(info.tcpi_bytes_acked)
 }
 
+/// Returns whether bytes were sent again because nothing was heard of them. A receiver that takes no more is not meant: it
+/// says so.
+pub fn is_unanswered(socket: impl AsFd) -> bool {
+    tcp_info(socket).is_some_and(|(info, _)| info.tcpi_unacked > 0 && info.tcpi_retransmits > 0)
+}
+
 /// Returns what the kernel tells, and how many bytes of that there are: older kernels know fewer fields.
 fn tcp_info(socket: impl AsFd) -> Option<(libc::tcp_info, usize)> {
     // SAFETY: all of its fields are integers.

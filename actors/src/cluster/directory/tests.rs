@@ -39,6 +39,10 @@ fn beat(node: NodeId, epoch: Epoch, sequence: u64) -> Beat {
     Beat { node, epoch, sequence, name, address, key, labels, is_draining, memory_free, starting, functions, loads }
 }
 
+fn peer(is_new: bool, wants_functions: bool) -> Heard {
+    Heard::Peer { is_new, wants_functions, key_before: None }
+}
+
 fn run(runs: u32) -> Epoch {
     Epoch::new(runs, 9)
 }
@@ -46,30 +50,30 @@ fn run(runs: u32) -> Epoch {
 #[test]
 fn later_beats_replace_earlier_ones_and_late_ones_change_nothing() {
     let mut f = Fixture::new();
-    assert_eq!(f.hear(OTHER, run(2), 5, 0.0), Heard::Peer { is_new: true, wants_functions: true });
-    assert_eq!(f.hear(OTHER, run(2), 6, 0.1), Heard::Peer { is_new: false, wants_functions: false });
+    assert_eq!(f.hear(OTHER, run(2), 5, 0.0), peer(true, true));
+    assert_eq!(f.hear(OTHER, run(2), 6, 0.1), peer(false, false));
     for (epoch, sequence) in [(run(2), 6), (run(2), 5), (run(1), 99)] {
         assert_eq!(f.hear(OTHER, epoch, sequence, 0.2), Heard::Stale);
     }
     assert_eq!(f.peers.ages(f.at(1.1)).next().unwrap().1, Duration::from_secs(1));
     // A new run counts from the beginning.
-    assert_eq!(f.hear(OTHER, run(3), 1, 0.3), Heard::Peer { is_new: true, wants_functions: true });
+    assert_eq!(f.hear(OTHER, run(3), 1, 0.3), peer(true, true));
 }
 
 #[test]
 fn list_is_asked_for_until_it_comes_and_again_when_it_changes() {
     let mut f = Fixture::new();
     f.hear(OTHER, run(1), 1, 0.0);
-    assert_eq!(f.hear(OTHER, run(1), 2, 1.0), Heard::Peer { is_new: false, wants_functions: false });
-    assert_eq!(f.hear(OTHER, run(1), 3, 2.1), Heard::Peer { is_new: false, wants_functions: true });
+    assert_eq!(f.hear(OTHER, run(1), 2, 1.0), peer(false, false));
+    assert_eq!(f.hear(OTHER, run(1), 3, 2.1), peer(false, true));
     let list = FunctionList::from([("f".into(), OfferedFunction { memory: 1, answer_ms: None })]);
     f.peers.listed(OTHER, 5, list);
-    assert_eq!(f.hear(OTHER, run(1), 4, 9.0), Heard::Peer { is_new: false, wants_functions: false });
+    assert_eq!(f.hear(OTHER, run(1), 4, 9.0), peer(false, false));
     let view = f.peers.view(f.at(9.0));
     assert!(view.peers[0].offers("f").is_some() && view.peers[0].offers("g").is_none());
     let changed = Beat { functions: 6, ..beat(OTHER, run(1), 5) };
     let heard = f.peers.heard(&f.site.clone(), Arc::new(changed), f.at(9.1));
-    assert_eq!(heard, Heard::Peer { is_new: false, wants_functions: true });
+    assert_eq!(heard, peer(false, true));
     // Until the new one comes, the old one counts.
     assert!(f.peers.view(f.at(9.1)).peers[0].offers("f").is_some());
 }
@@ -141,4 +145,18 @@ fn node_that_moves_is_reached_anew() {
     let moved = Beat { address: "10.0.0.3:1".into(), ..beat(OTHER, run(1), 2) };
     f.peers.heard(&f.site.clone(), Arc::new(moved), f.at(1.0));
     assert!(!f.peers.view(f.at(1.0)).peers[0].is_suspect());
+}
+
+#[test]
+fn nodes_with_another_security_are_asked_for_nothing() {
+    let key = PublicKey([3; 32]);
+    for (is_secure, has_key, is_asked) in
+        [(false, false, true), (true, true, true), (false, true, false), (true, false, false)]
+    {
+        let mut f = Fixture::new();
+        f.peers = f.peers.with_security(is_secure);
+        let beat = Beat { key: has_key.then_some(key), ..beat(OTHER, run(1), 1) };
+        assert_eq!(f.peers.heard(&f.site.clone(), Arc::new(beat), f.base), peer(true, is_asked));
+        assert_eq!(f.peers.view(f.base).keys.contains_key(&key), has_key);
+    }
 }

@@ -67,7 +67,7 @@ fn view(nodes: &[Node]) -> ClusterView {
         let functions = FunctionList::from([("f".into(), OfferedFunction { memory: MEMORY, answer_ms: None })]);
         Arc::new(PeerView::new("s".into(), Arc::new(beat), health, Arc::new(functions), Arc::new(contact)))
     };
-    ClusterView { own: NodeId(0), peers: nodes.iter().map(peer).collect(), is_frozen: false }
+    ClusterView { own: NodeId(0), peers: nodes.iter().map(peer).collect(), is_frozen: false, keys: Arc::default() }
 }
 
 const REQUEST: Request<'_> = Request { function: "f", local: None, labels: &[], tried: &[] };

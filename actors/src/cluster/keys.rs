@@ -36,7 +36,7 @@ struct Held {
 }
 
 impl KeyRing {
-    /// Takes the key of a heartbeat. Returns the one that it replaces.
+    /// Takes the key of a heartbeat. Returns the key before it.
     pub fn heard(&mut self, node: NodeId, key: Option<PublicKey>, now: Instant) -> Option<PublicKey> {
         let before = match (self.held.entry(node), key) {
             (Entry::Occupied(mut held), Some(key)) if held.get().key == key => {

@@ -23,6 +23,8 @@ mod store;
 #[cfg(test)]
 mod tests;
 mod thread;
+#[cfg(test)]
+mod versions;
 
 use std::{
     path::Path,

@@ -9,15 +9,19 @@ use std::{
     time::Duration,
 };
 
-use integration::{Connection, Function, Home, Setup, body_of, eventually, ms, request};
+use integration::{Connection, Function, Home, Setup, body_of, eventually, ms, request, within};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
-use tokio::time::sleep;
+use tokio::{
+    sync::oneshot,
+    task::JoinSet,
+    time::{Instant, interval, sleep},
+};
 
 /// Kills without `UNIFAAS_KILLS`.
 const KILLS: u32 = 50;
 /// Attempts of the function at the same time.
 const CONCURRENCY: usize = 4;
-/// Requests per second.
+/// New requests per second.
 const RATE: u64 = 50;
 
 /// A file to which functions, as any user, add a line for each run.
@@ -28,32 +32,71 @@ fn record_file(home: &Home) -> PathBuf {
     file
 }
 
-/// Accepts at a steady rate, wherever the daemon listens at the moment.
+/// Clients at a steady rate, however long each has to wait. Each repeats its request until it is accepted, with the same
+/// idempotency key, wherever the daemon listens at the moment.
 struct Clients {
-    accepted: Arc<Mutex<Vec<String>>>,
     task: tokio::task::JoinHandle<()>,
+    stop: oneshot::Sender<()>,
+    accepted: Arc<Mutex<Vec<Accepted>>>,
+}
+
+/// An answer of 202.
+struct Accepted {
+    id: String,
+    /// An earlier request with the key had been stored, and its answer was lost.
+    is_repeat: bool,
 }
 
 impl Clients {
     fn start(listen: std::net::SocketAddr, path: String) -> Self {
-        let accepted = Arc::<Mutex<Vec<String>>>::default();
-        let ids = accepted.clone();
+        let accepted = Arc::<Mutex<Vec<Accepted>>>::default();
+        let (stop, mut stopped) = oneshot::channel();
+        let all = accepted.clone();
         let task = tokio::spawn(async move {
-            loop {
-                sleep(Duration::from_millis(1000 / RATE)).await;
-                let request = request("POST", &format!("/async{path}"), body_of("x".repeat(1024)));
-                let answer = async { Connection::open(listen).await.ok()?.send(request).await.ok() };
-                if let Some(reply) = answer.await.filter(|reply| reply.status == 202) {
-                    ids.lock().unwrap().push(reply.header("x-unifaas-invocation").unwrap());
+            let mut ticks = interval(Duration::from_millis(1000 / RATE));
+            let mut clients = JoinSet::new();
+            for number in 0_u64.. {
+                tokio::select! {
+                    _ = ticks.tick() => {}
+                    _ = &mut stopped => break,
+                }
+                let (path, all) = (path.clone(), all.clone());
+                clients.spawn(async move {
+                    let one = accepted_in_the_end(listen, &path, number).await;
+                    all.lock().unwrap().push(one);
+                });
+                while let Some(ended) = clients.try_join_next() {
+                    ended.unwrap();
                 }
             }
+            drop(clients.join_all().await);
         });
-        Self { accepted, task }
+        Self { task, stop, accepted }
     }
 
-    fn stop(self) -> Vec<String> {
-        self.task.abort();
+    /// Begins no more requests, and returns the answers when each has one.
+    async fn stop(self) -> Vec<Accepted> {
+        self.stop.send(()).unwrap();
+        within(ms(60_000), "each request is accepted", self.task).await.unwrap();
         std::mem::take(&mut *self.accepted.lock().unwrap())
+    }
+}
+
+async fn accepted_in_the_end(listen: std::net::SocketAddr, path: &str, number: u64) -> Accepted {
+    loop {
+        let mut request = request("POST", &format!("/async{path}"), body_of("x".repeat(1024)));
+        request.headers_mut().insert("idempotency-key", format!("key-{number}").parse().unwrap());
+        let answer = async { Connection::open(listen).await.ok()?.send(request).await.ok() };
+        match answer.await {
+            Some(reply) if reply.status == 202 => {
+                let is_repeat = reply.header("x-unifaas-duplicate").is_some();
+                return Accepted { id: reply.header("x-unifaas-invocation").unwrap(), is_repeat };
+            }
+            // It ends, or another one begins.
+            Some(reply) => assert_eq!(reply.status, 503, "{}", reply.text()),
+            None => {}
+        }
+        sleep(ms(20)).await;
     }
 }
 
@@ -70,18 +113,28 @@ async fn killed_daemons_lose_nothing_that_they_have_accepted() {
     let path = format!("/f/record?ms=5&file={}", file.display());
     let clients = Clients::start(daemon.listen, path);
     let mut random = StdRng::seed_from_u64(7);
+    let (began, mut away) = (Instant::now(), Vec::new());
     for _ in 0..kills {
         sleep(ms(random.random_range(50..600))).await;
+        let killed = Instant::now();
         daemon.killed().await;
         daemon = Setup::at(&home).option("--listen", &*listen).start().await;
+        away.push(killed.elapsed());
     }
-    let accepted = clients.stop();
+    let took = began.elapsed();
+    away.sort();
+    let answers = clients.stop().await;
+    let repeats = answers.iter().filter(|it| it.is_repeat).count();
+    let accepted: Vec<_> = answers.into_iter().map(|it| it.id).collect();
+    assert_eq!(accepted.iter().collect::<HashSet<_>>().len(), accepted.len(), "each key has an invocation of its own");
     let mut states = HashMap::<String, usize>::new();
     for id in &accepted {
         let ended = daemon.ended_invocation(id).await;
         *states.entry(ended["state"].as_str().unwrap().to_owned()).or_default() += 1;
     }
-    println!("{kills} kills, {} accepted: {states:?}", accepted.len());
+    let rate = accepted.len() as f64 / took.as_secs_f64();
+    println!("{kills} kills in {took:.0?}, away for {:.0?} each; {rate:.0} accepted a second", away[away.len() / 2]);
+    println!("{} accepted, {repeats} after a lost answer: {states:?}", accepted.len());
     assert_eq!(states.get("done"), Some(&accepted.len()), "{states:?}");
     let text = fs::read_to_string(&file).unwrap();
     let runs: Vec<_> = text.lines().collect();
@@ -90,7 +143,9 @@ async fn killed_daemons_lose_nothing_that_they_have_accepted() {
     let repeated = runs.len() - distinct.len();
     println!("{} runs, {repeated} beyond one", runs.len());
     assert!(repeated <= kills as usize * CONCURRENCY, "{repeated}");
+    assert_eq!(distinct.len(), accepted.len(), "nothing has run without an answer of 202");
     daemon.end().await;
+    home.left(0).await;
 }
 
 #[tokio::test]
@@ -122,7 +177,7 @@ async fn an_upgrade_hands_the_inbox_over() {
     let successor = daemon.upgrade().await;
     let accepts = async || daemon.enqueue("/f/pid", "", &[]).await.status;
     eventually(ms(30_000), "the new daemon accepts", accepts, |status| *status == 202).await;
-    let mut accepted = clients.stop();
+    let mut accepted: Vec<_> = clients.stop().await.into_iter().map(|it| it.id).collect();
     accepted.push(long.clone());
     for id in &accepted {
         let ended = daemon.ended_invocation(id).await;

@@ -6,6 +6,7 @@
 
 mod admin;
 mod cli;
+mod client_tls;
 mod cluster;
 mod commands;
 mod config;

@@ -18,7 +18,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::{Home, SOON, eventually, processes, tools, wait::poll_blocking};
+use crate::{Home, SOON, eventually, nats_login::NatsLogin, processes, tools, wait::poll_blocking};
 
 /// How long a client waits for a broker.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -40,13 +40,21 @@ impl Broker {
     /// # Panics
     /// When it does not start.
     pub async fn mqtt(home: &Home, persists: bool) -> Option<Self> {
-        let program = tools::system_program("mosquitto")?;
-        let (address, directory) = (own_address(1883), home.path("mosquitto"));
+        let location = home.path("mosquitto").display().to_string();
+        let settings =
+            if persists { format!("persistence true\npersistence_location {location}/\n") } else { String::new() };
+        Self::mqtt_at(home, own_address(1883), &settings).await
+    }
+
+    /// Starts an MQTT broker that every client may use at this address, with more settings.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub async fn mqtt_at(home: &Home, address: SocketAddr, settings: &str) -> Option<Self> {
+        let (program, directory) = (tools::system_program("mosquitto")?, home.path("mosquitto"));
         fs::create_dir_all(&directory).expect("a directory");
-        let mut config = format!("listener 1883 {}\nallow_anonymous true\nuser root\n", address.ip());
-        if persists {
-            config += &format!("persistence true\npersistence_location {}/\n", directory.display());
-        }
+        let listener = format!("listener {} {}\nallow_anonymous true\n", address.port(), address.ip());
+        let config = format!("per_listener_settings true\nuser root\n{listener}{settings}");
         let file = directory.join("mosquitto.conf");
         fs::write(&file, config).expect("a file");
         let arguments = vec!["-c".to_owned(), file.display().to_string()];
@@ -58,14 +66,20 @@ impl Broker {
     /// # Panics
     /// When it does not start.
     pub async fn nats(home: &Home, settings: &str) -> Option<Self> {
-        let program = nats_server()?;
-        let (address, directory) = (own_address(4222), home.path("nats"));
+        let store = home.path("nats/store");
+        let jetstream = format!("jetstream {{ store_dir: {store:?}, sync_interval: always }}\n{settings}\n");
+        Self::nats_at(home, own_address(4222), &jetstream).await
+    }
+
+    /// Starts a NATS server at this address, with more settings.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub async fn nats_at(home: &Home, address: SocketAddr, settings: &str) -> Option<Self> {
+        let (program, directory) = (nats_server()?, home.path("nats"));
         fs::create_dir_all(&directory).expect("a directory");
-        let store = directory.join("store");
-        let config =
-            format!("listen: \"{address}\"\njetstream {{ store_dir: {store:?}, sync_interval: always }}\n{settings}\n");
         let file = directory.join("nats.conf");
-        fs::write(&file, config).expect("a file");
+        fs::write(&file, format!("listen: \"{address}\"\n{settings}\n")).expect("a file");
         let arguments = vec!["-c".to_owned(), file.display().to_string()];
         Some(Self::started(program, arguments, address, directory.join("log")).await)
     }
@@ -257,12 +271,20 @@ impl NatsClient {
     /// # Errors
     /// When the server is not there, or does not answer in time.
     pub async fn connect(address: SocketAddr) -> std::io::Result<Self> {
+        Self::connect_as(address, &NatsLogin::None).await
+    }
+
+    /// Connects, and logs in.
+    ///
+    /// # Errors
+    /// When the server is not there, or does not answer in time.
+    pub async fn connect_as(address: SocketAddr, login: &NatsLogin) -> std::io::Result<Self> {
         let inbox = format!("_INBOX.{:016x}", rand::random::<u64>());
         let connecting = async {
             let mut stream = BufReader::new(TcpStream::connect(address).await?);
             let mut line = String::new();
             stream.read_line(&mut line).await?;
-            let hello = format!("CONNECT {{\"verbose\":false,\"headers\":true}}\r\nSUB {inbox} 1\r\nPING\r\n");
+            let hello = format!("CONNECT {}\r\nSUB {inbox} 1\r\nPING\r\n", login.options(&line));
             stream.write_all(hello.as_bytes()).await?;
             Ok::<_, std::io::Error>(stream)
         };

@@ -26,6 +26,7 @@ mod inbox;
 pub mod linux;
 mod load;
 mod metrics;
+pub mod nats_login;
 mod pausing;
 pub mod processes;
 mod python;

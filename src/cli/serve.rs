@@ -145,11 +145,14 @@ pub struct Serve {
     /// Certificates in PEM that verify the NATS server [default: those of this host].
     #[arg(long, env = "UNIFAAS_NATS_CA", value_name = "FILE", requires = "nats_server")]
     pub nats_ca: Option<PathBuf>,
-    /// The MQTT broker whose messages invoke functions with `[[mqtt]]`; USER:PASSWORD@ before the host, and no TLS.
+    /// The MQTT broker whose messages invoke functions with `[[mqtt]]`; mqtts:// for TLS, USER:PASSWORD@ before the host.
     ///
     /// It may be away at any time.
     #[arg(long, env = "UNIFAAS_MQTT", value_name = "URL")]
     pub mqtt: Option<MqttUrl>,
+    /// Certificates in PEM that verify the MQTT broker [default: those of this host].
+    #[arg(long, env = "UNIFAAS_MQTT_CA", value_name = "FILE", requires = "mqtt")]
+    pub mqtt_ca: Option<PathBuf>,
     #[command(flatten)]
     pub cluster: ClusterArgs,
     /// How long requests may continue after the first signal to end, in seconds.

@@ -5,11 +5,12 @@ use std::{fmt, str::FromStr};
 use http::Uri;
 use percent_encoding::percent_decode_str;
 
-/// MQTT's port without TLS.
+/// MQTT's ports, without TLS and with it.
 const MQTT_PORT: u16 = 1883;
+const MQTTS_PORT: u16 = 8883;
 const NATS_PORT: u16 = 4222;
 
-/// `mqtt://[USER[:PASSWORD]@]HOST[:PORT]`
+/// `mqtt://[USER[:PASSWORD]@]HOST[:PORT]`, or `mqtts://…` for TLS
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MqttUrl(pub Broker);
 
@@ -27,12 +28,21 @@ pub struct Broker {
     pub login: Option<(String, String)>,
 }
 
+impl MqttUrl {
+    /// Returns whether the broker speaks TLS.
+    pub fn is_tls(&self) -> bool {
+        self.0.scheme == "mqtts"
+    }
+}
+
 impl FromStr for MqttUrl {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        parse(text, &["mqtt"], MQTT_PORT).map(Self).ok_or_else(|| {
-            "expected mqtt://HOST or mqtt://HOST:PORT, perhaps with USER:PASSWORD@ before the host".to_owned()
+        let port = if text.starts_with("mqtts:") { MQTTS_PORT } else { MQTT_PORT };
+        parse(text, &["mqtt", "mqtts"], port).map(Self).ok_or_else(|| {
+            "expected mqtt://HOST or mqtt://HOST:PORT, or mqtts:// for TLS, perhaps with USER:PASSWORD@ before the host"
+                .to_owned()
         })
     }
 }
@@ -122,6 +132,8 @@ mod tests {
         assert_eq!(format!("{broker} {broker:?}"), "mqtt://broker.local:1883 mqtt://broker.local:1883");
         let MqttUrl(broker) = "mqtt://a%40b:p%3Aw%2F@h".parse().unwrap();
         assert_eq!(broker.login, Some(("a@b".to_owned(), "p:w/".to_owned())));
+        let secure: MqttUrl = "mqtts://h".parse().unwrap();
+        assert_eq!((secure.to_string().as_str(), secure.is_tls()), ("mqtts://h:8883", true));
         let NatsUrl(server) = "tls://[::1]:4223/".parse().unwrap();
         assert_eq!((server.to_string().as_str(), server.login), ("tls://[::1]:4223", None));
     }
@@ -138,7 +150,7 @@ mod tests {
     #[test]
     fn other_addresses_are_refused() {
         for text in
-            ["", "host", "host:1883", "mqtts://h", "mqtt://", "mqtt://h/x", "mqtt://h?x", "mqtt://h:0", "nats://h"]
+            ["", "host", "host:1883", "mqttss://h", "mqtt://", "mqtt://h/x", "mqtt://h?x", "mqtt://h:0", "nats://h"]
         {
             assert!(text.parse::<MqttUrl>().unwrap_err().contains("mqtt://HOST"), "{text}");
         }

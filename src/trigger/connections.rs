@@ -126,7 +126,7 @@ impl Connections {
         let (wanted, seen) = watch::channel(Subscriptions::default());
         let mqtt = async {
             if let Some(url) = &self.settings.mqtt {
-                mqtt::run(url, &self.settings.client_id, seen.clone(), &self.mqtt).await;
+                mqtt::run(url, &self.settings, seen.clone(), &self.mqtt).await;
             }
         };
         let nats = async {

@@ -12,10 +12,10 @@ use std::{
 
 use futures::{StreamExt as _, future::join_all, stream::FuturesOrdered};
 use rumqttc::{
-    AsyncClient, Event, EventLoop, Incoming, MqttOptions, MqttState, Outgoing, Publish, QoS, Request, SubAck,
-    SubscribeFilter, SubscribeReasonCode,
+    AsyncClient, ConnectReturnCode, ConnectionError, Event, EventLoop, Incoming, MqttOptions, MqttState, Outgoing,
+    Publish, QoS, Request, SubAck, SubscribeFilter, SubscribeReasonCode, TlsConfiguration, Transport,
 };
-use slog::{info, warn};
+use slog::{error, info, warn};
 use tokio::{
     sync::{
         OwnedSemaphorePermit, Semaphore,
@@ -32,12 +32,13 @@ use unifaas_actors::{
 };
 
 use super::{
-    MqttUrl,
+    MqttUrl, SourceSettings,
     connections::Source,
     followed::{AllFollowed, Followed},
     intake::NotStored,
     topic,
 };
+use crate::client_tls::client_config;
 
 /// Between two attempts to connect.
 const RECONNECT: Duration = Duration::from_millis(500);
@@ -66,17 +67,34 @@ struct Message {
 }
 
 /// Follows the subscriptions at the broker until the source stops. Connects with the first one.
-pub async fn run(url: &MqttUrl, client_id: &str, mut wanted: watch::Receiver<Subscriptions>, source: &Source) {
+pub async fn run(
+    url: &MqttUrl,
+    settings: &SourceSettings,
+    mut wanted: watch::Receiver<Subscriptions>,
+    source: &Source,
+) {
     tokio::select! {
         Ok(_) = wanted.wait_for(|wanted| !wanted.mqtt.is_empty()) => {}
         () = source.stop.cancelled() => return,
     }
     let MqttUrl(broker) = url;
-    let mut options = MqttOptions::new(client_id, broker.host.trim_matches(['[', ']']), broker.port);
+    let mut options = MqttOptions::new(&settings.client_id, broker.host.trim_matches(['[', ']']), broker.port);
     options.set_clean_session(false).set_manual_acks(true).set_keep_alive(KEEP_ALIVE);
     options.set_max_packet_size(MAX_PACKET, MAX_PACKET);
     if let Some((user, password)) = &broker.login {
         options.set_credentials(user, password);
+    }
+    if url.is_tls() {
+        match client_config(&settings.mqtt_ca) {
+            Ok(config) => {
+                options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(config)));
+            }
+            Err(error) => {
+                error!(source.log, "there is no TLS to the MQTT broker"; "broker" => %url, "error" => %error);
+                source.status.set_disconnected(Some(error.to_string()));
+                return;
+            }
+        }
     }
     let (client, events) = AsyncClient::new(options, REQUESTS);
     let (reports, received) = unbounded_channel();
@@ -127,7 +145,7 @@ impl Link<'_> {
                     // What is left of the connection concerns packets that the broker will send again.
                     self.events.state = fresh.clone();
                     self.events.pending.retain(|request| !matches!(request, Request::PubAck(_) | Request::PubRec(_)));
-                    let error = error.to_string();
+                    let error = explained(&error);
                     if status.set_disconnected(Some(error.clone())) {
                         warn!(log, "not connected to the MQTT broker"; "broker" => %self.url, "error" => error);
                     }
@@ -159,6 +177,16 @@ impl Link<'_> {
         };
         let message = Message { publish, connection: self.connection.get(), permit };
         let _ = self.reports.send(Report::Message(message));
+    }
+}
+
+fn explained(error: &ConnectionError) -> String {
+    use ConnectReturnCode::{BadUserNamePassword, NotAuthorized};
+    match error {
+        ConnectionError::ConnectionRefused(BadUserNamePassword | NotAuthorized) => {
+            "the broker refuses the user or the password of --mqtt".to_owned()
+        }
+        error => error.to_string(),
     }
 }
 

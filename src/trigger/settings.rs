@@ -17,6 +17,8 @@ use crate::cli::Serve;
 pub struct SourceSettings {
     /// The MQTT broker.
     pub mqtt: Option<MqttUrl>,
+    /// The certificates that verify it. Without any, those that this host trusts count.
+    pub mqtt_ca: Vec<CertificateDer<'static>>,
     /// The name of this daemon at the MQTT broker, which keeps a session for it.
     pub client_id: String,
     /// The NATS server.
@@ -35,8 +37,10 @@ pub enum SourceError {
     Read { option: &'static str, path: PathBuf, source: io::Error },
     #[error("there are no credentials in {} (--nats-creds), which has a JWT and an nkey seed: {why}", path.display())]
     Credentials { path: PathBuf, why: String },
-    #[error("there is no certificate in {} (--nats-ca)", .0.display())]
-    NoCertificate(PathBuf),
+    #[error("there is no certificate in {} ({option})", path.display())]
+    NoCertificate { option: &'static str, path: PathBuf },
+    #[error("--mqtt-ca needs --mqtt with mqtts://")]
+    NoTls,
     #[cfg(not(feature = "cluster"))]
     #[error("{0}: this program was built without `cluster`")]
     NotBuilt(&'static str),
@@ -59,10 +63,15 @@ impl SourceSettings {
             }
         }
         if let Some(path) = &options.nats_ca {
-            check_certificates(path)?;
+            certificates("--nats-ca", path)?;
         }
+        if options.mqtt_ca.is_some() && !options.mqtt.as_ref().is_some_and(MqttUrl::is_tls) {
+            return Err(SourceError::NoTls);
+        }
+        let mqtt_ca = options.mqtt_ca.as_deref().map(|path| certificates("--mqtt-ca", path)).transpose()?;
         Ok(Self {
             mqtt: options.mqtt.clone(),
+            mqtt_ca: mqtt_ca.unwrap_or_default(),
             // 23 letters and digits are what each broker takes.
             client_id: format!("unifaas{identity}"),
             nats: options.nats.clone().or_else(|| Some(options.cluster.cluster.as_ref()?.first().clone())),
@@ -83,12 +92,9 @@ fn credentials(path: &Path) -> Result<Credentials, SourceError> {
     Credentials::parse(&text).map_err(|why| SourceError::Credentials { path: path.to_owned(), why })
 }
 
-fn check_certificates(path: &Path) -> Result<(), SourceError> {
-    let text =
-        fs::read(path).map_err(|source| SourceError::Read { option: "--nats-ca", path: path.to_owned(), source })?;
-    let mut certificates = CertificateDer::pem_slice_iter(&text);
-    match certificates.next() {
-        Some(Ok(_)) => Ok(()),
-        _ => Err(SourceError::NoCertificate(path.to_owned())),
-    }
+fn certificates(option: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, SourceError> {
+    let text = fs::read(path).map_err(|source| SourceError::Read { option, path: path.to_owned(), source })?;
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
+    let certificates = certificates.ok().filter(|certificates| !certificates.is_empty());
+    certificates.ok_or_else(|| SourceError::NoCertificate { option, path: path.to_owned() })
 }

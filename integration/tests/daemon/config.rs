@@ -35,7 +35,8 @@ const OPTIONS: &[(&str, [&str; 3])] = &[
     ("nats", ["nats://a", "tls://b", "nats://c:4333"]),
     ("nats-creds", ["/a", "/b", "/c"]),
     ("nats-ca", ["/a", "/b", "/c"]),
-    ("mqtt", ["mqtt://a", "mqtt://b:1884", "mqtt://c"]),
+    ("mqtt", ["mqtt://a", "mqtts://b:1884", "mqtt://c"]),
+    ("mqtt-ca", ["/a", "/b", "/c"]),
     ("cluster", ["nats://a", "nats://b:4333", "tls://c"]),
     ("site", ["a", "b", "c"]),
     ("node-name", ["a", "b", "c"]),
@@ -95,6 +96,7 @@ fn each_option_is_taken_from_the_first_place_that_has_it() {
             "tls-cert" => &["--tls-key=x"],
             "tls-key" => &["--tls-cert=x"],
             "nats-creds" | "nats-ca" => &["--nats=nats://h"],
+            "mqtt-ca" => &["--mqtt=mqtts://h"],
             "cluster" => &["--peer-listen=127.0.0.1:1"],
             "peer-listen" => &["--cluster=nats://h"],
             "node-name" | "node-label" | "peer-address" | "overflow" | "peer-security" => {

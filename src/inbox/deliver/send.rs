@@ -1,12 +1,7 @@
 //! One attempt to deliver a result: a POST on a connection of its own. Redirects are not followed, as bodies get lost on
 //! them.
 
-use std::{
-    io,
-    pin::pin,
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::{io, pin::pin, sync::OnceLock, time::Duration};
 
 use bytes::Bytes;
 use futures::future::{Either, select};
@@ -18,14 +13,11 @@ use tokio::{
     net::TcpStream,
     time::timeout,
 };
-use tokio_rustls::{
-    TlsConnector,
-    rustls::{ClientConfig, RootCertStore, crypto::ring, pki_types::ServerName},
-};
+use tokio_rustls::{TlsConnector, rustls::pki_types::ServerName};
 use unifaas_actors::inbox::{DeliveryEnd, Found, State, UnixMillis};
 
 use super::{DeliverySettings, allowed::Target};
-use crate::inbox::INVOCATION;
+use crate::{client_tls::client_config, inbox::INVOCATION};
 
 /// How long a receiver may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -141,15 +133,8 @@ impl Sender {
         if let Some(connector) = self.connector.get() {
             return Ok(connector);
         }
-        let mut roots = RootCertStore::empty();
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        if roots.is_empty() {
-            return Err(connect_error(&"this host has no certificates of authorities, see SSL_CERT_FILE"));
-        }
-        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
-        let config = config.with_safe_default_protocol_versions().map_err(|error| connect_error(&error))?;
-        let config = config.with_root_certificates(roots).with_no_client_auth();
-        Ok(self.connector.get_or_init(|| TlsConnector::from(Arc::new(config))))
+        let config = client_config(&[]).map_err(SendError::Connect)?;
+        Ok(self.connector.get_or_init(|| TlsConnector::from(config)))
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod mqtt;
 mod nats;
+mod security;
 mod settings;
 
 use std::{collections::BTreeMap, env, path::Path};

@@ -24,11 +24,17 @@ async fn files_of_no_use_are_refused_with_their_names() {
         ("--nats-creds", &*empty, "there are no credentials in"),
         ("--nats-ca", "/does/not/exist", "cannot read /does/not/exist (--nats-ca)"),
         ("--nats-ca", &*empty, "there is no certificate in"),
+        ("--mqtt-ca", "/does/not/exist", "cannot read /does/not/exist (--mqtt-ca)"),
+        ("--mqtt-ca", &*empty, "there is no certificate in"),
     ] {
-        let setup = Setup::at(&home).option("--nats", "nats://127.0.0.1").option(option, file);
+        let setup = Setup::at(&home).option("--nats", "nats://127.0.0.1").option("--mqtt", "mqtts://127.0.0.1");
+        let setup = setup.option(option, file);
         let said = refusal(setup.command()).await;
         assert!(said.contains(why) && said.contains(option), "{option} {file}: {said}");
     }
+    let without_tls = Setup::at(&home).option("--mqtt", "mqtt://127.0.0.1").option("--mqtt-ca", &empty);
+    let said = refusal(without_tls.command()).await;
+    assert!(said.contains("--mqtt-ca needs --mqtt with mqtts://"), "{said}");
 }
 
 #[tokio::test]

@@ -135,6 +135,29 @@ const checks = {
     await close(page, "live");
   },
 
+  async triggers(context) {
+    const page = await open(context, "/ui/functions/timer");
+    const last = page.locator('#triggers tr[data-key="cron-0"] time').first();
+    await last.waitFor();
+    const before = await last.getAttribute("datetime");
+    await page.waitForFunction(
+      (before) => document.querySelector('#triggers tr[data-key="cron-0"] time').dateTime > before, before);
+    const row = page.locator('#triggers tr[data-key="mqtt-0"]');
+    await row.getByText("home/door").waitFor();
+    await row.getByText("connecting", { exact: true }).waitFor();
+    await checkAccessibility(page, "triggers");
+    await page.setViewportSize(NARROW);
+    await checkWidth(page, "triggers, narrow");
+    await page.goto(`${base}/ui/`);
+    const card = page.locator("#status .card", { hasText: "Triggers" });
+    await card.getByText("next firing").waitFor();
+    await card.getByText("1 subscription").waitFor();
+    await page.locator("#attention .notices").getByText("not connected to mqtt://").waitFor();
+    await checkWidth(page, "the overview with triggers, narrow");
+    await checkAccessibility(page, "the overview with triggers");
+    await close(page, "triggers");
+  },
+
   async output(context) {
     await invoke("html/pid");
     const id = await instanceOf("html");

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use integration::{Daemon, Function, Home, Setup, cli, tools, within};
+use integration::{Daemon, Function, Home, Setup, brokers, cli, tools, within};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::{Child, Command},
@@ -108,6 +108,15 @@ async fn without_scripts_pages_show_the_present_state() {
     let daemon = daemon().await;
     daemon.get("/invoke/broken/").await.problem(500, "function_misconfigured");
     passes("scriptless", &daemon).await;
+}
+
+#[tokio::test]
+async fn schedules_and_connections_are_followed() {
+    let home = Home::new();
+    let triggers = "[[cron]]\nat = \"* * * * * *\"\npath = \"/pid\"\n\n[[mqtt]]\ntopic = \"home/door\"\n";
+    home.put(&Function::new("timer").table(triggers));
+    let away = format!("mqtt://{}", brokers::own_address(1883));
+    passes("triggers", &Setup::at(&home).option("--mqtt", away).start().await).await;
 }
 
 #[tokio::test]

@@ -79,7 +79,8 @@ impl Pages {
     /// Returns what adds the routes of a listener besides `/invoke`, and begins to record how the daemon is used. To be
     /// called on the actors' thread.
     pub fn routes(shared: &Arc<Shared>, access: AccessRules, control: Control) -> Routes {
-        let (streams, sampler, turns, dashboard, scrapes) = Default::default();
+        let (streams, sampler, turns, scrapes) = Default::default();
+        let dashboard = Dashboard::new(control.triggers.clone());
         let pages = Arc::new(Self { access, control, streams, sampler, turns, dashboard, scrapes });
         actix_rt::spawn(pages.dashboard.history.clone().record(Arc::downgrade(shared)));
         Arc::new(move |config, kind, admin| {

@@ -28,7 +28,7 @@ use tokio::time::timeout;
 use unifaas_actors::{
     AdmissionQuestion, AdmissionReport, BootReport, EndedReport, FunctionReport, InstanceId, InstanceRecord,
     rounded_seconds,
-    trigger::{TriggerQuestion, TriggerReport},
+    trigger::{FunctionTriggers, FunctionTriggersQuestion, TriggerQuestion, TriggerReport},
 };
 
 use super::{
@@ -166,6 +166,9 @@ struct Function {
     /// Asynchronous invocations, if it has any.
     #[serde(skip_serializing_if = "Option::is_none")]
     inbox: Option<FunctionOverview>,
+    /// Its schedules and subscriptions, if it has any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    triggers: Option<FunctionTriggers>,
 }
 
 #[derive(Serialize)]
@@ -263,6 +266,7 @@ async fn one_function(
     _: AdminAccess,
     request: HttpRequest,
     shared: web::Data<Shared>,
+    pages: web::Data<Pages>,
     name: web::Path<String>,
 ) -> Result<HttpResponse, Rejection> {
     if let Some(handle) = shared.directory.find(&name)
@@ -271,7 +275,10 @@ async fn one_function(
         let ended = shared.history.instances.ended_of(&name);
         let ended = ended.iter().filter_map(|record| record.ended()).collect();
         let inbox = shared.inbox.overview().await.and_then(|overview| overview.of(&name).cloned());
-        return Ok(HttpResponse::Ok().json(Function { itself, ended, inbox }));
+        let triggers = pages.control.triggers.send(FunctionTriggersQuestion(name.as_str().into()));
+        let triggers = timeout(ACTOR_TIMEOUT, triggers).await.ok().and_then(Result::ok);
+        let triggers = triggers.filter(|triggers| !triggers.is_empty());
+        return Ok(HttpResponse::Ok().json(Function { itself, ended, inbox, triggers }));
     }
     nothing(request).await
 }

@@ -82,6 +82,13 @@ impl Page<'_> {
         if let Some(memory) = memory_of_function(&page["memory"]) {
             self.fact("memory", &memory)?;
         }
+        let triggers = &page["triggers"];
+        for schedule in triggers["cron"].as_array().into_iter().flatten() {
+            self.fact("schedule", &schedule_line(schedule))?;
+        }
+        for subscription in triggers["subscriptions"].as_array().into_iter().flatten() {
+            self.fact(string(&subscription["kind"]), &subscription_line(subscription))?;
+        }
         for (name, key) in [("boots", "boot_seconds"), ("resumed", "resume_seconds"), ("restored", "restore_seconds")] {
             let times = &page[key];
             if let (Some(count @ 1..), Some(sum)) = (times["count"].as_u64(), times["sum"].as_f64()) {
@@ -177,6 +184,28 @@ impl Page<'_> {
     }
 }
 
+/// Returns what a schedule does.
+fn schedule_line(schedule: &Value) -> String {
+    let state = string(&schedule["state"]).replace('_', " ");
+    let mut parts = vec![format!("{} {}", string(&schedule["at"]), string(&schedule["zone"])), state];
+    let instants = ["next", "last"].map(|key| (key, schedule[key].as_str()));
+    parts.extend(instants.into_iter().filter_map(|(key, instant)| Some(format!("{key} {}", instant?))));
+    parts.extend(schedule["refusal"].as_str().map(ToOwned::to_owned));
+    parts.join(", ")
+}
+
+/// Returns what a subscription is for, and the state of its connection.
+fn subscription_line(subscription: &Value) -> String {
+    let subject = [&subscription["subject"], &subscription["topic"]].map(string).concat();
+    let mut parts = vec![subject];
+    for key in ["queue", "stream"] {
+        parts.extend(subscription[key].as_str().map(|name| format!("{key} {name}")));
+    }
+    parts.push(string(&subscription["state"]).replace('_', " "));
+    parts.extend(subscription["error"].as_str().map(ToOwned::to_owned));
+    parts.join(", ")
+}
+
 fn revision(page: &Value) -> String {
     let (revision, serves) = (&page["revision"], &page["serves_revision"]);
     match serves {
@@ -253,6 +282,20 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn triggers_have_a_line_each() {
+        let mut schedule =
+            json!({ "at": "0 2 * * *", "zone": "UTC", "state": "waiting", "next": "2026-12-01T02:00:00.000Z" });
+        assert_eq!(schedule_line(&schedule), "0 2 * * * UTC, waiting, next 2026-12-01T02:00:00.000Z");
+        schedule["state"] = "waiting_for_clock".into();
+        schedule["last"] = "2026-11-30T02:00:00.000Z".into();
+        let line = schedule_line(&schedule);
+        assert!(line.contains("waiting for clock") && line.ends_with("last 2026-11-30T02:00:00.000Z"), "{line}");
+        let subscription = json!({ "subject": "a.*", "stream": "A", "state": "connecting", "error": "refused" });
+        assert_eq!(subscription_line(&subscription), "a.*, stream A, connecting, refused");
+        assert_eq!(subscription_line(&json!({ "topic": "a/b", "qos": 1, "state": "no_broker" })), "a/b, no broker");
+    }
 
     #[test]
     fn facts_of_functions_are_short() {

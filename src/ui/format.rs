@@ -65,6 +65,13 @@ pub fn time(at: WallTime) -> Markup {
     html! { time datetime=(whole) title=(whole) { (whole.get(11..19).unwrap_or(&whole)) } }
 }
 
+/// Returns a time that may be days away, with its day.
+pub fn day_and_time(at: WallTime) -> Markup {
+    let whole = at.to_string();
+    let shown = whole.get(..19).unwrap_or(&whole).replace('T', " ");
+    html! { time datetime=(whole) title=(whole) { (shown) } }
+}
+
 /// Returns a singular or plural with its number.
 pub fn plural(number: u64, one: &str, many: &str) -> String {
     format!("{} {}", count(number), if number == 1 { one } else { many })

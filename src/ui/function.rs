@@ -19,7 +19,7 @@ use super::{
     layout::{self, Content, facts, heads, state, table},
     overview,
     page::Page,
-    traffic,
+    traffic, triggers,
 };
 use crate::inbox::FunctionOverview;
 
@@ -54,6 +54,7 @@ pub async fn content(known: &Known<'_>, name: &str) -> Option<Content> {
             ]),
         )
         .section("time", where_time_goes(recent))
+        .section("triggers", triggers::section(known.triggers_of(name).await.unwrap_or_default()))
         .section("inbox", inbox::section(known, inbox).await)
         .section("instances", instances(known, &report))
         .section("errors", errors::short(&errors, name))

@@ -8,6 +8,7 @@
 //! | `phases.rs` | the phases of a start; pure |
 //! | `attention.rs` | what needs attention, and what to change; pure |
 //! | `inbox.rs` | asynchronous invocations on the overview and on a function's page |
+//! | `triggers.rs` | schedules and the connections to brokers, there as well |
 //! | `function_list.rs`, `traffic.rs` | the list of functions on the overview; the charts of traffic |
 //! | `charts.rs`, `format.rs` | charts, numbers and times |
 //! | `history.rs`, `point.rs`, `counters.rs` | the last hour |
@@ -37,13 +38,16 @@ mod render;
 mod sample;
 mod shares;
 mod traffic;
+mod triggers;
 
 use std::{sync::Arc, time::Duration};
 
+use actix::Addr;
 use tokio::time::timeout;
 use unifaas_actors::{
     AdmissionQuestion, AdmissionReport, InstanceRecord, OutputLine, OutputStream,
     inbox::{Command, Record},
+    trigger::{FunctionTriggers, FunctionTriggersQuestion, TriggerActor, TriggerOverview, TriggerOverviewQuestion},
 };
 
 use crate::{http::Shared, inbox::InboxOverview, turn::Turns};
@@ -65,11 +69,12 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 const LINES_OF_WORDS: usize = 10;
 
 /// What the pages of all workers share.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Dashboard {
     pub history: Arc<UsageHistory>,
     pub renderer: Renderer,
     sampler: Sampler,
+    triggers: Addr<TriggerActor>,
 }
 
 /// Where a page gets what it shows.
@@ -80,6 +85,12 @@ pub struct Known<'a> {
 }
 
 impl Dashboard {
+    /// Makes the dashboard of a daemon that has begun to serve.
+    pub fn new(triggers: Addr<TriggerActor>) -> Self {
+        let (history, renderer, sampler) = Default::default();
+        Self { history, renderer, sampler, triggers }
+    }
+
     /// Returns what a page shows now. `None`: its subject does not exist.
     pub async fn content(&self, page: &Page, shared: &Shared, turns: &Turns) -> Option<Content> {
         let known = Known { shared, dashboard: self, turns };
@@ -118,6 +129,15 @@ impl Known<'_> {
 
     async fn inbox(&self) -> Option<InboxOverview> {
         self.shared.inbox.overview().await
+    }
+
+    async fn triggers(&self) -> Option<TriggerOverview> {
+        timeout(ANSWER_TIMEOUT, self.dashboard.triggers.send(TriggerOverviewQuestion)).await.ok()?.ok()
+    }
+
+    async fn triggers_of(&self, function: &str) -> Option<FunctionTriggers> {
+        let question = FunctionTriggersQuestion(function.into());
+        timeout(ANSWER_TIMEOUT, self.dashboard.triggers.send(question)).await.ok()?.ok()
     }
 
     /// Returns the oldest dead letters of a function.

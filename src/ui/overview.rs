@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use foldhash::HashMap;
 use maud::{Markup, html};
-use unifaas_actors::AdmissionReport;
+use unifaas_actors::{AdmissionReport, inbox::UnixMillis, trigger::TriggerOverview};
 
 use super::{
     Known,
@@ -15,7 +15,7 @@ use super::{
     layout::{self, Content, state, to_function},
     page::Listing,
     sample::{Row, Sample},
-    traffic,
+    traffic, triggers,
 };
 use crate::{http::ListenerKind, inbox::InboxOverview};
 
@@ -27,11 +27,15 @@ pub async fn content(known: &Known<'_>, listing: &Listing) -> Content {
     let sample = known.sample().await;
     let admission = known.admission().await;
     let recent = known.history().recent();
-    let inbox = known.inbox().await;
-    let notices = notices(known, &sample, &recent, admission, inbox.as_ref());
+    let (inbox, triggers) = (known.inbox().await, known.triggers().await);
+    let mut notices = notices(known, &sample, &recent, admission, inbox.as_ref());
+    if let Some(triggers) = &triggers {
+        notices.extend(triggers::notices(triggers, UnixMillis::now()));
+        notices.sort_by_key(|notice| notice.severity);
+    }
     let points = known.history().daemon();
     Content::new("Overview")
-        .section("status", status(known, &sample, admission, inbox.as_ref(), notices.len()))
+        .section("status", status(known, &sample, admission, inbox.as_ref(), triggers.as_ref(), notices.len()))
         .section("attention", needs_attention(&notices))
         .section("traffic", traffic::section(&[traffic::requests(&points), traffic::waiting(&points)]))
         .section("functions", function_list::section(&sample, &recent, listing))
@@ -73,7 +77,6 @@ fn notices(
             async_concurrency: spec.map_or(0, |spec| spec.asynchronous.concurrency.get()),
         }));
     }
-    notices.sort_by_key(|notice| notice.severity);
     notices
 }
 
@@ -95,6 +98,7 @@ fn status(
     sample: &Sample,
     admission: Option<AdmissionReport>,
     inbox: Option<&InboxOverview>,
+    triggers: Option<&TriggerOverview>,
     notices: usize,
 ) -> Markup {
     let shared = known.shared;
@@ -141,6 +145,7 @@ fn status(
                 p { (plural(waiting as u64, "request", "requests")) " in queues" }
             }
             @if let Some(inbox) = inbox { (inbox::card(inbox)) }
+            @if let Some(triggers) = triggers { (triggers::card(triggers)) }
             div.card.wide {
                 h2 { "Memory" }
                 p.big { (mebibytes(taken)) small { " of " (mebibytes(budget)) } }

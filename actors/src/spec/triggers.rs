@@ -1,6 +1,6 @@
 //! `[[cron]]`, `[[nats]]` and `[[mqtt]]`: what invokes a function besides requests, with the checks.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use jiff::tz::{self, TimeZone};
 use serde::Serialize;
@@ -94,6 +94,15 @@ pub enum NatsSource {
     Queue(String),
     /// This stream of JetStream.
     Stream(String),
+}
+
+impl fmt::Display for NatsSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Queue(group) => write!(f, "queue group {group}"),
+            Self::Stream(name) => write!(f, "stream {name}"),
+        }
+    }
 }
 
 /// One `[[mqtt]]`.

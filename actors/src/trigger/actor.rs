@@ -11,7 +11,10 @@ use slog::{Logger, info, warn};
 
 use super::{
     event::{Event, content_type_of},
-    messages::{StartSources, StopSources, TriggerQuestion, TriggerReport},
+    messages::{
+        FunctionTriggers, FunctionTriggersQuestion, StartSources, StopSources, TriggerOverview,
+        TriggerOverviewQuestion, TriggerQuestion, TriggerReport,
+    },
     schedules::{Action, Committed, ScheduleId, Schedules, millis, trigger_name},
     source::{EventSources, Subscriptions},
 };
@@ -174,6 +177,26 @@ impl Handler<TriggerQuestion> for TriggerActor {
     fn handle(&mut self, _: TriggerQuestion, _: &mut Self::Context) -> Self::Result {
         let cron = self.schedules.reports(Timestamp::now());
         MessageResult(TriggerReport { fired: self.schedules.fired(), cron, sources: self.sources.reports() })
+    }
+}
+
+impl Handler<TriggerOverviewQuestion> for TriggerActor {
+    type Result = MessageResult<TriggerOverviewQuestion>;
+
+    fn handle(&mut self, _: TriggerOverviewQuestion, _: &mut Self::Context) -> Self::Result {
+        let schedules = self.schedules.overview(Timestamp::now());
+        MessageResult(TriggerOverview { sources: self.sources.reports(), ..schedules })
+    }
+}
+
+impl Handler<FunctionTriggersQuestion> for TriggerActor {
+    type Result = MessageResult<FunctionTriggersQuestion>;
+
+    fn handle(&mut self, question: FunctionTriggersQuestion, _: &mut Self::Context) -> Self::Result {
+        let FunctionTriggersQuestion(function) = question;
+        let cron = self.schedules.reports_of(&function, Timestamp::now());
+        let subscriptions = self.subscriptions.reports_of(&function, &self.sources.reports());
+        MessageResult(FunctionTriggers { cron, subscriptions })
     }
 }
 

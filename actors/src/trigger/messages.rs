@@ -6,7 +6,10 @@ use actix::Message;
 use serde::Serialize;
 use tokio::sync::oneshot;
 
-use crate::inbox::UnixMillis;
+use crate::{
+    inbox::UnixMillis,
+    spec::{MqttSpec, NatsSpec},
+};
 
 /// Connects to brokers from now on, if functions subscribe. A daemon that replaces another one waits until that has let go.
 #[derive(Debug, Message)]
@@ -23,6 +26,16 @@ pub struct StopSources(pub oneshot::Sender<()>);
 #[rtype(result = "TriggerReport")]
 pub struct TriggerQuestion;
 
+/// Asks for a summary of what the triggers do.
+#[derive(Debug, Message)]
+#[rtype(result = "TriggerOverview")]
+pub struct TriggerOverviewQuestion;
+
+/// Asks what the triggers of a function do.
+#[derive(Debug, Message)]
+#[rtype(result = "FunctionTriggers")]
+pub struct FunctionTriggersQuestion(pub Arc<str>);
+
 /// What the triggers do.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct TriggerReport {
@@ -32,6 +45,66 @@ pub struct TriggerReport {
     pub cron: Vec<CronReport>,
     /// The connections to brokers.
     pub sources: Vec<SourceReport>,
+}
+
+/// A summary of what the triggers do.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TriggerOverview {
+    /// Schedules.
+    pub schedules: usize,
+    /// Of these, the ones whose firing is refused.
+    pub refused: usize,
+    /// The last instant for which any has fired.
+    pub last: Option<UnixMillis>,
+    /// The next instant of any.
+    pub next: Option<UnixMillis>,
+    /// The connections to brokers.
+    pub sources: Vec<SourceReport>,
+}
+
+/// What the triggers of a function do.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct FunctionTriggers {
+    /// Its schedules, in the order of its file.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub cron: Vec<CronReport>,
+    /// Its subscriptions at brokers, in the order of its file.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub subscriptions: Vec<SubscriptionReport>,
+}
+
+impl FunctionTriggers {
+    /// Returns whether it has none.
+    pub fn is_empty(&self) -> bool {
+        self.cron.is_empty() && self.subscriptions.is_empty()
+    }
+}
+
+/// What a subscription does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SubscriptionReport {
+    /// `nats` or `mqtt`.
+    pub kind: &'static str,
+    /// Its position among those of its kind in the function's file, from 0.
+    pub index: usize,
+    /// What the file says.
+    #[serde(flatten)]
+    pub spec: SubscriptionSpec,
+    /// The state of the connection to the broker.
+    pub state: SourceState,
+    /// Why it gets no messages.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// What a subscription is for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum SubscriptionSpec {
+    /// Messages of NATS.
+    Nats(NatsSpec),
+    /// Messages of MQTT.
+    Mqtt(MqttSpec),
 }
 
 /// What a schedule does.
@@ -128,4 +201,40 @@ pub enum SourceState {
     Connected,
     /// The connection was closed, as the daemon ends.
     Stopped,
+}
+
+impl SubscriptionSpec {
+    /// Returns the subject or the topic.
+    pub fn subject(&self) -> &str {
+        match self {
+            Self::Nats(spec) => &spec.subject,
+            Self::Mqtt(spec) => &spec.topic,
+        }
+    }
+}
+
+impl CronState {
+    /// Returns the name on pages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Waiting => "waiting",
+            Self::WaitingForClock => "waiting for the clock",
+            Self::Firing => "firing",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+impl SourceState {
+    /// Returns the name on pages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unused => "unused",
+            Self::NoBroker => "no broker",
+            Self::Connecting => "connecting",
+            Self::Connected => "connected",
+            Self::Stopped => "stopped",
+        }
+    }
 }

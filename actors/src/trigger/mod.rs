@@ -23,7 +23,8 @@ mod source;
 pub use actor::TriggerActor;
 pub use event::{Event, content_type_of};
 pub use messages::{
-    CronReport, CronState, SourceReport, SourceState, StartSources, StopSources, SubscriptionProblem, TriggerQuestion,
-    TriggerReport,
+    CronReport, CronState, FunctionTriggers, FunctionTriggersQuestion, SourceReport, SourceState, StartSources,
+    StopSources, SubscriptionProblem, SubscriptionReport, SubscriptionSpec, TriggerOverview, TriggerOverviewQuestion,
+    TriggerQuestion, TriggerReport,
 };
 pub use source::{EventSources, Subscription, Subscriptions};

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 
 use super::{
     cron::{Step, step},
-    messages::{CronReport, CronState},
+    messages::{CronReport, CronState, TriggerOverview},
 };
 use crate::{
     inbox::{TriggerRecord, UnixMillis},
@@ -157,31 +157,54 @@ impl Schedules {
 
     /// Returns what the schedules do.
     pub fn reports(&self, now: Timestamp) -> Vec<CronReport> {
-        let report = |((function, index), entry): (&ScheduleId, &Entry)| {
-            let (state, next) = match entry.state {
-                State::Unknown { .. } => (CronState::Unknown, None),
-                State::Firing { instant, .. } => (CronState::Firing, Some(instant)),
-                State::Waiting { settled, next, .. } if settled > now => (CronState::WaitingForClock, next),
-                State::Waiting { next, .. } if entry.refusal.is_some() => (CronState::Refused, next),
-                State::Waiting { next, .. } => (CronState::Waiting, next),
-            };
-            CronReport {
-                function: function.clone(),
-                index: *index,
-                at: entry.spec.at.clone(),
-                zone: entry.spec.zone.clone(),
-                state,
-                last: entry.last.map(millis),
-                next: next.map(millis),
-                fired: entry.fired,
-                refusal: entry.refusal.clone(),
-            }
-        };
-        self.entries.iter().map(report).collect()
+        self.entries.iter().map(|(id, entry)| entry.report(id, now)).collect()
+    }
+
+    /// Returns what the schedules of a function do.
+    pub fn reports_of(&self, function: &Arc<str>, now: Timestamp) -> Vec<CronReport> {
+        let own = self.entries.range((function.clone(), 0)..).take_while(|((owner, _), _)| owner == function);
+        own.map(|(id, entry)| entry.report(id, now)).collect()
+    }
+
+    /// Summarises what the schedules do. The connections are left out.
+    pub fn overview(&self, now: Timestamp) -> TriggerOverview {
+        let mut overview = TriggerOverview { schedules: self.entries.len(), ..TriggerOverview::default() };
+        for entry in self.entries.values() {
+            overview.last = overview.last.max(entry.last.map(millis));
+            overview.next = overview.next.into_iter().chain(entry.state_at(now).1.map(millis)).min();
+            overview.refused += usize::from(entry.refusal.is_some());
+        }
+        overview
     }
 }
 
 impl Entry {
+    /// Returns what it waits for, and its next instant.
+    fn state_at(&self, now: Timestamp) -> (CronState, Option<Timestamp>) {
+        match self.state {
+            State::Unknown { .. } => (CronState::Unknown, None),
+            State::Firing { instant, .. } => (CronState::Firing, Some(instant)),
+            State::Waiting { settled, next, .. } if settled > now => (CronState::WaitingForClock, next),
+            State::Waiting { next, .. } if self.refusal.is_some() => (CronState::Refused, next),
+            State::Waiting { next, .. } => (CronState::Waiting, next),
+        }
+    }
+
+    fn report(&self, (function, index): &ScheduleId, now: Timestamp) -> CronReport {
+        let (state, next) = self.state_at(now);
+        CronReport {
+            function: function.clone(),
+            index: *index,
+            at: self.spec.at.clone(),
+            zone: self.spec.zone.clone(),
+            state,
+            last: self.last.map(millis),
+            next: next.map(millis),
+            fired: self.fired,
+            refusal: self.refusal.clone(),
+        }
+    }
+
     fn due(&mut self, id: &ScheduleId, now: Timestamp) -> Option<Action> {
         match self.state {
             State::Unknown { since, ask_at: Some(at) } if is_due(at, now) => {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use super::messages::SourceReport;
+use super::messages::{SourceReport, SourceState, SubscriptionProblem, SubscriptionReport, SubscriptionSpec};
 use crate::spec::{MqttSpec, NatsSpec, Triggers};
 
 /// A trigger of a function that gets messages.
@@ -46,6 +46,29 @@ impl Subscriptions {
         let nats = replace(&mut self.nats, function, triggers.nats);
         replace(&mut self.mqtt, function, triggers.mqtt) || nats
     }
+
+    /// Returns what the subscriptions of a function do, by the state of the connections.
+    pub fn reports_of(&self, function: &str, sources: &[SourceReport]) -> Vec<SubscriptionReport> {
+        let nats = of(&self.nats, function).map(|it| (it.index, "nats", SubscriptionSpec::Nats(it.spec.clone())));
+        let mqtt = of(&self.mqtt, function).map(|it| (it.index, "mqtt", SubscriptionSpec::Mqtt(it.spec.clone())));
+        let report = |(index, kind, spec)| {
+            let source = sources.iter().find(|source| source.kind == kind);
+            let is_own = |problem: &&SubscriptionProblem| *problem.function == *function && problem.index == index;
+            let problem = source.and_then(|source| source.problems.iter().find(is_own));
+            SubscriptionReport {
+                kind,
+                index,
+                spec,
+                state: source.map_or(SourceState::Unused, |source| source.state),
+                error: problem.map(|problem| problem.error.clone()).or_else(|| source?.error.clone()),
+            }
+        };
+        nats.chain(mqtt).map(report).collect()
+    }
+}
+
+fn of<'a, S>(all: &'a [Subscription<S>], function: &'a str) -> impl Iterator<Item = &'a Subscription<S>> {
+    all.iter().filter(move |subscription| *subscription.function == *function)
 }
 
 fn replace<S: PartialEq>(all: &mut Vec<Subscription<S>>, function: &Arc<str>, specs: Vec<S>) -> bool {
@@ -80,5 +103,32 @@ mod tests {
         assert_eq!(left, [("g", 0, "a"), ("f", 0, "b")]);
         assert!(all.set(&g, triggers(&[])));
         assert_eq!(all.mqtt.len(), 1);
+    }
+    #[test]
+    fn subscriptions_of_a_function_have_the_state_of_their_connection_and_their_own_problem() {
+        let (mut all, f) = (Subscriptions::default(), Arc::from("f"));
+        all.set(&Arc::from("g"), triggers(&["x"]));
+        all.set(&f, triggers(&["a", "b"]));
+        let problem = SubscriptionProblem { function: f, index: 1, error: "refused".to_owned() };
+        let source = SourceReport {
+            kind: "mqtt",
+            broker: Some("mqtt://h:1883".to_owned()),
+            state: SourceState::Connected,
+            since: crate::inbox::UnixMillis(0),
+            error: None,
+            subscriptions: 3,
+            problems: vec![problem],
+            received: 0,
+            stored: 0,
+            refused: 0,
+            dropped: 0,
+        };
+        let reports = all.reports_of("f", std::slice::from_ref(&source));
+        let shown: Vec<_> = reports.iter().map(|it| (it.spec.subject(), it.state, it.error.as_deref())).collect();
+        let connected = SourceState::Connected;
+        assert_eq!(shown, [("a", connected, None), ("b", connected, Some("refused"))]);
+        let away = SourceReport { state: SourceState::Connecting, error: Some("away".to_owned()), ..source };
+        assert_eq!(all.reports_of("f", &[away])[0].error.as_deref(), Some("away"));
+        assert!(all.reports_of("none", &[]).is_empty());
     }
 }

@@ -9,7 +9,11 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use integration::{Daemon, Function, Home, Setup, brokers::public_file, eventually, ms, number};
+use integration::{
+    Daemon, Function, Home, Setup,
+    brokers::{own_address, public_file},
+    eventually, ms, number,
+};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use serde_json::Value;
 use tokio::time::sleep;
@@ -121,4 +125,45 @@ async fn kills_at_firing_instants_fire_each_instant_once() {
         daemon = Setup::at(&home).start().await;
     }
     complete(&file, runs(&file).len() + 1).await;
+}
+
+#[tokio::test]
+async fn triggers_are_on_the_dashboard_in_describe_and_in_debug() {
+    let triggers = "[[cron]]\nat = \"0 0 1 1 *\"\nzone = \"Asia/Tokyo\"\n\n[[nats]]\nsubject = \"orders.*\"\nstream = \"ORDERS\"\n\n\
+                    [[mqtt]]\ntopic = \"home/door\"\n";
+    let setup = Setup::default().function(Function::new("f").table(triggers)).function(Function::new("none"));
+    let (nats, mqtt) = (own_address(4222), own_address(1883));
+    let setup = setup.option("--nats", format!("nats://{nats}")).option("--mqtt", format!("mqtt://me:s3cret@{mqtt}"));
+    let daemon = setup.start().await;
+    let is_complete = |page: &Value| {
+        let triggers = &page["triggers"];
+        let [nats, mqtt] = [0, 1].map(|index| &triggers["subscriptions"][index]);
+        triggers["cron"][0]["next"].is_string() && nats["error"].is_string() && mqtt["error"].is_string()
+    };
+    let page = async || daemon.get("/debug/functions/f").await.ok().json();
+    let page = eventually(ms(60_000), "all triggers have been tried", page, is_complete).await;
+    let next = page["triggers"]["cron"][0]["next"].as_str().unwrap().to_owned();
+    assert!(next.contains("-12-31T15:00:00"), "the first hour of a year in Tokyo: {next}");
+    let subscriptions = &page["triggers"]["subscriptions"];
+    assert_eq!((&subscriptions[0]["stream"], &subscriptions[1]["topic"]), (&"ORDERS".into(), &"home/door".into()));
+    assert_eq!((&subscriptions[0]["state"], &subscriptions[1]["state"]), (&"connecting".into(), &"connecting".into()));
+    assert!(daemon.get("/debug/functions/none").await.ok().json().get("triggers").is_none());
+
+    let described = daemon.cli(&["describe", "f"]).await.ok();
+    for text in ["0 0 1 1 * Asia/Tokyo, waiting, next ", "orders.*, stream ORDERS, connecting", "home/door, connecting"]
+    {
+        assert!(described.contains(text), "no {text:?} in {described}");
+    }
+    let shown = daemon.get("/ui/functions/f").await.ok().text();
+    for text in ["Next firing", "Asia/Tokyo", &next[..10], "orders.*", "stream ORDERS", "home/door", "connecting"] {
+        assert!(shown.contains(text), "no {text:?} in {shown}");
+    }
+    let noticed = |page: &String| page.contains(&format!("not connected to mqtt://{mqtt}"));
+    let overview = async || daemon.get("/ui/").await.ok().text();
+    let overview = eventually(ms(60_000), "the connection needs attention", overview, noticed).await;
+    for text in ["Triggers", "next firing", &next[..10], &format!("nats://{nats}"), "1 subscription", "connecting"] {
+        assert!(overview.contains(text), "no {text:?} in {overview}");
+    }
+    assert!(!overview.contains("s3cret") && !shown.contains("s3cret"));
+    assert!(!daemon.get("/ui/functions/none").await.ok().text().contains("Next firing"));
 }

@@ -242,3 +242,27 @@ fn kills_at_any_moment_fire_each_instant_once() {
         }
     }
 }
+
+#[test]
+fn overview_has_the_last_and_the_next_firing_of_all_and_reports_those_of_one_function() {
+    let mut world = World::with(&[spec("0 * * * *"), spec("30 9 * * *")], "09:15:00");
+    let other = Arc::from("other");
+    world.schedules.set(&other, &[spec("45 9 * * *")], at("09:15:00"));
+    assert_eq!(world.schedules.overview(at("09:15:00")).next, None, "nothing is known yet");
+    assert_eq!(world.work(at("09:15:00")), Vec::<String>::new());
+    assert_eq!(world.work(at("09:30:00")), ["09:30:00"]);
+    world.work(at("09:30:00"));
+    let overview = world.schedules.overview(at("09:30:00"));
+    let instant = |clock| Some(millis(at(clock)));
+    assert_eq!((overview.schedules, overview.refused), (3, 0));
+    assert_eq!((overview.last, overview.next), (instant("09:30:00"), instant("09:45:00")));
+    let of = |function: &Arc<str>| -> Vec<_> {
+        let reports = world.schedules.reports_of(function, at("09:30:00"));
+        reports.into_iter().map(|it| (it.function, it.index, it.last, it.next)).collect()
+    };
+    let tomorrow = Some(millis(at("09:30:00") + SignedDuration::from_hours(24)));
+    let own = [(function(), 0, None, instant("10:00:00")), (function(), 1, instant("09:30:00"), tomorrow)];
+    assert_eq!(of(&function()), own);
+    assert_eq!(of(&other), [(other.clone(), 0, None, instant("09:45:00"))]);
+    assert_eq!(of(&Arc::from("none")), []);
+}

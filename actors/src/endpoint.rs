@@ -18,7 +18,7 @@ use tokio::{
 use crate::{
     boot::{BootClock, Origin, Phase},
     id::InstanceId,
-    sandbox::{Reached, SandboxExit},
+    sandbox::{Reached, Route, SandboxExit},
     spec::FunctionSpec,
 };
 
@@ -27,8 +27,8 @@ use crate::{
 pub struct Endpoint {
     /// The instance.
     pub instance: InstanceId,
-    /// Where it listens.
-    pub address: SocketAddr,
+    /// How it is connected to.
+    pub route: Route,
     /// The spec it was started from.
     pub spec: Arc<FunctionSpec>,
     /// The version of the function's spec that it was started from.
@@ -82,7 +82,7 @@ impl Endpoint {
     ) -> Self {
         Self {
             instance,
-            address: reached.address,
+            route: reached.route,
             spec,
             revision,
             clock,
@@ -93,6 +93,11 @@ impl Endpoint {
             ended: Arc::default(),
             exit: OnceLock::new(),
         }
+    }
+
+    /// Returns where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.route.address
     }
 
     /// Takes the connection on which the instance was found ready, unless it was taken or closed before.

@@ -64,18 +64,39 @@ pub trait Prober {
     fn explain(self: Rc<Self>, refused: Option<IpAddr>) -> LocalBoxFuture<'static, String>;
 }
 
+/// How the daemon connects to an instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// Where the instance listens.
+    pub address: SocketAddr,
+    /// The interface of the instance, where others have the same address on theirs: connections are bound to it.
+    pub device: Option<Arc<str>>,
+}
+
+impl From<SocketAddr> for Route {
+    fn from(address: SocketAddr) -> Self {
+        Self { address, device: None }
+    }
+}
+
 /// Where an instance was found to accept requests.
 #[derive(Debug)]
 pub struct Reached {
-    /// The address.
-    pub address: SocketAddr,
+    /// How it is connected to.
+    pub route: Route,
     /// The connection that was opened there, on which nothing was sent.
     pub connection: Option<OwnedFd>,
 }
 
+impl From<Route> for Reached {
+    fn from(route: Route) -> Self {
+        Self { route, connection: None }
+    }
+}
+
 impl From<SocketAddr> for Reached {
     fn from(address: SocketAddr) -> Self {
-        Self { address, connection: None }
+        Route::from(address).into()
     }
 }
 

@@ -100,7 +100,7 @@ impl Exchange {
                 *request.uri_mut() = instance_target(head);
                 let expects_continue = body_wanted.is_some();
                 *request.headers_mut() =
-                    instance_headers(head, facts, &client.peer, expects_continue, endpoint.address);
+                    instance_headers(head, facts, &client.peer, expects_continue, endpoint.address());
                 if let Some(trace) = trace.as_ref() {
                     trace.set_headers(request.headers_mut());
                 }
@@ -150,7 +150,7 @@ impl Exchange {
                 (Refusal::HostSaturated { why, retry_after: Some(EXHAUSTION_RETRY) }.into(), false)
             }
             AttemptError::Connect(source) => {
-                (Failure::Unreachable { instance, address: endpoint.address, source }, is_retryable)
+                (Failure::Unreachable { instance, address: endpoint.address(), source }, is_retryable)
             }
             error => (Failure::Attempt { instance, error }, is_retryable),
         })

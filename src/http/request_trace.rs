@@ -88,7 +88,7 @@ impl RequestTrace {
     /// Notes an attempt to have the request answered.
     pub fn set_attempt(&mut self, attempt: usize, endpoint: &Endpoint) {
         self.resends = u32::try_from(attempt.saturating_sub(1)).unwrap_or(u32::MAX);
-        self.address = Some(endpoint.address);
+        self.address = Some(endpoint.address());
     }
 
     fn claim(&mut self, clock: &BootClock) {

@@ -34,7 +34,7 @@ pub struct Cleaned {
 /// Removes `leftovers`, and logs what cannot be removed.
 pub(super) async fn clean(netlink: &Netlink, leftovers: &Leftovers, spawner: &Spawner, log: &Logger) -> Cleaned {
     let Leftovers { marks, subnets, uplinks } = leftovers;
-    let groups: Vec<u32> = marks.iter().flat_map(|mark| [mark.closed(), mark.open()]).collect();
+    let groups: Vec<u32> = marks.iter().flat_map(|mark| mark.groups()).collect();
     let interfaces = netlink.interfaces().await.unwrap_or_default();
     let taps = interfaces.iter().filter(|interface| groups.contains(&interface.group)).count();
     let mut complete = true;
@@ -52,6 +52,9 @@ pub(super) async fn clean(netlink: &Netlink, leftovers: &Leftovers, spawner: &Sp
         note("the firewall table", Firewall::remove(spawner, *mark));
         for subnet in subnets {
             note("the reserved subnet", netlink.release(*subnet, *mark).await);
+            if let Some(link) = subnet.clone_link() {
+                note("the route to clones", netlink.stop_diverting(link.guest, *mark).await);
+            }
         }
     }
     if !uplinks.is_empty() {

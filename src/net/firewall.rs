@@ -4,6 +4,9 @@
 //! reaches the outside, masqueraded as the host. Everything else is refused: the host's other ports and addresses, other
 //! guests, forged source addresses, IPv6. Only the host reaches a guest.
 //!
+//! A guest with the address of clones reaches one port of its gateway, at which a socket listens that is bound to its tap. The
+//! kernel does not track its connections: several guests have the same addresses and ports.
+//!
 //! The rules match the interface group, which every tap gets before it is up. So the table is loaded once, and a tap
 //! costs no run of `nft`. An accept here does not override other tables: a host firewall that drops incoming or forwarded
 //! packets has to accept these itself.
@@ -13,7 +16,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
 };
 
-use super::NetError;
+use super::{NetError, subnet::PointToPoint};
 use crate::spawner::Spawner;
 
 const PROGRAM: &str = "nft";
@@ -25,6 +28,9 @@ const PREFIX: &str = "unifaas_";
 const UPLINKS: &str = "uplinks";
 /// Bit in the group of every tap of every daemon.
 const TAPS: u32 = 0x4000_0000;
+/// The bit in its place in the group of taps with the address of clones: below all groups with that bit, so that nothing is
+/// forwarded there from an uplink.
+const CLONES: u32 = 0x2000_0000;
 
 /// The mark of one state directory: part of the name of the table, and the group of its daemon's taps. Always even, and
 /// within the range of an `int`.
@@ -47,6 +53,21 @@ impl Mark {
         self.0 | 1
     }
 
+    /// Returns the group of taps with the address of clones. Other daemons take it for an ordinary interface.
+    pub fn clones(self) -> u32 {
+        self.0 & !TAPS | CLONES
+    }
+
+    /// Returns whether a number may be the mark of a daemon.
+    pub fn is_one(number: u32) -> bool {
+        number & TAPS != 0 && number <= i32::MAX.cast_unsigned()
+    }
+
+    /// Returns the groups of all its taps.
+    pub fn groups(self) -> [u32; 3] {
+        [self.closed(), self.open(), self.clones()]
+    }
+
     fn table(self) -> String {
         format!("{PREFIX}{:08x}", self.0)
     }
@@ -63,12 +84,22 @@ pub struct Firewall {
     pub mark: Mark,
     /// The bound address of the callback listener.
     pub callback: SocketAddr,
+    /// The addresses of all clones, and the port at which they call back.
+    pub clones: Option<(PointToPoint, u16)>,
 }
 
 impl fmt::Display for Firewall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (table, closed, open) = (self.mark.table(), self.mark.closed(), self.mark.open());
-        let deleted = self.mark.deleted();
+        let (clones, deleted) = (self.mark.clones(), self.mark.deleted());
+        let [from_clone, called_back] = match self.clones {
+            Some((link, port)) => [
+                format!("iifgroup {clones} ip saddr != {} drop", link.guest),
+                format!("ip daddr {} tcp dport {port} accept", link.gateway),
+            ],
+            None => Default::default(),
+        };
+        let gateway = self.clones.map_or(Ipv4Addr::UNSPECIFIED, |(link, _)| link.gateway);
         let callback = match self.callback {
             SocketAddr::V4(bound) if *bound.ip() != Ipv4Addr::UNSPECIFIED => {
                 format!("ip daddr {} tcp dport {}", bound.ip(), bound.port())
@@ -85,21 +116,35 @@ impl fmt::Display for Firewall {
   }}
   chain prerouting {{
     type filter hook prerouting priority raw; policy accept;
-    iifgroup {{ {closed}, {open} }} meta nfproto != ipv4 drop
+    iifgroup {{ {closed}, {open}, {clones} }} meta nfproto != ipv4 drop
     iifgroup {{ {closed}, {open} }} fib saddr . iif oif missing drop
+    {from_clone}
+    iifgroup {clones} notrack
+  }}
+  chain output {{
+    type filter hook output priority raw; policy accept;
+    oifgroup {clones} notrack
   }}
   chain input {{
     type filter hook input priority filter - 5; policy accept;
     iifgroup {{ {closed}, {open} }} goto to_host
+    iifgroup {clones} goto from_clone
   }}
   chain to_host {{
     ct state established accept
     meta nfproto ipv4 {callback} accept
     goto refuse
   }}
+  chain from_clone {{
+    ip daddr {gateway} tcp flags & (syn | ack) != syn accept
+    {called_back}
+    drop
+  }}
   chain forward {{
     type filter hook forward priority filter - 5; policy accept;
     iifgroup {closed} goto refuse
+    iifgroup {clones} drop
+    oifgroup {clones} drop
     iifgroup {open} oifgroup {{ {closed}, {open} }} goto refuse
     iifgroup {open} accept
     oifgroup {open} ct state established,related accept
@@ -199,9 +244,11 @@ fn nft(spawner: &Spawner, commands: &str) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::Subnet;
 
     fn rules(callback: &str) -> String {
-        Firewall { mark: Mark::new(0x1234_5678), callback: callback.parse().unwrap() }.to_string()
+        let clones = "10.100.0.0/16".parse::<Subnet>().unwrap().clone_link().map(|link| (link, 41_234));
+        Firewall { mark: Mark::new(0x1234_5678), callback: callback.parse().unwrap(), clones }.to_string()
     }
 
     #[test]
@@ -209,6 +256,8 @@ mod tests {
         for number in [0, 1, 7, u32::MAX, 0x8000_0000] {
             let mark = Mark::new(number);
             assert_eq!(mark.closed() + 1, mark.open());
+            assert!(mark.groups().iter().all(|group| *group > 0) && !Mark::is_one(mark.clones()));
+            assert!(Mark::is_one(mark.closed()) && Mark::is_one(mark.open()));
             assert!(mark.closed() > 0 && i32::try_from(mark.open()).is_ok());
         }
     }
@@ -233,6 +282,17 @@ mod tests {
         assert!(rules("[::]:8124").contains(everywhere));
         let one = "    meta nfproto ipv4 ip daddr 192.0.2.7 tcp dport 3001 accept\n    goto refuse\n";
         assert!(rules("192.0.2.7:3001").contains(one));
+    }
+
+    #[test]
+    fn clones_reach_one_port_and_have_one_address() {
+        let (rules, clones) = (rules("0.0.0.0:8124"), Mark::new(0x1234_5678).clones());
+        let expected = [
+            format!("iifgroup {clones} ip saddr != 10.100.255.254 drop\n"),
+            format!("oifgroup {clones} notrack\n"),
+            "ip daddr 10.100.255.253 tcp dport 41234 accept\n    drop\n".to_owned(),
+        ];
+        assert!(expected.iter().all(|line| rules.contains(line)), "{rules}");
     }
 
     #[test]

@@ -16,7 +16,7 @@ use rtnetlink::{
         AddressFamily, RouteNetlinkMessage,
         address::AddressAttribute,
         link::{LinkAttribute, LinkMessage},
-        route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
+        route::{RouteAddress, RouteAttribute, RouteMessage, RouteScope, RouteType},
     },
 };
 
@@ -28,6 +28,8 @@ use super::{
 
 /// The routing table with the host's own addresses, which are listed as addresses.
 const LOCAL_TABLE: u8 = 255;
+
+const LOOPBACK: &str = "lo";
 
 /// A netlink socket, in the network namespace of the thread that opened it.
 pub struct Netlink(Handle);
@@ -87,6 +89,18 @@ impl Netlink {
         self.0.link().set(LinkUnspec::new_with_index(index).up().build()).execute().await.map_err(kernel_error)
     }
 
+    /// Sets the MAC address of an interface.
+    pub async fn set_mac(&self, index: u32, mac: [u8; 6]) -> io::Result<()> {
+        let message = LinkUnspec::new_with_index(index).address(mac.to_vec()).build();
+        self.0.link().set(message).execute().await.map_err(kernel_error)
+    }
+
+    /// Adds a permanent neighbour, so that the first packet need not wait for an answer to ARP.
+    pub async fn add_neighbour(&self, index: u32, address: Ipv4Addr, mac: [u8; 6]) -> io::Result<()> {
+        let added = self.0.neighbours().add(index, address.into()).link_layer_address(&mac).replace().execute().await;
+        added.map_err(kernel_error)
+    }
+
     /// Moves an interface to another group.
     pub async fn set_group(&self, index: u32, group: u32) -> io::Result<()> {
         let message = LinkUnspec::new_with_index(index).append_extra_attribute(LinkAttribute::Group(group)).build();
@@ -130,7 +144,10 @@ impl Netlink {
                 continue;
             }
             let (via, daemon) = match name(interface_of(&route)) {
-                Some(name) => (format!("through interface {name}"), name.starts_with(tap::PREFIX)),
+                Some(name) => {
+                    let daemon = name.starts_with(tap::PREFIX) || metric_of(&route).is_some_and(Mark::is_one);
+                    (format!("through interface {name}"), daemon)
+                }
                 None if route.header.kind == RouteType::Unreachable => {
                     ("which another daemon may have reserved".into(), true)
                 }
@@ -174,6 +191,22 @@ impl Netlink {
         Ok(attributes.into_iter().any(|attribute| matches!(attribute, LinkAttribute::Carrier(1))))
     }
 
+    /// Leads packets for `guest` to the loopback interface, unless their socket is bound to a tap. A route that is there is no
+    /// error.
+    pub async fn divert(&self, guest: Ipv4Addr, mark: Mark) -> io::Result<()> {
+        let index = self.find(LOOPBACK).await?;
+        match self.0.route().add(diversion(guest, index, mark)).execute().await.map_err(kernel_error) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Removes that route. A missing route is no error.
+    pub async fn stop_diverting(&self, guest: Ipv4Addr, mark: Mark) -> io::Result<()> {
+        let index = self.find(LOOPBACK).await?;
+        ignore_missing(self.0.route().del(diversion(guest, index, mark)).execute().await)
+    }
+
     async fn routes(&self) -> io::Result<Vec<RouteMessage>> {
         let mut query = RouteMessage::default();
         query.header.address_family = AddressFamily::Inet;
@@ -186,6 +219,16 @@ fn reservation(subnet: Subnet, mark: Mark) -> RouteMessage {
     RouteMessageBuilder::<Ipv4Addr>::new()
         .destination_prefix(subnet.base, subnet.bits)
         .kind(RouteType::Unreachable)
+        .priority(mark.closed())
+        .build()
+}
+
+/// Returns a route for one guest's address with the mark as its metric.
+fn diversion(guest: Ipv4Addr, index: u32, mark: Mark) -> RouteMessage {
+    RouteMessageBuilder::<Ipv4Addr>::new()
+        .destination_prefix(guest, 32)
+        .output_interface(index)
+        .scope(RouteScope::Link)
         .priority(mark.closed())
         .build()
 }

@@ -12,7 +12,7 @@ use super::{
     preflight,
     subnet::{PointToPoint, Subnet},
     tap_manager::{Request, TapManager},
-    tap_pool::{Tap, TapPool},
+    tap_pool::{Tap, TapKind, TapPool, TapPools},
 };
 use crate::{
     spawner::Spawner,
@@ -47,7 +47,7 @@ pub struct Settings {
 /// The taps of this daemon. Dropping it removes them all, and waits for that.
 pub struct Network {
     settings: Settings,
-    pool: TapPool,
+    pools: TapPools,
     worker: Mutex<Option<Worker<Request>>>,
     log: Logger,
 }
@@ -55,7 +55,7 @@ pub struct Network {
 impl Network {
     /// Creates the handle; the host's network is not touched yet.
     pub fn new(settings: Settings, log: &Logger) -> Self {
-        Self { settings, pool: TapPool::default(), worker: Mutex::new(None), log: log.clone() }
+        Self { settings, pools: TapPools::default(), worker: Mutex::new(None), log: log.clone() }
     }
 
     /// Prepares everything that does not depend on a single guest. Has no effect when that is done.
@@ -73,14 +73,14 @@ impl Network {
         checked.await.unwrap_or_else(|error| Err(NetError::Refused(error.to_string())))
     }
 
-    /// Leases a tap for one guest; with `egress` the guest may reach the outside.
-    pub async fn acquire(&self, egress: bool) -> Result<TapLease, NetError> {
+    /// Leases a tap for one guest.
+    pub async fn acquire(&self, kind: TapKind) -> Result<TapLease, NetError> {
         let manager = self.manager().await?;
-        if !egress && let Some(tap) = self.pool.take() {
+        if let Some(tap) = self.pools.of(kind).and_then(TapPool::take) {
             manager.send(Request::Refill);
             return Ok(TapLease::new(tap, manager));
         }
-        let answer = manager.call(|reply| Request::Acquire { egress, reply });
+        let answer = manager.call(|reply| Request::Acquire { kind, reply });
         let tap = answer.await.unwrap_or_else(|_| Err(NetError::manager_ended()))?;
         Ok(TapLease::new(tap, manager))
     }
@@ -93,9 +93,9 @@ impl Network {
             return Ok(worker.handle());
         }
         let (opened, answer) = oneshot::channel();
-        let (settings, pool, log) = (self.settings.clone(), self.pool.clone(), self.log.clone());
+        let (settings, pools, log) = (self.settings.clone(), self.pools.clone(), self.log.clone());
         let started = Worker::on_runtime(THREAD, async move |requests: Requests<Request>| {
-            match TapManager::open(settings, pool, log).await {
+            match TapManager::open(settings, pools, log).await {
                 Ok(manager) => {
                     let _ = opened.send(Ok(()));
                     manager.run(requests).await;
@@ -124,6 +124,8 @@ pub struct TapLease {
     pub name: String,
     /// The addresses of its two ends.
     pub link: PointToPoint,
+    /// The only port of the host that a guest with the address of clones reaches, if a socket that is bound to its tap listens.
+    pub callback_port: u16,
     tap: Option<Tap>,
     present: watch::Receiver<()>,
     manager: WorkerHandle<Request>,
@@ -131,7 +133,9 @@ pub struct TapLease {
 
 impl TapLease {
     fn new(tap: Tap, manager: WorkerHandle<Request>) -> Self {
-        Self { name: tap.name.clone(), link: tap.link, present: tap.present.clone(), tap: Some(tap), manager }
+        let Tap { ref name, link, callback_port, ref present, .. } = tap;
+        let (name, present) = (name.clone(), present.clone());
+        Self { name, link, callback_port, present, tap: Some(tap), manager }
     }
 
     /// Waits until the interface is removed, for instance by `ip link del`.

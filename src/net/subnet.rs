@@ -6,6 +6,8 @@ use ipnet::{IpNet, Ipv4Net};
 
 /// Number of addresses of one link: network, host, guest, broadcast.
 const PER_LINK: u32 = 4;
+/// Ranges with fewer links have none for clones.
+const MIN_LINKS_WITH_CLONES: u32 = 4;
 /// Prefix length of a link's network.
 pub const LINK_BITS: u8 = 30;
 
@@ -29,6 +31,11 @@ impl Subnet {
     /// Returns the number of links in the range.
     pub fn links(self) -> u32 {
         1 << (LINK_BITS - self.bits)
+    }
+
+    /// Returns the link that all clones have, each on a tap of its own: the last one. `None`: the range is too small.
+    pub fn clone_link(self) -> Option<PointToPoint> {
+        (self.links() >= MIN_LINKS_WITH_CLONES).then(|| self.link(self.links() - 1))
     }
 
     /// Returns the link with that number, which is below [`links`](Self::links).
@@ -92,9 +99,23 @@ impl PointToPoint {
 
     /// Returns the guest's MAC address: locally administered, and as unique as its IP address.
     pub fn mac(&self) -> String {
-        let [a, b, c, d] = self.guest.octets();
-        format!("02:fa:{a:02x}:{b:02x}:{c:02x}:{d:02x}")
+        self.guest_mac().map(|byte| format!("{byte:02x}")).join(":")
     }
+
+    /// Returns the bytes of the guest's MAC address.
+    pub fn guest_mac(&self) -> [u8; 6] {
+        mac(self.guest)
+    }
+
+    /// Returns the MAC address of the host's end, where that has to be the same on several taps.
+    pub fn gateway_mac(&self) -> [u8; 6] {
+        mac(self.gateway)
+    }
+}
+
+fn mac(address: Ipv4Addr) -> [u8; 6] {
+    let [a, b, c, d] = address.octets();
+    [0x02, 0xfa, a, b, c, d]
 }
 
 /// Links that are not in use, in the order in which they were returned.
@@ -105,9 +126,10 @@ pub struct FreeLinks {
 }
 
 impl FreeLinks {
-    /// Returns all links of the range.
+    /// Returns all links of the range but the one of clones.
     pub fn of(subnet: Subnet) -> Self {
-        Self { subnet, free: (0..subnet.links()).collect() }
+        let count = subnet.clone_link().map_or(subnet.links(), |link| link.number);
+        Self { subnet, free: (0..count).collect() }
     }
 
     /// Takes a link. `None`: every link is in use.
@@ -144,6 +166,18 @@ mod tests {
         assert_eq!(subnet("10.100.0.0/16").links(), 16_384);
         assert_eq!(subnet("10.101.0.0/24").links(), 64);
         assert_eq!(subnet("10.101.0.4/30").links(), 1);
+    }
+
+    #[test]
+    fn last_link_is_that_of_clones() {
+        assert_eq!(subnet("10.101.0.0/29").clone_link(), None);
+        let subnet = subnet("10.101.0.0/28");
+        let clones = subnet.clone_link().unwrap();
+        assert_eq!((clones.guest.to_string(), clones.mac()), ("10.101.0.14".into(), "02:fa:0a:65:00:0e".into()));
+        assert_eq!(clones.gateway_mac(), [0x02, 0xfa, 10, 101, 0, 13]);
+        let mut free = FreeLinks::of(subnet);
+        let taken: Vec<_> = std::iter::from_fn(|| free.take()).collect();
+        assert!(taken.len() == 3 && !taken.contains(&clones));
     }
 
     #[test]

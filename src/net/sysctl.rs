@@ -10,6 +10,12 @@ pub fn quiet(interface: &str) {
     let _ = fs::write(path("ipv4", interface, "arp_ignore"), "1");
 }
 
+/// Accepts packets from a source to which the best route is another interface. The kernel takes the higher of this value
+/// and that for all interfaces, and this is the highest.
+pub fn accept_any_route_back(interface: &str) -> io::Result<()> {
+    fs::write(path("ipv4", interface, "rp_filter"), "2")
+}
+
 /// Returns whether packets that arrive on the interface are forwarded.
 pub fn forwards(interface: &str) -> io::Result<bool> {
     Ok(fs::read_to_string(path("ipv4", interface, "forwarding"))?.trim() != "0")

@@ -3,11 +3,12 @@
 //! A few taps are kept prepared. A returned tap is leased again, unless its guest could reach the outside: such a tap is
 //! removed, so that the next guest does not inherit its connections.
 
-use std::{collections::HashMap, os::fd::OwnedFd, time::Duration};
+use std::{collections::HashMap, io, net::Ipv4Addr, os::fd::OwnedFd, time::Duration};
 
 use futures::StreamExt;
 use slog::{Logger, debug, warn};
 use tokio::{
+    net::TcpSocket,
     sync::{oneshot, watch},
     time,
 };
@@ -22,7 +23,7 @@ use super::{
     preflight,
     subnet::{FreeLinks, PointToPoint},
     sysctl,
-    tap_pool::{Tap, TapPool},
+    tap_pool::{Tap, TapKind, TapPool, TapPools},
     tap_setup,
 };
 use crate::{
@@ -44,7 +45,7 @@ pub enum Request {
     /// A tap was taken from the pool: refill it.
     Refill,
     /// Lease a tap.
-    Acquire { egress: bool, reply: oneshot::Sender<Result<Tap, NetError>> },
+    Acquire { kind: TapKind, reply: oneshot::Sender<Result<Tap, NetError>> },
     /// The guest of this tap has ended.
     Release(Tap),
     /// The guest of this tap could not be ended.
@@ -66,7 +67,11 @@ pub struct TapManager {
     free: FreeLinks,
     /// Of the links that are taken, by number.
     claims: HashMap<u32, OwnedFd>,
-    pool: TapPool,
+    pools: TapPools,
+    /// The port at which clones call back is reserved by this socket. `None`: the range has no link for clones.
+    callback: Option<(TcpSocket, u16)>,
+    /// Whether taps for clones are kept prepared: from the first one on.
+    keeps_clones: bool,
     /// Whether the uplinks forward for guests with egress.
     egress: bool,
     /// Interfaces on which this daemon has switched on forwarding.
@@ -78,12 +83,16 @@ pub struct TapManager {
 
 impl TapManager {
     /// Prepares the network. After an error, everything is as it was.
-    pub async fn open(settings: Settings, pool: TapPool, log: Logger) -> Result<Self, NetError> {
+    pub async fn open(settings: Settings, pools: TapPools, log: Logger) -> Result<Self, NetError> {
         let (netlink, removals) = Netlink::watching().map_err(refused("netlink"))?;
         let deletions = deletions().map_err(refused("netlink"))?;
         preflight::check_privilege()?;
         preflight::check_conflicts(&netlink, settings.subnet, settings.mark, settings.is_shared).await?;
         let free = FreeLinks::of(settings.subnet);
+        let callback = match settings.subnet.clone_link() {
+            Some(_) => Some(reserved_port().map_err(refused("a port for callbacks"))?),
+            None => None,
+        };
         let (present, uplinks, entries) = (HashMap::new(), Vec::new(), Vec::new());
         let (egress, unprotected) = (false, false);
         let mut manager = Self {
@@ -95,7 +104,9 @@ impl TapManager {
             settings,
             free,
             claims: HashMap::new(),
-            pool,
+            pools,
+            callback,
+            keeps_clones: false,
             egress,
             uplinks,
             entries,
@@ -120,8 +131,8 @@ impl TapManager {
         self.firewall().install(&self.settings.spawner)?;
         // The first tap also shows whether taps can be created at all.
         for _ in 0..self.settings.pool.min(subnet.links() as usize) {
-            let tap = self.create().await?;
-            self.pool.put(tap);
+            let tap = self.create(TapKind::Closed).await?;
+            self.pools.closed.put(tap);
         }
         Ok(())
     }
@@ -130,7 +141,8 @@ impl TapManager {
     pub async fn run(mut self, requests: Requests<Request>) {
         let (mut failed, mut next_repair) = (false, time::Instant::now());
         loop {
-            let delay = match self.pool.len() {
+            let lacking = self.lacking();
+            let delay = match lacking.and_then(|kind| self.pools.of(kind)).map_or(0, TapPool::len) {
                 _ if failed => RETRY_INTERVAL,
                 0 => Duration::ZERO,
                 _ => REFILL_DELAY,
@@ -151,14 +163,14 @@ impl TapManager {
                     continue;
                 }
                 request = requests.recv() => request,
-                () = time::sleep(delay), if self.pool.len() < self.settings.pool => {
-                    failed = !self.prepare_one().await;
+                () = time::sleep(delay), if lacking.is_some() => {
+                    failed = !self.prepare_one(lacking.unwrap_or(TapKind::Closed)).await;
                     continue;
                 }
             };
             match request {
                 Ok(Request::Refill) => {}
-                Ok(Request::Acquire { egress, reply }) => self.acquire(egress, reply).await,
+                Ok(Request::Acquire { kind, reply }) => self.acquire(kind, reply).await,
                 Ok(Request::Release(tap)) => self.release(tap).await,
                 Ok(Request::Discard(tap)) => self.remove(tap).await,
                 Err(_) => break,
@@ -167,13 +179,15 @@ impl TapManager {
         self.close().await;
     }
 
-    async fn acquire(&mut self, egress: bool, reply: oneshot::Sender<Result<Tap, NetError>>) {
-        let tap = match self.pool.take() {
+    async fn acquire(&mut self, kind: TapKind, reply: oneshot::Sender<Result<Tap, NetError>>) {
+        self.keeps_clones |= kind == TapKind::Clone;
+        let made_from = if kind == TapKind::Open { TapKind::Closed } else { kind };
+        let tap = match self.pools.of(made_from).and_then(TapPool::take) {
             Some(tap) => Ok(tap),
-            None => self.create().await,
+            None => self.create(made_from).await,
         };
         let tap = match tap {
-            Ok(tap) if egress => self.enable_egress(tap).await,
+            Ok(tap) if kind == TapKind::Open => self.enable_egress(tap).await,
             other => other,
         };
         // The launch may have been dropped meanwhile.
@@ -183,10 +197,9 @@ impl TapManager {
     }
 
     async fn release(&mut self, tap: Tap) {
-        if tap.egress || self.pool.len() >= self.settings.pool || tap.is_removed() {
-            self.remove(tap).await;
-        } else {
-            self.pool.put(tap);
+        match self.pools.of(tap.kind) {
+            Some(pool) if pool.len() < self.settings.pool && !tap.is_removed() => pool.put(tap),
+            _ => self.remove(tap).await,
         }
     }
 
@@ -195,15 +208,17 @@ impl TapManager {
         if self.present.remove(&index).is_none() {
             return;
         }
-        let idle = self.pool.remove(index);
+        let idle = self.pools.remove(index);
         warn!(self.log, "a tap was removed by another process"; "index" => index, "prepared" => idle.is_some());
         if let Some(tap) = idle {
-            self.put_link(tap.link);
+            self.put_link_of(&tap);
         }
     }
 
     fn firewall(&self) -> Firewall {
-        Firewall { mark: self.settings.mark, callback: self.settings.callback }
+        let Settings { mark, callback, subnet, .. } = self.settings;
+        let clones = subnet.clone_link().zip(self.callback.as_ref().map(|(_, port)| *port));
+        Firewall { mark, callback, clones }
     }
 
     /// Installs the firewall again if it was deleted, for instance by `nft flush ruleset`. Until then guests are
@@ -224,16 +239,16 @@ impl TapManager {
     async fn remove(&mut self, tap: Tap) {
         self.present.remove(&tap.index);
         match self.netlink.remove(tap.index).await {
-            Ok(()) => self.put_link(tap.link),
+            Ok(()) => self.put_link_of(&tap),
             // Its addresses are not used again: the interface still has them.
             Err(error) => warn!(self.log, "tap could not be removed"; "tap" => &tap.name, "error" => %error),
         }
     }
 
     /// Adds a tap to the pool, and returns whether that worked. With every address in use it is not worth a log line.
-    async fn prepare_one(&mut self) -> bool {
-        match self.create().await {
-            Ok(tap) => self.pool.put(tap),
+    async fn prepare_one(&mut self, kind: TapKind) -> bool {
+        match self.create(kind).await {
+            Ok(tap) => drop(self.pools.of(kind).map(|pool| pool.put(tap))),
             Err(NetError::Exhausted(_)) => return false,
             Err(error) => {
                 warn!(self.log, "no tap could be prepared"; "error" => %error);
@@ -243,12 +258,30 @@ impl TapManager {
         true
     }
 
-    async fn create(&mut self) -> Result<Tap, NetError> {
+    /// Returns the kind of which a tap has to be prepared.
+    fn lacking(&self) -> Option<TapKind> {
+        let kinds = [(TapKind::Clone, self.keeps_clones), (TapKind::Closed, true)];
+        let lacks = |kind| self.pools.of(kind).is_some_and(|pool| pool.len() < self.settings.pool);
+        kinds.into_iter().find(|(kind, is_kept)| *is_kept && lacks(*kind)).map(|(kind, _)| kind)
+    }
+
+    /// Creates a tap. One with egress is made from a closed one.
+    async fn create(&mut self, kind: TapKind) -> Result<Tap, NetError> {
         let subnet = self.settings.subnet;
+        if kind == TapKind::Clone {
+            let link = subnet.clone_link().ok_or_else(|| {
+                NetError::Missing(format!(
+                    "the range {subnet} is too small for clones: they need one of 28 bits or less"
+                ))
+            })?;
+            let diverted = self.netlink.divert(link.guest, self.settings.mark).await;
+            diverted.map_err(refused("the route to clones"))?;
+            return self.create_on(link, kind).await;
+        }
         let link = self.take_link().ok_or_else(|| {
             NetError::Exhausted(format!("all {} addresses of {subnet} for virtual machines are in use", subnet.links()))
         })?;
-        let created = self.create_on(link).await;
+        let created = self.create_on(link, TapKind::Closed).await;
         if created.is_err() {
             self.put_link(link);
         }
@@ -268,21 +301,29 @@ impl TapManager {
         None
     }
 
+    fn put_link_of(&mut self, tap: &Tap) {
+        if tap.kind != TapKind::Clone {
+            self.put_link(tap.link);
+        }
+    }
+
     fn put_link(&mut self, link: PointToPoint) {
         self.claims.remove(&link.number);
         self.free.put(link);
     }
 
-    async fn create_on(&mut self, link: PointToPoint) -> Result<Tap, NetError> {
+    async fn create_on(&mut self, link: PointToPoint, kind: TapKind) -> Result<Tap, NetError> {
         let Settings { tap_group, mark, .. } = self.settings;
-        let (name, index) = tap_setup::create(&self.netlink, tap_group, mark, link.gateway, &self.log).await?;
+        let is_shared = kind == TapKind::Clone;
+        let (name, index) = tap_setup::create(&self.netlink, tap_group, mark, link, is_shared, &self.log).await?;
         let (sender, present) = watch::channel(());
         self.present.insert(index, sender);
-        Ok(Tap { name, link, index, egress: false, present })
+        let callback_port = self.callback.as_ref().map_or(0, |(_, port)| *port);
+        Ok(Tap { name, link, index, callback_port, kind, present })
     }
 
     async fn enable_egress(&mut self, mut tap: Tap) -> Result<Tap, NetError> {
-        tap.egress = true;
+        tap.kind = TapKind::Open;
         let enabled = async {
             self.forward_uplinks().await?;
             sysctl::forward(&tap.name).map_err(refused("forwarding"))?;
@@ -326,4 +367,13 @@ impl TapManager {
             self.entries.into_iter().for_each(JournalEntry::remove);
         }
     }
+}
+
+/// Reserves a port of this host for sockets that are bound to taps. The socket does not listen.
+fn reserved_port() -> io::Result<(TcpSocket, u16)> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_reuseaddr(true)?;
+    socket.bind((Ipv4Addr::UNSPECIFIED, 0).into())?;
+    let port = socket.local_addr()?.port();
+    Ok((socket, port))
 }

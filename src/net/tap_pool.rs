@@ -11,6 +11,17 @@ use tokio::sync::watch;
 
 use super::subnet::PointToPoint;
 
+/// What guests on a tap have, and what they reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TapKind {
+    /// An address of its own.
+    Closed,
+    /// The outside as well.
+    Open,
+    /// The address of all clones.
+    Clone,
+}
+
 /// A tap device that is up, and the point-to-point subnet it is one end of.
 #[derive(Debug)]
 pub struct Tap {
@@ -18,8 +29,9 @@ pub struct Tap {
     pub link: PointToPoint,
     /// The interface index.
     pub index: u32,
-    /// Whether its guest may reach the outside.
-    pub egress: bool,
+    /// The port at which guests with the address of clones call back.
+    pub callback_port: u16,
+    pub kind: TapKind,
     /// Closed once the interface is removed.
     pub present: watch::Receiver<()>,
 }
@@ -31,7 +43,30 @@ impl Tap {
     }
 }
 
-/// Taps without a guest. Clones share the same taps.
+/// The pools of both kinds that are prepared. Copies share the same taps.
+#[derive(Debug, Clone, Default)]
+pub struct TapPools {
+    pub closed: TapPool,
+    pub clones: TapPool,
+}
+
+impl TapPools {
+    /// Returns the pool of a kind. `None`: these taps are made when they are wanted.
+    pub fn of(&self, kind: TapKind) -> Option<&TapPool> {
+        match kind {
+            TapKind::Closed => Some(&self.closed),
+            TapKind::Open => None,
+            TapKind::Clone => Some(&self.clones),
+        }
+    }
+
+    /// Removes the tap with this interface index, if it is in a pool.
+    pub fn remove(&self, index: u32) -> Option<Tap> {
+        self.closed.remove(index).or_else(|| self.clones.remove(index))
+    }
+}
+
+/// Taps without a guest. Copies share the same taps.
 #[derive(Debug, Clone, Default)]
 pub struct TapPool(Arc<Mutex<VecDeque<Tap>>>);
 

@@ -1,6 +1,6 @@
 //! Creates one tap with its mark and address, and waits until its VMM can attach to it.
 
-use std::{io, net::Ipv4Addr, time::Duration};
+use std::{io, time::Duration};
 
 use nix::libc::gid_t;
 use slog::{Logger, debug};
@@ -10,6 +10,7 @@ use super::{
     error::{NetError, refused},
     firewall::Mark,
     netlink::Netlink,
+    subnet::PointToPoint,
     sysctl,
     tap::NewTap,
 };
@@ -18,13 +19,14 @@ use super::{
 const DETACH_INTERVAL: Duration = Duration::from_millis(1);
 const DETACH_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Creates a tap with the address `gateway`, without egress, that processes of the group `gid` may attach to. Returns its
-/// name and interface index. After an error there is no tap.
+/// Creates a tap with the addresses `link`, without egress, that processes of the group `gid` may attach to. With
+/// `is_shared`, other taps have the same addresses. Returns its name and interface index. After an error there is no tap.
 pub async fn create(
     netlink: &Netlink,
     gid: gid_t,
     mark: Mark,
-    gateway: Ipv4Addr,
+    link: PointToPoint,
+    is_shared: bool,
     log: &Logger,
 ) -> Result<(String, u32), NetError> {
     let tap = NewTap::create(gid).map_err(|error| match error.kind() {
@@ -37,9 +39,17 @@ pub async fn create(
     let set_up = async {
         let index = netlink.find(&name).await?;
         // Before it is persistent: a later daemon finds it by its group.
-        netlink.set_group(index, mark.closed()).await?;
+        netlink.set_group(index, if is_shared { mark.clones() } else { mark.closed() }).await?;
         tap.persist()?;
-        netlink.set_up(index, gateway).await?;
+        if is_shared {
+            // A clone knows its gateway by the MAC address that the template has seen.
+            netlink.set_mac(index, link.gateway_mac()).await?;
+            sysctl::accept_any_route_back(&name)?;
+        }
+        netlink.set_up(index, link.gateway).await?;
+        if is_shared {
+            netlink.add_neighbour(index, link.guest, link.guest_mac()).await?;
+        }
         let waited = wait_until_detached(netlink, index).await?;
         if !waited.is_zero() {
             debug!(log, "a new tap was attached to a child at first"; "tap" => &name, "waited" => ?waited);

@@ -207,7 +207,7 @@ impl InstanceActor {
         let boot = &self.entry.record.boot;
         boot.set_ready(Instant::now());
         let (spec, revision) = (self.args.spec.clone(), self.args.revision);
-        running.info.address = Some(reached.address);
+        running.info.address = Some(reached.route.address);
         let endpoint = Arc::new(Endpoint::new(self.id, reached, spec, revision, boot.clock.clone()));
         running.endpoint = Some(endpoint.clone());
         let boot_ms = rounded_ms(boot.clock.boot());

@@ -52,10 +52,12 @@ pub(super) fn obstacle(vm: &VmSpec, readiness: &Readiness) -> Option<&'static st
         }
         Hypervisor::Qemu { qemu, .. } | Hypervisor::Microvm { qemu, .. } => qemu,
     };
-    if vm.network == VmNetwork::Tap {
-        return Some("clones have one address, which only network = \"user\" allows");
+    if vm.network == VmNetwork::Tap && vm.egress {
+        return Some(
+            "clones have one address, and reach nothing from their taps: remove egress, or set network = \"user\"",
+        );
     }
-    if *readiness == Readiness::Tcp {
+    if vm.network == VmNetwork::User && *readiness == Readiness::Tcp {
         return Some(
             "QEMU accepts connections before the guest is ready: set readiness to \"callback\" or { http = … }",
         );

@@ -15,7 +15,7 @@ use serde_json::Value;
 use tokio::net::TcpListener;
 
 /// Opens a listener on every address that accepts all connections.
-async fn open_listener() -> u16 {
+pub(super) async fn open_listener() -> u16 {
     let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move { while listener.accept().await.is_ok() {} });
@@ -23,7 +23,7 @@ async fn open_listener() -> u16 {
 }
 
 /// Returns whether a function's guest can connect to an address.
-async fn reaches(daemon: &Daemon, function: &str, address: &str) -> bool {
+pub(super) async fn reaches(daemon: &Daemon, function: &str, address: &str) -> bool {
     let reply = daemon.get(&format!("/invoke/{function}/connect?addr={address}")).await.ok().text();
     match reply.trim() {
         "open" => true,

@@ -3,6 +3,7 @@
 
 mod abuse;
 mod check;
+mod clone_taps;
 mod disk;
 mod isolation;
 mod lifecycle;

@@ -1,4 +1,4 @@
-//! Guests that are restored from a snapshot of a template, in user-mode networks.
+//! Guests that are restored from a snapshot of a template, in user-mode networks. `clone_taps.rs` has those on taps.
 
 use std::{
     collections::BTreeSet,
@@ -42,13 +42,13 @@ fn count_of(variable: &str, default: usize) -> usize {
 }
 
 /// Waits until the snapshot is in this state, and returns the function.
-async fn until_snapshot(daemon: &Daemon, state: &str) -> Value {
+pub(super) async fn until_snapshot(daemon: &Daemon, state: &str) -> Value {
     let look = async || daemon.function("f").await;
     eventually(LIMIT, format!("the snapshot is {state}"), look, |function| function["snapshot"]["state"] == state).await
 }
 
 /// Ends all instances, and waits until nothing is left of them.
-async fn stop(daemon: &Daemon) {
+pub(super) async fn stop(daemon: &Daemon) {
     let stopped = daemon.cli(&["stop", "f"]).await;
     assert_eq!(stopped.status, Some(0), "{stopped:?}");
     let look = async || daemon.instances("f").await;
@@ -56,22 +56,22 @@ async fn stop(daemon: &Daemon) {
 }
 
 /// Makes the snapshot by a first request, and ends the instance.
-async fn made(daemon: &Daemon) {
+pub(super) async fn made(daemon: &Daemon) {
     hello(daemon).await;
     until_snapshot(daemon, "ready").await;
     stop(daemon).await;
 }
 
-async fn hello(daemon: &Daemon) {
+pub(super) async fn hello(daemon: &Daemon) {
     let text = daemon.get("/invoke/f/hello").await.ok().text();
-    assert_eq!(text, "Hello from the unikernel at 10.0.2.15\n");
+    assert!(text.starts_with("Hello from the unikernel at 10."), "{text}");
 }
 
-fn instances_of(function: &Value) -> impl Iterator<Item = &Value> {
+pub(super) fn instances_of(function: &Value) -> impl Iterator<Item = &Value> {
     function["instances"].as_array().into_iter().flatten()
 }
 
-fn counts(function: &Value) -> [u64; 3] {
+pub(super) fn counts(function: &Value) -> [u64; 3] {
     let snapshot = &function["snapshot"];
     [number(function, "instances_started"), number(snapshot, "restores"), number(snapshot, "failures")]
 }
@@ -120,6 +120,34 @@ fn instances_are_restored_also_by_the_next_daemon() {
     });
 }
 
+/// Has so many clones answer requests at the same time, and returns the function as it was meanwhile.
+pub(super) async fn used_at_once(daemon: &Daemon, count: usize) -> Value {
+    let piece = |number: usize| format!("{number} ").repeat(20_000);
+    let (pieces, requests): (Vec<_>, Vec<_>) = (0..count)
+        .map(|number| {
+            let (pieces, body) = unbounded();
+            pieces.unbounded_send(Bytes::from(piece(number))).unwrap();
+            (pieces, daemon.send(request("POST", "/invoke/f/echo", streamed(body))))
+        })
+        .unzip();
+    // No request ends before each has a clone of its own.
+    let begun = async {
+        let look = async || daemon.function("f").await;
+        let is_busy = |it: &&Value| it["state"] == "busy";
+        let all = |function: &Value| instances_of(function).filter(is_busy).count() == count;
+        let function = eventually(LIMIT, "each request has a clone", look, all).await;
+        for (number, pieces) in pieces.into_iter().enumerate() {
+            pieces.unbounded_send(Bytes::from(piece(number))).unwrap();
+        }
+        function
+    };
+    let (answers, function) = join!(join_all(requests), begun);
+    for (number, answer) in answers.into_iter().enumerate() {
+        assert!(answer.unwrap().ok().text() == piece(number).repeat(2), "the answer to {number} was mixed up");
+    }
+    function
+}
+
 #[test]
 fn clones_are_apart_from_each_other() {
     isolated(async || {
@@ -127,29 +155,7 @@ fn clones_are_apart_from_each_other() {
         let vm = cloned(Kind::Microvm).set("queue-timeout", 120);
         let daemon = setup().option("--memory-budget", "8000").function(vm.into()).start().await;
         made(&daemon).await;
-        let piece = |number: usize| format!("{number} ").repeat(20_000);
-        let (pieces, requests): (Vec<_>, Vec<_>) = (0..count)
-            .map(|number| {
-                let (pieces, body) = unbounded();
-                pieces.unbounded_send(Bytes::from(piece(number))).unwrap();
-                (pieces, daemon.send(request("POST", "/invoke/f/echo", streamed(body))))
-            })
-            .unzip();
-        // No request ends before each has a clone of its own.
-        let begun = async {
-            let look = async || daemon.function("f").await;
-            let is_busy = |it: &&Value| it["state"] == "busy";
-            let all = |function: &Value| instances_of(function).filter(is_busy).count() == count;
-            let function = eventually(LIMIT, "each request has a clone", look, all).await;
-            for (number, pieces) in pieces.into_iter().enumerate() {
-                pieces.unbounded_send(Bytes::from(piece(number))).unwrap();
-            }
-            function
-        };
-        let (answers, function) = join!(join_all(requests), begun);
-        for (number, answer) in answers.into_iter().enumerate() {
-            assert!(answer.unwrap().ok().text() == piece(number).repeat(2), "the answer to {number} was mixed up");
-        }
+        let function = used_at_once(&daemon, count).await;
         let instances: Vec<_> = instances_of(&function).collect();
         let distinct = |member: &str| instances.iter().map(|it| it[member].to_string()).collect::<BTreeSet<_>>().len();
         assert_eq!((distinct("address"), distinct("pid")), (count, count), "{function}");

@@ -27,6 +27,7 @@ use super::{
     tcp_info::is_unanswered,
     upload::RequestBody,
 };
+use crate::net;
 
 /// Longest wait for a connection to an instance of this host.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -163,7 +164,7 @@ async fn connect(remote: &Remote) -> io::Result<TcpStream> {
     }
     // Where a container or a virtual machine has been, nothing is left that would refuse.
     let opened = tokio::select! {
-        opened = timeout(CONNECT_TIMEOUT, TcpStream::connect(endpoint.address)) => opened,
+        opened = timeout(CONNECT_TIMEOUT, net::connect(&endpoint.route)) => opened,
         () = endpoint.gone() => return Err(io::ErrorKind::HostUnreachable.into()),
     };
     let stream = opened.map_err(|_| io::ErrorKind::TimedOut)??;

@@ -281,12 +281,13 @@ struct Started {
 }
 
 fn network(order: &LaunchOrder, address: IpAddr, inspection: &Inspection) -> InstanceNetwork {
+    let listens_at = SocketAddr::new(address, order.spec.port);
     let target = Target {
-        address: SocketAddr::new(address, order.spec.port),
+        route: listens_at.into(),
         alternative: None,
         readiness: order.spec.readiness.clone(),
         place: Place::Container { exposed: inspection.exposed.clone() },
         sockets: Sockets::OfContainer { instance: order.instance, pid: inspection.pid, address },
     };
-    InstanceNetwork { address: target.address, callback_source: address, prober: Probe::new(target) }
+    InstanceNetwork { address: listens_at, callback_source: address, prober: Probe::new(target) }
 }

@@ -24,7 +24,7 @@ mod user;
 use std::{
     cell::Cell,
     env, io,
-    net::{Ipv4Addr, Ipv6Addr},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     path::Path,
     rc::Rc,
 };
@@ -128,9 +128,9 @@ impl Processes {
             error.into_launch_error(why)
         })?;
         let pid = u32::try_from(pid.as_raw()).ok();
-        let address = (Ipv4Addr::LOCALHOST, port.port()).into();
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port.port()));
         let prober = Probe::new(Target {
-            address,
+            route: address.into(),
             // `localhost` may mean either.
             alternative: Some((Ipv6Addr::LOCALHOST, port.port()).into()),
             readiness: order.spec.readiness.clone(),

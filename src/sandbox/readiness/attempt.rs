@@ -7,6 +7,9 @@ use tokio::{
     net::TcpStream,
     time,
 };
+use unifaas_actors::sandbox::Route;
+
+use crate::net;
 
 /// The longest time for a connection, and for a response.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -36,11 +39,11 @@ pub enum Seen {
 ///
 /// # Errors
 /// Says why there is none.
-pub async fn connect(address: SocketAddr) -> Result<TcpStream, Seen> {
-    let opened = time::timeout(ATTEMPT_TIMEOUT, TcpStream::connect(address)).await;
+pub async fn connect(route: &Route) -> Result<TcpStream, Seen> {
+    let opened = time::timeout(ATTEMPT_TIMEOUT, net::connect_first(route)).await;
     let failed = match opened {
         // A connection to a free local port can get that same port and connect to itself.
-        Ok(Ok(stream)) if stream.local_addr().ok() == Some(address) => return Err(Seen::Refused),
+        Ok(Ok(stream)) if stream.local_addr().ok() == Some(route.address) => return Err(Seen::Refused),
         Ok(Ok(stream)) => return Ok(stream),
         Ok(Err(error)) => error,
         Err(_) => return Err(Seen::Unanswered),

@@ -20,7 +20,7 @@ use tokio::{
     time::{self, Instant},
 };
 use unifaas_actors::{
-    sandbox::{Prober, Reached},
+    sandbox::{Prober, Reached, Route},
     spec::Readiness,
 };
 
@@ -45,8 +45,8 @@ const FORWARDED_REFUSAL: Duration = Duration::from_millis(30);
 /// What a probe needs to know of an instance.
 #[derive(Debug, Clone)]
 pub struct Target {
-    /// Where the function is to listen.
-    pub address: SocketAddr,
+    /// How the function is to be reached.
+    pub route: Route,
     /// Where it may listen as well.
     pub alternative: Option<SocketAddr>,
     pub readiness: Readiness,
@@ -69,35 +69,36 @@ impl Probe {
     }
 
     /// Opens a connection to an address at which the instance listens.
-    async fn open(&self) -> Result<(SocketAddr, TcpStream), Seen> {
-        let Target { address, alternative, .. } = self.target;
-        match (attempt::connect(address).await, alternative) {
-            (Ok(stream), _) => Ok((address, stream)),
+    async fn open(&self) -> Result<(Route, TcpStream), Seen> {
+        let Target { route, alternative, .. } = &self.target;
+        match (attempt::connect(route).await, alternative) {
+            (Ok(stream), _) => Ok((route.clone(), stream)),
             (Err(Seen::Refused), Some(other)) => {
-                attempt::connect(other).await.map(|stream| (other, stream)).map_err(|_| Seen::Refused)
+                let other = Route::from(*other);
+                attempt::connect(&other).await.map(|stream| (other, stream)).map_err(|_| Seen::Refused)
             }
             (Err(seen), _) => Err(seen),
         }
     }
 
     async fn open_after_callback(&self) -> Result<Reached, Seen> {
-        let (address, stream) = self.open().await?;
+        let (route, stream) = self.open().await?;
         if matches!(self.target.place, Place::ForwardedGuest { .. }) {
             let closed = time::timeout(FORWARDED_REFUSAL, stream.peek(&mut [0])).await;
             if matches!(closed, Ok(Ok(0) | Err(_))) {
                 return Err(Seen::Closed);
             }
         }
-        Ok(reached(address, stream))
+        Ok(reached(route, stream))
     }
 
     /// Makes one attempt as `readiness` says.
     async fn attempt(&self) -> Result<Reached, Seen> {
-        let (address, stream) = self.open().await?;
+        let (route, stream) = self.open().await?;
         match &self.target.readiness {
-            Readiness::Callback | Readiness::Tcp => Ok(reached(address, stream)),
-            Readiness::Http(path) => match attempt::get(stream, address, path).await? {
-                200..400 => Ok(address.into()),
+            Readiness::Callback | Readiness::Tcp => Ok(reached(route, stream)),
+            Readiness::Http(path) => match attempt::get(stream, route.address, path).await? {
+                200..400 => Ok(route.into()),
                 status => Err(Seen::Status(status)),
             },
         }
@@ -106,7 +107,7 @@ impl Probe {
     async fn report(&self) -> Report<'_> {
         let sockets = self.target.sockets.clone();
         let listening = task::spawn_blocking(move || sockets.listening()).await.ok().flatten();
-        Report { address: self.target.address, place: &self.target.place, listening }
+        Report { address: self.target.route.address, place: &self.target.place, listening }
     }
 
     async fn describe(&self, seen: &Seen) -> String {
@@ -169,7 +170,7 @@ impl Prober for Probe {
                     let is_open = !is_forwarded && matches!(opened.await, Ok(Ok(_)));
                     self.report().await.of_missing_callback(is_open, refused)
                 }
-                (None, _) => format!("the first attempt to reach it at {} had not finished", self.target.address),
+                (None, _) => format!("the first attempt to reach it at {} had not finished", self.target.route.address),
             }
         })
     }
@@ -179,8 +180,8 @@ impl Prober for Probe {
 ///
 /// # Errors
 /// Says why there is none.
-pub async fn post(address: SocketAddr, path: &str, body: &str) -> Result<u16, &'static str> {
-    let answered = async { attempt::post(attempt::connect(address).await?, address, path, body).await };
+pub async fn post(route: &Route, path: &str, body: &str) -> Result<u16, &'static str> {
+    let answered = async { attempt::post(attempt::connect(route).await?, route.address, path, body).await };
     answered.await.map_err(|seen| match seen {
         Seen::Refused | Seen::Failed(_) => "the connection was refused",
         Seen::Unanswered => "the connection was not answered",
@@ -190,8 +191,8 @@ pub async fn post(address: SocketAddr, path: &str, body: &str) -> Result<u16, &'
     })
 }
 
-fn reached(address: SocketAddr, stream: TcpStream) -> Reached {
-    Reached { address, connection: stream.into_std().ok().map(Into::into) }
+fn reached(route: Route, stream: TcpStream) -> Reached {
+    Reached { route, connection: stream.into_std().ok().map(Into::into) }
 }
 
 #[cfg(test)]

@@ -11,7 +11,13 @@ use tokio::{
 use super::*;
 
 fn probe_at(address: SocketAddr, readiness: Readiness) -> Rc<Probe> {
-    Probe::new(Target { address, alternative: None, readiness, place: Place::Process, sockets: Sockets::Hidden })
+    Probe::new(Target {
+        route: address.into(),
+        alternative: None,
+        readiness,
+        place: Place::Process,
+        sockets: Sockets::Hidden,
+    })
 }
 
 fn healthz() -> Readiness {
@@ -57,7 +63,7 @@ async fn ready_only_with_status_200_to_399() {
             ])
             .await;
             let reached = probe_at(address, healthz()).ready().await;
-            assert_eq!((reached.address, reached.connection.is_none(), count.get()), (address, true, 5));
+            assert_eq!((reached.route.address, reached.connection.is_none(), count.get()), (address, true, 5));
         })
         .await;
 }
@@ -104,7 +110,7 @@ async fn alternative_address_is_reached_if_the_first_refuses() {
             Readiness::Callback => probe.connect().await.unwrap(),
             _ => probe.ready().await,
         };
-        assert_eq!(reached.address, other);
+        assert_eq!(reached.route.address, other);
     }
 }
 
@@ -125,7 +131,7 @@ async fn late_listener_is_reached_after_callback() {
         TcpListener::bind(address).await.unwrap()
     };
     let (reached, _listener) = futures::join!(probe_at(address, Readiness::Callback).connect(), late);
-    assert_eq!(reached.unwrap().address, address);
+    assert_eq!(reached.unwrap().route.address, address);
 }
 
 #[tokio::test]

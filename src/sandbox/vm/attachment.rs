@@ -6,8 +6,9 @@ use futures::{
     FutureExt,
     future::{BoxFuture, pending},
 };
-use unifaas_actors::sandbox::LaunchError;
+use unifaas_actors::sandbox::{LaunchError, Route};
 
+use super::callback_relay::CallbackRelay;
 use super::qemu::{USER_CALLBACK, USER_GATEWAY, USER_GUEST, USER_NETMASK};
 use crate::{
     net::{PointToPoint, TapLease},
@@ -19,15 +20,46 @@ use crate::{
 pub enum NetAttachment {
     /// A tap.
     Tap(TapLease),
+    /// A tap with the address of clones.
+    CloneTap {
+        tap: TapLease,
+        #[expect(dead_code, reason = "held, not read")]
+        relay: Option<CallbackRelay>,
+    },
     /// A local port that QEMU forwards.
     User(#[expect(dead_code, reason = "held, not read")] PortLease),
 }
 
 impl NetAttachment {
+    /// Returns the tap, if it is one.
+    pub fn tap(&self) -> Option<&TapLease> {
+        match self {
+            NetAttachment::Tap(tap) | NetAttachment::CloneTap { tap, .. } => Some(tap),
+            NetAttachment::User(_) => None,
+        }
+    }
+
+    /// Returns how a guest at this address is connected to.
+    pub fn route(&self, address: SocketAddr) -> Route {
+        let device = match self {
+            NetAttachment::CloneTap { tap, .. } => Some(tap.name.as_str().into()),
+            NetAttachment::Tap(_) | NetAttachment::User(_) => None,
+        };
+        Route { address, device }
+    }
+
+    /// Gives the attachment up. The tap is removed if a process `may_use` it.
+    pub fn release(self, may_use: bool) {
+        match self {
+            NetAttachment::Tap(tap) | NetAttachment::CloneTap { tap, .. } if may_use => tap.discard(),
+            _ => {}
+        }
+    }
+
     /// Resolves, with the cause, once another process takes the attachment away from the guest.
     pub fn link_lost(&self) -> BoxFuture<'static, String> {
         match self {
-            NetAttachment::Tap(tap) => {
+            NetAttachment::Tap(tap) | NetAttachment::CloneTap { tap, .. } => {
                 let (name, removed) = (tap.name.clone(), tap.removed());
                 removed.map(move |()| format!("its network interface {name} was removed")).boxed()
             }
@@ -62,6 +94,12 @@ impl GuestNetConfig {
             address: (link.guest, port).into(),
             source: link.guest.into(),
         }
+    }
+
+    /// Returns the configuration of a guest with the address of clones, whose tap has a relay to the callback listener.
+    pub fn on_clone_tap(tap: &TapLease, port: u16, callback: Callback, token: &str) -> Self {
+        let bound = (tap.link.gateway, tap.callback_port).into();
+        Self { source: callback.source, ..Self::on_tap(tap.link, port, bound, token) }
     }
 
     /// Returns the configuration of a guest in a user-mode network, whose port is forwarded from `local`.

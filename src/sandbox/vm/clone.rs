@@ -1,11 +1,9 @@
 //! A clone: a guest that is restored from a snapshot instead of booted.
 
-use std::net::SocketAddr;
-
 use slog::{Logger, error};
 use unifaas_actors::{
     InstanceId,
-    sandbox::{LaunchError, SandboxHandle},
+    sandbox::{LaunchError, Route, SandboxHandle},
     spec::{Readiness, SnapshotSpec},
 };
 
@@ -17,13 +15,13 @@ pub async fn restore(
     found: Found,
     qmp: &QmpClient,
     spec: &SnapshotSpec,
-    address: SocketAddr,
+    route: &Route,
     instance: InstanceId,
 ) -> Result<(), String> {
     let Found { state, monitor } = found;
     migration::restore(qmp, &state, &monitor).await.map_err(|error| error.to_string())?;
     match &spec.restored {
-        Some(path) => hooks::restored(address, path, instance).await,
+        Some(path) => hooks::restored(route, path, instance).await,
         None => Ok(()),
     }
 }

@@ -55,10 +55,8 @@ impl SandboxHandle for VmHandle {
         Box::pin(async move {
             let ended = process.reclaim().await;
             drop(disk);
-            if let (Err(_), NetAttachment::Tap(tap)) = (&ended, attachment) {
-                // The process may still be attached.
-                tap.discard();
-            }
+            // The process may still be attached.
+            attachment.release(ended.is_err());
             let removed = match files {
                 Some(files) => {
                     let what = format!("directory {}", files.path().display());

@@ -1,14 +1,11 @@
 //! Requests to a guest before its snapshot is taken, and to each clone before its first request.
 
-use std::{
-    net::SocketAddr,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::json;
 use tokio::time::timeout;
-use unifaas_actors::InstanceId;
+use unifaas_actors::{InstanceId, sandbox::Route};
 
 use crate::sandbox::readiness;
 
@@ -21,23 +18,23 @@ const ENTROPY: usize = 64;
 ///
 /// # Errors
 /// When the answer is not 2xx.
-pub async fn prepare(address: SocketAddr, path: &str) -> Result<(), String> {
-    post(address, path, "{}").await
+pub async fn prepare(route: &Route, path: &str) -> Result<(), String> {
+    post(route, path, "{}").await
 }
 
 /// Requests `path` of a clone, which gets what has to differ between clones: the time, entropy, and its own id.
 ///
 /// # Errors
 /// When the answer is not 2xx.
-pub async fn restored(address: SocketAddr, path: &str, instance: InstanceId) -> Result<(), String> {
+pub async fn restored(route: &Route, path: &str, instance: InstanceId) -> Result<(), String> {
     let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
     let entropy = BASE64_STANDARD.encode(rand::random::<[u8; ENTROPY]>());
     let body = json!({ "time": time, "entropy": entropy, "instance": instance.to_string() });
-    post(address, path, &body.to_string()).await
+    post(route, path, &body.to_string()).await
 }
 
-async fn post(address: SocketAddr, path: &str, body: &str) -> Result<(), String> {
-    match timeout(HOOK_TIMEOUT, readiness::post(address, path, body)).await {
+async fn post(route: &Route, path: &str, body: &str) -> Result<(), String> {
+    match timeout(HOOK_TIMEOUT, readiness::post(route, path, body)).await {
         Ok(Ok(200..300)) => Ok(()),
         Ok(Ok(status)) => Err(format!("POST {path} was answered with status {status}")),
         Ok(Err(why)) => Err(format!("POST {path}: {why}")),
@@ -47,7 +44,10 @@ async fn post(address: SocketAddr, path: &str, body: &str) -> Result<(), String>
 
 #[cfg(test)]
 mod tests {
-    use std::io::{BufRead, BufReader, Read, Write};
+    use std::{
+        io::{BufRead, BufReader, Read, Write},
+        net::SocketAddr,
+    };
 
     use super::*;
 
@@ -76,7 +76,7 @@ mod tests {
         let mut bodies = Vec::new();
         for _ in 0..2 {
             let (address, served) = server("204 No Content");
-            restored(address, "/restored", id).await.unwrap();
+            restored(&address.into(), "/restored", id).await.unwrap();
             bodies.push(served.join().unwrap());
         }
         let entropy = |body: &serde_json::Value| BASE64_STANDARD.decode(body["entropy"].as_str().unwrap()).unwrap();
@@ -88,9 +88,9 @@ mod tests {
     #[tokio::test]
     async fn other_answers_are_failures() {
         let (address, served) = server("500 Internal Server Error");
-        let said = prepare(address, "/prepare").await.unwrap_err();
+        let said = prepare(&address.into(), "/prepare").await.unwrap_err();
         assert_eq!(said, "POST /prepare was answered with status 500");
         assert_eq!(served.join().unwrap(), json!({}));
-        assert!(prepare(address, "/prepare").await.unwrap_err().starts_with("POST /prepare: "));
+        assert!(prepare(&address.into(), "/prepare").await.unwrap_err().starts_with("POST /prepare: "));
     }
 }

@@ -3,7 +3,7 @@
 //! - `runtime.rs` launches and supervises VMs.
 //! - `plan.rs` turns a launch order into a command: `firecracker.rs` and `qemu.rs` write command lines, `program.rs` finds
 //!   executables, `run_as.rs` chooses the user, `accel.rs` probes KVM, `disk.rs` copies root disks.
-//! - `attachment.rs`: the guest's network; `instance_dir.rs`: its files; `handle.rs`: a running instance.
+//! - `attachment.rs`: the guest's network, `callback_relay.rs`: the way to the callback listener where clones have one address; `instance_dir.rs`: its files; `handle.rs`: a running instance.
 //! - `qmp.rs` speaks to QEMU; `exit_reason.rs` finds out why a machine ended.
 //! - `template.rs` takes snapshots, `clone.rs` restores them; `migration.rs` saves guests and restores them; `hooks.rs` requests both from guests.
 //!
@@ -11,6 +11,7 @@
 
 mod accel;
 mod attachment;
+mod callback_relay;
 mod clone;
 mod disk;
 mod exit_reason;

@@ -259,7 +259,7 @@ impl Planner {
             Netdev::User { port, egress, .. } => {
                 Netdev::User { host: nowhere, port, egress, relay: "", callback: nowhere }
             }
-            tap @ Netdev::Tap { .. } => tap,
+            Netdev::Tap { mac, .. } => Netdev::Tap { name: "", mac },
         };
         let same = |word: &str| if word == "callback" { Some("callback") } else { self.guest.value(word) };
         let cmdline = substitute(&self.vm.cmdline, same);

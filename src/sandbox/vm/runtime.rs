@@ -14,6 +14,7 @@ use unifaas_actors::{
 use super::{
     accel,
     attachment::{self, GuestNetConfig, NetAttachment},
+    callback_relay::CallbackRelay,
     clone,
     exit_reason::{self, LastLines, Vmm},
     handle::VmHandle,
@@ -25,7 +26,7 @@ use super::{
 };
 use crate::{
     host::{function_peers::FunctionPeers, privileges::Privileges},
-    net::{self, Mark, NetError, Network, Subnet},
+    net::{self, Mark, NetError, Network, Subnet, TapKind, TapLease},
     sandbox::{
         callback::Callback,
         cgroup::ResourceLimits,
@@ -141,13 +142,19 @@ impl Inner {
     async fn prepare(&self, order: &LaunchOrder, vm: &VmSpec) -> Result<Prepared, LaunchError> {
         let token = order.token.reveal();
         let (attachment, guest) = match vm.network {
+            VmNetwork::Tap if vm.snapshot.is_some() => {
+                let callback = Callback::local(self.settings.callback);
+                let tap = self.acquire(TapKind::Clone).await?;
+                let guest = GuestNetConfig::on_clone_tap(&tap, order.spec.port, callback, &token);
+                let relay = CallbackRelay::listen(&tap, callback.address)
+                    .map_err(|error| LaunchError::Refused(format!("the callback listener on {}: {error}", tap.name)))?;
+                (NetAttachment::CloneTap { tap, relay: Some(relay) }, guest)
+            }
             VmNetwork::Tap => {
                 let needs_callback =
                     order.spec.readiness == Readiness::Callback || has_placeholder(&vm.cmdline, "callback");
                 attachment::check_callback(self.settings.callback, needs_callback)?;
-                let tap = self.network.acquire(vm.egress).await?;
-                let subnet = self.settings.subnet.unwrap_or(Subnet::DEFAULT);
-                self.settings.peers.add_network("virtual machines", vec![subnet.into()]);
+                let tap = self.acquire(if vm.egress { TapKind::Open } else { TapKind::Closed }).await?;
                 let guest = GuestNetConfig::on_tap(tap.link, order.spec.port, self.settings.callback, &token);
                 (NetAttachment::Tap(tap), guest)
             }
@@ -163,10 +170,7 @@ impl Inner {
             Hypervisor::Qemu { qemu, .. } | Hypervisor::Microvm { qemu, .. } => self.accelerator(qemu.accel).await,
             Hypervisor::Firecracker { .. } => Accelerator::Kvm,
         };
-        let tap = match &attachment {
-            NetAttachment::Tap(tap) => Some((tap.name.clone(), tap.link)),
-            NetAttachment::User(_) => None,
-        };
+        let tap = attachment.tap().map(|tap| (tap.name.clone(), tap.link));
         let planner = Planner {
             instance: order.instance,
             purpose: order.purpose,
@@ -190,6 +194,14 @@ impl Inner {
             error.into_launch_error(why)
         })?;
         Ok(Prepared { attachment, guest, plan, qmp })
+    }
+
+    /// Leases a tap.
+    async fn acquire(&self, kind: TapKind) -> Result<TapLease, LaunchError> {
+        let tap = self.network.acquire(kind).await?;
+        let subnet = self.settings.subnet.unwrap_or(Subnet::DEFAULT);
+        self.settings.peers.add_network("virtual machines", vec![subnet.into()]);
+        Ok(tap)
     }
 
     /// Reports the user of a VMM: in the log if it is root, and to the table of peers.
@@ -230,30 +242,29 @@ impl Inner {
             let why = error.describe(&program);
             error.into_launch_error(why)
         })?;
+        let route = attachment.route(guest.address);
         let mut handle = VmHandle { process: Box::new(process), attachment, files, disk, template: None };
         let restored = match (snapshot, &qmp, &vm.snapshot) {
             (SnapshotUse::Restore(found), Some(qmp), Some(spec)) => {
-                if let Err(why) = clone::restore(found, qmp, spec, guest.address, order.instance).await {
+                if let Err(why) = clone::restore(found, qmp, spec, &route, order.instance).await {
                     return Err(clone::not_restored(why, handle, &order.log).await);
                 }
                 true
             }
             (SnapshotUse::Take(key), Some(qmp), Some(spec)) => {
-                let (function, spec, address) = (order.spec.name.clone(), spec.clone(), guest.address);
+                let (function, spec, route) = (order.spec.name.clone(), spec.clone(), route.clone());
                 let (qmp, store) = (qmp.clone(), self.settings.snapshots.clone());
-                handle.template = Some(Template { function, spec, key, address, qmp, store });
+                handle.template = Some(Template { function, spec, key, route, qmp, store });
                 false
             }
             _ => false,
         };
-        let (address, place) = match &handle.attachment {
-            NetAttachment::Tap(tap) => (format!("tap {} {}/30", tap.name, tap.link.gateway), Place::Guest),
-            NetAttachment::User(_) => {
-                (format!("port {}", guest.address), Place::ForwardedGuest { port: order.spec.port })
-            }
+        let (address, place) = match handle.attachment.tap() {
+            Some(tap) => (format!("tap {} {}/30", tap.name, tap.link.gateway), Place::Guest),
+            None => (format!("port {}", guest.address), Place::ForwardedGuest { port: order.spec.port }),
         };
         let prober = Probe::new(Target {
-            address: guest.address,
+            route,
             alternative: None,
             readiness: clone::readiness(&order.spec.readiness, restored),
             place,

@@ -1,10 +1,10 @@
 //! A template: a guest that was booted to have its snapshot taken.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::sync::Arc;
 
 use tokio::{task, time};
 use unifaas_actors::{
-    sandbox::{CaptureError, SnapshotInfo},
+    sandbox::{CaptureError, Route, SnapshotInfo},
     spec::SnapshotSpec,
 };
 
@@ -16,7 +16,7 @@ pub struct Template {
     pub function: String,
     pub spec: SnapshotSpec,
     pub key: SnapshotKey,
-    pub address: SocketAddr,
+    pub route: Route,
     pub qmp: QmpClient,
     pub store: Arc<SnapshotStore>,
 }
@@ -27,13 +27,13 @@ impl Template {
     /// # Errors
     /// Why there is none.
     pub async fn capture(self) -> Result<SnapshotInfo, CaptureError> {
-        let Self { function, spec, key, address, qmp, store } = self;
+        let Self { function, spec, key, route, qmp, store } = self;
         let new = {
             let store = store.clone();
             blocking(move || store.begin(&key)).await?
         };
         if let Some(path) = &spec.prepare {
-            hooks::prepare(address, path).await.map_err(CaptureError)?;
+            hooks::prepare(&route, path).await.map_err(CaptureError)?;
         }
         time::sleep(spec.settle).await;
         let monitor = migration::save(&qmp, &new.state).await.map_err(failed)?;

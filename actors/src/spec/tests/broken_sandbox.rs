@@ -224,8 +224,11 @@ fn names_what_no_snapshot_can_be_taken_of() {
     refused(&user, "vm.", path, &[("snapshot.prepare = \"x\"", "the string \"x\"")]);
     let unknown = "5: vm.snapshot.settled: unknown key in the table of `snapshot`; did you mean `settle`?";
     check_messages(&user, "", &[("snapshot.settled = 1", unknown)]);
-    let on_tap = "4: vm.snapshot: clones have one address, which only network = \"user\" allows";
-    check_messages(VM, "", &[("snapshot = true", on_tap), ("snapshot = true\negress = true", on_tap)]);
+    let on_tap = "4: vm.snapshot: clones have one address, and reach nothing from their taps: remove egress, or set \
+                  network = \"user\"";
+    check_messages(VM, "", &[("snapshot = true\negress = true", on_tap)]);
+    parse(&format!("{VM}snapshot = true")).unwrap();
+    parse(&format!("readiness = \"tcp\"\n{VM}snapshot = true")).unwrap();
     let firecracker = "4: vm.snapshot: guests of Firecracker have none: it is for types \"qemu\" and \"microvm\"";
     check_messages(&VM.replace("qemu", "firecracker"), "", &[("snapshot = true", firecracker)]);
     let tcp = "6: vm.snapshot: QEMU accepts connections before the guest is ready: set readiness to \"callback\" or { http = … }";

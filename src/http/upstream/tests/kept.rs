@@ -66,7 +66,7 @@ async fn request_behind_closed_connection_is_served() {
 /// Returns a client of an instance that was found ready by a connection to `address`.
 async fn client_of_reached(address: SocketAddr) -> Client {
     let stream = TcpStream::connect(address).await.unwrap().into_std().unwrap();
-    Client::of(Reached { address, connection: Some(stream.into()) })
+    Client::of(Reached { route: address.into(), connection: Some(stream.into()) })
 }
 
 #[actix_rt::test]

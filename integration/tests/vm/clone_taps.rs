@@ -1,0 +1,149 @@
+//! Clones on taps: all have the address of the template, and each has a tap of its own.
+
+use std::{collections::BTreeSet, fs, time::Duration};
+
+use integration::{
+    Daemon, Home, SOON, Setup, eventually, number,
+    vm::{Kind, Vm, add_interface, isolated, prepared, setup, taps, traces},
+};
+use serde_json::Value;
+use tokio::{net::TcpStream, time::timeout};
+
+use super::{
+    isolation::{open_listener, reaches},
+    snapshots::{counts, hello, instances_of, made, stop, until_snapshot, used_at_once},
+};
+
+/// The machine types whose clones are tested.
+const KINDS: [Kind; 2] = [Kind::Microvm, Kind::Qemu];
+/// Clones at once.
+const CLONES: usize = 8;
+/// Taps that are kept prepared.
+const POOL: usize = 2;
+const GUEST: &str = "10.100.255.254:8080";
+
+fn cloned(kind: Kind) -> Vm {
+    Vm::new("f", kind).vm("snapshot", "true").set("boot-timeout", 60).set("queue-timeout", 120)
+}
+
+fn pooled(setup: Setup) -> Setup {
+    setup.option("--tap-pool", POOL.to_string()).option("--memory-budget", "8000")
+}
+
+/// Drops packets whose way back would be another interface, as hardened hosts do.
+fn filter_reverse_paths() {
+    for interfaces in ["all", "default"] {
+        fs::write(format!("/proc/sys/net/ipv4/conf/{interfaces}/rp_filter"), "1").unwrap();
+    }
+}
+
+/// Returns the taps of a function's instances.
+fn taps_of(function: &Value) -> BTreeSet<String> {
+    let resources = instances_of(function).flat_map(|it| it["resources"].as_array().into_iter().flatten());
+    resources.filter_map(|it| it.as_str()?.strip_prefix("tap ").map(str::to_owned)).collect()
+}
+
+#[test]
+fn each_clone_has_a_tap_and_answers_for_itself() {
+    isolated(async || {
+        filter_reverse_paths();
+        for kind in KINDS {
+            let mut daemon = pooled(setup()).function(cloned(kind).into()).start().await;
+            made(&daemon).await;
+            assert_eq!(counts(&daemon.function("f").await), [1, 0, 0]);
+            for round in 1..=2 {
+                let function = used_at_once(&daemon, CLONES).await;
+                let instances: Vec<_> = instances_of(&function).collect();
+                let distinct =
+                    |member: &str| instances.iter().map(|it| it[member].to_string()).collect::<BTreeSet<_>>();
+                assert_eq!(distinct("address"), BTreeSet::from([format!("\"{GUEST}\"")]), "{kind:?}: {function}");
+                assert_eq!([distinct("pid").len(), taps_of(&function).len()], [CLONES; 2], "{kind:?}: {function}");
+                assert!(instances.iter().all(|it| number(it, "served") == 1), "{kind:?}: {function}");
+                // A restore that takes too long, beside other tests, becomes a cold start.
+                let [started, restores, failures] = counts(&function);
+                let all = u64::try_from(round * CLONES).unwrap();
+                assert_eq!(started - failures, 1 + all, "{kind:?}: {function}");
+                assert!(restores > 0 && restores + failures >= all, "{kind:?}: {function}");
+                // What is not bound to a tap reaches no clone.
+                let unbound = timeout(Duration::from_millis(300), TcpStream::connect(GUEST)).await;
+                assert!(!matches!(unbound, Ok(Ok(_))), "{kind:?}: a clone was reached");
+                stop(&daemon).await;
+                // A pool of each kind of taps.
+                let look = async || taps();
+                eventually(SOON, "surplus taps are removed", look, |taps| taps.len() <= 2 * POOL).await;
+            }
+            assert_eq!(daemon.end().await.status.code(), Some(0));
+            assert_eq!(traces(), Vec::<String>::new(), "{kind:?} left something behind");
+        }
+    });
+}
+
+#[test]
+fn restored_guest_is_requested_on_its_tap() {
+    isolated(async || {
+        let hooks = "{ prepare = \"/echo\", restored = \"/echo\" }";
+        let vm = Vm::new("f", Kind::Microvm).vm("snapshot", hooks).set("readiness", "\"tcp\"").silent();
+        let daemon = pooled(setup()).function(vm.set("boot-timeout", 60).into()).start().await;
+        made(&daemon).await;
+        hello(&daemon).await;
+        assert_eq!(counts(&daemon.function("f").await), [2, 1, 0]);
+    });
+}
+
+/// Returns what a guest must not reach.
+fn forbidden(daemon: &Daemon, open_port: u16) -> Vec<String> {
+    let (front, callback) = (daemon.listen.port(), daemon.callback.port());
+    let gateway = "10.100.255.253";
+    vec![
+        format!("{gateway}:{front}"),
+        format!("{gateway}:{callback}"),
+        format!("{gateway}:{open_port}"),
+        format!("192.0.2.7:{open_port}"),
+        format!("192.0.2.7:{callback}"),
+        format!("10.100.0.1:{callback}"),
+        format!("10.100.0.2:8080"),
+        "192.0.2.1:80".to_owned(),
+    ]
+}
+
+#[test]
+fn clone_reaches_nothing() {
+    isolated(async || {
+        add_interface("other", "192.0.2.7/24");
+        let open_port = open_listener().await;
+        let setup = pooled(setup()).option("--listen", "0.0.0.0:0");
+        let daemon = setup.function(cloned(Kind::Microvm).into()).start().await;
+        made(&daemon).await;
+        for restored in [true, false] {
+            if !restored {
+                daemon.cli(&["snapshot", "rm", "f"]).await;
+            }
+            hello(&daemon).await;
+            let origin = if restored { "restored" } else { "cold" };
+            assert_eq!(daemon.instances("f").await[0]["origin"], origin);
+            for address in forbidden(&daemon, open_port) {
+                assert!(!reaches(&daemon, "f", &address).await, "{origin}: {address} was reached");
+            }
+            until_snapshot(&daemon, "ready").await;
+            stop(&daemon).await;
+        }
+    });
+}
+
+#[test]
+fn nothing_is_left_of_clones_on_taps_after_a_kill() {
+    isolated(async || {
+        let home = Home::new();
+        home.put(&cloned(Kind::Microvm).into());
+        let daemon = pooled(prepared(Setup::at(&home))).start().await;
+        made(&daemon).await;
+        used_at_once(&daemon, 3).await;
+        daemon.killed().await;
+        assert!(taps().len() >= 3, "taps outlive their daemon");
+        let mut next = pooled(prepared(Setup::at(&home))).start().await;
+        hello(&next).await;
+        assert_eq!(counts(&next.function("f").await), [1, 1, 0]);
+        assert_eq!(next.end().await.status.code(), Some(0));
+        eventually(SOON, "nothing is left", async || traces(), Vec::is_empty).await;
+    });
+}

@@ -7,7 +7,7 @@ use ipnet::{IpNet, Ipv4Net};
 /// Number of addresses of one link: network, host, guest, broadcast.
 const PER_LINK: u32 = 4;
 /// Ranges with fewer links have none for clones.
-const MIN_LINKS_WITH_CLONES: u32 = 4;
+const MIN_LINKS_WITH_CLONES: u32 = 16;
 /// Prefix length of a link's network.
 pub const LINK_BITS: u8 = 30;
 
@@ -170,14 +170,14 @@ mod tests {
 
     #[test]
     fn last_link_is_that_of_clones() {
-        assert_eq!(subnet("10.101.0.0/29").clone_link(), None);
-        let subnet = subnet("10.101.0.0/28");
+        assert_eq!(subnet("10.101.0.0/27").clone_link(), None);
+        let subnet = subnet("10.101.0.0/26");
         let clones = subnet.clone_link().unwrap();
-        assert_eq!((clones.guest.to_string(), clones.mac()), ("10.101.0.14".into(), "02:fa:0a:65:00:0e".into()));
-        assert_eq!(clones.gateway_mac(), [0x02, 0xfa, 10, 101, 0, 13]);
+        assert_eq!((clones.guest.to_string(), clones.mac()), ("10.101.0.62".into(), "02:fa:0a:65:00:3e".into()));
+        assert_eq!(clones.gateway_mac(), [0x02, 0xfa, 10, 101, 0, 61]);
         let mut free = FreeLinks::of(subnet);
         let taken: Vec<_> = std::iter::from_fn(|| free.take()).collect();
-        assert!(taken.len() == 3 && !taken.contains(&clones));
+        assert!(taken.len() == 15 && !taken.contains(&clones));
     }
 
     #[test]

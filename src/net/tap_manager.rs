@@ -271,7 +271,7 @@ impl TapManager {
         if kind == TapKind::Clone {
             let link = subnet.clone_link().ok_or_else(|| {
                 NetError::Missing(format!(
-                    "the range {subnet} is too small for clones: they need one of 28 bits or less"
+                    "the range {subnet} is too small for clones: they need one of at most 26 bits"
                 ))
             })?;
             let diverted = self.netlink.divert(link.guest, self.settings.mark).await;

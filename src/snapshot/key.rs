@@ -13,7 +13,7 @@ use nix::sys::utsname::uname;
 use ring::digest::{Context, SHA256};
 
 /// Version of the files of a snapshot, and of the way in which keys are made.
-const FORMAT: &str = "1";
+const FORMAT: &str = "2";
 /// Hexadecimal digits of a key.
 const DIGITS: usize = 32;
 /// The lines about a processor on which a saved machine depends.
@@ -46,6 +46,14 @@ impl From<&fs::Metadata> for FileStamp {
         let times = [it.mtime(), it.mtime_nsec(), it.ctime(), it.ctime_nsec()].map(i64::cast_unsigned);
         let [mtime, mtime_nsec, ctime, ctime_nsec] = times;
         Self([it.dev(), it.ino(), it.size(), mtime, mtime_nsec, ctime, ctime_nsec])
+    }
+}
+
+impl FileStamp {
+    /// Returns the stamp of a file's content: names that come and go do not change it.
+    pub fn of_content(metadata: &fs::Metadata) -> Self {
+        let [device, inode, size, mtime, mtime_nsec, ..] = Self::from(metadata).0;
+        Self([device, inode, size, mtime, mtime_nsec, 0, 0])
     }
 }
 

@@ -1,6 +1,7 @@
 //! The manifest of a snapshot: what it is of, and what its files must contain.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
     io::{self, Read},
     path::Path,
@@ -28,8 +29,33 @@ pub struct Manifest {
     pub monitor: String,
     /// When it was taken, in seconds since 1970.
     pub taken: u64,
-    /// The saved machine with its memory.
-    pub state: Content,
+    /// The space that its files take, without zeros.
+    pub bytes: u64,
+    pub parts: BTreeMap<Part, Content>,
+}
+
+/// A file of a snapshot, by the name that it has in its directory and in those of clones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Part {
+    /// The saved machine; that of QEMU with its memory.
+    State,
+    /// The memory of a guest of Firecracker. Its clones map it.
+    Memory,
+    /// The private root disk of the template. Each clone gets a copy.
+    Disk,
+}
+
+impl Part {
+    pub const ALL: [Self; 3] = [Self::State, Self::Memory, Self::Disk];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::State => "state",
+            Self::Memory => "memory",
+            Self::Disk => "disk",
+        }
+    }
 }
 
 /// What a file must contain.
@@ -94,9 +120,10 @@ mod tests {
     fn manifest_is_read_as_it_was_written() {
         let place = tempfile::tempdir().unwrap();
         let key = SnapshotKey::parse(&"0a".repeat(16)).unwrap();
-        let state = Content { bytes: 3, sha256: "x".to_owned() };
+        let parts = BTreeMap::from([(Part::State, Content { bytes: 3, sha256: "x".to_owned() })]);
         let (function, monitor) = ("f".to_owned(), "7.2".to_owned());
-        let manifest = Manifest { key: key.to_string(), function, monitor, taken: 1_700_000_000, state };
+        let (taken, bytes) = (1_700_000_000, 3);
+        let manifest = Manifest { key: key.to_string(), function, monitor, taken, bytes, parts };
         manifest.write(place.path()).unwrap();
         assert_eq!(Manifest::read(place.path(), &key).unwrap(), manifest);
         let other = SnapshotKey::parse(&"0b".repeat(16)).unwrap();

@@ -3,6 +3,7 @@
 //! - `key.rs`: the key of a snapshot, a hash of everything that it depends on.
 //! - `manifest.rs`: what is written beside the files of a snapshot.
 //! - `store.rs`: the directory with all snapshots, its budget, and what is removed from it.
+//! - `zeros.rs`: gives back the space of zeros in their files.
 //! - `budget.rs`: how much of the disk they may take.
 //!
 //! `sandbox/vm/` takes and restores them. The actors decide when.
@@ -11,7 +12,9 @@ mod budget;
 mod key;
 mod manifest;
 mod store;
+mod zeros;
 
 pub use budget::SnapshotBudget;
 pub use key::{KeyBuilder, SnapshotKey};
+pub use manifest::Part;
 pub use store::{Found, SnapshotEntry, SnapshotStore};

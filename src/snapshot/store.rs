@@ -4,19 +4,22 @@
 //!   <state directory>/snapshots/   0700: the memory of a guest may hold secrets
 //!     <key>/                       complete, as it was renamed
 //!       manifest.json
-//!       state                      the saved machine with its memory
+//!       state                      the saved machine; that of QEMU with its memory
+//!       memory                     the memory of a guest of Firecracker
+//!       disk                       the private root disk of the template
 //!     <key>.<run>.new/             being written, or left by a daemon that was killed
 //! ```
 //!
-//! Monitors get open files, never a path, so they run as any user. A file is only written before its directory has its
-//! name, and then only removed. It is verified before its first use by a daemon, and again if its stamp has changed.
+//! QEMU gets the state as an open file, and a copy of the disk. Firecracker gets hard links of state and memory in the
+//! directory of its instance. A file is only written before its directory has its name, and then only removed: clones map
+//! it. No monitor owns it or may write to it. It is verified before its first use by a daemon, and again if its stamp has changed.
 //! All methods with I/O block: they belong on the blocking pool.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fs::{self, DirBuilder, File, OpenOptions, Permissions},
     io::{self, Seek},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, fchown},
     path::{Path, PathBuf},
     sync::{
         Mutex, MutexGuard, PoisonError,
@@ -25,7 +28,10 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use nix::libc;
+use nix::{
+    libc,
+    unistd::{getegid, geteuid},
+};
 use serde::Serialize;
 use slog::{Logger, info, warn};
 use unifaas_actors::{WallTime, sandbox::SnapshotInfo};
@@ -33,13 +39,12 @@ use unifaas_actors::{WallTime, sandbox::SnapshotInfo};
 use super::{
     budget::SnapshotBudget,
     key::{FileStamp, SnapshotKey},
-    manifest::{Content, Manifest},
+    manifest::{Content, Manifest, Part},
+    zeros,
 };
 
 /// The name of the directory.
 const DIRECTORY: &str = "snapshots";
-/// The name of the file with the saved machine.
-const STATE: &str = "state";
 /// The extension of a directory that is not complete.
 const INCOMPLETE: &str = "new";
 const MIB: u64 = 1 << 20;
@@ -74,8 +79,8 @@ pub struct SnapshotStore {
 #[derive(Debug)]
 struct Entry {
     manifest: Manifest,
-    /// The state of its file when that was verified.
-    verified: Option<FileStamp>,
+    /// The stamps of its files when they were verified.
+    verified: BTreeMap<Part, FileStamp>,
     used: SystemTime,
 }
 
@@ -86,6 +91,15 @@ pub struct Found {
     pub state: File,
     /// The version of the monitor that has written it.
     pub monitor: String,
+    directory: PathBuf,
+}
+
+impl Found {
+    /// Returns the path of a part, if there is one.
+    pub fn path(&self, part: Part) -> Option<PathBuf> {
+        let path = self.directory.join(part.name());
+        path.exists().then_some(path)
+    }
 }
 
 /// A snapshot, as lists show it.
@@ -128,7 +142,7 @@ impl SnapshotStore {
             let why = match manifest {
                 Some(Ok((key, manifest))) => {
                     let used = path.metadata().and_then(|it| it.modified()).unwrap_or(UNIX_EPOCH);
-                    entries.insert(key, Entry { manifest, verified: None, used });
+                    entries.insert(key, Entry { manifest, verified: BTreeMap::new(), used });
                     continue;
                 }
                 Some(Err(error)) => error.to_string(),
@@ -168,14 +182,14 @@ impl SnapshotStore {
                 return Err(StoreError::Io("the manifest of the snapshot", error));
             }
         };
-        let verified = known.filter(|(known, _)| *known == manifest).and_then(|(_, verified)| verified);
-        let opened = open_verified(&path.join(STATE), &manifest.state, verified.as_ref());
-        let (state, stamp) = opened.inspect_err(|_| drop(self.take_out_key(key)))?;
+        let known = known.filter(|(known, _)| *known == manifest).map(|(_, verified)| verified).unwrap_or_default();
+        let opened = open_all(&path, &manifest, &known);
+        let (state, verified) = opened.inspect_err(|_| drop(self.take_out_key(key)))?;
         let (monitor, used) = (manifest.monitor.clone(), SystemTime::now());
-        self.entries().insert(key.clone(), Entry { manifest, verified: Some(stamp), used });
+        self.entries().insert(key.clone(), Entry { manifest, verified, used });
         // The next daemon reads from it which snapshot was used last.
         let _ = File::open(&path).and_then(|directory| directory.set_modified(used));
-        Ok(Some(Found { state, monitor }))
+        Ok(Some(Found { state, monitor, directory: path }))
     }
 
     /// Begins a snapshot.
@@ -190,7 +204,7 @@ impl SnapshotStore {
         remove(&path);
         let failed = |error| StoreError::Io("the directory of the snapshot", error);
         DirBuilder::new().mode(0o700).create(&path).map_err(failed)?;
-        let create = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path.join(STATE));
+        let create = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path.join(Part::State.name()));
         let state = create.inspect_err(|_| remove(&path)).map_err(failed)?;
         Ok(NewSnapshot { path, key: key.clone(), state })
     }
@@ -201,19 +215,22 @@ impl SnapshotStore {
     /// When it cannot be kept. Nothing is left of it then.
     pub fn keep(&self, new: NewSnapshot, function: &str, monitor: String) -> Result<SnapshotInfo, StoreError> {
         let failed = |error| StoreError::Io("the files of the snapshot", error);
-        let file = new.path.join(STATE);
-        let mut written = File::open(&file).map_err(failed)?;
-        let state = Content::of(&mut written).map_err(failed)?;
-        let bytes = state.bytes;
+        let (mut bytes, mut parts, mut verified) = (0, BTreeMap::new(), BTreeMap::new());
+        for part in Part::ALL {
+            let Some(complete) = complete(&new.path(part)).map_err(failed)? else { continue };
+            let (space, content, stamp) = complete;
+            bytes += space;
+            parts.insert(part, content);
+            verified.insert(part, stamp);
+        }
         if bytes > self.budget {
             return Err(StoreError::TooLarge { bytes, budget: self.budget });
         }
-        fs::set_permissions(&file, Permissions::from_mode(0o400)).map_err(failed)?;
         let now = SystemTime::now();
         let taken = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let manifest = Manifest { key: new.key.to_string(), function: function.to_owned(), monitor, taken, state };
+        let manifest =
+            Manifest { key: new.key.to_string(), function: function.to_owned(), monitor, taken, bytes, parts };
         manifest.write(&new.path).map_err(failed)?;
-        let stamp = FileStamp::from(&written.metadata().map_err(failed)?);
         drop(self.take_out(function));
         self.make_room(bytes);
         let path = self.path(&new.key);
@@ -221,7 +238,7 @@ impl SnapshotStore {
         remove(&path);
         fs::rename(&new.path, &path).map_err(failed)?;
         let info = SnapshotInfo { bytes, taken: manifest.taken().into() };
-        self.entries().insert(new.key.clone(), Entry { manifest, verified: Some(stamp), used: now });
+        self.entries().insert(new.key.clone(), Entry { manifest, verified, used: now });
         Ok(info)
     }
 
@@ -270,12 +287,12 @@ impl SnapshotStore {
     pub fn of(&self, function: &str) -> Option<SnapshotInfo> {
         let entries = self.entries();
         let manifest = entries.values().map(|entry| &entry.manifest).find(|manifest| manifest.function == function)?;
-        Some(SnapshotInfo { bytes: manifest.state.bytes, taken: manifest.taken().into() })
+        Some(SnapshotInfo { bytes: manifest.bytes, taken: manifest.taken().into() })
     }
 
     /// Returns the bytes that all snapshots take. No I/O.
     pub fn bytes(&self) -> u64 {
-        self.entries().values().map(|entry| entry.manifest.state.bytes).sum()
+        self.entries().values().map(|entry| entry.manifest.bytes).sum()
     }
 
     /// Returns all snapshots, by function. No I/O.
@@ -289,9 +306,41 @@ impl SnapshotStore {
 
 impl From<&Manifest> for SnapshotEntry {
     fn from(manifest: &Manifest) -> Self {
-        let Manifest { key, function, monitor, state, .. } = manifest.clone();
-        Self { function, key, bytes: state.bytes, taken: manifest.taken().into(), monitor }
+        let Manifest { key, function, monitor, bytes, .. } = manifest.clone();
+        Self { function, key, bytes, taken: manifest.taken().into(), monitor }
     }
+}
+
+/// Verifies all files of a snapshot. Returns that with the state, and the stamps of all.
+fn open_all(
+    directory: &Path,
+    manifest: &Manifest,
+    known: &BTreeMap<Part, FileStamp>,
+) -> Result<(File, BTreeMap<Part, FileStamp>), StoreError> {
+    let (mut state, mut verified) = (None, BTreeMap::new());
+    for (part, content) in &manifest.parts {
+        let (file, stamp) = open_verified(&directory.join(part.name()), content, known.get(part))?;
+        verified.insert(*part, stamp);
+        state = state.or((*part == Part::State).then_some(file));
+    }
+    let missing = || StoreError::Damaged("it has no saved machine".to_owned());
+    Ok((state.ok_or_else(missing)?, verified))
+}
+
+/// Completes a file that a monitor has written: its zeros take no space, and no monitor may write to it any more. Returns the
+/// space that it takes, its content and its stamp. `None`: there is no such file.
+fn complete(path: &Path) -> io::Result<Option<(u64, Content, FileStamp)>> {
+    let open = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOFOLLOW).open(path);
+    let mut file = match open {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other?,
+    };
+    fchown(&file, Some(geteuid().as_raw()), Some(getegid().as_raw()))?;
+    // Its directory is private.
+    file.set_permissions(Permissions::from_mode(0o444))?;
+    let space = zeros::punch(&file)?;
+    let content = Content::of(&mut file)?;
+    Ok(Some((space, content, FileStamp::of_content(&file.metadata()?))))
 }
 
 /// Opens a file and compares it with what it must contain, unless its stamp is that of a verified file.
@@ -302,7 +351,7 @@ fn open_verified(
 ) -> Result<(File, FileStamp), StoreError> {
     let failed = |error| StoreError::Io("the saved machine cannot be read", error);
     let mut file = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(path).map_err(failed)?;
-    let stamp = FileStamp::from(&file.metadata().map_err(failed)?);
+    let stamp = FileStamp::of_content(&file.metadata().map_err(failed)?);
     if verified != Some(&stamp) {
         let found = Content::of(&mut file).map_err(failed)?;
         if found != *content {
@@ -325,6 +374,21 @@ pub struct NewSnapshot {
     key: SnapshotKey,
     /// Where the saved machine is to be written.
     pub state: File,
+}
+
+impl NewSnapshot {
+    /// Moves a file here, to be this part.
+    ///
+    /// # Errors
+    /// When it cannot be moved.
+    pub fn take(&self, part: Part, from: &Path) -> Result<(), StoreError> {
+        fs::rename(from, self.path(part)).map_err(|error| StoreError::Io("a file of the template", error))
+    }
+
+    /// Returns where a part is to be written.
+    pub fn path(&self, part: Part) -> PathBuf {
+        self.path.join(part.name())
+    }
 }
 
 impl Drop for NewSnapshot {

@@ -46,12 +46,6 @@ pub(super) fn read(vm: &Section<'_>) -> Option<SnapshotSpec> {
 
 /// Returns why no snapshot of such a guest can be taken and cloned.
 pub(super) fn obstacle(vm: &VmSpec, readiness: &Readiness) -> Option<&'static str> {
-    let qemu = match &vm.hypervisor {
-        Hypervisor::Firecracker { .. } => {
-            return Some("guests of Firecracker have none: it is for types \"qemu\" and \"microvm\"");
-        }
-        Hypervisor::Qemu { qemu, .. } | Hypervisor::Microvm { qemu, .. } => qemu,
-    };
     if vm.network == VmNetwork::Tap && vm.egress {
         return Some(
             "clones have one address, and reach nothing from their taps: remove egress, or set network = \"user\"",
@@ -62,10 +56,12 @@ pub(super) fn obstacle(vm: &VmSpec, readiness: &Readiness) -> Option<&'static st
             "QEMU accepts connections before the guest is ready: set readiness to \"callback\" or { http = … }",
         );
     }
-    match (&vm.image, qemu.disk_type) {
-        (Some(_), DiskType::NineP) => Some("a directory shared over 9p is no part of it: use disk-type = \"block\""),
-        (Some(_), DiskType::Block) if !qemu.read_only => {
-            Some("clones share the root disk: set read-only = true in vm.hypervisor")
+    match &vm.hypervisor {
+        Hypervisor::Firecracker { copy_rootfs: false, read_only: false, .. } if vm.image.is_some() => {
+            Some("clones would write to one root disk: remove copy-rootfs, or set read-only = true in vm.hypervisor")
+        }
+        Hypervisor::Qemu { qemu, .. } | Hypervisor::Microvm { qemu, .. } if qemu.disk_type == DiskType::NineP => {
+            Some("a directory shared over 9p is no part of it: use disk-type = \"block\"")
         }
         _ => None,
     }

@@ -42,7 +42,7 @@ pub enum Outcome {
 
 /// Files, network and callback listener of the machines of a test.
 pub struct Host {
-    firecracker: PathBuf,
+    pub firecracker: PathBuf,
     pub files: TempDir,
     callback: TcpListener,
 }
@@ -135,7 +135,7 @@ impl Host {
         said
     }
 
-    fn was_called_back(&self) -> bool {
+    pub fn was_called_back(&self) -> bool {
         match self.callback.accept() {
             Ok((mut call, _)) => {
                 call.set_nonblocking(false).unwrap();
@@ -149,7 +149,7 @@ impl Host {
 }
 
 /// A process that is killed when it is not needed any more.
-struct Machine(Child);
+pub struct Machine(pub Child);
 
 impl Drop for Machine {
     fn drop(&mut self) {

@@ -17,6 +17,7 @@ macro_rules! starting {
     };
 }
 
+mod api;
 mod arguments;
 mod boot;
 mod devices;

@@ -1,21 +1,27 @@
 //! Clones on taps: all have the address of the template, and each has a tap of its own.
 
-use std::{collections::BTreeSet, fs, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fs,
+    os::unix::fs::{FileExt, MetadataExt, PermissionsExt},
+    time::Duration,
+};
 
 use integration::{
-    Daemon, Home, SOON, Setup, eventually, number,
-    vm::{Kind, Vm, add_interface, isolated, prepared, setup, taps, traces},
+    Daemon, Home, SOON, Setup, eventually, linux, number,
+    vm::{Kind, Vm, add_interface, image, isolated, prepared, setup, skip, taps, traces},
 };
 use serde_json::Value;
 use tokio::{net::TcpStream, time::timeout};
 
 use super::{
+    disk::copies,
     isolation::{open_listener, reaches},
-    snapshots::{counts, hello, instances_of, made, stop, until_snapshot, used_at_once},
+    snapshots::{counts, hello, instances_of, made, snapshots, stop, until_snapshot, used_at_once},
 };
 
 /// The machine types whose clones are tested.
-const KINDS: [Kind; 2] = [Kind::Microvm, Kind::Qemu];
+const KINDS: [Kind; 3] = [Kind::Microvm, Kind::Qemu, Kind::Firecracker];
 /// Clones at once.
 const CLONES: usize = 8;
 /// Taps that are kept prepared.
@@ -87,6 +93,90 @@ fn restored_guest_is_requested_on_its_tap() {
         made(&daemon).await;
         hello(&daemon).await;
         assert_eq!(counts(&daemon.function("f").await), [2, 1, 0]);
+    });
+}
+
+/// Returns the content of the disks that instances have.
+fn disks(daemon: &Daemon) -> Vec<Vec<u8>> {
+    copies(daemon).iter().map(|disk| fs::read(disk).unwrap()).collect()
+}
+
+#[test]
+fn each_clone_has_its_own_copy_of_the_disk() {
+    isolated(async || {
+        for (kind, is_jailed) in [Kind::Microvm, Kind::Qemu, Kind::Firecracker]
+            .map(|kind| (kind, false))
+            .into_iter()
+            .chain([(Kind::Firecracker, true)])
+        {
+            let place = tempfile::tempdir().unwrap();
+            let image = image(place.path(), 8);
+            let mark = format!("disk of {kind:?}");
+            fs::File::options().write(true).open(&image).unwrap().write_all_at(mark.as_bytes(), 4096).unwrap();
+            let content = fs::read(&image).unwrap();
+            let mut vm = cloned(kind).vm("image", format!("{image:?}"));
+            if is_jailed {
+                vm = vm.hypervisor("jailer", true);
+            }
+            let mut daemon = pooled(setup()).function(vm.into()).start().await;
+            made(&daemon).await;
+            let saved = fs::read(snapshots(&daemon.home)[0].join("disk")).unwrap();
+            assert!(saved == content, "{kind:?}: the disk is not part of the snapshot");
+            let function = used_at_once(&daemon, 2).await;
+            let [_, restores, _] = counts(&function);
+            assert!(restores >= 1, "{kind:?} {is_jailed}: {function}");
+            let disks = disks(&daemon);
+            assert!(disks.len() == 2 && disks.iter().all(|disk| *disk == content), "{kind:?}: {} disks", disks.len());
+            assert_eq!(daemon.end().await.status.code(), Some(0));
+            assert_eq!(traces(), Vec::<String>::new(), "{kind:?} left something behind");
+        }
+    });
+}
+
+#[test]
+fn what_a_clone_writes_is_its_own() {
+    isolated(async || {
+        if let Some(missing) = linux::obstacle() {
+            return skip(&missing);
+        }
+        let _turn = linux::turn().await;
+        let place = tempfile::tempdir().unwrap();
+        let image = image(place.path(), 8);
+        let vm = linux::linux("f", &[]).vm("image", format!("{image:?}")).vm("snapshot", "true");
+        let mut daemon = pooled(setup()).function(vm.into()).start().await;
+        daemon.get("/invoke/f/pid").await.ok();
+        until_snapshot(&daemon, "ready").await;
+        stop(&daemon).await;
+        for restores in 1..=2 {
+            daemon.get("/invoke/f/pid").await.ok();
+            assert_eq!(counts(&daemon.function("f").await), [1 + restores, restores, 0]);
+            assert!(disks(&daemon).iter().flatten().all(|byte| *byte == 0), "the disk of another clone");
+            let filled = daemon.get("/invoke/f/fill?path=/dev/vda&mib=2").await.ok().text();
+            assert_eq!(filled, "filled");
+            stop(&daemon).await;
+        }
+        assert_eq!(daemon.end().await.status.code(), Some(0));
+        assert_eq!(traces(), Vec::<String>::new());
+    });
+}
+
+#[test]
+fn damaged_memory_of_a_template_is_never_mapped() {
+    isolated(async || {
+        let daemon = pooled(setup()).function(cloned(Kind::Firecracker).into()).start().await;
+        made(&daemon).await;
+        let memory = snapshots(&daemon.home)[0].join("memory");
+        let metadata = memory.metadata().unwrap();
+        assert_eq!((metadata.permissions().mode() & 0o777, metadata.uid()), (0o444, 0), "no VMM may write to it");
+        assert!(metadata.blocks() * 512 < metadata.len() / 2, "its zeros take no space");
+        hello(&daemon).await;
+        assert_eq!(counts(&daemon.function("f").await), [2, 1, 0]);
+        stop(&daemon).await;
+        fs::File::options().write(true).open(&memory).unwrap().write_all_at(b"X", 100).unwrap();
+        hello(&daemon).await;
+        let function = daemon.function("f").await;
+        assert_eq!(counts(&function), [4, 1, 1], "{function}");
+        until_snapshot(&daemon, "ready").await;
     });
 }
 

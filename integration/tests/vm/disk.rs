@@ -33,7 +33,7 @@ async fn open_files(daemon: &Daemon) -> Vec<Vec<FileId>> {
 }
 
 /// Returns the copies of root disks, wherever they are in the directory of an instance.
-fn copies(daemon: &Daemon) -> Vec<PathBuf> {
+pub(super) fn copies(daemon: &Daemon) -> Vec<PathBuf> {
     fn search(directory: &Path, found: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
             match entry.file_type() {

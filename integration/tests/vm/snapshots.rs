@@ -76,7 +76,7 @@ pub(super) fn counts(function: &Value) -> [u64; 3] {
     [number(function, "instances_started"), number(snapshot, "restores"), number(snapshot, "failures")]
 }
 
-fn snapshots(home: &Home) -> Vec<PathBuf> {
+pub(super) fn snapshots(home: &Home) -> Vec<PathBuf> {
     let entries = fs::read_dir(home.path("state").join("snapshots")).unwrap().flatten();
     entries.map(|entry| entry.path()).collect()
 }

@@ -7,19 +7,25 @@ use unifaas_actors::{
     spec::{Readiness, SnapshotSpec},
 };
 
-use super::{handle::VmHandle, hooks, migration, qmp::QmpClient};
+use super::{handle::VmHandle, hooks, migration, template::Monitor};
 use crate::snapshot::Found;
 
 /// Restores a clone and lets it adapt, until it can serve.
 pub async fn restore(
     found: Found,
-    qmp: &QmpClient,
+    monitor: &Monitor,
     spec: &SnapshotSpec,
     route: &Route,
     instance: InstanceId,
 ) -> Result<(), String> {
-    let Found { state, monitor } = found;
-    migration::restore(qmp, &state, &monitor).await.map_err(|error| error.to_string())?;
+    let Found { state, monitor: written, .. } = found;
+    match monitor {
+        Monitor::Qemu(qmp) => migration::restore(qmp, &state, &written).await.map_err(|error| error.to_string())?,
+        Monitor::Firecracker(api) => {
+            let tap = route.device.as_deref().unwrap_or_default();
+            api.restore(tap, &written).await.map_err(|error| error.to_string())?;
+        }
+    }
     match &spec.restored {
         Some(path) => hooks::restored(route, path, instance).await,
         None => Ok(()),

@@ -75,7 +75,7 @@ impl Config {
                 .collect(),
             machine_config: MachineConfig { vcpu_count: vm.cpus, mem_size_mib: vm.memory },
             network_interfaces: vec![NetworkInterface {
-                iface_id: "eth0",
+                iface_id: INTERFACE,
                 host_dev_name: tap.to_owned(),
                 guest_mac: mac,
             }],
@@ -86,10 +86,38 @@ impl Config {
 /// Logs errors only: Firecracker's log and the guest's console are both its standard output.
 const LOG_LEVEL: [&str; 2] = ["--level", "Error"];
 
+/// The id of the network interface.
+pub const INTERFACE: &str = "eth0";
+/// The socket of the API, in Firecracker's working directory.
+pub const API_SOCKET: &str = "api";
+
+/// How Firecracker begins.
+#[derive(Debug, Clone, Copy)]
+pub enum Start<'a> {
+    /// It boots what the configuration file says.
+    Boot(&'a Path),
+    /// The same, and it serves its API.
+    BootWithApi(&'a Path),
+    /// It serves its API, and waits for a guest.
+    Api,
+}
+
+impl Start<'_> {
+    fn arguments(self) -> Vec<String> {
+        let config = |path: &Path| ["--config-file".to_owned(), path.to_string_lossy().into_owned()];
+        let api = ["--api-sock", API_SOCKET].map(str::to_owned);
+        let own = match self {
+            Self::Boot(path) => [&["--no-api".to_owned()], &config(path)[..]].concat(),
+            Self::BootWithApi(path) => [&api[..], &config(path)[..]].concat(),
+            Self::Api => api.to_vec(),
+        };
+        own.into_iter().chain(LOG_LEVEL.map(str::to_owned)).collect()
+    }
+}
+
 /// Returns the arguments of Firecracker.
-pub fn arguments(id: &str, config: &Path) -> Vec<String> {
-    let own = ["--id", id, "--no-api", "--config-file", &config.to_string_lossy()].map(str::to_owned);
-    own.into_iter().chain(LOG_LEVEL.map(str::to_owned)).collect()
+pub fn arguments(id: &str, start: Start<'_>) -> Vec<String> {
+    ["--id", id].map(str::to_owned).into_iter().chain(start.arguments()).collect()
 }
 
 /// The jail of one Firecracker process.
@@ -104,13 +132,12 @@ pub struct Jail<'a> {
 }
 
 impl Jail<'_> {
-    /// Returns the arguments of the jailer, which passes `--id` on by itself. `config` is a path inside of the jail.
-    pub fn arguments(&self, id: &str, config: &str) -> Vec<String> {
+    /// Returns the arguments of the jailer, which passes `--id` on by itself. Paths of `start` are inside of the jail.
+    pub fn arguments(&self, id: &str, start: Start<'_>) -> Vec<String> {
         let (uid, gid) = (self.uid.to_string(), self.gid.to_string());
         let (program, base) = (self.program.to_string_lossy(), self.base.to_string_lossy());
         let own = ["--id", id, "--exec-file", &program, "--uid", &uid, "--gid", &gid, "--chroot-base-dir", &base];
-        let passed_on = ["--", "--no-api", "--config-file", config].into_iter().chain(LOG_LEVEL);
-        own.into_iter().chain(passed_on).map(str::to_owned).collect()
+        own.into_iter().chain(["--"]).map(str::to_owned).chain(start.arguments()).collect()
     }
 
     /// Returns the directory that will be the root of the jailed process.
@@ -169,9 +196,13 @@ mod tests {
     }
 
     #[test]
-    fn firecracker_runs_without_api() {
-        let arguments = arguments("i-1", Path::new("/run/x/config.json"));
-        assert_eq!(arguments, ["--id", "i-1", "--no-api", "--config-file", "/run/x/config.json", "--level", "Error"]);
+    fn firecracker_has_an_api_for_templates_and_clones_only() {
+        let line = |start| arguments("i-1", start).join(" ");
+        let config = Path::new("/run/x/config.json");
+        assert_eq!(line(Start::Boot(config)), "--id i-1 --no-api --config-file /run/x/config.json --level Error");
+        let template = line(Start::BootWithApi(Path::new("config.json")));
+        assert_eq!(template, "--id i-1 --api-sock api --config-file config.json --level Error");
+        assert_eq!(line(Start::Api), "--id i-1 --api-sock api --level Error");
     }
 
     #[test]
@@ -179,7 +210,7 @@ mod tests {
         let jail = Jail { program: Path::new("/opt/fc-1.17"), base: Path::new("/run/x"), uid: 65_534, gid: 65_533 };
         let expected = "--id i-1 --exec-file /opt/fc-1.17 --uid 65534 --gid 65533 --chroot-base-dir /run/x \
                         -- --no-api --config-file config.json --level Error";
-        assert_eq!(jail.arguments("i-1", "config.json").join(" "), expected);
+        assert_eq!(jail.arguments("i-1", Start::Boot(Path::new("config.json"))).join(" "), expected);
         assert_eq!(jail.root("i-1"), Path::new("/run/x/fc-1.17/i-1/root"));
     }
 }

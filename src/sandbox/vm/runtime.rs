@@ -17,12 +17,14 @@ use super::{
     callback_relay::CallbackRelay,
     clone,
     exit_reason::{self, LastLines, Vmm},
+    firecracker_api::FirecrackerApi,
     handle::VmHandle,
-    plan::{Plan, Planner, SnapshotUse},
+    plan::{Plan, Planner},
+    plan_snapshot::SnapshotUse,
     qemu::Accelerator,
     qmp::QmpClient,
     run_as::RunAs,
-    template::Template,
+    template::{Monitor, Template},
 };
 use crate::{
     host::{function_peers::FunctionPeers, privileges::Privileges},
@@ -225,13 +227,13 @@ impl Inner {
         record: ProcessRecord,
     ) -> Result<Launched, LaunchError> {
         let Prepared { attachment, guest, plan, qmp } = prepared;
-        let Plan { vmm, invocation, run_as, files, disk, snapshot } = plan;
+        let Plan { vmm, invocation, working_directory, run_as, files, disk, snapshot, api } = plan;
         let overhead = if vmm == Vmm::Qemu { QEMU_OVERHEAD } else { FIRECRACKER_OVERHEAD };
         let memory = vm.memory + overhead;
         let freezable = !order.spec.keep_paused.is_zero();
         let limits = ResourceLimits { memory, pids: MAX_THREADS, cpu_quota: None, freezable };
         let program = invocation.program.clone();
-        let mut request = SpawnRequest::new(invocation, "/".into(), run_as.credentials.as_ref());
+        let mut request = SpawnRequest::new(invocation, working_directory, run_as.credentials.as_ref());
         request = request.capabilities(run_as.capabilities).console();
         let qmp = qmp.map(|(stdin, client)| {
             request.stdin(stdin);
@@ -244,17 +246,21 @@ impl Inner {
         })?;
         let route = attachment.route(guest.address);
         let mut handle = VmHandle { process: Box::new(process), attachment, files, disk, template: None };
-        let restored = match (snapshot, &qmp, &vm.snapshot) {
-            (SnapshotUse::Restore(found), Some(qmp), Some(spec)) => {
-                if let Err(why) = clone::restore(found, qmp, spec, &route, order.instance).await {
+        let monitor = match (&qmp, api) {
+            (Some(qmp), _) => Some(Monitor::Qemu(qmp.clone())),
+            (None, api) => api.map(|directory| Monitor::Firecracker(FirecrackerApi::new(directory))),
+        };
+        let restored = match (snapshot, monitor, &vm.snapshot) {
+            (SnapshotUse::Restore(found), Some(monitor), Some(spec)) => {
+                if let Err(why) = clone::restore(found, &monitor, spec, &route, order.instance).await {
                     return Err(clone::not_restored(why, handle, &order.log).await);
                 }
                 true
             }
-            (SnapshotUse::Take(key), Some(qmp), Some(spec)) => {
+            (SnapshotUse::Take { key, disk }, Some(monitor), Some(spec)) => {
                 let (function, spec, route) = (order.spec.name.clone(), spec.clone(), route.clone());
-                let (qmp, store) = (qmp.clone(), self.settings.snapshots.clone());
-                handle.template = Some(Template { function, spec, key, route, qmp, store });
+                let store = self.settings.snapshots.clone();
+                handle.template = Some(Template { function, spec, key, route, monitor, disk, store });
                 false
             }
             _ => false,

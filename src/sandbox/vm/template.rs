@@ -1,6 +1,6 @@
 //! A template: a guest that was booted to have its snapshot taken.
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use tokio::{task, time};
 use unifaas_actors::{
@@ -8,8 +8,14 @@ use unifaas_actors::{
     spec::SnapshotSpec,
 };
 
-use super::{hooks, migration, qmp::QmpClient};
-use crate::snapshot::{SnapshotKey, SnapshotStore};
+use super::{firecracker_api::FirecrackerApi, hooks, migration, qmp::QmpClient};
+use crate::snapshot::{Part, SnapshotKey, SnapshotStore};
+
+/// The client of a VMM.
+pub enum Monitor {
+    Qemu(QmpClient),
+    Firecracker(FirecrackerApi),
+}
 
 /// What it takes to take the snapshot of a template.
 pub struct Template {
@@ -17,7 +23,9 @@ pub struct Template {
     pub spec: SnapshotSpec,
     pub key: SnapshotKey,
     pub route: Route,
-    pub qmp: QmpClient,
+    pub monitor: Monitor,
+    /// The private root disk, which is part of the snapshot.
+    pub disk: Option<PathBuf>,
     pub store: Arc<SnapshotStore>,
 }
 
@@ -27,7 +35,7 @@ impl Template {
     /// # Errors
     /// Why there is none.
     pub async fn capture(self) -> Result<SnapshotInfo, CaptureError> {
-        let Self { function, spec, key, route, qmp, store } = self;
+        let Self { function, spec, key, route, monitor, disk, store } = self;
         let new = {
             let store = store.clone();
             blocking(move || store.begin(&key)).await?
@@ -36,8 +44,19 @@ impl Template {
             hooks::prepare(&route, path).await.map_err(CaptureError)?;
         }
         time::sleep(spec.settle).await;
-        let monitor = migration::save(&qmp, &new.state).await.map_err(failed)?;
-        blocking(move || store.keep(new, &function, monitor)).await
+        let (version, written) = match &monitor {
+            Monitor::Qemu(qmp) => (migration::save(qmp, &new.state).await.map_err(failed)?, None),
+            Monitor::Firecracker(api) => (api.save().await.map_err(failed)?, Some(api.directory().to_owned())),
+        };
+        blocking(move || {
+            // The template does not run any more: its files become those of the snapshot.
+            for part in [Part::State, Part::Memory] {
+                written.as_ref().map_or(Ok(()), |from| new.take(part, &from.join(part.name())))?;
+            }
+            disk.map_or(Ok(()), |disk| new.take(Part::Disk, &disk))?;
+            store.keep(new, &function, version)
+        })
+        .await
     }
 }
 

@@ -45,7 +45,7 @@ fn names(base: &Path) -> Vec<String> {
 }
 
 fn state_of(base: &Path, number: u8) -> PathBuf {
-    base.join(DIRECTORY).join(key(number).to_string()).join(STATE)
+    base.join(DIRECTORY).join(key(number).to_string()).join("state")
 }
 
 #[test]
@@ -62,7 +62,29 @@ fn snapshot_survives_the_daemon_and_is_private() {
         assert_eq!((store.list()[0].function.as_str(), store.list()[0].bytes), ("f", 7));
     }
     let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
-    assert_eq!((mode(&base.path().join(DIRECTORY)), mode(&state_of(base.path(), 1))), (0o700, 0o400));
+    assert_eq!((mode(&base.path().join(DIRECTORY)), mode(&state_of(base.path(), 1))), (0o700, 0o444));
+}
+
+#[test]
+fn all_parts_are_verified_and_links_do_not_matter() {
+    let base = tempfile::tempdir().unwrap();
+    let store = open(base.path());
+    let mut new = store.begin(&key(1)).unwrap();
+    new.state.write_all(b"machine").unwrap();
+    fs::write(new.path(Part::Memory), [&[0; 8192][..], b"memory"].concat()).unwrap();
+    let memory = new.path(Part::Memory).with_extension("");
+    assert_eq!(store.keep(new, "f", "1.17".to_owned()).unwrap().bytes, 13);
+    assert!(!memory.exists(), "it has another name now");
+    let found = store.find(&key(1)).unwrap().unwrap();
+    let memory = found.path(Part::Memory).unwrap();
+    let verified = || store.entries()[&key(1)].verified.clone();
+    let before = verified();
+    fs::hard_link(&memory, base.path().join("link")).unwrap();
+    fs::remove_file(base.path().join("link")).unwrap();
+    assert!(store.find(&key(1)).unwrap().unwrap().path(Part::Disk).is_none() && verified() == before);
+    fs::set_permissions(&memory, Permissions::from_mode(0o600)).unwrap();
+    File::options().write(true).open(&memory).unwrap().write_all_at(b"X", 3).unwrap();
+    assert!(store.find(&key(1)).unwrap_err().to_string().contains("checksum"));
 }
 
 #[test]

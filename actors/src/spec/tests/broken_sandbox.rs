@@ -229,15 +229,18 @@ fn names_what_no_snapshot_can_be_taken_of() {
     check_messages(VM, "", &[("snapshot = true\negress = true", on_tap)]);
     parse(&format!("{VM}snapshot = true")).unwrap();
     parse(&format!("readiness = \"tcp\"\n{VM}snapshot = true")).unwrap();
-    let firecracker = "4: vm.snapshot: guests of Firecracker have none: it is for types \"qemu\" and \"microvm\"";
-    check_messages(&VM.replace("qemu", "firecracker"), "", &[("snapshot = true", firecracker)]);
+    parse(&format!("{}snapshot = true", VM.replace("qemu", "firecracker"))).unwrap();
     let tcp = "6: vm.snapshot: QEMU accepts connections before the guest is ready: set readiness to \"callback\" or { http = … }";
     check_messages(&format!("readiness = \"tcp\"\n{user}"), "", &[("snapshot = true", tcp)]);
     let with_image = |hypervisor: &str| {
         format!("[vm]\nkernel = \"k\"\nimage = \"i\"\nnetwork = \"user\"\nsnapshot = true\n{hypervisor}")
     };
-    let disk = "5: vm.snapshot: clones share the root disk: set read-only = true in vm.hypervisor";
-    assert_eq!(messages(&with_image("hypervisor = { type = \"qemu\" }")), disk);
+    parse(&with_image("hypervisor = { type = \"qemu\" }")).unwrap();
+    let on_tap =
+        with_image("hypervisor = { type = \"firecracker\", copy-rootfs = false }").replace("network = \"user\"\n", "");
+    let disk = "4: vm.snapshot: clones would write to one root disk: remove copy-rootfs, or set read-only = true in \
+                vm.hypervisor";
+    assert_eq!(messages(&format!("max-instances = 1\n{on_tap}")), disk.replace("4:", "5:"));
     let shared = "5: vm.snapshot: a directory shared over 9p is no part of it: use disk-type = \"block\"";
     assert_eq!(messages(&with_image("hypervisor = { type = \"qemu\", disk-type = \"9p\", read-only = true }")), shared);
     parse(&with_image("hypervisor = { type = \"qemu\", read-only = true }")).unwrap();

@@ -79,10 +79,14 @@ pub fn for_qemu(path: &str, mut file: &File) -> std::io::Result<String> {
     if content == original {
         return Ok(path.to_owned());
     }
+    inherited(&content)
+}
+
+/// Returns a path of a file with this content, which QEMU inherits.
+pub fn inherited(content: &[u8]) -> std::io::Result<String> {
     let mut copy = File::from(memfd_create(NAME, MFdFlags::empty())?);
-    copy.write_all(&content)?;
+    copy.write_all(content)?;
     let path = format!("/proc/self/fd/{}", copy.as_raw_fd());
-    // QEMU inherits it.
     let _ = copy.into_raw_fd();
     Ok(path)
 }

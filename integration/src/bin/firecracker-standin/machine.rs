@@ -9,6 +9,7 @@ use std::{
 };
 
 use nix::{errno::Errno, libc};
+use serde::{Deserialize, Serialize};
 
 use crate::{
     cmdline::Cmdline,
@@ -34,17 +35,36 @@ const IFNAMSIZ: usize = 16;
 /// A machine that can be started.
 #[derive(Debug)]
 pub struct Machine {
-    kernel: String,
-    initrd: Option<String>,
+    pub kernel: String,
+    pub initrd: Option<String>,
+    pub layout: Layout,
+    /// Held open until QEMU is executed.
+    pub taps: Vec<File>,
+}
+
+/// What a snapshot has of a machine, besides its memory and the files that it was booted from.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Layout {
     cmdline: String,
     memory: usize,
     vcpus: u8,
     /// Paths and whether they are read-only, the root disk first.
-    disks: Vec<(String, bool)>,
-    /// Names of taps, with addresses.
-    networks: Vec<(String, String)>,
-    /// Held open until exec.
-    _taps: Vec<File>,
+    pub disks: Vec<(String, bool)>,
+    pub networks: Vec<Network>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Network {
+    pub iface_id: String,
+    pub tap: String,
+    mac: String,
+}
+
+impl Layout {
+    /// Returns the bytes of memory.
+    pub fn memory(&self) -> u64 {
+        self.memory as u64 * MIB
+    }
 }
 
 impl Machine {
@@ -100,17 +120,21 @@ impl Machine {
         };
         // A guest that needs the address that it did not get resets itself, as it does without a device.
         let network = |network: &&NetworkInterfaceConfig| {
-            Some((network.host_dev_name.clone(), network.guest_mac.as_ref()?.0.clone()))
+            let (iface_id, tap) = (network.iface_id.clone(), network.host_dev_name.clone());
+            Some(Network { iface_id, tap, mac: network.guest_mac.as_ref()?.0.clone() })
         };
-        Ok(Self {
-            kernel: kernel::for_qemu(&source.kernel_image_path, &kernel_file).map_err(|_| kernel::unbacked())?,
-            initrd: source.initrd_path.clone(),
+        let layout = Layout {
             cmdline: cmdline.finish()?,
             memory: machine.mem_size_mib.min(MAX_MEMORY),
             vcpus: machine.vcpu_count,
             disks: drives.iter().map(disk).collect(),
             networks: networks.iter().filter_map(network).collect(),
-            _taps: taps,
+        };
+        Ok(Self {
+            kernel: kernel::for_qemu(&source.kernel_image_path, &kernel_file).map_err(|_| kernel::unbacked())?,
+            initrd: source.initrd_path.clone(),
+            layout,
+            taps,
         })
     }
 
@@ -122,18 +146,19 @@ impl Machine {
         );
         qemu.args("-nodefaults -no-user-config -no-reboot -display none".split(' '));
         qemu.args("-chardev file,id=console,path=/dev/stdout -serial chardev:console".split(' '));
-        qemu.args(["-m", &format!("{}M", self.memory), "-smp", &self.vcpus.to_string(), "-kernel", &self.kernel]);
+        let Layout { cmdline, memory, vcpus, disks, networks } = &self.layout;
+        qemu.args(["-m", &format!("{memory}M"), "-smp", &vcpus.to_string(), "-kernel", &self.kernel]);
         qemu.args(self.initrd.iter().flat_map(|initrd| ["-initrd", initrd]));
-        for (index, (path, is_read_only)) in self.disks.iter().enumerate() {
+        for (index, (path, is_read_only)) in disks.iter().enumerate() {
             let (path, switch) = (path.replace(',', ",,"), if *is_read_only { "on" } else { "off" });
             let drive = format!("if=none,format=raw,id=disk{index},file={path},readonly={switch}");
             qemu.args(["-drive", &drive, "-device", &format!("virtio-blk-device,drive=disk{index}")]);
         }
-        for (index, (tap, mac)) in self.networks.iter().enumerate() {
+        for (index, Network { tap, mac, .. }) in networks.iter().enumerate() {
             let netdev = format!("tap,id=net{index},ifname={tap},script=no,downscript=no");
             qemu.args(["-netdev", &netdev, "-device", &format!("virtio-net-device,netdev=net{index},mac={mac}")]);
         }
-        qemu.args(["-append", &self.cmdline]);
+        qemu.args(["-append", cmdline]);
         qemu
     }
 }
@@ -185,7 +210,7 @@ fn networks(all: &[NetworkInterfaceConfig]) -> Result<(Vec<&NetworkInterfaceConf
     Ok(networks.into_iter().unzip())
 }
 
-fn open_tap(name: &str) -> io::Result<File> {
+pub fn open_tap(name: &str) -> io::Result<File> {
     let device = OpenOptions::new().read(true).write(true).open("/dev/net/tun")?;
     // SAFETY: an all-zero `ifreq` is a valid value of it.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };

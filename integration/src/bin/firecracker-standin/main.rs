@@ -5,15 +5,21 @@
 //! accepts is accepted. `tests/firecracker_standin.rs` has the cases. Like Firecracker it opens its taps about 1 ms after
 //! exec, and fails if one is busy; QEMU alone would open them later.
 //!
+//! With an API it stays, and QEMU is its child: `api.rs` serves requests, `guest.rs` has QEMU, `saved.rs` the file of a snapshot.
+//! Machines are configured by file only.
+//!
 //! `arguments.rs` parses the command line, `config.rs` the configuration file, `cmdline.rs` and `kernel.rs` check what would
 //! be loaded, and `machine.rs` puts the machine together. `refusal.rs` has the forms of messages.
 
+mod api;
 mod arguments;
 mod cmdline;
 mod config;
+mod guest;
 mod kernel;
 mod machine;
 mod refusal;
+mod saved;
 
 use std::{
     fs,
@@ -60,15 +66,22 @@ fn run(words: &[String], log: &mut Log) -> Result<std::convert::Infallible, Refu
     log.level = arguments.level()?;
     arguments.id().clone_into(&mut log.id);
     log.info("Running Firecracker's stand-in");
-    let Some(path) = arguments.value("config-file") else {
-        // It would wait for the first request at its API.
+    let socket = arguments.value("api-sock").filter(|_| arguments.value("no-api").is_none());
+    let build = |path: &str| {
+        let text = fs::read_to_string(path).map_err(|error| no_config(&error))?;
+        Machine::build(&VmmConfig::parse(&text)?)
+    };
+    let config = arguments.value("config-file");
+    if let Some(socket) = socket {
+        return api::serve(socket, arguments.id(), || config.map(build).transpose());
+    }
+    let Some(path) = config else {
+        // It would wait for the first request at the default path of its API.
         loop {
             std::thread::park();
         }
     };
-    let text = fs::read_to_string(path).map_err(|error| no_config(&error))?;
-    let config = VmmConfig::parse(&text)?;
-    let machine = Machine::build(&config)?;
+    let machine = build(path)?;
     log.info("Successfully started microvm that was configured from one single json");
     // The taps of the machine are closed by exec, for QEMU to open them.
     let error = machine.qemu().exec();

@@ -26,6 +26,26 @@ pub fn level(level: &str) -> Refusal {
     }
 }
 
+/// The socket of the API cannot be made.
+pub fn socket(path: &str) -> Refusal {
+    Refusal::Error {
+        status: 1,
+        words: format!(
+            "RunWithApiError error: Failed to open the API socket at: {path}. Check that it is not already used."
+        ),
+        debug_form: format!("RunWithApi(FailedToBindSocket({path:?}))"),
+    }
+}
+
+/// A snapshot could not be loaded, after which the process ends.
+pub fn restore() -> Refusal {
+    Refusal::Error {
+        status: 1,
+        words: "RunWithApiError error: Failed to build MicroVM: Loading snapshot failed..".to_owned(),
+        debug_form: "RunWithApi(BuildMicroVmError(Restore))".to_owned(),
+    }
+}
+
 /// The configuration file cannot be read.
 pub fn no_config(error: &io::Error) -> Refusal {
     Refusal::Panic {

@@ -95,8 +95,8 @@ impl Netlink {
         self.0.link().set(message).execute().await.map_err(kernel_error)
     }
 
-    /// Adds a permanent neighbour, so that the first packet need not wait for an answer to ARP.
-    pub async fn add_neighbour(&self, index: u32, address: Ipv4Addr, mac: [u8; 6]) -> io::Result<()> {
+    /// Adds a permanent entry to the ARP table, so that the first packet need not wait for an answer.
+    pub async fn add_arp_entry(&self, index: u32, address: Ipv4Addr, mac: [u8; 6]) -> io::Result<()> {
         let added = self.0.neighbours().add(index, address.into()).link_layer_address(&mac).replace().execute().await;
         added.map_err(kernel_error)
     }

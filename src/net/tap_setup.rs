@@ -48,7 +48,7 @@ pub async fn create(
         }
         netlink.set_up(index, link.gateway).await?;
         if is_shared {
-            netlink.add_neighbour(index, link.guest, link.guest_mac()).await?;
+            netlink.add_arp_entry(index, link.guest, link.guest_mac()).await?;
         }
         let waited = wait_until_detached(netlink, index).await?;
         if !waited.is_zero() {

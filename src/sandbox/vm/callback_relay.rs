@@ -1,6 +1,6 @@
 //! Passes callbacks of one guest on to the callback listener.
 //!
-//! A guest with the address of clones is told apart by its tap alone: what answers it has to be bound to that.
+//! Only its tap distinguishes a guest with the address of clones: the listener that answers it is bound to that tap.
 
 use std::{io, net::SocketAddr, time::Duration};
 

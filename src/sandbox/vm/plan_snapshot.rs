@@ -1,4 +1,4 @@
-//! Finds out what is done with a snapshot of a guest, and the key of the one that fits: it depends on everything but what
+//! Finds out what is done with a snapshot of a guest, and the key of a snapshot that fits: it depends on everything but what
 //! differs between instances.
 
 use std::{

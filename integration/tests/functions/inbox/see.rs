@@ -1,7 +1,11 @@
 //! What operators see of the inbox: `/debug`, the dashboard and the metrics.
 
-use integration::{Daemon, Function, Receiver, SOON, Setup, eventually};
+use std::{collections::BTreeSet, fs};
+
+use futures::FutureExt as _;
+use integration::{Daemon, Function, Receiver, SOON, Setup, eventually, within};
 use serde_json::{Value, json};
+use tokio::net::TcpListener;
 
 /// Starts a daemon whose function has one dead letter, one attempt under way and one invocation that waits for it.
 async fn with_work() -> (Daemon, String) {
@@ -57,6 +61,41 @@ async fn metrics_have_what_waits_runs_and_is_dead_by_function() {
     assert!(metrics.value(&of("oldest_seconds")).is_some());
     assert!(metrics.value("unifaas_inbox_commit_seconds_count") >= Some(5.0));
     assert_eq!(metrics.value("unifaas_inbox_unavailable"), Some(0.0));
+}
+
+/// Returns the names of the threads of asynchronous work and of connections to brokers.
+fn own_threads(daemon: &Daemon) -> BTreeSet<String> {
+    let tasks = fs::read_dir(format!("/proc/{}/task", daemon.pid)).unwrap();
+    let names = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok());
+    let is_own = |name: &String| name.starts_with("inbox") || name.starts_with("triggers");
+    names.map(|name| name.trim().to_owned()).filter(is_own).collect()
+}
+
+#[tokio::test]
+async fn a_daemon_without_asynchronous_work_has_no_thread_file_or_connection_for_it() {
+    let broker = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = broker.local_addr().unwrap();
+    let setup = Setup::default().function(Function::new("f")).option("--deliver-to", "http://127.0.0.1:1/");
+    let setup = setup.option("--nats", format!("nats://{address}")).option("--mqtt", format!("mqtt://{address}"));
+    let daemon = setup.start().await;
+    daemon.get("/invoke/f/pid").await.ok();
+    daemon.get("/invocations/0123456789abcdef0123456789abcdef").await.problem(404, "no_such_invocation");
+    for page in ["/ui/", "/ui/functions/f", "/debug", "/debug/functions/f", "/metrics"] {
+        daemon.get(page).await.ok();
+    }
+    daemon.cli(&["dead"]).await.ok();
+    assert_eq!(own_threads(&daemon), BTreeSet::new());
+    let database = daemon.home.path("state/inbox.db");
+    assert!(!database.exists());
+    assert!(broker.accept().now_or_never().is_none(), "nothing has connected");
+    // With work, there is each of them.
+    let id = daemon.accepted("/f/pid", "", &[]).await;
+    daemon.ended_invocation(&id).await;
+    daemon.home.put(&Function::new("f").table("[[mqtt]]\ntopic = \"a\""));
+    within(SOON, "a connection", broker.accept()).await.unwrap();
+    let expected = ["inbox-attempts", "inbox-store", "triggers"].map(str::to_owned);
+    assert_eq!(own_threads(&daemon), BTreeSet::from(expected));
+    assert!(database.exists());
 }
 
 #[tokio::test]

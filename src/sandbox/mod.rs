@@ -17,7 +17,7 @@ mod readiness;
 mod reclaim;
 mod vm;
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use futures::future::{self, LocalBoxFuture};
 use slog::Logger;
@@ -49,6 +49,10 @@ use crate::{
 
 /// Makes Python print at once. Otherwise it keeps its output until it has 8 KiB, as that is no terminal.
 const UNBUFFERED: (&str, &str) = ("PYTHONUNBUFFERED", "1");
+
+/// How long the processes of an instance may take to stand still. It is long only if one hangs in the kernel, or the machine is
+/// busy. The actors wait for longer.
+const PAUSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What the engines need from the daemon.
 #[derive(Debug, Clone)]

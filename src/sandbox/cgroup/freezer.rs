@@ -12,12 +12,11 @@ use rustix::fs::{Access, access};
 use tokio::time::{self, Instant};
 
 use super::controller::{Controls, write};
+use crate::sandbox::PAUSE_TIMEOUT;
 
 const V1_STATE: &str = "freezer.state";
 const V2_FREEZE: &str = "cgroup.freeze";
 const V2_EVENTS: &str = "cgroup.events";
-/// How long freezing may take. It is long only if a process hangs in the kernel.
-const FREEZE_TIMEOUT: Duration = Duration::from_millis(500);
 /// Between two looks, after the first ones.
 const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
@@ -85,10 +84,10 @@ impl Freezer {
     /// # Errors
     /// Says that it takes too long, or returns the error of a read.
     pub async fn frozen(&self) -> io::Result<()> {
-        let deadline = Instant::now() + FREEZE_TIMEOUT;
+        let deadline = Instant::now() + PAUSE_TIMEOUT;
         while !self.is_frozen()? {
             if Instant::now() > deadline {
-                return Err(io::Error::new(io::ErrorKind::TimedOut, format!("not frozen within {FREEZE_TIMEOUT:?}")));
+                return Err(io::Error::new(io::ErrorKind::TimedOut, format!("not frozen within {PAUSE_TIMEOUT:?}")));
             }
             time::sleep(POLL_INTERVAL).await;
         }

@@ -13,7 +13,6 @@ use std::{
     cell::{Cell, RefCell},
     io,
     rc::Rc,
-    time::Duration,
 };
 
 use bollard::Docker;
@@ -33,14 +32,12 @@ use super::{
 };
 use crate::{
     sandbox::{
+        PAUSE_TIMEOUT,
         cgroup::{self, Freezer},
         process::proportional_set_size,
     },
     state::{self, ProcessId},
 };
-
-/// How long the engine may take to pause a container. Shorter than the actors wait.
-const PAUSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Pauses and resumes one container.
 #[derive(Debug)]

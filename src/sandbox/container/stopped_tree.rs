@@ -9,10 +9,11 @@ use tokio::{
     time::{self, Instant},
 };
 
-use crate::state::{ProcessId, send_signal};
+use crate::{
+    sandbox::PAUSE_TIMEOUT,
+    state::{ProcessId, send_signal},
+};
 
-/// How long the processes may take to stop. It is long only if one hangs in the kernel, or the machine is busy.
-const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
 /// Processes that were stopped, parents before children. They continue when it is dropped.
@@ -25,7 +26,7 @@ impl StoppedTree {
     /// # Errors
     /// Returns why they run on.
     pub async fn stop(first: ProcessId) -> io::Result<Self> {
-        let deadline = Instant::now() + STOP_TIMEOUT;
+        let deadline = Instant::now() + PAUSE_TIMEOUT;
         let mut tree = Self::default();
         loop {
             let all;
@@ -38,7 +39,7 @@ impl StoppedTree {
                 return Ok(tree);
             }
             if Instant::now() > deadline {
-                return Err(io::Error::new(io::ErrorKind::TimedOut, format!("not stopped within {STOP_TIMEOUT:?}")));
+                return Err(io::Error::new(io::ErrorKind::TimedOut, format!("not stopped within {PAUSE_TIMEOUT:?}")));
             }
             time::sleep(POLL_INTERVAL).await;
         }

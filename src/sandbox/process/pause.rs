@@ -12,10 +12,8 @@ use tokio::{
     time::{self, Instant},
 };
 
-use crate::sandbox::cgroup::Freezer;
+use crate::sandbox::{PAUSE_TIMEOUT, cgroup::Freezer};
 
-/// How long a process may take to stop. It is long only if it hangs in the kernel, or the machine is busy.
-const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
 /// What pauses the processes of an instance.
@@ -59,12 +57,12 @@ fn send(signals: &UnboundedSender<Signal>, signal: Signal) -> io::Result<()> {
 }
 
 async fn stopped(leader: Pid) -> io::Result<()> {
-    let deadline = Instant::now() + STOP_TIMEOUT;
+    let deadline = Instant::now() + PAUSE_TIMEOUT;
     let state = || Process::new(leader.as_raw()).and_then(|process| process.stat()).map(|stat| stat.state);
     // `t`: a debugger has stopped it.
     while !matches!(state().map_err(io::Error::other)?, 'T' | 't') {
         if Instant::now() > deadline {
-            return Err(io::Error::new(io::ErrorKind::TimedOut, format!("not stopped within {STOP_TIMEOUT:?}")));
+            return Err(io::Error::new(io::ErrorKind::TimedOut, format!("not stopped within {PAUSE_TIMEOUT:?}")));
         }
         time::sleep(POLL_INTERVAL).await;
     }

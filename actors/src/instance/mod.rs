@@ -1,7 +1,8 @@
 //! InstanceActor: one VM, container or process, and every host resource of it.
 //!
 //! A thin shell around `lifecycle.rs`, which is pure. `actor.rs` turns messages, exits and alarms into events and carries out
-//! the effects; `probing.rs` finds out whether the instance accepts requests; `pausing.rs` pauses and resumes it; `capturing.rs` has its snapshot taken; `running.rs` is what exists outside the daemon;
+//! the effects; `probing.rs` finds out whether the instance accepts requests; `pausing.rs` pauses and resumes it; `capturing.rs` has its snapshot taken;
+//! `reports.rs` says when it is ready, and when and why it is lost; `running.rs` is what exists outside the daemon;
 //! `snapshot.rs` is what `/debug` shows; `messages.rs` has the messages. The actor is never restarted: its FunctionActor decides whether another instance follows. It is the only owner
 //! of the [`SandboxHandle`](crate::sandbox::SandboxHandle), so nothing of an instance outlives it.
 
@@ -11,6 +12,7 @@ mod lifecycle;
 mod messages;
 mod pausing;
 mod probing;
+mod reports;
 mod running;
 mod snapshot;
 

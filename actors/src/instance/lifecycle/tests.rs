@@ -5,6 +5,7 @@ mod walk;
 use std::{net::Ipv4Addr, sync::LazyLock, time::SystemTime};
 
 use super::{Effect::*, *};
+use crate::sandbox::{CaptureError, PauseError, SandboxExit, SnapshotInfo};
 
 const INSTANCE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2));
 const ELSEWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 3));

@@ -9,6 +9,7 @@ mod logs;
 mod new;
 mod places;
 mod show;
+mod terminals;
 mod top;
 
 use integration::{Daemon, Function, Setup};

@@ -152,7 +152,11 @@ pub fn own_address(port: u16) -> SocketAddr {
 
 /// Returns the program: `NATS_SERVER_EXE`, or that which `integration/run` has installed. That of the system may be too old.
 #[allow(clippy::print_stderr, reason = "the test runner shows it")]
-fn nats_server() -> Option<PathBuf> {
+/// Returns the NATS server of these tests, or `None` after printing that the test is skipped.
+///
+/// # Panics
+/// When there is none and this is CI.
+pub fn nats_server() -> Option<PathBuf> {
     let given = env::var_os("NATS_SERVER_EXE").filter(|path| !path.is_empty()).map(PathBuf::from);
     let installed = || {
         let this = env::current_exe().expect("the test has a path");

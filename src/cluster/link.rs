@@ -18,10 +18,10 @@ use tokio::{
 };
 use unifaas_actors::cluster::{
     Beat, BeatReceived, ClusterActor, ClusterLink, Epoch, FunctionList, FunctionsListed, KeyHeard, LinkChanged,
-    LinkState, NodeId, PeerTried, PeerView,
+    LinkState, NodeId, PeerTried, PeerView, TrustedKeys,
 };
 
-use super::{LinkSettings, probe::probe, subjects};
+use super::{LinkSettings, known_keys, probe::probe, subjects};
 use crate::{
     trigger::{nats_options, too_old},
     worker::{Requests, Worker},
@@ -49,6 +49,7 @@ enum Command {
     SetFunctions(Arc<FunctionList>),
     Ask { site: Arc<str>, node: NodeId, digest: u64 },
     Probe(Arc<PeerView>),
+    KeepKeys(Arc<TrustedKeys>),
     Rejoin,
 }
 
@@ -110,6 +111,10 @@ impl ClusterLink for LinkHandle {
 
     fn probe(&self, peer: Arc<PeerView>) {
         self.tell(Command::Probe(peer));
+    }
+
+    fn keep_keys(&self, keys: Arc<TrustedKeys>) {
+        self.tell(Command::KeepKeys(keys));
     }
 
     fn rejoin(&self) {
@@ -247,6 +252,11 @@ impl Running {
                     let is_reached = probe(&peer, tls.as_ref()).await;
                     actor.do_send(PeerTried { node: peer.node(), is_reached });
                 });
+            }
+            Command::KeepKeys(keys) => {
+                if let Err(error) = known_keys::write(&self.settings.state, &keys) {
+                    warn!(self.log, "the keys of the other nodes are not kept for the next daemon"; "error" => %error);
+                }
             }
             Command::Rejoin => {}
         }

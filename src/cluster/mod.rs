@@ -6,6 +6,7 @@
 //! | --- | --- |
 //! | `settings.rs`, `servers.rs` | the options |
 //! | `identity.rs`, `key.rs` | the node's id, run and key, in the state directory |
+//! | `known_keys.rs` | the keys of other nodes, kept for the next daemon |
 //! | `peer_tls.rs`, `key_verifier.rs` | TLS between nodes, by their keys |
 //! | `link.rs` | the link to the other nodes, on NATS |
 //! | `subjects.rs` | the subjects of its messages |
@@ -14,6 +15,7 @@
 mod identity;
 mod key;
 mod key_verifier;
+mod known_keys;
 #[cfg(feature = "cluster")]
 mod link;
 mod peer_tls;
@@ -30,7 +32,7 @@ use std::{
     collections::HashMap,
     io,
     net::SocketAddr,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -69,6 +71,8 @@ pub struct LinkSettings {
     pub epoch: Epoch,
     /// Where other nodes reach this one.
     pub address: Arc<str>,
+    /// The state directory.
+    pub state: PathBuf,
     /// Protects connections to other nodes.
     pub tls: Option<PeerTls>,
 }
@@ -139,11 +143,30 @@ impl Cluster {
                 "servers" => %servers);
         }
         let labels = settings::labels(&options.node_label);
-        let own =
-            NodeSettings { node, epoch, name: name.clone(), site: site.clone(), address: address.clone(), key, labels };
+        let known_keys = if is_secure { known_keys::read(base) } else { Vec::new() };
+        let own = NodeSettings {
+            node,
+            epoch,
+            name: name.clone(),
+            site: site.clone(),
+            address: address.clone(),
+            key,
+            known_keys,
+            labels,
+        };
         let handle = ClusterActor::launch(own, functions, admission, log.new(o!()));
         let tls = node_key.map(|key| PeerTls::new(key, handle.clone(), log.new(o!()))).transpose()?;
-        let settings = LinkSettings { servers, login: login.clone(), site, overflow, node, epoch, address, tls };
+        let settings = LinkSettings {
+            servers,
+            login: login.clone(),
+            site,
+            overflow,
+            node,
+            epoch,
+            address,
+            state: base.to_owned(),
+            tls,
+        };
         let (endpoints, link) = (Mutex::default(), Mutex::default());
         Ok(Some(Self { handle, name, settings, endpoints, link, log }))
     }

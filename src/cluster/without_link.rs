@@ -4,7 +4,7 @@ use std::{convert::Infallible, io, sync::Arc};
 
 use actix::Addr;
 use slog::Logger;
-use unifaas_actors::cluster::{Beat, ClusterActor, ClusterLink, FunctionList, PeerView};
+use unifaas_actors::cluster::{Beat, ClusterActor, ClusterLink, FunctionList, PeerView, TrustedKeys};
 
 use super::LinkSettings;
 
@@ -32,6 +32,8 @@ impl ClusterLink for LinkHandle {
     fn ask(&self, _: &Arc<PeerView>, _: u64) {}
 
     fn probe(&self, _: Arc<PeerView>) {}
+
+    fn keep_keys(&self, _: Arc<TrustedKeys>) {}
 
     fn rejoin(&self) {}
 }

@@ -104,14 +104,20 @@ impl Exchange {
         });
         let offer: Option<&LocalOffer> = offer.as_ref();
         let (stats, mut tried) = (cluster.handle.forwards.of(&name), Vec::<NodeId>::new());
-        let mut last = None;
+        let (mut last, mut busy) = (None, None);
         while tried.len() < MAX_NODES {
             let placing = Placing { function: &name, local: offer, labels, tried: &tried };
-            let Choice::Peer(peer, kind) = cluster.handle.place(placing) else { break };
+            let (peer, may_wait) = match (cluster.handle.place(placing), busy.take()) {
+                // The last node may let it wait, if there is no other place for it.
+                (Choice::Peer(peer, kind), _) => {
+                    (peer, kind != StartKind::Warm || (offer.is_none() && tried.len() + 1 == MAX_NODES))
+                }
+                // As may the only one that there is.
+                (Choice::Nowhere, Some(peer)) => (peer, true),
+                (Choice::Local | Choice::Nowhere, _) => break,
+            };
             tried.push(peer.node());
             self.hold_body(body, spec.as_ref().and_then(|spec| spec.max_body));
-            // The last node may let it wait, if there is no other place for it.
-            let may_wait = kind != StartKind::Warm || (offer.is_none() && tried.len() == MAX_NODES);
             stats.forwarded.fetch_add(1, Relaxed);
             match self.forward_to(cluster, &peer, may_wait).await {
                 Ok(answer) => {
@@ -121,6 +127,8 @@ impl Exchange {
                 Err(Missed::Refused(failure)) => {
                     stats.refused.fetch_add(1, Relaxed);
                     peer.note_refusal(&name);
+                    let is_busy = matches!(failure, Failure::Refused(Refusal::Saturated { .. }));
+                    busy = is_busy.then_some(peer);
                     last = Some(failure);
                 }
                 Err(Missed::Unserved(failure)) => {

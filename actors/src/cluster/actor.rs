@@ -15,6 +15,7 @@ use super::{
     beat::{Beat, FunctionList, digest},
     directory::{Heard, Judged, Peers},
     handle::ClusterHandle,
+    keys::TrustedKeys,
     messages::{
         BeatReceived, BeatSoon, ClusterQuestion, FunctionsListed, KeyHeard, LinkChanged, LinkState, PeerTried,
         StartDraining,
@@ -53,6 +54,8 @@ pub struct NodeSettings {
     pub address: Arc<str>,
     /// Its key, if connections are protected.
     pub key: Option<PublicKey>,
+    /// Keys of other nodes that a daemon of this node has heard before.
+    pub known_keys: Vec<(NodeId, PublicKey)>,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
 }
@@ -67,6 +70,8 @@ pub trait ClusterLink {
     fn ask(&self, peer: &Arc<PeerView>, digest: u64);
     /// Leaves, and joins again once no other daemon has the identity of this node.
     fn rejoin(&self);
+    /// Keeps the keys of other nodes for the next daemon of this node.
+    fn keep_keys(&self, keys: Arc<TrustedKeys>);
     /// Opens a connection to a node, to see whether it accepts one. The answer is [`PeerTried`].
     fn probe(&self, peer: Arc<PeerView>);
 }
@@ -112,6 +117,8 @@ impl ClusterActor {
             launched = Some(handle.clone());
             let peers = Peers::new(settings.node, settings.epoch, settings.site.clone(), Instant::now());
             let peers = peers.with_security(settings.key.is_some());
+            let peers = peers.with_keys(settings.known_keys.iter().copied(), Instant::now());
+            handle.publish(peers.view(Instant::now()));
             Self {
                 settings,
                 peers,
@@ -238,7 +245,13 @@ impl ClusterActor {
         if let Some(link) = &self.link {
             self.peers.probes(now).into_iter().for_each(|peer| link.probe(peer));
         }
-        self.handle.publish(self.peers.view(now));
+        let view = self.peers.view(now);
+        if let Some(link) = &self.link
+            && !Arc::ptr_eq(&view.keys, &self.handle.view().keys)
+        {
+            link.keep_keys(view.keys.clone());
+        }
+        self.handle.publish(view);
     }
 }
 
@@ -263,7 +276,7 @@ impl Handler<Join> for ClusterActor {
 impl Handler<BeatReceived> for ClusterActor {
     type Result = ();
 
-    fn handle(&mut self, BeatReceived { site, beat }: BeatReceived, _: &mut Context<Self>) {
+    fn handle(&mut self, BeatReceived { site, beat }: BeatReceived, ctx: &mut Context<Self>) {
         let now = Instant::now();
         match self.peers.heard(&site, beat.clone(), now) {
             Heard::Peer { is_new, wants_functions, key_before } => {
@@ -274,6 +287,8 @@ impl Handler<BeatReceived> for ClusterActor {
                 if is_new {
                     info!(self.log, "node has joined"; "node" => %beat.node, "name" => &*beat.name, "site" => &*site,
                         "address" => &*beat.address);
+                    // It may ask this node at once, and has to know its key.
+                    self.beat_soon(ctx);
                 }
                 self.look(now);
                 let view = self.handle.view();

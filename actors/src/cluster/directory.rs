@@ -116,6 +116,11 @@ impl Peers {
         self.link.is_frozen(now)
     }
 
+    /// Sets the keys that a daemon before has heard.
+    pub fn with_keys(self, keys: impl IntoIterator<Item = (NodeId, PublicKey)>, now: Instant) -> Self {
+        Self { keys: KeyRing::known(keys, now), ..self }
+    }
+
     /// Takes a heartbeat that has come from a site.
     pub fn heard(&mut self, site: &Arc<str>, beat: Arc<Beat>, now: Instant) -> Heard {
         if beat.node == self.own {
@@ -138,7 +143,12 @@ impl Peers {
             }
             Occupied(known) => {
                 let entry = known.into_mut();
+                // Until the list of the new run comes, that of the one before counts.
+                let functions = entry.view.functions.clone();
                 *entry = Entry::new(site, beat, is_near, now);
+                if entry.view.is_compatible(self.is_secure) {
+                    entry.view = Arc::new(entry.view.with(Health::Fresh, functions));
+                }
                 (entry, true)
             }
             Vacant(vacant) => (vacant.insert(Entry::new(site, beat, is_near, now)), true),

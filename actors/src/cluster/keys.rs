@@ -36,6 +36,14 @@ struct Held {
 }
 
 impl KeyRing {
+    /// Makes a ring of keys that a daemon before has heard.
+    pub fn known(keys: impl IntoIterator<Item = (NodeId, PublicKey)>, now: Instant) -> Self {
+        let held = keys.into_iter().map(|(node, key)| (node, Held { key, heard_at: now })).collect();
+        let mut ring = Self { held, trusted: Arc::default() };
+        ring.publish();
+        ring
+    }
+
     /// Takes the key of a heartbeat. Returns the key before it.
     pub fn heard(&mut self, node: NodeId, key: Option<PublicKey>, now: Instant) -> Option<PublicKey> {
         let before = match (self.held.entry(node), key) {

@@ -1,10 +1,13 @@
 //! Nodes that know each other through a NATS server: what they forward, and what happens when one or the server is lost.
 
+mod cuts;
+
 use std::{fs, net::SocketAddr, os::unix::fs::PermissionsExt as _, process::Command, sync::Arc};
 
 use hyper::body::Bytes;
 use integration::{
-    Connection, Daemon, Function, Home, SOON, Setup, brokers::Broker, empty, eventually, ms, refusal, request, streamed,
+    Connection, Daemon, Function, Home, Load, Outcome, SOON, Setup, UPGRADE_LIMIT, Workload, brokers::Broker, empty,
+    eventually, ms, refusal, request, streamed,
 };
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -287,4 +290,22 @@ async fn key_that_other_users_may_read_is_refused_at_the_start() {
     let setup = setup.option("--peer-listen", "127.0.0.1:0");
     let why = refusal(setup.command()).await;
     assert!(why.contains("cluster-key (mode 644)"), "{why}");
+}
+
+#[tokio::test]
+async fn upgraded_node_serves_the_requests_of_others_all_along() {
+    let Some((_home, server)) = server().await else { return };
+    let (mut a, b) = (node(&server, "a", [Function::new("f")]).await, node(&server, "b", []).await);
+    knows(&b, 1, 1).await;
+    let id = async || cluster(&b).await["peers"][0]["node"].clone();
+    let before = id().await;
+    let load = Load::on(b.listen, &[Workload { method: "GET", path: "/invoke/f/pid", clients: 4, pause: ms(10) }]);
+    let successor = a.upgrade().await;
+    a.ended_within(UPGRADE_LIMIT).await;
+    let failed: Vec<_> =
+        load.stop().await.into_iter().filter(|answer| answer.outcome != Outcome::Function { status: 200 }).collect();
+    assert!(failed.is_empty(), "{failed:?}");
+    assert_eq!(id().await, before);
+    b.get("/invoke/f/pid").await.ok();
+    drop(successor);
 }

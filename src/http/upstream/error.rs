@@ -38,6 +38,11 @@ pub enum AttemptError {
 }
 
 impl AttemptError {
+    /// Returns whether another node refused the request because its daemon ends.
+    pub fn is_draining(&self) -> bool {
+        matches!(self, Self::Refused { code, .. } if code == "draining")
+    }
+
     /// Returns whether the request may be offered to another instance.
     pub fn is_retryable(&self) -> bool {
         match self {

@@ -121,7 +121,12 @@ pub async fn send(
         let failed = match response {
             Ok(response) if matches!(remote, Remote::Node(_)) && response.headers().contains_key(UNTOUCHED) => {
                 // The body is still there for another node.
-                return Box::pin(refused(response, outgoing, connection, pools)).await;
+                let error = Box::pin(refused(response, outgoing, connection, pools)).await;
+                if reused && error.is_draining() {
+                    // A daemon that was upgraded ends. On a fresh connection is the new one.
+                    continue;
+                }
+                return Err(error);
             }
             Ok(response) => {
                 if let Some(upload) = upload {
@@ -172,14 +177,17 @@ async fn refused(
     outgoing: &Outgoing<'_>,
     connection: Box<Connection>,
     pools: &Arc<ConnectionPools>,
-) -> Result<Answer, AttemptError> {
-    let mut answer = Answer::new(response, outgoing, connection, pools)?;
+) -> AttemptError {
+    let mut answer = match Answer::new(response, outgoing, connection, pools) {
+        Ok(answer) => answer,
+        Err(malformed) => return malformed,
+    };
     let rest = async { while let Some(Ok(_)) = poll_fn(|cx| answer.body.poll_next(cx)).await {} };
     let _ = timeout(REFUSAL_TIMEOUT, rest).await;
     let text = |name: &str| answer.head.headers.get(name).and_then(|value| value.to_str().ok());
     let retry_after = text("retry-after").and_then(|seconds| seconds.parse().ok()).map(Duration::from_secs);
     let code = text(ERROR_CODE).unwrap_or_default().to_owned();
-    Err(AttemptError::Refused { code, retry_after })
+    AttemptError::Refused { code, retry_after }
 }
 
 /// Waits for the response, and lets the body go when the instance does not ask for it.

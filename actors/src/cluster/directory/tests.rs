@@ -74,8 +74,10 @@ fn list_is_asked_for_until_it_comes_and_again_when_it_changes() {
     let changed = Beat { functions: 6, ..beat(OTHER, run(1), 5) };
     let heard = f.peers.heard(&f.site.clone(), Arc::new(changed), f.at(9.1));
     assert_eq!(heard, peer(false, true));
-    // Until the new one comes, the old one counts.
+    // Until the new one comes, the old one counts, also that of an earlier run.
     assert!(f.peers.view(f.at(9.1)).peers[0].offers("f").is_some());
+    assert_eq!(f.hear(OTHER, run(2), 1, 9.2), peer(true, true));
+    assert!(f.peers.view(f.at(9.2)).peers[0].offers("f").is_some());
 }
 
 #[test]

@@ -13,11 +13,14 @@
 //! | `experiments/` | what is measured, one file each |
 //! | `sample.rs`, `results.rs` | the files of samples and of everything else |
 //! | `stats/`, `summary/` | statistics; from samples to figures |
+//! | `trace/` | arrivals of requests, and keep-alive policies in virtual time |
 //! | `reference.rs` | published values |
 //! | `report/`, `plot/` | tables, plots, the report |
+//! | `compare/` | two folders of results beside each other |
 
 mod client;
 mod clock;
+mod compare;
 pub mod daemon;
 mod error;
 mod experiments;
@@ -37,6 +40,7 @@ mod sample;
 pub mod stats;
 mod subnet;
 mod summary;
+mod trace;
 
 pub use options::BenchArgs;
 pub use run::{Host, run};

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 
+use crate::trace::{Policy, TraceCommand, policy};
+
 /// The arguments of `unifaas bench`.
 #[derive(Debug, Clone, Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -27,6 +29,26 @@ pub enum BenchCommand {
         /// The folder of the results.
         results: PathBuf,
     },
+    /// Compare the figures of two folders. Ends with status 3 if the second one is worse.
+    Compare(CompareArgs),
+    /// Make or convert a trace of arrivals for `replay`.
+    #[command(subcommand)]
+    Trace(TraceCommand),
+}
+
+/// What is compared.
+#[derive(Debug, Clone, Args)]
+pub struct CompareArgs {
+    /// The folder of the earlier results.
+    pub before: PathBuf,
+    /// The folder of the later results.
+    pub after: PathBuf,
+    /// How much worse a median may be.
+    #[arg(long, value_name = "PERCENT", value_parser = percent, default_value = "5%")]
+    pub threshold: f64,
+    /// Show figures of folders that cannot be compared, without verdicts.
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// What to measure, and how.
@@ -71,9 +93,19 @@ pub struct RunArgs {
     /// Instances of `memory` at each step; `idle` has as many as the last [default: 0,5,10 and so on up to 50, and 10].
     #[arg(long, value_name = "COUNT", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(0..=1000))]
     pub instances: Vec<u32>,
-    /// Seconds of each measurement of `throughput` (3), `load` (10) and `idle` (30).
+    /// Seconds of each measurement of `throughput` (3), `load` (10), `idle` (30) and `replay` (90).
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=3600))]
     pub window: Option<u32>,
+    /// The trace of `replay`, as `unifaas bench trace` writes it [default: a synthetic one].
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
+    /// Keep-alive policies of `replay`: keepalive=, keep-paused=, min-instances= and budget=, joined by `+`. The default is
+    /// keepalive=10 and keepalive=600; of `quick` keepalive=2 and keepalive=600.
+    #[arg(long = "policy", value_name = "POLICY", value_delimiter = ',', value_parser = policy)]
+    pub policies: Vec<Policy>,
+    /// Also apply the policies to the whole trace in virtual time, with the measured start times.
+    #[arg(long)]
+    pub simulate: bool,
     /// Go on until each interval of a median is within so much of it, such as 2%, at most for --rounds.
     #[arg(long, value_name = "PERCENT", value_parser = percent)]
     pub precision: Option<f64>,
@@ -137,11 +169,13 @@ pub enum Experiment {
     Memory,
     /// Processor time of idle instances.
     Idle,
+    /// A trace of arrivals under keep-alive policies.
+    Replay,
 }
 
 impl Experiment {
     /// All, in the order in which they run.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Cold,
         Self::Warm,
         Self::Burst,
@@ -154,6 +188,7 @@ impl Experiment {
         Self::Transfer,
         Self::Memory,
         Self::Idle,
+        Self::Replay,
     ];
 
     /// Returns its name in files and on the command line.
@@ -171,22 +206,23 @@ impl Experiment {
             Self::Transfer => "transfer",
             Self::Memory => "memory",
             Self::Idle => "idle",
+            Self::Replay => "replay",
         }
     }
 
     /// Returns whether its first round only warms up. The others warm up within each round.
     pub const fn has_warmup(self) -> bool {
-        !matches!(self, Self::Throughput | Self::Load | Self::Transfer | Self::Memory | Self::Idle)
+        !matches!(self, Self::Throughput | Self::Load | Self::Transfer | Self::Memory | Self::Idle | Self::Replay)
     }
 
     /// Returns whether only the benchmark function answers its requests.
     pub const fn needs_benchmark_function(self) -> bool {
-        matches!(self, Self::Cpu | Self::Alloc | Self::Read | Self::Unzip | Self::Transfer)
+        matches!(self, Self::Cpu | Self::Alloc | Self::Read | Self::Unzip | Self::Transfer | Self::Replay)
     }
 
-    /// Returns whether it has to see the processes of the daemon's host.
+    /// Returns whether it has to see the processes of the daemon's host, or to choose its functions.
     pub const fn needs_host(self) -> bool {
-        matches!(self, Self::Memory | Self::Idle)
+        matches!(self, Self::Memory | Self::Idle | Self::Replay)
     }
 }
 

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// The version of the files of a run.
-pub const SCHEMA: u32 = 2;
+pub const SCHEMA: u32 = 3;
 const FILE: &str = "results.json";
 
 /// A run.

@@ -13,19 +13,20 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{runtime, time::sleep};
 
 use crate::{
-    clock,
+    clock, compare,
     daemon::Place,
     error::BenchError,
     experiments::{self, Session},
     host::{Machine, Noise, NoiseMeter, throttled},
     interrupt::Interrupt,
-    options::{BenchArgs, BenchCommand, PageCache, RunArgs},
+    options::{BenchArgs, BenchCommand, CompareArgs, Experiment, PageCache, RunArgs},
     plan::{self, Plan},
     progress::{Progress, duration},
     registry::{self, Source},
     remote, report,
     results::{Results, SCHEMA},
     summary::FunctionInfo,
+    trace,
 };
 
 /// What the daemon's program knows.
@@ -37,12 +38,16 @@ pub struct Host {
     pub version: String,
     /// Where `serve` keeps its state by default.
     pub state: PathBuf,
+    /// Returns whether there is KVM that runs guests on the processor.
+    pub has_kvm: fn() -> bool,
 }
 
 /// Something has failed; the rest is written.
 const FAILED: u8 = 1;
 /// Wrong arguments, or nothing can be measured.
 const USAGE: u8 = 2;
+/// The second of two folders is worse.
+const REGRESSION: u8 = 3;
 /// Ended by a signal.
 const INTERRUPTED: u8 = 130;
 /// The looks for a quiet machine.
@@ -57,6 +62,8 @@ pub fn run(arguments: &BenchArgs, host: &Host) -> ExitCode {
     let result = runtime.block_on(async {
         match &arguments.command {
             Some(BenchCommand::Report { results }) => report_again(results),
+            Some(BenchCommand::Compare(arguments)) => compared(arguments),
+            Some(BenchCommand::Trace(command)) => trace::run(command).map(|()| ExitCode::SUCCESS),
             Some(BenchCommand::List(arguments)) => list(arguments, host).await,
             None => measure(&arguments.run, host).await,
         }
@@ -84,6 +91,13 @@ fn report_again(out: &Path) -> Result<ExitCode, BenchError> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Compares two folders.
+fn compared(arguments: &CompareArgs) -> Result<ExitCode, BenchError> {
+    let found = compare::compare(&arguments.before, &arguments.after, arguments.threshold, arguments.force)?;
+    print(&found.text());
+    Ok(if found.has_regression() { ExitCode::from(REGRESSION) } else { ExitCode::SUCCESS })
+}
+
 fn print(text: &str) {
     let _ = io::stdout().lock().write_all(text.as_bytes());
 }
@@ -91,11 +105,12 @@ fn print(text: &str) {
 /// Reads the functions that the arguments choose.
 async fn sources(
     arguments: &RunArgs,
+    host: &Host,
     place: Option<Place>,
 ) -> Result<(Vec<Source>, Vec<registry::Damaged>), BenchError> {
     let (sources, damaged) = match (place, &arguments.registry) {
         (Some(place), _) => remote::sources(place, &arguments.functions).await?,
-        (None, Some(registry)) => registry::read(registry, &arguments.functions)?,
+        (None, Some(registry)) => registry::read(registry, &arguments.functions, (host.has_kvm)())?,
         (None, None) => return Err(BenchError::Usage("expected --registry DIR or --daemon URL".to_owned())),
     };
     if sources.is_empty() && damaged.is_empty() {
@@ -133,7 +148,7 @@ fn folder(arguments: &RunArgs) -> Result<PathBuf, BenchError> {
 
 async fn list(arguments: &RunArgs, host: &Host) -> Result<ExitCode, BenchError> {
     let place = remote::place(arguments)?;
-    let (sources, mut problems) = sources(arguments, place).await?;
+    let (sources, mut problems) = sources(arguments, host, place).await?;
     let plan = Plan::of(arguments, 0);
     if place.is_none() {
         let mut session = session(plan.clone(), arguments, host)?;
@@ -175,6 +190,7 @@ fn session(plan: Plan, arguments: &RunArgs, host: &Host) -> Result<Session, Benc
         state: state(arguments, host),
         place: remote::place(arguments)?,
         files: None,
+        trace: trace::Trace::default(),
         capacities: BTreeMap::new(),
         begin: clock::now(),
         interrupt: Interrupt::listen()?,
@@ -188,14 +204,16 @@ fn session(plan: Plan, arguments: &RunArgs, host: &Host) -> Result<Session, Benc
 /// Measures, and writes what there is, also if the run is cut short.
 async fn measure(arguments: &RunArgs, host: &Host) -> Result<ExitCode, BenchError> {
     let place = remote::place(arguments)?;
-    let (sources, damaged) = sources(arguments, place).await?;
+    let (sources, damaged) = sources(arguments, host, place).await?;
     if arguments.page_cache != PageCache::Warm && !nix::unistd::geteuid().is_root() {
         return Err(BenchError::Usage("--page-cache cold and both need root".to_owned()));
     }
+    let plan = Plan::of(arguments, rand::random());
+    let is_replayed = plan.experiments.contains(&Experiment::Replay);
+    let trace = if is_replayed { trace::chosen(plan.trace.as_ref(), plan.seed)? } else { trace::Trace::default() };
     let out = folder(arguments)?;
     raise_descriptor_limit();
-    let plan = Plan::of(arguments, rand::random());
-    let mut session = Session { out: out.clone(), ..session(plan, arguments, host)? };
+    let mut session = Session { out: out.clone(), trace, ..session(plan, arguments, host)? };
     let mut results = Results {
         schema: SCHEMA,
         complete: false,
@@ -203,7 +221,7 @@ async fn measure(arguments: &RunArgs, host: &Host) -> Result<ExitCode, BenchErro
         began: now(),
         ended: None,
         plan: session.plan.clone(),
-        machine: Machine::inspect(&out, &host.version),
+        machine: Machine::inspect(&out, &host.version, (host.has_kvm)()),
         throttled: (throttled(), None),
         functions: Vec::new(),
         left_out: damaged,

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use unifaas_bench::{BenchArgs, Host};
 
 use super::error::CommandError;
-use crate::{state, upgrade};
+use crate::{sandbox::vm, state, upgrade};
 
 /// Runs the benchmark.
 pub fn run(arguments: &BenchArgs) -> ExitCode {
@@ -14,5 +14,6 @@ pub fn run(arguments: &BenchArgs) -> ExitCode {
         Err(error) => return CommandError::No(error.to_string()).report(),
     };
     let version = env!("CARGO_PKG_VERSION").to_owned();
-    unifaas_bench::run(arguments, &Host { program, version, state: state::default_directory() })
+    let has_kvm = || vm::probe_kvm().is_ok();
+    unifaas_bench::run(arguments, &Host { program, version, state: state::default_directory(), has_kvm })
 }

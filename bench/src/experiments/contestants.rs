@@ -54,6 +54,8 @@ pub struct Enrolment {
     pub keys: Vec<Key>,
     /// Keys of `[vm]`.
     pub vm: Vec<Key>,
+    /// Whether disks are not copied, where they can be.
+    pub shares_disk: bool,
     /// Processes and threads that an instance may have, where that is limited.
     pub pids: Option<u32>,
     /// Whether the first one takes part twice.
@@ -95,7 +97,7 @@ impl Session {
     /// Returns overrides with the memory, the processors and the files of the run.
     pub fn overrides(&self, keys: Vec<Key>, vm: Vec<Key>) -> Overrides {
         let files = self.files.as_ref().map(|files| files.path().to_owned());
-        Overrides { keys, vm, files, pids: None, memory: self.plan.memory, cpus: self.plan.cpus }
+        Overrides { keys, vm, files, memory: self.plan.memory, cpus: self.plan.cpus, ..Overrides::default() }
     }
 
     /// Adds the functions that support an experiment, and that `is_chosen`, to the registries.
@@ -107,7 +109,8 @@ impl Session {
         is_chosen: impl Fn(&Entrant) -> bool,
     ) -> Result<Vec<Contestant>, BenchError> {
         let mut contestants = Vec::new();
-        let overrides = Overrides { pids: enrolment.pids, ..self.overrides(enrolment.keys, enrolment.vm) };
+        let Enrolment { keys, vm, pids, shares_disk, .. } = enrolment;
+        let overrides = Overrides { pids, shares_disk, ..self.overrides(keys, vm) };
         let entrants =
             self.entrants.iter().filter(|entrant| entrant.supports.contains(&experiment) && is_chosen(entrant));
         for (place, entrant) in entrants.enumerate() {

@@ -22,7 +22,7 @@ pub fn enrol(
 }
 
 /// Takes contestants out of the registries again.
-fn remove_all(registries: &[DerivedRegistry], contestants: &[Contestant]) -> Result<(), BenchError> {
+pub fn remove_all(registries: &[DerivedRegistry], contestants: &[Contestant]) -> Result<(), BenchError> {
     contestants.iter().try_for_each(|contestant| match registries.get(contestant.lane) {
         Some(registry) => registry.remove(&contestant.registered),
         None => Ok(()),

@@ -13,6 +13,7 @@ pub mod idle;
 mod idle_instances;
 pub mod load;
 pub mod memory;
+pub mod replay;
 mod rounds;
 mod survey;
 pub mod throughput;
@@ -43,6 +44,7 @@ use crate::{
     progress::Progress,
     registry::{DerivedRegistry, Source},
     sample::Sample,
+    trace::Trace,
 };
 use contestants::Contestant;
 use turn::Turn;
@@ -85,6 +87,8 @@ pub struct Session {
     pub place: Option<Place>,
     /// The files of the benchmark function, for processes.
     pub files: Option<tempfile::TempDir>,
+    /// The arrivals of `replay`.
+    pub trace: Trace,
     /// What functions can answer per second, by lane and name.
     pub capacities: BTreeMap<(usize, String), f64>,
     /// The begin of the run, by the monotonic clock.
@@ -126,18 +130,26 @@ impl Session {
         }
         let mut lanes = Vec::new();
         for (index, registry) in registries.into_iter().enumerate() {
-            let daemon = Daemon::start(&self.settings(index, &registry, options)).await?;
+            let daemon = Daemon::start(&self.settings(index, &registry, options, "")).await?;
             lanes.push(Lane { daemon, registry: Some(registry) });
         }
         Ok(lanes)
     }
 
-    fn settings(&self, index: usize, registry: &DerivedRegistry, options: &[(&str, &str)]) -> DaemonSettings {
+    /// Returns the settings of a daemon for a build. `purpose` tells it from another one that runs at the same time.
+    fn settings(
+        &self,
+        lane: usize,
+        registry: &DerivedRegistry,
+        options: &[(&str, &str)],
+        purpose: &str,
+    ) -> DaemonSettings {
         let (mut daemon, mut state) = (self.program.clone(), self.state.clone());
-        if let Some(baseline) = self.plan.baseline.clone().filter(|_| index > 0) {
+        if let Some(baseline) = self.plan.baseline.clone().filter(|_| lane > 0) {
             daemon = baseline;
             state.as_mut_os_string().push("-baseline");
         }
+        state.as_mut_os_string().push(purpose);
         DaemonSettings {
             program: self.program.clone(),
             daemon,
@@ -145,7 +157,7 @@ impl Session {
             state,
             log: self.out.join("daemon.jsonl"),
             is_networked: self.entrants.iter().any(|entrant| !entrant.source.has("process")),
-            index,
+            index: if purpose.is_empty() { lane } else { lane + 2 },
             options: options.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
         }
     }
@@ -187,6 +199,7 @@ fn prepare(session: &Session, experiment: Experiment, registries: &[DerivedRegis
         Experiment::Transfer => transfer::prepare(session, registries),
         Experiment::Memory => memory::prepare(session, registries),
         Experiment::Idle => idle::prepare(session, registries),
+        Experiment::Replay => replay::prepare(session, registries),
     }
 }
 
@@ -202,5 +215,6 @@ async fn take(turn: &Turn<'_>) -> Result<Vec<Sample>, BenchError> {
         Experiment::Transfer => transfer::take(turn).await,
         Experiment::Memory => memory::take(turn).await,
         Experiment::Idle => idle::take(turn).await,
+        Experiment::Replay => replay::take(turn).await,
     }
 }

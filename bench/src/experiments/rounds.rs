@@ -51,6 +51,11 @@ async fn rounds(
         let order = record.session.plan.order(experiment, round, contestants.len());
         for (position, contestant) in order.into_iter().filter_map(|index| contestants.get(index)).enumerate() {
             record.session.interrupt.check()?;
+            let entrant = record.session.entrant(contestant);
+            let is_emulated = entrant.is_some_and(|entrant| entrant.source.sandbox.emulated);
+            if !record.session.plan.has_round(experiment, round, is_emulated) {
+                continue;
+            }
             let Some(lane) = lanes.get_mut(contestant.lane).filter(|_| !record.is_dropped(contestant)) else {
                 continue;
             };

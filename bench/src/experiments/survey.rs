@@ -163,6 +163,7 @@ fn probes(experiment: Experiment) -> Vec<&'static str> {
         Experiment::Alloc => vec!["/alloc?mib=1"],
         Experiment::Read | Experiment::Unzip => work::tasks(experiment).iter().map(|(_, path)| *path).collect(),
         Experiment::Transfer => vec![transfer::PATH],
+        Experiment::Replay => vec!["/burn?us=1"],
         _ => Vec::new(),
     }
 }

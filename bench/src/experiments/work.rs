@@ -35,9 +35,12 @@ pub fn prepare(
     registries: &[DerivedRegistry],
 ) -> Result<Prepared, BenchError> {
     let mut enrolment = Enrolment::single_instance("");
+    // An emulated processor takes more than a minute for the matrices.
+    let limit = REQUEST_TIMEOUT.as_secs() as i64;
+    enrolment.keys.push(("timeout", Some(toml::Value::Integer(limit))));
     if experiment == Experiment::Read {
         // The file is read from the disk itself, not from a copy that was just written.
-        enrolment.vm.push(("copy-rootfs", Some(toml::Value::Boolean(false))));
+        enrolment.shares_disk = true;
     }
     let all = session.enrol(experiment, registries, enrolment, |_| true)?;
     let of_task = |(name, _): &(&str, _)| {

@@ -39,8 +39,9 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Inspects this machine. `out` and `version` are the folder of the results and the daemon's version.
-    pub fn inspect(out: &Path, version: &str) -> Self {
+    /// Inspects this machine. `out` and `version` are the folder of the results and the daemon's version; `has_kvm` says
+    /// whether KVM runs guests on the processor.
+    pub fn inspect(out: &Path, version: &str, has_kvm: bool) -> Self {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let mut facts = Vec::new();
         let mut add = |name: &str, value: Option<String>| {
@@ -64,7 +65,12 @@ impl Machine {
         add("kernel", uname().ok().map(|it| format!("{} {}", it.release().display(), it.machine().display())));
         add("clock source", value("/sys/devices/system/clocksource/clocksource0/current_clocksource"));
         add("virtualization", virtualization(&cpuinfo));
-        add("KVM", Some(if Path::new("/dev/kvm").exists() { "yes" } else { "no" }.to_owned()));
+        let kvm = match (has_kvm, Path::new("/dev/kvm").exists()) {
+            (true, _) => "yes",
+            (false, true) => "no: /dev/kvm does not run guests on the processor",
+            (false, false) => "no",
+        };
+        add("KVM", Some(kvm.to_owned()));
         add("nested KVM", nested());
         add("memory", memory("MemTotal"));
         add("swap", memory("SwapTotal"));
@@ -199,7 +205,7 @@ mod tests {
 
     #[test]
     fn this_machine_is_described() {
-        let machine = Machine::inspect(&env::temp_dir(), "1.2.3");
+        let machine = Machine::inspect(&env::temp_dir(), "1.2.3", true);
         assert!(machine.processors > 0 && machine.fact("UniFaaS") == Some("1.2.3"), "{machine:?}");
         for name in ["kernel", "memory", "KVM", "file system of the results"] {
             assert!(machine.fact(name).is_some(), "{name} is missing: {machine:?}");

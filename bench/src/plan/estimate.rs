@@ -14,7 +14,8 @@ pub fn seconds(plan: &Plan, experiment: Experiment, source: &Source) -> f64 {
     let start = usual_start(source);
     // An emulated processor takes many times as long for work.
     let slow = if source.sandbox.emulated { 12.0 } else { 1.0 };
-    let rounds = plan.rounds(experiment).count() as f64;
+    let is_counted = |round: &u32| plan.has_round(experiment, *round, source.sandbox.emulated);
+    let rounds = plan.rounds(experiment).filter(is_counted).count() as f64;
     let caches = if plan.page_cache == PageCache::Both { 2.0 } else { 1.0 };
     let one = match experiment {
         Experiment::Cold => {
@@ -30,7 +31,7 @@ pub fn seconds(plan: &Plan, experiment: Experiment, source: &Source) -> f64 {
             let requests: u32 = plan.bursts.iter().sum();
             f64::from(requests) * start * 0.5 + plan.bursts.len() as f64 * OVERHEAD
         }
-        Experiment::Cpu => caches * (3.0 * (start + OVERHEAD) + 1.8 * slow),
+        Experiment::Cpu => caches * (3.0 * (start + OVERHEAD) + 3.0 * slow),
         Experiment::Alloc => caches * (start + OVERHEAD + 0.1 * slow),
         Experiment::Read | Experiment::Unzip => caches * (start + OVERHEAD + 0.3 * slow),
         Experiment::Throughput => start + OVERHEAD + 2.0 * plan.connections.len() as f64 * (plan.windows.0 * 1.4 + 0.1),
@@ -40,6 +41,7 @@ pub fn seconds(plan: &Plan, experiment: Experiment, source: &Source) -> f64 {
             let most = plan.steps.last().copied().unwrap_or(0);
             f64::from(most) * start * 0.5 + plan.steps.len() as f64 * 3.0
         }
+        Experiment::Replay => plan.policies.len() as f64 * (plan.replay + 10.0 * start + 3.0),
         Experiment::Idle => f64::from(plan.idle.0) * start * 0.5 + f64::from(plan.idle.1 + plan.idle.2) + 1.0,
     };
     rounds * one

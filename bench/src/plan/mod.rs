@@ -12,6 +12,7 @@ pub use estimate::seconds;
 use crate::{
     options::{Experiment, PageCache, Preset, RunArgs},
     stats::generator,
+    trace::{Policy, policy},
 };
 
 /// Everything that was decided before the first measurement. Written to the results.
@@ -39,6 +40,14 @@ pub struct Plan {
     pub steps: Vec<u32>,
     /// Instances of `idle`, seconds of rest, and windows of a second.
     pub idle: (u32, u32, u32),
+    /// Keep-alive policies of `replay`.
+    pub policies: Vec<Policy>,
+    /// Its trace. `None`: a synthetic one.
+    pub trace: Option<PathBuf>,
+    /// How many seconds of the trace are sent.
+    pub replay: f64,
+    /// Whether policies are also applied to the whole trace in virtual time.
+    pub simulate: bool,
     /// Half the width of an interval at which measuring ends early, relative to the median.
     pub precision: Option<f64>,
     /// Memory of each instance, if it was given.
@@ -89,6 +98,24 @@ const QUICK_STEPS: [u32; 3] = [0, 5, 10];
 const IDLE: (u32, u32, u32) = (10, 10, 30);
 const QUICK_IDLE: (u32, u32, u32) = (10, 3, 8);
 
+/// Policies of `replay`, and seconds of the trace.
+const POLICIES: [&str; 2] = ["keepalive=10", "keepalive=600"];
+const QUICK_POLICIES: [&str; 2] = ["keepalive=2", "keepalive=600"];
+const REPLAY: f64 = 90.0;
+const QUICK_REPLAY: f64 = 20.0;
+
+/// Returns the policies that were given, or the default.
+fn policies(given: &[Policy], is_quick: bool) -> Vec<Policy> {
+    let default = if is_quick { QUICK_POLICIES } else { POLICIES };
+    let mut policies = given.to_vec();
+    if policies.is_empty() {
+        // A test reads them.
+        policies.extend(default.iter().filter_map(|text| policy(text).ok()));
+    }
+    policies.dedup_by(|one, other| one.name == other.name);
+    policies
+}
+
 /// Returns what was given in ascending order, or the default.
 fn list(given: &[u32], default: &[u32]) -> Vec<u32> {
     let mut list = if given.is_empty() { default.to_vec() } else { given.to_vec() };
@@ -133,6 +160,10 @@ impl Plan {
             windows: window.map_or(windows, |seconds| (seconds.into(), seconds.into())),
             steps: list(&arguments.instances, if is_quick { &QUICK_STEPS } else { &STEPS }),
             idle: (arguments.instances.iter().copied().max().unwrap_or(idle.0), idle.1, window.unwrap_or(idle.2)),
+            policies: policies(&arguments.policies, is_quick),
+            trace: arguments.trace.clone(),
+            replay: window.map_or(if is_quick { QUICK_REPLAY } else { REPLAY }, f64::from),
+            simulate: arguments.simulate,
             precision: arguments.precision,
             memory: arguments.memory.or_else(|| is_paper.then_some(512)),
             cpus: arguments.cpus.or_else(|| is_paper.then_some(1)),
@@ -154,6 +185,7 @@ impl Plan {
             Experiment::Throughput | Experiment::Load | Experiment::Idle => (6, 1),
             Experiment::Transfer => (10, 2),
             Experiment::Memory => (6, 2),
+            Experiment::Replay => (3, 1),
         };
         self.rounds.unwrap_or(if self.preset == Preset::Quick { quick } else { default })
     }
@@ -161,6 +193,13 @@ impl Plan {
     /// Returns the numbers of all rounds. Round 0 warms up.
     pub fn rounds(&self, experiment: Experiment) -> std::ops::RangeInclusive<u32> {
         u32::from(!experiment.has_warmup())..=self.rounds_of(experiment)
+    }
+
+    /// Returns whether a function takes part in a round. Quick runs have a single round of bursts and of computing with an
+    /// emulated processor, as these take minutes there.
+    pub fn has_round(&self, experiment: Experiment, round: u32, is_emulated: bool) -> bool {
+        let is_long = is_emulated && matches!(experiment, Experiment::Burst | Experiment::Cpu);
+        !(is_long && self.preset == Preset::Quick) || round == 1
     }
 
     /// Returns the order of a round: `0..count`, shuffled. The same for the same seed.
@@ -200,11 +239,18 @@ mod tests {
     fn presets_have_their_effort() {
         let (quick, paper) = (plan(&["--quick", "burst", "cold", "cold"]), plan(&["--preset", "paper"]));
         assert_eq!((quick.rounds_of(Experiment::Cold), quick.settle, quick.seed), (10, 3, 42));
+        let of_emulated =
+            |plan: &Plan, experiment| (0..=3).filter(|round| plan.has_round(experiment, *round, true)).count();
+        assert_eq!((of_emulated(&quick, Experiment::Cpu), of_emulated(&quick, Experiment::Cold)), (1, 4));
+        assert_eq!((of_emulated(&paper, Experiment::Cpu), quick.has_round(Experiment::Cpu, 0, false)), (4, true));
         assert_eq!(quick.experiments, [Experiment::Cold, Experiment::Burst]);
         assert_eq!((paper.memory, paper.cpus, paper.bursts[9]), (Some(512), Some(1), 100));
         assert_eq!(plan(&["--bursts", "8,2,8"]).bursts, [2, 8]);
         assert_eq!(plan(&["--precision", "2%"]).precision, Some(0.02));
         assert_eq!(plan(&["--rates", "100"]).loads, [Load::Rate(100)]);
+        let names = |plan: &Plan| plan.policies.iter().map(|policy| policy.name.clone()).collect::<Vec<_>>();
+        assert_eq!(names(&quick), QUICK_POLICIES);
+        assert_eq!(names(&plan(&["--policy", "keepalive=1,budget=64"])), ["keepalive=1", "budget=64"]);
         assert_eq!(plan(&["--instances", "0,4", "--window", "2"]).idle, (4, 10, 2));
     }
 

@@ -48,6 +48,8 @@ pub struct Overrides {
     pub keys: Vec<Key>,
     /// Keys of `[vm]`, of functions that have it.
     pub vm: Vec<Key>,
+    /// Whether the disk of a Firecracker VM is not copied. QEMU reads the disk itself.
+    pub shares_disk: bool,
     /// Processes and threads that an instance may have, where that is limited.
     pub pids: Option<u32>,
     /// Where processes find the files of the benchmark function, unless they say so themselves.
@@ -62,11 +64,11 @@ pub struct Overrides {
 pub type Damaged = (String, String);
 
 /// Reads the functions of a registry whose names one of `patterns` matches; without patterns, all. Functions that cannot be
-/// parsed come second, with the reason.
+/// parsed come second, with the reason. Without KVM that runs guests on the processor, QEMU emulates it.
 ///
 /// # Errors
 /// When the directory cannot be read.
-pub fn read(registry: &Path, patterns: &[String]) -> Result<(Vec<Source>, Vec<Damaged>), BenchError> {
+pub fn read(registry: &Path, patterns: &[String], has_kvm: bool) -> Result<(Vec<Source>, Vec<Damaged>), BenchError> {
     let failed = |error| BenchError::Read(registry.to_owned(), error);
     let root = registry.canonicalize().map_err(failed)?;
     let (mut sources, mut damaged) = (Vec::new(), Vec::new());
@@ -76,7 +78,8 @@ pub fn read(registry: &Path, patterns: &[String]) -> Result<(Vec<Source>, Vec<Da
         if !path.join(FILE).is_file() || !is_chosen(&name, patterns) {
             continue;
         }
-        match fs::read_to_string(path.join(FILE)).map_err(|error| error.to_string()).and_then(|text| parse(&text)) {
+        let text = fs::read_to_string(path.join(FILE)).map_err(|error| error.to_string());
+        match text.and_then(|text| parse(&text, has_kvm)) {
             Ok((table, sandbox)) => sources.push(Source { name, directory: path, table, sandbox }),
             Err(reason) => damaged.push((name, reason)),
         }
@@ -101,13 +104,13 @@ fn matches(pattern: &str, name: &str) -> bool {
     }
 }
 
-fn parse(text: &str) -> Result<(Table, Sandbox), String> {
+fn parse(text: &str, has_kvm: bool) -> Result<(Table, Sandbox), String> {
     let table: Table = text.parse().map_err(|error: toml::de::Error| error.message().to_owned())?;
-    let sandbox = sandbox(&table).ok_or("it has neither [process] nor [container] nor [vm]")?;
+    let sandbox = sandbox(&table, has_kvm).ok_or("it has neither [process] nor [container] nor [vm]")?;
     Ok((table, sandbox))
 }
 
-fn sandbox(table: &Table) -> Option<Sandbox> {
+fn sandbox(table: &Table, has_kvm: bool) -> Option<Sandbox> {
     let text = |value: Option<&Value>| value.and_then(Value::as_str).map(str::to_owned);
     if table.contains_key("process") {
         return Some(Sandbox { name: "process".to_owned(), emulated: false });
@@ -127,7 +130,7 @@ fn sandbox(table: &Table) -> Option<Sandbox> {
         && match text(hypervisor.get("accel")).as_deref() {
             Some("tcg") => true,
             Some("kvm") => false,
-            _ => fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").is_err(),
+            _ => !has_kvm,
         };
     Some(Sandbox { name, emulated })
 }
@@ -138,7 +141,8 @@ impl Source {
         // TOML has no null.
         let given: serde_json::Map<_, _> = sandbox_of_page.as_object()?.iter().map(without_nulls).collect();
         let table = Table::try_from(given).ok()?;
-        let sandbox = sandbox(&table)?;
+        // Nothing says which accelerator another host has, so only a chosen one counts.
+        let sandbox = sandbox(&table, true)?;
         Some(Self { name: name.to_owned(), directory: PathBuf::new(), table, sandbox })
     }
 
@@ -179,6 +183,17 @@ impl Source {
         set(&mut table, &overrides.keys);
         if let Some(vm) = table.get_mut("vm").and_then(Value::as_table_mut) {
             set(vm, &overrides.vm);
+            let hypervisor = vm.get_mut("hypervisor").and_then(Value::as_table_mut);
+            // A read-only disk is shared already, and the jailer needs its copy.
+            let is_copied = |table: &&mut Table| {
+                let is_on = |key: &str| table.get(key).and_then(Value::as_bool) == Some(true);
+                table.get("type").and_then(Value::as_str) == Some("firecracker")
+                    && !is_on("read-only")
+                    && !is_on("jailer")
+            };
+            if let Some(table) = hypervisor.filter(is_copied).filter(|_| overrides.shares_disk) {
+                table.insert("copy-rootfs".to_owned(), Value::Boolean(false));
+            }
         }
         if let (Some(files), true) = (&overrides.files, table.contains_key("process")) {
             let env = table.entry("env").or_insert_with(|| Value::Table(Table::new()));
@@ -246,7 +261,7 @@ mod tests {
     use super::*;
 
     fn source(text: &str) -> Source {
-        let (table, sandbox) = parse(text).unwrap();
+        let (table, sandbox) = parse(text, true).unwrap();
         Source { name: "f".to_owned(), directory: "/registry/f".into(), table, sandbox }
     }
 
@@ -263,7 +278,9 @@ mod tests {
             assert_eq!(source(text).sandbox.name, name);
         }
         assert!(source("[vm]\nkernel = \"k\"\nhypervisor = { type = \"qemu\", accel = \"tcg\" }").sandbox.emulated);
-        assert!(parse("keepalive = 1").is_err());
+        let emulated = parse("[vm]\nkernel = \"k\"\nhypervisor = { type = \"qemu\" }", false).unwrap().1.emulated;
+        assert!(emulated, "without KVM");
+        assert!(parse("keepalive = 1", true).is_err());
     }
 
     #[test]
@@ -284,6 +301,7 @@ mod tests {
         let overrides = Overrides {
             keys: vec![("single-use", Some(Value::Boolean(true))), ("min-instances", None)],
             vm: vec![("snapshot", Some(Value::Boolean(true)))],
+            shares_disk: true,
             pids: Some(2000),
             files: Some("/files".into()),
             memory: Some(512),
@@ -293,6 +311,7 @@ mod tests {
         assert_eq!(table["vm"]["kernel"].as_str(), Some("/registry/f/../k.elf"));
         assert_eq!((table["vm"]["memory"].as_integer(), table["vm"]["cpus"].as_integer()), (Some(512), Some(1)));
         assert_eq!((table["single-use"].as_bool(), table["keepalive"].as_integer()), (Some(true), Some(9)));
+        assert_eq!(table["vm"]["hypervisor"]["copy-rootfs"].as_bool(), Some(false), "a key of Firecracker");
         assert!(!table.contains_key("min-instances") && !table.contains_key("env"));
         assert_eq!(table["vm"]["snapshot"].as_bool(), Some(true));
         let process = source("process.command = [\"main.sh\", \"../none\"]").derive(&overrides);

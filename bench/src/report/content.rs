@@ -62,6 +62,7 @@ const fn heading(experiment: Experiment) -> &'static str {
         Experiment::Transfer => "Large responses",
         Experiment::Memory => "Memory of idle instances",
         Experiment::Idle => "Processor time of idle instances",
+        Experiment::Replay => "Keep-alive policies",
     }
 }
 

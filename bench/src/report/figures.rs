@@ -2,11 +2,14 @@
 
 use super::QUICK;
 use crate::{
-    experiments::{BASELINE, CONTROL, memory, original},
+    experiments::{BASELINE, CONTROL, memory, original, replay::SIMULATED},
     options::{Experiment, Preset},
     plot::{BoxRow, Curve, Line, LinePoint, PartsRow, Texts, boxes, ecdf, lines, parts},
     results::Results,
-    summary::{DetailRow, Details, Evaluation, Metric, PART_NAMES, PARTS, Point, Row, STEPS, Series},
+    summary::{
+        DetailRow, Details, Evaluation, MEMORY_TIME, Metric, PART_NAMES, PARTS, POLICIES, Point, Row, SHARE, STEPS,
+        Series, is_of_whole_trace,
+    },
 };
 
 /// Names of the work of the benchmark function, as variants begin with them.
@@ -42,6 +45,8 @@ pub fn of(results: &Results, evaluation: &Evaluation) -> Vec<Figure> {
             Experiment::Burst | Experiment::Throughput | Experiment::Load => {
                 figures.push(count_figure(results, metric));
             }
+            // A plot of both together says more.
+            Experiment::Replay => {}
             _ => figures.push(box_figure(results, metric, series)),
         }
     }
@@ -49,6 +54,7 @@ pub fn of(results: &Results, evaluation: &Evaluation) -> Vec<Figure> {
         match details.id.as_str() {
             PARTS => figures.push(parts_figure(results, details)),
             STEPS => figures.push(steps_figure(results, details)),
+            POLICIES => figures.push(policies_figure(results, details)),
             _ => {}
         }
     }
@@ -204,6 +210,21 @@ fn steps_figure(results: &Results, details: &Details) -> Figure {
     let points: Vec<_> = details.rows.iter().filter_map(point).collect();
     let caption = "Decrease of the host's available memory with the number of idle instances; medians of the rounds.";
     lines_over(results, STEPS, "Memory of idle instances", ("instances", "MiB"), caption, &points)
+}
+
+/// Returns cold starts against memory: a point for each policy.
+fn policies_figure(results: &Results, details: &Details) -> Figure {
+    let point = |row: &DetailRow| {
+        let (x, y) = row.value(details, MEMORY_TIME).zip(row.value(details, SHARE))?;
+        let simulated = if row.variant.contains(SIMULATED) { ", simulated" } else { "" };
+        Some((format!("{}{simulated}", shown(&row.function)), LinePoint { x, y, band: None }))
+    };
+    let rows = details.rows.iter().filter(|row| !is_of_whole_trace(&row.variant));
+    let mut points: Vec<_> = rows.filter_map(point).collect();
+    points.sort_by(|(_, one), (_, other)| one.x.total_cmp(&other.x));
+    let caption = "A point for each policy, joined by growing memory: the lower left is better. Medians of the rounds.";
+    let axes = (MEMORY_TIME, "requests that wait for a start, %");
+    lines_over(results, "replay-pareto", "Cold starts against memory", axes, caption, &points)
 }
 
 fn figure(

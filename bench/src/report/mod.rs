@@ -4,7 +4,7 @@
 mod content;
 mod document;
 mod figures;
-mod format;
+pub mod format;
 mod method;
 mod table;
 mod tables;

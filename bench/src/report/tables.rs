@@ -182,6 +182,13 @@ fn conditions(results: &Results, experiment: Experiment, metric: &Metric) -> Str
             parts.push(format!("{load_seconds} s each; {unit}; Poisson arrivals; sending never waits for answers"));
         }
         Experiment::Memory => parts.push("memory budget 95 %".to_owned()),
+        Experiment::Replay => {
+            let trace = results.plan.trace.as_ref().map_or_else(
+                || format!("the synthetic trace of seed {}", results.plan.seed),
+                |path| format!("the trace {}", path.display()),
+            );
+            parts.push(format!("the first {} s of {trace}", results.plan.replay));
+        }
         Experiment::Idle => parts.push(format!("after {rest} s of rest, means of {windows} windows of a second")),
         _ => {}
     }

@@ -26,6 +26,10 @@ fn results(preset: Preset) -> Results {
         windows: (3.0, 10.0),
         steps: vec![0, 5],
         idle: (10, 10, 30),
+        policies: Vec::new(),
+        trace: None,
+        replay: 20.0,
+        simulate: false,
         precision: None,
         memory: None,
         cpus: None,
@@ -49,7 +53,7 @@ fn results(preset: Preset) -> Results {
         began: "2026-01-02T03:04:05Z".to_owned(),
         ended: None,
         plan,
-        machine: Machine::inspect(Path::new("/"), "1.0"),
+        machine: Machine::inspect(Path::new("/"), "1.0", false),
         throttled: (None, None),
         functions: vec![function("a", "process"), function("b", "qemu-q35")],
         left_out: vec![("c".to_owned(), "it answers & with <404>".to_owned())],
@@ -165,5 +169,5 @@ fn results_of_another_version_are_refused() {
     let directory = tempfile::tempdir().unwrap();
     fs::write(directory.path().join("results.json"), "{\"schema\": 99}").unwrap();
     let error = Results::read(directory.path()).unwrap_err().to_string();
-    assert!(error.contains("expected version 2 of the results, found 99"), "{error}");
+    assert!(error.contains("expected version 3 of the results, found 99"), "{error}");
 }

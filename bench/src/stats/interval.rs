@@ -13,7 +13,7 @@ pub const MIN_BOOTSTRAP: usize = 20;
 /// Rounds from which on there is an interval at 95 %.
 pub const MIN_ROUNDS: usize = 6;
 /// Resamples of the bootstrap.
-const RESAMPLES: usize = 10_000;
+pub(super) const RESAMPLES: usize = 10_000;
 
 /// How an interval was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

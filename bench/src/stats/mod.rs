@@ -18,7 +18,7 @@ mod tests;
 pub use fraction::{dkw_epsilon, wilson};
 pub use interval::{Interval, MIN_BOOTSTRAP, MIN_ROUNDS, Method, median_interval, quantile_interval};
 pub use quantile::{Location, is_supported, mean, median, quantile, sorted};
-pub use ratio::{Comparison, EQUAL_WITHIN, Finding, compare};
+pub use ratio::{Comparison, EQUAL_WITHIN, Finding, compare, ratio_of_medians};
 pub use trend::{autocorrelation, theil_sen};
 
 /// Returns the generator of a purpose. Equal seeds and names give equal numbers, on every machine.

@@ -1,11 +1,11 @@
 //! Comparisons: the ratio of two contestants within each round, so that the pairing is kept.
 
-use rand::Rng;
+use rand::{Rng, RngExt as _};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    interval::{Interval, median_interval},
-    quantile::median,
+    interval::{Interval, MIN_BOOTSTRAP, Method, RESAMPLES, median_interval},
+    quantile::{median, quantile, sorted},
 };
 
 /// Two contestants are called equal if the whole interval of their ratio is within this distance of 1.
@@ -54,6 +54,31 @@ pub fn compare(
     let interval = median_interval(&ratios, confidence, random);
     let finding = interval.map_or(Finding::TooFewRounds, |interval| find(&interval, resolution));
     Some(Comparison { ratio, interval, finding })
+}
+
+/// Returns an interval of the ratio of two medians of independent rounds, `after` to `before`. From 20 rounds of both, the
+/// bootstrap of both; from six, the ends of both intervals, each at half of the error. `None`: there are too few rounds.
+pub fn ratio_of_medians(before: &[f64], after: &[f64], confidence: f64, random: &mut impl Rng) -> Option<Interval> {
+    if before.len().min(after.len()) >= MIN_BOOTSTRAP {
+        let ratios: Vec<f64> = (0..RESAMPLES)
+            .filter_map(|_| {
+                let mut resampled = |rounds: &[f64]| {
+                    let drawn: Vec<f64> =
+                        (0..rounds.len()).map(|_| rounds[random.random_range(0..rounds.len())]).collect();
+                    median(&drawn)
+                };
+                let (one, other) = (resampled(before)?, resampled(after)?);
+                (one > 0.0).then(|| other / one)
+            })
+            .collect();
+        let (ratios, tail) = (sorted(ratios), (1.0 - confidence) / 2.0);
+        let (low, high) = (quantile(&ratios, tail)?, quantile(&ratios, 1.0 - tail)?);
+        return Some(Interval { low, high, confidence, method: Method::Bootstrap });
+    }
+    let each = 1.0 - (1.0 - confidence) / 2.0;
+    let (one, other) = (median_interval(before, each, random)?, median_interval(after, each, random)?);
+    let (low, high) = (other.low / one.high, other.high / one.low);
+    (one.low > 0.0).then_some(Interval { low, high, confidence, method: Method::OrderStatistics })
 }
 
 fn find(interval: &Interval, resolution: Option<f64>) -> Finding {

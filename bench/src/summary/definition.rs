@@ -161,6 +161,29 @@ impl Definition {
         ..Self::BASE
     };
 
+    /// Keep-alive policies: requests that start an instance, memory over time, and response times.
+    pub const REPLAY: [Self; 3] = [
+        Self {
+            id: "replay-cold",
+            title: "Requests that wait for a start",
+            meaning: "share of the requests that were answered, %",
+            has_ratios: false,
+            ..Self::BASE
+        },
+        Self {
+            id: "replay-memory",
+            title: "Memory of instances over time",
+            meaning: "what --memory-budget counts, over the seconds of the replay, MiB·s",
+            ..Self::BASE
+        },
+        Self {
+            id: "replay-slowdown",
+            title: "Slowdown",
+            meaning: "median of the time from when a request should have been sent to its last byte, relative to its work, times",
+            ..Self::BASE
+        },
+    ];
+
     /// Returns the unit.
     pub fn unit(&self) -> &'static str {
         self.meaning.rsplit_once(", ").map_or("", |(_, unit)| unit)

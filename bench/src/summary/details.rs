@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Context, quantity::with};
+use super::{Context, quantity::with, replay};
 use crate::{
     experiments::{CONTROL, load, memory, original, throughput},
     options::Experiment,
@@ -64,7 +64,7 @@ impl DetailRow {
 /// Reads a time of a sample in microseconds.
 type ReadTime = fn(&Sample) -> Option<f64>;
 /// Reads a quantity of a sample.
-type Read<'r> = Box<dyn Fn(&Sample) -> Option<f64> + 'r>;
+pub type Read<'r> = Box<dyn Fn(&Sample) -> Option<f64> + 'r>;
 
 /// Returns the details of an experiment.
 pub fn of(experiment: Experiment, samples: &[Sample], context: &Context<'_>) -> Vec<Details> {
@@ -77,6 +77,7 @@ pub fn of(experiment: Experiment, samples: &[Sample], context: &Context<'_>) -> 
         Experiment::Throughput => vec![closed_loop(&samples, context)],
         Experiment::Load => vec![open_loop(&samples, context)],
         Experiment::Memory => vec![steps(&samples, context), intercepts(&samples, context)],
+        Experiment::Replay => replay::of(&samples, context),
         _ => Vec::new(),
     };
     details.retain(|details| !details.rows.is_empty());
@@ -84,7 +85,7 @@ pub fn of(experiment: Experiment, samples: &[Sample], context: &Context<'_>) -> 
 }
 
 /// Returns a row of medians for each contestant but the A/A control.
-fn rows(samples: &[&Sample], context: &Context<'_>, columns: &[(String, Read<'_>)]) -> Vec<DetailRow> {
+pub fn medians(samples: &[&Sample], context: &Context<'_>, columns: &[(String, Read<'_>)]) -> Vec<DetailRow> {
     let mut groups: BTreeMap<(usize, &str, &str, u32), Vec<&Sample>> = BTreeMap::new();
     for sample in samples.iter().filter(|sample| !sample.function.ends_with(CONTROL)) {
         let place = context.functions.iter().position(|function| function.name == original(&sample.function));
@@ -101,7 +102,7 @@ fn rows(samples: &[&Sample], context: &Context<'_>, columns: &[(String, Read<'_>
     groups.into_iter().map(row).collect()
 }
 
-fn details(
+pub fn details(
     id: &str,
     caption: &str,
     count: &str,
@@ -109,7 +110,7 @@ fn details(
     context: &Context<'_>,
     columns: Vec<(String, Read<'_>)>,
 ) -> Details {
-    let rows = rows(samples, context, &columns);
+    let rows = medians(samples, context, &columns);
     let columns = columns.into_iter().map(|(name, _)| name).collect();
     let (id, caption, count) = (id.to_owned(), caption.to_owned(), count.to_owned());
     Details { id, caption, count, is_drawn_only: false, columns, rows }
@@ -154,7 +155,7 @@ fn clocks(experiment: Experiment, samples: &[&Sample], context: &Context<'_>) ->
 }
 
 /// Returns a column with a quantity.
-fn quantity<'r>(name: &str, metric: String) -> (String, Read<'r>) {
+pub fn quantity<'r>(name: &str, metric: String) -> (String, Read<'r>) {
     let read = move |sample: &Sample| sample.value.filter(|_| sample.metric.as_deref() == Some(metric.as_str()));
     (name.to_owned(), Box::new(read))
 }
@@ -197,7 +198,7 @@ fn steps(samples: &[&Sample], context: &Context<'_>) -> Details {
 fn intercepts(samples: &[&Sample], context: &Context<'_>) -> Details {
     let metrics = [memory::AVAILABLE, memory::PROPORTIONAL, memory::CGROUP];
     let merged: Vec<Sample> = samples.iter().map(|sample| Sample { n: 0, ..(*sample).clone() }).collect();
-    let mut rows = rows(&merged.iter().collect::<Vec<_>>(), context, &[]);
+    let mut rows = medians(&merged.iter().collect::<Vec<_>>(), context, &[]);
     for row in &mut rows {
         let of_row: Vec<_> = samples.iter().filter(|sample| sample.function == row.function).copied().collect();
         let intercept = |metric: &str| {

@@ -1,7 +1,8 @@
 //! From samples to figures.
 //!
 //! `definition.rs` says what the metrics are. `latency.rs` and `quantity.rs` find their series (`series.rs`), which `metric.rs`
-//! summarizes; `reference.rs` says what each is compared with. `details.rs` has medians of several quantities together.
+//! summarizes; `reference.rs` says what each is compared with. `details.rs` has medians of several quantities together,
+//! `replay.rs` those of keep-alive policies.
 //!
 //! Pure: `unifaas bench report` makes the same figures from the same samples.
 
@@ -11,6 +12,7 @@ mod latency;
 mod metric;
 mod quantity;
 mod reference;
+mod replay;
 mod series;
 
 #[cfg(test)]
@@ -20,8 +22,10 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+pub use definition::Better;
 pub use details::{DetailRow, Details, PART_NAMES, PARTS, STEPS};
 pub use metric::{Failures, Metric, Row};
+pub use replay::{MEMORY_TIME, POLICIES, SHARE, is_of_whole_trace};
 pub use series::{Point, Series};
 
 use crate::{options::Experiment, reference::Reference, registry::Sandbox, sample::Sample};

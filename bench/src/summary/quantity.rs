@@ -8,7 +8,7 @@ use super::{
     series::{Disturbances, Point, Series, by_round, reduced},
 };
 use crate::{
-    experiments::{idle, load, memory, throughput, transfer},
+    experiments::{idle, load, memory, replay, throughput, transfer},
     options::Experiment,
     sample::Sample,
     stats::{mean, theil_sen},
@@ -34,6 +34,15 @@ pub fn of(experiment: Experiment, samples: &[&Sample], disturbances: &Disturbanc
                 group
             };
             Definition::LOAD.into_iter().zip(metrics).map(of).collect()
+        }
+        Experiment::Replay => {
+            let of = |(definition, metric): (Definition, &str)| {
+                let mut group = one(definition, metric);
+                count(&mut group.1, &one(definition, replay::SENT).1);
+                group
+            };
+            let metrics = [replay::COLD_SHARE, replay::MEMORY, replay::SLOWDOWN[0].0];
+            Definition::REPLAY.into_iter().zip(metrics).map(of).collect()
         }
         Experiment::Idle => {
             // Instances wake up in some windows and sleep in others, so a median would miss their work.

@@ -9,6 +9,9 @@ use crate::{
 /// The variant of cold starts that others are compared with.
 const COLD: &str = "cold";
 
+/// The policy that others are compared with, if it takes part: that of most publications.
+const USUAL_POLICY: &str = "keepalive=600";
+
 /// The reference of a series.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reference {
@@ -24,7 +27,7 @@ pub fn is_control(series: &Series) -> bool {
 }
 
 /// Returns the reference of each series: the same function under the other build, if that takes part; of a paused or
-/// restored function its cold start; else the first function. `None`: it is a reference itself.
+/// restored function its cold start; of a policy the usual one; else the first function. `None`: it is a reference itself.
 pub fn references(experiment: Experiment, series: &[Series]) -> Vec<Option<Reference>> {
     let has_baseline = series.iter().any(is_baseline);
     let of = |one: &Series| {
@@ -39,6 +42,11 @@ pub fn references(experiment: Experiment, series: &[Series]) -> Vec<Option<Refer
         } else if experiment == Experiment::Cold && one.variant != COLD {
             let place = find(&|other| other.function == one.function && other.variant == COLD)?;
             (place, "its cold start".to_owned())
+        } else if experiment == Experiment::Replay {
+            let same = |other: &Series| other.function == one.function;
+            let usual = find(&|other| same(other) && other.variant == USUAL_POLICY);
+            let place = usual.or_else(|| find(&same))?;
+            (place, series[place].variant.clone())
         } else {
             let place = find(&|other| !is_control(other) && same(other))?;
             (place, series[place].function.clone())
@@ -82,6 +90,13 @@ mod tests {
         let own = "its cold start".to_owned();
         let expected = [None, Some((0, own.clone())), Some((0, "a".to_owned())), Some((2, own))];
         assert_eq!(names(Experiment::Cold, &all), expected);
+    }
+
+    #[test]
+    fn policies_are_compared_with_the_usual_one() {
+        let all = [series("a", "keepalive=2", 1), series("a", "keepalive=600", 1), series("b", "keepalive=9", 1)];
+        let expected = [Some((1, "keepalive=600".to_owned())), None, None];
+        assert_eq!(names(Experiment::Replay, &all), expected);
     }
 
     #[test]

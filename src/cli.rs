@@ -92,8 +92,8 @@ pub enum Command {
     /// Measure the functions of a registry, and write samples, tables, plots and a report.
     ///
     /// A daemon of its own serves copies of the functions; the daemon of this host is not touched. docs/science.md says how to
-    /// read the report. Exit status: 1 if something has failed and the rest is written, 2 if nothing can be measured, 130 if
-    /// it was interrupted.
+    /// read the report. Exit status: 1 if something has failed and the rest is written, 2 if nothing can be measured, 3 if
+    /// `compare` has found a regression, 130 if it was interrupted.
     #[cfg(feature = "bench")]
     Bench(Box<unifaas_bench::BenchArgs>),
     /// Show the functions every second.

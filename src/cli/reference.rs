@@ -31,12 +31,8 @@ fn reference() -> String {
     let mut text = String::new();
     let cli = Cli::command();
     let serve: Vec<_> = cli.find_subcommand("serve").unwrap().get_arguments().map(Arg::get_id).collect();
-    let nested = |command: &clap::Command| -> Vec<(String, clap::Command)> {
-        let name = command.get_name().to_owned();
-        let inner = command.get_subcommands().map(|inner| (format!("{name} {}", inner.get_name()), inner.clone()));
-        [(name.clone(), command.clone())].into_iter().chain(inner).collect()
-    };
-    let commands = cli.get_subcommands().filter(|command| !command.is_hide_set()).flat_map(nested);
+    let visible = cli.get_subcommands().filter(|command| !command.is_hide_set());
+    let commands = visible.flat_map(|command| nested(command.get_name(), command));
     for (name, command) in commands {
         let (name, command) = (name.as_str(), &command);
         let about = command.get_about().map(ToString::to_string).unwrap_or_default();
@@ -46,7 +42,7 @@ fn reference() -> String {
         let is_of_clients = |option: &Arg| CLIENT.contains(&option.get_id().as_str());
         let shared = |is_shared: &dyn Fn(&Arg) -> bool| command.get_arguments().any(is_shared);
         let of_parent = command_of(&cli, name);
-        let is_of_parent = |option: &Arg| of_parent.iter().any(|id| id == option.get_id());
+        let is_of_parent = |option: &Arg| of_parent.contains(&identity(option));
         let mut rows: Vec<_> = command
             .get_arguments()
             .filter(|option| !is_of_parent(option))
@@ -70,10 +66,21 @@ fn reference() -> String {
     text
 }
 
+/// Returns a command and those nested in it, with their full names.
+fn nested(name: &str, command: &clap::Command) -> Vec<(String, clap::Command)> {
+    let inner = command.get_subcommands().flat_map(|inner| nested(&format!("{name} {}", inner.get_name()), inner));
+    [(name.to_owned(), command.clone())].into_iter().chain(inner).collect()
+}
+
 /// Returns the options of the command that a nested one belongs to.
-fn command_of(cli: &clap::Command, name: &str) -> Vec<clap::Id> {
+fn command_of(cli: &clap::Command, name: &str) -> Vec<(clap::Id, String)> {
     let parent = name.split_once(' ').and_then(|(parent, _)| cli.find_subcommand(parent));
-    parent.into_iter().flat_map(clap::Command::get_arguments).map(|option| option.get_id().clone()).collect()
+    parent.into_iter().flat_map(clap::Command::get_arguments).map(identity).collect()
+}
+
+/// Returns what tells an option from others: nested commands may have another one of the same name.
+fn identity(option: &Arg) -> (clap::Id, String) {
+    (option.get_id().clone(), option.get_help().map(ToString::to_string).unwrap_or_default())
 }
 
 /// Whether a command speaks to a daemon.

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use unifaas_bench::{BenchArgs, Host};
 
 use super::error::CommandError;
-use crate::{sandbox::vm, state, upgrade};
+use crate::{sandbox, state, upgrade};
 
 /// Runs the benchmark.
 pub fn run(arguments: &BenchArgs) -> ExitCode {
@@ -13,7 +13,8 @@ pub fn run(arguments: &BenchArgs) -> ExitCode {
         Ok(program) => program,
         Err(error) => return CommandError::No(error.to_string()).report(),
     };
-    let version = env!("CARGO_PKG_VERSION").to_owned();
-    let has_kvm = || vm::probe_kvm().is_ok();
+    let build = if cfg!(debug_assertions) { " (debug build, many times slower)" } else { "" };
+    let version = format!("{}{build}", env!("CARGO_PKG_VERSION"));
+    let has_kvm = || sandbox::probe_kvm().is_ok();
     unifaas_bench::run(arguments, &Host { program, version, state: state::default_directory(), has_kvm })
 }

@@ -56,11 +56,8 @@ pub fn ecdf(texts: &Texts, curves: &[Curve]) -> String {
                 )?;
             }
         }
-        let entries: Vec<_> = curves
-            .iter()
-            .enumerate()
-            .map(|(place, curve)| (format!("{} (n = {})", clipped(&curve.name, 19), curve.values.len()), look(place)))
-            .collect();
+        let entries: Vec<_> =
+            curves.iter().enumerate().map(|(place, curve)| (clipped(&curve.name, 26), look(place))).collect();
         legend(&aside, (6, 60), &entries)
     })
 }

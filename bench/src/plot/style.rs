@@ -39,7 +39,21 @@ pub struct Look {
 /// Returns the look of the contestant at a place. Twenty-eight differ.
 pub fn look(place: usize) -> Look {
     let markers = [Marker::Circle, Marker::Triangle, Marker::Square, Marker::Cross];
-    // Adjacent places differ in all three.
-    let form = (place + place / COLOURS.len()) % markers.len();
+    // Seven and four have no common divisor, so every pair of them occurs once.
+    let form = place % markers.len();
     Look { colour: COLOURS[place % COLOURS.len()], dash: DASHES[form], marker: markers[form] }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn twenty_eight_looks_differ() {
+        let looks: Vec<_> = (0..28).map(look).collect();
+        for (place, one) in looks.iter().enumerate() {
+            assert!(!looks[..place].contains(one), "{place}");
+        }
+        assert_eq!(look(28), look(0));
+    }
 }

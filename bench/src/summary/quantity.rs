@@ -39,6 +39,8 @@ pub fn of(experiment: Experiment, samples: &[&Sample], disturbances: &Disturbanc
             let of = |(definition, metric): (Definition, &str)| {
                 let mut group = one(definition, metric);
                 count(&mut group.1, &one(definition, replay::SENT).1);
+                // What was not measured has a table of its own.
+                group.1.retain(|series| !series.variant.contains(replay::SIMULATED));
                 group
             };
             let metrics = [replay::COLD_SHARE, replay::MEMORY, replay::SLOWDOWN[0].0];

@@ -2,6 +2,7 @@
 //! Without an engine the tests are skipped with a message; under `CI=true` that is a failure.
 
 mod abuse;
+mod bench;
 mod boot;
 mod disturbed;
 mod engine;

@@ -1,9 +1,11 @@
-//! `unifaas bench`: what a run writes (`runs.rs`), known answers (`answers.rs`), and what is left of a run that was cut short
-//! (`ended.rs`). Its statistics, tables and plots are tested in its crate.
+//! `unifaas bench`: what a run writes (`runs.rs`), known answers (`answers.rs`), traces and the comparison of two folders
+//! (`traces.rs`), and what is left of a run that was cut short (`ended.rs`). Its statistics, tables and plots are tested in its
+//! crate.
 
 mod answers;
 mod ended;
 mod runs;
+mod traces;
 
 use std::{
     fs,

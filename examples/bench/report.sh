@@ -1,0 +1,20 @@
+#!/bin/sh
+# Measures examples/bench/registry with the quick preset, and replaces the example report in docs/bench-example: report.md and
+# its plots. The arguments are the program, and further options of `unifaas bench`.
+#
+#   examples/bench/report.sh target/release/unifaas
+set -eu
+cd "$(dirname "$0")/../.."
+[ $# -gt 0 ] || { echo "usage: report.sh UNIFAAS [OPTION]..." >&2; exit 2; }
+unifaas=$1
+shift
+results=target/bench-example
+example=docs/bench-example
+
+rm -rf "$results"
+"$unifaas" bench -r examples/bench/registry --quick --simulate --seed 1 --out "$results" "$@"
+rm -rf "$example"
+mkdir "$example"
+cp -r "$results/report.md" "$results/plots" "$example"
+rm -f "$example"/plots/*.pdf "$example"/plots/*.png
+du -sh "$example"

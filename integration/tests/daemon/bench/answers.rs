@@ -4,22 +4,32 @@ use integration::Function;
 
 use super::{Bench, bench_function, location, metric, row};
 
+/// Runs in which a quiet moment is enough.
+const ATTEMPTS: u32 = 4;
+
 #[tokio::test]
 async fn a_later_callback_is_a_slower_cold_start() {
     let delayed = |name: &str, ms: &str| Function::new(name).flag("--boot-delay").flag(ms);
-    let bench = Bench::of([delayed("early", "50"), delayed("late", "150")]);
-    let results = bench.run(&["cold", "--rounds", "15", "--path", "/pid"]).await;
-    // The fastest start of each: others wait for the processor.
-    let fastest = |name| location(row(&results, "cold", name, "cold"), "min");
-    let difference = fastest("late") - fastest("early");
-    assert!((90.0..120.0).contains(&difference), "{difference} ms");
-    let details = &results["summaries"][0]["details"][0];
-    let boot = |name: &str| {
-        let rows = details["rows"].as_array().unwrap();
-        let row = rows.iter().find(|row| row["function"] == name && row["variant"] == "cold").unwrap();
-        row["values"][2].as_f64().unwrap()
-    };
-    assert!(boot("early") > 50.0 && boot("late") > 150.0, "the delay is a part of the boot: {details:#}");
+    let mut seen = Vec::new();
+    // The fastest start of each waits the least for a processor. On a busy machine, that takes several runs.
+    for _ in 0..ATTEMPTS {
+        let bench = Bench::of([delayed("early", "50"), delayed("late", "150")]);
+        let results = bench.run(&["cold", "--rounds", "15", "--path", "/pid"]).await;
+        let details = &results["summaries"][0]["details"][0];
+        let boot = |name: &str| {
+            let rows = details["rows"].as_array().unwrap();
+            let row = rows.iter().find(|row| row["function"] == name && row["variant"] == "cold").unwrap();
+            row["values"][2].as_f64().unwrap()
+        };
+        assert!(boot("early") > 50.0 && boot("late") > 150.0, "the delay is a part of the boot: {details:#}");
+        let fastest = |name| location(row(&results, "cold", name, "cold"), "min");
+        let difference = fastest("late") - fastest("early");
+        if (90.0..120.0).contains(&difference) {
+            return;
+        }
+        seen.push(difference);
+    }
+    panic!("not 100 ms: {seen:?}");
 }
 
 /// Returns the fastest requests for a delay, directly and through the daemon.
@@ -31,7 +41,6 @@ async fn fastest(delay: &str) -> [f64; 2] {
 
 #[tokio::test]
 async fn known_delays_are_measured() {
-    const ATTEMPTS: u32 = 4;
     let mut seen = Vec::new();
     // Other work only adds to a time, so a quiet moment is enough.
     for _ in 0..ATTEMPTS {

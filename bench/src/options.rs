@@ -46,7 +46,7 @@ pub struct CompareArgs {
     /// How much worse a median may be.
     #[arg(long, value_name = "PERCENT", value_parser = percent, default_value = "5%")]
     pub threshold: f64,
-    /// Show figures of folders that cannot be compared, without verdicts.
+    /// Show figures of folders that cannot be compared, without judgements.
     #[arg(long)]
     pub force: bool,
 }

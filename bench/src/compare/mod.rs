@@ -1,8 +1,8 @@
 //! Two folders of results beside each other: is the second one worse?
 //!
-//! `verdict.rs` decides about each median; this file finds what can be compared, and writes the answer.
+//! `change.rs` decides about each median; this file finds what can be compared, and writes the answer.
 
-mod verdict;
+mod change;
 
 #[cfg(test)]
 mod tests;
@@ -21,7 +21,7 @@ use crate::{
     stats::{Interval, generator, ratio_of_medians},
     summary::{Better, Context, Evaluation, Metric, evaluate},
 };
-use verdict::{Verdict, verdict};
+use change::{Change, change};
 
 /// Facts that tell machines apart. The others change on the same machine.
 const MACHINE: [&str; 8] =
@@ -36,8 +36,8 @@ pub struct Compared {
     before: f64,
     after: f64,
     interval: Option<Interval>,
-    /// `None`: verdicts were not asked for, or are not possible.
-    verdict: Option<Verdict>,
+    /// `None`: judgements were not asked for, or are not possible.
+    change: Option<Change>,
 }
 
 /// What a comparison has found.
@@ -50,7 +50,7 @@ pub struct Comparison {
 impl Comparison {
     /// Returns whether a median is worse.
     pub fn has_regression(&self) -> bool {
-        self.rows.iter().any(|row| row.verdict == Some(Verdict::Regression))
+        self.rows.iter().any(|row| row.change == Some(Change::Regression))
     }
 
     /// Returns it for a terminal, as Markdown.
@@ -70,15 +70,15 @@ impl Comparison {
                     )
                 },
             );
-            let verdict = row.verdict.map_or("", Verdict::name);
+            let change = row.change.map_or("", Change::name);
             let (before, after) = (number(row.before), number(row.after));
             text += &format!(
-                "| {}, {} | {} | {before} | {after} | {ratio} | {verdict} |\n",
+                "| {}, {} | {} | {before} | {after} | {ratio} | {change} |\n",
                 row.title, row.unit, row.contestant
             );
         }
-        let count = |wanted| self.rows.iter().filter(|row| row.verdict == Some(wanted)).count();
-        let (worse, better) = (count(Verdict::Regression), count(Verdict::Improvement));
+        let count = |wanted| self.rows.iter().filter(|row| row.change == Some(wanted)).count();
+        let (worse, better) = (count(Change::Regression), count(Change::Improvement));
         text + &format!("\n{} medians: {worse} worse, {better} better\n", self.rows.len())
     }
 }
@@ -86,7 +86,7 @@ impl Comparison {
 /// Compares two folders.
 ///
 /// # Errors
-/// When they cannot be compared, unless `force` asks for figures without verdicts, or cannot be read.
+/// When they cannot be compared, unless `force` asks for figures without judgements, or cannot be read.
 pub fn compare(before: &Path, after: &Path, threshold: f64, force: bool) -> Result<Comparison, BenchError> {
     let (earlier, later) = (Results::read(before)?, Results::read(after)?);
     let obstacles = obstacles(&earlier, &later);
@@ -96,7 +96,7 @@ pub fn compare(before: &Path, after: &Path, threshold: f64, force: bool) -> Resu
             "these folders cannot be compared: {list}. --force shows their figures"
         )));
     }
-    let mut notes: Vec<_> = obstacles.iter().map(|obstacle| format!("No verdicts: {obstacle}.")).collect();
+    let mut notes: Vec<_> = obstacles.iter().map(|obstacle| format!("No judgements: {obstacle}.")).collect();
     notes.extend([("before", &earlier), ("after", &later)].map(|(name, results)| reliability(name, results)));
     notes.push(
         "Runs differ by their day as well. `unifaas bench --baseline EXECUTABLE` measures both builds in the same rounds."
@@ -123,7 +123,7 @@ pub fn compare(before: &Path, after: &Path, threshold: f64, force: bool) -> Resu
     Ok(Comparison { notes, rows: rows.into_iter().filter_map(compared).collect() })
 }
 
-/// Returns why verdicts would mean nothing.
+/// Returns why judgements would mean nothing.
 fn obstacles(before: &Results, after: &Results) -> Vec<String> {
     let mut obstacles = Vec::new();
     for (name, results) in [("the first", before), ("the second", after)] {
@@ -171,7 +171,7 @@ fn reliability(name: &str, results: &Results) -> String {
     let doubts = if unreliable == 0 {
         "no A/A control finds a difference".to_owned()
     } else {
-        format!("{unreliable} A/A controls find a difference, so take no verdict for sure")
+        format!("{unreliable} A/A controls find a difference, so take no change for sure")
     };
     format!("{name}: UniFaaS {version}, {}; resolution {worst} at worst; {doubts}; the clock {clock}.", results.began)
 }
@@ -213,7 +213,7 @@ fn pairs<'e>(before: &'e Evaluation, after: &'e Evaluation) -> Vec<Pair<'e>> {
 
 impl Pair<'_> {
     /// Compares it as one of `together` pairs.
-    fn compare(self, together: usize, threshold: f64, has_verdict: bool) -> Option<Compared> {
+    fn compare(self, together: usize, threshold: f64, is_judged: bool) -> Option<Compared> {
         let Self { metric, contestant, resolution, before, after } = self;
         let middle = crate::stats::median;
         let (one, other) = (middle(&before)?, middle(&after)?);
@@ -225,7 +225,7 @@ impl Pair<'_> {
         let mut random = generator(0, &format!("comparison of {} {contestant}", metric.id));
         let interval = ratio_of_medians(&before, &after, confidence, &mut random);
         let least = threshold.max(resolution);
-        let verdict = interval.map(|interval| verdict(interval, metric.better == Better::Higher, least));
+        let change = interval.map(|interval| change(interval, metric.better == Better::Higher, least));
         Some(Compared {
             title: metric.title.clone(),
             contestant,
@@ -233,7 +233,7 @@ impl Pair<'_> {
             before: one,
             after: other,
             interval,
-            verdict: verdict.filter(|_| has_verdict),
+            change: change.filter(|_| is_judged),
         })
     }
 }

@@ -92,7 +92,7 @@ fn a_folder_with_itself_finds_nothing() {
         let one = folder(1.0, rounds, |_| {});
         let found = compared(&one, &one).unwrap();
         assert_eq!(found.rows.len(), 2);
-        assert!(found.rows.iter().all(|row| row.verdict == Some(Verdict::NoDifference)), "{}", found.text());
+        assert!(found.rows.iter().all(|row| row.change == Some(Change::NoDifference)), "{}", found.text());
         assert!(!found.has_regression() && found.text().contains("2 medians: 0 worse, 0 better"), "{}", found.text());
     }
 }
@@ -103,14 +103,14 @@ fn samples_that_take_a_fifth_longer_are_a_regression() {
         let (one, other) = (folder(1.0, rounds, |_| {}), folder(1.2, rounds, |_| {}));
         let found = compared(&one, &other).unwrap();
         // Times have grown and rates have shrunk: both are worse.
-        assert!(found.rows.iter().all(|row| row.verdict == Some(Verdict::Regression)), "{}", found.text());
+        assert!(found.rows.iter().all(|row| row.change == Some(Change::Regression)), "{}", found.text());
         let back = compared(&other, &one).unwrap();
-        assert!(back.rows.iter().all(|row| row.verdict == Some(Verdict::Improvement)), "{}", back.text());
+        assert!(back.rows.iter().all(|row| row.change == Some(Change::Improvement)), "{}", back.text());
         assert!(found.has_regression() && !back.has_regression());
     }
     let (few, slow) = (folder(1.0, 3, |_| {}), folder(1.2, 3, |_| {}));
     let found = compared(&few, &slow).unwrap();
-    assert!(found.rows.iter().all(|row| row.verdict.is_none()) && found.text().contains("too few rounds"));
+    assert!(found.rows.iter().all(|row| row.change.is_none()) && found.text().contains("too few rounds"));
 }
 
 #[test]
@@ -134,9 +134,9 @@ fn other_machines_settings_and_unfinished_runs_are_refused() {
     // Another seed or UniFaaS is what is compared.
     assert!(compared(&one, &folder(1.0, 8, |results| results.plan.seed = 8)).is_ok());
     let forced = compare(one.path(), others[0].0.path(), 0.05, true).unwrap();
-    assert!(forced.rows.iter().all(|row| row.verdict.is_none() && row.before > 0.0), "{}", forced.text());
+    assert!(forced.rows.iter().all(|row| row.change.is_none() && row.before > 0.0), "{}", forced.text());
     assert!(
-        !forced.has_regression() && forced.text().contains("No verdicts: the machines differ"),
+        !forced.has_regression() && forced.text().contains("No judgements: the machines differ"),
         "{}",
         forced.text()
     );

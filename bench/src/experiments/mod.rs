@@ -136,7 +136,7 @@ impl Session {
         Ok(lanes)
     }
 
-    /// Returns the settings of a daemon for a build. `purpose` tells it from another one that runs at the same time.
+    /// Returns the settings of a daemon for a build. `purpose` is a suffix for one beside the others.
     fn settings(
         &self,
         lane: usize,

@@ -97,5 +97,5 @@ async fn a_slower_folder_is_a_regression_and_another_machine_is_refused() {
     let refused = bench(&["compare", &before_text, &after_text]).await;
     assert!(refused.status == Some(2) && refused.err.contains("the machines differ"), "{refused:?}");
     let forced = bench(&["compare", &before_text, &after_text, "--force"]).await;
-    assert!(forced.status == Some(0) && forced.out.contains("No verdicts"), "{forced:?}");
+    assert!(forced.status == Some(0) && forced.out.contains("No judgements"), "{forced:?}");
 }

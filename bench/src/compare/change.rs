@@ -4,7 +4,7 @@ use crate::stats::Interval;
 
 /// What is said about a median.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Change {
     /// The whole interval is beyond the threshold, on the worse side.
     Regression,
     /// The whole interval is beyond the threshold, on the better side.
@@ -13,7 +13,7 @@ pub enum Verdict {
     NoDifference,
 }
 
-impl Verdict {
+impl Change {
     /// Returns its word.
     pub const fn name(self) -> &'static str {
         match self {
@@ -25,15 +25,15 @@ impl Verdict {
 }
 
 /// Judges the ratio of the later to the earlier median. Differences up to `least` do not count.
-pub fn verdict(ratio: Interval, more_is_better: bool, least: f64) -> Verdict {
+pub fn change(ratio: Interval, more_is_better: bool, least: f64) -> Change {
     let grown = ratio.low > 1.0 + least;
     let shrunk = ratio.high < 1.0 / (1.0 + least);
     match (grown, shrunk) {
-        (true, _) if more_is_better => Verdict::Improvement,
-        (true, _) => Verdict::Regression,
-        (_, true) if more_is_better => Verdict::Regression,
-        (_, true) => Verdict::Improvement,
-        _ => Verdict::NoDifference,
+        (true, _) if more_is_better => Change::Improvement,
+        (true, _) => Change::Regression,
+        (_, true) if more_is_better => Change::Regression,
+        (_, true) => Change::Improvement,
+        _ => Change::NoDifference,
     }
 }
 
@@ -45,12 +45,12 @@ mod tests {
     #[test]
     fn only_whole_intervals_beyond_the_threshold_count() {
         let of =
-            |low, high, more| verdict(Interval { low, high, confidence: 0.95, method: Method::Bootstrap }, more, 0.05);
-        assert_eq!(of(1.06, 1.2, false), Verdict::Regression);
-        assert_eq!(of(1.04, 1.2, false), Verdict::NoDifference);
-        assert_eq!(of(0.8, 0.9, false), Verdict::Improvement);
-        assert_eq!(of(0.8, 0.9, true), Verdict::Regression);
-        assert_eq!(of(1.06, 1.2, true), Verdict::Improvement);
-        assert_eq!(of(0.94, 0.96, false), Verdict::NoDifference);
+            |low, high, more| change(Interval { low, high, confidence: 0.95, method: Method::Bootstrap }, more, 0.05);
+        assert_eq!(of(1.06, 1.2, false), Change::Regression);
+        assert_eq!(of(1.04, 1.2, false), Change::NoDifference);
+        assert_eq!(of(0.8, 0.9, false), Change::Improvement);
+        assert_eq!(of(0.8, 0.9, true), Change::Regression);
+        assert_eq!(of(1.06, 1.2, true), Change::Improvement);
+        assert_eq!(of(0.94, 0.96, false), Change::NoDifference);
     }
 }

@@ -43,7 +43,7 @@ pub const EDITED: &str = "edited";
 /// A function whose directory is removed and restored.
 pub const FLEETING: &str = "fleeting";
 
-pub const WORKLOADS: [Workload; 18] = [
+pub const WORKLOADS: [Workload; 19] = [
     workload("GET", "/invoke/lasting/sleep?ms=20", 2),
     workload("POST", "/invoke/lasting/sleep?ms=20", 2),
     workload("GET", "/invoke/once/pid", 1),
@@ -53,6 +53,7 @@ pub const WORKLOADS: [Workload; 18] = [
     workload("POST", "/invoke/machine/echo", 2),
     workload("GET", "/invoke/machine-once/", 1),
     workload("GET", "/invoke/disk-once/", 1),
+    workload("GET", "/invoke/cloned-once/", 1),
     workload("GET", "/invoke/doubled/pid", 1),
     workload("GET", "/invoke/lost/pid", 1),
     workload("GET", "/invoke/edited/pid", 1),
@@ -84,9 +85,10 @@ pub struct Held {
 }
 
 impl Held {
-    /// Returns whether only the kept instances hold resources: a process, a container with a process, a virtual machine.
+    /// Returns whether only the kept instances hold resources: a process, a container with a process, a virtual machine. There
+    /// are two pools of taps, one for clones.
     fn is_calm(&self) -> bool {
-        (self.processes, self.containers, self.taps, self.directories) == (2, 1, 1 + TAP_POOL, 0)
+        (self.processes, self.containers, self.taps, self.directories) == (2, 1, 1 + 2 * TAP_POOL, 0)
     }
 
     /// Returns whether no resource of the daemon has grown. Memory is checked separately.
@@ -192,6 +194,7 @@ fn functions(home: &Home) -> Vec<Function> {
         machine("machine", Kind::Microvm).set("min-instances", 1).into(),
         machine("machine-once", Kind::Microvm).set("single-use", true).into(),
         machine("disk-once", Kind::Firecracker).vm("image", &image).set("single-use", true).into(),
+        machine("cloned-once", Kind::Microvm).vm("snapshot", true).set("single-use", true).into(),
         times(Function::new("doubled").set("single-use", true).flag("--callbacks").flag("3")),
         times(Function::new(LOST).set("boot-timeout", 0.4).flag("--callbacks").flag("0")),
         edited(0),

@@ -15,7 +15,7 @@ const CHANGE: Duration = Duration::from_millis(300);
 /// Paths that show that the daemon serves every kind.
 const LASTING: [&str; 3] = ["/invoke/lasting/pid", "/invoke/boxed/pid", "/invoke/machine/"];
 /// Paths with the number of their clients, which send one request after the other.
-const BUSY: [(&str, usize); 9] = [
+const BUSY: [(&str, usize); 11] = [
     ("/invoke/lasting/sleep?ms=20", 2),
     ("/invoke/once/pid", 2),
     ("/invoke/descendants/pid", 1),
@@ -25,7 +25,12 @@ const BUSY: [(&str, usize); 9] = [
     ("/invoke/machine-once/", 1),
     ("/invoke/jailed/", 1),
     ("/invoke/open/", 1),
+    ("/invoke/cloned/", 1),
+    ("/invoke/cloned-jailed/", 1),
 ];
+
+/// Functions whose instances are restored from snapshots.
+pub const CLONED: [&str; 2] = ["cloned", "cloned-jailed"];
 
 /// Paths of functions whose instances are paused between the requests.
 const RARE: [&str; 4] =
@@ -53,6 +58,8 @@ pub fn functions(home: &Home) -> Vec<Function> {
         Vm::new("machine", Kind::Microvm).set("min-instances", 1).into(),
         disk("machine-once").into(),
         disk("jailed").hypervisor("jailer", true).into(),
+        Vm::new("cloned", Kind::Microvm).vm("snapshot", true).set("single-use", true).into(),
+        disk("cloned-jailed").hypervisor("jailer", true).vm("snapshot", true).into(),
         Vm::new("open", Kind::Microvm).vm("egress", true).ends_after(0.2).into(),
         own_session(Function::new("pausing").set("keepalive", 0.05).set("keep-paused", 600)),
         boxed("boxed-pausing", PAUSING),

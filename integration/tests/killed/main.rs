@@ -14,12 +14,14 @@ mod upgrade;
 
 use std::{env, process::Stdio, sync::Arc, time::Duration};
 
-use integration::{Daemon, Engine, Home, Setup, UPGRADE_LIMIT, contained, eventually, ms, processes, vm};
+use integration::{
+    Daemon, Engine, Home, Setup, UPGRADE_LIMIT, contained, eventually, ms, number as number_of, processes, vm,
+};
 use nix::sys::signal::Signal;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::time::Instant;
 
-use load::{Load, functions};
+use load::{CLONED, Load, functions};
 use resources::{Host, Resources};
 
 const TESTFN: &str = env!("CARGO_BIN_EXE_testfn");
@@ -125,6 +127,11 @@ async fn kill_and_look(kills: u32, seed: u64, cgroups: bool) {
     let mut rig = Rig { engine, home, host, cgroups, random };
     let bystander = Bystander::start(&rig.engine).await;
     let mut daemon = rig.setup().start().await;
+    for function in CLONED {
+        daemon.get(&format!("/invoke/{function}/")).await.ok();
+        let is_taken = |function: &serde_json::Value| function["snapshot"]["state"] == "ready";
+        daemon.settled(function, "its snapshot is taken", is_taken).await;
+    }
     let mut slowest = Duration::ZERO;
     for round in 0..kills {
         let phase = if round == 0 { Phase::Upgrading } else { rig.phase() };
@@ -144,6 +151,12 @@ async fn kill_and_look(kills: u32, seed: u64, cgroups: bool) {
         "{kills} kills, cgroups {cgroups}, seed {seed}: nothing left, at the latest after {} ms",
         slowest.as_millis()
     );
+    for function in CLONED {
+        daemon.get(&format!("/invoke/{function}/")).await.ok();
+        // On a busy host a restore may take too long, and becomes a cold start.
+        let snapshot = &daemon.function(function).await["snapshot"];
+        assert!(number_of(snapshot, "restores") + number_of(snapshot, "failures") > 0, "{function}: {snapshot}");
+    }
     daemon.end().await;
     let left = Resources::of(&rig.host, &rig.engine, &rig.home, &bystander.processes).await;
     assert!(left.is_nothing(), "after an orderly end there is {left}");

@@ -21,6 +21,9 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// An interface of the host with a default route, which does not forward.
 const UPLINK: &str = "uplink";
 
+/// The route that is made with the first tap for clones.
+const CLONES: &str = "10.100.255.254 dev lo";
+
 /// The host, as the calling thread sees it.
 pub struct Host {
     network: u64,
@@ -101,7 +104,7 @@ pub struct Resources {
     records: BTreeSet<String>,
     /// The directories of further lives.
     lives: BTreeSet<PathBuf>,
-    /// Whether the uplink forwards, and whether the subnet is reserved: these have no names.
+    /// Whether the uplink forwards, and whether the subnet and the address of clones are reserved: these have no names.
     forwards: bool,
     reserved: bool,
 }
@@ -136,7 +139,7 @@ impl Resources {
             records: directories.iter().flat_map(|life| records(&life.join("resources"))).collect(),
             lives: entries(&home.path("state/lives")).into_iter().filter(|life| directories.contains(life)).collect(),
             forwards: fs::read_to_string(forwarding()).unwrap().trim() == "1",
-            reserved: ip("route").contains("unreachable 10.100.0.0/16"),
+            reserved: ["unreachable 10.100.0.0/16", CLONES].iter().any(|route| ip("route").contains(route)),
         }
     }
 
@@ -286,7 +289,10 @@ fn entries(directory: &Path) -> Vec<PathBuf> {
 fn taps(marks: &[u32]) -> BTreeSet<String> {
     let links = ip("-d -o link");
     let is_marked = |line: &str| {
-        marks.iter().flat_map(|mark| [*mark, mark | 1]).any(|group| line.contains(&format!(" group {group} ")))
+        marks
+            .iter()
+            .flat_map(|mark| [*mark, mark | 1, mark & !0x4000_0000 | 0x2000_0000])
+            .any(|group| line.contains(&format!(" group {group} ")))
     };
     let of = |line: &&str| line.contains("faas") && (is_marked(line) || line.contains(" group default "));
     let name = |line: &str| line.split(": ").take(2).collect::<Vec<_>>().join(" ");

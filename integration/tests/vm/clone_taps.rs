@@ -7,12 +7,16 @@ use std::{
     time::Duration,
 };
 
+use futures::future::join_all;
 use integration::{
     Daemon, Home, SOON, Setup, eventually, linux, number,
     vm::{Kind, Vm, add_interface, image, isolated, prepared, setup, skip, taps, traces},
 };
 use serde_json::Value;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, timeout},
+};
 
 use super::{
     disk::copies,
@@ -24,6 +28,8 @@ use super::{
 const KINDS: [Kind; 3] = [Kind::Microvm, Kind::Qemu, Kind::Firecracker];
 /// Clones at once.
 const CLONES: usize = 8;
+/// Starts at once that are timed.
+const BURST: usize = 20;
 /// Taps that are kept prepared.
 const POOL: usize = 2;
 const GUEST: &str = "10.100.255.254:8080";
@@ -179,6 +185,37 @@ fn damaged_memory_of_a_template_is_never_mapped() {
         let function = daemon.function("f").await;
         assert_eq!(counts(&function), [4, 1, 1], "{function}");
         until_snapshot(&daemon, "ready").await;
+    });
+}
+
+/// Returns how long it takes until so many new instances have answered.
+async fn burst(daemon: &Daemon, count: usize) -> Duration {
+    let since = Instant::now();
+    let answers = join_all((0..count).map(|_| daemon.get("/invoke/f/hello"))).await;
+    let took = since.elapsed();
+    answers.into_iter().for_each(|answer| drop(answer.ok()));
+    stop(daemon).await;
+    took
+}
+
+#[test]
+fn many_restores_at_once_take_less_time_than_boots() {
+    isolated(async || {
+        for kind in KINDS {
+            let setup = setup().option("--tap-pool", BURST.to_string()).option("--memory-budget", "10000");
+            let daemon = setup.function(cloned(kind).set("single-use", true).into()).start().await;
+            made(&daemon).await;
+            burst(&daemon, BURST).await;
+            let restored = burst(&daemon, BURST).await;
+            daemon.cli(&["snapshot", "rm", "f"]).await;
+            let cold = burst(&daemon, BURST).await;
+            let [_, restores, failures] = counts(&daemon.function("f").await);
+            let ratio = restored.as_secs_f64() / cold.as_secs_f64();
+            eprintln!(
+                "{kind:?}: {BURST} cold {cold:?}, restored {restored:?}, ratio {ratio:.2}; {restores} restored, {failures} not"
+            );
+            assert!(restores > 0, "{kind:?}: {restores} {failures}");
+        }
     });
 }
 

@@ -91,13 +91,15 @@ impl Ledger {
         let machine = answer.function.starts_with("machine") || answer.function.starts_with("disk");
         let no_engine = container && self.during(Trouble::Engine, answer);
         let no_tap = machine && self.during(Trouble::Tap, answer);
+        // The list of instances may take longer than one that had just got the tap.
+        let lost_tap = no_tap && detail.contains("its network interface") && detail.ends_with("was removed");
         let no_room = detail.contains("No space left") && self.during(Trouble::Disk, answer);
         // Before the daemon has noticed the removal of the function.
         let is_missing = detail.contains("directory does not exist") || detail.contains("No such file or directory");
         let no_directory = answer.function == FLEETING && is_missing;
         match (status, code) {
             // A restarted engine ends the containers it finds, and some connections are not closed.
-            (502, "instance_failed") => hit(&self.killed) || hit(&self.without_tap) || no_engine,
+            (502, "instance_failed") => hit(&self.killed) || hit(&self.without_tap) || no_engine || lost_tap,
             (502, "boot_failed") => hit(&self.killed) || hit(&self.without_tap) || no_engine || no_tap,
             (502, "start_failed") => no_engine || no_tap || no_room || no_directory,
             (503, "host_saturated") => no_room,

@@ -51,7 +51,7 @@ async fn chaos(engine: Engine, duration: Duration, seed: u64) {
     println!("{:6} callbacks lost", of(rig::LOST, "instances_started"));
     println!("{:6} callbacks doubled, each a second and a third time", of("doubled", "instances_started"));
     println!("{:6} callbacks refused in all", number_of(&debug["daemon"], "callbacks_refused"));
-    let snapshot = &debug["functions"]["cloned-once"]["snapshot"];
+    let snapshot = &debug["functions"]["machine-cloned"]["snapshot"];
     println!("{:6} clones restored, {} not", number_of(snapshot, "restores"), number_of(snapshot, "failures"));
     for ((function, label), count) in tally(&answers) {
         println!("{count:6} {function}: {label}");

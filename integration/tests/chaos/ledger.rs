@@ -91,7 +91,7 @@ impl Ledger {
         let machine = answer.function.starts_with("machine") || answer.function.starts_with("disk");
         let no_engine = container && self.during(Trouble::Engine, answer);
         let no_tap = machine && self.during(Trouble::Tap, answer);
-        // The list of instances may take longer than one that had just got the tap.
+        // An instance that had just acquired the tap may end before it is listed.
         let lost_tap = no_tap && detail.contains("its network interface") && detail.ends_with("was removed");
         let no_room = detail.contains("No space left") && self.during(Trouble::Disk, answer);
         // Before the daemon has noticed the removal of the function.

@@ -1,6 +1,13 @@
 //! The response of each path, valid or not.
 
-use std::{cell::Cell, fmt::Write, io, rc::Rc, sync::atomic::Ordering, time::Duration};
+use std::{
+    cell::Cell,
+    fmt::Write,
+    io,
+    rc::Rc,
+    sync::atomic::Ordering,
+    time::{Duration, SystemTime},
+};
 
 use futures::{SinkExt, StreamExt};
 use tokio::{
@@ -172,6 +179,10 @@ async fn answer(function: &Function, connection: &mut Connection, request: &Requ
         "/env" => {
             let value = request.text("name").and_then(|name| std::env::var(name).ok()).unwrap_or_default();
             plain(connection, request, "200 OK", "", &value).await?;
+        }
+        "/now" => {
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            plain(connection, request, "200 OK", "", &now.as_micros().to_string()).await?;
         }
         "/uid" => plain(connection, request, "200 OK", "", &nix::unistd::getuid().to_string()).await?,
         "/record" => {

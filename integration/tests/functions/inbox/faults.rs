@@ -34,14 +34,16 @@ async fn a_full_disk_refuses_new_work_and_loses_none() {
     eventually(ms(20_000), "it has begun", begun, |state| state != "queued").await;
     let ballast = daemon.inside("state/ballast");
     fill(&ballast, 60 << 20);
-    let mut fastest = AT_ONCE;
+    let mut times = Vec::new();
     for _ in 0..20 {
         let asked = Instant::now();
         assert_eq!(daemon.enqueue("/f/pid", "", &[]).await.status, 503);
-        fastest = fastest.min(asked.elapsed());
+        times.push(asked.elapsed());
     }
+    times.sort();
+    println!("503 on a full disk after {:?}, {:?} and {:?}: least, median, most", times[0], times[10], times[19]);
     // The others may have waited for a busy processor.
-    assert!(fastest < ms(100), "{fastest:?}");
+    assert!(times[0] < ms(100), "{times:?}");
     let refused = daemon.enqueue("/f/pid", "", &[]).await;
     let problem = refused.problem(503, "inbox_unavailable");
     assert!(refused.retry_after() >= 1 && problem["detail"].as_str().unwrap().contains("64 MiB"), "{problem}");

@@ -2,7 +2,10 @@
 //! quiet one: `UNIFAAS_FIGURES=1 UNIFAAS_EXE=$PWD/target/release/unifaas cargo test --release -p integration --test
 //! functions inbox::figures -- --nocapture --test-threads=1`.
 
-use std::{env, time::Duration};
+use std::{
+    env,
+    time::{Duration, SystemTime},
+};
 
 use futures::future::join_all;
 use integration::{Daemon, Function, body_of, request};
@@ -12,6 +15,8 @@ use tokio::time::Instant;
 const ONE: usize = 200;
 const EACH: usize = 30;
 const CLIENTS: usize = 64;
+/// Invocations whose start is measured.
+const STARTS: usize = 20;
 
 /// Accepts so many requests over one connection, and returns the times in order.
 async fn accept(daemon: &Daemon, count: usize) -> Vec<Duration> {
@@ -46,6 +51,26 @@ async fn accepting_takes_about_as_long_as_syncing_a_disk() {
     assert!(rate > 50.0, "{rate}");
     let (commands, groups) = (inbox["commands"].as_u64().unwrap(), inbox["groups"].as_u64().unwrap());
     assert!(groups < commands, "requests of several clients share a commit: {inbox}");
+}
+
+#[tokio::test]
+async fn a_warm_function_starts_soon_after_its_request_is_accepted() {
+    let times = if env::var_os("UNIFAAS_FIGURES").is_some() { 10 } else { 1 };
+    let daemon = Daemon::with(Function::new("f").set("min-instances", 1)).await;
+    let mut waits = Vec::new();
+    for _ in 0..STARTS * times {
+        let id = daemon.accepted("/f/now", "", &[]).await;
+        let accepted = SystemTime::now();
+        daemon.ended_invocation(&id).await;
+        let now = daemon.get(&format!("/invocations/{id}/response")).await.ok().text().parse().unwrap();
+        let started = SystemTime::UNIX_EPOCH + Duration::from_micros(now);
+        // It may start before the client has read its answer.
+        waits.push(started.duration_since(accepted).unwrap_or_default());
+    }
+    waits.sort();
+    let p50 = waits[waits.len() / 2];
+    println!("from 202 to the start of a warm function: p50 {p50:?}, p99 {:?}", waits[waits.len() * 99 / 100]);
+    assert!(p50 < Duration::from_secs(1), "{waits:?}");
 }
 
 /// The memory that invocations may add which wait, and what the database caches.

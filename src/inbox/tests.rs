@@ -261,6 +261,40 @@ async fn a_thread_that_has_failed_refuses_everything_at_once() {
     assert!(!store_report().is_open && store_report().problem.unwrap().contains("has failed"));
 }
 
+#[tokio::test]
+async fn the_log_does_not_grow_from_one_kill_to_the_next() {
+    let (mut sizes, mut before) = (Vec::new(), None::<tempfile::TempDir>);
+    for _ in 0..4 {
+        let directory = tempdir().unwrap();
+        let path = directory.path().join("inbox.db");
+        let files = ["inbox.db", "inbox.db-wal"];
+        if let Some(before) = &before {
+            for file in files {
+                fs::copy(before.path().join(file), directory.path().join(file)).unwrap();
+            }
+        }
+        let log = slog::Logger::root(slog::Discard, slog::o!());
+        let store = StoreThread::new(StoreConfig { path, limit: LIMIT, log }, Arc::default());
+        store.start(Arc::new(drop));
+        for _ in 0..50 {
+            let (reply, answer) = oneshot::channel();
+            let request = StoredRequest::new("POST", "/", Bytes::from(vec![b'x'; 20_000]));
+            let new = NewInvocation { request, queue: 999, ..new_invocation() };
+            store.send(Command::Enqueue(Box::new(new), reply)).unwrap();
+            answer.await.unwrap().unwrap();
+        }
+        // A killed daemon leaves the files as they are now.
+        let killed = tempdir().unwrap();
+        for file in files {
+            fs::copy(directory.path().join(file), killed.path().join(file)).unwrap();
+        }
+        sizes.push(fs::metadata(killed.path().join(files[1])).unwrap().len());
+        store.close("the test ends");
+        before = Some(killed);
+    }
+    assert!(sizes[3] < 2 * sizes[0], "{sizes:?}");
+}
+
 /// Records of the test below, and with `UNIFAAS_FIGURES`.
 const ENDED: u32 = 100_000;
 const MANY_ENDED: u32 = 1_000_000;

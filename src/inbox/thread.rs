@@ -180,9 +180,14 @@ impl Thread {
             }
         });
         let Some(mut writer) = self.open(&commands).await else { return };
+        // The log of a daemon that was killed is read at each start: it must not grow from one kill to the next.
+        let written = writer.store().checkpoint();
+        let (mut is_dirty, mut is_complete) = (true, written.is_ok());
+        if !is_complete {
+            self.log_writable(false);
+        }
         self.stats.set_open(true);
-        self.publish(&mut writer, None);
-        let (mut is_dirty, mut is_complete) = (true, true);
+        self.publish(&mut writer, written.err());
         let mut tick = Instant::now();
         loop {
             let sleep = if is_dirty || writer.has_retained() { HOUSEKEEPING } else { IDLE_HOUSEKEEPING };

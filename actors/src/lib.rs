@@ -83,7 +83,7 @@ pub use endpoint::Endpoint;
 pub use feed::{Feed, FeedItem, Follower, LineBatch, LineFilter};
 pub use function::{
     AnnouncedSlots, FailingReport, FunctionActor, FunctionGauges, FunctionHandle, FunctionSnapshot, FunctionSummary,
-    Lease, SnapshotReport, Wait, WaitedFor,
+    Lease, PrewarmReport, SnapshotReport, Wait, WaitedFor,
 };
 pub use history::{
     BootHistory, EndedReport, ErrorHistory, ErrorReport, Failed, History, InstanceHistory, InstanceRecord, PhaseTimes,
@@ -103,8 +103,8 @@ pub use registry::{
 pub use services::Services;
 pub use spec::LoadedSpec;
 pub use stats::{
-    CommitTimes, Exemplar, FunctionStats, FunctionTotals, HistogramTotals, Outcome, RequestEnd, StartHistogram,
-    StartTimes, StatsReport, UsageTable, WaitCause,
+    CommitTimes, Exemplar, FunctionStats, FunctionTotals, HistogramTotals, Outcome, PrewarmResult, RequestEnd,
+    StartHistogram, StartTimes, StatsReport, UsageTable, WaitCause,
 };
 pub use stop_reason::StopReason;
 pub use wall_time::{WallTime, rounded_ms, rounded_seconds};

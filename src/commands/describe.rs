@@ -89,6 +89,9 @@ impl Page<'_> {
         for subscription in triggers["subscriptions"].as_array().into_iter().flatten() {
             self.fact(string(&subscription["kind"]), &subscription_line(subscription))?;
         }
+        if page["prewarm"].is_object() {
+            self.fact("ahead", &prewarms(page))?;
+        }
         for (name, key) in [("boots", "boot_seconds"), ("resumed", "resume_seconds"), ("restored", "restore_seconds")] {
             let times = &page[key];
             if let (Some(count @ 1..), Some(sum)) = (times["count"].as_u64(), times["sum"].as_f64()) {
@@ -224,6 +227,9 @@ fn limits(spec: &Value) -> String {
     if let Some(seconds) = spec["keep_paused"].as_f64().filter(|seconds| *seconds > 0.0) {
         limits.push(format!("then paused for {}", span(seconds)));
     }
+    if spec["prewarm"] == true {
+        limits.push("started ahead of requests".to_owned());
+    }
     let instances = [("min_instances", "at least"), ("max_instances", "at most")];
     for (key, words) in instances {
         if let Some(count @ 1..) = spec[key].as_u64() {
@@ -231,6 +237,20 @@ fn limits(spec: &Value) -> String {
         }
     }
     limits.join(", ")
+}
+
+/// Returns when requests are expected, and what came of instances that were started ahead of them.
+fn prewarms(page: &Value) -> String {
+    let (prediction, results) = (&page["prewarm"], &page["prewarms"]);
+    let when = match (prediction["from_seconds"].as_f64(), prediction["until_seconds"].as_f64()) {
+        (Some(from), Some(until)) => {
+            format!("a request is expected {} to {} after the last one", span(from), span(until))
+        }
+        _ => "no request can be predicted".to_owned(),
+    };
+    let [used, unused, failed] = ["used", "unused", "failed"].map(|result| &results[result]);
+    let known = &prediction["idle_times"];
+    format!("{when} (idle times known: {known}), instances: {used} used, {unused} unused, {failed} failed")
 }
 
 /// Returns what an instance uses of its memory.

@@ -39,6 +39,7 @@ fn head(boot: &BootReport) -> Markup {
     let cause = match boot.cause {
         StartCause::Caller => "a request waited",
         StartCause::Minimum => "min-instances are kept ready",
+        StartCause::Prewarm => "a request was expected",
         StartCause::Template => "a snapshot is taken of it",
     };
     html! {

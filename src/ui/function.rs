@@ -303,6 +303,7 @@ fn settings(report: &FunctionReport) -> Markup {
             ("single-use", text(spec.single_use.to_string())),
             ("keepalive", text(duration(spec.keepalive.as_secs_f64()))),
             ("keep-paused", text(duration(spec.keep_paused.as_secs_f64()))),
+            ("prewarm", text(spec.prewarm.to_string())),
             ("min-instances", text(spec.min_instances.to_string())),
             ("max-instances", optional(spec.max_instances.map(|most| most.to_string()))),
             ("memory", text(mebibytes(spec.memory() as f64))),

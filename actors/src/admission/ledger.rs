@@ -179,10 +179,7 @@ impl Ledger {
         if let (Urgency::Caller(since), Some(admitted)) = (&mut urgency, self.admitted.get(&function)) {
             *since = (*since).max(*admitted);
         }
-        self.queue.insert(
-            urgency,
-            QueueEntry { function, memory, is_template: urgency == Urgency::Template, wants: Wanted::Start(kind) },
-        );
+        self.queue.insert(QueueEntry { function, memory, urgency, wants: Wanted::Start(kind) });
         Ok(())
     }
 
@@ -213,8 +210,7 @@ impl Ledger {
         if holding.state == HoldingState::Started {
             self.stopping -= std::mem::take(&mut holding.releasing);
             let (function, memory) = (holding.function, holding.declared - holding.memory);
-            self.queue
-                .insert(urgency, QueueEntry { function, memory, is_template: false, wants: Wanted::Wake(instance) });
+            self.queue.insert(QueueEntry { function, memory, urgency, wants: Wanted::Wake(instance) });
         }
     }
 
@@ -226,14 +222,22 @@ impl Ledger {
     /// Admits the next request for which there is memory, and a start if it needs one, and removes it from the queue.
     pub fn admit_next(&mut self, now: Instant) -> Option<Admitted> {
         let admissible = self.queue.pop_admissible(self.free(), self.starts_left(), self.is_quiet());
-        let QueueEntry { function, memory, wants, is_template } = admissible?;
+        let entry = admissible?;
+        let QueueEntry { function, memory, wants, .. } = entry;
         self.taken += memory;
         match wants {
             Wanted::Start(kind) => {
                 self.admitted.insert(function, now);
                 self.starting[kind as usize] += 1;
                 let (instance, state) = (InstanceId::random(), HoldingState::Starting(kind));
-                let holding = Holding { function, memory, declared: memory, releasing: 0, is_template, state };
+                let holding = Holding {
+                    function,
+                    memory,
+                    declared: memory,
+                    releasing: 0,
+                    is_template: entry.is_template(),
+                    state,
+                };
                 self.holdings.insert(instance, holding);
                 Some(Admitted::Start(AdmittedStart { function, instance, kind }))
             }

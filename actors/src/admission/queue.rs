@@ -30,8 +30,7 @@ pub(super) struct QueueEntry {
     pub function: FunctionKey,
     /// What it lacks, in MiB.
     pub memory: u64,
-    /// A snapshot is taken of it: it is last, and nothing makes room for it.
-    pub is_template: bool,
+    pub urgency: Urgency,
     pub wants: Wanted,
 }
 
@@ -68,6 +67,11 @@ impl QueueEntry {
         }
     }
 
+    /// Returns whether a snapshot is taken of it.
+    pub fn is_template(&self) -> bool {
+        self.urgency == Urgency::Template
+    }
+
     pub fn is_start(&self, wanted: StartKind) -> bool {
         matches!(self.wants, Wanted::Start(kind) if kind == wanted)
     }
@@ -84,7 +88,7 @@ impl Queue {
     }
 
     /// Adds a request. It replaces an earlier one of the same claimant, and keeps its place among equals.
-    pub fn insert(&mut self, urgency: Urgency, entry: QueueEntry) {
+    pub fn insert(&mut self, entry: QueueEntry) {
         let arrival = self.remove(entry.claimant()).map_or_else(
             || {
                 self.arrivals += 1;
@@ -92,7 +96,7 @@ impl Queue {
             },
             |(.., arrival)| arrival,
         );
-        let rank = (matches!(entry.wants, Wanted::Start(_)), urgency, arrival);
+        let rank = (matches!(entry.wants, Wanted::Start(_)), entry.urgency, arrival);
         self.ranks.insert(entry.claimant(), rank);
         self.entries.insert(rank, entry);
     }
@@ -111,7 +115,7 @@ impl Queue {
             let entry = *entries.next()?;
             free = free.checked_sub(entry.memory)?;
             match entry.wants {
-                Wanted::Start(_) if entry.is_template => {
+                Wanted::Start(_) if entry.is_template() => {
                     // No caller and no minimum waits for memory.
                     is_quiet.then_some(())?;
                     break entry;
@@ -127,7 +131,7 @@ impl Queue {
     /// Returns the first request that lacks memory which no stopping instance will release. `None` if it also lacks a
     /// start: memory alone would not help.
     pub fn shortage(&self, mut free: u64, stopping: u64, mut starts: [usize; 2]) -> Option<Shortage> {
-        for entry in self.entries.values().filter(|entry| !entry.is_template) {
+        for entry in self.entries.values().filter(|entry| entry.urgency.makes_room()) {
             let (has_start, is_wake) = match entry.wants {
                 Wanted::Start(kind) => (starts[kind as usize] > 0, false),
                 Wanted::Wake(_) => (true, true),

@@ -57,8 +57,17 @@ pub(crate) enum Urgency {
     Caller(Instant),
     /// The function keeps `min-instances` ready.
     Minimum,
+    /// A request is expected soon. Nothing is evicted for it.
+    Prewarm,
     /// A snapshot is taken of it. It starts when nothing else does, and nothing is evicted for it.
     Template,
+}
+
+impl Urgency {
+    /// Returns whether idle instances are evicted for the request.
+    pub fn makes_room(self) -> bool {
+        matches!(self, Urgency::Caller(_) | Urgency::Minimum)
+    }
 }
 
 /// An instance that its function can do without.

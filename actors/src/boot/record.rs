@@ -25,6 +25,8 @@ pub enum StartCause {
     Caller,
     /// The function keeps `min-instances` ready.
     Minimum,
+    /// A request is expected soon.
+    Prewarm,
     /// A snapshot is taken of it.
     Template,
 }

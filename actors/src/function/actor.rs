@@ -50,6 +50,7 @@ impl FunctionActor {
                 services.history.clone(),
             ));
             launched = Some(handle.clone());
+            let prewarming = loaded.as_ref().is_ok_and(|spec| spec.prewarm).then(Box::default);
             let mut cloning = Cloning::default();
             cloning.configure(wants_snapshot(&loaded), services.sandboxes.snapshot(name));
             Self {
@@ -72,6 +73,7 @@ impl FunctionActor {
                 cloning,
                 logged_not_paused: false,
                 comebacks: EventRate::begin(Instant::now()),
+                prewarming,
                 footprint: None,
                 reported_idle: None,
                 alarm: None,
@@ -88,9 +90,11 @@ impl FunctionActor {
     /// requests missing ones. Called at the end of every handler.
     pub(super) fn settle(&mut self, ctx: &mut Context<Self>) {
         let now = Instant::now();
+        self.note_request();
         self.expire_waiters(now);
         self.serve(now);
         self.expire_idle(now);
+        self.note_idleness();
         match (self.phase, self.loaded.clone()) {
             (Phase::Serving, Ok(spec)) => {
                 self.retire_outdated();
@@ -213,7 +217,7 @@ impl FunctionActor {
 
     /// Pauses or stops the instances that have been idle for their keepalive.
     fn expire_idle(&mut self, now: Instant) {
-        let Expired { paused, retired } = self.handle.slots().expire(now);
+        let Expired { paused, retired } = self.handle.slots().expire(now, self.expected_until(now));
         for instance in paused.into_iter().filter_map(|id| self.instances.get(id)) {
             instance.address.do_send(Pause);
         }
@@ -246,7 +250,8 @@ impl FunctionActor {
     fn set_alarm(&mut self, now: Instant, ctx: &mut Context<Self>) {
         let keepalive = self.handle.slots().next_idle_check();
         let restart = self.replacement.as_ref().map(Replacement::deadline);
-        let due = [self.waiters.next_deadline(), self.backoff.until(now), keepalive, restart, self.cloning.due(now)];
+        let (template, prewarm) = (self.cloning.due(now), self.prewarm_due(now));
+        let due = [self.waiters.next_deadline(), self.backoff.until(now), keepalive, restart, template, prewarm];
         let due = due.into_iter().flatten().min();
         if due == self.alarm.as_ref().map(|(at, _)| *at) {
             return;

@@ -15,6 +15,7 @@ use crate::{
     instance::{InstanceEvent, InstanceGone, Occupancy, Pause},
     refusal::Refusal,
     sandbox::{LaunchError, PauseError},
+    stats::PrewarmResult,
     stop_reason::StopReason,
 };
 
@@ -84,7 +85,10 @@ impl FunctionActor {
         }
         // A retired instance is being stopped: its `Stop` crossed this message.
         if !instance.retired {
-            self.handle.slots().add(endpoint, Instant::now());
+            match instance.is_prewarmed {
+                true => self.add_prewarmed(endpoint, Instant::now()),
+                false => self.handle.slots().add(endpoint, Instant::now()),
+            }
             self.replace_next(id);
         }
     }
@@ -120,6 +124,8 @@ impl FunctionActor {
         let occupancy = self.handle.slots().occupancy(instance);
         let served = self.handle.slots().remove(instance);
         self.instances.set_phase(instance, InstancePhase::Ending);
+        let is_failed_start = reason.is_failed_start();
+        self.prewarm_ended(instance, if is_failed_start { PrewarmResult::Failed } else { PrewarmResult::Unused });
         self.note_lost_in_restart(instance, reason.is_failed_start());
         let Some(lost) = self.instances.get(instance) else { return };
         lost.record.set_served(served);

@@ -104,6 +104,7 @@ impl Handler<Configure> for FunctionActor {
                 self.replacement = None;
                 self.backoff.reset();
                 self.configure_cloning();
+                self.configure_prewarming();
                 self.handle.slots().configure(Intake::from(&self.loaded), self.revision);
             }
         }

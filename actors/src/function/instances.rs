@@ -21,6 +21,8 @@ pub(super) struct Instance {
     pub may_restore: bool,
     /// Its snapshot is to be taken, and it never serves.
     pub is_template: bool,
+    /// It was started ahead of requests, and has got none yet.
+    pub is_prewarmed: bool,
     /// The function has retired it, so it must not get requests even if it becomes ready.
     pub retired: bool,
 }
@@ -58,6 +60,11 @@ impl Instances {
     /// Sets the phase of an instance and returns its previous phase.
     pub fn set_phase(&mut self, id: InstanceId, phase: InstancePhase) -> Option<InstancePhase> {
         self.0.get_mut(&id).map(|instance| std::mem::replace(&mut instance.phase, phase))
+    }
+
+    /// Returns whether an instance was started ahead of requests and got none, and notes that this has been counted.
+    pub fn take_prewarmed(&mut self, id: InstanceId) -> bool {
+        self.0.get_mut(&id).is_some_and(|instance| std::mem::take(&mut instance.is_prewarmed))
     }
 
     pub fn set_retired(&mut self, id: InstanceId) {

@@ -5,6 +5,7 @@
 //! | `actor.rs` | the actor: start, serving the queue, retiring instances, end |
 //! | `starts.rs` | starting instances, and failed starts |
 //! | `waking.rs` | paused instances, and their memory |
+//! | `prewarming.rs` | instances that are started ahead of requests |
 //! | `worth.rs` | what idle instances are worth, for admission |
 //! | `handlers.rs` | messages of callers, leases and the registry |
 //! | `events.rs` | messages of admission and of instances |
@@ -38,6 +39,7 @@ mod instances;
 mod lease;
 mod messages;
 mod offer;
+mod prewarming;
 mod replacement;
 mod scaling;
 mod slots;
@@ -49,7 +51,7 @@ mod waiters;
 mod waking;
 mod worth;
 
-use std::{rc::Rc, sync::Arc};
+use std::{rc::Rc, sync::Arc, time::Duration};
 
 use actix::SpawnHandle;
 use slog::Logger;
@@ -60,7 +62,7 @@ use crate::{
     notice::ExitNotice,
     services::Services,
     spec::LoadedSpec,
-    warmth::EventRate,
+    warmth::{EventRate, Prewarming},
 };
 use backoff::Backoff;
 pub use backoff::FailingReport;
@@ -72,12 +74,16 @@ pub use lease::{Lease, Wait, WaitedFor};
 use messages::ReplySender;
 pub(crate) use messages::{Configure, Drain, FunctionGone, FunctionQuestion};
 pub use offer::AnnouncedSlots;
+pub use prewarming::PrewarmReport;
 use replacement::Replacement;
 pub use snapshot::FunctionSnapshot;
 pub(crate) use snapshot::InstanceRef;
 use starts::PendingStart;
 pub use summary::{FunctionGauges, FunctionSummary};
 use waiters::{Waiter, Waiters};
+
+/// How long a start takes, until one was measured.
+const USUAL_START: Duration = Duration::from_millis(100);
 
 /// One function.
 pub struct FunctionActor {
@@ -108,6 +114,8 @@ pub struct FunctionActor {
     logged_not_paused: bool,
     /// Starts and resumptions.
     comebacks: EventRate,
+    /// When requests are expected, if the spec wants an instance ahead of them.
+    prewarming: Option<Box<Prewarming>>,
     /// What the last paused instance held, in MiB.
     footprint: Option<u64>,
     /// The instances last reported to admission as idle, and which of them ran. `None`: admission has not asked since.

@@ -44,6 +44,8 @@ pub(super) struct Slots {
     /// Callers that wait, including those whose `Acquire` has not arrived at the actor.
     waiting: usize,
     instances: HashMap<InstanceId, InstanceSlots>,
+    /// When the last request ended that an instance served which has ended since.
+    last_served: Option<Instant>,
     /// Instances with free slots. The most recently used one is last and is taken first, so that others become idle.
     ready: Vec<InstanceId>,
     /// What the actor publishes besides.
@@ -135,8 +137,8 @@ pub(super) enum Released {
 impl Slots {
     /// Creates the table of a function with the first version of its spec.
     pub fn new(intake: Intake) -> Self {
-        let (instances, ready, activity) = (HashMap::new(), Vec::new(), Activity::default());
-        Self { intake, revision: 1, versions: 1, invalid: None, waiting: 0, instances, ready, activity }
+        let (instances, last_served, ready, activity) = (HashMap::new(), None, Vec::new(), Activity::default());
+        Self { intake, revision: 1, versions: 1, invalid: None, waiting: 0, instances, last_served, ready, activity }
     }
 
     /// Sets what new callers get: the intake, and instances not older than `revision`.
@@ -329,7 +331,9 @@ impl Slots {
     /// Removes an instance that has ended. Returns how many requests it got.
     pub fn remove(&mut self, id: InstanceId) -> u64 {
         self.retire(id);
-        self.instances.remove(&id).map_or(0, |instance| instance.served)
+        let Some(instance) = self.instances.remove(&id) else { return 0 };
+        self.last_served = self.last_served.max(instance.served_until());
+        instance.served
     }
 
     /// Returns how many instances of `revision` or newer may get requests, now or later. Paused ones get none before they

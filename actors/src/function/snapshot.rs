@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::{
     FunctionActor, FunctionHandle, Phase, backoff::FailingReport, cloning::SnapshotReport, messages::FunctionQuestion,
-    slots::Intake,
+    prewarming::PrewarmReport, slots::Intake,
 };
 use crate::{
     id::InstanceId,
@@ -39,6 +39,9 @@ pub struct FunctionSnapshot {
     /// Its snapshot, if its spec wants one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<SnapshotReport>,
+    /// When its requests are expected, if its spec wants an instance ahead of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prewarm: Option<PrewarmReport>,
     /// Callers that wait for a slot.
     pub waiting: usize,
     /// The counters of its requests and boots.
@@ -89,6 +92,10 @@ impl FunctionHandle {
         (versions, invalid): (u64, Option<Arc<str>>),
         waiting: usize,
     ) -> FunctionSnapshot {
+        let (cloning, prewarm) = {
+            let slots = self.slots();
+            (slots.activity().cloning.clone(), slots.activity().prewarm)
+        };
         FunctionSnapshot {
             state,
             reason: loaded.as_ref().err().cloned().or(invalid),
@@ -96,7 +103,8 @@ impl FunctionHandle {
             spec: loaded.as_ref().ok().cloned(),
             revision: versions,
             serves_revision: loaded.is_ok().then_some(revision),
-            snapshot: self.slots().activity().cloning.as_ref().map(SnapshotReport::from),
+            snapshot: cloning.as_ref().map(SnapshotReport::from),
+            prewarm,
             waiting,
             stats: self.used_stats().map_or_else(StatsReport::unused, FunctionStats::report),
             instances: Vec::new(),

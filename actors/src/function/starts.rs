@@ -129,7 +129,9 @@ impl FunctionActor {
         let demand = self.demand(spec, now);
         self.pending_start.set_wanted(demand.starts() > 0, now);
         if demand.starts() == 0 {
-            return if self.wants_template(now) {
+            return if self.wants_prewarm(now) {
+                self.request_start(spec, Urgency::Prewarm, ctx);
+            } else if self.wants_template(now) {
                 self.request_start(spec, Urgency::Template, ctx);
             } else {
                 self.withdraw_request();
@@ -166,7 +168,10 @@ impl FunctionActor {
             Urgency::Template if demand.starts() == 0 && self.wants_template(now) => {
                 self.start(spec, permit, StartCause::Template, now, ctx);
             }
-            Urgency::Template => {}
+            Urgency::Prewarm if demand.starts() == 0 && self.wants_prewarm(now) => {
+                self.start(spec, permit, StartCause::Prewarm, now, ctx);
+            }
+            Urgency::Template | Urgency::Prewarm => {}
             Urgency::Caller(_) | Urgency::Minimum if demand.starts() > 0 => {
                 let caller = demand.first_unserved().and_then(|position| self.waiters.since_of(position));
                 let cause = if caller.is_some() { StartCause::Caller } else { StartCause::Minimum };
@@ -188,7 +193,7 @@ impl FunctionActor {
         ctx: &mut Context<Self>,
     ) {
         let id = permit.instance();
-        let is_template = cause == StartCause::Template;
+        let (is_template, is_prewarmed) = (cause == StartCause::Template, cause == StartCause::Prewarm);
         let may_restore = !is_template && self.cloning.may_restore();
         let purpose = if is_template { Purpose::Template } else { Purpose::Serve { restore: may_restore } };
         let args = InstanceArgs {
@@ -209,12 +214,25 @@ impl FunctionActor {
             InstancePhase::Capturing
         } else {
             self.handle.stats().count_start();
-            self.comebacks.note(Instant::now());
+            match &mut self.prewarming {
+                Some(prewarming) if is_prewarmed => prewarming.started(),
+                _ => self.comebacks.note(Instant::now()),
+            }
             InstancePhase::Booting
         };
         let (revision, generation, retired) = (self.revision, self.backoff.generation(), false);
-        let instance =
-            Instance { address, record, revision, spec, phase, generation, may_restore, is_template, retired };
+        let instance = Instance {
+            address,
+            record,
+            revision,
+            spec,
+            phase,
+            generation,
+            may_restore,
+            is_template,
+            is_prewarmed,
+            retired,
+        };
         self.instances.insert(id, instance);
     }
 

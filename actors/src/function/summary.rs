@@ -8,6 +8,7 @@ use super::{
     FunctionActor, FunctionHandle, Phase,
     cloning::CloningStatus,
     instances::InstancePhase,
+    prewarming::PrewarmReport,
     slots::{Intake, ReadyCounts, Slots},
 };
 use crate::{refusal::Refusal, spec::FunctionSpec, stats::FunctionStats};
@@ -23,6 +24,8 @@ pub(super) struct Activity {
     pub failing: Option<Arc<Refusal>>,
     /// Its snapshot, if its spec wants one.
     pub cloning: Option<CloningStatus>,
+    /// When its requests are expected, if its spec wants to know.
+    pub prewarm: Option<PrewarmReport>,
 }
 
 /// One line about a function.
@@ -150,6 +153,7 @@ impl FunctionActor {
             ending: of_phase(InstancePhase::Ending),
             failing,
             cloning: self.cloning.status(),
+            prewarm: self.prewarm_report(),
         };
         self.handle.slots().set_activity(activity);
     }

@@ -12,6 +12,7 @@ use crate::{
     id::InstanceId,
     instance::Resume,
     spec::FunctionSpec,
+    stats::PrewarmResult,
 };
 
 impl FunctionActor {
@@ -84,6 +85,7 @@ impl FunctionActor {
     fn resume(&mut self, id: InstanceId) {
         let Some(wanted_at) = self.handle.slots().resume(id) else { return };
         self.comebacks.note(Instant::now());
+        self.prewarm_ended(id, PrewarmResult::Used);
         if let Some(instance) = self.instances.get(id) {
             instance.record.set_charged(instance.record.memory);
             instance.address.do_send(Resume { wanted_at });

@@ -16,17 +16,14 @@ use crate::{
     warmth::{Rung, Use},
 };
 
-/// How long a start and a resumption take, until one was measured.
-const USUAL_START: Duration = Duration::from_millis(100);
+/// How long a resumption takes, until one was measured.
 const USUAL_RESUMPTION: Duration = Duration::from_millis(1);
 
 impl FunctionActor {
     /// Returns idle instances with their worth.
     pub(super) fn valued(&self, idle: &[IdleSlots], now: Instant) -> Vec<IdleInstance> {
-        let usual = |origin| self.handle.used_stats().and_then(|stats: &FunctionStats| stats.usual_start(origin));
-        let resume = usual(Origin::Resumed).unwrap_or(USUAL_RESUMPTION);
-        // What has been restored will be restored again.
-        let start = usual(Origin::Restored).or(usual(Origin::Cold)).unwrap_or(USUAL_START);
+        let resume = self.handle.used_stats().and_then(|stats: &FunctionStats| stats.usual_start(Origin::Resumed));
+        let (resume, start) = (resume.unwrap_or(USUAL_RESUMPTION), self.usual_start());
         let comebacks = self.comebacks.per_second(now);
         let valued = idle.iter().filter_map(|idle| {
             let IdleSlots { instance, idle_since, runs, is_pausable, served } = *idle;

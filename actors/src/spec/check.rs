@@ -93,6 +93,14 @@ fn function(name: &str, directory: &Path, file: &Section<'_>, references: &mut V
     if file.given("vm") && file.given("env") {
         file.fail("env", "a [vm] gets nothing but its kernel command line: pass values in vm.cmdline");
     }
+    let keep_paused = file.seconds("keep-paused").unwrap_or(Duration::from_secs(600));
+    let prewarm = file.boolean("prewarm").unwrap_or_default();
+    if prewarm && keep_paused.is_zero() {
+        file.fail(
+            "prewarm",
+            "true, but instances that are started ahead of requests are paused: set keep-paused above 0",
+        );
+    }
     let (asynchronous, triggers) = (async_spec(file), triggers::triggers(file, name));
     if !asynchronous.allow
         && !triggers.is_empty()
@@ -106,7 +114,8 @@ fn function(name: &str, directory: &Path, file: &Section<'_>, references: &mut V
         concurrent_requests,
         single_use,
         keepalive: file.seconds("keepalive").unwrap_or(Duration::from_secs(60)),
-        keep_paused: file.seconds("keep-paused").unwrap_or(Duration::from_secs(600)),
+        keep_paused,
+        prewarm,
         min_instances,
         max_instances,
         timeout: Some(file.seconds("timeout").unwrap_or(Duration::from_secs(60))).filter(|limit| !limit.is_zero()),

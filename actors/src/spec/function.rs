@@ -34,6 +34,8 @@ pub struct FunctionSpec {
     /// How long an idle instance is kept paused after `keepalive`. Zero: it is stopped instead.
     #[serde(serialize_with = "seconds")]
     pub keep_paused: Duration,
+    /// Whether an instance is started and paused ahead of predicted requests.
+    pub prewarm: bool,
     /// Instances kept ready without any request.
     pub min_instances: usize,
     /// Instances that may exist at once, including those that start or stop. `None`: limited by memory only.

@@ -14,6 +14,7 @@ pub(super) static FILE: Table = Table {
         "single-use",
         "keepalive",
         "keep-paused",
+        "prewarm",
         "min-instances",
         "max-instances",
         "timeout",

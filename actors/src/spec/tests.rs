@@ -20,6 +20,7 @@ concurrent-requests = 4
 single-use = false
 keepalive = 1.5
 keep-paused = 90.5
+prewarm = true
 min-instances = 1
 max-instances = 3
 timeout = 7

@@ -11,7 +11,7 @@ use std::{
 use serde::Serialize;
 
 use super::{
-    Outcome,
+    Outcome, PrewarmResult,
     histogram::{Histogram, REQUEST_BUCKETS, WAIT_BUCKETS},
     starts::{FunctionStarts, StartHistogram, smooth},
     totals::{END_CAUSES, FunctionTotals, WaitCause, end_cause},
@@ -32,6 +32,7 @@ pub struct FunctionStats {
     instances_started: AtomicU64,
     instances_evicted: AtomicU64,
     early_pauses: AtomicU64,
+    prewarms: [AtomicU64; PrewarmResult::ALL.len()],
     restores_failed: AtomicU64,
     instances_ended: [AtomicU64; END_CAUSES.len()],
     callbacks_refused: AtomicU64,
@@ -78,6 +79,7 @@ impl Default for FunctionStats {
             instances_started,
             instances_evicted,
             early_pauses,
+            prewarms: zeros(),
             restores_failed,
             instances_ended: zeros(),
             callbacks_refused,
@@ -150,6 +152,11 @@ impl FunctionStats {
         self.early_pauses.fetch_add(1, Relaxed);
     }
 
+    /// Counts an instance that was started ahead of requests, once it is known what it was good for.
+    pub(crate) fn count_prewarm(&self, result: PrewarmResult) {
+        self.prewarms[result as usize].fetch_add(1, Relaxed);
+    }
+
     pub(crate) fn count_refused_callback(&self) {
         self.callbacks_refused.fetch_add(1, Relaxed);
     }
@@ -194,6 +201,7 @@ impl FunctionStats {
         totals.outcomes.iter_mut().zip(&self.outcomes).for_each(|(total, count)| add(total, count));
         totals.classes.iter_mut().zip(&self.classes).for_each(|(total, count)| add(total, count));
         totals.ended.iter_mut().zip(&self.instances_ended).for_each(|(total, count)| add(total, count));
+        totals.prewarms.iter_mut().zip(&self.prewarms).for_each(|(total, count)| add(total, count));
         totals.waits.iter_mut().zip(&self.waits).for_each(|(total, waits)| total.add(waits));
         totals.durations.add(&self.durations);
         self.starts.add_times(Origin::Cold, &mut totals.boots);
@@ -218,6 +226,7 @@ impl FunctionStats {
             instances_started: self.instances_started.load(Relaxed),
             instances_evicted: self.instances_evicted.load(Relaxed),
             early_pauses: self.early_pauses.load(Relaxed),
+            prewarms: PrewarmResult::ALL.map(|it| (it.as_str(), self.prewarms[it as usize].load(Relaxed))).into(),
             callbacks_refused: self.callbacks_refused.load(Relaxed),
             starts: Origin::ALL.into_iter().map(|origin| (origin, self.starts.count(origin))).collect(),
             boot_seconds: self.starts.report(Origin::Cold),
@@ -238,6 +247,8 @@ pub struct StatsReport {
     pub instances_evicted: u64,
     /// Idle instances that were paused before their time because other functions needed their memory.
     pub early_pauses: u64,
+    /// Instances that were started ahead of requests, by result.
+    pub prewarms: BTreeMap<&'static str, u64>,
     /// Ready callbacks that were refused.
     pub callbacks_refused: u64,
     /// Starts that have succeeded, by their origin.

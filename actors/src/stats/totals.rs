@@ -1,7 +1,7 @@
 //! What was counted of one function or several, at one moment.
 
 use super::{
-    Outcome,
+    Outcome, PrewarmResult,
     function::FunctionStats,
     histogram::{BOOT_BUCKETS, HistogramTotals, REQUEST_BUCKETS, WAIT_BUCKETS},
 };
@@ -90,6 +90,7 @@ pub struct FunctionTotals {
     pub started: u64,
     /// Instances that were paused to make room for other functions.
     pub early_pauses: u64,
+    pub(super) prewarms: [u64; PrewarmResult::ALL.len()],
     pub(super) starts: [u64; Origin::ALL.len()],
     /// Instances that could not be restored from a snapshot.
     pub restores_failed: u64,
@@ -109,6 +110,7 @@ impl Default for FunctionTotals {
             cold: 0,
             started: 0,
             early_pauses: 0,
+            prewarms: [0; PrewarmResult::ALL.len()],
             starts: [0; Origin::ALL.len()],
             restores_failed: 0,
         }
@@ -134,6 +136,11 @@ impl FunctionTotals {
     /// Returns the starts that have succeeded, by their origin.
     pub fn starts(&self) -> impl Iterator<Item = (Origin, u64)> {
         Origin::ALL.into_iter().zip(self.starts)
+    }
+
+    /// Returns the instances that were started ahead of requests, by result.
+    pub fn prewarms(&self) -> impl Iterator<Item = (PrewarmResult, u64)> {
+        PrewarmResult::ALL.into_iter().zip(self.prewarms)
     }
 
     /// Returns the instances that have ended, by cause.

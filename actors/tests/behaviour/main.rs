@@ -23,6 +23,7 @@ mod external_pauses;
 mod keeping;
 mod panics;
 mod pausing;
+mod prewarming;
 mod requests;
 mod simulation;
 mod starts;

@@ -176,6 +176,13 @@ impl FunctionMetrics {
                 }
             }
         }
+        let help = "Instances that were started ahead of requests, by result.";
+        let mut prewarms = describe(encoder, Counter, "unifaas_prewarms", None, help)?;
+        for (function, totals) in &self.totals {
+            for (result, count) in totals.prewarms().filter(|(_, count)| *count > 0) {
+                prewarms.counter(&[("function", function), ("result", result.as_str())], count)?;
+            }
+        }
         let help = "Idle instances that were paused before their time, to make room for other functions.";
         let mut paused = describe(encoder, Counter, "unifaas_early_pauses", None, help)?;
         for (function, totals) in self.totals.iter().filter(|(_, totals)| totals.early_pauses > 0) {

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     id::InstanceId,
-    warmth::{EventRate, GreedyDual, Rung, Use},
+    warmth::{EventRate, GreedyDual, Prewarming, Rung, Use},
 };
 
 const KEEPALIVE: Duration = Duration::from_secs(60);
@@ -37,6 +37,14 @@ pub enum Policy {
     LongestIdle,
     /// They are paused after their keepalive. Without memory, the cheapest steps are taken.
     CostPerByte,
+    /// The same, and functions get a paused instance ahead of requests that are expected.
+    Prewarm,
+}
+
+impl Policy {
+    fn is_by_cost(self) -> bool {
+        matches!(self, Policy::CostPerByte | Policy::Prewarm)
+    }
 }
 
 /// What comes of a policy.
@@ -73,6 +81,8 @@ enum Event {
     Ready,
     /// It was idle or paused for long enough.
     Expired,
+    /// A request of the function may be expected from now on, or not any more.
+    Expected,
 }
 
 /// An event of an instance of a function. It has no effect if the instance has entered another state since.
@@ -96,6 +106,7 @@ struct Instance {
     idle_since: Instant,
     served: u64,
     started: Instant,
+    is_prewarmed: bool,
     epoch: u64,
 }
 
@@ -105,6 +116,9 @@ struct Function {
     waiting: VecDeque<Request>,
     has_requested: bool,
     comebacks: EventRate,
+    prewarming: Prewarming,
+    /// When its last request has ended.
+    last_served: Option<Instant>,
     instances: Vec<Instance>,
 }
 
@@ -130,6 +144,8 @@ impl<'t> Host<'t> {
             waiting: VecDeque::new(),
             has_requested: false,
             comebacks: EventRate::begin(origin),
+            prewarming: Prewarming::default(),
+            last_served: None,
             instances: Vec::new(),
         };
         Self {
@@ -156,7 +172,9 @@ impl<'t> Host<'t> {
                 (Some(at), event) if event.is_none_or(|event| at <= event) => {
                     self.pass_to(at);
                     let request = *requests.next().expect("it was peeked");
-                    self.functions[request.function].waiting.push_back(request);
+                    let function = &mut self.functions[request.function];
+                    function.waiting.push_back(request);
+                    function.prewarming.requested(at);
                     self.settle(request.function);
                 }
                 (_, Some(at)) => {
@@ -196,31 +214,88 @@ impl<'t> Host<'t> {
         let event = if matches!(state, State::Idle | State::Paused) { Event::Expired } else { Event::Ready };
         let alarm = (event, function, id, instance.epoch);
         if let Some(takes) = takes {
-            self.serial += 1;
-            self.events.push(Reverse((now + takes, self.serial, alarm)));
+            self.schedule(now + takes, alarm);
         }
     }
 
+    fn schedule(&mut self, at: Instant, alarm: Alarm) {
+        self.serial += 1;
+        self.events.push(Reverse((at, self.serial, alarm)));
+    }
+
     fn on(&mut self, (event, function, id, epoch): Alarm) {
-        let Some(state) = self.instance(function, id).filter(|it| it.epoch == epoch).map(|it| it.state) else { return };
+        if event == Event::Expected {
+            return self.prewarm(function);
+        }
+        let Some(instance) = self.instance(function, id).filter(|it| it.epoch == epoch) else { return };
+        let (state, is_prewarmed) = (instance.state, instance.is_prewarmed && instance.served == 0);
         match (event, state) {
             (Event::Ready, _) => {
                 if state == State::Booting {
                     self.ledger.set_started(id, self.now);
                 }
+                if state == State::Busy {
+                    self.functions[function].last_served = Some(self.now);
+                }
                 let keepalive = if self.policy == Policy::EndIdle { KEEPALIVE } else { SHORT_KEEPALIVE };
                 self.enter(function, id, State::Idle, Some(keepalive));
                 self.settle(function);
+                let is_idle = self.instance(function, id).is_some_and(|it| it.state == State::Idle);
+                if is_idle && is_prewarmed {
+                    self.pause(function, id);
+                }
             }
             (Event::Expired, State::Idle) if self.policy != Policy::EndIdle => self.pause(function, id),
-            (Event::Expired, _) => self.end(function, id),
+            (Event::Expired | Event::Expected, _) => {
+                let is_last = self.functions[function].instances.len() == 1;
+                match self.expected_until(function).filter(|_| is_last) {
+                    Some(until) => self.enter(function, id, State::Paused, Some(until - self.now)),
+                    None => self.end(function, id),
+                }
+                self.prewarm(function);
+            }
         }
     }
 
+    /// Returns until when a request of a function is expected.
+    fn expected_until(&self, function: usize) -> Option<Instant> {
+        let of = &self.functions[function];
+        let window = of.prewarming.window(of.kind.cold).filter(|window| window.contains(self.now));
+        window.filter(|_| self.policy == Policy::Prewarm).map(|window| window.until)
+    }
+
+    /// Requests an instance if the function has none and a request is expected, or looks again when one is.
+    fn prewarm(&mut self, function: usize) {
+        let (now, of) = (self.now, &mut self.functions[function]);
+        let runs = of.instances.iter().any(|it| it.state != State::Paused);
+        match of.last_served {
+            Some(since) if self.policy == Policy::Prewarm && !runs && of.waiting.is_empty() => {
+                of.prewarming.went_idle(since);
+            }
+            _ => of.prewarming.interrupted(),
+        }
+        let Some(window) = of.prewarming.start_window(of.kind.cold) else { return };
+        let (memory, is_wanted) = (of.kind.declared, of.instances.is_empty() && window.contains(now));
+        if let Some(edge) = window.next_edge(now) {
+            self.schedule(edge, (Event::Expected, function, InstanceId::random(), 0));
+        }
+        if is_wanted {
+            let request = StartRequest { memory, kind: StartKind::Process, urgency: Urgency::Prewarm };
+            self.ledger.request(function as u64, request).expect("it fits");
+            self.functions[function].has_requested = true;
+        } else if std::mem::take(&mut self.functions[function].has_requested) {
+            self.ledger.withdraw(function as u64);
+        }
+        self.ledger_has_changed = true;
+    }
+
     fn pause(&mut self, function: usize, id: InstanceId) {
-        self.enter(function, id, State::Paused, Some(KEEP_PAUSED));
+        let is_unused = self.instance(function, id).is_some_and(|it| it.is_prewarmed && it.served == 0);
+        let expected = self.expected_until(function).filter(|_| is_unused);
+        self.enter(function, id, State::Paused, Some(expected.map_or(KEEP_PAUSED, |until| until - self.now)));
         self.ledger.set_footprint(id, self.functions[function].kind.footprint);
         self.ledger_has_changed = true;
+        self.prewarm(function);
     }
 
     fn end(&mut self, function: usize, id: InstanceId) {
@@ -244,12 +319,13 @@ impl<'t> Host<'t> {
         while let (Some(id), Some(request)) =
             (self.last_used(function, State::Idle), self.functions[function].waiting.front().copied())
         {
+            let arrived = self.origin + request.at;
             self.functions[function].waiting.pop_front();
             self.figures.served += 1;
             self.figures.waited += self.now - (self.origin + request.at);
             if let Some(instance) = self.instance(function, id) {
                 instance.served += 1;
-                let is_cold = instance.served == 1;
+                let is_cold = instance.served == 1 && !(instance.is_prewarmed && instance.started < arrived);
                 self.figures.cold += usize::from(is_cold);
             }
             self.enter(function, id, State::Busy, Some(request.takes));
@@ -301,7 +377,9 @@ impl<'t> Host<'t> {
             let (owned, idle): (Vec<_>, Vec<_>) = owners.flat_map(|owner| self.idle(owner)).unzip();
             let owners: HashMap<_, _> = idle.iter().map(|idle: &IdleInstance| idle.instance).zip(owned).collect();
             let steps = match self.policy {
-                Policy::CostPerByte => self.greedy.select(shortage.missing, self.ledger.steps(idle), self.now),
+                Policy::CostPerByte | Policy::Prewarm => {
+                    self.greedy.select(shortage.missing, self.ledger.steps(idle), self.now)
+                }
                 Policy::EndIdle | Policy::LongestIdle => self.longest_idle(shortage.missing, idle, &owners),
             };
             if steps.is_empty() {
@@ -319,9 +397,16 @@ impl<'t> Host<'t> {
     fn start(&mut self, function: usize, id: InstanceId) {
         let now = self.now;
         let of = &mut self.functions[function];
-        of.instances.push(Instance { id, state: State::Booting, idle_since: now, served: 0, started: now, epoch: 0 });
+        // A request that came meanwhile has replaced the one for its own instance.
+        let is_prewarmed = of.waiting.is_empty();
+        let (state, served, epoch) = (State::Booting, 0, 0);
+        of.instances.push(Instance { id, state, idle_since: now, served, started: now, is_prewarmed, epoch });
         of.has_requested = false;
-        of.comebacks.note(now);
+        if is_prewarmed {
+            of.prewarming.started();
+        } else {
+            of.comebacks.note(now);
+        }
         let cold = of.kind.cold;
         self.enter(function, id, State::Booting, Some(cold));
         self.settle(function);
@@ -339,7 +424,7 @@ impl<'t> Host<'t> {
             State::Idle => function.waiting.is_empty(),
             _ => false,
         };
-        let is_valued = self.policy == Policy::CostPerByte;
+        let is_valued = self.policy.is_by_cost();
         let comebacks = if is_valued { function.comebacks.per_second(self.now) } else { 0.0 };
         let instances = function.instances.len();
         let idle = function.instances.iter().filter(is_idle).map(|it| {

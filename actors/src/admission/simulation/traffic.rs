@@ -68,6 +68,20 @@ impl Traffic {
         requests.sort_by_key(|request| (request.at, request.function));
         Self { functions, requests, span }
     }
+
+    /// Draws functions that are called at regular times, with periods of so many seconds.
+    pub fn of_timers(seed: u64, functions: usize, (shortest, longest): (f64, f64), span: Duration) -> Self {
+        let mut random = StdRng::seed_from_u64(seed);
+        let mut requests = Vec::new();
+        for function in 0..functions {
+            let period = logarithmic(&mut random, shortest, longest);
+            let arrivals = timer(&mut random, period, span).into_iter();
+            requests.extend(arrivals.map(|at| Request { at: seconds(at), function, takes: seconds(0.05) }));
+        }
+        requests.sort_by_key(|request| (request.at, request.function));
+        let functions = (0..functions).map(|function| KINDS[function % KINDS.len()]).collect();
+        Self { functions, requests, span }
+    }
 }
 
 fn seconds(seconds: f64) -> Duration {

@@ -40,6 +40,11 @@ impl InstanceSlots {
         IdleSlots { instance, idle_since, runs, is_pausable, served }
     }
 
+    /// Returns when its last request ended. `None`: it had none yet, or serves one.
+    pub(super) fn served_until(&self) -> Option<Instant> {
+        (self.served > 0 && self.in_flight == 0).then_some(self.since)
+    }
+
     /// Returns whether the actor has to be notified that the instance is idle now, which it is once.
     pub(super) fn note_idle(&mut self, now: Instant) -> bool {
         let notify = self.in_flight == 0 && std::mem::take(&mut self.notify_when_idle);
@@ -56,6 +61,11 @@ impl Slots {
         self.instances.values().filter(|it| it.in_flight == 0).map(|it| it.since).min()
     }
 
+    /// Returns when the last request ended, if none is being served.
+    pub fn last_served(&self) -> Option<Instant> {
+        self.instances.values().map(InstanceSlots::served_until).fold(self.last_served, Option::max)
+    }
+
     /// Returns when [`expire`](Self::expire) is due next.
     pub fn next_idle_check(&self) -> Option<Instant> {
         self.instances.values().filter(|it| !it.retired).filter_map(|it| it.idle_check).min()
@@ -63,8 +73,9 @@ impl Slots {
 
     /// Pauses or retires the instances that have been idle for their keepalive, unless callers wait or the minimum needs
     /// them, and retires those that were paused for as long as their spec wants. A busy instance is checked again after it
-    /// has become idle: the actor is notified then.
-    pub fn expire(&mut self, now: Instant) -> Expired {
+    /// has become idle: the actor is notified then. `expected`: a request is expected until then, for which the last paused
+    /// instance is kept.
+    pub fn expire(&mut self, now: Instant, expected: Option<Instant>) -> Expired {
         let is_due = |it: &InstanceSlots| !it.retired && it.idle_check.is_some_and(|check| check <= now);
         let due = self.instances.iter().filter(|(_, it)| is_due(it));
         // The order of a hash map is random, and the longest idle instance goes first.
@@ -72,15 +83,16 @@ impl Slots {
         due.sort_unstable();
         let mut expired = Expired::default();
         for (_, id) in due {
-            self.check(id, now, &mut expired);
+            self.check(id, now, expected, &mut expired);
         }
         expired
     }
 
     /// Checks an instance whose check is due: pauses it, retires it, or schedules the next check.
-    fn check(&mut self, id: InstanceId, now: Instant, expired: &mut Expired) {
+    fn check(&mut self, id: InstanceId, now: Instant, expected: Option<Instant>, expired: &mut Expired) {
         let revision = self.instances.get(&id).map_or(0, |it| it.endpoint.revision);
         let (kept, waiting) = (self.usable(revision), self.waiting);
+        let expected = expected.filter(|_| kept == 0 && self.paused(self.revision) == 1);
         let Some(instance) = self.instances.get_mut(&id) else { return };
         let spec = &instance.endpoint.spec;
         let (keepalive, keep_paused, minimum) = (spec.keepalive, spec.keep_paused, spec.min_instances);
@@ -88,6 +100,8 @@ impl Slots {
             if waiting > 0 {
                 // It is about to be resumed, unless others suffice.
                 instance.idle_check = Some(now + MIN_RECHECK);
+            } else if let Some(until) = expected {
+                instance.idle_check = Some(until);
             } else {
                 self.retire(id);
                 expired.retired.push(id);
@@ -150,6 +164,16 @@ impl Slots {
         let (Some(_), Some(keep_paused)) = (idle, keep_paused) else { return false };
         self.pause(id, now + keep_paused);
         true
+    }
+
+    /// Pauses an instance that has not served yet, unless a caller waits, and keeps it until a request is not expected any more.
+    /// Returns whether it does.
+    pub fn pause_unused(&mut self, id: InstanceId, until: Instant) -> bool {
+        let is_unused = self.waiting == 0 && self.instances.get(&id).is_some_and(|it| it.in_flight == 0 && it.runs());
+        if is_unused {
+            self.pause(id, until);
+        }
+        is_unused
     }
 
     /// Retires an instance if the function can still do without it, and returns whether it can.

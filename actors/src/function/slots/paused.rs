@@ -53,6 +53,11 @@ impl Slots {
         self.resumable(revision).count()
     }
 
+    /// Returns whether an instance runs, or is to run again.
+    pub fn is_running(&self) -> bool {
+        self.instances.values().any(|it| it.pause != PauseState::Paused)
+    }
+
     /// Returns the paused instances.
     pub fn paused_instances(&self) -> Vec<InstanceId> {
         self.resumable(0).map(|(id, _)| *id).collect()

@@ -122,6 +122,7 @@ fn explicit_defaults_make_no_difference() {
         timeout = 60.0
         boot-timeout = 25
         keep-paused = 600
+        prewarm = false
         stop-grace = 0.5
         queue = 1000
         queue-timeout = 30

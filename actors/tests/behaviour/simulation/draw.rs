@@ -47,6 +47,7 @@ impl Plan {
         let boot_timeout = random.random_range(1..4);
         let keepalive = any(random, &[0, 0, 1, 60, 60, 60]);
         let keep_paused = any(random, &[0, 0, 1, 60]);
+        let prewarm = keep_paused > 0 && random.random_bool(0.5);
         let stop_grace = random.random_range(0..2);
         let is_cloned = random.random_bool(0.3);
         let readiness =
@@ -59,7 +60,7 @@ impl Plan {
         let memory = any(random, &[64, 128, 128, 200, 384, 700]);
         format!(
             "{serving}\n{most}\nmin-instances = {least}\nqueue = {queue}\nqueue-timeout = {queue_timeout}\n\
-             boot-timeout = {boot_timeout}\nkeepalive = {keepalive}\nkeep-paused = {keep_paused}\nstop-grace = {stop_grace}\nreadiness = {readiness}\n\
+             boot-timeout = {boot_timeout}\nkeepalive = {keepalive}\nkeep-paused = {keep_paused}\nprewarm = {prewarm}\nstop-grace = {stop_grace}\nreadiness = {readiness}\n\
              memory = {memory}\n{version}"
         )
     }

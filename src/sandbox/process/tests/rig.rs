@@ -125,6 +125,7 @@ impl Rig {
             single_use: false,
             keepalive: SOON,
             keep_paused: Duration::ZERO,
+            prewarm: false,
             min_instances: 0,
             max_instances: None,
             timeout: None,

@@ -10,13 +10,13 @@ fn idle(slots: &Slots) -> Vec<InstanceId> {
 fn keepalive_counts_from_the_last_release() {
     let mut slots = slots();
     let id = add(&mut slots, "concurrent-requests = 2", 1);
-    assert_eq!((slots.next_idle_check(), slots.expire(at(59)).retired), (Some(at(60)), vec![]));
+    assert_eq!((slots.next_idle_check(), slots.expire(at(59), None).retired), (Some(at(60)), vec![]));
     acquire(&mut slots);
     acquire(&mut slots);
     slots.release(id, true, at(30));
     slots.release(id, true, at(40));
-    assert_eq!((slots.expire(at(60)).retired, slots.next_idle_check()), (vec![], Some(at(100))));
-    assert_eq!((slots.expire(at(100)).retired, slots.next_idle_check()), (vec![id], None));
+    assert_eq!((slots.expire(at(60), None).retired, slots.next_idle_check()), (vec![], Some(at(100))));
+    assert_eq!((slots.expire(at(100), None).retired, slots.next_idle_check()), (vec![id], None));
     wait(&mut slots);
 }
 
@@ -25,13 +25,13 @@ fn a_busy_instance_notifies_once_when_it_becomes_idle() {
     let mut slots = slots();
     let id = add(&mut slots, "", 1);
     acquire(&mut slots);
-    assert_eq!((slots.expire(at(100)).retired, slots.next_idle_check()), (vec![], None));
+    assert_eq!((slots.expire(at(100), None).retired, slots.next_idle_check()), (vec![], None));
     assert_eq!(slots.release(id, true, at(101)), Released::Idle);
     assert_eq!(slots.next_idle_check(), Some(at(161)));
     acquire(&mut slots);
     assert_eq!(slots.release(id, true, at(102)), Released::Free);
-    assert_eq!((slots.expire(at(161)).retired, slots.next_idle_check()), (vec![], Some(at(162))));
-    assert_eq!(slots.expire(at(162)).retired, [id]);
+    assert_eq!((slots.expire(at(161), None).retired, slots.next_idle_check()), (vec![], Some(at(162))));
+    assert_eq!(slots.expire(at(162), None).retired, [id]);
 }
 
 #[test]
@@ -39,7 +39,7 @@ fn an_instance_notifies_that_it_is_idle_although_callers_wait() {
     let mut slots = slots();
     let id = add(&mut slots, "", 1);
     acquire(&mut slots);
-    slots.expire(at(100));
+    slots.expire(at(100), None);
     wait(&mut slots);
     assert_eq!(slots.release(id, true, at(101)), Released::Idle);
 }
@@ -50,10 +50,10 @@ fn the_minimum_outlives_its_keepalive() {
     let [_, _, _] = [(); 3].map(|()| add(&mut slots, "min-instances = 2", 1));
     // An instance of an older spec does not count towards the minimum.
     let old = add(&mut slots, "", 0);
-    let expired = slots.expire(at(100)).retired;
+    let expired = slots.expire(at(100), None).retired;
     assert!(expired.len() == 2 && expired.contains(&old), "{expired:?}");
     assert_eq!((slots.usable(1), slots.next_idle_check()), (2, Some(at(160))));
-    assert_eq!(slots.expire(at(160)).retired, []);
+    assert_eq!(slots.expire(at(160), None).retired, []);
 }
 
 #[test]
@@ -61,10 +61,10 @@ fn an_idle_instance_is_kept_for_waiting_callers() {
     let mut slots = slots();
     wait(&mut slots);
     let id = add(&mut slots, "keepalive = 0", 1);
-    assert_eq!(slots.expire(at(0)).retired, [], "no caller has been served yet");
+    assert_eq!(slots.expire(at(0), None).retired, [], "no caller has been served yet");
     slots.leave_queue();
     assert_eq!(slots.next_idle_check(), Some(at(1)), "a keepalive of zero is checked every second");
-    assert_eq!(slots.expire(at(1)).retired, [id]);
+    assert_eq!(slots.expire(at(1), None).retired, [id]);
 }
 
 #[test]
@@ -73,7 +73,7 @@ fn a_retired_or_removed_instance_does_not_expire() {
     let [retired, removed] = [(); 2].map(|()| add(&mut slots, "", 1));
     slots.retire(retired);
     slots.remove(removed);
-    assert_eq!((slots.next_idle_check(), slots.expire(at(100)).retired), (None, vec![]));
+    assert_eq!((slots.next_idle_check(), slots.expire(at(100), None).retired), (None, vec![]));
 }
 
 #[test]

@@ -251,7 +251,7 @@ impl Walk {
                 }
             }
         }
-        assert_eq!(self.slots.expire(self.now), expected);
+        assert_eq!(self.slots.expire(self.now, None), expected);
     }
 
     /// Wakes the paused instance that was used last.

@@ -12,6 +12,7 @@ use super::{
     cloning::Cloning,
     instances::Instances,
     messages::ReplySender,
+    prewarming::wants_prewarming,
     replacement::Replacement,
     slots::{Expired, Intake},
     starts::PendingStart,
@@ -50,7 +51,7 @@ impl FunctionActor {
                 services.history.clone(),
             ));
             launched = Some(handle.clone());
-            let prewarming = loaded.as_ref().is_ok_and(|spec| spec.prewarm).then(Box::default);
+            let prewarming = wants_prewarming(&loaded).then(Box::default);
             let mut cloning = Cloning::default();
             cloning.configure(wants_snapshot(&loaded), services.sandboxes.snapshot(name));
             Self {

@@ -109,6 +109,6 @@ impl FunctionActor {
 }
 
 /// Returns whether a spec wants instances ahead of requests.
-fn wants_prewarming(loaded: &LoadedSpec) -> bool {
+pub(super) fn wants_prewarming(loaded: &LoadedSpec) -> bool {
     loaded.as_ref().is_ok_and(|spec| spec.prewarm)
 }

@@ -136,15 +136,17 @@ async fn expected_request_finds_an_instance_that_was_started_ahead_of_it() {
     // Ten idle times of less than 10 s, and one that begins.
     assert_eq!((number(&page["prewarm"], "idle_times"), &page["prewarms"]["used"]), (10, &json!(0)), "{page}");
     let ahead = paused(&daemon).await;
-    assert_eq!((number(&daemon.function("f").await, "instances_started"), &daemon.boots("f").await[0]["cause"]),
-        (12, &json!("prewarm")));
+    assert_eq!(
+        (number(&daemon.function("f").await, "instances_started"), &daemon.boots("f").await[0]["cause"]),
+        (12, &json!("prewarm"))
+    );
     let reply = daemon.get("/invoke/f/pid").await.ok();
     assert!(reply.header("server-timing").is_some_and(|timing| timing.contains(";desc=\"resumed\"")), "{reply:?}");
     assert_eq!(reply.pid(), ahead);
     let metrics = daemon.get("/metrics").await.ok().text();
     assert!(metrics.contains("unifaas_prewarms_total{function=\"f\",result=\"used\"} 1"), "{metrics}");
     let described = daemon.cli(&["describe", "f"]).await;
-    assert!(described.stdout.contains("a request is expected") && described.stdout.contains("1 used"), "{described:?}");
+    assert!(described.out.contains("a request is expected") && described.out.contains("1 used"), "{described:?}");
 }
 
 #[tokio::test]

@@ -133,7 +133,7 @@ async fn expected_request_finds_an_instance_that_was_started_ahead_of_it() {
         daemon.settled("f", "no instance", |function| function["instances"] == json!([])).await;
     }
     let page = daemon.function("f").await;
-    // Ten idle times of less than 10 s, and one that begins.
+    // Ten idle times are over, of less than 10 s each, and another has begun.
     assert_eq!((number(&page["prewarm"], "idle_times"), &page["prewarms"]["used"]), (10, &json!(0)), "{page}");
     let ahead = paused(&daemon).await;
     assert_eq!(

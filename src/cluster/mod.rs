@@ -193,6 +193,11 @@ impl Cluster {
         self.settings.tls.as_ref()
     }
 
+    /// Returns the site of this node.
+    pub fn site(&self) -> &Arc<str> {
+        &self.settings.site
+    }
+
     /// Returns the name of this node as the value of a header.
     pub fn header(&self) -> HeaderValue {
         HeaderValue::from_str(&self.name).unwrap_or_else(|_| HeaderValue::from_static("unnamed"))

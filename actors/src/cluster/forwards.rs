@@ -46,6 +46,17 @@ pub struct ForwardCounts {
     pub served_for_peers: u64,
 }
 
+impl ForwardCounts {
+    /// Adds what was counted of another function.
+    pub fn add(&mut self, other: Self) {
+        self.forwarded += other.forwarded;
+        self.forwarded_ok += other.forwarded_ok;
+        self.forward_refused += other.forward_refused;
+        self.forward_failed += other.forward_failed;
+        self.served_for_peers += other.served_for_peers;
+    }
+}
+
 impl ForwardTable {
     /// Returns the counters of a function.
     pub fn of(&self, function: &str) -> Arc<ForwardStats> {

@@ -101,6 +101,11 @@ async fn forwards(security: &str) {
     let counts = &cluster(&b).await["functions"]["f"];
     assert_eq!((&counts["forwarded"], &counts["forwarded_ok"]), (&5.into(), &5.into()), "{counts}");
     assert_eq!(cluster(&a).await["functions"]["f"]["served_for_peers"], 5);
+    let metrics = b.metrics().await;
+    assert_eq!(metrics.sum("unifaas_forwarded_total{"), 5.0);
+    assert_eq!(metrics.value("unifaas_nodes{health=\"fresh\"}"), Some(1.0));
+    assert_eq!(metrics.sum("unifaas_node_info{node=\"b\",site=\"default\""), 1.0);
+    assert_eq!(a.metrics().await.sum("unifaas_served_for_peers_total{"), 5.0);
 }
 
 #[tokio::test]

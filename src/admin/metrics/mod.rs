@@ -9,9 +9,11 @@
 //! | `daemon.rs` | metrics of the daemon: admission, connections, the log |
 //! | `inbox.rs` | metrics of asynchronous invocations |
 //! | `triggers.rs` | metrics of schedules and of the connections to brokers |
+//! | `cluster.rs` | metrics of a node among others |
 //! | `process.rs` | `process_*`, as every exporter has them |
 //! | `encode.rs` | how samples are written |
 
+mod cluster;
 mod daemon;
 mod encode;
 mod functions;
@@ -22,6 +24,7 @@ mod triggers;
 use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
 use actix_web::{HttpResponse, web};
+use cluster::ClusterMetrics;
 use daemon::DaemonMetrics;
 use functions::FunctionMetrics;
 use inbox::InboxMetrics;
@@ -51,6 +54,8 @@ struct Scrape {
     inbox: Option<InboxMetrics>,
     /// The same.
     triggers: Option<TriggerMetrics>,
+    /// `None`: there are no other nodes.
+    cluster: Option<ClusterMetrics>,
 }
 
 impl Collector for Scrape {
@@ -62,6 +67,9 @@ impl Collector for Scrape {
         }
         if let Some(triggers) = &self.triggers {
             triggers.encode(&mut encoder)?;
+        }
+        if let Some(cluster) = &self.cluster {
+            cluster.encode(&mut encoder)?;
         }
         process::encode(&mut encoder)
     }
@@ -99,9 +107,10 @@ async fn scrape(shared: Arc<Shared>, pages: &Pages) -> HttpResponse {
         let daemon = DaemonMetrics::read(&shared, admission);
         let inbox = inbox.map(|overview| InboxMetrics::read(&shared, overview));
         let triggers = triggers.map(|report| TriggerMetrics::read(&shared, report));
+        let cluster = shared.cluster.as_ref().map(|cluster| ClusterMetrics::read(&shared, cluster));
         let exemplars = functions.exemplars();
         let mut registry = Registry::default();
-        registry.register_collector(Box::new(Scrape { functions, daemon, inbox, triggers }));
+        registry.register_collector(Box::new(Scrape { functions, daemon, inbox, triggers, cluster }));
         let mut text = String::new();
         text::encode(&mut text, &registry).map(|()| with_exemplars(text, &exemplars))
     });

@@ -15,6 +15,12 @@ rm -rf "$results"
 "$unifaas" bench -r examples/bench/registry --quick --simulate --seed 1 --out "$results" "$@"
 rm -rf "$example"
 mkdir "$example"
-cp -r "$results/report.md" "$results/plots" "$example"
+cp -r "$results/plots" "$example"
 rm -f "$example"/plots/*.pdf "$example"/plots/*.png
+# The largest plots are left out.
+cp "$results/report.md" "$example"
+for plot in cold-timeline cold-ecdf throughput burst-first load-p50 memory-steps; do
+    rm -f "$example/plots/$plot.svg"
+    sed -i "/plots\/$plot\.svg/d" "$example/report.md"
+done
 du -sh "$example"

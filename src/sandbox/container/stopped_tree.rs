@@ -15,6 +15,9 @@ use crate::{
 };
 
 const POLL_INTERVAL: Duration = Duration::from_millis(1);
+/// After which a process that still runs is signalled again. A debugger that has not stopped yet can take the signal from a
+/// process that it traces, as gVisor's kernel does with the processes of its guest.
+const RESEND_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Processes that were stopped, parents before children. They continue when it is dropped.
 #[derive(Debug, Default)]
@@ -27,39 +30,49 @@ impl StoppedTree {
     /// Returns why they run on.
     pub async fn stop(first: ProcessId) -> io::Result<Self> {
         let deadline = Instant::now() + PAUSE_TIMEOUT;
-        let mut tree = Self::default();
+        let (mut tree, mut resend_at) = (Self::default(), Instant::now() + RESEND_INTERVAL);
         loop {
-            let all;
-            (tree, all) = task::spawn_blocking(move || {
-                let all = tree.stop_running(first);
-                (tree, all)
+            let now = Instant::now();
+            let resends = now >= resend_at;
+            if resends {
+                resend_at = now + RESEND_INTERVAL;
+            }
+            let running;
+            (tree, running) = task::spawn_blocking(move || {
+                let running = tree.stop_running(first, resends);
+                (tree, running)
             })
             .await?;
-            if all? {
+            let running = running?;
+            if running.is_empty() {
                 return Ok(tree);
             }
-            if Instant::now() > deadline {
-                return Err(io::Error::new(io::ErrorKind::TimedOut, format!("not stopped within {PAUSE_TIMEOUT:?}")));
+            if now > deadline {
+                let running = running.join(", ");
+                let why = format!("not stopped within {PAUSE_TIMEOUT:?}: {running}");
+                return Err(io::Error::new(io::ErrorKind::TimedOut, why));
             }
             time::sleep(POLL_INTERVAL).await;
         }
     }
 
-    /// Signals those that run. Returns whether all had stopped before, so that none can have started another meanwhile.
-    fn stop_running(&mut self, first: ProcessId) -> io::Result<bool> {
-        let mut all_stopped = true;
+    /// Signals those that run, and those that were signalled before if `resends`. Returns those that ran: if there was none,
+    /// none can have started another meanwhile.
+    fn stop_running(&mut self, first: ProcessId, resends: bool) -> io::Result<Vec<String>> {
+        let mut running = Vec::new();
         let mut next = vec![first];
         while let Some(id) = next.pop() {
             let Some(process) = look(id) else { continue };
-            if !is_stopped(&process) {
-                all_stopped = false;
-                if !self.0.contains(&id) && send_signal(id, Signal::STOP)? {
+            if let Some(state) = running_thread(&process) {
+                running.push(format!("process {} ({state})", id.pid));
+                let is_new = !self.0.contains(&id);
+                if (is_new || resends) && send_signal(id, Signal::STOP)? && is_new {
                     self.0.push(id);
                 }
             }
             next.extend(children(&process));
         }
-        Ok(all_stopped)
+        Ok(running)
     }
 }
 
@@ -70,11 +83,13 @@ fn look(id: ProcessId) -> Option<Process> {
     (stat.starttime == id.started && !matches!(stat.state, 'Z' | 'X')).then_some(process)
 }
 
-/// Returns whether no thread of a process runs. gVisor traces those of its guest one by one, so some can be stopped already.
-fn is_stopped(process: &Process) -> bool {
+/// Returns the state of a thread that is not stopped. gVisor traces those of its guest one by one, so some can be stopped
+/// already.
+fn running_thread(process: &Process) -> Option<char> {
     let threads = process.tasks().into_iter().flatten().flatten();
     // What has exited meanwhile does not run.
-    threads.filter_map(|thread| thread.stat().ok()).all(|stat| matches!(stat.state, 'T' | 't' | 'Z' | 'X'))
+    let states = threads.filter_map(|thread| thread.stat().ok()).map(|stat| stat.state);
+    states.into_iter().find(|state| !matches!(state, 'T' | 't' | 'Z' | 'X'))
 }
 
 fn children(process: &Process) -> Vec<ProcessId> {

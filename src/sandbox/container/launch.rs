@@ -25,6 +25,7 @@ use super::{
     engine::{Engine, QUICK_CALL_TIMEOUT, Session},
     engine_error::EngineError,
     exit_watcher::{ExitWatcher, ExpectedExit},
+    first_process,
     handle::{Container, ContainerHandle},
     inspection::Inspection,
     networks::Networks,
@@ -208,11 +209,13 @@ impl Launcher {
             // The container has a callback URL at an address that this host no longer has.
             return Err(LaunchError::Refused(format!("the gateway of its network has just changed from {gateway}")));
         }
-        let (pid, of) = (inspection.pid, id.to_owned());
-        let memory_usage = task::spawn_blocking(move || cgroup::memory_usage_of(pid?, &of)).await.ok().flatten();
-        let pauser = Pauser::new(self.engine.clone(), id.to_owned(), pid, memory_usage.clone());
+        let (reported, of) = (inspection.pid, id.to_owned());
+        let look = move || reported.map(|pid| (cgroup::memory_usage_of(pid, &of), first_process::find(pid, &of)));
+        let (memory_usage, first) = task::spawn_blocking(look).await.ok().flatten().unwrap_or_default();
+        let pid = first.and_then(|first| u32::try_from(first.pid).ok());
+        let pauser = Pauser::new(self.engine.clone(), id.to_owned(), reported, memory_usage.clone());
         self.watcher.set_running(id, inspection.address, pauser.clone());
-        Ok(Started { container, pauser, inspection, memory_usage, output, exit, out_of_memory })
+        Ok(Started { container, pauser, inspection, pid, memory_usage, output, exit, out_of_memory })
     }
 
     /// Says what to change if an image without an entry point was given the callback URL as its program.
@@ -245,7 +248,7 @@ impl Launcher {
         started: Started,
         entry: JournalEntry,
     ) -> Launched {
-        let Started { container, pauser, inspection, memory_usage, output, exit, out_of_memory } = started;
+        let Started { container, pauser, inspection, pid, memory_usage, output, exit, out_of_memory } = started;
         debug!(order.log, "container started"; "container" => &name, "address" => ?inspection.address);
         let hint = request::is_callback_the_command(&order.spec, spec).then(|| order.output.clone());
         let exited = container.clone().exited(exit, out_of_memory, output, spec.memory, hint);
@@ -253,7 +256,7 @@ impl Launcher {
             restored: false,
             // Without an address it has exited, which the watcher reports.
             network: inspection.address.map(|address| network(order, address, &inspection)),
-            pid: inspection.pid,
+            pid,
             engine_id: Some(container.id.clone()),
             resources: vec![format!("container {name}")],
             memory_usage,
@@ -274,6 +277,8 @@ struct Started {
     container: Container,
     pauser: Rc<Pauser>,
     inspection: Inspection,
+    /// Its first process, as this host numbers it.
+    pid: Option<u32>,
     memory_usage: Option<MemoryUsage>,
     output: task::JoinHandle<()>,
     exit: ExpectedExit,

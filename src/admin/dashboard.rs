@@ -83,7 +83,7 @@ async fn page(
     if pages.streams.open() == 0 {
         pages.dashboard.clear();
     }
-    let html = ui::document(&page, &content, theme(&request)).into_string();
+    let html = ui::document(&page, &content, theme(&request), shared.cluster.is_some()).into_string();
     secure(&mut response).insert_header((header::CACHE_CONTROL, "no-store"));
     Ok(response.content_type("text/html; charset=utf-8").body(html))
 }

@@ -25,6 +25,9 @@ pub struct Ps {
     /// List instances, also those that have ended.
     #[arg(short, long)]
     pub all: bool,
+    /// List the nodes of the cluster, and what is going on with functions on each.
+    #[arg(long, conflicts_with_all = ["function", "all"])]
+    pub cluster: bool,
     #[command(flatten)]
     pub daemon: DaemonArgs,
 }
@@ -272,6 +275,9 @@ pub struct Ui {
 
 #[derive(Debug, Clone, Args)]
 pub struct Top {
+    /// Show the nodes of the cluster instead of the functions.
+    #[arg(long)]
+    pub cluster: bool,
     #[command(flatten)]
     pub daemon: DaemonArgs,
 }

@@ -11,6 +11,7 @@
 //! | `bench.rs` | `bench`, which the crate of that name does |
 //! | `dev.rs` | `dev`: a daemon for one function, which is restarted when its files change |
 //! | `top.rs` | `top`; `top/` has its keys and what it shows |
+//! | `nodes.rs` | the nodes of a cluster, for `ps` and `top` |
 //! | `completions.rs` | completion of command lines |
 //! | `client.rs`, `place.rs`, `trust.rs` | the HTTP client; where the daemon is; TLS |
 //! | `terminal.rs` | tables, colours, durations |
@@ -31,6 +32,7 @@ mod errors;
 mod invoke;
 mod logs;
 mod new;
+mod nodes;
 mod place;
 mod ps;
 mod snapshot;

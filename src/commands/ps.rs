@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::{
     client::{Client, Subject},
     error::CommandError,
+    nodes,
     terminal::{Cell, Column, Output, Style, Table, number, span, text, words},
 };
 use crate::cli::client::Ps;
@@ -42,6 +43,11 @@ const FUNCTION: Column = text("FUNCTION");
 /// Those of the client.
 pub async fn run(arguments: &Ps, output: &Output) -> Result<(), CommandError> {
     let mut client = Client::new(&arguments.daemon)?;
+    if arguments.cluster {
+        let page = nodes::read(&mut client).await?;
+        let lines = if arguments.daemon.json { vec![page.to_string()] } else { nodes::lines(&page, output) };
+        return lines.iter().try_for_each(|line| output.line(line));
+    }
     if let (None, false) = (&arguments.function, arguments.all) {
         return functions(&mut client, arguments.daemon.json, output).await;
     }
@@ -169,7 +175,7 @@ pub fn style_of(state: &str) -> Option<Style> {
         "draining" | "stopping" | "reaping" | "launching" | "booting" | "restoring" | "capturing" => {
             Some(Style::Warning)
         }
-        "failing" | "misconfigured" | "launch_failed" | "boot_failed" | "boot_timed_out" | "exited"
+        "failing" | "misconfigured" | "suspect" | "launch_failed" | "boot_failed" | "boot_timed_out" | "exited"
         | "resume_failed" | "restore_failed" | "capture_failed" | "request_failed" | "bug" => Some(Style::Bad),
         _ => None,
     }
@@ -185,7 +191,7 @@ pub fn members(value: &Value) -> impl Iterator<Item = (&String, &Value)> {
     value.as_object().into_iter().flatten()
 }
 
-fn or_dash(value: &Value) -> Cell {
+pub fn or_dash(value: &Value) -> Cell {
     match value {
         Value::Null => "-".into(),
         Value::String(text) => text.into(),

@@ -1,4 +1,4 @@
-//! `unifaas top`: the functions, every second, until a key ends it. `view.rs` has what is shown, `keys.rs` the keys.
+//! `unifaas top`: the functions, or the nodes of the cluster, every second, until a key ends it. `view.rs` has what is shown, `keys.rs` the keys.
 
 mod keys;
 mod view;
@@ -18,9 +18,11 @@ use tokio::{
 use super::{
     client::{Client, Subject},
     error::CommandError,
+    nodes,
     terminal::Output,
 };
 use crate::cli::client::Top;
+use keys::Key;
 use view::{Row, View, output_lines, rows};
 
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -40,8 +42,12 @@ pub async fn run(arguments: &Top, output: &Output) -> Result<(), CommandError> {
         let mut ticks = interval(INTERVAL);
         loop {
             ticks.tick().await;
-            output.line(&client.summary().await?.to_string())?;
+            let page = if arguments.cluster { nodes::read(&mut client).await? } else { client.summary().await? };
+            output.line(&page.to_string())?;
         }
+    }
+    if arguments.cluster {
+        return cluster(&mut client, output).await;
     }
     let mut screen =
         Screen { view: View::default(), summary: client.summary().await?, rows: Vec::new(), text: String::new() };
@@ -55,6 +61,44 @@ pub async fn run(arguments: &Top, output: &Output) -> Result<(), CommandError> {
     let result = screen.show(&mut client).await;
     drop(raw);
     result
+}
+
+/// Shows the nodes until a key ends it. Without a terminal it prints one frame.
+async fn cluster(client: &mut Client, output: &Output) -> Result<(), CommandError> {
+    let mut page = nodes::read(client).await?;
+    if output.width().is_none() || !io::stdin().is_terminal() {
+        return nodes::lines(&page, output).iter().try_for_each(|line| output.line(line.trim_end()));
+    }
+    let _raw = Raw::enter()?;
+    let mut keys = keys::read();
+    let mut end = signal(SignalKind::terminate())?;
+    let mut resized = signal(SignalKind::window_change())?;
+    let mut ticks = interval(INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let output = Output::new();
+        draw(&nodes::lines(&page, &output), &output)?;
+        tokio::select! {
+            key = keys.recv() => match key {
+                None | Some(Key::Char('q') | Key::Escape | Key::Interrupt) => return Ok(()),
+                Some(_) => {}
+            },
+            _ = ticks.tick() => page = nodes::read(client).await?,
+            _ = resized.recv() => {}
+            _ = end.recv() => return Ok(()),
+        }
+    }
+}
+
+/// Draws a frame: as many lines as the terminal has.
+fn draw(lines: &[String], output: &Output) -> Result<(), CommandError> {
+    let height = output.height().unwrap_or(HEIGHT);
+    let mut frame = String::from("\x1b[H");
+    for line in lines.iter().take(height) {
+        frame += &format!("{line}\x1b[K\r\n");
+    }
+    frame.truncate(frame.trim_end_matches("\r\n").len());
+    output.bytes((frame + "\x1b[J").as_bytes())
 }
 
 struct Screen {
@@ -123,12 +167,7 @@ impl Screen {
             Some(name) => output_lines(name, &self.text, width, height, &output),
             None => self.view.list(&self.summary["daemon"], &client.url(), &self.rows, height, &output),
         };
-        let mut frame = String::from("\x1b[H");
-        for line in lines.iter().take(height) {
-            frame += &format!("{line}\x1b[K\r\n");
-        }
-        frame.truncate(frame.trim_end_matches("\r\n").len());
-        output.bytes((frame + "\x1b[J").as_bytes())
+        draw(&lines, &output)
     }
 }
 

@@ -70,14 +70,17 @@ impl Theme {
     }
 }
 
-/// Returns the document of a page.
-pub fn document(page: &Page, content: &Content, theme: Theme) -> Markup {
-    let entries = [
+/// Returns the document of a page. `has_nodes`: the daemon is in a cluster.
+pub fn document(page: &Page, content: &Content, theme: Theme, has_nodes: bool) -> Markup {
+    let mut entries = vec![
         ("Overview", "/ui/", matches!(page, Page::Overview(_))),
         ("Errors", "/ui/errors", matches!(page, Page::Errors(_))),
         ("Boots", "/ui/boots", matches!(page, Page::Boots(_) | Page::Boot(_))),
         ("Memory", "/ui/memory", *page == Page::Memory),
     ];
+    if has_nodes {
+        entries.push(("Nodes", "/ui/nodes", *page == Page::Nodes));
+    }
     html! {
         (DOCTYPE)
         html lang="en" data-theme=[theme.attribute()] {
@@ -234,6 +237,7 @@ pub fn not_found(page: &Page) -> Content {
     };
     let why = match page {
         Page::Function(_) => "It was removed from the registry, or its name is spelled differently.",
+        Page::Nodes => "This daemon runs without --cluster.",
         _ => "The last 20 ended instances of a function are remembered, 256 in all, until the daemon restarts.",
     };
     let body = html! { h1 { (what) } p { (why) } p { a href="/ui/" { "Back to the overview" } } };

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `page.rs` | which pages there are, and their addresses |
 //! | `layout.rs` | the document, and parts of all pages |
-//! | `overview.rs`, `function.rs`, `instance.rs`, `boots.rs`, `boot.rs`, `memory.rs`, `errors.rs` | the pages |
+//! | `overview.rs`, `function.rs`, `instance.rs`, `boots.rs`, `boot.rs`, `memory.rs`, `errors.rs`, `cluster.rs` | the pages |
 //! | `phases.rs` | the phases of a start; pure |
 //! | `attention.rs` | what needs attention, and what to change; pure |
 //! | `inbox.rs` | asynchronous invocations on the overview and on a function's page |
@@ -20,6 +20,7 @@ mod attention;
 mod boot;
 mod boots;
 mod charts;
+mod cluster;
 mod counters;
 mod errors;
 mod format;
@@ -46,6 +47,7 @@ use actix::Addr;
 use tokio::time::timeout;
 use unifaas_actors::{
     AdmissionQuestion, AdmissionReport, InstanceRecord, OutputLine, OutputStream,
+    cluster::{ClusterQuestion, ClusterReport},
     inbox::{Command, Record},
     trigger::{FunctionTriggers, FunctionTriggersQuestion, TriggerActor, TriggerOverview, TriggerOverviewQuestion},
 };
@@ -102,6 +104,7 @@ impl Dashboard {
             Page::Boot(id) => boot::content(&known, *id),
             Page::Memory => Some(memory::content(&known).await),
             Page::Errors(function) => Some(errors::content(&known, function.as_deref())),
+            Page::Nodes => cluster::content(&known).await,
         }
     }
 
@@ -125,6 +128,12 @@ impl Known<'_> {
 
     async fn admission(&self) -> Option<AdmissionReport> {
         timeout(ANSWER_TIMEOUT, self.shared.admission.send(AdmissionQuestion)).await.ok()?.ok()
+    }
+
+    /// Returns what is known of the other nodes. `None`: the daemon runs without a cluster.
+    async fn cluster(&self) -> Option<ClusterReport> {
+        let actor = self.shared.cluster.as_ref()?.handle.actor();
+        timeout(ANSWER_TIMEOUT, actor.send(ClusterQuestion)).await.ok()?.ok()
     }
 
     async fn inbox(&self) -> Option<InboxOverview> {

@@ -22,6 +22,8 @@ pub enum Page {
     Memory,
     /// The failures of one function, or of all.
     Errors(Option<String>),
+    /// The nodes of the cluster.
+    Nodes,
 }
 
 /// Why an address leads to no page.
@@ -124,6 +126,7 @@ impl Page {
             ("boots", "") => Ok(Self::Boots(parameters::<OfFunction>(query)?.function)),
             ("errors", "") => Ok(Self::Errors(parameters::<OfFunction>(query)?.function)),
             ("memory", "") => parameters::<Nothing>(query).map(|_| Self::Memory),
+            ("nodes", "") => parameters::<Nothing>(query).map(|_| Self::Nodes),
             ("functions", name) if check_name(name).is_ok() => {
                 parameters::<Nothing>(query).map(|_| Self::Function(name.to_owned()))
             }
@@ -154,6 +157,7 @@ impl fmt::Display for Page {
             Self::Boots(Some(name)) => write!(f, "/ui/boots?function={}", Encoded(name)),
             Self::Boot(id) => write!(f, "/ui/boots/{id}"),
             Self::Memory => f.write_str("/ui/memory"),
+            Self::Nodes => f.write_str("/ui/nodes"),
             Self::Errors(None) => f.write_str("/ui/errors"),
             Self::Errors(Some(name)) => write!(f, "/ui/errors?function={}", Encoded(name)),
         }
@@ -215,6 +219,7 @@ mod tests {
             Page::Boots(Some("hello".to_owned())),
             Page::Boot(id),
             Page::Memory,
+            Page::Nodes,
             Page::Errors(None),
             Page::Errors(Some("hello".to_owned())),
         ] {

@@ -109,6 +109,44 @@ async fn forwards(security: &str) {
 }
 
 #[tokio::test]
+async fn nodes_are_shown_by_commands_and_the_dashboard() {
+    let Some((_home, server)) = server().await else { return };
+    let [a, b] = [node(&server, "a", [Function::new("f")]).await, node(&server, "b", []).await];
+    knows(&b, 1, 1).await;
+    b.get("/invoke/f/pid").await.ok();
+    let listed = async || b.cli(&["ps", "--cluster"]).await.out;
+    eventually(SOON, "the load of f", listed, |out| out.lines().any(|line| line.starts_with("f "))).await;
+    let page = b.get("/ui/nodes").await.ok().text();
+    for text in ["href=\"/ui/nodes\" aria-current=\"page\"", ">b (this node)<", ">a<", "1 fresh", "connected"] {
+        assert!(page.contains(text), "{text}: {page}");
+    }
+    let (_, placements) = page.split_once("Last placements").expect("placements");
+    assert!(placements.contains("/ui/functions/f") && placements.contains("<td>a</td>"), "{placements}");
+    for command in ["ps", "top"] {
+        let shown = b.cli(&[command, "--cluster"]).await;
+        assert_eq!(shown.status, Some(0), "{shown:?}");
+        let line = |start: &str| shown.out.lines().find(|line| line.starts_with(start)).unwrap_or_default().to_owned();
+        assert!(line("b of site default, NATS server ").contains("(2."), "{shown:?}");
+        assert!(line("b (this node) ").contains(" serving ") && line("a ").contains(" serving "), "{shown:?}");
+        assert!(line("f ").contains(" a ") && line("f ").contains(" serving"), "{shown:?}");
+    }
+    let json = b.cli(&["ps", "--cluster", "--json"]).await.out;
+    assert!(json.contains("\"peers\":[{"), "{json}");
+
+    a.signal(Signal::SIGSTOP);
+    let is_suspect = |out: &String| out.lines().any(|line| line.starts_with("a ") && line.contains(" suspect "));
+    eventually(SOON, "a suspect node", listed, is_suspect).await;
+    assert!(b.get("/ui/nodes").await.ok().text().contains("it was not heard for"));
+    a.signal(Signal::SIGCONT);
+
+    let alone = Daemon::with(Function::new("f")).await;
+    assert_eq!(alone.get("/ui/nodes").await.status, 404);
+    assert!(!alone.get("/ui/").await.ok().text().contains("/ui/nodes"));
+    let refused = alone.cli(&["ps", "--cluster"]).await;
+    assert!(refused.status == Some(4) && refused.err.contains("runs without --cluster"), "{refused:?}");
+}
+
+#[tokio::test]
 async fn request_without_a_free_slot_goes_to_a_node_that_has_one() {
     let Some((_home, server)) = server().await else { return };
     let small = || Function::new("f").set("max-instances", 1);

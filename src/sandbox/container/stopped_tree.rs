@@ -65,8 +65,9 @@ impl StoppedTree {
             let Some(process) = look(id) else { continue };
             if let Some(state) = running_thread(&process) {
                 running.push(format!("process {} ({state})", id.pid));
-                let is_new = !self.0.contains(&id);
-                if (is_new || resends) && send_signal(id, Signal::STOP)? && is_new {
+                let is_known = self.0.contains(&id);
+                let is_there = (!is_known || resends) && send_signal(id, Signal::STOP)?;
+                if is_there && !is_known {
                     self.0.push(id);
                 }
             }

@@ -29,10 +29,13 @@ const LOADS: [Column; 6] =
 /// # Errors
 /// Those of the client; the daemon runs without a cluster.
 pub async fn read(client: &mut Client) -> Result<Value, CommandError> {
-    match client.page("/debug/cluster", Subject::None).await {
-        Err(CommandError::NotFound(_)) => Err(CommandError::NotFound("the daemon runs without --cluster".to_owned())),
-        page => page,
-    }
+    let refused = match client.page("/debug/cluster", Subject::None).await {
+        Err(error @ CommandError::NotAllowed(_)) => error,
+        page => return page,
+    };
+    // The same answer as where no page is shown.
+    let is_shown = client.summary().await.is_ok();
+    Err(if is_shown { CommandError::NotFound("the daemon runs without --cluster".to_owned()) } else { refused })
 }
 
 /// Returns the lines of two tables: the nodes, and the functions with instances or waiting requests on each.

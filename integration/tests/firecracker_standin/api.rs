@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use integration::eventually;
+use integration::{eventually, vm::ip};
 use serde_json::{Value, json};
 
 use crate::host::{Host, Machine, TAP, with_each};
@@ -29,6 +29,9 @@ impl Api {
     async fn start(host: &Host, config: Option<Value>) -> Self {
         let socket = host.path(SOCKET);
         let _ = fs::remove_file(&socket);
+        // The kernel closes the files of a process that was killed a little after its end.
+        let tap = async || ip(&format!("-o link show {TAP}"));
+        eventually(TIME_LIMIT, "the tap is free", tap, |line| line.contains("NO-CARRIER")).await;
         let mut command = Command::new(&host.firecracker);
         command.args(["--id", "i-1", "--api-sock", SOCKET, "--level", "Error"]).current_dir(host.files.path());
         if let Some(config) = config {

@@ -2,6 +2,7 @@
 //! ones. Each test has its own network namespace.
 
 mod abuse;
+mod bench;
 mod check;
 mod clone_taps;
 mod disk;

@@ -21,6 +21,12 @@ pub fn with_token(token: &str) -> Vec<u32> {
     all().filter(|pid| arguments(*pid).iter().any(|argument| argument == token)).collect()
 }
 
+/// Returns the processes that were started with a variable, as in `NAME=value`.
+pub fn with_variable(variable: &str) -> Vec<u32> {
+    let has_it = |environment: Vec<u8>| environment.split(|byte| *byte == 0).any(|it| it == variable.as_bytes());
+    all().filter(|pid| fs::read(format!("/proc/{pid}/environ")).is_ok_and(has_it)).collect()
+}
+
 /// Returns the processes whose cgroups have a path that contains `part`.
 pub fn in_cgroup(part: &str) -> Vec<u32> {
     let is_inside = |pid: &u32| fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|text| text.contains(part));

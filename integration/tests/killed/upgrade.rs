@@ -78,6 +78,8 @@ pub async fn kill(daemon: &Daemon, host: &Host, random: &mut StdRng) -> (Duratio
     for (_, pid) in pids.iter().filter(|(role, _)| killed.contains(role)) {
         pid.map(|pid| processes::signal(pid, Signal::SIGKILL));
     }
+    // It may have been started just now.
+    let pids = [pids[0], (Role::New, new.or_else(|| new_daemon(daemon.pid)))];
     let survivor = survivor(&pids, listen).await;
     if !is_over {
         let _ = asked.await;
@@ -86,10 +88,10 @@ pub async fn kill(daemon: &Daemon, host: &Host, random: &mut StdRng) -> (Duratio
     (moment, Outcome { killed, survivor })
 }
 
-/// Returns the daemon that an upgrade has started.
+/// Returns the daemon that an upgrade has started. It is no child of the old one any more once that has ended.
 fn new_daemon(old: u32) -> Option<u32> {
     let is_daemon = |pid: &u32| processes::arguments(*pid).iter().any(|argument| argument == "--registry");
-    processes::children(old).into_iter().find(is_daemon)
+    processes::with_variable(&format!("UNIFAAS_PREDECESSOR={old}")).into_iter().find(is_daemon)
 }
 
 /// Waits until one of the daemons serves, or none lives.

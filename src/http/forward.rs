@@ -112,7 +112,7 @@ impl Exchange {
                 (Choice::Peer(peer, kind), _) => {
                     (peer, kind != StartKind::Warm || (offer.is_none() && tried.len() + 1 == MAX_NODES))
                 }
-                // As may the only one that there is.
+                // So may the node that was busy, as there is no other one.
                 (Choice::Nowhere, Some(peer)) => (peer, true),
                 (Choice::Local | Choice::Nowhere, _) => break,
             };

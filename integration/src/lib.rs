@@ -11,6 +11,7 @@
 //! Functions here panic on failure, at the caller's line where possible, because they are parts of tests.
 
 pub mod abuse;
+pub mod bench;
 pub mod brokers;
 mod census;
 pub mod cli;

@@ -1,20 +1,16 @@
 //! `unifaas bench` over containers: figures of both runtimes, and no container after a run, however it ended.
 
-use std::{
-    fs,
-    process::{Command, Stdio},
-    sync::Arc,
-    time::Duration,
-};
+use std::{fs, process::Command, sync::Arc};
 
-use integration::{Engine, Home, cli, contained, eventually, eventually_blocking, processes};
+use integration::{
+    Engine, Home,
+    bench::{ended_by, sampling},
+    cli, contained,
+};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::shared;
-
-/// A run of a debug build on a busy machine takes minutes.
-const TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Returns a home with a function for each runtime.
 fn home(names: &[(&str, &str)]) -> Arc<Home> {
@@ -63,20 +59,8 @@ async fn no_container_is_left_of_a_run_that_a_signal_ends() {
     let Some(engine) = shared() else { return };
     for (name, signal, status) in [("interrupted", Signal::SIGINT, Some(130)), ("killed-run", Signal::SIGKILL, None)] {
         let home = home(&[(name, "runc")]);
-        let mut child = command(engine, &home, &["cold", "--rounds", "100000"])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let count = async || {
-            let text = fs::read_to_string(home.path("results/samples/cold.csv")).unwrap_or_default();
-            text.lines().count()
-        };
-        eventually(TIMEOUT, "samples", count, |lines| *lines > 4).await;
-        processes::signal(child.id(), signal);
-        let wait = move || eventually_blocking(TIMEOUT, "the exit", || child.try_wait().unwrap(), Option::is_some);
-        let ended = tokio::task::spawn_blocking(wait).await.unwrap();
-        assert_eq!(ended.and_then(|ended| ended.code()), status, "{name}");
+        let child = sampling(command(engine, &home, &["cold", "--rounds", "100000"]), &home).await;
+        assert_eq!(ended_by(signal, child).await, status, "{name}");
         engine.none_left(name).await;
         let results = home.path("results").display().to_string();
         cli::run(cli::bare(&["bench", "report", &results])).await.ok();

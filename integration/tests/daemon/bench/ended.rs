@@ -5,18 +5,21 @@ use std::{
     process::{Command, Stdio},
 };
 
-use integration::{Function, cli, eventually, processes, unifaas};
+use integration::{
+    Function,
+    bench::{ended, ended_by},
+    cli, eventually, processes, unifaas,
+};
 use nix::sys::signal::Signal;
 
-use super::{Bench, TIMEOUT, ended};
+use super::{Bench, TIMEOUT};
 
 #[tokio::test]
 async fn an_interrupted_run_leaves_its_samples_and_nothing_else() {
     let bench = Bench::of([Function::new("f")]);
     let child = bench.start(&["cold", "--rounds", "100000", "--path", "/pid"]);
     bench.has_samples(6).await;
-    processes::signal(child.id(), Signal::SIGINT);
-    assert_eq!(ended(child).await, Some(130));
+    assert_eq!(ended_by(Signal::SIGINT, child).await, Some(130));
     assert!(bench.home.processes().is_empty(), "{:?}", bench.home.described());
     assert_eq!(bench.results()["complete"], false);
     assert!(fs::read_to_string(bench.out.join("report.md")).unwrap().contains("The run was cut short"));

@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use integration::{Function, Home, cli, eventually, eventually_blocking};
+use integration::{Function, Home, cli, eventually};
 use serde_json::Value;
 
 /// A run of a debug build on a busy machine takes minutes.
@@ -117,15 +117,6 @@ fn row<'r>(results: &'r Value, id: &str, function: &str, variant: &str) -> &'r V
 
 fn location(row: &Value, key: &str) -> f64 {
     row["location"][key].as_f64().unwrap_or_else(|| panic!("no {key}: {row:#}"))
-}
-
-/// Waits for the exit of a child, and returns its status.
-async fn ended(mut child: Child) -> Option<i32> {
-    let wait = move || {
-        eventually_blocking(TIMEOUT, "the exit", || child.try_wait().unwrap(), Option::is_some)
-            .and_then(|status| status.code())
-    };
-    tokio::task::spawn_blocking(wait).await.unwrap()
 }
 
 /// Returns the benchmark function, which the daemon has built in.

@@ -120,8 +120,7 @@ impl Exchange {
             if let Err(failure) = poll_pump(pump, cx) {
                 return Poll::Ready(Err(failure));
             }
-            let outcome = attempt.as_mut().poll(cx);
-            if let Poll::Ready(outcome) = outcome {
+            if let Poll::Ready(outcome) = attempt.as_mut().poll(cx) {
                 // The instance may have asked for the body just before it responded.
                 let asked = if body_wanted.is_some() { poll_pump(pump, cx) } else { Ok(()) };
                 return Poll::Ready(asked.map(|()| outcome));

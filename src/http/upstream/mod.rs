@@ -115,8 +115,7 @@ pub async fn send(
         });
         let response = match withheld {
             Some(upload) if outgoing.is_continue_timed => Box::pin(release_in_time(response, upload)).await,
-            Some(_) => response.await,
-            None => response.await,
+            _ => response.await,
         };
         let failed = match response {
             Ok(response) if matches!(remote, Remote::Node(_)) && response.headers().contains_key(UNTOUCHED) => {

@@ -134,6 +134,7 @@ impl Running {
     async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         let (events, mut changes) = mpsc::unbounded_channel();
         let client = self.connected(&events).await;
+        self.settings.client.set(client.clone());
         loop {
             self.wait_for_identity(&client).await;
             // What could not be carried out is out of date, but for the list of functions.

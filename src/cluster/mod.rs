@@ -8,7 +8,7 @@
 //! | `identity.rs`, `key.rs` | the node's id, run and key, in the state directory |
 //! | `known_keys.rs` | the keys of other nodes, kept for the next daemon |
 //! | `peer_tls.rs`, `key_verifier.rs` | TLS between nodes, by their keys |
-//! | `link.rs` | the link to the other nodes, on NATS |
+//! | `link.rs`, `nats_client.rs` | the link to the other nodes, on NATS, and JetStream on its connection |
 //! | `subjects.rs` | the subjects of its messages |
 //! | `probe.rs` | whether a node accepts connections |
 
@@ -18,6 +18,8 @@ mod key_verifier;
 mod known_keys;
 #[cfg(feature = "cluster")]
 mod link;
+#[cfg(feature = "cluster")]
+mod nats_client;
 mod peer_tls;
 #[cfg(feature = "cluster")]
 mod probe;
@@ -51,6 +53,8 @@ pub use identity::IdentityError;
 use key::{KeyError, NodeKey};
 #[cfg(feature = "cluster")]
 use link::Link;
+#[cfg(feature = "cluster")]
+use nats_client::NatsClient;
 pub use peer_tls::{PeerTls, RefusedPeers};
 pub use servers::NatsServers;
 pub use settings::{NodeLabel, PeerAddress, PeerSecurity, Site, host_name};
@@ -75,6 +79,9 @@ pub struct LinkSettings {
     pub state: PathBuf,
     /// Protects connections to other nodes.
     pub tls: Option<PeerTls>,
+    /// Gets the connection to the server.
+    #[cfg(feature = "cluster")]
+    pub client: NatsClient,
 }
 
 /// Returns where a node is reached, without connections.
@@ -166,6 +173,8 @@ impl Cluster {
             address,
             state: base.to_owned(),
             tls,
+            #[cfg(feature = "cluster")]
+            client: NatsClient::default(),
         };
         let (endpoints, link) = (Mutex::default(), Mutex::default());
         Ok(Some(Self { handle, name, settings, endpoints, link, log }))
@@ -191,6 +200,13 @@ impl Cluster {
     /// Returns what protects connections from and to other nodes.
     pub fn tls(&self) -> Option<&PeerTls> {
         self.settings.tls.as_ref()
+    }
+
+    /// Returns the connection to the server, which [`join`](Self::join) makes.
+    #[cfg(feature = "cluster")]
+    #[allow(dead_code, reason = "the queue of the site and the catalogue of functions use it")]
+    pub fn nats(&self) -> &NatsClient {
+        &self.settings.client
     }
 
     /// Returns the site of this node.

@@ -1,0 +1,50 @@
+//! The connection to the NATS server of the site, for what needs JetStream beside the link that has made it.
+#![allow(dead_code, reason = "the queue of the site and the catalogue of functions are made with it")]
+
+use std::{sync::Arc, time::Duration};
+
+use async_nats::{
+    Client,
+    connection::State,
+    jetstream::{Context, context::ContextBuilder},
+};
+use tokio::sync::watch;
+
+/// How long JetStream may take to answer. A server with a full disk does not answer at all.
+const TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The connection, once the link has made it. Clones are the same.
+#[derive(Debug, Clone, Default)]
+pub struct NatsClient(Arc<watch::Sender<Option<Client>>>);
+
+/// Why JetStream cannot be used at the moment.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum JetStreamError {
+    /// There is no connection.
+    #[error("there is no connection to the NATS server of the site")]
+    NotConnected,
+    /// The server has no JetStream.
+    #[error("JetStream is off at the NATS server {0}: its configuration needs a block `jetstream`")]
+    Off(String),
+}
+
+impl NatsClient {
+    /// Takes over the connection that the link has made. It stays the same: the client makes it again by itself.
+    pub(super) fn set(&self, client: Client) {
+        self.0.send_replace(Some(client));
+    }
+
+    /// Returns JetStream, if it can be used at the moment.
+    ///
+    /// # Errors
+    /// There is no connection, or the server has no JetStream.
+    pub fn jetstream(&self) -> Result<Context, JetStreamError> {
+        let client = self.0.borrow().clone().filter(|client| client.connection_state() == State::Connected);
+        let client = client.ok_or(JetStreamError::NotConnected)?;
+        let info = client.server_info();
+        if !info.jetstream {
+            return Err(JetStreamError::Off(info.server_name));
+        }
+        Ok(ContextBuilder::new().timeout(TIMEOUT).build(client))
+    }
+}

@@ -3,7 +3,9 @@
 //!
 //! Threads are joined before `run` returns, so the exit code covers them.
 
+mod actors;
 mod error;
+mod settings;
 
 use std::{
     net::SocketAddr,
@@ -13,18 +15,16 @@ use std::{
     time::Duration,
 };
 
-use actix::Addr;
 use slog::{crit, info, o, warn};
 use unifaas_actors::{
     AdmissionActor, Callbacks, ChangeSource, Directory, FollowTriggers, History, HostLimits, LoadedSpec, RegistryActor,
-    Services, UsageTable, ended, scan_all,
+    Services, UsageTable, scan_all,
     spec::SPEC_FILE,
     trigger::{StartSources, TriggerActor},
 };
 
 use crate::{
     admin::{AccessRules, Control, Pages},
-    cli::Serve,
     cluster::Cluster,
     config::Configuration,
     host,
@@ -32,10 +32,9 @@ use crate::{
     host::open_files,
     host::operators::Operators,
     host::signals::Signals,
-    http::{Actors, ConnLimits, FrontSocket, ListenAddrs, Listeners, Settings, Shared, Tls},
+    http::{Actors, FrontSocket, ListenAddrs, Listeners, Shared, Tls},
     inbox::{DeliveryKey, DeliverySettings, Inbox, InboxSettings},
     log::{self, Logging},
-    net::Subnet,
     reload::Reloader,
     sandbox::{self, EngineSettings, Engines},
     service,
@@ -43,14 +42,13 @@ use crate::{
     shutdown::Shutdown,
     snapshot::SnapshotStore,
     state::{self, State},
-    trace::{OtlpEndpoint, Tracer},
+    trace::Tracer,
     trigger::{SourceSettings, Sources},
     upgrade::{self, Inheritance, Lives, Recovery, UpgradeTrigger},
 };
+use actors::lost_actor;
 use error::DaemonError;
-
-/// Where OpenTelemetry's programs look for the address of a collector.
-const OTLP_VARIABLE: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+use settings::{EffectiveSettings, connection_limits, otlp_endpoint};
 
 /// What outlives the actix system: its last threads may still log and remove journal entries.
 #[derive(Default)]
@@ -112,7 +110,6 @@ async fn serve(
         .map(|file| DeliveryKey::read(file).map_err(|source| DaemonError::DeliverKey { path: file.clone(), source }));
     let deliver_key = deliver_key.transpose()?;
     let sources = SourceSettings::load(&options, &state::identity_of(&base)?)?;
-    let tls_cert = options.tls_cert.as_ref().map(|file| file.display().to_string());
     let tls =
         options.tls_cert.clone().zip(options.tls_key.clone()).map(|(cert, key)| Tls::load(cert, key)).transpose()?;
     let addrs = ListenAddrs {
@@ -168,48 +165,20 @@ async fn serve(
     };
     let actors =
         RegistryActor::launch(root.clone(), specs, directory.clone(), services, ChangeSource::Watcher, log.clone());
-    let connections = options.max_connections.min(open_files::max_connections());
-    if connections < options.max_connections {
-        warn!(log, "there can be fewer connections than --max-connections says: each request needs two open files";
-            "wanted" => options.max_connections, "connections" => connections);
-    }
-    let conn_limits = ConnLimits {
-        connections,
-        connections_per_client: options.connections_per_client(connections),
-        client_timeout: (!options.client_timeout.is_zero()).then_some(options.client_timeout),
-    };
+    let conn_limits = connection_limits(&options, &log);
     let async_concurrency =
         options.async_concurrency.map_or_else(host::budget::default_async_concurrency, NonZeroUsize::get);
-    let settings = Settings {
-        config: configuration.file.as_ref().map(|file| file.display().to_string()),
-        registry: root.display().to_string(),
-        listen: front.to_string(),
-        callback_listen: callback.to_string(),
-        admin_listen: admin.map(|admin| admin.to_string()),
-        metrics_listen: listeners.metrics()?.map(|metrics| metrics.to_string()),
-        peer_listen: listeners.peer()?.map(|peer| peer.to_string()),
-        admin_read: options.admin_read,
-        admin_group: operators.group().map(str::to_owned),
-        otlp_endpoint: collector.as_ref().map(ToString::to_string),
-        nats: options.nats.as_ref().map(ToString::to_string),
-        mqtt: options.mqtt.as_ref().map(ToString::to_string),
-        trace_sample: options.trace_sample,
-        tls_cert,
-        subnet: options.subnet.unwrap_or(Subnet::DEFAULT).to_string(),
-        state_dir: state.directory().display().to_string(),
-        drain_grace_seconds: options.drain_grace.as_secs_f64(),
-        error_detail: options.error_detail,
-        access_log: options.access_log,
-        max_connections: conn_limits.connections,
-        max_connections_per_client: conn_limits.connections_per_client,
-        client_timeout_seconds: options.client_timeout.as_secs_f64(),
-        memory_budget: limits.memory,
-        snapshot_budget: options.snapshot_budget.to_string(),
-        max_starts: limits.starts,
-        max_process_starts: options.max_process_starts,
-        inbox_size: options.inbox_size as u64,
+    let settings = EffectiveSettings {
+        root: &root,
+        listeners: &listeners,
+        state_dir: state.directory(),
+        operators: &operators,
+        collector: collector.as_ref(),
+        limits,
+        connections: &conn_limits,
         async_concurrency,
     };
+    let settings = settings.shown(&configuration)?;
     if options.listen != front && configuration.is_set("listen") && listeners.is_front_inherited() {
         warn!(log, "the setting `listen` has no effect: the service manager passed a socket that listens elsewhere";
             "listen" => %options.listen, "socket" => %front);
@@ -336,39 +305,6 @@ async fn serve(
         lasting.recovery.remove(&lives).await;
     }
     Ok(())
-}
-
-/// Resolves when an actor has ended that nothing restarts. What it owns is lost, so only another daemon can go on: it
-/// removes the resources of this one.
-async fn lost_actor(
-    registry: &Addr<RegistryActor>,
-    admission: &Addr<AdmissionActor>,
-    triggers: &Addr<TriggerActor>,
-    shared: &Shared,
-) -> DaemonError {
-    let cluster = async {
-        match &shared.cluster {
-            Some(cluster) => ended(cluster.handle.actor()).await,
-            None => std::future::pending().await,
-        }
-    };
-    let name = tokio::select! {
-        () = ended(registry) => "RegistryActor",
-        () = ended(admission) => "AdmissionActor",
-        () = ended(triggers) => "TriggerActor",
-        () = cluster => "ClusterActor",
-    };
-    DaemonError::ActorEnded(name)
-}
-
-/// Returns the collector of traces: that of the settings, or that of OpenTelemetry's own variable.
-fn otlp_endpoint(options: &Serve) -> Result<Option<OtlpEndpoint>, DaemonError> {
-    let of_variable = || std::env::var(OTLP_VARIABLE).ok().filter(|endpoint| !endpoint.is_empty());
-    if let Some(endpoint) = &options.otlp_endpoint {
-        return Ok(Some(endpoint.clone()));
-    }
-    let parsed = of_variable().map(|endpoint| endpoint.parse()).transpose();
-    parsed.map_err(|error: String| DaemonError::OtlpVariable(error))
 }
 
 /// Returns whether a function may have a snapshot: its spec wants one, or has problems that may be corrected.

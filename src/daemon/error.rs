@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use super::OTLP_VARIABLE;
+use super::settings::OTLP_VARIABLE;
 use crate::{
     cluster::ClusterError,
     host::{open_files, operators::GroupError},

@@ -1,12 +1,14 @@
 //! The thread that creates, leases and removes taps, so that the actors' thread never waits for the kernel.
 //!
 //! A few taps are kept prepared. A returned tap is leased again, unless its guest could reach the outside: such a tap is
-//! removed, so that the next guest does not inherit its connections.
+//! removed, so that the next guest does not inherit its connections. `egress.rs` opens taps to the outside.
+
+mod egress;
 
 use std::{collections::HashMap, io, net::Ipv4Addr, os::fd::OwnedFd, time::Duration};
 
 use futures::StreamExt;
-use slog::{Logger, debug, warn};
+use slog::{Logger, warn};
 use tokio::{
     net::TcpSocket,
     sync::{oneshot, watch},
@@ -22,7 +24,6 @@ use super::{
     nft_monitor::{Deletions, deletions},
     preflight,
     subnet::{FreeLinks, PointToPoint},
-    sysctl,
     tap_pool::{Tap, TapKind, TapPool, TapPools},
     tap_setup,
 };
@@ -320,44 +321,6 @@ impl TapManager {
         self.present.insert(index, sender);
         let callback_port = self.callback.as_ref().map_or(0, |(_, port)| *port);
         Ok(Tap { name, link, index, callback_port, kind, present })
-    }
-
-    async fn enable_egress(&mut self, mut tap: Tap) -> Result<Tap, NetError> {
-        tap.kind = TapKind::Open;
-        let enabled = async {
-            self.forward_uplinks().await?;
-            sysctl::forward(&tap.name).map_err(refused("forwarding"))?;
-            let group = self.settings.mark.open();
-            self.netlink.set_group(tap.index, group).await.map_err(refused(&format!("tap {}", tap.name)))
-        };
-        match enabled.await {
-            Ok(()) => Ok(tap),
-            Err(error) => {
-                self.remove(tap).await;
-                Err(error)
-            }
-        }
-    }
-
-    /// Switches on forwarding for replies from the outside; the firewall drops everything else from there.
-    async fn forward_uplinks(&mut self) -> Result<(), NetError> {
-        if self.egress {
-            return Ok(());
-        }
-        let others = Firewall::guarded_uplinks(&self.settings.spawner);
-        for uplink in self.netlink.uplinks().await.map_err(refused("netlink"))? {
-            // Forwarding that is on is the choice of the host's administrator, unless another daemon switched it on.
-            if sysctl::forwards(&uplink).map_err(refused("forwarding"))? && !others.contains(&uplink) {
-                continue;
-            }
-            self.entries.push(self.settings.journal.record(Resource::Forwarding { interface: uplink.clone() }).await?);
-            debug!(self.log, "forwarding is switched on for guests with egress"; "interface" => &uplink);
-            self.firewall().guard(&self.settings.spawner, &uplink)?;
-            self.uplinks.push(uplink.clone());
-            sysctl::forward(&uplink).map_err(refused("forwarding"))?;
-        }
-        self.egress = true;
-        Ok(())
     }
 
     async fn close(self) {

@@ -213,7 +213,7 @@ impl Launcher {
         let look = move || reported.map(|pid| (cgroup::memory_usage_of(pid, &of), first_process::find(pid, &of)));
         let (memory_usage, first) = task::spawn_blocking(look).await.ok().flatten().unwrap_or_default();
         let pid = first.and_then(|first| u32::try_from(first.pid).ok());
-        let pauser = Pauser::new(self.engine.clone(), id.to_owned(), reported, memory_usage.clone());
+        let pauser = Pauser::new(self.engine.clone(), id.to_owned(), first, memory_usage.clone());
         self.watcher.set_running(id, inspection.address, pauser.clone());
         Ok(Started { container, pauser, inspection, pid, memory_usage, output, exit, out_of_memory })
     }

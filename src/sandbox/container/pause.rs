@@ -44,8 +44,8 @@ use crate::{
 pub struct Pauser {
     engine: Rc<Engine>,
     container: String,
-    /// The number of its first process at the engine.
-    pid: Option<u32>,
+    /// Its first process, if that is of this host.
+    first: Option<ProcessId>,
     /// Reads the memory that its cgroup uses.
     memory_usage: Option<MemoryUsage>,
     way: OnceCell<Way>,
@@ -82,13 +82,18 @@ enum Pause {
 }
 
 impl Pauser {
-    /// Returns the pauser of a running container. `pid` is the number of its first process at the engine.
-    pub fn new(engine: Rc<Engine>, container: String, pid: Option<u32>, memory_usage: Option<MemoryUsage>) -> Rc<Self> {
+    /// Returns the pauser of a running container. `first` is its first process, if that is of this host.
+    pub fn new(
+        engine: Rc<Engine>,
+        container: String,
+        first: Option<ProcessId>,
+        memory_usage: Option<MemoryUsage>,
+    ) -> Rc<Self> {
         let (events, receiver) = mpsc::unbounded_channel();
         Rc::new(Self {
             engine,
             container,
-            pid,
+            first,
             memory_usage,
             way: OnceCell::new(),
             pause: RefCell::new(Pause::None),
@@ -199,8 +204,8 @@ impl Pauser {
 
     async fn way(&self) -> &Way {
         let choose = async || {
-            let (pid, container) = (self.pid, self.container.clone());
-            task::spawn_blocking(move || Way::choose(pid, &container)).await.unwrap_or(Way::Engine)
+            let (first, container) = (self.first, self.container.clone());
+            task::spawn_blocking(move || Way::choose(first, &container)).await.unwrap_or(Way::Engine)
         };
         self.way.get_or_init(choose).await
     }
@@ -257,8 +262,8 @@ impl Drop for Pauser {
 
 impl Way {
     /// Chooses the fastest way that this daemon can go. Blocks.
-    fn choose(pid: Option<u32>, container: &str) -> Self {
-        let Some(first) = pid.and_then(|pid| first_process::find(pid, container)) else { return Self::Engine };
+    fn choose(first: Option<ProcessId>, container: &str) -> Self {
+        let Some(first) = first else { return Self::Engine };
         match cgroup::container_freezer(first.pid, container) {
             Some(freezer) => Self::Freezer { freezer, first },
             None if can_stop(first) => Self::Signals(first),
@@ -289,7 +294,7 @@ pub async fn resume_leftover(engine: &Engine, container: &str) {
     }
     let pid = found.state.and_then(|state| u32::try_from(state.pid?).ok()).filter(|pid| *pid != 0);
     let id = found.id.unwrap_or_else(|| container.to_owned());
-    let thaw = move || match Way::choose(pid, &id) {
+    let thaw = move || match Way::choose(pid.and_then(|pid| first_process::find(pid, &id)), &id) {
         Way::Freezer { freezer, .. } => drop(freezer.thaw()),
         Way::Signals(first) => resume_tree(first),
         Way::Engine => {}

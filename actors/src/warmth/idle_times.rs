@@ -30,11 +30,13 @@ pub(crate) struct IdleTimes {
     bins: [u16; BINS],
     /// Those that were longer than a day.
     longer: u32,
+    /// What follows from them.
+    expected: Option<Expected>,
 }
 
 impl Default for IdleTimes {
     fn default() -> Self {
-        Self { bins: [0; BINS], longer: 0 }
+        Self { bins: [0; BINS], longer: 0, expected: None }
     }
 }
 
@@ -51,6 +53,7 @@ impl IdleTimes {
             self.bins.iter_mut().for_each(|bin| *bin /= 2);
             self.longer /= 2;
         }
+        self.expected = self.predict();
     }
 
     /// Returns how many idle times count.
@@ -61,6 +64,10 @@ impl IdleTimes {
     /// Returns when the next request is expected: 0.9 of the 5th percentile to 1.1 of the 99th. `None`: there were too few, or
     /// they differ too much.
     pub fn expected(&self) -> Option<Expected> {
+        self.expected
+    }
+
+    fn predict(&self) -> Option<Expected> {
         let count = self.count();
         if count < LEAST_COUNT || self.variation() <= LEAST_VARIATION {
             return None;

@@ -44,6 +44,8 @@ use super::{
 const DIRECTORY: &str = "snapshots";
 /// The extension of a directory that is not complete.
 const INCOMPLETE: &str = "new";
+/// Why such a directory is removed.
+const NOT_COMPLETE: &str = "it is not complete";
 
 /// All snapshots of this host.
 #[derive(Debug)]
@@ -129,16 +131,31 @@ impl SnapshotStore {
                     continue;
                 }
                 Some(Err(error)) => error.to_string(),
-                None if path.extension().is_some_and(|it| it == INCOMPLETE) => "it is not complete".to_owned(),
+                None if path.extension().is_some_and(|it| it == INCOMPLETE) => NOT_COMPLETE.to_owned(),
                 // A file that this daemon has not made.
                 None => continue,
             };
             if !is_shared {
-                info!(self.log, "a snapshot of an earlier daemon is removed"; "name" => name, "why" => why);
-                remove(&path);
+                self.remove_left(&path, &why);
             }
         }
         Ok(entries)
+    }
+
+    /// Removes what other daemons were writing. All of them must have ended.
+    pub fn remove_abandoned(&self) {
+        let own = format!(".{}", self.run_id);
+        let is_abandoned = |path: &PathBuf| {
+            let is_own = path.file_stem().is_some_and(|stem| stem.to_string_lossy().contains(&own));
+            path.extension().is_some_and(|it| it == INCOMPLETE) && !is_own
+        };
+        let entries = fs::read_dir(&self.directory).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).filter(is_abandoned).for_each(|path| self.remove_left(&path, NOT_COMPLETE));
+    }
+
+    fn remove_left(&self, path: &Path, why: &str) {
+        info!(self.log, "a snapshot of an earlier daemon is removed"; "name" => ?path.file_name(), "why" => why);
+        remove(path);
     }
 
     fn entries(&self) -> MutexGuard<'_, HashMap<SnapshotKey, Entry>> {

@@ -6,6 +6,7 @@ use std::{
 };
 
 use slog::{Logger, warn};
+use tokio::task::spawn_blocking;
 
 use crate::{
     sandbox::{EngineSettings, Engines},
@@ -38,6 +39,7 @@ impl Recovery {
     pub async fn remove(&mut self, of: &Lives<'_>) {
         let Lives { base, own, engines, settings, log } = of;
         let lives = std::iter::once(base.to_path_buf()).chain(state::lives(base));
+        let mut is_alone = true;
         // The lock of a directory that is locked already must not be touched.
         let is_other = |life: &PathBuf| life != *own && self.ended.iter().all(|ended| ended.directory() != life);
         for life in lives.filter(is_other).collect::<Vec<_>>() {
@@ -52,13 +54,19 @@ impl Recovery {
                     }
                     if are_awaited { state.close() } else { self.ended.push(state) }
                 }
-                Err(StateError::InUse { .. }) => {}
+                Err(StateError::InUse { .. }) => is_alone = false,
                 // Its own end was faster.
                 Err(StateError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => {
-                    warn!(log, "what another life of the daemon has left cannot be removed"; "error" => %error)
+                    warn!(log, "what another life of the daemon has left cannot be removed"; "error" => %error);
+                    is_alone = false;
                 }
             }
+        }
+        if is_alone {
+            let snapshots = settings.snapshots.clone();
+            // It fails only if it panics.
+            let _ = spawn_blocking(move || snapshots.remove_abandoned()).await;
         }
     }
 

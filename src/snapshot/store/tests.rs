@@ -16,7 +16,11 @@ fn open(base: &Path) -> SnapshotStore {
 }
 
 fn open_with(base: &Path, budget: SnapshotBudget, is_shared: bool) -> SnapshotStore {
-    SnapshotStore::open(base, "run".to_owned(), budget, is_shared, &Logger::root(Discard, o!()))
+    open_as("run", base, budget, is_shared)
+}
+
+fn open_as(run_id: &str, base: &Path, budget: SnapshotBudget, is_shared: bool) -> SnapshotStore {
+    SnapshotStore::open(base, run_id.to_owned(), budget, is_shared, &Logger::root(Discard, o!()))
 }
 
 fn key(number: u8) -> SnapshotKey {
@@ -101,6 +105,22 @@ fn incomplete_snapshots_are_removed_at_the_next_start() {
     assert_eq!(names(base.path()).len(), 4, "the other daemon may be writing them");
     open(base.path());
     assert_eq!(names(base.path()), [key(2).to_string(), "README".to_owned()]);
+}
+
+#[test]
+fn what_an_ended_predecessor_was_writing_is_removed() {
+    let base = tempfile::tempdir().unwrap();
+    let predecessor = open(base.path());
+    take(&predecessor, 1, "f", b"machine").unwrap();
+    std::mem::forget(predecessor.begin(&key(2)).unwrap());
+    std::mem::forget(predecessor.take_out("f"));
+    let successor = open_as("other", base.path(), BUDGET, true);
+    take(&successor, 3, "g", b"machine").unwrap();
+    let new = successor.begin(&key(2)).unwrap();
+    assert_eq!(names(base.path()).len(), 4);
+    successor.remove_abandoned();
+    assert_eq!(names(base.path()), [format!("{}.other.new", key(2)), key(3).to_string()]);
+    drop(new);
 }
 
 #[test]

@@ -74,3 +74,9 @@ pub const SOON: Duration = Duration::from_secs(30);
 pub const fn ms(milliseconds: u64) -> Duration {
     Duration::from_millis(milliseconds)
 }
+
+/// Returns the median of some times, zero without any.
+pub fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort_unstable();
+    times.get(times.len() / 2).copied().unwrap_or_default()
+}

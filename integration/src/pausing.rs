@@ -5,7 +5,7 @@ use std::{env, time::Duration};
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
-use crate::{Daemon, body_of, empty, number, request};
+use crate::{Daemon, body_of, empty, median, number, request};
 
 /// Pauses under load without `UNIFAAS_PAUSES`.
 const PAUSES: u64 = 300;
@@ -91,9 +91,7 @@ pub async fn answer_times(daemon: &Daemon, name: &str, path: &str) -> (Duration,
         }
     }
     assert_eq!(number(&daemon.function(name).await, "instances_started"), 1);
-    warm.sort_unstable();
-    resumed.sort_unstable();
-    let medians = (resumed[TIMED / 2], warm[TIMED / 2]);
+    let medians = (median(resumed), median(warm));
     eprintln!("{name}: medians: resumed {:?}, warm {:?}", medians.0, medians.1);
     medians
 }

@@ -16,7 +16,7 @@ use std::{
 };
 
 use futures::future::join_all;
-use integration::{Daemon, Function, Home, Setup, eventually, ms, within};
+use integration::{Daemon, Function, Home, Setup, eventually, median, ms, within};
 use nix::unistd::{Uid, geteuid, setfsuid};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -182,11 +182,6 @@ async fn ask(connection: &mut TcpStream) {
 
 fn percentile(times: &[Duration], percent: usize) -> Duration {
     times[(times.len() * percent / 100).min(times.len() - 1)]
-}
-
-fn median(mut values: Vec<Duration>) -> Duration {
-    values.sort_unstable();
-    values[values.len() / 2]
 }
 
 /// Windows of one kind.

@@ -7,34 +7,26 @@ use std::{
     time::Duration,
 };
 
-use futures::future::join_all;
 use integration::{
     Daemon, Home, SOON, Setup, eventually, linux, number,
     vm::{Kind, Vm, add_interface, image, isolated, prepared, setup, skip, taps, traces},
 };
 use serde_json::Value;
-use tokio::{
-    net::TcpStream,
-    time::{Instant, timeout},
-};
+use tokio::{net::TcpStream, time::timeout};
 
 use super::{
     disk::copies,
     isolation::{open_listener, reaches},
-    snapshots::{counts, hello, instances_of, made, snapshots, stop, until_snapshot, used_at_once},
+    snapshots::{CLONES, count_of, counts, hello, instances_of, made, snapshots, stop, until_snapshot, used_at_once},
 };
 
 /// The machine types whose clones are tested.
-const KINDS: [Kind; 3] = [Kind::Microvm, Kind::Qemu, Kind::Firecracker];
-/// Clones at once.
-const CLONES: usize = 8;
-/// Starts at once that are timed.
-const BURST: usize = 20;
+pub(super) const KINDS: [Kind; 3] = [Kind::Microvm, Kind::Qemu, Kind::Firecracker];
 /// Taps that are kept prepared.
 const POOL: usize = 2;
 const GUEST: &str = "10.100.255.254:8080";
 
-fn cloned(kind: Kind) -> Vm {
+pub(super) fn cloned(kind: Kind) -> Vm {
     Vm::new("f", kind).vm("snapshot", "true").set("boot-timeout", 60).set("queue-timeout", 120)
 }
 
@@ -58,22 +50,23 @@ fn taps_of(function: &Value) -> BTreeSet<String> {
 #[test]
 fn each_clone_has_a_tap_and_answers_for_itself() {
     isolated(async || {
+        let count = count_of("UNIFAAS_CLONES", CLONES);
         filter_reverse_paths();
         for kind in KINDS {
             let mut daemon = pooled(setup()).function(cloned(kind).into()).start().await;
             made(&daemon).await;
             assert_eq!(counts(&daemon.function("f").await), [1, 0, 0]);
             for round in 1..=2 {
-                let function = used_at_once(&daemon, CLONES).await;
+                let function = used_at_once(&daemon, count).await;
                 let instances: Vec<_> = instances_of(&function).collect();
                 let distinct =
                     |member: &str| instances.iter().map(|it| it[member].to_string()).collect::<BTreeSet<_>>();
                 assert_eq!(distinct("address"), BTreeSet::from([format!("\"{GUEST}\"")]), "{kind:?}: {function}");
-                assert_eq!([distinct("pid").len(), taps_of(&function).len()], [CLONES; 2], "{kind:?}: {function}");
+                assert_eq!([distinct("pid").len(), taps_of(&function).len()], [count; 2], "{kind:?}: {function}");
                 assert!(instances.iter().all(|it| number(it, "served") == 1), "{kind:?}: {function}");
                 // A restore that takes too long, beside other tests, becomes a cold start.
                 let [started, restores, failures] = counts(&function);
-                let all = u64::try_from(round * CLONES).unwrap();
+                let all = u64::try_from(round * count).unwrap();
                 assert_eq!(started - failures, 1 + all, "{kind:?}: {function}");
                 assert!(restores > 0 && restores + failures >= all, "{kind:?}: {function}");
                 // What is not bound to a tap reaches no clone.
@@ -185,37 +178,6 @@ fn damaged_memory_of_a_template_is_never_mapped() {
         let function = daemon.function("f").await;
         assert_eq!(counts(&function), [4, 1, 1], "{function}");
         until_snapshot(&daemon, "ready").await;
-    });
-}
-
-/// Returns how long it takes until so many new instances have answered.
-async fn burst(daemon: &Daemon, count: usize) -> Duration {
-    let since = Instant::now();
-    let answers = join_all((0..count).map(|_| daemon.get("/invoke/f/hello"))).await;
-    let took = since.elapsed();
-    answers.into_iter().for_each(|answer| drop(answer.ok()));
-    stop(daemon).await;
-    took
-}
-
-#[test]
-fn many_restores_at_once_take_less_time_than_boots() {
-    isolated(async || {
-        for kind in KINDS {
-            let setup = setup().option("--tap-pool", BURST.to_string()).option("--memory-budget", "10000");
-            let daemon = setup.function(cloned(kind).set("single-use", true).into()).start().await;
-            made(&daemon).await;
-            burst(&daemon, BURST).await;
-            let restored = burst(&daemon, BURST).await;
-            daemon.cli(&["snapshot", "rm", "f"]).await;
-            let cold = burst(&daemon, BURST).await;
-            let [_, restores, failures] = counts(&daemon.function("f").await);
-            let ratio = restored.as_secs_f64() / cold.as_secs_f64();
-            eprintln!(
-                "{kind:?}: {BURST} cold {cold:?}, restored {restored:?}, ratio {ratio:.2}; {restores} restored, {failures} not"
-            );
-            assert!(restores > 0, "{kind:?}: {restores} {failures}");
-        }
     });
 }
 

@@ -10,5 +10,6 @@ mod isolation;
 mod lifecycle;
 mod limits;
 mod reach;
+mod restore_times;
 mod shipped;
 mod snapshots;

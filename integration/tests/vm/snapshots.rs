@@ -1,4 +1,5 @@
-//! Guests that are restored from a snapshot of a template, in user-mode networks. `clone_taps.rs` has those on taps.
+//! Guests that are restored from a snapshot of a template, in user-mode networks. `clone_taps.rs` has those on taps,
+//! `restore_times.rs` times both.
 
 use std::{
     collections::BTreeSet,
@@ -12,26 +13,23 @@ use std::{
 use bytes::Bytes;
 use futures::{channel::mpsc::unbounded, future::join_all, join};
 use integration::{
-    Daemon, Home, Setup, eventually, linux, ms, number, processes, request, streamed,
-    vm::{self, Kind, Vm, isolated, prepared, setup, skip, traces, unikernel},
+    Daemon, Home, Setup, eventually, ms, number, processes, request, streamed,
+    vm::{self, Kind, Vm, isolated, prepared, setup, traces, unikernel},
 };
 use serde_json::{Value, json};
-use tokio::time::Instant;
 
 /// The name of a damage, and what does it to a file.
 type Damage = (&'static str, fn(&Path));
 
 /// The machine types that have snapshots.
-const KINDS: [Kind; 2] = [Kind::Microvm, Kind::Qemu];
+pub(super) const KINDS: [Kind; 2] = [Kind::Microvm, Kind::Qemu];
 /// Clones at once, unless `UNIFAAS_CLONES` says otherwise.
-const CLONES: usize = 50;
-/// Starts of each kind that are timed, unless `UNIFAAS_STARTS` says otherwise.
-const STARTS: usize = 3;
+pub(super) const CLONES: usize = 50;
 /// Attempts to take a snapshot.
 const ATTEMPTS: usize = 5;
 const LIMIT: Duration = Duration::from_secs(60);
 
-fn cloned(kind: Kind) -> Vm {
+pub(super) fn cloned(kind: Kind) -> Vm {
     cloned_with(kind, "true")
 }
 
@@ -39,7 +37,7 @@ fn cloned_with(kind: Kind, snapshot: &str) -> Vm {
     Vm::new("f", kind).vm("network", "\"user\"").vm("snapshot", snapshot).set("boot-timeout", 60)
 }
 
-fn count_of(variable: &str, default: usize) -> usize {
+pub(super) fn count_of(variable: &str, default: usize) -> usize {
     env::var(variable).ok().and_then(|count| count.parse().ok()).unwrap_or(default)
 }
 
@@ -339,48 +337,5 @@ fn without_a_budget_there_are_no_snapshots() {
         hello(&daemon).await;
         let function = until_snapshot(&daemon, "failing").await;
         assert_eq!(function["snapshot"]["error"], "no snapshots are kept (--snapshot-budget)");
-    });
-}
-
-/// Returns the median time from a request to its answer, of starts that are cold or restored.
-async fn start_times(daemon: &Daemon, path: &str, restored: bool, count: usize) -> Duration {
-    let mut times = Vec::new();
-    for _ in 0..count {
-        if !restored {
-            daemon.cli(&["snapshot", "rm", "f"]).await;
-        }
-        let since = Instant::now();
-        daemon.get(path).await.ok();
-        times.push(since.elapsed());
-        until_snapshot(daemon, "ready").await;
-        stop(daemon).await;
-    }
-    times.sort_unstable();
-    times[count / 2]
-}
-
-#[test]
-fn a_restore_takes_less_time_than_a_boot() {
-    isolated(async || {
-        let count = count_of("UNIFAAS_STARTS", STARTS);
-        let mut guests = KINDS.map(|kind| (format!("unikernel in {kind:?}"), cloned(kind), "/invoke/f/hello")).to_vec();
-        match linux::obstacle() {
-            None => {
-                let guest = linux::linux("f", &[]).vm("network", "\"user\"").vm("snapshot", "true");
-                guests.push(("Linux in Qemu".to_owned(), guest, "/invoke/f/pid"));
-            }
-            Some(missing) => skip(&missing),
-        }
-        for (name, guest, path) in guests {
-            let daemon = vm::daemon(guest).await;
-            let cold = start_times(&daemon, path, false, count).await;
-            let restored = start_times(&daemon, path, true, count).await;
-            let ratio = restored.as_secs_f64() / cold.as_secs_f64();
-            eprintln!("{name}: cold {cold:?}, restored {restored:?}, ratio {ratio:.2}");
-            let [started, restores, failures] = counts(&daemon.function("f").await);
-            assert_eq!([started, restores, failures], [2 * count as u64, count as u64, 0]);
-            // On an idle machine it is half of it at most. Here other tests run.
-            assert!(restored < cold, "{name}: cold {cold:?}, restored {restored:?}");
-        }
     });
 }

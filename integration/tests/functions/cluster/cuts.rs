@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use integration::{
-    Answer, Function, Load, Outcome, SOON, Workload, eventually, ms,
+    Answer, Function, Load, Outcome, SOON, Workload, eventually, median, ms,
     nodes::{FRONT, Nodes},
 };
 use serde_json::Value;
@@ -18,11 +18,6 @@ const LOAD: Workload = Workload { method: "GET", path: "/invoke/f/pid", clients:
 
 fn has_answered(answer: &Answer) -> bool {
     answer.outcome == Outcome::Function { status: 200 }
-}
-
-fn median(mut times: Vec<Duration>) -> Duration {
-    times.sort_unstable();
-    times.get(times.len() / 2).copied().unwrap_or_default()
 }
 
 fn took(answer: &Answer) -> Duration {

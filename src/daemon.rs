@@ -33,7 +33,7 @@ use crate::{
     host::operators::Operators,
     host::signals::Signals,
     http::{Actors, FrontSocket, ListenAddrs, Listeners, Shared, Tls},
-    inbox::{DeliveryKey, DeliverySettings, Inbox, InboxSettings},
+    inbox::{DeliveryKey, DeliverySettings, Inbox, InboxSettings, Site},
     log::{self, Logging},
     reload::Reloader,
     sandbox::{self, EngineSettings, Engines},
@@ -194,13 +194,14 @@ async fn serve(
         concurrency: async_concurrency,
         delivery: DeliverySettings { deliver_to: options.deliver_to.clone(), key: deliver_key },
     };
-    let inbox = Inbox::new(&base, &inbox_settings, known.directory.clone(), log.new(o!()));
+    let site = Site::of(known.cluster.as_ref(), &log);
+    let inbox = Inbox::new(&base, &inbox_settings, known.directory.clone(), site, log.new(o!()));
     let tracer =
         collector.map(|collector| Tracer::start(collector, options.trace_sample, log.new(o!()))).transpose()?;
     let shared = Shared::new(known, peers, conn_limits, settings, tracer, inbox, log_of_workers);
     let shared = Arc::new(shared);
     Inbox::start(&shared, &inbox_settings);
-    let sources = Box::new(Sources::new(sources, shared.inbox.handle.clone(), &log));
+    let sources = Box::new(Sources::new(sources, &shared.inbox, &log));
     let triggers = TriggerActor::launch(shared.inbox.handle.clone(), sources, log.new(o!()));
     actors.do_send(FollowTriggers(triggers.clone().recipient()));
     let access = AccessRules { read: options.admin_read, operators };

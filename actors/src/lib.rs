@@ -66,6 +66,7 @@ pub mod sandbox;
 #[cfg(test)]
 mod seeds;
 mod services;
+pub mod site;
 pub mod spec;
 mod stats;
 mod stop_reason;

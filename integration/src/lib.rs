@@ -2,7 +2,7 @@
 //!
 //! `setup.rs` starts the binary, `daemon.rs` ends it, `requests.rs` asks it, `home.rs` has its directories, `function.rs` writes `function.toml`. `cli.rs` runs
 //! commands; `client.rs` is an HTTP client, `h2.rs` one of HTTP/2, `event_source.rs` one of server-sent events, `raw.rs` a
-//! socket for arbitrary bytes, `load.rs` clients in the background. `processes.rs` reads the
+//! socket for arbitrary bytes, `load.rs` clients in the background, `async_load.rs` those of asynchronous invocations. `processes.rs` reads the
 //! process table, `metrics.rs` reads `/metrics`, `census.rs` counts resources, `pausing.rs` has what tests of pauses share, `wait.rs` waits with a time limit, `abuse.rs` has malformed responses. `engine.rs` is a private container
 //! engine, `brokers.rs` has brokers of messages, `nodes.rs` three nodes in network namespaces, `vm.rs` has functions in virtual machines, `firecracker.rs` chooses their Firecracker, `python.rs` those in Python, `linux.rs` those with Linux, and `root.rs` builds root file systems.
 //! `src/bin/testfn` is the function under test; the tests are in `tests/`, one file per subject.
@@ -11,6 +11,7 @@
 //! Functions here panic on failure, at the caller's line where possible, because they are parts of tests.
 
 pub mod abuse;
+mod async_load;
 pub mod bench;
 pub mod brokers;
 mod census;
@@ -44,6 +45,7 @@ mod wait;
 
 use std::time::Duration;
 
+pub use async_load::{Accepted, AsyncLoad};
 pub use census::Census;
 pub use client::{Body, Connection, Pieces, Reply, body_of, callback_url, empty, request, streamed};
 pub use daemon::{Daemon, Ending};

@@ -102,7 +102,8 @@ async fn dead(_: AdminAccess, request: HttpRequest, shared: web::Data<Shared>) -
     let limit = limit.unwrap_or(DEFAULT_LIMIT).min(MAX_LIMIT);
     let records = ask(&request, &shared, |reply| Command::Dead { function, after, limit, reply }).await?;
     let after = records.last().filter(|_| records.len() == limit).map(|last| last.seq);
-    Ok(HttpResponse::Ok().json(Dead { dead: records.iter().map(ShownInvocation::of).collect(), after }))
+    Ok(HttpResponse::Ok()
+        .json(Dead { dead: records.iter().map(|record| ShownInvocation::of(record, false)).collect(), after }))
 }
 
 fn id_of(request: &HttpRequest, id: &str) -> Result<InvocationId, Rejection> {
@@ -128,7 +129,7 @@ async fn letter(
     let response = found
         .response
         .map(|response| Message::of(response.status.to_string(), response.headers, response.body.as_deref()));
-    let invocation = ShownInvocation::of(&found.record);
+    let invocation = ShownInvocation::of(&found.record, false);
     Ok(HttpResponse::Ok().json(Letter { invocation, request: stored, response }))
 }
 

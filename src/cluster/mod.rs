@@ -54,7 +54,7 @@ use key::{KeyError, NodeKey};
 #[cfg(feature = "cluster")]
 use link::Link;
 #[cfg(feature = "cluster")]
-use nats_client::NatsClient;
+pub use nats_client::NatsClient;
 pub use peer_tls::{PeerTls, RefusedPeers};
 pub use servers::NatsServers;
 pub use settings::{NodeLabel, PeerAddress, PeerSecurity, Site, host_name};
@@ -204,7 +204,6 @@ impl Cluster {
 
     /// Returns the connection to the server, which [`join`](Self::join) makes.
     #[cfg(feature = "cluster")]
-    #[allow(dead_code, reason = "the queue of the site and the catalogue of functions use it")]
     pub fn nats(&self) -> &NatsClient {
         &self.settings.client
     }

@@ -1,5 +1,4 @@
 //! The connection to the NATS server of the site, for what needs JetStream beside the link that has made it.
-#![allow(dead_code, reason = "the queue of the site and the catalogue of functions are made with it")]
 
 use std::{sync::Arc, time::Duration};
 
@@ -46,5 +45,10 @@ impl NatsClient {
             return Err(JetStreamError::Off(info.server_name));
         }
         Ok(ContextBuilder::new().timeout(TIMEOUT).build(client))
+    }
+
+    /// Returns the largest payload that the server takes, in bytes. 0: there was no connection yet.
+    pub fn max_payload(&self) -> usize {
+        self.0.borrow().as_ref().map_or(0, |client| client.server_info().max_payload)
     }
 }

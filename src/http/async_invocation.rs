@@ -21,8 +21,15 @@ use actix_web::{
 };
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt as _;
-use tokio::{sync::Notify, time::timeout};
-use unifaas_actors::inbox::{Command, Enqueue, Found, InvocationId, RecordedResponse, Removal, StoredRequest};
+use tokio::{
+    sync::Notify,
+    time::{Instant, timeout},
+};
+use unifaas_actors::{
+    inbox::{Command, Enqueue, Found, InvocationId, RecordedResponse, Removal, StoredRequest},
+    site::Call,
+    spec::Durability,
+};
 
 use super::{
     client_body::take_body,
@@ -38,7 +45,7 @@ use super::{
     shared::Shared,
     status::Rejection,
 };
-use crate::inbox::{IDEMPOTENCY_KEY, INVOCATION};
+use crate::inbox::{IDEMPOTENCY_KEY, INVOCATION, Place};
 
 /// Where invocations are accepted.
 pub const ASYNC_SCOPE: &str = "/async";
@@ -155,12 +162,24 @@ impl Asynchronous {
             trace.set_headers(&mut request.headers);
         }
         request.body = self.read_body(payload, policy.max_body).await?;
+        let has_callback = callback.is_some();
         let enqueue = Enqueue { key, callback, delay, max_age: Some(max_age), ..Enqueue::new(&function, request) };
         let stored = self.shared.inbox.handle.enqueue(enqueue).await?;
         if let (Some(trace), Some(tracer)) = (trace, &self.shared.tracer) {
             trace.export(tracer, &function, stored.id);
         }
-        Ok(accepted(&function, stored))
+        let place = match &self.shared.inbox.site {
+            Some(site) if policy.durability == Durability::Site && !has_callback => {
+                let place = site.hand_over(stored.id).await;
+                self.shared.inbox.stats.count_stored(matches!(place, Place::Site(_)));
+                place
+            }
+            _ => Place::Node,
+        };
+        if place == Place::KeyReused {
+            return Err(InboxFailure::KeyReused.into());
+        }
+        Ok(accepted(&function, stored, place))
     }
 
     /// Reads the body to its end.
@@ -201,7 +220,7 @@ impl Asynchronous {
     async fn show(&mut self, id: InvocationId) -> Result<HttpResponse, Failure> {
         let wait = prefer_wait(&self.head.get().headers);
         let inbox = self.shared.inbox.handle.clone();
-        let mut found = None;
+        let (mut found, began) = (None, Instant::now());
         if let Some(wait) = wait {
             let ended = pin!(timeout(wait, inbox.ask(|reply| Command::Find { id, awaits_end: true, reply })));
             // At the end of the wait, that it goes on is the answer.
@@ -216,17 +235,31 @@ impl Asynchronous {
                 now.await.map_err(unavailable)?
             }
         };
-        let record = record.ok_or(InboxFailure::NoSuchInvocation)?;
+        let (record, is_on_site) = match record {
+            Some(record) => (record, false),
+            None => {
+                let left = wait.unwrap_or_default().saturating_sub(began.elapsed());
+                let shared = self.shared.clone();
+                let found = pin!(of_site(&shared, id, left));
+                (unless_left(&mut self.watch, found).await??.record, true)
+            }
+        };
         let mut response = HttpResponse::Ok();
         if wait.is_some() {
             response.insert_header(("preference-applied", "wait"));
         }
-        Ok(response.insert_header((header::CACHE_CONTROL, "no-store")).json(Shown::of(&record)))
+        Ok(response.insert_header((header::CACHE_CONTROL, "no-store")).json(Shown::of(&record, is_on_site)))
     }
 
     async fn response(&self, id: InvocationId) -> Result<HttpResponse, Failure> {
         let found = self.shared.inbox.handle.ask(|reply| Command::Response(id, reply)).await;
-        let Found { record, response } = *found.map_err(unavailable)?.ok_or(InboxFailure::NoSuchInvocation)?;
+        let Found { record, response } = match found.map_err(unavailable)? {
+            Some(found) => *found,
+            None => of_site(&self.shared, id, Duration::ZERO).await.map(|call| {
+                let Call { record, response, .. } = call;
+                Found { record, response }
+            })?,
+        };
         if !record.state.is_ended() {
             return Err(InboxFailure::NotFinished.into());
         }
@@ -244,12 +277,25 @@ impl Asynchronous {
     }
 
     async fn remove(&self, id: InvocationId) -> Result<HttpResponse, Failure> {
-        match self.shared.inbox.handle.ask(|reply| Command::Remove(id, reply)).await.map_err(unavailable)? {
+        let mut removal =
+            self.shared.inbox.handle.ask(|reply| Command::Remove(id, reply)).await.map_err(unavailable)?;
+        if removal == Removal::Unknown
+            && let Some(site) = &self.shared.inbox.site
+        {
+            removal = site.remove(id).await.map_err(unavailable)?;
+        }
+        match removal {
             Removal::Cancelled(_) | Removal::Forgotten { .. } => Ok(HttpResponse::NoContent().finish()),
             Removal::Running => Err(InboxFailure::NotFinished.into()),
             Removal::Unknown => Err(InboxFailure::NoSuchInvocation.into()),
         }
     }
+}
+
+/// Returns an invocation that the site has, and waits for its end for so long.
+async fn of_site(shared: &Shared, id: InvocationId, wait: Duration) -> Result<Call, Failure> {
+    let site = shared.inbox.site.as_ref().ok_or(InboxFailure::NoSuchInvocation)?;
+    Ok(site.find(id, wait).await.map_err(unavailable)?.ok_or(InboxFailure::NoSuchInvocation)?)
 }
 
 fn unavailable(why: String) -> Failure {

@@ -5,13 +5,21 @@ use serde::Serialize;
 use unifaas_actors::inbox::{CallbackState, InvocationId, Record, State, Stored, UnixMillis};
 
 use super::async_invocation::INVOCATIONS_SCOPE;
-use crate::inbox::INVOCATION;
+use crate::inbox::{INVOCATION, Place};
 
 /// Tells that the same request was stored before.
 const DUPLICATE: &str = "x-unifaas-duplicate";
 
+/// Where it is stored: on the `node`, or at the server of the `site`.
+const STORED: &str = "x-unifaas-stored";
+
+/// Returns where an invocation is stored, as clients see it.
+fn stored_of(is_on_site: bool) -> &'static str {
+    if is_on_site { "site" } else { "node" }
+}
+
 /// The answer to a request that has been stored.
-pub fn accepted(function: &str, Stored { id, is_duplicate }: Stored) -> HttpResponse {
+pub fn accepted(function: &str, stored: Stored, place: Place) -> HttpResponse {
     #[derive(Serialize)]
     struct Accepted<'a> {
         id: InvocationId,
@@ -19,13 +27,19 @@ pub fn accepted(function: &str, Stored { id, is_duplicate }: Stored) -> HttpResp
         state: &'static str,
         stored: &'static str,
     }
+    let Stored { id, is_duplicate } = match place {
+        Place::Site(offered) => Stored { id: offered.id, is_duplicate: stored.is_duplicate || offered.is_duplicate },
+        Place::Node | Place::KeyReused => stored,
+    };
+    let stored = stored_of(matches!(place, Place::Site(_)));
     let mut response = HttpResponse::Accepted();
+    response.insert_header((STORED, stored));
     response.insert_header((header::LOCATION, format!("{INVOCATIONS_SCOPE}/{id}")));
     response.insert_header((INVOCATION, id.to_string()));
     if is_duplicate {
         response.insert_header((DUPLICATE, "1"));
     }
-    response.json(Accepted { id, function, state: "accepted", stored: "node" })
+    response.json(Accepted { id, function, state: "accepted", stored })
 }
 
 /// What a client sees of an invocation.
@@ -58,8 +72,8 @@ pub struct Shown<'a> {
 }
 
 impl<'a> Shown<'a> {
-    /// Shows a record.
-    pub fn of(record: &'a Record) -> Self {
+    /// Shows a record of this node, or of the site.
+    pub fn of(record: &'a Record, is_on_site: bool) -> Self {
         let (due, ended, status, reason) = match record.state {
             State::Queued { due } => (Some(due), None, None, None),
             State::Running => (None, None, None, None),
@@ -67,7 +81,7 @@ impl<'a> Shown<'a> {
             State::Dead { ended, reason, status } => (None, Some(ended), status, Some(reason.code())),
         };
         let Record { id, ref function, attempts, accepted, .. } = *record;
-        let (state, stored) = (record.state.name(), "node");
+        let (state, stored) = (record.state.name(), stored_of(is_on_site));
         let callback = record.callback.as_ref();
         let (delivery, delivery_attempts) = callback.map(|callback| (callback.state, callback.attempts)).unzip();
         Self {

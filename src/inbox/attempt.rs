@@ -88,7 +88,7 @@ async fn make_attempt(attempt: Attempt, mut report: ReportOnDrop, shared: Arc<Sh
 }
 
 /// Adds to a request what tells the function which attempt it is.
-fn attempt_request(Begun { record, request }: Begun) -> StoredRequest {
+pub fn attempt_request(Begun { record, request }: Begun) -> StoredRequest {
     let id = record.id.to_string();
     let key = record.key.as_deref().unwrap_or(&id).to_owned();
     request.header(INVOCATION, id).header(ATTEMPT, record.attempts.to_string()).header(IDEMPOTENCY_KEY, key)

@@ -10,6 +10,7 @@
 //! | `reset.rs` | a damaged database is set aside |
 //! | `stats.rs` | what is measured |
 //! | `deliver/` | the delivery of results |
+//! | `site/` | what the nodes of the site share |
 //! | `attempt.rs` | attempts, each served like any request |
 
 mod attempt;
@@ -17,6 +18,11 @@ mod deliver;
 mod reset;
 mod rows;
 mod schema;
+#[cfg(feature = "cluster")]
+mod site;
+#[cfg(not(feature = "cluster"))]
+#[path = "without_site.rs"]
+mod site;
 mod sqlite;
 mod stats;
 mod store;
@@ -37,7 +43,7 @@ use slog::Logger;
 use tokio::{sync::oneshot, time::timeout};
 use unifaas_actors::{
     Directory,
-    inbox::{InboxActor, InboxHandle, InboxQuestion, StopStarting, UnixMillis},
+    inbox::{InboxActor, InboxHandle, InboxQuestion, SiteLink, StopStarting, StoreFact, UnixMillis},
 };
 
 use crate::http::Shared;
@@ -46,6 +52,7 @@ pub use attempt::{ATTEMPT, IDEMPOTENCY_KEY, INVOCATION};
 use deliver::Deliverer;
 pub use deliver::{DeliverTo, DeliveryKey, DeliverySettings};
 pub use reset::ResetError;
+pub use site::{Place, Site};
 pub use stats::{FunctionOverview, InboxOverview, InboxStats, StoreReport};
 use thread::{StoreConfig, StoreThread};
 
@@ -53,6 +60,8 @@ use thread::{StoreConfig, StoreThread};
 const FILE: &str = "inbox.db";
 /// How long deliveries under way may take that hold up the end, or the next daemon.
 const DELIVERY_GRACE: Duration = Duration::from_secs(1);
+/// How long the ends of attempts may take to be recorded at the site.
+const SITE_GRACE: Duration = Duration::from_secs(1);
 /// How long the InboxActor may take to answer.
 const ACTOR_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -64,6 +73,8 @@ pub struct Inbox {
     pub stats: Arc<InboxStats>,
     store: Arc<StoreThread>,
     deliverer: Arc<Deliverer>,
+    /// What the nodes of the site share, if this is one of them.
+    pub site: Option<Arc<Site>>,
     actor: OnceLock<Addr<InboxActor>>,
 }
 
@@ -80,13 +91,20 @@ pub struct InboxSettings {
 
 impl Inbox {
     /// Makes the inbox of a state directory. Nothing is opened before [`start`](Self::start).
-    pub fn new(base: &Path, settings: &InboxSettings, directory: Arc<Directory>, log: Logger) -> Self {
+    pub fn new(
+        base: &Path,
+        settings: &InboxSettings,
+        directory: Arc<Directory>,
+        site: Option<Arc<Site>>,
+        log: Logger,
+    ) -> Self {
         let config = StoreConfig { path: base.join(FILE), limit: settings.size, log: log.clone() };
         let stats = Arc::<InboxStats>::default();
         let store = StoreThread::new(config, stats.clone());
-        let handle = InboxHandle::new(directory, store.clone());
+        let link = site.clone().map(|site| site as Arc<dyn SiteLink>);
+        let handle = InboxHandle::new(directory, store.clone(), link);
         let deliverer = Arc::new(Deliverer::new(handle.clone(), settings.delivery.clone(), stats.clone(), log));
-        Self { handle, stats, store, deliverer, actor: OnceLock::new() }
+        Self { handle, stats, store, deliverer, site, actor: OnceLock::new() }
     }
 
     /// Whether results may be delivered to a URL.
@@ -101,9 +119,15 @@ impl Inbox {
         let directory = shared.directory.clone();
         let actor = InboxActor::launch(directory, inbox.store.clone(), attempts, settings.concurrency);
         let facts = actor.clone();
-        let deliverer = inbox.deliverer.clone();
+        let (deliverer, site) = (inbox.deliverer.clone(), inbox.site.clone());
+        if let Some(site) = &site {
+            site.start(shared.clone(), actor.clone());
+        }
         inbox.store.start(Arc::new(move |fact| {
             deliverer.learn(&fact);
+            if let (StoreFact::Opened { has_handovers: true, .. }, Some(site)) = (&fact, &site) {
+                site.wake();
+            }
             facts.do_send(fact);
         }));
         let _ = inbox.actor.set(actor);
@@ -130,6 +154,9 @@ impl Inbox {
             actor.do_send(StopStarting(stopped));
             let _ = timeout(limit, wait).await;
         }
+        if let Some(site) = &self.site {
+            site.stop(SITE_GRACE).await;
+        }
         // Whatever is cut off is delivered again. A slow receiver must not keep the next daemon waiting.
         let _ = timeout(DELIVERY_GRACE, self.deliverer.stop()).await;
         self.store.close("the daemon ends");
@@ -139,6 +166,7 @@ impl Inbox {
     pub async fn overview(&self) -> Option<InboxOverview> {
         let actor = self.actor.get()?;
         let unended = timeout(ACTOR_TIMEOUT, actor.send(InboxQuestion)).await.ok()?.ok()?;
-        Some(self.stats.overview(unended, UnixMillis::now()))
+        let site_problem = self.site.as_ref().and_then(|site| site.problem());
+        Some(InboxOverview { site_problem, ..self.stats.overview(unended, UnixMillis::now()) })
     }
 }

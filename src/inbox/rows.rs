@@ -9,7 +9,7 @@ use super::schema::{DONE, QUEUED, RUNNING};
 
 /// The columns of a [`RawRecord`].
 pub const COLUMNS: &str = "seq, id, function, state, due, epoch, attempts, accepted, deadline, ended, status, reason, key, \
-    callback, callback_state, callback_attempts";
+    callback, callback_state, callback_attempts, site_due";
 
 /// A record as its row has it.
 pub struct RawRecord {
@@ -30,6 +30,8 @@ pub struct RawRecord {
     callback: Option<String>,
     callback_state: i64,
     callback_attempts: u32,
+    /// When it is due at the site that it waits to be handed over to.
+    pub site_due: Option<i64>,
 }
 
 impl RawRecord {
@@ -52,6 +54,7 @@ impl RawRecord {
             callback: row.get(13)?,
             callback_state: row.get(14)?,
             callback_attempts: row.get(15)?,
+            site_due: row.get(16)?,
         })
     }
 

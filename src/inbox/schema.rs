@@ -1,7 +1,7 @@
 //! The tables of the database, and their version.
 
 /// Increases when the tables change.
-pub const VERSION: i64 = 2;
+pub const VERSION: i64 = 3;
 
 /// The states of an invocation.
 pub const QUEUED: i64 = 0;
@@ -22,7 +22,8 @@ pub const SETTINGS: &str = "
     PRAGMA secure_delete = OFF;
 ";
 
-/// Times are milliseconds since 1970. Bodies are in tables of their own, so that a look at a record reads none.
+/// Times are milliseconds since 1970. `site_due` is when an invocation is due that waits to be handed over to the site.
+/// Bodies are in tables of their own, so that a look at a record reads none.
 pub const TABLES: &str = "
     CREATE TABLE invocation (
         seq INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -42,7 +43,8 @@ pub const TABLES: &str = "
         fingerprint BLOB,
         callback TEXT,
         callback_state INTEGER NOT NULL DEFAULT 0,
-        callback_attempts INTEGER NOT NULL DEFAULT 0
+        callback_attempts INTEGER NOT NULL DEFAULT 0,
+        site_due INTEGER
     );
     CREATE UNIQUE INDEX invocation_id ON invocation (id);
     CREATE UNIQUE INDEX invocation_key ON invocation (function, key) WHERE key IS NOT NULL;
@@ -58,7 +60,7 @@ pub const TABLES: &str = "
         instant INTEGER NOT NULL,
         has_fired INTEGER NOT NULL DEFAULT TRUE
     ) WITHOUT ROWID;
-    PRAGMA user_version = 2;
+    PRAGMA user_version = 3;
 ";
 
 /// Makes tables of version 1 those of version 2: what was recorded of a trigger was a firing.
@@ -67,7 +69,14 @@ pub const FROM_1: &str = "
     PRAGMA user_version = 2;
 ";
 
+/// Makes tables of version 2 those of version 3: nothing waited to be handed over.
+pub const FROM_2: &str = "
+    ALTER TABLE invocation ADD COLUMN site_due INTEGER;
+    PRAGMA user_version = 3;
+";
+
 /// Indexes that are made for a database that lacks them.
 pub const INDEXES: &str = "
     CREATE INDEX IF NOT EXISTS invocation_dead_of ON invocation (function) WHERE state = 3;
+    CREATE INDEX IF NOT EXISTS invocation_site ON invocation (seq) WHERE site_due IS NOT NULL AND state = 0;
 ";

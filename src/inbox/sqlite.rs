@@ -19,7 +19,7 @@ use unifaas_actors::inbox::{Found, Record, RecordedResponse, StoreError, StoredR
 
 use super::{
     rows::{COLUMNS, RawRecord, signed, unsigned},
-    schema::{FROM_1, INDEXES, SETTINGS, TABLES, VERSION},
+    schema::{FROM_1, FROM_2, INDEXES, SETTINGS, TABLES, VERSION},
 };
 
 /// Why the database cannot be opened.
@@ -73,7 +73,8 @@ impl SqliteStore {
         let version = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(failed)?;
         match version {
             0 => connection.execute_batch(TABLES).map_err(failed)?,
-            1 => connection.execute_batch(FROM_1).map_err(failed)?,
+            1 => [FROM_1, FROM_2].iter().try_for_each(|step| connection.execute_batch(step)).map_err(failed)?,
+            2 => connection.execute_batch(FROM_2).map_err(failed)?,
             VERSION => {}
             _ => return Err(OpenError::Newer { path: path.to_owned(), version }),
         }

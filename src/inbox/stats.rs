@@ -37,6 +37,9 @@ pub struct InboxStats {
     delivered: AtomicU64,
     redelivered: AtomicU64,
     delivery_failed: AtomicU64,
+    stored_node: AtomicU64,
+    stored_site: AtomicU64,
+    handed_over: AtomicU64,
 }
 
 impl InboxStats {
@@ -71,14 +74,31 @@ impl InboxStats {
     pub fn count_fact(&self, fact: &StoreFact) {
         let counter = match fact {
             StoreFact::Queued(_) => &self.accepted,
-            StoreFact::Settled(record) => match record.state {
-                State::Done { .. } => &self.done,
-                State::Dead { .. } => &self.died,
-                State::Queued { .. } | State::Running => &self.retried,
-            },
-            StoreFact::Opened { .. } | StoreFact::Cancelled(_) | StoreFact::Stale(_) => return,
+            StoreFact::Settled(record) => return self.count_end(&record.state),
+            StoreFact::Opened { .. } | StoreFact::Cancelled(_) | StoreFact::Kept(_) | StoreFact::Stale(_) => return,
         };
         counter.fetch_add(1, Relaxed);
+    }
+
+    /// Counts the end of an attempt by the state that followed from it.
+    pub fn count_end(&self, state: &State) {
+        let counter = match state {
+            State::Done { .. } => &self.done,
+            State::Dead { .. } => &self.died,
+            State::Queued { .. } | State::Running => &self.retried,
+        };
+        counter.fetch_add(1, Relaxed);
+    }
+
+    /// Counts a client's invocation for the site, by where it was stored when the client was answered.
+    pub fn count_stored(&self, is_on_site: bool) {
+        let counter = if is_on_site { &self.stored_site } else { &self.stored_node };
+        counter.fetch_add(1, Relaxed);
+    }
+
+    /// Counts an invocation that was handed over to the site.
+    pub fn count_handed_over(&self) {
+        self.handed_over.fetch_add(1, Relaxed);
     }
 
     /// Counts a group of commands that was committed together.
@@ -124,6 +144,7 @@ impl InboxStats {
             dead: dead.values().sum(),
             oldest_seconds: functions.iter().map(|it| it.oldest_seconds).fold(0.0, f64::max),
             store: self.store(),
+            site_problem: None,
             functions,
         }
     }
@@ -142,6 +163,9 @@ impl InboxStats {
             delivered: self.delivered.load(Relaxed),
             redelivered: self.redelivered.load(Relaxed),
             delivery_failed: self.delivery_failed.load(Relaxed),
+            stored_node: self.stored_node.load(Relaxed),
+            stored_site: self.stored_site.load(Relaxed),
+            handed_over: self.handed_over.load(Relaxed),
             commands: self.commands.load(Relaxed),
             groups: self.groups.load(Relaxed),
             commit_ms: usual.as_micros() as f64 / 1e3,
@@ -162,6 +186,9 @@ pub struct InboxOverview {
     pub functions: Vec<FunctionOverview>,
     #[serde(flatten)]
     pub store: StoreReport,
+    /// Why invocations for the site stay on this node.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub site_problem: Option<String>,
 }
 
 impl InboxOverview {
@@ -212,6 +239,11 @@ pub struct StoreReport {
     pub delivered: u64,
     pub redelivered: u64,
     pub delivery_failed: u64,
+    /// Clients' invocations that are for the site, by where they were stored when the client was answered.
+    pub stored_node: u64,
+    pub stored_site: u64,
+    /// Invocations that were handed over to the site.
+    pub handed_over: u64,
     /// Commands, and the groups that they were committed in.
     pub commands: u64,
     pub groups: u64,

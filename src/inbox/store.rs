@@ -23,7 +23,13 @@ macro_rules! undelivered {
         "callback IS NOT NULL AND callback_state = 0 AND state > 1"
     };
 }
-/// The same, in the order of acceptance.
+/// The condition of the index of invocations that wait to be handed over.
+macro_rules! for_site {
+    () => {
+        "site_due IS NOT NULL AND state = 0"
+    };
+}
+/// That of results, in the order of acceptance.
 const UNDELIVERED: &str = concat!(undelivered!(), " ORDER BY seq");
 
 impl Store for SqliteStore {
@@ -81,10 +87,12 @@ impl Store for SqliteStore {
                 return Ok(Err(EnqueueRefusal::AlreadyFired));
             }
         }
-        let (id, due, deadline) = (InvocationId::random(), now.after(new.delay), now.after(new.max_age));
+        let (id, deadline) = (InvocationId::random(), now.after(new.max_age));
+        let site_due = new.for_site.then(|| now.after(new.delay));
+        let due = if new.for_site { deadline } else { now.after(new.delay) };
         self.execute(
-            "INSERT INTO invocation (id, function, state, due, accepted, deadline, key, fingerprint, callback)
-                VALUES (?1, ?2, 0, ?3, ?4, ?5, ?6, ?7, ?8)",
+            "INSERT INTO invocation (id, function, state, due, accepted, deadline, key, fingerprint, callback, site_due)
+                VALUES (?1, ?2, 0, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
             params![
                 id.0.to_be_bytes(),
                 &*new.function,
@@ -94,6 +102,7 @@ impl Store for SqliteStore {
                 new.key.as_deref(),
                 fingerprint,
                 new.callback.as_deref(),
+                site_due.map(|due| signed(due.0)),
             ],
         )?;
         let seq = self.connection.last_insert_rowid();
@@ -173,7 +182,7 @@ impl Store for SqliteStore {
         self.execute(
             "UPDATE invocation SET state = ?2, due = ?3, epoch = epoch + 1, attempts = 0, deadline = deadline - accepted + ?3,
                 accepted = ?3, ended = NULL, status = NULL, reason = NULL, expires = NULL,
-                callback_state = 0, callback_attempts = 0 WHERE seq = ?1",
+                callback_state = 0, callback_attempts = 0, site_due = NULL WHERE seq = ?1",
             params![seq, QUEUED, signed(now.0)],
         )?;
         self.execute("DELETE FROM response WHERE seq = ?1", [seq])?;
@@ -196,6 +205,33 @@ impl Store for SqliteStore {
             Some(record) => self.load_request(signed(record.seq)),
             None => Ok(None),
         }
+    }
+
+    fn handover(&mut self, id: InvocationId) -> Result<Option<Begun>, StoreError> {
+        let Some(raw) = self.raw_records(concat!("id = ?1 AND ", for_site!()), [id.0.to_be_bytes()])?.pop() else {
+            return Ok(None);
+        };
+        let due = UnixMillis(unsigned(raw.site_due.unwrap_or(raw.due)));
+        let record = Record { state: State::Queued { due }, ..raw.into_record(|name| self.name(name)) };
+        let request = self.load_request(signed(record.seq))?;
+        Ok(request.map(|request| Begun { record, request }))
+    }
+
+    fn handovers(&mut self, limit: usize) -> Result<Vec<InvocationId>, StoreError> {
+        let waiting = concat!("SELECT id FROM invocation WHERE ", for_site!(), " ORDER BY seq LIMIT ?1");
+        let mut statement = self.connection.prepare_cached(waiting).map_err(store_error)?;
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let rows = statement.query_map([limit], |row| id_of(row, 0)).map_err(store_error)?;
+        rows.collect::<rusqlite::Result<_>>().map_err(store_error)
+    }
+
+    fn keep_here(&mut self, id: InvocationId) -> Result<Option<(Entry, Entry)>, StoreError> {
+        let Some(before) = self.find(id)?.and_then(|record| record.entry()) else { return Ok(None) };
+        let kept = concat!("UPDATE invocation SET due = site_due, site_due = NULL WHERE id = ?1 AND ", for_site!());
+        if self.execute(kept, [id.0.to_be_bytes()])? == 0 {
+            return Ok(None);
+        }
+        Ok(self.find(id)?.and_then(|record| record.entry()).map(|now| (before, now)))
     }
 
     fn dead(&mut self, function: Option<&str>, after: Seq, limit: usize) -> Result<Vec<Record>, StoreError> {
@@ -294,7 +330,7 @@ impl Store for SqliteStore {
 }
 
 /// What tells requests with the same key apart.
-fn fingerprint(request: &StoredRequest) -> Vec<u8> {
+pub fn fingerprint(request: &StoredRequest) -> Vec<u8> {
     let mut context = Context::new(&SHA256);
     for part in [request.method.as_bytes(), b"\0", request.target.as_bytes(), b"\0", &request.body] {
         context.update(part);

@@ -40,12 +40,13 @@ fn new(random: &mut StdRng) -> NewInvocation {
         max_age: Duration::from_secs(60),
         queue: 5,
         firing: random.random_bool(0.2).then(|| Firing { trigger, instant: UnixMillis(random.random_range(0..9)) }),
+        for_site: random.random_bool(0.2),
     }
 }
 
 /// Returns an invocation without a key.
 pub fn new_invocation() -> NewInvocation {
-    NewInvocation { key: None, firing: None, ..new(&mut StdRng::seed_from_u64(1)) }
+    NewInvocation { key: None, firing: None, for_site: false, ..new(&mut StdRng::seed_from_u64(1)) }
 }
 
 /// Both stores, and the ids that each has given to a number.
@@ -73,7 +74,7 @@ impl Pair {
         let (seq, epoch) = (some as u64 + 1, self.random.random_range(0..3));
         // There is no such invocation.
         let pair = self.ids.get(some).copied().unwrap_or((InvocationId(1), InvocationId(1)));
-        match self.random.random_range(0..11) {
+        match self.random.random_range(0..12) {
             0..3 => {
                 let new = new(&mut self.random);
                 let one = self.sqlite.enqueue(&new, self.unended, now).unwrap();
@@ -126,6 +127,13 @@ impl Pair {
                 self.sqlite.record_delivery(seq, epoch, delivery).unwrap();
                 self.model.record_delivery(seq, epoch, delivery).unwrap();
             }
+            10 => {
+                let (one, other) = pair;
+                let waiting = [self.sqlite.handover(one).unwrap(), self.model.handover(other).unwrap()];
+                let both = waiting.map(|waiting| waiting.map(|it| (shown(Some(it.record)), it.request)));
+                assert_eq!(both[0], both[1]);
+                assert_eq!(self.sqlite.keep_here(one).unwrap(), self.model.keep_here(other).unwrap());
+            }
             _ => assert_eq!(self.sqlite.purge(now, 2).unwrap(), self.model.purge(now, 2).unwrap()),
         }
         if self.random.random_bool(0.1) {
@@ -159,6 +167,8 @@ impl Pair {
             let one = dead(self.sqlite.dead(function, 1, 3).unwrap());
             assert_eq!(one, dead(self.model.dead(function, 1, 3).unwrap()));
         }
+        let waiting = (self.sqlite.handovers(9).unwrap().len(), self.model.handovers(9).unwrap().len());
+        assert_eq!(waiting.0, waiting.1);
         let seen = UnixMillis(self.ids.len() as u64 % 11);
         assert_eq!(self.sqlite.open_trigger("t1", seen).unwrap(), self.model.open_trigger("t1", seen).unwrap());
         assert_eq!(self.sqlite.count_dead().unwrap(), self.model.count_dead().unwrap());
@@ -225,7 +235,7 @@ fn new_work_is_refused_past_the_limit_and_ends_are_recorded_all_the_same() {
     while store.has_space().is_ok() {
         store.begin().unwrap();
         let request = StoredRequest::new("POST", "/", Bytes::from(vec![b'x'; 10_000]));
-        let new = NewInvocation { request, key: None, firing: None, queue: 999, ..new(&mut random) };
+        let new = NewInvocation { request, key: None, firing: None, for_site: false, queue: 999, ..new(&mut random) };
         assert!(store.enqueue(&new, 0, now).unwrap().is_ok());
         store.commit().unwrap();
         stored += 1;

@@ -1,6 +1,6 @@
 //! The thread of the connections to brokers, from the first subscription on.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use slog::{Logger, error, o, warn};
 use tokio::{
@@ -8,13 +8,13 @@ use tokio::{
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
-use unifaas_actors::{
-    inbox::InboxHandle,
-    trigger::{EventSources, SourceReport, Subscriptions},
-};
+use unifaas_actors::trigger::{EventSources, SourceReport, Subscriptions};
 
-use super::{SourceSettings, intake::Intake, mqtt, nats, status::SourceStatus};
-use crate::worker::{Requests, Worker};
+use super::{SourceSettings, follow_site, intake::Intake, mqtt, nats, status::SourceStatus};
+use crate::{
+    inbox::{Inbox, Site},
+    worker::{Requests, Worker},
+};
 
 /// How long the messages on the way may take when the connections are closed.
 const STOP_TIMEOUT: Duration = Duration::from_secs(3);
@@ -23,6 +23,8 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 pub struct Sources {
     connections: Connections,
     thread: Thread,
+    /// What the nodes of the site share.
+    site: Option<Arc<Site>>,
 }
 
 enum Thread {
@@ -57,16 +59,17 @@ struct Connections {
 
 impl Sources {
     /// Makes the connections to the brokers of the settings, none of which is tried yet.
-    pub fn new(settings: SourceSettings, inbox: InboxHandle, log: &Logger) -> Self {
+    pub fn new(settings: SourceSettings, inbox: &Inbox, log: &Logger) -> Self {
         let stop = CancellationToken::new();
         let source = |kind, broker| {
             let (status, log) = (SourceStatus::new(kind, broker), log.new(o!()));
-            let intake = Intake::new(inbox.clone(), status.clone(), log.clone());
+            let intake = Intake::new(inbox.handle.clone(), status.clone(), log.clone());
             Source { intake, status, log, stop: stop.clone() }
         };
         let mqtt = source("mqtt", settings.mqtt.as_ref().map(ToString::to_string));
         let nats = source("nats", settings.nats.as_ref().map(ToString::to_string));
-        Self { connections: Connections { settings, mqtt, nats }, thread: Thread::NotStarted }
+        let site = inbox.site.clone();
+        Self { connections: Connections { settings, mqtt, nats }, thread: Thread::NotStarted, site }
     }
 
     fn start(&mut self) {
@@ -81,6 +84,7 @@ impl Sources {
 
 impl EventSources for Sources {
     fn follow(&mut self, subscriptions: Subscriptions) {
+        follow_site(self.site.as_ref(), &subscriptions, &self.connections.nats.log);
         let Connections { settings, mqtt, nats } = &self.connections;
         mqtt.status.set_subscriptions(&subscriptions.mqtt);
         nats.status.set_subscriptions(&subscriptions.nats);
@@ -104,6 +108,9 @@ impl EventSources for Sources {
     }
 
     fn stop(&mut self, stopped: oneshot::Sender<()>) {
+        if let Some(site) = &self.site {
+            site.follow(BTreeSet::new());
+        }
         match &self.thread {
             Thread::Running(worker) => worker.handle().send(Request::Stop(stopped)),
             Thread::NotStarted | Thread::Stopped => self.thread = Thread::Stopped,

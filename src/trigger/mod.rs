@@ -42,8 +42,27 @@ mod stream;
 #[cfg(feature = "cluster")]
 mod topic;
 
+use std::sync::Arc;
+
+use slog::{Logger, warn};
+use unifaas_actors::trigger::Subscriptions;
+
+use crate::inbox::Site;
 pub use broker::{MqttUrl, NatsUrl, without_login};
 pub use connections::Sources;
 #[cfg(feature = "cluster")]
 pub use nats::{nats_options, too_old};
 pub use settings::{SourceError, SourceSettings};
+
+/// Has the site's work of these functions run here, or says that there is no site.
+fn follow_site(site: Option<&Arc<Site>>, subscriptions: &Subscriptions, log: &Logger) {
+    match site {
+        Some(site) => site.follow(subscriptions.shared.clone()),
+        None if subscriptions.shared.is_empty() => {}
+        None => {
+            let functions: Vec<_> = subscriptions.shared.iter().map(|function| &**function).collect();
+            warn!(log, "functions share their invocations with a site, and there is none without --cluster: they stay on this node";
+                "functions" => functions.join(" "));
+        }
+    }
+}

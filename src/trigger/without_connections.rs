@@ -4,27 +4,27 @@ use std::sync::Arc;
 
 use slog::Logger;
 use tokio::sync::oneshot;
-use unifaas_actors::{
-    inbox::InboxHandle,
-    trigger::{EventSources, SourceReport, Subscriptions},
-};
+use unifaas_actors::trigger::{EventSources, SourceReport, Subscriptions};
 
-use super::{SourceSettings, status::SourceStatus};
+use super::{SourceSettings, follow_site, status::SourceStatus};
+use crate::inbox::Inbox;
 
 /// Connects to nothing.
 pub struct Sources {
     mqtt: Arc<SourceStatus>,
     nats: Arc<SourceStatus>,
+    log: Logger,
 }
 
 impl Sources {
-    pub fn new(_: SourceSettings, _: InboxHandle, _: &Logger) -> Self {
-        Self { mqtt: SourceStatus::new("mqtt", None), nats: SourceStatus::new("nats", None) }
+    pub fn new(_: SourceSettings, _: &Inbox, log: &Logger) -> Self {
+        Self { mqtt: SourceStatus::new("mqtt", None), nats: SourceStatus::new("nats", None), log: log.clone() }
     }
 }
 
 impl EventSources for Sources {
     fn follow(&mut self, subscriptions: Subscriptions) {
+        follow_site(None, &subscriptions, &self.log);
         self.mqtt.set_subscriptions(&subscriptions.mqtt);
         self.nats.set_subscriptions(&subscriptions.nats);
     }

@@ -28,6 +28,10 @@ pub fn card(inbox: &InboxOverview) -> Markup {
                     @if store.undelivered > 0 { " · " (plural(store.undelivered, "result", "results")) " to deliver" }
                     (waited(inbox.oldest_seconds))
                 }
+                @if store.handed_over + store.stored_node > 0 {
+                    p { (count(store.handed_over)) " handed over to the site" }
+                }
+                @if let Some(why) = &inbox.site_problem { p { (state("warning")) " not handed over: " (why) } }
                 p { @if store.is_open { (commits(store)) } @else { (state("error")) " the database is not open" } }
             }
         }

@@ -1,20 +1,23 @@
 //! The InboxActor: follows what the store has committed, begins attempts, and has their ends recorded.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use actix::{Actor, Addr, AsyncContext as _, Context, Handler, MessageResult, SpawnHandle};
 use tokio::sync::oneshot;
 
 use super::{
     commands::{Command, CommandSender},
-    messages::{Attempt, AttemptEnd, Attempted, Attempts, FunctionInbox, InboxQuestion, InboxReport, StopStarting},
+    fact::StoreFact,
+    messages::{
+        AskRoom, Attempt, AttemptEnd, AttemptRoom, Attempted, Attempts, FunctionInbox, InboxQuestion, InboxReport,
+        RoomReturned, StopStarting,
+    },
     pending::Limits,
     record::Seq,
     scheduler::{Action, Scheduler},
     settle::Settlement,
     store::Settle,
     time::UnixMillis,
-    writer::StoreFact,
 };
 use crate::{directory::Directory, notice::EndGuard, spec::AsyncSpec};
 
@@ -30,6 +33,8 @@ pub struct InboxActor {
     store: Arc<dyn CommandSender>,
     attempts: Box<dyn Attempts>,
     alarm: Option<SpawnHandle>,
+    /// Attempts that wait for room, of what any node of the site has accepted.
+    guests: VecDeque<AskRoom>,
     /// Notified when no attempt is under way any more.
     stopping: Vec<oneshot::Sender<()>>,
     end_guards: Vec<EndGuard>,
@@ -69,24 +74,28 @@ impl InboxActor {
         most: usize,
     ) -> Addr<Self> {
         let limits = FunctionLimits { directory, most };
-        let (scheduler, stopping, end_guards) = (Scheduler::default(), Vec::new(), Vec::new());
-        Self { scheduler, limits, store, attempts, alarm: None, stopping, end_guards }.start()
+        let (scheduler, guests, alarm, stopping, end_guards) = Default::default();
+        Self { scheduler, limits, store, attempts, alarm, guests, stopping, end_guards }.start()
     }
 
     /// Does what is due, and sets the alarm for what is due next.
     fn work(&mut self, ctx: &mut Context<Self>) {
         let now = UnixMillis::now();
-        let attempts = |function: &str| {
-            let policy = self.limits.policy(function).unwrap_or_default();
-            policy.attempts.get()
-        };
-        while let Some(action) = self.scheduler.next_action(now, &self.limits, attempts) {
-            match action {
-                Action::Start(entry) => {
+        loop {
+            // In turns with this node's own work.
+            let is_granted = self.grant_room(ctx);
+            let attempts = |function: &str| {
+                let policy = self.limits.policy(function).unwrap_or_default();
+                policy.attempts.get()
+            };
+            match self.scheduler.next_action(now, &self.limits, attempts) {
+                None if is_granted => {}
+                None => break,
+                Some(Action::Start(entry)) => {
                     let max_response = self.limits.policy(&entry.function).unwrap_or_default().max_response;
                     self.attempts.begin(Attempt { entry, max_response }, ctx.address().recipient());
                 }
-                Action::End(entry, settlement) => {
+                Some(Action::End(entry, settlement)) => {
                     self.record(
                         &entry.function,
                         Settle { was_running: false, ..settle_of(entry.seq, entry.epoch, settlement) },
@@ -98,7 +107,8 @@ impl InboxActor {
             ctx.cancel_future(alarm);
         }
         let due = self.scheduler.wake_at(&self.limits).map(|at| now.until(at).min(MAX_SLEEP));
-        let check = self.scheduler.pending().has_unservable(&self.limits).then_some(FUNCTION_CHECK);
+        let waits = !self.guests.is_empty() || self.scheduler.pending().has_unservable(&self.limits);
+        let check = waits.then_some(FUNCTION_CHECK);
         if let Some(sleep) = due.into_iter().chain(check).min() {
             self.alarm = Some(ctx.run_later(sleep, |actor, ctx| {
                 actor.alarm = None;
@@ -111,6 +121,23 @@ impl InboxActor {
                 let _ = stopped.send(());
             }
         }
+    }
+
+    /// Gives room to the first attempt that finds some. Returns whether there is one.
+    fn grant_room(&mut self, ctx: &Context<Self>) -> bool {
+        self.guests.retain(|guest| !guest.reply.is_closed());
+        if self.scheduler.is_stopped() {
+            self.guests.clear();
+        }
+        let (scheduler, limits) = (&mut self.scheduler, &self.limits);
+        let Some(next) = self.guests.iter().position(|guest| scheduler.take_room(&guest.function, limits)) else {
+            return false;
+        };
+        if let Some(AskRoom { function, reply }) = self.guests.remove(next) {
+            // Dropped, it comes back.
+            let _ = reply.send(AttemptRoom { function, inbox: ctx.address().recipient() });
+        }
+        true
     }
 
     fn record(&self, function: &str, settle: Settle) {
@@ -162,6 +189,24 @@ impl Handler<Attempted> for InboxActor {
                 }
             }
         }
+        self.work(ctx);
+    }
+}
+
+impl Handler<AskRoom> for InboxActor {
+    type Result = ();
+
+    fn handle(&mut self, guest: AskRoom, ctx: &mut Self::Context) {
+        self.guests.push_back(guest);
+        self.work(ctx);
+    }
+}
+
+impl Handler<RoomReturned> for InboxActor {
+    type Result = ();
+
+    fn handle(&mut self, RoomReturned(function): RoomReturned, ctx: &mut Self::Context) {
+        self.scheduler.return_room(&function);
         self.work(ctx);
     }
 }

@@ -58,6 +58,12 @@ pub enum Command {
         /// The records.
         reply: Reply<Vec<Record>>,
     },
+    /// Returns an invocation that waits to be handed over to the site, with its request.
+    Handover(InvocationId, Reply<Option<Box<Begun>>>),
+    /// Returns the oldest invocations that wait to be handed over, so many at most.
+    Handovers(usize, Reply<Vec<InvocationId>>),
+    /// Has an invocation run here that waited to be handed over.
+    KeepHere(InvocationId, Reply<()>),
     /// Returns a result that is to be delivered.
     Result {
         /// The invocation.
@@ -106,7 +112,9 @@ impl Command {
             Self::Response(_, reply) | Self::Result { reply, .. } => reply.send(None).map_err(drop),
             Self::Request(_, reply) => reply.send(None).map_err(drop),
             Self::Dead { reply, .. } => reply.send(Vec::new()).map_err(drop),
-            Self::RecordDelivery { reply, .. } => reply.send(()),
+            Self::RecordDelivery { reply, .. } | Self::KeepHere(_, reply) => reply.send(()),
+            Self::Handover(_, reply) => reply.send(None).map_err(drop),
+            Self::Handovers(_, reply) => reply.send(Vec::new()).map_err(drop),
         };
     }
 }

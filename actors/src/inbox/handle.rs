@@ -10,7 +10,11 @@ use super::{
     record::{Firing, NewInvocation, StoredRequest},
     store::{EnqueueRefusal, Stored},
 };
-use crate::{directory::Directory, refusal::Refusal, spec::AsyncSpec};
+use crate::{
+    directory::Directory,
+    refusal::Refusal,
+    spec::{AsyncSpec, Durability},
+};
 
 /// A request for an asynchronous invocation. This is how work gets in: from clients and from triggers.
 #[derive(Debug, Clone)]
@@ -29,13 +33,15 @@ pub struct Enqueue {
     pub max_age: Option<Duration>,
     /// Recorded in the same transaction.
     pub firing: Option<Firing>,
+    /// Whether one node of the site runs it, whatever the function's `durability` is.
+    pub for_site: bool,
 }
 
 impl Enqueue {
     /// Makes a request that is due at once and has no key.
     pub fn new(function: &str, request: StoredRequest) -> Self {
         let (function, delay) = (function.to_owned(), Duration::ZERO);
-        Self { function, request, key: None, callback: None, delay, max_age: None, firing: None }
+        Self { function, request, key: None, callback: None, delay, max_age: None, firing: None, for_site: false }
     }
 }
 
@@ -62,17 +68,32 @@ pub enum EnqueueError {
     NotStored(#[from] EnqueueRefusal),
 }
 
+/// What connects this node with the others of its site.
+pub trait SiteLink: Send + Sync {
+    /// Whether there is a connection at the moment.
+    fn is_connected(&self) -> bool;
+
+    /// Hands over what waits for that in the store.
+    fn wake(&self);
+}
+
 /// Accepts invocations, and answers questions about them.
 #[derive(Clone)]
 pub struct InboxHandle {
     directory: Arc<Directory>,
     store: Arc<dyn CommandSender>,
+    site: Option<Arc<dyn SiteLink>>,
 }
 
 impl InboxHandle {
-    /// Makes a handle that passes commands to `store`.
-    pub fn new(directory: Arc<Directory>, store: Arc<dyn CommandSender>) -> Self {
-        Self { directory, store }
+    /// Makes a handle that passes commands to `store`. Without `site`, everything runs on this node.
+    pub fn new(directory: Arc<Directory>, store: Arc<dyn CommandSender>, site: Option<Arc<dyn SiteLink>>) -> Self {
+        Self { directory, store, site }
+    }
+
+    /// Whether the node is cut off from its site. Without one it never is.
+    pub fn is_cut_off(&self) -> bool {
+        self.site.as_ref().is_some_and(|site| !site.is_connected())
     }
 
     /// Returns how a function's asynchronous invocations are treated.
@@ -94,7 +115,10 @@ impl InboxHandle {
         if enqueue.request.body.len() as u64 > policy.max_body {
             return Err(EnqueueError::BodyTooLarge { limit: policy.max_body });
         }
-        let Enqueue { function, request, key, callback, delay, max_age, firing } = enqueue;
+        let Enqueue { function, request, key, callback, delay, max_age, firing, for_site } = enqueue;
+        // The result of a request with a callback is delivered by the node that has its record.
+        let is_shared = for_site || policy.durability == Durability::Site && callback.is_none();
+        let site = self.site.as_ref().filter(|_| is_shared);
         let new = NewInvocation {
             function: function.into(),
             request,
@@ -104,9 +128,14 @@ impl InboxHandle {
             max_age: max_age.unwrap_or(policy.max_age).min(policy.max_age),
             queue: policy.queue.get(),
             firing,
+            for_site: site.is_some(),
         };
         let stored = self.ask(|reply| Command::Enqueue(Box::new(new), reply)).await;
-        Ok(stored.map_err(|why| EnqueueRefusal::Unavailable { why })??)
+        let stored = stored.map_err(|why| EnqueueRefusal::Unavailable { why })??;
+        if let Some(site) = site {
+            site.wake();
+        }
+        Ok(stored)
     }
 
     /// Asks the store.

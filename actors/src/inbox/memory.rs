@@ -38,6 +38,8 @@ struct Row {
     expires: Option<UnixMillis>,
     /// When the result is to be delivered.
     deliver: UnixMillis,
+    /// It waits to be handed over, and is due there then.
+    handover: Option<UnixMillis>,
 }
 
 impl Row {
@@ -125,7 +127,7 @@ impl Store for MemoryStore {
             seq: content.last,
             id: InvocationId::random(),
             function: new.function.clone(),
-            state: State::Queued { due: now.after(new.delay) },
+            state: State::Queued { due: if new.for_site { now.after(new.max_age) } else { now.after(new.delay) } },
             epoch: 0,
             attempts: 0,
             accepted: now,
@@ -134,7 +136,8 @@ impl Store for MemoryStore {
             callback: new.callback.clone().map(|url| Callback { url, attempts: 0, state: CallbackState::Waiting }),
         };
         let (id, entry) = (record.id, record.entry());
-        let row = Row { record, request: Arc::new(new.request.clone()), response: None, expires: None, deliver: now };
+        let (request, handover) = (Arc::new(new.request.clone()), new.for_site.then(|| now.after(new.delay)));
+        let row = Row { record, request, response: None, expires: None, deliver: now, handover };
         content.rows.insert(content.last, row);
         Ok(Ok((Stored { id, is_duplicate: false }, entry)))
     }
@@ -196,7 +199,7 @@ impl Store for MemoryStore {
         if let Some(callback) = &mut record.callback {
             (callback.attempts, callback.state) = (0, CallbackState::Waiting);
         }
-        (row.expires, row.response) = (None, None);
+        (row.expires, row.response, row.handover) = (None, None, None);
         Ok(Some(record.clone()))
     }
 
@@ -211,6 +214,26 @@ impl Store for MemoryStore {
     fn request(&mut self, id: InvocationId) -> Result<Option<StoredRequest>, StoreError> {
         let row = self.row(id).filter(|row| !matches!(row.record.state, State::Done { .. }));
         Ok(row.map(|row| StoredRequest::clone(&row.request)))
+    }
+
+    fn handover(&mut self, id: InvocationId) -> Result<Option<Begun>, StoreError> {
+        Ok(self.row(id).and_then(|row| {
+            let state = State::Queued { due: row.handover.filter(|_| row.record.entry().is_some())? };
+            Some(Begun { record: Record { state, ..row.record.clone() }, request: StoredRequest::clone(&row.request) })
+        }))
+    }
+
+    fn handovers(&mut self, limit: usize) -> Result<Vec<InvocationId>, StoreError> {
+        let waiting = self.content.rows.values().filter(|row| row.handover.is_some() && row.record.entry().is_some());
+        Ok(waiting.take(limit).map(|row| row.record.id).collect())
+    }
+
+    fn keep_here(&mut self, id: InvocationId) -> Result<Option<(Entry, Entry)>, StoreError> {
+        Ok(self.row(id).and_then(|row| {
+            let before = row.record.entry()?;
+            row.record.state = State::Queued { due: row.handover.take()? };
+            Some((before, row.record.entry()?))
+        }))
     }
 
     fn dead(&mut self, function: Option<&str>, after: Seq, limit: usize) -> Result<Vec<Record>, StoreError> {

@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use actix::{Message, Recipient};
 use serde::Serialize;
+use tokio::sync::oneshot;
 
 use super::{
+    fact::StoreFact,
     record::{Entry, RecordedResponse, Seq},
     settle::Outcome,
     time::UnixMillis,
-    writer::StoreFact,
 };
 
 impl Message for StoreFact {
@@ -59,10 +60,39 @@ pub enum AttemptEnd {
     },
 }
 
+/// Asks for room for an attempt of what any node of the site has accepted. It is answered when there is some, and dropped
+/// when no attempts begin any more.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct AskRoom {
+    /// The function.
+    pub function: Arc<str>,
+    /// Gets the room.
+    pub reply: oneshot::Sender<AttemptRoom>,
+}
+
+/// Room for an attempt, within the function's and the daemon's limits. Given back when this is dropped.
+#[derive(Debug)]
+pub struct AttemptRoom {
+    pub(super) function: Arc<str>,
+    pub(super) inbox: Recipient<RoomReturned>,
+}
+
+/// Room for an attempt was given back.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(super) struct RoomReturned(pub Arc<str>);
+
+impl Drop for AttemptRoom {
+    fn drop(&mut self) {
+        self.inbox.do_send(RoomReturned(self.function.clone()));
+    }
+}
+
 /// Starts no further attempts. Resolves when none is under way.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub struct StopStarting(pub tokio::sync::oneshot::Sender<()>);
+pub struct StopStarting(pub oneshot::Sender<()>);
 
 /// Asks what the inbox has.
 #[derive(Debug, Message)]

@@ -16,7 +16,7 @@
 //! | `pending.rs` | which invocation is next |
 //! | `scheduler.rs` | what runs, and what happens at each fact |
 //! | `store.rs`, `memory.rs` | what a store does, and the model of it |
-//! | `writer.rs`, `commands.rs` | groups of commands, each one transaction |
+//! | `writer.rs`, `commands.rs`, `fact.rs` | groups of commands, each one transaction, and what follows from them |
 //! | `handle.rs` | the part of the inbox that any thread may use |
 //! | `actor.rs`, `messages.rs` | the actor around the scheduler |
 //!
@@ -28,6 +28,7 @@ mod actor;
 mod backoff;
 mod commands;
 mod delivery;
+mod fact;
 mod handle;
 mod memory;
 mod messages;
@@ -46,14 +47,18 @@ mod writer;
 pub use actor::InboxActor;
 pub use commands::{Command, CommandSender, Reply, StoreClosed};
 pub use delivery::{Deliveries, DeliveryAction, DeliveryEnd, DeliveryRecord};
-pub use handle::{Enqueue, EnqueueError, InboxHandle};
+pub use fact::StoreFact;
+pub use handle::{Enqueue, EnqueueError, InboxHandle, SiteLink};
 pub use memory::MemoryStore;
-pub use messages::{Attempt, AttemptEnd, Attempted, Attempts, FunctionInbox, InboxQuestion, InboxReport, StopStarting};
+pub use messages::{
+    AskRoom, Attempt, AttemptEnd, AttemptRoom, Attempted, Attempts, FunctionInbox, InboxQuestion, InboxReport,
+    StopStarting,
+};
 pub use record::{
     Callback, CallbackState, Entry, Firing, InvocationId, NewInvocation, Record, RecordedResponse, Seq, State,
     StoredRequest, TriggerRecord,
 };
-pub use settle::{DeadReason, Outcome, Settlement};
+pub use settle::{DeadReason, Outcome, Settlement, Tried, settle};
 pub use store::{Begun, EnqueueRefusal, Found, Name, Purged, Removal, Settle, Store, StoreError, Stored};
 pub use time::UnixMillis;
-pub use writer::{MAX_GROUP, StoreFact, StoreWriter};
+pub use writer::{MAX_GROUP, StoreWriter};

@@ -117,6 +117,17 @@ impl Pending {
         self.take(position, key)
     }
 
+    /// Counts an attempt as running that is not of these invocations, if the limits allow one more.
+    pub fn take_room(&mut self, function: &Arc<str>, limits: &impl Limits) -> bool {
+        let queue = self.queues.entry(function.clone()).or_default();
+        let has_room = self.running < limits.of_all() && queue.running < limits.of(function);
+        if has_room {
+            queue.running += 1;
+            self.running += 1;
+        }
+        has_room
+    }
+
     fn take(&mut self, position: usize, key: (UnixMillis, Seq)) -> Option<Entry> {
         let (function, queue) = self.queues.get_index_mut(position)?;
         let Waiting { deadline, epoch, attempts } = queue.waiting.remove(&key)?;

@@ -256,4 +256,6 @@ pub struct NewInvocation {
     pub queue: usize,
     /// Recorded in the same transaction. An invocation for a firing that is not newer than the recorded one is not stored.
     pub firing: Option<Firing>,
+    /// Whether it waits to be handed over to the site. Nothing of it runs here meanwhile, but it expires.
+    pub for_site: bool,
 }

@@ -7,11 +7,11 @@ use std::{sync::Arc, time::Duration};
 use foldhash::{HashMap, HashSet};
 
 use super::{
+    fact::StoreFact,
     pending::{Limits, Pending},
     record::{Entry, Seq},
     settle::{DeadReason, Outcome, Settlement, Tried, settle},
     time::UnixMillis,
-    writer::StoreFact,
 };
 use crate::spec::AsyncSpec;
 
@@ -36,6 +36,8 @@ pub struct Scheduler {
     running: HashMap<Seq, Entry>,
     /// Invocations that end without an attempt, until that is recorded.
     ending: HashSet<Seq>,
+    /// Attempts under way of what other nodes may have accepted.
+    guests: usize,
     /// Nothing is started any more.
     is_stopped: bool,
 }
@@ -45,7 +47,7 @@ impl Scheduler {
     pub fn learn(&mut self, fact: StoreFact) {
         match fact {
             StoreFact::Opened { queued, .. } => queued.into_iter().for_each(|entry| self.pending.insert(entry)),
-            StoreFact::Queued(entry) => self.pending.insert(entry),
+            StoreFact::Queued(entry) | StoreFact::Kept(entry) => self.pending.insert(entry),
             StoreFact::Cancelled(entry) => drop(self.pending.remove(&entry)),
             StoreFact::Settled(record) => {
                 self.forget_attempt(record.seq);
@@ -60,6 +62,11 @@ impl Scheduler {
     /// Starts nothing from now on.
     pub fn stop(&mut self) {
         self.is_stopped = true;
+    }
+
+    /// Whether nothing is started any more.
+    pub fn is_stopped(&self) -> bool {
+        self.is_stopped
     }
 
     /// Returns the next action that is due. `attempts`: how many attempts a function's invocation has.
@@ -91,6 +98,19 @@ impl Scheduler {
     fn end(&mut self, entry: Entry, reason: DeadReason) -> Action {
         self.ending.insert(entry.seq);
         Action::End(entry, Settlement::Dead { reason, status: None })
+    }
+
+    /// Takes room for an attempt that is not one of this node's invocations, if the limits allow one more.
+    pub fn take_room(&mut self, function: &Arc<str>, limits: &impl Limits) -> bool {
+        let is_taken = !self.is_stopped && self.pending.take_room(function, limits);
+        self.guests += usize::from(is_taken);
+        is_taken
+    }
+
+    /// Gives that room back.
+    pub fn return_room(&mut self, function: &str) {
+        self.guests = self.guests.saturating_sub(1);
+        self.pending.ended(function);
     }
 
     /// Notes that an attempt did not begin. `is_stale`: the store has another record, or none. Otherwise it could not write.
@@ -148,7 +168,7 @@ impl Scheduler {
 
     /// Whether no attempt is under way, nor waits to be recorded.
     pub fn is_idle(&self) -> bool {
-        self.running.is_empty() && self.ending.is_empty()
+        self.running.is_empty() && self.ending.is_empty() && self.guests == 0
     }
 
     /// Returns the invocations that wait and run.

@@ -61,6 +61,9 @@ impl Store for Faulty {
         find(id: InvocationId) -> Result<Option<Record>, StoreError>;
         response(id: InvocationId) -> Result<Option<Found>, StoreError>;
         request(id: InvocationId) -> Result<Option<StoredRequest>, StoreError>;
+        handover(id: InvocationId) -> Result<Option<Begun>, StoreError>;
+        handovers(limit: usize) -> Result<Vec<InvocationId>, StoreError>;
+        keep_here(id: InvocationId) -> Result<Option<(Entry, Entry)>, StoreError>;
         dead(function: Option<&str>, after: Seq, limit: usize) -> Result<Vec<Record>, StoreError>;
         undelivered() -> Result<Vec<Entry>, StoreError>;
         result(seq: Seq, epoch: u32) -> Result<Option<Found>, StoreError>;
@@ -183,6 +186,7 @@ impl World {
             max_age: MAX_AGE,
             queue: 6,
             firing: None,
+            for_site: false,
         };
         let before: BTreeSet<_> = self.accepted.values().copied().collect();
         if let Some(Ok(stored)) = self.ask(|reply| Command::Enqueue(Box::new(new), reply)) {

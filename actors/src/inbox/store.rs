@@ -136,7 +136,8 @@ pub trait Store {
     /// Returns whether there is space for new invocations, and if not, what lacks it.
     fn has_space(&mut self) -> Result<(), String>;
 
-    /// Stores an invocation as queued. `unended`: how many its function has.
+    /// Stores an invocation as queued. `unended`: how many its function has. An invocation that waits to be handed over
+    /// is due here when it expires.
     ///
     /// # Errors
     /// When the store cannot be used.
@@ -188,6 +189,24 @@ pub trait Store {
     /// # Errors
     /// When the store cannot be used.
     fn request(&mut self, id: InvocationId) -> Result<Option<StoredRequest>, StoreError>;
+
+    /// Returns a queued invocation that waits to be handed over, with its request. It is due as its client wishes.
+    ///
+    /// # Errors
+    /// When the store cannot be used.
+    fn handover(&mut self, id: InvocationId) -> Result<Option<Begun>, StoreError>;
+
+    /// Returns the oldest invocations that wait to be handed over, `limit` at most.
+    ///
+    /// # Errors
+    /// When the store cannot be used.
+    fn handovers(&mut self, limit: usize) -> Result<Vec<InvocationId>, StoreError>;
+
+    /// Has an invocation run here that waits to be handed over. Returns its entries before and after. `None`: there is none.
+    ///
+    /// # Errors
+    /// When the store cannot be used.
+    fn keep_here(&mut self, id: InvocationId) -> Result<Option<(Entry, Entry)>, StoreError>;
 
     /// Returns dead letters, of one function or of all, the oldest first: at most `limit` with a number above `after`.
     ///

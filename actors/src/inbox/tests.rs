@@ -125,6 +125,7 @@ fn new(key: Option<&str>, body: &'static str) -> NewInvocation {
         max_age: Duration::from_secs(10),
         queue: 2,
         firing: None,
+        for_site: false,
     }
 }
 

@@ -8,33 +8,14 @@ use std::collections::HashMap;
 
 use super::{
     commands::{Command, Reply},
-    record::{Entry, InvocationId, Record, Seq, State, StoredRequest, TriggerRecord},
+    fact::StoreFact,
+    record::{Entry, InvocationId, Record, State, StoredRequest, TriggerRecord},
     store::{Begun, EnqueueRefusal, Found, Name, Removal, Settle, Store, StoreError, Stored},
     time::UnixMillis,
 };
 
 /// Commands in one transaction.
 pub const MAX_GROUP: usize = 64;
-
-/// What the store has committed, for the InboxActor.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum StoreFact {
-    /// The store is open.
-    Opened {
-        /// The invocations that are queued.
-        queued: Vec<Entry>,
-        /// The results that are to be delivered: see [`Record::delivery`].
-        undelivered: Vec<Entry>,
-    },
-    /// An invocation was stored, or redriven.
-    Queued(Entry),
-    /// An invocation was cancelled.
-    Cancelled(Entry),
-    /// The end of an attempt or of a wait was recorded.
-    Settled(Box<Record>),
-    /// The end of an attempt came too late: the record has another epoch, or is not there.
-    Stale(Seq),
-}
 
 /// Writes to a store.
 pub struct StoreWriter<S> {
@@ -78,6 +59,8 @@ enum Answer {
     Request(Option<Box<StoredRequest>>),
     Dead(Vec<Record>),
     Trigger(TriggerRecord),
+    Handovers(Vec<InvocationId>),
+    Kept(Option<(Entry, Entry)>),
     Recorded,
 }
 
@@ -94,14 +77,15 @@ impl<S: Store> StoreWriter<S> {
         store.begin()?;
         let recovered = store.recover(now).and_then(|queued| {
             let (undelivered, dead) = (store.undelivered()?, store.count_dead()?);
+            let has_handovers = !store.handovers(1)?.is_empty();
             store.commit()?;
-            Ok((queued, undelivered, dead))
+            Ok((queued, undelivered, dead, has_handovers))
         });
-        let (queued, undelivered, dead) = recovered.inspect_err(|_| store.rollback())?;
+        let (queued, undelivered, dead, has_handovers) = recovered.inspect_err(|_| store.rollback())?;
         let mut counts = HashMap::<Name, Counts>::new();
         queued.iter().for_each(|entry| counts.entry(entry.function.clone()).or_default().unended += 1);
         dead.into_iter().for_each(|(function, dead)| counts.entry(function).or_default().dead = dead);
-        report(StoreFact::Opened { queued, undelivered });
+        report(StoreFact::Opened { queued, undelivered, has_handovers });
         let (counted, retained, waiters) = Default::default();
         Ok(Self { store, report: Box::new(report), counts, counted, retained, waiters, refusing: None, damage: None })
     }
@@ -201,6 +185,9 @@ impl<S: Store> StoreWriter<S> {
             Command::Dead { function, after, limit, .. } => {
                 Answer::Dead(self.store.dead(function.as_deref(), *after, *limit)?)
             }
+            Command::Handover(id, _) => Answer::Begun(self.store.handover(*id)?.map(Box::new)),
+            Command::Handovers(limit, _) => Answer::Handovers(self.store.handovers(*limit)?),
+            Command::KeepHere(id, _) => Answer::Kept(self.store.keep_here(*id)?),
             Command::Result { seq, epoch, .. } => Answer::Found(self.store.result(*seq, *epoch)?.map(Box::new)),
             Command::RecordDelivery { seq, epoch, delivery, .. } => {
                 self.store.record_delivery(*seq, *epoch, *delivery)?;
@@ -236,7 +223,17 @@ impl<S: Store> StoreWriter<S> {
                 });
                 let _ = reply.send(stored);
             }
-            (Command::Start { reply, .. }, Answer::Begun(begun)) => drop(reply.send(begun)),
+            (Command::Start { reply, .. } | Command::Handover(_, reply), Answer::Begun(begun)) => {
+                drop(reply.send(begun))
+            }
+            (Command::Handovers(_, reply), Answer::Handovers(ids)) => drop(reply.send(ids)),
+            (Command::KeepHere(_, reply), Answer::Kept(kept)) => {
+                if let Some((before, now)) = kept {
+                    (self.report)(StoreFact::Cancelled(before));
+                    (self.report)(StoreFact::Kept(now));
+                }
+                let _ = reply.send(());
+            }
             (Command::Settle(settle), Answer::Settled(record)) => match record {
                 Some(record) => {
                     if record.state.is_ended() {

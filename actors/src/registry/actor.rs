@@ -309,7 +309,8 @@ impl Handler<FollowTriggers> for RegistryActor {
 
     fn handle(&mut self, FollowTriggers(listener): FollowTriggers, _: &mut Self::Context) {
         self.triggers = Some(listener);
-        let has_some = |entry: &FunctionEntry| entry.valid.as_ref().is_some_and(|spec| !spec.triggers.is_empty());
+        let is_some = |spec: &FunctionSpec| !spec.triggers.is_empty() || spec.triggers.shares_work;
+        let has_some = |entry: &FunctionEntry| entry.valid.as_deref().is_some_and(is_some);
         let functions: Vec<_> =
             self.functions.iter().filter(|(_, entry)| has_some(entry)).map(|(name, _)| name.clone()).collect();
         functions.into_iter().for_each(|function| self.report_triggers(function));

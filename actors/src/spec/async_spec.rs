@@ -44,6 +44,18 @@ pub struct AsyncSpec {
     /// How long dead letters are kept.
     #[serde(serialize_with = "seconds")]
     pub keep_dead: Duration,
+    /// Where they are stored.
+    pub durability: Durability,
+}
+
+/// Where asynchronous invocations are stored, and where they run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Durability {
+    /// On the node that has accepted them.
+    Node,
+    /// On the server of the site, for each of its nodes.
+    Site,
 }
 
 impl Default for AsyncSpec {
@@ -61,6 +73,7 @@ impl Default for AsyncSpec {
             max_response: BYTES_PER_MIB as u64,
             keep: Duration::from_secs(3600),
             keep_dead: Duration::from_secs(7 * 24 * 3600),
+            durability: Durability::Node,
         }
     }
 }
@@ -145,6 +158,8 @@ pub(super) fn async_spec(file: &Section<'_>) -> AsyncSpec {
         set(size, mib.map(|mib| (mib * BYTES_PER_MIB).ceil() as u64));
     }
     set(&mut spec.retry_on, retry_on(&table));
+    let durability = [("node", Durability::Node), ("site", Durability::Site)];
+    set(&mut spec.durability, table.choice("durability", &durability));
     if spec.backoff > spec.backoff_max {
         let (first, most) = (spec.backoff.as_secs_f64(), spec.backoff_max.as_secs_f64());
         table.fail("backoff", format!("{first} is more than backoff-max, which is {most}"));

@@ -101,7 +101,8 @@ fn function(name: &str, directory: &Path, file: &Section<'_>, references: &mut V
             "true, but instances that are started ahead of requests are paused: set keep-paused above 0",
         );
     }
-    let (asynchronous, triggers) = (async_spec(file), triggers::triggers(file, name));
+    let asynchronous = async_spec(file);
+    let triggers = triggers::triggers(file, name, asynchronous.durability);
     if !asynchronous.allow
         && !triggers.is_empty()
         && let Some(table) = file.section("async")

@@ -54,6 +54,7 @@ pub(super) static ASYNC: Table = Table {
         "max-response",
         "keep",
         "keep-dead",
+        "durability",
     ],
 };
 pub(super) static CRON: Table =

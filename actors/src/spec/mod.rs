@@ -39,7 +39,7 @@ mod snapshot;
 mod tests;
 mod triggers;
 
-pub use async_spec::{AsyncSpec, StatusSet};
+pub use async_spec::{AsyncSpec, Durability, StatusSet};
 pub use cluster_spec::{ClusterSpec, is_label_part};
 pub use env::Environment;
 pub use error::{Problem, SpecError};
@@ -54,4 +54,4 @@ pub use placeholders::{CONTAINER_WORDS, PROCESS_WORDS, VM_WORDS, has_placeholder
 pub use program::{DEFAULT_PATH, foreign_machine};
 pub use schedule::{ExpressionError, Schedule};
 pub use snapshot::SnapshotSpec;
-pub use triggers::{CronSpec, Missed, MqttSpec, NatsSource, NatsSpec, Triggers};
+pub use triggers::{CronScope, CronSpec, Missed, MqttSpec, NatsSource, NatsSpec, Triggers};

@@ -46,6 +46,7 @@ max-body = 2
 max-response = 0.5
 keep = 10
 keep-dead = 20
+durability = "site"
 [[cron]]
 at = "30 2 * * MON-FRI"
 zone = "europe/berlin"
@@ -54,7 +55,7 @@ method = "PUT"
 body = "{}"
 missed = "all"
 missed-within = 7200
-scope = "node"
+scope = "cluster"
 [[cron]]
 at = "*/5 * * * * *"
 [[nats]]

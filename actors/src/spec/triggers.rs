@@ -6,7 +6,7 @@ use jiff::tz::{self, TimeZone};
 use serde::Serialize;
 
 use super::{
-    ExpressionError, Schedule,
+    Durability, ExpressionError, Schedule,
     function::seconds,
     keys,
     raw::{Section, clipped},
@@ -29,6 +29,9 @@ pub struct Triggers {
     /// Messages of an MQTT broker.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub mqtt: Vec<MqttSpec>,
+    /// Whether other nodes of the site hand over invocations that this one may run.
+    #[serde(skip)]
+    pub shares_work: bool,
 }
 
 impl Triggers {
@@ -60,6 +63,18 @@ pub struct CronSpec {
     /// Older ones are given up.
     #[serde(serialize_with = "seconds")]
     pub missed_within: Duration,
+    /// Where it fires.
+    pub scope: CronScope,
+}
+
+/// Where a schedule fires.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CronScope {
+    /// On each node that has the function.
+    Node,
+    /// Once for all nodes of the site.
+    Cluster,
 }
 
 /// What is done about runs that were missed, because no daemon ran or the clock jumped.
@@ -117,9 +132,11 @@ pub struct MqttSpec {
 }
 
 /// Reads the triggers of the function `name`. A wrong one is reported and left out.
-pub(super) fn triggers(file: &Section<'_>, name: &str) -> Triggers {
+pub(super) fn triggers(file: &Section<'_>, name: &str, durability: Durability) -> Triggers {
+    let cron: Vec<_> = file.sections("cron").iter().filter_map(cron).collect();
     Triggers {
-        cron: file.sections("cron").iter().filter_map(cron).collect(),
+        shares_work: durability == Durability::Site || cron.iter().any(|cron| cron.scope == CronScope::Cluster),
+        cron,
         nats: file.sections("nats").iter().filter_map(|table| nats(table, name)).collect(),
         mqtt: file.sections("mqtt").iter().filter_map(mqtt).collect(),
     }
@@ -138,9 +155,7 @@ fn cron(table: &Section<'_>) -> Option<CronSpec> {
     let schedule = at.and_then(|at| schedule(table, at, time_zone.clone().unwrap_or(TimeZone::UTC)));
     let (path, method) = (path(table), method(table));
     let missed = table.choice("missed", &[("skip", Missed::Skip), ("once", Missed::Once), ("all", Missed::All)]);
-    if table.choice("scope", &[("node", false), ("cluster", true)]) == Some(true) {
-        table.fail("scope", "\"cluster\" needs a cluster, which this daemon does not know yet: use \"node\"");
-    }
+    let scope = table.choice("scope", &[("node", CronScope::Node), ("cluster", CronScope::Cluster)]);
     Some(CronSpec {
         at: at?.to_owned(),
         zone: time_zone?.iana_name().unwrap_or("UTC").to_owned(),
@@ -150,6 +165,7 @@ fn cron(table: &Section<'_>) -> Option<CronSpec> {
         body: table.string("body").unwrap_or_default().to_owned(),
         missed: missed.unwrap_or(Missed::Once),
         missed_within: table.seconds("missed-within").unwrap_or(DEFAULT_WITHIN),
+        scope: scope.unwrap_or(CronScope::Node),
     })
 }
 

@@ -22,7 +22,7 @@ use crate::{
     inbox::{Command, Enqueue, EnqueueError, EnqueueRefusal, Firing, InboxHandle},
     notice::EndGuard,
     registry::TriggersChanged,
-    spec::CronSpec,
+    spec::{CronScope, CronSpec},
 };
 
 /// The longest sleep while there are schedules: the clock may jump meanwhile.
@@ -78,9 +78,13 @@ impl TriggerActor {
 
     fn fire(&self, id: ScheduleId, spec: &CronSpec, instant: Timestamp, ctx: &mut Context<Self>) {
         let (inbox, enqueue) = (self.inbox.clone(), invocation(&id, spec, instant));
-        let commit = async move { inbox.enqueue(enqueue).await };
-        ctx.spawn(wrap_future(commit).map(move |result, actor: &mut Self, ctx| {
-            let how = outcome(result.map(drop));
+        let commit = async move {
+            if enqueue.for_site && inbox.is_cut_off() {
+                return Committed::NotNow("there is no connection to the site's server".to_owned());
+            }
+            outcome(inbox.enqueue(enqueue).await.map(drop))
+        };
+        ctx.spawn(wrap_future(commit).map(move |how, actor: &mut Self, ctx| {
             let (function, index) = &id;
             match &how {
                 Committed::Stored => {
@@ -112,7 +116,8 @@ fn invocation(id: &ScheduleId, spec: &CronSpec, instant: Timestamp) -> Enqueue {
     };
     let request = event.request(&spec.method, &spec.path, Bytes::copy_from_slice(spec.body.as_bytes()));
     let firing = Firing { trigger: trigger_name(id, spec), instant: millis(instant) };
-    Enqueue { key: Some(key), firing: Some(firing), ..Enqueue::new(function, request) }
+    let for_site = spec.scope == CronScope::Cluster;
+    Enqueue { key: Some(key), firing: Some(firing), for_site, ..Enqueue::new(function, request) }
 }
 
 fn outcome(result: Result<(), EnqueueError>) -> Committed {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::{Timestamp, tz::TimeZone};
 
-use crate::spec::{CronSpec, Missed, Schedule};
+use crate::spec::{CronScope, CronSpec, Missed, Schedule};
 
 /// Returns a schedule in UTC. `missed_within` is in seconds.
 pub fn spec(at: &str, missed: Missed, missed_within: i64) -> CronSpec {
@@ -17,6 +17,7 @@ pub fn spec(at: &str, missed: Missed, missed_within: i64) -> CronSpec {
         body: String::new(),
         missed,
         missed_within: Duration::from_secs(missed_within.unsigned_abs()),
+        scope: CronScope::Node,
     }
 }
 

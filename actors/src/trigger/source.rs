@@ -1,6 +1,6 @@
 //! Subscriptions at brokers, and the connections to them as the TriggerActor sees them. The daemon makes the connections.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use tokio::sync::oneshot;
 
@@ -25,6 +25,8 @@ pub struct Subscriptions {
     pub nats: Vec<Subscription<NatsSpec>>,
     /// Those at the MQTT broker.
     pub mqtt: Vec<Subscription<MqttSpec>>,
+    /// The functions that run what any node of the site has accepted.
+    pub shared: BTreeSet<Arc<str>>,
 }
 
 /// Connections to brokers. None of the calls blocks.
@@ -43,8 +45,12 @@ pub trait EventSources {
 impl Subscriptions {
     /// Takes over the triggers of a function. Returns whether subscriptions have changed.
     pub fn set(&mut self, function: &Arc<str>, triggers: Triggers) -> bool {
+        let shared = match triggers.shares_work {
+            true => self.shared.insert(function.clone()),
+            false => self.shared.remove(function),
+        };
         let nats = replace(&mut self.nats, function, triggers.nats);
-        replace(&mut self.mqtt, function, triggers.mqtt) || nats
+        replace(&mut self.mqtt, function, triggers.mqtt) || nats || shared
     }
 
     /// Returns what the subscriptions of a function do, by the state of the connections.

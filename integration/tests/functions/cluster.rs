@@ -1,6 +1,8 @@
 //! Nodes that know each other through a NATS server: what they forward, and what happens when one or the server is lost.
 
 mod cuts;
+mod site;
+mod site_kills;
 
 use std::{fs, net::SocketAddr, os::unix::fs::PermissionsExt as _, process::Command, sync::Arc};
 

@@ -67,6 +67,13 @@ impl InboxMetrics {
         for (result, count) in results {
             ended.counter(&[("result", result)], count)?;
         }
+        let help = "Asynchronous invocations for the site, by where they were stored when the client was answered.";
+        let mut stored = describe(encoder, Counter, "unifaas_async_stored", None, help)?;
+        for (at, count) in [("node", store.stored_node), ("site", store.stored_site)] {
+            stored.counter(&[("at", at)], count)?;
+        }
+        let help = "Asynchronous invocations that were handed over to the site.";
+        describe(encoder, Counter, "unifaas_async_handed_over", None, help)?.counter(&[], store.handed_over)?;
         let help = "Results that are to be delivered.";
         describe(encoder, Gauge, "unifaas_async_undelivered", None, help)?.gauge(&[], store.undelivered)?;
         let help = "Time of a commit of invocations, of up to 64 changes each.";

@@ -80,7 +80,7 @@ impl Deliverer {
                 State::Done { ended, .. } | State::Dead { ended, .. } => record.delivery(ended).into_iter().collect(),
                 State::Queued { .. } | State::Running => return,
             },
-            StoreFact::Queued(_) | StoreFact::Cancelled(_) | StoreFact::Stale(_) => return,
+            StoreFact::Queued(_) | StoreFact::Cancelled(_) | StoreFact::Kept(_) | StoreFact::Stale(_) => return,
         };
         if !entries.is_empty() {
             self.deliver(entries);

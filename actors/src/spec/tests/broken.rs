@@ -140,7 +140,7 @@ fn asynchronous_invocations_have_bounds() {
         (
             "retries = 3",
             "4: async.retries: unknown key in [async]; known there: allow, concurrency, queue, attempts, backoff, \
-            backoff-max, max-age, retry-on, max-body, max-response, keep, keep-dead",
+            backoff-max, max-age, retry-on, max-body, max-response, keep, keep-dead, durability",
         ),
     ];
     check_messages(&table, "", &cases);

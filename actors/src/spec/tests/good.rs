@@ -4,8 +4,8 @@ use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use super::{FULL_CONTAINER, FULL_FIRECRACKER, FULL_MICROVM, FULL_PROCESS, good};
 use crate::spec::{
-    Accel, AsyncSpec, DiskType, Hypervisor, Machine, MicrovmOptions, Pull, Qemu, Readiness, SandboxSpec, SnapshotSpec,
-    VmNetwork, VmSpec, check_name,
+    Accel, AsyncSpec, DiskType, Durability, Hypervisor, Machine, MicrovmOptions, Pull, Qemu, Readiness, SandboxSpec,
+    SnapshotSpec, VmNetwork, VmSpec, check_name,
 };
 
 fn vm(text: &str) -> VmSpec {
@@ -47,7 +47,8 @@ fn reads_every_key_of_a_process() {
     assert_eq!((backoff, backoff_max), (Duration::from_millis(500), Duration::from_secs(60)));
     assert_eq!([400, 499, 500, 503, 504].map(|status| retry_on.contains(status)), [true, true, false, true, false]);
     assert_eq!(serde_json::to_string(&retry_on).unwrap(), r#"["4xx","503"]"#);
-    let AsyncSpec { max_body, max_response, keep, keep_dead, .. } = spec.asynchronous;
+    let AsyncSpec { max_body, max_response, keep, keep_dead, durability, .. } = spec.asynchronous;
+    assert_eq!(durability, Durability::Site);
     assert_eq!((max_body, max_response), (2 << 20, 1 << 19));
     assert_eq!([max_age, keep, keep_dead].map(|time| time.as_secs()), [100, 10, 20]);
     let SandboxSpec::Process(process) = spec.sandbox else { panic!("not a process") };

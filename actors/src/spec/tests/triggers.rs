@@ -99,8 +99,8 @@ fn other_keys_of_triggers_are_checked() {
             "5: cron[0].missed-within: expected seconds, a number from 0 to 1000000000, found the integer -1".to_owned(),
         ),
         (
-            "scope = \"cluster\"",
-            "5: cron[0].scope: \"cluster\" needs a cluster, which this daemon does not know yet: use \"node\"".to_owned(),
+            "scope = \"site\"",
+            "5: cron[0].scope: expected \"node\" or \"cluster\", found the string \"site\"".to_owned(),
         ),
         ("subject = \"a\"", "5: cron[0].subject: unknown key in [[cron]]; it belongs to [[nats]]".to_owned()),
         ("at2 = \"a\"", "5: cron[0].at2: unknown key in [[cron]]; known there: at, zone, path, method, body, missed, missed-within, scope".to_owned()),

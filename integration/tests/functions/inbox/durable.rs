@@ -5,25 +5,16 @@ use std::{
     env, fs,
     os::unix::fs::PermissionsExt as _,
     path::PathBuf,
-    sync::{Arc, Mutex},
-    time::Duration,
 };
 
-use integration::{Connection, Function, Home, Setup, body_of, eventually, ms, request, within};
+use integration::{AsyncLoad, Function, Home, Setup, eventually, ms};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
-use tokio::{
-    sync::oneshot,
-    task::JoinSet,
-    time::{Instant, interval, sleep},
-};
+use tokio::time::{Instant, sleep};
 
 /// Kills without `UNIFAAS_KILLS`.
 const KILLS: u32 = 50;
 /// Attempts of the function at the same time.
 const CONCURRENCY: usize = 4;
-/// New requests per second, while fewer than so many wait.
-const RATE: u64 = 50;
-const MAX_WAITING: usize = 200;
 
 /// A file to which functions, as any user, add a line for each run.
 fn record_file(home: &Home) -> PathBuf {
@@ -31,78 +22,6 @@ fn record_file(home: &Home) -> PathBuf {
     fs::write(&file, "").unwrap();
     fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).unwrap();
     file
-}
-
-/// Clients at a steady rate, however long each has to wait. Each repeats its request until it is accepted, with the same
-/// idempotency key, wherever the daemon listens at the moment.
-struct Clients {
-    task: tokio::task::JoinHandle<()>,
-    stop: oneshot::Sender<()>,
-    accepted: Arc<Mutex<Vec<Accepted>>>,
-}
-
-/// An answer of 202.
-struct Accepted {
-    id: String,
-    /// An earlier request with the key had been stored, and its answer was lost.
-    is_repeat: bool,
-}
-
-impl Clients {
-    fn start(listen: std::net::SocketAddr, path: String) -> Self {
-        let accepted = Arc::<Mutex<Vec<Accepted>>>::default();
-        let (stop, mut stopped) = oneshot::channel();
-        let all = accepted.clone();
-        let task = tokio::spawn(async move {
-            let mut ticks = interval(Duration::from_millis(1000 / RATE));
-            let mut clients = JoinSet::new();
-            for number in 0_u64.. {
-                tokio::select! {
-                    _ = ticks.tick() => {}
-                    _ = &mut stopped => break,
-                }
-                while let Some(ended) = clients.try_join_next() {
-                    ended.unwrap();
-                }
-                // A machine that is too busy for the rate would get ever more clients.
-                if clients.len() >= MAX_WAITING {
-                    continue;
-                }
-                let (path, all) = (path.clone(), all.clone());
-                clients.spawn(async move {
-                    let one = accepted_in_the_end(listen, &path, number).await;
-                    all.lock().unwrap().push(one);
-                });
-            }
-            drop(clients.join_all().await);
-        });
-        Self { task, stop, accepted }
-    }
-
-    /// Begins no more requests, and returns the answers when each has one.
-    async fn stop(self) -> Vec<Accepted> {
-        self.stop.send(()).unwrap();
-        within(ms(60_000), "each request is accepted", self.task).await.unwrap();
-        std::mem::take(&mut *self.accepted.lock().unwrap())
-    }
-}
-
-async fn accepted_in_the_end(listen: std::net::SocketAddr, path: &str, number: u64) -> Accepted {
-    loop {
-        let mut request = request("POST", &format!("/async{path}"), body_of("x".repeat(1024)));
-        request.headers_mut().insert("idempotency-key", format!("key-{number}").parse().unwrap());
-        let answer = async { Connection::open(listen).await.ok()?.send(request).await.ok() };
-        match answer.await {
-            Some(reply) if reply.status == 202 => {
-                let is_repeat = reply.header("x-unifaas-duplicate").is_some();
-                return Accepted { id: reply.header("x-unifaas-invocation").unwrap(), is_repeat };
-            }
-            // It ends, or another one begins.
-            Some(reply) => assert_eq!(reply.status, 503, "{}", reply.text()),
-            None => {}
-        }
-        sleep(ms(20)).await;
-    }
 }
 
 #[tokio::test]
@@ -116,7 +35,7 @@ async fn killed_daemons_lose_nothing_that_they_have_accepted() {
     let mut daemon = Setup::at(&home).start().await;
     let listen = daemon.listen.to_string();
     let path = format!("/f/record?ms=5&file={}", file.display());
-    let clients = Clients::start(daemon.listen, path);
+    let clients = AsyncLoad::start(&[daemon.listen], path);
     let mut random = StdRng::seed_from_u64(7);
     let (began, mut away) = (Instant::now(), Vec::new());
     for _ in 0..kills {
@@ -178,7 +97,7 @@ async fn an_upgrade_hands_the_inbox_over() {
     let long = daemon.accepted(&format!("/f/record?ms=1500&file={}", file.display()), "", &[]).await;
     let running = async || daemon.invocation(&long).await["state"].clone();
     eventually(ms(20_000), "it runs", running, |state| state == "running").await;
-    let clients = Clients::start(daemon.listen, format!("/f/record?ms=1&file={}", file.display()));
+    let clients = AsyncLoad::start(&[daemon.listen], format!("/f/record?ms=1&file={}", file.display()));
     let successor = daemon.upgrade().await;
     let accepts = async || daemon.enqueue("/f/pid", "", &[]).await.status;
     eventually(ms(30_000), "the new daemon accepts", accepts, |status| *status == 202).await;

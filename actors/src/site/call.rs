@@ -1,0 +1,166 @@
+//! What a site records of an invocation, and what follows from a delivery and from the end of an attempt. Pure.
+
+use std::time::Duration;
+
+use crate::{
+    inbox::{DeadReason, Outcome, Record, RecordedResponse, Settlement, State, Tried, UnixMillis, settle},
+    spec::AsyncSpec,
+};
+
+/// Deliveries beyond those that attempts explain. More mean that nodes end before they record anything.
+const SPARE_DELIVERIES: u64 = 20;
+
+/// An invocation as its site records it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Call {
+    /// Its record. `seq` is 0: there is one inbox for all nodes.
+    pub record: Record,
+    /// Which delivery works on it, as a random number: so that a node recognises its own change.
+    pub holder: u64,
+    /// Attempts in a row that touched no instance.
+    pub untouched: u32,
+    /// The function's last answer.
+    pub response: Option<RecordedResponse>,
+}
+
+/// What is done about a message that was delivered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// There is nothing to do any more.
+    Drop,
+    /// It is not due yet.
+    Wait(Duration),
+    /// It ends without another attempt.
+    End(DeadReason),
+    /// An attempt begins.
+    Begin,
+}
+
+impl Call {
+    /// Makes the record of an invocation that is handed over.
+    pub fn new(record: Record) -> Self {
+        Self { record: Record { seq: 0, ..record }, holder: 0, untouched: 0, response: None }
+    }
+
+    /// Decides what is done about a message that was delivered for the `delivered`th time.
+    ///
+    /// An attempt that was under way counts: the node that made it has ended, or is cut off.
+    pub fn step(&self, delivered: u64, policy: &AsyncSpec, now: UnixMillis) -> Step {
+        let Record { ref state, epoch, attempts, deadline, .. } = self.record;
+        let without_instance = u64::from(epoch.saturating_sub(attempts));
+        let explained = policy.attempts.get() as u64 + without_instance + SPARE_DELIVERIES;
+        match state {
+            state if state.is_ended() => Step::Drop,
+            _ if now >= deadline => Step::End(DeadReason::Expired),
+            State::Queued { due } if *due > now => Step::Wait(now.until(*due)),
+            _ if attempts as usize >= policy.attempts.get() || delivered > explained => {
+                Step::End(DeadReason::AttemptsExhausted)
+            }
+            _ => Step::Begin,
+        }
+    }
+
+    /// Returns the record of an attempt that begins.
+    pub fn begun(&self, holder: u64) -> Self {
+        let Record { epoch, attempts, .. } = self.record;
+        let record = Record { state: State::Running, epoch: epoch + 1, attempts: attempts + 1, ..self.record.clone() };
+        Self { record, holder, ..self.clone() }
+    }
+
+    /// Returns the record after an attempt, with the answer if it has ended. `random` is from 0 to 1.
+    pub fn attempted(
+        &self,
+        outcome: Outcome,
+        response: Option<RecordedResponse>,
+        policy: &AsyncSpec,
+        now: UnixMillis,
+        random: f64,
+    ) -> Self {
+        let untouched = if matches!(outcome, Outcome::Untouched { .. }) { self.untouched + 1 } else { 0 };
+        let Record { attempts, deadline, .. } = self.record;
+        let settlement = settle(Tried { attempts, untouched, deadline }, outcome, policy, now, random);
+        let mut call = Self { untouched, ..self.clone() };
+        call.record.state = match settlement {
+            Settlement::Done { status } => State::Done { ended: now, status },
+            Settlement::Dead { reason, status } => State::Dead { ended: now, reason, status },
+            Settlement::Retry { due, counts } => {
+                call.record.attempts -= u32::from(!counts);
+                State::Queued { due }
+            }
+        };
+        if call.record.state.is_ended() {
+            call.response = response;
+        }
+        call
+    }
+
+    /// Returns the record of a call that ends without an attempt.
+    pub fn ended(&self, reason: DeadReason, now: UnixMillis) -> Self {
+        let record = Record { state: State::Dead { ended: now, reason, status: None }, ..self.record.clone() };
+        Self { record, ..self.clone() }
+    }
+
+    /// Returns how long the record is kept from now on: past its deadline, or as long as results are.
+    pub fn keep(&self, policy: &AsyncSpec, now: UnixMillis) -> Duration {
+        match self.record.state {
+            State::Done { .. } => policy.keep,
+            State::Dead { .. } => policy.keep_dead,
+            State::Queued { .. } | State::Running => now.until(self.record.deadline) + policy.keep_dead,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inbox::InvocationId;
+
+    fn call(state: State, epoch: u32, attempts: u32) -> Call {
+        Call::new(Record {
+            seq: 7,
+            id: InvocationId(1),
+            function: "f".into(),
+            state,
+            epoch,
+            attempts,
+            accepted: UnixMillis(0),
+            deadline: UnixMillis(10_000),
+            key: None,
+            callback: None,
+        })
+    }
+
+    #[test]
+    fn delivered_message_begins_an_attempt_waits_or_ends() {
+        let (policy, queued) = (AsyncSpec::default(), |due| State::Queued { due: UnixMillis(due) });
+        let done = State::Done { ended: UnixMillis(1), status: 200 };
+        for (state, (epoch, attempts), delivered, now, step) in [
+            (queued(0), (0, 0), 1, 0, Step::Begin),
+            (queued(500), (0, 0), 1, 100, Step::Wait(Duration::from_millis(400))),
+            (queued(500), (0, 0), 1, 10_000, Step::End(DeadReason::Expired)),
+            (State::Running, (2, 2), 3, 5, Step::Begin),
+            (State::Running, (3, 3), 4, 5, Step::End(DeadReason::AttemptsExhausted)),
+            (queued(0), (0, 0), 23, 5, Step::Begin),
+            (queued(0), (0, 0), 24, 5, Step::End(DeadReason::AttemptsExhausted)),
+            // Attempts that touched no instance explain as many deliveries.
+            (queued(0), (100, 0), 123, 5, Step::Begin),
+            (done, (1, 1), 2, 20_000, Step::Drop),
+        ] {
+            let call = call(state, epoch, attempts);
+            assert_eq!(call.step(delivered, &policy, UnixMillis(now)), step, "{call:?}");
+        }
+    }
+
+    #[test]
+    fn attempt_that_touched_no_instance_does_not_count() {
+        let policy = AsyncSpec::default();
+        let begun = call(State::Queued { due: UnixMillis(0) }, 0, 0).begun(9);
+        assert_eq!((begun.record.attempts, begun.record.epoch, begun.holder), (1, 1, 9));
+        let untouched = Outcome::Untouched { retry_after: None };
+        let again = begun.attempted(untouched, None, &policy, UnixMillis(5), 0.0).begun(10);
+        assert_eq!((again.record.attempts, again.record.epoch, again.untouched), (1, 2, 1));
+        let failed = again.attempted(Outcome::Failed, None, &policy, UnixMillis(5), 0.0);
+        assert_eq!((failed.record.attempts, failed.untouched), (1, 0));
+        assert!(matches!(failed.record.state, State::Queued { .. }));
+    }
+}

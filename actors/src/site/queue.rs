@@ -1,0 +1,210 @@
+//! Offering, pulling and settling: the protocol between a node and the server of its site, whatever is lost in between.
+
+use super::{
+    call::{Call, Step},
+    store::{Delivered, KeyReservation, Revision, SiteError, SiteStore},
+};
+use crate::{
+    inbox::{InvocationId, Outcome, Record, RecordedResponse, Removal, State, StoredRequest, UnixMillis},
+    spec::AsyncSpec,
+};
+
+/// Attempts to record that an attempt begins.
+const BEGIN_TRIES: u32 = 4;
+
+/// An invocation that is to be handed over.
+#[derive(Debug, Clone)]
+pub struct Offer {
+    /// Its record on this node. It is due at the time of its state.
+    pub record: Record,
+    /// What the function gets.
+    pub request: StoredRequest,
+    /// A digest of method, target and body.
+    pub fingerprint: Vec<u8>,
+    /// Whether another invocation with its key stands for it.
+    pub reserves_key: bool,
+}
+
+/// An invocation that the site has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Offered {
+    /// Its id: another one if its key was known.
+    pub id: InvocationId,
+    /// The same request was handed over before, by this node or another one.
+    pub is_duplicate: bool,
+}
+
+/// Why an invocation is not handed over.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OfferError {
+    /// The server did not confirm it.
+    #[error(transparent)]
+    Site(#[from] SiteError),
+    /// The key belongs to another request.
+    #[error("this idempotency key was used for another method, target or body")]
+    KeyReused,
+}
+
+/// An attempt that is recorded as begun.
+#[derive(Debug, Clone)]
+pub struct Work<R> {
+    /// The message.
+    pub delivered: Delivered<R>,
+    /// The record, with this attempt.
+    pub call: Call,
+    revision: Revision,
+}
+
+/// The invocations that the nodes of a site share.
+#[derive(Debug, Clone)]
+pub struct SiteQueue<S>(pub S);
+
+impl<S: SiteStore> SiteQueue<S> {
+    /// Hands an invocation over. It may be offered again, by any node: the site has it once.
+    ///
+    /// A key that is reserved names the invocation of an earlier offer, which may not have come further than that. It is
+    /// completed here, as both have the same request.
+    ///
+    /// # Errors
+    /// The site does not have it, as far as is known.
+    pub async fn offer(&self, offer: &Offer, policy: &AsyncSpec, now: UnixMillis) -> Result<Offered, OfferError> {
+        let Offer { record, request, fingerprint, reserves_key } = offer;
+        let mut call = Call::new(record.clone());
+        if let Some(key) = record.key.as_ref().filter(|_| *reserves_key) {
+            let wanted = KeyReservation {
+                function: record.function.to_string(),
+                key: key.to_string(),
+                id: record.id,
+                fingerprint: fingerprint.clone(),
+                keep: policy.max_age + policy.keep,
+            };
+            let reserved = self.0.reserve(&wanted).await?;
+            if reserved.fingerprint != wanted.fingerprint {
+                return Err(OfferError::KeyReused);
+            }
+            call.record.id = reserved.id;
+        }
+        let id = call.record.id;
+        let offered = Offered { id, is_duplicate: id != record.id };
+        let existing = self.0.create(&call, call.keep(policy, now)).await?;
+        if existing.is_some_and(|existing| existing.record.state.is_ended()) {
+            return Ok(offered);
+        }
+        self.0.publish(&call, request).await?;
+        Ok(offered)
+    }
+
+    /// Waits for a message of a function for a while.
+    ///
+    /// # Errors
+    /// The server does not answer.
+    pub async fn pull(&self, function: &str) -> Result<Option<Delivered<S::Receipt>>, SiteError> {
+        self.0.pull(function).await
+    }
+
+    /// Records that an attempt begins. `None`: there is none to be made now.
+    pub async fn begin(
+        &self,
+        delivered: Delivered<S::Receipt>,
+        policy: &AsyncSpec,
+        now: UnixMillis,
+        holder: u64,
+    ) -> Option<Work<S::Receipt>> {
+        // Without an answer, the message is delivered again.
+        let (revision, call) = match self.0.find(delivered.id).await.ok()? {
+            Some(found) => found,
+            None => {
+                // It was cancelled or forgotten.
+                let _ = self.0.acknowledge(&delivered.receipt).await;
+                return None;
+            }
+        };
+        match call.step(delivered.count, policy, now) {
+            Step::Drop => drop(self.0.acknowledge(&delivered.receipt).await),
+            Step::Wait(delay) => self.0.give_back(&delivered.receipt, delay).await,
+            Step::End(reason) => {
+                let ended = call.ended(reason, now);
+                if let Some(Some(_)) = self.write(&ended, revision, policy, now, BEGIN_TRIES).await {
+                    let _ = self.0.acknowledge(&delivered.receipt).await;
+                }
+            }
+            Step::Begin => {
+                let call = call.begun(holder);
+                let revision = self.write(&call, revision, policy, now, BEGIN_TRIES).await??;
+                return Some(Work { delivered, call, revision });
+            }
+        }
+        None
+    }
+
+    /// Records the end of an attempt, and then acknowledges the message or gives it back. Returns the record, unless another
+    /// node has taken over: nothing has changed then.
+    pub async fn settle(
+        &self,
+        work: &Work<S::Receipt>,
+        (outcome, response): (Outcome, Option<RecordedResponse>),
+        policy: &AsyncSpec,
+        now: UnixMillis,
+        random: f64,
+    ) -> Option<Call> {
+        let call = work.call.attempted(outcome, response, policy, now, random);
+        self.write(&call, work.revision, policy, now, u32::MAX).await??;
+        match call.record.state {
+            State::Queued { due } => self.0.give_back(&work.delivered.receipt, now.until(due)).await,
+            // Without its confirmation, the message is delivered again, and dropped then.
+            _ => drop(self.0.acknowledge(&work.delivered.receipt).await),
+        }
+        Some(call)
+    }
+
+    /// Changes a record. `Some(None)`: another node has changed it. `None`: the server has not answered so many times.
+    async fn write(
+        &self,
+        call: &Call,
+        revision: Revision,
+        policy: &AsyncSpec,
+        now: UnixMillis,
+        tries: u32,
+    ) -> Option<Option<Revision>> {
+        let keep = call.keep(policy, now);
+        for tried in 0..tries {
+            match self.0.update(call, revision, keep).await {
+                Ok(None) if tried > 0 => {
+                    // The change that was not confirmed may be this one. A body may have been too large.
+                    let is_own = |found: &Call| (&found.record, found.holder) == (&call.record, call.holder);
+                    if let Ok(found) = self.0.find(call.record.id).await {
+                        return Some(found.filter(|(_, found)| is_own(found)).map(|(revision, _)| revision));
+                    }
+                }
+                Ok(changed) => return Some(changed),
+                Err(_) => {}
+            }
+            self.0.pause().await;
+        }
+        None
+    }
+
+    /// Returns an invocation.
+    ///
+    /// # Errors
+    /// The server does not answer.
+    pub async fn find(&self, id: InvocationId) -> Result<Option<Call>, SiteError> {
+        Ok(self.0.find(id).await?.map(|(_, call)| call))
+    }
+
+    /// Cancels what has not started, and forgets what has ended.
+    ///
+    /// # Errors
+    /// The server does not answer.
+    pub async fn remove(&self, id: InvocationId) -> Result<Removal, SiteError> {
+        loop {
+            let Some((revision, call)) = self.0.find(id).await? else { return Ok(Removal::Unknown) };
+            if call.record.state == State::Running {
+                return Ok(Removal::Running);
+            }
+            if self.0.remove(&call, revision).await? {
+                return Ok(call.record.entry().map_or(Removal::Forgotten { dead_of: None }, Removal::Cancelled));
+            }
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! Asynchronous invocations that the nodes of a site share: what a node has accepted, any of them shows and runs.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use integration::{
+    Daemon, Function, Home, SOON,
+    brokers::{Broker, own_address, public_file},
+    empty, eventually, ms, request,
+};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use tokio::time::Instant;
+
+use super::{knows, node, server};
+
+/// A message of a killed node is delivered again after 30 s.
+const TAKEN_OVER: Duration = Duration::from_secs(35);
+
+/// Returns a function whose invocations are shared.
+pub fn shared() -> Function {
+    Function::new("f").set("concurrent-requests", 8).asynchronous("durability", "\"site\"").asynchronous("backoff", 0.1)
+}
+
+/// Returns the path of a request that takes so long, and adds the id of its invocation to a file.
+pub fn recorded(file: &Path, ms: u64) -> String {
+    format!("/f/record?ms={ms}&file={}", file.display())
+}
+
+/// Starts a server and two nodes with the function.
+async fn two() -> Option<(PathBuf, Arc<Home>, Broker, [Daemon; 2])> {
+    let (home, server) = server().await?;
+    let [a, b] = [node(&server, "a", [shared()]).await, node(&server, "b", [shared()]).await];
+    knows(&b, 1, 1).await;
+    let file = public_file(home.path("runs"));
+    Some((file, home, server, [a, b]))
+}
+
+/// Returns the id of an invocation, which has to be stored there.
+async fn accepted(daemon: &Daemon, path: &str, body: &str, stored: &str) -> String {
+    let reply = daemon.enqueue(path, body, &[]).await;
+    assert_eq!((reply.status, reply.header("x-unifaas-stored").as_deref()), (202, Some(stored)), "{}", reply.text());
+    reply.header("x-unifaas-invocation").expect("an id")
+}
+
+async fn inbox(daemon: &Daemon) -> Value {
+    daemon.get("/debug").await.ok().json()["daemon"]["inbox"].clone()
+}
+
+#[tokio::test]
+async fn invocation_is_shown_and_forgotten_by_each_node_of_its_site() {
+    let Some((file, _home, _server, [a, b])) = two().await else { return };
+    let id = accepted(&a, "/f/echo", "work", "site").await;
+    let waited = request("GET", &format!("/invocations/{id}"), empty());
+    let (mut parts, body) = waited.into_parts();
+    parts.headers.insert("prefer", "wait=30".parse().unwrap());
+    let shown = b.send(hyper::Request::from_parts(parts, body)).await.unwrap().ok().json();
+    assert_eq!((&shown["state"], &shown["stored"], &shown["attempts"]), (&"done".into(), &"site".into(), &1.into()));
+    for daemon in [&a, &b] {
+        assert_eq!(daemon.invocation(&id).await["state"], "done");
+        assert_eq!(daemon.get(&format!("/invocations/{id}/response")).await.ok().text(), "work");
+    }
+    let removed = b.send(request("DELETE", &format!("/invocations/{id}"), empty())).await.unwrap();
+    assert_eq!(removed.status, 204);
+    a.get(&format!("/invocations/{id}")).await.problem(404, "no_such_invocation");
+
+    // What is cancelled at one node runs on none.
+    let delayed = a.enqueue(&recorded(&file, 0), "", &[("x-unifaas-delay", "2")]).await;
+    let id = delayed.header("x-unifaas-invocation").unwrap();
+    assert_eq!(b.invocation(&id).await["state"], "queued");
+    assert_eq!(b.send(request("DELETE", &format!("/invocations/{id}"), empty())).await.unwrap().status, 204);
+    let later = a.enqueue(&recorded(&file, 0), "", &[("x-unifaas-delay", "3")]).await;
+    let later = later.header("x-unifaas-invocation").unwrap();
+    b.ended_invocation(&later).await;
+    assert_eq!(fs::read_to_string(&file).unwrap().trim(), later);
+    let counted = inbox(&a).await;
+    assert_eq!((&counted["stored_site"], &counted["handed_over"]), (&3.into(), &3.into()), "{counted}");
+    assert_eq!(a.metrics().await.value("unifaas_async_stored_total{at=\"site\"}"), Some(3.0));
+}
+
+#[tokio::test]
+async fn failed_attempts_are_repeated_and_end_as_dead_letter_of_the_site() {
+    let Some((_file, _home, _server, [a, b])) = two().await else { return };
+    let rejected = accepted(&a, "/f/status/404", "", "site").await;
+    let failed = accepted(&b, "/f/status/500", "", "site").await;
+    let ended = b.ended_invocation(&rejected).await;
+    assert_eq!((&ended["state"], &ended["reason"]), (&"dead".into(), &"rejected".into()), "{ended}");
+    let ended = a.ended_invocation(&failed).await;
+    assert_eq!((&ended["reason"], &ended["attempts"]), (&"attempts_exhausted".into(), &3.into()), "{ended}");
+}
+
+#[tokio::test]
+async fn idempotency_key_holds_on_all_nodes() {
+    let Some((file, _home, _server, [a, b])) = two().await else { return };
+    let key = [("idempotency-key", "order-7")];
+    let first = a.enqueue(&recorded(&file, 0), "x", &key).await;
+    let again = b.enqueue(&recorded(&file, 0), "x", &key).await;
+    let id = first.header("x-unifaas-invocation");
+    assert_eq!((again.status, again.header("x-unifaas-invocation")), (202, id.clone()));
+    assert_eq!(again.header("x-unifaas-duplicate").as_deref(), Some("1"));
+    b.enqueue(&recorded(&file, 0), "y", &key).await.problem(422, "idempotency_key_reused");
+    a.ended_invocation(&id.unwrap()).await;
+    assert_eq!(fs::read_to_string(&file).unwrap().lines().count(), 1);
+}
+
+#[tokio::test]
+async fn without_the_server_invocations_stay_on_their_node_and_are_handed_over_later() {
+    let Some((file, _home, mut server, [a, b])) = two().await else { return };
+    server.end(Signal::SIGTERM);
+    let mut ids = Vec::new();
+    for _ in 0..5 {
+        let began = Instant::now();
+        ids.push(accepted(&a, &recorded(&file, 0), "", "node").await);
+        assert!(began.elapsed() < ms(5_000), "{:?}", began.elapsed());
+    }
+    let waiting = a.invocation(&ids[0]).await;
+    assert_eq!((&waiting["state"], &waiting["stored"]), (&"queued".into(), &"node".into()));
+    let asked = b.get(&format!("/invocations/{}", ids[0])).await;
+    asked.problem(503, "inbox_unavailable");
+    server.start().await;
+    for id in &ids {
+        let state = async || a.invocation(id).await;
+        eventually(SOON, "it is handed over and ends", state, |it| it["state"] == "done" && it["stored"] == "site")
+            .await;
+        assert_eq!(b.ended_invocation(id).await["state"], "done");
+    }
+    assert_eq!(inbox(&a).await["handed_over"], 5);
+    let runs = fs::read_to_string(&file).unwrap();
+    assert_eq!(runs.lines().count(), 5, "{runs}");
+}
+
+#[tokio::test]
+async fn work_of_a_killed_node_is_done_by_another() {
+    let Some((file, _home, _server, [a, b])) = two().await else { return };
+    let mut ids = Vec::new();
+    for _ in 0..12 {
+        ids.push(accepted(&a, &recorded(&file, 300), "", "site").await);
+    }
+    a.killed().await;
+    let killed = Instant::now();
+    for id in &ids {
+        assert_eq!(b.ended_invocation(id).await["state"], "done");
+    }
+    assert!(killed.elapsed() < TAKEN_OVER, "{:?}", killed.elapsed());
+}
+
+#[tokio::test]
+async fn full_queue_and_large_requests_leave_work_on_the_node() {
+    let home = Home::new();
+    let store = home.path("nats/store");
+    let settings = format!("jetstream {{ store_dir: {store:?}, max_file_store: 16M }}");
+    let Some(server) = Broker::nats_at(&home, own_address(4222), &settings).await else { return };
+    let a = node(&server, "a", [shared().asynchronous("max-body", 4)]).await;
+    eventually(SOON, "the node has joined", async || super::cluster(&a).await, |it| it["link"]["state"] == "connected")
+        .await;
+    // The server takes 1 MiB.
+    let large = accepted(&a, "/f/echo", &"x".repeat(2 << 20), "node").await;
+    assert_eq!(a.ended_invocation(&large).await["state"], "done");
+
+    let body = "x".repeat(900 << 10);
+    let mut places = BTreeMap::<String, usize>::new();
+    let mut last = String::new();
+    for _ in 0..16 {
+        let reply = a.enqueue("/f/echo", &body, &[("x-unifaas-delay", "3600")]).await;
+        assert_eq!(reply.status, 202, "{}", reply.text());
+        *places.entry(reply.header("x-unifaas-stored").unwrap()).or_default() += 1;
+        last = reply.header("x-unifaas-invocation").unwrap();
+    }
+    assert!(places["node"] > 0 && places["site"] > 0, "{places:?}");
+    let shown = a.invocation(&last).await;
+    assert_eq!((&shown["state"], &shown["stored"]), (&"queued".into(), &"node".into()));
+    let why = inbox(&a).await["site_problem"].clone();
+    assert!(why.as_str().is_some_and(|why| !why.is_empty()), "{why}");
+}
+
+#[tokio::test]
+async fn schedule_of_the_cluster_fires_once_on_three_nodes_and_not_without_the_server() {
+    let Some((home, mut server)) = server().await else { return };
+    let file = public_file(home.path("runs"));
+    let path = format!("/record?ms=0&headers=ce-id,x-unifaas-invocation&file={}", file.display());
+    let cron = format!("[[cron]]\nat = \"* * * * * *\"\npath = \"{path}\"\nscope = \"cluster\"\nmissed = \"skip\"");
+    let scheduled = || Function::new("f").set("concurrent-requests", 8).table(&cron);
+    let a = node(&server, "a", [scheduled()]).await;
+    let _others = [node(&server, "b", [scheduled()]).await, node(&server, "c", [scheduled()]).await];
+    knows(&a, 2, 2).await;
+    let events = async || {
+        let text = fs::read_to_string(&file).unwrap();
+        text.lines().map(|line| line.split_once(' ').expect("an event").0.to_owned()).collect::<Vec<_>>()
+    };
+    let all = eventually(2 * SOON, "events", events, |events| events.len() >= 8).await;
+    let mut distinct = all.clone();
+    distinct.sort();
+    distinct.dedup();
+    assert_eq!(distinct.len(), all.len(), "each instant has run once: {all:?}");
+
+    server.end(Signal::SIGKILL);
+    let refused = async || a.get("/debug").await.ok().json()["daemon"]["triggers"]["cron"][0]["refusal"].clone();
+    let why = eventually(SOON, "it does not fire", refused, Value::is_string).await;
+    assert!(why.as_str().is_some_and(|why| why.contains("no connection to the site's server")), "{why}");
+}

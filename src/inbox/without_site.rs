@@ -1,0 +1,60 @@
+//! In a program without NATS: there is no site.
+
+use std::{collections::BTreeSet, convert::Infallible, sync::Arc, time::Duration};
+
+use actix::Addr;
+use slog::Logger;
+use unifaas_actors::{
+    inbox::{InboxActor, InvocationId, Removal, SiteLink},
+    site::{Call, Offered},
+};
+
+use crate::{cluster::Cluster, http::Shared};
+
+/// Where an invocation is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(dead_code, reason = "everything is on this node")]
+pub enum Place {
+    Node,
+    Site(Offered),
+    KeyReused,
+}
+
+/// Never made.
+pub struct Site(Infallible);
+
+impl Site {
+    pub fn of(_: Option<&Cluster>, _: &Logger) -> Option<Arc<Self>> {
+        None
+    }
+
+    pub fn start(&self, _: Arc<Shared>, _: Addr<InboxActor>) {}
+
+    pub async fn hand_over(&self, _: InvocationId) -> Place {
+        Place::Node
+    }
+
+    pub async fn find(&self, _: InvocationId, _: Duration) -> Result<Option<Call>, String> {
+        Ok(None)
+    }
+
+    pub async fn remove(&self, _: InvocationId) -> Result<Removal, String> {
+        Ok(Removal::Unknown)
+    }
+
+    pub fn follow(&self, _: BTreeSet<Arc<str>>) {}
+
+    pub async fn stop(&self, _: Duration) {}
+
+    pub fn problem(&self) -> Option<String> {
+        None
+    }
+}
+
+impl SiteLink for Site {
+    fn is_connected(&self) -> bool {
+        false
+    }
+
+    fn wake(&self) {}
+}

@@ -9,7 +9,7 @@ use unifaas_actors::{
     site::{Offer, OfferError, Offered, SiteError},
 };
 
-use super::{Place, thread::SiteThread};
+use super::{Place, Use, thread::SiteThread};
 use crate::inbox::store::fingerprint;
 
 /// How long a client may wait for its answer: only then the rest is handed over.
@@ -44,7 +44,7 @@ pub async fn sweep(site: Rc<SiteThread>) {
                 break;
             }
             // A server that does not answer is asked for one of them.
-            let tried = if site.status.is_available() { GROUP } else { 1 };
+            let tried = if site.status.takes() { GROUP } else { 1 };
             let moved = stream::iter(waiting.into_iter().take(tried)).map(|id| hand_over(&site, id, None));
             let moved = moved.buffer_unordered(AT_ONCE).filter(|place| std::future::ready(*place != Place::Node));
             if moved.count().await == 0 {
@@ -91,11 +91,11 @@ async fn hand_over(site: &Rc<SiteThread>, id: InvocationId, client: Option<&ones
             return Place::Node;
         }
         Err(OfferError::Site(SiteError::Unavailable(why))) => {
-            site.note(Some(why));
+            site.note(Use::HandingOver, Some(why));
             return Place::Node;
         }
     };
-    site.note(None);
+    site.note(Use::HandingOver, None);
     // A database that cannot be written has it handed over again, which changes nothing.
     let removed = inbox.ask(|reply| Command::Remove(id, reply)).await;
     match place {

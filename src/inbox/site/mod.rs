@@ -20,7 +20,7 @@ mod thread;
 use std::{
     cell::{Cell, RefCell},
     collections::BTreeSet,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -66,24 +66,42 @@ pub struct Site {
     worker: Mutex<Option<Worker<Request>>>,
 }
 
-/// Whether the server of the site takes invocations.
+/// Whether the server of the site can be used, as far as is known.
 #[derive(Debug, Default)]
-pub struct Status(Mutex<Option<String>>);
+pub struct Status {
+    handing_over: Mutex<Option<String>>,
+    running: Mutex<Option<String>>,
+}
+
+/// What the server of the site is used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Use {
+    HandingOver,
+    Running,
+}
 
 impl Status {
-    /// Whether it does, as far as is known.
-    pub fn is_available(&self) -> bool {
-        self.problem().is_none()
+    fn of(&self, used: Use) -> MutexGuard<'_, Option<String>> {
+        let problem = match used {
+            Use::HandingOver => &self.handing_over,
+            Use::Running => &self.running,
+        };
+        problem.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns why it does not.
+    /// Whether invocations can be handed over.
+    pub fn takes(&self) -> bool {
+        self.of(Use::HandingOver).is_none()
+    }
+
+    /// Returns why it cannot be used.
     pub fn problem(&self) -> Option<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.of(Use::HandingOver).clone().or_else(|| self.of(Use::Running).clone())
     }
 
-    /// Notes why it does not. Returns whether that is new.
-    fn set_problem(&self, problem: Option<String>) -> bool {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Notes why it cannot be used. `None`: it can. Returns whether that is new.
+    fn set_problem(&self, used: Use, problem: Option<String>) -> bool {
+        let mut known = self.of(used);
         let is_new = known.is_some() != problem.is_some();
         *known = problem;
         is_new
@@ -143,7 +161,7 @@ impl Site {
 
     /// Hands an invocation over that this node has stored, and waits for that for a moment.
     pub async fn hand_over(&self, id: InvocationId) -> Place {
-        if !self.is_connected() || !self.status.is_available() {
+        if !self.is_connected() || !self.status.takes() {
             return Place::Node;
         }
         self.ask(|reply| Request::HandOver(id, reply), CONFIRM_TIMEOUT).await.unwrap_or(Place::Node)

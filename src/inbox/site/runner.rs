@@ -10,7 +10,7 @@ use unifaas_actors::{
     site::{Delivered, SiteStore as _, Work},
 };
 
-use super::thread::SiteThread;
+use super::{Use, thread::SiteThread};
 use crate::{http::serve_stored, inbox::attempt::attempt_request};
 
 /// Between two attempts to pull from a server that does not answer.
@@ -28,6 +28,7 @@ pub async fn run(site: Rc<SiteThread>, function: Arc<str>, cancelled: Cancellati
             pulled = site.queue.pull(&function) => pulled,
             () = cancelled.cancelled() => return,
         };
+        site.note(Use::Running, pulled.as_ref().err().map(ToString::to_string));
         match pulled {
             Ok(Some(delivered)) => {
                 let room = prolonged(&site, &delivered.receipt, ask_room(&site, &function)).await;
@@ -38,10 +39,7 @@ pub async fn run(site: Rc<SiteThread>, function: Arc<str>, cancelled: Cancellati
                 spawn_local(async move { attempt(&done, delivered, &function, room).await });
             }
             Ok(None) => {}
-            Err(error) => {
-                site.note(Some(error.to_string()));
-                sleep(RETRY).await;
-            }
+            Err(_) => sleep(RETRY).await,
         }
     }
 }

@@ -22,7 +22,7 @@ use unifaas_actors::{
     spec::AsyncSpec,
 };
 
-use super::{Place, Status, handover, jetstream::JetStream, runner};
+use super::{Place, Status, Use, handover, jetstream::JetStream, runner};
 use crate::{
     http::{Shared, StoredClients},
     worker::Requests,
@@ -135,11 +135,15 @@ impl SiteThread {
     }
 
     /// Notes why the server of the site cannot be used. `None`: it can.
-    pub fn note(&self, problem: Option<String>) {
-        match (&problem, self.status.set_problem(problem.clone())) {
-            (_, false) => {}
-            (Some(why), true) => warn!(self.log, "asynchronous invocations stay on this node"; "reason" => why),
-            (None, true) => info!(self.log, "asynchronous invocations are handed over to the site"),
+    pub fn note(&self, used: Use, problem: Option<String>) {
+        match (used, &problem, self.status.set_problem(used, problem.clone())) {
+            (_, _, false) => {}
+            (Use::HandingOver, Some(why), true) => {
+                warn!(self.log, "asynchronous invocations stay on this node"; "reason" => why);
+            }
+            (Use::HandingOver, None, true) => info!(self.log, "asynchronous invocations are handed over to the site"),
+            (Use::Running, Some(why), true) => warn!(self.log, "no work of the site can be taken"; "reason" => why),
+            (Use::Running, None, true) => info!(self.log, "work of the site is taken again"),
         }
     }
 }

@@ -9,9 +9,11 @@ use std::{
 };
 
 use integration::{
-    Daemon, Function, Home, SOON,
+    Connection, Daemon, Function, Home, Reply, SOON, body_of,
     brokers::{Broker, own_address, public_file},
-    empty, eventually, ms, request,
+    empty, eventually, ms,
+    nodes::{FRONT, Nodes},
+    request,
 };
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -202,4 +204,26 @@ async fn schedule_of_the_cluster_fires_once_on_three_nodes_and_not_without_the_s
     let refused = async || a.get("/debug").await.ok().json()["daemon"]["triggers"]["cron"][0]["refusal"].clone();
     let why = eventually(SOON, "it does not fire", refused, Value::is_string).await;
     assert!(why.as_str().is_some_and(|why| why.contains("no connection to the site's server")), "{why}");
+}
+
+#[tokio::test]
+async fn node_that_is_cut_off_keeps_what_it_accepts_until_it_is_back() {
+    let Some(nodes) = Nodes::start(["a", "c"].map(|node| (node, shared()))).await else { return };
+    nodes.enter("c");
+    let accepted = async || {
+        let mut connection = Connection::open(FRONT).await.expect("the node accepts connections");
+        let reply =
+            connection.send(request("POST", "/async/f/echo", body_of("work".to_owned()))).await.expect("an answer");
+        assert_eq!(reply.status, 202, "{}", reply.text());
+        ["x-unifaas-stored", "x-unifaas-invocation"].map(|name| reply.header(name).expect("a header"))
+    };
+    eventually(SOON, "the site stores it", accepted, |[stored, _]| stored == "site").await;
+    nodes.set_link("c", "down");
+    let [stored, id] = accepted().await;
+    assert_eq!(stored, "node");
+    assert_ne!(nodes.get("a", &format!("/invocations/{id}")).status, 200);
+    nodes.set_link("c", "up");
+    let shown = async || nodes.get("a", &format!("/invocations/{id}"));
+    let is_done = |reply: &Reply| reply.status == 200 && reply.json()["state"] == "done";
+    eventually(2 * SOON, "the others see its end", shown, is_done).await;
 }

@@ -92,6 +92,12 @@ impl<'a> CommandLine<'a> {
         })
     }
 
+    /// Returns the memory of the machine in bytes, if `memory=` says it, in MiB.
+    pub fn memory(self) -> Option<usize> {
+        let mib: usize = self.values("memory").next()?.parse().ok()?;
+        mib.checked_mul(1 << 20)
+    }
+
     fn values(self, key: &str) -> impl Iterator<Item = &'a str> {
         self.0.split_ascii_whitespace().filter_map(move |word| word.strip_prefix(key)?.strip_prefix('='))
     }

@@ -16,6 +16,7 @@ use unikernel::{
     function::{self, Answer},
     http::{Body, HeadEnd, Request},
     text::Text,
+    work::{Progress, Work},
 };
 
 use crate::{
@@ -52,6 +53,10 @@ enum Phase {
     Body { body: Body, answer: Answer, options: ResponseOptions },
     /// A probe runs whose outcome is the response.
     Probing { server: SocketAddrV4, options: ResponseOptions },
+    /// Work is being done, since a time.
+    Working { work: Work, since: u64, options: ResponseOptions },
+    /// A body is being sent, of which so many bytes are left.
+    Sending { left: u64, options: ResponseOptions },
     /// The response is sent, and the connection is closing.
     Closing { until: u64 },
     /// The response is sent, and the machine will be switched off.
@@ -108,7 +113,10 @@ impl Connection {
         let now = turn.now;
         let socket = turn.socket(self.socket);
         match mem::replace(&mut self.phase, Phase::BEGIN) {
-            Phase::Head { filled, end } => read_head(socket, self.head, filled, end, now),
+            Phase::Head { filled, end } => {
+                let memory = turn.memory.len();
+                read_head(turn.socket(self.socket), self.head, filled, end, now, memory)
+            }
             Phase::Body { body, answer, options } if body.is_done() => finish(socket, answer, options, address, now),
             Phase::Body { mut body, answer, options } => {
                 match response::transfer(socket, &mut body, matches!(answer, Answer::Echo)) {
@@ -127,6 +135,30 @@ impl Connection {
                 }
                 None => Next::Wait(Phase::Probing { server, options }),
             },
+            Phase::Working { mut work, since, options } => {
+                let elapsed = turn.clock.restart() - since;
+                match work.step(elapsed, turn.memory) {
+                    Progress::More => {
+                        turn.again = true;
+                        return Next::Wait(Phase::Working { work, since, options });
+                    }
+                    Progress::Done(number) => {
+                        let elapsed = turn.clock.now() - since;
+                        response::result(turn.socket(self.socket), number, elapsed, options);
+                    }
+                    Progress::Wrong => {
+                        let status = "500 Internal Server Error";
+                        respond(turn.socket(self.socket), status, "the result is wrong\n", options);
+                    }
+                }
+                Next::Go(after(turn.socket(self.socket), options, now))
+            }
+            // What is not acknowledged for too long ends the connection.
+            Phase::Sending { left: 0, options } => Next::Go(after(socket, options, now)),
+            Phase::Sending { left, options } => match response::fill(socket, left) {
+                same if same == left => Next::Wait(Phase::Sending { left, options }),
+                left => Next::Go(Phase::Sending { left, options }),
+            },
             Phase::Closing { until } => {
                 // Lingering close: unread input would reset the connection before the client has read the response.
                 while socket.can_recv() && socket.recv(|bytes| (bytes.len(), ())).is_ok() {}
@@ -143,7 +175,14 @@ impl Connection {
 }
 
 /// Reads more of a head, and starts the request once it is complete.
-fn read_head(socket: &mut Socket<'_>, Head(head): &mut Head, filled: usize, mut end: HeadEnd, now: u64) -> Next {
+fn read_head(
+    socket: &mut Socket<'_>,
+    Head(head): &mut Head,
+    filled: usize,
+    mut end: HeadEnd,
+    now: u64,
+    memory: usize,
+) -> Next {
     if room(socket) < ANSWER || !socket.can_recv() && socket.may_recv() {
         return Next::Wait(Phase::Head { filled, end });
     }
@@ -162,7 +201,7 @@ fn read_head(socket: &mut Socket<'_>, Head(head): &mut Head, filled: usize, mut 
         }
         Ok(Some((filled, false))) => Next::Go(Phase::Head { filled, end }),
         Ok(Some((filled, true))) => match Request::parse(&head[..filled]) {
-            Ok(request) => Next::Go(begin(socket, request)),
+            Ok(request) => Next::Go(begin(socket, request, memory)),
             Err(why) => {
                 let mut text = Text::<128>::new();
                 let _ = writeln!(text, "{why}");
@@ -173,8 +212,8 @@ fn read_head(socket: &mut Socket<'_>, Head(head): &mut Head, filled: usize, mut 
     }
 }
 
-fn begin(socket: &mut Socket<'_>, request: Request<'_>) -> Phase {
-    let answer = function::answer(&request);
+fn begin(socket: &mut Socket<'_>, request: Request<'_>, memory: usize) -> Phase {
+    let answer = function::answer(&request, memory);
     let options = ResponseOptions { keep_alive: request.keep_alive, with_text: request.method != "HEAD" };
     if request.expects_continue && !request.body.is_done() {
         response::ask_for_body(socket);
@@ -199,6 +238,11 @@ fn finish(socket: &mut Socket<'_>, answer: Answer, options: ResponseOptions, add
             function::greet(&mut text, address);
             respond(socket, "200 OK", text.as_str(), options);
             after(socket, options, now)
+        }
+        Answer::Work(work) => Phase::Working { work, since: now, options },
+        Answer::Content(bytes) => {
+            response::begin_result(socket, bytes, 0, options);
+            Phase::Sending { left: bytes, options }
         }
         Answer::Crash => power::triple_fault(),
         Answer::End => {

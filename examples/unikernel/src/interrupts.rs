@@ -128,6 +128,13 @@ impl Clock {
         now / 1000
     }
 
+    /// Returns the microseconds since boot, and lets the timer run for the next minute: work without a sleep is measured.
+    pub fn restart(&mut self) -> u64 {
+        let now = self.now();
+        self.arm(now * 1000, u32::MAX);
+        now
+    }
+
     /// Sleeps until an interrupt, for at most so many microseconds, and for at most a minute.
     pub fn sleep(&mut self, microseconds: Option<u64>) {
         let steps = microseconds.map_or(u64::MAX, |time| time.saturating_mul(1000) / STEP);

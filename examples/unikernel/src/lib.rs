@@ -7,3 +7,4 @@ pub mod cmdline;
 pub mod function;
 pub mod http;
 pub mod text;
+pub mod work;

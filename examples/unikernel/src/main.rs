@@ -1,9 +1,9 @@
 //! A function as a unikernel: one program that is its own operating system. It boots by PVH or as a Linux kernel does,
 //! brings up a virtio network card, tells the daemon that it is ready, and serves HTTP.
 //!
-//! From the bottom up: boot.s, cpu.rs, interrupts.rs, power.rs, console.rs · pci.rs, virtio/, net.rs, arp.rs · callback.rs,
-//! probe.rs, server.rs, connection.rs, response.rs, and main.rs. Code that needs no machine is in lib.rs: the function
-//! itself (function.rs), the command line, HTTP.
+//! From the bottom up: boot.s, cpu.rs, memory.rs, interrupts.rs, power.rs, console.rs · pci.rs, virtio/, net.rs, arp.rs ·
+//! callback.rs, probe.rs, server.rs, connection.rs, response.rs, and main.rs. Code that needs no machine is in lib.rs: the
+//! function itself (function.rs), its work, the command line, HTTP.
 
 #![no_std]
 #![no_main]
@@ -14,6 +14,7 @@ mod connection;
 mod console;
 mod cpu;
 mod interrupts;
+mod memory;
 mod net;
 mod once;
 mod pci;
@@ -91,6 +92,7 @@ fn run(mut clock: Clock, command_line: CommandLine<'static>) -> Result<(), &'sta
     say!("unikernel: {}/{}", network.address, network.prefix);
     let mut card = Card::start(Transport::find(command_line).ok_or(NO_DEVICE)?)?;
 
+    let memory = memory::take(command_line);
     let seed = cpu::cycles();
     let mut config = Config::new(EthernetAddress(card.mac()).into());
     config.random_seed = seed;
@@ -115,7 +117,15 @@ fn run(mut clock: Clock, command_line: CommandLine<'static>) -> Result<(), &'sta
         let more = (0..FRAMES_PER_POLL)
             .all(|_| interface.poll_ingress_single(instant, &mut card, &mut sockets.set) != Ingress::None);
 
-        let mut turn = Turn { now, interface: &mut interface, sockets: &mut sockets, again: false, waiting: false };
+        let mut turn = Turn {
+            now,
+            clock: &mut clock,
+            memory: &mut *memory,
+            interface: &mut interface,
+            sockets: &mut sockets,
+            again: false,
+            waiting: false,
+        };
         server.step(&mut turn, &mut probe);
         probe.step(&mut turn);
         callback.step(&mut turn);
@@ -125,7 +135,7 @@ fn run(mut clock: Clock, command_line: CommandLine<'static>) -> Result<(), &'sta
         while interface.poll_egress(instant, &mut card, &mut sockets.set) != PollResult::None {}
 
         let delay = interface.poll_delay(instant, &sockets.set).map(|delay| delay.total_micros());
-        if !more && !again && delay != Some(0) {
+        if !more && !again && delay != Some(0) && !card.has_frame() {
             clock.sleep(if waiting {
                 Some(delay.map_or(CHECK_INTERVAL, |delay| delay.min(CHECK_INTERVAL)))
             } else {

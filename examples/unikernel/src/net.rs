@@ -93,6 +93,11 @@ impl Card {
         self.transport.acknowledge();
     }
 
+    /// Returns whether there is a frame that was not taken, for lack of a buffer for a reply. Its interrupt was there already.
+    pub fn has_frame(&self) -> bool {
+        self.receive.has_used()
+    }
+
     /// Returns a free transmit buffer.
     fn free_buffer(&mut self) -> Option<u16> {
         while let Some(done) = self.transmit.take_back() {
@@ -103,11 +108,11 @@ impl Card {
 }
 
 /// A set of transmit buffers, as a bit mask.
-struct Free(u16);
+struct Free(u32);
 
 impl Free {
     fn all() -> Self {
-        Self(u16::MAX >> (16 - SIZE))
+        Self(u32::MAX >> (32 - SIZE))
     }
 
     fn any(&self) -> Option<u16> {
@@ -119,7 +124,7 @@ impl Free {
     }
 
     fn put(&mut self, buffer: u16) {
-        self.0 |= 1_u16.checked_shl(buffer.into()).unwrap_or(0);
+        self.0 |= 1_u32.checked_shl(buffer.into()).unwrap_or(0);
     }
 }
 

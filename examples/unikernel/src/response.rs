@@ -42,6 +42,33 @@ pub fn respond(socket: &mut Socket<'_>, status: &str, text: &str, options: Respo
     send(socket, answer.as_bytes());
 }
 
+/// Writes the head of a body of so many bytes, after so many microseconds of work.
+pub fn begin_result(socket: &mut Socket<'_>, length: u64, microseconds: u64, options: ResponseOptions) {
+    let mut head = Text::<ANSWER>::new();
+    let _ = write!(
+        head,
+        "HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\nContent-Length: {length}\r\n\
+         x-bench-us: {microseconds}\r\nConnection: {}\r\n\r\n",
+        connection(options)
+    );
+    send(socket, head.as_bytes());
+}
+
+/// Writes the result of work, with its duration.
+pub fn result(socket: &mut Socket<'_>, number: u64, microseconds: u64, options: ResponseOptions) {
+    let mut text = Text::<32>::new();
+    let _ = writeln!(text, "{number}");
+    begin_result(socket, text.as_bytes().len() as u64, microseconds, options);
+    send(socket, text.as_bytes());
+}
+
+/// Writes more of a body of which so many bytes are left. Returns how many are left then.
+pub fn fill(socket: &mut Socket<'_>, left: u64) -> u64 {
+    const PIECE: [u8; STRETCH] = [b'.'; STRETCH];
+    let length = left.min(STRETCH as u64) as usize;
+    left - socket.send_slice(&PIECE[..length]).unwrap_or(0) as u64
+}
+
 /// Sends `100 Continue`.
 pub fn ask_for_body(socket: &mut Socket<'_>) {
     send(socket, b"HTTP/1.1 100 Continue\r\n\r\n");

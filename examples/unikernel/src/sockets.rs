@@ -9,7 +9,7 @@ use smoltcp::{
     wire::IpListenEndpoint,
 };
 
-use crate::{once::Once, server};
+use crate::{interrupts::Clock, once::Once, server};
 
 /// Number of sockets: the server's connections, the ready callback, and the probe.
 const COUNT: usize = server::MAX_CONNECTIONS + 2;
@@ -68,6 +68,10 @@ impl Sockets {
 pub struct Turn<'a> {
     /// Microseconds since boot.
     pub now: u64,
+    /// The clock.
+    pub clock: &'a mut Clock,
+    /// Memory that is free for work.
+    pub memory: &'a mut [u8],
     /// The network interface.
     pub interface: &'a mut Interface,
     /// The sockets.

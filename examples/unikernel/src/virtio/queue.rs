@@ -6,7 +6,7 @@
 use core::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
 
 /// Number of descriptors, and of buffers, of a queue.
-pub const SIZE: usize = 16;
+pub const SIZE: usize = 32;
 
 const DEVICE_WRITES: u16 = 2;
 const NO_INTERRUPT: u16 = 1;
@@ -126,9 +126,14 @@ impl Queue {
         self.rings.used_flags.load(Ordering::Relaxed) & NO_NOTIFY == 0
     }
 
+    /// Returns whether there is a used buffer.
+    pub fn has_used(&self) -> bool {
+        self.rings.used_index.load(Ordering::Acquire) != self.seen
+    }
+
     /// Returns the next used buffer.
     pub fn take_back(&mut self) -> Option<Done> {
-        if self.rings.used_index.load(Ordering::Acquire) == self.seen {
+        if !self.has_used() {
             return None;
         }
         let used = &self.rings.used[usize::from(self.seen) % SIZE];

@@ -26,6 +26,7 @@ mod error;
 mod experiments;
 mod host;
 mod interrupt;
+mod list;
 mod options;
 mod plan;
 mod plot;

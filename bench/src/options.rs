@@ -68,7 +68,7 @@ pub struct RunArgs {
     pub out: Option<PathBuf>,
     /// How much effort.
     ///
-    /// `quick` takes minutes, and its figures are marked as such. `paper` has the settings of the paper: 512 MiB and one
+    /// `quick` takes 20 minutes at most, and its figures are marked as such. `paper` has the settings of the paper: 512 MiB and one
     /// processor for each instance, and bursts of 10 to 100.
     #[arg(long, value_enum, value_name = "PRESET", default_value_t = Preset::Default)]
     pub preset: Preset,
@@ -78,6 +78,10 @@ pub struct RunArgs {
     /// Rounds of each experiment, besides the first one, which warms up [default: by experiment and preset].
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
     pub rounds: Option<u32>,
+    /// End within this time: with fewer rounds, then smaller sizes, then without what takes longest for its worth. The report
+    /// says what was reduced [default: 20 with --quick, else none].
+    #[arg(long, value_name = "MINUTES", value_parser = minutes)]
+    pub budget: Option<f64>,
     /// Sizes of the bursts [default: 1,2,5,10,20,50; of `quick` 1,5,20; of `paper` 10,20 and so on up to 100].
     #[arg(long, value_name = "COUNT", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub bursts: Vec<u32>,
@@ -253,4 +257,9 @@ pub enum PageCache {
 fn percent(text: &str) -> Result<f64, String> {
     let number = text.trim_end_matches('%').parse::<f64>().ok().filter(|percent| *percent > 0.0 && *percent < 100.0);
     number.map(|percent| percent / 100.0).ok_or_else(|| "expected a percentage such as 2%".to_owned())
+}
+
+fn minutes(text: &str) -> Result<f64, String> {
+    let number = text.parse::<f64>().ok().filter(|minutes| minutes.is_finite() && *minutes > 0.0);
+    number.ok_or_else(|| "expected a number of minutes, such as 20".to_owned())
 }

@@ -13,17 +13,20 @@ const WIDTH: usize = 78;
 #[derive(Debug)]
 pub struct Progress {
     is_terminal: bool,
-    began: u64,
-    /// Estimated seconds of the whole run, and of what is done.
-    total: f64,
-    done: f64,
+    /// Seconds that were left at a time.
+    left: (f64, u64),
     is_drawn: bool,
 }
 
 impl Progress {
-    /// Begins, with the estimated duration in seconds.
-    pub fn new(total: f64) -> Self {
-        Self { is_terminal: io::stderr().is_terminal(), began: clock::now(), total, done: 0.0, is_drawn: false }
+    /// Begins, without a duration.
+    pub fn new() -> Self {
+        Self { is_terminal: io::stderr().is_terminal(), left: (0.0, clock::now()), is_drawn: false }
+    }
+
+    /// Notes that so many seconds are left, by the present estimate.
+    pub fn expect(&mut self, seconds: f64) {
+        self.left = (seconds, clock::now());
     }
 
     /// Prints a line that stays.
@@ -32,8 +35,8 @@ impl Progress {
         let _ = writeln!(io::stderr().lock(), "{text}");
     }
 
-    /// Shows that a round of an experiment begins. Each takes `seconds` by the estimate.
-    pub fn round(&mut self, experiment: &str, round: u32, rounds: u32, seconds: f64) {
+    /// Shows that a round of an experiment begins.
+    pub fn round(&mut self, experiment: &str, round: u32, rounds: u32) {
         let remaining = self.remaining();
         let what = if round == 0 { "warm-up".to_owned() } else { format!("round {round} of {rounds}") };
         let text = format!("{experiment}: {what}, {remaining} left");
@@ -42,7 +45,6 @@ impl Progress {
         } else {
             let _ = writeln!(io::stderr().lock(), "{text}");
         }
-        self.done += seconds;
     }
 
     /// Shows what is measured next, on a terminal.
@@ -66,11 +68,10 @@ impl Progress {
         self.is_drawn = true;
     }
 
-    /// Returns the remaining time, by the estimate and by how it has held so far.
+    /// Returns the remaining time.
     fn remaining(&self) -> String {
-        let elapsed = clock::now().saturating_sub(self.began) as f64 / 1e9;
-        let factor = if self.done > 0.05 * self.total { elapsed / self.done } else { 1.0 };
-        duration((self.total - self.done).max(0.0) * factor)
+        let passed = clock::now().saturating_sub(self.left.1) as f64 / 1e9;
+        duration((self.left.0 - passed).max(0.0))
     }
 }
 

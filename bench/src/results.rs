@@ -8,7 +8,7 @@ use crate::{
     error::BenchError,
     experiments::{Calibration, Unsupported},
     host::Machine,
-    plan::Plan,
+    plan::{Plan, Reduction},
     summary::{FunctionInfo, Summary},
 };
 
@@ -41,6 +41,9 @@ pub struct Results {
     pub left_out: Vec<(String, String)>,
     /// Experiments that measured functions do not support.
     pub unsupported: Vec<Unsupported>,
+    /// What has fewer rounds than wanted, so that the time limit is kept.
+    #[serde(default)]
+    pub reductions: Vec<Reduction>,
     /// The client beside a known delay.
     pub calibration: Option<Calibration>,
     /// What was noticed during the run.

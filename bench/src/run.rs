@@ -19,9 +19,10 @@ use crate::{
     experiments::{self, Session},
     host::{Machine, Noise, NoiseMeter, throttled},
     interrupt::Interrupt,
+    list,
     options::{BenchArgs, BenchCommand, CompareArgs, Experiment, PageCache, RunArgs},
-    plan::{self, Plan},
-    progress::{Progress, duration},
+    plan::{Plan, Schedule},
+    progress::Progress,
     registry::{self, Source},
     remote, report,
     results::{Results, SCHEMA},
@@ -64,7 +65,7 @@ pub fn run(arguments: &BenchArgs, host: &Host) -> ExitCode {
             Some(BenchCommand::Report { results }) => report_again(results),
             Some(BenchCommand::Compare(arguments)) => compared(arguments),
             Some(BenchCommand::Trace(command)) => trace::run(command).map(|()| ExitCode::SUCCESS),
-            Some(BenchCommand::List(arguments)) => list(arguments, host).await,
+            Some(BenchCommand::List(arguments)) => list::list(arguments, host).await,
             None => measure(&arguments.run, host).await,
         }
     });
@@ -98,12 +99,12 @@ fn compared(arguments: &CompareArgs) -> Result<ExitCode, BenchError> {
     Ok(if found.has_regression() { ExitCode::from(REGRESSION) } else { ExitCode::SUCCESS })
 }
 
-fn print(text: &str) {
+pub fn print(text: &str) {
     let _ = io::stdout().lock().write_all(text.as_bytes());
 }
 
 /// Reads the functions that the arguments choose.
-async fn sources(
+pub async fn sources(
     arguments: &RunArgs,
     host: &Host,
     place: Option<Place>,
@@ -146,44 +147,11 @@ fn folder(arguments: &RunArgs) -> Result<PathBuf, BenchError> {
     out.canonicalize().map_err(failed)
 }
 
-async fn list(arguments: &RunArgs, host: &Host) -> Result<ExitCode, BenchError> {
-    let place = remote::place(arguments)?;
-    let (sources, mut problems) = sources(arguments, host, place).await?;
-    let plan = Plan::of(arguments, 0);
-    if place.is_none() {
-        let mut session = session(plan.clone(), arguments, host)?;
-        problems.extend(experiments::configuration_problems(&mut session, &sources).await?);
-    }
-    let mut text = String::new();
-    let mut total = 0.0;
-    for source in &sources {
-        let problem = problems.iter().find(|(name, _)| *name == source.name);
-        for experiment in &plan.experiments {
-            let answer = match problem {
-                Some((_, reason)) => format!("no: {}", reason.lines().next().unwrap_or_default()),
-                None if experiment.needs_host() && place.is_some() => "no: it needs the host of the daemon".to_owned(),
-                None => {
-                    let seconds = plan::seconds(&plan, *experiment, source);
-                    total += seconds;
-                    let condition =
-                        if experiment.needs_benchmark_function() { "if it runs the benchmark function, " } else { "" };
-                    format!("yes, {condition}about {}", duration(seconds))
-                }
-            };
-            text.push_str(&format!("{:<10} {:<24} {answer}\n", experiment.name(), source.name));
-        }
-    }
-    let unreadable = problems.iter().filter(|(name, _)| sources.iter().all(|source| source.name != *name));
-    unreadable.for_each(|(name, reason)| text.push_str(&format!("{:<10} {name:<24} no: {reason}\n", "all")));
-    text.push_str(&format!("together about {}\n", duration(total)));
-    print(&text);
-    Ok(ExitCode::SUCCESS)
-}
-
 /// Returns a session that has measured nothing, and writes to no folder.
-fn session(plan: Plan, arguments: &RunArgs, host: &Host) -> Result<Session, BenchError> {
+pub fn session(plan: Plan, arguments: &RunArgs, host: &Host) -> Result<Session, BenchError> {
     Ok(Session {
         plan,
+        schedule: Schedule::default(),
         entrants: Vec::new(),
         out: PathBuf::new(),
         program: host.program.clone(),
@@ -194,7 +162,7 @@ fn session(plan: Plan, arguments: &RunArgs, host: &Host) -> Result<Session, Benc
         capacities: BTreeMap::new(),
         begin: clock::now(),
         interrupt: Interrupt::listen()?,
-        progress: Progress::new(0.0),
+        progress: Progress::new(),
         noise: NoiseMeter::new(),
         processors: std::thread::available_parallelism().map_or(1, usize::from),
         warnings: Vec::new(),
@@ -226,6 +194,7 @@ async fn measure(arguments: &RunArgs, host: &Host) -> Result<ExitCode, BenchErro
         functions: Vec::new(),
         left_out: damaged,
         unsupported: Vec::new(),
+        reductions: Vec::new(),
         calibration: None,
         warnings: Vec::new(),
         summaries: Vec::new(),
@@ -243,12 +212,19 @@ async fn measure(arguments: &RunArgs, host: &Host) -> Result<ExitCode, BenchErro
     results.complete = outcome.is_ok();
     results.ended = Some(now());
     results.throttled.1 = throttled();
-    results.warnings = std::mem::take(&mut session.warnings);
+    note(&mut results, &session);
     let written = report::write(&out, &mut results);
     let is_success = outcome?;
     written?;
     print(&format!("{}\n", out.join("report.html").display()));
     Ok(if is_success { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+}
+
+/// Takes over what a run has said and changed so far.
+fn note(results: &mut Results, session: &Session) {
+    results.warnings.clone_from(&session.warnings);
+    results.reductions = session.schedule.reductions();
+    results.plan.clone_from(&session.plan);
 }
 
 /// Does everything that a signal may cut short. Returns whether nothing has failed.
@@ -266,9 +242,7 @@ async fn perform(session: &mut Session, results: &mut Results, sources: Vec<Sour
     if session.entrants.is_empty() {
         return Err(BenchError::Usage("no function can be measured".to_owned()));
     }
-    let total = total(session);
-    session.progress = Progress::new(total);
-    session.progress.line(&format!("it takes about {}", duration(total)));
+    session.make_schedule();
     if session.place.is_none() {
         results.calibration = Some(experiments::calibrate(session).await?);
     }
@@ -287,19 +261,10 @@ async fn perform(session: &mut Session, results: &mut Results, sources: Vec<Sour
             }
             Err(error) => return Err(error),
         }
-        results.warnings.clone_from(&session.warnings);
+        note(results, session);
         results.write(&session.out)?;
     }
     Ok(is_success)
-}
-
-/// Estimates the seconds of all experiments.
-fn total(session: &Session) -> f64 {
-    let of = |entrant: &experiments::Entrant| -> f64 {
-        entrant.supports.iter().map(|experiment| plan::seconds(&session.plan, *experiment, &entrant.source)).sum()
-    };
-    let builds = if session.plan.baseline.is_some() { 2.0 } else { 1.0 };
-    session.entrants.iter().map(of).sum::<f64>() * builds
 }
 
 /// Allows as many connections as the kernel does.

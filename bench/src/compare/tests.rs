@@ -42,6 +42,7 @@ fn folder(slow: f64, rounds: u32, change: impl FnOnce(&mut Results)) -> tempfile
         }],
         left_out: Vec::new(),
         unsupported: Vec::new(),
+        reductions: Vec::new(),
         calibration: None,
         warnings: Vec::new(),
         summaries: Vec::new(),

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use rand::RngExt as _;
 
-use super::{Contestant, Lane, Prepared, Session, Turn, throughput::enrolment};
+use super::{Contestant, Lane, Prepared, Session, Turn, original, throughput::enrolment};
 use crate::{
     client::{Arrival, Outcome, closed, open},
     clock,
@@ -72,7 +72,8 @@ pub async fn find_capacities(
     for contestant in contestants.iter().filter(|contestant| contestant.variant == SHARE) {
         let Some(lane) = lanes.get(contestant.lane) else { continue };
         let key = (contestant.lane, contestant.registered.clone());
-        if found.contains_key(&key) {
+        let is_planned = session.schedule.is_planned(Experiment::Load, original(&contestant.function));
+        if !is_planned || found.contains_key(&key) {
             continue;
         }
         session.interrupt.check()?;

@@ -13,6 +13,7 @@ pub mod idle;
 mod idle_instances;
 pub mod load;
 pub mod memory;
+mod pacing;
 pub mod replay;
 mod rounds;
 mod survey;
@@ -40,7 +41,7 @@ use crate::{
     host::NoiseMeter,
     interrupt::Interrupt,
     options::Experiment,
-    plan::Plan,
+    plan::{Plan, Schedule, Speed},
     progress::Progress,
     registry::{DerivedRegistry, Source},
     sample::Sample,
@@ -61,6 +62,18 @@ pub struct Entrant {
     pub path: String,
     /// The experiments whose requests it answers.
     pub supports: BTreeSet<Experiment>,
+    /// The work of these experiments that it does not have.
+    pub lacks: BTreeSet<&'static str>,
+    /// How fast it is.
+    pub speed: Speed,
+}
+
+impl Entrant {
+    /// Returns a function of which nothing is known yet.
+    fn unknown(source: Source) -> Self {
+        let (supports, lacks) = Default::default();
+        Self { speed: Speed::usual(&source), source, path: String::new(), supports, lacks }
+    }
 }
 
 /// A daemon with its registry. A daemon that is another's has none.
@@ -75,6 +88,8 @@ pub struct Lane {
 pub struct Session {
     /// What was decided.
     pub plan: Plan,
+    /// How much of it fits into the time.
+    pub schedule: Schedule,
     /// The functions that can be measured.
     pub entrants: Vec<Entrant>,
     /// Where results are written.

@@ -1,13 +1,18 @@
 //! The loop of all experiments: rounds, in which every contestant is measured once, in random order.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
-use super::{Contestant, Lane, Session, Turn, load, prepare, stop, take};
+use tokio::time::timeout;
+
+use super::{Contestant, Entrant, Lane, Session, Turn, load, original, prepare, stop, take};
 use crate::{
     error::BenchError,
     host::Noise,
     options::Experiment,
-    plan::{self, Plan},
+    plan::Plan,
     sample::{Sample, SampleWriter},
     stats::{generator, median, median_interval},
 };
@@ -18,7 +23,7 @@ const MAX_FAILURES: u32 = 3;
 /// What tells a contestant from all others.
 type Key = (usize, String, String, u32);
 
-/// Runs an experiment, if a function supports it.
+/// Runs an experiment, if a function supports it and there is time.
 ///
 /// # Errors
 /// What ends the whole run: a signal, a full disk. The end of a daemon ends the experiment only.
@@ -27,11 +32,40 @@ pub async fn run(session: &mut Session, experiment: Experiment) -> Result<(), Be
         session.progress.line(&format!("{}: no function supports it", experiment.name()));
         return Ok(());
     }
+    session.refit();
+    let is_planned = |entrant: &Entrant| session.schedule.is_planned(experiment, &entrant.source.name);
+    let result = if session.entrants.iter().any(is_planned) { measured(session, experiment).await } else { Ok(()) };
+    session.schedule.finish(experiment);
+    result
+}
+
+async fn measured(session: &mut Session, experiment: Experiment) -> Result<(), BenchError> {
     let registries = session.registries(experiment.name())?;
     let (contestants, options) = prepare(session, experiment, &registries)?;
     let mut lanes = session.lanes(registries, options).await?;
-    let result = rounds(session, experiment, &mut lanes, &contestants).await;
+    let result = until_end(session, experiment, &mut lanes, &contestants).await;
     result.and(stop(lanes).await)
+}
+
+/// Measures until all rounds are over, or the time is.
+async fn until_end(
+    session: &mut Session,
+    experiment: Experiment,
+    lanes: &mut [Lane],
+    contestants: &[Contestant],
+) -> Result<(), BenchError> {
+    let Some(end) = session.schedule.end() else { return rounds(session, experiment, lanes, contestants).await };
+    let left = Duration::from_secs_f64((end - session.elapsed()).max(0.0));
+    match timeout(left, rounds(session, experiment, lanes, contestants)).await {
+        Ok(result) => result,
+        Err(_) => {
+            let warning =
+                format!("{}: the time limit ended its last measurement, which is left out", experiment.name());
+            session.progress.line(&warning);
+            session.warnings.push(warning);
+            Ok(())
+        }
+    }
 }
 
 async fn rounds(
@@ -40,34 +74,42 @@ async fn rounds(
     lanes: &mut [Lane],
     contestants: &[Contestant],
 ) -> Result<(), BenchError> {
+    session.schedule.begin(experiment, &turns(contestants));
     if experiment == Experiment::Load {
         load::find_capacities(session, lanes, contestants).await?;
     }
-    let rounds = session.plan.rounds(experiment);
-    let (last, seconds) = (*rounds.end(), seconds_of_round(session, experiment));
+    let last = session.plan.rounds_of(experiment);
     let mut record = Record::new(session, experiment)?;
-    for round in rounds {
-        record.session.progress.round(experiment.name(), round, last, seconds);
+    for round in 0..=last {
+        record.session.refit();
+        let takes_part = |contestant: &Contestant, session: &Session| {
+            session.schedule.has_round(experiment, original(&contestant.function), round)
+        };
+        if !contestants.iter().any(|contestant| takes_part(contestant, record.session)) {
+            continue;
+        }
+        record.session.progress.round(experiment.name(), round, last);
         let order = record.session.plan.order(experiment, round, contestants.len());
         for (position, contestant) in order.into_iter().filter_map(|index| contestants.get(index)).enumerate() {
             record.session.interrupt.check()?;
-            let entrant = record.session.entrant(contestant);
-            let is_emulated = entrant.is_some_and(|entrant| entrant.source.sandbox.emulated);
-            if !record.session.plan.has_round(experiment, round, is_emulated) {
+            let is_dropped = record.is_dropped(contestant);
+            let Some(lane) = lanes.get_mut(contestant.lane) else { continue };
+            if is_dropped || !takes_part(contestant, record.session) {
                 continue;
             }
-            let Some(lane) = lanes.get_mut(contestant.lane).filter(|_| !record.is_dropped(contestant)) else {
-                continue;
-            };
             let shown = format!("{} {}", contestant.function, contestant.variant);
             record.session.progress.sample(experiment.name(), round, last, &shown);
             let session = &*record.session;
             let turn = Turn { session, lane: &*lane, contestant, experiment, round, position: position as u32 };
+            let began = session.elapsed();
             let mut samples = take(&turn).await?;
+            let seconds = record.session.elapsed() - began;
+            record.session.schedule.note(experiment, original(&contestant.function), seconds);
             record.note(contestant, &samples);
             record.write(&mut samples)?;
             lane.daemon.check()?;
         }
+        record.session.schedule.end_round(experiment, round);
         record.writer.flush()?;
         if record.is_precise() {
             let note = format!(
@@ -82,11 +124,13 @@ async fn rounds(
     Ok(())
 }
 
-/// Estimates the seconds of a round of an experiment.
-fn seconds_of_round(session: &Session, experiment: Experiment) -> f64 {
-    let supporting = session.entrants.iter().filter(|entrant| entrant.supports.contains(&experiment));
-    let seconds: f64 = supporting.map(|entrant| plan::seconds(&session.plan, experiment, &entrant.source)).sum();
-    seconds / session.plan.rounds(experiment).count() as f64
+/// Returns the turns of each function in a round.
+fn turns(contestants: &[Contestant]) -> BTreeMap<String, usize> {
+    let mut turns = BTreeMap::new();
+    for contestant in contestants {
+        *turns.entry(original(&contestant.function).to_owned()).or_default() += 1;
+    }
+    turns
 }
 
 /// What an experiment has so far.

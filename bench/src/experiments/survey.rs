@@ -1,17 +1,20 @@
-//! Before the experiments: which functions can be measured, and which experiments each of them supports.
+//! Before the experiments: which functions can be measured, which experiments each of them supports, and how fast they are.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CONTROL, Entrant, Lane, Session, contestants::Enrolment, original, stop, transfer, turn::until_instances, work,
+    CONTROL, Entrant, Lane, REQUEST_TIMEOUT, Session, contestants::Enrolment, original, stop, transfer,
+    turn::until_instances, work,
 };
 use crate::{
     client::Response,
+    clock,
     daemon::Daemon,
     error::BenchError,
     options::Experiment,
+    plan::Speed,
     registry::{Damaged, Source},
     sample::reason,
 };
@@ -26,6 +29,9 @@ const END_TIMEOUT: Duration = Duration::from_secs(20);
 pub struct Unsupported {
     /// The experiment.
     pub experiment: Experiment,
+    /// The part of its work that is not supported. `None`: nothing is.
+    #[serde(default)]
+    pub task: Option<String>,
     /// The function.
     pub function: String,
     /// Why.
@@ -70,9 +76,7 @@ async fn start(session: &mut Session, sources: &[Source]) -> Result<Vec<Lane>, B
         sources.iter().try_for_each(|source| registry.add(&source.name, source, &overrides))?;
     }
     // Networks are needed if any function does not run as a process.
-    let entrant =
-        |source: &Source| Entrant { source: source.clone(), path: String::new(), supports: BTreeSet::default() };
-    session.entrants = sources.iter().map(entrant).collect();
+    session.entrants = sources.iter().cloned().map(Entrant::unknown).collect();
     session.lanes(registries, &[]).await
 }
 
@@ -117,10 +121,10 @@ async fn probe_all(session: &mut Session, lanes: &mut [Lane], sources: Vec<Sourc
         session.progress.sample("survey", 0, 0, &source.name);
         let name = source.name.clone();
         match probe(session, daemon, &name).await {
-            Ok(path) => {
-                let (supports, unsupported) = supports(session, daemon, &name).await?;
-                found.unsupported.extend(unsupported);
-                found.entrants.push(Entrant { source, path, supports });
+            Ok((path, speed)) => {
+                let mut entrant = Entrant { path, speed, ..Entrant::unknown(source) };
+                found.unsupported.extend(note_support(session, daemon, &mut entrant).await?);
+                found.entrants.push(entrant);
             }
             Err(reason) => found.left_out.push((source.name, reason)),
         }
@@ -133,18 +137,26 @@ async fn probe_all(session: &mut Session, lanes: &mut [Lane], sources: Vec<Sourc
     Ok(found)
 }
 
-/// Returns the path that a function answers with 200, or why there is none.
-async fn probe(session: &Session, daemon: &Daemon, name: &str) -> Result<String, String> {
+/// Returns the path that a function answers with 200, with its speed, or why there is none.
+async fn probe(session: &Session, daemon: &Daemon, name: &str) -> Result<(String, Speed), String> {
     let chosen = session.plan.path.as_deref();
     let paths = chosen.map_or_else(|| PATHS.to_vec(), |path| vec![path]);
     let mut last = Err(String::new());
     for path in paths {
-        last = ask(daemon, name, path).await.map(|_| path.to_owned());
+        let began = clock::now();
+        last = ask(daemon, name, path).await.map(|_| (path, seconds_since(began)));
         if last.is_ok() {
             break;
         }
     }
-    last
+    let (path, start_s) = last?;
+    let began = clock::now();
+    ask(daemon, name, path).await?;
+    Ok((path.to_owned(), Speed { start_s, request_s: seconds_since(began), work_s: BTreeMap::new() }))
+}
+
+fn seconds_since(began: u64) -> f64 {
+    clock::now().saturating_sub(began) as f64 / 1e9
 }
 
 /// Returns a response with 200, or why there is none.
@@ -156,47 +168,85 @@ async fn ask(daemon: &Daemon, name: &str, path: &str) -> Result<Response, String
     }
 }
 
-/// Returns the requests that show whether a function supports an experiment: small ones of the same kind.
-fn probes(experiment: Experiment) -> Vec<&'static str> {
+/// A small request of the same kind as work, which shows whether a function supports it.
+struct Probe {
+    /// The work's name.
+    task: &'static str,
+    path: &'static str,
+    /// How many times as long the work takes.
+    factor: f64,
+}
+
+/// Returns the requests that show whether a function supports an experiment.
+fn probes(experiment: Experiment) -> Vec<Probe> {
+    let probe = |task, path, factor| Probe { task, path, factor };
     match experiment {
-        Experiment::Cpu => vec!["/fib?n=10", "/fft?n=8", "/matrix?n=2"],
-        Experiment::Alloc => vec!["/alloc?mib=1"],
-        Experiment::Read | Experiment::Unzip => work::tasks(experiment).iter().map(|(_, path)| *path).collect(),
-        Experiment::Transfer => vec![transfer::PATH],
-        Experiment::Replay => vec!["/burn?us=1"],
+        // n, n log n, n³.
+        Experiment::Cpu => vec![
+            probe("fib", "/fib?n=10000000", 100.0),
+            probe("fft", "/fft?n=16384", 91.4),
+            probe("matrix", "/matrix?n=128", 512.0),
+        ],
+        Experiment::Alloc => vec![probe("alloc", "/alloc?mib=5", 10.0)],
+        Experiment::Read | Experiment::Unzip => {
+            work::tasks(experiment).iter().map(|(task, path)| probe(task, path, 1.0)).collect()
+        }
+        Experiment::Transfer => vec![probe("transfer", transfer::PATH, 1.0)],
+        Experiment::Replay => vec![probe("replay", "/burn?us=1", 1.0)],
         _ => Vec::new(),
     }
 }
 
-/// Returns the experiments of the plan that a function supports, and the others with the reason.
-async fn supports(
+/// Notes which experiments of the plan a function supports, and how fast it works. Returns the others with the reason.
+async fn note_support(
     session: &Session,
     daemon: &Daemon,
-    name: &str,
-) -> Result<(BTreeSet<Experiment>, Vec<Unsupported>), BenchError> {
-    let (mut supports, mut unsupported) = (BTreeSet::new(), Vec::new());
-    for experiment in &session.plan.experiments {
-        session.interrupt.check()?;
-        let mut reason = None;
+    entrant: &mut Entrant,
+) -> Result<Vec<Unsupported>, BenchError> {
+    let mut unsupported = Vec::new();
+    for experiment in session.plan.experiments.iter().copied() {
+        let function = entrant.source.name.clone();
         if experiment.needs_host() && !daemon.is_own() {
-            reason = Some("it needs the host of the daemon".to_owned());
+            let reason = "it needs the host of the daemon".to_owned();
+            unsupported.push(Unsupported { experiment, task: None, function, reason });
+            continue;
         }
-        for path in probes(*experiment) {
-            // Any server may answer any path with 200, but only the benchmark function says how long it worked.
-            let worked = ask(daemon, name, path).await.and_then(|response| {
-                response.function_us.map(drop).ok_or_else(|| format!("{path} is not that of the benchmark function"))
-            });
-            if let Err(why) = worked {
-                reason = Some(why);
-                break;
+        let (probes, mut seconds, mut missing) = (probes(experiment), 0.0, Vec::new());
+        for probe in &probes {
+            session.interrupt.check()?;
+            match work_seconds(daemon, &function, probe).await {
+                Ok(took) => seconds += took,
+                Err(reason) => missing.push((probe.task, reason)),
             }
         }
-        match reason {
-            None => drop(supports.insert(*experiment)),
-            Some(reason) => {
-                unsupported.push(Unsupported { experiment: *experiment, function: name.to_owned(), reason });
-            }
+        let is_some = missing.is_empty() || missing.len() < probes.len();
+        if is_some {
+            entrant.speed.work_s.insert(experiment, seconds);
+            entrant.supports.insert(experiment);
+        } else {
+            // The first reason stands for all of the work.
+            missing.truncate(1);
         }
+        entrant.lacks.extend(missing.iter().map(|(task, _)| *task));
+        unsupported.extend(missing.into_iter().map(|(task, reason)| Unsupported {
+            experiment,
+            task: is_some.then(|| task.to_owned()),
+            function: function.clone(),
+            reason,
+        }));
     }
-    Ok((supports, unsupported))
+    Ok(unsupported)
+}
+
+/// Returns how many seconds work takes, or why the function does not support it.
+async fn work_seconds(daemon: &Daemon, name: &str, probe: &Probe) -> Result<f64, String> {
+    let response = ask(daemon, name, probe.path).await?;
+    // Any server may answer any path with 200, but only the benchmark function says how long it worked.
+    let worked = response.function_us;
+    let worked = worked.ok_or_else(|| format!("{} is not that of the benchmark function", probe.path))?;
+    let took = response.times.last_byte.saturating_sub(response.times.sent) as f64 / 1e9;
+    // What is not the work does not grow with it.
+    let seconds = took + (probe.factor - 1.0) * worked / 1e6;
+    let is_possible = seconds < REQUEST_TIMEOUT.as_secs_f64();
+    if is_possible { Ok(seconds) } else { Err(format!("it would take {seconds:.0} s, by {}", probe.path)) }
 }

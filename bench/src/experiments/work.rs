@@ -44,7 +44,9 @@ pub fn prepare(
     }
     let all = session.enrol(experiment, registries, enrolment, |_| true)?;
     let of_task = |(name, _): &(&str, _)| {
+        let lacks = |contestant: &Contestant| session.entrant(contestant).is_some_and(|it| it.lacks.contains(name));
         all.iter()
+            .filter(|contestant| !lacks(contestant))
             .map(|contestant| Contestant { variant: (*name).to_owned(), ..contestant.clone() })
             .collect::<Vec<_>>()
     };

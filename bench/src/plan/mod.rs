@@ -1,13 +1,18 @@
-//! The plan of a run: how many rounds of what, in which order. `estimate.rs` says how long that takes.
+//! The plan of a run: how many rounds of what, in which order. `estimate.rs` says how long that takes, `budget.rs` what fits
+//! into a time limit, and `schedule.rs` follows both while a run goes on.
 
+mod budget;
 mod estimate;
+mod schedule;
 
 use std::path::PathBuf;
 
 use rand::seq::SliceRandom as _;
 use serde::{Deserialize, Serialize};
 
-pub use estimate::seconds;
+pub use budget::Item;
+pub use estimate::{Speed, item};
+pub use schedule::{Reduction, Schedule};
 
 use crate::{
     options::{Experiment, PageCache, Preset, RunArgs},
@@ -26,6 +31,9 @@ pub struct Plan {
     pub experiments: Vec<Experiment>,
     /// Rounds, if they were given.
     pub rounds: Option<u32>,
+    /// The time limit in seconds, which fewer rounds and smaller sizes keep.
+    #[serde(default)]
+    pub budget: Option<f64>,
     /// Simultaneous requests of `burst`.
     pub bursts: Vec<u32>,
     /// Pairs of a round of `warm`, without a pause and with one.
@@ -104,6 +112,12 @@ const QUICK_POLICIES: [&str; 2] = ["keepalive=2", "keepalive=600"];
 const REPLAY: f64 = 90.0;
 const QUICK_REPLAY: f64 = 20.0;
 
+/// The time limit of quick runs, in minutes.
+const QUICK_BUDGET: f64 = 20.0;
+/// Sizes that are kept of an experiment: a slope needs three.
+const MIN_SIZES: usize = 2;
+const MIN_STEPS: usize = 3;
+
 /// Returns the policies that were given, or the default.
 fn policies(given: &[Policy], is_quick: bool) -> Vec<Policy> {
     let default = if is_quick { QUICK_POLICIES } else { POLICIES };
@@ -122,6 +136,25 @@ fn list(given: &[u32], default: &[u32]) -> Vec<u32> {
     list.sort_unstable();
     list.dedup();
     list
+}
+
+/// Leaves out the larger half of sizes. Returns those that stay, unless there would be too few.
+fn thin<T>(sizes: &mut Vec<T>, least: usize, text: impl Fn(&T) -> String) -> Option<String> {
+    let count = sizes.len().div_ceil(2).max(least);
+    if count >= sizes.len() {
+        return None;
+    }
+    sizes.truncate(count);
+    Some(sizes.iter().map(text).collect::<Vec<_>>().join(", "))
+}
+
+impl std::fmt::Display for Load {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Share(percent) => write!(f, "{percent} %"),
+            Self::Rate(rate) => write!(f, "{rate}/s"),
+        }
+    }
 }
 
 impl Plan {
@@ -149,6 +182,7 @@ impl Plan {
             seed: arguments.seed.unwrap_or(seed),
             experiments,
             rounds: arguments.rounds,
+            budget: arguments.budget.or_else(|| is_quick.then_some(QUICK_BUDGET)).map(|minutes| minutes * 60.0),
             bursts: list(&arguments.bursts, bursts),
             pairs: match arguments.pairs {
                 Some(pairs) => (pairs, (pairs / 10).max(1)),
@@ -190,16 +224,27 @@ impl Plan {
         self.rounds.unwrap_or(if self.preset == Preset::Quick { quick } else { default })
     }
 
-    /// Returns the numbers of all rounds. Round 0 warms up.
-    pub fn rounds(&self, experiment: Experiment) -> std::ops::RangeInclusive<u32> {
-        u32::from(!experiment.has_warmup())..=self.rounds_of(experiment)
+    /// Returns the rounds of a function that count. Quick runs have a single round of bursts and of computing with an emulated
+    /// processor, as these take minutes there.
+    pub fn rounds_with(&self, experiment: Experiment, is_emulated: bool) -> u32 {
+        let is_long = is_emulated && matches!(experiment, Experiment::Burst | Experiment::Cpu);
+        if is_long && self.preset == Preset::Quick { 1 } else { self.rounds_of(experiment) }
     }
 
-    /// Returns whether a function takes part in a round. Quick runs have a single round of bursts and of computing with an
-    /// emulated processor, as these take minutes there.
-    pub fn has_round(&self, experiment: Experiment, round: u32, is_emulated: bool) -> bool {
-        let is_long = is_emulated && matches!(experiment, Experiment::Burst | Experiment::Cpu);
-        !(is_long && self.preset == Preset::Quick) || round == 1
+    /// Returns whether rates of `load` depend on what a function can answer.
+    pub fn has_shares(&self) -> bool {
+        self.loads.iter().any(|load| matches!(load, Load::Share(_)))
+    }
+
+    /// Leaves out the larger half of an experiment's sizes. Returns those that stay, unless there are too few.
+    pub fn thin(&mut self, experiment: Experiment) -> Option<String> {
+        match experiment {
+            Experiment::Burst => thin(&mut self.bursts, MIN_SIZES, u32::to_string),
+            Experiment::Throughput => thin(&mut self.connections, MIN_SIZES, u32::to_string),
+            Experiment::Load => thin(&mut self.loads, MIN_SIZES, Load::to_string),
+            Experiment::Memory => thin(&mut self.steps, MIN_STEPS, u32::to_string),
+            _ => None,
+        }
     }
 
     /// Returns the order of a round: `0..count`, shuffled. The same for the same seed.
@@ -239,10 +284,10 @@ mod tests {
     fn presets_have_their_effort() {
         let (quick, paper) = (plan(&["--quick", "burst", "cold", "cold"]), plan(&["--preset", "paper"]));
         assert_eq!((quick.rounds_of(Experiment::Cold), quick.settle, quick.seed), (10, 3, 42));
-        let of_emulated =
-            |plan: &Plan, experiment| (0..=3).filter(|round| plan.has_round(experiment, *round, true)).count();
-        assert_eq!((of_emulated(&quick, Experiment::Cpu), of_emulated(&quick, Experiment::Cold)), (1, 4));
-        assert_eq!((of_emulated(&paper, Experiment::Cpu), quick.has_round(Experiment::Cpu, 0, false)), (4, true));
+        let of_emulated = |plan: &Plan, experiment| plan.rounds_with(experiment, true);
+        assert_eq!((of_emulated(&quick, Experiment::Cpu), of_emulated(&quick, Experiment::Cold)), (1, 10));
+        assert_eq!((of_emulated(&paper, Experiment::Cpu), quick.rounds_with(Experiment::Cpu, false)), (30, 3));
+        assert_eq!((quick.budget, paper.budget, plan(&["--budget", "0.5"]).budget), (Some(1200.0), None, Some(30.0)));
         assert_eq!(quick.experiments, [Experiment::Cold, Experiment::Burst]);
         assert_eq!((paper.memory, paper.cpus, paper.bursts[9]), (Some(512), Some(1), 100));
         assert_eq!(plan(&["--bursts", "8,2,8"]).bursts, [2, 8]);
@@ -255,9 +300,12 @@ mod tests {
     }
 
     #[test]
-    fn rounds_that_warm_up_are_additional() {
-        let plan = plan(&["--rounds", "7"]);
-        assert_eq!(plan.rounds(Experiment::Burst), 0..=7);
-        assert_eq!(plan.rounds(Experiment::Load), 1..=7, "each of its rounds warms up");
+    fn the_larger_half_of_sizes_is_left_out() {
+        let mut plan = plan(&[]);
+        assert_eq!(plan.thin(Experiment::Burst).as_deref(), Some("1, 2, 5"));
+        assert_eq!(plan.thin(Experiment::Load).as_deref(), Some("10 %, 50 %"));
+        assert_eq!(plan.thin(Experiment::Load), None);
+        assert_eq!((plan.thin(Experiment::Memory).as_deref(), plan.steps.len()), (Some("0, 5, 10, 15, 20, 25"), 6));
+        assert_eq!(plan.thin(Experiment::Cold), None);
     }
 }

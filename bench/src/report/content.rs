@@ -1,13 +1,16 @@
 //! What the report says, in its order: warnings first.
 
+use std::collections::BTreeMap;
+
 use super::{
     QUICK, Section,
     document::{Block, Document},
     format::number,
-    method,
+    method, reduced,
     table::{Column, Table},
 };
 use crate::{
+    experiments::Unsupported,
     options::{Experiment, Preset},
     results::Results,
     summary::Summary,
@@ -111,6 +114,7 @@ fn warnings(results: &Results, damaged: Vec<String>) -> Vec<String> {
             .iter()
             .map(|(name, reason)| format!("{name} was left out: {}", reason.lines().next().unwrap_or_default())),
     );
+    lines.extend(reduced::left_out(results));
     lines.extend(damaged);
     lines.extend(results.warnings.iter().cloned());
     let disturbed = |summary: &Summary| {
@@ -148,6 +152,7 @@ fn run(results: &Results) -> Vec<String> {
         lines
             .push(format!("Daemon: {daemon}, with its functions as they are; the machine below is that of the client"));
     }
+    lines.extend(reduced::fewer(results));
     lines.extend(unsupported(results));
     if let Some(calibration) = results.calibration.as_ref().filter(|calibration| calibration.is_reliable) {
         lines.push(format!(
@@ -161,17 +166,18 @@ fn run(results: &Results) -> Vec<String> {
     lines
 }
 
-/// Returns a line for each experiment that some functions do not support.
+/// Returns a line for each experiment, and each part of its work, that some functions do not support.
 fn unsupported(results: &Results) -> Vec<String> {
-    let mut lines = Vec::new();
-    for experiment in &results.plan.experiments {
-        let without: Vec<_> = results.unsupported.iter().filter(|one| one.experiment == *experiment).collect();
-        if let Some(first) = without.first() {
-            let names: Vec<_> = without.iter().map(|one| one.function.as_str()).collect();
-            lines.push(format!("{} without {}: {}", experiment.name(), names.join(", "), first.reason));
-        }
+    let mut groups = BTreeMap::<_, Vec<&Unsupported>>::new();
+    for one in &results.unsupported {
+        groups.entry((one.experiment, one.task.as_deref())).or_default().push(one);
     }
-    lines
+    let line = |((experiment, task), group): ((Experiment, Option<&str>), Vec<&Unsupported>)| {
+        let names = group.iter().map(|one| one.function.as_str()).collect::<Vec<_>>().join(", ");
+        let task = task.map_or_else(String::new, |task| format!(" ({task})"));
+        format!("{}{task} without {names}: {}", experiment.name(), group.first().map_or("", |one| &one.reason))
+    };
+    groups.into_iter().map(line).collect()
 }
 
 fn columns(names: &[(&str, bool)]) -> Vec<Column> {

@@ -1,11 +1,12 @@
 //! From results and samples to files: tables (`table.rs`, `tables.rs`), plots (`figures.rs`), and the report (`document.rs`,
-//! `content.rs`, `method.rs`).
+//! `content.rs`, `reduced.rs`, `method.rs`).
 
 mod content;
 mod document;
 mod figures;
 pub mod format;
 mod method;
+mod reduced;
 mod table;
 mod tables;
 

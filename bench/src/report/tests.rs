@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     host::Machine,
     options::PageCache,
-    plan::{Load, Plan},
+    plan::{Load, Plan, Reduction},
     registry::Sandbox,
     results::SCHEMA,
     sample::{Sample, SampleWriter},
@@ -19,6 +19,7 @@ fn results(preset: Preset) -> Results {
         seed: 7,
         experiments: vec![Experiment::Cold, Experiment::Warm],
         rounds: Some(8),
+        budget: None,
         bursts: vec![1, 10],
         pairs: (500, 50),
         connections: vec![1, 16],
@@ -58,6 +59,7 @@ fn results(preset: Preset) -> Results {
         functions: vec![function("a", "process"), function("b", "qemu-q35")],
         left_out: vec![("c".to_owned(), "it answers & with <404>".to_owned())],
         unsupported: Vec::new(),
+        reductions: Vec::new(),
         calibration: None,
         warnings: Vec::new(),
         summaries: Vec::new(),
@@ -151,6 +153,21 @@ fn tables_have_intervals_and_findings() {
     assert!(rows[2].starts_with("a again (A/A control),process,8,"), "{table}");
     assert!(rows[3].starts_with("b,\"qemu-q35, emulated\",8,") && rows[3].contains("140 to 140 times"), "{table}");
     assert_eq!(rows.len(), 4);
+}
+
+#[test]
+fn what_a_time_limit_has_left_out_is_said_with_the_reason() {
+    let (directory, mut results) = (folder(), results(Preset::Default));
+    results.plan.budget = Some(1200.0);
+    let reduction =
+        |experiment, rounds| Reduction { experiment, function: "b".to_owned(), rounds, wanted: 10, round_s: 12.3 };
+    results.reductions = vec![reduction(Experiment::Cold, 6), reduction(Experiment::Warm, 0)];
+    write(directory.path(), &mut results).unwrap();
+    let report = fs::read_to_string(directory.path().join("report.md")).unwrap();
+    let place = |text: &str| report.find(text).unwrap_or_else(|| panic!("{text} is missing: {report}"));
+    let left_out = place("- warm was not run with b (12 s a round), as it does not fit into 20 min.\n");
+    let fewer = place("- cold, fewer rounds to end within 20 min: b 6 of 10 (12 s each)\n");
+    assert!(left_out < place("## Run") && place("## Run") < fewer, "what is missing is a warning");
 }
 
 #[test]

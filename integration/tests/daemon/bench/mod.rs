@@ -1,8 +1,9 @@
 //! `unifaas bench`: what a run writes (`runs.rs`), known answers (`answers.rs`), traces and the comparison of two folders
-//! (`traces.rs`), and what is left of a run that was cut short (`ended.rs`). Its statistics, tables and plots are tested in its
+//! (`traces.rs`), time limits (`budget.rs`), and what is left of a run that was cut short (`ended.rs`). Its statistics, tables and plots are tested in its
 //! crate.
 
 mod answers;
+mod budget;
 mod ended;
 mod runs;
 mod traces;

@@ -1,0 +1,193 @@
+//! What fits into a time: pure arithmetic over the functions of each experiment.
+//!
+//! First rounds are left out, always of what takes longest, but not below what statistics need. Then the larger half of an
+//! experiment's sizes is left out, for all functions. At last, whole experiments are left out for single functions: those
+//! that take longest for what they are worth.
+
+use std::collections::BTreeSet;
+
+use crate::{options::Experiment, stats::MIN_ROUNDS};
+
+/// A function in an experiment.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Item {
+    /// The experiment.
+    pub experiment: Experiment,
+    /// The function.
+    pub function: String,
+    /// The most rounds that it may have.
+    pub wanted: u32,
+    /// Rounds that it had, with the one to warm up. `None`: its experiment has not begun.
+    pub had: Option<u32>,
+    /// Seconds of a round.
+    pub round_s: f64,
+    /// Seconds of a round with the smaller half of the sizes. `None`: they cannot be left out.
+    pub thin_s: Option<f64>,
+    /// Seconds before its first round.
+    pub fixed_s: f64,
+}
+
+/// What fits.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Fit {
+    /// Rounds of each item, without the one to warm up. 0: none, or no more than it had.
+    pub rounds: Vec<u32>,
+    /// Experiments that have only the smaller half of their sizes.
+    pub thinned: BTreeSet<Experiment>,
+    /// Seconds of all that is left to do.
+    pub seconds: f64,
+}
+
+/// Returns the rounds that an item runs for so many that count: one more to warm up, but a single one does without.
+pub const fn run_rounds(experiment: Experiment, rounds: u32) -> u32 {
+    if experiment.has_warmup() && rounds > 1 { rounds + 1 } else { rounds }
+}
+
+/// Returns the fewest rounds that are worth their time: as many as an interval needs, if as many were wanted.
+pub fn least_rounds(wanted: u32) -> u32 {
+    let needed = MIN_ROUNDS as u32;
+    if wanted >= needed { needed } else { wanted.min(1) }
+}
+
+/// Returns what the figures of an experiment are worth beside those of others.
+const fn worth(experiment: Experiment) -> f64 {
+    match experiment {
+        Experiment::Cold => 8.0,
+        Experiment::Warm => 6.0,
+        Experiment::Burst | Experiment::Memory => 5.0,
+        Experiment::Cpu | Experiment::Idle | Experiment::Throughput => 4.0,
+        Experiment::Load => 3.0,
+        Experiment::Alloc | Experiment::Read | Experiment::Unzip | Experiment::Transfer => 2.0,
+        Experiment::Replay => 1.0,
+    }
+}
+
+impl Item {
+    /// Returns the seconds of what is left to do for so many rounds.
+    fn cost(&self, rounds: u32, thinned: &BTreeSet<Experiment>) -> f64 {
+        let left = run_rounds(self.experiment, rounds).saturating_sub(self.had.unwrap_or(0));
+        if left == 0 {
+            return 0.0;
+        }
+        let thin = self.thin_s.filter(|_| thinned.contains(&self.experiment));
+        let fixed = if self.had.is_none() { self.fixed_s } else { 0.0 };
+        fixed + f64::from(left) * thin.unwrap_or(self.round_s)
+    }
+}
+
+/// Returns what fits into so many seconds.
+pub fn fit(items: &[Item], available: f64) -> Fit {
+    let mut least: Vec<u32> = items.iter().map(|item| least_rounds(item.wanted)).collect();
+    let (mut thinned, mut dropped) = (BTreeSet::new(), Vec::new());
+    let cost = |rounds: &[u32], thinned: &BTreeSet<Experiment>| -> f64 {
+        items.iter().zip(rounds).map(|(item, rounds)| item.cost(*rounds, thinned)).sum()
+    };
+    while cost(&least, &thinned) > available {
+        if let Some(experiment) = thinnest(items, &least, &thinned) {
+            thinned.insert(experiment);
+        } else if let Some(place) = dearest(items, &least, &thinned) {
+            dropped.push((place, std::mem::take(&mut least[place])));
+        } else {
+            break;
+        }
+    }
+    // What was left out before something longer may fit now.
+    for (place, rounds) in dropped.into_iter().rev() {
+        least[place] = rounds;
+        if cost(&least, &thinned) > available {
+            least[place] = 0;
+        }
+    }
+    let mut rounds: Vec<u32> =
+        items.iter().zip(&least).map(|(item, least)| if *least > 0 { item.wanted } else { 0 }).collect();
+    let mut seconds = cost(&rounds, &thinned);
+    while seconds > available {
+        let costs =
+            items.iter().zip(&rounds).zip(&least).enumerate().filter(|(_, ((_, rounds), least))| rounds > least);
+        let longest = costs.map(|(place, ((item, rounds), _))| (place, item.cost(*rounds, &thinned)));
+        let Some((place, _)) = longest.max_by(|one, other| one.1.total_cmp(&other.1)) else { break };
+        rounds[place] -= 1;
+        seconds = cost(&rounds, &thinned);
+    }
+    Fit { rounds, thinned, seconds }
+}
+
+/// Returns the experiment whose larger sizes take longest, of those that still have them.
+fn thinnest(items: &[Item], rounds: &[u32], thinned: &BTreeSet<Experiment>) -> Option<Experiment> {
+    let saved = |experiment: Experiment| -> f64 {
+        let both = BTreeSet::from([experiment]);
+        let of = items.iter().zip(rounds).filter(|(item, _)| item.experiment == experiment);
+        of.map(|(item, rounds)| item.cost(*rounds, &BTreeSet::new()) - item.cost(*rounds, &both)).sum()
+    };
+    let left = Experiment::ALL.into_iter().filter(|experiment| !thinned.contains(experiment));
+    let most = left.map(|experiment| (experiment, saved(experiment))).filter(|(_, seconds)| *seconds > 0.0);
+    most.max_by(|one, other| one.1.total_cmp(&other.1)).map(|(experiment, _)| experiment)
+}
+
+/// Returns the item that takes longest for what it is worth.
+fn dearest(items: &[Item], rounds: &[u32], thinned: &BTreeSet<Experiment>) -> Option<usize> {
+    let price = |(place, (item, rounds)): (usize, (&Item, &u32))| {
+        let cost = item.cost(*rounds, thinned);
+        (cost > 0.0).then_some((place, cost / worth(item.experiment)))
+    };
+    let prices = items.iter().zip(rounds).enumerate().filter_map(price);
+    prices.max_by(|one, other| one.1.total_cmp(&other.1)).map(|(place, _)| place)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn item(experiment: Experiment, function: &str, wanted: u32, round_s: f64) -> Item {
+        Item { experiment, function: function.to_owned(), wanted, had: None, round_s, thin_s: None, fixed_s: 0.0 }
+    }
+
+    #[test]
+    fn all_fits_into_enough_time() {
+        let items = [item(Experiment::Cold, "a", 10, 1.0), item(Experiment::Load, "a", 1, 5.0)];
+        let fit = fit(&items, 16.0);
+        assert_eq!((fit.rounds, fit.seconds), (vec![10, 1], 16.0), "the round to warm up costs as well");
+    }
+
+    #[test]
+    fn rounds_of_what_takes_longest_are_left_out_first() {
+        let items = [item(Experiment::Cold, "fast", 10, 1.0), item(Experiment::Cold, "slow", 10, 20.0)];
+        let fit = fit(&items, 200.0);
+        assert_eq!(fit.rounds, [10, 8], "{fit:?}");
+        assert!(fit.seconds <= 200.0);
+    }
+
+    #[test]
+    fn rounds_stay_as_many_as_an_interval_needs() {
+        let items = [item(Experiment::Cold, "slow", 10, 20.0), item(Experiment::Warm, "slow", 3, 10.0)];
+        assert_eq!(fit(&items, 150.0).rounds, [6, 1]);
+        assert_eq!([0, 1, 3, 6, 100].map(least_rounds), [0, 1, 1, 6, 6]);
+    }
+
+    #[test]
+    fn sizes_are_left_out_before_experiments_and_for_all_functions() {
+        let burst =
+            |function, round_s| Item { thin_s: Some(round_s / 4.0), ..item(Experiment::Burst, function, 3, round_s) };
+        let items = [burst("a", 8.0), burst("b", 40.0), item(Experiment::Replay, "a", 1, 10.0)];
+        let fit = fit(&items, 30.0);
+        assert_eq!(fit.thinned, BTreeSet::from([Experiment::Burst]));
+        assert_eq!(fit.rounds, [3, 1, 1], "what the larger sizes took is spent on rounds");
+    }
+
+    #[test]
+    fn what_is_worth_least_for_its_time_is_left_out_last() {
+        let items = [item(Experiment::Cold, "slow", 10, 20.0), item(Experiment::Replay, "a", 1, 40.0)];
+        assert_eq!(fit(&items, 145.0).rounds, [6, 0]);
+        assert_eq!(fit(&items, 60.0).rounds, [0, 1]);
+        let fit = fit(&items, 0.0);
+        assert_eq!((fit.rounds, fit.seconds), (vec![0, 0], 0.0));
+    }
+
+    #[test]
+    fn what_has_begun_costs_only_its_rest() {
+        let begun = Item { had: Some(8), fixed_s: 100.0, ..item(Experiment::Cold, "a", 10, 10.0) };
+        assert_eq!(fit(std::slice::from_ref(&begun), 30.0).rounds, [10]);
+        assert_eq!(fit(std::slice::from_ref(&begun), 29.0).rounds, [9]);
+        assert_eq!(fit(&[begun], 0.0).rounds, [7], "seven and the one to warm up are there");
+    }
+}

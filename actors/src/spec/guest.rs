@@ -147,7 +147,7 @@ impl VmSpec {
             ("callback", _) => Some(SHORTEST_CALLBACK),
             ("ip" | "gateway", _) => Some("1.0.0.1"),
             ("netmask", VmNetwork::Tap) => Some("255.255.255.252"),
-            ("netmask", VmNetwork::User) => Some("255.255.255.0"),
+            ("netmask", VmNetwork::User) => Some("255.255.255.224"),
             _ => None,
         }
     }

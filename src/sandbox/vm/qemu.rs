@@ -11,7 +11,9 @@ use super::firecracker::Files;
 /// Addresses in a user-mode network: the guest, the gateway, and the callback listener as the guest reaches it.
 pub const USER_GUEST: &str = "10.0.2.15";
 pub const USER_GATEWAY: &str = "10.0.2.2";
-pub const USER_NETMASK: &str = "255.255.255.0";
+/// The callback listener is outside, so the guest resolves the gateway's address only. smoltcp resolves one address a second:
+/// with two, the first response would come a second late.
+pub const USER_NETMASK: &str = "255.255.255.224";
 pub const USER_CALLBACK: &str = "10.0.2.100:8124";
 /// Mount tag of a root file system that is shared over 9p.
 const ROOT_TAG: &str = "/dev/root";

@@ -57,8 +57,11 @@ impl Program {
         let (status, output) = (child.wait()?, output.join());
         body?;
         Ok(match output {
-            Ok(Ok(output)) if status.success() && output.len() as u64 <= MAX_OUTPUT => ("200 OK", output),
-            Ok(Ok(_)) if status.success() => failed("the output is too large"),
+            // A program that wants to print more than is read is ended by SIGPIPE.
+            Ok(Ok(output)) if output.len() as u64 > MAX_OUTPUT => {
+                failed(&format!("the output is larger than {} MiB", MAX_OUTPUT >> 20))
+            }
+            Ok(Ok(output)) if status.success() => ("200 OK", output),
             _ => failed(&status.to_string()),
         })
     }

@@ -131,5 +131,7 @@ fn a_program_gets_the_request_and_its_output_is_the_answer() {
     assert!(text.contains("POST\n") && text.ends_with("GET\n"), "{text}");
     let text = run("echo part; exit 3", post);
     assert!(text.starts_with("HTTP/1.1 500 ") && text.ends_with("exit status: 3\n"), "{text}");
+    let text = run("head -c 70000000 /dev/zero", post);
+    assert!(text.starts_with("HTTP/1.1 500 ") && text.ends_with("the output is larger than 64 MiB\n"), "{text}");
     assert!(Program::new(Vec::new()).is_err());
 }

@@ -42,6 +42,8 @@ impl Signals {
     pub fn listen() -> io::Result<Self> {
         // With a handler, a write beyond the limit on file sizes fails like one to a full disk. The handler stays.
         drop(signal(SignalKind::from_raw(libc::SIGXFSZ))?);
+        // They have a meaning for other daemons, such as to open log files again.
+        drop((signal(SignalKind::user_defined1())?, signal(SignalKind::user_defined2())?));
         let (interrupt, terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
         let (quit, hangup) = (signal(SignalKind::quit())?, Hangup::listen()?);
         Ok(Self { interrupt, terminate, quit, hangup, is_reload_due: false })

@@ -316,6 +316,17 @@ async fn ignores_sighup_under_nohup() {
 }
 
 #[tokio::test]
+async fn ignores_user_signals() {
+    let daemon = Daemon::with(Function::new("f")).await;
+    for signal in [Signal::SIGUSR1, Signal::SIGUSR2] {
+        daemon.signal(signal);
+        for _ in 0..5 {
+            daemon.get("/invoke/f/pid").await.ok();
+        }
+    }
+}
+
+#[tokio::test]
 async fn survives_file_size_limit() {
     let mut daemon = Setup::default().function(Function::new("f").set("single-use", true)).start().await;
     let limit = |soft: &str| {

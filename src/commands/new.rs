@@ -92,6 +92,9 @@ pub async fn run(arguments: &New, output: &Output) -> Result<(), CommandError> {
     let name = arguments.name.as_str();
     spec::check_name(name).map_err(|error| CommandError::Usage(error.to_string()))?;
     let registry = registry(arguments)?;
+    if registry.exists() && !registry.is_dir() {
+        return Err(CommandError::No(format!("the registry {} is not a directory", registry.display())));
+    }
     let directory = registry.join(name);
     let files = write(&directory, name, arguments.template).map_err(|error| match error.kind() {
         io::ErrorKind::AlreadyExists => CommandError::No(format!("{} exists already", directory.display())),
@@ -211,11 +214,13 @@ mod tests {
                 let is_it = |line: &str| key_of(line.strip_prefix("# ").unwrap_or(line)) == Some(key);
                 assert_eq!(text.lines().filter(|line| is_it(line)).count(), 1, "{key} in {template:?}:\n{text}");
             }
-            let asynchronous = documented("[async]");
-            assert!(asynchronous.len() > 10, "{asynchronous:?}");
-            for key in asynchronous {
-                let comment = format!("# async.{key} = ");
-                assert_eq!(text.lines().filter(|line| line.starts_with(&comment)).count(), 1, "{key}:\n{text}");
+            for (table, least) in [("async", 11), ("cluster", 2)] {
+                let keys = documented(&format!("[{table}]"));
+                assert!(keys.len() >= least, "{keys:?}");
+                for key in keys {
+                    let comment = format!("# {table}.{key} = ");
+                    assert_eq!(text.lines().filter(|line| line.starts_with(&comment)).count(), 1, "{key}:\n{text}");
+                }
             }
             for trigger in ["cron", "nats", "mqtt"] {
                 let comment = format!("# {trigger} = ");

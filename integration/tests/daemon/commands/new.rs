@@ -102,6 +102,10 @@ async fn functions_are_put_into_the_registry_of_the_settings() {
     let text = run(command).await.ok();
     assert!(home.registry().join("mine/function.toml").is_file(), "{text}");
     assert!(text.contains("unifaas --registry"), "{text}");
+    let file = home.path("file");
+    fs::write(&file, "").unwrap();
+    let text = run(bare(&["new", "mine", "-r", file.to_str().unwrap()])).await.failed(1);
+    assert!(text.contains(&format!("the registry {} is not a directory", file.display())), "{text}");
     let empty = home.path("empty");
     fs::create_dir(&empty).unwrap();
     run_in(&empty, bare(&["new", "mine"])).await.ok();

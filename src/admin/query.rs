@@ -28,11 +28,16 @@ impl<'de> Deserialize<'de> for Flag {
 
 /// Returns the parameters of a request.
 pub fn query_of<T: DeserializeOwned>(request: &HttpRequest) -> Result<T, Rejection> {
-    let parsed = web::Query::from_query(request.query_string());
-    parsed.map(web::Query::into_inner).map_err(|error| {
-        let why = match error {
+    let query = request.query_string();
+    let parse = |text| web::Query::<T>::from_query(text);
+    parse(query).map(web::Query::into_inner).map_err(|error| {
+        let error = match error {
             actix_web::error::QueryPayloadError::Deserialize(error) => error.to_string(),
             error => error.to_string(),
+        };
+        let why = match query.split('&').find(|parameter| parse(parameter).is_err()) {
+            Some(parameter) => format!("{parameter}: {error}"),
+            None => error,
         };
         reject(request, Failure::BadQuery { why })
     })
@@ -62,7 +67,9 @@ mod tests {
         assert_eq!(parse("tail=5&follow=1"), Ok(Wanted { tail: Some(5), follow: Flag(true) }));
         assert_eq!(parse("follow"), Ok(Wanted { tail: None, follow: Flag(true) }));
         assert_eq!(parse("follow=0"), Ok(Wanted { tail: None, follow: Flag(false) }));
-        for (query, hint) in [("tail=x", "invalid digit"), ("follow=maybe", "maybe"), ("fellow=1", "fellow")] {
+        for (query, hint) in
+            [("follow=0&tail=x", "tail=x: invalid digit"), ("follow=maybe", "maybe"), ("fellow=1", "fellow")]
+        {
             assert!(parse(query).unwrap_err().contains(hint), "{query}: {:?}", parse(query));
         }
     }

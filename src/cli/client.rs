@@ -3,7 +3,9 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum};
+use hyper::header::{HeaderName, HeaderValue};
 
+use super::serve::positive;
 use crate::commands::functions;
 
 /// Which daemon a command speaks to, and how it prints what it gets.
@@ -104,7 +106,7 @@ pub struct Boots {
     #[arg(long)]
     pub slowest: bool,
     /// How many starts are shown.
-    #[arg(long, value_name = "COUNT", default_value_t = 10)]
+    #[arg(long, value_name = "COUNT", default_value_t = 10, value_parser = positive)]
     pub limit: usize,
     #[command(flatten)]
     pub daemon: DaemonArgs,
@@ -290,5 +292,8 @@ pub struct Version {
 
 fn header(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once(':').ok_or("expected NAME: VALUE")?;
-    Ok((name.trim().to_owned(), value.trim().to_owned()))
+    let (name, value) = (name.trim(), value.trim());
+    HeaderName::from_bytes(name.as_bytes()).map_err(|_| format!("{name:?} is no name of a header"))?;
+    HeaderValue::from_str(value).map_err(|_| format!("{value:?} is no value of a header"))?;
+    Ok((name.to_owned(), value.to_owned()))
 }

@@ -247,7 +247,7 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
     addresses.first().copied().ok_or_else(|| "the name has no address".to_owned())
 }
 
-fn positive(text: &str) -> Result<usize, String> {
+pub(super) fn positive(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|count| *count > 0).ok_or_else(|| "expected a number, one or more".to_owned())
 }
 

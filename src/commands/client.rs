@@ -31,6 +31,8 @@ use crate::cli::DaemonArgs;
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// Has the code of an error of the platform.
 pub const ERROR_CODE: &str = "x-unifaas-error";
+/// Every response of a daemon has it.
+const REQUEST_ID: &str = "x-request-id";
 /// Says that no page of another site has caused a request.
 const ACTION: &str = "x-unifaas";
 const SUMMARY: &str = "/debug/summary";
@@ -161,7 +163,8 @@ impl Client {
     ) -> Result<Response<Incoming>, CommandError> {
         let request = self.front.complete(request, body)?;
         let mut sender = open(&self.front).await?;
-        sender.send_request(request).await.map_err(|error| self.front.unreachable(chain(&error)))
+        let response = sender.send_request(request).await.map_err(|error| self.front.unreachable(chain(&error)))?;
+        if response.headers().contains_key(REQUEST_ID) { Ok(response) } else { Err(self.front.foreign(&response)) }
     }
 
     /// Returns that there is no such function or instance, with the nearest name; or why the daemon shows no names.
@@ -229,7 +232,7 @@ impl Client {
         let Some(code) =
             response.headers().get(ERROR_CODE).map(|code| String::from_utf8_lossy(code.as_bytes()).into_owned())
         else {
-            return self.pages.unreachable(format!("what answers is no UniFaaS daemon (status {status})"));
+            return self.pages.foreign(&response);
         };
         let problem = match self.pages.read(response).await {
             Ok(body) => serde_json::from_slice(&body).unwrap_or(Value::Null),
@@ -261,6 +264,11 @@ impl Place {
     pub async fn read(&self, response: Response<Incoming>) -> Result<Bytes, CommandError> {
         let body = response.into_body().collect().await.map_err(|error| self.unreachable(chain(&error)))?;
         Ok(body.to_bytes())
+    }
+
+    /// Returns that another program has answered here.
+    fn foreign(&self, response: &Response<Incoming>) -> CommandError {
+        self.unreachable(format!("what answers is no UniFaaS daemon (status {})", response.status()))
     }
 
     /// Returns that the daemon cannot be reached here.
@@ -315,8 +323,11 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 /// # Errors
 /// When it is no valid path.
 pub fn target(scope: &str, function: &str, path: &str) -> Result<Uri, CommandError> {
-    let path = path.strip_prefix('/').unwrap_or(path);
-    let target = format!("/{scope}/{function}/{path}");
+    if let Some(c) = path.chars().find(|c| !c.is_ascii_graphic() || "\"#<>`".contains(*c)) {
+        let encoded: String = c.to_string().bytes().map(|byte| format!("%{byte:02X}")).collect();
+        return Err(CommandError::Usage(format!("{path:?} is no path: write {c:?} as {encoded}")));
+    }
+    let target = format!("/{scope}/{function}/{}", path.strip_prefix('/').unwrap_or(path));
     target.parse().map_err(|error| CommandError::Usage(format!("{path:?} is no path: {error}")))
 }
 
@@ -331,6 +342,10 @@ mod tests {
         {
             assert_eq!(target("invoke", "f", path).unwrap().to_string(), expected);
         }
-        assert!(matches!(target("async", "f", "a b"), Err(CommandError::Usage(_))));
+        for (path, advice) in [("/a b", "write ' ' as %20"), ("ä", "write 'ä' as %C3%A4"), ("a#b", "write '#' as %23")]
+        {
+            let Err(CommandError::Usage(error)) = target("async", "f", path) else { panic!("{path} is accepted") };
+            assert!(error.starts_with(&format!("{path:?} is no path")) && error.ends_with(advice), "{error}");
+        }
     }
 }

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::{
     client::{Client, Subject},
     error::CommandError,
-    ps::string,
+    ps::{or_dash, string},
     terminal::{Cell, Output, Style, Table, number, printable, text, words},
 };
 use crate::cli::client::{Dead, DeadAction};
@@ -43,7 +43,7 @@ async fn list(client: &mut Client, arguments: &Dead, output: &Output) -> Result<
             string(&letter["id"]).into(),
             string(&letter["function"]).into(),
             Cell::from(string(&letter["reason"])).in_style(Some(Style::Bad)),
-            Cell::from(&letter["status"]),
+            or_dash(&letter["status"]),
             Cell::from(&letter["attempts"]),
             string(&letter["ended"]).into(),
         ]);

@@ -95,7 +95,11 @@ impl Page<'_> {
         for (name, key) in [("boots", "boot_seconds"), ("resumed", "resume_seconds"), ("restored", "restore_seconds")] {
             let times = &page[key];
             if let (Some(count @ 1..), Some(sum)) = (times["count"].as_u64(), times["sum"].as_f64()) {
-                let words = if name == "boots" { "successful" } else { "times" };
+                let words = match (name, count) {
+                    ("boots", _) => "successful",
+                    (_, 1) => "time",
+                    _ => "times",
+                };
                 let average = millis(sum * 1e3 / count as f64);
                 self.fact(name, &format!("{} {words}, {average} on average", thousands(count)))?;
             }

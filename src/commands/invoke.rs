@@ -7,7 +7,7 @@ use std::{
 
 use bytes::Bytes;
 use http_body_util::BodyExt;
-use hyper::{Request, Response, body::Incoming};
+use hyper::{Method, Request, Response, body::Incoming};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 use unifaas_actors::spec;
@@ -38,6 +38,7 @@ pub async fn run(arguments: &Invoke, output: &Output) -> Result<(), CommandError
     }
     let body = arguments.data.as_deref().map(read).transpose()?;
     let method = arguments.method.as_deref().unwrap_or(if body.is_some() { "POST" } else { "GET" });
+    let method: Method = method.parse().map_err(|_| CommandError::Usage(format!("{method:?} is no method")))?;
     let scope = if arguments.asynchronous { "async" } else { "invoke" };
     let mut request = Request::builder().method(method).uri(target(scope, function, &arguments.path)?);
     for (name, value) in &arguments.header {

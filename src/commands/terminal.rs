@@ -98,7 +98,7 @@ impl Output {
     /// # Errors
     /// As [`line`](Self::line).
     pub fn table(&self, table: &Table) -> Result<(), CommandError> {
-        table.lines(self).iter().try_for_each(|line| self.line(line))
+        table.layout(self, true).iter().try_for_each(|line| self.line(line))
     }
 }
 
@@ -156,6 +156,9 @@ impl Cell {
     }
 }
 
+/// Room for the last column below which its texts are not cut when they are printed, but have lines of their own.
+const MIN_ROOM: usize = 40;
+
 /// Rows under headings. The last column is cut to the width of a terminal.
 #[derive(Debug)]
 pub struct Table {
@@ -182,8 +185,12 @@ impl Table {
         self.lines(&Output::plain())
     }
 
-    /// Returns the lines, of which the first has the headings.
+    /// Returns a line for the headings and for each row.
     pub fn lines(&self, output: &Output) -> Vec<String> {
+        self.layout(output, false)
+    }
+
+    fn layout(&self, output: &Output, may_continue: bool) -> Vec<String> {
         let width_of = |text: &str| text.chars().count();
         let headings: Vec<_> =
             self.columns.iter().map(|column| Cell::from(column.name).in_style(Some(Style::Heading))).collect();
@@ -191,24 +198,30 @@ impl Table {
         let widths: Vec<_> = (0..self.columns.len())
             .map(|at| rows().filter_map(|row| row.get(at)).map(|cell| width_of(&cell.text)).max().unwrap_or_default())
             .collect();
-        let line = |row: &Vec<Cell>| {
-            let (mut line, mut at) = (String::new(), 0);
+        let lines = |(index, row): (usize, &Vec<Cell>)| {
+            let (mut line, mut at, mut continued) = (String::new(), 0, None);
             for (position, (cell, column)) in row.iter().zip(&self.columns).enumerate() {
                 let (gap, fill) = (if position > 0 { 2 } else { 0 }, widths[position] - width_of(&cell.text));
                 let before = gap + if column.is_number { fill } else { 0 };
                 line.extend(std::iter::repeat_n(' ', before));
                 let room = output.width.map_or(usize::MAX, |width| width.saturating_sub(at + before));
-                let is_last = position + 1 == self.columns.len();
-                let shown = if is_last && !column.is_number { cut(&cell.text, room) } else { cell.text.clone() };
-                line.push_str(&cell.style.map_or(shown.clone(), |style| output.styled(style, &shown)));
+                let is_cut = position + 1 == self.columns.len() && !column.is_number && width_of(&cell.text) > room;
+                let styled = |text: &str| cell.style.map_or(text.to_owned(), |style| output.styled(style, text));
+                match is_cut {
+                    true if may_continue && index > 0 && room < MIN_ROOM => {
+                        continued = Some(format!("  {}", styled(&cell.text)));
+                    }
+                    true => line.push_str(&styled(&cut(&cell.text, room))),
+                    false => line.push_str(&styled(&cell.text)),
+                }
                 if !column.is_number {
                     line.extend(std::iter::repeat_n(' ', fill));
                 }
                 at += gap + widths[position];
             }
-            line.trim_end().to_owned()
+            std::iter::once(line.trim_end().to_owned()).chain(continued)
         };
-        rows().map(line).collect()
+        rows().enumerate().flat_map(lines).collect()
     }
 }
 
@@ -264,6 +277,17 @@ mod tests {
         let lines = table().lines(&Output { colours: true, width: Some(19), height: None });
         assert_eq!(lines[1], "f           7  \x1b[31mbec…\x1b[0m");
         assert!(lines[0].starts_with("\x1b[1mNAME\x1b[0m  "), "{lines:?}");
+    }
+
+    #[test]
+    fn a_printed_text_without_room_continues_below() {
+        let narrow = Output { colours: false, width: Some(19), height: None };
+        let lines = ["NAME    COUNT  WHY", "f           7", "  because", "longer   1234"];
+        assert_eq!(table().layout(&narrow, true), lines);
+        let mut table = Table::new(&[text("NAME"), text("WHY")]);
+        table.row(vec!["f".into(), "because".repeat(9).into()]);
+        let lines = table.layout(&Output { width: Some(50), ..narrow }, true);
+        assert!(lines.len() == 2 && lines[1].ends_with('…'), "{lines:?}");
     }
 
     #[test]

@@ -38,7 +38,7 @@ async fn a_server_that_is_no_daemon_has_status_3() {
     let f = Function::new("f");
     let daemon = Daemon::with(f).await;
     // The callback listener knows none of these paths.
-    for command in COMMANDS.iter().filter(|command| command[0] != "invoke") {
+    for command in COMMANDS {
         let text = daemon.cli(&[command, &["--url", &daemon.callback.to_string()][..]].concat()).await.failed(3);
         assert!(text.contains("is no UniFaaS daemon"), "{text}");
     }
@@ -70,7 +70,11 @@ async fn wrong_arguments_have_status_2() {
         &["logs", "f", "--since", "soon"],
         &["logs", "f", "--ended", "-f"],
         &["invoke", "f", "-H", "nonsense"],
+        &["invoke", "f", "-H", "a b: c"],
+        &["invoke", "f", "-X", "A B"],
         &["invoke", "f", "a b"],
+        &["invoke", "f", "/ä"],
+        &["boots", "--limit", "0"],
         &["invoke", "f", "-d", "@/no/such/file"],
     ] {
         let ran = daemon.cli(arguments).await;

@@ -26,6 +26,15 @@ async fn dead_letters_are_listed_shown_redriven_and_removed() {
 }
 
 #[tokio::test]
+async fn a_dead_letter_without_an_answer_has_no_status() {
+    let daemon = Daemon::with(Function::new("f").asynchronous("attempts", 1)).await;
+    let id = daemon.accepted("/f/exit", "", &[]).await;
+    daemon.ended_invocation(&id).await;
+    let list = daemon.cli(&["dead"]).await.ok();
+    assert_eq!(list.lines().last().and_then(|row| row.split_whitespace().nth(3)), Some("-"), "{list}");
+}
+
+#[tokio::test]
 async fn a_command_stores_a_request_and_waits_for_its_answer() {
     let daemon = Daemon::with(Function::new("f").asynchronous("attempts", 1)).await;
     let id = daemon.cli(&["invoke", "f", "/pid", "--async"]).await.ok().trim().to_owned();

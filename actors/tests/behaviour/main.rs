@@ -17,6 +17,7 @@ mod boots;
 mod callbacks;
 mod changes;
 mod cloning;
+mod cluster;
 mod draining;
 mod ends;
 mod external_pauses;

@@ -2,6 +2,7 @@
 
 mod fake;
 mod log;
+mod network;
 mod rig;
 mod script;
 
@@ -12,6 +13,7 @@ use unifaas_actors::HostLimits;
 
 pub use self::{
     fake::{Fake, VERSION},
+    network::Network,
     rig::{CLONED, Rig},
     script::{Call, Caller, Connecting, Launch, OnTerminate, Pausing, Reclaim, Restoring, Script},
 };
@@ -23,11 +25,11 @@ const PLANNED: &str = "as planned";
 /// Room for a thousand instances of 128 MiB, which is the default of a function.
 pub const ROOMY: HostLimits = HostLimits { memory: 128 * 1000, process_starts: usize::MAX, starts: usize::MAX };
 
-pub fn ms(milliseconds: u64) -> Duration {
+pub const fn ms(milliseconds: u64) -> Duration {
     Duration::from_millis(milliseconds)
 }
 
-pub fn secs(seconds: u64) -> Duration {
+pub const fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 

@@ -27,8 +27,8 @@ use super::{
 /// named `..._of`. Has to be [`finish`](Self::finish)ed.
 pub struct Rig {
     registry: Addr<RegistryActor>,
-    directory: Arc<Directory>,
-    admission: Addr<AdmissionActor>,
+    pub directory: Arc<Directory>,
+    pub admission: Addr<AdmissionActor>,
     root: TempDir,
     /// Every handle that was ever used.
     handles: RefCell<Vec<Arc<FunctionHandle>>>,

@@ -32,6 +32,9 @@ const BUSY: [(&str, usize); 11] = [
 /// Functions whose instances are restored from snapshots.
 pub const CLONED: [&str; 2] = ["cloned", "cloned-jailed"];
 
+/// Their snapshots take so long that some kills come meanwhile.
+const SNAPSHOT: &str = "{ settle = 0.7 }";
+
 /// Paths of functions whose instances are paused between the requests.
 const RARE: [&str; 4] =
     ["/invoke/pausing/pid", "/invoke/boxed-pausing/pid", "/invoke/guarded-pausing/pid", "/invoke/machine-pausing/"];
@@ -58,8 +61,8 @@ pub fn functions(home: &Home) -> Vec<Function> {
         Vm::new("machine", Kind::Microvm).set("min-instances", 1).into(),
         disk("machine-once").into(),
         disk("jailed").hypervisor("jailer", true).into(),
-        Vm::new("cloned", Kind::Microvm).vm("snapshot", true).set("single-use", true).into(),
-        disk("cloned-jailed").hypervisor("jailer", true).vm("snapshot", true).into(),
+        Vm::new("cloned", Kind::Microvm).vm("snapshot", SNAPSHOT).set("single-use", true).into(),
+        disk("cloned-jailed").hypervisor("jailer", true).vm("snapshot", SNAPSHOT).into(),
         Vm::new("open", Kind::Microvm).vm("egress", true).ends_after(0.2).into(),
         own_session(Function::new("pausing").set("keepalive", 0.05).set("keep-paused", 600)),
         boxed("boxed-pausing", PAUSING),

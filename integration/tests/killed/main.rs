@@ -1,13 +1,15 @@
 //! A daemon that is killed at any moment leaves nothing that the next daemon on its state directory does not remove. The
-//! moments: while it starts, boots or ends instances, reads a changed registry, is upgraded, or stops.
+//! moments: while it starts, boots or ends instances, takes snapshots and restores them, reads a changed registry, is
+//! upgraded, or stops.
 //!
-//! `load.rs` keeps it busy with processes, containers and virtual machines. `resources.rs` lists its resources from outside.
+//! `load.rs` keeps it busy with processes, containers and virtual machines. `resources.rs` lists its resources from outside, by `listing.rs`.
 //! `upgrade.rs` kills the old daemon, the new one or both during an upgrade.
 //! Everything runs in the network of a private container engine, beside another daemon that must not be affected.
 //!
 //! `integration/kills` repeats this a hundred times, half of them without cgroups, and prints each moment and the resources
 //! in use. Without `UNIFAAS_KILLS` there are a few repetitions.
 
+mod listing;
 mod load;
 mod resources;
 mod upgrade;
@@ -18,7 +20,8 @@ use integration::{
     Daemon, Engine, Home, Setup, UPGRADE_LIMIT, contained, eventually, ms, number as number_of, processes, vm,
 };
 use nix::sys::signal::Signal;
-use rand::{RngExt, SeedableRng, rngs::StdRng};
+use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IndexedRandom};
+use serde_json::Value;
 use tokio::time::Instant;
 
 use load::{CLONED, Load, functions};
@@ -58,6 +61,7 @@ impl Rig {
 
     /// Kills the daemon at a random moment; returns its phase and the time in it.
     async fn kill(&mut self, daemon: Daemon, phase: Phase, others: &[u32]) -> (Phase, Duration) {
+        self.begin_capture(&daemon).await;
         let load = Load::on(&daemon, &self.home, self.random.random());
         let moment = match phase {
             Phase::Serving => ms(self.random.random_range(0..MAX_SERVING_MS)),
@@ -84,6 +88,20 @@ impl Rig {
             next.kill().await.unwrap();
         }
         (phase, moment)
+    }
+
+    /// Orders another snapshot of a function, and waits until its template is started.
+    async fn begin_capture(&mut self, daemon: &Daemon) {
+        let function = CLONED.choose(&mut self.random).unwrap();
+        let since = Instant::now();
+        let ordered = daemon.cli(&["snapshot", "make", function]).await;
+        assert_eq!(ordered.status, Some(0), "{ordered:?}");
+        // Unless the host is too busy for it, or it is over already.
+        let is_begun = |function: &Value| match function["snapshot"]["state"].as_str() {
+            Some("ready") => function["snapshot"]["age_seconds"].as_f64() < Some(since.elapsed().as_secs_f64()),
+            state => state == Some("making") || state == Some("failing"),
+        };
+        daemon.settled(function, "its template is started", is_begun).await;
     }
 
     fn phase(&mut self) -> Phase {
@@ -119,6 +137,15 @@ impl Rig {
     }
 }
 
+/// Has each function that wants a snapshot get one.
+async fn snapshots_are_taken(daemon: &Daemon) {
+    for function in CLONED {
+        daemon.get(&format!("/invoke/{function}/")).await.ok();
+        let is_taken = |function: &Value| function["snapshot"]["state"] == "ready";
+        daemon.settled(function, "its snapshot is taken", is_taken).await;
+    }
+}
+
 /// Kills daemons on one state directory repeatedly.
 async fn kill_and_look(kills: u32, seed: u64, cgroups: bool) {
     let Some(engine) = Engine::private(TESTFN) else { return };
@@ -127,11 +154,7 @@ async fn kill_and_look(kills: u32, seed: u64, cgroups: bool) {
     let mut rig = Rig { engine, home, host, cgroups, random };
     let bystander = Bystander::start(&rig.engine).await;
     let mut daemon = rig.setup().start().await;
-    for function in CLONED {
-        daemon.get(&format!("/invoke/{function}/")).await.ok();
-        let is_taken = |function: &serde_json::Value| function["snapshot"]["state"] == "ready";
-        daemon.settled(function, "its snapshot is taken", is_taken).await;
-    }
+    snapshots_are_taken(&daemon).await;
     let mut slowest = Duration::ZERO;
     for round in 0..kills {
         let phase = if round == 0 { Phase::Upgrading } else { rig.phase() };
@@ -151,6 +174,7 @@ async fn kill_and_look(kills: u32, seed: u64, cgroups: bool) {
         "{kills} kills, cgroups {cgroups}, seed {seed}: nothing left, at the latest after {} ms",
         slowest.as_millis()
     );
+    snapshots_are_taken(&daemon).await;
     for function in CLONED {
         daemon.get(&format!("/invoke/{function}/")).await.ok();
         // On a busy host a restore may take too long, and becomes a cold start.

@@ -1,4 +1,5 @@
 //! Resources of a daemon on this host, seen from outside: processes, taps, rules, containers, cgroups, files, records.
+//! `listing.rs` finds them.
 
 use std::{
     cell::RefCell,
@@ -6,14 +7,16 @@ use std::{
     fmt, fs,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    process::Command,
     time::Duration,
 };
 
-use bollard::models::ContainerSummary;
-use integration::{Daemon, Engine, Home, eventually, processes::arguments, vm::ip};
-use serde_json::Value;
+use integration::{Daemon, Engine, Home, eventually, vm::ip};
 use tokio::time::Instant;
+
+use crate::listing::{
+    cgroups, containers, descends, entries, incomplete_snapshots, mark, processes, records, tables, taps,
+    unknown_containers,
+};
 
 /// Time from the start of the next daemon until no leftover exists. The kernel and the container engine need most of it, on
 /// a busy machine several seconds.
@@ -102,6 +105,8 @@ pub struct Resources {
     cgroups: BTreeSet<PathBuf>,
     directories: BTreeSet<PathBuf>,
     records: BTreeSet<String>,
+    /// Incomplete ones. Their names have the run of their daemon.
+    snapshots: BTreeSet<PathBuf>,
     /// The directories of further lives.
     lives: BTreeSet<PathBuf>,
     /// Whether the uplink forwards, and whether the subnet and the address of clones are reserved: these have no names.
@@ -137,6 +142,7 @@ impl Resources {
                 .collect(),
             directories: directories.iter().flat_map(|life| entries(&life.join("instances"))).collect(),
             records: directories.iter().flat_map(|life| records(&life.join("resources"))).collect(),
+            snapshots: incomplete_snapshots(home),
             lives: entries(&home.path("state/lives")).into_iter().filter(|life| directories.contains(life)).collect(),
             forwards: fs::read_to_string(forwarding()).unwrap().trim() == "1",
             reserved: ["unreachable 10.100.0.0/16", CLONES].iter().any(|route| ip("route").contains(route)),
@@ -187,9 +193,11 @@ impl Resources {
         survivor: u32,
         killed: &Lives,
     ) -> Duration {
-        let since = Instant::now();
+        let (since, incomplete) = (Instant::now(), incomplete_snapshots(home));
         let left = async || {
             let mut left = Self::of_lives(host, engine, home, killed, others).await;
+            // The other daemon completes its own.
+            left.snapshots.retain(|snapshot| incomplete.contains(snapshot));
             left.processes.retain(|(pid, _)| !descends(*pid, survivor));
             left.vmms.retain(|(pid, _)| !descends(*pid, survivor));
             // Both daemons need these.
@@ -215,6 +223,7 @@ impl Resources {
             cgroups: common(&self.cgroups, &other.cgroups),
             directories: common(&self.directories, &other.directories),
             // These two are the same for every daemon of a state directory.
+            snapshots: common(&self.snapshots, &other.snapshots),
             records: common(&self.records, &other.records)
                 .into_iter()
                 .filter(|record| !["{\"network\"", "{\"forwarding\""].iter().any(|kind| record.starts_with(kind)))
@@ -238,6 +247,7 @@ impl fmt::Display for Resources {
             ("cgroups", self.cgroups.len()),
             ("directories", self.directories.len()),
             ("records", self.records.len()),
+            ("incomplete snapshots", self.snapshots.len()),
             ("lives", self.lives.len()),
             ("forwarding", usize::from(self.forwards)),
             ("reserved", usize::from(self.reserved)),
@@ -249,111 +259,4 @@ impl fmt::Display for Resources {
         let words: Vec<_> = some.iter().map(|(what, count)| format!("{count} {what}")).collect();
         f.write_str(&words.join(", "))
     }
-}
-
-/// Returns the mark on network resources, which derives from the daemon's id.
-fn mark(identity: &str) -> u32 {
-    u64::from_str_radix(identity, 16).unwrap() as u32 & 0x7fff_fffe | 0x4000_0000
-}
-
-/// Returns processes outside `others`, by arguments and process id.
-fn processes(others: &[u32], ours: impl Fn(&[String], u32) -> bool) -> BTreeSet<(u32, u64)> {
-    let pids = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    let ours = pids.filter(|pid| !others.contains(pid) && ours(&arguments(*pid), *pid));
-    ours.filter_map(|pid| Some((pid, stat(pid)?.1))).collect()
-}
-
-/// Returns parent and start time of a living process.
-fn stat(pid: u32) -> Option<(u32, u64)> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-    (!matches!(fields[0], "Z" | "X")).then(|| Some((fields[1].parse().ok()?, fields[19].parse().ok()?)))?
-}
-
-/// Returns whether a process descends from this daemon, or from a container engine, whose containers are listed separately.
-fn descends(pid: u32, daemon: u32) -> bool {
-    let mut pid = pid;
-    while let Some((parent, _)) = stat(pid) {
-        if parent == daemon || arguments(parent).iter().any(|word| word.contains("containerd")) {
-            return true;
-        }
-        pid = parent;
-    }
-    false
-}
-
-fn entries(directory: &Path) -> Vec<PathBuf> {
-    fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
-}
-
-fn taps(marks: &[u32]) -> BTreeSet<String> {
-    let links = ip("-d -o link");
-    let is_marked = |line: &str| {
-        marks
-            .iter()
-            .flat_map(|mark| [*mark, mark | 1, mark & !0x4000_0000 | 0x2000_0000])
-            .any(|group| line.contains(&format!(" group {group} ")))
-    };
-    let of = |line: &&str| line.contains("faas") && (is_marked(line) || line.contains(" group default "));
-    let name = |line: &str| line.split(": ").take(2).collect::<Vec<_>>().join(" ");
-    links.lines().filter(of).map(name).collect()
-}
-
-fn tables(marks: &[u32]) -> BTreeSet<String> {
-    let output = Command::new("nft").args(["-j", "list", "tables"]).output().unwrap();
-    let tables: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let tables = tables["nftables"].as_array().unwrap().iter().map(|entry| &entry["table"]);
-    let ours: Vec<_> = marks.iter().map(|mark| format!("unifaas_{mark:08x}")).collect();
-    let name = |table: &Value| ours.iter().find(|name| table["name"] == name.as_str()).cloned();
-    tables.filter_map(|table| Some(format!("{} {}", table["handle"], name(table)?))).collect()
-}
-
-fn label<'c>(container: &'c ContainerSummary, name: &str) -> &'c str {
-    container.labels.as_ref().and_then(|labels| labels.get(name)).map_or("", String::as_str)
-}
-
-async fn containers(engine: &Engine, identities: &BTreeSet<String>) -> BTreeSet<String> {
-    let all = engine.containers("unifaas-").await.into_iter();
-    let ours = all.filter(|container| identities.contains(label(container, "unifaas.daemon")));
-    ours.filter_map(|one| one.id).collect()
-}
-
-/// Returns containers with labels of this state directory that the daemon does not list.
-async fn unknown_containers(engine: &Engine, identities: &BTreeSet<String>, daemon: &Daemon) -> Vec<String> {
-    let all = engine.containers("unifaas-").await;
-    let known = daemon.debug().await.to_string();
-    let ours = all.iter().filter(|container| identities.contains(label(container, "unifaas.daemon")));
-    ours.map(|one| label(one, "unifaas.instance").to_owned()).filter(|instance| !known.contains(instance)).collect()
-}
-
-/// Returns directories below a path whose name has a prefix.
-fn cgroups(below: &Path, prefix: &str) -> BTreeSet<PathBuf> {
-    let mut found = BTreeSet::new();
-    for entry in fs::read_dir(below).into_iter().flatten().flatten() {
-        if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            continue;
-        }
-        let inside = cgroups(&entry.path(), prefix);
-        if entry.file_name().to_string_lossy().starts_with(prefix) {
-            found.extend(
-                fs::read_dir(entry.path())
-                    .into_iter()
-                    .flatten()
-                    .flatten()
-                    .map(|entry| entry.path())
-                    .filter(|path| path.is_dir()),
-            );
-            found.insert(entry.path());
-        }
-        found.extend(inside);
-    }
-    found
-}
-
-/// Returns the recorded resources, without origins and numbers of the records. Each is the first line of its file.
-fn records(directory: &Path) -> BTreeSet<String> {
-    let files = fs::read_dir(directory).into_iter().flatten().flatten();
-    let texts = files.filter_map(|file| fs::read_to_string(file.path()).ok());
-    let resource = |line: &str| Some(serde_json::from_str::<Value>(line).ok()?.get("resource")?.to_string());
-    texts.filter_map(|text| text.lines().next().and_then(resource)).collect()
 }

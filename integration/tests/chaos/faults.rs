@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    net::SocketAddr,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -13,15 +12,14 @@ use nix::sys::signal::Signal;
 use rand::{RngExt, rngs::StdRng, seq::IndexedRandom};
 use serde_json::Value;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpSocket,
     task::spawn_blocking,
     time::{Instant, sleep},
 };
 
 use crate::{
     ledger::{Ledger, Trouble},
-    rig::{EDITED, FLEETING, Rig, edited, fleeting, remove_link},
+    rig::{CLONED, EDITED, FLEETING, Rig, edited, fleeting, remove_link},
+    victims::{call_back, id_of, processes_of, tap_of, token_of},
 };
 
 /// How long a call of the engine may take.
@@ -49,10 +47,11 @@ impl Faults<'_> {
     pub async fn small(&self, mut random: StdRng) {
         while !self.is_over() {
             sleep(ms(random.random_range(50..250))).await;
-            match random.random_range(0..14) {
+            match random.random_range(0..16) {
                 10..12 => self.kill_paused(&mut random).await,
                 12 => self.thaw(&mut random).await,
                 13 => self.pause_by_engine(&mut random).await,
+                14..16 => self.retake_snapshot(&mut random).await,
                 0..3 => self.kill_process(&mut random).await,
                 3..5 => self.kill_vmm(&mut random).await,
                 5..7 => self.forge(&mut random).await,
@@ -169,7 +168,12 @@ impl Faults<'_> {
         // A paused one may die late.
         let has_tap = |it: &&Value| tap_of(it).is_some() && it["pid"].is_u64() && it["function"] != "machine-pausing";
         let victims: Vec<_> = instances.iter().filter(has_tap).collect();
-        let Some(victim) = victims.choose(random) else { return };
+        if let Some(victim) = victims.choose(random) {
+            self.kill_vmm_of(victim).await;
+        }
+    }
+
+    async fn kill_vmm_of(&self, victim: &Value) {
         let pid = u32::try_from(victim["pid"].as_u64().unwrap()).unwrap();
         // It may have exited, and its pid may be in use again.
         let is_vmm = processes::arguments(pid)
@@ -178,8 +182,22 @@ impl Faults<'_> {
         if is_vmm && processes::signal(pid, Signal::SIGKILL) {
             processes::dead(pid).await;
             let mut ledger = self.ledger();
-            ledger.count("VMM killed");
+            ledger.count(if victim["state"] == "capturing" { "VMM of a template killed" } else { "VMM killed" });
             ledger.killed(id_of(victim));
+        }
+    }
+
+    /// Orders another snapshot of a function, or removes it. Then waits for its template,
+    /// and sometimes kills that.
+    async fn retake_snapshot(&self, random: &mut StdRng) {
+        let verb = if random.random() { "make" } else { "rm" };
+        self.rig.daemon.cli(&["snapshot", verb, CLONED]).await;
+        self.ledger().count("snapshot ordered anew or removed");
+        sleep(ms(random.random_range(0..800))).await;
+        let instances = self.instances().await;
+        let template = instances.iter().find(|it| it["state"] == "capturing" && it["pid"].is_u64());
+        if let Some(template) = template.filter(|_| random.random()) {
+            self.kill_vmm_of(template).await;
         }
     }
 
@@ -306,42 +324,4 @@ impl Faults<'_> {
         fs::rename(self.rig.home.path("clock.new"), self.rig.home.path("clock")).unwrap();
         self.ledger().count("clock jumped");
     }
-}
-
-fn id_of(instance: &Value) -> String {
-    instance["id"].as_str().unwrap_or_default().to_owned()
-}
-
-/// Returns the processes of an instance on this host.
-fn processes_of(instance: &Value) -> Vec<u32> {
-    match (instance["engine_id"].as_str(), instance["pid"].as_u64()) {
-        // The engine numbers processes otherwise. Those of a container descend from its shim.
-        (Some(container), _) => processes::of_container(container),
-        (None, Some(pid)) => processes::family(u32::try_from(pid).unwrap()),
-        (None, None) => Vec::new(),
-    }
-}
-
-/// Returns the tap of an instance.
-fn tap_of(instance: &Value) -> Option<&str> {
-    let held = instance["resources"].as_array()?.iter().filter_map(Value::as_str);
-    held.filter_map(|resource| resource.strip_prefix("tap ")).find_map(|rest| rest.split(' ').next())
-}
-
-/// Returns the callback token among a process's arguments.
-fn token_of(pid: u32) -> Option<String> {
-    let arguments = processes::arguments(pid);
-    arguments.iter().find_map(|word| Some(word.split_once("/ready/")?.1.to_owned()))
-}
-
-/// Calls back from an address that no instance has, and returns the status.
-async fn call_back(to: SocketAddr, token: &str) -> std::io::Result<u16> {
-    let socket = TcpSocket::new_v4()?;
-    socket.bind(([127, 0, 0, 99], 0).into())?;
-    let mut stream = socket.connect(to).await?;
-    let head = format!("POST /ready/{token} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
-    stream.write_all(head.as_bytes()).await?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await?;
-    Ok(answer.split(' ').nth(1).and_then(|word| word.parse().ok()).unwrap_or_default())
 }

@@ -1,8 +1,8 @@
 //! Injects all kinds of faults under load: killed instances, lost, doubled and forged callbacks, a stopped or hanging
-//! container engine, a full disk, removed taps, a shifted clock, broken registry files.
+//! container engine, killed templates of snapshots, a full disk, removed taps, a shifted clock, broken registry files.
 //!
 //! A request may fail only if it was in flight on a killed instance, and only with a true error. `ledger.rs` knows the faults
-//! and which responses they excuse, `faults.rs` injects them, `rig.rs` is the daemon with its functions. At the end, the
+//! and which responses they excuse, `faults.rs` injects them into what `victims.rs` describes, `rig.rs` is the daemon with its functions. At the end, the
 //! daemon holds what it held before.
 //!
 //! `integration/chaos` runs for minutes (`UNIFAAS_CHAOS`, in seconds); otherwise the test is short. It prints its seed;
@@ -11,6 +11,7 @@
 mod faults;
 mod ledger;
 mod rig;
+mod victims;
 
 use std::{env, sync::Mutex, time::Duration};
 
@@ -51,7 +52,7 @@ async fn chaos(engine: Engine, duration: Duration, seed: u64) {
     println!("{:6} callbacks lost", of(rig::LOST, "instances_started"));
     println!("{:6} callbacks doubled, each a second and a third time", of("doubled", "instances_started"));
     println!("{:6} callbacks refused in all", number_of(&debug["daemon"], "callbacks_refused"));
-    let snapshot = &debug["functions"]["machine-cloned"]["snapshot"];
+    let snapshot = &debug["functions"][rig::CLONED]["snapshot"];
     println!("{:6} clones restored, {} not", number_of(snapshot, "restores"), number_of(snapshot, "failures"));
     for ((function, label), count) in tally(&answers) {
         println!("{count:6} {function}: {label}");

@@ -40,6 +40,8 @@ const SPARE: u64 = 4;
 pub const LOST: &str = "lost";
 /// A function whose file is rewritten and broken.
 pub const EDITED: &str = "edited";
+/// A function whose instances are restored from a snapshot.
+pub const CLONED: &str = "machine-cloned";
 /// A function whose directory is removed and restored.
 pub const FLEETING: &str = "fleeting";
 
@@ -82,13 +84,16 @@ pub struct Held {
     pub taps: usize,
     pub containers: usize,
     pub directories: usize,
+    /// Snapshots that are being written.
+    pub incomplete: usize,
 }
 
 impl Held {
     /// Returns whether only the kept instances hold resources: a process, a container with a process, a virtual machine. There
     /// are two pools of taps, one for clones.
     fn is_calm(&self) -> bool {
-        (self.processes, self.containers, self.taps, self.directories) == (2, 1, 1 + 2 * TAP_POOL, 0)
+        let Self { processes, containers, taps, directories, incomplete, .. } = *self;
+        (processes, containers, taps, directories, incomplete) == (2, 1, 1 + 2 * TAP_POOL, 0, 0)
     }
 
     /// Returns whether no resource of the daemon has grown. Memory is checked separately.
@@ -144,6 +149,7 @@ impl Rig {
             taps: vm::taps().len(),
             containers: self.engine.containers("unifaas-").await.len(),
             directories: fs::read_dir(self.state("instances")).unwrap().count(),
+            incomplete: fs::read_dir(self.state("snapshots")).unwrap().flatten().filter(is_incomplete).count(),
         }
     }
 
@@ -165,6 +171,10 @@ impl Rig {
         };
         eventually(CALM_TIMEOUT, "only what is kept ready is left", look, is_calm).await.1
     }
+}
+
+fn is_incomplete(snapshot: &fs::DirEntry) -> bool {
+    snapshot.path().extension().is_some_and(|it| it == "new")
 }
 
 /// Returns whether a function of `/debug` has only its `min-instances`.
@@ -194,7 +204,7 @@ fn functions(home: &Home) -> Vec<Function> {
         machine("machine", Kind::Microvm).set("min-instances", 1).into(),
         machine("machine-once", Kind::Microvm).set("single-use", true).into(),
         machine("disk-once", Kind::Firecracker).vm("image", &image).set("single-use", true).into(),
-        machine("machine-cloned", Kind::Microvm).vm("snapshot", true).set("single-use", true).into(),
+        machine(CLONED, Kind::Microvm).vm("snapshot", true).set("single-use", true).into(),
         times(Function::new("doubled").set("single-use", true).flag("--callbacks").flag("3")),
         times(Function::new(LOST).set("boot-timeout", 0.4).flag("--callbacks").flag("0")),
         edited(0),

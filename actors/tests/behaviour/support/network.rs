@@ -30,7 +30,7 @@ pub struct Node {
     link: Link,
 }
 
-/// The link of a node, which notes what it is told.
+/// The link of a node, which notes its commands.
 #[derive(Clone)]
 struct Link {
     node: NodeId,

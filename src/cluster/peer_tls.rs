@@ -162,3 +162,6 @@ impl fmt::Debug for PeerTls {
         f.debug_struct("PeerTls").field("key", &self.0.key.public).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

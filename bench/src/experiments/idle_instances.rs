@@ -66,8 +66,10 @@ impl<'t> IdleInstances<'t> {
         let is_there = move |instances: &[serde_json::Value]| {
             instances.iter().filter(|instance| instance["state"] == "idle").count() >= count as usize
         };
-        let is_there = until_instances(&lane.daemon, &name, START_TIMEOUT, is_there).await?;
-        let late = || format!("{count} instances are not idle after {} s", START_TIMEOUT.as_secs());
+        let known = session.schedule.wait_limit(self.turn.experiment, &entrant.source.name);
+        let limit = known.map_or(START_TIMEOUT, Duration::from_secs_f64).min(START_TIMEOUT);
+        let is_there = until_instances(&lane.daemon, &name, limit, is_there).await?;
+        let late = || format!("{count} instances are not idle after {:.0} s", limit.as_secs_f64());
         Ok(if is_there { Ok(()) } else { Err(late()) })
     }
 

@@ -20,6 +20,13 @@ impl Session {
                 items.push(plan::item(&self.plan, experiment, &entrant.source, &entrant.speed, builds + control));
             }
         }
+        for entrant in self.entrants.iter().filter(|entrant| entrant.supports.contains(&Experiment::Warm)) {
+            let (pairs, _) = self.plan.pairs_with(entrant.speed.request_s);
+            if pairs < self.plan.pairs.0 {
+                let name = &entrant.source.name;
+                self.warnings.push(format!("warm: {name} has {pairs} pairs in a round, as its requests take long."));
+            }
+        }
         self.schedule = Schedule::new(items, self.plan.budget);
         let all = self.schedule.left();
         self.refit();

@@ -68,9 +68,11 @@ async fn measure(turn: &Turn<'_>, samples: &mut Vec<Sample>) -> Result<(), Clien
             direct.send(Method::GET, path, DIRECT_TIMEOUT).await?;
         }
     }
-    let (busy, paused) = turn.session.plan.pairs;
+    let plan = &turn.session.plan;
+    let request_s = turn.session.entrant(turn.contestant).map_or(0.0, |entrant| entrant.speed.request_s);
+    let (busy, paused) = plan.pairs_with(request_s);
     let purpose = format!("pairs of {} {}", turn.contestant.function, turn.round);
-    let mut random = generator(turn.session.plan.seed, &purpose);
+    let mut random = generator(plan.seed, &purpose);
     for (pairs, pause, variants) in
         [(busy, Duration::ZERO, (DIRECT, DAEMON)), (paused, PAUSE, (DIRECT_PAUSES, DAEMON_PAUSES))]
     {

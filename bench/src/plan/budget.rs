@@ -1,8 +1,9 @@
 //! What fits into a time: pure arithmetic over the functions of each experiment.
 //!
-//! First rounds are left out, always of what takes longest, but not below what statistics need. Then the larger half of an
-//! experiment's sizes is left out, for all functions. At last, whole experiments are left out for single functions: those
-//! that take longest for what they are worth.
+//! First rounds are left out, always of what takes longest, but not below what statistics need. A function that still takes
+//! more than a share of the time for an experiment is left out of it, so that a slow one does not cost the others theirs.
+//! Then the larger half of an experiment's sizes is left out, for all functions. At last, more functions are left out of
+//! experiments: those that take longest for what they are worth.
 
 use std::collections::BTreeSet;
 
@@ -75,17 +76,19 @@ impl Item {
     }
 }
 
-/// Returns what fits into so many seconds.
-pub fn fit(items: &[Item], available: f64) -> Fit {
+/// Returns what fits into so many seconds. `share` is how many of them a function may have for an experiment, if not all fits.
+pub fn fit(items: &[Item], available: f64, share: f64) -> Fit {
     let mut least: Vec<u32> = items.iter().map(|item| least_rounds(item.wanted)).collect();
     let (mut thinned, mut dropped) = (BTreeSet::new(), Vec::new());
     let cost = |rounds: &[u32], thinned: &BTreeSet<Experiment>| -> f64 {
         items.iter().zip(rounds).map(|(item, rounds)| item.cost(*rounds, thinned)).sum()
     };
     while cost(&least, &thinned) > available {
-        if let Some(experiment) = thinnest(items, &least, &thinned) {
+        let longest = dearest(items, &least, &thinned, share);
+        let thinnest = thinnest(items, &least, &thinned).filter(|_| longest.is_none());
+        if let Some(experiment) = thinnest {
             thinned.insert(experiment);
-        } else if let Some(place) = dearest(items, &least, &thinned) {
+        } else if let Some(place) = longest.or_else(|| dearest(items, &least, &thinned, 0.0)) {
             dropped.push((place, std::mem::take(&mut least[place])));
         } else {
             break;
@@ -124,11 +127,11 @@ fn thinnest(items: &[Item], rounds: &[u32], thinned: &BTreeSet<Experiment>) -> O
     most.max_by(|one, other| one.1.total_cmp(&other.1)).map(|(experiment, _)| experiment)
 }
 
-/// Returns the item that takes longest for what it is worth.
-fn dearest(items: &[Item], rounds: &[u32], thinned: &BTreeSet<Experiment>) -> Option<usize> {
+/// Returns the item that takes longest for what it is worth, of those that take more than so many seconds.
+fn dearest(items: &[Item], rounds: &[u32], thinned: &BTreeSet<Experiment>, seconds: f64) -> Option<usize> {
     let price = |(place, (item, rounds)): (usize, (&Item, &u32))| {
         let cost = item.cost(*rounds, thinned);
-        (cost > 0.0).then_some((place, cost / worth(item.experiment)))
+        (cost > seconds).then_some((place, cost / worth(item.experiment)))
     };
     let prices = items.iter().zip(rounds).enumerate().filter_map(price);
     prices.max_by(|one, other| one.1.total_cmp(&other.1)).map(|(place, _)| place)
@@ -145,14 +148,14 @@ mod tests {
     #[test]
     fn all_fits_into_enough_time() {
         let items = [item(Experiment::Cold, "a", 10, 1.0), item(Experiment::Load, "a", 1, 5.0)];
-        let fit = fit(&items, 16.0);
+        let fit = fit(&items, 16.0, f64::INFINITY);
         assert_eq!((fit.rounds, fit.seconds), (vec![10, 1], 16.0), "the round to warm up costs as well");
     }
 
     #[test]
     fn rounds_of_what_takes_longest_are_left_out_first() {
         let items = [item(Experiment::Cold, "fast", 10, 1.0), item(Experiment::Cold, "slow", 10, 20.0)];
-        let fit = fit(&items, 200.0);
+        let fit = fit(&items, 200.0, f64::INFINITY);
         assert_eq!(fit.rounds, [10, 8], "{fit:?}");
         assert!(fit.seconds <= 200.0);
     }
@@ -160,7 +163,7 @@ mod tests {
     #[test]
     fn rounds_stay_as_many_as_an_interval_needs() {
         let items = [item(Experiment::Cold, "slow", 10, 20.0), item(Experiment::Warm, "slow", 3, 10.0)];
-        assert_eq!(fit(&items, 150.0).rounds, [6, 1]);
+        assert_eq!(fit(&items, 150.0, f64::INFINITY).rounds, [6, 1]);
         assert_eq!([0, 1, 3, 6, 100].map(least_rounds), [0, 1, 1, 6, 6]);
     }
 
@@ -169,25 +172,33 @@ mod tests {
         let burst =
             |function, round_s| Item { thin_s: Some(round_s / 4.0), ..item(Experiment::Burst, function, 3, round_s) };
         let items = [burst("a", 8.0), burst("b", 40.0), item(Experiment::Replay, "a", 1, 10.0)];
-        let fit = fit(&items, 30.0);
+        let fit = fit(&items, 30.0, f64::INFINITY);
         assert_eq!(fit.thinned, BTreeSet::from([Experiment::Burst]));
         assert_eq!(fit.rounds, [3, 1, 1], "what the larger sizes took is spent on rounds");
     }
 
     #[test]
+    fn a_slow_function_is_left_out_before_others_lose_sizes() {
+        let burst = |function, round_s| Item { thin_s: Some(1.0), ..item(Experiment::Burst, function, 3, round_s) };
+        let items = [burst("a", 8.0), burst("b", 8.0), item(Experiment::Replay, "slow", 1, 60.0)];
+        let fit = fit(&items, 70.0, 20.0);
+        assert_eq!((fit.rounds, fit.thinned), (vec![3, 3, 0], BTreeSet::new()));
+    }
+
+    #[test]
     fn what_is_worth_least_for_its_time_is_left_out_last() {
         let items = [item(Experiment::Cold, "slow", 10, 20.0), item(Experiment::Replay, "a", 1, 40.0)];
-        assert_eq!(fit(&items, 145.0).rounds, [6, 0]);
-        assert_eq!(fit(&items, 60.0).rounds, [0, 1]);
-        let fit = fit(&items, 0.0);
+        assert_eq!(fit(&items, 145.0, f64::INFINITY).rounds, [6, 0]);
+        assert_eq!(fit(&items, 60.0, f64::INFINITY).rounds, [0, 1]);
+        let fit = fit(&items, 0.0, f64::INFINITY);
         assert_eq!((fit.rounds, fit.seconds), (vec![0, 0], 0.0));
     }
 
     #[test]
     fn what_has_begun_costs_only_its_rest() {
         let begun = Item { had: Some(8), fixed_s: 100.0, ..item(Experiment::Cold, "a", 10, 10.0) };
-        assert_eq!(fit(std::slice::from_ref(&begun), 30.0).rounds, [10]);
-        assert_eq!(fit(std::slice::from_ref(&begun), 29.0).rounds, [9]);
-        assert_eq!(fit(&[begun], 0.0).rounds, [7], "seven and the one to warm up are there");
+        assert_eq!(fit(std::slice::from_ref(&begun), 30.0, f64::INFINITY).rounds, [10]);
+        assert_eq!(fit(std::slice::from_ref(&begun), 29.0, f64::INFINITY).rounds, [9]);
+        assert_eq!(fit(&[begun], 0.0, f64::INFINITY).rounds, [7], "seven and the one to warm up are there");
     }
 }

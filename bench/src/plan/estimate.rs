@@ -76,7 +76,7 @@ fn round_seconds(plan: &Plan, experiment: Experiment, source: &Source, speed: &S
     let each = match experiment {
         Experiment::Cold => caches * (start + OVERHEAD),
         Experiment::Warm => {
-            let (busy, paused) = plan.pairs;
+            let (busy, paused) = plan.pairs_with(*request);
             start + OVERHEAD + f64::from(busy) * 2.0 * request + f64::from(paused) * (0.024 + 2.0 * request)
         }
         // Starts share the processors.

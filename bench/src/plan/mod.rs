@@ -114,6 +114,9 @@ const QUICK_REPLAY: f64 = 20.0;
 
 /// The time limit of quick runs, in minutes.
 const QUICK_BUDGET: f64 = 20.0;
+/// Share of a time limit for the pairs of a function in a round of `warm`, and the fewest pairs that have a median.
+const PAIRS_SHARE: f64 = 0.01;
+const MIN_PAIRS: u32 = 50;
 /// Sizes that are kept of an experiment: a slope needs three.
 const MIN_SIZES: usize = 2;
 const MIN_STEPS: usize = 3;
@@ -231,6 +234,15 @@ impl Plan {
         if is_long && self.preset == Preset::Quick { 1 } else { self.rounds_of(experiment) }
     }
 
+    /// Returns the pairs of `warm` in a round of a function whose requests take so many seconds: within a time limit, not more
+    /// than fit into a part of it. The first of the two is without pauses.
+    pub fn pairs_with(&self, request_s: f64) -> (u32, u32) {
+        let Some(budget) = self.budget else { return self.pairs };
+        let most = (budget * PAIRS_SHARE / (2.0 * request_s.max(1e-6))) as u32;
+        let fitted = |pairs: u32, least: u32| pairs.min(most.max(least));
+        (fitted(self.pairs.0, MIN_PAIRS), fitted(self.pairs.1, MIN_PAIRS / 2))
+    }
+
     /// Returns whether rates of `load` depend on what a function can answer.
     pub fn has_shares(&self) -> bool {
         self.loads.iter().any(|load| matches!(load, Load::Share(_)))
@@ -297,6 +309,13 @@ mod tests {
         assert_eq!(names(&quick), QUICK_POLICIES);
         assert_eq!(names(&plan(&["--policy", "keepalive=1,budget=64"])), ["keepalive=1", "budget=64"]);
         assert_eq!(plan(&["--instances", "0,4", "--window", "2"]).idle, (4, 10, 2));
+    }
+
+    #[test]
+    fn slow_requests_have_fewer_pairs_within_a_time_limit() {
+        let (quick, default) = (plan(&["--quick"]), plan(&[]));
+        assert_eq!([0.001, 0.04, 1.0].map(|seconds| quick.pairs_with(seconds)), [(500, 50), (150, 50), (50, 25)]);
+        assert_eq!(default.pairs_with(1.0), (500, 200));
     }
 
     #[test]

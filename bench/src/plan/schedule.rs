@@ -48,6 +48,12 @@ struct Job {
     is_over: bool,
 }
 
+/// How many times as long as expected a turn may wait for instances, and the shortest round that counts, in seconds.
+const WAIT_FACTOR: f64 = 2.0;
+const MIN_ROUND: f64 = 10.0;
+/// Share of the time limit that a function may have for an experiment, if not all fits.
+const SHARE: f64 = 0.1;
+
 /// What is left to do.
 #[derive(Debug, Default)]
 pub struct Schedule {
@@ -75,7 +81,7 @@ impl Schedule {
         };
         let end = limit.map(|limit| limit - (limit * CLOSING.0).min(CLOSING.1));
         let mut schedule = Self { end, jobs: items.into_iter().map(job).collect(), ..Self::default() };
-        schedule.left = fit(&schedule.items(), f64::INFINITY).seconds;
+        schedule.left = fit(&schedule.items(), f64::INFINITY, f64::INFINITY).seconds;
         schedule
     }
 
@@ -93,7 +99,8 @@ impl Schedule {
     /// experiments whose larger sizes are left out from now on.
     pub fn refit(&mut self, now: f64) -> Vec<Experiment> {
         let available = self.end.map_or(f64::INFINITY, |end| end - now);
-        let fit = fit(&self.items(), available);
+        let share = self.end.map_or(f64::INFINITY, |end| end * SHARE);
+        let fit = fit(&self.items(), available, share);
         for (job, rounds) in self.jobs.iter_mut().filter(|job| !job.is_over).zip(&fit.rounds) {
             job.item.wanted = if job.item.had.is_some() { job.item.wanted.min(*rounds) } else { *rounds };
         }
@@ -112,6 +119,13 @@ impl Schedule {
             job.item.had = Some(0);
             job.turns_per_round = turns.get(&job.item.function).copied().unwrap_or(1);
         }
+    }
+
+    /// Returns how many seconds a turn of a function may wait for instances: some times as long as all of its round takes by
+    /// what is known, so that a function that does not come up leaves the others their time. `None`: without a time limit.
+    pub fn wait_limit(&self, experiment: Experiment, function: &str) -> Option<f64> {
+        let job = self.job(experiment, function).filter(|_| self.end.is_some())?;
+        Some(WAIT_FACTOR * self.round_s(job).max(MIN_ROUND))
     }
 
     /// Returns whether a function has any round of an experiment.
@@ -290,10 +304,10 @@ mod tests {
 
     #[test]
     fn sizes_that_were_left_out_stay_so() {
-        let burst = Item { thin_s: Some(1.0), ..item(Experiment::Burst, "fast", 3, 100.0) };
-        let mut schedule = Schedule::new(vec![burst], Some(50.0));
-        assert_eq!(schedule.refit(0.0), [Experiment::Burst]);
-        assert_eq!((schedule.refit(0.0), schedule.left()), (vec![], 4.0));
+        let burst = |name: &str| Item { thin_s: Some(1.0), ..item(Experiment::Burst, name, 3, 4.0) };
+        let mut schedule = Schedule::new("abcdefghijklm".split_inclusive(|_| true).map(burst).collect(), Some(50.0));
+        assert_eq!(schedule.refit(0.0), [Experiment::Burst], "13 rounds of 4 s are too long");
+        assert_eq!((schedule.refit(0.0), schedule.left() <= 45.0), (vec![], true));
     }
 
     #[test]

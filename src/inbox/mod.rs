@@ -5,7 +5,7 @@
 //! | file | content |
 //! | --- | --- |
 //! | `sqlite.rs`, `schema.rs`, `rows.rs` | the database: its connection, its tables, its rows |
-//! | `store.rs` | what a store does, as statements of SQL |
+//! | `store.rs`, `letters.rs` | what a store does, as statements of SQL |
 //! | `thread.rs` | the thread that owns it |
 //! | `reset.rs` | a damaged database is set aside |
 //! | `stats.rs` | what is measured |
@@ -15,6 +15,7 @@
 
 mod attempt;
 mod deliver;
+mod letters;
 mod reset;
 mod rows;
 mod schema;

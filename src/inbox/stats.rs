@@ -97,6 +97,7 @@ impl InboxStats {
     }
 
     /// Counts an invocation that was handed over to the site.
+    #[cfg_attr(not(feature = "cluster"), allow(dead_code, reason = "there is no site"))]
     pub fn count_handed_over(&self) {
         self.handed_over.fetch_add(1, Relaxed);
     }

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use ring::digest::{Context, SHA256};
 use rusqlite::{Row, params};
 use unifaas_actors::inbox::{
-    Begun, DeliveryRecord, EnqueueRefusal, Entry, Found, InvocationId, Name, NewInvocation, Purged, Record, Removal,
-    Seq, Settle, Settlement, State, Store, StoreError, Stored, StoredRequest, TriggerRecord, UnixMillis,
+    Begun, DeadLetter, DeliveryRecord, EnqueueRefusal, Entry, Found, InvocationId, Name, NewInvocation, Purged, Record,
+    Removal, Seq, Settle, Settlement, State, Store, StoreError, Stored, StoredRequest, TriggerRecord, UnixMillis,
 };
 
 use super::{
     rows::{RawRecord, callback_code, id_of, reason_code, signed, unsigned},
     schema::{DEAD, DONE, QUEUED, RUNNING},
-    sqlite::{SqliteStore, store_error, unreadable},
+    sqlite::{SqliteStore, store_error},
 };
 
 /// New work is refused while the file system has less than this free: the ends of attempts have to fit in any case.
@@ -106,8 +106,7 @@ impl Store for SqliteStore {
             ],
         )?;
         let seq = self.connection.last_insert_rowid();
-        let head = postcard::to_allocvec(&new.request).map_err(unreadable)?;
-        self.execute("INSERT INTO body (seq, head, body) VALUES (?1, ?2, ?3)", params![seq, head, &*new.request.body])?;
+        self.store_request(seq, &new.request)?;
         let entry =
             Entry { seq: unsigned(seq), function: self.name(&new.function), due, deadline, epoch: 0, attempts: 0 };
         Ok(Ok((Stored { id, is_duplicate: false }, Some(entry))))
@@ -151,13 +150,7 @@ impl Store for SqliteStore {
         if !matches!(settle.settlement, Settlement::Retry { .. })
             && let Some(response) = &settle.response
         {
-            let head = postcard::to_allocvec(response).map_err(unreadable)?;
-            // The end is recorded in any case, its body only while there is space.
-            let body = response.body.as_deref().filter(|_| self.bytes_in_use() < self.limit);
-            self.execute(
-                "INSERT OR REPLACE INTO response (seq, head, body) VALUES (?1, ?2, ?3)",
-                params![seq, head, body],
-            )?;
+            self.store_response(seq, response)?;
         }
         self.record("seq = ?1", [seq])
     }
@@ -232,6 +225,10 @@ impl Store for SqliteStore {
             return Ok(None);
         }
         Ok(self.find(id)?.and_then(|record| record.entry()).map(|now| (before, now)))
+    }
+
+    fn import(&mut self, letter: &DeadLetter, now: UnixMillis) -> Result<bool, StoreError> {
+        self.import_letter(letter, now)
     }
 
     fn dead(&mut self, function: Option<&str>, after: Seq, limit: usize) -> Result<Vec<Record>, StoreError> {

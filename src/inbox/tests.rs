@@ -10,9 +10,9 @@ use tokio::{
     time::{Instant, timeout},
 };
 use unifaas_actors::inbox::{
-    CallbackState, Command, CommandSender as _, DeadReason, DeliveryRecord, Firing, InboxReport, InvocationId,
-    MemoryStore, NewInvocation, Record, RecordedResponse, Settle, Settlement, Store, StoreFact, StoreWriter,
-    StoredRequest, UnixMillis,
+    CallbackState, Command, CommandSender as _, DeadLetter, DeadReason, DeliveryRecord, Firing, Found, InboxReport,
+    InvocationId, MemoryStore, NewInvocation, Record, RecordedResponse, Settle, Settlement, State, Store, StoreFact,
+    StoreWriter, StoredRequest, UnixMillis,
 };
 
 use super::{
@@ -74,7 +74,7 @@ impl Pair {
         let (seq, epoch) = (some as u64 + 1, self.random.random_range(0..3));
         // There is no such invocation.
         let pair = self.ids.get(some).copied().unwrap_or((InvocationId(1), InvocationId(1)));
-        match self.random.random_range(0..12) {
+        match self.random.random_range(0..13) {
             0..3 => {
                 let new = new(&mut self.random);
                 let one = self.sqlite.enqueue(&new, self.unended, now).unwrap();
@@ -134,6 +134,7 @@ impl Pair {
                 assert_eq!(both[0], both[1]);
                 assert_eq!(self.sqlite.keep_here(one).unwrap(), self.model.keep_here(other).unwrap());
             }
+            11 => self.import(pair, now),
             _ => assert_eq!(self.sqlite.purge(now, 2).unwrap(), self.model.purge(now, 2).unwrap()),
         }
         if self.random.random_bool(0.1) {
@@ -144,6 +145,36 @@ impl Pair {
             self.model.commit().unwrap();
         }
         self.compare();
+    }
+
+    /// Stores a dead letter of the site, or an invocation again that the database has.
+    fn import(&mut self, (known, known_to_model): (InvocationId, InvocationId), now: UnixMillis) {
+        let is_known = self.random.random_bool(0.3) && known != InvocationId(1);
+        let new = new(&mut self.random);
+        let reason = DeadReason::AttemptsExhausted;
+        let record = Record {
+            seq: 0,
+            id: InvocationId::random(),
+            function: new.function,
+            state: State::Dead { ended: now, reason, status: Some(500) },
+            epoch: 3,
+            attempts: 3,
+            accepted: now,
+            deadline: now.after(new.max_age),
+            key: new.key,
+            callback: None,
+        };
+        let response = RecordedResponse { status: 500, headers: Vec::new(), body: Some(Bytes::from_static(b"no")) };
+        let letter = |id| {
+            let found = Found { record: Record { id, ..record.clone() }, response: Some(response.clone()) };
+            DeadLetter { found, request: new.request.clone(), keep: Duration::from_secs(9) }
+        };
+        let (one, other) = if is_known { (known, known_to_model) } else { (record.id, record.id) };
+        let imported = self.sqlite.import(&letter(one), now).unwrap();
+        assert_eq!(imported, self.model.import(&letter(other), now).unwrap());
+        if imported && !is_known {
+            self.ids.push((one, other));
+        }
     }
 
     fn compare(&mut self) {

@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 use super::{
     delivery::DeliveryRecord,
     record::{InvocationId, NewInvocation, Record, Seq, StoredRequest, TriggerRecord},
-    store::{Begun, EnqueueRefusal, Found, Removal, Settle, Stored},
+    store::{Begun, DeadLetter, EnqueueRefusal, Found, Removal, Settle, Stored},
     time::UnixMillis,
 };
 
@@ -64,6 +64,8 @@ pub enum Command {
     Handovers(usize, Reply<Vec<InvocationId>>),
     /// Has an invocation run here that waited to be handed over.
     KeepHere(InvocationId, Reply<()>),
+    /// Stores a dead letter of the site.
+    Import(Box<DeadLetter>, Reply<()>),
     /// Returns a result that is to be delivered.
     Result {
         /// The invocation.
@@ -98,14 +100,14 @@ pub enum Command {
 impl Command {
     /// Returns whether the command needs a store, even if there is none yet.
     pub fn creates_store(&self) -> bool {
-        matches!(self, Self::Enqueue(..) | Self::OpenTrigger { .. })
+        matches!(self, Self::Enqueue(..) | Self::OpenTrigger { .. } | Self::Import(..))
     }
 
     /// Answers a command for a store that has nothing. Those that need a store and the end of an attempt are dropped.
     pub fn answer_empty(self) {
         // A receiver that has left does not matter.
         let _ = match self {
-            Self::Enqueue(..) | Self::OpenTrigger { .. } | Self::Settle(_) => Ok(()),
+            Self::Enqueue(..) | Self::OpenTrigger { .. } | Self::Settle(_) | Self::Import(..) => Ok(()),
             Self::Start { reply, .. } => reply.send(None).map_err(drop),
             Self::Remove(_, reply) => reply.send(Removal::Unknown).map_err(drop),
             Self::Redrive(_, reply) | Self::Find { reply, .. } => reply.send(None).map_err(drop),

@@ -9,7 +9,7 @@ use super::{
         StoredRequest, TriggerRecord,
     },
     settle::Settlement,
-    store::{Begun, EnqueueRefusal, Found, Name, Purged, Removal, Settle, Store, StoreError, Stored},
+    store::{Begun, DeadLetter, EnqueueRefusal, Found, Name, Purged, Removal, Settle, Store, StoreError, Stored},
     time::UnixMillis,
 };
 
@@ -234,6 +234,20 @@ impl Store for MemoryStore {
             row.record.state = State::Queued { due: row.handover.take()? };
             Some((before, row.record.entry()?))
         }))
+    }
+
+    fn import(&mut self, letter: &DeadLetter, now: UnixMillis) -> Result<bool, StoreError> {
+        let DeadLetter { found: Found { record, response }, request, keep } = letter.clone();
+        if self.row(record.id).is_some() {
+            return Ok(false);
+        }
+        let content = self.content_mut();
+        content.last += 1;
+        let key = record.key.clone().filter(|key| content.with_key(&record.function, key).is_none());
+        let record = Record { seq: content.last, key, callback: None, ..record };
+        let (request, expires) = (Arc::new(request), Some(now.after(keep)));
+        content.rows.insert(content.last, Row { record, request, response, expires, deliver: now, handover: None });
+        Ok(true)
     }
 
     fn dead(&mut self, function: Option<&str>, after: Seq, limit: usize) -> Result<Vec<Record>, StoreError> {

@@ -59,6 +59,6 @@ pub use record::{
     StoredRequest, TriggerRecord,
 };
 pub use settle::{DeadReason, Outcome, Settlement, Tried, settle};
-pub use store::{Begun, EnqueueRefusal, Found, Name, Purged, Removal, Settle, Store, StoreError, Stored};
+pub use store::{Begun, DeadLetter, EnqueueRefusal, Found, Name, Purged, Removal, Settle, Store, StoreError, Stored};
 pub use time::UnixMillis;
 pub use writer::{MAX_GROUP, StoreWriter};

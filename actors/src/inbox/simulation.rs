@@ -63,6 +63,7 @@ impl Store for Faulty {
         request(id: InvocationId) -> Result<Option<StoredRequest>, StoreError>;
         handover(id: InvocationId) -> Result<Option<Begun>, StoreError>;
         handovers(limit: usize) -> Result<Vec<InvocationId>, StoreError>;
+        import(letter: &DeadLetter, now: UnixMillis) -> Result<bool, StoreError>;
         keep_here(id: InvocationId) -> Result<Option<(Entry, Entry)>, StoreError>;
         dead(function: Option<&str>, after: Seq, limit: usize) -> Result<Vec<Record>, StoreError>;
         undelivered() -> Result<Vec<Entry>, StoreError>;

@@ -73,6 +73,17 @@ pub struct Found {
     pub response: Option<RecordedResponse>,
 }
 
+/// A dead letter of the site, which the node keeps that gave it up.
+#[derive(Debug, Clone)]
+pub struct DeadLetter {
+    /// The invocation, with the function's last answer.
+    pub found: Found,
+    /// What the function got.
+    pub request: StoredRequest,
+    /// How long it is kept.
+    pub keep: Duration,
+}
+
 /// What became of a request to remove an invocation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Removal {
@@ -207,6 +218,12 @@ pub trait Store {
     /// # Errors
     /// When the store cannot be used.
     fn keep_here(&mut self, id: InvocationId) -> Result<Option<(Entry, Entry)>, StoreError>;
+
+    /// Stores a dead letter of the site, unless it is here. Returns whether it is new.
+    ///
+    /// # Errors
+    /// When the store cannot be used.
+    fn import(&mut self, letter: &DeadLetter, now: UnixMillis) -> Result<bool, StoreError>;
 
     /// Returns dead letters, of one function or of all, the oldest first: at most `limit` with a number above `after`.
     ///

@@ -187,6 +187,12 @@ impl<S: Store> StoreWriter<S> {
             }
             Command::Handover(id, _) => Answer::Begun(self.store.handover(*id)?.map(Box::new)),
             Command::Handovers(limit, _) => Answer::Handovers(self.store.handovers(*limit)?),
+            Command::Import(letter, _) => {
+                if self.store.import(letter, now)? {
+                    self.count(&letter.found.record.function, Counted::Dead, 1);
+                }
+                Answer::Recorded
+            }
             Command::KeepHere(id, _) => Answer::Kept(self.store.keep_here(*id)?),
             Command::Result { seq, epoch, .. } => Answer::Found(self.store.result(*seq, *epoch)?.map(Box::new)),
             Command::RecordDelivery { seq, epoch, delivery, .. } => {
@@ -271,7 +277,7 @@ impl<S: Store> StoreWriter<S> {
             }
             (Command::Request(_, reply), Answer::Request(request)) => drop(reply.send(request)),
             (Command::Dead { reply, .. }, Answer::Dead(records)) => drop(reply.send(records)),
-            (Command::RecordDelivery { reply, .. }, Answer::Recorded) => {
+            (Command::RecordDelivery { reply, .. } | Command::Import(_, reply), Answer::Recorded) => {
                 let _ = reply.send(());
             }
             (Command::OpenTrigger { reply, .. }, Answer::Trigger(record)) => drop(reply.send(record)),

@@ -7,7 +7,7 @@
 //! | --- | --- |
 //! | `call.rs` | what the site records of an invocation, and what follows from a delivery and from an attempt |
 //! | `store.rs` | what the site's server does: records with revisions, keys, and a queue |
-//! | `queue.rs` | offering, pulling and settling, whatever is lost in between |
+//! | `queue.rs` | offering, pulling, settling and releasing, whatever is lost in between |
 //! | `memory.rs` | the model of a server |
 //!
 //! Invariants: a record exists before its message does. Each change names the revision that it follows, so a node that was
@@ -22,5 +22,5 @@ mod simulation;
 mod store;
 
 pub use call::{Call, Step};
-pub use queue::{Offer, OfferError, Offered, SiteQueue, Work};
+pub use queue::{Begin, Offer, OfferError, Offered, SiteQueue, Work};
 pub use store::{Delivered, KeyReservation, Revision, SiteError, SiteStore};

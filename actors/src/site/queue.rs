@@ -55,6 +55,17 @@ pub struct Work<R> {
     revision: Revision,
 }
 
+/// What follows from a message that was delivered.
+#[derive(Debug, Clone)]
+pub enum Begin<R> {
+    /// An attempt is to be made, and then settled.
+    Attempt(Work<R>),
+    /// It was given up. The message is to be released once the dead letter is kept.
+    GivenUp(Work<R>),
+    /// Nothing is to be done now.
+    Nothing,
+}
+
 /// The invocations that the nodes of a site share.
 #[derive(Debug, Clone)]
 pub struct SiteQueue<S>(pub S);
@@ -102,59 +113,66 @@ impl<S: SiteStore> SiteQueue<S> {
         self.0.pull(function).await
     }
 
-    /// Records that an attempt begins. `None`: there is none to be made now.
+    /// Records that an attempt begins, or that there is none any more.
     pub async fn begin(
         &self,
         delivered: Delivered<S::Receipt>,
         policy: &AsyncSpec,
         now: UnixMillis,
         holder: u64,
-    ) -> Option<Work<S::Receipt>> {
+    ) -> Begin<S::Receipt> {
         // Without an answer, the message is delivered again.
-        let (revision, call) = match self.0.find(delivered.id).await.ok()? {
-            Some(found) => found,
-            None => {
-                // It was cancelled or forgotten.
-                let _ = self.0.acknowledge(&delivered.receipt).await;
-                return None;
-            }
+        let Ok(found) = self.0.find(delivered.id).await else { return Begin::Nothing };
+        let Some((revision, call)) = found else {
+            // It was cancelled or forgotten.
+            let _ = self.0.acknowledge(&delivered.receipt).await;
+            return Begin::Nothing;
         };
         match call.step(delivered.count, policy, now) {
+            // The node that gave it up has ended before it kept the dead letter.
+            Step::Drop if matches!(call.record.state, State::Dead { .. }) => {
+                return Begin::GivenUp(Work { delivered, call, revision });
+            }
             Step::Drop => drop(self.0.acknowledge(&delivered.receipt).await),
             Step::Wait(delay) => self.0.give_back(&delivered.receipt, delay).await,
             Step::End(reason) => {
-                let ended = call.ended(reason, now);
-                if let Some(Some(_)) = self.write(&ended, revision, policy, now, BEGIN_TRIES).await {
-                    let _ = self.0.acknowledge(&delivered.receipt).await;
+                let call = call.ended(reason, now);
+                if let Some(Some(revision)) = self.write(&call, revision, policy, now, BEGIN_TRIES).await {
+                    return Begin::GivenUp(Work { delivered, call, revision });
                 }
             }
             Step::Begin => {
                 let call = call.begun(holder);
-                let revision = self.write(&call, revision, policy, now, BEGIN_TRIES).await??;
-                return Some(Work { delivered, call, revision });
+                if let Some(Some(revision)) = self.write(&call, revision, policy, now, BEGIN_TRIES).await {
+                    return Begin::Attempt(Work { delivered, call, revision });
+                }
             }
         }
-        None
+        Begin::Nothing
     }
 
-    /// Records the end of an attempt, and then acknowledges the message or gives it back. Returns the record, unless another
-    /// node has taken over: nothing has changed then.
+    /// Records the end of an attempt, and returns it with the new record. The message is to be released then. `None`: another
+    /// node has taken over, and nothing has changed.
     pub async fn settle(
         &self,
-        work: &Work<S::Receipt>,
+        work: Work<S::Receipt>,
         (outcome, response): (Outcome, Option<RecordedResponse>),
         policy: &AsyncSpec,
         now: UnixMillis,
         random: f64,
-    ) -> Option<Call> {
+    ) -> Option<Work<S::Receipt>> {
         let call = work.call.attempted(outcome, response, policy, now, random);
-        self.write(&call, work.revision, policy, now, u32::MAX).await??;
-        match call.record.state {
+        let revision = self.write(&call, work.revision, policy, now, u32::MAX).await??;
+        Some(Work { call, revision, ..work })
+    }
+
+    /// Gives the message of a recorded end back until the next attempt is due, or removes it.
+    pub async fn release(&self, work: &Work<S::Receipt>, now: UnixMillis) {
+        match work.call.record.state {
             State::Queued { due } => self.0.give_back(&work.delivered.receipt, now.until(due)).await,
             // Without its confirmation, the message is delivered again, and dropped then.
             _ => drop(self.0.acknowledge(&work.delivered.receipt).await),
         }
-        Some(call)
     }
 
     /// Changes a record. `Some(None)`: another node has changed it. `None`: the server has not answered so many times.

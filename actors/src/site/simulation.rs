@@ -46,6 +46,8 @@ struct Seen {
     on_site: BTreeSet<InvocationId>,
     /// How attempts ended, by invocation and epoch.
     outcomes: BTreeMap<(InvocationId, u32), Option<u16>>,
+    /// Dead letters that some node has kept.
+    letters: BTreeSet<InvocationId>,
     /// Attempts that have begun.
     begun: BTreeSet<(InvocationId, u32)>,
 }
@@ -180,7 +182,10 @@ impl World {
             self.check();
             // What a node offered that burned before the site confirmed it may have a record and no message.
             let (seen, content) = (self.seen.borrow(), self.server.content.borrow());
-            let is_ended = |id| content.calls.get(id).is_some_and(|(_, call)| call.record.state.is_ended());
+            let is_ended = |id| match content.calls.get(id).map(|(_, call)| &call.record.state) {
+                Some(State::Dead { .. }) => seen.letters.contains(id),
+                state => state.is_some_and(State::is_ended),
+            };
             if seen.on_node.is_empty() && seen.on_site.iter().all(is_ended) {
                 return;
             }
@@ -215,7 +220,15 @@ async fn run(connection: Connection, function: &'static str, seen: Rc<RefCell<Se
         pending!();
         let Ok(Some(delivered)) = queue.pull(function).await else { continue };
         let holder = server.random.borrow_mut().random();
-        let Some(work) = queue.begin(delivered, &policy, server.now.get(), holder).await else { continue };
+        let work = match queue.begin(delivered, &policy, server.now.get(), holder).await {
+            Begin::Attempt(work) => work,
+            Begin::GivenUp(work) => {
+                keep(&seen, &work);
+                queue.release(&work, server.now.get()).await;
+                continue;
+            }
+            Begin::Nothing => continue,
+        };
         let Record { id, epoch, .. } = work.call.record;
         assert!(seen.borrow_mut().begun.insert((id, epoch)), "an attempt begins twice");
         // Some take longer than a message waits, and are not prolonged.
@@ -234,7 +247,17 @@ async fn run(connection: Connection, function: &'static str, seen: Rc<RefCell<Se
         let status = if let Outcome::Answered { status, .. } = outcome { Some(status) } else { None };
         seen.borrow_mut().outcomes.insert((id, epoch), status);
         let random = f64::from(random(1000)) / 1000.0;
-        queue.settle(&work, (outcome, None), &policy, server.now.get(), random).await;
+        if let Some(work) = queue.settle(work, (outcome, None), &policy, server.now.get(), random).await {
+            keep(&seen, &work);
+            queue.release(&work, server.now.get()).await;
+        }
+    }
+}
+
+/// The node keeps what was given up.
+fn keep(seen: &RefCell<Seen>, work: &Work<u64>) {
+    if let State::Dead { .. } = work.call.record.state {
+        seen.borrow_mut().letters.insert(work.call.record.id);
     }
 }
 

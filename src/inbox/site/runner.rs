@@ -6,8 +6,8 @@ use async_nats::jetstream::message::Acker;
 use tokio::{sync::oneshot, task::spawn_local, time::sleep};
 use tokio_util::sync::CancellationToken;
 use unifaas_actors::{
-    inbox::{AskRoom, AttemptRoom, Begun, Outcome, RecordedResponse, UnixMillis},
-    site::{Delivered, SiteStore as _, Work},
+    inbox::{AskRoom, AttemptRoom, Begun, Command, DeadLetter, Found, Outcome, RecordedResponse, State, UnixMillis},
+    site::{Begin, Call, Delivered, SiteStore as _, Work},
 };
 
 use super::{Use, thread::SiteThread};
@@ -64,13 +64,33 @@ async fn prolonged<T>(site: &SiteThread, receipt: &Acker, awaited: impl Future<O
 
 async fn attempt(site: &Rc<SiteThread>, delivered: Delivered<Acker>, function: &Arc<str>, room: AttemptRoom) {
     let policy = site.policy(function);
-    let Some(work) = site.queue.begin(delivered, &policy, UnixMillis::now(), rand::random()).await else { return };
+    let work = match site.queue.begin(delivered, &policy, UnixMillis::now(), rand::random()).await {
+        Begin::Attempt(work) => work,
+        Begin::GivenUp(work) => return release(site, work, policy.keep_dead).await,
+        Begin::Nothing => return,
+    };
     let ended = prolonged(site, &work.delivered.receipt, serve(site, &work, policy.max_response)).await;
     // The end may have to wait for the server: others go on meanwhile.
     drop(room);
-    if let Some(call) = site.queue.settle(&work, ended, &policy, UnixMillis::now(), rand::random()).await {
-        site.shared.inbox.stats.count_end(&call.record.state);
+    if let Some(work) = site.queue.settle(work, ended, &policy, UnixMillis::now(), rand::random()).await {
+        release(site, work, policy.keep_dead).await;
     }
+}
+
+/// Keeps a dead letter on this node, for its operator, and lets the message go.
+async fn release(site: &Rc<SiteThread>, work: Work<Acker>, keep: Duration) {
+    let inbox = &site.shared.inbox;
+    inbox.stats.count_end(&work.call.record.state);
+    if let State::Dead { .. } = work.call.record.state {
+        let Call { record, response, .. } = work.call.clone();
+        let (found, request) = (Found { record, response }, work.delivered.request.clone());
+        let letter = Box::new(DeadLetter { found, request, keep });
+        if inbox.handle.ask(|reply| Command::Import(letter, reply)).await.is_err() {
+            // The message is delivered again, and the letter is kept then.
+            return;
+        }
+    }
+    site.queue.release(&work, UnixMillis::now()).await;
 }
 
 async fn serve(site: &Rc<SiteThread>, work: &Work<Acker>, max_response: u64) -> (Outcome, Option<RecordedResponse>) {

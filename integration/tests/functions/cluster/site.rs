@@ -94,6 +94,20 @@ async fn failed_attempts_are_repeated_and_end_as_dead_letter_of_the_site() {
     assert_eq!((&ended["state"], &ended["reason"]), (&"dead".into(), &"rejected".into()), "{ended}");
     let ended = a.ended_invocation(&failed).await;
     assert_eq!((&ended["reason"], &ended["attempts"]), (&"attempts_exhausted".into(), &3.into()), "{ended}");
+    // The node that gave one up keeps it, and can run it again.
+    let letters = async || {
+        let mut letters = Vec::new();
+        for daemon in [&a, &b] {
+            letters.push(daemon.cli(&["dead", "list"]).await.out);
+        }
+        letters
+    };
+    let is_kept = |letters: &Vec<String>| [&rejected, &failed].iter().all(|id| letters.concat().contains(id.as_str()));
+    let letters = eventually(SOON, "both are kept", letters, is_kept).await;
+    let keeper = if letters[0].contains(&failed) { &a } else { &b };
+    keeper.cli(&["dead", "redrive", &failed]).await;
+    let again = async || keeper.invocation(&failed).await;
+    eventually(SOON, "it dies again", again, |it| it["state"] == "dead" && it["stored"] == "node").await;
 }
 
 #[tokio::test]

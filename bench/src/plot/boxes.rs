@@ -7,7 +7,7 @@ use plotters::{
 
 use super::{
     axis::Axis,
-    canvas::{Texts, clipped, document, frame, tint},
+    canvas::{Texts, document, fitted, frame, tint},
     style::{INK, look},
 };
 use crate::stats::{quantile, sorted};
@@ -41,11 +41,11 @@ const HATCHES: u32 = 60;
 pub fn boxes(texts: &Texts, rows: &[BoxRow]) -> String {
     let height = FRAME + ROW * rows.len() as u32;
     document(texts, height, |area| {
-        let names = rows.iter().map(|row| clipped(&row.name, 32)).collect();
+        let (names, left) = fitted(rows.iter().map(|row| row.name.as_str()), 8, LEFT);
         let all = rows.iter().flat_map(|row| row.values.iter().copied());
         let x = Axis::fitting(all);
         let ends = plotters::coord::ranged1d::Ranged::range(&x);
-        let mut chart = frame(area, texts, LEFT, (x, Axis::Categories(names)))?;
+        let mut chart = frame(area, texts, left, (x, Axis::Categories(names)))?;
         for (place, row) in rows.iter().enumerate() {
             let (y, colour) = (place as f64, look(row.group).colour);
             let sorted = sorted(row.values.clone());

@@ -206,8 +206,19 @@ pub fn tint(colour: RGBColor, strength: f64) -> ShapeStyle {
     colour.mix(strength).filled()
 }
 
+/// Returns names, and the pixels for the longest of them with `around` more, but at least `least`. Names that would take too
+/// much of the plot are cut.
+pub fn fitted<'n>(names: impl Iterator<Item = &'n str>, around: u32, least: u32) -> (Vec<String>, u32) {
+    const MAX_CHARACTERS: usize = 44;
+    /// Width of a character in tenths of a pixel.
+    const CHARACTER: u32 = 77;
+    let names: Vec<_> = names.map(|name| clipped(name, MAX_CHARACTERS)).collect();
+    let longest = names.iter().map(|name| name.chars().count()).max().unwrap_or(0) as u32;
+    (names, least.max(longest * CHARACTER / 10 + around))
+}
+
 /// Cuts a name that has no room.
-pub fn clipped(name: &str, most: usize) -> String {
+fn clipped(name: &str, most: usize) -> String {
     if name.chars().count() <= most {
         return name.to_owned();
     }

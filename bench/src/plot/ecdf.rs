@@ -4,7 +4,7 @@ use plotters::element::Polygon;
 
 use super::{
     axis::Axis,
-    canvas::{Texts, clipped, document, frame, legend, mark, stroke, tint},
+    canvas::{Texts, document, fitted, frame, legend, mark, stroke, tint},
     style::look,
 };
 use crate::stats::{dkw_epsilon, quantile, sorted};
@@ -21,14 +21,15 @@ pub struct Curve {
 const HEIGHT: u32 = 520;
 const LEFT: u32 = 62;
 /// Room for the legend, in pixels.
-const LEGEND: i32 = 270;
+const LEGEND: u32 = 270;
 /// Samples from which on a band is drawn: with fewer, it fills the plot.
 const MIN_BAND: usize = 20;
 
 /// Draws the distribution of each contestant.
 pub fn ecdf(texts: &Texts, curves: &[Curve]) -> String {
     document(texts, HEIGHT, |root| {
-        let (area, aside) = root.split_horizontally(960 - LEGEND);
+        let (names, width) = fitted(curves.iter().map(|curve| curve.name.as_str()), 56, LEGEND);
+        let (area, aside) = root.split_horizontally(960 - width as i32);
         let all = curves.iter().flat_map(|curve| curve.values.iter().copied());
         let axes = (Axis::fitting(all), Axis::Linear { low: 0.0, high: 1.0 });
         let mut chart = frame(&area, texts, LEFT, axes)?;
@@ -56,8 +57,7 @@ pub fn ecdf(texts: &Texts, curves: &[Curve]) -> String {
                 )?;
             }
         }
-        let entries: Vec<_> =
-            curves.iter().enumerate().map(|(place, curve)| (clipped(&curve.name, 26), look(place))).collect();
+        let entries: Vec<_> = names.into_iter().enumerate().map(|(place, name)| (name, look(place))).collect();
         legend(&aside, (6, 60), &entries)
     })
 }

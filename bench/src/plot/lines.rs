@@ -4,7 +4,7 @@ use plotters::{element::Polygon, style::Color as _};
 
 use super::{
     axis::Axis,
-    canvas::{Texts, clipped, document, frame, legend, mark, stroke, tint},
+    canvas::{Texts, document, fitted, frame, legend, mark, stroke, tint},
     style::look,
 };
 
@@ -30,14 +30,15 @@ pub struct Line {
 
 const HEIGHT: u32 = 520;
 const LEFT: u32 = 72;
-const LEGEND: i32 = 230;
+const LEGEND: u32 = 230;
 /// Points from which on markers would hide the line.
 const MAX_MARKED: usize = 30;
 
 /// Draws a line for each contestant.
 pub fn lines(texts: &Texts, all: &[Line]) -> String {
     document(texts, HEIGHT, |root| {
-        let (area, aside) = root.split_horizontally(960 - LEGEND);
+        let (names, width) = fitted(all.iter().map(|line| line.name.as_str()), 56, LEGEND);
+        let (area, aside) = root.split_horizontally(960 - width as i32);
         let xs = all.iter().flat_map(|line| line.points.iter().map(|point| point.x));
         let ys = all.iter().flat_map(|line| {
             line.points.iter().flat_map(|point| {
@@ -62,8 +63,7 @@ pub fn lines(texts: &Texts, all: &[Line]) -> String {
                 mark(&chart, point, look.marker, 4, look.colour.filled())?;
             }
         }
-        let entries: Vec<_> =
-            all.iter().enumerate().map(|(place, line)| (clipped(&line.name, 23), look(place))).collect();
+        let entries: Vec<_> = names.into_iter().enumerate().map(|(place, name)| (name, look(place))).collect();
         legend(&aside, (6, 60), &entries)
     })
 }

@@ -4,7 +4,7 @@ use plotters::{element::Rectangle, style::Color as _};
 
 use super::{
     axis::Axis,
-    canvas::{Texts, clipped, document, frame, legend, tint},
+    canvas::{Texts, document, fitted, frame, legend, tint},
     style::{INK, Look, Marker, look},
 };
 
@@ -32,9 +32,9 @@ pub fn parts(texts: &Texts, names: &[&str], rows: &[PartsRow]) -> String {
         let (area, aside) = root.split_horizontally(960 - LEGEND);
         let totals = rows.iter().map(|row| row.parts.iter().sum::<f64>());
         let high = totals.fold(0.0, f64::max).max(1e-6) * 1.04;
-        let labels = rows.iter().map(|row| clipped(&row.name, 32)).collect();
+        let (labels, left) = fitted(rows.iter().map(|row| row.name.as_str()), 8, LEFT);
         let axes = (Axis::Linear { low: 0.0, high }, Axis::Categories(labels));
-        let mut chart = frame(&area, texts, LEFT, axes)?;
+        let mut chart = frame(&area, texts, left, axes)?;
         for (place, row) in rows.iter().enumerate() {
             let y = place as f64;
             let mut from = 0.0;

@@ -6,7 +6,7 @@ use crate::{
     error::BenchError,
     experiments,
     options::RunArgs,
-    plan::{self, Plan, Schedule, Speed},
+    plan::{self, Item, Plan, Schedule, Speed},
     progress::duration,
     remote,
     run::{Host, print, session, sources},
@@ -33,7 +33,9 @@ pub async fn list(arguments: &RunArgs, host: &Host) -> Result<ExitCode, BenchErr
                 Some((_, reason)) => format!("no: {}", reason.lines().next().unwrap_or_default()),
                 None if experiment.needs_host() && place.is_some() => "no: it needs the host of the daemon".to_owned(),
                 None => {
-                    let times = if items.is_empty() { 2 } else { 1 };
+                    // The first function takes part twice.
+                    let is_first = items.iter().all(|item: &Item| item.function == source.name);
+                    let times = if is_first { 2 } else { 1 };
                     let item = plan::item(&plan, *experiment, source, &Speed::usual(source), times);
                     items.push(item.clone());
                     let condition =

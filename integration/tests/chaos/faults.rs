@@ -24,6 +24,8 @@ use crate::{
 
 /// How long a call of the engine may take.
 const ENGINE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a fault waits for a template, which starts as soon as nothing else does.
+const TEMPLATE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Invalid contents of a `function.toml`.
 const BROKEN: [&[u8]; 6] =
     [b"", b"[process", b"\0\xff\xfe\x01", b"[process]\ncommand = []\n", b"[process]\ncomand = [\"x\"]\n", b"7"];
@@ -187,17 +189,22 @@ impl Faults<'_> {
         }
     }
 
-    /// Orders another snapshot of a function, or removes it. Then waits for its template,
-    /// and sometimes kills that.
+    /// Orders another snapshot of a function, or removes it. Then waits for a template, and sometimes kills that.
     async fn retake_snapshot(&self, random: &mut StdRng) {
         let verb = if random.random() { "make" } else { "rm" };
         self.rig.daemon.cli(&["snapshot", verb, CLONED]).await;
         self.ledger().count("snapshot ordered anew or removed");
-        sleep(ms(random.random_range(0..800))).await;
-        let instances = self.instances().await;
-        let template = instances.iter().find(|it| it["state"] == "capturing" && it["pid"].is_u64());
-        if let Some(template) = template.filter(|_| random.random()) {
-            self.kill_vmm_of(template).await;
+        let until = Instant::now() + TEMPLATE_TIMEOUT;
+        while Instant::now() < until {
+            sleep(ms(50)).await;
+            let instances = self.instances().await;
+            let template = instances.iter().find(|it| it["state"] == "capturing" && it["pid"].is_u64());
+            if let Some(template) = template {
+                if random.random() {
+                    self.kill_vmm_of(template).await;
+                }
+                return;
+            }
         }
     }
 

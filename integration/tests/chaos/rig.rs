@@ -204,7 +204,7 @@ fn functions(home: &Home) -> Vec<Function> {
         machine("machine", Kind::Microvm).set("min-instances", 1).into(),
         machine("machine-once", Kind::Microvm).set("single-use", true).into(),
         machine("disk-once", Kind::Firecracker).vm("image", &image).set("single-use", true).into(),
-        machine(CLONED, Kind::Microvm).vm("snapshot", true).set("single-use", true).into(),
+        machine(CLONED, Kind::Microvm).vm("snapshot", "{ settle = 0.5 }").set("single-use", true).into(),
         times(Function::new("doubled").set("single-use", true).flag("--callbacks").flag("3")),
         times(Function::new(LOST).set("boot-timeout", 0.4).flag("--callbacks").flag("0")),
         edited(0),

@@ -1,14 +1,13 @@
 //! A function as a unikernel: one program that is its own operating system. It boots by PVH or as a Linux kernel does,
 //! brings up a virtio network card, tells the daemon that it is ready, and serves HTTP.
 //!
-//! From the bottom up: boot.s, cpu.rs, memory.rs, interrupts.rs, power.rs, console.rs · pci.rs, virtio/, net.rs, arp.rs ·
+//! From the bottom up: boot.s, cpu.rs, memory.rs, interrupts.rs, power.rs, console.rs · pci.rs, virtio/, net.rs ·
 //! callback.rs, probe.rs, server.rs, connection.rs, response.rs, and main.rs. Code that needs no machine is in lib.rs: the
 //! function itself (function.rs), its work, the command line, HTTP.
 
 #![no_std]
 #![no_main]
 
-mod arp;
 mod callback;
 mod connection;
 mod console;
@@ -103,7 +102,6 @@ fn run(mut clock: Clock, command_line: CommandLine<'static>) -> Result<(), &'sta
     });
     if let Some(gateway) = network.gateway {
         interface.routes_mut().add_default_ipv4_route(gateway).map_err(|_| "no room for a route")?;
-        arp::request(&mut card, network.address, gateway);
     }
 
     let mut sockets = Sockets::new(seed);

@@ -16,6 +16,8 @@
 mod attempt;
 mod deliver;
 mod letters;
+#[cfg(test)]
+mod model;
 mod reset;
 mod rows;
 mod schema;

@@ -98,8 +98,8 @@ pub use output::{OutputLine, OutputLog, OutputStream};
 pub use redact::Redactor;
 pub use refusal::Refusal;
 pub use registry::{
-    ChangeSource, Changes, DrainAll, FilesChanged, FollowTriggers, RegistryActor, Rescan, RescanReply, Rescanned,
-    TriggersChanged, check_all, scan_all, scan_one,
+    CURRENT, ChangeSource, Changes, DrainAll, FilesChanged, FollowTriggers, RegistryActor, Rescan, RescanReply,
+    Rescanned, Roots, TriggersChanged, check_all, scan_all, scan_one,
 };
 pub use services::Services;
 pub use spec::LoadedSpec;

@@ -10,7 +10,7 @@ use slog::{Logger, error, info, warn};
 use tokio::time::Instant;
 
 use super::{
-    beat::{Beat, FunctionList, digest},
+    beat::{Beat, FunctionList, NodeVersions, digest},
     directory::{Judged, Peers},
     handle::ClusterHandle,
     keys::TrustedKeys,
@@ -84,6 +84,8 @@ pub struct ClusterActor {
     last_beat: Option<Arc<Beat>>,
     last_beat_at: Option<Instant>,
     is_draining: bool,
+    /// What this node has of published functions.
+    versions: BTreeMap<Arc<str>, NodeVersions>,
     /// Heartbeats of another daemon that calls itself this node.
     impostor_beats: u32,
     /// When the next heartbeat is due.
@@ -126,6 +128,7 @@ impl ClusterActor {
                 last_beat: None,
                 last_beat_at: None,
                 is_draining: false,
+                versions: BTreeMap::new(),
                 impostor_beats: 0,
                 alarm: None,
                 log,
@@ -195,6 +198,7 @@ impl ClusterActor {
             starting: self.report.map_or(0, |report| report.starting as u32),
             functions: digest,
             loads,
+            versions: self.versions.clone(),
         };
         let beat = Arc::new(beat.bounded());
         self.handle.set_beat_sent();

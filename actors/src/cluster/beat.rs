@@ -12,6 +12,9 @@ use super::node::{Epoch, NodeId, PublicKey};
 /// Functions whose load a heartbeat has, so that it stays below 32 KiB with names of usual length.
 const MAX_LOADS: usize = 256;
 
+/// Published functions in a heartbeat, for the same reason.
+pub const MAX_NODE_VERSIONS: usize = 32;
+
 /// A heartbeat.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Beat {
@@ -43,6 +46,26 @@ pub struct Beat {
     /// Its functions that have instances or waiting requests.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub loads: BTreeMap<Arc<str>, FunctionLoad>,
+    /// What it has of published functions: of those that have changed last, if there are many.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub versions: BTreeMap<Arc<str>, NodeVersions>,
+}
+
+/// What a node has of a published function. Versions are their first digits.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeVersions {
+    /// The version that it serves, unless its registry has a function of that name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serves: Option<String>,
+    /// Wanted versions of which it has every file.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub holds: Vec<String>,
+    /// Wanted versions that have failed there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failed: Vec<String>,
+    /// Its registry has a function of that name, which is served instead.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_shadowed: bool,
 }
 
 /// What is going on with a function on a node.
@@ -118,6 +141,7 @@ mod tests {
             starting: 0,
             functions: 5,
             loads: loads.into_iter().map(|(name, load)| (name.into(), load)).collect(),
+            versions: BTreeMap::new(),
         }
     }
 
@@ -140,8 +164,11 @@ mod tests {
     fn beat_of_a_node_with_many_functions_stays_small() {
         let load =
             |index: u32| FunctionLoad { free: index % 3, waiting: index, boot_us: Some(1), ..Default::default() };
-        let beat =
-            beat((0..10_000).map(|index| (format!("function-of-a-usual-length-{index}"), load(index)))).bounded();
+        let name = |index| format!("function-of-a-usual-length-{index}");
+        let mut beat = beat((0..10_000).map(|index| (name(index), load(index)))).bounded();
+        let digits = |count| vec!["0123456789ab".to_owned(); count];
+        let versions = NodeVersions { serves: digits(1).pop(), holds: digits(3), failed: digits(1), is_shadowed: true };
+        beat.versions = (0..MAX_NODE_VERSIONS as u32).map(|index| (name(index).into(), versions.clone())).collect();
         assert_eq!(beat.loads.len(), MAX_LOADS);
         assert!(beat.loads.values().all(|load| load.free == 2));
         assert!(serde_json::to_string(&beat).unwrap().len() <= 32 * 1024);

@@ -1,12 +1,12 @@
 //! The messages of the ClusterActor. Requests are imperative, facts are in the past tense. Its report is in `report.rs`.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use actix::Message;
 use serde::Serialize;
 
 use super::{
-    beat::{Beat, FunctionList},
+    beat::{Beat, FunctionList, NodeVersions},
     node::{NodeId, PublicKey},
     report::ClusterReport,
 };
@@ -86,6 +86,11 @@ pub struct PeerTried {
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub(super) struct BeatSoon;
+
+/// What this node has of published functions has changed.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct VersionsChanged(pub BTreeMap<Arc<str>, NodeVersions>);
 
 /// Tells the other nodes that this one takes no more requests.
 #[derive(Debug, Message)]

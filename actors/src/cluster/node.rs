@@ -57,7 +57,7 @@ impl<'de> Deserialize<'de> for NodeId {
 
 impl fmt::Display for PublicKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        write_hex(&self.0, f)
     }
 }
 
@@ -65,15 +65,25 @@ impl FromStr for PublicKey {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let mut key = [0; 32];
-        if text.len() != 2 * key.len() || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            return Err("expected 64 hexadecimal digits");
-        }
-        for (index, byte) in key.iter_mut().enumerate() {
-            *byte = u8::from_str_radix(&text[2 * index..][..2], 16).unwrap_or_default();
-        }
-        Ok(Self(key))
+        parse_hex(text).map(Self)
     }
+}
+
+/// Writes bytes as hexadecimal digits.
+pub(super) fn write_hex(bytes: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+}
+
+/// Reads 32 bytes of hexadecimal digits.
+pub(super) fn parse_hex(text: &str) -> Result<[u8; 32], &'static str> {
+    let mut bytes = [0; 32];
+    if text.len() != 2 * bytes.len() || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Err("expected 64 hexadecimal digits");
+    }
+    for (index, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&text[2 * index..][..2], 16).unwrap_or_default();
+    }
+    Ok(bytes)
 }
 
 impl Serialize for PublicKey {

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use serde::Serialize;
 
 use super::{
-    beat::{Beat, FunctionLoad},
+    beat::{Beat, FunctionLoad, NodeVersions},
     handle::PlacementRecord,
     messages::LinkState,
     node::{Epoch, NodeId, PublicKey},
@@ -69,6 +69,9 @@ pub struct PeerReport {
     pub functions: usize,
     /// What is going on with them.
     pub loads: BTreeMap<Arc<str>, FunctionLoad>,
+    /// What it has of published functions.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub versions: BTreeMap<Arc<str>, NodeVersions>,
 }
 
 impl PeerReport {
@@ -89,6 +92,7 @@ impl PeerReport {
             memory_free: beat.memory_free,
             functions: functions.len(),
             loads: beat.loads.clone(),
+            versions: beat.versions.clone(),
         }
     }
 }

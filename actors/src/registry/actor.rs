@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    path::PathBuf,
     rc::Rc,
     sync::Arc,
     time::Duration,
@@ -17,7 +16,7 @@ use super::{
     Rescanned, TriggersChanged,
     diff::{self, Step, Unconfirmed},
     messages::Scanned,
-    scan::{scan_all, scan_one},
+    roots::Roots,
     watcher::RegistryWatcher,
 };
 use crate::{
@@ -38,22 +37,22 @@ const MAX_RESTARTS: usize = 3;
 const RESTART_WINDOW: Duration = Duration::from_secs(10);
 
 impl RegistryActor {
-    /// Starts the functions that `specs` describe and follows the files below `root` as `source` says.
+    /// Starts the functions that `specs` describe and follows the files of the registry as `source` says.
     ///
-    /// `root` is absolute. The actor runs on the arbiter of the caller, and so do all actors below it. The directory is
+    /// The roots are absolute. The actor runs on the arbiter of the caller, and so do all actors below it. The directory is
     /// filled when this returns.
     pub fn launch(
-        root: PathBuf,
+        roots: impl Into<Roots>,
         specs: impl IntoIterator<Item = (String, LoadedSpec)>,
         directory: Arc<Directory>,
         services: Services,
         source: ChangeSource,
         log: Logger,
     ) -> Addr<Self> {
-        let specs: Vec<_> = specs.into_iter().collect();
+        let (specs, roots): (Vec<_>, _) = (specs.into_iter().collect(), roots.into());
         Self::create(|ctx| {
             let mut actor = Self {
-                root,
+                roots,
                 directory,
                 services: Rc::new(services),
                 log,
@@ -177,7 +176,7 @@ impl RegistryActor {
     /// Reads the pending files on a thread that may block. The result comes back as [`Scanned`], with the requests for it.
     fn start_scan(&mut self, rescans: Vec<RescanReply>, ctx: &mut Context<Self>) {
         let changes = std::mem::take(&mut self.pending);
-        let (root, me, log) = (self.root.clone(), ctx.address(), self.log.clone());
+        let (roots, me, log) = (self.roots.clone(), ctx.address(), self.log.clone());
         let watcher = self.watcher.clone();
         tokio::task::spawn_blocking(move || {
             // Watched before they are read, so that no change in between is missed.
@@ -187,14 +186,14 @@ impl RegistryActor {
                 None => {}
             }
             let scanned = if changes.all {
-                scan_all(&root).map(|specs| {
+                roots.scan_all().map(|specs| {
                     let specs = specs.into_iter().map(|(name, loaded)| (name, Some(loaded))).collect();
                     (specs, true)
                 })
             } else {
-                std::fs::read_dir(&root).map(|_| {
+                std::fs::read_dir(&roots.registry).map(|_| {
                     let scan = |name: String| {
-                        let loaded = scan_one(&root, &name);
+                        let loaded = roots.scan_one(&name);
                         (name, loaded)
                     };
                     (changes.names.into_iter().map(scan).collect(), false)
@@ -204,7 +203,7 @@ impl RegistryActor {
                 Ok((specs, complete)) => me.do_send(Scanned { specs, complete, rescans }),
                 // Then nothing is known, in particular not that functions were removed.
                 Err(error) => {
-                    warn!(log, "the registry cannot be read"; "registry" => %root.display(), "error" => %error);
+                    warn!(log, "the registry cannot be read"; "registry" => %roots.registry.display(), "error" => %error);
                     for done in rescans {
                         // The caller may have stopped waiting.
                         let _ = done.send(Err(error.to_string()));
@@ -247,7 +246,7 @@ impl Actor for RegistryActor {
         ctx.set_mailbox_capacity(0);
         if self.source == ChangeSource::Watcher {
             let listener = ctx.address().recipient();
-            self.watcher = Some(RegistryWatcher::new(&self.root, listener, self.log.clone()));
+            self.watcher = Some(RegistryWatcher::new(&self.roots.registry, listener, self.log.clone()));
         }
         // Finds what changed between the first scan and the start of the watcher.
         self.pending.all = true;

@@ -56,6 +56,11 @@ impl Changes {
         Self { all: true, ..Self::default() }
     }
 
+    /// Makes the registry read one function again.
+    pub fn of(function: &str) -> Self {
+        Self { names: BTreeSet::from([function.to_owned()]), all: false }
+    }
+
     pub(super) fn merge(&mut self, other: Changes) {
         self.names.extend(other.names);
         self.all |= other.all;

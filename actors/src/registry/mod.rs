@@ -1,18 +1,18 @@
 //! RegistryActor: which functions exist. The directory on disk is the truth, and this actor follows it.
 //!
 //! It starts, reconfigures and drains one FunctionActor per function, restarts a panicked one, and publishes the
-//! functions in the [`Directory`], so that no request has to ask it. `actor.rs` is the actor, `scan.rs` reads the directory,
-//! `diff.rs` compares that with what is in force, `watcher.rs` notices changes, `messages.rs` has the messages.
+//! functions in the [`Directory`], so that no request has to ask it. `actor.rs` is the actor, `roots.rs` and `scan.rs` read the
+//! directories, `diff.rs` compares that with what is in force, `watcher.rs` notices changes, `messages.rs` has the messages.
 
 mod actor;
 mod diff;
 mod messages;
+mod roots;
 mod scan;
 mod watcher;
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    path::PathBuf,
     rc::Rc,
     sync::Arc,
 };
@@ -31,6 +31,7 @@ use crate::{
 };
 use diff::Unconfirmed;
 pub use messages::{Changes, DrainAll, FilesChanged, FollowTriggers, Rescan, RescanReply, Rescanned, TriggersChanged};
+pub use roots::{CURRENT, Roots};
 pub use scan::{check_all, scan_all, scan_one};
 use watcher::RegistryWatcher;
 
@@ -45,7 +46,7 @@ pub enum ChangeSource {
 
 /// The functions of the daemon.
 pub struct RegistryActor {
-    root: PathBuf,
+    roots: Roots,
     directory: Arc<Directory>,
     services: Rc<Services>,
     log: Logger,

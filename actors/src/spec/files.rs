@@ -2,6 +2,7 @@
 //! `program.rs` programs; `guest.rs` checks whether a guest can boot with all of it.
 
 use std::{
+    borrow::Cow,
     fs::{self, File, Metadata},
     io::{self, Read},
     os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt},
@@ -93,8 +94,9 @@ fn user(name: &str) -> Result<(), String> {
     }
 }
 
-/// Reads a function; with `host`, checks its programs in PATH and its user, too.
-pub(super) fn load(directory: &Path, host: bool) -> Result<FunctionSpec, SpecError> {
+/// Reads a function, which is named like its directory unless it has another name; with `host`, checks its programs in PATH and
+/// its user, too.
+pub(super) fn load(directory: &Path, name: Option<&str>, host: bool) -> Result<FunctionSpec, SpecError> {
     let refuse = |file: PathBuf, problem| Err(SpecError::new(file, vec![problem]));
     let absolute = match std::path::absolute(directory) {
         Ok(absolute) => absolute,
@@ -105,7 +107,7 @@ pub(super) fn load(directory: &Path, host: bool) -> Result<FunctionSpec, SpecErr
         Ok(text) => text,
         Err(problem) => return refuse(file, problem),
     };
-    let name = absolute.file_name().unwrap_or_default().to_string_lossy();
+    let name = name.map_or_else(|| absolute.file_name().unwrap_or_default().to_string_lossy(), Cow::Borrowed);
     let mut checked = check(&name, &absolute, &text);
     let references = checked.references.iter().filter(|reference| host || !reference.is_of_host());
     checked.problems.extend(references.filter_map(|reference| reference.check().err()));

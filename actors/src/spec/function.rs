@@ -80,7 +80,15 @@ impl FunctionSpec {
     /// # Errors
     /// Every problem of the file, or the one reason why it cannot be read or is not TOML.
     pub fn load(directory: &Path) -> Result<FunctionSpec, SpecError> {
-        files::load(directory, false)
+        files::load(directory, None, false)
+    }
+
+    /// Does the same for a function whose directory is not named like it.
+    ///
+    /// # Errors
+    /// Those of `load`.
+    pub fn load_named(name: &str, directory: &Path) -> Result<FunctionSpec, SpecError> {
+        files::load(directory, Some(name), false)
     }
 
     /// Does the same as [`load`](Self::load), and checks that this host has its user, and its program in PATH.
@@ -88,7 +96,7 @@ impl FunctionSpec {
     /// # Errors
     /// Those of `load`, and what is missing.
     pub fn check(directory: &Path) -> Result<FunctionSpec, SpecError> {
-        files::load(directory, true)
+        files::load(directory, None, true)
     }
 
     /// Checks the text of a `function.toml` that belongs into `directory`. Reads no file.

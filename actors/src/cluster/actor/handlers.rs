@@ -9,7 +9,7 @@ use super::{
         directory::Heard,
         messages::{
             BeatReceived, BeatSoon, ClusterQuestion, FunctionsListed, KeyHeard, LinkChanged, LinkState, PeerTried,
-            StartDraining,
+            StartDraining, VersionsChanged,
         },
         report::{ClusterReport, PeerReport},
     },
@@ -110,6 +110,15 @@ impl Handler<BeatSoon> for ClusterActor {
     type Result = ();
 
     fn handle(&mut self, _: BeatSoon, ctx: &mut Context<Self>) {
+        self.beat_soon(ctx);
+    }
+}
+
+impl Handler<VersionsChanged> for ClusterActor {
+    type Result = ();
+
+    fn handle(&mut self, VersionsChanged(versions): VersionsChanged, ctx: &mut Context<Self>) {
+        self.versions = versions;
         self.beat_soon(ctx);
     }
 }

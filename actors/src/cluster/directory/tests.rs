@@ -34,9 +34,23 @@ impl Fixture {
 
 fn beat(node: NodeId, epoch: Epoch, sequence: u64) -> Beat {
     let (name, address) = ("n".into(), "10.0.0.2:1".into());
-    let (key, labels, loads) = Default::default();
+    let (key, labels, loads, versions) = Default::default();
     let (is_draining, memory_free, starting, functions) = (false, 100, 0, 5);
-    Beat { node, epoch, sequence, name, address, key, labels, is_draining, memory_free, starting, functions, loads }
+    Beat {
+        node,
+        epoch,
+        sequence,
+        name,
+        address,
+        key,
+        labels,
+        is_draining,
+        memory_free,
+        starting,
+        functions,
+        loads,
+        versions,
+    }
 }
 
 fn peer(is_new: bool, wants_functions: bool) -> Heard {

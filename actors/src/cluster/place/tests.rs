@@ -60,6 +60,7 @@ fn view(nodes: &[Node]) -> ClusterView {
             memory_free: memory,
             starting: 0,
             functions: 1,
+            versions: Default::default(),
             loads: load.map(|load| ("f".into(), load)).into_iter().collect(),
         };
         let contact = Contact::new(true);

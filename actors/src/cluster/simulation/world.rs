@@ -265,6 +265,7 @@ impl World {
             memory_free: 0,
             starting: 0,
             functions: 1,
+            versions: Default::default(),
             loads: BTreeMap::from([(FUNCTION.into(), load)]),
         };
         let is_sent = node.is_linked;

@@ -1,9 +1,11 @@
 //! The command line: parses and checks commands and settings, and starts nothing.
 //!
-//! `serve.rs` has the settings of the daemon, `cluster.rs` those of a node among others, `client.rs` the arguments of the commands that speak to one.
+//! `serve.rs` has the settings of the daemon, `cluster.rs` those of a node among others, `client.rs` and
+//! `publish.rs` the arguments of the commands that speak to one.
 
 pub mod client;
 mod cluster;
+pub mod publish;
 mod serve;
 
 use std::{
@@ -110,6 +112,18 @@ pub enum Command {
     Rescan(client::Rescan),
     /// Replace the daemon by one of the program that is installed now, without losing a request.
     Upgrade(client::Upgrade),
+    /// Put a function on all nodes of the cluster.
+    ///
+    /// It is checked as `check` does. Nodes get its files from each other, and serve the version as soon as they have all of them.
+    Publish(publish::Publish),
+    /// List the versions of published functions, and which nodes serve them.
+    Versions(publish::Versions),
+    /// Have nodes serve a version of a published function: all of them, or a share.
+    Rollout(publish::Rollout),
+    /// End the trial of a version, or go back to the version before.
+    Rollback(publish::Rollback),
+    /// Remove a published function from all nodes.
+    Unpublish(publish::Unpublish),
     /// Print the address of the dashboard, and open it on a desktop.
     Ui(client::Ui),
     /// Show the versions of this program and of the daemon.

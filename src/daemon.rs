@@ -18,14 +18,14 @@ use std::{
 use slog::{crit, info, o, warn};
 use unifaas_actors::{
     AdmissionActor, Callbacks, ChangeSource, Directory, FollowTriggers, History, HostLimits, LoadedSpec, RegistryActor,
-    Services, UsageTable, scan_all,
+    Roots, Services, UsageTable, scan_all,
     spec::SPEC_FILE,
     trigger::{StartSources, TriggerActor},
 };
 
 use crate::{
     admin::{AccessRules, Control, Pages},
-    cluster::Cluster,
+    cluster::{Cluster, ClusterActors, PUBLISHED},
     config::Configuration,
     host,
     host::function_peers::FunctionPeers,
@@ -103,6 +103,9 @@ async fn serve(
         Some(_) => return Err(DaemonError::StateDirectoryChanged(base)),
     };
     let base = base.canonicalize().unwrap_or(base);
+    let published = options.cluster.cluster.is_some().then(|| base.join(PUBLISHED));
+    let roots = Roots { registry: root.clone(), published };
+    let specs = roots.with_published(specs);
     let state = lasting.state.insert(state);
     let deliver_key = options
         .deliver_key
@@ -164,7 +167,7 @@ async fn serve(
         history: history.clone(),
     };
     let actors =
-        RegistryActor::launch(root.clone(), specs, directory.clone(), services, ChangeSource::Watcher, log.clone());
+        RegistryActor::launch(roots.clone(), specs, directory.clone(), services, ChangeSource::Watcher, log.clone());
     let conn_limits = connection_limits(&options, &log);
     let async_concurrency =
         options.async_concurrency.map_or_else(host::budget::default_async_concurrency, NonZeroUsize::get);
@@ -186,8 +189,13 @@ async fn serve(
     let functions = directory.all().len();
     let log_of_workers = log.new(o!());
     let peer_listen = listeners.peer()?;
-    let cluster =
-        Cluster::launch(&options.cluster, &sources, &base, peer_listen, directory.clone(), admission.clone(), &log)?;
+    let cluster_actors = ClusterActors {
+        directory: directory.clone(),
+        admission: admission.clone(),
+        registry: actors.clone().recipient(),
+        roots,
+    };
+    let cluster = Cluster::launch(&options.cluster, &sources, &base, peer_listen, cluster_actors, &log)?;
     let known = Actors { directory, callbacks, admission: admission.clone(), history, snapshots, cluster };
     let inbox_settings = InboxSettings {
         size: (options.inbox_size as u64) << 20,

@@ -17,7 +17,9 @@ use nix::{
 use tokio::runtime::Builder;
 
 use crate::{
-    Connection, Function, Home, Reply, SOON, brokers, empty, eventually, home, processes, request, tools,
+    Connection, Function, Home, Reply, SOON, brokers,
+    cli::{self, Ran},
+    empty, eventually, home, processes, request, tools,
     wait::poll_blocking,
 };
 
@@ -93,6 +95,23 @@ impl Nodes {
             })
         };
         thread::spawn(ask).join().expect("the node answers")
+    }
+
+    /// Runs a command of the binary on a node.
+    ///
+    /// # Panics
+    /// When it cannot be run.
+    pub async fn cli(&self, node: &str, arguments: &[&str]) -> Ran {
+        let namespace = format!("--net=/run/netns/{}-{node}", self.prefix);
+        let mut command = Command::new("nsenter");
+        command.arg(namespace).arg("--").arg(home::unifaas()).args(arguments).stdin(Stdio::null());
+        command.env("UNIFAAS_CONFIG", "/dev/null").env("UNIFAAS_URL", format!("http://{FRONT}"));
+        cli::run(command).await
+    }
+
+    /// Returns the directories of all nodes, and of what they are to get.
+    pub fn home(&self) -> &Home {
+        &self.home
     }
 
     /// Connects a node with the network, or cuts it off without a word.

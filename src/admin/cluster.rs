@@ -9,7 +9,7 @@ use unifaas_actors::cluster::{ClusterQuestion, ClusterReport, ForwardCounts};
 
 use super::access::{AdminAccess, reject};
 use crate::{
-    cluster::{PeerTls, RefusedPeers},
+    cluster::{FunctionsReport, PeerTls, RefusedPeers},
     http::{Failure, Rejection, Shared},
 };
 
@@ -24,6 +24,8 @@ struct Page {
     /// Connections that the peer listener has refused. `None`: it refuses none.
     #[serde(skip_serializing_if = "Option::is_none")]
     refused_peers: Option<RefusedPeers>,
+    /// Published functions, and what this node has of them.
+    published: FunctionsReport,
     /// Counters of forwarded requests, by function.
     functions: BTreeMap<Arc<str>, ForwardCounts>,
 }
@@ -38,5 +40,5 @@ pub async fn cluster(
     let report = timeout(ACTOR_TIMEOUT, cluster.handle.actor().send(ClusterQuestion)).await.ok().and_then(Result::ok);
     let functions = cluster.handle.forwards.counts().into_iter().collect();
     let refused_peers = cluster.tls().map(PeerTls::refused);
-    Ok(HttpResponse::Ok().json(Page { report, refused_peers, functions }))
+    Ok(HttpResponse::Ok().json(Page { report, refused_peers, published: cluster.functions.report(), functions }))
 }

@@ -7,6 +7,7 @@
 //! | `access.rs` | which requests see a page, and which may act |
 //! | `actions.rs` | restarts and stops, snapshots, reading the registry |
 //! | `cluster.rs` | the other nodes |
+//! | `publish.rs`, `blobs.rs` | publishing functions, and their files for other nodes |
 //! | `inbox.rs` | dead letters and stored requests |
 //! | `pages.rs` | `/debug`, its functions and instances, `/healthz` |
 //! | `summary.rs` | `/debug/summary`, and what has changed of it |
@@ -21,6 +22,7 @@
 
 mod access;
 mod actions;
+mod blobs;
 mod cluster;
 mod dashboard;
 mod events;
@@ -32,6 +34,7 @@ mod logs;
 mod memory;
 mod metrics;
 mod pages;
+mod publish;
 mod query;
 mod ready;
 mod records;
@@ -94,7 +97,7 @@ impl Pages {
 fn routes(config: &mut ServiceConfig, kind: ListenerKind, admin: Option<SocketAddr>) {
     let audience = match (kind, admin) {
         // Other nodes see no pages.
-        (ListenerKind::Peer, _) => return,
+        (ListenerKind::Peer, _) => return pages::peer_routes(config),
         (ListenerKind::Callback, _) => return ready::routes(config),
         (ListenerKind::Metrics, _) => return pages::metrics_routes(config),
         (ListenerKind::Front, None) => AdminAudience::ThisHost,

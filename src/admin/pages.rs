@@ -34,15 +34,18 @@ use unifaas_actors::{
 use super::{
     Pages,
     access::{AdminAccess, AdminAudience, reject},
-    actions, cluster, dashboard, events,
+    actions, blobs, cluster, dashboard, events,
     format::json,
-    inbox, logs, memory, metrics, records, summary,
+    inbox, logs, memory, metrics, publish, records, summary,
 };
 use crate::http::{
     ActiveRequest, ConnectionReport, Failure, ListenerKind, REQUEST_ID, Rejection, RequestFacts, Settings, Shared,
     client_of, is_invocation,
 };
-use crate::inbox::{FunctionOverview, InboxOverview};
+use crate::{
+    cluster::FunctionVersions,
+    inbox::{FunctionOverview, InboxOverview},
+};
 
 /// How long the admission actor may take to answer.
 const ACTOR_TIMEOUT: Duration = Duration::from_secs(2);
@@ -75,6 +78,7 @@ pub fn routes(config: &mut web::ServiceConfig, audience: AdminAudience) {
         .route("/debug/instances/{id}", read().to(one_instance))
         .configure(actions::routes)
         .configure(inbox::routes)
+        .configure(publish::routes)
         .default_service(web::to(nothing));
     config.service(pages);
     // A target without a path, like that of `OPTIONS *`, is outside of every scope.
@@ -92,6 +96,12 @@ pub fn metrics_routes(config: &mut web::ServiceConfig) {
         .default_service(web::to(nothing));
     config.service(pages);
     config.default_service(web::to(nothing).wrap(from_fn(count_and_name)));
+}
+
+/// Adds the routes of the listener for other nodes, besides invocations.
+pub fn peer_routes(config: &mut web::ServiceConfig) {
+    let blob = web::resource("/blobs/{id}").guard(guard::Any(guard::Get()).or(guard::Head()));
+    config.service(blob.wrap(from_fn(count_and_name)).to(blobs::blob));
 }
 
 /// Counts a page request among those of its connection, and sets its request id in the response.
@@ -169,6 +179,9 @@ struct Function {
     /// Its schedules and subscriptions, if it has any.
     #[serde(skip_serializing_if = "Option::is_none")]
     triggers: Option<FunctionTriggers>,
+    /// Its versions, if it is published.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    published: Option<FunctionVersions>,
 }
 
 #[derive(Serialize)]
@@ -278,7 +291,8 @@ async fn one_function(
         let triggers = pages.control.triggers.send(FunctionTriggersQuestion(name.as_str().into()));
         let triggers = timeout(ACTOR_TIMEOUT, triggers).await.ok().and_then(Result::ok);
         let triggers = triggers.filter(|triggers| !triggers.is_empty());
-        return Ok(HttpResponse::Ok().json(Function { itself, ended, inbox, triggers }));
+        let published = shared.cluster.as_ref().and_then(|cluster| cluster.functions.report_of(&name));
+        return Ok(HttpResponse::Ok().json(Function { itself, ended, inbox, triggers, published }));
     }
     nothing(request).await
 }

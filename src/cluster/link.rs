@@ -289,6 +289,7 @@ impl Running {
         if client.connection_state() == State::Connected {
             let info = client.server_info();
             let server = if info.server_name.is_empty() { info.server_id } else { info.server_name };
+            self.settings.client.set(client.clone());
             self.report(LinkState::Connected { server, version: info.version });
         }
     }

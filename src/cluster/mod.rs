@@ -9,9 +9,12 @@
 //! | `known_keys.rs` | the keys of other nodes, kept for the next daemon |
 //! | `peer_tls.rs`, `key_verifier.rs` | TLS between nodes, by their keys |
 //! | `link.rs`, `nats_client.rs` | the link to the other nodes, on NATS, and JetStream on its connection |
+//! | `functions/` | published functions: their catalogue and their files |
 //! | `subjects.rs` | the subjects of its messages |
 //! | `probe.rs` | whether a node accepts connections |
 
+#[cfg_attr(not(feature = "cluster"), allow(dead_code, reason = "nothing is published"))]
+mod functions;
 mod identity;
 mod key;
 mod key_verifier;
@@ -31,23 +34,29 @@ mod subjects;
 mod without_link;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     io,
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
 
-use actix::Addr;
+use actix::{Addr, Recipient};
 use actix_http::header::HeaderValue;
 use slog::{Logger, o, warn};
 use tokio_rustls::rustls;
 use unifaas_actors::{
-    AdmissionActor, Directory,
+    AdmissionActor, Directory, FilesChanged, Roots,
     cluster::{ClusterActor, ClusterHandle, Epoch, Join, NodeId, NodeSettings, PeerView, StartDraining},
 };
 
 use crate::{cli::ClusterArgs, http::NodeEndpoint, trigger::SourceSettings};
+pub use functions::{
+    ChangeKind, Changed, DIRECTORY as PUBLISHED, FunctionVersions, Functions, FunctionsReport, PublishError,
+    StoreError, Upload, Uploaded, VersionState,
+};
+#[cfg(feature = "cluster")]
+use functions::{Reconciler, Surroundings};
 use identity::Identity;
 pub use identity::IdentityError;
 use key::{KeyError, NodeKey};
@@ -90,6 +99,17 @@ fn endpoint_of(peer: &PeerView, tls: Option<&PeerTls>) -> NodeEndpoint {
     NodeEndpoint::new(peer.node(), peer.beat.address.clone(), peer.contact.clone(), client)
 }
 
+/// What a node among others knows of the daemon.
+#[derive(Clone)]
+pub struct ClusterActors {
+    pub directory: Arc<Directory>,
+    pub admission: Addr<AdmissionActor>,
+    /// Gets the names of functions whose version has changed.
+    pub registry: Recipient<FilesChanged>,
+    /// Where functions are.
+    pub roots: Roots,
+}
+
 /// This node among others.
 pub struct Cluster {
     /// What is known of the others.
@@ -99,6 +119,13 @@ pub struct Cluster {
     settings: LinkSettings,
     endpoints: Mutex<HashMap<NodeId, Arc<NodeEndpoint>>>,
     link: Mutex<Option<Link>>,
+    /// What is published, and the files of it.
+    pub functions: Arc<Functions>,
+    actors: ClusterActors,
+    #[cfg(feature = "cluster")]
+    labels: BTreeMap<String, String>,
+    #[cfg(feature = "cluster")]
+    reconciler: Mutex<Option<Reconciler>>,
     log: Logger,
 }
 
@@ -113,6 +140,8 @@ pub enum ClusterError {
     Tls(#[from] rustls::Error),
     #[error("--peer-listen {0} does not say where other nodes reach this one: --peer-address HOST:PORT does")]
     NoAddress(SocketAddr),
+    #[error("published functions: {0}")]
+    Store(#[from] StoreError),
     #[error("cannot join other nodes (--cluster): {0}")]
     Link(#[from] io::Error),
 }
@@ -128,8 +157,7 @@ impl Cluster {
         login: &SourceSettings,
         base: &Path,
         listen: Option<SocketAddr>,
-        functions: Arc<Directory>,
-        admission: Addr<AdmissionActor>,
+        actors: ClusterActors,
         log: &Logger,
     ) -> Result<Option<Self>, ClusterError> {
         let Some((servers, listen)) = options.cluster.clone().zip(listen) else { return Ok(None) };
@@ -159,9 +187,10 @@ impl Cluster {
             address: address.clone(),
             key,
             known_keys,
-            labels,
+            labels: labels.clone(),
         };
-        let handle = ClusterActor::launch(own, functions, admission, log.new(o!()));
+        let handle = ClusterActor::launch(own, actors.directory.clone(), actors.admission.clone(), log.new(o!()));
+        let functions = Arc::new(Functions::open(base, node, actors.roots.clone())?);
         let tls = node_key.map(|key| PeerTls::new(key, handle.clone(), log.new(o!()))).transpose()?;
         let settings = LinkSettings {
             servers,
@@ -177,7 +206,20 @@ impl Cluster {
             client: NatsClient::default(),
         };
         let (endpoints, link) = (Mutex::default(), Mutex::default());
-        Ok(Some(Self { handle, name, settings, endpoints, link, log }))
+        Ok(Some(Self {
+            handle,
+            name,
+            settings,
+            endpoints,
+            link,
+            functions,
+            actors,
+            #[cfg(feature = "cluster")]
+            labels,
+            #[cfg(feature = "cluster")]
+            reconciler: Mutex::default(),
+            log,
+        }))
     }
 
     /// Begins to tell the other nodes about this one, and to hear of them.
@@ -189,6 +231,20 @@ impl Cluster {
         let (link, handle) = Link::start(self.settings.clone(), actor.clone(), self.log.new(o!()))?;
         actor.do_send(Join(Box::new(handle)));
         *self.link.lock().unwrap_or_else(PoisonError::into_inner) = Some(link);
+        #[cfg(feature = "cluster")]
+        {
+            let reconciler = Reconciler::start(Surroundings {
+                functions: self.functions.clone(),
+                cluster: self.handle.clone(),
+                directory: self.actors.directory.clone(),
+                registry: self.actors.registry.clone(),
+                nats: self.settings.client.clone(),
+                tls: self.settings.tls.clone(),
+                labels: self.labels.clone(),
+                log: self.log.new(o!()),
+            })?;
+            *self.reconciler.lock().unwrap_or_else(PoisonError::into_inner) = Some(reconciler);
+        }
         Ok(())
     }
 
@@ -249,6 +305,8 @@ impl Cluster {
 
     /// Tells and hears nothing any more.
     pub fn leave(&self) {
+        #[cfg(feature = "cluster")]
+        drop(self.reconciler.lock().unwrap_or_else(PoisonError::into_inner).take());
         // Dropped when the lock is free again.
         let _link = self.link.lock().unwrap_or_else(PoisonError::into_inner).take();
     }

@@ -33,6 +33,11 @@ impl NatsClient {
         self.0.send_replace(Some(client));
     }
 
+    /// Returns what notices each connection: the first one, and those that are made anew.
+    pub fn connected(&self) -> watch::Receiver<Option<Client>> {
+        self.0.subscribe()
+    }
+
     /// Returns JetStream, if it can be used at the moment.
     ///
     /// # Errors

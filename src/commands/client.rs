@@ -8,8 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::{
-    Request, Response, Uri,
-    body::Incoming,
+    Request, Response,
+    body::{Body, Incoming},
     client::conn::http1::{Builder, SendRequest},
     header,
 };
@@ -144,6 +144,26 @@ impl Client {
         serde_json::from_slice(&body).map_err(|error| self.pages.unreachable(format!("{path} is no JSON: {error}")))
     }
 
+    /// Sends a body of that length to the daemon, however long that takes, and returns what it has done.
+    ///
+    /// # Errors
+    /// As [`act`](Self::act).
+    pub async fn upload<B>(&mut self, path: &str, length: u64, body: B) -> Result<Value, CommandError>
+    where
+        B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
+    {
+        let request = Request::post(path).header(ACTION, "1").header(header::CONTENT_LENGTH, length);
+        let request = self.pages.complete(request, body)?;
+        let mut sender = open(&self.pages).await?;
+        let sent = Box::pin(sender.send_request(request)).await;
+        let response = sent.map_err(|error| self.pages.unreachable(chain(&error)))?;
+        if !response.status().is_success() {
+            return Err(self.explain(response, Subject::None).await);
+        }
+        let body = self.pages.read(response).await?;
+        serde_json::from_slice(&body).map_err(|error| self.pages.unreachable(format!("{path} is no JSON: {error}")))
+    }
+
     /// Reads the summary of all functions.
     ///
     /// # Errors
@@ -161,7 +181,7 @@ impl Client {
         request: http::request::Builder,
         body: Bytes,
     ) -> Result<Response<Incoming>, CommandError> {
-        let request = self.front.complete(request, body)?;
+        let request = self.front.complete(request, Full::new(body))?;
         let mut sender = open(&self.front).await?;
         let response = sender.send_request(request).await.map_err(|error| self.front.unreachable(chain(&error)))?;
         if response.headers().contains_key(REQUEST_ID) { Ok(response) } else { Err(self.front.foreign(&response)) }
@@ -196,7 +216,7 @@ impl Client {
         limit: Duration,
         request: http::request::Builder,
     ) -> Result<Response<Incoming>, CommandError> {
-        let request = self.pages.complete(request, Bytes::new())?;
+        let request = self.pages.complete(request, Full::new(Bytes::new()))?;
         let mut kept = self.kept.take();
         if let Some(sender) = &mut kept
             && sender.ready().await.is_err()
@@ -254,10 +274,10 @@ impl Client {
 
 impl Place {
     /// Adds what every request to this place has.
-    fn complete(&self, request: http::request::Builder, body: Bytes) -> Result<Request<Full<Bytes>>, CommandError> {
+    fn complete<B>(&self, request: http::request::Builder, body: B) -> Result<Request<B>, CommandError> {
         let has_host = request.headers_ref().is_some_and(|headers| headers.contains_key(header::HOST));
         let request = if has_host { request } else { request.header(header::HOST, self.authority()) };
-        request.body(Full::new(body)).map_err(|error| CommandError::Usage(format!("this cannot be sent: {error}")))
+        request.body(body).map_err(|error| CommandError::Usage(format!("this cannot be sent: {error}")))
     }
 
     /// Reads a body to its end.
@@ -277,7 +297,10 @@ impl Place {
     }
 }
 
-async fn open(place: &Place) -> Result<SendRequest<Full<Bytes>>, CommandError> {
+async fn open<B>(place: &Place) -> Result<SendRequest<B>, CommandError>
+where
+    B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
+{
     let connecting = TcpStream::connect((place.host.as_str(), place.port));
     let stream = match timeout(TIMEOUT, connecting).await {
         Ok(Ok(stream)) => stream,
@@ -296,10 +319,13 @@ async fn open(place: &Place) -> Result<SendRequest<Full<Bytes>>, CommandError> {
     }
 }
 
-async fn handshake(
+async fn handshake<B>(
     place: &Place,
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-) -> Result<SendRequest<Full<Bytes>>, CommandError> {
+) -> Result<SendRequest<B>, CommandError>
+where
+    B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
+{
     let handshake = Builder::new().handshake(TokioIo::new(stream)).await;
     let (sender, connection) = handshake.map_err(|error| place.unreachable(chain(&error)))?;
     // Its errors are those of the request.
@@ -316,36 +342,4 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         source = reason.source();
     }
     text
-}
-
-/// Returns the target of a request to a function. `path` may begin with a slash, and may have a query.
-///
-/// # Errors
-/// When it is no valid path.
-pub fn target(scope: &str, function: &str, path: &str) -> Result<Uri, CommandError> {
-    if let Some(c) = path.chars().find(|c| !c.is_ascii_graphic() || "\"#<>`".contains(*c)) {
-        let encoded: String = c.to_string().bytes().map(|byte| format!("%{byte:02X}")).collect();
-        return Err(CommandError::Usage(format!("{path:?} is no path: write {c:?} as {encoded}")));
-    }
-    let target = format!("/{scope}/{function}/{}", path.strip_prefix('/').unwrap_or(path));
-    target.parse().map_err(|error| CommandError::Usage(format!("{path:?} is no path: {error}")))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn paths_of_functions_may_begin_with_a_slash() {
-        for (path, expected) in
-            [("", "/invoke/f/"), ("/", "/invoke/f/"), ("a?b=c", "/invoke/f/a?b=c"), ("/a/b", "/invoke/f/a/b")]
-        {
-            assert_eq!(target("invoke", "f", path).unwrap().to_string(), expected);
-        }
-        for (path, advice) in [("/a b", "write ' ' as %20"), ("ä", "write 'ä' as %C3%A4"), ("a#b", "write '#' as %23")]
-        {
-            let Err(CommandError::Usage(error)) = target("async", "f", path) else { panic!("{path} is accepted") };
-            assert!(error.starts_with(&format!("{path:?} is no path")) && error.ends_with(advice), "{error}");
-        }
-    }
 }

@@ -7,6 +7,7 @@ use super::{
     error::CommandError,
     ps::{members, print_ended, print_instances, string, style_of},
     terminal::{Output, Style, millis, printable, span, thousands},
+    versions,
 };
 use crate::cli::client::Describe;
 
@@ -68,6 +69,9 @@ impl Page<'_> {
         self.fact("kind", kind)?;
         if let Some(directory) = spec["directory"].as_str() {
             self.fact("directory", directory)?;
+        }
+        if let Some(published) = versions::line(&page["published"]) {
+            self.fact("published", &published)?;
         }
         self.fact("revision", &revision(page))?;
         if spec.is_object() {

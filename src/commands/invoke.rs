@@ -7,13 +7,13 @@ use std::{
 
 use bytes::Bytes;
 use http_body_util::BodyExt;
-use hyper::{Method, Request, Response, body::Incoming};
+use hyper::{Method, Request, Response, Uri, body::Incoming};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 use unifaas_actors::spec;
 
 use super::{
-    client::{Client, ERROR_CODE, Subject, chain, target},
+    client::{Client, ERROR_CODE, Subject, chain},
     error::CommandError,
     ps::string,
     terminal::{Output, Table, millis, number, printable, text, words},
@@ -231,6 +231,19 @@ fn print_timing(timing: &str, started: Instant) {
     table.plain_lines().iter().for_each(|line| words(line));
 }
 
+/// Returns the target of a request to a function. `path` may begin with a slash, and may have a query.
+///
+/// # Errors
+/// When it is no valid path.
+fn target(scope: &str, function: &str, path: &str) -> Result<Uri, CommandError> {
+    if let Some(c) = path.chars().find(|c| !c.is_ascii_graphic() || "\"#<>`".contains(*c)) {
+        let encoded: String = c.to_string().bytes().map(|byte| format!("%{byte:02X}")).collect();
+        return Err(CommandError::Usage(format!("{path:?} is no path: write {c:?} as {encoded}")));
+    }
+    let target = format!("/{scope}/{function}/{}", path.strip_prefix('/').unwrap_or(path));
+    target.parse().map_err(|error| CommandError::Usage(format!("{path:?} is no path: {error}")))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -255,5 +268,19 @@ mod tests {
     fn bodies_are_text_or_files() {
         assert_eq!(read("x=1").unwrap(), "x=1");
         assert!(read("@/no/such/file").is_err_and(|error| error.to_string().contains("/no/such/file")));
+    }
+
+    #[test]
+    fn paths_of_functions_may_begin_with_a_slash() {
+        for (path, expected) in
+            [("", "/invoke/f/"), ("/", "/invoke/f/"), ("a?b=c", "/invoke/f/a?b=c"), ("/a/b", "/invoke/f/a/b")]
+        {
+            assert_eq!(target("invoke", "f", path).unwrap().to_string(), expected);
+        }
+        for (path, advice) in [("/a b", "write ' ' as %20"), ("ä", "write 'ä' as %C3%A4"), ("a#b", "write '#' as %23")]
+        {
+            let Err(CommandError::Usage(error)) = target("async", "f", path) else { panic!("{path} is accepted") };
+            assert!(error.starts_with(&format!("{path:?} is no path")) && error.ends_with(advice), "{error}");
+        }
     }
 }

@@ -11,6 +11,7 @@
 //! | `bench.rs` | `bench`, which the crate of that name does |
 //! | `dev.rs` | `dev`: a daemon for one function, which is restarted when its files change |
 //! | `top.rs` | `top`; `top/` has its keys and what it shows |
+//! | `publish.rs`, `versions.rs` | functions for all nodes: `publish`; `versions`, `rollout`, `rollback`, `unpublish` |
 //! | `nodes.rs` | the nodes of a cluster, for `ps` and `top` |
 //! | `completions.rs` | completion of command lines |
 //! | `client.rs`, `place.rs`, `trust.rs` | the HTTP client; where the daemon is; TLS |
@@ -35,12 +36,14 @@ mod new;
 mod nodes;
 mod place;
 mod ps;
+mod publish;
 mod snapshot;
 pub mod terminal;
 mod top;
 mod trust;
 mod ui;
 mod version;
+mod versions;
 
 use std::{future::Future, process::ExitCode};
 
@@ -73,6 +76,11 @@ pub fn run(command: &Command) -> Option<ExitCode> {
         Command::Rescan(arguments) => block_on(act::rescan(arguments, &output)),
         Command::Top(arguments) => block_on(top::run(arguments, &output)),
         Command::Upgrade(arguments) => block_on(act::upgrade(arguments, &output)),
+        Command::Publish(arguments) => block_on(publish::run(arguments, &output)),
+        Command::Versions(arguments) => block_on(versions::list(arguments, &output)),
+        Command::Rollout(arguments) => block_on(versions::roll_out(arguments, &output)),
+        Command::Rollback(arguments) => block_on(versions::roll_back(arguments, &output)),
+        Command::Unpublish(arguments) => block_on(versions::unpublish(arguments, &output)),
         Command::Ui(arguments) => block_on(ui::run(arguments, &output)),
         Command::Completions { shell } => completions::print_script(*shell, &output),
         Command::Version(arguments) => block_on(version::run(arguments, &output)),

@@ -9,7 +9,7 @@ use super::{
     inbox_failure::InboxFailure,
     upstream::{AttemptError, BodyError},
 };
-use crate::upgrade::UpgradeError;
+use crate::{cluster::PublishError, upgrade::UpgradeError};
 
 /// Why the platform answers instead of the function.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +49,9 @@ pub enum Failure {
     /// About asynchronous invocations.
     #[error(transparent)]
     Inbox(#[from] InboxFailure),
+    /// About published functions.
+    #[error(transparent)]
+    Publish(#[from] PublishError),
     /// The function gave no slot.
     #[error(transparent)]
     Refused(#[from] Refusal),
@@ -183,6 +186,7 @@ impl Failure {
             | Failure::ResponseBody { .. }
             | Failure::Ended { .. }
             | Failure::PeerFailed { .. }
+            | Failure::Publish(PublishError::Store(_))
             | Failure::Inbox(InboxFailure::Unavailable { .. }) => true,
             _ => false,
         }

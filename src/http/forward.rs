@@ -103,10 +103,11 @@ impl Exchange {
             has_room.then(|| cluster.handle.local_offer(load, spec.memory()))
         });
         let offer: Option<&LocalOffer> = offer.as_ref();
+        let version = spec.as_ref().and_then(|spec| cluster.functions.version_of(spec));
         let (stats, mut tried) = (cluster.handle.forwards.of(&name), Vec::<NodeId>::new());
         let (mut last, mut busy) = (None, None);
         while tried.len() < MAX_NODES {
-            let placing = Placing { function: &name, local: offer, labels, tried: &tried };
+            let placing = Placing { function: &name, local: offer, version: version.as_deref(), labels, tried: &tried };
             let (peer, may_wait) = match (cluster.handle.place(placing), busy.take()) {
                 // The last node may let it wait, if there is no other place for it.
                 (Choice::Peer(peer, kind), _) => {

@@ -48,6 +48,7 @@ mod request_facts;
 mod request_id;
 mod request_trace;
 mod response_body;
+mod sayings;
 mod server;
 mod shared;
 mod status;

@@ -1,4 +1,4 @@
-//! What each failure says to the client: the only file that knows status codes.
+//! What each failure says to the client: only this file and `sayings.rs` know status codes.
 //!
 //! A platform error is an RFC 9457 problem document and carries `x-unifaas-error`, so that it is not mistaken for the
 //! function's own answer.
@@ -32,7 +32,7 @@ pub enum ErrorDetail {
 const BRIEF_DETAIL: &str = "the reason is in the log of the daemon";
 
 /// Status, outcome, code and title. The code is the outcome's where that says enough.
-type Saying = (StatusCode, Outcome, &'static str, &'static str);
+pub(super) type Saying = (StatusCode, Outcome, &'static str, &'static str);
 
 impl Failure {
     fn saying(&self) -> Saying {
@@ -85,6 +85,7 @@ impl Failure {
             }
             Failure::BodyTooLarge { .. } => counted(S::PAYLOAD_TOO_LARGE, O::BodyTooLarge, "Request body too large"),
             Failure::Inbox(failure) => failure.saying(),
+            Failure::Publish(failure) => failure.saying(),
             Failure::BadRequest | Failure::MalformedBody | Failure::BadQuery { .. } | Failure::BadHeader { .. } => {
                 counted(S::BAD_REQUEST, O::BadRequest, "Bad request")
             }
@@ -174,28 +175,6 @@ impl Failure {
             head += &format!("{name}: {value}\r\n");
         }
         (head + &format!("{REQUEST_ID}: {}\r\n\r\n{body}", request_id.as_str())).into_bytes()
-    }
-}
-
-impl InboxFailure {
-    fn saying(&self) -> Saying {
-        use Outcome as O;
-        use StatusCode as S;
-        match self {
-            Self::NoSuchInvocation => (S::NOT_FOUND, O::BadRequest, "no_such_invocation", "No such invocation"),
-            Self::NotFinished => (S::CONFLICT, O::BadRequest, "not_finished", "Not finished"),
-            Self::ResponseGone => (S::GONE, O::BadRequest, "response_gone", "Response not kept"),
-            Self::CallbackNotAllowed => (S::FORBIDDEN, O::BadRequest, "callback_not_allowed", "Callback not allowed"),
-            Self::NotAllowed => (S::FORBIDDEN, O::BadRequest, "async_not_allowed", "No asynchronous invocations"),
-            Self::KeyReused => {
-                (S::UNPROCESSABLE_ENTITY, O::BadRequest, "idempotency_key_reused", "Idempotency key reused")
-            }
-            Self::NotDamaged => (S::CONFLICT, O::BadRequest, "inbox_not_damaged", "Inbox not damaged"),
-            Self::Full { .. } => (S::TOO_MANY_REQUESTS, O::FunctionSaturated, "inbox_full", "Inbox full"),
-            Self::Unavailable { .. } => {
-                (S::SERVICE_UNAVAILABLE, O::HostSaturated, "inbox_unavailable", "Inbox unavailable")
-            }
-        }
     }
 }
 

@@ -10,9 +10,10 @@ use serde::{Deserialize, Serialize};
 use super::blob_id::BlobId;
 use crate::spec::SPEC_FILE;
 
-/// Bounds of a version.
+/// Files of a version.
 const MAX_FILES: usize = 10_000;
-const MAX_BYTES: u64 = 1 << 30;
+/// Largest version, in bytes.
+pub const MAX_VERSION: u64 = 1 << 30;
 /// Longest path and longest name in it, in bytes, as most file systems have them.
 const MAX_PATH: usize = 1024;
 const MAX_NAME: usize = 255;
@@ -81,7 +82,7 @@ pub enum ManifestError {
     #[error("it has more than {MAX_FILES} files")]
     TooMany,
     /// It is too large.
-    #[error("it has {0} bytes, and may have {MAX_BYTES}")]
+    #[error("it has {0} bytes or more, and may have {MAX_VERSION}")]
     TooLarge(u64),
 }
 
@@ -105,7 +106,7 @@ impl Manifest {
                 Content::Link(target) => check_link(path, target)?,
             }
         }
-        if bytes > MAX_BYTES {
+        if bytes > MAX_VERSION {
             return Err(ManifestError::TooLarge(bytes));
         }
         if !matches!(files.get(SPEC_FILE), Some(Content::File { .. })) {
@@ -235,8 +236,8 @@ mod tests {
 
     #[test]
     fn size_count_and_modes_are_bounded() {
-        let large = Content::File { mode: 0o644, size: MAX_BYTES, hash: BlobId::of(b"") };
-        assert_eq!(with([("large", large)]), Err(ManifestError::TooLarge(MAX_BYTES + 1)));
+        let large = Content::File { mode: 0o644, size: MAX_VERSION, hash: BlobId::of(b"") };
+        assert_eq!(with([("large", large)]), Err(ManifestError::TooLarge(MAX_VERSION + 1)));
         let many = (0..MAX_FILES).map(|index| (format!("f{index}"), file(b"")));
         let many = many.chain([(SPEC_FILE.to_owned(), file(b"x"))]).collect();
         assert_eq!(Manifest::new(many), Err(ManifestError::TooMany));

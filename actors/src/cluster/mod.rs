@@ -45,7 +45,7 @@ pub use catalogue::{Catalogue, Listed, Publication, PublishedVersion, RolloutErr
 pub use forwards::{ForwardCounts, ForwardStats, ForwardTable};
 pub use handle::{ClusterHandle, PlacementRecord};
 pub use keys::TrustedKeys;
-pub use manifest::{Content, MAX_MANIFEST, Manifest, ManifestError};
+pub use manifest::{Content, MAX_MANIFEST, MAX_VERSION, Manifest, ManifestError};
 pub use messages::{
     BeatReceived, ClusterQuestion, FunctionsListed, KeyHeard, LinkChanged, LinkState, PeerTried, StartDraining,
     VersionsChanged,
@@ -53,6 +53,6 @@ pub use messages::{
 pub use node::{Epoch, NodeId, PublicKey};
 pub use place::{Candidate, Choice, LocalOffer, Request, StartKind};
 pub use report::{ClusterReport, PeerReport};
-pub use rollout::{FailedVersion, LocalVersions, RolloutStep, next_step, outdated, place_of};
+pub use rollout::{FailedVersion, LocalVersions, RolloutStep, next_step, outdated, place_of, version_for};
 pub use suspicion::Health;
 pub use view::{ClusterView, Contact, PeerView, has_labels};

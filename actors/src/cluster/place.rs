@@ -37,6 +37,8 @@ pub struct Request<'a> {
     pub function: &'a str,
     /// What this node can do. `None`: it does not serve the request.
     pub local: Option<&'a LocalOffer>,
+    /// The version that this node serves, if the function is published: it is not mixed with others.
+    pub version: Option<&'a str>,
     /// Labels that the node needs.
     pub labels: &'a [String],
     /// Nodes that have been tried.
@@ -138,6 +140,9 @@ pub fn place(view: &ClusterView, request: Request<'_>, random: &mut impl Rng) ->
 fn candidate(peer: &PeerView, request: Request<'_>, share: Share, unknown_boot: Duration) -> Option<Candidate> {
     let offered = peer.offers(request.function)?;
     if peer.beat.is_draining || request.tried.contains(&peer.node()) || !peer.has_labels(request.labels) {
+        return None;
+    }
+    if request.version.zip(peer.serves(request.function)).is_some_and(|(here, there)| here != there) {
         return None;
     }
     let load = peer.load(request.function, share);

@@ -62,8 +62,7 @@ pub fn version_for(publication: &Publication, place: u8, local: &LocalVersions) 
 /// Returns what a node does next. `publication`: `None` if the function was removed.
 pub fn next_step(publication: Option<&Publication>, place: u8, local: &LocalVersions) -> RolloutStep {
     let Some(publication) = publication else {
-        let is_gone = local.current.is_none() && local.held.is_empty();
-        return if is_gone { RolloutStep::Rest } else { RolloutStep::Forget };
+        return if local.current.is_none() { RolloutStep::Rest } else { RolloutStep::Forget };
     };
     let version = version_for(publication, place, local);
     if !local.held.contains(&version) {
@@ -80,10 +79,13 @@ pub fn next_step(publication: Option<&Publication>, place: u8, local: &LocalVers
     }
 }
 
-/// Returns the versions that a node need not keep: those that are neither listed, nor served, nor served before.
-pub fn outdated(publication: &Publication, local: &LocalVersions) -> Vec<BlobId> {
-    let is_kept =
-        |version: &BlobId| publication.lists(version) || [local.current, local.before].contains(&Some(*version));
+/// Returns the versions that a node need not keep: those that are neither listed, nor served, nor served before. `publication`:
+/// `None` if the function was removed.
+pub fn outdated(publication: Option<&Publication>, local: &LocalVersions) -> Vec<BlobId> {
+    let is_kept = |version: &BlobId| {
+        publication.is_some_and(|publication| publication.lists(version))
+            || [local.current, local.before].contains(&Some(*version))
+    };
     local.held.iter().filter(|version| !is_kept(version)).copied().collect()
 }
 
@@ -158,6 +160,6 @@ mod tests {
         let publication = Publication::first(version(5));
         let mut local = local(&[1, 2, 3, 5], Some(3));
         local.before = Some(id(2));
-        assert_eq!(outdated(&publication, &local), [id(1)]);
+        assert_eq!(outdated(Some(&publication), &local), [id(1)]);
     }
 }

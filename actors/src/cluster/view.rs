@@ -173,6 +173,11 @@ impl PeerView {
         self.functions.get(function).copied()
     }
 
+    /// Returns the version of a published function that it serves.
+    pub fn serves(&self, function: &str) -> Option<&str> {
+        self.beat.versions.get(function).filter(|versions| !versions.is_shadowed)?.serves.as_deref()
+    }
+
     /// Returns what is going on with a function there, as this node may count on it: less what was placed there since the
     /// heartbeat, and of the free slots only the share of this node.
     pub fn load(&self, function: &str, share: Share) -> FunctionLoad {

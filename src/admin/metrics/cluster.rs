@@ -10,7 +10,7 @@ use unifaas_actors::cluster::{ForwardCounts, Health};
 
 use super::encode::describe;
 use crate::{
-    cluster::{Cluster, PeerTls, RefusedPeers},
+    cluster::{Cluster, FunctionsReport, PeerTls, RefusedPeers, VersionState},
     http::Shared,
 };
 
@@ -25,6 +25,7 @@ pub struct ClusterMetrics {
     refused: Option<RefusedPeers>,
     /// Counters by series.
     forwards: BTreeMap<String, ForwardCounts>,
+    published: FunctionsReport,
 }
 
 impl ClusterMetrics {
@@ -46,6 +47,7 @@ impl ClusterMetrics {
             ],
             refused: cluster.tls().map(PeerTls::refused),
             forwards,
+            published: cluster.functions.report(),
         }
     }
 
@@ -76,8 +78,27 @@ impl ClusterMetrics {
         }
         let help = "Requests that were served for other nodes.";
         let mut served = describe(encoder, Counter, "unifaas_served_for_peers", None, help)?;
-        self.forwards
-            .iter()
-            .try_for_each(|(function, counts)| served.counter(&[("function", function)], counts.served_for_peers))
+        for (function, counts) in &self.forwards {
+            served.counter(&[("function", function)], counts.served_for_peers)?;
+        }
+        self.encode_published(encoder)
+    }
+
+    fn encode_published(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let FunctionsReport { trouble, fetched_bytes, served_bytes, damaged_blobs, functions } = &self.published;
+        let help = "Published functions, by how this node is to the catalogue.";
+        let mut published = describe(encoder, Gauge, "unifaas_published_functions", None, help)?;
+        for state in VersionState::ALL {
+            let count = functions.values().filter(|versions| versions.state == state).count();
+            published.gauge(&[("state", state.name())], count as u64)?;
+        }
+        let help = "Whether the catalogue of published functions is followed.";
+        describe(encoder, Gauge, "unifaas_catalogue_followed", None, help)?.gauge(&[], u64::from(trouble.is_none()))?;
+        let help = "Bytes of published functions that nodes have sent each other.";
+        let mut bytes = describe(encoder, Counter, "unifaas_blob_bytes", None, help)?;
+        bytes.counter(&[("direction", "fetched")], *fetched_bytes)?;
+        bytes.counter(&[("direction", "served")], *served_bytes)?;
+        let help = "Blobs that were refused, as their content was not that of their name.";
+        describe(encoder, Counter, "unifaas_damaged_blobs", None, help)?.counter(&[], *damaged_blobs)
     }
 }

@@ -71,7 +71,7 @@ fn view(nodes: &[Node]) -> ClusterView {
     ClusterView { own: NodeId(0), peers: nodes.iter().map(peer).collect(), is_frozen: false, keys: Arc::default() }
 }
 
-const REQUEST: Request<'_> = Request { function: "f", local: None, labels: &[], tried: &[] };
+const REQUEST: Request<'_> = Request { function: "f", local: None, version: None, labels: &[], tried: &[] };
 
 /// Places a request; 0 is this node.
 fn placed(view: &ClusterView, request: Request<'_>, seed: u64) -> Option<u64> {
@@ -125,6 +125,7 @@ fn nodes_that_cannot_serve_are_not_asked() {
         check(&[refuses], None, None);
     }
     assert_eq!(placed(&view(&[node(1, free(1))]), Request { function: "g", ..REQUEST }, 0), None);
+    assert_eq!(placed(&view(&[node(1, free(1))]), Request { version: Some("1"), ..REQUEST }, 0), Some(0));
     assert_eq!(placed(&view(&[node(1, free(1))]), Request { tried: &[NodeId(1)], ..REQUEST }, 0), None);
 }
 

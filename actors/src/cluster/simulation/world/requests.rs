@@ -30,7 +30,8 @@ impl World {
         let call = &self.calls[id];
         let choice = if call.tried.len() < MAX_FORWARDS {
             node.peers.judge(clock);
-            let request = Request { function: FUNCTION, local: Some(&local), labels: &[], tried: &call.tried };
+            let request =
+                Request { function: FUNCTION, local: Some(&local), version: None, labels: &[], tried: &call.tried };
             place(&node.peers.view(clock), request, &mut self.random).choice
         } else {
             Choice::Local

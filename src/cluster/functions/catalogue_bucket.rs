@@ -1,0 +1,160 @@
+//! The catalogue on the NATS server: a bucket with a key for each function.
+//!
+//! A watch ends with an error some time after the connection was lost, and is made anew. What the server has lost, nodes go on
+//! serving: only what was removed on purpose is removed.
+
+use std::{sync::Arc, time::Duration};
+
+use async_nats::jetstream::kv::{Config, Entry, Operation, Store, UpdateErrorKind};
+use futures::StreamExt as _;
+use tokio::{sync::mpsc, time::sleep};
+use unifaas_actors::{
+    cluster::{Listed, Publication},
+    spec::check_name,
+};
+
+use super::{ChangeKind, Changed, PublishError};
+use crate::cluster::NatsClient;
+
+const BUCKET: &str = "uf_functions";
+/// Between two attempts to follow the catalogue.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// What comes of the catalogue.
+#[derive(Debug)]
+pub enum News {
+    /// It is followed.
+    Following,
+    /// It is not, for this reason.
+    Lost(String),
+    /// A function is, or has become, like that. The server `begun_anew`: what was read before does not count.
+    Read { function: Arc<str>, listed: Listed, begun_anew: bool },
+}
+
+/// Follows the catalogue until the receiver is dropped.
+pub async fn follow(nats: NatsClient, news: mpsc::Sender<News>) {
+    let mut connected = nats.connected();
+    loop {
+        let why = tokio::select! {
+            why = follow_once(&nats, &news) => why,
+            // Made anew at once, for all that has changed meanwhile.
+            Ok(()) = connected.changed() => continue,
+        };
+        if news.send(News::Lost(why)).await.is_err() {
+            return;
+        }
+        tokio::select! {
+            () = sleep(RETRY) => {}
+            Ok(()) = connected.changed() => {}
+        }
+    }
+}
+
+/// Follows the catalogue for as long as that works. Returns why it does not.
+async fn follow_once(nats: &NatsClient, news: &mpsc::Sender<News>) -> String {
+    let bucket = match open(nats).await {
+        Ok(bucket) => bucket,
+        Err(why) => return why,
+    };
+    let mut watch = match bucket.watch_with_history(">").await {
+        Ok(watch) => watch,
+        Err(error) => return error.to_string(),
+    };
+    if news.send(News::Following).await.is_err() {
+        return String::new();
+    }
+    let mut begun_anew = true;
+    while let Some(entry) = watch.next().await {
+        let entry = match entry {
+            Ok(entry) => entry,
+            Err(error) => return error.to_string(),
+        };
+        let is_current = entry.seen_current;
+        if let Some((function, listed)) = read(&entry)
+            && news.send(News::Read { function, listed, begun_anew }).await.is_err()
+        {
+            break;
+        }
+        begun_anew &= !is_current;
+    }
+    "the watch has ended".to_owned()
+}
+
+/// Returns the bucket, which the first node makes.
+async fn open(nats: &NatsClient) -> Result<Store, String> {
+    let jetstream = nats.jetstream().map_err(|error| error.to_string())?;
+    if let Ok(bucket) = jetstream.get_key_value(BUCKET).await {
+        return Ok(bucket);
+    }
+    let config = Config { bucket: BUCKET.to_owned(), history: 1, ..Config::default() };
+    let made = jetstream.create_key_value(config).await;
+    made.map_err(|error| format!("there is no bucket {BUCKET}, and this node cannot make it: {error}"))
+}
+
+/// Returns what an entry says, unless it is of another program.
+fn read(entry: &Entry) -> Option<(Arc<str>, Listed)> {
+    let function = entry.key.replace("=2E", ".");
+    check_name(&function).ok()?;
+    let publication = match entry.operation {
+        Operation::Put => Some(serde_json::from_slice(&entry.value).ok()?),
+        Operation::Delete | Operation::Purge => None,
+    };
+    Some((function.into(), Listed { revision: entry.revision, publication }))
+}
+
+/// Changes what is listed of a function, if the server has the same revision.
+pub async fn change(
+    nats: &NatsClient,
+    function: &str,
+    what: ChangeKind,
+    known: Option<Listed>,
+) -> Result<(Changed, Listed), PublishError> {
+    let key = function.replace('.', "=2E");
+    let bucket = open(nats).await.map_err(PublishError::Unavailable)?;
+    let mut revision = known.as_ref().map_or(0, |listed| listed.revision);
+    let publication = apply(function, known.and_then(|listed| listed.publication), what)?;
+    let Some(publication) = publication else {
+        let deleted = bucket.delete_expect_revision(&key, Some(revision)).await;
+        deleted.map_err(|error| PublishError::Unavailable(error.to_string()))?;
+        let listed = Listed { revision: revision + 1, publication: None };
+        return Ok((Changed { revision: listed.revision, version: None }, listed));
+    };
+    let value = serde_json::to_vec(&publication).unwrap_or_default();
+    let mut written = bucket.update(&key, value.clone().into(), revision).await;
+    let is_conflict = |kind| kind == UpdateErrorKind::WrongLastRevision;
+    if written.as_ref().is_err_and(|error| is_conflict(error.kind())) && revision > 0 {
+        // The server has lost what was there, and knows no revision.
+        if let Ok(None) = bucket.entry(&key).await {
+            revision = 0;
+            written = bucket.update(&key, value.into(), revision).await;
+        }
+    }
+    match written {
+        Ok(revision) => {
+            let version = Some(publication.wanted);
+            Ok((Changed { revision, version }, Listed { revision, publication: Some(publication) }))
+        }
+        Err(error) if is_conflict(error.kind()) => Err(PublishError::Conflict(function.to_owned())),
+        Err(error) => Err(PublishError::Unavailable(format!(
+            "the NATS server has not confirmed the change, which it may have stored all the same, or this node may not write \
+             $KV.{BUCKET}.>: {error}"
+        ))),
+    }
+}
+
+/// Returns what is listed after a change. `None`: nothing.
+fn apply(function: &str, known: Option<Publication>, what: ChangeKind) -> Result<Option<Publication>, PublishError> {
+    let Some(mut publication) = known else {
+        return match what {
+            ChangeKind::Publish { version, .. } => Ok(Some(Publication::first(version))),
+            _ => Err(PublishError::NotPublished(function.to_owned())),
+        };
+    };
+    match what {
+        ChangeKind::Publish { version, percent } => publication.add(version, percent),
+        ChangeKind::RollOut { version, percent } => drop(publication.roll_out(&version, percent)?),
+        ChangeKind::RollBack => drop(publication.roll_back()?),
+        ChangeKind::Remove => return Ok(None),
+    }
+    Ok(Some(publication))
+}

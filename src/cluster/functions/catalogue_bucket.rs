@@ -1,13 +1,16 @@
 //! The catalogue on the NATS server: a bucket with a key for each function.
 //!
-//! A watch ends with an error some time after the connection was lost, and is made anew. What the server has lost, nodes go on
+//! A watch is made anew when the connection was lost. What the server has lost, nodes go on
 //! serving: only what was removed on purpose is removed.
 
 use std::{sync::Arc, time::Duration};
 
 use async_nats::jetstream::kv::{Config, Entry, Operation, Store, UpdateErrorKind};
 use futures::StreamExt as _;
-use tokio::{sync::mpsc, time::sleep};
+use tokio::{
+    sync::mpsc,
+    time::{interval, sleep},
+};
 use unifaas_actors::{
     cluster::{Listed, Publication},
     spec::check_name,
@@ -63,21 +66,29 @@ async fn follow_once(nats: &NatsClient, news: &mpsc::Sender<News>) -> String {
     if news.send(News::Following).await.is_err() {
         return String::new();
     }
-    let mut begun_anew = true;
-    while let Some(entry) = watch.next().await {
+    let (mut begun_anew, mut look) = (true, interval(RETRY));
+    loop {
+        let entry = tokio::select! {
+            entry = watch.next() => entry,
+            // The watch itself may not notice for long that the connection is lost.
+            _ = look.tick() => match nats.jetstream() {
+                Ok(_) => continue,
+                Err(error) => return error.to_string(),
+            },
+        };
         let entry = match entry {
-            Ok(entry) => entry,
-            Err(error) => return error.to_string(),
+            Some(Ok(entry)) => entry,
+            Some(Err(error)) => return error.to_string(),
+            None => return "the watch has ended".to_owned(),
         };
         let is_current = entry.seen_current;
         if let Some((function, listed)) = read(&entry)
             && news.send(News::Read { function, listed, begun_anew }).await.is_err()
         {
-            break;
+            return String::new();
         }
         begun_anew &= !is_current;
     }
-    "the watch has ended".to_owned()
 }
 
 /// Returns the bucket, which the first node makes.

@@ -14,7 +14,7 @@ use integration::{
 };
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use tokio::{io::AsyncWriteExt as _, net::TcpStream};
+use tokio::{io::AsyncWriteExt as _, net::TcpStream, time::Instant};
 
 use super::{cluster, knows, node, server, settings};
 

@@ -13,7 +13,7 @@ const MAX_VERSIONS: usize = 10;
 /// A function that was published.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Publication {
-    /// Its versions, the one that was published last first.
+    /// Its versions, the newest first.
     pub versions: Vec<PublishedVersion>,
     /// The version that nodes serve.
     pub wanted: BlobId,

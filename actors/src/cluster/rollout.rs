@@ -49,7 +49,7 @@ pub fn place_of(node: NodeId, function: &str) -> u8 {
     (BlobId::of(&key).number() % 100) as u8
 }
 
-/// Returns the version that a node in that place serves: the best one that has not failed there.
+/// Returns the version that a node in that place serves: the best of those that have not failed there.
 pub fn version_for(publication: &Publication, place: u8, local: &LocalVersions) -> BlobId {
     let tried = publication.trial.filter(|trial| place < trial.percent).map(|trial| trial.version);
     let before = publication.before.or(local.before).filter(|version| publication.lists(version));

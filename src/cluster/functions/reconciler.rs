@@ -16,7 +16,7 @@ use tokio::{
     time::{Instant, interval},
 };
 use unifaas_actors::{
-    Directory, FilesChanged,
+    Changes, Directory, FilesChanged,
     cluster::{BlobId, ClusterHandle, Listed, MAX_NODE_VERSIONS, NodeVersions, Publication, VersionsChanged},
     spec::FunctionSpec,
 };
@@ -66,7 +66,12 @@ impl Reconciler {
     pub fn start(surroundings: Surroundings) -> io::Result<Self> {
         let worker = Worker::on_runtime("functions", async move |stop: Requests<Infallible>| {
             let Some(changes) = lock(&surroundings.functions.receiver).take() else { return };
-            surroundings.functions.store.clean();
+            if let Err(error) = surroundings.functions.store.take_over() {
+                warn!(surroundings.log, "published functions are not kept up to date"; "error" => %error);
+                *lock(&surroundings.functions.trouble) = Some(error.to_string());
+                return;
+            }
+            surroundings.registry.do_send(FilesChanged(Changes::anything()));
             let (fetched, ended) = mpsc::unbounded_channel();
             let (switched, fetching, retries, used, told, reported) = Default::default();
             let running = Running { around: surroundings, fetched, switched, fetching, retries, used, told, reported };

@@ -50,6 +50,9 @@ pub fn least_rounds(wanted: u32) -> u32 {
     if wanted >= needed { needed } else { wanted.min(1) }
 }
 
+/// How many times as much as another the rest of an item is worth that has begun: without it, its rounds so far are in vain.
+const BEGUN: f64 = 5.0;
+
 /// Returns what the figures of an experiment are worth beside those of others.
 const fn worth(experiment: Experiment) -> f64 {
     match experiment {
@@ -131,7 +134,8 @@ fn thinnest(items: &[Item], rounds: &[u32], thinned: &BTreeSet<Experiment>) -> O
 fn dearest(items: &[Item], rounds: &[u32], thinned: &BTreeSet<Experiment>, seconds: f64) -> Option<usize> {
     let price = |(place, (item, rounds)): (usize, (&Item, &u32))| {
         let cost = item.cost(*rounds, thinned);
-        (cost > seconds).then_some((place, cost / worth(item.experiment)))
+        let begun = if item.had.is_some() { BEGUN } else { 1.0 };
+        (cost > seconds).then_some((place, cost / (worth(item.experiment) * begun)))
     };
     let prices = items.iter().zip(rounds).enumerate().filter_map(price);
     prices.max_by(|one, other| one.1.total_cmp(&other.1)).map(|(place, _)| place)
@@ -192,6 +196,15 @@ mod tests {
         assert_eq!(fit(&items, 60.0, f64::INFINITY).rounds, [0, 1]);
         let fit = fit(&items, 0.0, f64::INFINITY);
         assert_eq!((fit.rounds, fit.seconds), (vec![0, 0], 0.0));
+    }
+
+    #[test]
+    fn what_has_begun_is_rather_ended_than_something_else_begun() {
+        let begun = Item { had: Some(1), ..item(Experiment::Cold, "a", 6, 10.0) };
+        let items = [begun, item(Experiment::Warm, "a", 1, 40.0)];
+        assert_eq!(fit(&items, 70.0, f64::INFINITY).rounds, [6, 0]);
+        let items = [Item { had: None, ..items[0].clone() }, items[1].clone()];
+        assert_eq!(fit(&items, 70.0, f64::INFINITY).rounds, [0, 1]);
     }
 
     #[test]

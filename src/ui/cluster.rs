@@ -1,4 +1,5 @@
-//! The page of the cluster: which nodes there are, why one is suspect, and where the last requests were placed.
+//! The page of the cluster: which nodes there are, why one is suspect, and where the last requests were placed. `published.rs`
+//! has the published functions.
 
 use maud::{Markup, html};
 use unifaas_actors::{
@@ -10,6 +11,7 @@ use super::{
     Known,
     format::{age, count, duration, mebibytes, plural, time},
     layout::{Content, heads, state, table, to_function},
+    published::published,
 };
 
 /// Placements in the table.
@@ -18,7 +20,12 @@ const MAX_PLACEMENTS: usize = 20;
 /// Returns the page. `None`: the daemon runs without a cluster.
 pub async fn content(known: &Known<'_>) -> Option<Content> {
     let report = known.cluster().await?;
-    Some(Content::new("Nodes").section("nodes", nodes(&report)).section("placements", placements(&report)))
+    let content = Content::new("Nodes").section("nodes", nodes(&report));
+    let content = match known.published() {
+        Some(functions) => content.section("published", published(&report, &functions)),
+        None => content,
+    };
+    Some(content.section("placements", placements(&report)))
 }
 
 fn nodes(report: &ClusterReport) -> Markup {

@@ -154,16 +154,20 @@ fn logo() -> Markup {
 /// Returns a state as a word with a shape and a colour of its own.
 pub fn state(word: &str) -> Markup {
     let (class, path) = match word {
-        "serving" | "ready" | "idle" | "connected" | "waiting" => ("good", "M8 2a6 6 0 1 0 0 12A6 6 0 0 0 8 2Z"),
+        "serving" | "ready" | "idle" | "connected" | "waiting" | "current" => {
+            ("good", "M8 2a6 6 0 1 0 0 12A6 6 0 0 0 8 2Z")
+        }
         "busy" => ("good", "M3 2l11 6-11 6Z"),
-        "launching" | "booting" | "connecting" | "firing" | "unknown" => ("calm", "M8 2a6 6 0 0 1 0 12Z"),
+        "launching" | "booting" | "connecting" | "firing" | "unknown" | "behind" | "unlisted" => {
+            ("calm", "M8 2a6 6 0 0 1 0 12Z")
+        }
         "failing" | "error" => ("bad", "M4 2 8 6l4-4 2 2-4 4 4 4-2 2-4-4-4 4-2-2 4-4-4-4Z"),
-        "misconfigured" | "warning" | "no broker" | "waiting for the clock" => {
+        "misconfigured" | "warning" | "no broker" | "waiting for the clock" | "shadowed" => {
             ("poor", "M8 1l7.5 13.5H.5ZM7 6v4h2V6ZM7 11v2h2v-2Z")
         }
         "stopping" | "reaping" | "draining" | "stopped" => ("calm", "M3 3h10v10H3Z"),
         "pausing" | "paused" | "resuming" => ("calm", "M3 2h3.5v12H3ZM9.5 2H13v12H9.5Z"),
-        "gone" => ("calm", "M2 7h12v2H2Z"),
+        "gone" | "removed" => ("calm", "M2 7h12v2H2Z"),
         _ => ("bad", "M8 1l7 7-7 7-7-7Z"),
     };
     html! {

@@ -5,6 +5,7 @@
 //! | `page.rs` | which pages there are, and their addresses |
 //! | `layout.rs` | the document, and parts of all pages |
 //! | `overview.rs`, `function.rs`, `instance.rs`, `boots.rs`, `boot.rs`, `memory.rs`, `errors.rs`, `cluster.rs` | the pages |
+//! | `published.rs` | published functions, on the page of the cluster |
 //! | `phases.rs` | the phases of a start; pure |
 //! | `attention.rs` | what needs attention, and what to change; pure |
 //! | `inbox.rs` | asynchronous invocations on the overview and on a function's page |
@@ -35,6 +36,7 @@ mod overview;
 mod page;
 mod phases;
 mod point;
+mod published;
 mod render;
 mod sample;
 mod shares;
@@ -52,7 +54,7 @@ use unifaas_actors::{
     trigger::{FunctionTriggers, FunctionTriggersQuestion, TriggerActor, TriggerOverview, TriggerOverviewQuestion},
 };
 
-use crate::{http::Shared, inbox::InboxOverview, turn::Turns};
+use crate::{cluster::FunctionsReport, http::Shared, inbox::InboxOverview, turn::Turns};
 pub use history::UsageHistory;
 pub use layout::{Content, Theme, document, not_found};
 pub use page::{Page, PageError};
@@ -134,6 +136,11 @@ impl Known<'_> {
     async fn cluster(&self) -> Option<ClusterReport> {
         let actor = self.shared.cluster.as_ref()?.handle.actor();
         timeout(ANSWER_TIMEOUT, actor.send(ClusterQuestion)).await.ok()?.ok()
+    }
+
+    /// Returns what is known of published functions. `None`: as above.
+    fn published(&self) -> Option<FunctionsReport> {
+        self.shared.cluster.as_ref().map(|cluster| cluster.functions.report())
     }
 
     async fn inbox(&self) -> Option<InboxOverview> {

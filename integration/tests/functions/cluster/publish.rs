@@ -99,6 +99,9 @@ async fn published_function_is_served_by_all_nodes_and_goes_back() {
     let out = eventually(SOON, "both nodes serve it", listed, is_served).await;
     assert!(out.lines().any(|line| line.contains(" before ")), "{out}");
     assert!(b.cli(&["describe", "f"]).await.out.lines().any(|line| line.starts_with("published ")));
+    let page = b.get("/ui/nodes").await.ok().text();
+    let (_, section) = page.split_once("Published functions").expect("the section");
+    assert!(section.contains("/ui/functions/f") && section.contains("current"), "{section}");
     let metrics = b.metrics().await;
     assert_eq!(metrics.value("unifaas_published_functions{state=\"current\"}"), Some(1.0));
     assert!(metrics.value("unifaas_blob_bytes_total{direction=\"fetched\"}") >= Some(f64::from(1 << 20)));

@@ -311,6 +311,14 @@ impl NatsClient {
         timeout(CLIENT_TIMEOUT, answered).await.map_err(|_| std::io::ErrorKind::TimedOut)?
     }
 
+    /// Publishes a message that needs no answer.
+    ///
+    /// # Errors
+    /// When the server is gone.
+    pub async fn send(&mut self, subject: &str, body: &str) -> std::io::Result<()> {
+        self.stream.write_all(format!("PUB {subject} {}\r\n{body}\r\n", body.len()).as_bytes()).await
+    }
+
     /// Publishes a message to a stream, and waits until the server has stored it. Returns its number there.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! Nodes that know each other through a NATS server: what they forward, and what happens when one or the server is lost.
 
 mod cuts;
+mod figures;
 mod publish;
 mod site;
 mod site_kills;

@@ -60,13 +60,13 @@ pub trait ClusterLink {
     fn send(&self, beat: Arc<Beat>);
     /// Answers with this list when other nodes ask for it.
     fn set_functions(&self, functions: Arc<FunctionList>);
-    /// Asks a node for its list, which has that digest. The answer is [`FunctionsListed`].
+    /// Asks a node for its list, which has that digest. The answer is [`FunctionsListed`](super::messages::FunctionsListed).
     fn ask(&self, peer: &Arc<PeerView>, digest: u64);
     /// Leaves, and joins again once no other daemon has the identity of this node.
     fn rejoin(&self);
     /// Keeps the keys of other nodes for the next daemon of this node.
     fn keep_keys(&self, keys: Arc<TrustedKeys>);
-    /// Opens a connection to a node, to see whether it accepts one. The answer is [`PeerTried`].
+    /// Opens a connection to a node, to see whether it accepts one. The answer is [`PeerTried`](super::messages::PeerTried).
     fn probe(&self, peer: Arc<PeerView>);
 }
 

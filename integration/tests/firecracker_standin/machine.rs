@@ -29,7 +29,6 @@ fn machine() {
             (json!(0), parsing!("MachineConfig(InvalidMemorySize))))")),
             (json!(1), starting!("ConfigureSystem(KernelLoader(Elf(ReadKernelImage))))))")),
             (json!(2), Resets),
-            (json!(3), Runs),
             (json!(4), Runs),
             (json!(16), Runs),
             (json!(32.5), parsing!("InvalidJson(Error(\"invalid type: floating point `32.5`, expected usize\"")),

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use integration::{AT_ONCE, Daemon, Function, Home, Reply, Setup, ms, number, tools::public_program};
+use integration::{AT_ONCE, Daemon, Function, Home, Reply, SOON, Setup, eventually, ms, number, tools::public_program};
 use serde_json::Value;
 
 /// Returns a port at which nothing listens.
@@ -84,6 +84,9 @@ async fn callback_without_listener_at_its_port_is_one_failed_start() {
         assert!(reply.took > ms(950) && reply.took < ms(1000) + AT_ONCE, "{:?}", reply.took);
         let expected = if start < 3 { "serving" } else { "failing" };
         assert_eq!(state_after(&daemon, start).await, expected);
+        // The next instance listens there as well.
+        let is_free = async || TcpListener::bind(("127.0.0.1", port)).is_ok();
+        eventually(SOON, "the instance is gone from its port", is_free, |is_free| *is_free).await;
     }
     let reply = daemon.get("/invoke/f/").await;
     reply.problem(502, "boot_failed");

@@ -4,7 +4,7 @@ use rand::{SeedableRng as _, rngs::StdRng};
 
 use super::{
     super::{
-        beat::{Beat, FunctionList, OfferedFunction},
+        beat::{Beat, FunctionList, NodeVersions, OfferedFunction},
         node::Epoch,
         suspicion::Health,
         view::Contact,
@@ -34,11 +34,13 @@ struct Node {
     health: Health,
     labels: BTreeMap<String, String>,
     is_draining: bool,
+    /// The published version of the function that it serves.
+    serves: Option<&'static str>,
 }
 
 fn node(id: u64, load: FunctionLoad) -> Node {
     let (rtt, health, labels) = (Duration::from_micros(100), Health::Fresh, BTreeMap::new());
-    Node { id, load: Some(load), memory: 0, rtt, health, labels, is_draining: false }
+    Node { id, load: Some(load), memory: 0, rtt, health, labels, is_draining: false, serves: None }
 }
 
 fn free(slots: u32) -> FunctionLoad {
@@ -47,7 +49,9 @@ fn free(slots: u32) -> FunctionLoad {
 
 fn view(nodes: &[Node]) -> ClusterView {
     let peer = |node: &Node| {
-        let Node { id, load, memory, rtt, health, labels, is_draining } = node.clone();
+        let Node { id, load, memory, rtt, health, labels, is_draining, serves } = node.clone();
+        let versions =
+            serves.map(|version| NodeVersions { serves: Some(version.to_owned()), ..NodeVersions::default() });
         let beat = Beat {
             node: NodeId(id),
             epoch: Epoch::new(1, 1),
@@ -60,7 +64,7 @@ fn view(nodes: &[Node]) -> ClusterView {
             memory_free: memory,
             starting: 0,
             functions: 1,
-            versions: Default::default(),
+            versions: versions.map(|versions| ("f".into(), versions)).into_iter().collect(),
             loads: load.map(|load| ("f".into(), load)).into_iter().collect(),
         };
         let contact = Contact::new(true);
@@ -125,7 +129,10 @@ fn nodes_that_cannot_serve_are_not_asked() {
         check(&[refuses], None, None);
     }
     assert_eq!(placed(&view(&[node(1, free(1))]), Request { function: "g", ..REQUEST }, 0), None);
-    assert_eq!(placed(&view(&[node(1, free(1))]), Request { version: Some("1"), ..REQUEST }, 0), Some(0));
+    for (serves, expected) in [(None, Some(1)), (Some("1"), Some(1)), (Some("2"), None)] {
+        let there = view(&[Node { serves, ..node(1, free(1)) }]);
+        assert_eq!(placed(&there, Request { version: Some("1"), ..REQUEST }, 0), expected, "{serves:?}");
+    }
     assert_eq!(placed(&view(&[node(1, free(1))]), Request { tried: &[NodeId(1)], ..REQUEST }, 0), None);
 }
 

@@ -7,6 +7,7 @@ use std::{
     process::{Child, ChildStdin, Command, Stdio},
     sync::Arc,
     thread,
+    time::Duration,
 };
 
 use nix::{
@@ -140,6 +141,19 @@ impl Nodes {
         let before = self.pid("nats.pid");
         processes::signal(before, Signal::SIGKILL);
         eventually(SOON, "another NATS server", async || self.pid("nats.pid"), |pid| *pid != before).await;
+    }
+
+    /// Kills the NATS server, and has the script wait before it starts another one.
+    ///
+    /// # Panics
+    /// As above.
+    pub async fn kill_server_for(&self, away: Duration) {
+        let file = self.path("nats.away");
+        fs::write(&file, away.as_secs().to_string()).expect("a file");
+        let before = self.pid("nats.pid");
+        processes::signal(before, Signal::SIGKILL);
+        eventually(away + SOON, "another NATS server", async || self.pid("nats.pid"), |pid| *pid != before).await;
+        fs::remove_file(file).expect("the file is there");
     }
 
     fn pid(&self, file: &str) -> u32 {

@@ -16,17 +16,19 @@ use crate::inbox::store::fingerprint;
 const ANSWERED: Duration = Duration::from_secs(3);
 /// Between two looks at what waits, while nothing of it can be handed over.
 const RETRY: Duration = Duration::from_secs(1);
-/// Between two looks whether the sweep has looked at an invocation.
-const LOOK: Duration = Duration::from_millis(1);
 /// Invocations that are looked at together, and of those that are handed over at once.
 const GROUP: usize = 32;
 const AT_ONCE: usize = 16;
 
 /// Hands over an invocation whose client waits for the answer.
 pub async fn answer(site: &Rc<SiteThread>, id: InvocationId, reply: oneshot::Sender<Place>) {
-    while site.handing_over.borrow().contains(&id) {
+    loop {
+        let looked_at = site.looked_at.notified();
+        if !site.handing_over.borrow().contains(&id) {
+            break;
+        }
         // The sweep looks at it, and leaves it to this task.
-        sleep(LOOK).await;
+        looked_at.await;
     }
     let place = hand_over(site, id, Some(&reply)).await;
     // The client may have been answered meanwhile.
@@ -61,6 +63,7 @@ async fn hand_over(site: &Rc<SiteThread>, id: InvocationId, client: Option<&ones
     }
     let _done = scopeguard::guard(site.clone(), |site| {
         site.handing_over.borrow_mut().remove(&id);
+        site.looked_at.notify_waiters();
     });
     let inbox = &site.shared.inbox.handle;
     let Ok(Some(begun)) = inbox.ask(|reply| Command::Handover(id, reply)).await else { return Place::Node };

@@ -142,6 +142,7 @@ impl Site {
                     status,
                     log,
                     woken: Default::default(),
+                    looked_at: Default::default(),
                     handing_over: RefCell::default(),
                     under_way: Cell::new(0),
                 };

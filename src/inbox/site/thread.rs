@@ -62,6 +62,8 @@ pub struct SiteThread {
     pub woken: Notify,
     /// Invocations that are being handed over.
     pub handing_over: RefCell<HashSet<InvocationId>>,
+    /// Notified when one of them no longer is.
+    pub looked_at: Notify,
     /// Attempts that are not yet recorded.
     pub under_way: Cell<usize>,
 }

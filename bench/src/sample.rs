@@ -9,7 +9,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    client::{Response, ServerTiming, Times},
+    client::{Failures, Response, ServerTiming, Times, reason},
     clock::micros,
     error::BenchError,
 };
@@ -45,7 +45,7 @@ pub struct Sample {
     pub value: Option<f64>,
     /// How many requests this stands for; empty: one.
     pub requests: Option<u64>,
-    /// How many of them have failed; empty: the status says so.
+    /// How many have failed as status and error say; empty: this one, unless the status is 200.
     pub failed: Option<u64>,
     /// Status of the response; empty: there was none.
     pub status: Option<u16>,
@@ -107,6 +107,21 @@ impl Sample {
         }
     }
 
+    /// Returns the rows of a loop: a quantity with the number of all requests, and a row for each way in which some of them
+    /// have failed.
+    pub fn of_loop(&self, metric: &str, value: f64, requests: u64, failures: &Failures) -> Vec<Self> {
+        let all = Self { requests: Some(requests), ..self.quantity(metric, value) };
+        let failed = failures.iter().map(|(status, reason, count)| Self {
+            metric: Some(metric.to_owned()),
+            requests: Some(0),
+            failed: Some(count),
+            status: (status > 0).then_some(status),
+            error: Some(reason.to_owned()),
+            ..self.clone()
+        });
+        [all].into_iter().chain(failed).collect()
+    }
+
     /// Returns whether the sample counts in figures.
     pub fn is_counted(&self) -> bool {
         self.is_success() && self.valid && !self.warmup
@@ -133,18 +148,6 @@ impl Sample {
             self.error = Some(reason(&response.body));
         }
     }
-}
-
-/// Returns the first line of what an error says: of a problem document its code and detail.
-pub fn reason(body: &[u8]) -> String {
-    const MAX_CHARS: usize = 300;
-    let document = serde_json::from_slice::<serde_json::Value>(body).ok();
-    let said = document.as_ref().and_then(|document| {
-        let text = |key: &str| document.get(key).and_then(serde_json::Value::as_str);
-        Some(format!("{}: {}", text("code")?, text("detail").unwrap_or_default()))
-    });
-    let text = said.unwrap_or_else(|| String::from_utf8_lossy(body).into_owned());
-    text.lines().next().unwrap_or_default().chars().take(MAX_CHARS).collect()
 }
 
 /// The file of an experiment's samples. Dropping it writes what was not flushed.
@@ -251,12 +254,5 @@ mod tests {
         fs::write(&path, &text[..text.len() - 60]).unwrap();
         assert_eq!(read(directory.path(), "cold").unwrap(), (written[..2].to_vec(), 1));
         assert_eq!(read(directory.path(), "warm").unwrap(), (Vec::new(), 0));
-    }
-
-    #[test]
-    fn reasons_are_those_of_problem_documents() {
-        assert_eq!(reason(br#"{"code":"boot_failed","detail":"it exited\nmore"}"#), "boot_failed: it exited");
-        assert_eq!(reason(b"plain\nmore"), "plain");
-        assert_eq!(reason(b""), "");
     }
 }

@@ -1,12 +1,12 @@
 //! A closed loop: each connection sends its next request as soon as the one before is answered.
 
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
 use futures::future::join_all;
 use hyper::Method;
 use tokio::time::sleep;
 
-use super::Connection;
+use super::{ClientError, Connection, Failures, Response};
 use crate::clock;
 
 /// Time limit of a request.
@@ -21,8 +21,8 @@ pub struct Window {
     pub seconds: f64,
     /// Latencies of the answers with 200, from the first write to the first byte, in milliseconds.
     pub latencies: Vec<f64>,
-    /// Answers with other statuses; 0: no answer.
-    pub failures: BTreeMap<u16, u64>,
+    /// The other requests.
+    pub failures: Failures,
 }
 
 impl Window {
@@ -38,9 +38,7 @@ pub async fn closed(server: SocketAddr, target: &str, connections: u32, (begin, 
     let mut window = Window { seconds: end.saturating_sub(begin) as f64 / 1e9, ..Window::default() };
     for one in join_all(loops).await {
         window.latencies.extend(one.latencies);
-        for (status, count) in one.failures {
-            *window.failures.entry(status).or_default() += count;
-        }
+        window.failures.extend(one.failures);
     }
     window
 }
@@ -48,31 +46,35 @@ pub async fn closed(server: SocketAddr, target: &str, connections: u32, (begin, 
 async fn requests(server: SocketAddr, target: &str, begin: u64, end: u64) -> Window {
     let (mut window, mut connection) = (Window::default(), None);
     while clock::now() < end {
-        let status = match exchange(server, target, &mut connection).await {
-            Some((200, latency)) => {
-                if (begin..end).contains(&clock::now()) {
-                    window.latencies.push(latency);
-                }
-                continue;
+        let answered = exchange(server, target, &mut connection).await;
+        let is_counted = (begin..end).contains(&clock::now());
+        match answered {
+            Ok(response) if response.status == 200 => {
+                let latency = response.times.first_byte.saturating_sub(response.times.sent) as f64 / 1e6;
+                window.latencies.extend(is_counted.then_some(latency));
             }
-            Some((status, _)) => status,
-            None => 0,
-        };
-        if (begin..end).contains(&clock::now()) {
-            *window.failures.entry(status).or_default() += 1;
+            failed => {
+                if is_counted {
+                    window.failures.note(&failed);
+                }
+                sleep(PAUSE).await;
+            }
         }
-        sleep(PAUSE).await;
     }
     window
 }
 
-/// Returns status and latency of a request. After a failure, the next one has a new connection.
-async fn exchange(server: SocketAddr, target: &str, connection: &mut Option<Connection>) -> Option<(u16, f64)> {
+/// Returns the response to a request. After a failure, the next one has a new connection.
+async fn exchange(
+    server: SocketAddr,
+    target: &str,
+    connection: &mut Option<Connection>,
+) -> Result<Response, ClientError> {
     let mut open = match connection.take() {
         Some(open) => open,
-        None => Connection::open(server).await.ok()?,
+        None => Connection::open(server).await?,
     };
-    let response = open.send(Method::GET, target, LIMIT).await.ok()?;
+    let response = open.send(Method::GET, target, LIMIT).await?;
     *connection = Some(open);
-    Some((response.status, response.times.first_byte.saturating_sub(response.times.sent) as f64 / 1e6))
+    Ok(response)
 }

@@ -1,9 +1,11 @@
 //! The HTTP client of the measurements: hyper over a socket that notes when bytes pass.
 //!
-//! `stream.rs` has the socket, `timing.rs` reads `server-timing`, `closed.rs` and `open.rs` are loops of many requests, and
-//! `timer.rs` waits for times of sending. Addresses are numeric, so no name is resolved in any figure.
+//! `stream.rs` has the socket, `timing.rs` reads `server-timing`, `closed.rs` and `open.rs` are loops of many requests,
+//! `failures.rs` counts those of them that fail, and `timer.rs` waits for times of sending. Addresses are numeric, so no name
+//! is resolved in any figure.
 
 mod closed;
+mod failures;
 mod open;
 mod stream;
 mod timer;
@@ -22,6 +24,7 @@ use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, time::timeout};
 
 pub use closed::{Window, closed};
+pub use failures::{Failures, reason};
 pub use open::{Arrival, Outcome, open};
 pub use timing::ServerTiming;
 

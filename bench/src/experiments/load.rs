@@ -7,7 +7,7 @@ use rand::RngExt as _;
 
 use super::{Contestant, Lane, Prepared, Session, Turn, original, throughput::enrolment};
 use crate::{
-    client::{Arrival, Outcome, closed, open},
+    client::{Arrival, Failures, Outcome, Window, closed, open},
     clock,
     error::BenchError,
     options::Experiment,
@@ -26,9 +26,12 @@ const LIMIT: Duration = Duration::from_secs(30);
 const LEAD: Duration = Duration::from_millis(20);
 /// Connections that are open before the first request.
 const READY: usize = 16;
-/// The loop that finds what a function can answer: connections, and seconds before the window and in it. A longer one follows
-/// if there was no answer, as on a busy machine.
-const CAPACITY_CONNECTIONS: u32 = 64;
+/// Requests that the instance may have at once. Further ones wait in the daemon, so that a backlog is latency: servers of few
+/// connections, such as unikernels, refuse those that are too many.
+const SLOTS: u32 = 32;
+/// The loop that finds what a function can answer: connections, fewer if there are failures; and seconds before the window and
+/// in it. A longer one follows if nothing has ended, as on a busy machine.
+const CAPACITY_CONNECTIONS: [u32; 3] = [64, 8, 1];
 const CAPACITY_WINDOWS: [(f64, f64); 3] = [(0.3, 1.0), (1.0, 3.0), (3.0, 9.0)];
 /// What is measured of each request: its time from when it should have been sent, from when it was sent, and the difference.
 pub const LATENCY: &str = "latency";
@@ -50,7 +53,7 @@ pub const QUANTILES: [(&str, f64); 9] = [
 pub const SENT: &str = "sent-per-s";
 
 pub fn prepare(session: &Session, registries: &[DerivedRegistry]) -> Result<Prepared, BenchError> {
-    let all = session.enrol(Experiment::Load, registries, enrolment(""), |_| true)?;
+    let all = session.enrol(Experiment::Load, registries, enrolment(SLOTS), |_| true)?;
     let with = |load: &Load| {
         let (variant, n) = match load {
             Load::Share(percent) => (SHARE, *percent),
@@ -68,7 +71,7 @@ pub async fn find_capacities(
     lanes: &[Lane],
     contestants: &[Contestant],
 ) -> Result<(), BenchError> {
-    let mut found = BTreeMap::new();
+    let (mut found, mut warnings) = (BTreeMap::new(), Vec::new());
     for contestant in contestants.iter().filter(|contestant| contestant.variant == SHARE) {
         let Some(lane) = lanes.get(contestant.lane) else { continue };
         let key = (contestant.lane, contestant.registered.clone());
@@ -80,22 +83,59 @@ pub async fn find_capacities(
         let turn = Turn { session, lane, contestant, experiment: Experiment::Load, round: 0, position: 0 };
         // A function that does not start fails again in each round, where it is counted.
         if turn.start().await.is_ok() {
-            let target = turn.target(&contestant.path);
-            let mut rate = 0.0;
-            for (before, seconds) in CAPACITY_WINDOWS {
-                let begin = clock::now() + (before * 1e9) as u64;
-                let end = begin + (seconds * 1e9) as u64;
-                rate = closed(lane.daemon.front, &target, CAPACITY_CONNECTIONS, (begin, end)).await.rate();
-                if rate > 0.0 {
-                    break;
-                }
-            }
+            let (rate, warning) = capacity(&turn).await;
+            warnings.extend(warning);
             found.insert(key, rate);
         }
         turn.end().await?;
     }
     session.capacities = found;
+    session.warnings.extend(warnings);
     Ok(())
+}
+
+/// Returns how many requests per second an instance answers without failures, with a warning if that takes fewer connections.
+async fn capacity(turn: &Turn<'_>) -> (f64, Option<String>) {
+    let (target, name) = (turn.target(&turn.contestant.path), &turn.contestant.function);
+    let mut first: Option<Window> = None;
+    for connections in CAPACITY_CONNECTIONS {
+        let window = answers(turn, &target, connections).await;
+        if window.failures.count() == 0 {
+            let warning = |first: Window| {
+                let failed = describe(&first);
+                format!("load: what {name} can answer was found over {connections} connections, as {failed}.")
+            };
+            return (window.rate(), first.map(warning));
+        }
+        first.get_or_insert(window);
+    }
+    // They do not come from the number of connections: the loads have them as well.
+    (first.map_or(0.0, |first| first.rate()), None)
+}
+
+/// Returns what is answered in a closed loop.
+async fn answers(turn: &Turn<'_>, target: &str, connections: u32) -> Window {
+    let mut window = Window::default();
+    for (before, seconds) in CAPACITY_WINDOWS {
+        let begin = clock::now() + (before * 1e9) as u64;
+        let end = begin + (seconds * 1e9) as u64;
+        window = closed(turn.daemon().front, target, connections, (begin, end)).await;
+        if window.rate() > 0.0 || window.failures.count() > 0 {
+            break;
+        }
+    }
+    window
+}
+
+/// Returns the failures of a window in words, with the most frequent reason.
+fn describe(window: &Window) -> String {
+    let failed = window.failures.count();
+    let all = window.latencies.len() as u64 + failed;
+    let most = window.failures.iter().max_by_key(|(_, _, count)| *count);
+    let (status, reason) = most.map_or((0, ""), |(status, reason, _)| (status, reason));
+    let status = if status > 0 { status.to_string() } else { "no response".to_owned() };
+    let connections = CAPACITY_CONNECTIONS[0];
+    format!("{failed} of {all} requests have failed over {connections}, most with {status} ({reason})")
 }
 
 pub async fn take(turn: &Turn<'_>) -> Result<Vec<Sample>, BenchError> {
@@ -146,29 +186,20 @@ pub fn poisson(rate: f64, seconds: f64, random: &mut impl rand::Rng) -> Vec<f64>
 
 /// Reduces a loop to quantiles: its requests would be millions of rows.
 fn samples(turn: &Turn<'_>, seconds: f64, arrivals: &[Arrival], outcomes: &[Outcome]) -> Vec<Sample> {
-    let (mut latency, mut service, mut lateness, mut failures) = (vec![], vec![], vec![], BTreeMap::<u16, u64>::new());
+    let (mut latency, mut service, mut lateness, mut failures) = (vec![], vec![], vec![], Failures::default());
     for Outcome { index, response } in outcomes {
+        failures.note(response);
+        let Some(times) = response.as_ref().ok().filter(|response| response.status == 200).map(|it| it.times) else {
+            continue;
+        };
+        let ms = |from: u64, to: u64| to.saturating_sub(from) as f64 / 1e6;
         let at = arrivals[*index].at;
-        match response {
-            Ok(response) if response.status == 200 => {
-                let ms = |from: u64, to: u64| to.saturating_sub(from) as f64 / 1e6;
-                latency.push(ms(at, response.times.first_byte));
-                service.push(ms(response.times.sent, response.times.first_byte));
-                lateness.push(ms(at, response.times.sent));
-            }
-            Ok(response) => *failures.entry(response.status).or_default() += 1,
-            Err(_) => *failures.entry(0).or_default() += 1,
-        }
+        latency.push(ms(at, times.first_byte));
+        service.push(ms(times.sent, times.first_byte));
+        lateness.push(ms(at, times.sent));
     }
     let model = turn.sample();
-    let failed: u64 = failures.values().sum();
-    let first = Sample {
-        requests: Some(outcomes.len() as u64),
-        failed: Some(failed),
-        status: failures.keys().next().copied().filter(|status| *status > 0),
-        ..model.quantity(SENT, outcomes.len() as f64 / seconds)
-    };
-    let mut samples = vec![first];
+    let mut samples = model.of_loop(SENT, outcomes.len() as f64 / seconds, outcomes.len() as u64, &failures);
     for (name, values) in [(LATENCY, latency), (SERVICE, service), (LATENESS, lateness)] {
         let values = sorted(values);
         let rows = QUANTILES

@@ -26,6 +26,7 @@ mod work;
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
@@ -81,6 +82,14 @@ impl Entrant {
 pub struct Lane {
     daemon: Daemon,
     registry: Option<DerivedRegistry>,
+    /// Daemons of turns that were cut off, which are ended with this one.
+    left: Mutex<Vec<Daemon>>,
+}
+
+impl Lane {
+    fn new(daemon: Daemon, registry: Option<DerivedRegistry>) -> Self {
+        Self { daemon, registry, left: Mutex::default() }
+    }
 }
 
 /// What a run has, over all experiments.
@@ -141,12 +150,12 @@ impl Session {
         options: &[(&str, &str)],
     ) -> Result<Vec<Lane>, BenchError> {
         if let Some(place) = self.place {
-            return Ok(vec![Lane { daemon: Daemon::running(place), registry: None }]);
+            return Ok(vec![Lane::new(Daemon::running(place), None)]);
         }
         let mut lanes = Vec::new();
         for (index, registry) in registries.into_iter().enumerate() {
             let daemon = Daemon::start(&self.settings(index, &registry, options, "")).await?;
-            lanes.push(Lane { daemon, registry: Some(registry) });
+            lanes.push(Lane::new(daemon, Some(registry)));
         }
         Ok(lanes)
     }
@@ -190,9 +199,11 @@ impl Session {
 /// When one cannot be waited for.
 pub async fn stop(lanes: Vec<Lane>) -> Result<(), BenchError> {
     let mut result = Ok(());
-    for lane in lanes {
-        let stopped = lane.daemon.stop().await;
-        result = result.and(stopped);
+    for Lane { daemon, left, .. } in lanes {
+        for daemon in left.into_inner().unwrap_or_else(PoisonError::into_inner).into_iter().chain([daemon]) {
+            let stopped = daemon.stop().await;
+            result = result.and(stopped);
+        }
     }
     result
 }

@@ -3,10 +3,20 @@
 use super::Session;
 use crate::{clock, options::Experiment, plan, plan::Schedule, progress::duration};
 
+/// Share of a time limit that the survey may take.
+const SURVEY: f64 = 0.3;
+
 impl Session {
     /// Returns the seconds since the begin of the run.
     pub fn elapsed(&self) -> f64 {
         clock::now().saturating_sub(self.begin) as f64 / 1e9
+    }
+
+    /// Returns when the survey of the next of so many functions has to end, in seconds since the begin of the run.
+    pub fn survey_end(&self, functions: usize) -> f64 {
+        let Some(limit) = self.plan.budget else { return f64::INFINITY };
+        let now = self.elapsed();
+        now + (limit * SURVEY - now).max(0.0) / functions.max(1) as f64
     }
 
     /// Makes the schedule by what the survey has measured, and says how long it takes.

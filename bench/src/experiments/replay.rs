@@ -4,17 +4,21 @@
 //! Every turn has a daemon of its own, as some policies are options of the daemon. `trace/simulate.rs` applies the same
 //! policies in virtual time.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
 use serde_json::Value;
 use tokio::time::{Instant, sleep_until};
 
 use super::{
-    Contestant, Entrant, Prepared, Session, Turn, contestants::Enrolment, idle_instances::remove_all,
+    Contestant, Entrant, Lane, Prepared, Session, Turn, contestants::Enrolment, idle_instances::remove_all,
     turn::until_instances,
 };
 use crate::{
-    client::{Arrival, Outcome, open},
+    client::{Arrival, Failures, Outcome, open},
     clock,
     daemon::{Daemon, invocation},
     error::BenchError,
@@ -84,17 +88,44 @@ pub async fn take(turn: &Turn<'_>) -> Result<Vec<Sample>, BenchError> {
     }
     let budget = policy.budget.map_or_else(|| "95%".to_owned(), |mib| mib.to_string());
     let settings = session.settings(contestant.lane, &registry, &[("--memory-budget", &budget)], "-replay");
-    let mut daemon = Daemon::start(&settings).await?;
-    let measured = measure(turn, &daemon, policy, &part, &names).await;
-    let alive = daemon.check();
-    daemon.stop().await?;
-    alive?;
-    let mut samples = measured?;
+    let own = Own { lane: turn.lane, daemon: Some(Daemon::start(&settings).await?) };
+    let mut samples = own.measure(turn, policy, &part, &names).await?;
     if session.plan.simulate {
         let simulated = simulated(turn, entrant, policy, &part, &samples);
         samples.extend(simulated);
     }
     Ok(samples)
+}
+
+/// The daemon of a turn. If the turn is cut off, it is left to the lane, which waits for its end.
+struct Own<'t> {
+    lane: &'t Lane,
+    daemon: Option<Daemon>,
+}
+
+impl Own<'_> {
+    /// Measures, and ends the daemon.
+    async fn measure(
+        mut self,
+        turn: &Turn<'_>,
+        policy: &Policy,
+        part: &Trace,
+        names: &[Arc<str>],
+    ) -> Result<Vec<Sample>, BenchError> {
+        let Some(daemon) = &mut self.daemon else { return Ok(Vec::new()) };
+        let measured = measure(turn, daemon, policy, part, names).await;
+        let alive = daemon.check();
+        if let Some(daemon) = self.daemon.take() {
+            daemon.stop().await?;
+        }
+        alive.and(measured)
+    }
+}
+
+impl Drop for Own<'_> {
+    fn drop(&mut self) {
+        self.lane.left.lock().unwrap_or_else(PoisonError::into_inner).extend(self.daemon.take());
+    }
 }
 
 /// Returns the name of the copy for a function of the trace.
@@ -191,16 +222,11 @@ fn reduced(
 ) -> Vec<Sample> {
     let (mut counts, mut slowdowns, mut lateness, mut boots) =
         (BTreeMap::<_, (u64, u64)>::new(), vec![], vec![], vec![]);
-    let mut failures = BTreeMap::<u16, u64>::new();
+    let mut failures = Failures::default();
     for Outcome { index, response } in outcomes {
         let (at, invocation) = (arrivals[*index].at, &part.0[*index]);
-        let response = match response {
-            Ok(response) if response.status == 200 => response,
-            other => {
-                *failures.entry(other.as_ref().map_or(0, |response| response.status)).or_default() += 1;
-                continue;
-            }
-        };
+        failures.note(response);
+        let Some(response) = response.as_ref().ok().filter(|response| response.status == 200) else { continue };
         let ms = |to: u64| to.saturating_sub(at) as f64 / 1e6;
         lateness.push(ms(response.times.sent));
         if invocation.duration_ms > 0.0 {
@@ -214,14 +240,7 @@ fn reduced(
         count.0 += u64::from(started.is_some());
         count.1 += 1;
     }
-    let failed: u64 = failures.values().sum();
-    let first = Sample {
-        requests: Some(outcomes.len() as u64),
-        failed: Some(failed),
-        status: failures.keys().next().copied().filter(|status| *status > 0),
-        ..turn.sample().quantity(SENT, outcomes.len() as f64)
-    };
-    let mut samples = vec![first];
+    let mut samples = turn.sample().of_loop(SENT, outcomes.len() as f64, outcomes.len() as u64, &failures);
     let found = trace::Outcome { by_function: counts, memory_mib_s: memory.0, idle_mib_s: memory.1, slowdowns };
     samples.extend(quantities(&turn.sample(), &found));
     let of = |metric: &str, values: Vec<f64>, q| Some(turn.sample().quantity(metric, quantile(&sorted(values), q)?));

@@ -9,14 +9,13 @@ use super::{
     turn::until_instances, work,
 };
 use crate::{
-    client::Response,
+    client::{Response, reason},
     clock,
     daemon::Daemon,
     error::BenchError,
     options::Experiment,
     plan::Speed,
     registry::{Damaged, Source},
-    sample::reason,
 };
 
 /// Paths that are tried without `--path`.
@@ -109,7 +108,8 @@ async fn probe_all(session: &mut Session, lanes: &mut [Lane], sources: Vec<Sourc
     let mut found = Survey::default();
     let Some(Lane { daemon, .. }) = lanes.first_mut() else { return Ok(found) };
     found.left_out = problems_of(daemon).await?;
-    for source in sources {
+    let count = sources.len();
+    for (place, source) in sources.into_iter().enumerate() {
         session.interrupt.check()?;
         if found.left_out.iter().any(|(name, _)| *name == source.name) {
             continue;
@@ -120,10 +120,11 @@ async fn probe_all(session: &mut Session, lanes: &mut [Lane], sources: Vec<Sourc
         }
         session.progress.sample("survey", 0, 0, &source.name);
         let name = source.name.clone();
-        match probe(session, daemon, &name).await {
+        let asked = Asked { session, daemon, name: &name, until: session.survey_end(count - place) };
+        match asked.probe().await {
             Ok((path, speed)) => {
                 let mut entrant = Entrant { path, speed, ..Entrant::unknown(source) };
-                found.unsupported.extend(note_support(session, daemon, &mut entrant).await?);
+                found.unsupported.extend(asked.note_support(&mut entrant).await?);
                 found.entrants.push(entrant);
             }
             Err(reason) => found.left_out.push((source.name, reason)),
@@ -137,36 +138,102 @@ async fn probe_all(session: &mut Session, lanes: &mut [Lane], sources: Vec<Sourc
     Ok(found)
 }
 
-/// Returns the path that a function answers with 200, with its speed, or why there is none.
-async fn probe(session: &Session, daemon: &Daemon, name: &str) -> Result<(String, Speed), String> {
-    let chosen = session.plan.path.as_deref();
-    let paths = chosen.map_or_else(|| PATHS.to_vec(), |path| vec![path]);
-    let mut last = Err(String::new());
-    for path in paths {
+/// A function that is asked what it can do.
+struct Asked<'a> {
+    session: &'a Session,
+    daemon: &'a Daemon,
+    name: &'a str,
+    /// When that has to end, in seconds since the begin of the run.
+    until: f64,
+}
+
+impl Asked<'_> {
+    /// Returns the path that it answers with 200, with its speed, or why there is none.
+    async fn probe(&self) -> Result<(String, Speed), String> {
+        let chosen = self.session.plan.path.as_deref();
+        let paths = chosen.map_or_else(|| PATHS.to_vec(), |path| vec![path]);
+        let mut last = Err(String::new());
+        for path in paths {
+            let began = clock::now();
+            last = self.ask(path).await.map(|_| (path, seconds_since(began)));
+            if last.is_ok() {
+                break;
+            }
+        }
+        let (path, start_s) = last?;
         let began = clock::now();
-        last = ask(daemon, name, path).await.map(|_| (path, seconds_since(began)));
-        if last.is_ok() {
-            break;
+        // A function that fails now and then takes part, and its failures are counted.
+        let request_s = self.ask(path).await.map_or(start_s, |_| seconds_since(began));
+        Ok((path.to_owned(), Speed { start_s, request_s, work_s: BTreeMap::new() }))
+    }
+
+    /// Returns a response with 200, or why there is none.
+    async fn ask(&self, path: &str) -> Result<Response, String> {
+        let left = self.until - self.session.elapsed();
+        if left <= 0.0 {
+            return Err(format!("{path} was not tried, as the part of the time limit for such tries is over"));
+        }
+        let limit = PROBE_TIMEOUT.min(Duration::try_from_secs_f64(left).unwrap_or(PROBE_TIMEOUT));
+        match self.daemon.invoke(self.name, path, limit).await {
+            Ok(response) if response.status == 200 => Ok(response),
+            Ok(response) => Err(format!("{path} is answered with {}: {}", response.status, reason(&response.body))),
+            Err(error) => Err(format!("{path}: {error}")),
         }
     }
-    let (path, start_s) = last?;
-    let began = clock::now();
-    // A function that fails now and then takes part, and its failures are counted.
-    let request_s = ask(daemon, name, path).await.map_or(start_s, |_| seconds_since(began));
-    Ok((path.to_owned(), Speed { start_s, request_s, work_s: BTreeMap::new() }))
+
+    /// Notes which experiments of the plan it supports, and how fast it works. Returns the others with the reason.
+    async fn note_support(&self, entrant: &mut Entrant) -> Result<Vec<Unsupported>, BenchError> {
+        let mut unsupported = Vec::new();
+        for experiment in self.session.plan.experiments.iter().copied() {
+            let function = entrant.source.name.clone();
+            if experiment.needs_host() && !self.daemon.is_own() {
+                let reason = "it needs the host of the daemon".to_owned();
+                unsupported.push(Unsupported { experiment, task: None, function, reason });
+                continue;
+            }
+            let (probes, mut seconds, mut missing) = (probes(experiment), 0.0, Vec::new());
+            for probe in &probes {
+                self.session.interrupt.check()?;
+                match self.work_seconds(probe).await {
+                    Ok(took) => seconds += took,
+                    Err(reason) => missing.push((probe.task, reason)),
+                }
+            }
+            let is_some = missing.is_empty() || missing.len() < probes.len();
+            if is_some {
+                entrant.speed.work_s.insert(experiment, seconds);
+                entrant.supports.insert(experiment);
+            } else {
+                // The first reason stands for all of the work.
+                missing.truncate(1);
+            }
+            entrant.lacks.extend(missing.iter().map(|(task, _)| *task));
+            unsupported.extend(missing.into_iter().map(|(task, reason)| Unsupported {
+                experiment,
+                task: is_some.then(|| task.to_owned()),
+                function: function.clone(),
+                reason,
+            }));
+        }
+        Ok(unsupported)
+    }
+
+    /// Returns how many seconds work takes, or why it is not supported.
+    async fn work_seconds(&self, probe: &Probe) -> Result<f64, String> {
+        let response = self.ask(probe.path).await?;
+        // Any server may answer any path with 200, but only the benchmark function says how long it worked.
+        let worked = response.function_us;
+        let worked = worked.ok_or_else(|| format!("{} is not that of the benchmark function", probe.path))?;
+        let took = response.times.last_byte.saturating_sub(response.times.sent) as f64 / 1e9;
+        // What is not the work does not grow with it.
+        let seconds = took + (probe.factor - 1.0) * worked / 1e6;
+        let is_possible = seconds < REQUEST_TIMEOUT.as_secs_f64();
+        if is_possible { Ok(seconds) } else { Err(format!("it would take {seconds:.0} s, by {}", probe.path)) }
+    }
 }
 
 fn seconds_since(began: u64) -> f64 {
     clock::now().saturating_sub(began) as f64 / 1e9
-}
-
-/// Returns a response with 200, or why there is none.
-async fn ask(daemon: &Daemon, name: &str, path: &str) -> Result<Response, String> {
-    match daemon.invoke(name, path, PROBE_TIMEOUT).await {
-        Ok(response) if response.status == 200 => Ok(response),
-        Ok(response) => Err(format!("{path} is answered with {}: {}", response.status, reason(&response.body))),
-        Err(error) => Err(format!("{path}: {error}")),
-    }
 }
 
 /// A small request of the same kind as work, which shows whether a function supports it.
@@ -196,58 +263,4 @@ fn probes(experiment: Experiment) -> Vec<Probe> {
         Experiment::Replay => vec![probe("replay", "/burn?us=1", 1.0)],
         _ => Vec::new(),
     }
-}
-
-/// Notes which experiments of the plan a function supports, and how fast it works. Returns the others with the reason.
-async fn note_support(
-    session: &Session,
-    daemon: &Daemon,
-    entrant: &mut Entrant,
-) -> Result<Vec<Unsupported>, BenchError> {
-    let mut unsupported = Vec::new();
-    for experiment in session.plan.experiments.iter().copied() {
-        let function = entrant.source.name.clone();
-        if experiment.needs_host() && !daemon.is_own() {
-            let reason = "it needs the host of the daemon".to_owned();
-            unsupported.push(Unsupported { experiment, task: None, function, reason });
-            continue;
-        }
-        let (probes, mut seconds, mut missing) = (probes(experiment), 0.0, Vec::new());
-        for probe in &probes {
-            session.interrupt.check()?;
-            match work_seconds(daemon, &function, probe).await {
-                Ok(took) => seconds += took,
-                Err(reason) => missing.push((probe.task, reason)),
-            }
-        }
-        let is_some = missing.is_empty() || missing.len() < probes.len();
-        if is_some {
-            entrant.speed.work_s.insert(experiment, seconds);
-            entrant.supports.insert(experiment);
-        } else {
-            // The first reason stands for all of the work.
-            missing.truncate(1);
-        }
-        entrant.lacks.extend(missing.iter().map(|(task, _)| *task));
-        unsupported.extend(missing.into_iter().map(|(task, reason)| Unsupported {
-            experiment,
-            task: is_some.then(|| task.to_owned()),
-            function: function.clone(),
-            reason,
-        }));
-    }
-    Ok(unsupported)
-}
-
-/// Returns how many seconds work takes, or why the function does not support it.
-async fn work_seconds(daemon: &Daemon, name: &str, probe: &Probe) -> Result<f64, String> {
-    let response = ask(daemon, name, probe.path).await?;
-    // Any server may answer any path with 200, but only the benchmark function says how long it worked.
-    let worked = response.function_us;
-    let worked = worked.ok_or_else(|| format!("{} is not that of the benchmark function", probe.path))?;
-    let took = response.times.last_byte.saturating_sub(response.times.sent) as f64 / 1e9;
-    // What is not the work does not grow with it.
-    let seconds = took + (probe.factor - 1.0) * worked / 1e6;
-    let is_possible = seconds < REQUEST_TIMEOUT.as_secs_f64();
-    if is_possible { Ok(seconds) } else { Err(format!("it would take {seconds:.0} s, by {}", probe.path)) }
 }

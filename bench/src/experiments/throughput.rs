@@ -23,8 +23,8 @@ use crate::{
 
 /// Share of a window before it in which the connections warm up.
 const WARMUP: f64 = 0.35;
-/// Slots of the instance, and requests that may wait for one.
-const SLOTS: i64 = 1024;
+/// Requests that the instance may have at once, and requests that may wait.
+const SLOTS: u32 = 1024;
 const QUEUE: i64 = 10_000;
 /// The quantities: answers, their latencies, and processors of client, daemon and instance.
 pub const RATE: &str = "answers-per-s";
@@ -32,13 +32,13 @@ pub const LATENCIES: [(&str, f64); 2] = [("latency-p50-ms", 0.5), ("latency-p99-
 pub const PROCESSORS: [&str; 3] = ["client-cpus", "daemon-cpus", "instance-cpus"];
 
 pub fn prepare(session: &Session, registries: &[DerivedRegistry]) -> Result<Prepared, BenchError> {
-    Ok((session.enrol(Experiment::Throughput, registries, enrolment(""), |_| true)?, &[]))
+    Ok((session.enrol(Experiment::Throughput, registries, enrolment(SLOTS), |_| true)?, &[]))
 }
 
-/// Returns how functions take part in loops of many connections.
-pub fn enrolment(variant: &'static str) -> Enrolment {
-    let mut enrolment = Enrolment::single_instance(variant);
-    enrolment.keys.push(("concurrent-requests", Some(toml::Value::Integer(SLOTS))));
+/// Returns how functions take part in loops of many connections, with an instance that may have so many requests at once.
+pub fn enrolment(slots: u32) -> Enrolment {
+    let mut enrolment = Enrolment::single_instance("");
+    enrolment.keys.push(("concurrent-requests", Some(toml::Value::Integer(slots.into()))));
     enrolment.keys.push(("queue", Some(toml::Value::Integer(QUEUE))));
     // Servers with a thread for each connection.
     enrolment.pids = Some(4096);
@@ -83,17 +83,13 @@ async fn window(turn: &Turn<'_>, model: &Sample, server: SocketAddr, target: &st
     let used = processors(turn, begin, end);
     let (window, used) = tokio::join!(closed(server, target, model.n, (begin, end)), used);
     let Window { latencies, failures, .. } = &window;
-    let failed: u64 = failures.values().sum();
-    let first = Sample {
-        requests: Some(latencies.len() as u64 + failed),
-        failed: Some(failed),
-        status: failures.keys().next().copied().filter(|status| *status > 0),
-        ..model.quantity(RATE, window.rate())
-    };
+    let requests = latencies.len() as u64 + failures.count();
+    let mut samples = model.of_loop(RATE, window.rate(), requests, failures);
     let sorted = sorted(latencies.clone());
     let latency = |(name, q): (&str, f64)| quantile(&sorted, q).map(|value| model.quantity(name, value));
     let used = PROCESSORS.into_iter().zip(used?).map(|(name, value)| model.quantity(name, value));
-    Ok([first].into_iter().chain(LATENCIES.into_iter().filter_map(latency)).chain(used).collect())
+    samples.extend(LATENCIES.into_iter().filter_map(latency).chain(used));
+    Ok(samples)
 }
 
 /// Returns how many processors the client, the daemon and the instances use in a window. Those of containers are not below

@@ -177,7 +177,7 @@ fn conditions(results: &Results, experiment: Experiment, metric: &Metric) -> Str
             let unit = if metric.rows.iter().any(|row| row.variant == "rate") {
                 "load in requests per second"
             } else {
-                "load in percent of what a closed loop over 64 connections reaches"
+                "load in percent of what a closed loop over 64 connections reaches, if without failures"
             };
             parts.push(format!("{load_seconds} s each; {unit}; Poisson arrivals; sending never waits for answers"));
         }

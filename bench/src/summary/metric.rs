@@ -24,6 +24,8 @@ const DRIFT: f64 = 0.05;
 const DEPENDENCE: f64 = 0.3;
 /// Rounds from which on drift and dependence are looked at.
 const MIN_TREND: usize = 10;
+/// Reasons of failures that a warning has.
+const MAX_REASONS: usize = 3;
 
 /// Failed requests.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -32,6 +34,9 @@ pub struct Failures {
     pub attempts: usize,
     /// Those that failed, by status; 0: no response.
     pub by_status: BTreeMap<u16, usize>,
+    /// The same by status and reason.
+    #[serde(default)]
+    pub by_reason: BTreeMap<String, usize>,
     /// Wilson's interval of their fraction.
     pub interval: Option<(f64, f64)>,
 }
@@ -40,6 +45,24 @@ impl Failures {
     /// Returns how many have failed.
     pub fn count(&self) -> usize {
         self.by_status.values().sum()
+    }
+
+    /// Returns the most frequent reasons with their numbers. Reasons that differ only in numbers, such as ports, are one.
+    fn said(&self) -> String {
+        let mut kinds: BTreeMap<String, (usize, &str)> = BTreeMap::new();
+        for (reason, count) in &self.by_reason {
+            // The status is no such number.
+            let (status, rest) = reason.split_once(' ').unwrap_or((reason, ""));
+            let kind = format!("{status} {}", rest.replace(|digit: char| digit.is_ascii_digit(), ""));
+            kinds.entry(kind).or_insert((0, reason)).0 += count;
+        }
+        let mut kinds: Vec<_> = kinds.into_values().collect();
+        kinds.sort_by_key(|(count, _)| std::cmp::Reverse(*count));
+        let others: usize = kinds.iter().skip(MAX_REASONS).map(|(count, _)| count).sum();
+        let mut said: Vec<_> =
+            kinds.iter().take(MAX_REASONS).map(|(count, reason)| format!("{count} × {reason}")).collect();
+        said.extend((others > 0).then(|| format!("{others} for other reasons")));
+        said.join(", ")
     }
 }
 
@@ -231,6 +254,7 @@ fn row(series: &Series, random: &mut impl rand::Rng, context: &Context<'_>, defi
         failures: Failures {
             attempts: series.attempts,
             by_status: series.failures.clone(),
+            by_reason: series.reasons.clone(),
             interval: wilson(failed, series.attempts),
         },
         excluded: series.excluded,
@@ -261,7 +285,8 @@ fn warn(experiment: Experiment, definition: Definition, row: &Row, warnings: &mu
     let who = format!("{}: {}{variant}{number}", experiment.name(), row.function);
     let failed = row.failures.count();
     if failed > 0 {
-        warnings.push(format!("{who}: {failed} of {} requests have failed.", row.failures.attempts));
+        let said = row.failures.said();
+        warnings.push(format!("{who}: {failed} of {} requests have failed: {said}.", row.failures.attempts));
     }
     if row.excluded > 0 {
         warnings.push(format!(

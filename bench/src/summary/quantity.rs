@@ -74,7 +74,7 @@ fn count(series: &mut [Series], counted: &[Series]) {
     for one in series {
         let same = |other: &&Series| other.function == one.function && other.variant == one.variant && other.n == one.n;
         if let Some(other) = counted.iter().find(same) {
-            (one.attempts, one.failures) = (other.attempts, other.failures.clone());
+            (one.attempts, one.failures, one.reasons) = (other.attempts, other.failures.clone(), other.reasons.clone());
         }
     }
 }

@@ -35,6 +35,8 @@ pub struct Series {
     pub attempts: usize,
     /// See `attempts`.
     pub failures: BTreeMap<u16, usize>,
+    /// The same by status and reason.
+    pub reasons: BTreeMap<String, usize>,
     /// Successful requests that were not what the experiment is about.
     pub excluded: usize,
 }
@@ -107,6 +109,7 @@ pub fn reduced(
             let failed = failed.unwrap_or(if sample.is_success() { 0 } else { requests });
             if failed > 0 {
                 *series.failures.entry(sample.status.unwrap_or(0)).or_default() += failed;
+                *series.reasons.entry(reason(sample)).or_default() += failed;
             }
             if !sample.is_success() {
                 continue;
@@ -127,4 +130,13 @@ pub fn reduced(
         series
     });
     series.collect()
+}
+
+/// Returns how a request has failed.
+fn reason(sample: &Sample) -> String {
+    let status = sample.status.map_or_else(|| "no response".to_owned(), |status| status.to_string());
+    match sample.error.as_deref().and_then(|error| error.lines().next()) {
+        Some(error) if !error.is_empty() => format!("{status} ({error})"),
+        _ => status,
+    }
 }

@@ -128,6 +128,29 @@ fn failures_are_counted_with_their_status() {
     assert_eq!((row.failures.attempts, row.failures.by_status[&500], row.rounds), (30, 3, 27));
     let (low, high) = row.failures.interval.unwrap();
     assert!(low < 0.1 && high > 0.1);
+    let warnings = &found.summary.warnings;
+    assert!(warnings.contains(&"cold: b: 3 of 30 requests have failed: 3 × 500 (no).".to_owned()), "{warnings:?}");
+}
+
+#[test]
+fn failures_of_loops_have_their_statuses_and_reasons() {
+    let mut failures = crate::client::Failures::default();
+    for reason in ["no 23001", "no 23002", "no 23002", "late", "far", "odd", "odd"] {
+        let body = reason.as_bytes().to_vec();
+        let (status, times) = (if reason == "late" { 504 } else { 502 }, Default::default());
+        failures.note(&Ok(crate::client::Response { status, times, timing: None, function_us: None, length: 0, body }));
+    }
+    failures.note(&Err(crate::client::ClientError::Timeout(std::time::Duration::from_secs(30))));
+    let frame = |metric, value| quantity(Experiment::Load, metric, 50, 1, value);
+    let model = Sample { metric: None, value: None, valid: false, ..frame("", 0.0) };
+    let mut samples = model.of_loop("sent-per-s", 100.0, 1000, &failures);
+    samples.push(frame("latency-p50", 2.0));
+    let found = evaluated_as(Experiment::Load, &samples).summary;
+    let row = &found.metrics[0].rows[0].failures;
+    assert_eq!((row.attempts, row.count(), row.by_status[&502], row.by_status[&0]), (1000, 8, 6, 1));
+    let expected = "load: a, load 50: 8 of 1000 requests have failed: 3 × 502 (no 23001), 2 × 502 (odd), 1 × 502 (far), \
+                    2 for other reasons.";
+    assert!(found.warnings.iter().any(|warning| warning == expected), "{:?}", found.warnings);
 }
 
 #[test]

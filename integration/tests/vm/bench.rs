@@ -61,6 +61,23 @@ fn the_work_of_the_unikernel_is_measured() {
     });
 }
 
+/// A unikernel has a few dozen connections, and refuses more. A backlog waits in the daemon instead.
+#[test]
+fn a_backlog_of_the_unikernel_is_latency_and_no_failure() {
+    isolated(async || {
+        let home = Home::new();
+        home.put(&working().into());
+        let ran = cli::run(command(&home, &["load", "--rounds", "1", "--window", "1", "--rates", "4000"])).await;
+        assert_eq!(ran.status, Some(0), "{ran:?}");
+        let results: Value = serde_json::from_slice(&fs::read(home.path("results/results.json")).unwrap()).unwrap();
+        let metrics = results["summaries"][0]["metrics"].as_array().unwrap();
+        let rows = metrics.iter().flat_map(|metric| metric["rows"].as_array().unwrap());
+        let failures: Vec<_> = rows.map(|row| &row["failures"]).collect();
+        let is_clean = |failures: &&Value| failures["by_status"] == serde_json::json!({}) && failures["attempts"] != 0;
+        assert!(!failures.is_empty() && failures.iter().all(is_clean), "{results:#}");
+    });
+}
+
 #[test]
 fn nothing_is_left_of_a_run_that_a_signal_ends() {
     isolated(async || {

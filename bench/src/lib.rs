@@ -5,7 +5,7 @@
 //! | part | content |
 //! | --- | --- |
 //! | `options.rs`, `plan/` | the command line; rounds, order, durations |
-//! | `run.rs`, `interrupt.rs`, `progress.rs` | a run from its arguments to its files |
+//! | `run.rs`, `lock.rs`, `interrupt.rs`, `progress.rs` | a run from its arguments to its files |
 //! | `daemon.rs`, `registry/`, `subnet.rs` | the measured daemon, and the registry that is derived for it |
 //! | `remote.rs` | a daemon that runs already |
 //! | `client/`, `clock.rs` | requests with time stamps |
@@ -27,6 +27,7 @@ mod experiments;
 mod host;
 mod interrupt;
 mod list;
+mod lock;
 mod options;
 mod plan;
 mod plot;

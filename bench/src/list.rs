@@ -9,7 +9,7 @@ use crate::{
     plan::{self, Item, Plan, Schedule, Speed},
     progress::duration,
     remote,
-    run::{Host, print, session, sources},
+    run::{Host, print, session, sources, take_lock},
 };
 
 /// Prints the list. Sends no request to any function.
@@ -20,6 +20,7 @@ pub async fn list(arguments: &RunArgs, host: &Host) -> Result<ExitCode, BenchErr
     let place = remote::place(arguments)?;
     let (sources, mut problems) = sources(arguments, host, place).await?;
     let plan = Plan::of(arguments, 0);
+    let _lock = take_lock(arguments, host, place)?;
     if place.is_none() {
         let mut session = session(plan.clone(), arguments, host)?;
         problems.extend(experiments::configuration_problems(&mut session, &sources).await?);

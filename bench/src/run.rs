@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
+    fs::{self, File},
     io::{self, Write as _},
     path::{Path, PathBuf},
     process::ExitCode,
@@ -19,7 +19,7 @@ use crate::{
     experiments::{self, Session},
     host::{Machine, Noise, NoiseMeter, throttled},
     interrupt::Interrupt,
-    list,
+    list, lock,
     options::{BenchArgs, BenchCommand, CompareArgs, Experiment, PageCache, RunArgs},
     plan::{Plan, Schedule},
     progress::Progress,
@@ -121,6 +121,14 @@ pub async fn sources(
     Ok((sources, damaged))
 }
 
+/// Returns the lock of the state directory of the measured daemons, if there are any.
+///
+/// # Errors
+/// When another run has it.
+pub fn take_lock(arguments: &RunArgs, host: &Host, place: Option<Place>) -> Result<Option<File>, BenchError> {
+    place.is_none().then(|| lock::take(&state(arguments, host))).transpose()
+}
+
 /// Returns the state directory of the measured daemons.
 fn state(arguments: &RunArgs, host: &Host) -> PathBuf {
     let beside = || {
@@ -179,6 +187,7 @@ async fn measure(arguments: &RunArgs, host: &Host) -> Result<ExitCode, BenchErro
     let plan = Plan::of(arguments, rand::random());
     let is_replayed = plan.experiments.contains(&Experiment::Replay);
     let trace = if is_replayed { trace::chosen(plan.trace.as_ref(), plan.seed)? } else { trace::Trace::default() };
+    let _lock = take_lock(arguments, host, place)?;
     let out = folder(arguments)?;
     raise_descriptor_limit();
     let mut session = Session { out: out.clone(), trace, ..session(plan, arguments, host)? };

@@ -19,6 +19,10 @@ async fn an_interrupted_run_leaves_its_samples_and_nothing_else() {
     let bench = Bench::of([Function::new("f")]);
     let child = bench.start(&["cold", "--rounds", "100000", "--path", "/pid"]);
     bench.has_samples(6).await;
+    let other = Bench { home: bench.home.clone(), out: bench.home.path("other") };
+    let refused = cli::run(other.command(&["cold", "--path", "/pid"])).await;
+    assert!(refused.status == Some(2) && refused.err.contains("another `unifaas bench`"), "{refused:?}");
+    assert!(refused.err.contains("--state-dir") && !other.out.exists(), "it says what to do, and leaves no folder");
     assert_eq!(ended_by(Signal::SIGINT, child).await, Some(130));
     assert!(bench.home.processes().is_empty(), "{:?}", bench.home.described());
     assert_eq!(bench.results()["complete"], false);

@@ -1,9 +1,9 @@
 //! What fits into a time: pure arithmetic over the functions of each experiment.
 //!
 //! First rounds are left out, always of what takes longest, but not below what statistics need. A function that still takes
-//! more than a share of the time for an experiment is left out of it, so that a slow one does not cost the others theirs.
-//! Then the larger half of an experiment's sizes is left out, for all functions. At last, more functions are left out of
-//! experiments: those that take longest for what they are worth.
+//! more than a share of the time for an experiment has a single round of it, or is left out of it, so that a slow one does not
+//! cost the others theirs. Then the larger half of an experiment's sizes is left out, for all functions. At last, more
+//! functions have a single round of experiments, or are left out of them: those that take longest for what they are worth.
 
 use std::collections::BTreeSet;
 
@@ -92,16 +92,18 @@ pub fn fit(items: &[Item], available: f64, share: f64) -> Fit {
         if let Some(experiment) = thinnest {
             thinned.insert(experiment);
         } else if let Some(place) = longest.or_else(|| dearest(items, &least, &thinned, 0.0)) {
-            dropped.push((place, std::mem::take(&mut least[place])));
+            // A median without an interval is more than nothing.
+            let fewer = if least[place] > 1 { 1 } else { 0 };
+            dropped.push((place, std::mem::replace(&mut least[place], fewer)));
         } else {
             break;
         }
     }
     // What was left out before something longer may fit now.
     for (place, rounds) in dropped.into_iter().rev() {
-        least[place] = rounds;
+        let fewer = std::mem::replace(&mut least[place], rounds);
         if cost(&least, &thinned) > available {
-            least[place] = 0;
+            least[place] = fewer;
         }
     }
     let mut rounds: Vec<u32> =
@@ -193,7 +195,8 @@ mod tests {
     fn what_is_worth_least_for_its_time_is_left_out_last() {
         let items = [item(Experiment::Cold, "slow", 10, 20.0), item(Experiment::Replay, "a", 1, 40.0)];
         assert_eq!(fit(&items, 145.0, f64::INFINITY).rounds, [6, 0]);
-        assert_eq!(fit(&items, 60.0, f64::INFINITY).rounds, [0, 1]);
+        assert_eq!(fit(&items, 60.0, f64::INFINITY).rounds, [1, 1], "a round is more than nothing");
+        assert_eq!(fit(&items, 30.0, f64::INFINITY).rounds, [1, 0]);
         let fit = fit(&items, 0.0, f64::INFINITY);
         assert_eq!((fit.rounds, fit.seconds), (vec![0, 0], 0.0));
     }
@@ -204,7 +207,7 @@ mod tests {
         let items = [begun, item(Experiment::Warm, "a", 1, 40.0)];
         assert_eq!(fit(&items, 70.0, f64::INFINITY).rounds, [6, 0]);
         let items = [Item { had: None, ..items[0].clone() }, items[1].clone()];
-        assert_eq!(fit(&items, 70.0, f64::INFINITY).rounds, [0, 1]);
+        assert_eq!(fit(&items, 70.0, f64::INFINITY).rounds, [2, 1]);
     }
 
     #[test]

@@ -4,6 +4,8 @@
 mod budget;
 mod estimate;
 mod schedule;
+#[cfg(test)]
+mod whole;
 
 use std::path::PathBuf;
 

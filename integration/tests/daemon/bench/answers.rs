@@ -4,15 +4,20 @@ use integration::Function;
 
 use super::{Bench, bench_function, location, metric, row};
 
-/// Runs in which a quiet moment is enough.
-const ATTEMPTS: u32 = 4;
+/// Runs at most. Other work only adds to a time, so the fastest of all requests so far is as near to the answer as a quiet
+/// moment was, and each run adds some.
+const RUNS: u32 = 8;
+
+/// Keeps the fastest of some contestants.
+fn keep_fastest<const N: usize>(fastest: &mut [f64; N], found: [f64; N]) {
+    fastest.iter_mut().zip(found).for_each(|(kept, found)| *kept = kept.min(found));
+}
 
 #[tokio::test]
 async fn a_later_callback_is_a_slower_cold_start() {
     let delayed = |name: &str, ms: &str| Function::new(name).flag("--boot-delay").flag(ms);
-    let mut seen = Vec::new();
-    // The fastest start of each waits the least for a processor. On a busy machine, that takes several runs.
-    for _ in 0..ATTEMPTS {
+    let (mut fastest, mut seen) = ([f64::INFINITY; 2], Vec::new());
+    for _ in 0..RUNS {
         let bench = Bench::of([delayed("early", "50"), delayed("late", "150")]);
         let results = bench.run(&["cold", "--rounds", "15", "--path", "/pid"]).await;
         let details = &results["summaries"][0]["details"][0];
@@ -22,32 +27,30 @@ async fn a_later_callback_is_a_slower_cold_start() {
             row["values"][2].as_f64().unwrap()
         };
         assert!(boot("early") > 50.0 && boot("late") > 150.0, "the delay is a part of the boot: {details:#}");
-        let fastest = |name| location(row(&results, "cold", name, "cold"), "min");
-        let difference = fastest("late") - fastest("early");
-        if (90.0..120.0).contains(&difference) {
+        keep_fastest(&mut fastest, ["early", "late"].map(|name| location(row(&results, "cold", name, "cold"), "min")));
+        if (97.0..=103.0).contains(&(fastest[1] - fastest[0])) {
             return;
         }
-        seen.push(difference);
+        seen.push(fastest);
     }
     panic!("not 100 ms: {seen:?}");
 }
 
 /// Returns the fastest requests for a delay, directly and through the daemon.
-async fn fastest(delay: &str) -> [f64; 2] {
+async fn fastest_of(delay: &str) -> [f64; 2] {
     let bench = Bench::of([bench_function("f")]);
-    let results = bench.run(&["warm", "--rounds", "1", "--pairs", "60", "--path", delay]).await;
+    let results = bench.run(&["warm", "--rounds", "1", "--pairs", "100", "--path", delay]).await;
     ["warm-direct", "warm-daemon"].map(|id| location(row(&results, id, "f", ""), "min"))
 }
 
 #[tokio::test]
 async fn known_delays_are_measured() {
-    let mut seen = Vec::new();
-    // Other work only adds to a time, so a quiet moment is enough.
-    for _ in 0..ATTEMPTS {
-        let (short, long) = (fastest("/delay?us=5000").await, fastest("/delay?us=20000").await);
-        let differences = [long[0] - short[0], long[1] - short[1]];
-        // The daemon of a debug build takes milliseconds beside other work.
-        if (14.7..15.3).contains(&differences[0]) && (14.7..17.0).contains(&differences[1]) {
+    let (mut short, mut long, mut seen) = ([f64::INFINITY; 2], [f64::INFINITY; 2], Vec::new());
+    for _ in 0..RUNS {
+        keep_fastest(&mut short, fastest_of("/delay?us=5000").await);
+        keep_fastest(&mut long, fastest_of("/delay?us=20000").await);
+        // Directly and through the daemon.
+        if (0..2).all(|way| (14.7..=15.3).contains(&(long[way] - short[way]))) {
             return;
         }
         seen.push((short, long));
@@ -62,7 +65,7 @@ async fn memory_that_functions_hold_is_the_slope() {
     let results = bench.run(&["memory", "--rounds", "1", "--instances", "0,3,6", "--path", "/pid"]).await;
     let slope = |name| location(row(&results, "memory-pss", name, ""), "median");
     let difference = slope("much") - slope("little");
-    assert!((31.0..33.0).contains(&difference), "{difference} MiB of 32");
+    assert!((difference / 32.0 - 1.0).abs() <= 0.03, "{difference} MiB of 32");
 }
 
 #[tokio::test]
@@ -71,9 +74,9 @@ async fn work_of_idle_instances_is_measured() {
     let run = ["idle", "--rounds", "1", "--instances", "2", "--window", "5", "--path", "/pid"];
     let results = bench.run(&run).await;
     let used = |name| location(row(&results, "idle-cpu", name, ""), "median");
-    // 10 ms in each 100 are 100,000 us in each second.
-    let difference = used("works") - used("idle");
-    assert!((90_000.0..110_000.0).contains(&difference), "{difference} us of 100,000");
+    // In percent of a processor: 10 ms in each 100, which are 100,000 us in each second.
+    let difference = (used("works") - used("idle")) / 10_000.0;
+    assert!((9.0..=11.0).contains(&difference), "{difference} % of 10 %");
     assert!(used("idle") < 10_000.0, "{}", used("idle"));
 }
 

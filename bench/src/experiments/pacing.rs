@@ -3,7 +3,7 @@
 use super::Session;
 use crate::{clock, options::Experiment, plan, plan::Schedule, progress::duration};
 
-/// Share of a time limit that the survey may take.
+/// Share of the time that is left which the survey may take.
 const SURVEY: f64 = 0.3;
 
 impl Session {
@@ -12,11 +12,10 @@ impl Session {
         clock::now().saturating_sub(self.begin) as f64 / 1e9
     }
 
-    /// Returns when the survey of the next of so many functions has to end, in seconds since the begin of the run.
-    pub fn survey_end(&self, functions: usize) -> f64 {
-        let Some(limit) = self.plan.budget else { return f64::INFINITY };
+    /// Returns when a survey that begins now has to end, in seconds since the begin of the run.
+    pub fn survey_end(&self) -> f64 {
         let now = self.elapsed();
-        now + (limit * SURVEY - now).max(0.0) / functions.max(1) as f64
+        self.plan.budget.map_or(f64::INFINITY, |limit| now + SURVEY * (limit - now).max(0.0))
     }
 
     /// Makes the schedule by what the survey has measured, and says how long it takes.

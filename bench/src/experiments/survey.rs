@@ -20,6 +20,8 @@ use crate::{
 
 /// Paths that are tried without `--path`.
 const PATHS: [&str; 2] = ["/hello", "/"];
+/// Why something was not tried.
+const LATE: &str = "it was not tried, as the part of the time limit for the survey is over";
 const PROBE_TIMEOUT: Duration = Duration::from_secs(60);
 const END_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -108,7 +110,7 @@ async fn probe_all(session: &mut Session, lanes: &mut [Lane], sources: Vec<Sourc
     let mut found = Survey::default();
     let Some(Lane { daemon, .. }) = lanes.first_mut() else { return Ok(found) };
     found.left_out = problems_of(daemon).await?;
-    let count = sources.len();
+    let (count, end) = (sources.len(), session.survey_end());
     for (place, source) in sources.into_iter().enumerate() {
         session.interrupt.check()?;
         if found.left_out.iter().any(|(name, _)| *name == source.name) {
@@ -120,7 +122,9 @@ async fn probe_all(session: &mut Session, lanes: &mut [Lane], sources: Vec<Sourc
         }
         session.progress.sample("survey", 0, 0, &source.name);
         let name = source.name.clone();
-        let asked = Asked { session, daemon, name: &name, until: session.survey_end(count - place) };
+        // What earlier functions have left of their parts is for the later ones.
+        let now = session.elapsed();
+        let asked = Asked { session, daemon, name: &name, until: now + (end - now) / (count - place) as f64 };
         match asked.probe().await {
             Ok((path, speed)) => {
                 let mut entrant = Entrant { path, speed, ..Entrant::unknown(source) };
@@ -152,8 +156,11 @@ impl Asked<'_> {
     async fn probe(&self) -> Result<(String, Speed), String> {
         let chosen = self.session.plan.path.as_deref();
         let paths = chosen.map_or_else(|| PATHS.to_vec(), |path| vec![path]);
-        let mut last = Err(String::new());
+        let mut last = Err(LATE.to_owned());
         for path in paths {
+            if self.left() <= 0.0 {
+                break;
+            }
             let began = clock::now();
             last = self.ask(path).await.map(|_| (path, seconds_since(began)));
             if last.is_ok() {
@@ -167,11 +174,16 @@ impl Asked<'_> {
         Ok((path.to_owned(), Speed { start_s, request_s, work_s: BTreeMap::new() }))
     }
 
+    /// Returns how many seconds are left.
+    fn left(&self) -> f64 {
+        self.until - self.session.elapsed()
+    }
+
     /// Returns a response with 200, or why there is none.
     async fn ask(&self, path: &str) -> Result<Response, String> {
-        let left = self.until - self.session.elapsed();
+        let left = self.left();
         if left <= 0.0 {
-            return Err(format!("{path} was not tried, as the part of the time limit for such tries is over"));
+            return Err(format!("{path}: {LATE}"));
         }
         let limit = PROBE_TIMEOUT.min(Duration::try_from_secs_f64(left).unwrap_or(PROBE_TIMEOUT));
         match self.daemon.invoke(self.name, path, limit).await {

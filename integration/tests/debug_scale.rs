@@ -27,6 +27,8 @@ const REQUEST: &[u8] = b"GET /debug HTTP/1.1\r\nHost: localhost\r\nConnection: c
 const REQUESTS: usize = 400;
 /// Limit of one measurement, which has fewer requests then.
 const LONGEST: Duration = Duration::from_secs(20);
+/// At most.
+const MEASUREMENTS: usize = 3;
 /// Greatest allowed ratio of the 99th percentiles with and without readers.
 const RATIO: f64 = 1.5;
 /// Always allowed: readers and a debug build share the processors with the requests.
@@ -129,35 +131,41 @@ async fn page_lists_every_function() {
     println!("{} bytes in {:?}", page.body.len(), page.took);
 }
 
+/// Measures requests without and beside readers. Returns whether the readers have delayed them, and what was seen.
+async fn delays(daemon: &Daemon) -> (bool, String) {
+    let without = times(daemon).await;
+    let readers = Readers::of(daemon);
+    tokio::time::sleep(ms(500)).await;
+    let beside = times(daemon).await;
+    let whole = readers.end().await;
+    let [p50, p99] = [50, 99].map(|percent| [&without, &beside].map(|times| percentile(times, percent)));
+    let longest = [without.last(), beside.last()];
+    let seen =
+        format!("without and beside {READERS} readers: p50 {p50:?}, p99 {p99:?}, longest {longest:?}; {whole} pages");
+    println!("{seen}");
+    (p99[1] > p99[0].mul_f64(RATIO).max(NOISE), seen)
+}
+
 #[tokio::test]
 async fn readers_do_not_delay_invocations_or_retain_memory() {
     let daemon = large().await;
     times(&daemon).await;
-    let without = times(&daemon).await;
     tokio::time::sleep(ms(500)).await;
     let resident = processes::resident_kib(daemon.pid);
-    let readers = Readers::of(&daemon);
-    tokio::time::sleep(ms(500)).await;
-    let beside = times(&daemon).await;
-    let whole = readers.end().await;
+    // Other programs delay some measurements. Readers that delay requests do so in each.
+    let mut seen = Vec::new();
+    let are_delayed = loop {
+        let (are_delayed, what) = delays(&daemon).await;
+        seen.push(what);
+        if !are_delayed || seen.len() == MEASUREMENTS {
+            break are_delayed;
+        }
+    };
+    assert!(!are_delayed, "invocations are held up: {seen:#?}");
     tokio::time::sleep(Duration::from_secs(5)).await;
-    let after = processes::resident_kib(daemon.pid);
-    let (peak, p50, p99) = (
-        processes::peak_memory_kib(daemon.pid),
-        [&without, &beside].map(|times| percentile(times, 50)),
-        [&without, &beside].map(|times| percentile(times, 99)),
-    );
-    let seen = format!(
-        "without and beside {READERS} readers: p50 {p50:?}, p99 {p99:?}, longest {:?}; {whole} pages; \
-         {} MiB before, {} at most, {} after",
-        [without.last(), beside.last()],
-        resident / MIB,
-        peak / MIB,
-        after / MIB
-    );
-    println!("{seen}");
-    assert!(p99[1] <= p99[0].mul_f64(RATIO).max(NOISE), "invocations are held up: {seen}");
-    assert!(after <= resident + 20 * MIB, "memory stays: {seen}");
+    let (peak, after) = (processes::peak_memory_kib(daemon.pid), processes::resident_kib(daemon.pid));
+    let memory = [resident, peak, after].map(|kib| kib / MIB);
+    assert!(after <= resident + 20 * MIB, "memory stays: MiB before, at most and after: {memory:?}; {seen:#?}");
 }
 
 #[tokio::test]

@@ -19,7 +19,7 @@ use unifaas_actors::{
 
 use crate::{
     host::signals::{Event, Signals},
-    http::{Servers, Shared},
+    http::{ListenerKind, Servers, Shared},
     service,
     upgrade::{Successor, UpgradeError},
 };
@@ -57,7 +57,7 @@ impl Shutdown<'_> {
         self.servers.stop_accepting().await;
         self.shared.start_handover();
         let is_hurried = tokio::select! {
-            () = self.shared.no_connections() => false,
+            () = self.shared.no_connections(&[ListenerKind::Front]) => false,
             () = sleep(HANDOVER_TIME) => false,
             name = self.signals.next_end() => {
                 warn!(self.log, "ending at once"; "signal" => name);
@@ -93,7 +93,7 @@ impl Shutdown<'_> {
             let left = limit.saturating_sub(began.elapsed());
             let shared = self.shared;
             tokio::select! {
-                () = shared.no_connections() => break,
+                () = shared.no_connections(&[ListenerKind::Front, ListenerKind::Peer]) => break,
                 () = sleep(left) => {}
                 why = self.next_end() => {
                     warn!(self.log, "ending at once"; "signal" => why);

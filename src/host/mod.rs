@@ -4,6 +4,7 @@
 pub mod budget;
 pub mod claim;
 pub mod function_peers;
+pub mod keep_alive;
 pub mod open_files;
 pub mod operators;
 pub mod peer_uid;

@@ -108,13 +108,13 @@ impl Exchange {
         let (mut last, mut busy) = (None, None);
         while tried.len() < MAX_NODES {
             let placing = Placing { function: &name, local: offer, version: version.as_deref(), labels, tried: &tried };
-            let (peer, may_wait) = match (cluster.handle.place(placing), busy.take()) {
+            let (peer, kind, may_wait) = match (cluster.handle.place(placing), busy.take()) {
                 // The last node may let it wait, if there is no other place for it.
                 (Choice::Peer(peer, kind), _) => {
-                    (peer, kind != StartKind::Warm || (offer.is_none() && tried.len() + 1 == MAX_NODES))
+                    (peer, Some(kind), kind != StartKind::Warm || (offer.is_none() && tried.len() + 1 == MAX_NODES))
                 }
                 // So may the node that was busy, as there is no other one.
-                (Choice::Nowhere, Some(peer)) => (peer, true),
+                (Choice::Nowhere, Some(peer)) => (peer, None, true),
                 (Choice::Local | Choice::Nowhere, _) => break,
             };
             tried.push(peer.node());
@@ -123,6 +123,9 @@ impl Exchange {
             match self.forward_to(cluster, &peer, may_wait).await {
                 Ok(answer) => {
                     stats.ok.fetch_add(1, Relaxed);
+                    if kind == Some(StartKind::Cold) {
+                        peer.note_started(peer.offers(&name).map_or(0, |offered| offered.memory));
+                    }
                     return Ok(Some((peer, answer)));
                 }
                 Err(Missed::Refused(failure)) => {

@@ -24,15 +24,14 @@ use super::{
     tls::Tls,
 };
 use crate::{
-    host::port_owner::PortOwner,
+    host::{keep_alive::KeepAlive, port_owner::PortOwner},
     upgrade::{ListenerOption, PassedListener},
 };
 
 /// Connections that may wait to be accepted.
 const BACKLOG: u32 = 4096;
-/// When the kernel probes a silent client, how often, and how many probes may stay unanswered. A machine that was
-/// switched off keeps no connection for longer than two minutes.
-const TCP_KEEPALIVE: (u32, u32, u32) = (60, 10, 6);
+/// A machine that was switched off keeps no connection for longer than two minutes.
+const TCP_KEEPALIVE: KeepAlive = KeepAlive { idle: 60, interval: 10, count: 6 };
 /// How long responses may take to leave after the server was stopped, in seconds.
 const SHUTDOWN_TIMEOUT: u64 = 2;
 
@@ -304,11 +303,7 @@ impl Servers {
 fn prepare(socket: &impl AsFd) -> io::Result<()> {
     // Without it a small response may wait for the acknowledgement of the one before.
     setsockopt(socket, sockopt::TcpNoDelay, &true)?;
-    let (idle, interval, count) = TCP_KEEPALIVE;
-    setsockopt(socket, sockopt::KeepAlive, &true)?;
-    setsockopt(socket, sockopt::TcpKeepIdle, &idle)?;
-    setsockopt(socket, sockopt::TcpKeepInterval, &interval)?;
-    Ok(setsockopt(socket, sockopt::TcpKeepCount, &count)?)
+    TCP_KEEPALIVE.set(socket)
 }
 
 fn bind(option: &'static str, address: SocketAddr) -> Result<TcpListener, BindError> {
@@ -348,7 +343,7 @@ mod tests {
         let (connection, _) = listener.accept().unwrap();
         assert!(connection.nodelay().unwrap());
         assert!(getsockopt(&connection, sockopt::KeepAlive).unwrap());
-        let (idle, interval, count) = TCP_KEEPALIVE;
+        let KeepAlive { idle, interval, count } = TCP_KEEPALIVE;
         assert_eq!(getsockopt(&connection, sockopt::TcpKeepIdle).unwrap(), idle);
         assert_eq!(getsockopt(&connection, sockopt::TcpKeepInterval).unwrap(), interval);
         assert_eq!(getsockopt(&connection, sockopt::TcpKeepCount).unwrap(), count);

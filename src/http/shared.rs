@@ -37,8 +37,9 @@ const MAX_ADMIN_CONNECTIONS: usize = 64;
 const MAX_CALLBACK_CONNECTIONS: usize = 1024;
 /// Of those, as many from one address.
 const MAX_PER_ADDRESS: usize = 32;
-/// Between two looks whether there are connections.
+/// Between two looks whether there are connections, and how many in a row find none at the end.
 const CONNECTIONS_INTERVAL: Duration = Duration::from_millis(10);
+const CONNECTIONS_LOOKS: u32 = 10;
 
 /// What every HTTP worker shares.
 pub struct Shared {
@@ -261,10 +262,13 @@ impl Shared {
         self.history.feed.close();
     }
 
-    /// Waits until clients have no connection to the front.
-    pub async fn no_connections(&self) {
-        while self.connections(ListenerKind::Front).report().open > 0 {
+    /// Waits until these listeners have had no connection for a while: after a pause, a listener may accept another one yet.
+    pub async fn no_connections(&self, listeners: &[ListenerKind]) {
+        let mut looks = 0;
+        while looks < CONNECTIONS_LOOKS {
             sleep(CONNECTIONS_INTERVAL).await;
+            let is_free = listeners.iter().all(|kind| self.connections(*kind).report().open == 0);
+            looks = if is_free { looks + 1 } else { 0 };
         }
     }
 

@@ -87,8 +87,7 @@ pub struct Judged {
 }
 
 impl Entry {
-    fn new(site: &Arc<str>, beat: Arc<Beat>, is_near: bool, now: Instant) -> Self {
-        let contact = Arc::new(Contact::new(is_near));
+    fn new(site: &Arc<str>, beat: Arc<Beat>, contact: Arc<Contact>, now: Instant) -> Self {
         let view = PeerView::new(site.clone(), beat, Health::Fresh, Arc::default(), contact);
         Self { view: Arc::new(view), heard_at: now, listed: None, asked: None, failures: 0, probe_at: now }
     }
@@ -143,15 +142,19 @@ impl Peers {
             }
             Occupied(known) => {
                 let entry = known.into_mut();
-                // Until the list of the new run comes, that of the one before counts.
-                let functions = entry.view.functions.clone();
-                *entry = Entry::new(site, beat, is_near, now);
+                let before = entry.view.clone();
+                // A daemon that was upgraded answers what it was asked, on the connections that there are.
+                let contact = Some(&before.contact).filter(|_| is_same_place(&beat, &before.beat)).cloned();
+                let contact = contact.unwrap_or_else(|| Arc::new(Contact::new(is_near)));
+                contact.set_unreachable(false);
+                *entry = Entry::new(site, beat, contact, now);
                 if entry.view.is_compatible(self.is_secure) {
-                    entry.view = Arc::new(entry.view.with(Health::Fresh, functions));
+                    // Until the list of the new run comes, that of the one before counts.
+                    entry.view = Arc::new(entry.view.with(Health::Fresh, before.functions.clone()));
                 }
                 (entry, true)
             }
-            Vacant(vacant) => (vacant.insert(Entry::new(site, beat, is_near, now)), true),
+            Vacant(vacant) => (vacant.insert(Entry::new(site, beat, Arc::new(Contact::new(is_near)), now)), true),
         };
         let digest = entry.view.beat.functions;
         let is_asked =
@@ -247,7 +250,12 @@ fn is_later(beat: &Beat, known: &Beat) -> bool {
 }
 
 fn is_same_run(beat: &Beat, known: &Beat) -> bool {
-    (beat.epoch, &beat.address, beat.key) == (known.epoch, &known.address, known.key)
+    beat.epoch == known.epoch && is_same_place(beat, known)
+}
+
+/// Whether the node is reached as before.
+fn is_same_place(beat: &Beat, known: &Beat) -> bool {
+    (&beat.address, beat.key) == (&known.address, known.key)
 }
 
 #[cfg(test)]

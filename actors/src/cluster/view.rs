@@ -201,6 +201,11 @@ impl PeerView {
         self.placed.memory.fetch_add(memory, Relaxed);
     }
 
+    /// Notes that an instance of so much memory is there that was started for a request: the next ones need no other.
+    pub fn note_started(&self, memory: u64) {
+        let _ = self.placed.memory.fetch_update(Relaxed, Relaxed, |placed| Some(placed.saturating_sub(memory)));
+    }
+
     /// Notes that the node has refused a request, so that it has no free slot.
     pub fn note_refusal(&self, function: &str) {
         if let (Some(requests), Some(load)) = (self.placed.requests.get(function), self.beat.loads.get(function)) {

@@ -346,8 +346,13 @@ async fn upgraded_node_serves_the_requests_of_others_all_along() {
     knows(&b, 1, 1).await;
     let id = async || cluster(&b).await["peers"][0]["node"].clone();
     let before = id().await;
-    let load = Load::on(b.listen, &[Workload { method: "GET", path: "/invoke/f/pid", clients: 4, pause: ms(10) }]);
+    // The slow ones may not be repeated, and are in flight when the new daemon takes over.
+    let quick = Workload { method: "GET", path: "/invoke/f/pid", clients: 4, pause: ms(10) };
+    let slow = Workload { method: "POST", path: "/invoke/f/sleep?ms=700", clients: 2, pause: ms(10) };
+    let load = Load::on(b.listen, &[quick, slow]);
     let successor = a.upgrade().await;
+    let joined = async || b.log().lines().filter(|line| line.contains("node has joined")).count();
+    eventually(SOON, "the new daemon is heard", joined, |joined| *joined == 2).await;
     a.ended_within(UPGRADE_LIMIT).await;
     let failed: Vec<_> =
         load.stop().await.into_iter().filter(|answer| answer.outcome != Outcome::Function { status: 200 }).collect();

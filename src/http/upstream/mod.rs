@@ -40,6 +40,7 @@ use connection::Connection;
 pub use error::{AttemptError, BodyError, MalformedResponse};
 pub use pool::ConnectionPools;
 pub use remote::{NodeEndpoint, Remote};
+use remote::{is_hang_up, is_key_refused};
 pub use upload::{RequestBody, Upload, UploadSender, upload};
 
 /// An instance that breaks off so soon, and is found dead, was dying when the request came.
@@ -51,6 +52,9 @@ const CONTINUE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long the rest of a refusal may take.
 const REFUSAL_TIMEOUT: Duration = Duration::from_millis(100);
+/// How long another node may take to hear the first heartbeat of this one, which has its key, and between two attempts.
+const KEY_TIMEOUT: Duration = Duration::from_millis(500);
+const KEY_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Takes an interim response.
 pub type InterimSink<'a> = dyn Fn(StatusCode, &HeaderMap) + 'a;
@@ -96,12 +100,28 @@ pub async fn send(
             break;
         }
     }
+    let mut opened = 0;
     loop {
         let mut connection = match kept.take() {
             Some(connection) => connection,
             // Boxed, as most requests find a connection.
-            None => Box::pin(Connection::open(remote, pools.reserve(remote))).await.map_err(AttemptError::Connect)?,
+            None => match Box::pin(Connection::open(remote, pools.reserve(remote))).await {
+                Ok(connection) => {
+                    opened += 1;
+                    connection
+                }
+                Err(error) if is_hang_up(&error) && opened + 1 < remote.max_openings() => {
+                    opened += 1;
+                    continue;
+                }
+                Err(error) if is_key_refused(&error) && outgoing.since.elapsed() < KEY_TIMEOUT => {
+                    sleep(KEY_INTERVAL).await;
+                    continue;
+                }
+                Err(error) => return Err(AttemptError::Connect(error)),
+            },
         };
+        let may_open = opened < remote.max_openings();
         let (reused, meter) = (connection.reused, connection.meter.clone());
         meter.begin();
         let withheld = upload.filter(|upload| outgoing.wants_continue && !upload.is_released());
@@ -121,8 +141,8 @@ pub async fn send(
             Ok(response) if matches!(remote, Remote::Node(_)) && response.headers().contains_key(UNTOUCHED) => {
                 // The body is still there for another node.
                 let error = Box::pin(refused(response, outgoing, connection, pools)).await;
-                if reused && error.is_draining() {
-                    // A daemon that was upgraded ends. On a fresh connection is the new one.
+                if may_open && error.is_draining() {
+                    // A daemon that was upgraded ends. The next connection is accepted by the new one.
                     continue;
                 }
                 return Err(error);
@@ -151,8 +171,10 @@ pub async fn send(
         let was_unread = was_unsent || (!heard && meter.is_unread());
         let is_unread = was_unread && upload.is_none_or(|upload| upload.is_replayable());
         let is_repeatable = !heard && is_idempotent && upload.is_none_or(|upload| upload.is_untouched());
-        if reused && !heard && !meter.is_cut() {
-            pools.note_early_close(remote.id());
+        if may_open && !heard && !meter.is_cut() {
+            if reused {
+                pools.note_early_close(remote.id());
+            }
             // The next connection is a fresh one, so this happens once.
             if is_unread || is_repeatable {
                 continue;

@@ -45,6 +45,11 @@ impl Pool {
     fn is_full(&self) -> bool {
         self.open.load(Relaxed) >= self.remote.max_connections()
     }
+
+    /// Notes that an idle connection was closed. Another node does that only when its daemon ends or is upgraded.
+    fn note_early_close(&mut self) {
+        self.closes_early |= matches!(self.remote, Remote::Instance(_));
+    }
 }
 
 impl ConnectionPools {
@@ -77,7 +82,9 @@ impl ConnectionPools {
             if now - taken.idle_since < KEPT && !is_closed {
                 break Some(taken);
             }
-            pool.closes_early |= is_closed;
+            if is_closed {
+                pool.note_early_close();
+            }
             expired.push(taken);
         };
         // Dropped connections wake their tasks.
@@ -116,10 +123,10 @@ impl ConnectionPools {
         }
     }
 
-    /// Notes that the instance closed an idle connection.
+    /// Notes that an idle connection was closed by the other side.
     pub(super) fn note_early_close(&self, remote: RemoteId) {
         if let Some(pool) = self.lock().get_mut(&remote) {
-            pool.closes_early = true;
+            pool.note_early_close();
         }
     }
 

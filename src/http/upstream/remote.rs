@@ -20,7 +20,11 @@ use tokio::{
     sync::Notify,
     time::timeout,
 };
-use tokio_rustls::{TlsConnector, client::TlsStream, rustls::ClientConfig};
+use tokio_rustls::{
+    TlsConnector,
+    client::TlsStream,
+    rustls::{self, ClientConfig},
+};
 use tokio_util::either::Either;
 use unifaas_actors::{
     Endpoint, InstanceId,
@@ -28,11 +32,15 @@ use unifaas_actors::{
 };
 
 use super::tcp_info::round_trip;
+use crate::host::keep_alive::KeepAlive;
 
 /// How long another node may take to accept a connection.
 const NODE_CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long its TLS handshake may take, which its program has to answer.
 const NODE_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A machine that was started again answers these with a reset.
+const TCP_KEEPALIVE: KeepAlive = KeepAlive { idle: 5, interval: 5, count: 2 };
 
 /// TCP, or TLS over TCP.
 pub type NodeStream<S> = Either<S, Box<TlsStream<S>>>;
@@ -92,6 +100,7 @@ impl NodeEndpoint {
         let opened = timeout(NODE_CONNECT_TIMEOUT, TcpStream::connect(&*self.address)).await;
         let stream = opened.map_err(|_| io::ErrorKind::TimedOut)??;
         stream.set_nodelay(true)?;
+        TCP_KEEPALIVE.set(&stream)?;
         if let Some(rtt) = round_trip(&stream) {
             self.contact.set_rtt(rtt);
         }
@@ -151,6 +160,17 @@ async fn accepted<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut TlsStream<S>) 
     .await
 }
 
+/// Whether a node has accepted a connection and ended it before it said anything about the key of this one.
+pub fn is_hang_up(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
+}
+
+/// Whether a node has refused the key of this one.
+pub fn is_key_refused(error: &io::Error) -> bool {
+    let reason = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
+    matches!(reason, Some(rustls::Error::AlertReceived(_)))
+}
+
 impl From<&Arc<Endpoint>> for Remote {
     fn from(endpoint: &Arc<Endpoint>) -> Self {
         Self::Instance(endpoint.clone())
@@ -170,6 +190,15 @@ impl Remote {
         match self {
             Self::Instance(endpoint) => endpoint.spec.concurrent_requests.get(),
             Self::Node(_) => usize::MAX,
+        }
+    }
+
+    /// Returns how many connections a request may open, one after the other: the first one to a node may have been accepted by
+    /// a daemon that has left to another one since.
+    pub fn max_openings(&self) -> u32 {
+        match self {
+            Self::Instance(_) => 1,
+            Self::Node(_) => 2,
         }
     }
 

@@ -80,7 +80,7 @@ fn list_is_asked_for_until_it_comes_and_again_when_it_changes() {
     f.hear(OTHER, run(1), 1, 0.0);
     assert_eq!(f.hear(OTHER, run(1), 2, 1.0), peer(false, false));
     assert_eq!(f.hear(OTHER, run(1), 3, 2.1), peer(false, true));
-    let list = FunctionList::from([("f".into(), OfferedFunction { memory: 1, answer_ms: None })]);
+    let list = FunctionList::from([("f".into(), OfferedFunction { memory: 1, ..OfferedFunction::default() })]);
     f.peers.listed(OTHER, 5, list);
     assert_eq!(f.hear(OTHER, run(1), 4, 9.0), peer(false, false));
     let view = f.peers.view(f.at(9.0));
@@ -158,9 +158,14 @@ fn node_that_moves_is_reached_anew() {
     f.hear(OTHER, run(1), 1, 0.0);
     let before = f.peers.view(f.at(0.0)).peers[0].contact.clone();
     before.set_unreachable(true);
-    let moved = Beat { address: "10.0.0.3:1".into(), ..beat(OTHER, run(1), 2) };
+    f.hear(OTHER, run(2), 1, 0.5);
+    let after = f.peers.view(f.at(0.5)).peers[0].contact.clone();
+    assert!(Arc::ptr_eq(&before, &after) && !after.is_unreachable(), "the daemon before may still answer");
+    before.set_unreachable(true);
+    let moved = Beat { address: "10.0.0.3:1".into(), ..beat(OTHER, run(2), 2) };
     f.peers.heard(&f.site.clone(), Arc::new(moved), f.at(1.0));
-    assert!(!f.peers.view(f.at(1.0)).peers[0].is_suspect());
+    let moved = f.peers.view(f.at(1.0)).peers[0].clone();
+    assert!(!moved.is_suspect() && !Arc::ptr_eq(&before, &moved.contact));
 }
 
 #[test]

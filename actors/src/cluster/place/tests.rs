@@ -189,6 +189,8 @@ fn memory_is_counted_down_until_the_next_beat() {
     let view = view(&[Node { load: None, memory: 2 * MEMORY, ..node(1, BUSY) }]);
     let placements = [0, 1, 2].map(|seed| placed(&view, REQUEST, seed));
     assert_eq!(placements, [Some(1), Some(1), None]);
+    view.peers[0].note_started(MEMORY);
+    assert_eq!([0, 1].map(|seed| placed(&view, REQUEST, seed)), [Some(1), None], "the instance serves the next one");
 }
 
 #[test]

@@ -1,0 +1,26 @@
+//! TCP keepalive: whether the other side of a silent connection is still there.
+
+use std::{io, os::fd::AsFd};
+
+use nix::sys::socket::{setsockopt, sockopt};
+
+/// When the kernel probes a silent peer and how often, in seconds, and how many probes may stay unanswered.
+#[derive(Debug, Clone, Copy)]
+pub struct KeepAlive {
+    pub idle: u32,
+    pub interval: u32,
+    pub count: u32,
+}
+
+impl KeepAlive {
+    /// Sets it for a connection, or for those that a listener accepts.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn set(self, socket: &impl AsFd) -> io::Result<()> {
+        setsockopt(socket, sockopt::KeepAlive, &true)?;
+        setsockopt(socket, sockopt::TcpKeepIdle, &self.idle)?;
+        setsockopt(socket, sockopt::TcpKeepInterval, &self.interval)?;
+        Ok(setsockopt(socket, sockopt::TcpKeepCount, &self.count)?)
+    }
+}

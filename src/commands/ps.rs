@@ -24,6 +24,8 @@ const FUNCTIONS: [Column; 12] = [
     number("FAILED"),
     text("WHY"),
 ];
+/// Where the versions of published functions are, if there are any.
+const VERSION_AT: usize = 3;
 const INSTANCES: [Column; 8] = [
     text("INSTANCE"),
     text("STATE"),
@@ -92,13 +94,21 @@ async fn functions(client: &mut Client, json: bool, output: &Output) -> Result<(
     if json {
         return output.line(&summary["functions"].to_string());
     }
-    let mut table = Table::new(&FUNCTIONS);
+    let are_published = members(&summary["functions"]).any(|(_, function)| !function["version"].is_null());
+    let mut columns = FUNCTIONS.to_vec();
+    if are_published {
+        columns.insert(VERSION_AT, text("VERSION"));
+    }
+    let mut table = Table::new(&columns);
     for (name, function) in members(&summary["functions"]) {
         let state = string(&function["state"]);
         let counts = ["busy", "idle", "paused", "booting", "ending", "waiting", "requests", "failed"];
         let mut row = vec![name.into(), Cell::from(state).in_style(style_of(state)), or_dash(&function["kind"])];
         row.extend(counts.map(|count| Cell::from(&function[count])));
         row.push(string(&function["why"]).into());
+        if are_published {
+            row.insert(VERSION_AT, or_dash(&function["version"]));
+        }
         table.row(row);
     }
     if table.is_empty() {

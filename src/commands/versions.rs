@@ -84,7 +84,7 @@ fn state(function: &Value, version: &str) -> String {
 
 /// Returns the nodes of whose versions of a function something is true.
 fn on(page: &Value, function: &str, is_so: impl Fn(&Value) -> bool) -> String {
-    let own = (string(&page["name"]), &page["beat"]["versions"][function]);
+    let own = (string(&page["name"]), &page["versions"][function]);
     let peers = page["peers"].as_array().into_iter().flatten();
     let peers = peers.map(|peer| (string(&peer["name"]), &peer["versions"][function]));
     let names: Vec<_> = [own].into_iter().chain(peers).filter(|(_, it)| is_so(it)).map(|(name, _)| name).collect();

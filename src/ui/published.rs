@@ -44,9 +44,8 @@ fn row(report: &ClusterReport, name: &str, versions: &FunctionVersions) -> Marku
 
 /// Returns the nodes that have versions of a function, each with its versions.
 fn nodes(report: &ClusterReport, function: &str, of: impl Fn(&NodeVersions) -> Vec<String>) -> Markup {
-    let own = report.beat.iter().map(|beat| (&report.name, &beat.versions));
     let peers = report.peers.iter().map(|peer| (&peer.name, &peer.versions));
-    let found = own.chain(peers).filter_map(|(name, versions)| {
+    let found = std::iter::once((&report.name, &report.versions)).chain(peers).filter_map(|(name, versions)| {
         let versions = versions.get(function).map(&of).filter(|versions| !versions.is_empty())?;
         Some((name, versions))
     });

@@ -10,11 +10,11 @@ use slog::{Logger, error, info, warn};
 use tokio::time::Instant;
 
 use super::{
-    beat::{Beat, FunctionList, NodeVersions, digest},
+    beat::{Beat, FunctionList, OfferedFunction, digest},
     directory::{Judged, Peers},
     handle::ClusterHandle,
     keys::TrustedKeys,
-    messages::LinkState,
+    messages::{LinkState, VersionsChanged},
     node::{Epoch, NodeId, PublicKey},
     view::PeerView,
 };
@@ -85,7 +85,7 @@ pub struct ClusterActor {
     last_beat_at: Option<Instant>,
     is_draining: bool,
     /// What this node has of published functions.
-    versions: BTreeMap<Arc<str>, NodeVersions>,
+    versions: VersionsChanged,
     /// Heartbeats of another daemon that calls itself this node.
     impostor_beats: u32,
     /// When the next heartbeat is due.
@@ -128,7 +128,7 @@ impl ClusterActor {
                 last_beat: None,
                 last_beat_at: None,
                 is_draining: false,
-                versions: BTreeMap::new(),
+                versions: VersionsChanged::default(),
                 impostor_beats: 0,
                 alarm: None,
                 log,
@@ -176,8 +176,12 @@ impl ClusterActor {
 
     fn send_beat(&mut self) {
         let functions = self.functions.all();
-        let offered: FunctionList =
-            functions.iter().filter_map(|(name, handle)| Some((Arc::from(name.as_str()), handle.offered()?))).collect();
+        let offered = functions.iter().filter_map(|(name, handle)| {
+            let version = self.versions.untold.get(name.as_str()).filter(|versions| !versions.is_shadowed);
+            let version = version.and_then(|versions| versions.serves.clone());
+            Some((Arc::from(name.as_str()), OfferedFunction { version, ..handle.offered()? }))
+        });
+        let offered: FunctionList = offered.collect();
         let loads = functions.iter().filter(|(name, _)| offered.contains_key(name.as_str()));
         let loads = loads.filter_map(|(name, handle)| Some((Arc::from(name.as_str()), handle.announce()?))).collect();
         let digest = digest(&offered);
@@ -198,7 +202,7 @@ impl ClusterActor {
             starting: self.report.map_or(0, |report| report.starting as u32),
             functions: digest,
             loads,
-            versions: self.versions.clone(),
+            versions: self.versions.told.clone(),
         };
         let beat = Arc::new(beat.bounded());
         self.handle.set_beat_sent();

@@ -12,7 +12,8 @@ use super::node::{Epoch, NodeId, PublicKey};
 /// Functions whose load a heartbeat has, so that it stays below 32 KiB with names of usual length.
 const MAX_LOADS: usize = 256;
 
-/// Published functions in a heartbeat, for the same reason.
+/// Published functions in a heartbeat, for the same reason: those that have changed last. What the node serves of others is in
+/// its [`FunctionList`].
 pub const MAX_NODE_VERSIONS: usize = 32;
 
 /// A heartbeat.
@@ -94,7 +95,7 @@ pub struct FunctionLoad {
 pub type FunctionList = BTreeMap<Arc<str>, OfferedFunction>;
 
 /// A function that a node serves for others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct OfferedFunction {
     /// Memory of an instance, in MiB.
     pub memory: u64,
@@ -102,6 +103,9 @@ pub struct OfferedFunction {
     /// function. `None`: there is no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answer_ms: Option<u64>,
+    /// The first digits of its version, if it is published and heartbeats have no room for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
 }
 
 impl Beat {
@@ -153,7 +157,7 @@ mod tests {
         assert_eq!(serde_json::from_str::<Beat>(&text).unwrap(), sent, "{text}");
         let later = text.replacen('{', r#"{"of_a_later_version":[1],"#, 1);
         assert_eq!(serde_json::from_str::<Beat>(&later).unwrap(), sent);
-        let offered = OfferedFunction { memory: 128, answer_ms: None };
+        let offered = OfferedFunction { memory: 128, ..Default::default() };
         let list = FunctionList::from([("hello".into(), offered)]);
         let text = serde_json::to_string(&list).unwrap();
         assert_eq!(text, r#"{"hello":{"memory":128}}"#);
@@ -176,7 +180,7 @@ mod tests {
 
     #[test]
     fn digest_changes_with_the_list() {
-        let list = |memory| FunctionList::from([("f".into(), OfferedFunction { memory, answer_ms: None })]);
+        let list = |memory| FunctionList::from([("f".into(), OfferedFunction { memory, ..Default::default() })]);
         assert_eq!(digest(&list(1)), digest(&list(1)));
         assert_ne!(digest(&list(1)), digest(&list(2)));
         assert_ne!(digest(&list(1)), digest(&FunctionList::new()));

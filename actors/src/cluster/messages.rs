@@ -88,9 +88,14 @@ pub struct PeerTried {
 pub(super) struct BeatSoon;
 
 /// What this node has of published functions has changed.
-#[derive(Debug, Message)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Message)]
 #[rtype(result = "()")]
-pub struct VersionsChanged(pub BTreeMap<Arc<str>, NodeVersions>);
+pub struct VersionsChanged {
+    /// Those that have changed last, as many as a heartbeat has.
+    pub told: BTreeMap<Arc<str>, NodeVersions>,
+    /// The others.
+    pub untold: BTreeMap<Arc<str>, NodeVersions>,
+}
 
 /// Tells the other nodes that this one takes no more requests.
 #[derive(Debug, Message)]

@@ -31,6 +31,9 @@ pub struct ClusterReport {
     pub is_frozen: bool,
     /// The last heartbeat that was sent.
     pub beat: Option<Arc<Beat>>,
+    /// What this node has of published functions.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub versions: BTreeMap<Arc<str>, NodeVersions>,
     /// The other nodes.
     pub peers: Vec<PeerReport>,
     /// The last placements of requests, the newest one first.
@@ -69,7 +72,7 @@ pub struct PeerReport {
     pub functions: usize,
     /// What is going on with them.
     pub loads: BTreeMap<Arc<str>, FunctionLoad>,
-    /// What it has of published functions.
+    /// What it has of published functions: of those that have not changed lately, only which version it serves.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub versions: BTreeMap<Arc<str>, NodeVersions>,
 }
@@ -78,6 +81,11 @@ impl PeerReport {
     /// Reports a node that was last heard `age` ago. `is_secure`: this node protects its connections.
     pub(super) fn new(peer: &PeerView, age: Duration, is_secure: bool) -> Self {
         let PeerView { site, health, functions, contact, beat, .. } = peer;
+        let listed = functions.iter().filter_map(|(name, offered)| {
+            let version = offered.version.clone()?;
+            let versions = NodeVersions { serves: Some(version.clone()), holds: vec![version], ..Default::default() };
+            Some((name.clone(), versions))
+        });
         Self {
             node: beat.node,
             name: beat.name.clone(),
@@ -92,7 +100,7 @@ impl PeerReport {
             memory_free: beat.memory_free,
             functions: functions.len(),
             loads: beat.loads.clone(),
-            versions: beat.versions.clone(),
+            versions: listed.chain(beat.versions.clone()).collect(),
         }
     }
 }

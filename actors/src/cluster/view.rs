@@ -169,13 +169,16 @@ impl PeerView {
     }
 
     /// Returns a function that the node serves for others.
-    pub fn offers(&self, function: &str) -> Option<OfferedFunction> {
-        self.functions.get(function).copied()
+    pub fn offers(&self, function: &str) -> Option<&OfferedFunction> {
+        self.functions.get(function)
     }
 
     /// Returns the version of a published function that it serves.
     pub fn serves(&self, function: &str) -> Option<&str> {
-        self.beat.versions.get(function).filter(|versions| !versions.is_shadowed)?.serves.as_deref()
+        match self.beat.versions.get(function) {
+            Some(versions) => versions.serves.as_deref().filter(|_| !versions.is_shadowed),
+            None => self.offers(function)?.version.as_deref(),
+        }
     }
 
     /// Returns what is going on with a function there, as this node may count on it: less what was placed there since the

@@ -89,6 +89,7 @@ fn offered(spec: &FunctionSpec) -> OfferedFunction {
     OfferedFunction {
         memory: spec.memory(),
         answer_ms: answer.map(|it| u64::try_from(it.as_millis()).unwrap_or(u64::MAX)),
+        version: None,
     }
 }
 

@@ -11,7 +11,7 @@ use super::{
     prewarming::PrewarmReport,
     slots::{Intake, ReadyCounts, Slots},
 };
-use crate::{refusal::Refusal, spec::FunctionSpec, stats::FunctionStats};
+use crate::{cluster::BlobId, refusal::Refusal, spec::FunctionSpec, stats::FunctionStats};
 
 /// What the FunctionActor publishes in the slot table, besides the slots.
 #[derive(Debug, Default)]
@@ -38,6 +38,9 @@ pub struct FunctionSummary {
     pub why: Option<String>,
     /// The kind of its sandbox, if it has a valid spec.
     pub kind: Option<&'static str>,
+    /// The first digits of its version, if it is published.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
     /// Versions of its file so far.
     pub revision: u64,
     /// Instances that are starting.
@@ -105,13 +108,35 @@ impl FunctionHandle {
         let ReadyCounts { idle, busy, paused } = slots.counts();
         let (revision, invalid) = slots.file();
         let (state, why) = state(&slots, invalid.as_deref(), failing.as_deref());
-        let kind = match slots.intake() {
-            Intake::Open(spec) => Some(spec.sandbox.kind()),
+        let spec = match slots.intake() {
+            Intake::Open(spec) => Some(spec),
             Intake::Misconfigured(_) | Intake::Draining => None,
         };
+        let (kind, version) = (spec.map(|spec| spec.sandbox.kind()), spec.and_then(|spec| published_version(spec)));
         let (booting, ending, waiting) = (*booting, *ending, slots.waiting());
-        FunctionSummary { state, why, kind, revision, booting, idle, busy, paused, ending, waiting, requests, failed }
+        FunctionSummary {
+            state,
+            why,
+            kind,
+            version,
+            revision,
+            booting,
+            idle,
+            busy,
+            paused,
+            ending,
+            waiting,
+            requests,
+            failed,
+        }
     }
+}
+
+/// Returns the first digits of the version that a function is of. A directory of the registry is named like its function, that
+/// of a published version by its id.
+fn published_version(spec: &FunctionSpec) -> Option<String> {
+    let directory = spec.directory.file_name()?.to_str().filter(|name| *name != spec.name)?;
+    directory.parse::<BlobId>().ok().map(|version| version.short())
 }
 
 impl FunctionHandle {

@@ -117,7 +117,7 @@ impl Handler<BeatSoon> for ClusterActor {
 impl Handler<VersionsChanged> for ClusterActor {
     type Result = ();
 
-    fn handle(&mut self, VersionsChanged(versions): VersionsChanged, ctx: &mut Context<Self>) {
+    fn handle(&mut self, versions: VersionsChanged, ctx: &mut Context<Self>) {
         self.versions = versions;
         self.beat_soon(ctx);
     }
@@ -139,6 +139,8 @@ impl Handler<ClusterQuestion> for ClusterActor {
         let now = Instant::now();
         let is_secure = self.settings.key.is_some();
         let peers = self.peers.ages(now).map(|(peer, age)| PeerReport::new(peer, age, is_secure));
+        let VersionsChanged { told, untold } = &self.versions;
+        let versions = told.iter().chain(untold).map(|(name, versions)| (name.clone(), versions.clone()));
         MessageResult(ClusterReport {
             node: self.settings.node,
             name: self.settings.name.clone(),
@@ -147,6 +149,7 @@ impl Handler<ClusterQuestion> for ClusterActor {
             link: self.link_state.clone(),
             is_frozen: self.peers.is_frozen(now),
             beat: self.last_beat.clone(),
+            versions: versions.collect(),
             peers: peers.collect(),
             placements: self.handle.recent_placements(),
         })

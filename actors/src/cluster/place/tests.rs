@@ -69,7 +69,8 @@ fn view(nodes: &[Node]) -> ClusterView {
         };
         let contact = Contact::new(true);
         contact.set_rtt(rtt);
-        let functions = FunctionList::from([("f".into(), OfferedFunction { memory: MEMORY, answer_ms: None })]);
+        let functions =
+            FunctionList::from([("f".into(), OfferedFunction { memory: MEMORY, ..OfferedFunction::default() })]);
         Arc::new(PeerView::new("s".into(), Arc::new(beat), health, Arc::new(functions), Arc::new(contact)))
     };
     ClusterView { own: NodeId(0), peers: nodes.iter().map(peer).collect(), is_frozen: false, keys: Arc::default() }
@@ -134,6 +135,17 @@ fn nodes_that_cannot_serve_are_not_asked() {
         assert_eq!(placed(&there, Request { version: Some("1"), ..REQUEST }, 0), expected, "{serves:?}");
     }
     assert_eq!(placed(&view(&[node(1, free(1))]), Request { tried: &[NodeId(1)], ..REQUEST }, 0), None);
+}
+
+#[test]
+fn version_that_a_heartbeat_has_no_room_for_is_in_the_list() {
+    let mut view = view(&[node(1, free(1))]);
+    let listed = OfferedFunction { version: Some("2".to_owned()), ..OfferedFunction::default() };
+    let functions = Arc::new(FunctionList::from([("f".into(), listed)]));
+    view.peers[0] = Arc::new(view.peers[0].with(Health::Fresh, functions));
+    for (version, expected) in [("1", None), ("2", Some(1))] {
+        assert_eq!(placed(&view, Request { version: Some(version), ..REQUEST }, 0), expected, "{version}");
+    }
 }
 
 #[test]

@@ -120,7 +120,7 @@ pub struct World {
 
 impl World {
     pub fn begin(seed: u64, nodes: usize, traffic: Traffic) -> Self {
-        let offered = OfferedFunction { memory: 1, answer_ms: None };
+        let offered = OfferedFunction { memory: 1, ..OfferedFunction::default() };
         let mut world = Self {
             random: StdRng::seed_from_u64(seed),
             base: Instant::now(),

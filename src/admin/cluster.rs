@@ -9,7 +9,7 @@ use unifaas_actors::cluster::{ClusterQuestion, ClusterReport, ForwardCounts};
 
 use super::access::{AdminAccess, reject};
 use crate::{
-    cluster::{FunctionsReport, PeerTls, RefusedPeers},
+    cluster::{CountedDenial, FunctionsReport, PeerTls, RefusedPeers},
     http::{Failure, Rejection, Shared},
 };
 
@@ -24,6 +24,9 @@ struct Page {
     /// Connections that the peer listener has refused. `None`: it refuses none.
     #[serde(skip_serializing_if = "Option::is_none")]
     refused_peers: Option<RefusedPeers>,
+    /// What the NATS server has not let this node do.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    denied: Vec<CountedDenial>,
     /// Published functions, and what this node has of them.
     published: FunctionsReport,
     /// Counters of forwarded requests, by function.
@@ -40,5 +43,6 @@ pub async fn cluster(
     let report = timeout(ACTOR_TIMEOUT, cluster.handle.actor().send(ClusterQuestion)).await.ok().and_then(Result::ok);
     let functions = cluster.handle.forwards.counts().into_iter().collect();
     let refused_peers = cluster.tls().map(PeerTls::refused);
-    Ok(HttpResponse::Ok().json(Page { report, refused_peers, published: cluster.functions.report(), functions }))
+    let (denied, published) = (cluster.denied(), cluster.functions.report());
+    Ok(HttpResponse::Ok().json(Page { report, refused_peers, denied, published, functions }))
 }

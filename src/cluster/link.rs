@@ -7,7 +7,7 @@
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use actix::Addr;
-use async_nats::{Client, Event, Message, ServerAddr, Subscriber, connection::State};
+use async_nats::{Client, Event, Message, ServerAddr, ServerError, Subscriber, connection::State};
 use bytes::Bytes;
 use futures::{StreamExt as _, stream::select_all};
 use serde::{Deserialize, Serialize};
@@ -21,7 +21,7 @@ use unifaas_actors::cluster::{
     LinkState, NodeId, PeerTried, PeerView, TrustedKeys,
 };
 
-use super::{LinkSettings, known_keys, probe::probe, subjects};
+use super::{LinkSettings, denials::Denial, known_keys, probe::probe, subjects};
 use crate::{
     trigger::{nats_options, too_old},
     worker::{Requests, Worker},
@@ -224,12 +224,26 @@ impl Running {
                 Some(event) = changes.recv() => match event {
                     Event::Connected => self.report_connected(client),
                     Event::Disconnected | Event::Closed => self.report(LinkState::Disconnected { error: None }),
-                    Event::ServerError(_) | Event::ClientError(_) => {
-                        warn!(self.log, "error of the link to the other nodes"; "error" => %event);
-                    }
+                    Event::ServerError(_) | Event::ClientError(_) => self.note_error(&event),
                     Event::SlowConsumer(_) | Event::LameDuckMode | Event::Draining => {}
                 },
             }
+        }
+    }
+
+    /// Logs an error of the connection; what the server does not allow, once.
+    fn note_error(&self, event: &Event) {
+        let denial = match event {
+            Event::ServerError(ServerError::Other(error)) => Denial::parse(error),
+            _ => None,
+        };
+        match denial {
+            Some(denial) if self.settings.client.denials.note(denial.clone()) => {
+                warn!(self.log, "the NATS server does not allow what this node needs"; "permission" => denial.permission,
+                    "subject" => denial.subject);
+            }
+            Some(_) => {}
+            None => warn!(self.log, "error of the link to the other nodes"; "error" => %event),
         }
     }
 

@@ -9,12 +9,18 @@ use async_nats::{
 };
 use tokio::sync::watch;
 
+use super::denials::Denials;
+
 /// How long JetStream may take to answer. A server with a full disk does not answer at all.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The connection, once the link has made it. Clones are the same.
 #[derive(Debug, Clone, Default)]
-pub struct NatsClient(Arc<watch::Sender<Option<Client>>>);
+pub struct NatsClient {
+    client: Arc<watch::Sender<Option<Client>>>,
+    /// What its server does not let this node do.
+    pub denials: Denials,
+}
 
 /// Why JetStream cannot be used at the moment.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -30,12 +36,12 @@ pub enum JetStreamError {
 impl NatsClient {
     /// Takes over the connection that the link has made. It stays the same: the client makes it again by itself.
     pub(super) fn set(&self, client: Client) {
-        self.0.send_replace(Some(client));
+        self.client.send_replace(Some(client));
     }
 
     /// Returns what notices each connection: the first one, and those that are made anew.
     pub fn connected(&self) -> watch::Receiver<Option<Client>> {
-        self.0.subscribe()
+        self.client.subscribe()
     }
 
     /// Returns JetStream, if it can be used at the moment.
@@ -43,7 +49,7 @@ impl NatsClient {
     /// # Errors
     /// There is no connection, or the server has no JetStream.
     pub fn jetstream(&self) -> Result<Context, JetStreamError> {
-        let client = self.0.borrow().clone().filter(|client| client.connection_state() == State::Connected);
+        let client = self.client.borrow().clone().filter(|client| client.connection_state() == State::Connected);
         let client = client.ok_or(JetStreamError::NotConnected)?;
         let info = client.server_info();
         if !info.jetstream {
@@ -54,6 +60,6 @@ impl NatsClient {
 
     /// Returns the largest payload that the server takes, in bytes. 0: there was no connection yet.
     pub fn max_payload(&self) -> usize {
-        self.0.borrow().as_ref().map_or(0, |client| client.server_info().max_payload)
+        self.client.borrow().as_ref().map_or(0, |client| client.server_info().max_payload)
     }
 }

@@ -55,13 +55,14 @@ pub async fn follow(nats: NatsClient, news: mpsc::Sender<News>) {
 
 /// Follows the catalogue for as long as that works. Returns why it does not.
 async fn follow_once(nats: &NatsClient, news: &mpsc::Sender<News>) -> String {
-    let bucket = match open(nats).await {
-        Ok(bucket) => bucket,
-        Err(why) => return why,
+    let begun = async {
+        let bucket = open(nats).await?;
+        bucket.watch_with_history(">").await.map_err(|error| error.to_string())
     };
-    let mut watch = match bucket.watch_with_history(">").await {
-        Ok(watch) => watch,
-        Err(error) => return error.to_string(),
+    let mut watch = match nats.denials.unless_denied(is_needed, begun).await {
+        Ok(Ok(watch)) => watch,
+        Ok(Err(why)) => return why,
+        Err(denial) => return denial.to_string(),
     };
     if news.send(News::Following).await.is_err() {
         return String::new();
@@ -91,6 +92,11 @@ async fn follow_once(nats: &NatsClient, news: &mpsc::Sender<News>) -> String {
     }
 }
 
+/// Whether the catalogue needs a subject: that of the bucket, of its stream, or of replies.
+fn is_needed(subject: &str) -> bool {
+    subject.starts_with("_INBOX.") || subject.contains(BUCKET)
+}
+
 /// Returns the bucket, which the first node makes.
 async fn open(nats: &NatsClient) -> Result<Store, String> {
     let jetstream = nats.jetstream().map_err(|error| error.to_string())?;
@@ -113,8 +119,18 @@ fn read(entry: &Entry) -> Option<(Arc<str>, Listed)> {
     Some((function.into(), Listed { revision: entry.revision, publication }))
 }
 
-/// Changes what is listed of a function, if the server has the same revision.
+/// Changes what is listed of a function, if the server has the same revision, and allows it.
 pub async fn change(
+    nats: &NatsClient,
+    function: &str,
+    what: ChangeKind,
+    known: Option<Listed>,
+) -> Result<(Changed, Listed), PublishError> {
+    let changed = nats.denials.unless_denied(is_needed, write(nats, function, what, known)).await;
+    changed.unwrap_or_else(|denial| Err(PublishError::Unavailable(denial.to_string())))
+}
+
+async fn write(
     nats: &NatsClient,
     function: &str,
     what: ChangeKind,
@@ -147,8 +163,7 @@ pub async fn change(
         }
         Err(error) if is_conflict(error.kind()) => Err(PublishError::Conflict(function.to_owned())),
         Err(error) => Err(PublishError::Unavailable(format!(
-            "the NATS server has not confirmed the change, which it may have stored all the same, or this node may not write \
-             $KV.{BUCKET}.>: {error}"
+            "the NATS server has not confirmed the change, which it may have stored all the same: {error}"
         ))),
     }
 }

@@ -278,7 +278,7 @@ async fn serve(
     if let Some(cluster) = &shared.cluster {
         match &end {
             // The new daemon is the node now.
-            End::Upgrade { .. } => cluster.leave(),
+            End::Upgrade { .. } => cluster.leave().await,
             End::Signal(_) => cluster.start_draining(),
         }
     }

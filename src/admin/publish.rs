@@ -77,7 +77,10 @@ async fn publish(
     functions.check_available().map_err(failed)?;
     let revision = functions.revision(&name);
     let _kept = functions.begin_publishing(&name);
-    let uploaded = receive(functions, &name, manifest, body).await.map_err(failed)?;
+    let uploaded = receive(functions, &name, manifest, body).await.map_err(|error| {
+        // The daemon after an upgrade removes what is half-done.
+        failed(functions.check_available().err().unwrap_or(error))
+    })?;
     let (version, at) = (uploaded.version, WallTime::now().to_string());
     let published = PublishedVersion { version, bytes: uploaded.bytes, at };
     let what = ChangeKind::Publish { version: published, percent };

@@ -10,9 +10,12 @@
 //! | `peer_tls.rs`, `key_verifier.rs` | TLS between nodes, by their keys |
 //! | `link.rs`, `nats_client.rs` | the link to the other nodes, on NATS, and JetStream on its connection |
 //! | `functions/` | published functions: their catalogue and their files |
+//! | `denials.rs` | what the NATS server does not let this node do |
 //! | `subjects.rs` | the subjects of its messages |
 //! | `probe.rs` | whether a node accepts connections |
 
+#[cfg_attr(not(feature = "cluster"), allow(dead_code, reason = "nothing is asked for"))]
+mod denials;
 #[cfg_attr(not(feature = "cluster"), allow(dead_code, reason = "nothing is published"))]
 mod functions;
 mod identity;
@@ -44,6 +47,7 @@ use std::{
 use actix::{Addr, Recipient};
 use actix_http::header::HeaderValue;
 use slog::{Logger, o, warn};
+use tokio::task::spawn_blocking;
 use tokio_rustls::rustls;
 use unifaas_actors::{
     AdmissionActor, Directory, FilesChanged, Roots,
@@ -51,6 +55,7 @@ use unifaas_actors::{
 };
 
 use crate::{cli::ClusterArgs, http::NodeEndpoint, trigger::SourceSettings};
+pub use denials::CountedDenial;
 pub use functions::{
     ChangeKind, Changed, DIRECTORY as PUBLISHED, FunctionVersions, Functions, FunctionsReport, PublishError,
     StoreError, Upload, Uploaded, VersionState,
@@ -264,6 +269,14 @@ impl Cluster {
         &self.settings.client
     }
 
+    /// Returns what the server has not let this node do.
+    pub fn denied(&self) -> Vec<CountedDenial> {
+        #[cfg(feature = "cluster")]
+        return self.settings.client.denials.all();
+        #[cfg(not(feature = "cluster"))]
+        return Vec::new();
+    }
+
     /// Returns the site of this node.
     pub fn site(&self) -> &Arc<str> {
         &self.settings.site
@@ -303,11 +316,15 @@ impl Cluster {
         });
     }
 
-    /// Tells and hears nothing any more.
-    pub fn leave(&self) {
+    /// Tells and hears nothing any more, and leaves the published functions to the next daemon.
+    pub async fn leave(&self) {
+        self.functions.leave();
         #[cfg(feature = "cluster")]
-        drop(self.reconciler.lock().unwrap_or_else(PoisonError::into_inner).take());
-        // Dropped when the lock is free again.
-        let _link = self.link.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let reconciler = self.reconciler.lock().unwrap_or_else(PoisonError::into_inner).take();
+        #[cfg(not(feature = "cluster"))]
+        let reconciler = ();
+        let link = self.link.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // Their threads may be writing large files. An error means that one has panicked, which was logged.
+        let _ = spawn_blocking(move || drop((reconciler, link))).await;
     }
 }

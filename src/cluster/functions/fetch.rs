@@ -27,6 +27,8 @@ use crate::{
 
 /// Blobs of a version that are fetched at once.
 const LANES: usize = 4;
+/// Rounds of all nodes in a row that may bring nothing of a blob.
+const IDLE_ROUNDS: u32 = 2;
 /// How long a node may take to answer, and to go on.
 const SILENCE: Duration = Duration::from_secs(10);
 
@@ -95,25 +97,33 @@ impl Lane<'_> {
     /// Downloads a blob. `size`: `None` if it is not known.
     async fn download(&mut self, blob: BlobId, file: &mut BlobFile, size: Option<u64>) -> Result<(), FetchError> {
         let mut last = "no other node is known".to_owned();
-        // A second round: what came of two nodes may be damaged by the first.
-        for at in (0..self.sources.len()).chain(0..self.sources.len()) {
-            if size.is_none() || size == Some(file.written()) {
-                file.restart()?;
-            }
-            match self.attempt(at, blob, file).await {
-                Err(why) => {
-                    last = format!("{}: {}", self.sources[at].name, why?);
-                    self.connection = None;
+        let (mut most, mut idle_rounds) = (0, 0);
+        // As long as there is more of it, however often connections break off. A second round without more: what came of two
+        // nodes may be damaged by the first.
+        while idle_rounds < IDLE_ROUNDS {
+            let before = most;
+            for at in 0..self.sources.len() {
+                if size.is_none() || size == Some(file.written()) {
+                    file.restart()?;
                 }
-                Ok(()) => match file.finish() {
-                    Ok(()) => return Ok(()),
-                    Err(damaged) => {
-                        self.counters.count_damaged();
-                        last = format!("{}: {damaged}", self.sources[at].name);
-                        file.restart()?;
+                let attempt = self.attempt(at, blob, file).await;
+                most = most.max(file.written());
+                match attempt {
+                    Err(why) => {
+                        last = format!("{}: {}", self.sources[at].name, why?);
+                        self.connection = None;
                     }
-                },
+                    Ok(()) => match file.finish() {
+                        Ok(()) => return Ok(()),
+                        Err(damaged) => {
+                            self.counters.count_damaged();
+                            last = format!("{}: {damaged}", self.sources[at].name);
+                            file.restart()?;
+                        }
+                    },
+                }
             }
+            idle_rounds = if most > before { 0 } else { idle_rounds + 1 };
         }
         Err(FetchError::NoSource { blob: blob.short(), last })
     }

@@ -143,6 +143,12 @@ impl Functions {
         version.to_str()?.parse::<BlobId>().ok().map(|version| version.short())
     }
 
+    /// Publishes nothing any more.
+    pub fn leave(&self) {
+        let why = "the daemon was upgraded meanwhile: repeat the command";
+        *lock(&self.trouble) = Some(why.to_owned());
+    }
+
     /// Keeps files of a function that is not listed yet.
     pub fn begin_publishing<'a>(&'a self, function: &'a str) -> PublishGuard<'a> {
         *lock(&self.publishing).entry(function.to_owned()).or_default() += 1;
@@ -165,7 +171,8 @@ impl Functions {
         self.check_available()?;
         let (reply, answer) = oneshot::channel();
         let change = Change { function: function.to_owned(), what, revision, reply };
-        let ended = || PublishError::Unavailable("the daemon is ending".to_owned());
+        let ended =
+            || PublishError::Unavailable("the daemon is ending, or was upgraded: repeat the command".to_owned());
         self.changes.send(change).await.map_err(|_| ended())?;
         answer.await.unwrap_or_else(|_| Err(ended()))
     }

@@ -26,6 +26,7 @@ use super::{
     catalogue_bucket::{self, News},
     error::{FetchError, StoreError},
     lock,
+    store::FunctionStore,
 };
 use crate::{
     cluster::{NatsClient, PeerTls},
@@ -73,7 +74,8 @@ impl Reconciler {
             }
             surroundings.registry.do_send(FilesChanged(Changes::anything()));
             let (fetched, ended) = mpsc::unbounded_channel();
-            let (switched, fetching, retries, used, told, reported) = Default::default();
+            let switched = switched_lately(&surroundings.functions.store);
+            let (fetching, retries, used, told, reported) = Default::default();
             let running = Running { around: surroundings, fetched, switched, fetching, retries, used, told, reported };
             tokio::select! {
                 () = running.run(changes, ended) => {}
@@ -83,6 +85,13 @@ impl Reconciler {
         })?;
         Ok(Self(worker))
     }
+}
+
+/// Returns the functions that a daemon before has switched to another version a short while ago, and when.
+fn switched_lately(store: &FunctionStore) -> HashMap<Arc<str>, (Instant, u32)> {
+    let since = |function: &String| Instant::now().checked_sub(store.switched_before(function)?);
+    let functions = store.functions().into_iter();
+    functions.filter_map(|function| Some((Arc::from(function.as_str()), (since(&function)?, 0)))).collect()
 }
 
 /// What a task reports.
@@ -100,7 +109,7 @@ pub(super) struct Running {
     pub(super) retries: HashMap<Arc<str>, Instant>,
     /// Specs that instances may have, by their version.
     pub(super) used: HashMap<(Arc<str>, BlobId), Vec<Weak<FunctionSpec>>>,
-    told: BTreeMap<Arc<str>, NodeVersions>,
+    told: VersionsChanged,
     /// Problems that the log has.
     reported: HashMap<Arc<str>, String>,
 }
@@ -218,16 +227,15 @@ impl Running {
         }
         let mut newest: Vec<_> = catalogue.iter().collect();
         newest.sort_by_key(|(_, listed)| std::cmp::Reverse(listed.revision));
-        let versions = newest.into_iter().take(MAX_NODE_VERSIONS);
-        let versions: BTreeMap<_, _> = versions
-            .filter_map(|(function, listed)| {
-                let publication = listed.publication.as_ref()?;
-                Some((function.clone(), self.node_versions(function, publication)))
-            })
-            .collect();
+        let mut versions = newest.into_iter().filter_map(|(function, listed)| {
+            let publication = listed.publication.as_ref()?;
+            Some((function.clone(), self.node_versions(function, publication)))
+        });
+        let told = versions.by_ref().take(MAX_NODE_VERSIONS).collect();
+        let versions = VersionsChanged { told, untold: versions.collect() };
         if versions != self.told {
             self.told = versions.clone();
-            self.around.cluster.actor().do_send(VersionsChanged(versions));
+            self.around.cluster.actor().do_send(versions);
         }
     }
 

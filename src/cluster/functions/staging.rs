@@ -81,8 +81,12 @@ impl Staging {
         loop {
             match known.read(&mut piece) {
                 Ok(0) => break,
-                Ok(read) if file.write(&piece[..read]).is_ok() => {}
-                _ => return Ok(false),
+                Ok(read) => match file.write(&piece[..read]) {
+                    Err(disk @ StoreError::Disk { .. }) => return Err(disk),
+                    Err(_) => return Ok(false),
+                    Ok(()) => {}
+                },
+                Err(_) => return Ok(false),
             }
         }
         match file.finish() {

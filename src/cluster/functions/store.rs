@@ -17,6 +17,7 @@ use std::{
     os::unix::fs::symlink,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
+    time::Duration,
 };
 
 use unifaas_actors::{
@@ -146,6 +147,13 @@ impl FunctionStore {
         Ok(())
     }
 
+    /// Returns how long ago a function was switched to the version that it serves. `None`: it serves none, or the clock says
+    /// nothing about it.
+    pub fn switched_before(&self, function: &str) -> Option<Duration> {
+        let link = self.root.join(function).join(CURRENT).symlink_metadata().ok()?;
+        link.modified().ok()?.elapsed().ok()
+    }
+
     /// Serves no version any more.
     ///
     /// # Errors
@@ -215,7 +223,10 @@ impl FunctionStore {
             file::replace(&manifest_file(&directory), &manifest.encode())?;
             fs::rename(tree, &directory)
         };
-        place().map_err(|source| self.disk(source))?;
+        place().map_err(|source| {
+            let _ = fs::remove_file(manifest_file(&directory));
+            self.disk(source)
+        })?;
         known.manifests.insert(version, Arc::new(manifest));
         held.index(&self.root);
         Ok(version)

@@ -4,7 +4,7 @@
 //! commands; `client.rs` is an HTTP client, `h2.rs` one of HTTP/2, `event_source.rs` one of server-sent events, `raw.rs` a
 //! socket for arbitrary bytes, `load.rs` clients in the background, `async_load.rs` those of asynchronous invocations. `processes.rs` reads the
 //! process table, `metrics.rs` reads `/metrics`, `census.rs` counts resources, `pausing.rs` has what tests of pauses share, `wait.rs` waits with a time limit, `abuse.rs` has malformed responses. `engine.rs` is a private container
-//! engine, `brokers.rs` has brokers of messages, `nodes.rs` three nodes in network namespaces, `vm.rs` has functions in virtual machines, `firecracker.rs` chooses their Firecracker, `python.rs` those in Python, `linux.rs` those with Linux, and `root.rs` builds root file systems.
+//! engine, `brokers.rs` has brokers of messages, `nodes.rs` three nodes in network namespaces, `relay.rs` breaks connections off, `vm.rs` has functions in virtual machines, `firecracker.rs` chooses their Firecracker, `python.rs` those in Python, `linux.rs` those with Linux, and `root.rs` builds root file systems.
 //! `src/bin/testfn` is the function under test; the tests are in `tests/`, one file per subject.
 //! `src/bin/compare` measures, with `src/bin/lean.rs` as its function.
 //!
@@ -35,6 +35,7 @@ pub mod processes;
 mod python;
 mod raw;
 mod receiver;
+pub mod relay;
 mod requests;
 mod root;
 mod setup;
@@ -62,6 +63,7 @@ pub use raw::{End, Head, Raw};
 pub use receiver::Receiver;
 pub use requests::{cgroups_are_usable, number};
 pub use setup::{Setup, refusal};
+pub use tools::fill_disk;
 pub use upgrade::{Successor, UPGRADE_LIMIT};
 pub use wait::{eventually, eventually_blocking, within};
 

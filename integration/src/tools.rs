@@ -4,7 +4,7 @@ use std::{
     env,
     ffi::OsStr,
     fs,
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{FileExt as _, PermissionsExt},
     path::{Path, PathBuf},
     process::Output,
     time::Duration,
@@ -70,4 +70,22 @@ pub async fn run<I: AsRef<OsStr>>(program: &PathBuf, arguments: impl IntoIterato
     let output = output(program, arguments).await;
     assert!(output.status.success(), "{output:?}");
     output
+}
+
+/// Writes a file that leaves so many bytes free on its file system.
+///
+/// # Panics
+/// When it cannot be written.
+pub fn fill_disk(file: &Path, left: u64) {
+    let directory = file.parent().expect("a file in a directory");
+    let space = nix::sys::statvfs::statvfs(directory).expect("a file system");
+    let free = space.blocks_available() * space.fragment_size();
+    let file = fs::File::create(file).expect("a file");
+    let zeros = vec![0_u8; 1 << 16];
+    let mut at = 0;
+    while at + left < free {
+        let piece = (free - left - at).min(zeros.len() as u64);
+        file.write_all_at(&zeros[..piece as usize], at).expect("there is room");
+        at += piece;
+    }
 }

@@ -9,6 +9,7 @@ mod disk;
 mod isolation;
 mod lifecycle;
 mod limits;
+mod published;
 mod reach;
 mod restore_times;
 mod shipped;

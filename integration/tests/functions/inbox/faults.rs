@@ -1,23 +1,9 @@
 //! A full disk, and a database that is damaged: nothing is lost, and synchronous requests are served.
 
-use std::{fs, os::unix::fs::FileExt as _, path::PathBuf};
+use std::{fs, os::unix::fs::FileExt as _};
 
-use integration::{AT_ONCE, Daemon, Function, Home, Setup, eventually, ms};
+use integration::{AT_ONCE, Daemon, Function, Home, Setup, eventually, fill_disk, ms};
 use tokio::time::Instant;
-
-/// Fills the file system of a directory until so many bytes are left.
-fn fill(file: &PathBuf, left: u64) {
-    let space = nix::sys::statvfs::statvfs(file.parent().unwrap()).unwrap();
-    let free = space.blocks_available() * space.fragment_size();
-    let file = fs::File::create(file).unwrap();
-    let zeros = vec![0_u8; 1 << 16];
-    let mut at = 0;
-    while at + left < free {
-        let piece = (free - left - at).min(zeros.len() as u64);
-        file.write_all_at(&zeros[..piece as usize], at).unwrap();
-        at += piece;
-    }
-}
 
 #[tokio::test]
 async fn a_full_disk_refuses_new_work_and_loses_none() {
@@ -33,7 +19,7 @@ async fn a_full_disk_refuses_new_work_and_loses_none() {
     let begun = async || daemon.invocation(&running).await["state"].clone();
     eventually(ms(20_000), "it has begun", begun, |state| state != "queued").await;
     let ballast = daemon.inside("state/ballast");
-    fill(&ballast, 60 << 20);
+    fill_disk(&ballast, 60 << 20);
     let mut times = Vec::new();
     for _ in 0..20 {
         let asked = Instant::now();
@@ -49,7 +35,7 @@ async fn a_full_disk_refuses_new_work_and_loses_none() {
     assert!(refused.retry_after() >= 1 && problem["detail"].as_str().unwrap().contains("64 MiB"), "{problem}");
     assert_eq!(daemon.ended_invocation(&running).await["state"], "done", "the reserve takes what ends");
     // Nothing at all is left.
-    fill(&ballast, 0);
+    fill_disk(&ballast, 0);
     daemon.get("/invoke/f/pid").await.ok();
     daemon.enqueue("/f/pid", "", &[]).await.problem(503, "inbox_unavailable");
     fs::remove_file(&ballast).unwrap();

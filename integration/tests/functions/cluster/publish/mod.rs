@@ -1,5 +1,12 @@
 //! Published functions: they are served by all nodes, whole or not at all, whatever is lost meanwhile.
 
+mod denied;
+mod disk;
+mod example;
+mod many;
+mod transfer;
+mod upgrade;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -16,7 +23,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use tokio::{io::AsyncWriteExt as _, net::TcpStream, time::Instant};
 
-use super::{cluster, knows, node, server, settings};
+use super::{cluster, knows, node, peer_listener, server, settings};
 
 /// What the design says a version takes at most: to all nodes, and back.
 const EVERYWHERE: u64 = 5000;

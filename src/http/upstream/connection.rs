@@ -17,14 +17,14 @@ use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::{
     net::TcpStream,
-    time::{Instant, interval, timeout},
+    time::{Instant, timeout},
 };
 use tokio_util::either::Either;
 
 use super::{
+    cut::until_cut,
     meter::{Meter, MeteredStream, MeteredTcp},
     remote::Remote,
-    tcp_info::is_unanswered,
     upload::RequestBody,
 };
 use crate::net;
@@ -33,9 +33,6 @@ use crate::net;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the last bytes of an ended instance may be under way.
 pub const LAST_BYTES: Duration = Duration::from_millis(200);
-/// How long the kernel may send bytes again to another node without hearing of it, once it has begun, and between two looks.
-const UNANSWERED_TIMEOUT: Duration = Duration::from_millis(250);
-const UNANSWERED_INTERVAL: Duration = Duration::from_millis(50);
 /// Largest response head and largest read, and most of a request body that hyper holds.
 const MAX_BUFFER: usize = 128 * 1024;
 
@@ -83,7 +80,11 @@ impl Connection {
             Remote::Instance(_) => (Either::Left(tcp), None),
             Remote::Node(node) => {
                 let socket = tcp.tcp.as_fd().try_clone_to_owned()?;
-                (node.secure(tcp).await?, Some(socket))
+                let secured = tokio::select! {
+                    secured = node.secure(tcp) => secured?,
+                    () = until_cut(&socket, || true) => return Err(io::ErrorKind::TimedOut.into()),
+                };
+                (secured, Some(socket))
             }
         };
         let stream = TokioIo::new(MeteredStream::new(stream));
@@ -92,7 +93,7 @@ impl Connection {
         let driven = drive(connection.with_upgrades(), remote.clone(), meter.clone());
         match socket {
             None => actix_rt::spawn(driven),
-            Some(socket) => actix_rt::spawn(until_cut(driven, socket, meter.clone())),
+            Some(socket) => actix_rt::spawn(drive_until_cut(driven, socket, meter.clone())),
         };
         let (remote, worker, idle_since) = (remote.clone(), this_worker(), Instant::now());
         Ok(Box::new(Self { sender, meter, remote, reused: false, worker, idle_since, _open: open }))
@@ -134,23 +135,11 @@ async fn drive(connection: impl Future<Output = hyper::Result<()>>, remote: Remo
     }
 }
 
-/// Runs a connection to another node, and ends it if the network does not carry what is sent there. The other side of a
-/// machine that is gone refuses nothing.
-async fn until_cut(driven: impl Future<Output = ()>, socket: OwnedFd, meter: Arc<Meter>) {
-    let cut = async {
-        let (mut look, mut since) = (interval(UNANSWERED_INTERVAL), None);
-        loop {
-            let now = look.tick().await;
-            if !meter.awaits_response() || !is_unanswered(&socket) {
-                since = None;
-            } else if now - *since.get_or_insert(now) >= UNANSWERED_TIMEOUT {
-                return meter.set_cut();
-            }
-        }
-    };
+/// Runs a connection to another node, and ends it if the network does not carry what is sent there.
+async fn drive_until_cut(driven: impl Future<Output = ()>, socket: OwnedFd, meter: Arc<Meter>) {
     tokio::select! {
         () = driven => {}
-        () = cut => {}
+        () = until_cut(&socket, || meter.awaits_response()) => meter.set_cut(),
     }
 }
 

@@ -13,10 +13,12 @@
 //! | `answer.rs` | the response body, framing rules, tunnels |
 //! | `interim.rs` | interim responses: taken before hyper sees them, queued for the client's task |
 //! | `tcp_info.rs` | what the kernel tells of a connection |
+//! | `cut.rs` | whether the network still carries what is sent to another node |
 //! | `error.rs` | what can go wrong |
 
 mod answer;
 mod connection;
+mod cut;
 mod error;
 mod interim;
 mod meter;

@@ -23,10 +23,28 @@ pub fn bytes_acked(socket: impl AsFd) -> Option<u64> {
     (length >= known).then_some(info.tcpi_bytes_acked)
 }
 
-/// Returns whether bytes were sent again because nothing was heard of them. A receiver that takes no more is not meant: it
-/// says so.
-pub fn is_unanswered(socket: impl AsFd) -> bool {
-    tcp_info(socket).is_some_and(|(info, _)| info.tcpi_unacked > 0 && info.tcpi_retransmits > 0)
+/// What is under way on a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InFlight {
+    /// The other side has not acknowledged everything. A receiver that takes no more is not meant: it says so.
+    pub is_unacked: bool,
+    /// Bytes that it has acknowledged.
+    pub acked: u64,
+    /// How often segments were sent again.
+    pub sent_again: u32,
+    pub round_trip: Duration,
+}
+
+/// Returns what is under way. `None`: the kernel does not tell.
+pub fn in_flight(socket: impl AsFd) -> Option<InFlight> {
+    let (info, length) = tcp_info(socket)?;
+    let known = mem::offset_of!(libc::tcp_info, tcpi_bytes_acked) + mem::size_of::<u64>();
+    (length >= known).then(|| InFlight {
+        is_unacked: info.tcpi_unacked > 0,
+        acked: info.tcpi_bytes_acked,
+        sent_again: info.tcpi_total_retrans,
+        round_trip: Duration::from_micros(info.tcpi_rtt.into()),
+    })
 }
 
 /// Returns what the kernel tells, and how many bytes of that there are: older kernels know fewer fields.

@@ -46,7 +46,7 @@ pub enum Command {
     },
     /// Check functions without starting anything, and list every problem.
     ///
-    /// Warnings are about what is probably not meant, such as `$PORT` in a command that no shell runs.
+    /// Warnings are about what is probably not meant, such as `$PORT` in a command that no shell runs, or `durability = "site"` without `--cluster`.
     Check(client::Check),
     /// List functions, or instances.
     Ps(client::Ps),

@@ -44,8 +44,13 @@ pub async fn run(arguments: &Check, output: &Output) -> Result<(), CommandError>
     }
     let mut checked = Checked::default();
     places.iter().try_for_each(|place| checked.add(place))?;
+    // Settings that are wrong are no matter of the functions.
+    if configuration.as_ref().is_ok_and(|settings| settings.serve.cluster.cluster.is_none()) {
+        let lone: Vec<_> = checked.valid().flat_map(warnings::of_lone_node).collect();
+        checked.warnings.extend(lone);
+    }
     let host = if arguments.host {
-        let valid: Vec<_> = checked.functions.iter().filter_map(|(_, spec)| spec.as_deref().ok()).collect();
+        let valid: Vec<_> = checked.valid().collect();
         host::check(&valid, &configuration?).await
     } else {
         Vec::new()
@@ -97,6 +102,11 @@ impl Checked {
         self.warnings.extend(valid.flat_map(warnings::of_function));
         self.functions.extend(functions);
         Ok(())
+    }
+
+    /// Returns the functions that are configured correctly.
+    fn valid(&self) -> impl Iterator<Item = &FunctionSpec> {
+        self.functions.iter().filter_map(|(_, spec)| spec.as_deref().ok())
     }
 
     /// Returns the result of all checks.

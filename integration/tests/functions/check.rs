@@ -152,6 +152,28 @@ async fn check_warns_of_what_is_probably_not_meant() {
 }
 
 #[tokio::test]
+async fn check_warns_of_shared_work_without_other_nodes() {
+    let home = Home::new();
+    let function = Function::new("f").asynchronous("durability", "\"site\"");
+    home.put(&function.table("[[cron]]\nat = \"0 0 * * *\"\nscope = \"cluster\""));
+    let check = |variables: &[(&str, &str)]| {
+        let mut command = bare(&["check", "-r", &registry_of(&home)]);
+        run({
+            command.envs(variables.iter().copied());
+            command
+        })
+    };
+    let alone = check(&[]).await;
+    assert_eq!((alone.status, alone.out.as_str()), (Some(0), "f: ok\n"), "{alone:?}");
+    for key in ["async.durability: \"site\"", "cron[0].scope: \"cluster\""] {
+        let warning = format!("warning: {}/f/function.toml: {key} needs --cluster, ", registry_of(&home));
+        assert!(alone.err.lines().any(|line| line.starts_with(&warning)), "no {warning} in {}", alone.err);
+    }
+    let joined = check(&[("UNIFAAS_CLUSTER", "nats://n"), ("UNIFAAS_PEER_LISTEN", "127.0.0.1:1")]).await;
+    assert_eq!((joined.status, joined.out.as_str(), joined.err.as_str()), (Some(0), "f: ok\n", ""));
+}
+
+#[tokio::test]
 async fn check_of_the_host_names_what_functions_lack() {
     let home = Home::new();
     home.put(&Function::new("process"));

@@ -1,8 +1,9 @@
-//! What is allowed and probably not meant: files with nearly the right name, and variables that no shell expands.
+//! What is allowed and probably not meant: files with nearly the right name, variables that no shell expands, and work that
+//! nodes share where there is only one.
 
 use std::{fs, path::Path};
 
-use unifaas_actors::spec::{FunctionSpec, SPEC_FILE, SandboxSpec};
+use unifaas_actors::spec::{CronScope, Durability, FunctionSpec, SPEC_FILE, SandboxSpec};
 
 /// Names that people give to the file.
 const NEARLY: [&str; 8] = [
@@ -57,6 +58,20 @@ pub fn of_function(spec: &FunctionSpec) -> Vec<String> {
     variables.map(warning).collect()
 }
 
+/// Returns what a valid function shares with other nodes, which a daemon without `--cluster` does not have.
+pub fn of_lone_node(spec: &FunctionSpec) -> Vec<String> {
+    let file = spec.directory.join(SPEC_FILE);
+    let stays = |key: &str, value: &str, what: &str| {
+        format!("{}: {key}: {value:?} needs --cluster, which is not set here: {what}", file.display())
+    };
+    let is_shared = spec.asynchronous.durability == Durability::Site;
+    let durability = is_shared
+        .then(|| stays("async.durability", "site", "asynchronous invocations stay on the node that accepts them"));
+    let cron = spec.triggers.cron.iter().enumerate().filter(|(_, cron)| cron.scope == CronScope::Cluster);
+    let scopes = cron.map(|(index, _)| stays(&format!("cron[{index}].scope"), "cluster", "each node runs each firing"));
+    durability.into_iter().chain(scopes).collect()
+}
+
 /// Returns the first `$NAME` or `${NAME}` of a word.
 fn variable(word: &str) -> Option<&str> {
     let start = word.find('$')?;
@@ -85,6 +100,23 @@ mod tests {
         ] {
             assert_eq!(variable(word), found, "{word}");
         }
+    }
+
+    #[test]
+    fn shared_work_is_odd_on_a_lone_node() {
+        let spec = |keys: &str| {
+            let text = format!("[process]\ncommand = [\"sh\"]\n{keys}");
+            FunctionSpec::parse("f", Path::new("/r/f"), &text).unwrap()
+        };
+        assert!(of_lone_node(&spec("[[cron]]\nat = \"0 0 * * *\"\n[async]\ndurability = \"node\"\n")).is_empty());
+        let cron = "[[cron]]\nat = \"0 0 * * *\"\n[[cron]]\nat = \"0 1 * * *\"\nscope = \"cluster\"\n";
+        assert_eq!(
+            of_lone_node(&spec(&format!("{cron}[async]\ndurability = \"site\"\n"))),
+            [
+                "/r/f/function.toml: async.durability: \"site\" needs --cluster, which is not set here: asynchronous invocations stay on the node that accepts them",
+                "/r/f/function.toml: cron[1].scope: \"cluster\" needs --cluster, which is not set here: each node runs each firing",
+            ]
+        );
     }
 
     #[test]

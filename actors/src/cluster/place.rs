@@ -10,6 +10,8 @@
 //!
 //! The least counts. A remote node has to win by a margin over this one. Of the remote nodes that are about as good as the
 //! best, two are drawn, and the one with more free slots is taken: what all nodes see as the best must not get all requests.
+//!
+//! Nodes of other sites are asked if no node of the own site has a free slot or could start another instance.
 
 use std::{cmp::Reverse, sync::Arc, time::Duration};
 
@@ -78,6 +80,8 @@ pub struct Candidate {
     pub estimate: Duration,
     /// Its free slots.
     pub free: u32,
+    /// Whether it has a free slot, or could start another instance.
+    pub has_room: bool,
 }
 
 /// Where a request is served.
@@ -107,7 +111,8 @@ const MAX_REMEMBERED: usize = 4;
 pub fn place(view: &ClusterView, request: Request<'_>, random: &mut impl Rng) -> Placement {
     let local = request.local.and_then(|offer| {
         let (kind, estimate) = estimate(&offer.load, offer.has_memory, Duration::ZERO, UNKNOWN_BOOT)?;
-        Some(Candidate { node: None, kind, estimate, free: offer.load.free })
+        let has_room = has_room(&offer.load, offer.has_memory);
+        Some(Candidate { node: None, kind, estimate, free: offer.load.free, has_room })
     });
     // The function is the same there.
     let boot = request.local.and_then(|offer| offer.load.boot_us);
@@ -119,6 +124,11 @@ pub fn place(view: &ClusterView, request: Request<'_>, random: &mut impl Rng) ->
     // A node that may not answer is asked if no other can be.
     if local.is_some() || remote.iter().any(is_fresh) {
         remote.retain(is_fresh);
+    }
+    let is_near = |(_, peer): &(Candidate, &Arc<PeerView>)| peer.contact.is_near();
+    // The own site helps itself as long as it can.
+    if local.is_some_and(|local| local.has_room) || remote.iter().any(|it| is_near(it) && it.0.has_room) {
+        remote.retain(is_near);
     }
     remote.sort_by_key(|(candidate, _)| (candidate.estimate, candidate.kind, Reverse(candidate.free)));
     let chosen = choose(local.as_ref(), &remote, random);
@@ -146,8 +156,14 @@ fn candidate(peer: &PeerView, request: Request<'_>, share: Share, unknown_boot: 
         return None;
     }
     let load = peer.load(request.function, share);
-    let (kind, estimate) = estimate(&load, offered.memory <= peer.memory_free(), peer.contact.rtt(), unknown_boot)?;
-    Some(Candidate { node: Some(peer.node()), kind, estimate, free: load.free })
+    let has_memory = offered.memory <= peer.memory_free();
+    let (kind, estimate) = estimate(&load, has_memory, peer.contact.rtt(), unknown_boot)?;
+    Some(Candidate { node: Some(peer.node()), kind, estimate, free: load.free, has_room: has_room(&load, has_memory) })
+}
+
+/// Whether a node can begin with another request before one of those that it has ends.
+fn has_room(load: &FunctionLoad, has_memory: bool) -> bool {
+    !load.is_failing && (load.free > 0 || (has_memory && !load.is_full))
 }
 
 /// Estimates how long a node takes to begin. A boot whose usual time is not known takes `unknown_boot`. `None`: it refuses.

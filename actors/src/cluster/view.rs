@@ -64,6 +64,8 @@ struct Placed {
 /// What is known of the connections to a node. Stays the same for as long as the node listens at one address.
 #[derive(Debug)]
 pub struct Contact {
+    /// The node is of the own site.
+    is_near: bool,
     /// The round trip, in microseconds.
     rtt: AtomicU32,
     is_measured: AtomicBool,
@@ -76,7 +78,12 @@ impl Contact {
     pub fn new(is_near: bool) -> Self {
         let assumed = if is_near { NEAR } else { FAR };
         let (is_measured, is_unreachable) = Default::default();
-        Self { rtt: AtomicU32::new(assumed.as_micros() as u32), is_measured, is_unreachable }
+        Self { is_near, rtt: AtomicU32::new(assumed.as_micros() as u32), is_measured, is_unreachable }
+    }
+
+    /// Whether the node is of the own site.
+    pub fn is_near(&self) -> bool {
+        self.is_near
     }
 
     /// Returns the round trip.

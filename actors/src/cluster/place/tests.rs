@@ -31,6 +31,7 @@ struct Node {
     load: Option<FunctionLoad>,
     memory: u64,
     rtt: Duration,
+    is_near: bool,
     health: Health,
     labels: BTreeMap<String, String>,
     is_draining: bool,
@@ -40,7 +41,7 @@ struct Node {
 
 fn node(id: u64, load: FunctionLoad) -> Node {
     let (rtt, health, labels) = (Duration::from_micros(100), Health::Fresh, BTreeMap::new());
-    Node { id, load: Some(load), memory: 0, rtt, health, labels, is_draining: false, serves: None }
+    Node { id, load: Some(load), memory: 0, rtt, is_near: true, health, labels, is_draining: false, serves: None }
 }
 
 fn free(slots: u32) -> FunctionLoad {
@@ -49,7 +50,7 @@ fn free(slots: u32) -> FunctionLoad {
 
 fn view(nodes: &[Node]) -> ClusterView {
     let peer = |node: &Node| {
-        let Node { id, load, memory, rtt, health, labels, is_draining, serves } = node.clone();
+        let Node { id, load, memory, rtt, is_near, health, labels, is_draining, serves } = node.clone();
         let versions =
             serves.map(|version| NodeVersions { serves: Some(version.to_owned()), ..NodeVersions::default() });
         let beat = Beat {
@@ -67,7 +68,7 @@ fn view(nodes: &[Node]) -> ClusterView {
             versions: versions.map(|versions| ("f".into(), versions)).into_iter().collect(),
             loads: load.map(|load| ("f".into(), load)).into_iter().collect(),
         };
-        let contact = Contact::new(true);
+        let contact = Contact::new(is_near);
         contact.set_rtt(rtt);
         let functions =
             FunctionList::from([("f".into(), OfferedFunction { memory: MEMORY, ..OfferedFunction::default() })]);
@@ -118,6 +119,30 @@ fn another_node_has_to_win_by_a_margin() {
     check(std::slice::from_ref(&far), Some(local(FunctionLoad { service_us: 59_000, ..BUSY })), Some(0));
     check(&[far], Some(local(FunctionLoad { service_us: 61_000, ..BUSY })), Some(1));
     check(&[node(1, BUSY)], Some(local(BUSY)), Some(0));
+}
+
+#[test]
+fn other_sites_are_asked_if_the_own_one_has_no_room() {
+    let far = Node { is_near: false, ..node(9, free(4)) };
+    let slow = FunctionLoad { service_us: 900_000, ..BUSY };
+    let full = FunctionLoad { is_full: true, ..slow };
+    let alone = std::slice::from_ref(&far);
+    // The own site does not have the function, or all its nodes that have it are busy and cannot start another instance.
+    check(alone, None, Some(9));
+    check(alone, Some(local(slow)), Some(9));
+    check(alone, Some(LocalOffer { load: full, has_memory: true }), Some(9));
+    check(&[far.clone(), node(1, slow)], Some(local(slow)), Some(9));
+    // A free slot or memory for an instance keeps the request in the site, on the node or on another one, however long that takes.
+    check(alone, Some(LocalOffer { load: slow, has_memory: true }), Some(0));
+    check(&[far.clone(), Node { memory: MEMORY, ..node(1, slow) }], None, Some(1));
+    check(&[far.clone(), Node { rtt: Duration::from_millis(90), ..node(1, free(1)) }], Some(local(slow)), Some(1));
+    // A queue that is shorter than the way is no reason to leave the site.
+    check(&[Node { rtt: Duration::from_millis(50), ..far.clone() }, node(1, BUSY)], None, Some(1));
+    // What may not answer is no room.
+    check(&[far.clone(), Node { health: Health::Silent, ..node(1, free(1)) }], None, Some(9));
+    // Refusals of the own site lead to the other one.
+    let tried = Request { tried: &[NodeId(1)], ..REQUEST };
+    assert_eq!(placed(&view(&[far, node(1, free(1))]), tried, 0), Some(9));
 }
 
 #[test]
@@ -234,5 +259,5 @@ fn placement_remembers_its_estimates() {
     let seen: Vec<_> = placement.candidates.iter().map(|it| (it.node.map(|node| node.0), it.kind)).collect();
     assert_eq!(seen, [(None, StartKind::Waiting), (Some(1), StartKind::Warm), (Some(2), StartKind::Waiting)]);
     let text = serde_json::to_string(&placement.candidates[1]).unwrap();
-    assert_eq!(text, r#"{"node":"0000000000000001","kind":"warm","estimate_ms":0.1,"free":1}"#);
+    assert_eq!(text, r#"{"node":"0000000000000001","kind":"warm","estimate_ms":0.1,"free":1,"has_room":true}"#);
 }

@@ -5,6 +5,7 @@ mod figures;
 mod publish;
 mod site;
 mod site_kills;
+mod sites;
 
 use std::{fs, net::SocketAddr, os::unix::fs::PermissionsExt as _, process::Command, sync::Arc};
 
@@ -161,7 +162,7 @@ async fn request_without_a_free_slot_goes_to_a_node_that_has_one() {
     }
     let free = async || cluster(&b).await["peers"][0]["loads"]["f"]["free"].clone();
     eventually(SOON, "the free slot of the other node", free, |free| *free == 1).await;
-    let busy = b.start(request("GET", "/invoke/f/stream?chunks=1000&ms=50", empty())).await;
+    let busy = b.start(request("GET", "/invoke/f/stream?n=1000&ms=50", empty())).await;
     let reply = b.get("/invoke/f/pid").await.ok();
     assert_eq!(reply.header("x-unifaas-node").as_deref(), Some("a"));
     drop(busy);
@@ -209,7 +210,7 @@ async fn draining_node_gets_no_more_requests() {
     let (a, b) = (node(&server, "a", [Function::new("f")]).await, node(&server, "b", [Function::new("f")]).await);
     let c = node(&server, "c", []).await;
     knows(&c, 2, 2).await;
-    let stream = a.start(request("GET", "/invoke/f/stream?chunks=100&ms=50", empty())).await;
+    let stream = a.start(request("GET", "/invoke/f/stream?n=100&ms=50", empty())).await;
     a.signal(Signal::SIGTERM);
     let is_draining = async || {
         let peers = cluster(&c).await["peers"].clone();

@@ -98,13 +98,19 @@ pub async fn open_bucket(context: &Context) -> Result<kv::Store, String> {
     context.create_key_value(config).await.map_err(|error| format!("the bucket {BUCKET} cannot be created: {error}"))
 }
 
+/// Returns the name of the consumer of a function. It names the site: in sites that are joined, what has the same stream and
+/// consumer takes an acknowledgement of one site for its own.
+fn consumer(site: &str, function: &str) -> String {
+    format!("{site}={}", token(function))
+}
+
 /// Opens the consumer of a function, which its nodes share.
 ///
 /// # Errors
 /// Why it cannot be used.
 pub async fn open_consumer(stream: &Stream, site: &str, function: &str) -> Result<PullConsumer, String> {
     let config = pull::Config {
-        durable_name: Some(token(function)),
+        durable_name: Some(consumer(site, function)),
         filter_subject: subject(site, function),
         ack_policy: AckPolicy::Explicit,
         ack_wait: ACK_WAIT,

@@ -162,14 +162,13 @@ impl Asynchronous {
             trace.set_headers(&mut request.headers);
         }
         request.body = self.read_body(payload, policy.max_body).await?;
-        let has_callback = callback.is_some();
         let enqueue = Enqueue { key, callback, delay, max_age: Some(max_age), ..Enqueue::new(&function, request) };
         let stored = self.shared.inbox.handle.enqueue(enqueue).await?;
         if let (Some(trace), Some(tracer)) = (trace, &self.shared.tracer) {
             trace.export(tracer, &function, stored.id);
         }
         let place = match &self.shared.inbox.site {
-            Some(site) if policy.durability == Durability::Site && !has_callback => {
+            Some(site) if policy.durability == Durability::Site => {
                 let place = site.hand_over(stored.id).await;
                 self.shared.inbox.stats.count_stored(matches!(place, Place::Site(_)));
                 place

@@ -44,6 +44,8 @@ use std::{
 use actix::Addr;
 use slog::Logger;
 use tokio::{sync::oneshot, time::timeout};
+#[cfg(feature = "cluster")]
+use unifaas_actors::inbox::{DeliveryEnd, Found};
 use unifaas_actors::{
     Directory,
     inbox::{InboxActor, InboxHandle, InboxQuestion, SiteLink, StopStarting, StoreFact, UnixMillis},
@@ -113,6 +115,12 @@ impl Inbox {
     /// Whether results may be delivered to a URL.
     pub fn delivers_to(&self, url: &str) -> bool {
         self.deliverer.allows(url)
+    }
+
+    /// Sends the result of an invocation that has ended, once.
+    #[cfg(feature = "cluster")]
+    pub async fn send_result(&self, found: Found) -> DeliveryEnd {
+        self.deliverer.send(found).await
     }
 
     /// Starts the actor, and opens the database if there is one. Called on the actors' thread.

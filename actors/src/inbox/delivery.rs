@@ -16,9 +16,10 @@ use super::{
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
 /// The same for a receiver that could not be reached, with whatever result.
 const RECEIVER_BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
-/// Attempts at the same time: to one receiver, and in all.
-const TO_ONE: usize = 4;
-const IN_ALL: usize = 16;
+/// Attempts at the same time to one receiver.
+pub const TO_ONE: usize = 4;
+/// In all.
+pub const IN_ALL: usize = 16;
 
 /// How an attempt to deliver a result ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +43,26 @@ pub struct DeliveryRecord {
     pub due: UnixMillis,
     /// Attempts, this one included.
     pub attempts: u32,
+}
+
+impl DeliveryRecord {
+    /// Decides what is to be recorded of an attempt to deliver a result, after `attempts` before. `random` is from 0 to 1.
+    pub fn of(end: DeliveryEnd, attempts: u32, deadline: UnixMillis, now: UnixMillis, random: f64) -> Self {
+        let attempts = attempts + 1;
+        let (first, most) = BACKOFF;
+        let due = now.after(wait_after(attempts, first, most, None, not_below_half(random)));
+        let state = match end {
+            DeliveryEnd::Confirmed => CallbackState::Delivered,
+            DeliveryEnd::Refused | DeliveryEnd::Unreachable if due < deadline => CallbackState::Waiting,
+            _ => CallbackState::Failed,
+        };
+        Self { state, due, attempts }
+    }
+}
+
+/// A receiver that is away must not be asked all the time.
+fn not_below_half(random: f64) -> f64 {
+    0.5 + random / 2.0
 }
 
 /// What is to be done about a result.
@@ -89,26 +110,17 @@ impl Deliveries {
 
     /// Decides what is to be recorded of an attempt; [`recorded`](Self::recorded) follows. `random` is from 0 to 1.
     pub fn ended(&mut self, entry: &Entry, end: DeliveryEnd, now: UnixMillis, random: f64) -> DeliveryRecord {
-        // Not below half of the bound: a receiver that is away must not be asked all the time.
-        let random = 0.5 + random / 2.0;
         let receiver = &entry.function;
         self.pending.ended(receiver);
         if end == DeliveryEnd::Unreachable {
             let (first, most) = RECEIVER_BACKOFF;
             let failures = self.pending.count_untouched(receiver);
-            self.pending.pause(receiver, now.after(wait_after(failures, first, most, None, random)));
+            let wait = wait_after(failures, first, most, None, not_below_half(random));
+            self.pending.pause(receiver, now.after(wait));
         } else {
             self.pending.touched(receiver);
         }
-        let attempts = entry.attempts + 1;
-        let (first, most) = BACKOFF;
-        let due = now.after(wait_after(attempts, first, most, None, random));
-        let state = match end {
-            DeliveryEnd::Confirmed => CallbackState::Delivered,
-            DeliveryEnd::Refused | DeliveryEnd::Unreachable if due < entry.deadline => CallbackState::Waiting,
-            _ => CallbackState::Failed,
-        };
-        DeliveryRecord { state, due, attempts }
+        DeliveryRecord::of(end, entry.attempts, entry.deadline, now, random)
     }
 
     /// Has a result wait for its next attempt, once the last one is recorded.

@@ -116,8 +116,7 @@ impl InboxHandle {
             return Err(EnqueueError::BodyTooLarge { limit: policy.max_body });
         }
         let Enqueue { function, request, key, callback, delay, max_age, firing, for_site } = enqueue;
-        // The result of a request with a callback is delivered by the node that has its record.
-        let is_shared = for_site || policy.durability == Durability::Site && callback.is_none();
+        let is_shared = for_site || policy.durability == Durability::Site;
         let site = self.site.as_ref().filter(|_| is_shared);
         let new = NewInvocation {
             function: function.into(),

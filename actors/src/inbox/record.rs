@@ -147,7 +147,7 @@ pub struct Callback {
 }
 
 /// Where the delivery of a result stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CallbackState {
     /// The result is not there, or has not arrived.

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use crate::{
-    inbox::{DeadReason, Outcome, Record, RecordedResponse, Settlement, State, Tried, UnixMillis, settle},
+    inbox::{
+        DeadReason, DeliveryEnd, DeliveryRecord, Entry, Outcome, Record, RecordedResponse, Settlement, State, Tried,
+        UnixMillis, settle,
+    },
     spec::AsyncSpec,
 };
 
@@ -32,6 +35,8 @@ pub enum Step {
     Wait(Duration),
     /// It ends without another attempt.
     End(DeadReason),
+    /// It has ended, and its result is to be delivered.
+    Deliver,
     /// An attempt begins.
     Begin,
 }
@@ -50,6 +55,7 @@ impl Call {
         let without_instance = u64::from(epoch.saturating_sub(attempts));
         let explained = policy.attempts.get() as u64 + without_instance + SPARE_DELIVERIES;
         match state {
+            state if state.is_ended() && self.undelivered().is_some() => Step::Deliver,
             state if state.is_ended() => Step::Drop,
             _ if now >= deadline => Step::End(DeadReason::Expired),
             State::Queued { due } if *due > now => Step::Wait(now.until(*due)),
@@ -100,11 +106,38 @@ impl Call {
         Self { record, ..self.clone() }
     }
 
-    /// Returns how long the record is kept from now on: past its deadline, or as long as results are.
+    /// Returns the delivery of its result, if that is to be sent or sent again.
+    pub fn undelivered(&self) -> Option<Entry> {
+        self.record.delivery(UnixMillis(0))
+    }
+
+    /// Whether it was given up, and may not be kept as a dead letter by a node: that comes before its result is sent.
+    pub fn is_unkept_letter(&self) -> bool {
+        let is_sent = self.record.callback.as_ref().is_some_and(|callback| callback.attempts > 0);
+        matches!(self.record.state, State::Dead { .. }) && !is_sent
+    }
+
+    /// Returns the record after an attempt to deliver the result, and what is to be done. `random` is from 0 to 1.
+    ///
+    /// What is not allowed on one node may be allowed on the next one.
+    pub fn delivered(&self, end: DeliveryEnd, now: UnixMillis, random: f64) -> (Self, DeliveryRecord) {
+        let end = if end == DeliveryEnd::Forbidden { DeliveryEnd::Refused } else { end };
+        let (attempts, deadline) = self.undelivered().map_or((0, now), |entry| (entry.attempts, entry.deadline));
+        let delivery = DeliveryRecord::of(end, attempts, deadline, now, random);
+        let mut call = self.clone();
+        if let Some(callback) = &mut call.record.callback {
+            (callback.state, callback.attempts) = (delivery.state, delivery.attempts);
+        }
+        (call, delivery)
+    }
+
+    /// Returns how long the record is kept from now on: past its deadline, or as long as results are, counted from the end of
+    /// the delivery.
     pub fn keep(&self, policy: &AsyncSpec, now: UnixMillis) -> Duration {
+        let delivering = self.undelivered().map_or(Duration::ZERO, |entry| now.until(entry.deadline));
         match self.record.state {
-            State::Done { .. } => policy.keep,
-            State::Dead { .. } => policy.keep_dead,
+            State::Done { .. } => delivering + policy.keep,
+            State::Dead { .. } => delivering + policy.keep_dead,
             State::Queued { .. } | State::Running => now.until(self.record.deadline) + policy.keep_dead,
         }
     }
@@ -113,7 +146,7 @@ impl Call {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::inbox::InvocationId;
+    use crate::inbox::{Callback, CallbackState, InvocationId};
 
     fn call(state: State, epoch: u32, attempts: u32) -> Call {
         Call::new(Record {
@@ -162,5 +195,35 @@ mod tests {
         let failed = again.attempted(Outcome::Failed, None, &policy, UnixMillis(5), 0.0);
         assert_eq!((failed.record.attempts, failed.untouched), (1, 0));
         assert!(matches!(failed.record.state, State::Queued { .. }));
+    }
+
+    #[test]
+    fn result_is_delivered_until_it_is_confirmed_or_too_old() {
+        let policy = AsyncSpec::default();
+        let mut ended = call(State::Done { ended: UnixMillis(5_000), status: 200 }, 1, 1);
+        assert_eq!(ended.step(1, &policy, UnixMillis(5_000)), Step::Drop, "without a receiver");
+        ended.record.callback = Some(Callback { url: "http://h/x".into(), attempts: 0, state: CallbackState::Waiting });
+        assert_eq!(ended.step(100, &policy, UnixMillis(90_000)), Step::Deliver, "however often and late");
+        // As old as the invocation may become, from its end on.
+        assert_eq!(ended.keep(&policy, UnixMillis(5_000)), Duration::from_secs(10) + policy.keep);
+        for (end, now, state) in [
+            (DeliveryEnd::Confirmed, 5_000, CallbackState::Delivered),
+            (DeliveryEnd::Refused, 5_000, CallbackState::Waiting),
+            (DeliveryEnd::Unreachable, 5_000, CallbackState::Waiting),
+            // Another node may have another `--deliver-to`.
+            (DeliveryEnd::Forbidden, 5_000, CallbackState::Waiting),
+            (DeliveryEnd::Refused, 14_500, CallbackState::Failed),
+        ] {
+            let (after, delivery) = ended.delivered(end, UnixMillis(now), 1.0);
+            let callback = after.record.callback.clone().unwrap();
+            assert_eq!((delivery.state, callback.state, callback.attempts), (state, state, 1), "{end:?} at {now}");
+            let step = if state == CallbackState::Waiting { Step::Deliver } else { Step::Drop };
+            assert_eq!(after.step(2, &policy, UnixMillis(now)), step, "{end:?} at {now}");
+            assert_eq!(
+                (after.record.epoch, &after.record.state),
+                (1, &ended.record.state),
+                "its message stays the same"
+            );
+        }
     }
 }

@@ -5,7 +5,10 @@ use super::{
     store::{Delivered, KeyReservation, Revision, SiteError, SiteStore},
 };
 use crate::{
-    inbox::{InvocationId, Outcome, Record, RecordedResponse, Removal, State, StoredRequest, UnixMillis},
+    inbox::{
+        CallbackState, DeliveryEnd, InvocationId, Outcome, Record, RecordedResponse, Removal, State, StoredRequest,
+        UnixMillis,
+    },
     spec::AsyncSpec,
 };
 
@@ -60,8 +63,10 @@ pub struct Work<R> {
 pub enum Begin<R> {
     /// An attempt is to be made, and then settled.
     Attempt(Work<R>),
-    /// It was given up. The message is to be released once the dead letter is kept.
+    /// It was given up. The message is to be released once the dead letter is kept, or its result to be delivered.
     GivenUp(Work<R>),
+    /// It has ended, and its result is to be delivered.
+    Deliver(Work<R>),
     /// Nothing is to be done now.
     Nothing,
 }
@@ -130,9 +135,10 @@ impl<S: SiteStore> SiteQueue<S> {
         };
         match call.step(delivered.count, policy, now) {
             // The node that gave it up has ended before it kept the dead letter.
-            Step::Drop if matches!(call.record.state, State::Dead { .. }) => {
+            Step::Drop | Step::Deliver if call.is_unkept_letter() => {
                 return Begin::GivenUp(Work { delivered, call, revision });
             }
+            Step::Deliver => return Begin::Deliver(Work { delivered, call, revision }),
             Step::Drop => drop(self.0.acknowledge(&delivered.receipt).await),
             Step::Wait(delay) => self.0.give_back(&delivered.receipt, delay).await,
             Step::End(reason) => {
@@ -164,6 +170,26 @@ impl<S: SiteStore> SiteQueue<S> {
         let call = work.call.attempted(outcome, response, policy, now, random);
         let revision = self.write(&call, work.revision, policy, now, u32::MAX).await??;
         Some(Work { call, revision, ..work })
+    }
+
+    /// Records an attempt to deliver a result, and gives the message back until the next one is due, or removes it. `None`: the
+    /// server has not answered, or another node has changed the record. The message is delivered again then.
+    pub async fn delivered(
+        &self,
+        work: &Work<S::Receipt>,
+        end: DeliveryEnd,
+        policy: &AsyncSpec,
+        now: UnixMillis,
+        random: f64,
+    ) -> Option<CallbackState> {
+        let (call, delivery) = work.call.delivered(end, now, random);
+        self.write(&call, work.revision, policy, now, BEGIN_TRIES).await??;
+        let receipt = &work.delivered.receipt;
+        match delivery.state {
+            CallbackState::Waiting => self.0.give_back(receipt, now.until(delivery.due)).await,
+            CallbackState::Delivered | CallbackState::Failed => drop(self.0.acknowledge(receipt).await),
+        }
+        Some(delivery.state)
     }
 
     /// Gives the message of a recorded end back until the next attempt is due, or removes it.

@@ -18,7 +18,7 @@ use super::{
     *,
 };
 use crate::{
-    inbox::{InvocationId, Outcome, Record, State, StoredRequest, UnixMillis},
+    inbox::{Callback, CallbackState, DeliveryEnd, InvocationId, Outcome, Record, State, StoredRequest, UnixMillis},
     seeds::for_each_seed,
     spec::AsyncSpec,
 };
@@ -50,6 +50,8 @@ struct Seen {
     letters: BTreeSet<InvocationId>,
     /// Attempts that have begun.
     begun: BTreeSet<(InvocationId, u32)>,
+    /// The result that receivers got: the epoch and the state, and whether any receiver has confirmed it.
+    results: BTreeMap<InvocationId, (u32, State, bool)>,
 }
 
 struct World {
@@ -102,7 +104,11 @@ impl World {
             accepted: now,
             deadline: now.after(MAX_AGE),
             key: (self.random(3) == 0).then(|| format!("k{}", self.random(6)).into()),
-            callback: None,
+            callback: (self.random(2) == 0).then(|| Callback {
+                url: "http://h/".into(),
+                attempts: 0,
+                state: CallbackState::Waiting,
+            }),
         };
         let request = StoredRequest::new("POST", "/", Bytes::new());
         self.nodes[number]
@@ -169,6 +175,12 @@ impl World {
                 }
                 State::Queued { .. } | State::Running => {}
             }
+            let is_confirmed = seen.results.get(&id).is_some_and(|(.., is_confirmed)| *is_confirmed);
+            match call.record.callback.as_ref().map(|callback| callback.state) {
+                Some(CallbackState::Delivered) => assert!(is_confirmed, "{call:?}"),
+                Some(CallbackState::Failed) => assert!(seen.results.contains_key(&id), "it was tried: {call:?}"),
+                Some(CallbackState::Waiting) | None => {}
+            }
         }
     }
 
@@ -182,9 +194,10 @@ impl World {
             self.check();
             // What a node offered that burned before the site confirmed it may have a record and no message.
             let (seen, content) = (self.seen.borrow(), self.server.content.borrow());
-            let is_ended = |id| match content.calls.get(id).map(|(_, call)| &call.record.state) {
-                Some(State::Dead { .. }) => seen.letters.contains(id),
-                state => state.is_some_and(State::is_ended),
+            let is_ended = |id| match content.calls.get(id).map(|(_, call)| call) {
+                Some(call) if call.undelivered().is_some() => false,
+                Some(call) if matches!(call.record.state, State::Dead { .. }) => seen.letters.contains(id),
+                call => call.is_some_and(|call| call.record.state.is_ended()),
             };
             if seen.on_node.is_empty() && seen.on_site.iter().all(is_ended) {
                 return;
@@ -224,7 +237,11 @@ async fn run(connection: Connection, function: &'static str, seen: Rc<RefCell<Se
             Begin::Attempt(work) => work,
             Begin::GivenUp(work) => {
                 keep(&seen, &work);
-                queue.release(&work, server.now.get()).await;
+                release(&queue, &work, &seen, &policy).await;
+                continue;
+            }
+            Begin::Deliver(work) => {
+                release(&queue, &work, &seen, &policy).await;
                 continue;
             }
             Begin::Nothing => continue,
@@ -249,9 +266,32 @@ async fn run(connection: Connection, function: &'static str, seen: Rc<RefCell<Se
         let random = f64::from(random(1000)) / 1000.0;
         if let Some(work) = queue.settle(work, (outcome, None), &policy, server.now.get(), random).await {
             keep(&seen, &work);
-            queue.release(&work, server.now.get()).await;
+            release(&queue, &work, &seen, &policy).await;
         }
     }
+}
+
+/// Delivers the result, if there is a receiver, and lets the message go.
+async fn release(queue: &SiteQueue<Connection>, work: &Work<u64>, seen: &RefCell<Seen>, policy: &AsyncSpec) {
+    let server = &queue.0.server;
+    if work.call.undelivered().is_none() {
+        return queue.release(work, server.now.get()).await;
+    }
+    pending!();
+    let end = match server.random.borrow_mut().random_range(0..4) {
+        0 => DeliveryEnd::Unreachable,
+        1 => DeliveryEnd::Refused,
+        2 => DeliveryEnd::Forbidden,
+        _ => DeliveryEnd::Confirmed,
+    };
+    let Record { id, epoch, ref state, .. } = work.call.record;
+    {
+        let mut seen = seen.borrow_mut();
+        let got = seen.results.entry(id).or_insert_with(|| (epoch, state.clone(), false));
+        assert_eq!((got.0, &got.1), (epoch, state), "each repeat is the same message");
+        got.2 |= end == DeliveryEnd::Confirmed;
+    }
+    queue.delivered(work, end, policy, server.now.get(), 0.5).await;
 }
 
 /// The node keeps what was given up.

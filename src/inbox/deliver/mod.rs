@@ -49,9 +49,29 @@ pub struct DeliverySettings {
 pub struct Deliverer {
     handle: InboxHandle,
     settings: DeliverySettings,
+    outbox: Arc<Outbox>,
     stats: Arc<InboxStats>,
-    log: Logger,
     worker: Mutex<Option<Worker<Request>>>,
+}
+
+/// Sends results.
+struct Outbox {
+    sender: Sender,
+    log: Logger,
+    failures: LogThrottle,
+}
+
+impl Outbox {
+    async fn send(&self, found: Found) -> DeliveryEnd {
+        let (id, function) = (found.record.id, found.record.function.clone());
+        let url = found.record.callback.as_ref().map(|callback| callback.url.clone()).unwrap_or_default();
+        let Err(error) = self.sender.send(&url, found).await else { return DeliveryEnd::Confirmed };
+        if let Some(count) = self.failures.due() {
+            warn!(self.log, "a result was not delivered"; "function" => &*function, "invocation" => %id,
+                "url" => &*url, "error" => %error, "count" => count);
+        }
+        error.end()
+    }
 }
 
 /// What the thread is asked for.
@@ -64,7 +84,15 @@ enum Request {
 
 impl Deliverer {
     pub fn new(handle: InboxHandle, settings: DeliverySettings, stats: Arc<InboxStats>, log: Logger) -> Self {
-        Self { handle, settings, stats, log, worker: Mutex::default() }
+        let sender = Sender::new(settings.clone());
+        let outbox = Arc::new(Outbox { sender, log, failures: LogThrottle::default() });
+        Self { handle, settings, outbox, stats, worker: Mutex::default() }
+    }
+
+    /// Sends a result, once.
+    #[cfg(feature = "cluster")]
+    pub async fn send(&self, found: Found) -> DeliveryEnd {
+        self.outbox.send(found).await
     }
 
     /// Whether results may be delivered to a URL.
@@ -90,13 +118,12 @@ impl Deliverer {
     fn deliver(&self, entries: Vec<Entry>) {
         let mut worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner);
         if worker.is_none() {
-            let (handle, stats, log) = (self.handle.clone(), self.stats.clone(), self.log.clone());
-            let (sender, failures) = (Sender::new(self.settings.clone()), LogThrottle::default());
-            let delivery = Arc::new(Delivery { handle, sender, stats, log, failures });
+            let (handle, outbox, stats) = (self.handle.clone(), self.outbox.clone(), self.stats.clone());
+            let delivery = Arc::new(Delivery { handle, outbox, stats });
             match Worker::on_runtime("inbox-deliver", async move |requests| delivery.run(requests).await) {
                 Ok(started) => *worker = Some(started),
                 // The next daemon finds them in the store.
-                Err(error) => warn!(self.log, "results cannot be delivered"; "error" => %error),
+                Err(error) => warn!(self.outbox.log, "results cannot be delivered"; "error" => %error),
             }
         }
         if let Some(worker) = &*worker {
@@ -117,10 +144,8 @@ impl Deliverer {
 /// What runs on the thread.
 struct Delivery {
     handle: InboxHandle,
-    sender: Sender,
+    outbox: Arc<Outbox>,
     stats: Arc<InboxStats>,
-    log: Logger,
-    failures: LogThrottle,
 }
 
 impl Delivery {
@@ -183,22 +208,11 @@ impl Delivery {
         let Entry { seq, epoch, .. } = entry;
         let found = self.handle.ask(|reply| Command::Result { seq, epoch, reply }).await;
         let end = match found {
-            Ok(Some(found)) => Ok(Some(self.send(*found).await)),
+            Ok(Some(found)) => Ok(Some(self.outbox.send(*found).await)),
             Ok(None) => Ok(None),
             Err(why) => Err(why),
         };
         (entry, end)
-    }
-
-    async fn send(&self, found: Found) -> DeliveryEnd {
-        let (id, function) = (found.record.id, found.record.function.clone());
-        let url = found.record.callback.as_ref().map(|callback| callback.url.clone()).unwrap_or_default();
-        let Err(error) = self.sender.send(&url, found).await else { return DeliveryEnd::Confirmed };
-        if let Some(count) = self.failures.due() {
-            warn!(self.log, "a result was not delivered"; "function" => &*function, "invocation" => %id,
-                "url" => &*url, "error" => %error, "count" => count);
-        }
-        error.end()
     }
 
     /// Records an attempt, after a while. Returns whether that could be done.

@@ -3,7 +3,9 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use unifaas_actors::{
-    inbox::{DeadReason, InvocationId, Record, RecordedResponse, State, StoredRequest, UnixMillis},
+    inbox::{
+        Callback, CallbackState, DeadReason, InvocationId, Record, RecordedResponse, State, StoredRequest, UnixMillis,
+    },
     site::{Call, KeyReservation},
 };
 
@@ -23,6 +25,16 @@ struct CallRow {
     response: Option<RecordedResponse>,
     /// Whether a body of the response follows.
     has_body: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    callback: Option<CallbackRow>,
+}
+
+/// Where the result goes.
+#[derive(Debug, Serialize, Deserialize)]
+struct CallbackRow {
+    url: String,
+    attempts: u32,
+    state: CallbackState,
 }
 
 /// Times are milliseconds since 1970.
@@ -50,7 +62,8 @@ pub fn encode_call(call: &Call, limit: usize) -> Bytes {
 }
 
 fn row_of(call: &Call, has_body: bool) -> CallRow {
-    let Record { ref function, ref state, epoch, attempts, accepted, deadline, ref key, .. } = call.record;
+    let Record { ref function, ref state, epoch, attempts, accepted, deadline, ref key, ref callback, .. } =
+        call.record;
     CallRow {
         function: function.to_string(),
         state: match *state {
@@ -68,6 +81,11 @@ fn row_of(call: &Call, has_body: bool) -> CallRow {
         untouched: call.untouched,
         response: call.response.clone(),
         has_body,
+        callback: callback.as_ref().map(|callback| CallbackRow {
+            url: callback.url.to_string(),
+            attempts: callback.attempts,
+            state: callback.state,
+        }),
     }
 }
 
@@ -90,7 +108,11 @@ pub fn decode_call(id: InvocationId, stored: &Bytes) -> Option<Call> {
         accepted: UnixMillis(row.accepted),
         deadline: UnixMillis(row.deadline),
         key: row.key.map(Into::into),
-        callback: None,
+        callback: row.callback.map(|CallbackRow { url, attempts, state }| Callback {
+            url: url.into(),
+            attempts,
+            state,
+        }),
     };
     let response = row.response.map(|response| RecordedResponse { body: row.has_body.then_some(body), ..response });
     Some(Call { record, holder: row.holder, untouched: row.untouched, response })
@@ -145,7 +167,7 @@ mod tests {
             accepted: UnixMillis(1),
             deadline: UnixMillis(u64::MAX),
             key: Some("k".into()),
-            callback: None,
+            callback: Some(Callback { url: "https://h/x".into(), attempts: 3, state: CallbackState::Waiting }),
         };
         let headers = vec![("content-type".to_owned(), b"text/plain".to_vec())];
         let response = RecordedResponse { status: 200, headers, body };
@@ -166,6 +188,15 @@ mod tests {
                 assert_eq!(decode_call(InvocationId(7), &encode_call(&call, 4096)), Some(call));
             }
         }
+    }
+
+    #[test]
+    fn call_without_a_callback_has_none() {
+        let mut call = call(State::Running, None);
+        call.record.callback = None;
+        let encoded = encode_call(&call, 4096);
+        assert!(!encoded.windows(8).any(|part| part == b"callback"));
+        assert_eq!(decode_call(InvocationId(7), &encoded), Some(call));
     }
 
     #[test]

@@ -9,10 +9,12 @@
 //! | `thread.rs` | the thread |
 //! | `handover.rs` | from the database of this node to the server |
 //! | `runner.rs` | attempts of what any node has accepted |
+//! | `results.rs` | the delivery of their results |
 
 mod codec;
 mod handover;
 mod jetstream;
+mod results;
 mod runner;
 mod streams;
 mod thread;
@@ -144,6 +146,7 @@ impl Site {
                     woken: Default::default(),
                     looked_at: Default::default(),
                     handing_over: RefCell::default(),
+                    sending: RefCell::default(),
                     under_way: Cell::new(0),
                 };
                 thread.run(requests).await;

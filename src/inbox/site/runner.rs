@@ -8,9 +8,10 @@ use tokio_util::sync::CancellationToken;
 use unifaas_actors::{
     inbox::{AskRoom, AttemptRoom, Begun, Command, DeadLetter, Found, Outcome, RecordedResponse, State, UnixMillis},
     site::{Begin, Call, Delivered, SiteStore as _, Work},
+    spec::AsyncSpec,
 };
 
-use super::{Use, thread::SiteThread};
+use super::{Use, results::deliver, thread::SiteThread};
 use crate::{http::serve_stored, inbox::attempt::attempt_request};
 
 /// Between two attempts to pull from a server that does not answer.
@@ -52,7 +53,7 @@ async fn ask_room(site: &Rc<SiteThread>, function: &Arc<str>) -> Option<AttemptR
 }
 
 /// Keeps a message for this node while something is awaited.
-async fn prolonged<T>(site: &SiteThread, receipt: &Acker, awaited: impl Future<Output = T>) -> T {
+pub async fn prolonged<T>(site: &SiteThread, receipt: &Acker, awaited: impl Future<Output = T>) -> T {
     let mut awaited = pin!(awaited);
     loop {
         tokio::select! {
@@ -66,31 +67,39 @@ async fn attempt(site: &Rc<SiteThread>, delivered: Delivered<Acker>, function: &
     let policy = site.policy(function);
     let work = match site.queue.begin(delivered, &policy, UnixMillis::now(), rand::random()).await {
         Begin::Attempt(work) => work,
-        Begin::GivenUp(work) => return release(site, work, policy.keep_dead).await,
+        // Only an attempt needs the room.
+        Begin::GivenUp(work) => {
+            drop(room);
+            return release(site, work, &policy).await;
+        }
+        Begin::Deliver(work) => {
+            drop(room);
+            return deliver(site, &work, &policy).await;
+        }
         Begin::Nothing => return,
     };
     let ended = prolonged(site, &work.delivered.receipt, serve(site, &work, policy.max_response)).await;
     // The end may have to wait for the server: others go on meanwhile.
     drop(room);
     if let Some(work) = site.queue.settle(work, ended, &policy, UnixMillis::now(), rand::random()).await {
-        release(site, work, policy.keep_dead).await;
+        release(site, work, &policy).await;
     }
 }
 
-/// Keeps a dead letter on this node, for its operator, and lets the message go.
-async fn release(site: &Rc<SiteThread>, work: Work<Acker>, keep: Duration) {
+/// Keeps a dead letter on this node, for its operator, delivers the result, and lets the message go.
+async fn release(site: &Rc<SiteThread>, work: Work<Acker>, policy: &AsyncSpec) {
     let inbox = &site.shared.inbox;
     inbox.stats.count_end(&work.call.record.state);
     if let State::Dead { .. } = work.call.record.state {
         let Call { record, response, .. } = work.call.clone();
         let (found, request) = (Found { record, response }, work.delivered.request.clone());
-        let letter = Box::new(DeadLetter { found, request, keep });
+        let letter = Box::new(DeadLetter { found, request, keep: policy.keep_dead });
         if inbox.handle.ask(|reply| Command::Import(letter, reply)).await.is_err() {
             // The message is delivered again, and the letter is kept then.
             return;
         }
     }
-    site.queue.release(&work, UnixMillis::now()).await;
+    deliver(site, &work, policy).await;
 }
 
 async fn serve(site: &Rc<SiteThread>, work: &Work<Acker>, max_response: u64) -> (Outcome, Option<RecordedResponse>) {

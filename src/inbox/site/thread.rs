@@ -64,6 +64,8 @@ pub struct SiteThread {
     pub handing_over: RefCell<HashSet<InvocationId>>,
     /// Notified when one of them no longer is.
     pub looked_at: Notify,
+    /// The receivers to which results are being sent, each as often.
+    pub sending: RefCell<Vec<Arc<str>>>,
     /// Attempts that are not yet recorded.
     pub under_way: Cell<usize>,
 }

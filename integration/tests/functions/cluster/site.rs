@@ -9,17 +9,17 @@ use std::{
 };
 
 use integration::{
-    Connection, Daemon, Function, Home, Reply, SOON, body_of,
+    Connection, Daemon, Function, Home, Receiver, Reply, SOON, Setup, body_of,
     brokers::{Broker, own_address, public_file},
     empty, eventually, ms,
     nodes::{FRONT, Nodes},
     request,
 };
 use nix::sys::signal::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::{knows, node, server};
+use super::{knows, node, server, settings};
 
 /// A message of a killed node is delivered again after 30 s.
 const TAKEN_OVER: Duration = Duration::from_secs(35);
@@ -240,4 +240,73 @@ async fn node_that_is_cut_off_keeps_what_it_accepts_until_it_is_back() {
     let shown = async || nodes.get("a", &format!("/invocations/{id}"));
     let is_done = |reply: &Reply| reply.status == 200 && reply.json()["state"] == "done";
     eventually(2 * SOON, "the others see its end", shown, is_done).await;
+}
+
+/// Starts a server, a receiver of results, and two nodes that may deliver to it.
+async fn delivering() -> Option<(Receiver, Arc<Home>, Broker, [Daemon; 2])> {
+    const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+    let (home, server) = server().await?;
+    let receiver = Receiver::start(&home, SECRET).await?;
+    let key = home.path("key");
+    fs::write(&key, SECRET).unwrap();
+    let node = async |name| {
+        let setup = settings(&server, name, Setup::default()).function(shared());
+        setup.option("--deliver-to", receiver.url("/")).option("--deliver-key", &key).start().await
+    };
+    let [a, b] = [node("a").await, node("b").await];
+    knows(&b, 1, 1).await;
+    Some((receiver, home, server, [a, b]))
+}
+
+/// Has a node accept work whose result is delivered, and returns its id.
+async fn delivered(daemon: &Daemon, path: &str, url: &str) -> String {
+    let reply = daemon.enqueue(path, "work", &[("x-callback-url", url)]).await;
+    assert_eq!((reply.status, reply.header("x-unifaas-stored").as_deref()), (202, Some("site")), "{}", reply.text());
+    reply.header("x-unifaas-invocation").expect("an id")
+}
+
+#[tokio::test]
+async fn results_of_the_site_are_delivered_once_for_each_attempt() {
+    let Some((receiver, _home, _server, [a, b])) = delivering().await else { return };
+    let done = delivered(&a, "/f/echo", &receiver.url("/done")).await;
+    let refused = delivered(&a, "/f/echo", &receiver.url("/refuse/2")).await;
+    let dead = delivered(&b, "/f/status/404", &receiver.url("/dead")).await;
+    for (id, path, attempts) in [(&done, "/done", 1), (&refused, "/refuse/2", 3)] {
+        for daemon in [&a, &b] {
+            let shown = daemon.delivery_is(id, "delivered").await;
+            assert_eq!((&shown["state"], &shown["delivery_attempts"]), (&json!("done"), &json!(attempts)), "{shown}");
+        }
+        let got = receiver.got(path);
+        assert_eq!(got.len(), attempts, "{got:?}");
+        for one in &got {
+            assert_eq!((&one["is_signed"], &one["body"]), (&json!(true), &json!("work")), "{one}");
+            assert_eq!(one["headers"]["x-unifaas-invocation"], json!(id));
+            assert_eq!(one["headers"]["webhook-id"], got[0]["headers"]["webhook-id"], "a repeat is recognised");
+        }
+    }
+    let got = async || receiver.got("/dead");
+    let got = eventually(SOON, "the result of a dead letter", got, |got| !got.is_empty()).await;
+    let headers = &got[0]["headers"];
+    assert_eq!((&headers["x-unifaas-error"], &headers["x-unifaas-status"]), (&json!("rejected"), &json!("404")));
+    assert_eq!((got.len(), &headers["x-unifaas-invocation"]), (1, &json!(dead)));
+}
+
+#[tokio::test]
+async fn result_is_delivered_by_another_node_when_one_is_killed() {
+    let Some((receiver, _home, _server, [a, b])) = delivering().await else { return };
+    let mut ids = Vec::new();
+    for number in 0..4 {
+        ids.push(delivered(&a, "/f/echo", &receiver.url(&format!("/refuse/3/{number}"))).await);
+    }
+    for id in &ids {
+        let attempts = async || b.invocation(id).await["delivery_attempts"].as_u64();
+        eventually(SOON, "an attempt to deliver", attempts, |attempts| *attempts >= Some(1)).await;
+    }
+    a.killed().await;
+    for (number, id) in ids.iter().enumerate() {
+        b.delivery_is(id, "delivered").await;
+        let got = receiver.got(&format!("/refuse/3/{number}"));
+        assert!(got.len() >= 4, "{got:?}");
+        assert!(got.iter().all(|one| one["headers"]["webhook-id"] == got[0]["headers"]["webhook-id"]), "{got:?}");
+    }
 }

@@ -9,7 +9,9 @@
 //!   waiting caller is first. A function that was admitted goes to the back, so one busy function cannot starve others.
 //! - A request that lacks memory is not overtaken: released memory is saved for it, however large it is. A request that
 //!   has its memory and lacks a start is overtaken by requests of the other kind.
-//! - A template is admitted if no other request waits, nothing starts and there is no other template. No memory is saved for it.
+//! - A template is admitted if no other request waits for memory, there is no other template and nothing starts. After
+//!   `TEMPLATE_PATIENCE` it starts beside others. It takes none of the bounded starts, no memory is saved for it, and it ends when
+//!   a request lacks its memory: so no request waits for it.
 
 #[cfg(test)]
 mod tests;
@@ -24,7 +26,7 @@ use tokio::time::Instant;
 use super::{
     queue::{Claimant, Queue, QueueEntry, Shortage, Wanted},
     rate::Rate,
-    request::{HostLimits, IdleInstance, Pausable, StartKind, StartRequest, Urgency, WakeRequest},
+    request::{HostLimits, IdleInstance, Pausable, StartKind, StartRequest, TEMPLATE_PATIENCE, Urgency, WakeRequest},
 };
 use crate::{
     id::{FunctionKey, InstanceId},
@@ -221,23 +223,21 @@ impl Ledger {
 
     /// Admits the next request for which there is memory, and a start if it needs one, and removes it from the queue.
     pub fn admit_next(&mut self, now: Instant) -> Option<Admitted> {
-        let admissible = self.queue.pop_admissible(self.free(), self.starts_left(), self.is_quiet());
+        let admissible = self.queue.pop_admissible(self.free(), self.starts_left(), self.template_due(now));
         let entry = admissible?;
         let QueueEntry { function, memory, wants, .. } = entry;
         self.taken += memory;
         match wants {
             Wanted::Start(kind) => {
-                self.admitted.insert(function, now);
-                self.starting[kind as usize] += 1;
-                let (instance, state) = (InstanceId::random(), HoldingState::Starting(kind));
-                let holding = Holding {
-                    function,
-                    memory,
-                    declared: memory,
-                    releasing: 0,
-                    is_template: entry.is_template(),
-                    state,
+                let (instance, is_template) = (InstanceId::random(), entry.is_template());
+                let state = if is_template {
+                    HoldingState::Started
+                } else {
+                    self.admitted.insert(function, now);
+                    self.starting[kind as usize] += 1;
+                    HoldingState::Starting(kind)
                 };
+                let holding = Holding { function, memory, declared: memory, releasing: 0, is_template, state };
                 self.holdings.insert(instance, holding);
                 Some(Admitted::Start(AdmittedStart { function, instance, kind }))
             }
@@ -250,9 +250,21 @@ impl Ledger {
         }
     }
 
-    /// Returns whether a template may start: nothing else does, and there is no other one.
-    fn is_quiet(&self) -> bool {
-        self.starting() == 0 && !self.holdings.values().any(|holding| holding.is_template)
+    /// Returns since when a template must have been due to start now. `None`: there is another one.
+    fn template_due(&self, now: Instant) -> Option<Instant> {
+        let is_first = !self.holdings.values().any(|holding| holding.is_template);
+        let waited = if self.starting() == 0 { Duration::ZERO } else { TEMPLATE_PATIENCE };
+        now.checked_sub(waited).filter(|_| is_first)
+    }
+
+    /// Ends the template, if there is one and a request lacks memory. Returns it with its function.
+    pub fn end_template(&mut self, now: Instant) -> Option<(FunctionKey, InstanceId)> {
+        self.shortage()?;
+        let is_running = |holding: &Holding| holding.is_template && holding.state == HoldingState::Started;
+        let (instance, holding) = self.holdings.iter().find(|(_, holding)| is_running(holding))?;
+        let (instance, function) = (*instance, holding.function);
+        self.set_stopping(instance, now);
+        Some((function, instance))
     }
 
     /// Removes the function's request for a start from the queue.

@@ -2,7 +2,7 @@
 //!
 //! A FunctionActor requests a [`Permit`] before it starts an instance; the InstanceActor owns the permit as long as the
 //! instance holds anything of the host. A paused instance is charged what it holds, and needs the rest again before it is
-//! resumed. If memory is short, the actor pauses and evicts idle instances of other functions: what costs the least per byte, by
+//! resumed. If memory is short, the actor ends the template, and pauses and evicts idle instances of other functions: what costs the least per byte, by
 //! `crate::warmth`, and only if that suffices. It never evicts an instance that serves, that callers wait for or that a minimum
 //! keeps. `ledger.rs` accounts, `queue.rs` orders the requests, `eviction.rs` runs the rounds; they are pure. `permit.rs` is the
 //! permit, `request.rs` and `messages.rs` are the words of the protocol, `handlers.rs` handles them.
@@ -33,7 +33,12 @@ use std::{collections::HashMap, time::Duration};
 use actix::{Actor, Addr, AsyncContext, Context, Recipient};
 use tokio::time::Instant;
 
-use crate::{boot::EvictedInstance, id::FunctionKey, notice::EndGuard, warmth::GreedyDual};
+use crate::{
+    boot::EvictedInstance,
+    id::FunctionKey,
+    notice::EndGuard,
+    warmth::{GreedyDual, Rung},
+};
 use eviction::Eviction;
 pub(crate) use ledger::WaitReason;
 use ledger::{Admitted, Ledger};
@@ -44,7 +49,7 @@ pub(crate) use messages::{
 pub use messages::{AdmissionQuestion, AdmissionReport, ForeignMemory};
 pub(crate) use permit::Permit;
 pub use request::HostLimits;
-pub(crate) use request::{IdleInstance, Pausable, StartKind, StartRequest, Urgency, WakeRequest};
+pub(crate) use request::{IdleInstance, Pausable, StartKind, StartRequest, TEMPLATE_PATIENCE, Urgency, WakeRequest};
 
 /// A start that takes longer does not count as one any more: it waits for something other than a processor, and functions
 /// that never get ready must not keep all others from starting.
@@ -110,6 +115,9 @@ impl AdmissionActor {
 
     /// Starts an eviction round if memory is short and the last round does not hold any more.
     fn make_room(&mut self) {
+        if let Some((function, instance)) = self.ledger.end_template(Instant::now()) {
+            self.send(function, AdmissionEvent::Evict { instance, to: Rung::Ended });
+        }
         let Self { ledger, functions, eviction, .. } = self;
         let shortage = ledger.shortage();
         let others = || {

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use tokio::time::Instant;
+
 use super::request::{StartKind, Urgency};
 use crate::id::{FunctionKey, InstanceId};
 
@@ -69,7 +71,7 @@ impl QueueEntry {
 
     /// Returns whether a snapshot is taken of it.
     pub fn is_template(&self) -> bool {
-        self.urgency == Urgency::Template
+        matches!(self.urgency, Urgency::Template(_))
     }
 
     pub fn is_start(&self, wanted: StartKind) -> bool {
@@ -107,21 +109,24 @@ impl Queue {
         Some(rank)
     }
 
-    /// Removes the next request for which there is memory, in MiB, and a start of its kind, if it needs one. `is_quiet`: a
-    /// template may start, if it is the first one.
-    pub fn pop_admissible(&mut self, mut free: u64, starts: [usize; 2], is_quiet: bool) -> Option<QueueEntry> {
+    /// Removes the next request for which there is memory, in MiB, and a start of its kind, if it needs one. A template may
+    /// start if it has been due since `template_due`.
+    pub fn pop_admissible(
+        &mut self,
+        mut free: u64,
+        starts: [usize; 2],
+        template_due: Option<Instant>,
+    ) -> Option<QueueEntry> {
         let mut entries = self.entries.values();
         let entry = loop {
             let entry = *entries.next()?;
             free = free.checked_sub(entry.memory)?;
-            match entry.wants {
-                Wanted::Start(_) if entry.is_template() => {
-                    // No caller and no minimum waits for memory.
-                    is_quiet.then_some(())?;
-                    break entry;
-                }
-                Wanted::Start(kind) if starts[kind as usize] == 0 => {}
-                Wanted::Start(_) | Wanted::Wake(_) => break entry,
+            match (entry.urgency, entry.wants) {
+                // No caller and no minimum waits for memory. Of the templates, this is the one that waits longest.
+                (Urgency::Template(since), _) if template_due.is_some_and(|due| since <= due) => break entry,
+                (Urgency::Template(_), _) => return None,
+                (_, Wanted::Start(kind)) if starts[kind as usize] == 0 => {}
+                (_, Wanted::Start(_) | Wanted::Wake(_)) => break entry,
             }
         };
         self.remove(entry.claimant());

@@ -59,9 +59,12 @@ pub(crate) enum Urgency {
     Minimum,
     /// A request is expected soon. Nothing is evicted for it.
     Prewarm,
-    /// A snapshot is taken of it. It starts when nothing else does, and nothing is evicted for it.
-    Template,
+    /// A snapshot is taken of it, which has been due since this time. Nothing is evicted for it.
+    Template(Instant),
 }
+
+/// How long a template waits for a moment at which nothing else starts. After that it starts beside others.
+pub(crate) const TEMPLATE_PATIENCE: Duration = Duration::from_secs(30);
 
 impl Urgency {
     /// Returns whether idle instances are evicted for the request.

@@ -251,7 +251,7 @@ impl FunctionActor {
     fn set_alarm(&mut self, now: Instant, ctx: &mut Context<Self>) {
         let keepalive = self.handle.slots().next_idle_check();
         let restart = self.replacement.as_ref().map(Replacement::deadline);
-        let (template, prewarm) = (self.cloning.due(now), self.prewarm_due(now));
+        let (template, prewarm) = (self.cloning.next_template(now), self.prewarm_due(now));
         let due = [self.waiters.next_deadline(), self.backoff.until(now), keepalive, restart, template, prewarm];
         let due = due.into_iter().flatten().min();
         if due == self.alarm.as_ref().map(|(at, _)| *at) {

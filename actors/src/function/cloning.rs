@@ -2,8 +2,8 @@
 //!
 //! Pure. A snapshot is due after a cold start that succeeded although the instance could have been a clone: there is none
 //! that fits. A capture that failed is tried again after longer and longer pauses, and then not before the next spec. After
-//! a failed restore the next start is cold. The second one within an hour discards the snapshot, and the third ends the use
-//! of snapshots until the next spec.
+//! a failed restore the next start is cold. The second one within an hour discards the snapshot, and the third, which is of
+//! another snapshot, ends the use of snapshots until the next spec.
 
 use std::{sync::Arc, time::Duration};
 
@@ -31,6 +31,8 @@ pub(super) struct Cloning {
     failed_captures: usize,
     /// The failed restores of the last hour.
     failed_restores: Vec<Instant>,
+    /// When a snapshot was last discarded.
+    discarded: Option<Instant>,
     /// How many of the next starts are cold, in place of restores that failed.
     cold_starts: usize,
     restores: u64,
@@ -45,8 +47,8 @@ enum State {
     Off,
     /// No snapshot has to be taken.
     Idle,
-    /// One has to be taken, but not before this time.
-    Due(Option<Instant>),
+    /// One has to be taken, from this time on.
+    Due(Instant),
     /// It is being taken of this template.
     Making(InstanceId),
     /// Nothing more is tried with this spec.
@@ -69,9 +71,9 @@ impl Cloning {
     }
 
     /// Records that an instance has become ready without a snapshot. `may_restore`: it could have been a clone.
-    pub fn started_cold(&mut self, may_restore: bool) {
+    pub fn started_cold(&mut self, may_restore: bool, now: Instant) {
         if self.state == State::Idle && (may_restore || self.snapshot.is_none()) {
-            self.state = State::Due(None);
+            self.state = State::Due(now);
         }
     }
 
@@ -80,11 +82,16 @@ impl Cloning {
         self.restores += 1;
     }
 
-    /// Records that a clone could not be restored. Returns whether the snapshot is to be removed.
-    pub fn restore_failed(&mut self, why: &str, now: Instant) -> bool {
+    /// Records that a clone, which was ordered at `ordered`, could not be restored. Returns whether the snapshot is to be
+    /// removed.
+    pub fn restore_failed(&mut self, why: &str, ordered: Instant, now: Instant) -> bool {
         self.failures += 1;
         self.cold_starts += 1;
         self.error = Some(why.into());
+        if self.discarded.is_some_and(|discarded| ordered <= discarded) {
+            // Of a burst with the discarded snapshot: this says nothing about the next one.
+            return false;
+        }
         self.failed_restores.retain(|at| now - *at < RESTORE_WINDOW);
         self.failed_restores.push(now);
         let count = self.failed_restores.len();
@@ -92,20 +99,23 @@ impl Cloning {
             self.state = State::GivenUp;
         }
         if count >= DISCARDED_AT {
-            self.snapshot = None;
+            (self.snapshot, self.discarded) = (None, Some(now));
         }
         count >= DISCARDED_AT
     }
 
-    /// Returns whether a template should be started, unless callers wait.
-    pub fn wants_template(&self, now: Instant) -> bool {
-        matches!(self.state, State::Due(from) if from.is_none_or(|from| from <= now))
+    /// Returns since when a template is due.
+    pub fn template_due(&self, now: Instant) -> Option<Instant> {
+        match self.state {
+            State::Due(from) => Some(from).filter(|from| *from <= now),
+            State::Off | State::Idle | State::Making(_) | State::GivenUp => None,
+        }
     }
 
-    /// Returns when a template should be started, if that is later.
-    pub fn due(&self, now: Instant) -> Option<Instant> {
+    /// Returns when a template will be due.
+    pub fn next_template(&self, now: Instant) -> Option<Instant> {
         match self.state {
-            State::Due(from) => from.filter(|from| *from > now),
+            State::Due(from) => Some(from).filter(|from| *from > now),
             State::Off | State::Idle | State::Making(_) | State::GivenUp => None,
         }
     }
@@ -130,7 +140,7 @@ impl Cloning {
             return;
         }
         self.state = match RETRY_PAUSES.get(self.failed_captures) {
-            Some(pause) => State::Due(Some(now + *pause)),
+            Some(pause) => State::Due(now + *pause),
             None => State::GivenUp,
         };
         self.failed_captures += 1;
@@ -140,14 +150,14 @@ impl Cloning {
     /// Records that the template was stopped before its snapshot was taken.
     pub fn interrupted(&mut self, id: InstanceId, now: Instant) {
         if self.state == State::Making(id) {
-            self.state = State::Due(Some(now + INTERRUPTED_PAUSE));
+            self.state = State::Due(now + INTERRUPTED_PAUSE);
         }
     }
 
     /// Orders a snapshot, also if there is one or it was given up. Returns whether the spec wants snapshots.
-    pub fn order(&mut self) -> bool {
+    pub fn order(&mut self, now: Instant) -> bool {
         if matches!(self.state, State::Idle | State::Due(_) | State::GivenUp) {
-            (self.state, self.failed_captures) = (State::Due(None), 0);
+            (self.state, self.failed_captures) = (State::Due(now), 0);
             self.failed_restores.clear();
         }
         self.state != State::Off
@@ -233,6 +243,10 @@ mod tests {
         cloning
     }
 
+    fn is_due(cloning: &Cloning, now: Instant) -> bool {
+        cloning.template_due(now).is_some()
+    }
+
     fn state(cloning: &Cloning) -> &'static str {
         cloning.status().map_or("off", |status| status.name)
     }
@@ -248,22 +262,22 @@ mod tests {
     #[test]
     fn snapshot_is_due_after_a_cold_start_that_could_have_been_a_restore() {
         let (mut cloning, now) = (cloning(), Instant::now());
-        assert!(cloning.may_restore() && !cloning.wants_template(now));
-        cloning.started_cold(true);
-        assert!(cloning.wants_template(now) && cloning.due(now).is_none());
+        assert!(cloning.may_restore() && !is_due(&cloning, now));
+        cloning.started_cold(true, now);
+        assert!(is_due(&cloning, now) && cloning.next_template(now).is_none());
         made(&mut cloning);
-        assert!(!cloning.wants_template(now));
-        cloning.started_cold(false);
-        assert!(!cloning.wants_template(now), "a cold start that was ordered says nothing");
-        cloning.started_cold(true);
-        assert!(cloning.wants_template(now), "the snapshot does not fit any more");
+        assert!(!is_due(&cloning, now));
+        cloning.started_cold(false, now);
+        assert!(!is_due(&cloning, now), "a cold start that was ordered says nothing");
+        cloning.started_cold(true, now);
+        assert!(is_due(&cloning, now), "the snapshot does not fit any more");
     }
 
     #[test]
     fn function_that_wants_no_snapshot_has_none() {
         let (mut cloning, now) = (Cloning::default(), Instant::now());
-        cloning.started_cold(true);
-        assert!(!cloning.may_restore() && !cloning.wants_template(now) && !cloning.order());
+        cloning.started_cold(true, now);
+        assert!(!cloning.may_restore() && !is_due(&cloning, now) && !cloning.order(now));
         assert_eq!(cloning.status(), None);
         cloning.configure(true, Some(snapshot()));
         assert_eq!(state(&cloning), "ready");
@@ -272,24 +286,24 @@ mod tests {
     #[test]
     fn failed_captures_are_tried_again_three_times() {
         let (mut cloning, mut now) = (cloning(), Instant::now());
-        cloning.started_cold(true);
+        cloning.started_cold(true, now);
         for pause in [60, 600, 3600] {
             let id = InstanceId::random();
             cloning.template_started(id);
             cloning.capture_failed(InstanceId::random(), "another one", now);
             assert_eq!(state(&cloning), "making");
             cloning.capture_failed(id, "full", now);
-            assert_eq!((state(&cloning), cloning.due(now)), ("failing", Some(now + secs(pause))));
-            assert!(!cloning.wants_template(now));
+            assert_eq!((state(&cloning), cloning.next_template(now)), ("failing", Some(now + secs(pause))));
+            assert!(!is_due(&cloning, now));
             now += secs(pause);
-            assert!(cloning.wants_template(now));
+            assert!(is_due(&cloning, now));
         }
         let id = InstanceId::random();
         cloning.template_started(id);
         cloning.capture_failed(id, "full", now);
-        assert_eq!((state(&cloning), cloning.due(now)), ("failing", None));
-        cloning.started_cold(true);
-        assert!(!cloning.wants_template(now + secs(100_000)));
+        assert_eq!((state(&cloning), cloning.next_template(now)), ("failing", None));
+        cloning.started_cold(true, now);
+        assert!(!is_due(&cloning, now + secs(100_000)));
         cloning.configure(true, None);
         assert_eq!((state(&cloning), cloning.status().unwrap().error), ("none", None));
     }
@@ -297,30 +311,30 @@ mod tests {
     #[test]
     fn interrupted_capture_is_no_failure() {
         let (mut cloning, now) = (cloning(), Instant::now());
-        cloning.started_cold(true);
+        cloning.started_cold(true, now);
         let id = InstanceId::random();
         cloning.template_started(id);
         cloning.interrupted(id, now);
-        assert_eq!((state(&cloning), cloning.due(now)), ("none", Some(now + secs(60))));
+        assert_eq!((state(&cloning), cloning.next_template(now)), ("none", Some(now + secs(60))));
     }
 
     #[test]
     fn each_failed_restore_is_followed_by_a_cold_start() {
         let (mut cloning, now) = (cloning(), Instant::now());
-        cloning.started_cold(true);
+        cloning.started_cold(true, now);
         made(&mut cloning);
-        assert!(!cloning.restore_failed("corrupt", now), "the first one may be bad luck");
+        assert!(!cloning.restore_failed("corrupt", now, now), "the first one may be bad luck");
         assert_eq!([cloning.may_restore(), cloning.may_restore()], [false, true]);
-        assert!(cloning.restore_failed("corrupt", now + secs(3599)));
+        assert!(cloning.restore_failed("corrupt", now + secs(3598), now + secs(3598)));
         assert_eq!(state(&cloning), "none");
         assert!(!cloning.may_restore());
-        cloning.started_cold(false);
-        assert!(cloning.wants_template(now), "it is made anew");
+        cloning.started_cold(false, now);
+        assert!(is_due(&cloning, now), "it is made anew");
         made(&mut cloning);
-        assert!(cloning.restore_failed("corrupt", now + secs(3599)));
+        assert!(cloning.restore_failed("corrupt", now + secs(3599), now + secs(3599)));
         assert_eq!(state(&cloning), "failing");
         assert!(!cloning.may_restore() && !cloning.may_restore());
-        assert!(cloning.order() && cloning.wants_template(now));
+        assert!(cloning.order(now) && is_due(&cloning, now));
     }
 
     #[test]
@@ -328,8 +342,23 @@ mod tests {
         let (mut cloning, now) = (cloning(), Instant::now());
         cloning.configure(true, Some(snapshot()));
         for hours in 0..5 {
-            assert!(!cloning.restore_failed("slow", now + secs(hours * 3600)));
+            assert!(!cloning.restore_failed("slow", now + secs(hours * 3600), now + secs(hours * 3600)));
         }
         assert_eq!((state(&cloning), cloning.status().unwrap().failures), ("ready", 5));
+    }
+
+    #[test]
+    fn failed_restores_of_a_burst_discard_one_snapshot() {
+        let (mut cloning, now) = (cloning(), Instant::now());
+        cloning.started_cold(true, now);
+        made(&mut cloning);
+        let discards = [1, 2, 3, 4].map(|at| cloning.restore_failed("killed", now, now + secs(at)));
+        assert_eq!(discards, [false, true, false, false]);
+        assert_eq!([(); 5].map(|()| cloning.may_restore()), [false, false, false, false, true]);
+        cloning.started_cold(false, now + secs(5));
+        assert!(is_due(&cloning, now + secs(5)), "it is made anew");
+        made(&mut cloning);
+        assert!(cloning.restore_failed("killed", now + secs(6), now + secs(7)));
+        assert_eq!(state(&cloning), "failing");
     }
 }

@@ -77,7 +77,7 @@ impl FunctionActor {
         if origin == Origin::Restored {
             self.cloning.restored();
         } else if instance.revision == self.revision {
-            self.cloning.started_cold(instance.may_restore);
+            self.cloning.started_cold(instance.may_restore, Instant::now());
         }
         if instance.revision == self.revision {
             let change = self.backoff.succeeded();

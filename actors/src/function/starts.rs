@@ -131,8 +131,8 @@ impl FunctionActor {
         if demand.starts() == 0 {
             return if self.wants_prewarm(now) {
                 self.request_start(spec, Urgency::Prewarm, ctx);
-            } else if self.wants_template(now) {
-                self.request_start(spec, Urgency::Template, ctx);
+            } else if let Some(since) = self.wants_template(now) {
+                self.request_start(spec, Urgency::Template(since), ctx);
             } else {
                 self.withdraw_request();
             };
@@ -165,13 +165,13 @@ impl FunctionActor {
         let (Ok(spec), now) = (self.loaded.clone(), Instant::now()) else { return };
         let demand = self.demand(&spec, now);
         match urgency {
-            Urgency::Template if demand.starts() == 0 && self.wants_template(now) => {
+            Urgency::Template(_) if demand.starts() == 0 && self.wants_template(now).is_some() => {
                 self.start(spec, permit, StartCause::Template, now, ctx);
             }
             Urgency::Prewarm if demand.starts() == 0 && self.wants_prewarm(now) => {
                 self.start(spec, permit, StartCause::Prewarm, now, ctx);
             }
-            Urgency::Template | Urgency::Prewarm => {}
+            Urgency::Template(_) | Urgency::Prewarm => {}
             Urgency::Caller(_) | Urgency::Minimum if demand.starts() > 0 => {
                 let caller = demand.first_unserved().and_then(|position| self.waiters.since_of(position));
                 let cause = if caller.is_some() { StartCause::Caller } else { StartCause::Minimum };

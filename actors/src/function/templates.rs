@@ -10,7 +10,7 @@ use super::{
     actions::ANSWER_TIMEOUT,
     messages::{RemoveSnapshot, TakeSnapshot},
 };
-use crate::{id::InstanceId, spec::LoadedSpec, stop_reason::StopReason};
+use crate::{admission::TEMPLATE_PATIENCE, id::InstanceId, spec::LoadedSpec, stop_reason::StopReason};
 
 /// Returns whether a spec wants its instances to be clones.
 pub(super) fn wants_snapshot(loaded: &LoadedSpec) -> bool {
@@ -34,7 +34,7 @@ impl Handler<TakeSnapshot> for FunctionActor {
     type Result = bool;
 
     fn handle(&mut self, _: TakeSnapshot, ctx: &mut Context<Self>) -> bool {
-        let is_ordered = self.phase == Phase::Serving && self.cloning.order();
+        let is_ordered = self.phase == Phase::Serving && self.cloning.order(Instant::now());
         self.settle(ctx);
         is_ordered
     }
@@ -63,9 +63,11 @@ impl FunctionActor {
         self.cloning.configure(is_wanted, kept.filter(|_| is_wanted));
     }
 
-    /// Returns whether a template should be started now: no caller waits, and nothing else of the function starts.
-    pub(super) fn wants_template(&self, now: Instant) -> bool {
-        self.cloning.wants_template(now) && self.waiters.len() == 0 && !self.is_booting()
+    /// Returns since when a template is due, if one should be started now: no caller waits, and nothing else of the function
+    /// starts. If there is no such moment, it does not wait for one any longer.
+    pub(super) fn wants_template(&self, now: Instant) -> Option<Instant> {
+        let is_quiet = self.waiters.len() == 0 && !self.is_booting();
+        self.cloning.template_due(now).filter(|since| is_quiet || now - *since >= TEMPLATE_PATIENCE)
     }
 
     /// Notes the end of a template.
@@ -86,7 +88,8 @@ impl FunctionActor {
     /// Notes that a clone could not be restored. The callers that wait for it get a cold start.
     pub(super) fn restore_failed(&mut self, id: InstanceId, why: &str, now: Instant) {
         self.handle.stats().count_failed_restore();
-        if self.cloning.restore_failed(why, now) {
+        let ordered = self.instances.get(id).map_or(now, |instance| now - instance.record.age());
+        if self.cloning.restore_failed(why, ordered, now) {
             warn!(self.log, "the snapshot of the function is discarded"; "why" => why, "instance" => %id);
             self.services.sandboxes.remove_snapshots(&self.name);
         }

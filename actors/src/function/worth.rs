@@ -53,6 +53,11 @@ impl FunctionActor {
                 info!(self.log, "idle instance is being paused for another function"; "instance" => %id);
                 EvictionOutcome::Pausing { footprint: self.expected_footprint(instance.record.memory) }
             }
+            Rung::Ended if self.instances.get(id).is_some_and(|instance| instance.is_template) => {
+                info!(self.log, "the template ends, as a request needs its memory"; "instance" => %id);
+                self.stop(id, StopReason::Evicted, true);
+                EvictionOutcome::Ending
+            }
             Rung::Ended if self.handle.slots().retire_idle(id) => {
                 self.handle.stats().count_eviction();
                 self.stop(id, StopReason::Evicted, false);

@@ -296,11 +296,13 @@ fn explains_a_wait_for_a_start() {
 
 #[test]
 fn a_template_starts_alone_and_nothing_is_evicted_for_it() {
-    let template = |memory| StartRequest { memory, kind: Isolated, urgency: Urgency::Template };
+    let template = |memory| StartRequest { memory, kind: Isolated, urgency: Urgency::Template(at(0)) };
     let mut ledger = ledger();
     let booting = start(&mut ledger, 1, minimum(100), 0);
-    waits(&mut ledger, 2, template(100));
-    waits(&mut ledger, 3, template(100));
+    for function in [2, 3] {
+        ledger.request(function, template(100)).unwrap();
+    }
+    assert!(admitted(&mut ledger, 0).is_empty());
     ledger.set_started(booting, at(1));
     assert_eq!(admitted(&mut ledger, 1), [2], "nothing else starts, and no more than one");
     assert_eq!((admitted(&mut ledger, 2), ledger.waiting()), (vec![], 1));
@@ -322,4 +324,30 @@ fn a_template_starts_alone_and_nothing_is_evicted_for_it() {
     assert_eq!(ledger.shortage(), None);
     ledger.request(3, minimum(100)).unwrap();
     assert_eq!(ledger.shortage(), Some(Shortage { function: 3, missing: 50, is_wake: false }));
+}
+
+#[test]
+fn a_template_that_has_waited_starts_beside_others_and_takes_no_start_of_theirs() {
+    let late = TEMPLATE_PATIENCE.as_secs();
+    let template = StartRequest { memory: 100, kind: Isolated, urgency: Urgency::Template(at(0)) };
+    let mut ledger = ledger();
+    start(&mut ledger, 1, minimum(100), 0);
+    ledger.request(2, template).unwrap();
+    assert!(admitted(&mut ledger, late - 1).is_empty());
+    assert_eq!((admitted(&mut ledger, late), ledger.starting()), (vec![2], 1));
+}
+
+#[test]
+fn a_template_ends_when_a_request_lacks_its_memory() {
+    let mut ledger = ledger();
+    let template = StartRequest { memory: 400, kind: Isolated, urgency: Urgency::Template(at(0)) };
+    ledger.request(1, template).unwrap();
+    assert_eq!((admitted(&mut ledger, 0), ledger.end_template(at(0))), (vec![1], None));
+    admit(&mut ledger, 2, 500);
+    // Also for a request of the function itself.
+    ledger.request(1, minimum(300)).unwrap();
+    let (function, instance) = ledger.end_template(at(1)).unwrap();
+    assert_eq!((function, ledger.shortage(), ledger.end_template(at(1))), (1, None, None));
+    ledger.release(instance, at(2));
+    assert_eq!(admitted(&mut ledger, 2), [1]);
 }

@@ -9,6 +9,7 @@
 //! - the same, and functions get a paused instance ahead of requests that are expected.
 
 mod host;
+mod templates;
 mod traffic;
 
 use std::time::Duration;

@@ -1,8 +1,10 @@
 //! `/debug/boots`, `/debug/errors` and `/debug/snapshots`: what is kept of starts, of failures and of guests.
 
+use std::collections::BTreeMap;
+
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::{Deserialize, Serialize};
-use unifaas_actors::{BootReport, ErrorReport};
+use unifaas_actors::{BootReport, ErrorReport, SnapshotReport};
 
 use super::{access::AdminAccess, query::query_of};
 use crate::{
@@ -42,13 +44,17 @@ struct Errors {
 
 #[derive(Debug, Serialize)]
 struct Snapshots {
-    /// By function.
+    /// Those that are kept, by function.
     snapshots: Vec<SnapshotEntry>,
+    /// The functions that want one, and how far that is.
+    functions: BTreeMap<String, SnapshotReport>,
 }
 
 /// Serves the page of snapshots.
 pub async fn snapshots(_: AdminAccess, shared: web::Data<Shared>) -> HttpResponse {
-    HttpResponse::Ok().json(Snapshots { snapshots: shared.snapshots.list() })
+    let handles = shared.directory.all();
+    let reports = handles.values().filter_map(|it| Some((it.name().to_owned(), it.snapshot_report()?)));
+    HttpResponse::Ok().json(Snapshots { snapshots: shared.snapshots.list(), functions: reports.collect() })
 }
 
 /// Serves the page of starts.

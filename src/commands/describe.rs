@@ -93,6 +93,9 @@ impl Page<'_> {
         for subscription in triggers["subscriptions"].as_array().into_iter().flatten() {
             self.fact(string(&subscription["kind"]), &subscription_line(subscription))?;
         }
+        if page["snapshot"].is_object() {
+            self.fact("snapshot", &snapshot(&page["snapshot"]))?;
+        }
         if page["prewarm"].is_object() {
             self.fact("ahead", &prewarms(page))?;
         }
@@ -245,6 +248,21 @@ fn limits(spec: &Value) -> String {
         }
     }
     limits.join(", ")
+}
+
+/// Returns the state of a function's saved guest, and what came of it.
+fn snapshot(report: &Value) -> String {
+    let mut parts = vec![string(&report["state"]).to_owned()];
+    if let Some(age) = report["age_seconds"].as_f64() {
+        let kib = thousands(report["bytes"].as_u64().unwrap_or_default().div_ceil(1024));
+        parts.push(format!("{kib} KiB, {} old", span(age)));
+    }
+    let [restores, failures] = ["restores", "failures"].map(|key| report[key].as_u64().unwrap_or_default());
+    if restores + failures > 0 {
+        parts.push(format!("{} clones were restored, {} could not be", thousands(restores), thousands(failures)));
+    }
+    parts.extend(report["error"].as_str().map(|why| format!("last failure: {why}")));
+    parts.join(", ")
 }
 
 /// Returns when requests are expected, and what came of instances that were started ahead of them.

@@ -1,12 +1,14 @@
 //! `unifaas snapshot`: lists snapshots, and has them taken and removed.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value;
 
 use super::{
     client::{Client, Subject},
     error::CommandError,
-    ps::string,
-    terminal::{Column, Output, Table, number, text, words},
+    ps::{members, or_dash, string, style_of},
+    terminal::{Cell, Column, Output, Table, number, text, words},
 };
 use crate::{
     cli::{
@@ -16,7 +18,8 @@ use crate::{
     thousands::thousands,
 };
 
-const COLUMNS: [Column; 4] = [text("FUNCTION"), number("KIB"), text("TAKEN"), text("MONITOR")];
+const COLUMNS: [Column; 6] =
+    [text("FUNCTION"), text("STATE"), number("KIB"), text("TAKEN"), text("MONITOR"), text("WHY")];
 
 /// Runs the command.
 ///
@@ -68,15 +71,26 @@ async fn list(daemon: &DaemonArgs, output: &Output) -> Result<(), CommandError> 
     if daemon.json {
         return output.line(&page.to_string());
     }
+    let mut functions: BTreeMap<_, Vec<_>> =
+        members(&page["functions"]).map(|(name, _)| (name.as_str(), Vec::new())).collect();
+    for kept in page["snapshots"].as_array().into_iter().flatten() {
+        functions.entry(string(&kept["function"])).or_default().push(kept);
+    }
     let mut table = Table::new(&COLUMNS);
-    for it in page["snapshots"].as_array().into_iter().flatten() {
-        let kib = thousands(it["bytes"].as_u64().unwrap_or_default().div_ceil(1024));
-        table.row(vec![
-            string(&it["function"]).into(),
-            kib.as_str().into(),
-            string(&it["taken"]).into(),
-            string(&it["monitor"]).into(),
-        ]);
+    for (name, kept) in functions {
+        let report = &page["functions"][name];
+        let (state, why) = (string(&report["state"]), string(&report["error"]));
+        let nothing = [&Value::Null].into_iter().filter(|_| kept.is_empty() && (state != "none" || !why.is_empty()));
+        for it in kept.iter().copied().chain(nothing) {
+            table.row(vec![
+                name.into(),
+                Cell::from(state).in_style(style_of(state)),
+                it["bytes"].as_u64().map_or_else(|| "-".to_owned(), |bytes| thousands(bytes.div_ceil(1024))).into(),
+                or_dash(&it["taken"]),
+                or_dash(&it["monitor"]),
+                why.into(),
+            ]);
+        }
     }
     if table.is_empty() {
         words("no snapshots: the first one of a function with `snapshot` in [vm] is taken after its first start");

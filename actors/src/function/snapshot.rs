@@ -66,6 +66,11 @@ impl FunctionHandle {
         !self.slots().is_active()
     }
 
+    /// Returns what is shown of the function's saved guest. `None`: its spec wants none.
+    pub fn snapshot_report(&self) -> Option<SnapshotReport> {
+        self.slots().activity().cloning.as_ref().map(SnapshotReport::from)
+    }
+
     /// Returns the function's snapshot without asking its actor. `None`: the actor has to be asked, because the function has
     /// instances or waiters, keeps failing to start or is being drained.
     pub fn inactive_snapshot(&self) -> Option<FunctionSnapshot> {

@@ -4,13 +4,15 @@ use std::time::Duration;
 
 use actix::{ActorFutureExt, AsyncContext, Context, WrapFuture};
 use slog::info;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::{InstanceActor, InstanceArgs, lifecycle::Event};
 use crate::{sandbox::Purpose, wall_time::rounded_ms};
 
 /// How long a snapshot may take, besides the time for which the template is left alone. The sandbox gives up earlier.
 const CAPTURE_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long the exit of the template is awaited when its snapshot could not be taken: it says more than a lost connection.
+const EXIT_WAIT: Duration = Duration::from_millis(100);
 
 impl InstanceArgs {
     /// Returns how long the snapshot of the instance may take, if it is a template.
@@ -31,7 +33,15 @@ impl InstanceActor {
         self.args.services.history.boots.add(boot.clone());
         info!(self.log, "template is ready"; "boot_ms" => rounded_ms(boot.clock.boot()));
         let Some(running) = self.sandbox.running_mut() else { return };
-        let captured = running.handle.capture();
+        let (captured, exited) = (running.handle.capture(), running.exited.clone());
+        let captured = async move {
+            let result = captured.await;
+            if result.is_err() {
+                // Its own event follows.
+                let _ = timeout(EXIT_WAIT, exited).await;
+            }
+            result
+        };
         ctx.spawn(captured.into_actor(self).map(|result, actor, ctx| {
             actor.on(Event::CaptureEnded(result), ctx);
         }));

@@ -13,4 +13,5 @@ mod published;
 mod reach;
 mod restore_times;
 mod shipped;
+mod snapshot_kills;
 mod snapshots;

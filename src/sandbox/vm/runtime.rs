@@ -240,7 +240,7 @@ impl Inner {
             client
         });
         let started = self.runtime.start(request, limits, record, order.output.clone(), &order.clock).await;
-        let Started { handle: process, exited, pid, cgroups, memory_usage } = started.map_err(|error| {
+        let Started { handle: process, mut exited, pid, cgroups, memory_usage } = started.map_err(|error| {
             let why = error.describe(&program);
             error.into_launch_error(why)
         })?;
@@ -253,6 +253,11 @@ impl Inner {
         let restored = match (snapshot, monitor, &vm.snapshot) {
             (SnapshotUse::Restore(found), Some(monitor), Some(spec)) => {
                 if let Err(why) = clone::restore(found, &monitor, spec, &route, order.instance).await {
+                    // A VMM that has ended says more by its exit.
+                    let why = match time::timeout(EXIT_REASON_TIMEOUT, &mut exited).await {
+                        Ok(Ok(exit)) => format!("{why}: {exit}"),
+                        Ok(Err(_)) | Err(_) => why,
+                    };
                     return Err(clone::not_restored(why, handle, &order.log).await);
                 }
                 true

@@ -53,6 +53,8 @@ const UNBUFFERED: (&str, &str) = ("PYTHONUNBUFFERED", "1");
 /// How long the processes of an instance may take to stand still. It is long only if one hangs in the kernel, or the machine is
 /// busy. The actors wait for longer.
 const PAUSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Between two looks whether they do.
+const PAUSE_POLL_INTERVAL: Duration = Duration::from_millis(1);
 
 /// What the engines need from the daemon.
 #[derive(Debug, Clone)]

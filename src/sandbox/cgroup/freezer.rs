@@ -5,20 +5,17 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use rustix::fs::{Access, access};
 use tokio::time::{self, Instant};
 
 use super::controller::{Controls, write};
-use crate::sandbox::PAUSE_TIMEOUT;
+use crate::sandbox::{PAUSE_POLL_INTERVAL, PAUSE_TIMEOUT};
 
 const V1_STATE: &str = "freezer.state";
 const V2_FREEZE: &str = "cgroup.freeze";
 const V2_EVENTS: &str = "cgroup.events";
-/// Between two looks, after the first ones.
-const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
 /// The control files by which the processes of a cgroup are frozen. The cgroup must not be removed or reused meanwhile.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,7 +86,7 @@ impl Freezer {
             if Instant::now() > deadline {
                 return Err(io::Error::new(io::ErrorKind::TimedOut, format!("not frozen within {PAUSE_TIMEOUT:?}")));
             }
-            time::sleep(POLL_INTERVAL).await;
+            time::sleep(PAUSE_POLL_INTERVAL).await;
         }
         Ok(())
     }

@@ -10,11 +10,10 @@ use tokio::{
 };
 
 use crate::{
-    sandbox::PAUSE_TIMEOUT,
+    sandbox::{PAUSE_POLL_INTERVAL, PAUSE_TIMEOUT},
     state::{ProcessId, send_signal},
 };
 
-const POLL_INTERVAL: Duration = Duration::from_millis(1);
 /// After which a process that still runs is signalled again. A debugger that has not stopped yet can take the signal from a
 /// process that it traces, as gVisor's kernel does with the processes of its guest.
 const RESEND_INTERVAL: Duration = Duration::from_millis(20);
@@ -52,7 +51,7 @@ impl StoppedTree {
                 let why = format!("not stopped within {PAUSE_TIMEOUT:?}: {running}");
                 return Err(io::Error::new(io::ErrorKind::TimedOut, why));
             }
-            time::sleep(POLL_INTERVAL).await;
+            time::sleep(PAUSE_POLL_INTERVAL).await;
         }
     }
 
@@ -160,13 +159,13 @@ mod tests {
         let first = ProcessId::of(&Process::new(pid).unwrap()).unwrap();
         assert!(can_stop(first));
         while state(busy) != 'T' {
-            time::sleep(POLL_INTERVAL).await;
+            time::sleep(PAUSE_POLL_INTERVAL).await;
         }
         let tree = StoppedTree::stop(first).await.unwrap();
         assert_eq!([pid, sleeps, busy].map(state), ['T'; 3]);
         drop(tree);
         while [pid, sleeps].map(state).contains(&'T') {
-            time::sleep(POLL_INTERVAL).await;
+            time::sleep(PAUSE_POLL_INTERVAL).await;
         }
         assert_eq!(state(busy), 'T', "another program has stopped it");
 

@@ -3,7 +3,7 @@
 //! The freezer stops every process, whatever session it is in, and none of them notices. A stop signal leaves out processes
 //! that have left the group.
 
-use std::{io, time::Duration};
+use std::io;
 
 use nix::{sys::signal::Signal, unistd::Pid};
 use procfs::process::Process;
@@ -12,9 +12,7 @@ use tokio::{
     time::{self, Instant},
 };
 
-use crate::sandbox::{PAUSE_TIMEOUT, cgroup::Freezer};
-
-const POLL_INTERVAL: Duration = Duration::from_millis(1);
+use crate::sandbox::{PAUSE_POLL_INTERVAL, PAUSE_TIMEOUT, cgroup::Freezer};
 
 /// What pauses the processes of an instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,7 +62,7 @@ async fn stopped(leader: Pid) -> io::Result<()> {
         if Instant::now() > deadline {
             return Err(io::Error::new(io::ErrorKind::TimedOut, format!("not stopped within {PAUSE_TIMEOUT:?}")));
         }
-        time::sleep(POLL_INTERVAL).await;
+        time::sleep(PAUSE_POLL_INTERVAL).await;
     }
     Ok(())
 }

@@ -20,13 +20,12 @@ use nix::libc;
 use serde::{Deserialize, Serialize};
 use tokio::{net::UnixStream, task::spawn_local, time};
 
-use super::firecracker::{API_SOCKET, INTERFACE};
+use super::{
+    RESTORE_TIMEOUT, SAVE_TIMEOUT,
+    firecracker::{API_SOCKET, INTERFACE},
+};
 use crate::snapshot::Part;
 
-/// How long saving may take.
-const SAVE_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long a restored guest may take to run, from the start of Firecracker on.
-const RESTORE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Between two looks for the socket.
 const SOCKET_INTERVAL: Duration = Duration::from_millis(1);
 const MAX_ANSWER: usize = 64 << 10;

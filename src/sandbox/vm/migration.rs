@@ -8,12 +8,11 @@ use std::{fs::File, os::fd::AsFd, time::Duration};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use super::qmp::{QmpClient, QmpError, Reported};
+use super::{
+    RESTORE_TIMEOUT, SAVE_TIMEOUT,
+    qmp::{QmpClient, QmpError, Reported},
+};
 
-/// How long saving may take: a guest that changes its memory faster than it is written is never done.
-const SAVE_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long a restored guest may take to run, from the start of QEMU on.
-const RESTORE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Bytes per second. QEMU's default is 128 MiB, as for a network.
 const BANDWIDTH: u64 = 1 << 40;
 const NAME: &str = "snapshot";

@@ -6,7 +6,7 @@ use std::{
 };
 
 use toml::de::{DeTable, DeValue};
-use unifaas_actors::spec::nearest;
+use unifaas_actors::spec::{nearest, syntax_error};
 
 /// A line of the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,12 +32,16 @@ pub enum FileError {
 impl FileError {
     /// Makes the problem of a value that clap refuses.
     pub fn value(path: &Path, entry: &Entry, error: &clap::Error) -> Self {
-        let message = error.to_string();
-        let message = message.strip_prefix("error: ").unwrap_or(&message);
-        // Behind it is where to find help, which is about the command line.
-        let message = message.split("\n\n").next().unwrap_or_default().lines().map(str::trim).collect::<Vec<_>>();
-        Self::Invalid { path: path.to_owned(), problems: vec![(entry.line, message.join(" "))] }
+        Self::Invalid { path: path.to_owned(), problems: vec![(entry.line, message(error))] }
     }
+}
+
+/// Returns what clap says of a value, on one line.
+pub fn message(error: &clap::Error) -> String {
+    let message = error.to_string();
+    let message = message.strip_prefix("error: ").unwrap_or(&message);
+    // Behind it is where to find help, which is about the command line.
+    message.split("\n\n").next().unwrap_or_default().lines().map(str::trim).collect::<Vec<_>>().join(" ")
 }
 
 /// Reads a file. Its values are text that has not been checked.
@@ -57,7 +61,7 @@ fn parse(text: &str, keys: &[&str]) -> Result<Vec<Entry>, Vec<(usize, String)>> 
     let line_of = |position: usize| text.bytes().take(position).filter(|byte| *byte == b'\n').count() + 1;
     let table = DeTable::parse(text).map_err(|error| {
         let line = error.span().map_or(1, |span| line_of(span.start));
-        vec![(line, error.message().to_owned())]
+        vec![(line, syntax_error(text, &error))]
     })?;
     let (mut entries, mut problems) = (Vec::new(), Vec::new());
     for (key, value) in table.get_ref() {
@@ -131,6 +135,6 @@ mod tests {
             [(1, "listen: expected text, a number or a boolean, not table".to_owned())]
         );
         assert_eq!(problems("\nlisten = \n")[0].0, 2);
-        assert_eq!(problems("listen = 'a'\nlisten = 'b'\n")[0].0, 2);
+        assert_eq!(problems("listen = 'a'\nlisten = 'b'\n"), [(2, "duplicate key `listen`".to_owned())]);
     }
 }

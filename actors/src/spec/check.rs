@@ -21,7 +21,7 @@ use super::{
     error::{Problem, SpecError},
     files::Reference,
     keys,
-    raw::{Report, Section, kind, line_at},
+    raw::{Report, Section, kind, line_at, syntax_error},
     sandbox, triggers,
 };
 
@@ -66,7 +66,7 @@ pub(super) fn check(name: &str, directory: &Path, text: &str) -> Checked {
             Ok(table) => function(name, directory, &Section::file(&report, table.get_ref()), &mut references),
             Err(error) => {
                 let line = error.span().map(|span| line_at(text.as_bytes(), span.start));
-                report.add(None, line, error.message().replace('\n', " "));
+                report.add(None, line, syntax_error(text, &error));
                 None
             }
         }

@@ -145,13 +145,14 @@ pub(super) fn objection(key: &str, here: &Table) -> Option<String> {
 
 /// Returns the known key most similar to `key`. Case and `_` instead of `-` do not count.
 pub fn nearest<'a>(key: &str, keys: &[&'a str]) -> Option<&'a str> {
-    let key = key.to_lowercase().replace('_', "-");
+    let plain = |key: &str| key.to_lowercase().replace('_', "-");
+    let key = plain(key);
     let longest = keys.iter().map(|known| known.len()).max().unwrap_or_default();
     if key.len() > 2 * longest {
         return None;
     }
     let (distance, near) =
-        keys.iter().map(|known| (strsim::damerau_levenshtein(&key, known), *known)).min_by_key(|(d, _)| *d)?;
+        keys.iter().map(|known| (strsim::damerau_levenshtein(&key, &plain(known)), *known)).min_by_key(|(d, _)| *d)?;
     (distance * 3 <= near.len()).then_some(near)
 }
 

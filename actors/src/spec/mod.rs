@@ -17,6 +17,7 @@
 //! | `error.rs` | the problems, with file, line and key |
 
 mod async_spec;
+mod capabilities;
 mod check;
 mod cluster_spec;
 mod elf;
@@ -52,6 +53,7 @@ pub use kinds::{
 pub use name::{NameError, check_name};
 pub use placeholders::{CONTAINER_WORDS, PROCESS_WORDS, VM_WORDS, has_placeholder, substitute};
 pub use program::{DEFAULT_PATH, foreign_machine};
+pub use raw::syntax_error;
 pub use schedule::{ExpressionError, Schedule};
 pub use snapshot::SnapshotSpec;
 pub use triggers::{CronScope, CronSpec, Missed, MqttSpec, NatsSource, NatsSpec, Triggers};

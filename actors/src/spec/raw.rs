@@ -48,6 +48,13 @@ pub(super) fn line_at(text: &[u8], offset: usize) -> usize {
     1 + text.iter().take(offset).filter(|byte| **byte == b'\n').count()
 }
 
+/// Returns what is wrong with a text that is no TOML, on one line. A duplicate key is named.
+pub fn syntax_error(text: &str, error: &toml::de::Error) -> String {
+    let message = error.message().replace('\n', " ");
+    let key = error.span().and_then(|span| text.get(span)).filter(|_| message == "duplicate key");
+    key.map_or_else(|| message.clone(), |key| format!("{message} `{}`", clipped(key.trim())))
+}
+
 /// One table of the file.
 pub(super) struct Section<'t> {
     report: &'t Report<'t>,

@@ -5,6 +5,7 @@ use std::path::Path;
 use super::{
     Accel, ContainerSpec, DiskType, Environment, Hypervisor, Machine, MicrovmOptions, ProcessSpec, Pull, Qemu,
     Readiness, VmNetwork, VmSpec,
+    capabilities::capabilities,
     files::{Reference, Subject, Target},
     keys,
     placeholders::{CONTAINER_WORDS, PROCESS_WORDS, VM_WORDS, objection, strict_objection},
@@ -131,21 +132,6 @@ fn network(section: &Section<'_>) -> Option<String> {
         return section.mismatch("network", "the name of a network of the engine", section.value("network")?);
     }
     Some(network)
-}
-
-/// Reads names such as `SYS_PTRACE`, with or without `CAP_`, in either case.
-fn capabilities(section: &Section<'_>) -> Vec<String> {
-    let given = section.strings("capabilities").unwrap_or_default();
-    let names = given.iter().map(|name| {
-        let upper = name.to_ascii_uppercase();
-        upper.strip_prefix("CAP_").map(str::to_owned).unwrap_or(upper)
-    });
-    let names: Vec<_> = names.collect();
-    let odd = |name: &&String| name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_');
-    if let Some(odd) = names.iter().find(odd) {
-        section.fail("capabilities", format!("expected names such as \"SYS_PTRACE\", found {odd:?}"));
-    }
-    names
 }
 
 /// `is_single`: the function has one instance at most.

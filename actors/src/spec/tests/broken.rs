@@ -250,3 +250,15 @@ fn an_invalid_name_is_one_of_the_problems() {
     let last = error.problems[2].to_string();
     assert!(last.starts_with("the directory cannot be a function: ") && last.contains("' '"), "{last}");
 }
+
+#[test]
+fn names_a_key_that_is_there_twice() {
+    for (text, expected) in [
+        ("timeout = 1\ntimeout = 2\n", "2: duplicate key `timeout`"),
+        ("[container]\nimage = \"i\"\n\"image\" = \"j\"\n", "3: duplicate key `\"image\"`"),
+        ("[process]\ncommand = [\"f\"]\n[env]\n[process]\n", "4: duplicate key `process`"),
+        ("env = { A = \"secret\", A = \"secret\" }\n", "1: duplicate key `A`"),
+    ] {
+        assert_eq!(messages(text), expected);
+    }
+}

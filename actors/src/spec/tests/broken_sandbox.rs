@@ -85,13 +85,19 @@ fn names_the_problems_of_a_container_s_confinement() {
         refused(CONTAINER, "container.", "true or false", &[(&format!("{key} = 1"), "the integer 1")]);
     }
     let cases = [
-        ("capabilities = [\"SYS ADMIN\"]", "expected names such as \"SYS_PTRACE\", found \"SYS ADMIN\""),
-        ("capabilities = [\"cap_\"]", "expected names such as \"SYS_PTRACE\", found \"\""),
+        ("capabilities = [\"SYS ADMIN\"]", "Linux has no capability \"SYS ADMIN\"; did you mean \"SYS_ADMIN\"?"),
+        (
+            "capabilities = [\"KILL\", \"NET_BND\"]",
+            "Linux has no capability \"NET_BND\"; did you mean \"NET_BIND_SERVICE\"?",
+        ),
+        ("capabilities = [\"cap_net_rw\"]", "Linux has no capability \"cap_net_rw\"; did you mean \"NET_RAW\"?"),
         ("capabilities = \"ALL\"", "expected an array of strings, found the string \"ALL\""),
     ];
     for (entry, message) in cases {
         assert_eq!(messages(&format!("{CONTAINER}{entry}")), format!("3: container.capabilities: {message}"));
     }
+    let unlike = messages(&format!("{CONTAINER}capabilities = [\"cap_\"]"));
+    assert!(unlike.contains("no capability \"cap_\"; known: ALL, AUDIT_CONTROL, "), "{unlike}");
 }
 
 #[test]

@@ -13,8 +13,12 @@ use tokio::{
 };
 use unifaas_actors::{AdmissionQuestion, AdmissionReport, Directory, FunctionHandle, FunctionSummary};
 
-use super::{access::AdminAccess, format::json, query::query_of};
-use crate::http::{ConnectionReport, ListenerKind, Rejection, Shared};
+use super::{
+    access::{AdminAccess, reject},
+    format::json,
+    query::query_of,
+};
+use crate::http::{ConnectionReport, Failure, ListenerKind, Rejection, Shared};
 
 /// How long the admission actor may take to answer.
 const ACTOR_TIMEOUT: Duration = Duration::from_secs(2);
@@ -50,6 +54,10 @@ pub async fn summary(
     shared: web::Data<Shared>,
 ) -> Result<HttpResponse, Rejection> {
     let Query { state, limit } = query_of(&request)?;
+    if let Some(state) = state.as_deref().filter(|state| !FunctionSummary::STATES.contains(state)) {
+        let why = format!("state={state}: expected one of {}", FunctionSummary::STATES.join(", "));
+        return Err(reject(&request, Failure::BadQuery { why }));
+    }
     let mut page = format!("{{\"daemon\":{},\"functions\":{{", json(&daemon(&shared).await));
     let mut left = limit.unwrap_or(usize::MAX);
     let mut separator = "\n";

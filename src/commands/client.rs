@@ -156,7 +156,7 @@ impl Client {
         let request = self.pages.complete(request, body)?;
         let mut sender = open(&self.pages).await?;
         let sent = Box::pin(sender.send_request(request)).await;
-        let response = sent.map_err(|error| self.pages.unreachable(chain(&error)))?;
+        let response = sent.map_err(|error| self.pages.failed(&error))?;
         if !response.status().is_success() {
             return Err(self.explain(response, Subject::None).await);
         }
@@ -183,7 +183,7 @@ impl Client {
     ) -> Result<Response<Incoming>, CommandError> {
         let request = self.front.complete(request, Full::new(body))?;
         let mut sender = open(&self.front).await?;
-        let response = sender.send_request(request).await.map_err(|error| self.front.unreachable(chain(&error)))?;
+        let response = sender.send_request(request).await.map_err(|error| self.front.failed(&error))?;
         if response.headers().contains_key(REQUEST_ID) { Ok(response) } else { Err(self.front.foreign(&response)) }
     }
 
@@ -230,7 +230,7 @@ impl Client {
         let response = timeout(limit, sender.send_request(request)).await;
         let response =
             response.map_err(|_| self.pages.unreachable(format!("no answer within {} s", limit.as_secs())))?;
-        let response = response.map_err(|error| self.pages.unreachable(chain(&error)))?;
+        let response = response.map_err(|error| self.pages.failed(&error))?;
         self.kept = Some(sender);
         Ok(response)
     }
@@ -289,6 +289,19 @@ impl Place {
     /// Returns that another program has answered here.
     fn foreign(&self, response: &Response<Incoming>) -> CommandError {
         self.unreachable(format!("what answers is no UniFaaS daemon (status {})", response.status()))
+    }
+
+    /// Returns that a request has failed, and what to do if this is a port with TLS.
+    fn failed(&self, error: &hyper::Error) -> CommandError {
+        let reason = chain(error);
+        if self.certificate.is_some() || !(error.is_parse() || error.is_incomplete_message()) {
+            return self.unreachable(reason);
+        }
+        self.unreachable(format!(
+            "{reason}. Is that a port with TLS? Then name it as https://{} (--url or UNIFAAS_URL), and its certificate as \
+             `tls-cert` in the settings (UNIFAAS_TLS_CERT).",
+            self.authority()
+        ))
     }
 
     /// Returns that the daemon cannot be reached here.

@@ -41,7 +41,7 @@ impl CommandError {
     fn status(&self) -> u8 {
         match self {
             Self::No(_) | Self::Output(_) => 1,
-            Self::Usage(_) | Self::Settings(ConfigError::File(_)) => USAGE,
+            Self::Usage(_) | Self::Settings(ConfigError::File(_) | ConfigError::Variable { .. }) => USAGE,
             Self::Settings(ConfigError::Usage(error)) => u8::try_from(error.exit_code()).unwrap_or(USAGE),
             Self::NoDaemon { .. } => 3,
             Self::NotFound(_) => 4,

@@ -35,6 +35,9 @@ pub enum ConfigError {
     /// Also the text of `--help` and `--version`.
     #[error(transparent)]
     Usage(#[from] clap::Error),
+    /// A value of the environment is wrong.
+    #[error("{variable}: {message}")]
+    Variable { variable: String, message: String },
     #[error(transparent)]
     File(#[from] FileError),
 }
@@ -100,11 +103,19 @@ pub fn parse(arguments: Vec<OsString>) -> Result<Parsed, ConfigError> {
 
     let mut all = arguments.clone();
     all.splice(position..position, entries.iter().map(|entry| format!("--{}={}", entry.key, entry.value).into()));
-    let in_file = |error: clap::Error| match (file.as_deref(), culprit(&error, &entries)) {
-        (Some(path), Some(entry)) => FileError::value(path, entry, &error).into(),
-        _ => ConfigError::Usage(error),
+    let located = |error: clap::Error| {
+        let Some(option) = culprit(&error, &known) else { return ConfigError::Usage(error) };
+        let entry = entries.iter().find(|entry| option.get_long() == Some(&entry.key));
+        match (file.as_deref().zip(entry), given.value_source(option.get_id().as_str()), option.get_env()) {
+            (Some((path, entry)), ..) => FileError::value(path, entry, &error).into(),
+            (None, Some(ValueSource::EnvVariable), Some(variable)) => {
+                let variable = variable.to_string_lossy().into_owned();
+                ConfigError::Variable { variable, message: file::message(&error) }
+            }
+            _ => ConfigError::Usage(error),
+        }
     };
-    let matches = Cli::command().try_get_matches_from(all).map_err(in_file)?;
+    let matches = Cli::command().try_get_matches_from(all).map_err(located)?;
     let cli = Cli::from_arg_matches(&matches)?;
     let mut serve = match &cli.command {
         Some(Command::Serve(serve) | Command::Config { serve, .. }) => Serve::clone(serve),
@@ -181,11 +192,11 @@ fn options(matches: &ArgMatches) -> Option<(usize, &ArgMatches)> {
     }
 }
 
-/// Returns the line of the file that clap complains about.
-fn culprit<'a>(error: &clap::Error, entries: &'a [Entry]) -> Option<&'a Entry> {
+/// Returns the option that an error of clap is about.
+fn culprit<'a>(error: &clap::Error, known: &'a clap::Command) -> Option<&'a clap::Arg> {
     let Some(ContextValue::String(option)) = error.get(ContextKind::InvalidArg) else { return None };
     let key = option.strip_prefix("--")?.split([' ', '=']).next()?;
-    entries.iter().find(|entry| entry.key == key)
+    known.get_arguments().find(|option| option.get_long() == Some(key))
 }
 
 fn settings(

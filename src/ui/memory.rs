@@ -86,28 +86,38 @@ fn row(name: &str, share: &Share, budget: f64) -> Markup {
     let bytes = |bytes: u64| mebibytes(bytes as f64 / MIB);
     let optional = |amount: Option<u64>| amount.map_or_else(|| "–".to_owned(), bytes);
     let is_scarce = matches!(share.next, Some(Next::Waits | Next::Never));
+    let peak = html! {
+        (optional(share.peak_bytes))
+        @if let (Some(_), Some(limit)) = (share.peak_bytes, share.limit_bytes) { small { " of " (bytes(limit)) } }
+    };
+    let waits = html! {
+        @if share.waits == 0 { "–" }
+        @else { (count(share.waits)) " × " (duration(share.wait_seconds / share.waits as f64)) }
+    };
+    let calm = |text: String| (html! { (text) }, false);
+    let cells = [
+        calm(share.instances.to_string()),
+        calm(share.idle.to_string()),
+        calm(share.idle_seconds.map_or_else(|| "–".to_owned(), age)),
+        calm(bytes(share.charged_bytes)),
+        calm(percent(share.charged_bytes as f64 / MIB / budget.max(1.0))),
+        calm(bytes(share.declared_bytes)),
+        calm(optional(share.used_bytes)),
+        (peak, false),
+        calm(count(share.evicted)),
+        calm(count(share.early_pauses)),
+        (html! { (share.waiting) }, share.waiting > 0),
+        (waits, false),
+        (html! { (share.next.map_or("–", Next::as_str)) }, is_scarce),
+    ];
     html! {
         tr data-key=(name) {
             th scope="row" { (to_function(name)) }
-            td.number { (share.instances) }
-            td.number { (share.idle) }
-            td.number { (share.idle_seconds.map_or_else(|| "–".to_owned(), age)) }
-            td.number { (bytes(share.charged_bytes)) }
-            td.number { (percent(share.charged_bytes as f64 / MIB / budget.max(1.0))) }
-            td.number { (bytes(share.declared_bytes)) }
-            td.number { (optional(share.used_bytes)) }
-            td.number {
-                (optional(share.peak_bytes))
-                @if let (Some(_), Some(limit)) = (share.peak_bytes, share.limit_bytes) { small { " of " (bytes(limit)) } }
+            @for (head, (cell, is_poor)) in HEADS.iter().skip(1).zip(cells) {
+                // A narrow window shows the name of the column in each cell.
+                @let label = head.trim_start_matches('#');
+                td.number[head.starts_with('#')].poor[is_poor] data-label=(label) { (cell) }
             }
-            td.number { (count(share.evicted)) }
-            td.number { (count(share.early_pauses)) }
-            td.number.poor[share.waiting > 0] { (share.waiting) }
-            td.number {
-                @if share.waits == 0 { "–" }
-                @else { (count(share.waits)) " × " (duration(share.wait_seconds / share.waits as f64)) }
-            }
-            td.poor[is_scarce] { (share.next.map_or("–", Next::as_str)) }
         }
     }
 }

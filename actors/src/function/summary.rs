@@ -31,7 +31,7 @@ pub(super) struct Activity {
 /// One line about a function.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct FunctionSummary {
-    /// `serving`, `failing`, `misconfigured` or `draining`.
+    /// One of [`STATES`](Self::STATES).
     pub state: &'static str,
     /// Why it is failing or misconfigured.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -72,6 +72,11 @@ pub struct FunctionGauges {
     pub in_flight: usize,
     /// Callers that wait for a slot.
     pub waiting: usize,
+}
+
+impl FunctionSummary {
+    /// All states of a function.
+    pub const STATES: [&str; 4] = ["serving", "failing", "misconfigured", "draining"];
 }
 
 impl FunctionHandle {

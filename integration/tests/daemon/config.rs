@@ -178,9 +178,30 @@ fn wrong_files_are_refused_with_their_line() {
     let output = run(&["--config", "/no/such/file"], &[]);
     assert_eq!(output.status.code(), Some(2));
     assert!(errors(&output).contains("/no/such/file"), "{}", errors(&output));
-    let output = run(&["-r", "x"], &[("UNIFAAS_LISTEN".to_owned(), "nonsense")]);
-    assert_eq!(output.status.code(), Some(2));
-    assert!(errors(&output).contains("--listen <HOST:PORT>"), "{}", errors(&output));
+}
+
+#[test]
+fn a_wrong_variable_is_named() {
+    let home = Home::new();
+    let path = file(&home, "listen = \"127.0.0.1:0\"\nmax-starts = 3\n");
+    for (variable, value, reason) in [
+        ("UNIFAAS_LISTEN", "nonsense", "invalid value 'nonsense' for '--listen <HOST:PORT>': expected HOST:PORT"),
+        ("UNIFAAS_MAX_STARTS", "many", "for '--max-starts <COUNT>'"),
+        ("UNIFAAS_LOG_LEVEL", "loud", "[possible values: error"),
+    ] {
+        let set = (variable.to_owned(), value);
+        for arguments in [&["serve", "-r", "x", "--config", &path][..], &["config", "--config", &path], &["ps"]] {
+            let output = run(arguments, &[set.clone()]);
+            let said = errors(&output);
+            assert_eq!(output.status.code(), Some(2), "{said}");
+            assert!(said.starts_with(&format!("unifaas: {variable}: ")) && said.contains(reason), "{said}");
+            assert_eq!(said.lines().count(), 1, "{said}");
+        }
+        // The command line precedes the variable.
+        let key = variable.trim_start_matches("UNIFAAS_").to_lowercase().replace('_', "-");
+        let output = run(&["config", "-r", "x", &format!("--{key}"), "wrong"], &[set]);
+        assert!(errors(&output).starts_with("error: invalid value 'wrong'"), "{}", errors(&output));
+    }
 }
 
 #[tokio::test]

@@ -337,6 +337,16 @@ async fn admin_listener_uses_tls_and_callback_listener_does_not() {
 }
 
 #[tokio::test]
+async fn commands_say_what_a_port_with_tls_needs() {
+    let (daemon, _) = served(Function::new("f")).await;
+    for arguments in [&["ps"][..], &["invoke", "f"]] {
+        let said = daemon.cli(arguments).await.failed(3);
+        let hint = format!("Then name it as https://{} ", daemon.listen);
+        assert!(said.contains(&hint) && said.contains("UNIFAAS_TLS_CERT"), "{arguments:?}: {said}");
+    }
+}
+
+#[tokio::test]
 async fn commands_expect_the_certificate_of_the_settings() {
     let (daemon, pair) = served(Function::new("f")).await;
     let other = Pair::new(&daemon.home.path(""), "other");

@@ -121,6 +121,23 @@ async fn shows_daemon_functions_and_instances() {
 }
 
 #[tokio::test]
+async fn summary_selects_by_states_that_exist() {
+    let daemon = Setup::default()
+        .function(Function::new("f"))
+        .function(Function::verbatim("bad", "nonsense = 1\n"))
+        .start()
+        .await;
+    for (state, name) in [("serving", Some("f")), ("misconfigured", Some("bad")), ("failing", None)] {
+        let page = daemon.get(&format!("/debug/summary?state={state}")).await.ok().json();
+        let names: Vec<_> = page["functions"].as_object().unwrap().keys().map(String::as_str).collect();
+        assert_eq!(names, name.into_iter().collect::<Vec<_>>(), "{state}");
+    }
+    let problem = daemon.get("/debug/summary?state=foo").await.problem(400, "bad_request");
+    let detail = problem["detail"].as_str().unwrap_or_default();
+    assert!(detail.contains("state=foo: expected one of serving, failing, misconfigured, draining"), "{detail}");
+}
+
+#[tokio::test]
 async fn functions_and_instances_have_own_pages() {
     let daemon = Daemon::with(Function::new("f")).await;
     daemon.get("/invoke/f/pid").await.ok();

@@ -8,7 +8,7 @@ use crate::commands::{
     terminal::{Cell, Column, Output, Style, Table, cut, number, text, thousands},
 };
 
-const COLUMNS: [Column; 10] = [
+const COLUMNS: [Column; 11] = [
     text("FUNCTION"),
     text("STATE"),
     text("KIND"),
@@ -16,6 +16,7 @@ const COLUMNS: [Column; 10] = [
     number("FAIL/S"),
     number("BUSY"),
     number("IDLE"),
+    number("PAUSED"),
     number("BOOTING"),
     number("WAITING"),
     text("WHY"),
@@ -115,7 +116,8 @@ impl View {
     /// Returns the rows to show, in order.
     pub fn chosen(&self, mut rows: Vec<Row>) -> Vec<Row> {
         rows.retain(|row| row.name.contains(&self.filter));
-        let instances = |row: &Row| row.count("busy") + row.count("idle") + row.count("booting");
+        let instances =
+            |row: &Row| ["busy", "idle", "paused", "booting"].map(|state| row.count(state)).iter().sum::<u64>();
         // Descending; names ascend, as they do in the summary.
         let by = |key: &dyn Fn(&Row) -> f64, rows: &mut Vec<Row>| rows.sort_by(|a, b| key(b).total_cmp(&key(a)));
         match self.sort {
@@ -183,6 +185,7 @@ impl View {
                 Cell::from(rate(row.failures_per_s)).in_style((row.failures_per_s > 0.0).then_some(Style::Bad)),
                 row.count("busy").into(),
                 row.count("idle").into(),
+                row.count("paused").into(),
                 row.count("booting").into(),
                 row.count("waiting").into(),
                 string(&row.summary["why"]).into(),

@@ -86,14 +86,16 @@ pub struct Parsed {
 /// When they are wrong, or the configuration file is; also for `--help`.
 pub fn parse(arguments: Vec<OsString>) -> Result<Parsed, ConfigError> {
     // Errors count once the file's values are there, too: an option may need another that is in the file.
-    let given = Cli::command().ignore_errors(true).try_get_matches_from(&arguments)?;
-    let Some((position, given)) = options(&given) else {
-        let cli = Cli::from_arg_matches(&Cli::command().try_get_matches_from(arguments)?)?;
+    let all = Cli::command().ignore_errors(true).try_get_matches_from(&arguments)?;
+    let known = Serve::augment_args(clap::Command::new("serve"));
+    let Some((position, given)) = options(&all) else {
+        // The variables of the daemon's options are checked for the other commands as well.
+        let matches = Cli::command().try_get_matches_from(arguments);
+        let cli = Cli::from_arg_matches(&matches.map_err(|error| located(error, &known, &all, None, &[]))?)?;
         return Ok(Parsed { command: cli.command, configuration: None });
     };
     let default = Path::new(DEFAULT_FILE);
     let file = given.get_one::<PathBuf>("config").cloned().or_else(|| default.exists().then(|| default.to_owned()));
-    let known = Serve::augment_args(clap::Command::new("serve"));
     let mut entries = file.as_deref().map_or(Ok(Vec::new()), |path| file::read(path, &known))?;
     entries.retain(|entry| {
         let option = known.get_arguments().find(|option| option.get_long() == Some(&entry.key));
@@ -101,21 +103,10 @@ pub fn parse(arguments: Vec<OsString>) -> Result<Parsed, ConfigError> {
         !matches!(source, Some(ValueSource::CommandLine | ValueSource::EnvVariable))
     });
 
-    let mut all = arguments.clone();
-    all.splice(position..position, entries.iter().map(|entry| format!("--{}={}", entry.key, entry.value).into()));
-    let located = |error: clap::Error| {
-        let Some(option) = culprit(&error, &known) else { return ConfigError::Usage(error) };
-        let entry = entries.iter().find(|entry| option.get_long() == Some(&entry.key));
-        match (file.as_deref().zip(entry), given.value_source(option.get_id().as_str()), option.get_env()) {
-            (Some((path, entry)), ..) => FileError::value(path, entry, &error).into(),
-            (None, Some(ValueSource::EnvVariable), Some(variable)) => {
-                let variable = variable.to_string_lossy().into_owned();
-                ConfigError::Variable { variable, message: file::message(&error) }
-            }
-            _ => ConfigError::Usage(error),
-        }
-    };
-    let matches = Cli::command().try_get_matches_from(all).map_err(located)?;
+    let mut line = arguments.clone();
+    line.splice(position..position, entries.iter().map(|entry| format!("--{}={}", entry.key, entry.value).into()));
+    let matches = Cli::command().try_get_matches_from(line);
+    let matches = matches.map_err(|error| located(error, &known, given, file.as_deref(), &entries))?;
     let cli = Cli::from_arg_matches(&matches)?;
     let mut serve = match &cli.command {
         Some(Command::Serve(serve) | Command::Config { serve, .. }) => Serve::clone(serve),
@@ -189,6 +180,26 @@ fn options(matches: &ArgMatches) -> Option<(usize, &ArgMatches)> {
         None => Some((1, matches)),
         Some(("serve" | "config", options)) => Some((2, options)),
         Some(_) => None,
+    }
+}
+
+/// Adds to an error of clap where the value comes from, unless that is the command line.
+fn located(
+    error: clap::Error,
+    known: &clap::Command,
+    given: &ArgMatches,
+    file: Option<&Path>,
+    entries: &[Entry],
+) -> ConfigError {
+    let Some(option) = culprit(&error, known) else { return error.into() };
+    let entry = entries.iter().find(|entry| option.get_long() == Some(&entry.key));
+    match (file.zip(entry), given.value_source(option.get_id().as_str()), option.get_env()) {
+        (Some((path, entry)), ..) => FileError::value(path, entry, &error).into(),
+        (None, Some(ValueSource::EnvVariable), Some(variable)) => {
+            let variable = variable.to_string_lossy().into_owned();
+            ConfigError::Variable { variable, message: file::message(&error) }
+        }
+        _ => error.into(),
     }
 }
 

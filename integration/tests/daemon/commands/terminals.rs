@@ -140,10 +140,10 @@ async fn the_list_of_top_has_a_row_for_each_function() {
     let daemon = daemon().await;
     let lines = on_terminal(&daemon, &["top"]).await;
     let at = lines.iter().position(|line| line.contains("FUNCTION")).unwrap();
-    let columns = headings("FUNCTION,STATE,KIND,REQ/S,FAIL/S,BUSY,IDLE,BOOTING,WAITING,WHY");
+    let columns = headings("FUNCTION,STATE,KIND,REQ/S,FAIL/S,BUSY,IDLE,PAUSED,BOOTING,WAITING,WHY");
     assert_eq!(lines[at], columns);
     assert!(lines[at + 1].contains("> wrong <bad|misconfigured> "), "what has a problem is first: {lines:?}");
-    assert_eq!(lines[at + 3], "f <good|serving> process 0 0 0 1 0 0");
+    assert_eq!(lines[at + 3], "f <good|serving> process 0 0 0 1 0 0 0");
 }
 
 #[tokio::test]

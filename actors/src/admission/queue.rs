@@ -122,7 +122,7 @@ impl Queue {
             let entry = *entries.next()?;
             free = free.checked_sub(entry.memory)?;
             match (entry.urgency, entry.wants) {
-                // No caller and no minimum waits for memory. Of the templates, this is the one that waits longest.
+                // No caller and no minimum waits for memory. This template waits longest.
                 (Urgency::Template(since), _) if template_due.is_some_and(|due| since <= due) => break entry,
                 (Urgency::Template(_), _) => return None,
                 (_, Wanted::Start(kind)) if starts[kind as usize] == 0 => {}

@@ -69,7 +69,7 @@ pub(super) fn capabilities(section: &Section<'_>) -> Vec<String> {
     names
 }
 
-/// Returns the name most similar to `name`, or one that begins with words like it.
+/// Returns the name most similar to `name`, or a name that begins with words like it.
 fn nearest_capability(name: &str) -> Option<&'static str> {
     let begins = |known: &&str| known.match_indices('_').any(|(end, _)| nearest(name, &[&known[..end]]).is_some());
     nearest(name, &CAPABILITIES).or_else(|| CAPABILITIES.into_iter().find(begins))

@@ -37,7 +37,7 @@ pub use accel::probe as probe_kvm;
 pub use program::{FIRECRACKER, JAILER, Program, QEMU};
 pub use runtime::{VmRuntime, VmSettings};
 
-/// How long saving a guest may take: one that changes its memory faster than it is written is never done.
+/// How long saving a guest may take: a guest that changes its memory faster than it is written is never done.
 const SAVE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a restored guest may take to run, from the start of its VMM on.
 const RESTORE_TIMEOUT: Duration = Duration::from_secs(2);

@@ -95,7 +95,7 @@ impl<'a> Host<'a> {
                 Event::Arrives(key) => self.request(key, Urgency::Caller(at)),
                 Event::Due(key) => self.request(key, Urgency::Template(at)),
                 Event::Started(_, instance) => self.ledger.set_started(instance, at),
-                // One that had to end is gone already.
+                // A template that had to end is gone already.
                 Event::Ended(_, instance) => self.ledger.release(instance, at),
             }
             self.advance();

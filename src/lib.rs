@@ -1,8 +1,7 @@
-//! The `unifaas` daemon: the command line, the logger, the servers and the engines around the actors. No decisions.
+//! The `unifaas` daemon: the command line, the logger and the servers around the actors and the engines. No decisions.
 //!
-//! What is decided is decided in the `unifaas-actors` crate; what touches the outside world is in `http/`, `net/` and
-//! `sandbox/`; asynchronous invocations are stored in `inbox/`; the pages about the daemon are in `admin/`; snapshots are kept by `snapshot/`; the resources made there are recorded in `state/`; limits and
-//! facts of the host are in `host/`.
+//! What is decided is decided in the `unifaas-actors` crate; what touches the host is in the `unifaas-engines` crate. Requests
+//! are served by `http/`; asynchronous invocations are stored in `inbox/`; the pages about the daemon are in `admin/`.
 
 mod admin;
 mod cli;
@@ -11,28 +10,20 @@ mod cluster;
 mod commands;
 mod config;
 mod daemon;
-mod host;
 mod http;
 mod inbox;
 mod log;
-mod net;
 mod relay;
 mod reload;
-mod sandbox;
 mod service;
 mod serving;
 mod shutdown;
-mod snapshot;
-mod spawner;
-mod state;
-mod syscalls;
 mod thousands;
 mod trace;
 mod trigger;
 mod turn;
 mod ui;
 mod upgrade;
-mod worker;
 
 use std::{env, process::ExitCode};
 
@@ -41,6 +32,7 @@ use commands::{
     error::{CommandError, USAGE},
     terminal::{Output, words},
 };
+use unifaas_engines::{host, net, sandbox, snapshot, spawner, state, worker};
 
 /// Shown when there is no registry.
 const BEGINNING: &str = r#"unifaas: no registry: there is neither --registry, nor UNIFAAS_REGISTRY, nor `registry` in the configuration file, nor

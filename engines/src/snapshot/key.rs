@@ -62,7 +62,7 @@ pub struct KeyBuilder(Context);
 
 impl KeyBuilder {
     /// Begins with what every snapshot of this host depends on.
-    pub fn new() -> Self {
+    pub fn of_host() -> Self {
         let mut builder = Self(Context::new(&SHA256));
         builder.text("format", FORMAT);
         builder.text("host", host());
@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     fn key(values: &[(&str, &str)]) -> SnapshotKey {
-        let mut builder = KeyBuilder::new();
+        let mut builder = KeyBuilder::of_host();
         values.iter().for_each(|(label, value)| builder.text(label, value));
         builder.finish()
     }
@@ -162,7 +162,7 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("kernel");
         let key = || {
-            let mut builder = KeyBuilder::new();
+            let mut builder = KeyBuilder::of_host();
             builder.file("kernel", &path).map(|()| builder.finish())
         };
         assert!(key().is_err());

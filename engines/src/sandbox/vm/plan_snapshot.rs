@@ -100,7 +100,7 @@ impl Planner {
     }
 
     fn key(&self, spec: &SnapshotSpec, program: &Path, config: Vec<String>) -> io::Result<SnapshotKey> {
-        let mut key = KeyBuilder::new();
+        let mut key = KeyBuilder::of_host();
         key.text("function", &self.spec.name);
         key.text("snapshot", &serde_json::to_string(spec)?);
         for argument in config {

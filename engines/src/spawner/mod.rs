@@ -7,7 +7,7 @@
 //! - `client.rs`: what engines use; `connection.rs`: the thread behind it, which starts that process again if it ends.
 //! - `server.rs`: that process.
 //! - `protocol.rs`: their messages; `invocation.rs`: the commands of engines.
-//! - `src/syscalls/`: a child until it executes its program.
+//! - `syscalls/`: a child until it executes its program.
 
 mod client;
 mod connection;

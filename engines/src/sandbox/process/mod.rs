@@ -3,7 +3,7 @@
 //! It does not isolate hostile code, but takes the daemon's user, environment, descriptors and session from a function.
 //!
 //! - `command.rs`: the command; `user.rs`: its user and groups.
-//! - `spawn.rs`: the start, by the process of `src/spawner/`; `src/syscalls/steps.rs` confines a child.
+//! - `spawn.rs`: the start, by the process of `spawner/`; `syscalls/steps.rs` confines a child.
 //! - `supervise.rs`: a running child; `handle.rs`: the same child as the actors own it.
 //! - `pause.rs`: how a child is paused; `footprint.rs`: the memory that it holds then.
 //! - `orphan_reaper.rs`: kills what a child leaves behind where no cgroup contains it.

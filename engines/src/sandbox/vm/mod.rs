@@ -7,7 +7,7 @@
 //! - `qmp.rs` speaks to QEMU, `firecracker_api.rs` to Firecracker; `exit_reason.rs` finds out why a machine ended.
 //! - `template.rs` takes snapshots, `clone.rs` restores them; `migration.rs` saves guests and restores them; `hooks.rs` requests both from guests.
 //!
-//! Taps and firewall rules are in `src/net/`. A VMM is started and supervised like the child processes of `process/`.
+//! Taps and firewall rules are in `net/`. A VMM is started and supervised like the child processes of `process/`.
 
 mod accel;
 mod attachment;

@@ -127,6 +127,12 @@ impl Staging {
 
     fn build(&self, tree: &Path, manifest: &Manifest) -> io::Result<()> {
         make_directory(tree)?;
+        let mut uses = BTreeMap::<BlobId, usize>::new();
+        for (_, content) in manifest.files() {
+            if let Content::File { hash, .. } = content {
+                *uses.entry(*hash).or_default() += 1;
+            }
+        }
         for (path, content) in manifest.files() {
             let place = tree.join(path);
             if let Some(parent) = place.parent() {
@@ -135,8 +141,14 @@ impl Staging {
             match content {
                 Content::Link(target) => symlink(target, place)?,
                 Content::File { mode, hash, .. } => {
-                    // Not a hard link: files of equal content may have different modes, and a function may write to one.
-                    fs::copy(self.blob(*hash), &place)?;
+                    let left = uses.entry(*hash).or_insert(1);
+                    *left -= 1;
+                    if *left == 0 {
+                        fs::rename(self.blob(*hash), &place)?;
+                    } else {
+                        // Not a hard link: files of equal content may have different modes, and a function may write to one.
+                        fs::copy(self.blob(*hash), &place)?;
+                    }
                     fs::set_permissions(&place, Permissions::from_mode(*mode))?;
                     File::open(&place).and_then(|file| file.sync_all())?;
                 }

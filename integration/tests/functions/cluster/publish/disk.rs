@@ -45,8 +45,11 @@ async fn full_disk_is_named_and_the_version_before_is_served() {
     eventually(SOON, "nothing is left", async || files(&b, ".staging"), Vec::is_empty).await;
     assert_eq!((files(&b, "f"), files(&b, "g")), (before, Vec::new()));
 
+    // Enough for the file of 1 MiB once.
     fs::remove_file(&ballast).unwrap();
+    fill_disk(&ballast, 1400 << 10);
     serve(&[&b], "f", 2).await;
+    fs::remove_file(&ballast).unwrap();
     let ran = publish(&b, &other, &["--copies", "2"]).await;
     assert_eq!(ran.status, Some(0), "{ran:?}");
     serve(&[&a, &b], "g", 3).await;

@@ -51,3 +51,32 @@ async fn rollout_goes_on_when_nodes_are_upgraded_in_its_middle() {
     }
     drop((new_a, new_b));
 }
+
+#[tokio::test]
+async fn version_that_fails_after_an_upgrade_goes_back_all_the_same() {
+    let Some((home, _server, mut a, b)) = two().await else { return };
+    let ran = publish(&a, &version(&home, Function::new("f"), 1), &["--copies", "2"]).await;
+    assert_eq!(ran.status, Some(0), "{ran:?}");
+    serve(&[&a, &b], "f", 1).await;
+    let broken = home.path("broken");
+    let directory = version(&home, Function::new("f").ends_after(0), 2);
+    let file = directory.join("function.toml");
+    // The first line of the process is its program.
+    let text = fs::read_to_string(&file).unwrap();
+    let script = format!("command = [\"/bin/sh\", \"-c\", 'test ! -e {} && exec \"$0\" \"$@\"', ", broken.display());
+    fs::write(&file, text.replacen("command = [", &script, 1)).unwrap();
+    let ran = publish(&b, &directory, &["--copies", "2"]).await;
+    assert_eq!(ran.status, Some(0), "{ran:?}");
+    serve(&[&a, &b], "f", 2).await;
+    let new_a = a.upgrade().await;
+    a.ended_within(UPGRADE_LIMIT).await;
+    fs::write(&broken, "").unwrap();
+    // Requests start instances, which fail.
+    let state = async || {
+        a.get("/invoke/f/pid").await;
+        published(&a, "f").await["state"].clone()
+    };
+    eventually(4 * SOON, "the version has failed", state, |state| *state == "failed").await;
+    serve(&[&a], "f", 1).await;
+    drop((new_a, b));
+}

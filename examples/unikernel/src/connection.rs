@@ -30,6 +30,8 @@ const PORT: u16 = 8080;
 const MAX_HEAD: usize = 8 * 1024;
 /// How long the client may take to read the last response and close, in microseconds.
 const CLOSE_TIMEOUT: u64 = 2_000_000;
+/// How long a client may take to close a connection that waited for a request, in microseconds.
+const HANG_UP_TIMEOUT: u64 = 50_000;
 
 /// Memory for a request head.
 pub struct Head([u8; MAX_HEAD]);
@@ -44,6 +46,8 @@ pub struct Connection {
     socket: SocketHandle,
     head: &'static mut Head,
     phase: Phase,
+    /// When it last received or sent something, in microseconds since boot.
+    used: u64,
 }
 
 enum Phase {
@@ -76,12 +80,31 @@ enum Next {
 impl Connection {
     /// Creates a connection on its own socket, which listens from the first step on.
     pub fn new(socket: SocketHandle, head: &'static mut Head) -> Self {
-        Self { socket, head, phase: Phase::BEGIN }
+        Self { socket, head, phase: Phase::BEGIN, used: 0 }
     }
 
     /// Returns whether the socket listens.
     pub fn is_listening(&self, turn: &mut Turn<'_>) -> bool {
         turn.socket(self.socket).state() == State::Listen
+    }
+
+    /// Returns whether it ends, and its socket will listen again.
+    pub fn is_closing(&self) -> bool {
+        matches!(self.phase, Phase::Closing { .. })
+    }
+
+    /// Returns since when it waits for a request. `None`: it does not.
+    pub fn idle_since(&self, turn: &mut Turn<'_>) -> Option<u64> {
+        let socket = turn.socket(self.socket);
+        let is_idle = matches!(self.phase, Phase::Head { filled: 0, .. }) && socket.state() == State::Established;
+        (is_idle && !socket.can_recv()).then_some(self.used)
+    }
+
+    /// Closes the connection, which waits for a request.
+    pub fn hang_up(&mut self, turn: &mut Turn<'_>) {
+        turn.socket(self.socket).close();
+        turn.waiting = true;
+        self.phase = Phase::Closing { until: turn.now + HANG_UP_TIMEOUT };
     }
 
     /// Advances the connection as far as possible. `address` is the guest's own.
@@ -95,10 +118,10 @@ impl Connection {
                 self.phase = Phase::BEGIN;
                 turn.listen(self.socket, PORT);
             }
-            State::Listen | State::SynReceived => {}
+            State::Listen | State::SynReceived => self.used = turn.now,
             _ => loop {
                 match self.advance(turn, probe, address) {
-                    Next::Go(phase) => self.phase = phase,
+                    Next::Go(phase) => (self.phase, self.used) = (phase, turn.now),
                     Next::Wait(phase) => {
                         turn.waiting |= matches!(phase, Phase::Closing { .. } | Phase::Ending { .. });
                         self.phase = phase;

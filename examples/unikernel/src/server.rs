@@ -9,8 +9,11 @@ use crate::{
     sockets::Turn,
 };
 
-/// Maximum number of connections; further clients are refused.
+/// Maximum number of connections. Further clients take the place of idle ones, or are refused.
 pub const MAX_CONNECTIONS: usize = 64;
+
+/// How long a connection must have been idle to be closed for a new client, in microseconds.
+const IDLE: u64 = 250_000;
 
 static HEADS: Once<[Head; MAX_CONNECTIONS]> = Once::new([Head::EMPTY; MAX_CONNECTIONS]);
 
@@ -32,10 +35,11 @@ impl Server {
 
     /// Advances every connection.
     pub fn step(&mut self, turn: &mut Turn<'_>, probe: &mut Probe) {
-        let mut listening = 0;
+        let (mut listening, mut closing) = (0, 0);
         for connection in self.connections[..self.made].iter_mut().flatten() {
             connection.step(turn, probe, self.address);
             listening += usize::from(connection.is_listening(turn));
+            closing += usize::from(connection.is_closing());
         }
         while listening < self.spare
             && let Some(head) = self.heads.next()
@@ -45,6 +49,20 @@ impl Server {
             self.connections[self.made] = Some(connection);
             self.made += 1;
             listening += 1;
+        }
+        if listening + closing < self.spare {
+            self.make_room(turn);
+        }
+    }
+
+    /// Closes the connection that has been idle for longest.
+    fn make_room(&mut self, turn: &mut Turn<'_>) {
+        let connections = self.connections.iter_mut().flatten();
+        let idle = connections.filter_map(|connection| Some((connection.idle_since(turn)?, connection)));
+        if let Some((since, connection)) = idle.min_by_key(|(since, _)| *since)
+            && turn.now - since >= IDLE
+        {
+            connection.hang_up(turn);
         }
     }
 }

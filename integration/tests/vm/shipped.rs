@@ -1,10 +1,14 @@
 //! The shipped functions in virtual machines, and a daemon without the privilege for them.
 
-use std::fs;
+use std::{fs, net::SocketAddr, time::Duration};
 
 use integration::{
-    Function, cli, linux, shipped,
-    vm::{self, Kind, Vm, isolated, setup, without_net_admin},
+    Function, cli, eventually, linux, shipped,
+    vm::{self, Kind, Vm, daemon, isolated, setup, without_net_admin},
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
 };
 
 #[test]
@@ -17,6 +21,33 @@ fn shipped_unikernel_functions_answer() {
         }
         let text = daemon.get("/invoke/hello-restored/").await.ok().text();
         assert_eq!(text, "Hello from the unikernel at 10.0.2.15\n");
+    });
+}
+
+/// Returns a connection to a unikernel that has answered on it. `None`: it has not.
+async fn answered(address: SocketAddr) -> Option<TcpStream> {
+    let mut stream = TcpStream::connect(address).await.ok()?;
+    stream.write_all(b"GET /hello HTTP/1.1\r\nHost: f\r\n\r\n").await.ok()?;
+    let mut status = [0; 12];
+    stream.read_exact(&mut status).await.ok()?;
+    (&status == b"HTTP/1.1 200").then_some(stream)
+}
+
+#[test]
+fn idle_connections_of_the_unikernel_make_room_for_new_clients() {
+    isolated(|| async {
+        let mut daemon = daemon(Vm::new("f", Kind::Microvm)).await;
+        daemon.get("/invoke/f/").await.ok();
+        let address = daemon.instances("f").await[0]["address"].as_str().unwrap().parse().unwrap();
+        // More than it has, and all of them stay open.
+        let mut open = Vec::new();
+        for number in 0..80 {
+            let what = format!("the answer on connection {number}");
+            open.push(
+                eventually(Duration::from_secs(30), what, async || answered(address).await, Option::is_some).await,
+            );
+        }
+        daemon.end().await;
     });
 }
 

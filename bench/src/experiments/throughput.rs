@@ -56,19 +56,29 @@ pub async fn take(turn: &Turn<'_>) -> Result<Vec<Sample>, BenchError> {
 
 async fn measure(turn: &Turn<'_>) -> Result<Vec<Sample>, BenchError> {
     let path = &turn.contestant.path;
-    let mut ways = vec![(DAEMON, Ok(turn.daemon().front), turn.target(path))];
-    ways.extend(turn.direct().await.map(|address| (DIRECT, address, path.clone())));
+    let mut ways = vec![(DAEMON, turn.target(path))];
+    ways.extend(turn.daemon().is_own().then(|| (DIRECT, path.clone())));
     let connections = &turn.session.plan.connections;
     let mut cases: Vec<_> = ways.iter().flat_map(|way| connections.iter().map(move |count| (way, *count))).collect();
     let purpose = format!("connections of {} {}", turn.contestant.function, turn.round);
     cases.shuffle(&mut generator(turn.session.plan.seed, &purpose));
     let mut samples = Vec::new();
-    for ((way, address, target), connections) in cases {
+    for ((way, target), connections) in cases {
         turn.session.interrupt.check()?;
+        let mut address = Ok(turn.daemon().front);
+        if *way == DIRECT {
+            // The daemon ends an instance that refuses connections. A request makes sure that there is another one.
+            let started = turn.start().await;
+            address = match (started, turn.direct().await) {
+                (Ok(()), Some(direct)) => direct,
+                (Err(failed), _) => Err(failed.error.unwrap_or_default()),
+                (Ok(()), None) => continue,
+            };
+        }
         let model = Sample { variant: (*way).to_owned(), n: connections, ..turn.sample() };
         match address {
-            Ok(address) => samples.extend(window(turn, &model, *address, target).await?),
-            Err(error) => samples.push(Sample { error: Some(error.clone()), ..model }),
+            Ok(address) => samples.extend(window(turn, &model, address, target).await?),
+            Err(error) => samples.push(Sample { error: Some(error), ..model }),
         }
     }
     Ok(samples)

@@ -154,11 +154,13 @@ async fn nodes_are_shown_by_commands_and_the_dashboard() {
 #[tokio::test]
 async fn request_without_a_free_slot_goes_to_a_node_that_has_one() {
     let Some((_home, server)) = server().await else { return };
-    let small = || Function::new("f").set("max-instances", 1);
+    let small = || Function::new("f").set("min-instances", 1).set("max-instances", 1);
     let (a, b) = (node(&server, "a", [small()]).await, node(&server, "b", [small()]).await);
     // Both have an idle instance, and know how long requests take.
-    for daemon in [&a, &b] {
-        daemon.get("/invoke/f/sleep?ms=200").await.ok();
+    for (daemon, name) in [(&a, "a"), (&b, "b")] {
+        daemon.until("f", "idle", 1).await;
+        let reply = daemon.get("/invoke/f/sleep?ms=200").await.ok();
+        assert_eq!(reply.header("x-unifaas-node").as_deref(), Some(name));
     }
     let free = async || cluster(&b).await["peers"][0]["loads"]["f"]["free"].clone();
     eventually(SOON, "the free slot of the other node", free, |free| *free == 1).await;

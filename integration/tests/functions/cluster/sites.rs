@@ -124,6 +124,7 @@ async fn other_site_serves_what_the_own_one_has_no_room_for_and_nothing_else() {
 
     // Each node of site b has served a request, so that it is known how long one takes.
     for (daemon, name) in [(&b, "b"), (&other, "other")] {
+        daemon.until("f", "idle", 1).await;
         let reply = daemon.get("/invoke/f/sleep?ms=200").await.ok();
         assert_eq!(reply.header("x-unifaas-node").as_deref(), Some(name));
     }

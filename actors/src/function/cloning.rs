@@ -31,6 +31,8 @@ pub(super) struct Cloning {
     failed_captures: usize,
     /// The failed restores of the last hour.
     failed_restores: Vec<Instant>,
+    /// When a snapshot was last taken.
+    captured: Option<Instant>,
     /// When a snapshot was last discarded.
     discarded: Option<Instant>,
     /// How many of the next starts are cold, in place of restores that failed.
@@ -70,9 +72,11 @@ impl Cloning {
         !is_cold && !matches!(self.state, State::Off | State::GivenUp)
     }
 
-    /// Records that an instance has become ready without a snapshot. `may_restore`: it could have been a clone.
-    pub fn started_cold(&mut self, may_restore: bool, now: Instant) {
-        if self.state == State::Idle && (may_restore || self.snapshot.is_none()) {
+    /// Records that an instance, which was ordered at `ordered`, has become ready without a snapshot. `may_restore`: it could
+    /// have been a clone, if there was a snapshot by then.
+    pub fn started_cold(&mut self, may_restore: bool, ordered: Instant, now: Instant) {
+        let is_unfit = may_restore && self.captured.is_none_or(|captured| ordered > captured);
+        if self.state == State::Idle && (is_unfit || self.snapshot.is_none()) {
             self.state = State::Due(now);
         }
     }
@@ -126,11 +130,11 @@ impl Cloning {
     }
 
     /// Records that the template's snapshot was taken.
-    pub fn captured(&mut self, id: InstanceId, snapshot: SnapshotInfo) {
+    pub fn captured(&mut self, id: InstanceId, snapshot: SnapshotInfo, now: Instant) {
         if self.state != State::Making(id) {
             return;
         }
-        (self.state, self.snapshot) = (State::Idle, Some(snapshot));
+        (self.state, self.snapshot, self.captured) = (State::Idle, Some(snapshot), Some(now));
         (self.failed_captures, self.error) = (0, None);
     }
 
@@ -251,11 +255,11 @@ mod tests {
         cloning.status().map_or("off", |status| status.name)
     }
 
-    fn made(cloning: &mut Cloning) {
+    fn made(cloning: &mut Cloning, now: Instant) {
         let id = InstanceId::random();
         cloning.template_started(id);
         assert_eq!(state(cloning), "making");
-        cloning.captured(id, snapshot());
+        cloning.captured(id, snapshot(), now);
         assert_eq!(state(cloning), "ready");
     }
 
@@ -263,20 +267,32 @@ mod tests {
     fn snapshot_is_due_after_a_cold_start_that_could_have_been_a_restore() {
         let (mut cloning, now) = (cloning(), Instant::now());
         assert!(cloning.may_restore() && !is_due(&cloning, now));
-        cloning.started_cold(true, now);
+        cloning.started_cold(true, now, now);
         assert!(is_due(&cloning, now) && cloning.next_template(now).is_none());
-        made(&mut cloning);
+        made(&mut cloning, now);
         assert!(!is_due(&cloning, now));
-        cloning.started_cold(false, now);
+        cloning.started_cold(false, now, now);
         assert!(!is_due(&cloning, now), "a cold start that was ordered says nothing");
-        cloning.started_cold(true, now);
-        assert!(is_due(&cloning, now), "the snapshot does not fit any more");
+        cloning.started_cold(true, now + secs(1), now + secs(1));
+        assert!(is_due(&cloning, now + secs(1)), "the snapshot does not fit any more");
+    }
+
+    #[test]
+    fn instances_that_were_ordered_before_a_snapshot_say_nothing_of_it() {
+        let (mut cloning, now, id) = (cloning(), Instant::now(), InstanceId::random());
+        cloning.started_cold(true, now, now);
+        cloning.template_started(id);
+        cloning.captured(id, snapshot(), now + secs(2));
+        cloning.started_cold(true, now + secs(1), now + secs(3));
+        assert!(!is_due(&cloning, now + secs(3)));
+        cloning.started_cold(true, now + secs(3), now + secs(4));
+        assert!(is_due(&cloning, now + secs(4)));
     }
 
     #[test]
     fn function_that_wants_no_snapshot_has_none() {
         let (mut cloning, now) = (Cloning::default(), Instant::now());
-        cloning.started_cold(true, now);
+        cloning.started_cold(true, now, now);
         assert!(!cloning.may_restore() && !is_due(&cloning, now) && !cloning.order(now));
         assert_eq!(cloning.status(), None);
         cloning.configure(true, Some(snapshot()));
@@ -286,7 +302,7 @@ mod tests {
     #[test]
     fn failed_captures_are_tried_again_three_times() {
         let (mut cloning, mut now) = (cloning(), Instant::now());
-        cloning.started_cold(true, now);
+        cloning.started_cold(true, now, now);
         for pause in [60, 600, 3600] {
             let id = InstanceId::random();
             cloning.template_started(id);
@@ -302,7 +318,7 @@ mod tests {
         cloning.template_started(id);
         cloning.capture_failed(id, "full", now);
         assert_eq!((state(&cloning), cloning.next_template(now)), ("failing", None));
-        cloning.started_cold(true, now);
+        cloning.started_cold(true, now, now);
         assert!(!is_due(&cloning, now + secs(100_000)));
         cloning.configure(true, None);
         assert_eq!((state(&cloning), cloning.status().unwrap().error), ("none", None));
@@ -311,7 +327,7 @@ mod tests {
     #[test]
     fn interrupted_capture_is_no_failure() {
         let (mut cloning, now) = (cloning(), Instant::now());
-        cloning.started_cold(true, now);
+        cloning.started_cold(true, now, now);
         let id = InstanceId::random();
         cloning.template_started(id);
         cloning.interrupted(id, now);
@@ -321,16 +337,16 @@ mod tests {
     #[test]
     fn each_failed_restore_is_followed_by_a_cold_start() {
         let (mut cloning, now) = (cloning(), Instant::now());
-        cloning.started_cold(true, now);
-        made(&mut cloning);
+        cloning.started_cold(true, now, now);
+        made(&mut cloning, now);
         assert!(!cloning.restore_failed("corrupt", now, now), "the first one may be bad luck");
         assert_eq!([cloning.may_restore(), cloning.may_restore()], [false, true]);
         assert!(cloning.restore_failed("corrupt", now + secs(3598), now + secs(3598)));
         assert_eq!(state(&cloning), "none");
         assert!(!cloning.may_restore());
-        cloning.started_cold(false, now);
+        cloning.started_cold(false, now, now);
         assert!(is_due(&cloning, now), "it is made anew");
-        made(&mut cloning);
+        made(&mut cloning, now);
         assert!(cloning.restore_failed("corrupt", now + secs(3599), now + secs(3599)));
         assert_eq!(state(&cloning), "failing");
         assert!(!cloning.may_restore() && !cloning.may_restore());
@@ -350,14 +366,14 @@ mod tests {
     #[test]
     fn failed_restores_of_a_burst_discard_one_snapshot() {
         let (mut cloning, now) = (cloning(), Instant::now());
-        cloning.started_cold(true, now);
-        made(&mut cloning);
+        cloning.started_cold(true, now, now);
+        made(&mut cloning, now);
         let discards = [1, 2, 3, 4].map(|at| cloning.restore_failed("killed", now, now + secs(at)));
         assert_eq!(discards, [false, true, false, false]);
         assert_eq!([(); 5].map(|()| cloning.may_restore()), [false, false, false, false, true]);
-        cloning.started_cold(false, now + secs(5));
+        cloning.started_cold(false, now + secs(5), now + secs(5));
         assert!(is_due(&cloning, now + secs(5)), "it is made anew");
-        made(&mut cloning);
+        made(&mut cloning, now);
         assert!(cloning.restore_failed("killed", now + secs(6), now + secs(7)));
         assert_eq!(state(&cloning), "failing");
     }

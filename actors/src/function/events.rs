@@ -77,7 +77,8 @@ impl FunctionActor {
         if origin == Origin::Restored {
             self.cloning.restored();
         } else if instance.revision == self.revision {
-            self.cloning.started_cold(instance.may_restore, Instant::now());
+            let now = Instant::now();
+            self.cloning.started_cold(instance.may_restore, now - instance.record.age(), now);
         }
         if instance.revision == self.revision {
             let change = self.backoff.succeeded();

@@ -73,7 +73,7 @@ impl FunctionActor {
     /// Notes the end of a template.
     pub(super) fn template_lost(&mut self, id: InstanceId, reason: &StopReason, now: Instant) {
         let why = match reason {
-            StopReason::Captured(snapshot) => return self.cloning.captured(id, *snapshot),
+            StopReason::Captured(snapshot) => return self.cloning.captured(id, *snapshot, now),
             StopReason::CaptureFailed(why) => why.clone(),
             StopReason::LaunchFailed(error) => error.to_string(),
             StopReason::BootFailed(exit) => format!("the template ended before it was ready: {exit}"),

@@ -77,6 +77,30 @@ fn callers_neither_wait_for_a_template_nor_get_it() {
 }
 
 #[test]
+fn a_function_that_always_starts_an_instance_gets_its_snapshot() {
+    with_paused_clock(async {
+        let rig = cloned("single-use = true");
+        let since = Instant::now();
+        // Each caller needs an instance of its own, and the next one comes before that is ready.
+        let mut callers = Vec::new();
+        while since.elapsed() < secs(29) {
+            callers.push(rig.request().await);
+            sleep(ms(40)).await;
+        }
+        assert_eq!(rig.fake.snapshots(), (0, 0, 0), "another moment is waited for");
+        while since.elapsed() < secs(32) {
+            callers.push(rig.request().await);
+            sleep(ms(40)).await;
+        }
+        assert_eq!(rig.fake.snapshots().1, 1, "not for ever");
+        for caller in callers {
+            drop(caller.await.unwrap().unwrap());
+        }
+        rig.finish().await;
+    });
+}
+
+#[test]
 fn a_failed_restore_becomes_a_cold_start() {
     with_paused_clock(async {
         for (restoring, limit) in [(Restoring::Fails, ms(150)), (Restoring::Silent, ms(1_200))] {

@@ -191,7 +191,7 @@ fn a_wrong_variable_is_named() {
     ] {
         let set = (variable.to_owned(), value);
         for arguments in [&["serve", "-r", "x", "--config", &path][..], &["config", "--config", &path], &["ps"]] {
-            let output = run(arguments, &[set.clone()]);
+            let output = run(arguments, std::slice::from_ref(&set));
             let said = errors(&output);
             assert_eq!(output.status.code(), Some(2), "{said}");
             assert!(said.starts_with(&format!("unifaas: {variable}: ")) && said.contains(reason), "{said}");

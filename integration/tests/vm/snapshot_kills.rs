@@ -195,9 +195,9 @@ fn clones_that_are_killed_while_they_are_restored_become_cold_starts() {
         let [started, restores, failures] = counts(&function);
         assert_eq!((started - failures, restores), (1 + CLONES as u64, 0), "{function}");
         eprintln!("{} of {CLONES} clones were killed, {failures} could not be restored", killed.len());
-        assert!(killed.len() > 2 && failures >= killed.len() as u64, "{killed:?}: {function}");
-        let line = daemon.logged_line("instance could not be restored").await;
-        assert!(line.to_string().contains("killed by signal 9"), "{line}");
+        // Those of a busy host may be given up before they are seen.
+        assert!(!killed.is_empty() && failures >= killed.len() as u64, "{killed:?}: {function}");
+        daemon.logged("QEMU has ended: killed by signal 9").await;
 
         // All of them were of one snapshot, which is made anew.
         fs::remove_file(&hold).unwrap();

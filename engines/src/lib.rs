@@ -10,8 +10,6 @@
 //! | [`host`] | limits and facts of the host, and what the daemon may do there |
 //! | [`worker`] | background loops beside the actors |
 
-#![allow(missing_docs, reason = "only the daemon uses this crate")]
-
 pub mod host;
 pub mod net;
 pub mod sandbox;

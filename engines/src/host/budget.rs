@@ -9,8 +9,9 @@ const BYTES_PER_MIB: u64 = 1 << 20;
 /// The memory that all instances may use together, as configured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MemoryBudget {
+    /// A number of MiB.
     Mib(u64),
-    /// Of the memory of the host, or of the daemon's cgroup if that has less.
+    /// Percent of the memory of the host, or of the daemon's cgroup if that has less.
     Percent(u64),
 }
 

@@ -34,7 +34,8 @@ pub struct AllPeers {
 
 /// An address of this host, and the interface that has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OwnAddress {
+pub(crate) struct OwnAddress {
+    /// The name of the interface, such as `eth0`.
     pub interface: String,
     pub address: IpAddr,
 }
@@ -99,7 +100,7 @@ impl FunctionPeers {
 }
 
 /// Returns the addresses of this host.
-pub fn own_addresses() -> Vec<OwnAddress> {
+pub(crate) fn own_addresses() -> Vec<OwnAddress> {
     let interfaces = getifaddrs().into_iter().flatten();
     let addresses = interfaces.filter_map(|interface| {
         let address = interface.address?;

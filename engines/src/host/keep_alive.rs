@@ -4,11 +4,14 @@ use std::{io, os::fd::AsFd};
 
 use nix::sys::socket::{setsockopt, sockopt};
 
-/// When the kernel probes a silent peer and how often, in seconds, and how many probes may stay unanswered.
+/// When and how often the kernel probes a silent peer, in whole seconds.
 #[derive(Debug, Clone, Copy)]
 pub struct KeepAlive {
+    /// Seconds of silence until the first probe.
     pub idle: u32,
+    /// Seconds between two probes.
     pub interval: u32,
+    /// The number of unanswered probes after which the connection is reset.
     pub count: u32,
 }
 

@@ -17,8 +17,10 @@ pub struct Operators {
 /// Why the setting names no group.
 #[derive(Debug, thiserror::Error)]
 pub enum GroupError {
+    /// No group has this name.
     #[error("there is no group `{0}`, which --admin-group names: create it, or name another one")]
     Missing(String),
+    /// The system failed to look up this name.
     #[error("the group `{0}`, which --admin-group names, cannot be looked up: {1}")]
     Lookup(String, nix::Error),
 }

@@ -11,11 +11,14 @@ use procfs::{
 /// What keeps an address in use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PortOwner {
+    /// The process that listens.
     Process {
+        /// Its command name, of at most 15 bytes.
         name: String,
+        /// Its PID.
         pid: i32,
     },
-    /// A process that this one may not look into: a service has no right to, not even as root.
+    /// A process of this user id that this one may not look into: a service has no right to, not even as root.
     OfUser(u32),
 }
 

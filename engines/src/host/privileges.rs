@@ -17,7 +17,9 @@ const OF_USER_CHANGE: [(CapabilitySet, &str); 4] = [
 /// The privileges of a process.
 #[derive(Debug, Clone)]
 pub struct Privileges {
+    /// The effective user id.
     pub user: Uid,
+    /// The effective group id.
     pub group: Gid,
     effective: CapabilitySet,
     users: IdMap,
@@ -29,12 +31,16 @@ pub struct Privileges {
 /// Why a process cannot start children as another user.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NoUserChange {
+    /// This capability is missing.
     #[error("the daemon lacks {0}")]
     Lacks(&'static str),
+    /// The user namespace does not map the user id.
     #[error("the daemon's user namespace has no user {0}")]
     NoUser(Uid),
+    /// The user namespace does not map the group id.
     #[error("the daemon's user namespace has no group {0}")]
     NoGroup(Gid),
+    /// The user namespace denies setgroups(2).
     #[error("the daemon's user namespace does not allow setgroups")]
     GroupsAreFixed,
 }

@@ -16,6 +16,7 @@ use crate::spawner::Spawner;
 /// What may exist, according to the journal.
 #[derive(Debug, Clone, Default)]
 pub struct Leftovers {
+    /// The marks of taps, routes and tables of rules.
     pub marks: Vec<Mark>,
     /// Subnets that are reserved by a route, or were about to be.
     pub subnets: Vec<Subnet>,

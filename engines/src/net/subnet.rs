@@ -14,7 +14,9 @@ pub const LINK_BITS: u8 = 30;
 /// A range of IPv4 addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Subnet {
+    /// The first address of the range.
     pub base: Ipv4Addr,
+    /// The prefix length: 8 to 30 for the range of the daemon's virtual machines, 0 to 32 for other networks.
     pub bits: u8,
 }
 

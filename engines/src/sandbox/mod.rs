@@ -69,6 +69,7 @@ pub struct EngineSettings {
     pub peers: FunctionPeers,
     /// Another daemon shares the address range for a while.
     pub is_successor: bool,
+    /// The snapshots of virtual machines, on disk.
     pub snapshots: Arc<SnapshotStore>,
 }
 

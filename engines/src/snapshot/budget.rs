@@ -7,8 +7,9 @@ use rustix::fs::statvfs;
 /// The space that all snapshots may take together, as configured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SnapshotBudget {
+    /// A number of MiB.
     Mib(u64),
-    /// Of the file system that they are on.
+    /// Percent of the file system that they are on.
     Percent(u64),
 }
 

@@ -47,8 +47,10 @@ pub enum Part {
 }
 
 impl Part {
+    /// All parts. No snapshot has more.
     pub const ALL: [Self; 3] = [Self::State, Self::Memory, Self::Disk];
 
+    /// Returns the name of the file.
     pub fn name(self) -> &'static str {
         match self {
             Self::State => "state",

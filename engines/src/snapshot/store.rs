@@ -90,10 +90,15 @@ impl Found {
 /// A snapshot, as lists show it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SnapshotEntry {
+    /// The name of the function.
     pub function: String,
+    /// The key, as a hexadecimal number.
     pub key: String,
+    /// The space that its files take, without zeros.
     pub bytes: u64,
+    /// When it was taken.
     pub taken: WallTime,
+    /// The version of the VMM that has written it, in its own words.
     pub monitor: String,
 }
 

@@ -60,12 +60,16 @@ pub enum Change {
 /// Why a child could not be started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum Failure {
+    /// A step of the child before its program failed.
     #[error("{0}")]
     Step(Failed),
+    /// Other processes stopped the child, this number of times.
     #[error("other processes stopped it {0} times before it executed its program")]
     Stopped(u32),
+    /// The spawner process has ended.
     #[error("the spawner process has ended")]
     SpawnerEnded,
+    /// The request could not be sent to the spawner process. Holds the error number of the system.
     #[error("the spawner process cannot be used: {}", io::Error::from_raw_os_error(*.0))]
     Spawner(i32),
 }

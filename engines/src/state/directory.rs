@@ -39,6 +39,7 @@ pub struct State {
     directory: PathBuf,
     identity: u64,
     run_id: u32,
+    /// Records the resources that this daemon creates.
     pub journal: Journal,
     /// Dropped before the lock is released: the next daemon finds complete files.
     _writer: JournalWriter,

@@ -12,18 +12,44 @@ use unifaas_actors::sandbox::LaunchError;
 /// Why a state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
+    /// Another daemon holds the lock.
     #[error("the state directory {} is in use by another daemon{}", path.display(), pid(*.holder))]
-    InUse { path: PathBuf, holder: Option<i32> },
+    InUse {
+        /// The state directory.
+        path: PathBuf,
+        /// The PID of the other daemon, if it is known.
+        holder: Option<i32>,
+    },
+    /// Another user than the daemon's owns the directory.
     #[error("the state directory {path} belongs to user {owner}, and the daemon runs as user {own}: its owner could make \
         the daemon end anything. Give it to the daemon (chown {own} {path}), or name another one with --state-dir",
         path = path.display())]
-    Foreign { path: PathBuf, owner: Uid, own: Uid },
+    Foreign {
+        /// The state directory.
+        path: PathBuf,
+        /// The user that owns it.
+        owner: Uid,
+        /// The user that the daemon runs as.
+        own: Uid,
+    },
+    /// Every user may write to the directory.
     #[error("every user may write to the state directory {path} (mode {mode:04o}), and could make the daemon end anything. \
         Name a directory of the daemon's own with --state-dir, or forbid it if no other program needs this one \
         (chmod o-w {path})", path = path.display())]
-    Public { path: PathBuf, mode: u32 },
+    Public {
+        /// The state directory.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// An operation of the file system failed.
     #[error("cannot use the state directory: {}: {source}", path.display())]
-    Io { path: PathBuf, source: io::Error },
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// The error of the system.
+        source: io::Error,
+    },
 }
 
 fn pid(holder: Option<i32>) -> String {

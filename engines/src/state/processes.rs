@@ -31,8 +31,9 @@ const EXIT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A process, whose PID may be reused once it has exited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ProcessId {
+    /// The PID.
     pub pid: i32,
-    /// In clock ticks since boot.
+    /// When it was started, in clock ticks since boot.
     pub started: u64,
 }
 

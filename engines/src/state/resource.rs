@@ -19,14 +19,32 @@ pub struct Record {
 pub enum Resource {
     /// A child process with its descendants.
     Process(ProcessTree),
-    /// A container of the engine at `engine`. Its name is known before it has an id.
-    Container { engine: String, name: String },
+    /// A container.
+    Container {
+        /// The address of its engine, as in `DOCKER_HOST`.
+        engine: String,
+        /// Its name, which is known before it has an id.
+        name: String,
+    },
     /// A directory in a hierarchy of cgroups, which has one for each instance.
-    Cgroups { hierarchy: String, path: String },
-    /// Taps, their addresses, the route that reserves `subnet`, and the table of rules: all of them carry the mark.
-    Network { mark: u32, subnet: String },
+    Cgroups {
+        /// Its hierarchy: `memory`, `pids`, `cpu` or `freezer` of version 1, or `unified`.
+        hierarchy: String,
+        /// The absolute path of the directory.
+        path: String,
+    },
+    /// Taps, their addresses, the route that reserves the range of addresses, and the table of rules.
+    Network {
+        /// The mark that all of them carry.
+        mark: u32,
+        /// The range of addresses, as `10.100.0.0/16`.
+        subnet: String,
+    },
     /// Forwarding that was off and has been switched on for an interface.
-    Forwarding { interface: String },
+    Forwarding {
+        /// The name of the interface.
+        interface: String,
+    },
 }
 
 /// The processes of an instance.
@@ -41,10 +59,12 @@ pub struct ProcessTree {
 /// The first process of an instance, which leads a session of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionLeader {
+    /// Its PID.
     pub pid: i32,
-    /// It was started between these two times, in clock ticks since boot. A process with its PID that was not is
-    /// another one: the PID has been reused.
+    /// The earliest time at which it was started, in clock ticks since boot. A process with its PID that was started earlier, or
+    /// later than `before`, is another one: the PID has been reused.
     pub after: u64,
+    /// The latest time at which it was started, in clock ticks since boot.
     pub before: u64,
 }
 

@@ -9,15 +9,20 @@ use std::{
 
 use unifaas_actors::{sandbox::LaunchError, spec::DEFAULT_PATH};
 
-/// An executable: the environment variable with its path, and its name on the PATH.
+/// An executable of virtual machines.
 #[derive(Debug, Clone, Copy)]
 pub struct Program {
+    /// The environment variable with its path, which is looked at first.
     pub variable: &'static str,
+    /// Its name on the PATH.
     pub name: &'static str,
 }
 
+/// The Firecracker VMM.
 pub const FIRECRACKER: Program = Program { variable: "FIRECRACKER_EXE", name: "firecracker" };
+/// Confines Firecracker.
 pub const JAILER: Program = Program { variable: "JAILER_EXE", name: "jailer" };
+/// The QEMU VMM, for x86-64.
 pub const QEMU: Program = Program { variable: "QEMU_EXE", name: "qemu-system-x86_64" };
 
 impl Program {

@@ -20,6 +20,8 @@ pub struct Item {
     pub wanted: u32,
     /// Rounds that it had, with the one to warm up. `None`: its experiment has not begun.
     pub had: Option<u32>,
+    /// Those of them that count, without the one to warm up.
+    pub counted: u32,
     /// Seconds of a round.
     pub round_s: f64,
     /// Seconds of a round with the smaller half of the sizes. `None`: they cannot be left out.
@@ -70,6 +72,8 @@ impl Item {
     /// Returns the seconds of what is left to do for so many rounds.
     fn cost(&self, rounds: u32, thinned: &BTreeSet<Experiment>) -> f64 {
         let left = run_rounds(self.experiment, rounds).saturating_sub(self.had.unwrap_or(0));
+        // A single round follows the one to warm up, if that was run already.
+        let left = left.max(rounds.saturating_sub(self.counted));
         if left == 0 {
             return 0.0;
         }
@@ -148,7 +152,8 @@ mod tests {
     use super::*;
 
     fn item(experiment: Experiment, function: &str, wanted: u32, round_s: f64) -> Item {
-        Item { experiment, function: function.to_owned(), wanted, had: None, round_s, thin_s: None, fixed_s: 0.0 }
+        let function = function.to_owned();
+        Item { experiment, function, wanted, had: None, counted: 0, round_s, thin_s: None, fixed_s: 0.0 }
     }
 
     #[test]
@@ -212,9 +217,17 @@ mod tests {
 
     #[test]
     fn what_has_begun_costs_only_its_rest() {
-        let begun = Item { had: Some(8), fixed_s: 100.0, ..item(Experiment::Cold, "a", 10, 10.0) };
+        let begun = Item { had: Some(8), counted: 7, fixed_s: 100.0, ..item(Experiment::Cold, "a", 10, 10.0) };
         assert_eq!(fit(std::slice::from_ref(&begun), 30.0, f64::INFINITY).rounds, [10]);
         assert_eq!(fit(std::slice::from_ref(&begun), 29.0, f64::INFINITY).rounds, [9]);
         assert_eq!(fit(&[begun], 0.0, f64::INFINITY).rounds, [7], "seven and the one to warm up are there");
+    }
+
+    #[test]
+    fn a_single_round_after_the_one_to_warm_up_costs_a_round() {
+        let warm = Item { had: Some(1), ..item(Experiment::Cold, "a", 10, 10.0) };
+        assert_eq!(fit(std::slice::from_ref(&warm), 9.0, f64::INFINITY).rounds, [0]);
+        let fit = fit(&[warm], 10.0, f64::INFINITY);
+        assert_eq!((fit.rounds, fit.seconds), (vec![1], 10.0));
     }
 }

@@ -39,8 +39,6 @@ struct Job {
     /// With what was estimated.
     item: Item,
     wanted: u32,
-    /// Its rounds so far, without the one to warm up.
-    counted: u32,
     /// The durations of its last turns, at most those of a round.
     turns: VecDeque<f64>,
     /// Its turns in a round.
@@ -71,14 +69,8 @@ impl Schedule {
     /// Returns a schedule that ends within a limit, in seconds since the begin of the run, and the seconds without it.
     /// [`Schedule::refit`] fits it into the limit.
     pub fn new(items: Vec<Item>, limit: Option<f64>) -> Self {
-        let job = |item: Item| Job {
-            wanted: item.wanted,
-            item,
-            counted: 0,
-            turns: VecDeque::new(),
-            turns_per_round: 1,
-            is_over: false,
-        };
+        let job =
+            |item: Item| Job { wanted: item.wanted, item, turns: VecDeque::new(), turns_per_round: 1, is_over: false };
         let end = limit.map(|limit| limit - (limit * CLOSING.0).min(CLOSING.1));
         let mut schedule = Self { end, jobs: items.into_iter().map(job).collect(), ..Self::default() };
         schedule.left = fit(&schedule.items(), f64::INFINITY, f64::INFINITY).seconds;
@@ -158,7 +150,7 @@ impl Schedule {
             if self.jobs[place].item.experiment == experiment && self.has_round(experiment, function, round) {
                 let job = &mut self.jobs[place];
                 job.item.had = job.item.had.map(|had| had + 1);
-                job.counted += u32::from(round > 0);
+                job.item.counted += u32::from(round > 0);
             }
         }
     }
@@ -173,7 +165,7 @@ impl Schedule {
     pub fn reductions(&self) -> Vec<Reduction> {
         let reduction = |job: &Job| {
             let Item { experiment, function, .. } = &job.item;
-            let rounds = if job.is_over { job.counted } else { job.item.wanted };
+            let rounds = if job.is_over { job.item.counted } else { job.item.wanted };
             let round_s = self.round_s(job);
             (rounds < job.wanted).then(|| Reduction {
                 experiment: *experiment,
@@ -227,7 +219,8 @@ mod tests {
     use crate::options::Experiment::{Cold, Cpu, Idle, Replay};
 
     fn item(experiment: Experiment, function: &str, wanted: u32, round_s: f64) -> Item {
-        Item { experiment, function: function.to_owned(), wanted, had: None, round_s, thin_s: None, fixed_s: 0.0 }
+        let function = function.to_owned();
+        Item { experiment, function, wanted, had: None, counted: 0, round_s, thin_s: None, fixed_s: 0.0 }
     }
 
     /// Runs experiments by a virtual clock, each turn of a function for so many seconds, and returns the end.
@@ -253,7 +246,7 @@ mod tests {
     }
 
     fn rounds(schedule: &Schedule) -> Vec<(Experiment, &str, u32)> {
-        schedule.jobs.iter().map(|job| (job.item.experiment, job.item.function.as_str(), job.counted)).collect()
+        schedule.jobs.iter().map(|job| (job.item.experiment, job.item.function.as_str(), job.item.counted)).collect()
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod file;
 mod report;
 
 use std::{
+    env,
     ffi::{OsStr, OsString},
     fmt,
     path::{Path, PathBuf},
@@ -195,12 +196,18 @@ fn located(
     let entry = entries.iter().find(|entry| option.get_long() == Some(&entry.key));
     match (file.zip(entry), given.value_source(option.get_id().as_str()), option.get_env()) {
         (Some((path, entry)), ..) => FileError::value(path, entry, &error).into(),
-        (None, Some(ValueSource::EnvVariable), Some(variable)) => {
+        (None, Some(ValueSource::EnvVariable), Some(variable)) if is_of(&error, variable) => {
             let variable = variable.to_string_lossy().into_owned();
             ConfigError::Variable { variable, message: file::message(&error) }
         }
         _ => error.into(),
     }
+}
+
+/// Returns whether the value that clap refuses is that of a variable. Another command may have an option of the same name.
+fn is_of(error: &clap::Error, variable: &OsStr) -> bool {
+    let Some(ContextValue::String(wrong)) = error.get(ContextKind::InvalidValue) else { return true };
+    env::var(variable).is_ok_and(|value| value.contains(wrong.as_str()))
 }
 
 /// Returns the option that an error of clap is about.

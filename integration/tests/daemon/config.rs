@@ -202,6 +202,9 @@ fn a_wrong_variable_is_named() {
         let output = run(&["config", "-r", "x", &format!("--{key}"), "wrong"], &[set]);
         assert!(errors(&output).starts_with("error: invalid value 'wrong'"), "{}", errors(&output));
     }
+    let set = ("UNIFAAS_LISTEN".to_owned(), "127.0.0.1:0");
+    let output = run(&["dev", "--listen", "wrong"], &[set]);
+    assert!(errors(&output).starts_with("error: invalid value 'wrong'"), "another command's: {}", errors(&output));
 }
 
 #[tokio::test]

@@ -144,7 +144,8 @@ impl Peers {
                 let entry = known.into_mut();
                 let before = entry.view.clone();
                 // A daemon that was upgraded answers what it was asked, on the connections that there are.
-                let contact = Some(&before.contact).filter(|_| is_same_place(&beat, &before.beat)).cloned();
+                let contact = Some(&before.contact).filter(|it| it.is_near() == is_near);
+                let contact = contact.filter(|_| is_same_place(&beat, &before.beat)).cloned();
                 let contact = contact.unwrap_or_else(|| Arc::new(Contact::new(is_near)));
                 contact.set_unreachable(false);
                 *entry = Entry::new(site, beat, contact, now);

@@ -166,6 +166,8 @@ fn node_that_moves_is_reached_anew() {
     f.peers.heard(&f.site.clone(), Arc::new(moved), f.at(1.0));
     let moved = f.peers.view(f.at(1.0)).peers[0].clone();
     assert!(!moved.is_suspect() && !Arc::ptr_eq(&before, &moved.contact));
+    f.peers.heard(&"far".into(), Arc::new(Beat { address: "10.0.0.3:1".into(), ..beat(OTHER, run(3), 1) }), f.at(1.5));
+    assert!(!f.peers.view(f.at(1.5)).peers[0].contact.is_near(), "it has joined another site");
 }
 
 #[test]

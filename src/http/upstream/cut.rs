@@ -42,7 +42,9 @@ impl CutWatch {
 pub async fn until_cut(socket: &OwnedFd, is_sent: impl Fn() -> bool) {
     let (mut interval, mut watch) = (interval(LOOK_INTERVAL), CutWatch::default());
     loop {
-        let now = interval.tick().await;
+        interval.tick().await;
+        // Those that a busy thread has missed come all at once.
+        let now = Instant::now();
         let seen = if is_sent() { in_flight(socket) } else { None };
         if watch.look(seen, now) {
             return;

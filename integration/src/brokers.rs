@@ -150,12 +150,12 @@ pub fn own_address(port: u16) -> SocketAddr {
     SocketAddr::from(([127, a.clamp(1, 250), b, c.clamp(1, 250)], port))
 }
 
-/// Returns the program: `NATS_SERVER_EXE`, or that which `integration/run` has installed. That of the system may be too old.
-#[allow(clippy::print_stderr, reason = "the test runner shows it")]
-/// Returns the NATS server of these tests, or `None` after printing that the test is skipped.
+/// Returns the NATS server of these tests: `NATS_SERVER_EXE`, or that which `integration/run` has installed, as that of the
+/// system may be too old. `None`: there is none, which was printed.
 ///
 /// # Panics
 /// When there is none and this is CI.
+#[allow(clippy::print_stderr, reason = "the test runner shows it")]
 pub fn nats_server() -> Option<PathBuf> {
     let given = env::var_os("NATS_SERVER_EXE").filter(|path| !path.is_empty()).map(PathBuf::from);
     let installed = || {

@@ -50,13 +50,21 @@ impl fmt::Display for Denial {
     }
 }
 
-/// Replaces the names of reply subjects and of consumers, of which there is another one each time.
+/// Beginnings of subjects with names that are other ones each time, and how many tokens are kept: the stream, or the bucket.
+const MADE_UP: [(&str, usize); 6] = [
+    ("_INBOX.", 1),
+    ("$JS.API.CONSUMER.CREATE.", 5),
+    ("$JS.API.DIRECT.GET.", 5),
+    ("$JS.ACK.", 3),
+    ("$JS.FC.", 3),
+    // Records of invocations.
+    ("$KV.uf_calls.", 2),
+];
+
+/// Replaces the names of reply subjects, consumers and records, of which there is another one each time.
 fn without_made_up_names(subject: &str) -> String {
-    let kept = match subject {
-        _ if subject.starts_with("_INBOX.") => 1,
-        // With the name of the stream.
-        _ if subject.starts_with("$JS.API.CONSUMER.CREATE.") => 5,
-        _ => return subject.to_owned(),
+    let Some((_, kept)) = MADE_UP.into_iter().find(|(beginning, _)| subject.starts_with(beginning)) else {
+        return subject.to_owned();
     };
     let mut tokens: Vec<_> = subject.split('.').take(kept).collect();
     tokens.push(">");
@@ -64,16 +72,16 @@ fn without_made_up_names(subject: &str) -> String {
 }
 
 impl Denials {
-    /// Notes that a permission is lacking. Returns whether that is new.
+    /// Notes that a permission is lacking. Returns whether that is new. What it has no room for is not.
     pub fn note(&self, denial: Denial) -> bool {
         let mut is_new = false;
         self.0.send_if_modified(|known| {
-            is_new = !known.contains_key(&denial);
-            let is_noted = !is_new || known.len() < MAX_SUBJECTS;
-            if is_noted {
+            let is_known = known.contains_key(&denial);
+            is_new = !is_known && known.len() < MAX_SUBJECTS;
+            if is_known || is_new {
                 *known.entry(denial).or_default() += 1;
             }
-            is_noted
+            is_known || is_new
         });
         is_new
     }
@@ -129,11 +137,31 @@ mod tests {
                 "publish",
                 "$JS.API.CONSUMER.CREATE.KV_uf_functions.>",
             ),
+            (r#"Permissions Violation for Publish to "$KV.uf_calls.0a1b""#, "publish", "$KV.uf_calls.>"),
+            (
+                r#"Permissions Violation for Publish to "$JS.API.DIRECT.GET.KV_uf_calls.$KV.uf_calls.0a1b""#,
+                "publish",
+                "$JS.API.DIRECT.GET.KV_uf_calls.>",
+            ),
+            (
+                r#"Permissions Violation for Publish to "$JS.ACK.UF_INBOX.s=f.1.2.3.4.5""#,
+                "publish",
+                "$JS.ACK.UF_INBOX.>",
+            ),
         ] {
             assert_eq!(parsed(error), Some((permission, subject.to_owned())), "{error}");
         }
         assert_eq!(parsed("Stale Connection"), None);
         assert_eq!(parsed("Permissions Violation for Publish to x"), None);
+    }
+
+    #[test]
+    fn further_subjects_are_neither_kept_nor_new() {
+        let denials = Denials::default();
+        let denial = |number: usize| Denial { permission: "publish", subject: number.to_string() };
+        assert!((0..MAX_SUBJECTS).all(|number| denials.note(denial(number))));
+        assert!(!denials.note(denial(MAX_SUBJECTS)) && !denials.note(denial(0)));
+        assert_eq!(denials.all().len(), MAX_SUBJECTS);
     }
 
     #[tokio::test]

@@ -63,10 +63,10 @@ pub struct Work<R> {
 pub enum Begin<R> {
     /// An attempt is to be made, and then settled.
     Attempt(Work<R>),
-    /// It was given up. The message is to be released once the dead letter is kept, or its result to be delivered.
+    /// It is given up now, and then as if it had ended before.
     GivenUp(Work<R>),
-    /// It has ended, and its result is to be delivered.
-    Deliver(Work<R>),
+    /// It has ended before. The message is to be released once a dead letter is kept and the result is delivered.
+    Ended(Work<R>),
     /// Nothing is to be done now.
     Nothing,
 }
@@ -134,11 +134,9 @@ impl<S: SiteStore> SiteQueue<S> {
             return Begin::Nothing;
         };
         match call.step(delivered.count, policy, now) {
-            // The node that gave it up has ended before it kept the dead letter.
-            Step::Drop | Step::Deliver if call.is_unkept_letter() => {
-                return Begin::GivenUp(Work { delivered, call, revision });
-            }
-            Step::Deliver => return Begin::Deliver(Work { delivered, call, revision }),
+            Step::Deliver => return Begin::Ended(Work { delivered, call, revision }),
+            // The node that gave it up may have ended before it kept the dead letter.
+            Step::Drop if call.is_unkept_letter() => return Begin::Ended(Work { delivered, call, revision }),
             Step::Drop => drop(self.0.acknowledge(&delivered.receipt).await),
             Step::Wait(delay) => self.0.give_back(&delivered.receipt, delay).await,
             Step::End(reason) => {

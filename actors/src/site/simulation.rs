@@ -235,12 +235,8 @@ async fn run(connection: Connection, function: &'static str, seen: Rc<RefCell<Se
         let holder = server.random.borrow_mut().random();
         let work = match queue.begin(delivered, &policy, server.now.get(), holder).await {
             Begin::Attempt(work) => work,
-            Begin::GivenUp(work) => {
+            Begin::GivenUp(work) | Begin::Ended(work) => {
                 keep(&seen, &work);
-                release(&queue, &work, &seen, &policy).await;
-                continue;
-            }
-            Begin::Deliver(work) => {
                 release(&queue, &work, &seen, &policy).await;
                 continue;
             }
@@ -296,7 +292,7 @@ async fn release(queue: &SiteQueue<Connection>, work: &Work<u64>, seen: &RefCell
 
 /// The node keeps what was given up.
 fn keep(seen: &RefCell<Seen>, work: &Work<u64>) {
-    if let State::Dead { .. } = work.call.record.state {
+    if work.call.is_unkept_letter() {
         seen.borrow_mut().letters.insert(work.call.record.id);
     }
 }

@@ -6,12 +6,11 @@ use async_nats::jetstream::message::Acker;
 use tokio::{sync::oneshot, task::spawn_local, time::sleep};
 use tokio_util::sync::CancellationToken;
 use unifaas_actors::{
-    inbox::{AskRoom, AttemptRoom, Begun, Command, DeadLetter, Found, Outcome, RecordedResponse, State, UnixMillis},
-    site::{Begin, Call, Delivered, SiteStore as _, Work},
-    spec::AsyncSpec,
+    inbox::{AskRoom, AttemptRoom, Begun, Outcome, RecordedResponse, UnixMillis},
+    site::{Begin, Delivered, SiteStore as _, Work},
 };
 
-use super::{Use, results::deliver, thread::SiteThread};
+use super::{Use, results::release, thread::SiteThread};
 use crate::{http::serve_stored, inbox::attempt::attempt_request};
 
 /// Between two attempts to pull from a server that does not answer.
@@ -70,11 +69,12 @@ async fn attempt(site: &Rc<SiteThread>, delivered: Delivered<Acker>, function: &
         // Only an attempt needs the room.
         Begin::GivenUp(work) => {
             drop(room);
-            return release(site, work, &policy).await;
+            site.shared.inbox.stats.count_end(&work.call.record.state);
+            return release(site, &work, &policy).await;
         }
-        Begin::Deliver(work) => {
+        Begin::Ended(work) => {
             drop(room);
-            return deliver(site, &work, &policy).await;
+            return release(site, &work, &policy).await;
         }
         Begin::Nothing => return,
     };
@@ -82,24 +82,9 @@ async fn attempt(site: &Rc<SiteThread>, delivered: Delivered<Acker>, function: &
     // The end may have to wait for the server: others go on meanwhile.
     drop(room);
     if let Some(work) = site.queue.settle(work, ended, &policy, UnixMillis::now(), rand::random()).await {
-        release(site, work, &policy).await;
+        site.shared.inbox.stats.count_end(&work.call.record.state);
+        release(site, &work, &policy).await;
     }
-}
-
-/// Keeps a dead letter on this node, for its operator, delivers the result, and lets the message go.
-async fn release(site: &Rc<SiteThread>, work: Work<Acker>, policy: &AsyncSpec) {
-    let inbox = &site.shared.inbox;
-    inbox.stats.count_end(&work.call.record.state);
-    if let State::Dead { .. } = work.call.record.state {
-        let Call { record, response, .. } = work.call.clone();
-        let (found, request) = (Found { record, response }, work.delivered.request.clone());
-        let letter = Box::new(DeadLetter { found, request, keep: policy.keep_dead });
-        if inbox.handle.ask(|reply| Command::Import(letter, reply)).await.is_err() {
-            // The message is delivered again, and the letter is kept then.
-            return;
-        }
-    }
-    deliver(site, &work, policy).await;
 }
 
 async fn serve(site: &Rc<SiteThread>, work: &Work<Acker>, max_response: u64) -> (Outcome, Option<RecordedResponse>) {

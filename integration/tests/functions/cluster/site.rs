@@ -292,6 +292,28 @@ async fn results_of_the_site_are_delivered_once_for_each_attempt() {
 }
 
 #[tokio::test]
+async fn dead_letter_whose_receiver_is_busy_is_kept_and_counted_once() {
+    let Some((receiver, _home, _server, [a, b])) = delivering().await else { return };
+    let mut ids = Vec::new();
+    // More than both nodes send at once.
+    for _ in 0..12 {
+        ids.push(delivered(&a, "/f/status/404", &receiver.url("/slow")).await);
+    }
+    let got = async || receiver.got("/slow");
+    let is_got = |id: &String, got: &[Value]| got.iter().any(|one| one["headers"]["x-unifaas-invocation"] == json!(id));
+    eventually(2 * SOON, "all results", got, |got| ids.iter().all(|id| is_got(id, got))).await;
+    let (mut letters, mut died) = (String::new(), 0);
+    for daemon in [&a, &b] {
+        letters += &daemon.cli(&["dead", "list"]).await.out;
+        died += inbox(daemon).await["died"].as_u64().unwrap();
+    }
+    for id in &ids {
+        assert_eq!(letters.matches(id.as_str()).count(), 1, "{letters}");
+    }
+    assert_eq!(died, 12);
+}
+
+#[tokio::test]
 async fn result_is_delivered_by_another_node_when_one_is_killed() {
     let Some((receiver, _home, _server, [a, b])) = delivering().await else { return };
     let mut ids = Vec::new();

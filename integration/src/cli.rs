@@ -127,6 +127,16 @@ impl Interactive {
         eventually(SOON, what, last, move |frame| frame.ends_with("\x1b[J") && condition(frame))
     }
 
+    /// Waits until the terminal is as it was before the full screen. What was shown may be read after the end.
+    ///
+    /// # Panics
+    /// When that does not happen in time.
+    #[track_caller]
+    pub fn restored(&self) -> impl Future<Output = String> {
+        let shown = async || self.shown();
+        eventually(SOON, "the terminal is restored", shown, |shown| shown.ends_with("\x1b[?1049l"))
+    }
+
     /// Waits for its end, and returns its exit status.
     ///
     /// # Panics

@@ -40,7 +40,7 @@ async fn top_follows_functions_and_obeys_keys() {
     top.frame("rows are filtered", |frame| frame.contains("filter: brok") && !frame.contains(" f ")).await;
     top.press("q");
     assert_eq!(top.ended(), Some(0));
-    assert!(top.shown().ends_with("\x1b[?1049l"), "{:?}", top.shown());
+    top.restored().await;
 }
 
 #[tokio::test]
@@ -56,7 +56,7 @@ async fn top_restores_the_terminal_however_it_ends() {
     daemon.end().await;
     assert_eq!(left.ended(), Some(3), "there is no daemon any more");
     for top in [&interrupted, &left] {
-        assert!(top.shown().ends_with("\x1b[?1049l"), "{:?}", top.shown());
+        top.restored().await;
     }
 }
 

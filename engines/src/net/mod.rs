@@ -4,6 +4,7 @@
 //! - `tap_manager.rs`: the thread that creates, leases and removes taps; `tap_pool.rs`: taps that are ready for a lease.
 //! - `tap_setup.rs`: one tap, from `tap.rs` (devices by ioctl), `netlink.rs` (interfaces and routes) and `sysctl.rs`.
 //! - `firewall.rs`: the nftables rules; `nft_monitor.rs`: reports when they are deleted.
+//! - `link_monitor.rs`: reports when interfaces are removed.
 //! - `preflight.rs`: privileges and address conflicts; `cleanup.rs`: removal, also after a daemon that was killed.
 //! - `connect.rs` connects to instances; `subnet.rs`: address arithmetic; `error.rs`: why there is no tap.
 //!
@@ -17,6 +18,7 @@ mod cleanup;
 mod connect;
 mod error;
 mod firewall;
+mod link_monitor;
 mod netlink;
 mod network;
 mod nft_monitor;

@@ -8,12 +8,11 @@ use std::{
     net::{IpAddr, Ipv4Addr},
 };
 
-use futures::{Stream, StreamExt, TryStreamExt, future::ready, stream::BoxStream};
+use futures::{Stream, TryStreamExt};
 use rtnetlink::{
-    Handle, LinkUnspec, MulticastGroup, RouteMessageBuilder,
-    packet_core::NetlinkPayload,
+    Handle, LinkUnspec, RouteMessageBuilder,
     packet_route::{
-        AddressFamily, RouteNetlinkMessage,
+        AddressFamily,
         address::AddressAttribute,
         link::{LinkAttribute, LinkMessage},
         route::{RouteAddress, RouteAttribute, RouteMessage, RouteScope, RouteType},
@@ -33,9 +32,6 @@ const LOOPBACK: &str = "lo";
 
 /// A netlink socket, in the network namespace of the thread that opened it.
 pub struct Netlink(Handle);
-
-/// Yields the indices of removed interfaces.
-pub type Removals = BoxStream<'static, u32>;
 
 /// An interface of this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,17 +60,6 @@ impl Netlink {
         let (connection, handle, _) = rtnetlink::new_connection()?;
         tokio::spawn(connection);
         Ok(Self(handle))
-    }
-
-    /// Opens a socket, and reports interfaces that are removed from now on.
-    ///
-    /// # Panics
-    /// Outside of a tokio runtime.
-    pub fn watching() -> io::Result<(Self, Removals)> {
-        let (connection, handle, messages) = rtnetlink::new_multicast_connection(&[MulticastGroup::Link])?;
-        tokio::spawn(connection);
-        let removed = messages.filter_map(|(message, _)| ready(removed_index(&message.payload)));
-        Ok((Self(handle), removed.boxed()))
     }
 
     /// Returns every interface.
@@ -284,17 +269,5 @@ fn kernel_error(error: rtnetlink::Error) -> io::Error {
     match error {
         rtnetlink::Error::NetlinkError(message) => message.to_io(),
         other => io::Error::other(other),
-    }
-}
-
-/// Returns the index of the removed interface. A message of another family only says that it left a bridge.
-fn removed_index(payload: &NetlinkPayload<RouteNetlinkMessage>) -> Option<u32> {
-    match payload {
-        NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(link))
-            if link.header.interface_family == AddressFamily::Unspec =>
-        {
-            Some(link.header.index)
-        }
-        _ => None,
     }
 }

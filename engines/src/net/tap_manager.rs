@@ -5,7 +5,13 @@
 
 mod egress;
 
-use std::{collections::HashMap, io, net::Ipv4Addr, os::fd::OwnedFd, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+    net::Ipv4Addr,
+    os::fd::OwnedFd,
+    time::Duration,
+};
 
 use futures::StreamExt;
 use slog::{Logger, warn};
@@ -19,7 +25,8 @@ use super::{
     cleanup::{self, Leftovers},
     error::{NetError, refused},
     firewall::Firewall,
-    netlink::{Netlink, Removals},
+    link_monitor::{LinkEvent, LinkEvents, link_events},
+    netlink::Netlink,
     network::Settings,
     nft_monitor::{Deletions, deletions},
     preflight,
@@ -56,8 +63,8 @@ pub enum Request {
 /// All network resources of this daemon.
 pub struct TapManager {
     netlink: Netlink,
-    /// Indices of removed interfaces of this host.
-    removals: Removals,
+    /// Reports that an interface of this host was removed.
+    link_events: LinkEvents,
     /// Reports that some nftables table was deleted.
     deletions: Deletions,
     /// The firewall was removed, and could not be installed again.
@@ -85,7 +92,8 @@ pub struct TapManager {
 impl TapManager {
     /// Prepares the network. After an error, everything is as it was.
     pub async fn open(settings: Settings, pools: TapPools, log: Logger) -> Result<Self, NetError> {
-        let (netlink, removals) = Netlink::watching().map_err(refused("netlink"))?;
+        let netlink = Netlink::open().map_err(refused("netlink"))?;
+        let link_events = link_events().map_err(refused("netlink"))?;
         let deletions = deletions().map_err(refused("netlink"))?;
         preflight::check_privilege()?;
         preflight::check_conflicts(&netlink, settings.subnet, settings.mark, settings.is_shared).await?;
@@ -98,7 +106,7 @@ impl TapManager {
         let (egress, unprotected) = (false, false);
         let mut manager = Self {
             netlink,
-            removals,
+            link_events,
             deletions,
             unprotected,
             present,
@@ -150,8 +158,11 @@ impl TapManager {
             };
             let request = tokio::select! {
                 biased;
-                Some(index) = self.removals.next() => {
-                    self.interface_removed(index);
+                Some(event) = self.link_events.next() => {
+                    match event {
+                        LinkEvent::Removed(index) => self.interface_removed(index),
+                        LinkEvent::Missed => self.look_for_removed().await,
+                    }
                     continue;
                 }
                 Some(()) = self.deletions.next() => {
@@ -214,6 +225,20 @@ impl TapManager {
         if let Some(tap) = idle {
             self.put_link_of(&tap);
         }
+    }
+
+    /// Handles removals that the kernel could not report.
+    async fn look_for_removed(&mut self) {
+        let interfaces = match self.netlink.interfaces().await {
+            Ok(interfaces) => interfaces,
+            Err(error) => {
+                warn!(self.log, "interfaces cannot be listed, so a removed tap may go unnoticed"; "error" => %error);
+                return;
+            }
+        };
+        let found: HashSet<u32> = interfaces.iter().map(|interface| interface.index).collect();
+        let removed: Vec<u32> = self.present.keys().copied().filter(|index| !found.contains(index)).collect();
+        removed.into_iter().for_each(|index| self.interface_removed(index));
     }
 
     fn firewall(&self) -> Firewall {

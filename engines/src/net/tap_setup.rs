@@ -86,7 +86,7 @@ async fn wait_until_detached(netlink: &Netlink, index: u32) -> io::Result<Durati
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use std::thread;
 
     use nix::sched::{CloneFlags, unshare};
@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     /// Runs in a network namespace that ends with it. Without the privilege for that it does nothing.
-    fn isolated<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
+    pub fn isolated<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
         let run = move || {
             if unshare(CloneFlags::CLONE_NEWNET).is_ok() && NewTap::create(0).is_ok() {
                 let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();

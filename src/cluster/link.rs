@@ -13,15 +13,21 @@ use futures::{StreamExt as _, stream::select_all};
 use serde::{Deserialize, Serialize};
 use slog::{Logger, error, info, warn};
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, oneshot},
     time::{sleep, timeout},
 };
 use unifaas_actors::cluster::{
-    Beat, BeatReceived, ClusterActor, ClusterLink, Epoch, FunctionList, FunctionsListed, KeyHeard, LinkChanged,
-    LinkState, NodeId, PeerTried, PeerView, TrustedKeys,
+    Beat, BeatReceived, ClusterActor, Epoch, FunctionList, FunctionsListed, KeyHeard, LinkChanged, LinkState, PeerTried,
 };
 
-use super::{LinkSettings, denials::Denial, known_keys, probe::probe, subjects};
+use super::{
+    LinkSettings,
+    denials::Denial,
+    known_keys,
+    link_handle::{Command, LinkHandle},
+    probe::probe,
+    subjects,
+};
 use crate::{
     trigger::{nats_options, too_old},
     worker::{Requests, Worker},
@@ -42,17 +48,6 @@ const SUBSCRIPTION_CAPACITY: usize = 1024;
 /// Largest heartbeat that is read.
 const MAX_BEAT: usize = 64 * 1024;
 
-/// A command to the link.
-#[derive(Debug)]
-enum Command {
-    Send(Arc<Beat>),
-    SetFunctions(Arc<FunctionList>),
-    Ask { site: Arc<str>, node: NodeId, digest: u64 },
-    Probe(Arc<PeerView>),
-    KeepKeys(Arc<TrustedKeys>),
-    Rejoin,
-}
-
 /// The daemon that has an identity, as it answers.
 #[derive(Debug, Serialize, Deserialize)]
 struct Daemon {
@@ -60,11 +55,11 @@ struct Daemon {
     address: Arc<str>,
 }
 
-/// Tells the link what to do.
-pub struct LinkHandle(mpsc::Sender<Command>);
-
 /// The link's thread. It ends when this is dropped.
-pub struct Link(#[allow(dead_code, reason = "its drop ends the thread")] Worker<Infallible>);
+pub struct Link {
+    leave: Option<oneshot::Sender<oneshot::Sender<()>>>,
+    _worker: Worker<Infallible>,
+}
 
 impl Link {
     /// Starts the thread.
@@ -77,48 +72,34 @@ impl Link {
         log: Logger,
     ) -> std::io::Result<(Self, LinkHandle)> {
         let (sender, commands) = mpsc::channel(COMMANDS);
+        let (leave, leaving) = oneshot::channel::<oneshot::Sender<()>>();
+        let nats = settings.client.clone();
         let link = Running { settings, actor, log, functions: Arc::default(), reported: None };
         let worker = Worker::on_runtime("cluster", async move |stop: Requests<Infallible>| {
-            tokio::select! {
-                () = link.run(commands) => {}
+            let left = tokio::select! {
+                () = link.run(commands) => None,
+                left = leaving => left.ok(),
                 // It is never sent, but closed.
-                _ = stop.recv() => {}
-            }
+                _ = stop.recv() => return,
+            };
+            // The server knows by then that nothing is subscribed any more.
+            nats.flush().await;
+            drop(left);
+            let _ = stop.recv().await;
         })?;
-        Ok((Self(worker), LinkHandle(sender)))
-    }
-}
-
-impl LinkHandle {
-    fn tell(&self, command: Command) {
-        // What is dropped is sent again with the next heartbeat.
-        let _ = self.0.try_send(command);
-    }
-}
-
-impl ClusterLink for LinkHandle {
-    fn send(&self, beat: Arc<Beat>) {
-        self.tell(Command::Send(beat));
+        Ok((Self { leave: Some(leave), _worker: worker }, LinkHandle::new(sender)))
     }
 
-    fn set_functions(&self, functions: Arc<FunctionList>) {
-        self.tell(Command::SetFunctions(functions));
-    }
-
-    fn ask(&self, peer: &Arc<PeerView>, digest: u64) {
-        self.tell(Command::Ask { site: peer.site.clone(), node: peer.node(), digest });
-    }
-
-    fn probe(&self, peer: Arc<PeerView>) {
-        self.tell(Command::Probe(peer));
-    }
-
-    fn keep_keys(&self, keys: Arc<TrustedKeys>) {
-        self.tell(Command::KeepKeys(keys));
-    }
-
-    fn rejoin(&self) {
-        self.tell(Command::Rejoin);
+    /// Tells and hears nothing any more. The connection stays for what still runs on this daemon, until this is dropped.
+    pub fn leave(&mut self) -> impl Future<Output = ()> + use<> {
+        let (left, done) = oneshot::channel();
+        let is_asked = self.leave.take().is_some_and(|leave| leave.send(left).is_ok());
+        async move {
+            if is_asked {
+                // Closed once the thread has left.
+                let _ = done.await;
+            }
+        }
     }
 }
 

@@ -8,7 +8,7 @@
 //! | `identity.rs`, `key.rs` | the node's id, run and key, in the state directory |
 //! | `known_keys.rs` | the keys of other nodes, kept for the next daemon |
 //! | `peer_tls.rs`, `key_verifier.rs` | TLS between nodes, by their keys |
-//! | `link.rs`, `nats_client.rs` | the link to the other nodes, on NATS, and JetStream on its connection |
+//! | `link.rs`, `link_handle.rs`, `nats_client.rs` | the link to the other nodes, on NATS, and JetStream on its connection |
 //! | `functions/` | published functions: their catalogue and their files |
 //! | `denials.rs` | what the NATS server does not let this node do |
 //! | `subjects.rs` | the subjects of its messages |
@@ -24,6 +24,8 @@ mod key_verifier;
 mod known_keys;
 #[cfg(feature = "cluster")]
 mod link;
+#[cfg(feature = "cluster")]
+mod link_handle;
 #[cfg(feature = "cluster")]
 mod nats_client;
 mod peer_tls;
@@ -47,7 +49,6 @@ use std::{
 use actix::{Addr, Recipient};
 use actix_http::header::HeaderValue;
 use slog::{Logger, o, warn};
-use tokio::task::spawn_blocking;
 use tokio_rustls::rustls;
 use unifaas_actors::{
     AdmissionActor, Directory, FilesChanged, Roots,
@@ -316,15 +317,19 @@ impl Cluster {
         });
     }
 
-    /// Tells and hears nothing any more, and leaves the published functions to the next daemon.
+    /// Tells and hears nothing any more, and leaves the published functions to the next daemon. The connection to the server
+    /// stays, as the ends of work that runs here are recorded over it.
     pub async fn leave(&self) {
         self.functions.leave();
         #[cfg(feature = "cluster")]
-        let reconciler = self.reconciler.lock().unwrap_or_else(PoisonError::into_inner).take();
-        #[cfg(not(feature = "cluster"))]
-        let reconciler = ();
-        let link = self.link.lock().unwrap_or_else(PoisonError::into_inner).take();
-        // Their threads may be writing large files. An error means that one has panicked, which was logged.
-        let _ = spawn_blocking(move || drop((reconciler, link))).await;
+        {
+            let reconciler = self.reconciler.lock().unwrap_or_else(PoisonError::into_inner).take();
+            // Its thread may be writing large files. An error means that it has panicked, which was logged.
+            let _ = tokio::task::spawn_blocking(move || drop(reconciler)).await;
+        }
+        let left = self.link.lock().unwrap_or_else(PoisonError::into_inner).as_mut().map(Link::leave);
+        if let Some(left) = left {
+            left.await;
+        }
     }
 }

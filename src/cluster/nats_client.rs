@@ -7,7 +7,7 @@ use async_nats::{
     connection::State,
     jetstream::{Context, context::ContextBuilder},
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
 
 use super::denials::Denials;
 
@@ -42,6 +42,15 @@ impl NatsClient {
     /// Returns what notices each connection: the first one, and those that are made anew.
     pub fn connected(&self) -> watch::Receiver<Option<Client>> {
         self.client.subscribe()
+    }
+
+    /// Waits until what was said is on its way to the server, if there is a connection.
+    pub(super) async fn flush(&self) {
+        let client = self.client.borrow().clone().filter(|client| client.connection_state() == State::Connected);
+        if let Some(client) = client {
+            // Without an answer the connection is about to be lost.
+            let _ = timeout(TIMEOUT, client.flush()).await;
+        }
     }
 
     /// Returns JetStream, if it can be used at the moment.

@@ -1,6 +1,6 @@
 //! What stands for the link in a program without NATS. `--cluster` is refused there.
 
-use std::{convert::Infallible, io, sync::Arc};
+use std::{convert::Infallible, future::Ready, io, sync::Arc};
 
 use actix::Addr;
 use slog::Logger;
@@ -21,6 +21,11 @@ impl Link {
     /// Always.
     pub fn start(_: LinkSettings, _: Addr<ClusterActor>, _: Logger) -> io::Result<(Self, LinkHandle)> {
         Err(io::Error::other("this program was built without the feature `cluster`"))
+    }
+
+    /// There is nothing to leave.
+    pub fn leave(&mut self) -> Ready<()> {
+        match self.0 {}
     }
 }
 

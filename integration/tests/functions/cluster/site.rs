@@ -9,7 +9,7 @@ use std::{
 };
 
 use integration::{
-    Connection, Daemon, Function, Home, Receiver, Reply, SOON, Setup, body_of,
+    Connection, Daemon, Function, Home, Receiver, Reply, SOON, Setup, UPGRADE_LIMIT, body_of,
     brokers::{Broker, own_address, public_file},
     empty, eventually, ms,
     nodes::{FRONT, Nodes},
@@ -108,6 +108,25 @@ async fn failed_attempts_are_repeated_and_end_as_dead_letter_of_the_site() {
     keeper.cli(&["dead", "redrive", &failed]).await;
     let again = async || keeper.invocation(&failed).await;
     eventually(SOON, "it dies again", again, |it| it["state"] == "dead" && it["stored"] == "node").await;
+}
+
+#[tokio::test]
+async fn what_runs_during_an_upgrade_runs_once() {
+    let Some((home, server)) = server().await else { return };
+    let mut node = node(&server, "a", [shared()]).await;
+    let file = public_file(home.path("runs"));
+    let id = accepted(&node, &recorded(&file, 3000), "", "site").await;
+    let in_flight = async || node.function("f").await["instances"][0]["in_flight"].clone();
+    eventually(SOON, "it runs", in_flight, |in_flight| *in_flight == 1).await;
+    let successor = node.upgrade().await;
+    node.ended_within(UPGRADE_LIMIT).await;
+    // The new daemon may be about to open the database.
+    let asked = async || node.get(&format!("/invocations/{id}")).await;
+    eventually(SOON, "the inbox is there", asked, |reply| reply.status == 200).await;
+    let ended = node.ended_invocation(&id).await;
+    assert_eq!((&ended["state"], &ended["attempts"]), (&"done".into(), &1.into()), "{ended}");
+    assert_eq!(fs::read_to_string(&file).unwrap().trim(), id);
+    drop(successor);
 }
 
 #[tokio::test]

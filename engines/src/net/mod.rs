@@ -3,8 +3,7 @@
 //! - `network.rs`: the interface of this module, [`Network`] and [`TapLease`].
 //! - `tap_manager.rs`: the thread that creates, leases and removes taps; `tap_pool.rs`: taps that are ready for a lease.
 //! - `tap_setup.rs`: one tap, from `tap.rs` (devices by ioctl), `netlink.rs` (interfaces and routes) and `sysctl.rs`.
-//! - `firewall.rs`: the nftables rules; `nft_monitor.rs`: reports when they are deleted.
-//! - `link_monitor.rs`: reports when interfaces are removed.
+//! - `firewall.rs`: the nftables rules; `monitor.rs`: reports when they are deleted, and when interfaces are removed.
 //! - `preflight.rs`: privileges and address conflicts; `cleanup.rs`: removal, also after a daemon that was killed.
 //! - `connect.rs` connects to instances; `subnet.rs`: address arithmetic; `error.rs`: why there is no tap.
 //!
@@ -18,10 +17,9 @@ mod cleanup;
 mod connect;
 mod error;
 mod firewall;
-mod link_monitor;
+mod monitor;
 mod netlink;
 mod network;
-mod nft_monitor;
 mod preflight;
 mod subnet;
 mod sysctl;

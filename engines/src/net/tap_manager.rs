@@ -25,10 +25,9 @@ use super::{
     cleanup::{self, Leftovers},
     error::{NetError, refused},
     firewall::Firewall,
-    link_monitor::{LinkEvent, LinkEvents, link_events},
+    monitor::{Event, Events, deleted_tables, removed_interfaces},
     netlink::Netlink,
     network::Settings,
-    nft_monitor::{Deletions, deletions},
     preflight,
     subnet::{FreeLinks, PointToPoint},
     tap_pool::{Tap, TapKind, TapPool, TapPools},
@@ -63,10 +62,10 @@ pub enum Request {
 /// All network resources of this daemon.
 pub struct TapManager {
     netlink: Netlink,
-    /// Reports that an interface of this host was removed.
-    link_events: LinkEvents,
-    /// Reports that some nftables table was deleted.
-    deletions: Deletions,
+    /// The indices of interfaces that are removed.
+    removed_interfaces: Events<u32>,
+    /// Deletions of nftables tables.
+    deleted_tables: Events<()>,
     /// The firewall was removed, and could not be installed again.
     unprotected: bool,
     /// By interface index; dropping the sender tells the holder of the tap that the interface is removed.
@@ -93,8 +92,8 @@ impl TapManager {
     /// Prepares the network. After an error, everything is as it was.
     pub async fn open(settings: Settings, pools: TapPools, log: Logger) -> Result<Self, NetError> {
         let netlink = Netlink::open().map_err(refused("netlink"))?;
-        let link_events = link_events().map_err(refused("netlink"))?;
-        let deletions = deletions().map_err(refused("netlink"))?;
+        let removed_interfaces = removed_interfaces().map_err(refused("netlink"))?;
+        let deleted_tables = deleted_tables().map_err(refused("netlink"))?;
         preflight::check_privilege()?;
         preflight::check_conflicts(&netlink, settings.subnet, settings.mark, settings.is_shared).await?;
         let free = FreeLinks::of(settings.subnet);
@@ -106,8 +105,8 @@ impl TapManager {
         let (egress, unprotected) = (false, false);
         let mut manager = Self {
             netlink,
-            link_events,
-            deletions,
+            removed_interfaces,
+            deleted_tables,
             unprotected,
             present,
             settings,
@@ -158,14 +157,14 @@ impl TapManager {
             };
             let request = tokio::select! {
                 biased;
-                Some(event) = self.link_events.next() => {
+                Some(event) = self.removed_interfaces.next() => {
                     match event {
-                        LinkEvent::Removed(index) => self.interface_removed(index),
-                        LinkEvent::Missed => self.look_for_removed().await,
+                        Event::Reported(index) => self.interface_removed(index),
+                        Event::Missed => self.look_for_removed().await,
                     }
                     continue;
                 }
-                Some(()) = self.deletions.next() => {
+                Some(_) = self.deleted_tables.next() => {
                     self.repair_firewall();
                     continue;
                 }

@@ -4,13 +4,15 @@
 //! the thread of `tap_manager.rs`, never on the actors' thread.
 
 use std::{
+    cell::RefCell,
     io,
     net::{IpAddr, Ipv4Addr},
+    time::Duration,
 };
 
 use futures::{Stream, TryStreamExt};
 use rtnetlink::{
-    Handle, LinkUnspec, RouteMessageBuilder,
+    Handle, LinkMessageBuilder, LinkUnspec, RouteMessageBuilder,
     packet_route::{
         AddressFamily,
         address::AddressAttribute,
@@ -18,6 +20,7 @@ use rtnetlink::{
         route::{RouteAddress, RouteAttribute, RouteMessage, RouteScope, RouteType},
     },
 };
+use tokio::{task::JoinHandle, time::timeout};
 
 use super::{
     firewall::Mark,
@@ -30,8 +33,14 @@ const LOCAL_TABLE: u8 = 255;
 
 const LOOPBACK: &str = "lo";
 
-/// A netlink socket, in the network namespace of the thread that opened it.
-pub struct Netlink(Handle);
+/// The longest wait for the answer to a request. The kernel drops an answer for which it has no memory.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A netlink socket, in the network namespace of the thread that opened it. After a lost answer it is replaced by another one.
+pub struct Netlink(RefCell<Connected>);
+
+/// A handle, and the task that sends its requests and reads their answers.
+type Connected = (Handle, JoinHandle<()>);
 
 /// An interface of this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,51 +66,87 @@ impl Netlink {
     /// # Panics
     /// Outside of a tokio runtime.
     pub fn open() -> io::Result<Self> {
-        let (connection, handle, _) = rtnetlink::new_connection()?;
-        tokio::spawn(connection);
-        Ok(Self(handle))
+        connect().map(|connected| Self(RefCell::new(connected)))
+    }
+
+    /// Sends a request, which errors call `what`, and waits for its answer.
+    async fn request<T>(
+        &self,
+        what: &str,
+        request: impl AsyncFnOnce(Handle) -> Result<T, rtnetlink::Error>,
+    ) -> io::Result<T> {
+        let handle = self.0.borrow().0.clone();
+        let answer = timeout(ANSWER_TIMEOUT, request(handle)).await;
+        let error = match answer {
+            // The end of the task also ends an answer, which then looks complete.
+            _ if self.0.borrow().1.is_finished() => io::Error::other(format!("{what}: the netlink socket has failed")),
+            Ok(answer) => return answer.map_err(kernel_error),
+            Err(_) => {
+                let why = format!("{what}: the kernel has not answered for {} s", ANSWER_TIMEOUT.as_secs());
+                io::Error::new(io::ErrorKind::TimedOut, why)
+            }
+        };
+        // A list whose rest is lost blocks all later lists of its socket.
+        self.0.replace(connect()?);
+        Err(error)
+    }
+
+    /// Sends a request for a list, which errors call `what`, and waits for its end.
+    async fn list<T, S>(&self, what: &str, request: impl FnOnce(Handle) -> S) -> io::Result<Vec<T>>
+    where
+        S: Stream<Item = Result<T, rtnetlink::Error>>,
+    {
+        self.request(what, async |handle| request(handle).try_collect().await).await
     }
 
     /// Returns every interface.
     pub async fn interfaces(&self) -> io::Result<Vec<Interface>> {
-        let messages = all(self.0.link().get().execute()).await?;
+        let messages = self.list("the list of interfaces", |handle| handle.link().get().execute()).await?;
         Ok(messages.into_iter().map(|message| interface(&message)).collect())
     }
 
     /// Adds the host's address of a link to an interface, and brings it up.
     pub async fn set_up(&self, index: u32, address: Ipv4Addr) -> io::Result<()> {
-        self.0.address().add(index, address.into(), LINK_BITS).execute().await.map_err(kernel_error)?;
-        self.0.link().set(LinkUnspec::new_with_index(index).up().build()).execute().await.map_err(kernel_error)
+        let add = async |handle: Handle| handle.address().add(index, address.into(), LINK_BITS).execute().await;
+        self.request("to add an address", add).await?;
+        self.set("to bring an interface up", LinkUnspec::new_with_index(index).up()).await
     }
 
     /// Sets the MAC address of an interface.
     pub async fn set_mac(&self, index: u32, mac: [u8; 6]) -> io::Result<()> {
-        let message = LinkUnspec::new_with_index(index).address(mac.to_vec()).build();
-        self.0.link().set(message).execute().await.map_err(kernel_error)
+        self.set("to set a MAC address", LinkUnspec::new_with_index(index).address(mac.to_vec())).await
     }
 
     /// Adds a permanent entry to the ARP table, so that the first packet need not wait for an answer.
     pub async fn add_arp_entry(&self, index: u32, address: Ipv4Addr, mac: [u8; 6]) -> io::Result<()> {
-        let added = self.0.neighbours().add(index, address.into()).link_layer_address(&mac).replace().execute().await;
-        added.map_err(kernel_error)
+        let add = async |handle: Handle| {
+            handle.neighbours().add(index, address.into()).link_layer_address(&mac).replace().execute().await
+        };
+        self.request("to add an ARP entry", add).await
     }
 
     /// Moves an interface to another group.
     pub async fn set_group(&self, index: u32, group: u32) -> io::Result<()> {
-        let message = LinkUnspec::new_with_index(index).append_extra_attribute(LinkAttribute::Group(group)).build();
-        self.0.link().set(message).execute().await.map_err(kernel_error)
+        let attribute = LinkAttribute::Group(group);
+        self.set("to set a group", LinkUnspec::new_with_index(index).append_extra_attribute(attribute)).await
+    }
+
+    async fn set(&self, what: &str, change: LinkMessageBuilder<LinkUnspec>) -> io::Result<()> {
+        self.request(what, async |handle| handle.link().set(change.build()).execute().await).await
     }
 
     /// Removes an interface, even while it is in use. A missing interface is no error.
     pub async fn remove(&self, index: u32) -> io::Result<()> {
-        ignore_missing(self.0.link().del(index).execute().await)
+        let remove = async |handle: Handle| handle.link().del(index).execute().await;
+        ignore_missing(self.request("to remove an interface", remove).await)
     }
 
     /// Removes every interface of a group at once.
     pub async fn remove_group(&self, group: u32) -> io::Result<()> {
         let mut message = LinkMessage::default();
         message.attributes.push(LinkAttribute::Group(group));
-        ignore_missing(self.0.link().del_with_message(message).execute().await)
+        let remove = async |handle: Handle| handle.link().del_with_message(message).execute().await;
+        ignore_missing(self.request("to remove interfaces", remove).await)
     }
 
     /// Returns the ranges of this host's addresses and routes, except default routes and the reservation of `own`.
@@ -111,7 +156,7 @@ impl Netlink {
             interfaces.iter().find(|interface| Some(interface.index) == index).map(|interface| interface.name.as_str())
         };
         let mut used = Vec::new();
-        for message in all(self.0.address().get().execute()).await? {
+        for message in self.list("the list of addresses", |handle| handle.address().get().execute()).await? {
             let local = message.attributes.iter().find_map(|attribute| match attribute {
                 AddressAttribute::Local(IpAddr::V4(address)) => Some(*address),
                 _ => None,
@@ -155,23 +200,25 @@ impl Netlink {
     /// Reserves the range by an unreachable route, which the routes of taps override. No packet for a missing guest leaves
     /// the host, and other programs see that the range is in use.
     pub async fn reserve(&self, subnet: Subnet, mark: Mark) -> io::Result<()> {
-        self.0.route().add(reservation(subnet, mark)).execute().await.map_err(kernel_error)
+        self.add_route(reservation(subnet, mark)).await
     }
 
     /// Removes the reservation. A range that is not reserved, or by another daemon, is no error.
     pub async fn release(&self, subnet: Subnet, mark: Mark) -> io::Result<()> {
-        ignore_missing(self.0.route().del(reservation(subnet, mark)).execute().await)
+        self.remove_route(reservation(subnet, mark)).await
     }
 
     /// Returns the index of the interface with that name.
     pub async fn find(&self, name: &str) -> io::Result<u32> {
-        let found = all(self.0.link().get().match_name(name.to_owned()).execute()).await?;
+        let get = |handle: Handle| handle.link().get().match_name(name.to_owned()).execute();
+        let found = self.list("to find an interface", get).await?;
         found.first().map(|message| message.header.index).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     /// Returns whether the interface has a carrier. A tap has one while a process is attached to it.
     pub async fn has_carrier(&self, index: u32) -> io::Result<bool> {
-        let found = all(self.0.link().get().match_index(index).execute()).await?;
+        let get = |handle: Handle| handle.link().get().match_index(index).execute();
+        let found = self.list("to find a carrier", get).await?;
         let attributes = found.iter().flat_map(|message| &message.attributes);
         Ok(attributes.into_iter().any(|attribute| matches!(attribute, LinkAttribute::Carrier(1))))
     }
@@ -180,7 +227,7 @@ impl Netlink {
     /// error.
     pub async fn divert(&self, guest: Ipv4Addr, mark: Mark) -> io::Result<()> {
         let index = self.find(LOOPBACK).await?;
-        match self.0.route().add(diversion(guest, index, mark)).execute().await.map_err(kernel_error) {
+        match self.add_route(diversion(guest, index, mark)).await {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
             other => other,
         }
@@ -189,14 +236,31 @@ impl Netlink {
     /// Removes that route. A missing route is no error.
     pub async fn stop_diverting(&self, guest: Ipv4Addr, mark: Mark) -> io::Result<()> {
         let index = self.find(LOOPBACK).await?;
-        ignore_missing(self.0.route().del(diversion(guest, index, mark)).execute().await)
+        self.remove_route(diversion(guest, index, mark)).await
     }
 
     async fn routes(&self) -> io::Result<Vec<RouteMessage>> {
         let mut query = RouteMessage::default();
         query.header.address_family = AddressFamily::Inet;
-        all(self.0.route().get(query).execute()).await
+        self.list("the list of routes", |handle| handle.route().get(query).execute()).await
     }
+
+    async fn add_route(&self, route: RouteMessage) -> io::Result<()> {
+        self.request("to add a route", async |handle| handle.route().add(route).execute().await).await
+    }
+
+    /// Removes a route. A missing route is no error.
+    async fn remove_route(&self, route: RouteMessage) -> io::Result<()> {
+        ignore_missing(
+            self.request("to remove a route", async |handle| handle.route().del(route).execute().await).await,
+        )
+    }
+}
+
+/// Opens a socket.
+fn connect() -> io::Result<Connected> {
+    let (connection, handle, _) = rtnetlink::new_connection()?;
+    Ok((handle, tokio::spawn(connection)))
 }
 
 /// Returns a route with the mark as its metric. No other route has this prefix, so the metric has no other effect.
@@ -252,13 +316,9 @@ fn metric_of(route: &RouteMessage) -> Option<u32> {
     })
 }
 
-async fn all<T>(stream: impl Stream<Item = Result<T, rtnetlink::Error>>) -> io::Result<Vec<T>> {
-    stream.try_collect().await.map_err(kernel_error)
-}
-
-fn ignore_missing(result: Result<(), rtnetlink::Error>) -> io::Result<()> {
+fn ignore_missing(result: io::Result<()>) -> io::Result<()> {
     use nix::libc::{ENODEV, ENOENT, ENXIO, ESRCH};
-    match result.map_err(kernel_error) {
+    match result {
         Err(error) if matches!(error.raw_os_error(), Some(ENODEV | ENOENT | ENXIO | ESRCH)) => Ok(()),
         other => other,
     }
@@ -269,5 +329,39 @@ fn kernel_error(error: rtnetlink::Error) -> io::Error {
     match error {
         rtnetlink::Error::NetlinkError(message) => message.to_io(),
         other => io::Error::other(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future;
+
+    use tokio::time;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn request_whose_answer_is_lost_fails_by_its_name_and_the_next_one_is_answered() {
+        let netlink = Netlink::open().unwrap();
+        let (connection, handle, _) = rtnetlink::new_connection().unwrap();
+        // It never sends the request, so there is no answer.
+        let silent = tokio::spawn(async move {
+            let _connection = connection;
+            future::pending().await
+        });
+        netlink.0.replace((handle, silent));
+        let error = netlink.interfaces().await.unwrap_err();
+        assert_eq!(error.to_string(), "the list of interfaces: the kernel has not answered for 10 s");
+        time::resume();
+        assert!(!netlink.interfaces().await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn answer_that_a_failed_socket_cuts_short_is_an_error() {
+        let netlink = Netlink::open().unwrap();
+        netlink.0.borrow().1.abort();
+        let error = netlink.interfaces().await.unwrap_err();
+        assert_eq!(error.to_string(), "the list of interfaces: the netlink socket has failed");
+        assert!(!netlink.interfaces().await.unwrap().is_empty());
     }
 }

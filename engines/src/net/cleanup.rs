@@ -50,7 +50,7 @@ pub(super) async fn clean(netlink: &Netlink, leftovers: &Leftovers, spawner: &Sp
         note("taps", netlink.remove_group(group).await);
     }
     for mark in marks {
-        note("the firewall table", Firewall::remove(spawner, *mark));
+        note("the firewall table", Firewall::remove(spawner, *mark).await);
         for subnet in subnets {
             note("the reserved subnet", netlink.release(*subnet, *mark).await);
             if let Some(link) = subnet.clone_link() {
@@ -60,7 +60,7 @@ pub(super) async fn clean(netlink: &Netlink, leftovers: &Leftovers, spawner: &Sp
     }
     if !uplinks.is_empty() {
         // After the own table is removed: of two daemons that end at the same time, one at least sees no other.
-        let others = Firewall::guarded_uplinks(spawner);
+        let others = Firewall::guarded_uplinks(spawner).await;
         for uplink in uplinks.iter().filter(|uplink| !others.contains(uplink)) {
             note("forwarding", sysctl::stop_forwarding(uplink));
         }

@@ -163,48 +163,55 @@ impl fmt::Display for Firewall {
 
 impl Firewall {
     /// Loads the rules, in place of those that are there.
-    pub fn install(&self, spawner: &Spawner) -> Result<(), NetError> {
-        nft(spawner, &self.to_string()).map_err(|why| {
+    pub async fn install(&self, spawner: &Spawner) -> Result<(), NetError> {
+        nft(spawner, &self.to_string()).await.map_err(|why| {
             NetError::Missing(format!("virtual machines cannot be kept apart from this host and each other: {why}"))
         })
     }
 
     /// Returns whether the rules are loaded.
-    pub fn is_installed(&self, spawner: &Spawner) -> bool {
-        nft(spawner, &format!("list table {FAMILY} {}\n", self.mark.table())).is_ok()
+    pub async fn is_installed(&self, spawner: &Spawner) -> bool {
+        nft(spawner, &format!("list table {FAMILY} {}\n", self.mark.table())).await.is_ok()
     }
 
     /// Loads the rules again, and guards `uplinks`, if the table was deleted. Returns whether it was.
-    pub fn repair(&self, spawner: &Spawner, uplinks: &[String]) -> Result<bool, NetError> {
-        if self.is_installed(spawner) {
+    pub async fn repair(&self, spawner: &Spawner, uplinks: &[String]) -> Result<bool, NetError> {
+        if self.is_installed(spawner).await {
             return Ok(false);
         }
-        let installed =
-            self.install(spawner).and_then(|()| uplinks.iter().try_for_each(|uplink| self.guard(spawner, uplink)));
-        installed.map(|()| true).inspect_err(|_| {
+        let install = async {
+            self.install(spawner).await?;
+            for uplink in uplinks {
+                self.guard(spawner, uplink).await?;
+            }
+            Ok(true)
+        };
+        let installed = install.await;
+        if installed.is_err() {
             // Without its uplinks the table would pass for complete.
-            let _ = Self::remove(spawner, self.mark);
-        })
+            let _ = Self::remove(spawner, self.mark).await;
+        }
+        installed
     }
 
     /// Drops packets that are forwarded from `uplink`, except replies to guests with egress. Packets for guests of other
     /// daemons are left to the rules of those.
-    pub fn guard(&self, spawner: &Spawner, uplink: &str) -> Result<(), NetError> {
+    pub async fn guard(&self, spawner: &Spawner, uplink: &str) -> Result<(), NetError> {
         nft(spawner, &format!("add element inet {} uplinks {{ \"{uplink}\" }}", self.mark.table()))
+            .await
             .map_err(|error| NetError::Refused(error.to_string()))
     }
 
     /// Returns the uplinks that any daemon guards: it has switched on forwarding there, or depends on it.
-    pub fn guarded_uplinks(spawner: &Spawner) -> Vec<String> {
-        let listing = spawner
-            .output_blocking(PROGRAM, &["-j", "list", "sets", FAMILY], &[])
-            .map(|output| serde_json::from_slice(&output.stdout).unwrap_or_default());
+    pub async fn guarded_uplinks(spawner: &Spawner) -> Vec<String> {
+        let output = spawner.output(PROGRAM, &["-j", "list", "sets", FAMILY], &[]).await;
+        let listing = output.map(|output| serde_json::from_slice(&output.stdout).unwrap_or_default());
         uplinks_in(&listing.unwrap_or_default())
     }
 
     /// Deletes the rules. Missing rules are no error.
-    pub fn remove(spawner: &Spawner, mark: Mark) -> io::Result<()> {
-        match nft(spawner, &mark.deleted()) {
+    pub async fn remove(spawner: &Spawner, mark: Mark) -> io::Result<()> {
+        match nft(spawner, &mark.deleted()).await {
             // Without the program no rules were loaded.
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             result => result,
@@ -225,8 +232,8 @@ fn uplinks_in(listing: &serde_json::Value) -> Vec<String> {
 ///
 /// # Errors
 /// `NotFound` if nft is not installed; nft's first line of output if it fails.
-fn nft(spawner: &Spawner, commands: &str) -> io::Result<()> {
-    match spawner.output_blocking(PROGRAM, &["-f", "-"], commands.as_bytes()) {
+async fn nft(spawner: &Spawner, commands: &str) -> io::Result<()> {
+    match spawner.output(PROGRAM, &["-f", "-"], commands.as_bytes()).await {
         Ok(output) if output.status.success() => Ok(()),
         Ok(output) => {
             let said = String::from_utf8_lossy(&output.stderr);

@@ -136,7 +136,7 @@ impl TapManager {
         self.netlink.reserve(subnet, mark).await.map_err(refused("the route that reserves the subnet"))?;
         // Of two daemons that reserve at the same time, each sees the reservation of the other by now.
         preflight::check_conflicts(&self.netlink, subnet, mark, is_shared).await?;
-        self.firewall().install(&self.settings.spawner)?;
+        self.firewall().install(&self.settings.spawner).await?;
         // The first tap also shows whether taps can be created at all.
         for _ in 0..self.settings.pool.min(subnet.links() as usize) {
             let tap = self.create(TapKind::Closed).await?;
@@ -165,11 +165,11 @@ impl TapManager {
                     continue;
                 }
                 Some(_) = self.deleted_tables.next() => {
-                    self.repair_firewall();
+                    self.repair_firewall().await;
                     continue;
                 }
                 () = time::sleep_until(next_repair), if self.unprotected => {
-                    self.repair_firewall();
+                    self.repair_firewall().await;
                     next_repair = time::Instant::now() + RETRY_INTERVAL;
                     continue;
                 }
@@ -248,8 +248,8 @@ impl TapManager {
 
     /// Installs the firewall again if it was deleted, for instance by `nft flush ruleset`. Until then guests are
     /// unprotected.
-    fn repair_firewall(&mut self) {
-        let repaired = self.firewall().repair(&self.settings.spawner, &self.uplinks);
+    async fn repair_firewall(&mut self) {
+        let repaired = self.firewall().repair(&self.settings.spawner, &self.uplinks).await;
         match &repaired {
             Ok(false) => {}
             Ok(true) => warn!(self.log, "the firewall table of virtual machines was removed: it is installed again"),

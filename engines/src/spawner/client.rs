@@ -12,6 +12,7 @@ use std::{
         mpsc as std_mpsc,
     },
     thread::{self, JoinHandle},
+    time::Duration,
 };
 
 use nix::sys::{
@@ -19,7 +20,10 @@ use nix::sys::{
     signal::Signal,
 };
 use slog::Logger;
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
 
 use super::{
     Invocation,
@@ -30,6 +34,9 @@ use crate::{
     state::{JournalEntry, ProcessTree, Resource, SessionLeader, State},
     syscalls::{Launch, Program, STANDARD},
 };
+
+/// The longest run of a program of the host whose output is wanted.
+const OUTPUT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Starts child processes. Clones share it; the last one kills the remaining children and ends the spawner process.
 #[derive(Debug, Clone)]
@@ -91,11 +98,11 @@ impl Spawner {
         Child { id, messages, changes }
     }
 
-    /// Runs a program of the host to its end, with `input` as its standard input. Blocks the calling thread.
+    /// Runs a program of the host to its end, with `input` as its standard input.
     ///
     /// # Errors
-    /// If it cannot be started, or its input or output fail.
-    pub fn output_blocking(&self, program: &str, arguments: &[&str], input: &[u8]) -> io::Result<Output> {
+    /// If it cannot be started, or its input or output fail. `TimedOut` if it does not end in time: then it is killed.
+    pub async fn output(&self, program: &str, arguments: &[&str], input: &[u8]) -> io::Result<Output> {
         let file = || memfd_create(c"unifaas", MFdFlags::MFD_CLOEXEC).map(File::from);
         let (mut stdin, stdout, stderr) = (file()?, file()?, file()?);
         stdin.write_all(input)?;
@@ -108,11 +115,15 @@ impl Spawner {
         };
         let launch = Launch { program: Program::try_from(&invocation)?, directory: c"/".to_owned(), confinement: None };
         let mut child = self.start(launch, [stdin.into(), stdout.try_clone()?.into(), stderr.try_clone()?.into()]);
-        let status = futures::executor::block_on(async {
+        let run = async {
             let started = child.started().await;
             started.map_err(|failure| failure.error().unwrap_or_else(|| io::Error::other(failure)))?;
             child.wait().await
-        })?;
+        };
+        let status = timeout(OUTPUT_TIMEOUT, run).await.map_err(|_| {
+            let why = format!("it has not ended for {} s", OUTPUT_TIMEOUT.as_secs());
+            io::Error::new(io::ErrorKind::TimedOut, why)
+        })??;
         let read = |mut file: File| -> io::Result<Vec<u8>> {
             let mut bytes = Vec::new();
             file.rewind()?;

@@ -11,11 +11,13 @@ use std::{
         fs::{OpenOptionsExt, PermissionsExt},
     },
     path::{Path, PathBuf},
+    pin::pin,
     process::Command,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use futures::executor::block_on;
@@ -30,6 +32,7 @@ use slog::Logger;
 use tokio::{
     runtime::Builder,
     task::{self, LocalSet},
+    time::{self, timeout},
 };
 
 use super::*;
@@ -176,13 +179,31 @@ fn failure_names_its_step() {
     assert_eq!(failure.to_string(), "cgroup: No such file or directory (os error 2)");
 }
 
-#[test]
-fn programs_of_the_host_run_to_their_end() {
+#[tokio::test]
+async fn programs_of_the_host_run_to_their_end() {
     let spawner = spawner();
-    let output = spawner.output_blocking("cat", &[], b"input").unwrap();
+    let output = spawner.output("cat", &[], b"input").await.unwrap();
     assert_eq!((output.status.success(), output.stdout), (true, b"input".to_vec()));
-    let missing = spawner.output_blocking("no-such-program", &[], b"").unwrap_err();
+    let missing = spawner.output("no-such-program", &[], b"").await.unwrap_err();
     assert_eq!(missing.kind(), io::ErrorKind::NotFound);
+}
+
+#[tokio::test]
+async fn program_of_the_host_that_does_not_end_is_killed() {
+    let spawner = spawner();
+    let file = spawner.home.path().join("pid");
+    let script = format!("echo $$ > {0}.new; mv {0}.new {0}; exec sleep 1000", file.display());
+    let arguments = ["-c", &script];
+    let mut output = pin!(spawner.output("sh", &arguments, b""));
+    while !file.exists() {
+        assert!(timeout(Duration::from_millis(1), &mut output).await.is_err());
+    }
+    time::pause();
+    assert_eq!(output.await.unwrap_err().kind(), io::ErrorKind::TimedOut);
+    let pid = fs::read_to_string(file).unwrap().trim().parse().unwrap();
+    while is_running(pid) {
+        std::thread::yield_now();
+    }
 }
 
 #[test]

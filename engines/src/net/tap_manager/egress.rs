@@ -37,7 +37,7 @@ impl TapManager {
         if self.egress {
             return Ok(());
         }
-        let others = Firewall::guarded_uplinks(&self.settings.spawner);
+        let others = Firewall::guarded_uplinks(&self.settings.spawner).await;
         for uplink in self.netlink.uplinks().await.map_err(refused("netlink"))? {
             // Forwarding that is on is the choice of the host's administrator, unless another daemon switched it on.
             if sysctl::forwards(&uplink).map_err(refused("forwarding"))? && !others.contains(&uplink) {
@@ -45,7 +45,7 @@ impl TapManager {
             }
             self.entries.push(self.settings.journal.record(Resource::Forwarding { interface: uplink.clone() }).await?);
             debug!(self.log, "forwarding is switched on for guests with egress"; "interface" => &uplink);
-            self.firewall().guard(&self.settings.spawner, &uplink)?;
+            self.firewall().guard(&self.settings.spawner, &uplink).await?;
             self.uplinks.push(uplink.clone());
             sysctl::forward(&uplink).map_err(refused("forwarding"))?;
         }

@@ -10,6 +10,7 @@ mod cluster;
 mod commands;
 mod config;
 mod daemon;
+mod header_names;
 mod http;
 mod inbox;
 mod log;
@@ -24,6 +25,7 @@ mod trigger;
 mod turn;
 mod ui;
 mod upgrade;
+mod upstream;
 
 use std::{env, process::ExitCode};
 

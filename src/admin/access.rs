@@ -17,8 +17,9 @@ use slog::warn;
 use super::{Pages, stream_limit::Reader};
 use crate::{
     cli::AdminRead,
+    header_names::REQUEST_ID,
     host::{operators::Operators, peer_uid},
-    http::{ConnAddrs, ErrorDetail, Failure, REQUEST_ID, Rejection, RequestId, Shared, client_of, host_of},
+    http::{ConnAddrs, ErrorDetail, Failure, Rejection, RequestId, Shared, client_of, host_of},
 };
 
 /// The header of requests to act. A page of another site cannot send it without asking first, which is refused.

@@ -38,12 +38,13 @@ use super::{
     format::json,
     inbox, logs, memory, metrics, publish, records, summary,
 };
-use crate::http::{
-    ActiveRequest, ConnectionReport, Failure, ListenerKind, REQUEST_ID, Rejection, RequestFacts, Settings, Shared,
-    client_of, is_invocation,
-};
 use crate::{
     cluster::FunctionVersions,
+    header_names::REQUEST_ID,
+    http::{
+        ActiveRequest, ConnectionReport, Failure, ListenerKind, Rejection, RequestFacts, Settings, Shared, client_of,
+        is_invocation,
+    },
     inbox::{FunctionOverview, InboxOverview},
 };
 

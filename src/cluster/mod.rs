@@ -55,7 +55,7 @@ use unifaas_actors::{
     cluster::{ClusterActor, ClusterHandle, Epoch, Join, NodeId, NodeSettings, PeerView, StartDraining},
 };
 
-use crate::{cli::ClusterArgs, http::NodeEndpoint, trigger::SourceSettings};
+use crate::{cli::ClusterArgs, trigger::SourceSettings, upstream::NodeEndpoint};
 pub use denials::CountedDenial;
 pub use functions::{
     ChangeKind, Changed, DIRECTORY as PUBLISHED, FunctionVersions, Functions, FunctionsReport, PublishError,

@@ -37,7 +37,7 @@ use super::{
     dispatch::unless_left,
     enqueue_trace::EnqueueTrace,
     failure::Failure,
-    headers::{REQUEST_ID, is_hop_by_hop},
+    headers::is_hop_by_hop,
     inbox_failure::InboxFailure,
     invocation_answers::{Shown, accepted},
     invoke::{HeadSource, reject, split_after},
@@ -45,7 +45,10 @@ use super::{
     shared::Shared,
     status::Rejection,
 };
-use crate::inbox::{IDEMPOTENCY_KEY, INVOCATION, Place};
+use crate::{
+    header_names::REQUEST_ID,
+    inbox::{IDEMPOTENCY_KEY, INVOCATION, Place},
+};
 
 /// Where invocations are accepted.
 pub const ASYNC_SCOPE: &str = "/async";

@@ -28,6 +28,7 @@ use super::{
     timer::StallTimer,
     transport::{Transport, socket},
 };
+use crate::header_names::REQUEST_ID;
 
 /// From the first byte of a request's head to its last, and from a connection to its first byte.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
@@ -167,9 +168,7 @@ impl ClientStream {
             && matches!(bytes.get(9..12), Some(b"400" | b"431"))
             && !self.connection.is_http2
             && self.connection.active() == 0
-            && !bytes
-                .windows(super::headers::REQUEST_ID.len())
-                .any(|part| part == super::headers::REQUEST_ID.as_bytes())
+            && !bytes.windows(REQUEST_ID.len()).any(|part| part == REQUEST_ID.as_bytes())
     }
 }
 

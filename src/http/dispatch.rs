@@ -23,9 +23,11 @@ use super::{
     failure::Failure,
     headers::{instance_headers, instance_target, interim_response},
     shared::Shared,
+};
+use crate::{
+    host::open_files::is_exhaustion,
     upstream::{self, Answer, AttemptError, Outgoing, Remote},
 };
-use crate::host::open_files::is_exhaustion;
 
 /// Instances that are tried when they cannot be connected to, because they have ended or stopped listening while idle.
 const MAX_CONNECT_ATTEMPTS: usize = 4;

@@ -22,7 +22,7 @@ use super::{
     failure::Failure,
     forward::Acquired,
     function::TargetFunction,
-    headers::{HOP, copy_response_headers},
+    headers::copy_response_headers,
     invoke::{HeadSource, reject},
     request_facts::{Framing, RequestFacts},
     request_trace::RequestTrace,
@@ -31,9 +31,12 @@ use super::{
     status::{Marks, Rejection},
     timing::{peer_timing, server_timing},
     tunnel::Tunnel,
+};
+use crate::{
+    cluster::Cluster,
+    header_names::HOP,
     upstream::{Answer, Upload, upload},
 };
-use crate::cluster::Cluster;
 
 /// What answers a request.
 pub enum Server {

@@ -5,11 +5,12 @@ use std::{io, iter, net::SocketAddr, sync::Arc, time::Duration};
 
 use unifaas_actors::{InstanceId, Refusal, sandbox::SandboxExit};
 
-use super::{
-    inbox_failure::InboxFailure,
+use super::inbox_failure::InboxFailure;
+use crate::{
+    cluster::PublishError,
+    upgrade::UpgradeError,
     upstream::{AttemptError, BodyError},
 };
-use crate::{cluster::PublishError, upgrade::UpgradeError};
 
 /// Why the platform answers instead of the function.
 #[derive(Debug, thiserror::Error)]

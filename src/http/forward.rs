@@ -27,9 +27,11 @@ use super::{
     failure::Failure,
     headers::{interim_response, peer_headers, peer_target},
     request_facts::Framing,
+};
+use crate::{
+    cluster::Cluster,
     upstream::{self, Answer, AttemptError, Outgoing, Remote, upload},
 };
-use crate::cluster::Cluster;
 
 /// Nodes that are tried.
 const MAX_NODES: usize = 2;

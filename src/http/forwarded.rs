@@ -9,7 +9,7 @@ use hyper::{
 
 use unifaas_actors::cluster::PublicKey;
 
-use super::headers::REQUEST_ID;
+use crate::header_names::REQUEST_ID;
 
 pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");

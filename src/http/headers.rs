@@ -19,17 +19,7 @@ use super::{
     request_facts::{Framing, RequestFacts, host},
     request_id::RequestId,
 };
-
-/// The request's id, taken over from the client or made.
-pub const REQUEST_ID: &str = "x-request-id";
-/// Says that nothing was done with a request, so that it can be sent elsewhere.
-pub const UNTOUCHED: &str = "x-unifaas-untouched";
-/// The node that serves a request.
-pub const NODE: &str = "x-unifaas-node";
-/// Another node has forwarded the request: it is served in a free slot (`now`), or may wait (`wait`).
-pub const HOP: &str = "x-unifaas-hop";
-/// Says that a response is the platform's own, and which one.
-pub const ERROR_CODE: &str = "x-unifaas-error";
+use crate::header_names::{ERROR_CODE, HOP, NODE, REQUEST_ID, UNTOUCHED};
 
 const REQUEST_ID_NAME: ActixName = ActixName::from_static(REQUEST_ID);
 const NODE_NAME: ActixName = ActixName::from_static(NODE);

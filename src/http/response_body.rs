@@ -21,8 +21,8 @@ use super::{
     dispatch::Deadline,
     exchange::{Exchange, Server},
     failure::Failure,
-    upstream::AnswerBody,
 };
+use crate::upstream::AnswerBody;
 
 /// A response body.
 pub struct ResponseBody {

@@ -23,13 +23,17 @@ use super::{
     accept_policy::ListenerKind,
     access_log::{AccessLogMode, write_overdue},
     connections::Connections,
-    malformed::MalformedResponses,
     status::ErrorDetail,
-    upstream::ConnectionPools,
 };
 use crate::{
-    cli::AdminRead, cluster::Cluster, host::function_peers::FunctionPeers, inbox::Inbox, log::LogThrottle,
-    snapshot::SnapshotStore, trace::Tracer,
+    cli::AdminRead,
+    cluster::Cluster,
+    host::function_peers::FunctionPeers,
+    inbox::Inbox,
+    log::LogThrottle,
+    snapshot::SnapshotStore,
+    trace::Tracer,
+    upstream::{ConnectionPools, MalformedResponses},
 };
 
 /// Connections that there may be at the admin listener and at that of metrics, and at the callback listener. Each is short.

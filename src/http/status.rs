@@ -9,13 +9,12 @@ use actix_web::{HttpResponse, ResponseError, http::StatusCode};
 use serde::Serialize;
 use unifaas_actors::{CallbackOutcome, Outcome, Refusal};
 
-use super::{
-    failure::Failure,
-    headers::{ERROR_CODE, NODE, REQUEST_ID, UNTOUCHED},
-    inbox_failure::InboxFailure,
-    request_id::RequestId,
+use super::{failure::Failure, inbox_failure::InboxFailure, request_id::RequestId};
+use crate::{
+    header_names::{ERROR_CODE, NODE, REQUEST_ID, UNTOUCHED},
+    trace::TraceId,
+    upgrade::UpgradeError,
 };
-use crate::{trace::TraceId, upgrade::UpgradeError};
 
 /// How much the answer to a failed request says.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, clap::ValueEnum)]

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     cluster::{PeerTls, endpoint_of},
-    http::NodeEndpoint,
+    upstream::NodeEndpoint,
 };
 
 /// Blobs of a version that are fetched at once.

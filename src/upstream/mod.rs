@@ -1,7 +1,8 @@
-//! The HTTP client towards function instances, on hyper's `client::conn::http1`.
+//! The HTTP client towards function instances and other nodes, on hyper's `client::conn::http1`.
 //!
 //! [`send`] makes an attempt with one instance. A kept connection that turns out to be closed is replaced there; whether
-//! another instance gets the request, and which failure ends an instance, is the caller's decision.
+//! another instance gets the request, and which failure ends an instance, is the caller's decision. Clients, and the server
+//! towards them, are in `http/`.
 //!
 //! | file | what it knows |
 //! | --- | --- |
@@ -15,12 +16,14 @@
 //! | `tcp_info.rs` | what the kernel tells of a connection |
 //! | `cut.rs` | whether the network still carries what is sent to another node |
 //! | `error.rs` | what can go wrong |
+//! | `malformed.rs` | malformed responses in a row, by instance |
 
 mod answer;
 mod connection;
 mod cut;
 mod error;
 mod interim;
+mod malformed;
 mod meter;
 mod pool;
 mod remote;
@@ -36,10 +39,11 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, sleep, timeout};
 use unifaas_actors::Endpoint;
 
-use super::headers::{ERROR_CODE, UNTOUCHED};
+use crate::header_names::{ERROR_CODE, UNTOUCHED};
 pub use answer::{Answer, AnswerBody, Tunnel};
 use connection::Connection;
 pub use error::{AttemptError, BodyError, MalformedResponse};
+pub use malformed::MalformedResponses;
 pub use pool::ConnectionPools;
 pub use remote::{NodeEndpoint, Remote};
 use remote::{is_hang_up, is_key_refused};

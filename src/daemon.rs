@@ -27,18 +27,15 @@ use crate::{
     admin::{AccessRules, Control, Pages},
     cluster::{Cluster, ClusterActors, PUBLISHED},
     config::Configuration,
-    host,
-    host::function_peers::FunctionPeers,
-    host::open_files,
-    host::operators::Operators,
-    host::signals::Signals,
-    http::{Actors, FrontSocket, ListenAddrs, Listeners, Shared, Tls},
+    host::{self, function_peers::FunctionPeers, open_files, operators::Operators, signals::Signals},
+    http::{FrontSocket, ListenAddrs, Listeners, ServerState, Tls},
     inbox::{DeliveryKey, DeliverySettings, Inbox, InboxSettings, Site},
     log::{self, Logging},
     reload::Reloader,
     sandbox::{self, EngineSettings, Engines},
     service,
     serving::{End, Serving},
+    shared::{Actors, Shared},
     shutdown::Shutdown,
     snapshot::SnapshotStore,
     state::{self, State},
@@ -206,8 +203,8 @@ async fn serve(
     let inbox = Inbox::new(&base, &inbox_settings, known.directory.clone(), site, log.new(o!()));
     let tracer =
         collector.map(|collector| Tracer::start(collector, options.trace_sample, log.new(o!()))).transpose()?;
-    let shared = Shared::new(known, peers, conn_limits, settings, tracer, inbox, log_of_workers);
-    let shared = Arc::new(shared);
+    let server = ServerState::new(conn_limits, peers, log_of_workers.clone());
+    let shared = Arc::new(Shared::new(known, server, settings, tracer, inbox, log_of_workers));
     Inbox::start(&shared, &inbox_settings);
     let sources = Box::new(Sources::new(sources, &shared.inbox, &log));
     let triggers = TriggerActor::launch(shared.inbox.handle.clone(), sources, log.new(o!()));

@@ -18,6 +18,7 @@ mod relay;
 mod reload;
 mod service;
 mod serving;
+mod shared;
 mod shutdown;
 mod thousands;
 mod trace;

@@ -16,8 +16,8 @@ use std::{
     time::Duration,
 };
 
+use serde::{Deserialize, Serialize};
 use slog::{Drain, FnValue, Level, Logger, error, o};
-
 use tokio::time::Instant;
 
 pub use queue::lost_lines;
@@ -52,6 +52,18 @@ impl Drop for Logging {
             let _ = is_done.recv_timeout(FLUSH_TIMEOUT);
         }
     }
+}
+
+/// Which requests are logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum AccessLogMode {
+    /// None.
+    Off,
+    /// Those that the platform answered with an error, and those that the function answered with 5xx.
+    Failed,
+    /// All.
+    All,
 }
 
 /// The least important messages that are logged. Clones share it.

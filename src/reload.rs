@@ -8,7 +8,7 @@ use actix::Addr;
 use slog::{Logger, error, info, warn};
 use unifaas_actors::{Changes, FilesChanged, RegistryActor};
 
-use crate::{config::Configuration, http::Shared, log::LogLevel};
+use crate::{config::Configuration, log::LogLevel, shared::Shared};
 
 /// The settings that can change while the daemon runs.
 const CHANGEABLE: [&str; 4] = ["access-log", "drain-grace", "log-level", "upgrade-grace"];

@@ -7,8 +7,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     host::signals::{Event, Signals},
-    http::{Servers, Shared},
+    http::Servers,
     reload::Reloader,
+    shared::Shared,
     upgrade::{
         self, Attempt, Candidate, Lives, Predecessor, Recovery, Successor, UpgradeError, UpgradeRequest, UpgradeTrigger,
     },
@@ -75,7 +76,7 @@ impl Serving<'_> {
             servers: self.servers,
             callbacks: &self.shared.callbacks,
             admission: &self.shared.admission,
-            peers: &self.shared.function_peers,
+            peers: &self.shared.server.function_peers,
         };
         let attempt = upgrade::attempt(candidate, self.signals).await;
         let why = match attempt {

@@ -19,8 +19,9 @@ use unifaas_actors::{
 
 use crate::{
     host::signals::{Event, Signals},
-    http::{ListenerKind, Servers, Shared},
+    http::{ListenerKind, Servers},
     service,
+    shared::Shared,
     upgrade::{Successor, UpgradeError},
 };
 
@@ -57,14 +58,14 @@ impl Shutdown<'_> {
         self.servers.stop_accepting().await;
         self.shared.start_handover();
         let is_hurried = tokio::select! {
-            () = self.shared.no_connections(&[ListenerKind::Front]) => false,
+            () = self.shared.server.no_connections(&[ListenerKind::Front]) => false,
             () = sleep(HANDOVER_TIME) => false,
             name = self.signals.next_end() => {
                 warn!(self.log, "ending at once"; "signal" => name);
                 true
             }
         };
-        self.shared.close_idle();
+        self.shared.server.close_idle();
         is_hurried
     }
 
@@ -93,14 +94,14 @@ impl Shutdown<'_> {
             let left = limit.saturating_sub(began.elapsed());
             let shared = self.shared;
             tokio::select! {
-                () = shared.no_connections(&[ListenerKind::Front, ListenerKind::Peer]) => break,
+                () = shared.server.no_connections(&[ListenerKind::Front, ListenerKind::Peer]) => break,
                 () = sleep(left) => {}
                 why = self.next_end() => {
                     warn!(self.log, "ending at once"; "signal" => why);
                     return Duration::ZERO;
                 }
             }
-            self.shared.close_idle();
+            self.shared.server.close_idle();
         }
         grace.saturating_sub(began.elapsed())
     }

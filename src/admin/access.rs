@@ -19,7 +19,8 @@ use crate::{
     cli::AdminRead,
     header_names::REQUEST_ID,
     host::{operators::Operators, peer_uid},
-    http::{ConnAddrs, ErrorDetail, Failure, Rejection, RequestId, Shared, client_of, host_of},
+    http::{ConnAddrs, ErrorDetail, Failure, Rejection, RequestId, client_of, host_of},
+    shared::Shared,
 };
 
 /// The header of requests to act. A page of another site cannot send it without asking first, which is refused.
@@ -186,7 +187,7 @@ fn user_of(addrs: ConnAddrs, shared: &Shared) -> Option<u32> {
         return None;
     }
     match peer_uid::of(addrs.peer, addrs.local) {
-        Ok(user) => Some(user).filter(|user| !shared.function_peers.include_user(*user)),
+        Ok(user) => Some(user).filter(|user| !shared.server.function_peers.include_user(*user)),
         Err(error) => {
             if let Some(times) = shared.log_throttles.unknown_user.due() {
                 warn!(shared.log, "admin pages not shown: the kernel does not tell which user asks";

@@ -16,7 +16,10 @@ use super::{
     Pages,
     access::{ActionAccess, AdminAccess, reject},
 };
-use crate::http::{Failure, Rejection, Shared};
+use crate::{
+    http::{Failure, Rejection},
+    shared::Shared,
+};
 
 /// How long reading the registry may take.
 const RESCAN_TIMEOUT: Duration = Duration::from_secs(30);

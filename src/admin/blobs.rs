@@ -13,7 +13,8 @@ use unifaas_actors::cluster::BlobId;
 
 use super::access::reject;
 use crate::{
-    http::{Failure, Rejection, Shared},
+    http::{Failure, Rejection},
+    shared::Shared,
     state::file::open_regular,
 };
 

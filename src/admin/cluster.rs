@@ -10,7 +10,8 @@ use unifaas_actors::cluster::{ClusterQuestion, ClusterReport, ForwardCounts};
 use super::access::{AdminAccess, reject};
 use crate::{
     cluster::{CountedDenial, FunctionsReport, PeerTls, RefusedPeers},
-    http::{Failure, Rejection, Shared},
+    http::{Failure, Rejection},
+    shared::Shared,
 };
 
 /// How long the ClusterActor may take to answer.

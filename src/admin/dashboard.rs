@@ -20,7 +20,8 @@ use super::{
     query::query_of,
 };
 use crate::{
-    http::{Failure, Rejection, Shared},
+    http::{Failure, Rejection},
+    shared::Shared,
     ui::{self, Page, PageError, Theme, Viewer},
 };
 

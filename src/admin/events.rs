@@ -21,7 +21,10 @@ use super::{
     query::query_of,
     summary::{DaemonSummary, daemon},
 };
-use crate::http::{Failure, Rejection, Shared};
+use crate::{
+    http::{Failure, Rejection},
+    shared::Shared,
+};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -14,8 +14,9 @@ use super::{
     query::query_of,
 };
 use crate::{
-    http::{InboxFailure, Rejection, Shared, ShownInvocation},
+    http::{InboxFailure, Rejection, ShownInvocation},
     inbox::ResetError,
+    shared::Shared,
 };
 
 /// Dead letters on a page without a wish, and at most.

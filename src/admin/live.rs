@@ -18,7 +18,10 @@ use super::{
     kept::{KeptLines, Start},
     stream_limit::StreamPermit,
 };
-use crate::http::{ClientWatch, Failure, Rejection, Shared, client_of};
+use crate::{
+    http::{ClientWatch, Failure, Rejection, client_of},
+    shared::Shared,
+};
 
 /// Between two looks at what has changed.
 const TICK: Duration = Duration::from_millis(500);

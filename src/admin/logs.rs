@@ -12,7 +12,10 @@ use super::{
     live::{self, Wanted},
     query::{Flag, query_of},
 };
-use crate::http::{Failure, Rejection, Shared};
+use crate::{
+    http::{Failure, Rejection},
+    shared::Shared,
+};
 
 /// Kept lines that are shown without a wish.
 const DEFAULT_TAIL: usize = 100;

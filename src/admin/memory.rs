@@ -5,7 +5,7 @@ use serde::Serialize;
 use unifaas_actors::AdmissionReport;
 
 use super::{Pages, access::AdminAccess};
-use crate::{http::Shared, ui::Shares};
+use crate::{shared::Shared, ui::Shares};
 
 #[derive(Debug, Serialize)]
 struct Memory {

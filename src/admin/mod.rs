@@ -44,7 +44,8 @@ mod summary;
 use std::{net::SocketAddr, sync::Arc};
 
 use crate::{
-    http::{ListenerKind, Routes, Shared},
+    http::{ListenerKind, Routes},
+    shared::Shared,
     turn::Turns,
     ui::Dashboard,
     upgrade::{CallbackForwarder, UpgradeTrigger},

@@ -41,11 +41,9 @@ use super::{
 use crate::{
     cluster::FunctionVersions,
     header_names::REQUEST_ID,
-    http::{
-        ActiveRequest, ConnectionReport, Failure, ListenerKind, Rejection, RequestFacts, Settings, Shared, client_of,
-        is_invocation,
-    },
+    http::{ActiveRequest, ConnectionReport, Failure, ListenerKind, Rejection, RequestFacts, client_of, is_invocation},
     inbox::{FunctionOverview, InboxOverview},
+    shared::{Settings, Shared},
 };
 
 /// How long the admission actor may take to answer.
@@ -228,8 +226,8 @@ async fn everything(_: AdminAccess, shared: web::Data<Shared>, pages: web::Data<
         uptime_seconds: rounded_seconds(shared.started.elapsed()),
         draining: shared.is_draining(),
         settings: &settings,
-        connections: shared.connections(ListenerKind::Front).report(),
-        callbacks_refused: shared.callbacks.refused(),
+        connections: shared.server.connections(ListenerKind::Front).report(),
+        callbacks_refused: shared.callbacks_refused(),
         snapshot_bytes: shared.snapshots.bytes(),
         inbox: shared.inbox.overview().await,
         triggers: timeout(ACTOR_TIMEOUT, triggers.send(TriggerQuestion)).await.ok().and_then(Result::ok),

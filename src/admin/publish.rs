@@ -21,7 +21,8 @@ use super::{
 };
 use crate::{
     cluster::{ChangeKind, Changed, Functions, PublishError, Upload},
-    http::{Failure, Rejection, Shared},
+    http::{Failure, Rejection},
+    shared::Shared,
 };
 
 #[derive(Debug, Deserialize)]

@@ -8,7 +8,10 @@ use slog::warn;
 use unifaas_actors::ReadyToken;
 
 use super::Pages;
-use crate::http::{ConnAddrs, RequestFacts, Shared, callback_status, client_of};
+use crate::{
+    http::{ConnAddrs, RequestFacts, callback_status, client_of},
+    shared::Shared,
+};
 
 const PREFIX: &str = "/ready/";
 

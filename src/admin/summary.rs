@@ -18,7 +18,10 @@ use super::{
     format::json,
     query::query_of,
 };
-use crate::http::{ConnectionReport, Failure, ListenerKind, Rejection, Shared};
+use crate::{
+    http::{ConnectionReport, Failure, ListenerKind, Rejection},
+    shared::Shared,
+};
 
 /// How long the admission actor may take to answer.
 const ACTOR_TIMEOUT: Duration = Duration::from_secs(2);
@@ -82,8 +85,8 @@ pub async fn daemon(shared: &Shared) -> DaemonSummary {
     DaemonSummary {
         version: env!("CARGO_PKG_VERSION"),
         draining: shared.is_draining(),
-        connections: shared.connections(ListenerKind::Front).report(),
-        callbacks_refused: shared.callbacks.refused(),
+        connections: shared.server.connections(ListenerKind::Front).report(),
+        callbacks_refused: shared.callbacks_refused(),
         admission,
     }
 }

@@ -13,8 +13,9 @@ use serde::Serialize;
 use super::ClusterArgs;
 use crate::{
     host::budget::MemoryBudget,
-    http::{AccessLogMode, ErrorDetail},
+    http::ErrorDetail,
     inbox::DeliverTo,
+    log::AccessLogMode,
     net::Subnet,
     snapshot::SnapshotBudget,
     trace::OtlpEndpoint,

@@ -4,7 +4,7 @@ use actix::Addr;
 use unifaas_actors::{AdmissionActor, RegistryActor, ended, trigger::TriggerActor};
 
 use super::error::DaemonError;
-use crate::http::Shared;
+use crate::shared::Shared;
 
 /// Resolves when an actor has ended that nothing restarts. What it owns is lost, so only another daemon can go on: it
 /// removes the resources of this one.

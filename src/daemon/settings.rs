@@ -10,8 +10,9 @@ use crate::{
     cli::Serve,
     config::Configuration,
     host::{open_files, operators::Operators},
-    http::{ConnLimits, Listeners, Settings},
+    http::{ConnLimits, Listeners},
     net::Subnet,
+    shared::Settings,
     trace::OtlpEndpoint,
 };
 

@@ -8,7 +8,7 @@ use std::{io, net::SocketAddr};
 use slog::warn;
 use tokio::net::TcpStream;
 
-use super::{connections::ConnectionGuard, shared::Shared};
+use super::{connections::ConnectionGuard, server_state::ServerState};
 use crate::host::function_peers::FunctionPeers;
 
 /// Which of the daemon's listeners.
@@ -69,24 +69,21 @@ impl ListenerKind {
 }
 
 /// Admits a connection if its addresses fit the listener and the limit of connections allows it.
-pub fn admit(kind: ListenerKind, shared: &Shared, addrs: ConnAddrs) -> Option<ConnectionGuard> {
-    let (from, connections) = (addrs.peer.ip(), shared.connections(kind));
-    if !kind.accepts(addrs, &shared.function_peers) {
+pub fn admit(kind: ListenerKind, server: &ServerState, addrs: ConnAddrs) -> Option<ConnectionGuard> {
+    let (from, connections) = (addrs.peer.ip(), server.connections(kind));
+    if !kind.accepts(addrs, &server.function_peers) {
         connections.count_foreign();
-        if kind == ListenerKind::Callback {
-            shared.callbacks.refuse();
-        }
-        if let Some(times) = shared.log_throttles.foreign_address.due() {
-            warn!(shared.log, "connection refused: the listener does not serve its address"; "listener" => kind.name(),
+        if let Some(times) = server.foreign_address.due() {
+            warn!(server.log, "connection refused: the listener does not serve its address"; "listener" => kind.name(),
                 "from" => %from, "times" => times);
         }
         return None;
     }
     let guard = connections.admit(from);
     if guard.is_none()
-        && let Some(times) = shared.log_throttles.too_many_connections.due()
+        && let Some(times) = server.too_many_connections.due()
     {
-        warn!(shared.log, "connections refused: the limit is reached"; "listener" => kind.name(), "from" => %from,
+        warn!(server.log, "connections refused: the limit is reached"; "listener" => kind.name(), "from" => %from,
             "times" => times);
     }
     guard

@@ -5,7 +5,6 @@
 
 use std::{sync::Arc, thread, time::Duration};
 
-use serde::{Deserialize, Serialize};
 use slog::{Drain as _, Level, Logger, Record, Serializer, info, warn};
 use tokio::time::Instant;
 use unifaas_actors::{
@@ -16,8 +15,8 @@ use unifaas_actors::{
 use super::{
     exchange::{Exchange, Server},
     failure::Failure,
-    shared::Shared,
 };
+use crate::{log::AccessLogMode, shared::Shared};
 
 /// Lines of an instance's output in a line of the log.
 const LINES: usize = 5;
@@ -29,18 +28,6 @@ const CLIENT_LEFT: u16 = 499;
 const FUNCTION_ERROR: &str = "function_error";
 /// A failed request that was there for less has not waited.
 const LEAST_WAIT: Duration = Duration::from_millis(1);
-
-/// Which requests are logged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum AccessLogMode {
-    /// None.
-    Off,
-    /// Those that the platform answered with an error, and those that the function answered with 5xx.
-    Failed,
-    /// All.
-    All,
-}
 
 /// What a line of the log says of an instance's part.
 #[derive(Debug, Default)]

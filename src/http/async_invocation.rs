@@ -42,12 +42,12 @@ use super::{
     invocation_answers::{Shown, accepted},
     invoke::{HeadSource, reject, split_after},
     request_facts::{Framing, RequestFacts},
-    shared::Shared,
     status::Rejection,
 };
 use crate::{
     header_names::REQUEST_ID,
     inbox::{IDEMPOTENCY_KEY, INVOCATION, Place},
+    shared::Shared,
 };
 
 /// Where invocations are accepted.
@@ -97,7 +97,7 @@ pub fn serve_asynchronous(
         let head = head.get();
         match served {
             Ok(mut response) => {
-                if head.connection_type() != ConnectionType::KeepAlive || shared.ends_connections() {
+                if head.connection_type() != ConnectionType::KeepAlive || shared.server.ends_connections() {
                     client.end_after_response();
                     response.head_mut().set_connection_type(ConnectionType::Close);
                 }

@@ -22,10 +22,10 @@ use super::{
     exchange::Exchange,
     failure::Failure,
     headers::{instance_headers, instance_target, interim_response},
-    shared::Shared,
 };
 use crate::{
     host::open_files::is_exhaustion,
+    shared::Shared,
     upstream::{self, Answer, AttemptError, Outgoing, Remote},
 };
 

@@ -27,7 +27,6 @@ use super::{
     request_facts::{Framing, RequestFacts},
     request_trace::RequestTrace,
     response_body::ResponseBody,
-    shared::Shared,
     status::{Marks, Rejection},
     timing::{peer_timing, server_timing},
     tunnel::Tunnel,
@@ -35,6 +34,7 @@ use super::{
 use crate::{
     cluster::Cluster,
     header_names::HOP,
+    shared::Shared,
     upstream::{Answer, Upload, upload},
 };
 
@@ -222,7 +222,7 @@ impl Exchange {
         // actix-http closes the connection after an upgrade that it was asked for, whatever the answer.
         let is_last = ends_with_connection
             || request.connection_type() != ConnectionType::KeepAlive
-            || self.shared.ends_connections();
+            || self.shared.server.ends_connections();
         if is_last {
             self.client.end_after_response();
         }

@@ -18,9 +18,9 @@ use super::{
     function::TargetFunction,
     request_facts::RequestFacts,
     request_id::RequestId,
-    shared::Shared,
     status::{Marks, Rejection},
 };
+use crate::shared::Shared;
 
 /// Where invocations are served.
 pub const SCOPE: &str = "/invoke";

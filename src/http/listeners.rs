@@ -20,11 +20,11 @@ use tokio::net::TcpSocket;
 use super::{
     accept_policy::ListenerKind,
     server::{ListenerConfig, Routes},
-    shared::Shared,
     tls::Tls,
 };
 use crate::{
     host::{keep_alive::KeepAlive, port_owner::PortOwner},
+    shared::Shared,
     upgrade::{ListenerOption, PassedListener},
 };
 

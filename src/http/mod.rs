@@ -49,7 +49,7 @@ mod request_trace;
 mod response_body;
 mod sayings;
 mod server;
-mod shared;
+mod server_state;
 mod status;
 mod stored_request;
 mod timer;
@@ -59,7 +59,6 @@ mod transport;
 mod tunnel;
 
 pub use accept_policy::{ConnAddrs, ListenerKind};
-pub use access_log::AccessLogMode;
 pub use client_connection::{ActiveRequest, ClientWatch, client_of};
 pub use connections::ConnectionReport;
 pub use failure::Failure;
@@ -70,7 +69,7 @@ pub use listeners::{BindError, FrontSocket, ListenAddrs, Listeners, PassableList
 pub use request_facts::{RequestFacts, host as host_of};
 pub use request_id::RequestId;
 pub use server::Routes;
-pub use shared::{Actors, ConnLimits, Settings, Shared};
+pub use server_state::{ConnLimits, ServerState};
 pub use status::{ErrorDetail, Rejection, of_callback as callback_status};
 pub use stored_request::{StoredClients, serve_stored};
 pub use tls::{Tls, TlsError};

@@ -31,15 +31,17 @@ use tokio_util::either::Either;
 
 use super::{
     accept_policy::{ConnAddrs, ListenerKind, admit},
+    access_log::write_overdue,
     client_connection::ClientConnection,
     client_stream::{ClientStream, HEAD_TIMEOUT},
     connections::{ConnectionGuard, Connections},
     forwarded::Peer,
     invoke,
-    shared::{KeptConnections, Shared},
+    server_state::KeptConnections,
     tls::Tls,
     transport::{Transport, linger, open},
 };
+use crate::shared::Shared;
 
 /// Between two rounds of housekeeping.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
@@ -105,7 +107,7 @@ struct Worker {
 
 /// Does what is due now and then, for as long as the worker lives.
 fn keep_house(worker: &Rc<Worker>, shutdown: GracefulShutdownSignal) {
-    let (connections, mut kept) = (worker.connections.clone(), worker.shared.kept_connections());
+    let (connections, mut kept) = (worker.connections.clone(), worker.shared.server.kept_connections());
     // Another process takes the next connections of these.
     let is_passed = matches!(worker.kind, ListenerKind::Front | ListenerKind::Peer);
     actix_rt::spawn(async move {
@@ -131,7 +133,7 @@ fn keep_house(worker: &Rc<Worker>, shutdown: GracefulShutdownSignal) {
                 cluster.forget_gone();
             }
             worker.shared.upstream.sweep();
-            worker.shared.log_overdue_failures();
+            write_overdue(&worker.shared);
         }
     });
 }
@@ -139,7 +141,7 @@ fn keep_house(worker: &Rc<Worker>, shutdown: GracefulShutdownSignal) {
 impl Worker {
     async fn new(listener: ListenerConfig, shared: Arc<Shared>) -> Result<Self, ()> {
         let ListenerConfig { kind, tls, routes, admin } = listener;
-        let connections = shared.connections(kind).clone();
+        let connections = shared.server.connections(kind).clone();
         let app_shared = web::Data::from(shared.clone());
         let expecting = shared.clone();
         let serves_nodes = kind == ListenerKind::Peer && shared.cluster.is_some();
@@ -198,10 +200,10 @@ impl Worker {
     /// Serves a client's connection to its end.
     async fn serve(&self, tcp: TcpStream) {
         let Ok(addrs) = ConnAddrs::of(&tcp) else { return };
-        let Some(guard) = admit(self.kind, &self.shared, addrs) else { return };
+        let Some(guard) = admit(self.kind, &self.shared.server, addrs) else { return };
         let opened = unless_evicted(&guard, timeout(HEAD_TIMEOUT, self.open(tcp, addrs.peer.ip()))).await;
         let Some(Ok(Ok((transport, is_http2, peer)))) = opened else { return };
-        let client_timeout = self.shared.limits.client_timeout;
+        let client_timeout = self.shared.server.limits.client_timeout;
         let max_head = (self.kind == ListenerKind::Callback).then_some(MAX_CALLBACK_HEAD);
         let connection = ClientConnection::new(addrs, guard, client_timeout, max_head, is_http2, peer);
         let protocol = if is_http2 { Protocol::Http2 } else { Protocol::Http1 };

@@ -36,9 +36,11 @@ use super::{
     function::TargetFunction,
     invoke::{HeadSource, SCOPE},
     request_facts::RequestFacts,
+};
+use crate::{
+    inbox::{ATTEMPT, INVOCATION},
     shared::Shared,
 };
-use crate::inbox::{ATTEMPT, INVOCATION};
 
 /// More attempts than there can be at once.
 const MAX_ATTEMPTS: usize = 1 << 20;

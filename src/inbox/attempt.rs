@@ -10,7 +10,8 @@ use unifaas_actors::inbox::{
 };
 
 use crate::{
-    http::{Shared, StoredClients, serve_stored},
+    http::{StoredClients, serve_stored},
+    shared::Shared,
     worker::{Requests, Worker},
 };
 

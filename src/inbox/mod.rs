@@ -51,7 +51,7 @@ use unifaas_actors::{
     inbox::{InboxActor, InboxHandle, InboxQuestion, SiteLink, StopStarting, StoreFact, UnixMillis},
 };
 
-use crate::http::Shared;
+use crate::shared::Shared;
 use attempt::AttemptThread;
 pub use attempt::{ATTEMPT, IDEMPOTENCY_KEY, INVOCATION};
 use deliver::Deliverer;

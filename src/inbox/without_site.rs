@@ -9,7 +9,7 @@ use unifaas_actors::{
     site::{Call, Offered},
 };
 
-use crate::{cluster::Cluster, http::Shared};
+use crate::{cluster::Cluster, shared::Shared};
 
 /// Where an invocation is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -21,7 +21,7 @@ use super::{
     counters::Counters,
     point::{Packed, Point},
 };
-use crate::http::Shared;
+use crate::shared::Shared;
 
 /// Seconds between two points.
 pub const STEP: f64 = 5.0;

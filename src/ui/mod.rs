@@ -54,7 +54,7 @@ use unifaas_actors::{
     trigger::{FunctionTriggers, FunctionTriggersQuestion, TriggerActor, TriggerOverview, TriggerOverviewQuestion},
 };
 
-use crate::{cluster::FunctionsReport, http::Shared, inbox::InboxOverview, turn::Turns};
+use crate::{cluster::FunctionsReport, inbox::InboxOverview, shared::Shared, turn::Turns};
 pub use history::UsageHistory;
 pub use layout::{Content, Theme, document, not_found};
 pub use page::{Page, PageError};

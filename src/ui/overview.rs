@@ -87,7 +87,7 @@ fn host<'a>(known: &Known<'_>, admission: Option<AdmissionReport>, inbox: Option
         memory_taken: admission.map_or(0, |admission| admission.memory_taken),
         memory_budget: settings.memory_budget,
         functions_waiting: admission.map_or(0, |admission| admission.functions_waiting),
-        connections: known.shared.connections(ListenerKind::Front).report().open,
+        connections: known.shared.server.connections(ListenerKind::Front).report().open,
         max_connections: settings.max_connections,
         inbox_problem: inbox.and_then(|inbox| inbox.store.problem.as_deref()),
     }
@@ -156,7 +156,7 @@ fn status(
             "UniFaaS " (env!("CARGO_PKG_VERSION")) " · up " (uptime(shared.started.elapsed().as_secs()))
             " · listens on " code { (settings.listen) }
             " · registry " code { (settings.registry) }
-            " · " (count(shared.connections(ListenerKind::Front).report().open as u64)) " connections"
+            " · " (count(shared.server.connections(ListenerKind::Front).report().open as u64)) " connections"
         }
     }
 }

@@ -12,7 +12,7 @@ use serde::Serialize;
 use tokio::{sync::Mutex, time::Instant};
 
 use super::{Dashboard, Page};
-use crate::{http::Shared, turn::Turns};
+use crate::{shared::Shared, turn::Turns};
 
 /// The least time between two renderings of a page.
 const INTERVAL: Duration = Duration::from_millis(450);

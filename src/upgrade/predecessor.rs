@@ -22,11 +22,7 @@ use super::{
     link::Link,
     protocol::{Hello, ListenerOption, PassedListener, ToNew, ToOld, VARIABLE, VERSION},
 };
-use crate::{
-    host::function_peers::FunctionPeers,
-    http::{FrontSocket, Shared},
-    spawner::receive_blocking,
-};
+use crate::{host::function_peers::FunctionPeers, http::FrontSocket, shared::Shared, spawner::receive_blocking};
 
 /// How long the old daemon may take to end: to kill its instances, and to release their resources.
 const END_TIMEOUT: Duration = Duration::from_secs(25);

@@ -11,7 +11,7 @@ use unifaas_actors::cluster::{ForwardCounts, Health};
 use super::encode::describe;
 use crate::{
     cluster::{Cluster, FunctionsReport, PeerTls, RefusedPeers, VersionState},
-    http::Shared,
+    shared::Shared,
 };
 
 /// What `/metrics` shows of the other nodes.

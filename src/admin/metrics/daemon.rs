@@ -11,8 +11,9 @@ use unifaas_actors::AdmissionReport;
 
 use super::encode::describe;
 use crate::{
-    http::{ConnectionReport, ListenerKind, Shared},
+    http::{ConnectionReport, ListenerKind},
     log,
+    shared::Shared,
     trace::Tracer,
 };
 
@@ -48,7 +49,7 @@ impl DaemonMetrics {
             ListenerKind::Peer => settings.peer_listen.is_some(),
         });
         let listeners = listeners.map(|kind| {
-            let open = shared.connections(kind);
+            let open = shared.server.connections(kind);
             let (limit, connections, foreign) = (open.limit(), open.report(), open.foreign());
             Listener { name: kind.name(), limit, connections, foreign }
         });
@@ -56,7 +57,7 @@ impl DaemonMetrics {
             admission,
             listeners: listeners.collect(),
             budget: settings.memory_budget << 20,
-            callbacks_refused: shared.callbacks.refused(),
+            callbacks_refused: shared.callbacks_refused(),
             snapshot_bytes: shared.snapshots.bytes(),
             spans_lost: shared.tracer.as_ref().map_or(0, Tracer::lost),
             is_draining: shared.is_draining(),

@@ -15,7 +15,7 @@ use prometheus_client::{
 use unifaas_actors::{Exemplar, FunctionGauges, FunctionTotals, HistogramTotals, Origin, Outcome, Phase, PhaseTimes};
 
 use super::encode::describe;
-use crate::http::Shared;
+use crate::shared::Shared;
 
 /// The states of a function.
 const STATES: [&str; 4] = ["serving", "failing", "misconfigured", "draining"];

@@ -11,8 +11,8 @@ use unifaas_actors::HistogramTotals;
 
 use super::encode::describe;
 use crate::{
-    http::Shared,
     inbox::{FunctionOverview, InboxOverview},
+    shared::Shared,
 };
 
 /// What `/metrics` shows of the inbox.

@@ -34,7 +34,7 @@ use triggers::TriggerMetrics;
 use unifaas_actors::{AdmissionQuestion, trigger::TriggerQuestion};
 
 use super::{Pages, access::AdminAccess};
-use crate::http::Shared;
+use crate::shared::Shared;
 
 /// The media type of the text.
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";

@@ -13,7 +13,7 @@ use unifaas_actors::{
 };
 
 use super::encode::describe;
-use crate::http::Shared;
+use crate::shared::Shared;
 
 /// What `/metrics` shows of triggers.
 #[derive(Debug)]

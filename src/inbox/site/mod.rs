@@ -36,7 +36,8 @@ use unifaas_actors::{
 
 use crate::{
     cluster::{Cluster, NatsClient},
-    http::{Shared, StoredClients},
+    http::StoredClients,
+    shared::Shared,
     worker::{Worker, WorkerHandle},
 };
 use jetstream::JetStream;

@@ -23,10 +23,7 @@ use unifaas_actors::{
 };
 
 use super::{Place, Status, Use, handover, jetstream::JetStream, runner};
-use crate::{
-    http::{Shared, StoredClients},
-    worker::Requests,
-};
+use crate::{http::StoredClients, shared::Shared, worker::Requests};
 
 /// Between two looks at a call whose end is waited for, at first and at most.
 const FIRST_LOOK: Duration = Duration::from_millis(20);

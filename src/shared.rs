@@ -18,7 +18,8 @@ use unifaas_actors::{AdmissionActor, Callbacks, Directory, History};
 use crate::{
     cli::AdminRead,
     cluster::Cluster,
-    http::{ErrorDetail, ListenerKind, ServerState},
+    failure::ErrorDetail,
+    http::{ListenerKind, ServerState},
     inbox::Inbox,
     log::{AccessLogMode, LogThrottle},
     snapshot::SnapshotStore,

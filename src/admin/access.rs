@@ -17,9 +17,11 @@ use slog::warn;
 use super::{Pages, stream_limit::Reader};
 use crate::{
     cli::AdminRead,
+    failure::{ErrorDetail, Failure, Rejection},
     header_names::REQUEST_ID,
     host::{operators::Operators, peer_uid},
-    http::{ConnAddrs, ErrorDetail, Failure, Rejection, RequestId, client_of, host_of},
+    http::{ConnAddrs, client_of, host_of},
+    request_id::RequestId,
     shared::Shared,
 };
 

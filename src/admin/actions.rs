@@ -17,7 +17,7 @@ use super::{
     access::{ActionAccess, AdminAccess, reject},
 };
 use crate::{
-    http::{Failure, Rejection},
+    failure::{Failure, Rejection},
     shared::Shared,
 };
 

@@ -13,7 +13,7 @@ use unifaas_actors::cluster::BlobId;
 
 use super::access::reject;
 use crate::{
-    http::{Failure, Rejection},
+    failure::{Failure, Rejection},
     shared::Shared,
     state::file::open_regular,
 };

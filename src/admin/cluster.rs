@@ -10,7 +10,7 @@ use unifaas_actors::cluster::{ClusterQuestion, ClusterReport, ForwardCounts};
 use super::access::{AdminAccess, reject};
 use crate::{
     cluster::{CountedDenial, FunctionsReport, PeerTls, RefusedPeers},
-    http::{Failure, Rejection},
+    failure::{Failure, Rejection},
     shared::Shared,
 };
 

@@ -20,7 +20,7 @@ use super::{
     query::query_of,
 };
 use crate::{
-    http::{Failure, Rejection},
+    failure::{Failure, Rejection},
     shared::Shared,
     ui::{self, Page, PageError, Theme, Viewer},
 };

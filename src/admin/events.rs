@@ -22,7 +22,7 @@ use super::{
     summary::{DaemonSummary, daemon},
 };
 use crate::{
-    http::{Failure, Rejection},
+    failure::{Failure, Rejection},
     shared::Shared,
 };
 

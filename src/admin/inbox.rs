@@ -14,7 +14,8 @@ use super::{
     query::query_of,
 };
 use crate::{
-    http::{InboxFailure, Rejection, ShownInvocation},
+    failure::{InboxFailure, Rejection},
+    http::ShownInvocation,
     inbox::ResetError,
     shared::Shared,
 };

@@ -19,7 +19,8 @@ use super::{
     stream_limit::StreamPermit,
 };
 use crate::{
-    http::{ClientWatch, Failure, Rejection, client_of},
+    failure::{Failure, Rejection},
+    http::{ClientWatch, client_of},
     shared::Shared,
 };
 

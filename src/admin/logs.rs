@@ -13,7 +13,7 @@ use super::{
     query::{Flag, query_of},
 };
 use crate::{
-    http::{Failure, Rejection},
+    failure::{Failure, Rejection},
     shared::Shared,
 };
 

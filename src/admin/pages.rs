@@ -40,8 +40,9 @@ use super::{
 };
 use crate::{
     cluster::FunctionVersions,
+    failure::{Failure, Rejection},
     header_names::REQUEST_ID,
-    http::{ActiveRequest, ConnectionReport, Failure, ListenerKind, Rejection, RequestFacts, client_of, is_invocation},
+    http::{ActiveRequest, ConnectionReport, ListenerKind, RequestFacts, client_of, is_invocation},
     inbox::{FunctionOverview, InboxOverview},
     shared::{Settings, Shared},
 };

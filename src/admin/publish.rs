@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     cluster::{ChangeKind, Changed, Functions, PublishError, Upload},
-    http::{Failure, Rejection},
+    failure::{Failure, Rejection},
     shared::Shared,
 };
 

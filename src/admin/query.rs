@@ -4,7 +4,7 @@ use actix_web::{HttpRequest, web};
 use serde::{Deserialize, Deserializer, de::DeserializeOwned, de::Error as _};
 
 use super::access::reject;
-use crate::http::{Failure, Rejection};
+use crate::failure::{Failure, Rejection};
 
 /// A switch: `follow=1`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

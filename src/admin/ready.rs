@@ -9,7 +9,8 @@ use unifaas_actors::ReadyToken;
 
 use super::Pages;
 use crate::{
-    http::{ConnAddrs, RequestFacts, callback_status, client_of},
+    failure::callback_status,
+    http::{ConnAddrs, RequestFacts, client_of},
     shared::Shared,
 };
 

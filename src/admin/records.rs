@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use unifaas_actors::{BootReport, ErrorReport, SnapshotReport};
 
 use super::{access::AdminAccess, query::query_of};
-use crate::{http::Rejection, shared::Shared, snapshot::SnapshotEntry};
+use crate::{failure::Rejection, shared::Shared, snapshot::SnapshotEntry};
 
 /// Starts that are shown without a wish.
 const DEFAULT_LIMIT: usize = 100;

@@ -19,7 +19,8 @@ use super::{
     query::query_of,
 };
 use crate::{
-    http::{ConnectionReport, Failure, ListenerKind, Rejection},
+    failure::{Failure, Rejection},
+    http::{ConnectionReport, ListenerKind},
     shared::Shared,
 };
 

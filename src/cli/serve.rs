@@ -12,8 +12,8 @@ use serde::Serialize;
 
 use super::ClusterArgs;
 use crate::{
+    failure::ErrorDetail,
     host::budget::MemoryBudget,
-    http::ErrorDetail,
     inbox::DeliverTo,
     log::AccessLogMode,
     net::Subnet,

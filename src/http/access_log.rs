@@ -12,11 +12,8 @@ use unifaas_actors::{
     rounded_ms,
 };
 
-use super::{
-    exchange::{Exchange, Server},
-    failure::Failure,
-};
-use crate::{log::AccessLogMode, shared::Shared};
+use super::exchange::{Exchange, Server};
+use crate::{failure::Failure, log::AccessLogMode, shared::Shared};
 
 /// Lines of an instance's output in a line of the log.
 const LINES: usize = 5;

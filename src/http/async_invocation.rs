@@ -36,15 +36,13 @@ use super::{
     client_connection::{ActiveRequest, ClientWatch},
     dispatch::unless_left,
     enqueue_trace::EnqueueTrace,
-    failure::Failure,
     headers::is_hop_by_hop,
-    inbox_failure::InboxFailure,
     invocation_answers::{Shown, accepted},
     invoke::{HeadSource, reject, split_after},
     request_facts::{Framing, RequestFacts},
-    status::Rejection,
 };
 use crate::{
+    failure::{Failure, InboxFailure, Rejection},
     header_names::REQUEST_ID,
     inbox::{IDEMPOTENCY_KEY, INVOCATION, Place},
     shared::Shared,

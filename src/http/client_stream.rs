@@ -22,13 +22,12 @@ use tokio::{
 
 use super::{
     client_connection::ClientConnection,
-    failure::Failure,
     goaway::{GoawayFilter, NO_MORE_STREAMS},
     read_ahead::ReadAhead,
     timer::StallTimer,
     transport::{Transport, socket},
 };
-use crate::header_names::REQUEST_ID;
+use crate::{failure::Failure, header_names::REQUEST_ID};
 
 /// From the first byte of a request's head to its last, and from a connection to its first byte.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(5);

@@ -20,10 +20,10 @@ use super::{
     client_body::Pump,
     client_connection::ClientWatch,
     exchange::Exchange,
-    failure::Failure,
     headers::{instance_headers, instance_target, interim_response},
 };
 use crate::{
+    failure::Failure,
     host::open_files::is_exhaustion,
     shared::Shared,
     upstream::{self, Answer, AttemptError, Outgoing, Remote},

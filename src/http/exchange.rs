@@ -19,7 +19,6 @@ use super::{
     client_body::{BodyProgress, Pump, pump, skip, take_body},
     client_connection::{ActiveRequest, ClientWatch},
     dispatch::{Deadline, release, unless_left},
-    failure::Failure,
     forward::Acquired,
     function::TargetFunction,
     headers::copy_response_headers,
@@ -27,12 +26,12 @@ use super::{
     request_facts::{Framing, RequestFacts},
     request_trace::RequestTrace,
     response_body::ResponseBody,
-    status::{Marks, Rejection},
     timing::{peer_timing, server_timing},
     tunnel::Tunnel,
 };
 use crate::{
     cluster::Cluster,
+    failure::{Failure, Marks, Rejection},
     header_names::HOP,
     shared::Shared,
     upstream::{Answer, Upload, upload},

@@ -24,12 +24,12 @@ use super::{
     client_body::pump,
     dispatch::{poll_pump, unless_left},
     exchange::Exchange,
-    failure::Failure,
     headers::{interim_response, peer_headers, peer_target},
     request_facts::Framing,
 };
 use crate::{
     cluster::Cluster,
+    failure::Failure,
     upstream::{self, Answer, AttemptError, Outgoing, Remote, upload},
 };
 

@@ -17,9 +17,11 @@ use super::{
     forwarded::{Peer, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO, X_REQUEST_ID, value},
     invoke::split_target,
     request_facts::{Framing, RequestFacts, host},
+};
+use crate::{
+    header_names::{ERROR_CODE, HOP, NODE, REQUEST_ID, UNTOUCHED},
     request_id::RequestId,
 };
-use crate::header_names::{ERROR_CODE, HOP, NODE, REQUEST_ID, UNTOUCHED};
 
 const REQUEST_ID_NAME: ActixName = ActixName::from_static(REQUEST_ID);
 const NODE_NAME: ActixName = ActixName::from_static(NODE);

@@ -14,13 +14,14 @@ use super::{
     client_body::{skip, take_body},
     client_connection::{ClientConnection, client_of},
     exchange::Exchange,
-    failure::Failure,
     function::TargetFunction,
     request_facts::RequestFacts,
-    request_id::RequestId,
-    status::{Marks, Rejection},
 };
-use crate::shared::Shared;
+use crate::{
+    failure::{Failure, Marks, Rejection},
+    request_id::RequestId,
+    shared::Shared,
+};
 
 /// Where invocations are served.
 pub const SCOPE: &str = "/invoke";

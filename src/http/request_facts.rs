@@ -7,8 +7,7 @@ use actix_http::{
 use actix_web::http::{Method, Version};
 use memchr::memchr;
 
-use super::request_id::RequestId;
-use crate::header_names::REQUEST_ID;
+use crate::{header_names::REQUEST_ID, request_id::RequestId};
 
 /// Most headers of a request, and its largest head in bytes, as in actix-http's parser of HTTP/1.1.
 const MAX_HEADERS: usize = 96;

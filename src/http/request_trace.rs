@@ -10,8 +10,11 @@ use hyper::header::{HeaderName, HeaderValue};
 use tokio::time::Instant;
 use unifaas_actors::{BootClock, BootSpan, Endpoint, Lease, Origin, Outcome, Phase, Wait};
 
-use super::{access_log::fruitless_wait, exchange::Exchange, failure::Failure};
-use crate::trace::{Span, SpanId, SpanKind, TraceContext, TraceId, Tracer, Value, WallClock};
+use super::{access_log::fruitless_wait, exchange::Exchange};
+use crate::{
+    failure::Failure,
+    trace::{Span, SpanId, SpanKind, TraceContext, TraceId, Tracer, Value, WallClock},
+};
 
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 pub const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");

@@ -20,9 +20,8 @@ use super::{
     client_body::PumpTask,
     dispatch::Deadline,
     exchange::{Exchange, Server},
-    failure::Failure,
 };
-use crate::upstream::AnswerBody;
+use crate::{failure::Failure, upstream::AnswerBody};
 
 /// A response body.
 pub struct ResponseBody {

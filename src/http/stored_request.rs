@@ -31,13 +31,13 @@ use super::{
     client_connection::ClientConnection,
     connections::Connections,
     exchange::Exchange,
-    failure::Failure,
     forwarded::Peer,
     function::TargetFunction,
     invoke::{HeadSource, SCOPE},
     request_facts::RequestFacts,
 };
 use crate::{
+    failure::Failure,
     inbox::{ATTEMPT, INVOCATION},
     shared::Shared,
 };

@@ -14,8 +14,11 @@ use futures::{Stream as _, TryStreamExt as _};
 use tokio::io::{AsyncWriteExt as _, ReadHalf, WriteHalf, copy, split};
 use tokio_util::io::{ReaderStream, StreamReader};
 
-use super::{exchange::Exchange, failure::Failure};
-use crate::upstream::{self, AnswerBody};
+use super::exchange::Exchange;
+use crate::{
+    failure::Failure,
+    upstream::{self, AnswerBody},
+};
 
 /// Largest read from the instance, in bytes.
 const MAX_READ: usize = 64 * 1024;

@@ -7,6 +7,8 @@ use std::sync::{
 
 use tokio::sync::{mpsc, oneshot};
 
+use crate::failure::Failure;
+
 /// Why there was no upgrade.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UpgradeError {
@@ -16,6 +18,12 @@ pub enum UpgradeError {
     Failed(String),
     #[error("the daemon ends")]
     Ending,
+}
+
+impl From<UpgradeError> for Failure {
+    fn from(error: UpgradeError) -> Self {
+        Self::NotUpgraded { is_busy: error == UpgradeError::Busy, why: error.to_string() }
+    }
 }
 
 /// Requests an upgrade. The answer is the process id of the new daemon.

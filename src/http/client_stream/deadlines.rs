@@ -10,7 +10,7 @@ use futures::FutureExt as _;
 use tokio::{io::Interest, time::Instant};
 
 use super::{ClientStream, HEAD_TIMEOUT};
-use crate::http::{failure::Failure, transport::socket};
+use crate::{failure::Failure, http::transport::socket};
 
 /// How long an idle connection is kept.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);

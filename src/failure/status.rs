@@ -9,11 +9,11 @@ use actix_web::{HttpResponse, ResponseError, http::StatusCode};
 use serde::Serialize;
 use unifaas_actors::{CallbackOutcome, Outcome, Refusal};
 
-use super::{failure::Failure, inbox_failure::InboxFailure, request_id::RequestId};
+use super::{inbox_failure::InboxFailure, reasons::Failure};
 use crate::{
     header_names::{ERROR_CODE, NODE, REQUEST_ID, UNTOUCHED},
+    request_id::RequestId,
     trace::TraceId,
-    upgrade::UpgradeError,
 };
 
 /// How much the answer to a failed request says.
@@ -47,10 +47,12 @@ impl Failure {
             Failure::MethodNotAllowed { .. } => {
                 (S::METHOD_NOT_ALLOWED, O::BadRequest, "method_not_allowed", "Method not allowed")
             }
-            Failure::NotUpgraded(UpgradeError::Busy) => {
+            Failure::NotUpgraded { is_busy: true, .. } => {
                 (S::CONFLICT, O::BadRequest, "upgrade_under_way", "Upgrade under way")
             }
-            Failure::NotUpgraded(_) => (S::INTERNAL_SERVER_ERROR, O::Internal, "upgrade_failed", "Upgrade failed"),
+            Failure::NotUpgraded { is_busy: false, .. } => {
+                (S::INTERNAL_SERVER_ERROR, O::Internal, "upgrade_failed", "Upgrade failed")
+            }
             Failure::RegistryUnreadable { .. } => {
                 (S::INTERNAL_SERVER_ERROR, O::Internal, "registry_unreadable", "Registry unreadable")
             }

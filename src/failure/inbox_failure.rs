@@ -2,7 +2,7 @@
 
 use unifaas_actors::inbox::{EnqueueError, EnqueueRefusal};
 
-use super::failure::Failure;
+use super::reasons::Failure;
 
 /// Why a request about asynchronous invocations fails, besides what any invocation can fail for.
 #[derive(Debug, thiserror::Error)]

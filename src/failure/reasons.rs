@@ -8,7 +8,6 @@ use unifaas_actors::{InstanceId, Refusal, sandbox::SandboxExit};
 use super::inbox_failure::InboxFailure;
 use crate::{
     cluster::PublishError,
-    upgrade::UpgradeError,
     upstream::{AttemptError, BodyError},
 };
 
@@ -29,9 +28,9 @@ pub enum Failure {
     MethodNotAllowed { allowed: String },
     #[error("the registry cannot be read: {why}")]
     RegistryUnreadable { why: String },
-    /// The daemon was not upgraded.
-    #[error("not upgraded: {0}")]
-    NotUpgraded(#[from] UpgradeError),
+    /// `is_busy`: another upgrade is under way.
+    #[error("not upgraded: {why}")]
+    NotUpgraded { is_busy: bool, why: String },
     #[error("there is nothing at this address")]
     NoSuchPage,
     #[error("the daemon is shutting down")]

@@ -257,6 +257,11 @@ impl Ledger {
         now.checked_sub(waited).filter(|_| is_first)
     }
 
+    /// Returns when a template will not wait for a moment at which nothing starts any longer.
+    pub fn next_template(&self, now: Instant) -> Option<Instant> {
+        self.queue.first_template().map(|since| since + TEMPLATE_PATIENCE).filter(|at| *at > now)
+    }
+
     /// Ends the template, if there is one and a request lacks memory. Returns it with its function.
     pub fn end_template(&mut self, now: Instant) -> Option<(FunctionKey, InstanceId)> {
         self.shortage()?;

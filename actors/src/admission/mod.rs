@@ -30,7 +30,7 @@ mod simulation;
 
 use std::{collections::HashMap, time::Duration};
 
-use actix::{Actor, Addr, AsyncContext, Context, Recipient};
+use actix::{Actor, Addr, AsyncContext, Context, Recipient, SpawnHandle};
 use tokio::time::Instant;
 
 use crate::{
@@ -65,6 +65,8 @@ pub struct AdmissionActor {
     greedy: GreedyDual,
     /// The instances that were paused or ended for the request of a function that still waits.
     made_room: HashMap<FunctionKey, Vec<EvictedInstance>>,
+    /// When a template will not wait any longer, and the timer for that.
+    alarm: Option<(Instant, SpawnHandle)>,
     /// Notified once no instance holds anything.
     listeners: Vec<Recipient<AllReleased>>,
     end_guards: Vec<EndGuard>,
@@ -81,8 +83,9 @@ struct Registration {
 impl AdmissionActor {
     /// Starts the actor on the arbiter of the caller.
     pub fn launch(limits: HostLimits) -> Addr<Self> {
-        let (functions, eviction, greedy, made_room, listeners, end_guards) = Default::default();
-        Self { ledger: Ledger::new(limits), functions, eviction, greedy, made_room, listeners, end_guards }.start()
+        let (functions, eviction, greedy, made_room, alarm, listeners, end_guards) = Default::default();
+        Self { ledger: Ledger::new(limits), functions, eviction, greedy, made_room, alarm, listeners, end_guards }
+            .start()
     }
 
     /// Grants what can be granted, and makes room for the first request that lacks memory. Called after every change.
@@ -111,6 +114,25 @@ impl AdmissionActor {
             }
         }
         self.make_room();
+        self.set_alarm(ctx);
+    }
+
+    fn set_alarm(&mut self, ctx: &mut Context<Self>) {
+        let now = Instant::now();
+        let due = self.ledger.next_template(now);
+        if due == self.alarm.map(|(at, _)| at) {
+            return;
+        }
+        if let Some((_, alarm)) = self.alarm.take() {
+            ctx.cancel_future(alarm);
+        }
+        self.alarm = due.map(|at| {
+            let alarm = ctx.run_later(at - now, |actor, ctx| {
+                actor.alarm = None;
+                actor.advance(ctx);
+            });
+            (at, alarm)
+        });
     }
 
     /// Starts an eviction round if memory is short and the last round does not hold any more.

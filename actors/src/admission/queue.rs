@@ -153,6 +153,16 @@ impl Queue {
         None
     }
 
+    /// Returns since when the longest waiting template has been due.
+    pub fn first_template(&self) -> Option<Instant> {
+        // Templates are the last ones of the queue.
+        let due = |entry: &QueueEntry| match entry.urgency {
+            Urgency::Template(since) => Some(since),
+            Urgency::Caller(_) | Urgency::Minimum | Urgency::Prewarm => None,
+        };
+        self.entries.values().rev().map_while(due).last()
+    }
+
     /// Returns the first request of a function, and those before it.
     pub fn up_to(&self, function: FunctionKey) -> Option<(QueueEntry, impl Iterator<Item = &QueueEntry> + Clone)> {
         let (rank, entry) = self.entries.iter().find(|(_, entry)| entry.function == function)?;

@@ -10,7 +10,7 @@ use std::{sync::Arc, time::Duration};
 use serde::Serialize;
 use tokio::time::Instant;
 
-use crate::{id::InstanceId, sandbox::SnapshotInfo, wall_time::rounded_seconds};
+use crate::{admission::TEMPLATE_PATIENCE, id::InstanceId, sandbox::SnapshotInfo, wall_time::rounded_seconds};
 
 /// Pauses after failed captures. There is no further attempt after the last one.
 const RETRY_PAUSES: [Duration; 3] = [Duration::from_secs(60), Duration::from_secs(600), Duration::from_secs(3600)];
@@ -116,10 +116,10 @@ impl Cloning {
         }
     }
 
-    /// Returns when a template will be due.
+    /// Returns when a template will be due, or will not wait for a quiet moment any longer.
     pub fn next_template(&self, now: Instant) -> Option<Instant> {
         match self.state {
-            State::Due(from) => Some(from).filter(|from| *from > now),
+            State::Due(from) => [from, from + TEMPLATE_PATIENCE].into_iter().find(|at| *at > now),
             State::Off | State::Idle | State::Making(_) | State::GivenUp => None,
         }
     }
@@ -268,7 +268,8 @@ mod tests {
         let (mut cloning, now) = (cloning(), Instant::now());
         assert!(cloning.may_restore() && !is_due(&cloning, now));
         cloning.started_cold(true, now, now);
-        assert!(is_due(&cloning, now) && cloning.next_template(now).is_none());
+        assert!(is_due(&cloning, now) && cloning.next_template(now) == Some(now + TEMPLATE_PATIENCE));
+        assert_eq!(cloning.next_template(now + TEMPLATE_PATIENCE), None);
         made(&mut cloning, now);
         assert!(!is_due(&cloning, now));
         cloning.started_cold(false, now, now);

@@ -101,6 +101,28 @@ fn a_function_that_always_starts_an_instance_gets_its_snapshot() {
 }
 
 #[test]
+fn a_template_waits_no_more_than_half_a_minute_for_the_end_of_a_start() {
+    with_paused_clock(async {
+        // Another instance of the function itself, and one of another function.
+        for slow in [FUNCTION, "slow"] {
+            let keys = format!("concurrent-requests = 1\nqueue-timeout = 100\nboot-timeout = 100\n{CLONED}");
+            let rig = Rig::with(ROOMY, &[(FUNCTION, &keys), ("slow", "queue-timeout = 100\nboot-timeout = 100")]);
+            rig.fake.next(Script::default());
+            rig.fake.next(Script { ready_after: Some(secs(60)), ..Script::default() });
+            let (lease, waiting) = (rig.request().await, rig.request_of(slow).await);
+            let lease = lease.await.unwrap().unwrap();
+            sleep(secs(29)).await;
+            assert_eq!(rig.fake.snapshots(), (0, 0, 0), "beside the start of {slow}");
+            sleep(secs(2)).await;
+            assert_eq!(rig.fake.snapshots(), (1, 1, 0), "beside the start of {slow}");
+            assert!(!waiting.is_finished());
+            drop((lease, waiting.await.unwrap().unwrap()));
+            rig.finish().await;
+        }
+    });
+}
+
+#[test]
 fn a_failed_restore_becomes_a_cold_start() {
     with_paused_clock(async {
         for (restoring, limit) in [(Restoring::Fails, ms(150)), (Restoring::Silent, ms(1_200))] {

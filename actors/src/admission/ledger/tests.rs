@@ -334,7 +334,12 @@ fn a_template_that_has_waited_starts_beside_others_and_takes_no_start_of_theirs(
     start(&mut ledger, 1, minimum(100), 0);
     ledger.request(2, template).unwrap();
     assert!(admitted(&mut ledger, late - 1).is_empty());
+    assert_eq!([late - 1, late].map(|now| ledger.next_template(at(now))), [Some(at(late)), None]);
     assert_eq!((admitted(&mut ledger, late), ledger.starting()), (vec![2], 1));
+    ledger.request(3, StartRequest { urgency: Urgency::Template(at(7)), ..template }).unwrap();
+    ledger.request(2, StartRequest { urgency: Urgency::Template(at(5)), ..template }).unwrap();
+    ledger.request(4, minimum(100)).unwrap();
+    assert_eq!(ledger.next_template(at(8)), Some(at(5 + late)), "that of the first one");
 }
 
 #[test]

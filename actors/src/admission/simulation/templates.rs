@@ -40,6 +40,8 @@ type Arrival = (Duration, Duration, Duration);
 enum Event {
     Arrives(FunctionKey),
     Due(FunctionKey),
+    /// A template does not wait for a moment at which nothing starts any longer.
+    Waited,
     Started(FunctionKey, InstanceId),
     Ended(FunctionKey, InstanceId),
 }
@@ -95,6 +97,7 @@ impl<'a> Host<'a> {
                 Event::Arrives(key) => self.request(key, Urgency::Caller(at)),
                 Event::Due(key) => self.request(key, Urgency::Template(at)),
                 Event::Started(_, instance) => self.ledger.set_started(instance, at),
+                Event::Waited => {}
                 // A template that had to end is gone already.
                 Event::Ended(_, instance) => self.ledger.release(instance, at),
             }
@@ -122,10 +125,13 @@ impl<'a> Host<'a> {
                     self.schedule(starts + serves, Event::Ended(key, instance));
                 }
             }
-            let Some((key, instance)) = self.ledger.end_template(self.now) else { return };
+            let Some((key, instance)) = self.ledger.end_template(self.now) else { break };
             self.templates_ended += 1;
             self.ledger.release(instance, self.now);
             self.schedule(RETRY, Event::Due(key));
+        }
+        if let Some(at) = self.ledger.next_template(self.now) {
+            self.schedule(at - self.now, Event::Waited);
         }
     }
 }
@@ -149,8 +155,8 @@ fn templates_start_where_something_always_starts() {
         let (arrivals, origin) = (draw(seed, 0.9), Instant::now());
         let with = Host::new(&arrivals, 100_000, true, origin).run();
         assert!(with.quiet < SPAN / 10, "nothing starts for {:?}", with.quiet);
-        // Behind the patience, one begins whenever the one before it has ended, at the next event.
-        let longest = TEMPLATE_PATIENCE + (CAPTURE + LONGEST_START) * TEMPLATES as u32;
+        // Behind the patience, one begins whenever the one before it has ended.
+        let longest = TEMPLATE_PATIENCE + CAPTURE * (TEMPLATES as u32 - 1);
         assert_eq!(with.template_waits.len(), TEMPLATES as usize);
         assert!(with.template_waits.values().all(|wait| *wait <= longest), "{:?}", with.template_waits);
         let without = Host::new(&arrivals, 100_000, false, origin).run();

@@ -8,7 +8,7 @@ use crate::{
     experiments::{BASELINE, CONTROL, original},
     options::{Experiment, PageCache, Preset},
     results::Results,
-    summary::{Details, Failures, FunctionInfo, Metric, Row, Summary},
+    summary::{Details, FailureRate, FunctionInfo, Metric, Row, Summary},
 };
 
 /// Returns the tables of an experiment.
@@ -124,7 +124,7 @@ fn undisturbed(row: &Row) -> String {
     }
 }
 
-fn failures(failures: &Failures) -> String {
+fn failures(failures: &FailureRate) -> String {
     let count = failures.count();
     if count == 0 {
         return String::new();

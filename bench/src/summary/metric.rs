@@ -29,7 +29,7 @@ const MAX_REASONS: usize = 3;
 
 /// Failed requests.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Failures {
+pub struct FailureRate {
     /// Requests in all.
     pub attempts: usize,
     /// Those that failed, by status; 0: no response.
@@ -41,7 +41,7 @@ pub struct Failures {
     pub interval: Option<(f64, f64)>,
 }
 
-impl Failures {
+impl FailureRate {
     /// Returns how many have failed.
     pub fn count(&self) -> usize {
         self.by_status.values().sum()
@@ -88,7 +88,7 @@ pub struct Row {
     /// See `disturbed`.
     pub undisturbed_median: Option<f64>,
     /// Failed requests.
-    pub failures: Failures,
+    pub failures: FailureRate,
     /// Successful requests that were not what the experiment is about.
     pub excluded: usize,
     /// Against the reference. `None`: it is the reference, or they cannot be compared.
@@ -251,7 +251,7 @@ fn row(series: &Series, random: &mut impl rand::Rng, context: &Context<'_>, defi
         interval: median_interval(&rounds, 0.95, random),
         disturbed: rounds.len() - quiet.len(),
         undisturbed_median: median(&quiet),
-        failures: Failures {
+        failures: FailureRate {
             attempts: series.attempts,
             by_status: series.failures.clone(),
             by_reason: series.reasons.clone(),

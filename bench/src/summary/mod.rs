@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 
 pub use definition::Better;
 pub use details::{DetailRow, Details, PART_NAMES, PARTS, STEPS};
-pub use metric::{Failures, Metric, Row};
+pub use metric::{FailureRate, Metric, Row};
 pub use replay::{MEMORY_TIME, POLICIES, SHARE, is_of_whole_trace};
 pub use series::{Point, Series};
 

@@ -12,6 +12,8 @@ use crate::{
 const OVERHEAD: f64 = 0.5;
 /// Seconds in which the daemon of an experiment starts and ends.
 const DAEMON: f64 = 3.0;
+/// Seconds in which a load finds what a function can answer.
+const CAPACITY: f64 = 1.5;
 /// The transfers of a round, directly and through the daemon.
 const TRANSFERS: f64 = 11.0;
 
@@ -60,7 +62,7 @@ pub fn item(plan: &Plan, experiment: Experiment, source: &Source, speed: &Speed,
         counted: 0,
         round_s: round_seconds(plan, experiment, source, speed, times),
         thin_s: is_thinner.then(|| round_seconds(&thin, experiment, source, speed, times)),
-        fixed_s: fixed_seconds(plan, experiment, source, speed),
+        fixed_s: fixed_seconds(plan, experiment, source, speed, times),
     }
 }
 
@@ -100,13 +102,13 @@ fn round_seconds(plan: &Plan, experiment: Experiment, source: &Source, speed: &S
     once + times * each
 }
 
-/// Returns about how many seconds an experiment takes with a function before its first round.
-fn fixed_seconds(plan: &Plan, experiment: Experiment, source: &Source, speed: &Speed) -> f64 {
+/// Returns about how many seconds an experiment takes before its first round with a function that takes part `times` times.
+fn fixed_seconds(plan: &Plan, experiment: Experiment, source: &Source, speed: &Speed, times: u32) -> f64 {
     let daemon = DAEMON / 3.0;
     match experiment {
         // The template of its snapshots.
         Experiment::Cold if source.can_restore() => daemon + 3.0 * speed.start_s,
-        Experiment::Load if plan.has_shares() => daemon + speed.start_s + 1.5,
+        Experiment::Load if plan.has_shares() => daemon + f64::from(times) * (speed.start_s + CAPACITY),
         _ => daemon,
     }
 }

@@ -139,3 +139,15 @@ fn a_machine_that_is_five_times_slower_keeps_the_limit() {
         }
     }
 }
+
+#[test]
+fn what_a_function_can_answer_is_found_each_time_that_it_takes_part() {
+    let Run { plan, sources, .. } = run(&["--quick"], |_| 1.0);
+    assert!(plan.has_shares());
+    for source in &sources {
+        let fixed = |times| item(&plan, Experiment::Load, source, &speed(source), times).fixed_s;
+        let (second, third) = (fixed(2) - fixed(1), fixed(3) - fixed(2));
+        // A start, and a loop of 1.3 s.
+        assert!(second > speed(source).start_s + 1.3 && (third - second).abs() < 1e-9, "{second} {third}");
+    }
+}

@@ -7,7 +7,7 @@ use std::{
     ffi::OsString,
     fs::{self, File, OpenOptions},
     io,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     os::unix::process::{CommandExt as _, parent_id},
     path::{Path, PathBuf},
     process::Stdio,
@@ -86,8 +86,13 @@ struct Own {
     child: Child,
     log: PathBuf,
     /// Held open so that the daemon's output has a reader.
-    _stdout: BufReader<ChildStdout>,
+    stdout: BufReader<ChildStdout>,
+    /// It was asked to end.
+    is_ending: bool,
 }
+
+/// The address of a daemon that does not serve yet.
+const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
 impl Daemon {
     /// Starts a daemon and waits until it serves.
@@ -95,20 +100,41 @@ impl Daemon {
     /// # Errors
     /// When it does not, with the last line of its log.
     pub async fn start(settings: &DaemonSettings) -> Result<Self, BenchError> {
+        let mut daemon = Self::spawn(settings)?;
+        daemon.until_serving().await?;
+        Ok(daemon)
+    }
+
+    /// Starts a daemon, which does not serve yet.
+    ///
+    /// # Errors
+    /// When its process cannot be started.
+    pub fn spawn(settings: &DaemonSettings) -> Result<Self, BenchError> {
         let log = OpenOptions::new().create(true).append(true).open(&settings.log);
         let log = log.map_err(|error| BenchError::Write(settings.log.clone(), error))?;
         let mut child = command(settings, log).spawn().map_err(|error| BenchError::System("the daemon", error))?;
         let stdout = child.stdout.take().ok_or_else(|| BenchError::Daemon("has no output".to_owned()))?;
-        let (mut stdout, mut line) = (BufReader::new(stdout), String::new());
-        let announced = timeout(START_TIMEOUT, stdout.read_line(&mut line)).await;
+        let own = Own { child, log: settings.log.clone(), stdout: BufReader::new(stdout), is_ending: false };
+        Ok(Self { own: Some(own), front: NOWHERE, admin: NOWHERE })
+    }
+
+    /// Waits until an own daemon serves.
+    ///
+    /// # Errors
+    /// When it does not, with the last line of its log. It is killed then.
+    pub async fn until_serving(&mut self) -> Result<(), BenchError> {
+        let Some(own) = &mut self.own else { return Ok(()) };
+        let mut line = String::new();
+        let announced = timeout(START_TIMEOUT, own.stdout.read_line(&mut line)).await;
         let front = line.strip_prefix("unifaas: serving http://").and_then(|rest| rest.split(' ').next()?.parse().ok());
         let Some(front) = front else {
-            let _ = child.start_kill();
+            let _ = own.child.start_kill();
             let late = if announced.is_err() { " in time" } else { "" };
-            let said = last_line(&settings.log);
+            let said = last_line(&own.log);
             return Err(BenchError::Daemon(format!("does not start{late}: {said}")));
         };
-        Ok(Self { own: Some(Own { child, log: settings.log.clone(), _stdout: stdout }), front, admin: front })
+        (self.front, self.admin) = (front, front);
+        Ok(())
     }
 
     /// Returns a daemon that runs already.
@@ -216,11 +242,11 @@ impl Daemon {
         client::get(self.front, &invocation(function, path), limit).await
     }
 
-    /// Ends an own daemon in order, and waits for that.
+    /// Ends an own daemon in order, and waits for that. If the wait is cut off, another call waits for the rest.
     ///
     /// # Errors
     /// When it cannot be waited for. After a time limit it is killed.
-    pub async fn stop(mut self) -> Result<(), BenchError> {
+    pub async fn stop(&mut self) -> Result<(), BenchError> {
         self.terminate();
         let Some(own) = &mut self.own else { return Ok(()) };
         let ended = match timeout(END_TIMEOUT, own.child.wait()).await {
@@ -233,11 +259,13 @@ impl Daemon {
         ended.map(drop).map_err(|error| BenchError::System("waiting for the daemon", error))
     }
 
-    fn terminate(&self) {
-        let pid = self.pid().and_then(|pid| i32::try_from(pid).ok());
-        if let Some(pid) = pid {
+    fn terminate(&mut self) {
+        let Some(own) = self.own.as_mut().filter(|own| !own.is_ending) else { return };
+        // There is none once it has been waited for.
+        if let Some(pid) = own.child.id().and_then(|pid| i32::try_from(pid).ok()) {
             let _ = signal::kill(Pid::from_raw(pid), signal::Signal::SIGTERM);
         }
+        own.is_ending = true;
     }
 }
 

@@ -200,7 +200,7 @@ impl Session {
 pub async fn stop(lanes: Vec<Lane>) -> Result<(), BenchError> {
     let mut result = Ok(());
     for Lane { daemon, left, .. } in lanes {
-        for daemon in left.into_inner().unwrap_or_else(PoisonError::into_inner).into_iter().chain([daemon]) {
+        for mut daemon in left.into_inner().unwrap_or_else(PoisonError::into_inner).into_iter().chain([daemon]) {
             let stopped = daemon.stop().await;
             result = result.and(stopped);
         }

@@ -88,7 +88,7 @@ pub async fn take(turn: &Turn<'_>) -> Result<Vec<Sample>, BenchError> {
     }
     let budget = policy.budget.map_or_else(|| "95%".to_owned(), |mib| mib.to_string());
     let settings = session.settings(contestant.lane, &registry, &[("--memory-budget", &budget)], "-replay");
-    let own = Own { lane: turn.lane, daemon: Some(Daemon::start(&settings).await?) };
+    let own = Own { lane: turn.lane, daemon: Some(Daemon::spawn(&settings)?) };
     let mut samples = own.measure(turn, policy, &part, &names).await?;
     if session.plan.simulate {
         let simulated = simulated(turn, entrant, policy, &part, &samples);
@@ -104,7 +104,7 @@ struct Own<'t> {
 }
 
 impl Own<'_> {
-    /// Measures, and ends the daemon.
+    /// Waits until the daemon serves, measures, and ends the daemon.
     async fn measure(
         mut self,
         turn: &Turn<'_>,
@@ -113,12 +113,20 @@ impl Own<'_> {
         names: &[Arc<str>],
     ) -> Result<Vec<Sample>, BenchError> {
         let Some(daemon) = &mut self.daemon else { return Ok(Vec::new()) };
+        daemon.until_serving().await?;
         let measured = measure(turn, daemon, policy, part, names).await;
         let alive = daemon.check();
-        if let Some(daemon) = self.daemon.take() {
+        self.end().await?;
+        alive.and(measured)
+    }
+
+    /// Ends the daemon.
+    async fn end(&mut self) -> Result<(), BenchError> {
+        if let Some(daemon) = &mut self.daemon {
             daemon.stop().await?;
         }
-        alive.and(measured)
+        self.daemon = None;
+        Ok(())
     }
 }
 
@@ -283,4 +291,54 @@ fn simulated(turn: &Turn<'_>, entrant: &Entrant, policy: &Policy, part: &Trace, 
         quantities(&Sample { variant, ..turn.sample() }, &simulate(trace, policy, model(length_s)))
     });
     rows.into_iter().flatten().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt as _};
+
+    use tokio::time::timeout;
+
+    use super::{super::stop, *};
+    use crate::daemon::{DaemonSettings, Place};
+
+    /// Returns the settings of a program that says nothing, and takes a while to end.
+    fn slow(home: &std::path::Path) -> DaemonSettings {
+        let program = home.join("slow");
+        let script = "#!/bin/sh\ntrap 'sleep 0.3; mv \"$0.begun\" \"$0.ended\"; exit' TERM\n>\"$0.begun\"\n\
+            while :; do sleep 0.01; done\n";
+        fs::write(&program, script).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        DaemonSettings {
+            daemon: program.clone(),
+            program,
+            registry: home.to_owned(),
+            state: home.to_owned(),
+            log: home.join("log"),
+            is_networked: false,
+            index: 0,
+            options: Vec::new(),
+        }
+    }
+
+    #[tokio::test]
+    async fn end_of_a_daemon_whose_start_or_end_was_cut_off_is_waited_for() {
+        for is_cut_in_start in [true, false] {
+            let home = tempfile::tempdir().unwrap();
+            let nowhere = "0.0.0.0:0".parse().unwrap();
+            let lane = Lane::new(Daemon::running(Place { front: nowhere, admin: nowhere }), None);
+            let mut own = Own { lane: &lane, daemon: Some(Daemon::spawn(&slow(home.path())).unwrap()) };
+            let wait = Duration::from_millis(5);
+            while !home.path().join("slow.begun").exists() {
+                let serving = timeout(wait, own.daemon.as_mut().unwrap().until_serving()).await;
+                assert!(serving.is_err(), "{serving:?}");
+            }
+            if !is_cut_in_start {
+                assert!(timeout(wait, own.end()).await.is_err());
+            }
+            drop(own);
+            stop(vec![lane]).await.unwrap();
+            assert!(home.path().join("slow.ended").exists(), "cut off in its start: {is_cut_in_start}");
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! A relay in front of a server: it breaks connections off, or holds them, once they have brought so many bytes.
+//! A relay in front of a server: it breaks connections off, or holds them, at once or when they have brought so many bytes.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -9,8 +9,11 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _, copy},
-    net::{TcpListener, TcpStream},
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
     sync::watch,
     task::JoinHandle,
 };
@@ -24,6 +27,8 @@ pub enum RelayMode {
     Cut(usize),
     /// It passes nothing on behind so many bytes of the server, until the mode is another one.
     Hold(usize),
+    /// It passes nothing on in both directions, not even an end, until the mode is another one.
+    Silent,
 }
 
 /// A running relay. Dropping it ends it.
@@ -43,7 +48,15 @@ impl Relay {
     /// # Panics
     /// When it cannot listen.
     pub async fn start(mode: RelayMode) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("an address");
+        Self::start_at((Ipv4Addr::LOCALHOST, 0).into(), mode).await
+    }
+
+    /// Starts a relay at this address.
+    ///
+    /// # Panics
+    /// When it cannot listen.
+    pub async fn start_at(address: SocketAddr, mode: RelayMode) -> Self {
+        let listener = TcpListener::bind(address).await.expect("an address");
         let address = listener.local_addr().expect("an address");
         let (mode, target, stopped) = (watch::Sender::new(mode), watch::Sender::new(None), Arc::default());
         let (modes, mut targets, counter) = (mode.subscribe(), target.subscribe(), Arc::clone(&stopped));
@@ -83,38 +96,47 @@ impl Drop for Relay {
 }
 
 /// Passes bytes on until a side ends, or the mode says so.
-async fn relay(client: TcpStream, server: TcpStream, mut modes: watch::Receiver<RelayMode>, stopped: &AtomicUsize) {
-    let ((mut from_client, mut to_client), (mut from_server, mut to_server)) =
-        (client.into_split(), server.into_split());
-    let back = async {
-        let (mut piece, mut passed, mut is_held) = (vec![0; 16 * 1024], 0, false);
-        while let Ok(read @ 1..) = from_server.read(&mut piece).await {
-            passed += read;
-            loop {
-                let mode = *modes.borrow_and_update();
-                match mode {
-                    RelayMode::Hold(limit) if passed > limit => {
-                        if !std::mem::replace(&mut is_held, true) {
-                            stopped.fetch_add(1, Relaxed);
-                        }
-                        if modes.changed().await.is_err() {
-                            return;
-                        }
-                    }
-                    RelayMode::Cut(limit) if passed > limit => {
-                        stopped.fetch_add(1, Relaxed);
-                        return;
-                    }
-                    _ => break,
+async fn relay(client: TcpStream, server: TcpStream, modes: watch::Receiver<RelayMode>, stopped: &AtomicUsize) {
+    let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
+    tokio::select! {
+        () = carry(from_client, to_server, modes.clone(), None) => {}
+        () = carry(from_server, to_client, modes, Some(stopped)) => {}
+    }
+}
+
+/// Carries the bytes of one side. `stopped` counts connections that were broken off or held behind so many bytes; without it
+/// none is.
+async fn carry(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mut modes: watch::Receiver<RelayMode>,
+    stopped: Option<&AtomicUsize>,
+) {
+    let (mut piece, mut passed, mut is_held) = (vec![0; 16 * 1024], 0, false);
+    loop {
+        let read = from.read(&mut piece).await.unwrap_or_default();
+        passed += read;
+        loop {
+            let mode = *modes.borrow_and_update();
+            match (mode, stopped) {
+                (RelayMode::Cut(limit), Some(stopped)) if passed > limit => {
+                    stopped.fetch_add(1, Relaxed);
+                    return;
                 }
+                (RelayMode::Hold(limit), Some(stopped)) if passed > limit => {
+                    if !std::mem::replace(&mut is_held, true) {
+                        stopped.fetch_add(1, Relaxed);
+                    }
+                }
+                (RelayMode::Silent, _) => {}
+                _ => break,
             }
-            if to_client.write_all(&piece[..read]).await.is_err() {
+            if modes.changed().await.is_err() {
                 return;
             }
         }
-    };
-    tokio::select! {
-        () = back => {}
-        _ = copy(&mut from_client, &mut to_server) => {}
+        if read == 0 || to.write_all(&piece[..read]).await.is_err() {
+            return;
+        }
     }
 }

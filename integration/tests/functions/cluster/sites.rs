@@ -1,74 +1,26 @@
 //! Two sites whose NATS servers are a hub and its leaf: they help each other where they may, and keep their work apart.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{path::Path, sync::Arc};
 
 use integration::{
     Daemon, Function, Home, SOON, Setup,
     brokers::{Broker, lines_of, own_address, public_file},
-    empty, eventually, request,
+    empty, eventually,
+    relay::{Relay, RelayMode},
+    request,
 };
 use serde_json::Value;
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{
-        TcpListener, TcpStream,
-        tcp::{OwnedReadHalf, OwnedWriteHalf},
-    },
-    sync::watch,
-    task::JoinHandle,
-};
 
 use super::{
     cluster, knows, settings,
     site::{recorded, shared},
 };
 
-/// Carries bytes between a leaf and its hub, or holds all of them back, as a link does that is cut silently.
-struct Relay {
-    is_open: watch::Sender<bool>,
-    task: JoinHandle<()>,
-}
-
-impl Relay {
-    async fn start(at: SocketAddr, hub: SocketAddr) -> Self {
-        let (is_open, opened) = watch::channel(true);
-        let listener = TcpListener::bind(at).await.expect("an address");
-        let task = tokio::spawn(async move {
-            while let Ok((leaf, _)) = listener.accept().await {
-                let Ok(hub) = TcpStream::connect(hub).await else { continue };
-                let ((from_leaf, to_leaf), (from_hub, to_hub)) = (leaf.into_split(), hub.into_split());
-                tokio::spawn(carry(from_leaf, to_hub, opened.clone()));
-                tokio::spawn(carry(from_hub, to_leaf, opened.clone()));
-            }
-        });
-        Self { is_open, task }
-    }
-}
-
-impl Drop for Relay {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut is_open: watch::Receiver<bool>) {
-    let mut buffer = vec![0; 16 << 10];
-    loop {
-        let read = from.read(&mut buffer).await.unwrap_or_default();
-        // An end is held back as well.
-        if is_open.wait_for(|is_open| *is_open).await.is_err() || read == 0 {
-            return;
-        }
-        if to.write_all(&buffer[..read]).await.is_err() {
-            return;
-        }
-    }
-}
-
 /// The NATS servers of the sites a, the hub, and b, the leaf.
 struct Sites {
     a: Broker,
     b: Broker,
+    /// Between the leaf and the hub.
     link: Relay,
     _homes: [Arc<Home>; 2],
 }
@@ -87,7 +39,8 @@ impl Sites {
         // The leaf is not to learn a way around the relay.
         let listen = format!("listen: \"{hub}\", no_advertise: true");
         let a = Broker::nats_at(&homes[0], own_address(4222), &settings(&homes[0], "a", &listen)).await?;
-        let link = Relay::start(relay, hub).await;
+        let link = Relay::start_at(relay, RelayMode::Pass).await;
+        link.lead_to(hub);
         let remote = format!("reconnect: \"1s\", remotes: [{{ url: \"nats://{relay}\" }}]");
         let b = Broker::nats_at(&homes[1], own_address(4222), &settings(&homes[1], "b", &remote)).await?;
         Some(Self { a, b, link, _homes: homes })
@@ -95,10 +48,13 @@ impl Sites {
 
     /// Starts a node of site a, which asks no other site, or of site b, which asks a.
     async fn node(&self, site: &str, name: &str, functions: impl IntoIterator<Item = Function>) -> Daemon {
+        functions.into_iter().fold(self.settings(site, name, Setup::default()), Setup::function).start().await
+    }
+
+    fn settings(&self, site: &str, name: &str, setup: Setup) -> Setup {
         let server = if site == "a" { &self.a } else { &self.b };
-        let setup = settings(server, name, Setup::default()).option("--site", site);
-        let setup = if site == "b" { setup.option("--overflow", "a") } else { setup };
-        functions.into_iter().fold(setup, Setup::function).start().await
+        let setup = settings(server, name, setup).option("--site", site);
+        if site == "b" { setup.option("--overflow", "a") } else { setup }
     }
 }
 
@@ -151,7 +107,7 @@ async fn other_site_serves_what_the_own_one_has_no_room_for_and_nothing_else() {
 }
 
 /// Has a node accept work, and returns the ids. Each is stored at the site.
-async fn work(daemon: &Daemon, file: &std::path::Path, delay: &str) -> Vec<String> {
+async fn work(daemon: &Daemon, file: &Path, delay: &str) -> Vec<String> {
     let mut ids = Vec::new();
     for _ in 0..8 {
         let reply = daemon.enqueue(&recorded(file, 0), "", &[("x-unifaas-delay", delay)]).await;
@@ -186,7 +142,7 @@ async fn sites_go_on_without_the_link_between_them_and_lose_no_work() {
     let (_, of_b) = &accepted[0];
     a.get(&format!("/invocations/{of_b}")).await.problem(404, "no_such_invocation");
 
-    sites.link.is_open.send_replace(false);
+    sites.link.set(RelayMode::Silent);
     for daemon in [&a, &b] {
         for id in work(daemon, &file, "0").await {
             assert_eq!(daemon.ended_invocation(&id).await["state"], "done");
@@ -201,7 +157,7 @@ async fn sites_go_on_without_the_link_between_them_and_lose_no_work() {
     eventually(2 * SOON, "site a is forgotten", far, |served| served == "404").await;
 
     // The servers have noticed, and join again by themselves.
-    sites.link.is_open.send_replace(true);
+    sites.link.set(RelayMode::Pass);
     eventually(2 * SOON, "site a helps again", far, |node| node == "a").await;
     for daemon in [&a, &b] {
         for id in work(daemon, &file, "0").await {

@@ -59,7 +59,7 @@ async fn follow_once(nats: &NatsClient, news: &mpsc::Sender<News>) -> String {
         let bucket = open(nats).await?;
         bucket.watch_with_history(">").await.map_err(|error| error.to_string())
     };
-    let mut watch = match nats.denials.unless_denied(is_needed, begun).await {
+    let mut watch = match nats.denials.unless_denied(|subject| is_needed(subject, None), begun).await {
         Ok(Ok(watch)) => watch,
         Ok(Err(why)) => return why,
         Err(denial) => return denial.to_string(),
@@ -92,9 +92,19 @@ async fn follow_once(nats: &NatsClient, news: &mpsc::Sender<News>) -> String {
     }
 }
 
-/// Whether the catalogue needs a subject: that of the bucket, of its stream, or of replies.
-fn is_needed(subject: &str) -> bool {
-    subject.starts_with("_INBOX.") || subject.contains(BUCKET)
+/// Whether a subject is needed to read the catalogue, or to change what it lists under `key`: that of the bucket, of its stream,
+/// or of replies.
+fn is_needed(subject: &str, key: Option<&str>) -> bool {
+    match subject.strip_prefix("$KV.").and_then(|rest| rest.strip_prefix(BUCKET)?.strip_prefix('.')) {
+        // What may not be written of one function says nothing about another one.
+        Some(written) => key == Some(written),
+        None => subject.starts_with("_INBOX.") || subject.contains(BUCKET),
+    }
+}
+
+/// Returns the key of a function.
+fn key_of(function: &str) -> String {
+    function.replace('.', "=2E")
 }
 
 /// Returns the bucket, which the first node makes.
@@ -126,6 +136,8 @@ pub async fn change(
     what: ChangeKind,
     known: Option<Listed>,
 ) -> Result<(Changed, Listed), PublishError> {
+    let key = key_of(function);
+    let is_needed = |subject: &str| is_needed(subject, Some(&key));
     let changed = nats.denials.unless_denied(is_needed, write(nats, function, what, known)).await;
     changed.unwrap_or_else(|denial| Err(PublishError::Unavailable(denial.to_string())))
 }
@@ -136,7 +148,7 @@ async fn write(
     what: ChangeKind,
     known: Option<Listed>,
 ) -> Result<(Changed, Listed), PublishError> {
-    let key = function.replace('.', "=2E");
+    let key = key_of(function);
     let bucket = open(nats).await.map_err(PublishError::Unavailable)?;
     let mut revision = known.as_ref().map_or(0, |listed| listed.revision);
     let publication = apply(function, known.and_then(|listed| listed.publication), what)?;
@@ -183,4 +195,27 @@ fn apply(function: &str, known: Option<Publication>, what: ChangeKind) -> Result
         ChangeKind::Remove => return Ok(None),
     }
     Ok(Some(publication))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn denied_change_of_one_function_fails_no_other_one() {
+        let written = |function: &str| format!("$KV.{BUCKET}.{}", key_of(function));
+        for (subject, key, needed) in [
+            (written("f"), Some("f"), true),
+            (written("f.v2"), Some("f=2Ev2"), true),
+            (written("g"), Some("f"), false),
+            (written("f.v2"), Some("f"), false),
+            (written("f"), None, false),
+            (format!("$JS.API.STREAM.INFO.KV_{BUCKET}"), Some("f"), true),
+            (format!("$JS.API.CONSUMER.CREATE.KV_{BUCKET}.>"), None, true),
+            ("_INBOX.>".to_owned(), Some("f"), true),
+            ("$KV.uf_calls.>".to_owned(), Some("f"), false),
+        ] {
+            assert_eq!(is_needed(&subject, key), needed, "{subject} for {key:?}");
+        }
+    }
 }

@@ -5,7 +5,8 @@ use super::*;
 const USERS: &str = r#"authorization { users = [
     { user: all, password: x }
     { user: reader, password: x, permissions: { publish: { deny: "$KV.uf_functions.>" } } }
-    { user: blind, password: x, permissions: { publish: { deny: "$JS.API.CONSUMER.>" } } } ] }"#;
+    { user: blind, password: x, permissions: { publish: { deny: "$JS.API.CONSUMER.>" } } }
+    { user: deaf, password: x, permissions: { subscribe: { deny: "uf.*.node.*.beat" } } } ] }"#;
 const LOGGED: &str = "the NATS server does not allow what this node needs";
 
 async fn as_user(server: &Broker, user: &str, name: &str, setup: Setup) -> Daemon {
@@ -63,4 +64,25 @@ async fn permission_that_is_lacking_is_named_and_what_a_node_has_is_served() {
     assert!(ran.status != Some(0) && ran.err.contains(needed), "{ran:?}");
     assert!(blind.cli(&["versions"]).await.err.contains(needed));
     serve(&[&a, &reader, &blind], "f", 1).await;
+}
+
+#[tokio::test]
+async fn subscription_that_is_denied_is_named_and_the_node_serves_what_it_has() {
+    let home = Home::new();
+    let Some(server) = Broker::nats(&home, USERS).await else { return };
+    let a = as_user(&server, "all", "a", Setup::default().function(Function::new("f"))).await;
+    let deaf = as_user(&server, "deaf", "deaf", Setup::default().function(Function::new("g"))).await;
+    let named = |denied: &Value| {
+        denied.as_array().is_some_and(|denied| {
+            denied.iter().any(|it| it["permission"] == "subscribe" && it["subject"] == "uf.*.node.*.beat")
+        })
+    };
+    eventually(SOON, "the denial", async || denied(&deaf).await, named).await;
+    let line = deaf.logged_line(LOGGED).await;
+    assert_eq!((&line["permission"], &line["subject"]), (&"subscribe".into(), &"uf.*.node.*.beat".into()), "{line}");
+    // The others hear it, and it hears none of them.
+    knows(&a, 1, 1).await;
+    assert_eq!(cluster(&deaf).await["peers"], serde_json::json!([]));
+    deaf.get("/invoke/g/pid").await.ok();
+    assert_eq!(times_logged(&deaf), 1, "{}", deaf.log());
 }

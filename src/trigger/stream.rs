@@ -3,11 +3,13 @@
 //! A message is acknowledged after its invocation is durable. Its key is the stream and its number there, so a message that
 //! is delivered again is the same invocation for as long as the function keeps its keys.
 
-use std::{fmt::Write as _, future::ready, sync::atomic::Ordering::Relaxed, time::Duration};
+use std::{error::Error, fmt::Write as _, future::ready, sync::atomic::Ordering::Relaxed, time::Duration};
 
 use async_nats::jetstream::{
     self, AckKind, Message,
-    consumer::{AckPolicy, PullConsumer, pull},
+    consumer::{AckPolicy, DeliverPolicy, Info, PullConsumer, pull},
+    context::{ConsumerInfoError, ConsumerInfoErrorKind},
+    stream::{RetentionPolicy, Stream},
 };
 use futures::{FutureExt as _, StreamExt as _};
 use tokio::time::sleep;
@@ -33,16 +35,8 @@ pub async fn follow(link: &Link<'_>, followed: &Followed<NatsSpec>, name: &str) 
     let failed = |error: &dyn std::fmt::Display| format!("stream {name}: {error}");
     let context = jetstream::new(link.client.clone());
     let stream = context.get_stream(name).await.map_err(|error| failed(&error))?;
-    let config = pull::Config {
-        durable_name: Some(consumer_name(subscription)),
-        description: Some(format!("function {} of UniFaaS", subscription.function)),
-        filter_subject: subscription.spec.subject.clone(),
-        ack_policy: AckPolicy::Explicit,
-        ack_wait: ACK_WAIT,
-        max_ack_pending: MAX_ACK_PENDING,
-        ..pull::Config::default()
-    };
-    let consumer: PullConsumer = stream.create_consumer(config).await.map_err(|error| failed(&error))?;
+    let domain = link.client.server_info().domain;
+    let consumer = open_consumer(&stream, subscription, domain.as_deref()).await.map_err(|error| failed(&*error))?;
     let pulled = consumer.stream().max_messages_per_batch(UNDER_WAY).heartbeat(HEARTBEAT);
     let mut messages = pulled.messages().await.map_err(|error| failed(&error))?;
     link.source.status.set_problem(subscription, None);
@@ -58,12 +52,63 @@ pub async fn follow(link: &Link<'_>, followed: &Followed<NatsSpec>, name: &str) 
     failure.map_or(Ok(()), |error| Err(failed(&error)))
 }
 
+/// Opens the consumer of a subscription, which the nodes with the function share.
+///
+/// Its name has the domain of the server: in servers that are joined as leaf nodes, what has the same stream and consumer takes
+/// an acknowledgement of one for its own. A consumer of an earlier version has no domain in its name. While any node uses that,
+/// all do; then another one begins where it has ended.
+async fn open_consumer(
+    stream: &Stream,
+    subscription: &Subscription<NatsSpec>,
+    domain: Option<&str>,
+) -> Result<PullConsumer, Box<dyn Error + Send + Sync>> {
+    let (name, earlier) = (consumer_name(subscription, domain), consumer_name(subscription, None));
+    let mut config = pull::Config {
+        durable_name: Some(name.clone()),
+        description: Some(format!("function {} of UniFaaS", subscription.function)),
+        filter_subject: subscription.spec.subject.clone(),
+        ack_policy: AckPolicy::Explicit,
+        ack_wait: ACK_WAIT,
+        max_ack_pending: MAX_ACK_PENDING,
+        ..pull::Config::default()
+    };
+    if let Some(known) = known(stream, &name).await? {
+        // This cannot change.
+        config.deliver_policy = known.config.deliver_policy;
+        return Ok(stream.create_consumer(config).await?);
+    }
+    let Some(used) = known(stream, &earlier).await? else { return Ok(stream.create_consumer(config).await?) };
+    if used.num_waiting > 0 || used.num_ack_pending > 0 {
+        config.durable_name = Some(earlier);
+        config.deliver_policy = used.config.deliver_policy;
+        return Ok(stream.create_consumer(config).await?);
+    }
+    if stream.cached_info().config.retention == RetentionPolicy::WorkQueue {
+        // Such a stream has what is not acknowledged, and one consumer for it.
+        stream.delete_consumer(&earlier).await?;
+        return Ok(stream.create_consumer(config).await?);
+    }
+    config.deliver_policy = DeliverPolicy::ByStartSequence { start_sequence: used.delivered.stream_sequence + 1 };
+    let consumer = stream.create_consumer(config).await?;
+    // Another node may have removed it meanwhile.
+    let _ = stream.delete_consumer(&earlier).await;
+    Ok(consumer)
+}
+
+async fn known(stream: &Stream, name: &str) -> Result<Option<Info>, ConsumerInfoError> {
+    match stream.consumer_info(name).await {
+        Err(error) if error.kind() == ConsumerInfoErrorKind::NotFound => Ok(None),
+        info => info.map(Some),
+    }
+}
+
 /// Returns the consumer's name: the same on each node, so that nodes with the function share its messages, and the same
 /// wherever in the function's file the subscription is.
-fn consumer_name(subscription: &Subscription<NatsSpec>) -> String {
+fn consumer_name(subscription: &Subscription<NatsSpec>, domain: Option<&str>) -> String {
     let mut name = "unifaas".to_owned();
-    for part in [&*subscription.function, subscription.spec.subject.as_str()] {
-        name.push('-');
+    let parts = [('=', domain), ('-', Some(&*subscription.function)), ('-', Some(&*subscription.spec.subject))];
+    for (separator, part) in parts.into_iter().filter_map(|(separator, part)| Some((separator, part?))) {
+        name.push(separator);
         for byte in part.bytes() {
             match byte {
                 b'-' | b'_' => name.push(char::from(byte)),
@@ -118,6 +163,7 @@ mod tests {
         let source = NatsSource::Stream("S".to_owned());
         let spec = NatsSpec { subject: "orders.*.x-1.>".to_owned(), source, path: "/".to_owned() };
         let subscription = Subscription { function: "resize.v2".into(), index: 3, spec };
-        assert_eq!(consumer_name(&subscription), "unifaas-resize=2Ev2-orders=2E=2A=2Ex-1=2E=3E");
+        assert_eq!(consumer_name(&subscription, None), "unifaas-resize=2Ev2-orders=2E=2A=2Ex-1=2E=3E");
+        assert_eq!(consumer_name(&subscription, Some("a.b")), "unifaas=a=2Eb-resize=2Ev2-orders=2E=2A=2Ex-1=2E=3E");
     }
 }

@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc};
 
 use integration::{
     Daemon, Function, Home, SOON, Setup,
-    brokers::{Broker, lines_of, own_address, public_file},
+    brokers::{Broker, NatsClient, lines_of, own_address, public_file},
     empty, eventually,
     relay::{Relay, RelayMode},
     request,
@@ -15,6 +15,7 @@ use super::{
     cluster, knows, settings,
     site::{recorded, shared},
 };
+use crate::messages::{all_run, connected, recorder, until};
 
 /// The NATS servers of the sites a, the hub, and b, the leaf.
 struct Sites {
@@ -169,4 +170,52 @@ async fn sites_go_on_without_the_link_between_them_and_lose_no_work() {
     ran.sort();
     ids.sort();
     assert_eq!(ran, ids, "each has run once");
+}
+
+#[tokio::test]
+async fn streams_of_the_same_name_keep_what_one_site_has_not_stored_yet() {
+    let Some(sites) = Sites::start().await else { return };
+    let home = Home::new();
+    let [of_a, of_b] = ["a", "b"].map(|site| public_file(home.path(site)));
+    for server in [&sites.a, &sites.b] {
+        NatsClient::connect(server.address).await.unwrap().create_stream("ORDERS", "orders.*").await;
+    }
+    let follower = |file: &Path| recorder("f", "[[nats]]\nsubject = \"orders.*\"\nstream = \"ORDERS\"", file);
+    // The inbox of b is full, so that it has messages and cannot store them.
+    let home_of_b = Home::new();
+    home_of_b.put(&follower(&of_b).asynchronous("queue", 1));
+    let b = sites.settings("b", "b", Setup::at(&home_of_b)).start().await;
+    assert_eq!(b.enqueue("/f/pid", "", &[("x-unifaas-delay", "3600")]).await.status, 202);
+    connected(&b, "nats").await;
+    let a = sites.node("a", "a", [follower(&of_a)]).await;
+    connected(&a, "nats").await;
+    let subjects: Vec<_> = (0..8).map(|number| format!("orders.{number}")).collect();
+    let mut client = NatsClient::connect(sites.b.address).await.unwrap();
+    for subject in &subjects {
+        client.send(subject, "").await.unwrap();
+    }
+    let received = |source: &Value| source["received"].as_u64() >= Some(8);
+    until(&b, "nats", "all received", received).await;
+    assert_eq!(all_run(&of_a, &subjects).await.len(), 8);
+    // What a acknowledges has its time to get to the server of b.
+    let acknowledged = async || pending(&sites.a).await;
+    eventually(SOON, "site a has acknowledged all", acknowledged, |pending| *pending == 0).await;
+    assert!(lines_of(&of_b).is_empty());
+    b.killed().await;
+    home_of_b.put(&follower(&of_b));
+    let b = sites.settings("b", "b", Setup::at(&home_of_b)).start().await;
+    all_run(&of_b, &subjects).await;
+    drop((a, b));
+}
+
+/// Returns how many messages of the stream are not acknowledged.
+async fn pending(server: &Broker) -> u64 {
+    let mut client = NatsClient::connect(server.address).await.unwrap();
+    let known = client.request("$JS.API.CONSUMER.LIST.ORDERS", "", "").await.unwrap();
+    let known: Value = serde_json::from_str(&known.body).unwrap();
+    let consumers = known["consumers"].as_array().cloned().unwrap_or_default();
+    consumers
+        .iter()
+        .filter_map(|consumer| Some(consumer["num_ack_pending"].as_u64()? + consumer["num_pending"].as_u64()?))
+        .sum()
 }

@@ -11,7 +11,7 @@ use integration::{Daemon, Function, brokers::lines_of, eventually, ms};
 use serde_json::Value;
 
 /// Returns a function that adds a line to a file for each run: the subject of the event, its id, and the invocation.
-fn recorder(name: &str, trigger: &str, file: &Path) -> Function {
+pub fn recorder(name: &str, trigger: &str, file: &Path) -> Function {
     let path = format!("/record?ms=0&headers=ce-subject,ce-id,x-unifaas-invocation&file={}", file.display());
     Function::new(name)
         .set("concurrent-requests", 16)
@@ -35,7 +35,7 @@ fn runs(file: &Path) -> BTreeMap<String, Vec<String>> {
 }
 
 /// Waits until the event of each subject has run, and returns the runs.
-async fn all_run(file: &Path, subjects: &[String]) -> BTreeMap<String, Vec<String>> {
+pub async fn all_run(file: &Path, subjects: &[String]) -> BTreeMap<String, Vec<String>> {
     let missing = async || {
         let runs = runs(file);
         subjects.iter().filter(|subject| !runs.contains_key(*subject)).cloned().collect::<Vec<_>>()
@@ -52,11 +52,11 @@ async fn source(daemon: &Daemon, kind: &str) -> Value {
 }
 
 /// Waits until a connection has a state.
-async fn until(daemon: &Daemon, kind: &str, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
+pub async fn until(daemon: &Daemon, kind: &str, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
     eventually(ms(60_000), format!("{kind}: {what}"), async || source(daemon, kind).await, is_so).await
 }
 
-async fn connected(daemon: &Daemon, kind: &str) {
+pub async fn connected(daemon: &Daemon, kind: &str) {
     until(daemon, kind, "connected", |source| source["state"] == "connected").await;
 }
 

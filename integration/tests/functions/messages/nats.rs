@@ -10,7 +10,7 @@ use std::{
 
 use integration::{
     Function, Home, Setup,
-    brokers::{Broker, NatsClient, lines_of, public_file},
+    brokers::{Broker, NatsClient, lines_of, own_address, public_file},
     eventually, ms,
 };
 use nix::sys::signal::Signal;
@@ -186,4 +186,35 @@ async fn stream_that_does_not_exist_yet_is_shown_and_followed_once_it_does() {
     all_run(&file, &["orders.1".to_owned()]).await;
     until(&daemon, "nats", "no problem", |it| it["problems"].is_null()).await;
     assert_eq!(runs(&file)["orders.1"].len(), 1);
+}
+
+#[tokio::test]
+async fn consumer_of_an_earlier_version_is_replaced_where_it_has_ended() {
+    let home = Home::new();
+    let store = home.path("nats/store");
+    let settings = format!("jetstream {{ store_dir: {store:?}, domain: edge }}");
+    let Some(broker) = Broker::nats_at(&home, own_address(4222), &settings).await else { return };
+    let mut client = NatsClient::connect(broker.address).await.unwrap();
+    client.create_stream("ORDERS", "orders.*").await;
+    for number in 1..=3 {
+        client.store(&format!("orders.{number}"), "").await.unwrap();
+    }
+    // It has given away the first two messages.
+    let earlier = "unifaas-f-orders=2E=2A";
+    let config = format!(
+        "{{\"stream_name\":\"ORDERS\",\"config\":{{\"durable_name\":{earlier:?},\"filter_subject\":\"orders.*\",\
+         \"ack_policy\":\"explicit\",\"deliver_policy\":\"by_start_sequence\",\"opt_start_seq\":3}}}}"
+    );
+    let made = client.request(&format!("$JS.API.CONSUMER.DURABLE.CREATE.ORDERS.{earlier}"), "", &config).await.unwrap();
+    assert!(!made.body.contains("\"error\""), "{made:?}");
+    let file = public_file(home.path("runs"));
+    home.put(&stream_subscriber(&file));
+    let daemon = Setup::at(&home).option("--nats", broker.url("nats")).start().await;
+    all_run(&file, &["orders.3".to_owned()]).await;
+    client.store("orders.4", "").await.unwrap();
+    all_run(&file, &["orders.4".to_owned()]).await;
+    assert_eq!(runs(&file).len(), 2, "{:?}", runs(&file));
+    let known = client.request("$JS.API.CONSUMER.NAMES.ORDERS", "", "").await.unwrap().body;
+    assert!(known.contains("unifaas=edge-f-orders=2E=2A") && !known.contains(earlier), "{known}");
+    drop(daemon);
 }

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use async_nats::{
-    Client,
+    Client, Subscriber,
     connection::State,
     jetstream::{Context, context::ContextBuilder},
 };
@@ -65,6 +65,17 @@ impl NatsClient {
             return Err(JetStreamError::Off(info.server_name));
         }
         Ok(ContextBuilder::new().timeout(TIMEOUT).build(client))
+    }
+
+    /// Hears the messages of a subject.
+    ///
+    /// # Errors
+    /// There is no connection.
+    pub async fn subscribe(&self, subject: String) -> Result<Subscriber, JetStreamError> {
+        let client = self.client.borrow().clone().filter(|client| client.connection_state() == State::Connected);
+        let client = client.ok_or(JetStreamError::NotConnected)?;
+        // The client has ended, or the subject is empty.
+        client.subscribe(subject).await.map_err(|_| JetStreamError::NotConnected)
     }
 
     /// Returns the largest payload that the server takes, in bytes. 0: there was no connection yet.

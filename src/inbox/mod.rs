@@ -178,6 +178,10 @@ impl Inbox {
         let actor = self.actor.get()?;
         let unended = timeout(ACTOR_TIMEOUT, actor.send(InboxQuestion)).await.ok()?.ok()?;
         let site_problem = self.site.as_ref().and_then(|site| site.problem());
-        Some(InboxOverview { site_problem, ..self.stats.overview(unended, UnixMillis::now()) })
+        let site_undelivered = match &self.site {
+            Some(site) => site.undelivered().await,
+            None => None,
+        };
+        Some(InboxOverview { site_problem, site_undelivered, ..self.stats.overview(unended, UnixMillis::now()) })
     }
 }

@@ -146,6 +146,7 @@ impl InboxStats {
             oldest_seconds: functions.iter().map(|it| it.oldest_seconds).fold(0.0, f64::max),
             store: self.store(),
             site_problem: None,
+            site_undelivered: None,
             functions,
         }
     }
@@ -190,6 +191,9 @@ pub struct InboxOverview {
     /// Why invocations for the site stay on this node.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub site_problem: Option<String>,
+    /// Results of the site that are to be delivered, by all nodes together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub site_undelivered: Option<u64>,
 }
 
 impl InboxOverview {

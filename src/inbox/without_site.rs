@@ -46,6 +46,10 @@ impl Site {
 
     pub async fn stop(&self, _: Duration) {}
 
+    pub async fn undelivered(&self) -> Option<u64> {
+        None
+    }
+
     pub fn problem(&self) -> Option<String> {
         None
     }

@@ -31,6 +31,9 @@ pub fn card(inbox: &InboxOverview) -> Markup {
                 @if store.handed_over + store.stored_node > 0 {
                     p { (count(store.handed_over)) " handed over to the site" }
                 }
+                @if let Some(results @ 1..) = inbox.site_undelivered {
+                    p { (plural(results, "result", "results")) " of the site to deliver" }
+                }
                 @if let Some(why) = &inbox.site_problem { p { (state("warning")) " not handed over: " (why) } }
                 p { @if store.is_open { (commits(store)) } @else { (state("error")) " the database is not open" } }
             }

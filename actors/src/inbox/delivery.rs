@@ -49,8 +49,7 @@ impl DeliveryRecord {
     /// Decides what is to be recorded of an attempt to deliver a result, after `attempts` before. `random` is from 0 to 1.
     pub fn of(end: DeliveryEnd, attempts: u32, deadline: UnixMillis, now: UnixMillis, random: f64) -> Self {
         let attempts = attempts + 1;
-        let (first, most) = BACKOFF;
-        let due = now.after(wait_after(attempts, first, most, None, not_below_half(random)));
+        let due = now.after(pause_of_result(attempts, random));
         let state = match end {
             DeliveryEnd::Confirmed => CallbackState::Delivered,
             DeliveryEnd::Refused | DeliveryEnd::Unreachable if due < deadline => CallbackState::Waiting,
@@ -58,6 +57,18 @@ impl DeliveryRecord {
         };
         Self { state, due, attempts }
     }
+}
+
+/// Returns how long a result waits after so many attempts. `random` is from 0 to 1.
+pub fn pause_of_result(attempts: u32, random: f64) -> Duration {
+    let (first, most) = BACKOFF;
+    wait_after(attempts, first, most, None, not_below_half(random))
+}
+
+/// Returns how long a receiver is left alone after so many attempts in a row that it did not answer.
+pub fn pause_of_receiver(failures: u32, random: f64) -> Duration {
+    let (first, most) = RECEIVER_BACKOFF;
+    wait_after(failures, first, most, None, not_below_half(random))
 }
 
 /// A receiver that is away must not be asked all the time.
@@ -113,10 +124,8 @@ impl Deliveries {
         let receiver = &entry.function;
         self.pending.ended(receiver);
         if end == DeliveryEnd::Unreachable {
-            let (first, most) = RECEIVER_BACKOFF;
             let failures = self.pending.count_untouched(receiver);
-            let wait = wait_after(failures, first, most, None, not_below_half(random));
-            self.pending.pause(receiver, now.after(wait));
+            self.pending.pause(receiver, now.after(pause_of_receiver(failures, random)));
         } else {
             self.pending.touched(receiver);
         }

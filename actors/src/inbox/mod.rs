@@ -46,7 +46,8 @@ mod writer;
 
 pub use actor::InboxActor;
 pub use commands::{Command, CommandSender, Reply, StoreClosed};
-pub use delivery::{Deliveries, DeliveryAction, DeliveryEnd, DeliveryRecord, IN_ALL, TO_ONE};
+pub use delivery::{Deliveries, DeliveryAction, DeliveryEnd, DeliveryRecord};
+pub(crate) use delivery::{IN_ALL, TO_ONE, pause_of_receiver, pause_of_result};
 pub use fact::StoreFact;
 pub use handle::{Enqueue, EnqueueError, InboxHandle, SiteLink};
 pub use memory::MemoryStore;

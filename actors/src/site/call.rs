@@ -4,14 +4,17 @@ use std::time::Duration;
 
 use crate::{
     inbox::{
-        DeadReason, DeliveryEnd, DeliveryRecord, Entry, Outcome, Record, RecordedResponse, Settlement, State, Tried,
-        UnixMillis, settle,
+        CallbackState, DeadReason, DeliveryEnd, DeliveryRecord, Entry, Outcome, Record, RecordedResponse, Settlement,
+        State, Tried, UnixMillis, settle,
     },
     spec::AsyncSpec,
 };
 
 /// Deliveries beyond those that attempts explain. More mean that nodes end before they record anything.
 const SPARE_DELIVERIES: u64 = 20;
+
+/// How long the messages of a call are kept beyond their use: the clocks of nodes differ.
+const SPARE_TIME: Duration = Duration::from_secs(3600);
 
 /// An invocation as its site records it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,18 +120,34 @@ impl Call {
         matches!(self.record.state, State::Dead { .. }) && !is_sent
     }
 
-    /// Returns the record after an attempt to deliver the result, and what is to be done. `random` is from 0 to 1.
+    /// Whether its result is given up without another attempt, because it is too old.
+    pub fn is_result_expired(&self, now: UnixMillis) -> bool {
+        self.undelivered().is_some_and(|entry| now >= entry.deadline)
+    }
+
+    /// Returns the record after an attempt to deliver the result, and what is to be done. `None`: it is given up without one.
+    /// `random` is from 0 to 1.
     ///
     /// What is not allowed on one node may be allowed on the next one.
-    pub fn delivered(&self, end: DeliveryEnd, now: UnixMillis, random: f64) -> (Self, DeliveryRecord) {
-        let end = if end == DeliveryEnd::Forbidden { DeliveryEnd::Refused } else { end };
+    pub fn delivered(&self, end: Option<DeliveryEnd>, now: UnixMillis, random: f64) -> (Self, DeliveryRecord) {
         let (attempts, deadline) = self.undelivered().map_or((0, now), |entry| (entry.attempts, entry.deadline));
-        let delivery = DeliveryRecord::of(end, attempts, deadline, now, random);
+        let delivery = match end {
+            None => DeliveryRecord { state: CallbackState::Failed, due: now, attempts },
+            Some(DeliveryEnd::Forbidden) => DeliveryRecord::of(DeliveryEnd::Refused, attempts, deadline, now, random),
+            Some(end) => DeliveryRecord::of(end, attempts, deadline, now, random),
+        };
         let mut call = self.clone();
         if let Some(callback) = &mut call.record.callback {
             (callback.state, callback.attempts) = (delivery.state, delivery.attempts);
         }
         (call, delivery)
+    }
+
+    /// Returns how long its messages may be of use from now on: an hour past the time when its result is given up.
+    pub fn keep_message(&self, now: UnixMillis) -> Duration {
+        let Record { accepted, deadline, .. } = self.record;
+        let given_up = self.undelivered().map_or_else(|| deadline.after(accepted.until(deadline)), |it| it.deadline);
+        now.until(given_up) + SPARE_TIME
     }
 
     /// Returns how long the record is kept from now on: past its deadline, or as long as results are, counted from the end of
@@ -146,7 +165,7 @@ impl Call {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::inbox::{Callback, CallbackState, InvocationId};
+    use crate::inbox::{Callback, InvocationId};
 
     fn call(state: State, epoch: u32, attempts: u32) -> Call {
         Call::new(Record {
@@ -214,7 +233,7 @@ mod tests {
             (DeliveryEnd::Forbidden, 5_000, CallbackState::Waiting),
             (DeliveryEnd::Refused, 14_500, CallbackState::Failed),
         ] {
-            let (after, delivery) = ended.delivered(end, UnixMillis(now), 1.0);
+            let (after, delivery) = ended.delivered(Some(end), UnixMillis(now), 1.0);
             let callback = after.record.callback.clone().unwrap();
             assert_eq!((delivery.state, callback.state, callback.attempts), (state, state, 1), "{end:?} at {now}");
             let step = if state == CallbackState::Waiting { Step::Deliver } else { Step::Drop };
@@ -225,5 +244,10 @@ mod tests {
                 "its message stays the same"
             );
         }
+        let end = UnixMillis(15_000);
+        assert!(!ended.is_result_expired(UnixMillis(14_999)) && ended.is_result_expired(end));
+        let (given_up, delivery) = ended.delivered(None, end, 1.0);
+        assert_eq!((delivery.state, delivery.attempts), (CallbackState::Failed, 0), "without an attempt");
+        assert_eq!(given_up.undelivered(), None);
     }
 }

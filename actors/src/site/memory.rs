@@ -34,13 +34,13 @@ pub struct Content {
     keys: BTreeMap<(String, String), KeyReservation>,
     messages: BTreeMap<u64, Message>,
     /// Calls that were queued, for the time in which a second message is none.
-    published: Vec<InvocationId>,
+    published: Vec<(String, InvocationId)>,
     last: u64,
 }
 
 struct Message {
     id: InvocationId,
-    function: String,
+    queue: String,
     request: StoredRequest,
     count: u64,
     hidden_until: UnixMillis,
@@ -95,24 +95,25 @@ impl SiteStore for Connection {
         .await
     }
 
-    async fn publish(&self, call: &Call, request: &StoredRequest) -> Result<(), SiteError> {
-        let (id, function) = (call.record.id, call.record.function.to_string());
+    async fn publish(&self, queue: &str, call: &Call, request: &StoredRequest, _: Duration) -> Result<(), SiteError> {
+        let (id, queue) = (call.record.id, queue.to_owned());
         self.ask(|content, now| {
             assert!(content.calls.contains_key(&id), "a record exists before its message does");
-            if !content.published.contains(&id) {
-                content.published.push(id);
+            let published = (queue.clone(), id);
+            if !content.published.contains(&published) {
+                content.published.push(published);
                 let number = content.next();
-                let message = Message { id, function, request: request.clone(), count: 0, hidden_until: now };
+                let message = Message { id, queue, request: request.clone(), count: 0, hidden_until: now };
                 content.messages.insert(number, message);
             }
         })
         .await
     }
 
-    async fn pull(&self, function: &str) -> Result<Option<Delivered<u64>>, SiteError> {
+    async fn pull(&self, queue: &str) -> Result<Option<Delivered<u64>>, SiteError> {
         self.ask(|content, now| {
             let mut waiting = content.messages.iter_mut();
-            let (receipt, next) = waiting.find(|(_, it)| it.function == function && it.hidden_until <= now)?;
+            let (receipt, next) = waiting.find(|(_, it)| it.queue == queue && it.hidden_until <= now)?;
             next.count += 1;
             next.hidden_until = now.after(ACK_WAIT);
             Some(Delivered { receipt: *receipt, id: next.id, request: next.request.clone(), count: next.count })

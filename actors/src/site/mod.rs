@@ -8,6 +8,7 @@
 //! | `call.rs` | what the site records of an invocation, and what follows from a delivery and from an attempt |
 //! | `store.rs` | what the site's server does: records with revisions, keys, and a queue |
 //! | `queue.rs` | offering, pulling, settling and releasing, whatever is lost in between |
+//! | `receivers.rs` | which results a node sends now |
 //! | `memory.rs` | the model of a server |
 //!
 //! Invariants: a record exists before its message does. Each change names the revision that it follows, so a node that was
@@ -17,10 +18,12 @@ mod call;
 #[cfg(test)]
 mod memory;
 mod queue;
+mod receivers;
 #[cfg(test)]
 mod simulation;
 mod store;
 
 pub use call::{Call, Step};
 pub use queue::{Begin, Offer, OfferError, Offered, SiteQueue, Work};
-pub use store::{Delivered, KeyReservation, Revision, SiteError, SiteStore};
+pub use receivers::Receivers;
+pub use store::{Delivered, KeyReservation, RESULTS, Revision, SiteError, SiteStore};

@@ -1,8 +1,10 @@
 //! Offering, pulling and settling: the protocol between a node and the server of its site, whatever is lost in between.
 
+use bytes::Bytes;
+
 use super::{
     call::{Call, Step},
-    store::{Delivered, KeyReservation, Revision, SiteError, SiteStore},
+    store::{Delivered, KeyReservation, RESULTS, Revision, SiteError, SiteStore},
 };
 use crate::{
     inbox::{
@@ -65,7 +67,7 @@ pub enum Begin<R> {
     Attempt(Work<R>),
     /// It is given up now, and then as if it had ended before.
     GivenUp(Work<R>),
-    /// It has ended before. The message is to be released once a dead letter is kept and the result is delivered.
+    /// It has ended before. The message is to be released once a dead letter is kept and the result waits to be delivered.
     Ended(Work<R>),
     /// Nothing is to be done now.
     Nothing,
@@ -106,16 +108,41 @@ impl<S: SiteStore> SiteQueue<S> {
         if existing.is_some_and(|existing| existing.record.state.is_ended()) {
             return Ok(offered);
         }
-        self.0.publish(&call, request).await?;
+        self.0.publish(&call.record.function, &call, request, call.keep_message(now)).await?;
         Ok(offered)
     }
 
-    /// Waits for a message of a function for a while.
+    /// Waits for a message of a function, or of [`RESULTS`](super::RESULTS), for a while.
     ///
     /// # Errors
     /// The server does not answer.
-    pub async fn pull(&self, function: &str) -> Result<Option<Delivered<S::Receipt>>, SiteError> {
-        self.0.pull(function).await
+    pub async fn pull(&self, queue: &str) -> Result<Option<Delivered<S::Receipt>>, SiteError> {
+        self.0.pull(queue).await
+    }
+
+    /// Has a result wait in the queue of results, and removes the message of its request.
+    ///
+    /// # Errors
+    /// Whether it waits there is not known.
+    pub async fn queue_result(&self, work: &Work<S::Receipt>, now: UnixMillis) -> Result<(), SiteError> {
+        let nothing = StoredRequest::new("", "", Bytes::new());
+        self.0.publish(RESULTS, &work.call, &nothing, work.call.keep_message(now)).await?;
+        // Without its confirmation, the message is delivered again, and the second message of the result is none.
+        let _ = self.0.acknowledge(&work.delivered.receipt).await;
+        Ok(())
+    }
+
+    /// Returns the result that a message of the queue of results is about, if it is to be delivered.
+    pub async fn begin_result(&self, delivered: Delivered<S::Receipt>) -> Option<Work<S::Receipt>> {
+        // Without an answer, the message is delivered again.
+        let found = self.0.find(delivered.id).await.ok()?;
+        match found.filter(|(_, call)| call.undelivered().is_some()) {
+            Some((revision, call)) => Some(Work { delivered, call, revision }),
+            None => {
+                let _ = self.0.acknowledge(&delivered.receipt).await;
+                None
+            }
+        }
     }
 
     /// Records that an attempt begins, or that there is none any more.
@@ -170,12 +197,13 @@ impl<S: SiteStore> SiteQueue<S> {
         Some(Work { call, revision, ..work })
     }
 
-    /// Records an attempt to deliver a result, and gives the message back until the next one is due, or removes it. `None`: the
-    /// server has not answered, or another node has changed the record. The message is delivered again then.
+    /// Records an attempt to deliver a result, and gives the message back until the next one is due, or removes it. Without
+    /// `end` it is given up. `None`: the server has not answered, or another node has changed the record. The message is
+    /// delivered again then.
     pub async fn delivered(
         &self,
         work: &Work<S::Receipt>,
-        end: DeliveryEnd,
+        end: Option<DeliveryEnd>,
         policy: &AsyncSpec,
         now: UnixMillis,
         random: f64,

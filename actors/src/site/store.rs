@@ -1,9 +1,12 @@
-//! What the server of a site does: records with revisions, keys of requests, and a queue for each function.
+//! What the server of a site does: records with revisions, keys of requests, a queue for each function, and one for results.
 
 use std::time::Duration;
 
 use super::call::Call;
 use crate::inbox::{InvocationId, StoredRequest};
+
+/// The queue of the results that are to be delivered. Each other queue has the name of its function; none has this one.
+pub const RESULTS: &str = "=results";
 
 /// The number of a change. A later change of a record has a larger one.
 pub type Revision = u64;
@@ -41,7 +44,7 @@ pub struct Delivered<R> {
     pub receipt: R,
     /// The invocation.
     pub id: InvocationId,
-    /// What the function gets.
+    /// What the function gets. Empty if it is about a result.
     pub request: StoredRequest,
     /// How often it was delivered, this time included.
     pub count: u64,
@@ -65,17 +68,19 @@ pub trait SiteStore {
     /// Whether it is recorded is not known.
     async fn create(&self, call: &Call, keep: Duration) -> Result<Option<Call>, SiteError>;
 
-    /// Queues the request of a call. Within an hour, the second message of the same call is none.
+    /// Queues a message of a call. Within an hour, the second message of the same call in a queue is none. The server may
+    /// drop it after `keep`.
     ///
     /// # Errors
     /// Whether it is queued is not known, or it is too large.
-    async fn publish(&self, call: &Call, request: &StoredRequest) -> Result<(), SiteError>;
+    async fn publish(&self, queue: &str, call: &Call, request: &StoredRequest, keep: Duration)
+    -> Result<(), SiteError>;
 
-    /// Waits for a message of a function for a while. It is delivered again unless it is prolonged.
+    /// Waits for a message of a queue for a while. It is delivered again unless it is prolonged.
     ///
     /// # Errors
     /// A message may have been delivered to no node.
-    async fn pull(&self, function: &str) -> Result<Option<Delivered<Self::Receipt>>, SiteError>;
+    async fn pull(&self, queue: &str) -> Result<Option<Delivered<Self::Receipt>>, SiteError>;
 
     /// Returns a call with its revision.
     ///

@@ -2,13 +2,16 @@
 
 use std::{cell::RefCell, collections::HashMap, fmt::Display, sync::Arc, time::Duration};
 
-use async_nats::jetstream::{
-    AckKind,
-    consumer::PullConsumer,
-    context::PublishErrorKind,
-    kv::{CreateErrorKind, Operation, Store},
-    message::{Acker, PublishMessage},
-    stream::{LastRawMessageErrorKind, Stream},
+use async_nats::{
+    Subscriber,
+    jetstream::{
+        AckKind,
+        consumer::PullConsumer,
+        context::PublishErrorKind,
+        kv::{CreateErrorKind, Operation, Store},
+        message::{Acker, PublishMessage},
+        stream::{LastRawMessageErrorKind, Stream},
+    },
 };
 use bytes::Bytes;
 use futures::StreamExt as _;
@@ -16,7 +19,7 @@ use ring::digest::{SHA256, digest};
 use tokio::time::{sleep, timeout};
 use unifaas_actors::{
     inbox::{InvocationId, StoredRequest},
-    site::{Call, Delivered, KeyReservation, Revision, SiteError, SiteStore},
+    site::{Call, Delivered, KeyReservation, RESULTS, Revision, SiteError, SiteStore},
 };
 
 use super::{
@@ -58,6 +61,11 @@ impl JetStream {
         Self { nats, site, opened: RefCell::default(), consumers: RefCell::default() }
     }
 
+    /// Waits for the first connection.
+    pub async fn connected(&self) {
+        let _ = self.nats.connected().wait_for(Option::is_some).await;
+    }
+
     async fn open(&self) -> Result<Opened, SiteError> {
         // Without a connection, the client would keep what it is asked for, and ask later.
         let context = self.nats.jetstream().map_err(unavailable)?;
@@ -78,14 +86,27 @@ impl JetStream {
         unavailable(error)
     }
 
-    async fn consumer(&self, function: &str) -> Result<PullConsumer, SiteError> {
+    async fn consumer(&self, queue: &str) -> Result<PullConsumer, SiteError> {
         let opened = self.open().await?;
-        if let Some(consumer) = self.consumers.borrow().get(function) {
+        if let Some(consumer) = self.consumers.borrow().get(queue) {
             return Ok(consumer.clone());
         }
-        let consumer = open_consumer(&opened.stream, &self.site, function).await.map_err(|error| self.failed(error))?;
-        self.consumers.borrow_mut().insert(function.to_owned(), consumer.clone());
+        let consumer = open_consumer(&opened.stream, &self.site, queue).await.map_err(|error| self.failed(error))?;
+        self.consumers.borrow_mut().insert(queue.to_owned(), consumer.clone());
         Ok(consumer)
+    }
+
+    /// Returns what hears of each change of a call: the message that makes it, which may come before that is stored.
+    pub async fn changes(&self, id: InvocationId) -> Result<Subscriber, SiteError> {
+        let Opened { bucket, .. } = self.open().await?;
+        self.nats.subscribe(format!("{}{id}", bucket.prefix)).await.map_err(unavailable)
+    }
+
+    /// Returns how many results are to be delivered, by all nodes together.
+    pub async fn undelivered(&self) -> Option<u64> {
+        let consumer = self.consumers.borrow().get(RESULTS).cloned()?;
+        let info = consumer.get_info().await.ok()?;
+        Some(info.num_pending + info.num_ack_pending as u64)
     }
 
     /// Stores a value that has no other one. Returns the other one.
@@ -138,16 +159,25 @@ impl SiteStore for JetStream {
         }
     }
 
-    async fn publish(&self, call: &Call, request: &StoredRequest) -> Result<(), SiteError> {
+    async fn publish(
+        &self,
+        queue: &str,
+        call: &Call,
+        request: &StoredRequest,
+        keep: Duration,
+    ) -> Result<(), SiteError> {
         let Opened { stream, max_payload, .. } = self.open().await?;
         let payload = encode_request(request);
         if payload.len() + HEADERS > max_payload {
             return Err(SiteError::TooLarge);
         }
         let context = self.nats.jetstream().map_err(unavailable)?;
-        let message = PublishMessage::build().payload(payload).message_id(call.record.id.to_string());
-        let message = message.expected_stream(&stream.cached_info().config.name);
-        let sent = context.send_publish(subject(&self.site, &call.record.function), message).await;
+        let config = &stream.cached_info().config;
+        let message = PublishMessage::build().payload(payload).message_id(message_id(queue, call.record.id));
+        let message = message.expected_stream(&config.name);
+        // An operator's stream, or one of an earlier version, may not have it.
+        let message = if config.allow_message_ttl { message.ttl(keep) } else { message };
+        let sent = context.send_publish(subject(&self.site, queue), message).await;
         let confirmed = match sent {
             Ok(sent) => sent.await,
             Err(error) => Err(error),
@@ -158,21 +188,21 @@ impl SiteStore for JetStream {
         })
     }
 
-    async fn pull(&self, function: &str) -> Result<Option<Delivered<Acker>>, SiteError> {
-        let consumer = self.consumer(function).await?;
+    async fn pull(&self, queue: &str) -> Result<Option<Delivered<Acker>>, SiteError> {
+        let consumer = self.consumer(queue).await?;
         let pulled = async {
             let mut batch = consumer.batch().max_messages(1).expires(PULL).messages().await.ok()?;
             batch.next().await.map_or(Some(None), |message| Some(Some(message.ok()?)))
         };
         let Ok(Some(message)) = timeout(PULL + PULL_GRACE, pulled).await else {
-            self.consumers.borrow_mut().remove(function);
+            self.consumers.borrow_mut().remove(queue);
             return Err(self.failed("no answer to a pull"));
         };
         let Some(message) = message else { return Ok(None) };
         let count = message.info().map_or(1, |info| info.delivered.max(1).unsigned_abs());
         let (message, receipt) = message.split();
         let id = message.headers.as_ref().and_then(|headers| headers.get(async_nats::header::NATS_MESSAGE_ID));
-        let id = id.and_then(|id| InvocationId::parse(id.as_str()));
+        let id = id.and_then(|id| InvocationId::parse(id.as_str().strip_prefix(RESULTS).unwrap_or(id.as_str())));
         let Some((id, request)) = id.zip(decode_request(&message.payload)) else {
             // It is none of ours.
             let _ = receipt.ack_with(AckKind::Term).await;
@@ -249,6 +279,12 @@ impl SiteStore for JetStream {
     async fn pause(&self) {
         sleep(PAUSE).await;
     }
+}
+
+/// Returns what makes the second message of a call recognisable: it may have one in the queue of its function, and one in that
+/// of results.
+fn message_id(queue: &str, id: InvocationId) -> String {
+    if queue == RESULTS { format!("{RESULTS}{id}") } else { id.to_string() }
 }
 
 /// Returns the key of the bucket for an idempotency key, which may have any characters.

@@ -9,7 +9,7 @@
 //! | `thread.rs` | the thread |
 //! | `handover.rs` | from the database of this node to the server |
 //! | `runner.rs` | attempts of what any node has accepted |
-//! | `results.rs` | the delivery of their results |
+//! | `results.rs` | the delivery of their results, from a queue of its own |
 
 mod codec;
 mod handover;
@@ -45,6 +45,8 @@ use thread::{Request, SiteThread};
 
 /// How long a client waits for the site to confirm that it has its invocation.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long the server may take to count results.
+const COUNT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long the server may take to answer a question.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -74,6 +76,7 @@ pub struct Site {
 pub struct Status {
     handing_over: Mutex<Option<String>>,
     running: Mutex<Option<String>>,
+    delivering: Mutex<Option<String>>,
 }
 
 /// What the server of the site is used for.
@@ -81,6 +84,7 @@ pub struct Status {
 pub enum Use {
     HandingOver,
     Running,
+    Delivering,
 }
 
 impl Status {
@@ -88,6 +92,7 @@ impl Status {
         let problem = match used {
             Use::HandingOver => &self.handing_over,
             Use::Running => &self.running,
+            Use::Delivering => &self.delivering,
         };
         problem.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -147,8 +152,10 @@ impl Site {
                     woken: Default::default(),
                     looked_at: Default::default(),
                     handing_over: RefCell::default(),
-                    sending: RefCell::default(),
+                    receivers: RefCell::default(),
+                    sent: Default::default(),
                     under_way: Cell::new(0),
+                    recorded: Default::default(),
                 };
                 thread.run(requests).await;
             });
@@ -207,6 +214,15 @@ impl Site {
         if let Some(thread) = thread {
             let _ = timeout(limit, thread.call(Request::Stop)).await;
         }
+    }
+
+    /// Returns how many results are to be delivered, by all nodes together. `None`: it is not known.
+    pub async fn undelivered(&self) -> Option<u64> {
+        let thread = self.worker.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(Worker::handle)?;
+        if !self.is_connected() {
+            return None;
+        }
+        timeout(COUNT_TIMEOUT, thread.call(Request::Undelivered)).await.ok()?.ok()?
     }
 
     /// Returns why invocations stay on this node.

@@ -1,59 +1,101 @@
-//! Delivering the results of what the site has run: by the node that has ended it, and again by any node that takes its message.
+//! Delivering the results of what the site has run. They wait in a queue of their own, from which any node takes them.
 
-use std::{rc::Rc, sync::Arc, time::Duration};
+use std::rc::Rc;
 
 use async_nats::jetstream::message::Acker;
+use tokio::{task::spawn_local, time::sleep};
+use tokio_util::sync::CancellationToken;
 use unifaas_actors::{
-    inbox::{Command, DeadLetter, Found, IN_ALL, TO_ONE, UnixMillis},
-    site::{SiteStore as _, Work},
+    inbox::{Command, DeadLetter, Found, UnixMillis},
+    site::{RESULTS, SiteStore as _, Work},
     spec::AsyncSpec,
 };
 
-use super::{runner::prolonged, thread::SiteThread};
+use super::{
+    Use,
+    runner::{RETRY, prolonged},
+    thread::SiteThread,
+};
 
-/// When a result is tried again whose receiver gets as many as it may at the same time.
-const BUSY: Duration = Duration::from_secs(1);
-
-/// Keeps a dead letter on this node, for its operator, sends the result if there is a receiver, and lets the message go until
-/// the next attempt.
+/// Keeps a dead letter on this node, for its operator, has the result wait for its delivery if there is a receiver, and lets
+/// the message go until the next attempt.
 pub async fn release(site: &Rc<SiteThread>, work: &Work<Acker>, policy: &AsyncSpec) {
-    let (inbox, receipt) = (&site.shared.inbox, &work.delivered.receipt);
-    let receiver = work.call.undelivered().map(|entry| entry.function);
-    let sending = receiver.as_ref().and_then(|receiver| begin(site, receiver));
-    if receiver.is_some() && sending.is_none() {
-        // Nor is a dead letter kept here: the next node to get the message would keep it as well.
-        return site.queue.0.give_back(receipt, BUSY).await;
-    }
-    let found = Found { record: work.call.record.clone(), response: work.call.response.clone() };
     if work.call.is_unkept_letter() {
-        let (found, request) = (found.clone(), work.delivered.request.clone());
-        let letter = Box::new(DeadLetter { found, request, keep: policy.keep_dead });
-        if inbox.handle.ask(|reply| Command::Import(letter, reply)).await.is_err() {
+        let found = Found { record: work.call.record.clone(), response: work.call.response.clone() };
+        let letter = Box::new(DeadLetter { found, request: work.delivered.request.clone(), keep: policy.keep_dead });
+        if site.shared.inbox.handle.ask(|reply| Command::Import(letter, reply)).await.is_err() {
             // The message is delivered again, and the letter is kept then.
             return;
         }
     }
-    if receiver.is_none() {
+    if work.call.undelivered().is_none() {
         return site.queue.release(work, UnixMillis::now()).await;
     }
-    let end = prolonged(site, receipt, inbox.send_result(found)).await;
-    if let Some(state) = site.queue.delivered(work, end, policy, UnixMillis::now(), rand::random()).await {
-        inbox.stats.count_delivery(state);
+    // A full stream takes no other message: it is delivered by this one, which makes room then.
+    if site.queue.queue_result(work, UnixMillis::now()).await.is_err() {
+        deliver(site, work).await;
     }
 }
 
-/// Counts a result that is sent to a receiver, until the guard is dropped. `None`: there are too many.
-fn begin(site: &Rc<SiteThread>, receiver: &Arc<str>) -> Option<impl Drop + use<>> {
-    let mut sending = site.sending.borrow_mut();
-    let to_one = sending.iter().filter(|other| *other == receiver).count();
-    if to_one >= TO_ONE || sending.len() >= IN_ALL {
-        return None;
+/// Delivers what waits in the queue of results, until that is cancelled.
+pub async fn run(site: Rc<SiteThread>, cancelled: CancellationToken) {
+    tokio::select! {
+        () = site.queue.0.connected() => {}
+        () = cancelled.cancelled() => return,
     }
-    sending.push(receiver.clone());
-    Some(scopeguard::guard((site.clone(), receiver.clone()), |(site, receiver)| {
-        let mut sending = site.sending.borrow_mut();
-        if let Some(place) = sending.iter().position(|other| *other == receiver) {
-            sending.swap_remove(place);
+    loop {
+        let pulled = async {
+            loop {
+                let sent = site.sent.notified();
+                if site.receivers.borrow().has_room() {
+                    return site.queue.pull(RESULTS).await;
+                }
+                sent.await;
+            }
+        };
+        let pulled = tokio::select! {
+            pulled = pulled => pulled,
+            () = cancelled.cancelled() => return,
+        };
+        site.note(Use::Delivering, pulled.as_ref().err().map(ToString::to_string));
+        match pulled {
+            Ok(Some(delivered)) => {
+                let under_way = site.begin_work();
+                let site = site.clone();
+                spawn_local(async move {
+                    if let Some(work) = site.queue.begin_result(delivered).await {
+                        deliver(&site, &work).await;
+                    }
+                    drop(under_way);
+                });
+            }
+            Ok(None) => {}
+            Err(_) => sleep(RETRY).await,
         }
-    }))
+    }
+}
+
+/// Sends a result, unless it is too old or its receiver is to be left alone for a while.
+async fn deliver(site: &Rc<SiteThread>, work: &Work<Acker>) {
+    let Some(receiver) = work.call.undelivered().map(|entry| entry.function) else { return };
+    let (receipt, now) = (&work.delivered.receipt, UnixMillis::now());
+    let end = if work.call.is_result_expired(now) {
+        None
+    } else {
+        let begun = site.receivers.borrow_mut().begin(&receiver, work.delivered.count, now, rand::random());
+        if let Err(pause) = begun {
+            return site.queue.0.give_back(receipt, pause).await;
+        }
+        let mut sending = scopeguard::guard((site.clone(), None), |(site, end)| {
+            site.receivers.borrow_mut().ended(&receiver, end, UnixMillis::now(), rand::random());
+            site.sent.notify_waiters();
+        });
+        let found = Found { record: work.call.record.clone(), response: work.call.response.clone() };
+        sending.1 = Some(prolonged(site, receipt, site.shared.inbox.send_result(found)).await);
+        sending.1
+    };
+    let policy = site.policy(&work.call.record.function);
+    if let Some(state) = site.queue.delivered(work, end, &policy, UnixMillis::now(), rand::random()).await {
+        site.shared.inbox.stats.count_delivery(state);
+    }
 }

@@ -14,7 +14,7 @@ use super::{Use, results::release, thread::SiteThread};
 use crate::{http::serve_stored, inbox::attempt::attempt_request};
 
 /// Between two attempts to pull from a server that does not answer.
-const RETRY: Duration = Duration::from_secs(1);
+pub const RETRY: Duration = Duration::from_secs(1);
 /// A message is kept for this node so often.
 const PROLONG: Duration = Duration::from_secs(10);
 
@@ -33,10 +33,12 @@ pub async fn run(site: Rc<SiteThread>, function: Arc<str>, cancelled: Cancellati
             Ok(Some(delivered)) => {
                 let room = prolonged(&site, &delivered.receipt, ask_room(&site, &function)).await;
                 let Some(room) = room else { return site.queue.0.give_back(&delivered.receipt, Duration::ZERO).await };
-                site.under_way.set(site.under_way.get() + 1);
-                let done = scopeguard::guard(site.clone(), |site| site.under_way.set(site.under_way.get() - 1));
-                let function = function.clone();
-                spawn_local(async move { attempt(&done, delivered, &function, room).await });
+                let under_way = site.begin_work();
+                let (site, function) = (site.clone(), function.clone());
+                spawn_local(async move {
+                    attempt(&site, delivered, &function, room).await;
+                    drop(under_way);
+                });
             }
             Ok(None) => {}
             Err(_) => sleep(RETRY).await,

@@ -9,6 +9,7 @@ use async_nats::jetstream::{
     kv,
     stream::{Config, DiscardPolicy, RetentionPolicy, StorageType, Stream},
 };
+use unifaas_actors::site::RESULTS;
 
 /// The queue of requests.
 const STREAM: &str = "UF_INBOX";
@@ -24,13 +25,15 @@ const MARKER: Duration = Duration::from_secs(60);
 /// A message that is not prolonged is delivered again after that.
 pub const ACK_WAIT: Duration = Duration::from_secs(30);
 const MAX_ACK_PENDING: i64 = 10_000;
+/// The same for results, which may have to wait for long.
+const MAX_RESULTS: i64 = 1_000_000;
 /// The server removes a consumer that no node has used for so long.
 const INACTIVE_THRESHOLD: Duration = Duration::from_secs(600);
 const MAX_CONSUMERS: i32 = 10_000;
 
-/// The subject of the requests of a function.
-pub fn subject(site: &str, function: &str) -> String {
-    format!("uf.{site}.inbox.{}", token(function))
+/// The subject of a queue: the requests of a function, or the results.
+pub fn subject(site: &str, queue: &str) -> String {
+    format!("uf.{site}.inbox.{}", token(queue))
 }
 
 /// Returns a function's name as a token of subjects and keys.
@@ -62,6 +65,7 @@ pub async fn open_stream(context: &Context, site: &str) -> Result<Stream, String
             duplicate_window: DUPLICATE_WINDOW,
             max_bytes,
             max_consumers: MAX_CONSUMERS,
+            allow_message_ttl: true,
             ..Config::default()
         };
         match context.create_stream(config).await {
@@ -98,25 +102,25 @@ pub async fn open_bucket(context: &Context) -> Result<kv::Store, String> {
     context.create_key_value(config).await.map_err(|error| format!("the bucket {BUCKET} cannot be created: {error}"))
 }
 
-/// Returns the name of the consumer of a function. It names the site: in sites that are joined, what has the same stream and
+/// Returns the name of the consumer of a queue. It names the site: in sites that are joined, what has the same stream and
 /// consumer takes an acknowledgement of one site for its own.
-fn consumer(site: &str, function: &str) -> String {
-    format!("{site}={}", token(function))
+fn consumer(site: &str, queue: &str) -> String {
+    format!("{site}={}", token(queue))
 }
 
-/// Opens the consumer of a function, which its nodes share.
+/// Opens the consumer of a queue, which its nodes share.
 ///
 /// # Errors
 /// Why it cannot be used.
-pub async fn open_consumer(stream: &Stream, site: &str, function: &str) -> Result<PullConsumer, String> {
+pub async fn open_consumer(stream: &Stream, site: &str, queue: &str) -> Result<PullConsumer, String> {
     let config = pull::Config {
-        durable_name: Some(consumer(site, function)),
-        filter_subject: subject(site, function),
+        durable_name: Some(consumer(site, queue)),
+        filter_subject: subject(site, queue),
         ack_policy: AckPolicy::Explicit,
         ack_wait: ACK_WAIT,
-        max_ack_pending: MAX_ACK_PENDING,
+        max_ack_pending: if queue == RESULTS { MAX_RESULTS } else { MAX_ACK_PENDING },
         inactive_threshold: INACTIVE_THRESHOLD,
         ..pull::Config::default()
     };
-    stream.create_consumer(config).await.map_err(|error| format!("no consumer of {STREAM} for {function}: {error}"))
+    stream.create_consumer(config).await.map_err(|error| format!("no consumer of {STREAM} for {queue}: {error}"))
 }

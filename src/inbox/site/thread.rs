@@ -9,6 +9,7 @@ use std::{
 };
 
 use actix::Addr;
+use futures::StreamExt as _;
 use slog::{Logger, info, warn};
 use tokio::{
     sync::{Notify, oneshot},
@@ -18,18 +19,16 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, DropGuard};
 use unifaas_actors::{
     inbox::{InboxActor, InvocationId, Removal},
-    site::{Call, SiteError, SiteQueue},
+    site::{Call, Receivers, SiteError, SiteQueue},
     spec::AsyncSpec,
 };
 
-use super::{Place, Status, Use, handover, jetstream::JetStream, runner};
+use super::{Place, Status, Use, handover, jetstream::JetStream, results, runner};
 use crate::{http::StoredClients, shared::Shared, worker::Requests};
 
-/// Between two looks at a call whose end is waited for, at first and at most.
+/// Between a change of a call whose end is waited for and the looks at it: the change may not be stored yet, or not be heard.
 const FIRST_LOOK: Duration = Duration::from_millis(20);
-const MAX_LOOK: Duration = Duration::from_millis(500);
-/// Between two looks whether all attempts have been recorded.
-const STOP_LOOK: Duration = Duration::from_millis(20);
+const MAX_LOOK: Duration = Duration::from_secs(2);
 
 /// What the thread is asked for.
 pub enum Request {
@@ -41,6 +40,8 @@ pub enum Request {
     Find(InvocationId, Duration, oneshot::Sender<Result<Option<Box<Call>>, SiteError>>),
     /// Cancels or forgets a call.
     Remove(InvocationId, oneshot::Sender<Result<Removal, SiteError>>),
+    /// Asks how many results of the site are to be delivered. `None`: it is not known.
+    Undelivered(oneshot::Sender<Option<u64>>),
     /// Runs invocations of exactly these functions from now on.
     Follow(BTreeSet<Arc<str>>),
     /// Takes no more, and answers when what runs has been recorded.
@@ -61,10 +62,14 @@ pub struct SiteThread {
     pub handing_over: RefCell<HashSet<InvocationId>>,
     /// Notified when one of them no longer is.
     pub looked_at: Notify,
-    /// The receivers to which results are being sent, each as often.
-    pub sending: RefCell<Vec<Arc<str>>>,
-    /// Attempts that are not yet recorded.
+    /// The receivers to which results are being sent.
+    pub receivers: RefCell<Receivers>,
+    /// Notified when a result has been sent.
+    pub sent: Notify,
+    /// Attempts and deliveries that are not yet recorded.
     pub under_way: Cell<usize>,
+    /// Notified when one of them is.
+    pub recorded: Notify,
 }
 
 impl SiteThread {
@@ -77,7 +82,7 @@ impl SiteThread {
 
     async fn serve(self: Rc<Self>, requests: Requests<Request>) {
         spawn_local(handover::sweep(self.clone()));
-        let mut followed = HashMap::<Arc<str>, DropGuard>::new();
+        let (mut followed, mut delivering) = (HashMap::<Arc<str>, DropGuard>::new(), None::<DropGuard>);
         while let Ok(request) = requests.recv().await {
             let site = self.clone();
             match request {
@@ -91,8 +96,20 @@ impl SiteThread {
                 Request::Remove(id, reply) => {
                     spawn_local(async move { drop(reply.send(site.queue.remove(id).await)) });
                 }
+                Request::Undelivered(reply) => {
+                    spawn_local(async move {
+                        // The receiver may have given up.
+                        let _ = reply.send(site.queue.0.undelivered().await);
+                    });
+                }
                 Request::Follow(functions) => {
                     followed.retain(|function, _| functions.contains(function));
+                    delivering = delivering.filter(|_| !functions.is_empty());
+                    if delivering.is_none() && !functions.is_empty() {
+                        let cancelled = CancellationToken::new();
+                        spawn_local(results::run(site.clone(), cancelled.clone()));
+                        delivering = Some(cancelled.drop_guard());
+                    }
                     for function in functions {
                         followed.entry(function.clone()).or_insert_with(|| {
                             let cancelled = CancellationToken::new();
@@ -103,9 +120,14 @@ impl SiteThread {
                 }
                 Request::Stop(stopped) => {
                     followed.clear();
+                    delivering = None;
                     spawn_local(async move {
-                        while site.under_way.get() > 0 {
-                            sleep(STOP_LOOK).await;
+                        loop {
+                            let recorded = site.recorded.notified();
+                            if site.under_way.get() == 0 {
+                                break;
+                            }
+                            recorded.await;
                         }
                         // The receiver may have given up.
                         let _ = stopped.send(());
@@ -115,17 +137,33 @@ impl SiteThread {
         }
     }
 
+    /// Counts an attempt or a delivery until what is returned is dropped.
+    pub fn begin_work(self: &Rc<Self>) -> impl Drop + use<> {
+        self.under_way.set(self.under_way.get() + 1);
+        scopeguard::guard(self.clone(), |site| {
+            site.under_way.set(site.under_way.get() - 1);
+            site.recorded.notify_waiters();
+        })
+    }
+
     /// Looks for a call until it has ended, or for so long.
     async fn find(&self, id: InvocationId, wait: Duration) -> Result<Option<Box<Call>>, SiteError> {
         let (until, mut pause) = (Instant::now() + wait, FIRST_LOOK);
+        let mut changes = None;
         loop {
             let found = self.queue.find(id).await?;
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() || found.as_ref().is_none_or(|call| call.record.state.is_ended()) {
                 return Ok(found.map(Box::new));
             }
-            sleep(pause.min(left)).await;
-            pause = (pause * 2).min(MAX_LOOK);
+            let Some(changes) = &mut changes else {
+                changes = Some(self.queue.0.changes(id).await?);
+                continue;
+            };
+            tokio::select! {
+                Some(_) = changes.next() => pause = FIRST_LOOK,
+                () = sleep(pause.min(left)) => pause = (pause * 2).min(MAX_LOOK),
+            }
         }
     }
 
@@ -145,6 +183,10 @@ impl SiteThread {
             (Use::HandingOver, None, true) => info!(self.log, "asynchronous invocations are handed over to the site"),
             (Use::Running, Some(why), true) => warn!(self.log, "no work of the site can be taken"; "reason" => why),
             (Use::Running, None, true) => info!(self.log, "work of the site is taken again"),
+            (Use::Delivering, Some(why), true) => {
+                warn!(self.log, "no results of the site are delivered"; "reason" => why)
+            }
+            (Use::Delivering, None, true) => info!(self.log, "results of the site are delivered again"),
         }
     }
 }

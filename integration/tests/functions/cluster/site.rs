@@ -10,7 +10,7 @@ use std::{
 
 use integration::{
     Connection, Daemon, Function, Home, Receiver, Reply, SOON, Setup, UPGRADE_LIMIT, body_of,
-    brokers::{Broker, own_address, public_file},
+    brokers::{Broker, NatsClient, own_address, public_file},
     empty, eventually, ms,
     nodes::{FRONT, Nodes},
     request,
@@ -308,6 +308,42 @@ async fn results_of_the_site_are_delivered_once_for_each_attempt() {
     let headers = &got[0]["headers"];
     assert_eq!((&headers["x-unifaas-error"], &headers["x-unifaas-status"]), (&json!("rejected"), &json!("404")));
     assert_eq!((got.len(), &headers["x-unifaas-invocation"]), (1, &json!(dead)));
+}
+
+#[tokio::test]
+async fn results_that_wait_for_their_receiver_are_counted_by_each_node_and_keep_no_request() {
+    let Some((receiver, _home, server, [a, b])) = delivering().await else { return };
+    let (mut ids, body) = (Vec::new(), "x".repeat(100 << 10));
+    for _ in 0..6 {
+        let url = receiver.url("/refuse/100000");
+        let reply = a.enqueue("/f/record?file=/dev/null", &body, &[("x-callback-url", &url)]).await;
+        assert_eq!(reply.header("x-unifaas-stored").as_deref(), Some("site"), "{}", reply.text());
+        ids.push(reply.header("x-unifaas-invocation").expect("an id"));
+    }
+    let undelivered =
+        async || [&inbox(&a).await["site_undelivered"], &inbox(&b).await["site_undelivered"]].map(Value::clone);
+    eventually(SOON, "six results", undelivered, |counted| *counted == [json!(6), json!(6)]).await;
+    let stream = async || stream_info(&server).await["state"].clone();
+    let is_small = |state: &Value| state["messages"] == 6 && state["bytes"].as_u64() < Some(100 << 10);
+    eventually(SOON, "no request waits", stream, is_small).await;
+    assert_eq!(a.metrics().await.value("unifaas_async_site_undelivered"), Some(6.0));
+    assert!(a.get("/ui/").await.ok().text().contains("6 results of the site to deliver"));
+    for id in &ids {
+        let removed = b.send(request("DELETE", &format!("/invocations/{id}"), empty())).await.unwrap();
+        assert_eq!(removed.status, 204);
+    }
+    eventually(2 * SOON, "no result", undelivered, |counted| *counted == [json!(0), json!(0)]).await;
+}
+
+/// Asks the server of the site.
+async fn asked(server: &Broker, subject: &str, body: &str) -> Value {
+    let mut client = NatsClient::connect(server.address).await.expect("a connection");
+    let answer = client.request(&format!("$JS.API.{subject}"), "", body).await.expect("an answer");
+    serde_json::from_str(&answer.body).expect("JSON")
+}
+
+async fn stream_info(server: &Broker) -> Value {
+    asked(server, "STREAM.INFO.UF_INBOX", "").await
 }
 
 #[tokio::test]

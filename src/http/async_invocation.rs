@@ -236,7 +236,7 @@ impl Asynchronous {
             }
         };
         let (record, is_on_site) = match record {
-            Some(record) => (record, false),
+            Some(record) => self.shared.inbox.as_of_site(record).await,
             None => {
                 let left = wait.unwrap_or_default().saturating_sub(began.elapsed());
                 let shared = self.shared.clone();
@@ -277,14 +277,7 @@ impl Asynchronous {
     }
 
     async fn remove(&self, id: InvocationId) -> Result<HttpResponse, Failure> {
-        let mut removal =
-            self.shared.inbox.handle.ask(|reply| Command::Remove(id, reply)).await.map_err(unavailable)?;
-        if removal == Removal::Unknown
-            && let Some(site) = &self.shared.inbox.site
-        {
-            removal = site.remove(id).await.map_err(unavailable)?;
-        }
-        match removal {
+        match self.shared.inbox.remove(id).await.map_err(unavailable)? {
             Removal::Cancelled(_) | Removal::Forgotten { .. } => Ok(HttpResponse::NoContent().finish()),
             Removal::Running => Err(InboxFailure::NotFinished.into()),
             Removal::Unknown => Err(InboxFailure::NoSuchInvocation.into()),

@@ -48,7 +48,10 @@ use tokio::{sync::oneshot, time::timeout};
 use unifaas_actors::inbox::{DeliveryEnd, Found};
 use unifaas_actors::{
     Directory,
-    inbox::{InboxActor, InboxHandle, InboxQuestion, SiteLink, StopStarting, StoreFact, UnixMillis},
+    inbox::{
+        Command, InboxActor, InboxHandle, InboxQuestion, InvocationId, Record, Removal, SiteLink, State, StopStarting,
+        StoreFact, UnixMillis,
+    },
 };
 
 use crate::shared::Shared;
@@ -121,6 +124,33 @@ impl Inbox {
     #[cfg(feature = "cluster")]
     pub async fn send_result(&self, found: Found) -> DeliveryEnd {
         self.deliverer.send(found).await
+    }
+
+    /// Returns what the site has of a dead letter that this node keeps for it, and whether it has it: where its delivery
+    /// stands is known there. What was redriven here since is another attempt.
+    pub async fn as_of_site(&self, record: Record) -> (Record, bool) {
+        let site = self.site.as_ref().filter(|site| site.is_connected());
+        if let (State::Dead { .. }, Some(site)) = (&record.state, site)
+            && let Ok(Some(call)) = site.find(record.id, Duration::ZERO).await
+            && call.record.epoch == record.epoch
+        {
+            return (call.record, true);
+        }
+        (record, false)
+    }
+
+    /// Cancels what has not started, and forgets what has ended: on this node and, where it is shared, at the site.
+    ///
+    /// # Errors
+    /// What has it does not answer.
+    pub async fn remove(&self, id: InvocationId) -> Result<Removal, String> {
+        let removal = self.handle.ask(|reply| Command::Remove(id, reply)).await?;
+        let is_letter = matches!(removal, Removal::Forgotten { dead_of: Some(_) });
+        match &self.site {
+            Some(site) if removal == Removal::Unknown => site.remove(id).await,
+            Some(site) if is_letter && site.is_connected() => site.remove(id).await.map(|_| removal),
+            _ => Ok(removal),
+        }
     }
 
     /// Starts the actor, and opens the database if there is one. Called on the actors' thread.

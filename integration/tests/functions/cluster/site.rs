@@ -308,6 +308,16 @@ async fn results_of_the_site_are_delivered_once_for_each_attempt() {
     let headers = &got[0]["headers"];
     assert_eq!((&headers["x-unifaas-error"], &headers["x-unifaas-status"]), (&json!("rejected"), &json!("404")));
     assert_eq!((got.len(), &headers["x-unifaas-invocation"]), (1, &json!(dead)));
+    // Also the node that keeps it, and each node forgets it.
+    let shown = [a.delivery_is(&dead, "delivered").await, b.delivery_is(&dead, "delivered").await];
+    assert_eq!((&shown[0], &shown[0]["stored"]), (&shown[1], &json!("site")));
+    let letters = a.cli(&["dead", "list"]).await.out;
+    let keeper = if letters.contains(&dead) { &a } else { &b };
+    let removed = keeper.send(request("DELETE", &format!("/invocations/{dead}"), empty())).await.unwrap();
+    assert_eq!(removed.status, 204);
+    for daemon in [&a, &b] {
+        daemon.get(&format!("/invocations/{dead}")).await.problem(404, "no_such_invocation");
+    }
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! The stream and the bucket of a site, which the first node makes that needs them. An operator may have made others.
 
-use std::time::Duration;
+use std::{fmt::Display, time::Duration};
 
 use async_nats::jetstream::{
     Context, ErrorCode,
@@ -108,7 +108,8 @@ fn consumer(site: &str, queue: &str) -> String {
     format!("{site}={}", token(queue))
 }
 
-/// Opens the consumer of a queue, which its nodes share.
+/// Opens the consumer of a queue, which its nodes share. That of an earlier version had the name of the function alone, and the
+/// server allows one of both: it is removed while nothing uses it.
 ///
 /// # Errors
 /// Why it cannot be used.
@@ -122,5 +123,19 @@ pub async fn open_consumer(stream: &Stream, site: &str, queue: &str) -> Result<P
         inactive_threshold: INACTIVE_THRESHOLD,
         ..pull::Config::default()
     };
-    stream.create_consumer(config).await.map_err(|error| format!("no consumer of {STREAM} for {queue}: {error}"))
+    let failed = |why: &dyn Display| format!("no consumer of {STREAM} for {queue}: {why}");
+    let error = match stream.create_consumer(config.clone()).await {
+        Ok(consumer) => return Ok(consumer),
+        Err(error) => error,
+    };
+    let earlier = token(queue);
+    match stream.consumer_info(&earlier).await {
+        Ok(info) if info.num_waiting == 0 && info.num_ack_pending == 0 => {
+            // Another node may have removed it meanwhile.
+            let _ = stream.delete_consumer(&earlier).await;
+            stream.create_consumer(config).await.map_err(|error| failed(&error))
+        }
+        Ok(_) => Err(failed(&format!("nodes of an earlier version have used {earlier} lately, and have to end"))),
+        Err(_) => Err(failed(&error)),
+    }
 }

@@ -357,6 +357,26 @@ async fn stream_info(server: &Broker) -> Value {
 }
 
 #[tokio::test]
+async fn consumer_of_an_earlier_version_gives_way_while_nothing_uses_it() {
+    let Some((home, server)) = server().await else { return };
+    let config = json!({ "name": "UF_INBOX", "subjects": ["uf.default.inbox.*"], "retention": "workqueue" });
+    let made = asked(&server, "STREAM.CREATE.UF_INBOX", &config.to_string()).await;
+    assert!(made["error"].is_null(), "{made}");
+    let config = json!({ "durable_name": "f", "filter_subject": "uf.default.inbox.f", "ack_policy": "explicit" });
+    let config = json!({ "stream_name": "UF_INBOX", "config": config });
+    let made = asked(&server, "CONSUMER.DURABLE.CREATE.UF_INBOX.f", &config.to_string()).await;
+    assert!(made["error"].is_null(), "{made}");
+    let a = node(&server, "a", [shared()]).await;
+    let file = public_file(home.path("runs"));
+    eventually(SOON, "the node has joined", async || super::cluster(&a).await, |it| it["link"]["state"] == "connected")
+        .await;
+    let id = accepted(&a, &recorded(&file, 0), "", "site").await;
+    assert_eq!(a.ended_invocation(&id).await["state"], "done");
+    let known = asked(&server, "CONSUMER.NAMES.UF_INBOX", "").await["consumers"].to_string();
+    assert!(known.contains("default=f") && !known.contains("\"f\""), "{known}");
+}
+
+#[tokio::test]
 async fn dead_letter_whose_receiver_is_busy_is_kept_and_counted_once() {
     let Some((receiver, _home, _server, [a, b])) = delivering().await else { return };
     let mut ids = Vec::new();

@@ -58,7 +58,7 @@ async fn exit_while_booting_is_502_with_last_output() {
     let (_, exited) = said.split_once("exiting at ").expect("the very last line, too");
     let exited: u64 = exited.split(' ').next().and_then(|word| word.parse().ok()).expect("a time");
     let after = now - Duration::from_micros(exited);
-    assert!(after < ms(2000), "the answer came {after:?} after the exit");
+    assert!(after < AT_ONCE, "the answer came {after:?} after the exit");
     assert_eq!(problem["function"], "f");
     assert!(problem["instance"].is_string(), "{problem}");
     assert_eq!(daemon.counter("f", "boot_failed").await, 1);

@@ -20,7 +20,7 @@ async fn example_has_a_node_serve_what_another_one_has_published() {
     let home = Home::new();
     let mut command = Command::new(shipped("examples/cluster/run"));
     command.arg(home.path("nodes")).env("UNIFAAS_EXE", unifaas()).env("NATS_SERVER_EXE", nats);
-    command.stdin(Stdio::null());
+    command.stdin(Stdio::null()).kill_on_drop(true);
     let ran = within(8 * SOON, "the example", command.output()).await.expect("it can be run");
     let out = String::from_utf8_lossy(&ran.stdout);
     assert!(ran.status.success(), "{out}{}", String::from_utf8_lossy(&ran.stderr));

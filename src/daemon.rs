@@ -4,6 +4,7 @@
 //! Threads are joined before `run` returns, so the exit code covers them.
 
 mod actors;
+mod application;
 mod error;
 mod settings;
 
@@ -28,7 +29,7 @@ use crate::{
     cluster::{Cluster, ClusterActors, PUBLISHED},
     config::Configuration,
     host::{self, function_peers::FunctionPeers, open_files, operators::Operators, signals::Signals},
-    http::{FrontSocket, ListenAddrs, Listeners, ServerState, Tls},
+    http::{Application, FrontSocket, ListenAddrs, Listeners, ServerState, Tls},
     inbox::{DeliveryKey, DeliverySettings, Inbox, InboxSettings, Site},
     log::{self, Logging},
     reload::Reloader,
@@ -44,6 +45,7 @@ use crate::{
     upgrade::{self, Inheritance, Lives, Recovery, UpgradeTrigger},
 };
 use actors::lost_actor;
+use application::Served;
 use error::DaemonError;
 use settings::{EffectiveSettings, connection_limits, otlp_endpoint};
 
@@ -214,14 +216,15 @@ async fn serve(
     let forwarder = predecessor.as_ref().map(|predecessor| predecessor.forwarder.clone());
     let control =
         Control { registry: actors.clone(), triggers: triggers.clone(), upgrades: upgrades.clone(), forwarder };
-    let routes = Pages::routes(&shared, access, control);
+    let pages = Pages::start(&shared, access, control);
+    let application: Arc<dyn Application> = Arc::new(Served { shared: shared.clone(), pages });
     let minimum = async {
         if let Some(predecessor) = &predecessor {
             predecessor.serves_callbacks();
             upgrade::minimum_is_ready(&shared).await;
         }
     };
-    let servers = listeners.serve(&shared, tls.as_ref(), routes, minimum).await?;
+    let servers = listeners.serve(&application, tls.as_ref(), minimum).await?;
     if let Some(tls) = &tls {
         tls.watch(&log);
     }

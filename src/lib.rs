@@ -1,7 +1,8 @@
 //! The `unifaas` daemon: the command line, the logger and the servers around the actors and the engines. No decisions.
 //!
 //! What is decided is decided in the `unifaas-actors` crate; what touches the host is in the `unifaas-engines` crate. Requests
-//! are served by `http/`; asynchronous invocations are stored in `inbox/`; the pages about the daemon are in `admin/`.
+//! come in through `http/` and are served by `invocation/` and `admin/`, on what is in `shared.rs`; `failure/` says why they
+//! fail. `upstream/` is the client towards instances, and `inbox/` stores asynchronous invocations.
 
 mod admin;
 mod cli;
@@ -14,6 +15,7 @@ mod failure;
 mod header_names;
 mod http;
 mod inbox;
+mod invocation;
 mod log;
 mod relay;
 mod reload;

@@ -15,8 +15,8 @@ use super::{
 };
 use crate::{
     failure::{InboxFailure, Rejection},
-    http::ShownInvocation,
     inbox::ResetError,
+    invocation::ShownInvocation,
     shared::Shared,
 };
 

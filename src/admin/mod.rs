@@ -1,6 +1,6 @@
 //! What the daemon answers itself: the admin pages, and the callbacks of instances.
 //!
-//! `http/` serves the listeners and knows of this only [`Pages::routes`].
+//! `http/` serves the listeners; `daemon/application.rs` adds the routes to each.
 //!
 //! | file | content |
 //! | --- | --- |
@@ -44,7 +44,7 @@ mod summary;
 use std::{net::SocketAddr, sync::Arc};
 
 use crate::{
-    http::{ListenerKind, Routes},
+    http::ListenerKind,
     shared::Shared,
     turn::Turns,
     ui::Dashboard,
@@ -53,7 +53,7 @@ use crate::{
 pub use access::AccessRules;
 use access::AdminAudience;
 use actix::Addr;
-use actix_web::web::{self, ServiceConfig};
+use actix_web::web::ServiceConfig;
 use metrics::Scrapes;
 use stream_limit::StreamLimiter;
 use summary::Sampler;
@@ -80,30 +80,26 @@ pub struct Pages {
 }
 
 impl Pages {
-    /// Returns what adds the routes of a listener besides `/invoke`, and begins to record how the daemon is used. To be
-    /// called on the actors' thread.
-    pub fn routes(shared: &Arc<Shared>, access: AccessRules, control: Control) -> Routes {
+    /// Makes the pages, and begins to record how the daemon is used. To be called on the actors' thread.
+    pub fn start(shared: &Arc<Shared>, access: AccessRules, control: Control) -> Arc<Self> {
         let (streams, sampler, turns, scrapes) = Default::default();
         let dashboard = Dashboard::new(control.triggers.clone());
         let pages = Arc::new(Self { access, control, streams, sampler, turns, dashboard, scrapes });
         actix_rt::spawn(pages.dashboard.history.clone().record(Arc::downgrade(shared)));
-        Arc::new(move |config, kind, admin| {
-            config.app_data(web::Data::from(pages.clone()));
-            routes(config, kind, admin);
-        })
+        pages
     }
-}
 
-/// Adds the routes of a listener. `admin`: the address of the admin listener, if there is one.
-fn routes(config: &mut ServiceConfig, kind: ListenerKind, admin: Option<SocketAddr>) {
-    let audience = match (kind, admin) {
-        // Other nodes see no pages.
-        (ListenerKind::Peer, _) => return pages::peer_routes(config),
-        (ListenerKind::Callback, _) => return ready::routes(config),
-        (ListenerKind::Metrics, _) => return pages::metrics_routes(config),
-        (ListenerKind::Front, None) => AdminAudience::ThisHost,
-        (ListenerKind::Front, Some(_)) => AdminAudience::Hidden,
-        (ListenerKind::Admin, admin) => admin.map_or(AdminAudience::Hidden, AdminAudience::at),
-    };
-    pages::routes(config, audience);
+    /// Adds the routes of a listener. `admin`: the address of the admin listener, if there is one.
+    pub fn add_routes(config: &mut ServiceConfig, kind: ListenerKind, admin: Option<SocketAddr>) {
+        let audience = match (kind, admin) {
+            // Other nodes see no pages.
+            (ListenerKind::Peer, _) => return pages::peer_routes(config),
+            (ListenerKind::Callback, _) => return ready::routes(config),
+            (ListenerKind::Metrics, _) => return pages::metrics_routes(config),
+            (ListenerKind::Front, None) => AdminAudience::ThisHost,
+            (ListenerKind::Front, Some(_)) => AdminAudience::Hidden,
+            (ListenerKind::Admin, admin) => admin.map_or(AdminAudience::Hidden, AdminAudience::at),
+        };
+        pages::routes(config, audience);
+    }
 }

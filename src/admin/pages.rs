@@ -42,8 +42,9 @@ use crate::{
     cluster::FunctionVersions,
     failure::{Failure, Rejection},
     header_names::REQUEST_ID,
-    http::{ActiveRequest, ConnectionReport, ListenerKind, RequestFacts, client_of, is_invocation},
+    http::{ActiveRequest, ConnectionReport, ListenerKind, RequestFacts, client_of},
     inbox::{FunctionOverview, InboxOverview},
+    invocation::is_invocation,
     shared::{Settings, Shared},
 };
 

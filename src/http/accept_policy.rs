@@ -5,18 +5,19 @@
 
 use std::{io, net::SocketAddr};
 
+use serde::{Deserialize, Serialize};
 use slog::warn;
 use tokio::net::TcpStream;
 
 use super::{connections::ConnectionGuard, server_state::ServerState};
 use crate::host::function_peers::FunctionPeers;
 
-/// Which of the daemon's listeners.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Which of the daemon's listeners. Daemons of other versions know the order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ListenerKind {
     Front,
-    Admin,
     Callback,
+    Admin,
     Metrics,
     /// Other nodes forward requests to it.
     Peer,
@@ -41,7 +42,7 @@ impl ConnAddrs {
 
 impl ListenerKind {
     /// Every listener, in the order of the discriminants.
-    pub const ALL: [Self; 5] = [Self::Front, Self::Admin, Self::Callback, Self::Metrics, Self::Peer];
+    pub const ALL: [Self; 5] = [Self::Front, Self::Callback, Self::Admin, Self::Metrics, Self::Peer];
 
     /// Whether a connection with these addresses may be served.
     fn accepts(self, ConnAddrs { peer, local }: ConnAddrs, functions: &FunctionPeers) -> bool {
@@ -99,6 +100,12 @@ mod tests {
         functions.add_network("bridge", vec!["172.17.0.0/16".parse().unwrap()]);
         let addrs = ConnAddrs { peer: peer.parse().unwrap(), local: local.parse().unwrap() };
         assert_eq!(kind.accepts(addrs, &functions), accepted, "{kind:?}: {addrs:?}");
+    }
+
+    #[test]
+    fn the_order_of_listeners_is_that_of_other_versions() {
+        let order = ListenerKind::ALL.map(|kind| (kind as usize, kind.name()));
+        assert_eq!(order, [(0, "front"), (1, "callback"), (2, "admin"), (3, "metrics"), (4, "peer")]);
     }
 
     #[test]

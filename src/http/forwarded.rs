@@ -69,11 +69,11 @@ impl Peer {
         let mut added = self.added.borrow_mut();
         if added.1.is_empty() || added.0.as_ref().map(HeaderValue::as_bytes) != host {
             let mut headers = HeaderMap::with_capacity(8);
-            headers.insert(X_FORWARDED_FOR, value([self.address.as_bytes()]));
+            headers.insert(X_FORWARDED_FOR, joined_value([self.address.as_bytes()]));
             headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(self.proto));
-            headers.insert(header::FORWARDED, value(self.forwarded(host)));
+            headers.insert(header::FORWARDED, joined_value(self.forwarded(host)));
             headers.insert(X_REQUEST_ID, HeaderValue::from_static(""));
-            let host = host.map(|host| value([host]));
+            let host = host.map(|host| joined_value([host]));
             if let Some(host) = &host {
                 headers.insert(header::HOST, host.clone());
                 headers.insert(X_FORWARDED_HOST, host.clone());
@@ -91,7 +91,7 @@ impl Peer {
 }
 
 /// Joins parts of a value, all of which come from valid ones.
-pub fn value<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> HeaderValue {
+pub fn joined_value<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> HeaderValue {
     let joined: Vec<_> = parts.into_iter().flatten().copied().collect();
     HeaderValue::from_bytes(&joined).unwrap_or_else(|_| HeaderValue::from_static(""))
 }

@@ -15,18 +15,15 @@ use std::{
 use actix_server::{Server, ServerHandle};
 use listenfd::ListenFd;
 use nix::sys::socket::{getsockopt, setsockopt, sockopt};
+use serde::{Deserialize, Serialize};
 use tokio::net::TcpSocket;
 
 use super::{
     accept_policy::ListenerKind,
-    server::{ListenerConfig, Routes},
+    server::{Application, ListenerConfig},
     tls::Tls,
 };
-use crate::{
-    host::{keep_alive::KeepAlive, port_owner::PortOwner},
-    shared::Shared,
-    upgrade::{ListenerOption, PassedListener},
-};
+use crate::host::{keep_alive::KeepAlive, port_owner::PortOwner};
 
 /// Connections that may wait to be accepted.
 const BACKLOG: u32 = 4096;
@@ -59,6 +56,16 @@ pub struct ListenAddrs {
     pub admin: Option<SocketAddr>,
     pub metrics: Option<SocketAddr>,
     pub peer: Option<SocketAddr>,
+}
+
+/// What is said of a listener to another daemon, which may be of another version.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct PassedListener {
+    pub kind: ListenerKind,
+    /// The value of its option. The new daemon binds another socket if it has another value.
+    pub configured: SocketAddr,
+    /// The service manager holds the socket, too.
+    pub is_managed: bool,
 }
 
 /// A listener that another daemon can go on with.
@@ -118,27 +125,27 @@ impl Listeners {
         addrs: ListenAddrs,
         mut passed: Vec<(PassedListener, TcpListener)>,
     ) -> Result<Self, BindError> {
-        let mut take = |option, configured| {
+        let mut take = |kind, configured| {
             let is_it = |(known, _): &mut (PassedListener, TcpListener)| {
-                known.option == option && (known.configured == configured || known.is_managed)
+                known.kind == kind && (known.configured == configured || known.is_managed)
             };
             passed.extract_if(.., is_it).next()
         };
-        let mut bind_or_take = |option, name, configured| {
-            let socket = match take(option, configured) {
+        let mut bind_or_take = |kind, name, configured| {
+            let socket = match take(kind, configured) {
                 Some((_, socket)) => socket,
                 None => bind(name, configured)?,
             };
             Ok::<_, BindError>(Bound { configured, socket })
         };
         let mut bind_all = |front| {
-            let callback = bind_or_take(ListenerOption::Callback, "--callback-listen", addrs.callback)?;
-            let mut optional = |option, name, address: Option<SocketAddr>| {
-                address.map(|address| bind_or_take(option, name, address)).transpose()
+            let callback = bind_or_take(ListenerKind::Callback, "--callback-listen", addrs.callback)?;
+            let mut optional = |kind, name, address: Option<SocketAddr>| {
+                address.map(|address| bind_or_take(kind, name, address)).transpose()
             };
-            let admin = optional(ListenerOption::Admin, "--admin-listen", addrs.admin)?;
-            let metrics = optional(ListenerOption::Metrics, "--metrics-listen", addrs.metrics)?;
-            let peer = optional(ListenerOption::Peer, "--peer-listen", addrs.peer)?;
+            let admin = optional(ListenerKind::Admin, "--admin-listen", addrs.admin)?;
+            let metrics = optional(ListenerKind::Metrics, "--metrics-listen", addrs.metrics)?;
+            let peer = optional(ListenerKind::Peer, "--peer-listen", addrs.peer)?;
             Ok(Self { front, is_inherited: false, callback, admin, metrics, peer })
         };
         let (socket, is_inherited) = match front {
@@ -186,32 +193,31 @@ impl Listeners {
     /// speak TLS.
     pub async fn serve(
         self,
-        shared: &Arc<Shared>,
+        application: &Arc<dyn Application>,
         tls: Option<&Tls>,
-        routes: Routes,
         first: impl Future<Output = ()>,
     ) -> io::Result<Servers> {
         let (address, is_inherited) = (self.admin()?, self.is_inherited);
         let mut passable = Vec::new();
-        let mut serve = |Bound { configured, socket }, option, kind, workers| {
-            let is_managed = option == ListenerOption::Front && is_inherited;
-            let passed = PassedListener { option, configured, is_managed };
+        let mut serve = |Bound { configured, socket }, kind, workers| {
+            let is_managed = kind == ListenerKind::Front && is_inherited;
+            let passed = PassedListener { kind, configured, is_managed };
             passable.push(PassableListener { passed, socket: socket.try_clone()? });
-            serve(socket, ListenerConfig::new(kind, tls, routes.clone(), address), workers, shared)
+            serve(socket, ListenerConfig::new(kind, tls, application.clone(), address), workers)
         };
-        let callback = serve(self.callback, ListenerOption::Callback, ListenerKind::Callback, Some(1))?;
+        let callback = serve(self.callback, ListenerKind::Callback, Some(1))?;
         let callback_handle = callback.handle();
         let mut running = vec![actix_rt::spawn(callback)];
         first.await;
-        let mut servers = vec![serve(self.front, ListenerOption::Front, ListenerKind::Front, None)?];
+        let mut servers = vec![serve(self.front, ListenerKind::Front, None)?];
         if let Some(socket) = self.admin {
-            servers.push(serve(socket, ListenerOption::Admin, ListenerKind::Admin, Some(1))?);
+            servers.push(serve(socket, ListenerKind::Admin, Some(1))?);
         }
         if let Some(socket) = self.metrics {
-            servers.push(serve(socket, ListenerOption::Metrics, ListenerKind::Metrics, Some(1))?);
+            servers.push(serve(socket, ListenerKind::Metrics, Some(1))?);
         }
         if let Some(socket) = self.peer {
-            servers.push(serve(socket, ListenerOption::Peer, ListenerKind::Peer, None)?);
+            servers.push(serve(socket, ListenerKind::Peer, None)?);
         }
         let mut handles: Vec<_> = servers.iter().map(Server::handle).collect();
         handles.push(callback_handle);
@@ -221,19 +227,14 @@ impl Listeners {
 }
 
 /// Serves one listener, with `workers` threads or as many as there are processors.
-fn serve(
-    socket: TcpListener,
-    listener: ListenerConfig,
-    workers: Option<usize>,
-    shared: &Arc<Shared>,
-) -> io::Result<Server> {
+fn serve(socket: TcpListener, listener: ListenerConfig, workers: Option<usize>) -> io::Result<Server> {
     let mut builder = Server::build().disable_signals().shutdown_timeout(SHUTDOWN_TIMEOUT);
     if let Some(workers) = workers {
         builder = builder.workers(workers);
     }
     // Idle connections end at once when the server is stopped.
-    let (shared, shutdown) = (shared.clone(), builder.graceful_shutdown_signal());
-    let service = move || listener.clone().service(shared.clone(), shutdown.clone());
+    let shutdown = builder.graceful_shutdown_signal();
+    let service = move || listener.clone().service(shutdown.clone());
     // `connections.rs` counts, and knows which connections can be evicted.
     Ok(builder.max_concurrent_connections(usize::MAX / 2).listen("http", socket, service)?.run())
 }

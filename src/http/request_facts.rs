@@ -116,7 +116,7 @@ impl RequestFacts {
 
 /// Returns the host that a client asked for: that of an absolute target or of HTTP/2 comes before the header (RFC 9112,
 /// section 3.2.2).
-pub fn host(head: &RequestHead) -> Option<&[u8]> {
+pub fn host_of(head: &RequestHead) -> Option<&[u8]> {
     asked_host(head, head.headers.get(HOST).map(|host| host.as_bytes()))
 }
 

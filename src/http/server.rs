@@ -1,7 +1,7 @@
 //! Serves one listener's connections with actix-web, put together the way actix-web's `HttpServer` does it.
 //!
 //! Before actix-http's dispatcher a connection passes the accept policy, TLS, and the choice of the protocol. Below the
-//! dispatcher is `client_stream.rs`, above it an `App` with `invoke.rs` and the routes of `admin/`. After the
+//! dispatcher is `client_stream.rs`, above it an `App` with what the [`Application`] adds. After the
 //! dispatcher has ended, a connection whose client may still be sending is closed gently.
 
 use std::{
@@ -15,14 +15,15 @@ use std::{
     time::Duration,
 };
 
-use actix_http::{HttpService, KeepAlive, Protocol};
+use actix_http::{HttpService, KeepAlive, Protocol, Request, Response, body::BoxBody};
 use actix_server::GracefulShutdownSignal;
 use actix_service::{
     Service as _, ServiceFactory,
     boxed::{self, BoxService},
     fn_factory, fn_service, map_config,
 };
-use actix_web::{App, dev::AppConfig, web};
+use actix_web::{App, dev::AppConfig, web::ServiceConfig};
+use futures::future::LocalBoxFuture;
 use tokio::{
     net::TcpStream,
     time::{interval, timeout},
@@ -31,17 +32,15 @@ use tokio_util::either::Either;
 
 use super::{
     accept_policy::{ConnAddrs, ListenerKind, admit},
-    access_log::write_overdue,
     client_connection::ClientConnection,
     client_stream::{ClientStream, HEAD_TIMEOUT},
     connections::{ConnectionGuard, Connections},
     forwarded::Peer,
-    invoke,
-    server_state::KeptConnections,
+    server_state::{KeptConnections, ServerState},
     tls::Tls,
     transport::{Transport, linger, open},
 };
-use crate::shared::Shared;
+use crate::cluster::PeerTls;
 
 /// Between two rounds of housekeeping.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
@@ -50,23 +49,46 @@ const MAX_CALLBACK_HEAD: usize = 8 * 1024;
 /// How long a connection that was answered early is read from.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Adds the routes of a listener besides `/invoke`, given the address of the admin listener.
-pub type Routes = Arc<dyn Fn(&mut web::ServiceConfig, ListenerKind, Option<SocketAddr>) + Send + Sync>;
+/// What is served on the listeners, which is not this layer's matter.
+pub trait Application: Send + Sync {
+    /// Returns what the servers share.
+    fn server(&self) -> &ServerState;
+
+    /// Adds the services of a listener. `admin`: the address of the admin listener, if there is one.
+    fn configure(&self, config: &mut ServiceConfig, kind: ListenerKind, admin: Option<SocketAddr>);
+
+    /// Decides about a request with `Expect: 100-continue`: the client is asked for the body, or gets a response.
+    fn expect(&self, kind: ListenerKind, request: Request) -> Expected;
+
+    /// Returns what protects connections from other nodes.
+    fn peer_tls(&self) -> Option<&PeerTls>;
+
+    /// Does what is due about once a second. Called on each worker.
+    fn keep_house(&self);
+}
+
+/// The request whose body the client is asked for, or the response without it.
+pub type Expected = LocalBoxFuture<'static, Result<Request, Response<BoxBody>>>;
 
 /// The service of a listener.
 #[derive(Clone)]
 pub struct ListenerConfig {
     kind: ListenerKind,
     tls: Option<Tls>,
-    routes: Routes,
+    application: Arc<dyn Application>,
     admin: Option<SocketAddr>,
 }
 
 impl ListenerConfig {
     /// Describes a listener. `admin`: the address of the admin listener, if there is one.
-    pub fn new(kind: ListenerKind, tls: Option<&Tls>, routes: Routes, admin: Option<SocketAddr>) -> Self {
+    pub fn new(
+        kind: ListenerKind,
+        tls: Option<&Tls>,
+        application: Arc<dyn Application>,
+        admin: Option<SocketAddr>,
+    ) -> Self {
         let tls = tls.filter(|_| matches!(kind, ListenerKind::Front | ListenerKind::Admin)).cloned();
-        Self { kind, tls, routes, admin }
+        Self { kind, tls, application, admin }
     }
 
     /// Returns what serves a connection. To be called on each worker's own thread.
@@ -74,13 +96,12 @@ impl ListenerConfig {
     /// `shutdown` resolves when the server is stopped, after everything was drained.
     pub fn service(
         self,
-        shared: Arc<Shared>,
         shutdown: GracefulShutdownSignal,
     ) -> impl ServiceFactory<TcpStream, Config = (), Response = (), Error = Infallible, InitError = ()> {
         fn_factory(move || {
-            let (listener, shared, shutdown) = (self.clone(), shared.clone(), shutdown.clone());
+            let (listener, shutdown) = (self.clone(), shutdown.clone());
             async move {
-                let worker = Rc::new(Worker::new(listener, shared).await?);
+                let worker = Rc::new(Worker::new(listener).await?);
                 keep_house(&worker, shutdown);
                 Ok(fn_service(move |tcp| {
                     let worker = worker.clone();
@@ -100,14 +121,14 @@ type Http = BoxService<(ClientStream, Protocol, Option<SocketAddr>), (), actix_h
 struct Worker {
     kind: ListenerKind,
     tls: Option<Tls>,
-    shared: Arc<Shared>,
+    application: Arc<dyn Application>,
     connections: Arc<Connections>,
     http: Http,
 }
 
 /// Does what is due now and then, for as long as the worker lives.
 fn keep_house(worker: &Rc<Worker>, shutdown: GracefulShutdownSignal) {
-    let (connections, mut kept) = (worker.connections.clone(), worker.shared.server.kept_connections());
+    let (connections, mut kept) = (worker.connections.clone(), worker.application.server().kept_connections());
     // Another process takes the next connections of these.
     let is_passed = matches!(worker.kind, ListenerKind::Front | ListenerKind::Peer);
     actix_rt::spawn(async move {
@@ -129,29 +150,17 @@ fn keep_house(worker: &Rc<Worker>, shutdown: GracefulShutdownSignal) {
             turn.tick().await;
             let Some(worker) = worker.upgrade() else { return };
             worker.connections.tick();
-            if let Some(cluster) = &worker.shared.cluster {
-                cluster.forget_gone();
-            }
-            worker.shared.upstream.sweep();
-            write_overdue(&worker.shared);
+            worker.application.keep_house();
         }
     });
 }
 
 impl Worker {
-    async fn new(listener: ListenerConfig, shared: Arc<Shared>) -> Result<Self, ()> {
-        let ListenerConfig { kind, tls, routes, admin } = listener;
-        let connections = shared.server.connections(kind).clone();
-        let app_shared = web::Data::from(shared.clone());
-        let expecting = shared.clone();
-        let serves_nodes = kind == ListenerKind::Peer && shared.cluster.is_some();
-        let app = App::new().app_data(app_shared).configure(move |config| {
-            routes(config, kind, admin);
-            if kind == ListenerKind::Front || serves_nodes {
-                // Not a scope, which costs each request a second routing.
-                config.default_service(web::to(invoke::invoke));
-            }
-        });
+    async fn new(listener: ListenerConfig) -> Result<Self, ()> {
+        let ListenerConfig { kind, tls, application, admin } = listener;
+        let connections = application.server().connections(kind).clone();
+        let (configuring, expecting) = (application.clone(), application.clone());
+        let app = App::new().configure(move |config| configuring.configure(config, kind, admin));
         // A callback is the only request of its connection.
         let keep_alive = if kind == ListenerKind::Callback { KeepAlive::Disabled } else { KeepAlive::Os };
         let http = HttpService::build()
@@ -159,31 +168,19 @@ impl Worker {
             .client_request_timeout(Duration::ZERO)
             .client_disconnect_timeout(Duration::ZERO)
             .h1_allow_half_closed(true)
-            .expect(fn_service(move |request| {
-                let expecting = expecting.clone();
-                async move {
-                    match kind {
-                        ListenerKind::Front => invoke::expect(request, expecting).await,
-                        ListenerKind::Peer if serves_nodes => invoke::expect(request, expecting).await,
-                        // Nothing is invoked there.
-                        ListenerKind::Admin | ListenerKind::Callback | ListenerKind::Metrics | ListenerKind::Peer => {
-                            Ok(request)
-                        }
-                    }
-                }
-            }))
+            .expect(fn_service(move |request| expecting.expect(kind, request)))
             .on_connect_ext(|stream: &ClientStream, data| {
                 data.insert(stream.connection().clone());
             })
             .finish(map_config(app, |()| AppConfig::default()));
         let http = boxed::service(http.new_service(()).await?);
-        Ok(Self { kind, tls, shared, connections, http })
+        Ok(Self { kind, tls, application, connections, http })
     }
 
     /// Begins a client's connection. Returns whether it is HTTP/2, and who the client is.
     async fn open(&self, tcp: TcpStream, from: IpAddr) -> io::Result<(Transport, bool, Peer)> {
         if self.kind == ListenerKind::Peer {
-            return match self.shared.cluster.as_ref().and_then(|cluster| cluster.tls()) {
+            return match self.application.peer_tls() {
                 Some(tls) => {
                     let (stream, key) = tls.accept(tcp, from).await?;
                     Ok((Either::Right(Box::new(stream)), false, Peer::node(from, Some(key))))
@@ -200,10 +197,10 @@ impl Worker {
     /// Serves a client's connection to its end.
     async fn serve(&self, tcp: TcpStream) {
         let Ok(addrs) = ConnAddrs::of(&tcp) else { return };
-        let Some(guard) = admit(self.kind, &self.shared.server, addrs) else { return };
+        let Some(guard) = admit(self.kind, self.application.server(), addrs) else { return };
         let opened = unless_evicted(&guard, timeout(HEAD_TIMEOUT, self.open(tcp, addrs.peer.ip()))).await;
         let Some(Ok(Ok((transport, is_http2, peer)))) = opened else { return };
-        let client_timeout = self.shared.server.limits.client_timeout;
+        let client_timeout = self.application.server().limits.client_timeout;
         let max_head = (self.kind == ListenerKind::Callback).then_some(MAX_CALLBACK_HEAD);
         let connection = ClientConnection::new(addrs, guard, client_timeout, max_head, is_http2, peer);
         let protocol = if is_http2 { Protocol::Http2 } else { Protocol::Http1 };

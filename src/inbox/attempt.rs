@@ -10,7 +10,7 @@ use unifaas_actors::inbox::{
 };
 
 use crate::{
-    http::{StoredClients, serve_stored},
+    invocation::{StoredClients, serve_stored},
     shared::Shared,
     worker::{Requests, Worker},
 };

@@ -1,7 +1,7 @@
 //! Traces: W3C trace context of requests, and their spans over OTLP to a collector.
 //!
 //! `context.rs` reads and writes `traceparent`, `span.rs` is a span, `endpoint.rs` the address of a collector. `otlp.rs` encodes
-//! spans and `exporter.rs` sends them. Which spans a request has is decided in `http/request_trace.rs`.
+//! spans and `exporter.rs` sends them. Which spans a request has is decided in `invocation/request_trace.rs`.
 
 mod context;
 mod endpoint;

@@ -28,7 +28,6 @@ mod successor;
 mod trigger;
 
 pub use predecessor::{CallbackForwarder, Inheritance, Predecessor, minimum_is_ready};
-pub use protocol::{ListenerOption, PassedListener};
 pub use recovery::{Lives, Recovery};
 pub use successor::{Attempt, Candidate, Successor, attempt, own_program};
 pub use trigger::{UpgradeError, UpgradeRequest, UpgradeTrigger};

@@ -20,9 +20,14 @@ use unifaas_actors::{AdmissionActor, AdmissionQuestion, CallbackOutcome, Foreign
 
 use super::{
     link::Link,
-    protocol::{Hello, ListenerOption, PassedListener, ToNew, ToOld, VARIABLE, VERSION},
+    protocol::{Hello, ToNew, ToOld, VARIABLE, VERSION},
 };
-use crate::{host::function_peers::FunctionPeers, http::FrontSocket, shared::Shared, spawner::receive_blocking};
+use crate::{
+    host::function_peers::FunctionPeers,
+    http::{FrontSocket, ListenerKind, PassedListener},
+    shared::Shared,
+    spawner::receive_blocking,
+};
 
 /// How long the old daemon may take to end: to kill its instances, and to release their resources.
 const END_TIMEOUT: Duration = Duration::from_secs(25);
@@ -65,7 +70,7 @@ impl Inheritance {
     /// Takes the front's socket, if its option still names the same address or the service manager holds it.
     pub fn take_front(&mut self, configured: SocketAddr) -> FrontSocket {
         let is_front = |(passed, _): &mut (PassedListener, TcpListener)| {
-            passed.option == ListenerOption::Front && (passed.configured == configured || passed.is_managed)
+            passed.kind == ListenerKind::Front && (passed.configured == configured || passed.is_managed)
         };
         match self.listeners.extract_if(.., is_front).next() {
             Some((passed, socket)) => FrontSocket::Inherited { socket, is_managed: passed.is_managed },

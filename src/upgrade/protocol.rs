@@ -1,11 +1,11 @@
 //! The messages between an old and a new daemon. They have to stay as they are: the daemons have different versions.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 use unifaas_actors::CallbackOutcome;
 
-use crate::host::function_peers::AllPeers;
+use crate::{host::function_peers::AllPeers, http::PassedListener};
 
 /// Increases when the messages change. A daemon of another version is not started by an upgrade.
 pub const VERSION: u32 = 1;
@@ -20,25 +20,6 @@ pub struct Hello {
     pub state_directory: String,
     /// In the order of the descriptors.
     pub listeners: Vec<PassedListener>,
-}
-
-/// A listener of the old daemon.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub struct PassedListener {
-    pub option: ListenerOption,
-    /// The value of its option. The new daemon binds another socket if it has another value.
-    pub configured: SocketAddr,
-    /// The service manager holds the socket, too.
-    pub is_managed: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum ListenerOption {
-    Front,
-    Callback,
-    Admin,
-    Metrics,
-    Peer,
 }
 
 /// What the old daemon sends.

@@ -9,8 +9,13 @@ use std::{
 use futures::FutureExt as _;
 use tokio::{io::Interest, time::Instant};
 
-use super::{ClientStream, HEAD_TIMEOUT};
-use crate::{failure::Failure, http::transport::socket};
+use crate::{
+    failure::Failure,
+    http::{
+        client_stream::{ClientStream, HEAD_TIMEOUT},
+        transport::socket,
+    },
+};
 
 /// How long an idle connection is kept.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);

@@ -36,7 +36,7 @@ use unifaas_actors::{
 
 use crate::{
     cluster::{Cluster, NatsClient},
-    http::StoredClients,
+    invocation::StoredClients,
     shared::Shared,
     worker::{Worker, WorkerHandle},
 };

@@ -11,7 +11,7 @@ use unifaas_actors::{
 };
 
 use super::{Use, results::release, thread::SiteThread};
-use crate::{http::serve_stored, inbox::attempt::attempt_request};
+use crate::{inbox::attempt::attempt_request, invocation::serve_stored};
 
 /// Between two attempts to pull from a server that does not answer.
 pub const RETRY: Duration = Duration::from_secs(1);

@@ -24,7 +24,7 @@ use unifaas_actors::{
 };
 
 use super::{Place, Status, Use, handover, jetstream::JetStream, results, runner};
-use crate::{http::StoredClients, shared::Shared, worker::Requests};
+use crate::{invocation::StoredClients, shared::Shared, worker::Requests};
 
 /// Between a change of a call whose end is waited for and the looks at it: the change may not be stored yet, or not be heard.
 const FIRST_LOOK: Duration = Duration::from_millis(20);

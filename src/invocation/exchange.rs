@@ -17,13 +17,11 @@ use unifaas_actors::{Lease, Outcome, Phase, cluster::PeerView};
 use super::{
     access_log::AccessRecord,
     client_body::{BodyProgress, Pump, pump, skip, take_body},
-    client_connection::{ActiveRequest, ClientWatch},
     dispatch::{Deadline, release, unless_left},
     forward::Acquired,
     function::TargetFunction,
     headers::copy_response_headers,
     invoke::{HeadSource, reject},
-    request_facts::{Framing, RequestFacts},
     request_trace::RequestTrace,
     response_body::ResponseBody,
     timing::{peer_timing, server_timing},
@@ -33,6 +31,7 @@ use crate::{
     cluster::Cluster,
     failure::{Failure, Marks, Rejection},
     header_names::HOP,
+    http::{ActiveRequest, ClientWatch, Framing, RequestFacts},
     shared::Shared,
     upstream::{Answer, Upload, upload},
 };

@@ -20,8 +20,11 @@ use bytes::Bytes;
 use futures::{Stream as _, StreamExt as _, stream};
 use tokio::{sync::Notify, time::timeout};
 
-use super::{client_connection::ClientConnection, request_facts::Framing};
-use crate::{failure::Failure, upstream::UploadSender};
+use crate::{
+    failure::Failure,
+    http::{ClientConnection, Framing},
+    upstream::UploadSender,
+};
 
 /// Largest body that is read to be dropped, in bytes, and how long that may take.
 const MAX_SKIPPED: usize = 256 * 1024;

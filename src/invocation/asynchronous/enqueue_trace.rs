@@ -6,8 +6,10 @@ use actix_http::header::HeaderMap;
 use tokio::time::Instant;
 use unifaas_actors::inbox::InvocationId;
 
-use super::request_trace::{TRACEPARENT, TRACESTATE};
-use crate::trace::{Span, SpanId, SpanKind, TraceContext, Tracer, Value, WallClock};
+use crate::{
+    invocation::request_trace::{TRACEPARENT, TRACESTATE},
+    trace::{Span, SpanId, SpanKind, TraceContext, Tracer, Value, WallClock},
+};
 
 /// The trace of a request that is to be stored.
 pub struct EnqueueTrace {

@@ -25,11 +25,11 @@ use super::{
     dispatch::{poll_pump, unless_left},
     exchange::Exchange,
     headers::{interim_response, peer_headers, peer_target},
-    request_facts::Framing,
 };
 use crate::{
     cluster::Cluster,
     failure::Failure,
+    http::Framing,
     upstream::{self, Answer, AttemptError, Outgoing, Remote, upload},
 };
 

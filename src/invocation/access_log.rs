@@ -286,7 +286,7 @@ impl slog::KV for Line<'_> {
 }
 
 /// Writes a line for each group of failures that has not been logged for a while.
-pub fn write_overdue(shared: &Shared) {
+pub fn log_overdue_failures(shared: &Shared) {
     for (report, times) in shared.history.errors.take_overdue() {
         if shared.access_log() != AccessLogMode::Off {
             write_group(&shared.log, &report, times);

@@ -18,13 +18,13 @@ use unifaas_actors::{Endpoint, Lease, Refusal};
 
 use super::{
     client_body::Pump,
-    client_connection::ClientWatch,
     exchange::Exchange,
     headers::{instance_headers, instance_target, interim_response},
 };
 use crate::{
     failure::Failure,
     host::open_files::is_exhaustion,
+    http::ClientWatch,
     shared::Shared,
     upstream::{self, Answer, AttemptError, Outgoing, Remote},
 };

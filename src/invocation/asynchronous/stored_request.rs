@@ -26,19 +26,11 @@ use unifaas_actors::{
     inbox::{Outcome, RecordedResponse, StoredRequest},
 };
 
-use super::{
-    accept_policy::ConnAddrs,
-    client_connection::ClientConnection,
-    connections::Connections,
-    exchange::Exchange,
-    forwarded::Peer,
-    function::TargetFunction,
-    invoke::{HeadSource, SCOPE},
-    request_facts::RequestFacts,
-};
 use crate::{
     failure::Failure,
+    http::{ClientConnection, ConnAddrs, Connections, Peer, RequestFacts},
     inbox::{ATTEMPT, INVOCATION},
+    invocation::{exchange::Exchange, function::TargetFunction, invoke::HeadSource, target::SCOPE},
     shared::Shared,
 };
 

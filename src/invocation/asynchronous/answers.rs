@@ -4,8 +4,10 @@ use actix_web::{HttpResponse, http::header};
 use serde::Serialize;
 use unifaas_actors::inbox::{CallbackState, InvocationId, Record, State, Stored, UnixMillis};
 
-use super::async_invocation::INVOCATIONS_SCOPE;
-use crate::inbox::{INVOCATION, Place};
+use crate::{
+    inbox::{INVOCATION, Place},
+    invocation::target::INVOCATIONS_SCOPE,
+};
 
 /// Tells that the same request was stored before.
 const DUPLICATE: &str = "x-unifaas-duplicate";

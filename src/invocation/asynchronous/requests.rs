@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use actix_http::{ConnectionType, RequestHead};
+use actix_http::ConnectionType;
 use actix_web::{
     HttpResponse,
     dev::Payload,
@@ -32,26 +32,24 @@ use unifaas_actors::{
 };
 
 use super::{
-    client_body::take_body,
-    client_connection::{ActiveRequest, ClientWatch},
-    dispatch::unless_left,
+    answers::{Shown, accepted},
     enqueue_trace::EnqueueTrace,
-    headers::is_hop_by_hop,
-    invocation_answers::{Shown, accepted},
-    invoke::{HeadSource, reject, split_after},
-    request_facts::{Framing, RequestFacts},
 };
 use crate::{
     failure::{Failure, InboxFailure, Rejection},
     header_names::REQUEST_ID,
+    http::{ActiveRequest, ClientWatch, Framing, RequestFacts},
     inbox::{IDEMPOTENCY_KEY, INVOCATION, Place},
+    invocation::{
+        client_body::take_body,
+        dispatch::unless_left,
+        headers::is_hop_by_hop,
+        invoke::{HeadSource, reject},
+        target::{ASYNC_SCOPE, INVOCATIONS_SCOPE, split_after},
+    },
     shared::Shared,
 };
 
-/// Where invocations are accepted.
-pub const ASYNC_SCOPE: &str = "/async";
-/// Where they are asked about.
-pub const INVOCATIONS_SCOPE: &str = "/invocations";
 const DELAY: &str = "x-unifaas-delay";
 const MAX_AGE: &str = "x-unifaas-max-age";
 const CALLBACK: &str = "x-callback-url";
@@ -61,11 +59,6 @@ const MAX_KEY: usize = 255;
 const MAX_SECONDS: f64 = 315_360_000.0;
 /// The longest wait for the end of an invocation.
 const MAX_WAIT: Duration = Duration::from_secs(60);
-
-/// Whether a request is about asynchronous invocations.
-pub fn is_asynchronous(head: &RequestHead) -> bool {
-    split_after(ASYNC_SCOPE, head).is_some() || split_after(INVOCATIONS_SCOPE, head).is_some()
-}
 
 /// A request about asynchronous invocations, until it is answered.
 struct Asynchronous {

@@ -1,4 +1,4 @@
-//! Which headers are passed on. Pure. Those that a proxy adds are in `forwarded.rs`.
+//! Which headers are passed on. Pure. Those that a proxy adds are in `http/forwarded.rs`.
 //!
 //! actix-http has the types of http 0.2, hyper those of http 1: names and values are copied from one to the other here.
 
@@ -13,13 +13,13 @@ use hyper::{
     header::{self, HeaderName, HeaderValue},
 };
 
-use super::{
-    forwarded::{Peer, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO, X_REQUEST_ID, value},
-    invoke::split_target,
-    request_facts::{Framing, RequestFacts, host},
-};
+use super::target::split_target;
 use crate::{
     header_names::{ERROR_CODE, HOP, NODE, REQUEST_ID, UNTOUCHED},
+    http::{
+        Framing, Peer, RequestFacts, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO, X_REQUEST_ID, host_of,
+        joined_value,
+    },
     request_id::RequestId,
 };
 
@@ -28,7 +28,7 @@ const NODE_NAME: ActixName = ActixName::from_static(NODE);
 const SERVER_TIMING_NAME: ActixName = ActixName::from_static("server-timing");
 
 /// Whether a header concerns one connection only (RFC 9110, section 7.6.1), or frames the body. The sender frames it anew.
-pub(super) fn is_hop_by_hop(name: &str) -> bool {
+pub fn is_hop_by_hop(name: &str) -> bool {
     match name.len() {
         // Trailers are not passed on, so they are not promised either.
         2 => name == "te",
@@ -58,7 +58,7 @@ pub fn instance_headers(
     expects_continue: bool,
     instance: SocketAddr,
 ) -> HeaderMap {
-    let (from, host) = (&head.headers, host(head));
+    let (from, host) = (&head.headers, host_of(head));
     // Another node has set those of a proxy already.
     let is_node = client.is_node();
     let mut to = client.headers(host);
@@ -71,7 +71,7 @@ pub fn instance_headers(
         to.insert(X_REQUEST_ID, request_id);
     }
     if host.is_none() {
-        to.insert(header::HOST, value([instance.to_string().as_bytes()]));
+        to.insert(header::HOST, joined_value([instance.to_string().as_bytes()]));
     }
     let options = || from.get_all(actix_http::header::CONNECTION).map(|value| value.as_bytes());
     let (mut had_proto, mut had_host, mut had_chain, mut had_forwarded, mut cookies) = (false, false, false, false, 0);
@@ -99,7 +99,7 @@ pub fn instance_headers(
     }
     let mut join = |name: HeaderName, separator: &[u8], last: &[u8]| {
         let parts: Vec<_> = to.get_all(&name).iter().map(HeaderValue::as_bytes).chain([last]).collect();
-        let joined = value([&*parts[..parts.len() - usize::from(last.is_empty())].join(separator)]);
+        let joined = joined_value([&*parts[..parts.len() - usize::from(last.is_empty())].join(separator)]);
         to.insert(name, joined);
     };
     if cookies > 1 {

@@ -1,6 +1,6 @@
 //! `/invoke/<function>/<path>`: the handler, and the answer to `Expect: 100-continue`.
 //!
-//! [`Exchange`] serves the request. What it decides from the request's target is here.
+//! [`Exchange`] serves the request. Which function it is for, and whether it is served at all, is decided here.
 
 use std::{pin::Pin, rc::Rc, sync::Arc};
 
@@ -10,21 +10,19 @@ use futures::FutureExt as _;
 use tokio::sync::Notify;
 
 use super::{
-    async_invocation::{ASYNC_SCOPE, INVOCATIONS_SCOPE, is_asynchronous, serve_asynchronous},
+    asynchronous::serve_asynchronous,
     client_body::{skip, take_body},
-    client_connection::{ClientConnection, client_of},
     exchange::Exchange,
     function::TargetFunction,
-    request_facts::RequestFacts,
+    target::{SCOPE, is_asynchronous, split_target},
 };
 use crate::{
     failure::{Failure, Marks, Rejection},
+    http::{ClientConnection, RequestFacts, client_of},
     request_id::RequestId,
     shared::Shared,
 };
 
-/// Where invocations are served.
-pub const SCOPE: &str = "/invoke";
 /// Requests at once on one connection of HTTP/2.
 const MAX_STREAMS: usize = 256;
 
@@ -62,7 +60,7 @@ pub fn invoke(request: HttpRequest, payload: web::Payload, shared: web::Data<Sha
     serve(HeadSource::Request(request), payload.into_inner(), client, shared.into_inner(), None)
 }
 
-/// Answers a request that came on no connection of `server.rs`.
+/// Answers a request that came on no connection of `http/`.
 async fn no_connection() -> Result<HttpResponse, Rejection> {
     Ok(HttpResponse::InternalServerError().finish())
 }
@@ -185,53 +183,4 @@ pub async fn expect(mut request: Request, shared: Arc<Shared>) -> Result<Request
     }
     request.extensions_mut().insert(Begun(serving));
     Ok(request)
-}
-
-/// Whether a request is for a function, or about invocations. All else is for the pages.
-pub fn is_invocation(head: &RequestHead) -> bool {
-    let is_below = |scope: &str| head.uri.path().strip_prefix(scope).is_some_and(|rest| rest.starts_with('/'));
-    is_below(SCOPE) || is_below(ASYNC_SCOPE) || is_below(INVOCATIONS_SCOPE)
-}
-
-/// Returns the function's name, and the path and query for it, both as they were sent. `None`: the target is not below
-/// [`SCOPE`].
-///
-/// The name is not decoded: only the exact name of a registry entry finds a function, so no spelling of `..` or `/` can
-/// mean anything else.
-pub fn split_target(head: &RequestHead) -> Option<(&str, &str)> {
-    split_after(SCOPE, head)
-}
-
-/// Does the same for another scope.
-pub fn split_after<'a>(scope: &str, head: &'a RequestHead) -> Option<(&'a str, &'a str)> {
-    let rest = head.uri.path_and_query()?.as_str().strip_prefix(scope)?.strip_prefix('/')?;
-    Some(rest.split_at(rest.bytes().position(|byte| matches!(byte, b'/' | b'?')).unwrap_or(rest.len())))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn path_is_passed_on_as_sent_and_name_is_not_decoded() {
-        for (sent, expected) in [
-            ("/invoke/f", Some(("f", ""))),
-            ("/invoke/f/", Some(("f", "/"))),
-            ("/invoke/f/a/b%20c?q=1", Some(("f", "/a/b%20c?q=1"))),
-            ("/invoke/f?q=1", Some(("f", "?q=1"))),
-            ("/invoke/f//x/../y%2F", Some(("f", "//x/../y%2F"))),
-            ("http://host/invoke/f/x", Some(("f", "/x"))),
-            ("/invoke/%2e%2e/x", Some(("%2e%2e", "/x"))),
-            ("/invoke/../x", Some(("..", "/x"))),
-            ("/invoke/", Some(("", ""))),
-            ("/invoke//x", Some(("", "/x"))),
-            ("/%69nvoke/f/", None),
-            ("/invoke", None),
-            ("/invoices/f", None),
-        ] {
-            let mut head = RequestHead::default();
-            head.uri = sent.parse().unwrap();
-            assert_eq!((split_target(&head), is_invocation(&head)), (expected, expected.is_some()), "{sent}");
-        }
-    }
 }

@@ -73,7 +73,7 @@ pub async fn open_stream(context: &Context, site: &str) -> Result<Stream, String
             Err(error) => {
                 let is_space = matches!(error.kind(), CreateStreamErrorKind::JetStream(error)
                     if [ErrorCode::INSUFFICIENT_RESOURCES, ErrorCode::STORAGE_RESOURCES_EXCEEDED].contains(&error.error_code()));
-                // Half of what there is stays for records.
+                // A smaller one may fit.
                 max_bytes /= 4;
                 if !is_space || max_bytes < MIN_BYTES {
                     return Err(format!("the stream {STREAM} cannot be created: {error}"));

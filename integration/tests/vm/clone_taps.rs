@@ -17,7 +17,7 @@ use tokio::{net::TcpStream, time::timeout};
 use super::{
     disk::copies,
     isolation::{open_listener, reaches},
-    snapshots::{CLONES, count_of, counts, hello, instances_of, made, snapshots, stop, until_snapshot, used_at_once},
+    snapshots::{CLONES, busy, count_of, counts, hello, made, snapshots, stop, until_snapshot, used_at_once},
 };
 
 /// The machine types whose clones are tested.
@@ -43,9 +43,9 @@ fn filter_reverse_paths() {
     }
 }
 
-/// Returns the taps of a function's instances.
+/// Returns the taps of a function's busy instances.
 fn taps_of(function: &Value) -> BTreeSet<String> {
-    let resources = instances_of(function).flat_map(|it| it["resources"].as_array().into_iter().flatten());
+    let resources = busy(function).flat_map(|it| it["resources"].as_array().into_iter().flatten());
     resources.filter_map(|it| it.as_str()?.strip_prefix("tap ").map(str::to_owned)).collect()
 }
 
@@ -61,7 +61,7 @@ fn each_clone_has_a_tap_and_answers_for_itself() {
             let mut all = 0;
             for count in [most, FEW] {
                 let function = used_at_once(&daemon, count).await;
-                let instances: Vec<_> = instances_of(&function).collect();
+                let instances: Vec<_> = busy(&function).collect();
                 let distinct =
                     |member: &str| instances.iter().map(|it| it[member].to_string()).collect::<BTreeSet<_>>();
                 assert_eq!(distinct("address"), BTreeSet::from([format!("\"{GUEST}\"")]), "{kind:?}: {function}");

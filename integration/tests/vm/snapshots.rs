@@ -81,6 +81,11 @@ pub(super) fn instances_of(function: &Value) -> impl Iterator<Item = &Value> {
     function["instances"].as_array().into_iter().flatten()
 }
 
+/// Returns the instances with a request in service. A template that is started beside them is none.
+pub(super) fn busy(function: &Value) -> impl Iterator<Item = &Value> {
+    instances_of(function).filter(|it| it["state"] == "busy")
+}
+
 pub(super) fn counts(function: &Value) -> [u64; 3] {
     let snapshot = &function["snapshot"];
     [number(function, "instances_started"), number(snapshot, "restores"), number(snapshot, "failures")]
@@ -143,8 +148,7 @@ pub(super) async fn used_at_once(daemon: &Daemon, count: usize) -> Value {
     // No request ends before each has a clone of its own.
     let begun = async {
         let look = async || daemon.function("f").await;
-        let is_busy = |it: &&Value| it["state"] == "busy";
-        let all = |function: &Value| instances_of(function).filter(is_busy).count() == count;
+        let all = |function: &Value| busy(function).count() == count;
         let function = eventually(LIMIT, "each request has a clone", look, all).await;
         for (number, pieces) in pieces.into_iter().enumerate() {
             pieces.unbounded_send(Bytes::from(piece(number))).unwrap();
@@ -166,7 +170,7 @@ fn clones_are_apart_from_each_other() {
         let daemon = setup().option("--memory-budget", "8000").function(vm.into()).start().await;
         made(&daemon).await;
         let function = used_at_once(&daemon, count).await;
-        let instances: Vec<_> = instances_of(&function).collect();
+        let instances: Vec<_> = busy(&function).collect();
         let distinct = |member: &str| instances.iter().map(|it| it[member].to_string()).collect::<BTreeSet<_>>().len();
         assert_eq!((distinct("address"), distinct("pid")), (count, count), "{function}");
         assert!(instances.iter().all(|it| number(it, "served") == 1), "{function}");

@@ -38,8 +38,10 @@ mod subjects;
 #[cfg(not(feature = "cluster"))]
 mod without_link;
 
+#[cfg(feature = "cluster")]
+use std::collections::BTreeMap;
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     io,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -111,6 +113,7 @@ pub struct ClusterActors {
     pub directory: Arc<Directory>,
     pub admission: Addr<AdmissionActor>,
     /// Gets the names of functions whose version has changed.
+    #[cfg_attr(not(feature = "cluster"), expect(dead_code, reason = "without NATS nothing is published"))]
     pub registry: Recipient<FilesChanged>,
     /// Where functions are.
     pub roots: Roots,
@@ -127,6 +130,7 @@ pub struct Cluster {
     link: Mutex<Option<Link>>,
     /// What is published, and the files of it.
     pub functions: Arc<Functions>,
+    #[cfg_attr(not(feature = "cluster"), expect(dead_code, reason = "without NATS there is no link"))]
     actors: ClusterActors,
     #[cfg(feature = "cluster")]
     labels: BTreeMap<String, String>,

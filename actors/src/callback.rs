@@ -69,12 +69,13 @@ impl Callbacks {
         token.is_some_and(|token| self.expected().contains_key(&token))
     }
 
-    /// Counts a callback that was refused before its token was looked up.
+    /// Counts a callback that no instance has expected, here or at the daemon that this one replaces.
     pub fn refuse(&self) {
         self.refused.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Returns how many callbacks were refused since the daemon started.
+    /// Returns how many callbacks no instance has accepted since the daemon started. Connections that the listener does not
+    /// serve are not among them.
     pub fn refused(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
     }

@@ -231,7 +231,7 @@ async fn everything(_: AdminAccess, shared: web::Data<Shared>, pages: web::Data<
         connections: shared.server.connections(ListenerKind::Front).report(),
         callbacks_refused: shared.callbacks_refused(),
         snapshot_bytes: shared.snapshots.bytes(),
-        inbox: shared.inbox.overview().await,
+        inbox: shared.inbox.overview_with_site().await,
         triggers: timeout(ACTOR_TIMEOUT, triggers.send(TriggerQuestion)).await.ok().and_then(Result::ok),
         admission,
     };

@@ -72,6 +72,8 @@ const DELIVERY_GRACE: Duration = Duration::from_secs(1);
 const SITE_GRACE: Duration = Duration::from_secs(1);
 /// How long the InboxActor may take to answer.
 const ACTOR_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long the NATS server of the site may take for what can be left out.
+const SITE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The inbox of the daemon.
 pub struct Inbox {
@@ -127,11 +129,11 @@ impl Inbox {
     }
 
     /// Returns what the site has of a dead letter that this node keeps for it, and whether it has it: where its delivery
-    /// stands is known there. What was redriven here since is another attempt.
+    /// stands is known there, if it answers soon. What was redriven here since is another attempt.
     pub async fn as_of_site(&self, record: Record) -> (Record, bool) {
         let site = self.site.as_ref().filter(|site| site.is_connected());
         if let (State::Dead { .. }, Some(site)) = (&record.state, site)
-            && let Ok(Some(call)) = site.find(record.id, Duration::ZERO).await
+            && let Ok(Ok(Some(call))) = timeout(SITE_TIMEOUT, site.find(record.id, Duration::ZERO)).await
             && call.record.epoch == record.epoch
         {
             return (call.record, true);
@@ -203,15 +205,19 @@ impl Inbox {
         self.store.close("the daemon ends");
     }
 
-    /// Returns what the inbox has, and what is measured of it. `None`: the actor does not answer in time.
+    /// Returns what the inbox of this node has, and what is measured of it. `None`: the actor does not answer in time.
     pub async fn overview(&self) -> Option<InboxOverview> {
         let actor = self.actor.get()?;
         let unended = timeout(ACTOR_TIMEOUT, actor.send(InboxQuestion)).await.ok()?.ok()?;
         let site_problem = self.site.as_ref().and_then(|site| site.problem());
-        let site_undelivered = match &self.site {
-            Some(site) => site.undelivered().await,
-            None => None,
-        };
-        Some(InboxOverview { site_problem, site_undelivered, ..self.stats.overview(unended, UnixMillis::now()) })
+        Some(InboxOverview { site_problem, ..self.stats.overview(unended, UnixMillis::now()) })
+    }
+
+    /// Returns the same with the results that wait at the site: its NATS server is asked, and may not answer.
+    pub async fn overview_with_site(&self) -> Option<InboxOverview> {
+        let Some(site) = &self.site else { return self.overview().await };
+        let undelivered = timeout(SITE_TIMEOUT, site.undelivered());
+        let (overview, undelivered) = tokio::join!(self.overview(), undelivered);
+        Some(InboxOverview { site_undelivered: undelivered.ok().flatten(), ..overview? })
     }
 }

@@ -39,7 +39,7 @@ pub async fn content(known: &Known<'_>, name: &str) -> Option<Content> {
     let ended: Vec<_> = history.instances.ended_of(name).iter().filter_map(|record| record.ended()).collect();
     let boots = history.boots.recent(Some(name), BOOTS);
     let errors = history.errors.reports(Some(name));
-    let overview = known.inbox().await;
+    let overview = known.shared.inbox.overview().await;
     let inbox = overview.as_ref().and_then(|overview| overview.of(name));
     let mut content = Content::new(name)
         .section("status", status(&handle, &report))

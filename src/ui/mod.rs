@@ -54,7 +54,7 @@ use unifaas_actors::{
     trigger::{FunctionTriggers, FunctionTriggersQuestion, TriggerActor, TriggerOverview, TriggerOverviewQuestion},
 };
 
-use crate::{cluster::FunctionsReport, inbox::InboxOverview, shared::Shared, turn::Turns};
+use crate::{cluster::FunctionsReport, shared::Shared, turn::Turns};
 pub use history::UsageHistory;
 pub use layout::{Content, Theme, document, not_found};
 pub use page::{Page, PageError};
@@ -141,10 +141,6 @@ impl Known<'_> {
     /// Returns what is known of published functions. `None`: as above.
     fn published(&self) -> Option<FunctionsReport> {
         self.shared.cluster.as_ref().map(|cluster| cluster.functions.report())
-    }
-
-    async fn inbox(&self) -> Option<InboxOverview> {
-        self.shared.inbox.overview().await
     }
 
     async fn triggers(&self) -> Option<TriggerOverview> {

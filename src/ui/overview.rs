@@ -27,7 +27,7 @@ pub async fn content(known: &Known<'_>, listing: &Listing) -> Content {
     let sample = known.sample().await;
     let admission = known.admission().await;
     let recent = known.history().recent();
-    let (inbox, triggers) = (known.inbox().await, known.triggers().await);
+    let (inbox, triggers) = (known.shared.inbox.overview_with_site().await, known.triggers().await);
     let mut notices = notices(known, &sample, &recent, admission, inbox.as_ref());
     if let Some(triggers) = &triggers {
         notices.extend(triggers::notices(triggers, UnixMillis::now()));

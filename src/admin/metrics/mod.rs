@@ -100,7 +100,7 @@ async fn scrape(shared: Arc<Shared>, pages: &Pages) -> HttpResponse {
     let _turn = pages.scrapes.0.lock().await;
     let admission = timeout(ACTOR_TIMEOUT, shared.admission.send(AdmissionQuestion));
     let triggers = timeout(ACTOR_TIMEOUT, pages.control.triggers.send(TriggerQuestion));
-    let (admission, inbox, triggers) = tokio::join!(admission, shared.inbox.overview(), triggers);
+    let (admission, inbox, triggers) = tokio::join!(admission, shared.inbox.overview_with_site(), triggers);
     let (admission, triggers) = (admission.ok().and_then(Result::ok), triggers.ok().and_then(Result::ok));
     let text = web::block(move || {
         let functions = FunctionMetrics::read(&shared);

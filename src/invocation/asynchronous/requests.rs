@@ -229,7 +229,10 @@ impl Asynchronous {
             }
         };
         let (record, is_on_site) = match record {
-            Some(record) => self.shared.inbox.as_of_site(record).await,
+            Some(record) => {
+                let seen = pin!(self.shared.inbox.as_of_site(record));
+                unless_left(&mut self.watch, seen).await?
+            }
             None => {
                 let left = wait.unwrap_or_default().saturating_sub(began.elapsed());
                 let shared = self.shared.clone();

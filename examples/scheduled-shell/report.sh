@@ -1,3 +1,4 @@
+#!/bin/sh
 # Runs once for each firing. Standard input is the body of the schedule; any exit status but 0 has it tried again.
 
 wanted=$(cat)

@@ -42,13 +42,17 @@ pub type Events<T> = BoxStream<'static, Event<T>>;
 /// # Panics
 /// Outside of a tokio runtime.
 pub fn removed_interfaces() -> io::Result<Events<u32>> {
-    // A message of another family only says that an interface left a bridge.
-    events(NETLINK_ROUTE, RTNLGRP_LINK, |kind, body| match *body {
+    Ok(events(listen(NETLINK_ROUTE, RTNLGRP_LINK)?, removed_interface))
+}
+
+fn removed_interface(kind: u16, body: &[u8]) -> Option<u32> {
+    match *body {
+        // A message of another family only says that an interface left a bridge.
         [family, _, _, _, a, b, c, d, ..] if kind == RTM_DELLINK && i32::from(family) == AF_UNSPEC => {
             Some(u32::from_ne_bytes([a, b, c, d]))
         }
         _ => None,
-    })
+    }
 }
 
 /// Returns a stream of deletions of nftables tables, of any owner, from now on. A script that reloads a host's firewall
@@ -57,14 +61,23 @@ pub fn removed_interfaces() -> io::Result<Events<u32>> {
 /// # Panics
 /// Outside of a tokio runtime.
 pub fn deleted_tables() -> io::Result<Events<()>> {
-    events(NETLINK_NETFILTER, NFT_GROUP, |kind, _| (kind == TABLE_DELETED).then_some(()))
+    Ok(events(listen(NETLINK_NETFILTER, NFT_GROUP)?, deleted_table))
 }
 
-/// Returns a stream of what `parse` makes of the types and bodies of a multicast group's messages.
-fn events<T: Send + 'static>(protocol: isize, group: u32, parse: fn(u16, &[u8]) -> Option<T>) -> io::Result<Events<T>> {
+fn deleted_table(kind: u16, _: &[u8]) -> Option<()> {
+    (kind == TABLE_DELETED).then_some(())
+}
+
+/// Opens a socket that receives the messages of a multicast group.
+fn listen(protocol: isize, group: u32) -> io::Result<TokioSocket> {
     let mut socket = TokioSocket::new(protocol)?;
     socket.socket_mut().bind_auto()?;
     socket.socket_mut().add_membership(group)?;
+    Ok(socket)
+}
+
+/// Returns a stream of what `parse` makes of the types and bodies of a socket's messages.
+fn events<T: Send + 'static>(socket: TokioSocket, parse: fn(u16, &[u8]) -> Option<T>) -> Events<T> {
     let received = stream::unfold(socket, move |socket| async move {
         let events = match socket.recv_from_full().await {
             Ok((datagram, _)) => {
@@ -80,7 +93,7 @@ fn events<T: Send + 'static>(protocol: isize, group: u32, parse: fn(u16, &[u8]) 
         };
         Some((stream::iter(events), socket))
     });
-    Ok(received.flatten().boxed())
+    received.flatten().boxed()
 }
 
 /// Discards what is in the receive buffer. After an overflow, the kernel reports nothing before the buffer is empty.
@@ -146,11 +159,18 @@ mod tests {
         timeout(Duration::from_secs(30), wanted.next()).await.expect("an event is reported").unwrap()
     }
 
+    /// Opens a socket with a receive buffer that a burst overflows, whatever the host's default is.
+    fn small(protocol: isize, group: u32) -> TokioSocket {
+        let socket = listen(protocol, group).unwrap();
+        socket.socket_ref().set_rx_buf_sz(32_u32 << 10).unwrap();
+        socket
+    }
+
     #[test]
     fn interface_that_is_removed_after_an_overflow_is_reported() {
         isolated(|| async {
             let netlink = Netlink::open().unwrap();
-            let mut events = removed_interfaces().unwrap();
+            let mut events = events(small(NETLINK_ROUTE, RTNLGRP_LINK), removed_interface);
             let tap = NewTap::create(0).unwrap();
             let index = netlink.find(&tap.name).await.unwrap();
             // The kernel reports changes of what is up.
@@ -182,7 +202,7 @@ mod tests {
     #[test]
     fn table_that_is_deleted_after_an_overflow_is_reported() {
         isolated(|| async {
-            let mut events = deleted_tables().unwrap();
+            let mut events = events(small(NETLINK_NETFILTER, NFT_GROUP), deleted_table);
             // The rules overflow the buffer.
             let rules = "add rule inet t c counter accept\n".repeat(20_000);
             nft(&format!("add table inet other\nadd table inet t\nadd chain inet t c\n{rules}"));

@@ -35,22 +35,26 @@ pub struct Cleaned {
 /// Removes `leftovers`, and logs what cannot be removed.
 pub(super) async fn clean(netlink: &Netlink, leftovers: &Leftovers, spawner: &Spawner, log: &Logger) -> Cleaned {
     let Leftovers { marks, subnets, uplinks } = leftovers;
-    let groups: Vec<u32> = marks.iter().flat_map(|mark| mark.groups()).collect();
     let interfaces = netlink.interfaces().await.unwrap_or_default();
-    let taps = interfaces.iter().filter(|interface| groups.contains(&interface.group)).count();
+    let is_tap = |group| marks.iter().any(|mark| mark.groups().contains(&group));
+    let taps = interfaces.iter().filter(|interface| is_tap(interface.group)).count();
     let mut complete = true;
     let mut note = |what: &str, result: io::Result<()>| {
-        if let Err(error) = result {
+        if let Err(error) = &result {
             warn!(log, "could not be removed"; "what" => what, "error" => %error);
             complete = false;
         }
+        result.is_ok()
     };
-    // Taps before the rules: a guest must not run without them.
-    for group in groups {
-        note("taps", netlink.remove_group(group).await);
-    }
     for mark in marks {
-        note("the firewall table", Firewall::remove(spawner, *mark).await);
+        // Taps before the rules, which stay while there may be taps: a guest must not run without them.
+        let mut tapless = true;
+        for group in mark.groups() {
+            tapless &= note("taps", netlink.remove_group(group).await);
+        }
+        if tapless {
+            note("the firewall table", Firewall::remove(spawner, *mark).await);
+        }
         for subnet in subnets {
             note("the reserved subnet", netlink.release(*subnet, *mark).await);
             if let Some(link) = subnet.clone_link() {
@@ -60,9 +64,16 @@ pub(super) async fn clean(netlink: &Netlink, leftovers: &Leftovers, spawner: &Sp
     }
     if !uplinks.is_empty() {
         // After the own table is removed: of two daemons that end at the same time, one at least sees no other.
-        let others = Firewall::guarded_uplinks(spawner).await;
-        for uplink in uplinks.iter().filter(|uplink| !others.contains(uplink)) {
-            note("forwarding", sysctl::stop_forwarding(uplink));
+        match Firewall::guarded_uplinks(spawner).await {
+            Ok(others) => {
+                for uplink in uplinks.iter().filter(|uplink| !others.contains(uplink)) {
+                    note("forwarding", sysctl::stop_forwarding(uplink));
+                }
+            }
+            // Another daemon may depend on it.
+            Err(error) => {
+                note("forwarding", Err(error));
+            }
         }
     }
     Cleaned { taps, complete }

@@ -16,7 +16,10 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
 };
 
-use super::{NetError, subnet::PointToPoint};
+use super::{
+    error::{NetError, refused},
+    subnet::PointToPoint,
+};
 use crate::spawner::Spawner;
 
 const PROGRAM: &str = "nft";
@@ -162,56 +165,50 @@ impl fmt::Display for Firewall {
 }
 
 impl Firewall {
-    /// Loads the rules, in place of those that are there.
-    pub async fn install(&self, spawner: &Spawner) -> Result<(), NetError> {
-        nft(spawner, &self.to_string()).await.map_err(|why| {
+    /// Loads the rules, in place of those that are there, and guards `uplinks`: all at once, or not at all.
+    pub async fn install(&self, spawner: &Spawner, uplinks: &[String]) -> Result<(), NetError> {
+        let guards: String = uplinks.iter().map(|uplink| self.guarding(uplink)).collect();
+        load(spawner, &format!("{self}{guards}")).await.map_err(|why| {
             NetError::Missing(format!("virtual machines cannot be kept apart from this host and each other: {why}"))
         })
     }
 
     /// Returns whether the rules are loaded.
-    pub async fn is_installed(&self, spawner: &Spawner) -> bool {
-        nft(spawner, &format!("list table {FAMILY} {}\n", self.mark.table())).await.is_ok()
+    pub async fn is_installed(&self, spawner: &Spawner) -> io::Result<bool> {
+        let tables = nft(spawner, &["list", "tables", FAMILY], "").await?;
+        let own = format!("table {FAMILY} {}", self.mark.table());
+        Ok(String::from_utf8_lossy(&tables).lines().any(|table| table == own))
     }
 
     /// Loads the rules again, and guards `uplinks`, if the table was deleted. Returns whether it was.
     pub async fn repair(&self, spawner: &Spawner, uplinks: &[String]) -> Result<bool, NetError> {
-        if self.is_installed(spawner).await {
+        let is_installed = self.is_installed(spawner).await;
+        if is_installed.map_err(refused("the list of firewall tables"))? {
             return Ok(false);
         }
-        let install = async {
-            self.install(spawner).await?;
-            for uplink in uplinks {
-                self.guard(spawner, uplink).await?;
-            }
-            Ok(true)
-        };
-        let installed = install.await;
-        if installed.is_err() {
-            // Without its uplinks the table would pass for complete.
-            let _ = Self::remove(spawner, self.mark).await;
-        }
-        installed
+        self.install(spawner, uplinks).await?;
+        Ok(true)
     }
 
     /// Drops packets that are forwarded from `uplink`, except replies to guests with egress. Packets for guests of other
     /// daemons are left to the rules of those.
     pub async fn guard(&self, spawner: &Spawner, uplink: &str) -> Result<(), NetError> {
-        nft(spawner, &format!("add element inet {} uplinks {{ \"{uplink}\" }}", self.mark.table()))
-            .await
-            .map_err(|error| NetError::Refused(error.to_string()))
+        load(spawner, &self.guarding(uplink)).await.map_err(|error| NetError::Refused(error.to_string()))
+    }
+
+    fn guarding(&self, uplink: &str) -> String {
+        format!("add element {FAMILY} {} {UPLINKS} {{ \"{uplink}\" }}\n", self.mark.table())
     }
 
     /// Returns the uplinks that any daemon guards: it has switched on forwarding there, or depends on it.
-    pub async fn guarded_uplinks(spawner: &Spawner) -> Vec<String> {
-        let output = spawner.output(PROGRAM, &["-j", "list", "sets", FAMILY], &[]).await;
-        let listing = output.map(|output| serde_json::from_slice(&output.stdout).unwrap_or_default());
-        uplinks_in(&listing.unwrap_or_default())
+    pub async fn guarded_uplinks(spawner: &Spawner) -> io::Result<Vec<String>> {
+        let listing = nft(spawner, &["-j", "list", "sets", FAMILY], "").await?;
+        Ok(uplinks_in(&serde_json::from_slice(&listing)?))
     }
 
     /// Deletes the rules. Missing rules are no error.
     pub async fn remove(spawner: &Spawner, mark: Mark) -> io::Result<()> {
-        match nft(spawner, &mark.deleted()).await {
+        match load(spawner, &mark.deleted()).await {
             // Without the program no rules were loaded.
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             result => result,
@@ -228,17 +225,25 @@ fn uplinks_in(listing: &serde_json::Value) -> Vec<String> {
     elements.filter_map(|element| element.as_str().map(str::to_owned)).collect()
 }
 
-/// Runs nft with these commands.
+/// Has nft carry out commands. All of them take effect, or none.
+///
+/// # Errors
+/// As [`nft`].
+async fn load(spawner: &Spawner, commands: &str) -> io::Result<()> {
+    nft(spawner, &["-f", "-"], commands).await.map(drop)
+}
+
+/// Runs nft. Returns what it prints.
 ///
 /// # Errors
 /// `NotFound` if nft is not installed; nft's first line of output if it fails.
-async fn nft(spawner: &Spawner, commands: &str) -> io::Result<()> {
-    match spawner.output(PROGRAM, &["-f", "-"], commands.as_bytes()).await {
-        Ok(output) if output.status.success() => Ok(()),
+async fn nft(spawner: &Spawner, arguments: &[&str], input: &str) -> io::Result<Vec<u8>> {
+    match spawner.output(PROGRAM, arguments, input.as_bytes()).await {
+        Ok(output) if output.status.success() => Ok(output.stdout),
         Ok(output) => {
             let said = String::from_utf8_lossy(&output.stderr);
             let said = said.lines().next().unwrap_or("no error message");
-            Err(io::Error::other(format!("nft rejects the rules: {said}")))
+            Err(io::Error::other(format!("nft fails: {said}")))
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let why = "the program nft is not on the PATH (Debian's package is called nftables)";

@@ -27,6 +27,8 @@ mod tap;
 mod tap_manager;
 mod tap_pool;
 mod tap_setup;
+#[cfg(test)]
+mod tests;
 
 pub use cleanup::{Leftovers, clean_up};
 pub use connect::{connect, connect_first};

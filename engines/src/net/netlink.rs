@@ -340,6 +340,13 @@ mod tests {
 
     use super::*;
 
+    impl Netlink {
+        /// Has the next request fail.
+        pub fn fail(&self) {
+            self.0.borrow().1.abort();
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn request_whose_answer_is_lost_fails_by_its_name_and_the_next_one_is_answered() {
         let netlink = Netlink::open().unwrap();
@@ -359,7 +366,7 @@ mod tests {
     #[tokio::test]
     async fn answer_that_a_failed_socket_cuts_short_is_an_error() {
         let netlink = Netlink::open().unwrap();
-        netlink.0.borrow().1.abort();
+        netlink.fail();
         let error = netlink.interfaces().await.unwrap_err();
         assert_eq!(error.to_string(), "the list of interfaces: the netlink socket has failed");
         assert!(!netlink.interfaces().await.unwrap().is_empty());

@@ -4,16 +4,18 @@
 //! removed, so that the next guest does not inherit its connections. `egress.rs` opens taps to the outside.
 
 mod egress;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{HashMap, HashSet},
-    io,
+    future, io,
     net::Ipv4Addr,
     os::fd::OwnedFd,
     time::Duration,
 };
 
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use slog::{Logger, warn};
 use tokio::{
     net::TcpSocket,
@@ -66,8 +68,10 @@ pub struct TapManager {
     removed_interfaces: Events<u32>,
     /// Deletions of nftables tables.
     deleted_tables: Events<()>,
-    /// The firewall was removed, and could not be installed again.
-    unprotected: bool,
+    /// When interfaces are listed again: the last list, after removals that the kernel could not report, has failed.
+    next_look: Option<time::Instant>,
+    /// When the firewall is repaired again: the last attempt has failed.
+    next_repair: Option<time::Instant>,
     /// By interface index; dropping the sender tells the holder of the tap that the interface is removed.
     present: HashMap<u32, watch::Sender<()>>,
     settings: Settings,
@@ -102,12 +106,12 @@ impl TapManager {
             None => None,
         };
         let (present, uplinks, entries) = (HashMap::new(), Vec::new(), Vec::new());
-        let (egress, unprotected) = (false, false);
         let mut manager = Self {
             netlink,
             removed_interfaces,
             deleted_tables,
-            unprotected,
+            next_look: None,
+            next_repair: None,
             present,
             settings,
             free,
@@ -115,7 +119,7 @@ impl TapManager {
             pools,
             callback,
             keeps_clones: false,
-            egress,
+            egress: false,
             uplinks,
             entries,
             log,
@@ -136,7 +140,7 @@ impl TapManager {
         self.netlink.reserve(subnet, mark).await.map_err(refused("the route that reserves the subnet"))?;
         // Of two daemons that reserve at the same time, each sees the reservation of the other by now.
         preflight::check_conflicts(&self.netlink, subnet, mark, is_shared).await?;
-        self.firewall().install(&self.settings.spawner).await?;
+        self.firewall().install(&self.settings.spawner, &[]).await?;
         // The first tap also shows whether taps can be created at all.
         for _ in 0..self.settings.pool.min(subnet.links() as usize) {
             let tap = self.create(TapKind::Closed).await?;
@@ -147,7 +151,7 @@ impl TapManager {
 
     /// Serves requests until their queue is closed, and then removes everything.
     pub async fn run(mut self, requests: Requests<Request>) {
-        let (mut failed, mut next_repair) = (false, time::Instant::now());
+        let mut failed = false;
         loop {
             let lacking = self.lacking();
             let delay = match lacking.and_then(|kind| self.pools.of(kind)).map_or(0, TapPool::len) {
@@ -164,13 +168,18 @@ impl TapManager {
                     }
                     continue;
                 }
-                Some(_) = self.deleted_tables.next() => {
+                () = at(self.next_look) => {
+                    self.look_for_removed().await;
+                    continue;
+                }
+                Some(_) = self.deleted_tables.next(), if self.next_repair.is_none() => {
+                    // One repair is enough for all the tables that a flush has deleted.
+                    while self.deleted_tables.next().now_or_never().is_some() {}
                     self.repair_firewall().await;
                     continue;
                 }
-                () = time::sleep_until(next_repair), if self.unprotected => {
+                () = at(self.next_repair) => {
                     self.repair_firewall().await;
-                    next_repair = time::Instant::now() + RETRY_INTERVAL;
                     continue;
                 }
                 request = requests.recv() => request,
@@ -231,10 +240,14 @@ impl TapManager {
         let interfaces = match self.netlink.interfaces().await {
             Ok(interfaces) => interfaces,
             Err(error) => {
-                warn!(self.log, "interfaces cannot be listed, so a removed tap may go unnoticed"; "error" => %error);
+                if self.next_look.is_none() {
+                    warn!(self.log, "interfaces cannot be listed, so a removed tap goes unnoticed"; "error" => %error);
+                }
+                self.next_look = Some(time::Instant::now() + RETRY_INTERVAL);
                 return;
             }
         };
+        self.next_look = None;
         let found: HashSet<u32> = interfaces.iter().map(|interface| interface.index).collect();
         let removed: Vec<u32> = self.present.keys().copied().filter(|index| !found.contains(index)).collect();
         removed.into_iter().for_each(|index| self.interface_removed(index));
@@ -253,12 +266,12 @@ impl TapManager {
         match &repaired {
             Ok(false) => {}
             Ok(true) => warn!(self.log, "the firewall table of virtual machines was removed: it is installed again"),
-            Err(error) if !self.unprotected => {
-                warn!(self.log, "the firewall table of virtual machines was removed"; "error" => %error);
+            Err(error) if self.next_repair.is_none() => {
+                warn!(self.log, "the firewall of virtual machines may be missing"; "error" => %error);
             }
             Err(_) => {}
         }
-        self.unprotected = repaired.is_err();
+        self.next_repair = repaired.is_err().then(|| time::Instant::now() + RETRY_INTERVAL);
     }
 
     async fn remove(&mut self, tap: Tap) {
@@ -353,6 +366,14 @@ impl TapManager {
         if cleanup::clean(&self.netlink, &leftovers, &self.settings.spawner, &self.log).await.complete {
             self.entries.into_iter().for_each(JournalEntry::remove);
         }
+    }
+}
+
+/// Waits until then. `None`: for ever.
+async fn at(then: Option<time::Instant>) {
+    match then {
+        Some(then) => time::sleep_until(then).await,
+        None => future::pending().await,
     }
 }
 

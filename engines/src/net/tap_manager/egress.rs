@@ -37,7 +37,7 @@ impl TapManager {
         if self.egress {
             return Ok(());
         }
-        let others = Firewall::guarded_uplinks(&self.settings.spawner).await;
+        let others = Firewall::guarded_uplinks(&self.settings.spawner).await.map_err(refused("the list of uplinks"))?;
         for uplink in self.netlink.uplinks().await.map_err(refused("netlink"))? {
             // Forwarding that is on is the choice of the host's administrator, unless another daemon switched it on.
             if sysctl::forwards(&uplink).map_err(refused("forwarding"))? && !others.contains(&uplink) {

@@ -31,6 +31,8 @@ pub struct Server {
 #[derive(Default)]
 pub struct Content {
     pub calls: BTreeMap<InvocationId, (Revision, Call)>,
+    /// What a replica that lags behind has of them.
+    earlier: BTreeMap<InvocationId, (Revision, Call)>,
     keys: BTreeMap<(String, String), KeyReservation>,
     messages: BTreeMap<u64, Message>,
     /// Calls that were queued, for the time in which a second message is none.
@@ -122,7 +124,12 @@ impl SiteStore for Connection {
     }
 
     async fn find(&self, id: InvocationId) -> Result<Option<(Revision, Call)>, SiteError> {
-        self.ask(|content, _| content.calls.get(&id).cloned()).await
+        let lags = self.server.random.borrow_mut().random_ratio(1, 10);
+        self.ask(|content, _| {
+            let earlier = content.earlier.get(&id).filter(|_| lags);
+            earlier.or(content.calls.get(&id)).cloned()
+        })
+        .await
     }
 
     async fn update(&self, call: &Call, revision: Revision, _: Duration) -> Result<Option<Revision>, SiteError> {
@@ -138,7 +145,8 @@ impl SiteStore for Connection {
                 "what has ended changes no more: {recorded:?}"
             );
             assert!(call.record.epoch >= recorded.record.epoch, "{call:?} after {recorded:?}");
-            (*current, *recorded) = (next, call.clone());
+            let earlier = std::mem::replace(recorded, call.clone());
+            content.earlier.insert(call.record.id, (std::mem::replace(current, next), earlier));
             Some(next)
         })
         .await
@@ -150,6 +158,7 @@ impl SiteStore for Connection {
             let has_revision = content.calls.get(&record.id).is_some_and(|(current, _)| *current == revision);
             if has_revision {
                 content.calls.remove(&record.id);
+                content.earlier.remove(&record.id);
                 let key = record.key.as_ref().map(|key| (record.function.to_string(), key.to_string()));
                 key.and_then(|key| content.keys.remove(&key));
             }

@@ -1,5 +1,7 @@
 //! Offering, pulling and settling: the protocol between a node and the server of its site, whatever is lost in between.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use super::{
@@ -16,6 +18,8 @@ use crate::{
 
 /// Attempts to record that an attempt begins.
 const BEGIN_TRIES: u32 = 4;
+/// Until what lags behind is looked at again.
+const LAG: Duration = Duration::from_secs(1);
 
 /// An invocation that is to be handed over.
 #[derive(Debug, Clone)]
@@ -136,13 +140,13 @@ impl<S: SiteStore> SiteQueue<S> {
     pub async fn begin_result(&self, delivered: Delivered<S::Receipt>) -> Option<Work<S::Receipt>> {
         // Without an answer, the message is delivered again.
         let found = self.0.find(delivered.id).await.ok()?;
-        match found.filter(|(_, call)| call.undelivered().is_some()) {
-            Some((revision, call)) => Some(Work { delivered, call, revision }),
-            None => {
-                let _ = self.0.acknowledge(&delivered.receipt).await;
-                None
-            }
+        match found {
+            Some((revision, call)) if call.undelivered().is_some() => return Some(Work { delivered, call, revision }),
+            // It has ended: what answered lags behind.
+            Some((_, call)) if !call.record.state.is_ended() => self.0.give_back(&delivered.receipt, LAG).await,
+            _ => drop(self.0.acknowledge(&delivered.receipt).await),
         }
+        None
     }
 
     /// Records that an attempt begins, or that there is none any more.

@@ -27,6 +27,11 @@ pub struct Call {
     pub untouched: u32,
     /// The function's last answer.
     pub response: Option<RecordedResponse>,
+    /// How long it is kept past its deadline, or past its end and the delivery of its result: the node that delivers that may
+    /// not have the function.
+    pub keep: Duration,
+    /// A node keeps it as a dead letter.
+    pub is_letter_kept: bool,
 }
 
 /// What is done about a message that was delivered.
@@ -46,8 +51,9 @@ pub enum Step {
 
 impl Call {
     /// Makes the record of an invocation that is handed over.
-    pub fn new(record: Record) -> Self {
-        Self { record: Record { seq: 0, ..record }, holder: 0, untouched: 0, response: None }
+    pub fn new(record: Record, policy: &AsyncSpec) -> Self {
+        let record = Record { seq: 0, ..record };
+        Self { record, holder: 0, untouched: 0, response: None, keep: policy.keep_dead, is_letter_kept: false }
     }
 
     /// Decides what is done about a message that was delivered for the `delivered`th time.
@@ -100,13 +106,14 @@ impl Call {
         if call.record.state.is_ended() {
             call.response = response;
         }
+        call.keep = if let State::Done { .. } = call.record.state { policy.keep } else { policy.keep_dead };
         call
     }
 
     /// Returns the record of a call that ends without an attempt.
-    pub fn ended(&self, reason: DeadReason, now: UnixMillis) -> Self {
+    pub fn ended(&self, reason: DeadReason, policy: &AsyncSpec, now: UnixMillis) -> Self {
         let record = Record { state: State::Dead { ended: now, reason, status: None }, ..self.record.clone() };
-        Self { record, ..self.clone() }
+        Self { record, keep: policy.keep_dead, ..self.clone() }
     }
 
     /// Returns the delivery of its result, if that is to be sent or sent again.
@@ -114,10 +121,11 @@ impl Call {
         self.record.delivery(UnixMillis(0))
     }
 
-    /// Whether it was given up, and may not be kept as a dead letter by a node: that comes before its result is sent.
+    /// Whether it was given up, and may not be kept as a dead letter by a node: that comes before its result is sent. An
+    /// earlier version records nothing else of it.
     pub fn is_unkept_letter(&self) -> bool {
         let is_sent = self.record.callback.as_ref().is_some_and(|callback| callback.attempts > 0);
-        matches!(self.record.state, State::Dead { .. }) && !is_sent
+        matches!(self.record.state, State::Dead { .. }) && !self.is_letter_kept && !is_sent
     }
 
     /// Whether its result is given up without another attempt, because it is too old.
@@ -150,15 +158,11 @@ impl Call {
         now.until(given_up) + SPARE_TIME
     }
 
-    /// Returns how long the record is kept from now on: past its deadline, or as long as results are, counted from the end of
-    /// the delivery.
-    pub fn keep(&self, policy: &AsyncSpec, now: UnixMillis) -> Duration {
+    /// Returns how long the record is kept from now on: past its deadline, or past the end of the delivery.
+    pub fn keep_record(&self, now: UnixMillis) -> Duration {
         let delivering = self.undelivered().map_or(Duration::ZERO, |entry| now.until(entry.deadline));
-        match self.record.state {
-            State::Done { .. } => delivering + policy.keep,
-            State::Dead { .. } => delivering + policy.keep_dead,
-            State::Queued { .. } | State::Running => now.until(self.record.deadline) + policy.keep_dead,
-        }
+        let unended = if self.record.state.is_ended() { Duration::ZERO } else { now.until(self.record.deadline) };
+        delivering + unended + self.keep
     }
 }
 
@@ -168,7 +172,7 @@ mod tests {
     use crate::inbox::{Callback, InvocationId};
 
     fn call(state: State, epoch: u32, attempts: u32) -> Call {
-        Call::new(Record {
+        let record = Record {
             seq: 7,
             id: InvocationId(1),
             function: "f".into(),
@@ -179,7 +183,8 @@ mod tests {
             deadline: UnixMillis(10_000),
             key: None,
             callback: None,
-        })
+        };
+        Call::new(record, &AsyncSpec::default())
     }
 
     #[test]
@@ -217,6 +222,40 @@ mod tests {
     }
 
     #[test]
+    fn record_is_kept_as_its_function_wants_it_whatever_node_delivers_its_result() {
+        let [keep, keep_dead] = [2, 30].map(|days| Duration::from_secs(days * 24 * 3600));
+        let policy = AsyncSpec { keep, keep_dead, ..AsyncSpec::default() };
+        let running = call(State::Running, 3, 3);
+        let now = UnixMillis(5_000);
+        let done = Outcome::Answered { status: 200, retry_after: None };
+        for (ended, kept) in [
+            (running.attempted(done, None, &policy, now, 0.0), keep),
+            (running.attempted(Outcome::Failed, None, &policy, now, 0.0), keep_dead),
+            (running.ended(DeadReason::Expired, &policy, now), keep_dead),
+        ] {
+            assert_eq!(ended.keep_record(now), kept, "{ended:?}");
+            let (delivered, _) = ended.delivered(Some(DeliveryEnd::Confirmed), now, 0.0);
+            assert_eq!(delivered.keep_record(now), kept, "{delivered:?}");
+        }
+        assert_eq!(
+            call(State::Running, 3, 3).keep_record(now),
+            Duration::from_secs(5) + AsyncSpec::default().keep_dead
+        );
+    }
+
+    #[test]
+    fn dead_letter_is_unkept_until_a_node_keeps_it_also_while_its_result_waits() {
+        let mut dead = call(State::Running, 3, 3).ended(DeadReason::Expired, &AsyncSpec::default(), UnixMillis(5_000));
+        dead.record.callback = Some(Callback { url: "http://h/x".into(), attempts: 0, state: CallbackState::Waiting });
+        assert!(dead.is_unkept_letter());
+        let kept = Call { is_letter_kept: true, ..dead.clone() };
+        assert!(!kept.is_unkept_letter() && kept.undelivered().is_some());
+        // As an earlier version records it.
+        let (sent, _) = dead.delivered(Some(DeliveryEnd::Refused), UnixMillis(5_000), 0.0);
+        assert!(!sent.is_unkept_letter());
+    }
+
+    #[test]
     fn result_is_delivered_until_it_is_confirmed_or_too_old() {
         let policy = AsyncSpec::default();
         let mut ended = call(State::Done { ended: UnixMillis(5_000), status: 200 }, 1, 1);
@@ -224,7 +263,7 @@ mod tests {
         ended.record.callback = Some(Callback { url: "http://h/x".into(), attempts: 0, state: CallbackState::Waiting });
         assert_eq!(ended.step(100, &policy, UnixMillis(90_000)), Step::Deliver, "however often and late");
         // As old as the invocation may become, from its end on.
-        assert_eq!(ended.keep(&policy, UnixMillis(5_000)), Duration::from_secs(10) + policy.keep);
+        assert_eq!(ended.keep_record(UnixMillis(5_000)), Duration::from_secs(10) + ended.keep);
         for (end, now, state) in [
             (DeliveryEnd::Confirmed, 5_000, CallbackState::Delivered),
             (DeliveryEnd::Refused, 5_000, CallbackState::Waiting),

@@ -36,7 +36,7 @@ pub struct Content {
     keys: BTreeMap<(String, String), KeyReservation>,
     messages: BTreeMap<u64, Message>,
     /// Calls that were queued, for the time in which a second message is none.
-    published: Vec<(String, InvocationId)>,
+    pub published: Vec<(String, InvocationId)>,
     last: u64,
 }
 
@@ -99,17 +99,22 @@ impl SiteStore for Connection {
 
     async fn publish(&self, queue: &str, call: &Call, request: &StoredRequest, _: Duration) -> Result<(), SiteError> {
         let (id, queue) = (call.record.id, queue.to_owned());
+        let is_full = self.server.random.borrow_mut().random_ratio(1, 10);
         self.ask(|content, now| {
             assert!(content.calls.contains_key(&id), "a record exists before its message does");
             let published = (queue.clone(), id);
             if !content.published.contains(&published) {
+                if is_full {
+                    return Err(SiteError::Full("simulated".to_owned()));
+                }
                 content.published.push(published);
                 let number = content.next();
                 let message = Message { id, queue, request: request.clone(), count: 0, hidden_until: now };
                 content.messages.insert(number, message);
             }
+            Ok(())
         })
-        .await
+        .await?
     }
 
     async fn pull(&self, queue: &str) -> Result<Option<Delivered<u64>>, SiteError> {

@@ -18,7 +18,7 @@ use crate::{
 
 /// Attempts to record that an attempt begins.
 const BEGIN_TRIES: u32 = 4;
-/// Until what lags behind is looked at again.
+/// Until a server that lags behind, or has not confirmed something, is asked again.
 const LAG: Duration = Duration::from_secs(1);
 
 /// An invocation that is to be handed over.
@@ -91,7 +91,7 @@ impl<S: SiteStore> SiteQueue<S> {
     /// The site does not have it, as far as is known.
     pub async fn offer(&self, offer: &Offer, policy: &AsyncSpec, now: UnixMillis) -> Result<Offered, OfferError> {
         let Offer { record, request, fingerprint, reserves_key } = offer;
-        let mut call = Call::new(record.clone());
+        let mut call = Call::new(record.clone(), policy);
         if let Some(key) = record.key.as_ref().filter(|_| *reserves_key) {
             let wanted = KeyReservation {
                 function: record.function.to_string(),
@@ -108,7 +108,7 @@ impl<S: SiteStore> SiteQueue<S> {
         }
         let id = call.record.id;
         let offered = Offered { id, is_duplicate: id != record.id };
-        let existing = self.0.create(&call, call.keep(policy, now)).await?;
+        let existing = self.0.create(&call, call.keep_record(now)).await?;
         if existing.is_some_and(|existing| existing.record.state.is_ended()) {
             return Ok(offered);
         }
@@ -124,16 +124,27 @@ impl<S: SiteStore> SiteQueue<S> {
         self.0.pull(queue).await
     }
 
-    /// Has a result wait in the queue of results, and removes the message of its request.
-    ///
-    /// # Errors
-    /// Whether it waits there is not known.
-    pub async fn queue_result(&self, work: &Work<S::Receipt>, now: UnixMillis) -> Result<(), SiteError> {
+    /// Records that a node keeps a dead letter. `None`: the server has not answered, or another node has changed the record.
+    /// The message is delivered again then.
+    pub async fn letter_kept(&self, work: Work<S::Receipt>, now: UnixMillis) -> Option<Work<S::Receipt>> {
+        let call = Call { is_letter_kept: true, ..work.call };
+        let revision = self.write(&call, work.revision, now, BEGIN_TRIES).await??;
+        Some(Work { call, revision, ..work })
+    }
+
+    /// Has a result wait in the queue of results, and removes the message of its request. Returns whether there was no room:
+    /// the result is to be sent by this message then.
+    pub async fn queue_result(&self, work: &Work<S::Receipt>, now: UnixMillis) -> bool {
         let nothing = StoredRequest::new("", "", Bytes::new());
-        self.0.publish(RESULTS, &work.call, &nothing, work.call.keep_message(now)).await?;
-        // Without its confirmation, the message is delivered again, and the second message of the result is none.
-        let _ = self.0.acknowledge(&work.delivered.receipt).await;
-        Ok(())
+        let receipt = &work.delivered.receipt;
+        match self.0.publish(RESULTS, &work.call, &nothing, work.call.keep_message(now)).await {
+            Err(SiteError::Full(_) | SiteError::TooLarge) => return true,
+            // It may wait there. Then it is queued again, and the second message of the result is none.
+            Err(SiteError::Unavailable(_)) => self.0.give_back(receipt, LAG).await,
+            // Without its confirmation, the same follows.
+            Ok(()) => drop(self.0.acknowledge(receipt).await),
+        }
+        false
     }
 
     /// Returns the result that a message of the queue of results is about, if it is to be delivered.
@@ -171,14 +182,14 @@ impl<S: SiteStore> SiteQueue<S> {
             Step::Drop => drop(self.0.acknowledge(&delivered.receipt).await),
             Step::Wait(delay) => self.0.give_back(&delivered.receipt, delay).await,
             Step::End(reason) => {
-                let call = call.ended(reason, now);
-                if let Some(Some(revision)) = self.write(&call, revision, policy, now, BEGIN_TRIES).await {
+                let call = call.ended(reason, policy, now);
+                if let Some(Some(revision)) = self.write(&call, revision, now, BEGIN_TRIES).await {
                     return Begin::GivenUp(Work { delivered, call, revision });
                 }
             }
             Step::Begin => {
                 let call = call.begun(holder);
-                if let Some(Some(revision)) = self.write(&call, revision, policy, now, BEGIN_TRIES).await {
+                if let Some(Some(revision)) = self.write(&call, revision, now, BEGIN_TRIES).await {
                     return Begin::Attempt(Work { delivered, call, revision });
                 }
             }
@@ -197,7 +208,7 @@ impl<S: SiteStore> SiteQueue<S> {
         random: f64,
     ) -> Option<Work<S::Receipt>> {
         let call = work.call.attempted(outcome, response, policy, now, random);
-        let revision = self.write(&call, work.revision, policy, now, u32::MAX).await??;
+        let revision = self.write(&call, work.revision, now, u32::MAX).await??;
         Some(Work { call, revision, ..work })
     }
 
@@ -208,12 +219,11 @@ impl<S: SiteStore> SiteQueue<S> {
         &self,
         work: &Work<S::Receipt>,
         end: Option<DeliveryEnd>,
-        policy: &AsyncSpec,
         now: UnixMillis,
         random: f64,
     ) -> Option<CallbackState> {
         let (call, delivery) = work.call.delivered(end, now, random);
-        self.write(&call, work.revision, policy, now, BEGIN_TRIES).await??;
+        self.write(&call, work.revision, now, BEGIN_TRIES).await??;
         let receipt = &work.delivered.receipt;
         match delivery.state {
             CallbackState::Waiting => self.0.give_back(receipt, now.until(delivery.due)).await,
@@ -232,20 +242,14 @@ impl<S: SiteStore> SiteQueue<S> {
     }
 
     /// Changes a record. `Some(None)`: another node has changed it. `None`: the server has not answered so many times.
-    async fn write(
-        &self,
-        call: &Call,
-        revision: Revision,
-        policy: &AsyncSpec,
-        now: UnixMillis,
-        tries: u32,
-    ) -> Option<Option<Revision>> {
-        let keep = call.keep(policy, now);
+    async fn write(&self, call: &Call, revision: Revision, now: UnixMillis, tries: u32) -> Option<Option<Revision>> {
+        let keep = call.keep_record(now);
         for tried in 0..tries {
             match self.0.update(call, revision, keep).await {
                 Ok(None) if tried > 0 => {
                     // The change that was not confirmed may be this one. A body may have been too large.
-                    let is_own = |found: &Call| (&found.record, found.holder) == (&call.record, call.holder);
+                    let own = |call: &Call| (call.record.clone(), call.holder, call.is_letter_kept);
+                    let is_own = |found: &Call| own(found) == own(call);
                     if let Ok(found) = self.0.find(call.record.id).await {
                         return Some(found.filter(|(_, found)| is_own(found)).map(|(revision, _)| revision));
                     }

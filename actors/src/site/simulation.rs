@@ -88,7 +88,7 @@ impl World {
         for function in FUNCTIONS {
             tasks.push(Box::pin(run(connection.clone(), function, seen.clone(), policy.clone())));
         }
-        tasks.push(Box::pin(deliver(connection.clone(), seen.clone(), policy.clone())));
+        tasks.push(Box::pin(deliver(connection.clone(), seen.clone())));
     }
 
     fn accept(&mut self) {
@@ -242,8 +242,7 @@ async fn run(connection: Connection, function: &'static str, seen: Rc<RefCell<Se
         let work = match queue.begin(delivered, &policy, server.now.get(), holder).await {
             Begin::Attempt(work) => work,
             Begin::GivenUp(work) | Begin::Ended(work) => {
-                keep(&seen, &work);
-                release(&queue, &work, &seen, &policy).await;
+                release(&queue, work, &seen).await;
                 continue;
             }
             Begin::Nothing => continue,
@@ -267,39 +266,45 @@ async fn run(connection: Connection, function: &'static str, seen: Rc<RefCell<Se
         seen.borrow_mut().outcomes.insert((id, epoch), status);
         let random = f64::from(random(1000)) / 1000.0;
         if let Some(work) = queue.settle(work, (outcome, None), &policy, server.now.get(), random).await {
-            keep(&seen, &work);
-            release(&queue, &work, &seen, &policy).await;
+            release(&queue, work, &seen).await;
         }
     }
 }
 
-/// Has the result wait for its delivery, if there is a receiver, and lets the message go.
-async fn release(queue: &SiteQueue<Connection>, work: &Work<u64>, seen: &RefCell<Seen>, policy: &AsyncSpec) {
+/// Keeps a dead letter on the node, has the result wait for its delivery, if there is a receiver, and lets the message go.
+async fn release(queue: &SiteQueue<Connection>, mut work: Work<u64>, seen: &RefCell<Seen>) {
     let server = &queue.0.server;
-    if work.call.undelivered().is_none() {
-        return queue.release(work, server.now.get()).await;
+    if work.call.is_unkept_letter() {
+        seen.borrow_mut().letters.insert(work.call.record.id);
+        let Some(kept) = queue.letter_kept(work, server.now.get()).await else { return };
+        work = kept;
     }
-    // Without a confirmation, it is delivered by the message that there is.
-    if queue.queue_result(work, server.now.get()).await.is_err() {
-        send(queue, work, seen, policy).await;
+    if work.call.undelivered().is_none() {
+        return queue.release(&work, server.now.get()).await;
+    }
+    if queue.queue_result(&work, server.now.get()).await {
+        let id = work.call.record.id;
+        let is_queued = server.content.borrow().published.iter().any(|(queue, it)| (&**queue, *it) == (RESULTS, id));
+        assert!(!is_queued, "a result that waits is not sent as well");
+        send(queue, &work, seen).await;
     }
 }
 
-async fn deliver(connection: Connection, seen: Rc<RefCell<Seen>>, policy: Rc<AsyncSpec>) {
+async fn deliver(connection: Connection, seen: Rc<RefCell<Seen>>) {
     let queue = SiteQueue(connection);
     loop {
         pending!();
         let Ok(Some(delivered)) = queue.pull(RESULTS).await else { continue };
         if let Some(work) = queue.begin_result(delivered).await {
-            send(&queue, &work, &seen, &policy).await;
+            send(&queue, &work, &seen).await;
         }
     }
 }
 
-async fn send(queue: &SiteQueue<Connection>, work: &Work<u64>, seen: &RefCell<Seen>, policy: &AsyncSpec) {
+async fn send(queue: &SiteQueue<Connection>, work: &Work<u64>, seen: &RefCell<Seen>) {
     let server = &queue.0.server;
     if work.call.is_result_expired(server.now.get()) {
-        let _ = queue.delivered(work, None, policy, server.now.get(), 0.5).await;
+        let _ = queue.delivered(work, None, server.now.get(), 0.5).await;
         return;
     }
     pending!();
@@ -316,14 +321,7 @@ async fn send(queue: &SiteQueue<Connection>, work: &Work<u64>, seen: &RefCell<Se
         assert_eq!((got.0, &got.1), (epoch, state), "each repeat is the same message");
         got.2 |= end == DeliveryEnd::Confirmed;
     }
-    queue.delivered(work, Some(end), policy, server.now.get(), 0.5).await;
-}
-
-/// The node keeps what was given up.
-fn keep(seen: &RefCell<Seen>, work: &Work<u64>) {
-    if work.call.is_unkept_letter() {
-        seen.borrow_mut().letters.insert(work.call.record.id);
-    }
+    queue.delivered(work, Some(end), server.now.get(), 0.5).await;
 }
 
 #[test]

@@ -17,6 +17,9 @@ pub enum SiteError {
     /// It may have been done all the same.
     #[error("{0}")]
     Unavailable(String),
+    /// It has no room for a message.
+    #[error("{0}")]
+    Full(String),
     /// The request is larger than the server takes.
     #[error("the request is larger than the server of the site takes")]
     TooLarge,
@@ -72,7 +75,7 @@ pub trait SiteStore {
     /// drop it after `keep`.
     ///
     /// # Errors
-    /// Whether it is queued is not known, or it is too large.
+    /// Whether it is queued is not known, it is too large, or there is no room.
     async fn publish(&self, queue: &str, call: &Call, request: &StoredRequest, keep: Duration)
     -> Result<(), SiteError>;
 

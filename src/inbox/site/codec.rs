@@ -1,5 +1,7 @@
 //! What the server of the site stores: a line of JSON, and then a body as it is.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use unifaas_actors::{
@@ -7,6 +9,7 @@ use unifaas_actors::{
         Callback, CallbackState, DeadReason, InvocationId, Record, RecordedResponse, State, StoredRequest, UnixMillis,
     },
     site::{Call, KeyReservation},
+    spec::AsyncSpec,
 };
 
 /// A call as it is stored. Its key has the id.
@@ -27,6 +30,11 @@ struct CallRow {
     has_body: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     callback: Option<CallbackRow>,
+    /// In milliseconds. An earlier version writes none.
+    #[serde(default)]
+    keep: Option<u64>,
+    #[serde(default)]
+    is_letter_kept: bool,
 }
 
 /// Where the result goes.
@@ -86,6 +94,8 @@ fn row_of(call: &Call, has_body: bool) -> CallRow {
             attempts: callback.attempts,
             state: callback.state,
         }),
+        keep: Some(u64::try_from(call.keep.as_millis()).unwrap_or(u64::MAX)),
+        is_letter_kept: call.is_letter_kept,
     }
 }
 
@@ -115,7 +125,9 @@ pub fn decode_call(id: InvocationId, stored: &Bytes) -> Option<Call> {
         }),
     };
     let response = row.response.map(|response| RecordedResponse { body: row.has_body.then_some(body), ..response });
-    Some(Call { record, holder: row.holder, untouched: row.untouched, response })
+    let keep = row.keep.map_or_else(|| AsyncSpec::default().keep_dead, Duration::from_millis);
+    let CallRow { holder, untouched, is_letter_kept, .. } = row;
+    Some(Call { record, holder, untouched, response, keep, is_letter_kept })
 }
 
 /// Returns a request as it is queued.
@@ -171,7 +183,8 @@ mod tests {
         };
         let headers = vec![("content-type".to_owned(), b"text/plain".to_vec())];
         let response = RecordedResponse { status: 200, headers, body };
-        Call { record, holder: u64::MAX, untouched: 3, response: Some(response) }
+        let keep = Duration::from_secs(90);
+        Call { record, holder: u64::MAX, untouched: 3, response: Some(response), keep, is_letter_kept: true }
     }
 
     #[test]

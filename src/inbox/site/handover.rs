@@ -93,7 +93,7 @@ async fn hand_over(site: &Rc<SiteThread>, id: InvocationId, client: Option<&ones
             let _ = inbox.ask(|reply| Command::KeepHere(id, reply)).await;
             return Place::Node;
         }
-        Err(OfferError::Site(SiteError::Unavailable(why))) => {
+        Err(OfferError::Site(SiteError::Unavailable(why) | SiteError::Full(why))) => {
             site.note(Use::HandingOver, Some(why));
             return Place::Node;
         }

@@ -1,13 +1,13 @@
 //! The server of a site, by JetStream: `UF_INBOX` has the requests, `uf_calls` has the records and the keys.
 
-use std::{cell::RefCell, collections::HashMap, fmt::Display, sync::Arc, time::Duration};
+use std::{cell::RefCell, collections::HashMap, error::Error as _, fmt::Display, sync::Arc, time::Duration};
 
 use async_nats::{
     Subscriber,
     jetstream::{
-        AckKind,
+        self, AckKind, ErrorCode,
         consumer::PullConsumer,
-        context::PublishErrorKind,
+        context::{PublishError, PublishErrorKind},
         kv::{CreateErrorKind, Operation, Store},
         message::{Acker, PublishMessage},
         stream::{LastRawMessageErrorKind, Stream},
@@ -184,6 +184,7 @@ impl SiteStore for JetStream {
         };
         confirmed.map(drop).map_err(|error| match error.kind() {
             PublishErrorKind::MaxPayloadExceeded => SiteError::TooLarge,
+            _ if is_full(&error) => SiteError::Full(error.to_string()),
             _ => self.failed(error),
         })
     }
@@ -279,6 +280,18 @@ impl SiteStore for JetStream {
     async fn pause(&self) {
         sleep(PAUSE).await;
     }
+}
+
+/// Whether the server has refused a message because there is no room for it.
+fn is_full(error: &PublishError) -> bool {
+    let answer = error.source().and_then(|source| source.downcast_ref::<jetstream::Error>());
+    let full = [
+        ErrorCode::STREAM_STORE_FAILED,
+        ErrorCode::ACCOUNT_RESOURCES_EXCEEDED,
+        ErrorCode::INSUFFICIENT_RESOURCES,
+        ErrorCode::STORAGE_RESOURCES_EXCEEDED,
+    ];
+    answer.is_some_and(|answer| full.contains(&answer.error_code()))
 }
 
 /// Returns what makes the second message of a call recognisable: it may have one in the queue of its function, and one in that

@@ -8,7 +8,6 @@ use tokio_util::sync::CancellationToken;
 use unifaas_actors::{
     inbox::{Command, DeadLetter, Found, UnixMillis},
     site::{RESULTS, SiteStore as _, Work},
-    spec::AsyncSpec,
 };
 
 use super::{
@@ -19,21 +18,24 @@ use super::{
 
 /// Keeps a dead letter on this node, for its operator, has the result wait for its delivery if there is a receiver, and lets
 /// the message go until the next attempt.
-pub async fn release(site: &Rc<SiteThread>, work: &Work<Acker>, policy: &AsyncSpec) {
+pub async fn release(site: &Rc<SiteThread>, mut work: Work<Acker>) {
     if work.call.is_unkept_letter() {
         let found = Found { record: work.call.record.clone(), response: work.call.response.clone() };
-        let letter = Box::new(DeadLetter { found, request: work.delivered.request.clone(), keep: policy.keep_dead });
+        let letter = Box::new(DeadLetter { found, request: work.delivered.request.clone(), keep: work.call.keep });
         if site.shared.inbox.handle.ask(|reply| Command::Import(letter, reply)).await.is_err() {
             // The message is delivered again, and the letter is kept then.
             return;
         }
+        // Otherwise the next node that gets the message keeps it as well.
+        let Some(kept) = site.queue.letter_kept(work, UnixMillis::now()).await else { return };
+        work = kept;
     }
     if work.call.undelivered().is_none() {
-        return site.queue.release(work, UnixMillis::now()).await;
+        return site.queue.release(&work, UnixMillis::now()).await;
     }
     // A full stream takes no other message: it is delivered by this one, which makes room then.
-    if site.queue.queue_result(work, UnixMillis::now()).await.is_err() {
-        deliver(site, work).await;
+    if site.queue.queue_result(&work, UnixMillis::now()).await {
+        deliver(site, &work).await;
     }
 }
 
@@ -94,8 +96,7 @@ async fn deliver(site: &Rc<SiteThread>, work: &Work<Acker>) {
         sending.1 = Some(prolonged(site, receipt, site.shared.inbox.send_result(found)).await);
         sending.1
     };
-    let policy = site.policy(&work.call.record.function);
-    if let Some(state) = site.queue.delivered(work, end, &policy, UnixMillis::now(), rand::random()).await {
+    if let Some(state) = site.queue.delivered(work, end, UnixMillis::now(), rand::random()).await {
         site.shared.inbox.stats.count_delivery(state);
     }
 }

@@ -72,11 +72,11 @@ async fn attempt(site: &Rc<SiteThread>, delivered: Delivered<Acker>, function: &
         Begin::GivenUp(work) => {
             drop(room);
             site.shared.inbox.stats.count_end(&work.call.record.state);
-            return release(site, &work, &policy).await;
+            return release(site, work).await;
         }
         Begin::Ended(work) => {
             drop(room);
-            return release(site, &work, &policy).await;
+            return release(site, work).await;
         }
         Begin::Nothing => return,
     };
@@ -85,7 +85,7 @@ async fn attempt(site: &Rc<SiteThread>, delivered: Delivered<Acker>, function: &
     drop(room);
     if let Some(work) = site.queue.settle(work, ended, &policy, UnixMillis::now(), rand::random()).await {
         site.shared.inbox.stats.count_end(&work.call.record.state);
-        release(site, &work, &policy).await;
+        release(site, work).await;
     }
 }
 

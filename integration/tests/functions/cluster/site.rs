@@ -263,8 +263,12 @@ async fn node_that_is_cut_off_keeps_what_it_accepts_until_it_is_back() {
 
 /// Starts a server, a receiver of results, and two nodes that may deliver to it.
 async fn delivering() -> Option<(Receiver, Arc<Home>, Broker, [Daemon; 2])> {
-    const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
     let (home, server) = server().await?;
+    delivering_by(home, server).await
+}
+
+async fn delivering_by(home: Arc<Home>, server: Broker) -> Option<(Receiver, Arc<Home>, Broker, [Daemon; 2])> {
+    const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
     let receiver = Receiver::start(&home, SECRET).await?;
     let key = home.path("key");
     fs::write(&key, SECRET).unwrap();
@@ -326,8 +330,8 @@ async fn results_that_wait_for_their_receiver_are_counted_by_each_node_and_keep_
     let (mut ids, body) = (Vec::new(), "x".repeat(100 << 10));
     for _ in 0..6 {
         let url = receiver.url("/refuse/100000");
+        // A server that is slow has it a little later.
         let reply = a.enqueue("/f/record?file=/dev/null", &body, &[("x-callback-url", &url)]).await;
-        assert_eq!(reply.header("x-unifaas-stored").as_deref(), Some("site"), "{}", reply.text());
         ids.push(reply.header("x-unifaas-invocation").expect("an id"));
     }
     let undelivered =
@@ -368,9 +372,12 @@ async fn consumer_of_an_earlier_version_gives_way_while_nothing_uses_it() {
     assert!(made["error"].is_null(), "{made}");
     let a = node(&server, "a", [shared()]).await;
     let file = public_file(home.path("runs"));
-    eventually(SOON, "the node has joined", async || super::cluster(&a).await, |it| it["link"]["state"] == "connected")
-        .await;
-    let id = accepted(&a, &recorded(&file, 0), "", "site").await;
+    let stored = async || {
+        let reply = a.enqueue(&recorded(&file, 0), "", &[]).await;
+        assert_eq!(reply.status, 202, "{}", reply.text());
+        ["x-unifaas-stored", "x-unifaas-invocation"].map(|name| reply.header(name).expect("a header"))
+    };
+    let [_, id] = eventually(SOON, "the site stores it", stored, |[stored, _]| stored == "site").await;
     assert_eq!(a.ended_invocation(&id).await["state"], "done");
     let known = asked(&server, "CONSUMER.NAMES.UF_INBOX", "").await["consumers"].to_string();
     assert!(known.contains("default=f") && !known.contains("\"f\""), "{known}");
@@ -379,23 +386,43 @@ async fn consumer_of_an_earlier_version_gives_way_while_nothing_uses_it() {
 #[tokio::test]
 async fn dead_letter_whose_receiver_is_busy_is_kept_and_counted_once() {
     let Some((receiver, _home, _server, [a, b])) = delivering().await else { return };
+    dead_letters_are_kept_and_counted_once(&receiver, [&a, &b], "0").await;
+}
+
+#[tokio::test]
+async fn dead_letter_is_kept_and_counted_once_while_the_stream_takes_no_result() {
+    let Some((home, server)) = server().await else { return };
+    let config = json!({
+        "name": "UF_INBOX", "subjects": ["uf.default.inbox.*"], "retention": "workqueue", "max_msgs": LETTERS, "discard": "new",
+    });
+    let made = asked(&server, "STREAM.CREATE.UF_INBOX", &config.to_string()).await;
+    assert!(made["error"].is_null(), "{made}");
+    let Some((receiver, _home, _server, [a, b])) = delivering_by(home, server).await else { return };
+    // All are there when the first one ends.
+    dead_letters_are_kept_and_counted_once(&receiver, [&a, &b], "5").await;
+}
+
+/// More than two nodes send at once.
+const LETTERS: usize = 12;
+
+async fn dead_letters_are_kept_and_counted_once(receiver: &Receiver, [a, b]: [&Daemon; 2], delay: &str) {
     let mut ids = Vec::new();
-    // More than both nodes send at once.
-    for _ in 0..12 {
-        ids.push(delivered(&a, "/f/status/404", &receiver.url("/slow")).await);
+    for _ in 0..LETTERS {
+        let headers = [("x-callback-url", &*receiver.url("/slow")), ("x-unifaas-delay", delay)];
+        ids.push(a.enqueue("/f/status/404", "work", &headers).await.header("x-unifaas-invocation").expect("an id"));
     }
     let got = async || receiver.got("/slow");
     let is_got = |id: &String, got: &[Value]| got.iter().any(|one| one["headers"]["x-unifaas-invocation"] == json!(id));
     eventually(2 * SOON, "all results", got, |got| ids.iter().all(|id| is_got(id, got))).await;
     let (mut letters, mut died) = (String::new(), 0);
-    for daemon in [&a, &b] {
+    for daemon in [a, b] {
         letters += &daemon.cli(&["dead", "list"]).await.out;
         died += inbox(daemon).await["died"].as_u64().unwrap();
     }
     for id in &ids {
         assert_eq!(letters.matches(id.as_str()).count(), 1, "{letters}");
     }
-    assert_eq!(died, 12);
+    assert_eq!(died, LETTERS as u64);
 }
 
 #[tokio::test]

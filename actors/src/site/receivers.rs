@@ -4,6 +4,9 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use crate::inbox::{DeliveryEnd, IN_ALL, TO_ONE, UnixMillis, pause_of_receiver, pause_of_result};
 
+/// The longest time until a result is looked at again whose receiver has answered.
+const BUSY: Duration = Duration::from_secs(15);
+
 /// The receivers that this node sends results to, by scheme, host and port.
 #[derive(Debug, Default)]
 pub struct Receivers {
@@ -35,7 +38,9 @@ impl Receivers {
         let known = self.known.entry(receiver.clone()).or_default();
         if !has_room || known.sending >= TO_ONE || now < known.paused_until {
             let looks = u32::try_from(looks).unwrap_or(u32::MAX);
-            return Err(now.until(known.paused_until).max(pause_of_result(looks, random)));
+            let (paused, pause) = (now.until(known.paused_until), pause_of_result(looks, random));
+            // A busy receiver may be idle soon.
+            return Err(if paused.is_zero() { pause.min(BUSY) } else { pause.max(paused) });
         }
         known.sending += 1;
         self.sending += 1;
@@ -78,7 +83,7 @@ mod tests {
         for _ in 0..TO_ONE {
             assert_eq!(receivers.begin(&away, 1, NOW, 1.0), Ok(()));
         }
-        for (looks, pause) in [(1, 1), (2, 2), (4, 8), (100, 300), (u64::MAX, 300)] {
+        for (looks, pause) in [(1, 1), (2, 2), (4, 8), (100, 15), (u64::MAX, 15)] {
             assert_eq!(receivers.begin(&away, looks, NOW, 1.0), Err(Duration::from_secs(pause)), "{looks}");
         }
         assert_eq!(receivers.begin(&other, 1, NOW, 1.0), Ok(()), "others are not held up");
@@ -95,6 +100,7 @@ mod tests {
             receivers.ended(&away, Some(DeliveryEnd::Unreachable), now, 1.0);
             let wait = Duration::from_secs(pause);
             assert_eq!(receivers.begin(&away, 1, now, 1.0), Err(wait), "no result is sent there");
+            assert_eq!(receivers.begin(&away, 100, now, 1.0), Err(Duration::from_secs(300)), "results may be many");
             now = now.after(wait);
         }
         assert_eq!(receivers.begin(&away, 1, now, 1.0), Ok(()));

@@ -76,9 +76,10 @@ impl InboxMetrics {
         describe(encoder, Counter, "unifaas_async_handed_over", None, help)?.counter(&[], store.handed_over)?;
         let help = "Results that are to be delivered.";
         describe(encoder, Gauge, "unifaas_async_undelivered", None, help)?.gauge(&[], store.undelivered)?;
-        if let Some(undelivered) = self.overview.site_undelivered {
-            let help = "Results of the site that are to be delivered, by all nodes together.";
-            describe(encoder, Gauge, "unifaas_async_site_undelivered", None, help)?.gauge(&[], undelivered)?;
+        let help = "Results of the site that are to be delivered, by all nodes together.";
+        let mut undelivered = describe(encoder, Gauge, "unifaas_async_site_undelivered", None, help)?;
+        if let Some(count) = self.overview.site_undelivered {
+            undelivered.gauge(&[], count)?;
         }
         let help = "Time of a commit of invocations, of up to 64 changes each.";
         describe(encoder, Histogram, "unifaas_inbox_commit", Some(&Seconds), help)?.histogram(&[], &self.commits)?;

@@ -131,7 +131,8 @@ impl Inbox {
     /// Returns what the site has of a dead letter that this node keeps for it, and whether it has it: where its delivery
     /// stands is known there, if it answers soon. What was redriven here since is another attempt.
     pub async fn as_of_site(&self, record: Record) -> (Record, bool) {
-        let site = self.site.as_ref().filter(|site| site.is_connected());
+        let may_share = || self.handle.may_share(&record.function);
+        let site = self.site.as_ref().filter(|site| site.is_connected() && may_share());
         if let (State::Dead { .. }, Some(site)) = (&record.state, site)
             && let Ok(Ok(Some(call))) = timeout(SITE_TIMEOUT, site.find(record.id, Duration::ZERO)).await
             && call.record.epoch == record.epoch
@@ -147,7 +148,7 @@ impl Inbox {
     /// What has it does not answer.
     pub async fn remove(&self, id: InvocationId) -> Result<Removal, String> {
         let removal = self.handle.ask(|reply| Command::Remove(id, reply)).await?;
-        let is_letter = matches!(removal, Removal::Forgotten { dead_of: Some(_) });
+        let is_letter = matches!(&removal, Removal::Forgotten { dead_of: Some(of) } if self.handle.may_share(of));
         match &self.site {
             Some(site) if removal == Removal::Unknown => site.remove(id).await,
             Some(site) if is_letter && site.is_connected() => site.remove(id).await.map(|_| removal),

@@ -96,6 +96,12 @@ impl InboxHandle {
         self.site.as_ref().is_some_and(|site| !site.is_connected())
     }
 
+    /// Whether the site may have invocations of a function. A function that this node does not know may have shared them.
+    pub fn may_share(&self, function: &str) -> bool {
+        let spec = self.directory.find(function).and_then(|handle| handle.spec());
+        spec.is_none_or(|spec| spec.triggers.shares_work)
+    }
+
     /// Returns how a function's asynchronous invocations are treated.
     ///
     /// # Errors

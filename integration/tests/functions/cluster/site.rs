@@ -261,6 +261,19 @@ async fn node_that_is_cut_off_keeps_what_it_accepts_until_it_is_back() {
     eventually(2 * SOON, "the others see its end", shown, is_done).await;
 }
 
+#[tokio::test]
+async fn server_without_jetstream_does_not_matter_to_functions_that_share_nothing() {
+    let home = Home::new();
+    let Some(server) = Broker::nats_at(&home, own_address(4222), "").await else { return };
+    let a = node(&server, "a", [Function::new("f")]).await;
+    eventually(SOON, "the node has joined", async || super::cluster(&a).await, |it| it["link"]["state"] == "connected")
+        .await;
+    let id = accepted(&a, "/f/status/404", "", "node").await;
+    assert_eq!(a.ended_invocation(&id).await["state"], "dead");
+    let removed = a.send(request("DELETE", &format!("/invocations/{id}"), empty())).await.unwrap();
+    assert_eq!(removed.status, 204, "{}", removed.text());
+}
+
 /// Starts a server, a receiver of results, and two nodes that may deliver to it.
 async fn delivering() -> Option<(Receiver, Arc<Home>, Broker, [Daemon; 2])> {
     let (home, server) = server().await?;

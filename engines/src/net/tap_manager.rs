@@ -1,19 +1,15 @@
 //! The thread that creates, leases and removes taps, so that the actors' thread never waits for the kernel.
 //!
 //! A few taps are kept prepared. A returned tap is leased again, unless its guest could reach the outside: such a tap is
-//! removed, so that the next guest does not inherit its connections. `egress.rs` opens taps to the outside.
+//! removed, so that the next guest does not inherit its connections. `egress.rs` opens taps to the outside, `damage.rs` handles
+//! what other processes remove.
 
+mod damage;
 mod egress;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    collections::{HashMap, HashSet},
-    future, io,
-    net::Ipv4Addr,
-    os::fd::OwnedFd,
-    time::Duration,
-};
+use std::{collections::HashMap, future, io, net::Ipv4Addr, os::fd::OwnedFd, time::Duration};
 
 use futures::{FutureExt, StreamExt};
 use slog::{Logger, warn};
@@ -223,55 +219,10 @@ impl TapManager {
         }
     }
 
-    /// Handles the removal of an interface by another process. The holder of a leased tap sees it, and releases the tap.
-    fn interface_removed(&mut self, index: u32) {
-        if self.present.remove(&index).is_none() {
-            return;
-        }
-        let idle = self.pools.remove(index);
-        warn!(self.log, "a tap was removed by another process"; "index" => index, "prepared" => idle.is_some());
-        if let Some(tap) = idle {
-            self.put_link_of(&tap);
-        }
-    }
-
-    /// Handles removals that the kernel could not report.
-    async fn look_for_removed(&mut self) {
-        let interfaces = match self.netlink.interfaces().await {
-            Ok(interfaces) => interfaces,
-            Err(error) => {
-                if self.next_look.is_none() {
-                    warn!(self.log, "interfaces cannot be listed, so a removed tap goes unnoticed"; "error" => %error);
-                }
-                self.next_look = Some(time::Instant::now() + RETRY_INTERVAL);
-                return;
-            }
-        };
-        self.next_look = None;
-        let found: HashSet<u32> = interfaces.iter().map(|interface| interface.index).collect();
-        let removed: Vec<u32> = self.present.keys().copied().filter(|index| !found.contains(index)).collect();
-        removed.into_iter().for_each(|index| self.interface_removed(index));
-    }
-
     fn firewall(&self) -> Firewall {
         let Settings { mark, callback, subnet, .. } = self.settings;
         let clones = subnet.clone_link().zip(self.callback.as_ref().map(|(_, port)| *port));
         Firewall { mark, callback, clones }
-    }
-
-    /// Installs the firewall again if it was deleted, for instance by `nft flush ruleset`. Until then guests are
-    /// unprotected.
-    async fn repair_firewall(&mut self) {
-        let repaired = self.firewall().repair(&self.settings.spawner, &self.uplinks).await;
-        match &repaired {
-            Ok(false) => {}
-            Ok(true) => warn!(self.log, "the firewall table of virtual machines was removed: it is installed again"),
-            Err(error) if self.next_repair.is_none() => {
-                warn!(self.log, "the firewall of virtual machines may be missing"; "error" => %error);
-            }
-            Err(_) => {}
-        }
-        self.next_repair = repaired.is_err().then(|| time::Instant::now() + RETRY_INTERVAL);
     }
 
     async fn remove(&mut self, tap: Tap) {

@@ -9,9 +9,11 @@ use async_nats::jetstream::{
     self, AckKind, Message,
     consumer::{AckPolicy, DeliverPolicy, Info, PullConsumer, pull},
     context::{ConsumerInfoError, ConsumerInfoErrorKind},
+    response::Response,
     stream::{RetentionPolicy, Stream},
 };
 use futures::{FutureExt as _, StreamExt as _};
+use serde::Deserialize;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use unifaas_actors::{WallTime, spec::NatsSpec, trigger::Subscription};
@@ -33,10 +35,7 @@ const HEARTBEAT: Duration = Duration::from_secs(5);
 pub async fn follow(link: &Link<'_>, followed: &Followed<NatsSpec>, name: &str) -> Result<(), String> {
     let Followed { subscription, cancelled } = followed;
     let failed = |error: &dyn std::fmt::Display| format!("stream {name}: {error}");
-    let context = jetstream::new(link.client.clone());
-    let stream = context.get_stream(name).await.map_err(|error| failed(&error))?;
-    let domain = link.client.server_info().domain;
-    let consumer = open_consumer(&stream, subscription, domain.as_deref()).await.map_err(|error| failed(&*error))?;
+    let consumer = open_consumer(link, subscription, name).await.map_err(|error| failed(&*error))?;
     let pulled = consumer.stream().max_messages_per_batch(UNDER_WAY).heartbeat(HEARTBEAT);
     let mut messages = pulled.messages().await.map_err(|error| failed(&error))?;
     link.source.status.set_problem(subscription, None);
@@ -52,17 +51,41 @@ pub async fn follow(link: &Link<'_>, followed: &Followed<NatsSpec>, name: &str) 
     failure.map_or(Ok(()), |error| Err(failed(&error)))
 }
 
-/// Opens the consumer of a subscription, which the nodes with the function share.
+/// What is read of the answer for a stream.
+#[derive(Deserialize)]
+struct StreamInfo {
+    config: StreamConfig,
+    /// The domain of the JetStream that has the stream, which may be beyond the server of the connection.
+    domain: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct StreamConfig {
+    retention: RetentionPolicy,
+}
+
+/// Opens the consumer of a subscription, which the nodes with the function share, at whatever server each is.
 ///
-/// Its name has the domain of the server: in servers that are joined as leaf nodes, what has the same stream and consumer takes
-/// an acknowledgement of one for its own. A consumer of an earlier version has no domain in its name. While any node uses that,
-/// all do; then another one begins where it has ended.
+/// Its name has the domain of the stream: in servers that are joined as leaf nodes, what has the same stream and consumer takes
+/// an acknowledgement of one for its own. Consumers of earlier versions have no domain in their name, or that of the server.
+/// While any node uses one of them, all do, unless there is one of this version; then another one begins where they have ended.
 async fn open_consumer(
-    stream: &Stream,
+    link: &Link<'_>,
     subscription: &Subscription<NatsSpec>,
-    domain: Option<&str>,
+    name: &str,
 ) -> Result<PullConsumer, Box<dyn Error + Send + Sync>> {
-    let (name, earlier) = (consumer_name(subscription, domain), consumer_name(subscription, None));
+    let context = jetstream::new(link.client.clone());
+    let stream = context.get_stream_no_info(name).await?;
+    let info: StreamInfo = match context.request(format!("STREAM.INFO.{name}"), &()).await? {
+        Response::Ok(info) => info,
+        Response::Err { error } => return Err(error.into()),
+    };
+    let name = consumer_name(subscription, info.domain.as_deref());
+    let mut earlier = Vec::new();
+    // Before that of this version: a node that replaces them makes it first.
+    for name in earlier_names(subscription, &name, link.client.server_info().domain.as_deref()) {
+        earlier.extend(known(&stream, &name).await?);
+    }
     let mut config = pull::Config {
         durable_name: Some(name.clone()),
         description: Some(format!("function {} of UniFaaS", subscription.function)),
@@ -72,30 +95,41 @@ async fn open_consumer(
         max_ack_pending: MAX_ACK_PENDING,
         ..pull::Config::default()
     };
-    if let Some(known) = known(stream, &name).await? {
+    let is_used = |info: &Info| info.num_waiting > 0 || info.num_ack_pending > 0;
+    if let Some(known) = known(&stream, &name).await? {
         // This cannot change.
         config.deliver_policy = known.config.deliver_policy;
-        return Ok(stream.create_consumer(config).await?);
-    }
-    let Some(used) = known(stream, &earlier).await? else { return Ok(stream.create_consumer(config).await?) };
-    if used.num_waiting > 0 || used.num_ack_pending > 0 {
-        config.durable_name = Some(earlier);
+        // Nodes at another server may still have them. They have nothing that this one has not.
+        earlier.retain(|info| !is_used(info));
+    } else if let Some(used) = earlier.iter().find(|info| is_used(info)) {
+        config.durable_name = Some(used.name.clone());
         config.deliver_policy = used.config.deliver_policy;
-        return Ok(stream.create_consumer(config).await?);
-    }
-    if stream.cached_info().config.retention == RetentionPolicy::WorkQueue {
+        earlier.clear();
+    } else if info.config.retention == RetentionPolicy::WorkQueue {
         // Such a stream has what is not acknowledged, and one consumer for it.
-        stream.delete_consumer(&earlier).await?;
-        return Ok(stream.create_consumer(config).await?);
+        for earlier in earlier.drain(..) {
+            stream.delete_consumer(&earlier.name).await?;
+        }
+    } else if let Some(end) = earlier.iter().map(|info| info.delivered.stream_sequence).max() {
+        config.deliver_policy = DeliverPolicy::ByStartSequence { start_sequence: end + 1 };
     }
-    config.deliver_policy = DeliverPolicy::ByStartSequence { start_sequence: used.delivered.stream_sequence + 1 };
     let consumer = stream.create_consumer(config).await?;
-    // Another node may have removed it meanwhile.
-    let _ = stream.delete_consumer(&earlier).await;
+    for earlier in earlier {
+        // Another node may have removed it meanwhile.
+        let _ = stream.delete_consumer(&earlier.name).await;
+    }
     Ok(consumer)
 }
 
-async fn known(stream: &Stream, name: &str) -> Result<Option<Info>, ConsumerInfoError> {
+/// Returns the names that earlier versions gave to a consumer that has this name now.
+fn earlier_names(subscription: &Subscription<NatsSpec>, name: &str, server_domain: Option<&str>) -> Vec<String> {
+    let mut names = vec![consumer_name(subscription, None), consumer_name(subscription, server_domain)];
+    names.dedup();
+    names.retain(|earlier| earlier != name);
+    names
+}
+
+async fn known(stream: &Stream<()>, name: &str) -> Result<Option<Info>, ConsumerInfoError> {
     match stream.consumer_info(name).await {
         Err(error) if error.kind() == ConsumerInfoErrorKind::NotFound => Ok(None),
         info => info.map(Some),
@@ -158,12 +192,33 @@ mod tests {
 
     use super::*;
 
+    fn subscription(function: &str, subject: &str) -> Subscription<NatsSpec> {
+        let source = NatsSource::Stream("S".to_owned());
+        let spec = NatsSpec { subject: subject.to_owned(), source, path: "/".to_owned() };
+        Subscription { function: function.into(), index: 3, spec }
+    }
+
     #[test]
     fn name_of_a_consumer_has_only_what_servers_take() {
-        let source = NatsSource::Stream("S".to_owned());
-        let spec = NatsSpec { subject: "orders.*.x-1.>".to_owned(), source, path: "/".to_owned() };
-        let subscription = Subscription { function: "resize.v2".into(), index: 3, spec };
+        let subscription = subscription("resize.v2", "orders.*.x-1.>");
         assert_eq!(consumer_name(&subscription, None), "unifaas-resize=2Ev2-orders=2E=2A=2Ex-1=2E=3E");
         assert_eq!(consumer_name(&subscription, Some("a.b")), "unifaas=a=2Eb-resize=2Ev2-orders=2E=2A=2Ex-1=2E=3E");
+    }
+
+    #[test]
+    fn consumer_is_asked_for_once_by_each_name_that_it_may_have() {
+        let subscription = subscription("f", "s");
+        let [none, hub, edge] = ["unifaas-f-s", "unifaas=hub-f-s", "unifaas=edge-f-s"];
+        let cases: [(_, _, &[&str]); 6] = [
+            (none, None, &[]),
+            (none, Some("edge"), &[edge]),
+            (hub, None, &[none]),
+            (hub, Some("hub"), &[none]),
+            (hub, Some("edge"), &[none, edge]),
+            (edge, Some("edge"), &[none]),
+        ];
+        for (name, server_domain, earlier) in cases {
+            assert_eq!(earlier_names(&subscription, name, server_domain), earlier, "{name} {server_domain:?}");
+        }
     }
 }

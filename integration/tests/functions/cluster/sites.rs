@@ -15,7 +15,7 @@ use super::{
     cluster, knows, settings,
     site::{recorded, shared},
 };
-use crate::messages::{all_run, connected, recorder, until};
+use crate::messages::{all_run, connected, consumers, recorder, until};
 
 /// The NATS servers of the sites a, the hub, and b, the leaf.
 struct Sites {
@@ -210,10 +210,7 @@ async fn streams_of_the_same_name_keep_what_one_site_has_not_stored_yet() {
 
 /// Returns how many messages of the stream are not acknowledged.
 async fn pending(server: &Broker) -> u64 {
-    let mut client = NatsClient::connect(server.address).await.unwrap();
-    let known = client.request("$JS.API.CONSUMER.LIST.ORDERS", "", "").await.unwrap();
-    let known: Value = serde_json::from_str(&known.body).unwrap();
-    let consumers = known["consumers"].as_array().cloned().unwrap_or_default();
+    let consumers = consumers(server).await;
     consumers
         .iter()
         .filter_map(|consumer| Some(consumer["num_ack_pending"].as_u64()? + consumer["num_pending"].as_u64()?))

@@ -1,5 +1,6 @@
 //! Messages of brokers invoke functions.
 
+mod domains;
 mod mqtt;
 mod nats;
 mod security;
@@ -7,7 +8,11 @@ mod settings;
 
 use std::{collections::BTreeMap, env, path::Path};
 
-use integration::{Daemon, Function, brokers::lines_of, eventually, ms};
+use integration::{
+    Daemon, Function,
+    brokers::{Broker, NatsClient, lines_of},
+    eventually, ms,
+};
 use serde_json::Value;
 
 /// Returns a function that adds a line to a file for each run: the subject of the event, its id, and the invocation.
@@ -58,6 +63,14 @@ pub async fn until(daemon: &Daemon, kind: &str, what: &str, is_so: impl Fn(&Valu
 
 pub async fn connected(daemon: &Daemon, kind: &str) {
     until(daemon, kind, "connected", |source| source["state"] == "connected").await;
+}
+
+/// Returns the consumers of the stream `ORDERS`.
+pub async fn consumers(server: &Broker) -> Vec<Value> {
+    let mut client = NatsClient::connect(server.address).await.unwrap();
+    let known = client.request("$JS.API.CONSUMER.LIST.ORDERS", "", "").await.unwrap();
+    let known: Value = serde_json::from_str(&known.body).unwrap();
+    known["consumers"].as_array().cloned().unwrap_or_default()
 }
 
 /// Returns how often something is repeated: the variable says it for the long form.

@@ -57,6 +57,11 @@ impl DeliveryRecord {
         };
         Self { state, due, attempts }
     }
+
+    /// Returns what is to be recorded of a result that is given up without another attempt, after `attempts` before.
+    pub fn given_up(attempts: u32, now: UnixMillis) -> Self {
+        Self { state: CallbackState::Failed, due: now, attempts }
+    }
 }
 
 /// Returns how long a result waits after so many attempts. `random` is from 0 to 1.
@@ -113,7 +118,7 @@ impl Deliveries {
     /// [`dropped`](Self::dropped) follows.
     pub fn next_action(&mut self, now: UnixMillis) -> Option<DeliveryAction> {
         if let Some(entry) = self.pending.take_expired(now) {
-            let record = DeliveryRecord { state: CallbackState::Failed, due: now, attempts: entry.attempts };
+            let record = DeliveryRecord::given_up(entry.attempts, now);
             return Some(DeliveryAction::GiveUp(entry, record));
         }
         self.pending.take_next(now, &Fixed).map(DeliveryAction::Send)

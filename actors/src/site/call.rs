@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use crate::{
     inbox::{
-        CallbackState, DeadReason, DeliveryEnd, DeliveryRecord, Entry, Outcome, Record, RecordedResponse, Settlement,
-        State, Tried, UnixMillis, settle,
+        DeadReason, DeliveryEnd, DeliveryRecord, Entry, Outcome, Record, RecordedResponse, Settlement, State, Tried,
+        UnixMillis, settle,
     },
     spec::AsyncSpec,
 };
@@ -140,7 +140,7 @@ impl Call {
     pub fn delivered(&self, end: Option<DeliveryEnd>, now: UnixMillis, random: f64) -> (Self, DeliveryRecord) {
         let (attempts, deadline) = self.undelivered().map_or((0, now), |entry| (entry.attempts, entry.deadline));
         let delivery = match end {
-            None => DeliveryRecord { state: CallbackState::Failed, due: now, attempts },
+            None => DeliveryRecord::given_up(attempts, now),
             Some(DeliveryEnd::Forbidden) => DeliveryRecord::of(DeliveryEnd::Refused, attempts, deadline, now, random),
             Some(end) => DeliveryRecord::of(end, attempts, deadline, now, random),
         };
@@ -169,7 +169,7 @@ impl Call {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::inbox::{Callback, InvocationId};
+    use crate::inbox::{Callback, CallbackState, InvocationId};
 
     fn call(state: State, epoch: u32, attempts: u32) -> Call {
         let record = Record {

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use actix_web::{HttpRequest, dev::Payload};
+use actix_web::{HttpRequest, dev::Payload, http::Version};
 use bytes::Bytes;
 use tokio::time::Instant;
 
@@ -185,6 +185,11 @@ impl ClientConnection {
     /// Whether the connection is to end with a reset.
     pub fn ends_with_reset(&self) -> bool {
         self.reset.get()
+    }
+
+    /// Whether interim responses to a request of that version can be sent. actix-http cannot send them over HTTP/2.
+    pub fn takes_interim(&self, version: Version) -> bool {
+        !self.is_http2 && version == Version::HTTP_11
     }
 
     /// Queues an interim response of HTTP/1.1, to be written when all before it has been.

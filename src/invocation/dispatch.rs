@@ -10,16 +10,15 @@ use std::{
     time::Duration,
 };
 
-use actix_web::http::Version;
 use futures::FutureExt as _;
-use hyper::{Method, Request};
+use hyper::Request;
 use tokio::time::{Instant, timeout, timeout_at};
 use unifaas_actors::{Endpoint, Lease, Refusal};
 
 use super::{
     client_body::Pump,
     exchange::Exchange,
-    headers::{instance_headers, instance_target, interim_response},
+    headers::{instance_headers, instance_target, interim_response, method_of},
 };
 use crate::{
     failure::Failure,
@@ -89,11 +88,8 @@ impl Exchange {
         let Self { shared, client, head, facts, body_wanted, watch, deadline, progress, pump, upload, trace, .. } =
             self;
         let (instance, head) = (endpoint.instance, head.get());
-        // What actix-http accepts as a method, hyper does as well.
-        let method = Method::from_bytes(head.method.as_str().as_bytes()).unwrap_or_default();
+        let method = method_of(head);
         let queue_interim = |status, fields: &_| client.queue_interim(&interim_response(status, fields));
-        // actix-http cannot send interim responses over HTTP/2.
-        let takes_interim = !client.is_http2 && head.version == Version::HTTP_11;
         let outgoing = Outgoing {
             method: method.clone(),
             request: &|body| {
@@ -113,7 +109,7 @@ impl Exchange {
             wants_continue: body_wanted.is_some(),
             is_continue_timed: true,
             wants_upgrade: facts.is_websocket,
-            interim: takes_interim.then_some(&queue_interim),
+            interim: client.takes_interim(head.version).then_some(&queue_interim),
         };
         let remote = Remote::from(endpoint);
         // Boxed, so that the future of the whole request stays small enough for the quick lists of the allocator.

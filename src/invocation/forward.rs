@@ -12,8 +12,7 @@ use std::{
 };
 
 use actix_web::dev::Payload;
-use actix_web::http::Version;
-use hyper::{Method, Request};
+use hyper::Request;
 use tokio::time::{Instant, sleep_until};
 use unifaas_actors::{
     FunctionHandle, Lease, Refusal,
@@ -24,7 +23,7 @@ use super::{
     client_body::pump,
     dispatch::{poll_pump, unless_left},
     exchange::Exchange,
-    headers::{interim_response, peer_headers, peer_target},
+    headers::{interim_response, method_of, peer_headers, peer_target},
 };
 use crate::{
     cluster::Cluster,
@@ -185,9 +184,8 @@ impl Exchange {
         let (name, node) = (peer.beat.name.clone(), cluster.endpoint(peer));
         let Self { shared, client, head, facts, watch, pump, upload, trace, .. } = self;
         let head = head.get();
-        let method = Method::from_bytes(head.method.as_str().as_bytes()).unwrap_or_default();
+        let method = method_of(head);
         let queue_interim = |status, fields: &_| client.queue_interim(&interim_response(status, fields));
-        let takes_interim = !client.is_http2 && head.version == Version::HTTP_11;
         let outgoing = Outgoing {
             method: method.clone(),
             request: &|body| {
@@ -205,7 +203,7 @@ impl Exchange {
             wants_continue: withheld,
             is_continue_timed: false,
             wants_upgrade: facts.is_websocket,
-            interim: takes_interim.then_some(&queue_interim),
+            interim: client.takes_interim(head.version).then_some(&queue_interim),
         };
         let remote = Remote::Node(node);
         let mut attempt = Box::pin(upstream::send(&shared.upstream, &remote, &outgoing));

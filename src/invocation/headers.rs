@@ -9,7 +9,7 @@ use actix_http::{
     header::{HeaderMap as ActixHeaders, HeaderName as ActixName, HeaderValue as ActixValue},
 };
 use hyper::{
-    HeaderMap, StatusCode, Uri,
+    HeaderMap, Method, StatusCode, Uri,
     header::{self, HeaderName, HeaderValue},
 };
 
@@ -139,6 +139,12 @@ pub fn peer_headers(
     }
     to.insert(HeaderName::from_static(HOP), HeaderValue::from_static(if may_wait { "wait" } else { "now" }));
     to
+}
+
+/// Returns the method of a request as an instance or another node gets it.
+pub fn method_of(head: &RequestHead) -> Method {
+    // What actix-http accepts as a method, hyper does as well.
+    Method::from_bytes(head.method.as_str().as_bytes()).unwrap_or_default()
 }
 
 /// Returns the target of a request as another node gets it.

@@ -19,7 +19,7 @@ use std::{
 use slog::{crit, info, o, warn};
 use unifaas_actors::{
     AdmissionActor, Callbacks, ChangeSource, Directory, FollowTriggers, History, HostLimits, LoadedSpec, RegistryActor,
-    Roots, Services, UsageTable, scan_all,
+    Roots, Services, StartTracker, UsageTable, scan_all,
     spec::SPEC_FILE,
     trigger::{StartSources, TriggerActor},
 };
@@ -164,6 +164,7 @@ async fn serve(
         callbacks: callbacks.clone(),
         admission: admission.clone(),
         history: history.clone(),
+        starts: StartTracker::default(),
     };
     let actors =
         RegistryActor::launch(roots.clone(), specs, directory.clone(), services, ChangeSource::Watcher, log.clone());

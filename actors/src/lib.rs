@@ -68,6 +68,7 @@ mod seeds;
 mod services;
 pub mod site;
 pub mod spec;
+mod start_tracker;
 mod stats;
 mod stop_reason;
 pub mod trigger;
@@ -103,6 +104,7 @@ pub use registry::{
 };
 pub use services::Services;
 pub use spec::LoadedSpec;
+pub use start_tracker::StartTracker;
 pub use stats::{
     CommitTimes, Exemplar, FunctionStats, FunctionTotals, HistogramTotals, Outcome, PrewarmResult, RequestEnd,
     StartHistogram, StartTimes, StatsReport, UsageTable, WaitCause,

@@ -287,8 +287,19 @@ pub enum LaunchError {
     #[error("{0}")]
     Refused(String),
     /// There is a snapshot, and no clone could be restored from it.
+    #[error(transparent)]
+    NotRestored(#[from] RestoreError),
+}
+
+/// Why a clone could not be restored from a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RestoreError {
+    /// An error was reported, or the clone has ended.
     #[error("{0}")]
-    NotRestored(String),
+    Failed(String),
+    /// It took too long. Nothing has failed.
+    #[error("{0}")]
+    TimedOut(String),
 }
 
 impl LaunchError {
@@ -299,7 +310,8 @@ impl LaunchError {
             Self::Missing(text) => Self::Missing(redact(text)),
             Self::Exhausted(text) => Self::Exhausted(redact(text)),
             Self::Refused(text) => Self::Refused(redact(text)),
-            Self::NotRestored(text) => Self::NotRestored(redact(text)),
+            Self::NotRestored(RestoreError::Failed(text)) => RestoreError::Failed(redact(text)).into(),
+            Self::NotRestored(RestoreError::TimedOut(text)) => RestoreError::TimedOut(redact(text)).into(),
         }
     }
 }

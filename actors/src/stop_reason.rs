@@ -1,6 +1,6 @@
 //! Why an instance stopped serving.
 
-use crate::sandbox::{LaunchError, SandboxExit, SnapshotInfo};
+use crate::sandbox::{LaunchError, RestoreError, SandboxExit, SnapshotInfo};
 
 /// Why an instance does not serve any more.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,7 +18,7 @@ pub enum StopReason {
     /// It could not be resumed after a pause, and why.
     ResumeFailed(String),
     /// It was to be a clone, could not be restored or accepted no connection, and why.
-    RestoreFailed(String),
+    RestoreFailed(RestoreError),
     /// It was a template, and its snapshot was taken.
     Captured(SnapshotInfo),
     /// It was a template, and no snapshot could be taken, and why.

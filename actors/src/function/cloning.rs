@@ -4,13 +4,22 @@
 //! that fits. A capture that failed is tried again after longer and longer pauses, and then not before the next spec. After
 //! a failed restore the next start is cold. The second one within an hour discards the snapshot, and the third, which is of
 //! another snapshot, ends the use of snapshots until the next spec.
+//!
+//! A restore may take too long because the host is busy, which says nothing of the snapshot. If that happens beside other
+//! starts and nothing fails, the restore does not count. But a snapshot can also hang each of its clones. So such restores
+//! count from the third busy spell on in which no clone became ready.
 
 use std::{sync::Arc, time::Duration};
 
 use serde::Serialize;
 use tokio::time::Instant;
 
-use crate::{admission::TEMPLATE_PATIENCE, id::InstanceId, sandbox::SnapshotInfo, wall_time::rounded_seconds};
+use crate::{
+    admission::TEMPLATE_PATIENCE,
+    id::InstanceId,
+    sandbox::{RestoreError, SnapshotInfo},
+    wall_time::rounded_seconds,
+};
 
 /// Pauses after failed captures. There is no further attempt after the last one.
 const RETRY_PAUSES: [Duration; 3] = [Duration::from_secs(60), Duration::from_secs(600), Duration::from_secs(3600)];
@@ -21,6 +30,10 @@ const RESTORE_WINDOW: Duration = Duration::from_secs(3600);
 /// Failed restores in that time that discard the snapshot, and that end the use of snapshots.
 const DISCARDED_AT: usize = 2;
 const GIVEN_UP_AT: usize = 3;
+/// How long a busy spell lasts, from the first restore that took too long beside other starts.
+const BUSY_SPELL: Duration = Duration::from_secs(60);
+/// How many busy spells are excused, with no clone that became ready in between.
+const EXCUSED_SPELLS: usize = 2;
 
 #[derive(Debug, Default)]
 pub(super) struct Cloning {
@@ -31,6 +44,9 @@ pub(super) struct Cloning {
     failed_captures: usize,
     /// The failed restores of the last hour.
     failed_restores: Vec<Instant>,
+    /// Busy spells since a clone became ready, and when the last one began.
+    busy_spells: usize,
+    busy_since: Option<Instant>,
     /// When a snapshot was last taken.
     captured: Option<Instant>,
     /// When a snapshot was last discarded.
@@ -84,16 +100,20 @@ impl Cloning {
     /// Records that a clone has become ready.
     pub fn restored(&mut self) {
         self.restores += 1;
+        self.end_busy_spells();
     }
 
-    /// Records that a clone, which was ordered at `ordered`, could not be restored. Returns whether the snapshot is to be
-    /// removed.
-    pub fn restore_failed(&mut self, why: &str, ordered: Instant, now: Instant) -> bool {
+    /// Records that a clone, which was ordered at `ordered`, could not be restored. `alone`: nothing else of the host started
+    /// meanwhile. Returns whether the snapshot is to be removed.
+    pub fn restore_failed(&mut self, error: &RestoreError, alone: bool, ordered: Instant, now: Instant) -> bool {
         self.failures += 1;
         self.cold_starts += 1;
-        self.error = Some(why.into());
+        self.error = Some(error.to_string().into());
         if self.discarded.is_some_and(|discarded| ordered <= discarded) {
             // Of a burst with the discarded snapshot: this says nothing about the next one.
+            return false;
+        }
+        if matches!(error, RestoreError::TimedOut(_)) && !alone && self.is_excused(now) {
             return false;
         }
         self.failed_restores.retain(|at| now - *at < RESTORE_WINDOW);
@@ -106,6 +126,19 @@ impl Cloning {
             (self.snapshot, self.discarded) = (None, Some(now));
         }
         count >= DISCARDED_AT
+    }
+
+    /// Returns whether a restore that took too long beside other starts says nothing of its snapshot.
+    fn is_excused(&mut self, now: Instant) -> bool {
+        if self.busy_since.is_none_or(|since| now - since >= BUSY_SPELL) {
+            self.busy_since = Some(now);
+            self.busy_spells += 1;
+        }
+        self.busy_spells <= EXCUSED_SPELLS
+    }
+
+    fn end_busy_spells(&mut self) {
+        (self.busy_spells, self.busy_since) = (0, None);
     }
 
     /// Returns since when a template is due.
@@ -136,6 +169,7 @@ impl Cloning {
         }
         (self.state, self.snapshot, self.captured) = (State::Idle, Some(snapshot), Some(now));
         (self.failed_captures, self.error) = (0, None);
+        self.end_busy_spells();
     }
 
     /// Records that the template did not become ready, or that its snapshot could not be taken.
@@ -241,6 +275,16 @@ mod tests {
         SnapshotInfo { bytes: 7, taken: WallTime::now() }
     }
 
+    fn failed(why: &str) -> RestoreError {
+        RestoreError::Failed(why.to_owned())
+    }
+
+    /// Records so many restores that took too long beside each other, and returns which of them discard the snapshot.
+    fn time_out<const COUNT: usize>(cloning: &mut Cloning, now: Instant) -> [bool; COUNT] {
+        let error = RestoreError::TimedOut("2 s".to_owned());
+        [(); COUNT].map(|()| cloning.restore_failed(&error, false, now - secs(2), now))
+    }
+
     fn cloning() -> Cloning {
         let mut cloning = Cloning::default();
         cloning.configure(true, None);
@@ -340,15 +384,15 @@ mod tests {
         let (mut cloning, now) = (cloning(), Instant::now());
         cloning.started_cold(true, now, now);
         made(&mut cloning, now);
-        assert!(!cloning.restore_failed("corrupt", now, now), "the first one may be bad luck");
+        assert!(!cloning.restore_failed(&failed("corrupt"), true, now, now), "the first one may be bad luck");
         assert_eq!([cloning.may_restore(), cloning.may_restore()], [false, true]);
-        assert!(cloning.restore_failed("corrupt", now + secs(3598), now + secs(3598)));
+        assert!(cloning.restore_failed(&failed("corrupt"), true, now + secs(3598), now + secs(3598)));
         assert_eq!(state(&cloning), "none");
         assert!(!cloning.may_restore());
         cloning.started_cold(false, now, now);
         assert!(is_due(&cloning, now), "it is made anew");
         made(&mut cloning, now);
-        assert!(cloning.restore_failed("corrupt", now + secs(3599), now + secs(3599)));
+        assert!(cloning.restore_failed(&failed("corrupt"), true, now + secs(3599), now + secs(3599)));
         assert_eq!(state(&cloning), "failing");
         assert!(!cloning.may_restore() && !cloning.may_restore());
         assert!(cloning.order(now) && is_due(&cloning, now));
@@ -359,7 +403,7 @@ mod tests {
         let (mut cloning, now) = (cloning(), Instant::now());
         cloning.configure(true, Some(snapshot()));
         for hours in 0..5 {
-            assert!(!cloning.restore_failed("slow", now + secs(hours * 3600), now + secs(hours * 3600)));
+            assert!(!cloning.restore_failed(&failed("slow"), true, now + secs(hours * 3600), now + secs(hours * 3600)));
         }
         assert_eq!((state(&cloning), cloning.status().unwrap().failures), ("ready", 5));
     }
@@ -369,13 +413,61 @@ mod tests {
         let (mut cloning, now) = (cloning(), Instant::now());
         cloning.started_cold(true, now, now);
         made(&mut cloning, now);
-        let discards = [1, 2, 3, 4].map(|at| cloning.restore_failed("killed", now, now + secs(at)));
+        let discards = [1, 2, 3, 4].map(|at| cloning.restore_failed(&failed("killed"), true, now, now + secs(at)));
         assert_eq!(discards, [false, true, false, false]);
         assert_eq!([(); 5].map(|()| cloning.may_restore()), [false, false, false, false, true]);
         cloning.started_cold(false, now + secs(5), now + secs(5));
         assert!(is_due(&cloning, now + secs(5)), "it is made anew");
         made(&mut cloning, now);
-        assert!(cloning.restore_failed("killed", now + secs(6), now + secs(7)));
+        assert!(cloning.restore_failed(&failed("killed"), true, now + secs(6), now + secs(7)));
+        assert_eq!(state(&cloning), "failing");
+    }
+
+    #[test]
+    fn restores_that_take_too_long_on_a_busy_host_do_not_count() {
+        let (mut cloning, now) = (cloning(), Instant::now());
+        made(&mut cloning, now);
+        for hours in 1..9 {
+            let now = now + secs(hours * 1200);
+            assert_eq!(time_out(&mut cloning, now), [false; 50], "{hours}");
+            assert_eq!(time_out(&mut cloning, now + secs(60)), [false; 50], "{hours}");
+            cloning.restored();
+        }
+        assert_eq!((state(&cloning), cloning.status().unwrap().failures), ("ready", 800));
+        assert!(!cloning.may_restore(), "the next ones are cold");
+    }
+
+    #[test]
+    fn restores_that_take_too_long_without_another_start_count() {
+        let (mut cloning, now) = (cloning(), Instant::now());
+        made(&mut cloning, now);
+        let late = RestoreError::TimedOut("2 s".to_owned());
+        let discards = [2, 4].map(|at| cloning.restore_failed(&late, true, now + secs(at - 1), now + secs(at)));
+        assert_eq!(discards, [false, true]);
+        made(&mut cloning, now);
+        assert!(cloning.restore_failed(&late, true, now + secs(5), now + secs(6)));
+        assert_eq!(state(&cloning), "failing");
+    }
+
+    #[test]
+    fn errors_count_on_a_busy_host_as_well() {
+        let (mut cloning, now) = (cloning(), Instant::now());
+        made(&mut cloning, now);
+        assert_eq!(time_out(&mut cloning, now), [false; 2]);
+        let discards = [2, 4].map(|at| cloning.restore_failed(&failed("corrupt"), false, now, now + secs(at)));
+        assert_eq!(discards, [false, true]);
+    }
+
+    #[test]
+    fn snapshot_whose_clones_always_hang_is_discarded_on_a_host_that_is_always_busy() {
+        let (mut cloning, start) = (cloning(), Instant::now());
+        for (at, discards) in [(100, [false, true, false]), (400, [true, false, false])] {
+            made(&mut cloning, start + secs(at));
+            for spell in 1..3 {
+                assert_eq!(time_out(&mut cloning, start + secs(at + spell * 60)), [false; 3]);
+            }
+            assert_eq!(time_out(&mut cloning, start + secs(at + 180)), discards);
+        }
         assert_eq!(state(&cloning), "failing");
     }
 }

@@ -73,6 +73,7 @@ impl FunctionActor {
         let (id, origin) = (endpoint.instance, endpoint.clock.started_from());
         self.observe_start(origin, endpoint.boot());
         self.instances.set_phase(id, InstancePhase::Serving);
+        self.instances.take_start(id);
         let Some(instance) = self.instances.get(id) else { return };
         if origin == Origin::Restored {
             self.cloning.restored();
@@ -125,6 +126,7 @@ impl FunctionActor {
         let occupancy = self.handle.slots().occupancy(instance);
         let served = self.handle.slots().remove(instance);
         self.instances.set_phase(instance, InstancePhase::Ending);
+        let start = self.instances.take_start(instance);
         let is_failed_start = reason.is_failed_start();
         self.prewarm_ended(instance, if is_failed_start { PrewarmResult::Failed } else { PrewarmResult::Unused });
         self.note_lost_in_restart(instance, reason.is_failed_start());
@@ -133,8 +135,8 @@ impl FunctionActor {
         if lost.is_template {
             return self.template_lost(instance, &reason, now);
         }
-        if let StopReason::RestoreFailed(why) = &reason {
-            return self.restore_failed(instance, why, now);
+        if let StopReason::RestoreFailed(error) = &reason {
+            return self.restore_failed(instance, error, start.is_none_or(|start| start.is_alone()), now);
         }
         let boot_timeout = lost.spec.boot_timeout;
         let is_unused = |it: Occupancy| it.served == 0 && now - it.since < UNUSED_END;

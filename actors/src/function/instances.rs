@@ -7,7 +7,9 @@ use std::sync::Arc;
 use actix::Addr;
 use indexmap::IndexMap;
 
-use crate::{history::InstanceRecord, id::InstanceId, instance::InstanceActor, spec::FunctionSpec};
+use crate::{
+    history::InstanceRecord, id::InstanceId, instance::InstanceActor, spec::FunctionSpec, start_tracker::TrackedStart,
+};
 
 pub(super) struct Instance {
     pub address: Addr<InstanceActor>,
@@ -15,6 +17,8 @@ pub(super) struct Instance {
     pub revision: u64,
     pub spec: Arc<FunctionSpec>,
     pub phase: InstancePhase,
+    /// Until it is ready or lost.
+    pub start: Option<TrackedStart>,
     /// The [`Backoff`](super::backoff::Backoff) generation of its start.
     pub generation: u64,
     /// It may have been restored from a snapshot.
@@ -60,6 +64,11 @@ impl Instances {
     /// Sets the phase of an instance and returns its previous phase.
     pub fn set_phase(&mut self, id: InstanceId, phase: InstancePhase) -> Option<InstancePhase> {
         self.0.get_mut(&id).map(|instance| std::mem::replace(&mut instance.phase, phase))
+    }
+
+    /// Ends the start of an instance.
+    pub fn take_start(&mut self, id: InstanceId) -> Option<TrackedStart> {
+        self.0.get_mut(&id)?.start.take()
     }
 
     /// Returns whether an instance was started ahead of requests and got none, and notes that this has been counted.

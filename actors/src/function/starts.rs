@@ -227,6 +227,7 @@ impl FunctionActor {
             revision,
             spec,
             phase,
+            start: Some(self.services.starts.begin()),
             generation,
             may_restore,
             is_template,

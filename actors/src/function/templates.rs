@@ -10,7 +10,9 @@ use super::{
     actions::ANSWER_TIMEOUT,
     messages::{RemoveSnapshot, TakeSnapshot},
 };
-use crate::{admission::TEMPLATE_PATIENCE, id::InstanceId, spec::LoadedSpec, stop_reason::StopReason};
+use crate::{
+    admission::TEMPLATE_PATIENCE, id::InstanceId, sandbox::RestoreError, spec::LoadedSpec, stop_reason::StopReason,
+};
 
 /// Returns whether a spec wants its instances to be clones.
 pub(super) fn wants_snapshot(loaded: &LoadedSpec) -> bool {
@@ -86,11 +88,12 @@ impl FunctionActor {
     }
 
     /// Notes that a clone could not be restored. The callers that wait for it get a cold start.
-    pub(super) fn restore_failed(&mut self, id: InstanceId, why: &str, now: Instant) {
+    /// `alone`: nothing else of the host started meanwhile.
+    pub(super) fn restore_failed(&mut self, id: InstanceId, error: &RestoreError, alone: bool, now: Instant) {
         self.handle.stats().count_failed_restore();
         let ordered = self.instances.get(id).map_or(now, |instance| now - instance.record.age());
-        if self.cloning.restore_failed(why, ordered, now) {
-            warn!(self.log, "the snapshot of the function is discarded"; "why" => why, "instance" => %id);
+        if self.cloning.restore_failed(error, alone, ordered, now) {
+            warn!(self.log, "the snapshot of the function is discarded"; "why" => %error, "instance" => %id);
             self.services.sandboxes.remove_snapshots(&self.name);
         }
         if self.services.sandboxes.snapshot(&self.name).is_none() {

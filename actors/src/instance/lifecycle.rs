@@ -42,7 +42,11 @@ use std::{net::IpAddr, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::{callback::CallbackOutcome, sandbox::LaunchError, stop_reason::StopReason};
+use crate::{
+    callback::CallbackOutcome,
+    sandbox::{LaunchError, RestoreError},
+    stop_reason::StopReason,
+};
 pub(super) use states::{Effect, Event, LaunchIntent, State};
 
 /// How long the reason of a boot timeout may take to be found out.
@@ -167,10 +171,11 @@ impl Lifecycle {
 
             (State::Verifying, Event::Alarm(_)) => {
                 let why = format!("the clone accepted no connection within {VERIFY_TIMEOUT:?}");
-                self.lose(StopReason::RestoreFailed(why), true, now)
+                self.lose(StopReason::RestoreFailed(RestoreError::TimedOut(why)), true, now)
             }
             (State::Verifying, Event::Exited(exit)) => {
-                self.reap(Some(StopReason::RestoreFailed(format!("the clone ended: {exit}"))), now)
+                let error = RestoreError::Failed(format!("the clone ended: {exit}"));
+                self.reap(Some(StopReason::RestoreFailed(error)), now)
             }
             (State::Capturing, Event::CaptureEnded(result)) => {
                 let reason = match result {

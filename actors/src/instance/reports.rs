@@ -77,7 +77,7 @@ impl InstanceActor {
                 warn!(self.log, "instance could not be resumed"; "why" => why, "output" => last_words())
             }
             StopReason::RestoreFailed(why) => {
-                warn!(self.log, "instance could not be restored"; "why" => why, "output" => last_words())
+                warn!(self.log, "instance could not be restored"; "why" => %why, "output" => last_words())
             }
             StopReason::CaptureFailed(why) => {
                 warn!(self.log, "snapshot could not be taken"; "why" => why, "output" => last_words())

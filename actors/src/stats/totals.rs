@@ -158,7 +158,7 @@ impl FunctionTotals {
 mod tests {
     use super::*;
     use crate::{
-        sandbox::{LaunchError, SnapshotInfo},
+        sandbox::{LaunchError, RestoreError, SnapshotInfo},
         wall_time::WallTime,
     };
 
@@ -173,7 +173,7 @@ mod tests {
             StopReason::Unreachable(String::new()),
             StopReason::Exited(code),
             StopReason::ResumeFailed(String::new()),
-            StopReason::RestoreFailed(String::new()),
+            StopReason::RestoreFailed(RestoreError::Failed(String::new())),
             StopReason::Captured(SnapshotInfo { bytes: 1, taken: WallTime::now() }),
             StopReason::CaptureFailed(String::new()),
             StopReason::Exited(memory.clone()),

@@ -165,6 +165,36 @@ fn a_snapshot_that_fails_twice_is_made_anew_and_given_up_after_the_third_time() 
 }
 
 #[test]
+fn restores_that_take_too_long_beside_each_other_leave_the_snapshot() {
+    with_paused_clock(async {
+        let rig = cloned("concurrent-requests = 1");
+        serve_once(&rig).await;
+        let burst = async |restoring| {
+            rig.fake.usually(Script { restoring, ..Script::default() });
+            let mut callers = Vec::new();
+            for _ in 0..6 {
+                callers.push(rig.request().await);
+            }
+            for caller in callers {
+                drop(caller.await.unwrap().unwrap());
+            }
+            sleep(secs(12)).await;
+        };
+        burst(Restoring::Silent).await;
+        let report = snapshot(&rig).await;
+        assert_eq!((report.state, report.failures, rig.fake.snapshots().1), ("ready", 6, 1));
+
+        rig.fake.usually(Script::default());
+        serve_once(&rig).await;
+        assert_eq!(snapshot(&rig).await.restores, 1);
+
+        burst(Restoring::Fails).await;
+        assert_eq!(rig.fake.snapshots().1, 2, "errors count, and it is made anew");
+        rig.finish().await;
+    });
+}
+
+#[test]
 fn failures_of_a_template_are_no_failures_of_the_function() {
     with_paused_clock(async {
         for script in [

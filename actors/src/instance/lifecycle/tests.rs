@@ -347,9 +347,9 @@ fn accepts_only_the_first_callback_from_the_instance_itself() {
 #[test]
 fn a_clone_serves_once_it_accepts_a_connection_and_is_killed_otherwise() {
     check_with(TIMES, &LAUNCHING, RESTORED, &State::Verifying, &[alarm_in(1), Probe]);
-    let lost = |why: &str| Lost(StopReason::RestoreFailed(why.to_owned()));
-    let ended = lost("the clone ended: exited with status 3");
-    let late = lost("the clone accepted no connection within 1s");
+    let lost = |error| Lost(StopReason::RestoreFailed(error));
+    let ended = lost(RestoreError::Failed("the clone ended: exited with status 3".to_owned()));
+    let late = lost(RestoreError::TimedOut("the clone accepted no connection within 1s".to_owned()));
     check(
         State::Verifying,
         &[
@@ -360,8 +360,9 @@ fn a_clone_serves_once_it_accepts_a_connection_and_is_killed_otherwise() {
             (STOP_NOW, KILLED, vec![Lost(StopReason::Drained), Kill, alarm_in(5)]),
         ],
     );
-    let not_restored = Event::LaunchFailed(LaunchError::NotRestored("damaged".to_owned()));
-    check_with(TIMES, &LAUNCHING, not_restored, &State::Gone, &[lost("damaged"), ClearAlarm, Finish]);
+    let damaged = RestoreError::Failed("damaged".to_owned());
+    let not_restored = Event::LaunchFailed(damaged.clone().into());
+    check_with(TIMES, &LAUNCHING, not_restored, &State::Gone, &[lost(damaged), ClearAlarm, Finish]);
 }
 
 #[test]

@@ -13,7 +13,7 @@ use tokio::{sync::oneshot, task::JoinHandle, time::sleep};
 use unifaas_actors::{
     AdmissionActor, AdmissionQuestion, AdmissionReport, CallbackOutcome, Callbacks, ChangeSource, Changes, Directory,
     DrainAll, FilesChanged, FunctionHandle, FunctionSnapshot, History, HostLimits, InstanceSnapshot, Lease, Refusal,
-    RegistryActor, Rescan, Rescanned, Services, ended, scan_all, scan_one, spec::SPEC_FILE,
+    RegistryActor, Rescan, Rescanned, Services, StartTracker, ended, scan_all, scan_one, spec::SPEC_FILE,
 };
 
 use super::{
@@ -61,6 +61,7 @@ impl Rig {
             callbacks: callbacks.clone(),
             admission: admission.clone(),
             history: history.clone(),
+            starts: StartTracker::default(),
         };
         let specs = scan_all(root.path()).expect("the registry exists");
         // A watcher would report changes in real time; messages come at the same virtual time in every run.

@@ -176,19 +176,19 @@ impl Prober for Probe {
     }
 }
 
-/// Sends a POST with a body of JSON to an instance, and returns the status of the response.
+/// Sends a POST with a body of JSON to an instance, and returns the status of the response. `None`: there is none in time.
 ///
 /// # Errors
 /// Says why there is none.
-pub async fn post(route: &Route, path: &str, body: &str) -> Result<u16, &'static str> {
+pub async fn post(route: &Route, path: &str, body: &str) -> Result<Option<u16>, &'static str> {
     let answered = async { attempt::post(attempt::connect(route).await?, route.address, path, body).await };
-    answered.await.map_err(|seen| match seen {
-        Seen::Refused | Seen::Failed(_) => "the connection was refused",
-        Seen::Unanswered => "the connection was not answered",
-        Seen::Closed => "the connection was closed without an answer",
-        Seen::NotHttp => "the answer is not HTTP",
-        Seen::Silent | Seen::Status(_) => "there was no answer",
-    })
+    match answered.await {
+        Ok(status) | Err(Seen::Status(status)) => Ok(Some(status)),
+        Err(Seen::Unanswered | Seen::Silent) => Ok(None),
+        Err(Seen::Refused | Seen::Failed(_)) => Err("the connection was refused"),
+        Err(Seen::Closed) => Err("the connection was closed without an answer"),
+        Err(Seen::NotHttp) => Err("the answer is not HTTP"),
+    }
 }
 
 fn reached(route: Route, stream: TcpStream) -> Reached {

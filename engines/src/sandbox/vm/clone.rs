@@ -3,7 +3,7 @@
 use slog::{Logger, error};
 use unifaas_actors::{
     InstanceId,
-    sandbox::{LaunchError, Route, SandboxHandle},
+    sandbox::{LaunchError, RestoreError, Route, SandboxHandle},
     spec::{Readiness, SnapshotSpec},
 };
 
@@ -17,13 +17,13 @@ pub async fn restore(
     spec: &SnapshotSpec,
     route: &Route,
     instance: InstanceId,
-) -> Result<(), String> {
+) -> Result<(), RestoreError> {
     let Found { state, monitor: written, .. } = found;
     match monitor {
-        Monitor::Qemu(qmp) => migration::restore(qmp, &state, &written).await.map_err(|error| error.to_string())?,
+        Monitor::Qemu(qmp) => migration::restore(qmp, &state, &written).await?,
         Monitor::Firecracker(api) => {
             let tap = route.device.as_deref().unwrap_or_default();
-            api.restore(tap, &written).await.map_err(|error| error.to_string())?;
+            api.restore(tap, &written).await?;
         }
     }
     match &spec.restored {
@@ -33,11 +33,11 @@ pub async fn restore(
 }
 
 /// Ends a clone that was not restored.
-pub async fn not_restored(why: String, handle: VmHandle, log: &Logger) -> LaunchError {
-    if let Err(error) = Box::new(handle).reclaim().await {
-        error!(log, "a resource has leaked"; "error" => %error);
+pub async fn not_restored(error: RestoreError, handle: VmHandle, log: &Logger) -> LaunchError {
+    if let Err(leak) = Box::new(handle).reclaim().await {
+        error!(log, "a resource has leaked"; "error" => %leak);
     }
-    LaunchError::NotRestored(why)
+    error.into()
 }
 
 /// Returns how readiness is detected. A clone has called back as a template.

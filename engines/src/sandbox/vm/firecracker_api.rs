@@ -19,6 +19,7 @@ use hyper_util::rt::TokioIo;
 use nix::libc;
 use serde::{Deserialize, Serialize};
 use tokio::{net::UnixStream, task::spawn_local, time};
+use unifaas_actors::sandbox::RestoreError;
 
 use super::{
     RESTORE_TIMEOUT, SAVE_TIMEOUT,
@@ -43,6 +44,15 @@ pub enum ApiError {
     TimedOut(&'static str, Duration),
     #[error("the snapshot was written by Firecracker {written}, and this is {present}")]
     OtherVersion { written: String, present: String },
+}
+
+impl From<ApiError> for RestoreError {
+    fn from(error: ApiError) -> Self {
+        match error {
+            ApiError::TimedOut(..) => Self::TimedOut(error.to_string()),
+            _ => Self::Failed(error.to_string()),
+        }
+    }
 }
 
 /// The API of one Firecracker.

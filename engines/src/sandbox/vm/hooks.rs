@@ -5,7 +5,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::json;
 use tokio::time::timeout;
-use unifaas_actors::{InstanceId, sandbox::Route};
+use unifaas_actors::{
+    InstanceId,
+    sandbox::{RestoreError, Route},
+};
 
 use crate::sandbox::readiness;
 
@@ -19,26 +22,28 @@ const ENTROPY: usize = 64;
 /// # Errors
 /// When the answer is not 2xx.
 pub async fn prepare(route: &Route, path: &str) -> Result<(), String> {
-    post(route, path, "{}").await
+    post(route, path, "{}").await.map_err(|error| error.to_string())
 }
 
 /// Requests `path` of a clone, which gets what has to differ between clones: the time, entropy, and its own id.
 ///
 /// # Errors
 /// When the answer is not 2xx.
-pub async fn restored(route: &Route, path: &str, instance: InstanceId) -> Result<(), String> {
+pub async fn restored(route: &Route, path: &str, instance: InstanceId) -> Result<(), RestoreError> {
     let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
     let entropy = BASE64_STANDARD.encode(rand::random::<[u8; ENTROPY]>());
     let body = json!({ "time": time, "entropy": entropy, "instance": instance.to_string() });
     post(route, path, &body.to_string()).await
 }
 
-async fn post(route: &Route, path: &str, body: &str) -> Result<(), String> {
+async fn post(route: &Route, path: &str, body: &str) -> Result<(), RestoreError> {
     match timeout(HOOK_TIMEOUT, readiness::post(route, path, body)).await {
-        Ok(Ok(200..300)) => Ok(()),
-        Ok(Ok(status)) => Err(format!("POST {path} was answered with status {status}")),
-        Ok(Err(why)) => Err(format!("POST {path}: {why}")),
-        Err(_) => Err(format!("POST {path} was not answered within {HOOK_TIMEOUT:?}")),
+        Ok(Ok(Some(200..300))) => Ok(()),
+        Ok(Ok(Some(status))) => Err(RestoreError::Failed(format!("POST {path} was answered with status {status}"))),
+        Ok(Err(why)) => Err(RestoreError::Failed(format!("POST {path}: {why}"))),
+        Ok(Ok(None)) | Err(_) => {
+            Err(RestoreError::TimedOut(format!("POST {path} was not answered within {HOOK_TIMEOUT:?}")))
+        }
     }
 }
 
@@ -83,6 +88,14 @@ mod tests {
         assert_eq!((entropy(&bodies[0]).len(), bodies[0]["instance"].as_str()), (ENTROPY, Some(&*id.to_string())));
         assert_ne!(entropy(&bodies[0]), entropy(&bodies[1]));
         assert!(bodies[0]["time"].as_f64().unwrap() > 1.7e9);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn clone_that_does_not_answer_in_time_has_not_failed() {
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let route = silent.local_addr().unwrap().into();
+        let error = restored(&route, "/restored", InstanceId::random()).await.unwrap_err();
+        assert_eq!(error, RestoreError::TimedOut("POST /restored was not answered within 1s".to_owned()));
     }
 
     #[tokio::test]

@@ -7,6 +7,7 @@ use std::{fs::File, os::fd::AsFd, time::Duration};
 
 use serde_json::{Value, json};
 use tokio::time::timeout;
+use unifaas_actors::sandbox::RestoreError;
 
 use super::{
     RESTORE_TIMEOUT, SAVE_TIMEOUT,
@@ -29,6 +30,15 @@ pub enum MigrationError {
     TimedOut(&'static str, Duration),
     #[error("the snapshot was written by QEMU {written}, and this is {present}")]
     OtherVersion { written: String, present: String },
+}
+
+impl From<MigrationError> for RestoreError {
+    fn from(error: MigrationError) -> Self {
+        match error {
+            MigrationError::TimedOut(..) => Self::TimedOut(error.to_string()),
+            _ => Self::Failed(error.to_string()),
+        }
+    }
 }
 
 /// Saves a guest, which runs no more afterwards. Returns the version of QEMU.

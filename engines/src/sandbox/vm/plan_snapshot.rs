@@ -8,7 +8,7 @@ use std::{
 };
 
 use unifaas_actors::{
-    sandbox::{LaunchError, Purpose},
+    sandbox::{LaunchError, Purpose, RestoreError},
     spec::{SnapshotSpec, substitute},
 };
 
@@ -50,7 +50,7 @@ impl Planner {
             Purpose::Serve { restore: false } => Ok(SnapshotUse::None),
             Purpose::Serve { restore: true } => match self.snapshots.find(&key()?) {
                 Ok(found) => Ok(found.map_or(SnapshotUse::None, SnapshotUse::Restore)),
-                Err(error) => Err(LaunchError::NotRestored(error.to_string())),
+                Err(error) => Err(RestoreError::Failed(error.to_string()).into()),
             },
         }
     }
@@ -135,7 +135,7 @@ pub(super) fn link_parts(found: &Found, directory: &Path) -> Result<(), LaunchEr
         let from = found.path(part);
         let linked =
             from.map_or(Err(io::ErrorKind::NotFound.into()), |from| fs::hard_link(from, directory.join(part.name())));
-        linked.map_err(|error| LaunchError::NotRestored(format!("the {} of the snapshot: {error}", part.name())))?;
+        linked.map_err(|error| RestoreError::Failed(format!("the {} of the snapshot: {error}", part.name())))?;
     }
     Ok(())
 }

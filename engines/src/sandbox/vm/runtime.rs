@@ -7,7 +7,7 @@ use slog::{Logger, debug, info, warn};
 use tokio::{sync::OnceCell, task, time};
 use unifaas_actors::{
     Phase,
-    sandbox::{InstanceNetwork, LaunchError, LaunchOrder, Launched, SandboxExit},
+    sandbox::{InstanceNetwork, LaunchError, LaunchOrder, Launched, RestoreError, SandboxExit},
     spec::{Accel, FunctionSpec, Hypervisor, Readiness, SandboxSpec, VmNetwork, VmSpec, has_placeholder},
 };
 
@@ -252,13 +252,13 @@ impl Inner {
         };
         let restored = match (snapshot, monitor, &vm.snapshot) {
             (SnapshotUse::Restore(found), Some(monitor), Some(spec)) => {
-                if let Err(why) = clone::restore(found, &monitor, spec, &route, order.instance).await {
+                if let Err(error) = clone::restore(found, &monitor, spec, &route, order.instance).await {
                     // A VMM that has ended says more by its exit.
-                    let why = match time::timeout(EXIT_REASON_TIMEOUT, &mut exited).await {
-                        Ok(Ok(exit)) => format!("{why}: {exit}"),
-                        Ok(Err(_)) | Err(_) => why,
+                    let error = match time::timeout(EXIT_REASON_TIMEOUT, &mut exited).await {
+                        Ok(Ok(exit)) => RestoreError::Failed(format!("{error}: {exit}")),
+                        Ok(Err(_)) | Err(_) => error,
                     };
-                    return Err(clone::not_restored(why, handle, &order.log).await);
+                    return Err(clone::not_restored(error, handle, &order.log).await);
                 }
                 true
             }

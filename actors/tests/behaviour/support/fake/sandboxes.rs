@@ -11,7 +11,10 @@ use futures::future::{FutureExt, LocalBoxFuture};
 use tokio::{sync::oneshot, time::sleep};
 use unifaas_actors::{
     CallbackOutcome, InstanceId, OutputStream, ReadyToken, WallTime,
-    sandbox::{InstanceNetwork, LaunchError, LaunchOrder, Launched, Prober, Purpose, Reached, Sandboxes, SnapshotInfo},
+    sandbox::{
+        InstanceNetwork, LaunchError, LaunchOrder, Launched, Prober, Purpose, Reached, RestoreError, Sandboxes,
+        SnapshotInfo,
+    },
     spec::Readiness,
 };
 
@@ -39,7 +42,7 @@ impl Sandboxes for Fake {
             let is_kept = fake.ledger.borrow().has_snapshot;
             let restored = is_kept && order.purpose == Purpose::Serve { restore: true };
             if restored && matches!(script.restoring, Restoring::Fails) {
-                return Err(LaunchError::NotRestored("as the script says".to_owned()));
+                return Err(RestoreError::Failed("as the script says".to_owned()).into());
             }
             match script.launch.clone() {
                 Launch::Works => Ok(fake.start(&order, script, address(number), holding, restored)),

@@ -1,10 +1,9 @@
 //! The command line: parses and checks commands and settings, and starts nothing.
 //!
-//! `serve.rs` has the settings of the daemon, `cluster.rs` those of a node among others, `client.rs` and
-//! `publish.rs` the arguments of the commands that speak to one.
+//! `serve.rs` has the settings of the daemon, `client.rs` and `publish.rs` the arguments of the commands that speak to one.
+//! The options of brokers and of other nodes are in `broker/` and `cluster/`.
 
 pub mod client;
-mod cluster;
 pub mod publish;
 mod serve;
 
@@ -19,8 +18,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
 pub use client::DaemonArgs;
-pub use cluster::ClusterArgs;
-pub use serve::{AdminRead, Format, Level, Serve};
+pub use serve::Serve;
 
 /// Runs functions as unikernels, microVMs, containers and processes behind one HTTP endpoint.
 #[derive(Debug, Parser)]

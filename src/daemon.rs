@@ -26,11 +26,13 @@ use unifaas_actors::{
 
 use crate::{
     admin::{AccessRules, Control, Pages},
-    cluster::{Cluster, ClusterActors, PUBLISHED},
+    broker::BrokerSettings,
+    cluster::{Cluster, ClusterActors, NatsServers, PUBLISHED},
     config::Configuration,
     host::{self, function_peers::FunctionPeers, open_files, operators::Operators, signals::Signals},
     http::{Application, FrontSocket, ListenAddrs, Listeners, ServerState, Tls},
     inbox::{DeliveryKey, DeliverySettings, Inbox, InboxSettings, Site},
+    invocation::StoredInvoker,
     log::{self, Logging},
     reload::Reloader,
     sandbox::{self, EngineSettings, Engines},
@@ -41,7 +43,7 @@ use crate::{
     snapshot::SnapshotStore,
     state::{self, State},
     trace::Tracer,
-    trigger::{SourceSettings, Sources},
+    trigger::Sources,
     upgrade::{self, Inheritance, Lives, Recovery, UpgradeTrigger},
 };
 use actors::lost_actor;
@@ -111,7 +113,10 @@ async fn serve(
         .as_ref()
         .map(|file| DeliveryKey::read(file).map_err(|source| DaemonError::DeliverKey { path: file.clone(), source }));
     let deliver_key = deliver_key.transpose()?;
-    let sources = SourceSettings::load(&options, &state::identity_of(&base)?)?;
+    let sources = {
+        let cluster = options.cluster.cluster.as_ref().map(NatsServers::first);
+        BrokerSettings::load(&options.broker, cluster, &state::identity_of(&base)?)?
+    };
     let tls =
         options.tls_cert.clone().zip(options.tls_key.clone()).map(|(cert, key)| Tls::load(cert, key)).transpose()?;
     let addrs = ListenAddrs {
@@ -208,7 +213,7 @@ async fn serve(
         collector.map(|collector| Tracer::start(collector, options.trace_sample, log.new(o!()))).transpose()?;
     let server = ServerState::new(conn_limits, peers, log_of_workers.clone());
     let shared = Arc::new(Shared::new(known, server, settings, tracer, inbox, log_of_workers));
-    Inbox::start(&shared, &inbox_settings);
+    shared.inbox.start(Arc::new(StoredInvoker::new(shared.clone())));
     let sources = Box::new(Sources::new(sources, &shared.inbox, &log));
     let triggers = TriggerActor::launch(shared.inbox.handle.clone(), sources, log.new(o!()));
     actors.do_send(FollowTriggers(triggers.clone().recipient()));

@@ -5,6 +5,7 @@
 //! fail. `upstream/` is the client towards instances, and `inbox/` stores asynchronous invocations.
 
 mod admin;
+mod broker;
 mod cli;
 mod client_tls;
 mod cluster;
@@ -16,6 +17,7 @@ mod header_names;
 mod http;
 mod inbox;
 mod invocation;
+mod listen_address;
 mod log;
 mod relay;
 mod reload;

@@ -3,6 +3,7 @@
 //! A slow or stopped reader of standard error costs messages, and never blocks a thread that serves.
 
 mod journal;
+mod options;
 mod queue;
 
 use std::{
@@ -17,13 +18,12 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use slog::{Drain, FnValue, Level, Logger, error, o};
+use slog::{Drain, FnValue, Logger, error, o};
 use tokio::time::Instant;
 
+pub use options::{Format, Level};
 pub use queue::lost_lines;
 use queue::queued;
-
-use crate::cli;
 
 /// How long the queued messages may take to be written at the end.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
@@ -71,12 +71,12 @@ pub enum AccessLogMode {
 pub struct LogLevel(Arc<AtomicUsize>);
 
 impl LogLevel {
-    fn new(level: cli::Level) -> Self {
+    fn new(level: Level) -> Self {
         Self(Arc::new(AtomicUsize::new(of_slog(level).as_usize())))
     }
 
     /// Changes it for all messages from now on.
-    pub fn set(&self, level: cli::Level) {
+    pub fn set(&self, level: Level) {
         self.0.store(of_slog(level).as_usize(), Ordering::Relaxed);
         log::set_max_level(bridged(level).to_level_filter());
     }
@@ -112,13 +112,13 @@ impl LogThrottle {
 }
 
 /// Sets up logging for the whole process.
-pub fn set_up(level: cli::Level, format: Option<cli::Format>) -> Logging {
+pub fn set_up(level: Level, format: Option<Format>) -> Logging {
     let (drain, writer) = match format.unwrap_or_else(default_format) {
-        cli::Format::Human => {
+        Format::Human => {
             let terminal = slog_term::FullFormat::new(slog_term::TermDecorator::new().stderr().build()).build();
             queued(terminal.filter(log_filter()).fuse())
         }
-        cli::Format::Json => {
+        Format::Json => {
             // Line-buffered: a message is written in dozens of pieces, each of which would be a system call.
             let json = slog_json::Json::new(std::io::LineWriter::new(std::io::stderr()))
                 .add_key_value(o!(
@@ -129,7 +129,7 @@ pub fn set_up(level: cli::Level, format: Option<cli::Format>) -> Logging {
                 .build();
             queued(Mutex::new(json.filter(log_filter())).fuse())
         }
-        cli::Format::Journal => queued(journal::Journal::new(std::io::stderr()).filter(log_filter()).fuse()),
+        Format::Journal => queued(journal::Journal::new(std::io::stderr()).filter(log_filter()).fuse()),
     };
     // Filtered before the queue: a message below the level must not wake the writer, least of all once per request.
     let log_level = LogLevel::new(level);
@@ -145,30 +145,30 @@ pub fn set_up(level: cli::Level, format: Option<cli::Format>) -> Logging {
 }
 
 /// Returns the format for the standard error that there is.
-fn default_format() -> cli::Format {
+fn default_format() -> Format {
     if std::io::stderr().is_terminal() {
-        cli::Format::Human
+        Format::Human
     } else if journal::is_standard_error() {
-        cli::Format::Journal
+        Format::Journal
     } else {
-        cli::Format::Json
+        Format::Json
     }
 }
 
-fn of_slog(level: cli::Level) -> Level {
+fn of_slog(level: Level) -> slog::Level {
     match level {
-        cli::Level::Error => Level::Error,
-        cli::Level::Warn => Level::Warning,
-        cli::Level::Info => Level::Info,
-        cli::Level::Debug => Level::Debug,
-        cli::Level::Trace => Level::Trace,
+        Level::Error => slog::Level::Error,
+        Level::Warn => slog::Level::Warning,
+        Level::Info => slog::Level::Info,
+        Level::Debug => slog::Level::Debug,
+        Level::Trace => slog::Level::Trace,
     }
 }
 
 /// Returns the level of messages from other crates: warnings, and more only at the level `trace`.
-fn bridged(level: cli::Level) -> log::Level {
+fn bridged(level: Level) -> log::Level {
     match level {
-        cli::Level::Trace => log::Level::Debug,
+        Level::Trace => log::Level::Debug,
         _ => log::Level::Warn,
     }
 }
@@ -176,7 +176,7 @@ fn bridged(level: cli::Level) -> log::Level {
 /// Returns whether a message has no secrets. Below warnings, bollard logs the body of each request, which contains
 /// callback tokens and the values of `[env]`.
 fn is_free_of_secrets(record: &slog::Record<'_>) -> bool {
-    record.level().is_at_least(Level::Warning) || !record.module().starts_with("bollard")
+    record.level().is_at_least(slog::Level::Warning) || !record.module().starts_with("bollard")
 }
 
 /// Returns whether a message tells what the access log does not. Each client that leaves or sends nonsense is an error to

@@ -10,13 +10,13 @@ use std::{
 
 use actix::Addr;
 use arc_swap::ArcSwap;
+use clap::ValueEnum;
 use serde::Serialize;
 use slog::Logger;
 use tokio::time::Instant;
 use unifaas_actors::{AdmissionActor, Callbacks, Directory, History};
 
 use crate::{
-    cli::AdminRead,
     cluster::Cluster,
     failure::ErrorDetail,
     http::{ListenerKind, ServerState},
@@ -79,6 +79,14 @@ pub struct Actors {
 pub struct LogThrottles {
     pub unknown_token: LogThrottle,
     pub unknown_user: LogThrottle,
+}
+
+/// Which users of this host see the admin pages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum AdminRead {
+    Anyone,
+    Group,
 }
 
 /// The daemon's settings, as `/debug` shows them.

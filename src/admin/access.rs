@@ -16,13 +16,12 @@ use slog::warn;
 
 use super::{Pages, stream_limit::Reader};
 use crate::{
-    cli::AdminRead,
     failure::{ErrorDetail, Failure, Rejection},
     header_names::REQUEST_ID,
     host::{operators::Operators, peer_uid},
     http::{ConnAddrs, client_of, host_of},
     request_id::RequestId,
-    shared::Shared,
+    shared::{AdminRead, Shared},
 };
 
 /// The header of requests to act. A page of another site cannot send it without asking first, which is refused.

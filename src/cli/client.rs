@@ -235,7 +235,7 @@ pub struct Dev {
     #[arg(value_name = "DIR", default_value = ".")]
     pub directory: PathBuf,
     /// Where the function is invoked [default: 127.0.0.1:8123, or a free port if that is taken].
-    #[arg(long, value_name = "HOST:PORT", value_parser = super::serve::address)]
+    #[arg(long, value_name = "HOST:PORT", value_parser = crate::listen_address::address)]
     pub listen: Option<SocketAddr>,
 }
 

@@ -1,25 +1,21 @@
 //! The options of `unifaas serve`, which are the settings of the daemon.
 
-use std::{
-    net::{IpAddr, SocketAddr, ToSocketAddrs},
-    num::NonZeroUsize,
-    path::PathBuf,
-    time::Duration,
-};
+use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 
-use clap::{Args, ValueEnum};
-use serde::Serialize;
+use clap::Args;
 
-use super::ClusterArgs;
 use crate::{
+    broker::BrokerArgs,
+    cluster::ClusterArgs,
     failure::ErrorDetail,
     host::budget::MemoryBudget,
     inbox::DeliverTo,
-    log::AccessLogMode,
+    listen_address::address,
+    log::{AccessLogMode, Format, Level},
     net::Subnet,
+    shared::AdminRead,
     snapshot::SnapshotBudget,
     trace::OtlpEndpoint,
-    trigger::{MqttUrl, NatsUrl},
 };
 
 #[derive(Debug, Clone, Args)]
@@ -134,26 +130,8 @@ pub struct Serve {
     /// The secret that signs deliveries, as Standard Webhooks say: `whsec_` and base64, or any bytes.
     #[arg(long, env = "UNIFAAS_DELIVER_KEY", value_name = "FILE")]
     pub deliver_key: Option<PathBuf>,
-    /// The NATS server whose messages invoke functions with `[[nats]]`; tls:// for TLS, USER:PASSWORD@ before the host [default:
-    /// that of --cluster].
-    ///
-    /// It may be away at any time. The least version is 2.11.
-    #[arg(long, env = "UNIFAAS_NATS", value_name = "URL", group = "nats_server")]
-    pub nats: Option<NatsUrl>,
-    /// Credentials for the NATS server: a file with a JWT and an nkey seed.
-    #[arg(long, env = "UNIFAAS_NATS_CREDS", value_name = "FILE", requires = "nats_server")]
-    pub nats_creds: Option<PathBuf>,
-    /// Certificates in PEM that verify the NATS server [default: those of this host].
-    #[arg(long, env = "UNIFAAS_NATS_CA", value_name = "FILE", requires = "nats_server")]
-    pub nats_ca: Option<PathBuf>,
-    /// The MQTT broker whose messages invoke functions with `[[mqtt]]`; mqtts:// for TLS, USER:PASSWORD@ before the host.
-    ///
-    /// It may be away at any time.
-    #[arg(long, env = "UNIFAAS_MQTT", value_name = "URL")]
-    pub mqtt: Option<MqttUrl>,
-    /// Certificates in PEM that verify the MQTT broker [default: those of this host].
-    #[arg(long, env = "UNIFAAS_MQTT_CA", value_name = "FILE", requires = "mqtt")]
-    pub mqtt_ca: Option<PathBuf>,
+    #[command(flatten)]
+    pub broker: BrokerArgs,
     #[command(flatten)]
     pub cluster: ClusterArgs,
     /// How long requests may continue after the first signal to end, in seconds.
@@ -208,44 +186,6 @@ impl Serve {
     pub fn connections_per_client(&self, connections: usize) -> usize {
         self.max_connections_per_client.unwrap_or(connections.div_ceil(2))
     }
-}
-
-/// How important a message is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Level {
-    Error,
-    Warn,
-    Info,
-    Debug,
-    Trace,
-}
-
-/// Which users of this host see the admin pages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum AdminRead {
-    Anyone,
-    Group,
-}
-
-/// How messages are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Format {
-    Human,
-    Json,
-    /// As the systemd journal takes them from standard error.
-    Journal,
-}
-
-pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
-    if let Ok(address) = text.parse() {
-        return Ok(address);
-    }
-    let resolved = text.to_socket_addrs().map_err(|error| format!("expected HOST:PORT: {error}"))?;
-    // A name such as `localhost` may mean several; clients try IPv4 as well, some guests know nothing else.
-    let mut addresses: Vec<SocketAddr> = resolved.collect();
-    addresses.sort_by_key(|address| matches!(address.ip(), IpAddr::V6(_)));
-    addresses.first().copied().ok_or_else(|| "the name has no address".to_owned())
 }
 
 pub(super) fn positive(text: &str) -> Result<usize, String> {

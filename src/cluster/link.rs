@@ -29,7 +29,7 @@ use super::{
     subjects,
 };
 use crate::{
-    trigger::{nats_options, too_old},
+    broker::{nats_options, too_old},
     worker::{Requests, Worker},
 };
 

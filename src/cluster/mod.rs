@@ -28,8 +28,9 @@ mod link;
 mod link_handle;
 #[cfg(feature = "cluster")]
 mod nats_client;
-mod peer_tls;
 #[cfg(feature = "cluster")]
+mod options;
+mod peer_tls;
 mod probe;
 mod servers;
 mod settings;
@@ -57,7 +58,7 @@ use unifaas_actors::{
     cluster::{ClusterActor, ClusterHandle, Epoch, Join, NodeId, NodeSettings, PeerView, StartDraining},
 };
 
-use crate::{cli::ClusterArgs, trigger::SourceSettings, upstream::NodeEndpoint};
+use crate::{broker::BrokerSettings, upstream::NodeEndpoint};
 pub use denials::CountedDenial;
 pub use functions::{
     ChangeKind, Changed, DIRECTORY as PUBLISHED, FunctionVersions, Functions, FunctionsReport, PublishError,
@@ -72,6 +73,7 @@ use key::{KeyError, NodeKey};
 use link::Link;
 #[cfg(feature = "cluster")]
 pub use nats_client::NatsClient;
+pub use options::ClusterArgs;
 pub use peer_tls::{PeerTls, RefusedPeers};
 pub use servers::NatsServers;
 pub use settings::{NodeLabel, PeerAddress, PeerSecurity, Site, host_name};
@@ -84,7 +86,7 @@ use without_link::Link;
 pub struct LinkSettings {
     pub servers: NatsServers,
     /// How to log in at them, and how to verify them.
-    pub login: SourceSettings,
+    pub login: BrokerSettings,
     pub site: Arc<str>,
     /// Other sites whose nodes may be asked for help.
     pub overflow: Vec<Arc<str>>,
@@ -164,7 +166,7 @@ impl Cluster {
     /// When its identity cannot be used, or it has no address.
     pub fn launch(
         options: &ClusterArgs,
-        login: &SourceSettings,
+        login: &BrokerSettings,
         base: &Path,
         listen: Option<SocketAddr>,
         actors: ClusterActors,

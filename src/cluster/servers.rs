@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use crate::trigger::NatsUrl;
+use crate::broker::NatsUrl;
 
 /// One server, or several of one cluster of servers.
 #[derive(Debug, Clone, PartialEq, Eq)]

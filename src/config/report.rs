@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde_json::{Map, Value, json};
 
 use super::{Configuration, Setting, Source};
-use crate::{cli::Serve, cluster, host, net::Subnet, state, trigger};
+use crate::{broker, cli::Serve, cluster, host, net::Subnet, state};
 
 impl Configuration {
     /// Returns the settings as a configuration file, with the source of each as a comment.
@@ -47,7 +47,7 @@ impl Setting {
     fn shown(&self) -> Option<String> {
         let value = self.value.as_ref()?;
         Some(if matches!(&*self.key, "cluster" | "mqtt" | "nats") {
-            trigger::without_login(value)
+            broker::without_login(value)
         } else {
             value.clone()
         })

@@ -4,12 +4,12 @@ use std::{io, path::PathBuf};
 
 use super::settings::OTLP_VARIABLE;
 use crate::{
+    broker::BrokerError,
     cluster::ClusterError,
     host::{open_files, operators::GroupError},
     http::{BindError, TlsError},
     net::NetError,
     state::StateError,
-    trigger::SourceError,
 };
 
 /// Why the daemon could not start, or ended by itself.
@@ -37,7 +37,7 @@ pub enum DaemonError {
     #[error("an upgrade cannot change the state directory to {}: restart the daemon", .0.display())]
     StateDirectoryChanged(PathBuf),
     #[error(transparent)]
-    Source(#[from] SourceError),
+    Source(#[from] BrokerError),
     #[error(transparent)]
     Cluster(#[from] ClusterError),
     #[error(transparent)]

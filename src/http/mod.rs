@@ -37,7 +37,7 @@ mod transport;
 
 pub use accept_policy::{ConnAddrs, ListenerKind};
 pub use client_connection::{ActiveRequest, ClientConnection, ClientWatch, client_of};
-pub use connections::{ConnectionReport, Connections};
+pub use connections::{ConnectionGuard, ConnectionReport, Connections};
 pub use forwarded::{Peer, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO, X_REQUEST_ID, joined_value};
 pub use listeners::{BindError, FrontSocket, ListenAddrs, Listeners, PassableListener, PassedListener, Servers};
 pub use request_facts::{Framing, RequestFacts, host_of};

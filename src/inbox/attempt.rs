@@ -3,36 +3,28 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use actix::Recipient;
-use slog::error;
+use slog::{Logger, error};
 use tokio::task::{LocalSet, spawn_local};
 use unifaas_actors::inbox::{
-    Attempt, AttemptEnd, Attempted, Attempts, Begun, Command, Outcome, RecordedResponse, Seq, StoredRequest,
+    Attempt, AttemptEnd, Attempted, Attempts, Command, InboxHandle, Outcome, RecordedResponse, Seq,
 };
 
-use crate::{
-    invocation::{StoredClients, serve_stored},
-    shared::Shared,
-    worker::{Requests, Worker},
-};
-
-/// Names the invocation to the function.
-pub const INVOCATION: &str = "x-unifaas-invocation";
-/// Counts the attempts of the invocation, from 1.
-pub const ATTEMPT: &str = "x-unifaas-attempt";
-/// The client's name for the request, or the invocation's id.
-pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
+use super::invoker::{Invoker, attempt_request};
+use crate::worker::{Requests, Worker};
 
 type Job = (Attempt, Recipient<Attempted>);
 
 /// Makes attempts, on a thread of its own that starts with the first one.
 pub struct AttemptThread {
-    shared: Arc<Shared>,
+    inbox: InboxHandle,
+    invoker: Arc<dyn Invoker>,
+    log: Logger,
     worker: Mutex<Option<Worker<Job>>>,
 }
 
 impl AttemptThread {
-    pub fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, worker: Mutex::default() }
+    pub fn new(inbox: InboxHandle, invoker: Arc<dyn Invoker>, log: Logger) -> Self {
+        Self { inbox, invoker, log, worker: Mutex::default() }
     }
 }
 
@@ -40,11 +32,11 @@ impl Attempts for AttemptThread {
     fn begin(&self, attempt: Attempt, report: Recipient<Attempted>) {
         let mut worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner);
         if worker.is_none() {
-            let shared = self.shared.clone();
-            match Worker::on_runtime("inbox-attempts", async move |jobs| make_attempts(jobs, shared).await) {
+            let (inbox, invoker) = (self.inbox.clone(), self.invoker.clone());
+            match Worker::on_runtime("inbox-attempts", async move |jobs| make_attempts(jobs, inbox, invoker).await) {
                 Ok(started) => *worker = Some(started),
                 Err(error) => {
-                    error!(self.shared.log, "no asynchronous invocation can be tried"; "error" => %error);
+                    error!(self.log, "no asynchronous invocation can be tried"; "error" => %error);
                     report.do_send(Attempted { seq: attempt.entry.seq, end: AttemptEnd::NotRecorded });
                     return;
                 }
@@ -56,21 +48,20 @@ impl Attempts for AttemptThread {
     }
 }
 
-async fn make_attempts(jobs: Requests<Job>, shared: Arc<Shared>) {
-    let clients = Arc::new(StoredClients::new());
+async fn make_attempts(jobs: Requests<Job>, inbox: InboxHandle, invoker: Arc<dyn Invoker>) {
     let serve = async {
         while let Ok((attempt, report)) = jobs.recv().await {
             let report = ReportOnDrop { seq: attempt.entry.seq, begun: None, report, is_sent: false };
-            spawn_local(make_attempt(attempt, report, shared.clone(), clients.clone()));
+            spawn_local(make_attempt(attempt, report, inbox.clone(), invoker.clone()));
         }
     };
     let tasks = LocalSet::new();
     tasks.run_until(serve).await;
 }
 
-async fn make_attempt(attempt: Attempt, mut report: ReportOnDrop, shared: Arc<Shared>, clients: Arc<StoredClients>) {
+async fn make_attempt(attempt: Attempt, mut report: ReportOnDrop, inbox: InboxHandle, invoker: Arc<dyn Invoker>) {
     let (seq, epoch) = (attempt.entry.seq, attempt.entry.epoch);
-    let begun = shared.inbox.handle.ask(|reply| Command::Start { seq, epoch, reply }).await;
+    let begun = inbox.ask(|reply| Command::Start { seq, epoch, reply }).await;
     let begun = match begun {
         Ok(Some(begun)) => *begun,
         Ok(None) => return report.send(AttemptEnd::Stale),
@@ -78,21 +69,9 @@ async fn make_attempt(attempt: Attempt, mut report: ReportOnDrop, shared: Arc<Sh
     };
     let epoch = begun.record.epoch;
     report.begun = Some(epoch);
-    let (outcome, response) = match shared.directory.find(&begun.record.function) {
-        Some(handle) => {
-            let request = attempt_request(begun);
-            serve_stored(&shared, &clients, handle, request, attempt.max_response).await
-        }
-        None => (Outcome::Untouched { retry_after: None }, None),
-    };
+    let function = begun.record.function.clone();
+    let (outcome, response) = invoker.invoke(&function, attempt_request(begun), attempt.max_response).await;
     report.send(AttemptEnd::Made { epoch, outcome, response });
-}
-
-/// Adds to a request what tells the function which attempt it is.
-pub fn attempt_request(Begun { record, request }: Begun) -> StoredRequest {
-    let id = record.id.to_string();
-    let key = record.key.as_deref().unwrap_or(&id).to_owned();
-    request.header(INVOCATION, id).header(ATTEMPT, record.attempts.to_string()).header(IDEMPOTENCY_KEY, key)
 }
 
 /// Reports the end of an attempt, also if its task panics.

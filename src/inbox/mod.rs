@@ -11,10 +11,11 @@
 //! | `stats.rs` | what is measured |
 //! | `deliver/` | the delivery of results |
 //! | `site/` | what the nodes of the site share |
-//! | `attempt.rs` | attempts, each served like any request |
+//! | `attempt.rs`, `invoker.rs` | the thread that makes attempts, and what has functions answer them |
 
 mod attempt;
 mod deliver;
+mod invoker;
 mod letters;
 #[cfg(test)]
 mod model;
@@ -44,8 +45,6 @@ use std::{
 use actix::Addr;
 use slog::Logger;
 use tokio::{sync::oneshot, time::timeout};
-#[cfg(feature = "cluster")]
-use unifaas_actors::inbox::{DeliveryEnd, Found};
 use unifaas_actors::{
     Directory,
     inbox::{
@@ -54,11 +53,10 @@ use unifaas_actors::{
     },
 };
 
-use crate::shared::Shared;
 use attempt::AttemptThread;
-pub use attempt::{ATTEMPT, IDEMPOTENCY_KEY, INVOCATION};
 use deliver::Deliverer;
 pub use deliver::{DeliverTo, DeliveryKey, DeliverySettings};
+pub use invoker::{ATTEMPT, Ended, IDEMPOTENCY_KEY, INVOCATION, Invoker};
 pub use reset::ResetError;
 pub use site::{Place, Site};
 pub use stats::{FunctionOverview, InboxOverview, InboxStats, StoreReport};
@@ -83,9 +81,24 @@ pub struct Inbox {
     pub stats: Arc<InboxStats>,
     store: Arc<StoreThread>,
     deliverer: Arc<Deliverer>,
+    directory: Arc<Directory>,
+    concurrency: usize,
+    log: Logger,
     /// What the nodes of the site share, if this is one of them.
     pub site: Option<Arc<Site>>,
     actor: OnceLock<Addr<InboxActor>>,
+}
+
+/// What the site uses of this node.
+#[derive(Clone)]
+#[cfg_attr(not(feature = "cluster"), allow(dead_code, reason = "there is no site"))]
+pub struct OfNode {
+    inbox: InboxHandle,
+    stats: Arc<InboxStats>,
+    deliverer: Arc<Deliverer>,
+    directory: Arc<Directory>,
+    invoker: Arc<dyn Invoker>,
+    actor: Addr<InboxActor>,
 }
 
 /// How the inbox is set up.
@@ -112,20 +125,15 @@ impl Inbox {
         let stats = Arc::<InboxStats>::default();
         let store = StoreThread::new(config, stats.clone());
         let link = site.clone().map(|site| site as Arc<dyn SiteLink>);
-        let handle = InboxHandle::new(directory, store.clone(), link);
-        let deliverer = Arc::new(Deliverer::new(handle.clone(), settings.delivery.clone(), stats.clone(), log));
-        Self { handle, stats, store, deliverer, site, actor: OnceLock::new() }
+        let handle = InboxHandle::new(directory.clone(), store.clone(), link);
+        let deliverer = Arc::new(Deliverer::new(handle.clone(), settings.delivery.clone(), stats.clone(), log.clone()));
+        let concurrency = settings.concurrency;
+        Self { handle, stats, store, deliverer, directory, concurrency, log, site, actor: OnceLock::new() }
     }
 
     /// Whether results may be delivered to a URL.
     pub fn delivers_to(&self, url: &str) -> bool {
         self.deliverer.allows(url)
-    }
-
-    /// Sends the result of an invocation that has ended, once.
-    #[cfg(feature = "cluster")]
-    pub async fn send_result(&self, found: Found) -> DeliveryEnd {
-        self.deliverer.send(found).await
     }
 
     /// Returns what the site has of a dead letter that this node keeps for it, and whether it has it: where its delivery
@@ -156,25 +164,30 @@ impl Inbox {
         }
     }
 
-    /// Starts the actor, and opens the database if there is one. Called on the actors' thread.
-    pub fn start(shared: &Arc<Shared>, settings: &InboxSettings) {
-        let inbox = &shared.inbox;
-        let attempts = Box::new(AttemptThread::new(shared.clone()));
-        let directory = shared.directory.clone();
-        let actor = InboxActor::launch(directory, inbox.store.clone(), attempts, settings.concurrency);
+    /// Starts the actor, and opens the database if there is one. Called on the actors' thread. `invoker` makes the attempts.
+    pub fn start(&self, invoker: Arc<dyn Invoker>) {
+        let attempts = Box::new(AttemptThread::new(self.handle.clone(), invoker.clone(), self.log.clone()));
+        let actor = InboxActor::launch(self.directory.clone(), self.store.clone(), attempts, self.concurrency);
         let facts = actor.clone();
-        let (deliverer, site) = (inbox.deliverer.clone(), inbox.site.clone());
+        let (deliverer, site) = (self.deliverer.clone(), self.site.clone());
         if let Some(site) = &site {
-            site.start(shared.clone(), actor.clone());
+            site.start(OfNode {
+                inbox: self.handle.clone(),
+                stats: self.stats.clone(),
+                deliverer: deliverer.clone(),
+                directory: self.directory.clone(),
+                invoker,
+                actor: actor.clone(),
+            });
         }
-        inbox.store.start(Arc::new(move |fact| {
+        self.store.start(Arc::new(move |fact| {
             deliverer.learn(&fact);
             if let (StoreFact::Opened { has_handovers: true, .. }, Some(site)) = (&fact, &site) {
                 site.wake();
             }
             facts.do_send(fact);
         }));
-        let _ = inbox.actor.set(actor);
+        let _ = self.actor.set(actor);
     }
 
     /// Sets a damaged database aside and begins a new one. Returns the name of the damaged one. Blocks until then.

@@ -2,14 +2,14 @@
 
 use std::{collections::BTreeSet, convert::Infallible, sync::Arc, time::Duration};
 
-use actix::Addr;
 use slog::Logger;
 use unifaas_actors::{
-    inbox::{InboxActor, InvocationId, Removal, SiteLink},
+    inbox::{InvocationId, Removal, SiteLink},
     site::{Call, Offered},
 };
 
-use crate::{cluster::Cluster, shared::Shared};
+use super::OfNode;
+use crate::cluster::Cluster;
 
 /// Where an invocation is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,7 +28,7 @@ impl Site {
         None
     }
 
-    pub fn start(&self, _: Arc<Shared>, _: Addr<InboxActor>) {}
+    pub fn start(&self, _: OfNode) {}
 
     pub async fn hand_over(&self, _: InvocationId) -> Place {
         Place::Node

@@ -33,6 +33,6 @@ mod timing;
 mod tunnel;
 
 pub use access_log::log_overdue_failures;
-pub use asynchronous::{Shown as ShownInvocation, StoredClients, serve_stored};
+pub use asynchronous::{Shown as ShownInvocation, StoredInvoker};
 pub use invoke::{expect, invoke};
 pub use target::is_invocation;

@@ -10,8 +10,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use unifaas_actors::trigger::{EventSources, SourceReport, Subscriptions};
 
-use super::{SourceSettings, follow_site, intake::Intake, mqtt, nats, status::SourceStatus};
+use super::{follow_site, intake::Intake, mqtt, nats, status::SourceStatus};
 use crate::{
+    broker::BrokerSettings,
     inbox::{Inbox, Site},
     worker::{Requests, Worker},
 };
@@ -52,14 +53,14 @@ pub struct Source {
 /// What runs on the thread.
 #[derive(Clone)]
 struct Connections {
-    settings: SourceSettings,
+    settings: BrokerSettings,
     mqtt: Source,
     nats: Source,
 }
 
 impl Sources {
     /// Makes the connections to the brokers of the settings, none of which is tried yet.
-    pub fn new(settings: SourceSettings, inbox: &Inbox, log: &Logger) -> Self {
+    pub fn new(settings: BrokerSettings, inbox: &Inbox, log: &Logger) -> Self {
         let stop = CancellationToken::new();
         let source = |kind, broker| {
             let (status, log) = (SourceStatus::new(kind, broker), log.new(o!()));

@@ -2,12 +2,10 @@
 //!
 //! They have a thread and a runtime of their own, which starts with the first function that subscribes. A message is
 //! acknowledged after its invocation is durable. While the inbox takes nothing, nothing is acknowledged, and no more than
-//! a bounded number of messages is taken.
+//! a bounded number of messages is taken. Where the brokers are is in `broker/`.
 //!
 //! | file | content |
 //! | --- | --- |
-//! | `broker.rs`, `settings.rs` | addresses of brokers, and the files of the options |
-//! | `credentials.rs` | the credentials file of NATS |
 //! | `connections.rs` | the thread of the connections |
 //! | `followed.rs` | the subscriptions, each until it is cancelled |
 //! | `intake.rs` | a message becomes an invocation |
@@ -15,14 +13,11 @@
 //! | `mqtt.rs`, `topic.rs` | MQTT |
 //! | `nats.rs`, `stream.rs`, `reply.rs` | NATS: core messages, those of streams, and answers |
 
-mod broker;
 #[cfg(feature = "cluster")]
 mod connections;
 #[cfg(not(feature = "cluster"))]
 #[path = "without_connections.rs"]
 mod connections;
-#[cfg(feature = "cluster")]
-mod credentials;
 #[cfg(feature = "cluster")]
 mod followed;
 #[cfg(feature = "cluster")]
@@ -33,8 +28,6 @@ mod mqtt;
 mod nats;
 #[cfg(feature = "cluster")]
 mod reply;
-#[cfg_attr(not(feature = "cluster"), allow(dead_code, reason = "nothing connects"))]
-mod settings;
 #[cfg_attr(not(feature = "cluster"), allow(dead_code, reason = "nothing connects"))]
 mod status;
 #[cfg(feature = "cluster")]
@@ -48,11 +41,7 @@ use slog::{Logger, warn};
 use unifaas_actors::trigger::Subscriptions;
 
 use crate::inbox::Site;
-pub use broker::{MqttUrl, NatsUrl, without_login};
 pub use connections::Sources;
-#[cfg(feature = "cluster")]
-pub use nats::{nats_options, too_old};
-pub use settings::{SourceError, SourceSettings};
 
 /// Has the site's work of these functions run here, or says that there is no site.
 fn follow_site(site: Option<&Arc<Site>>, subscriptions: &Subscriptions, log: &Logger) {

@@ -32,13 +32,15 @@ use unifaas_actors::{
 };
 
 use super::{
-    MqttUrl, SourceSettings,
     connections::Source,
     followed::{AllFollowed, Followed},
     intake::NotStored,
     topic,
 };
-use crate::client_tls::client_config;
+use crate::{
+    broker::{BrokerSettings, MqttUrl},
+    client_tls::client_config,
+};
 
 /// Between two attempts to connect.
 const RECONNECT: Duration = Duration::from_millis(500);
@@ -69,7 +71,7 @@ struct Message {
 /// Follows the subscriptions at the broker until the source stops. Connects with the first one.
 pub async fn run(
     url: &MqttUrl,
-    settings: &SourceSettings,
+    settings: &BrokerSettings,
     mut wanted: watch::Receiver<Subscriptions>,
     source: &Source,
 ) {

@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use async_nats::{Client, ConnectOptions, Event, Message, ServerAddr, connection::State};
+use async_nats::{Client, Event, Message, ServerAddr, connection::State};
 use futures::{
     StreamExt as _,
     stream::{FuturesUnordered, Stream},
@@ -32,14 +32,12 @@ use unifaas_actors::{
 };
 
 use super::{
-    NatsUrl, SourceSettings,
     connections::Source,
     followed::{AllFollowed, Followed},
     reply, stream,
 };
+use crate::broker::{BrokerSettings, NatsUrl, nats_options, too_old};
 
-/// The oldest server whose behaviour the documentation describes.
-const LEAST_VERSION: (u32, u32) = (2, 11);
 /// Between two attempts to make a connection or a subscription.
 const RETRY: Duration = Duration::from_secs(1);
 /// A server that does not answer twice is given up.
@@ -63,7 +61,7 @@ pub struct Link<'a> {
 /// Follows the subscriptions at the server until the source stops. Connects with the first one.
 pub async fn run(
     url: &NatsUrl,
-    settings: &SourceSettings,
+    settings: &BrokerSettings,
     mut wanted: watch::Receiver<Subscriptions>,
     source: &Source,
 ) {
@@ -105,7 +103,7 @@ async fn beside<T>(running: &mut (impl Stream + Unpin), change: impl Future<Outp
 }
 
 /// Returns the connection once there is one. It is made again by itself from then on.
-async fn connected(url: &NatsUrl, settings: &SourceSettings, source: &Source) -> Client {
+async fn connected(url: &NatsUrl, settings: &BrokerSettings, source: &Source) -> Client {
     let Source { status, log, .. } = source;
     loop {
         let is_usable = Arc::new(AtomicBool::new(false));
@@ -134,7 +132,7 @@ async fn connected(url: &NatsUrl, settings: &SourceSettings, source: &Source) ->
 /// Makes the connection. Its events are noted while it is usable: those of a server that is refused do not count.
 async fn connect(
     url: &NatsUrl,
-    settings: &SourceSettings,
+    settings: &BrokerSettings,
     source: &Source,
     is_usable: Arc<AtomicBool>,
 ) -> io::Result<Client> {
@@ -151,24 +149,6 @@ async fn connect(
         });
     let address: ServerAddr = url.to_string().parse()?;
     options.connect(address).await.map_err(io::Error::other)
-}
-
-/// Returns the options of each connection to a NATS server: how to log in, how to verify it, when to connect again.
-pub fn nats_options(url: &NatsUrl, settings: &SourceSettings) -> ConnectOptions {
-    let mut options = ConnectOptions::new().reconnect_delay_callback(|attempts| match attempts {
-        0 | 1 => Duration::ZERO,
-        _ => RETRY,
-    });
-    if let Some((user, password)) = &url.0.login {
-        options = options.user_and_password(user.clone(), password.clone());
-    }
-    if let Some(credentials) = &settings.nats_creds {
-        options = credentials.log_in(options);
-    }
-    if let Some(file) = &settings.nats_ca {
-        options = options.add_root_certificates(file.clone());
-    }
-    options
 }
 
 fn note(event: &Event, source: &Source, server: &str) {
@@ -193,17 +173,6 @@ fn note(event: &Event, source: &Source, server: &str) {
         }
         Event::LameDuckMode | Event::Draining => {}
     }
-}
-
-/// Returns why a server of this version cannot be used, if it is too old.
-pub fn too_old(version: &str) -> Option<String> {
-    let mut numbers = version.split('.').map(|number| number.parse::<u32>().ok());
-    let known = numbers.next().flatten().zip(numbers.next().flatten());
-    let (major, minor) = LEAST_VERSION;
-    // A version that is not known is that of a server built from its sources.
-    known
-        .filter(|known| *known < LEAST_VERSION)
-        .map(|_| format!("the NATS server is version {version}, and {major}.{minor} is the least that can be used"))
 }
 
 /// Follows one subscription until it is cancelled, whatever happens to the connection.
@@ -270,19 +239,4 @@ pub fn invocation(subscription: &Subscription<NatsSpec>, message: Message, id: S
 
 fn is_header_value(text: &str) -> bool {
     text.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn servers_before_the_least_version_are_refused() {
-        for version in ["2.9.10", "2.10.29", "1.4.1", "2.10.0-RC.1"] {
-            assert!(too_old(version).unwrap().contains(version), "{version}");
-        }
-        for version in ["2.11.0", "2.12.0-beta.1", "2.15.1", "3.0.0", "main", ""] {
-            assert_eq!(too_old(version), None, "{version}");
-        }
-    }
 }

@@ -6,8 +6,8 @@ use slog::Logger;
 use tokio::sync::oneshot;
 use unifaas_actors::trigger::{EventSources, SourceReport, Subscriptions};
 
-use super::{SourceSettings, follow_site, status::SourceStatus};
-use crate::inbox::Inbox;
+use super::{follow_site, status::SourceStatus};
+use crate::{broker::BrokerSettings, inbox::Inbox};
 
 /// Connects to nothing.
 pub struct Sources {
@@ -17,7 +17,7 @@ pub struct Sources {
 }
 
 impl Sources {
-    pub fn new(_: SourceSettings, _: &Inbox, log: &Logger) -> Self {
+    pub fn new(_: BrokerSettings, _: &Inbox, log: &Logger) -> Self {
         Self { mqtt: SourceStatus::new("mqtt", None), nats: SourceStatus::new("nats", None), log: log.clone() }
     }
 }

@@ -37,7 +37,7 @@ pub async fn answer(site: &Rc<SiteThread>, id: InvocationId, reply: oneshot::Sen
 
 /// Hands over whatever waits, each time that it is woken.
 pub async fn sweep(site: Rc<SiteThread>) {
-    let inbox = site.shared.inbox.handle.clone();
+    let inbox = site.node.inbox.clone();
     loop {
         site.woken.notified().await;
         loop {
@@ -65,7 +65,7 @@ async fn hand_over(site: &Rc<SiteThread>, id: InvocationId, client: Option<&ones
         site.handing_over.borrow_mut().remove(&id);
         site.looked_at.notify_waiters();
     });
-    let inbox = &site.shared.inbox.handle;
+    let inbox = &site.node.inbox;
     let Ok(Some(begun)) = inbox.ask(|reply| Command::Handover(id, reply)).await else { return Place::Node };
     let Begun { record, request } = *begun;
     let is_of_client = request.client.is_some();
@@ -106,7 +106,7 @@ async fn hand_over(site: &Rc<SiteThread>, id: InvocationId, client: Option<&ones
         Place::Site(Offered { id, is_duplicate: false }) if matches!(removed, Ok(Removal::Unknown)) => {
             let _ = site.queue.remove(id).await;
         }
-        Place::Site(_) => site.shared.inbox.stats.count_handed_over(),
+        Place::Site(_) => site.node.stats.count_handed_over(),
         Place::KeyReused | Place::Node => {}
     }
     place

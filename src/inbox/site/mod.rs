@@ -26,18 +26,16 @@ use std::{
     time::Duration,
 };
 
-use actix::Addr;
 use slog::{Logger, error};
 use tokio::{sync::oneshot, time::timeout};
 use unifaas_actors::{
-    inbox::{InboxActor, InvocationId, Removal, SiteLink},
+    inbox::{InvocationId, Removal, SiteLink},
     site::{Call, Offered, SiteQueue},
 };
 
+use super::OfNode;
 use crate::{
     cluster::{Cluster, NatsClient},
-    invocation::StoredClients,
-    shared::Shared,
     worker::{Worker, WorkerHandle},
 };
 use jetstream::JetStream;
@@ -65,7 +63,7 @@ pub struct Site {
     name: Arc<str>,
     status: Arc<Status>,
     log: Logger,
-    started: OnceLock<(Arc<Shared>, Addr<InboxActor>)>,
+    started: OnceLock<OfNode>,
     worker: Mutex<Option<Worker<Request>>>,
 }
 
@@ -129,22 +127,20 @@ impl Site {
     }
 
     /// Makes it usable. Its thread starts with the first request.
-    pub fn start(&self, shared: Arc<Shared>, actor: Addr<InboxActor>) {
-        let _ = self.started.set((shared, actor));
+    pub fn start(&self, node: OfNode) {
+        let _ = self.started.set(node);
     }
 
     fn thread(&self) -> Option<WorkerHandle<Request>> {
         let mut worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner);
         if worker.is_none() {
-            let (shared, actor) = self.started.get()?.clone();
+            let node = self.started.get()?.clone();
             let (nats, name, status, log) =
                 (self.nats.clone(), self.name.clone(), self.status.clone(), self.log.clone());
             let started = Worker::on_runtime("inbox-site", async move |requests| {
                 let thread = SiteThread {
                     queue: SiteQueue(JetStream::new(nats, name)),
-                    shared,
-                    actor,
-                    clients: StoredClients::new(),
+                    node,
                     status,
                     log,
                     woken: Default::default(),

@@ -22,7 +22,7 @@ pub async fn release(site: &Rc<SiteThread>, mut work: Work<Acker>) {
     if work.call.is_unkept_letter() {
         let found = Found { record: work.call.record.clone(), response: work.call.response.clone() };
         let letter = Box::new(DeadLetter { found, request: work.delivered.request.clone(), keep: work.call.keep });
-        if site.shared.inbox.handle.ask(|reply| Command::Import(letter, reply)).await.is_err() {
+        if site.node.inbox.ask(|reply| Command::Import(letter, reply)).await.is_err() {
             // The message is delivered again, and the letter is kept then.
             return;
         }
@@ -93,10 +93,10 @@ async fn deliver(site: &Rc<SiteThread>, work: &Work<Acker>) {
             site.sent.notify_waiters();
         });
         let found = Found { record: work.call.record.clone(), response: work.call.response.clone() };
-        sending.1 = Some(prolonged(site, receipt, site.shared.inbox.send_result(found)).await);
+        sending.1 = Some(prolonged(site, receipt, site.node.deliverer.send(found)).await);
         sending.1
     };
     if let Some(state) = site.queue.delivered(work, end, UnixMillis::now(), rand::random()).await {
-        site.shared.inbox.stats.count_delivery(state);
+        site.node.stats.count_delivery(state);
     }
 }

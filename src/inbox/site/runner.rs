@@ -6,12 +6,12 @@ use async_nats::jetstream::message::Acker;
 use tokio::{sync::oneshot, task::spawn_local, time::sleep};
 use tokio_util::sync::CancellationToken;
 use unifaas_actors::{
-    inbox::{AskRoom, AttemptRoom, Begun, Outcome, RecordedResponse, UnixMillis},
+    inbox::{AskRoom, AttemptRoom, Begun, UnixMillis},
     site::{Begin, Delivered, SiteStore as _, Work},
 };
 
 use super::{Use, results::release, thread::SiteThread};
-use crate::{inbox::attempt::attempt_request, invocation::serve_stored};
+use crate::inbox::invoker::{Ended, attempt_request};
 
 /// Between two attempts to pull from a server that does not answer.
 pub const RETRY: Duration = Duration::from_secs(1);
@@ -49,7 +49,7 @@ pub async fn run(site: Rc<SiteThread>, function: Arc<str>, cancelled: Cancellati
 /// Waits for room for an attempt. `None`: none begins any more.
 async fn ask_room(site: &Rc<SiteThread>, function: &Arc<str>) -> Option<AttemptRoom> {
     let (reply, room) = oneshot::channel();
-    site.actor.do_send(AskRoom { function: function.clone(), reply });
+    site.node.actor.do_send(AskRoom { function: function.clone(), reply });
     room.await.ok()
 }
 
@@ -71,7 +71,7 @@ async fn attempt(site: &Rc<SiteThread>, delivered: Delivered<Acker>, function: &
         // Only an attempt needs the room.
         Begin::GivenUp(work) => {
             drop(room);
-            site.shared.inbox.stats.count_end(&work.call.record.state);
+            site.node.stats.count_end(&work.call.record.state);
             return release(site, work).await;
         }
         Begin::Ended(work) => {
@@ -84,16 +84,14 @@ async fn attempt(site: &Rc<SiteThread>, delivered: Delivered<Acker>, function: &
     // The end may have to wait for the server: others go on meanwhile.
     drop(room);
     if let Some(work) = site.queue.settle(work, ended, &policy, UnixMillis::now(), rand::random()).await {
-        site.shared.inbox.stats.count_end(&work.call.record.state);
+        site.node.stats.count_end(&work.call.record.state);
         release(site, work).await;
     }
 }
 
-async fn serve(site: &Rc<SiteThread>, work: &Work<Acker>, max_response: u64) -> (Outcome, Option<RecordedResponse>) {
+async fn serve(site: &Rc<SiteThread>, work: &Work<Acker>, max_response: u64) -> Ended {
     let record = work.call.record.clone();
-    let Some(handle) = site.shared.directory.find(&record.function) else {
-        return (Outcome::Untouched { retry_after: None }, None);
-    };
+    let function = record.function.clone();
     let request = attempt_request(Begun { record, request: work.delivered.request.clone() });
-    serve_stored(&site.shared, &site.clients, handle, request, max_response).await
+    site.node.invoker.invoke(&function, request, max_response).await
 }

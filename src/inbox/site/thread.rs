@@ -8,7 +8,6 @@ use std::{
     time::Duration,
 };
 
-use actix::Addr;
 use futures::StreamExt as _;
 use slog::{Logger, info, warn};
 use tokio::{
@@ -18,13 +17,13 @@ use tokio::{
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 use unifaas_actors::{
-    inbox::{InboxActor, InvocationId, Removal},
+    inbox::{InvocationId, Removal},
     site::{Call, Receivers, SiteError, SiteQueue},
     spec::AsyncSpec,
 };
 
 use super::{Place, Status, Use, handover, jetstream::JetStream, results, runner};
-use crate::{invocation::StoredClients, shared::Shared, worker::Requests};
+use crate::{inbox::OfNode, worker::Requests};
 
 /// Between a change of a call whose end is waited for and the looks at it: the change may not be stored yet, or not be heard.
 const FIRST_LOOK: Duration = Duration::from_millis(20);
@@ -51,9 +50,7 @@ pub enum Request {
 /// What runs on the thread.
 pub struct SiteThread {
     pub queue: SiteQueue<JetStream>,
-    pub shared: Arc<Shared>,
-    pub actor: Addr<InboxActor>,
-    pub clients: StoredClients,
+    pub node: OfNode,
     pub status: Arc<Status>,
     pub log: Logger,
     /// Notified when something waits to be handed over.
@@ -169,7 +166,7 @@ impl SiteThread {
 
     /// Returns how a function's invocations are treated.
     pub fn policy(&self, function: &str) -> AsyncSpec {
-        let spec = self.shared.directory.find(function).and_then(|handle| handle.spec());
+        let spec = self.node.directory.find(function).and_then(|handle| handle.spec());
         spec.map(|spec| spec.asynchronous.clone()).unwrap_or_default()
     }
 

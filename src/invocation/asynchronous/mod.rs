@@ -13,4 +13,4 @@ mod stored_request;
 
 pub use answers::Shown;
 pub use requests::serve_asynchronous;
-pub use stored_request::{StoredClients, serve_stored};
+pub use stored_request::StoredInvoker;

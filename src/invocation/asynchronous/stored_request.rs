@@ -2,7 +2,7 @@
 //! that never leaves and takes everything at once.
 
 use std::{
-    future::poll_fn,
+    future::{poll_fn, ready},
     net::{IpAddr, Ipv4Addr, SocketAddr},
     pin::pin,
     sync::Arc,
@@ -20,7 +20,7 @@ use actix_web::{
     http::{Method, Version},
 };
 use bytes::{Bytes, BytesMut};
-use futures::stream;
+use futures::{future::LocalBoxFuture, stream};
 use unifaas_actors::{
     FunctionHandle,
     inbox::{Outcome, RecordedResponse, StoredRequest},
@@ -28,8 +28,8 @@ use unifaas_actors::{
 
 use crate::{
     failure::Failure,
-    http::{ClientConnection, ConnAddrs, Connections, Peer, RequestFacts},
-    inbox::{ATTEMPT, INVOCATION},
+    http::{ClientConnection, ConnAddrs, ConnectionGuard, Connections, Peer, RequestFacts},
+    inbox::{ATTEMPT, Ended, INVOCATION, Invoker},
     invocation::{exchange::Exchange, function::TargetFunction, invoke::HeadSource, target::SCOPE},
     shared::Shared,
 };
@@ -39,30 +39,36 @@ const MAX_ATTEMPTS: usize = 1 << 20;
 /// Where a request comes from that a trigger of the daemon has made.
 const OWN_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
-/// The clients of stored requests.
-pub struct StoredClients(Arc<Connections>);
+/// Makes the attempts of the inbox.
+pub struct StoredInvoker {
+    shared: Arc<Shared>,
+    clients: Arc<Connections>,
+}
 
-impl StoredClients {
-    pub fn new() -> Self {
-        Self(Connections::new(MAX_ATTEMPTS, MAX_ATTEMPTS))
+impl StoredInvoker {
+    pub fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, clients: Connections::new(MAX_ATTEMPTS, MAX_ATTEMPTS) }
     }
 }
 
-/// Has a function answer a stored request. A response body larger than `max_response` is read and dropped.
-///
-/// # Panics
-/// Outside of a `LocalSet`.
-pub async fn serve_stored(
-    shared: &Arc<Shared>,
-    clients: &StoredClients,
+impl Invoker for StoredInvoker {
+    fn invoke(&self, function: &str, request: StoredRequest, max_response: u64) -> LocalBoxFuture<'static, Ended> {
+        let handle = self.shared.directory.find(function);
+        let (Some(handle), Some(guard)) = (handle, self.clients.admit(OWN_ADDRESS)) else {
+            return Box::pin(ready((Outcome::Untouched { retry_after: None }, None)));
+        };
+        Box::pin(serve(self.shared.clone(), guard, handle, request, max_response))
+    }
+}
+
+async fn serve(
+    shared: Arc<Shared>,
+    guard: ConnectionGuard,
     handle: Arc<FunctionHandle>,
     request: StoredRequest,
     max_response: u64,
-) -> (Outcome, Option<RecordedResponse>) {
+) -> Ended {
     let peer = SocketAddr::new(request.client.unwrap_or(OWN_ADDRESS), 0);
-    let Some(guard) = clients.0.admit(OWN_ADDRESS) else {
-        return (Outcome::Untouched { retry_after: None }, None);
-    };
     let Some(head) = head_of(handle.name(), &request) else { return (Outcome::Unservable, None) };
     let facts = RequestFacts::of(&head, false);
     let addrs = ConnAddrs { peer, local: SocketAddr::new(OWN_ADDRESS, 0) };
@@ -71,7 +77,7 @@ pub async fn serve_stored(
     let (invocation, attempt) = (header(&head, INVOCATION), header(&head, ATTEMPT));
     let body: BoxedPayloadStream = Box::pin(stream::iter((!request.body.is_empty()).then_some(Ok(request.body))));
     let (head, function) = (HeadSource::Copy(Box::new(head)), TargetFunction::Here(handle));
-    let mut exchange = Exchange::new(head, facts, client, function, shared.clone(), None);
+    let mut exchange = Exchange::new(head, facts, client, function, shared, None);
     if let Some(trace) = &mut exchange.trace {
         trace.set_attempt_of(&invocation, &attempt);
     }
@@ -103,7 +109,7 @@ fn head_of(function: &str, request: &StoredRequest) -> Option<RequestHead> {
 }
 
 /// Reads a response to its end: only then the function has done its work.
-async fn read(response: HttpResponse, max_response: u64) -> (Outcome, Option<RecordedResponse>) {
+async fn read(response: HttpResponse, max_response: u64) -> Ended {
     let (head, body) = response.into_parts();
     let status = head.status().as_u16();
     let (mut body, mut kept) = (pin!(body), Some(BytesMut::new()));

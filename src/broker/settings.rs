@@ -9,12 +9,11 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, pem::PemObject as _};
 
 #[cfg(feature = "cluster")]
 use super::credentials::Credentials;
-use super::{MqttUrl, NatsUrl};
-use crate::cli::Serve;
+use super::{BrokerArgs, MqttUrl, NatsUrl};
 
-/// Which brokers there are.
+/// Which brokers there are, and how to log in.
 #[derive(Debug, Clone, Default)]
-pub struct SourceSettings {
+pub struct BrokerSettings {
     /// The MQTT broker.
     pub mqtt: Option<MqttUrl>,
     /// The certificates that verify it. Without any, those that this host trusts count.
@@ -32,7 +31,7 @@ pub struct SourceSettings {
 
 /// Why an option of the connections cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum SourceError {
+pub enum BrokerError {
     #[error("cannot read {} ({option}): {source}", path.display())]
     Read { option: &'static str, path: PathBuf, source: io::Error },
     #[error("there are no credentials in {} (--nats-creds), which has a JWT and an nkey seed: {why}", path.display())]
@@ -46,27 +45,25 @@ pub enum SourceError {
     NotBuilt(&'static str),
 }
 
-impl SourceSettings {
-    /// Reads the files of the options. `identity`: that of the state directory.
+impl BrokerSettings {
+    /// Reads the files of the options. `cluster`: the NATS server that joins nodes. `identity`: that of the state directory.
     ///
     /// # Errors
     /// When a file is of no use.
-    pub fn load(options: &Serve, identity: &str) -> Result<Self, SourceError> {
+    pub fn load(options: &BrokerArgs, cluster: Option<&NatsUrl>, identity: &str) -> Result<Self, BrokerError> {
         #[cfg(not(feature = "cluster"))]
-        for (option, is_given) in [
-            ("--nats", options.nats.is_some()),
-            ("--mqtt", options.mqtt.is_some()),
-            ("--cluster", options.cluster.cluster.is_some()),
-        ] {
+        for (option, is_given) in
+            [("--nats", options.nats.is_some()), ("--mqtt", options.mqtt.is_some()), ("--cluster", cluster.is_some())]
+        {
             if is_given {
-                return Err(SourceError::NotBuilt(option));
+                return Err(BrokerError::NotBuilt(option));
             }
         }
         if let Some(path) = &options.nats_ca {
             certificates("--nats-ca", path)?;
         }
         if options.mqtt_ca.is_some() && !options.mqtt.as_ref().is_some_and(MqttUrl::is_tls) {
-            return Err(SourceError::NoTls);
+            return Err(BrokerError::NoTls);
         }
         let mqtt_ca = options.mqtt_ca.as_deref().map(|path| certificates("--mqtt-ca", path)).transpose()?;
         Ok(Self {
@@ -74,7 +71,7 @@ impl SourceSettings {
             mqtt_ca: mqtt_ca.unwrap_or_default(),
             // 23 letters and digits are what each broker takes.
             client_id: format!("unifaas{identity}"),
-            nats: options.nats.clone().or_else(|| Some(options.cluster.cluster.as_ref()?.first().clone())),
+            nats: options.nats.as_ref().or(cluster).cloned(),
             #[cfg(feature = "cluster")]
             nats_creds: options.nats_creds.as_deref().map(credentials).transpose()?,
             nats_ca: options.nats_ca.clone(),
@@ -83,18 +80,18 @@ impl SourceSettings {
 }
 
 #[cfg(feature = "cluster")]
-fn credentials(path: &Path) -> Result<Credentials, SourceError> {
-    let text = fs::read_to_string(path).map_err(|source| SourceError::Read {
+fn credentials(path: &Path) -> Result<Credentials, BrokerError> {
+    let text = fs::read_to_string(path).map_err(|source| BrokerError::Read {
         option: "--nats-creds",
         path: path.to_owned(),
         source,
     })?;
-    Credentials::parse(&text).map_err(|why| SourceError::Credentials { path: path.to_owned(), why })
+    Credentials::parse(&text).map_err(|why| BrokerError::Credentials { path: path.to_owned(), why })
 }
 
-fn certificates(option: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, SourceError> {
-    let text = fs::read(path).map_err(|source| SourceError::Read { option, path: path.to_owned(), source })?;
+fn certificates(option: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, BrokerError> {
+    let text = fs::read(path).map_err(|source| BrokerError::Read { option, path: path.to_owned(), source })?;
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
     let certificates = certificates.ok().filter(|certificates| !certificates.is_empty());
-    certificates.ok_or_else(|| SourceError::NoCertificate { option, path: path.to_owned() })
+    certificates.ok_or_else(|| BrokerError::NoCertificate { option, path: path.to_owned() })
 }

@@ -1,11 +1,11 @@
-//! The options of a node among others.
+//! The options of a node among others, as clap parses them.
 
 use std::net::SocketAddr;
 
 use clap::Args;
 
-use super::serve::address;
-use crate::cluster::{NatsServers, NodeLabel, PeerAddress, PeerSecurity, Site};
+use super::{NatsServers, NodeLabel, PeerAddress, PeerSecurity, Site};
+use crate::listen_address::address;
 
 #[derive(Debug, Clone, Args)]
 pub struct ClusterArgs {

@@ -81,7 +81,7 @@ impl LogLevel {
         log::set_max_level(bridged(level).to_level_filter());
     }
 
-    fn allows(&self, level: Level) -> bool {
+    fn allows(&self, level: slog::Level) -> bool {
         level.as_usize() <= self.0.load(Ordering::Relaxed)
     }
 }

@@ -28,9 +28,9 @@ mod link;
 mod link_handle;
 #[cfg(feature = "cluster")]
 mod nats_client;
-#[cfg(feature = "cluster")]
 mod options;
 mod peer_tls;
+#[cfg(feature = "cluster")]
 mod probe;
 mod servers;
 mod settings;

@@ -18,7 +18,7 @@ struct Counts {
 pub(crate) struct TrackedStart {
     counts: Rc<Counts>,
     began_alone: bool,
-    /// Counts up to this start.
+    /// How many starts had begun, with this one.
     number: u64,
 }
 

@@ -3,7 +3,13 @@
 //! A message is acknowledged after its invocation is durable. Its key is the stream and its number there, so a message that
 //! is delivered again is the same invocation for as long as the function keeps its keys.
 
-use std::{error::Error, fmt::Write as _, future::ready, sync::atomic::Ordering::Relaxed, time::Duration};
+use std::{
+    error::Error,
+    fmt::Write as _,
+    future::ready,
+    sync::atomic::Ordering::Relaxed,
+    time::{Duration, SystemTime},
+};
 
 use async_nats::jetstream::{
     self, AckKind, Message,
@@ -12,7 +18,7 @@ use async_nats::jetstream::{
     response::Response,
     stream::{RetentionPolicy, Stream},
 };
-use futures::{FutureExt as _, StreamExt as _};
+use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 use serde::Deserialize;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -66,9 +72,9 @@ struct StreamConfig {
 
 /// Opens the consumer of a subscription, which the nodes with the function share, at whatever server each is.
 ///
-/// Its name has the domain of the stream: in servers that are joined as leaf nodes, what has the same stream and consumer takes
-/// an acknowledgement of one for its own. Consumers of earlier versions have no domain in their name, or that of the server.
-/// While any node uses one of them, all do, unless there is one of this version; then another one begins where they have ended.
+/// Its name has the domain of the stream: servers that are joined as leaf nodes confuse acknowledgements of consumers with the
+/// same stream and name. Consumers of earlier versions have other names. While a node takes messages from such a consumer, no
+/// new one is made, so that no message has two. Then the new one begins where the earlier ones have ended.
 async fn open_consumer(
     link: &Link<'_>,
     subscription: &Subscription<NatsSpec>,
@@ -81,11 +87,6 @@ async fn open_consumer(
         Response::Err { error } => return Err(error.into()),
     };
     let name = consumer_name(subscription, info.domain.as_deref());
-    let mut earlier = Vec::new();
-    // Before that of this version: a node that replaces them makes it first.
-    for name in earlier_names(subscription, &name, link.client.server_info().domain.as_deref()) {
-        earlier.extend(known(&stream, &name).await?);
-    }
     let mut config = pull::Config {
         durable_name: Some(name.clone()),
         description: Some(format!("function {} of UniFaaS", subscription.function)),
@@ -95,38 +96,54 @@ async fn open_consumer(
         max_ack_pending: MAX_ACK_PENDING,
         ..pull::Config::default()
     };
-    let is_used = |info: &Info| info.num_waiting > 0 || info.num_ack_pending > 0;
     if let Some(known) = known(&stream, &name).await? {
         // This cannot change.
         config.deliver_policy = known.config.deliver_policy;
-        // Nodes at another server may still have them. They have nothing that this one has not.
-        earlier.retain(|info| !is_used(info));
-    } else if let Some(used) = earlier.iter().find(|info| is_used(info)) {
-        config.durable_name = Some(used.name.clone());
-        config.deliver_policy = used.config.deliver_policy;
-        earlier.clear();
-    } else if info.config.retention == RetentionPolicy::WorkQueue {
+        return Ok(stream.create_consumer(config).await?);
+    }
+    let earlier: Vec<_> = stream.consumers().try_filter(|info| ready(is_earlier(info, &config))).try_collect().await?;
+    if let Some(used) = earlier.iter().find(|info| is_used(info, SystemTime::now())) {
+        let name = &used.name;
+        return Err(format!("a daemon of an earlier version takes the messages, with the consumer {name}").into());
+    }
+    if info.config.retention == RetentionPolicy::WorkQueue {
         // Such a stream has what is not acknowledged, and one consumer for it.
-        for earlier in earlier.drain(..) {
-            stream.delete_consumer(&earlier.name).await?;
-        }
-    } else if let Some(end) = earlier.iter().map(|info| info.delivered.stream_sequence).max() {
+        remove(&stream, &earlier).await;
+    } else if let Some(end) = earlier.iter().map(end_of).max() {
         config.deliver_policy = DeliverPolicy::ByStartSequence { start_sequence: end + 1 };
     }
+    // If another node has made it meanwhile, from another message on, this fails and is tried again.
     let consumer = stream.create_consumer(config).await?;
-    for earlier in earlier {
-        // Another node may have removed it meanwhile.
-        let _ = stream.delete_consumer(&earlier.name).await;
-    }
+    remove(&stream, &earlier).await;
     Ok(consumer)
 }
 
-/// Returns the names that earlier versions gave to a consumer that has this name now.
-fn earlier_names(subscription: &Subscription<NatsSpec>, name: &str, server_domain: Option<&str>) -> Vec<String> {
-    let mut names = vec![consumer_name(subscription, None), consumer_name(subscription, server_domain)];
-    names.dedup();
-    names.retain(|earlier| earlier != name);
-    names
+/// Returns whether a consumer is that of an earlier version for the subscription of this one.
+fn is_earlier(info: &Info, config: &pull::Config) -> bool {
+    info.config.description == config.description
+        && info.config.filter_subject == config.filter_subject
+        && config.durable_name.as_ref() != Some(&info.name)
+}
+
+/// Returns whether a daemon takes messages from a consumer. One whose inbox takes nothing asks for none, and has some that are
+/// not acknowledged. So has a consumer whose daemon has just ended.
+fn is_used(info: &Info, now: SystemTime) -> bool {
+    let delivered = info.delivered.last_active.map(SystemTime::from);
+    let is_recent = |at| now.duration_since(at).unwrap_or_default() < ACK_WAIT;
+    info.num_waiting > 0 || (info.num_ack_pending > 0 && delivered.is_some_and(is_recent))
+}
+
+/// Returns the last message that a consumer's successor need not have.
+fn end_of(info: &Info) -> u64 {
+    let end = if info.num_ack_pending > 0 { &info.ack_floor } else { &info.delivered };
+    end.stream_sequence
+}
+
+async fn remove(stream: &Stream<()>, consumers: &[Info]) {
+    for consumer in consumers {
+        // Another node may have removed it meanwhile.
+        let _ = stream.delete_consumer(&consumer.name).await;
+    }
 }
 
 async fn known(stream: &Stream<()>, name: &str) -> Result<Option<Info>, ConsumerInfoError> {
@@ -162,7 +179,7 @@ async fn store(link: &Link<'_>, subscription: &Subscription<NatsSpec>, message: 
     // The reply subject of each message of a consumer says this.
     let Ok(info) = message.info() else { return };
     let key = format!("{}/{}", info.stream, info.stream_sequence);
-    let time = WallTime::from(std::time::SystemTime::from(info.published)).to_string();
+    let time = WallTime::from(SystemTime::from(info.published)).to_string();
     let mut enqueue = invocation(subscription, message.message.clone(), key.clone(), time);
     enqueue.key = Some(key);
     let mut stored = std::pin::pin!(link.source.intake.store(enqueue, stop));
@@ -205,20 +222,54 @@ mod tests {
         assert_eq!(consumer_name(&subscription, Some("a.b")), "unifaas=a=2Eb-resize=2Ev2-orders=2E=2A=2Ex-1=2E=3E");
     }
 
+    /// Returns what a server says of a consumer of `f`.
+    fn info(name: &str, counts: serde_json::Value) -> Info {
+        let mut info = serde_json::json!({
+            "stream_name": "S",
+            "name": name,
+            "created": "2026-12-01T12:00:00Z",
+            "config": {
+                "durable_name": name, "description": "function f of UniFaaS", "filter_subject": "s",
+                "deliver_policy": "all", "ack_policy": "explicit", "replay_policy": "instant"
+            },
+            "delivered": { "consumer_seq": 9, "stream_seq": 9, "last_active": "2026-12-01T12:00:00Z" },
+            "ack_floor": { "consumer_seq": 7, "stream_seq": 7 },
+            "num_ack_pending": 0, "num_redelivered": 0, "num_waiting": 0, "num_pending": 0,
+        });
+        info.as_object_mut().unwrap().extend(counts.as_object().unwrap().clone());
+        serde_json::from_value(info).unwrap()
+    }
+
+    fn after(seconds: u64) -> SystemTime {
+        SystemTime::from(info("n", serde_json::json!({})).created) + Duration::from_secs(seconds)
+    }
+
     #[test]
-    fn consumer_is_asked_for_once_by_each_name_that_it_may_have() {
-        let subscription = subscription("f", "s");
-        let [none, hub, edge] = ["unifaas-f-s", "unifaas=hub-f-s", "unifaas=edge-f-s"];
-        let cases: [(_, _, &[&str]); 6] = [
-            (none, None, &[]),
-            (none, Some("edge"), &[edge]),
-            (hub, None, &[none]),
-            (hub, Some("hub"), &[none]),
-            (hub, Some("edge"), &[none, edge]),
-            (edge, Some("edge"), &[none]),
-        ];
-        for (name, server_domain, earlier) in cases {
-            assert_eq!(earlier_names(&subscription, name, server_domain), earlier, "{name} {server_domain:?}");
-        }
+    fn consumers_of_earlier_versions_are_known_by_their_function_and_subject() {
+        let config = |function: &str, subject: &str| pull::Config {
+            durable_name: Some("now".to_owned()),
+            description: Some(format!("function {function} of UniFaaS")),
+            filter_subject: subject.to_owned(),
+            ..pull::Config::default()
+        };
+        let known = |name| info(name, serde_json::json!({}));
+        assert!(is_earlier(&known("before"), &config("f", "s")));
+        assert!(!is_earlier(&known("now"), &config("f", "s")));
+        assert!(!is_earlier(&known("before"), &config("g", "s")) && !is_earlier(&known("before"), &config("f", "t")));
+    }
+
+    #[test]
+    fn consumer_is_used_while_a_daemon_asks_for_messages_or_has_some() {
+        let used = |counts, seconds| is_used(&info("n", counts), after(seconds));
+        assert!(used(serde_json::json!({ "num_waiting": 1 }), 3600));
+        assert!(used(serde_json::json!({ "num_ack_pending": 1 }), 29));
+        assert!(!used(serde_json::json!({ "num_ack_pending": 1 }), 30));
+        assert!(!used(serde_json::json!({}), 0));
+    }
+
+    #[test]
+    fn successor_of_a_consumer_has_what_was_not_acknowledged() {
+        assert_eq!(end_of(&info("n", serde_json::json!({}))), 9);
+        assert_eq!(end_of(&info("n", serde_json::json!({ "num_ack_pending": 2 }))), 7);
     }
 }

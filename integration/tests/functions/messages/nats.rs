@@ -203,6 +203,7 @@ async fn consumer_of_an_earlier_version_is_replaced_where_it_has_ended() {
     let earlier = "unifaas-f-orders=2E=2A";
     let config = format!(
         "{{\"stream_name\":\"ORDERS\",\"config\":{{\"durable_name\":{earlier:?},\"filter_subject\":\"orders.*\",\
+         \"description\":\"function f of UniFaaS\",\
          \"ack_policy\":\"explicit\",\"deliver_policy\":\"by_start_sequence\",\"opt_start_seq\":3}}}}"
     );
     let made = client.request(&format!("$JS.API.CONSUMER.DURABLE.CREATE.ORDERS.{earlier}"), "", &config).await.unwrap();

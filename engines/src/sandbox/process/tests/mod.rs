@@ -331,8 +331,9 @@ async fn failed_start_is_explained_and_leaves_nothing() {
             assert_eq!(refusal, LaunchError::Refused(why.to_owned()));
             assert_eq!(rig.journaled(), 0);
         }
-        // The spawner may close what it used for a child after its answer.
-        eventually(|| (held() == before).then_some(())).await;
+        // The spawner may close what it used for a child after its answer, also that of an earlier test, which then counts in
+        // `before`.
+        eventually(|| (held() <= before).then_some(())).await;
         assert_eq!(cgroups(&rig), 0);
         fs::remove_dir_all(&rig.function).unwrap();
         let refusal = rig.try_run(&["sh"]).await.err().unwrap().to_string();
@@ -446,7 +447,7 @@ async fn hundred_starts_leave_nothing() {
             }
             running.sandbox.reclaim().await.unwrap();
         }
-        eventually(|| (held() == before).then_some(())).await;
+        eventually(|| (held() <= before).then_some(())).await;
         assert_eq!((cgroups(&rig), rig.journaled()), (0, 0));
         assert!(!pids.iter().any(|pid| Path::new(&format!("/proc/{pid}")).exists()), "some are not even reaped");
         let parents: Vec<_> = rig.engine.runtime.cgroups.parents().map(Path::to_owned).collect();

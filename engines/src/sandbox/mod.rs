@@ -11,13 +11,14 @@ mod cgroup;
 mod container;
 mod leftovers_log;
 mod output_throttle;
+mod pause_deadline;
 mod ports;
 mod process;
 mod readiness;
 mod reclaim;
 mod vm;
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc};
 
 use futures::future::{self, LocalBoxFuture};
 use slog::Logger;
@@ -49,12 +50,6 @@ use crate::{
 
 /// Makes Python print at once. Otherwise it keeps its output until it has 8 KiB, as that is no terminal.
 const UNBUFFERED: (&str, &str) = ("PYTHONUNBUFFERED", "1");
-
-/// How long the processes of an instance may take to stand still. It is long only if one hangs in the kernel, or the machine is
-/// busy. The actors wait for longer.
-const PAUSE_TIMEOUT: Duration = Duration::from_secs(2);
-/// Between two looks whether they do.
-const PAUSE_POLL_INTERVAL: Duration = Duration::from_millis(1);
 
 /// What the engines need from the daemon.
 #[derive(Debug, Clone)]

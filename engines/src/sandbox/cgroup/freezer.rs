@@ -8,10 +8,9 @@ use std::{
 };
 
 use rustix::fs::{Access, access};
-use tokio::time::{self, Instant};
 
 use super::controller::{Controls, write};
-use crate::sandbox::{PAUSE_POLL_INTERVAL, PAUSE_TIMEOUT};
+use crate::sandbox::pause_deadline::PauseDeadline;
 
 const V1_STATE: &str = "freezer.state";
 const V2_FREEZE: &str = "cgroup.freeze";
@@ -81,12 +80,9 @@ impl Freezer {
     /// # Errors
     /// Says that it takes too long, or returns the error of a read.
     pub async fn frozen(&self) -> io::Result<()> {
-        let deadline = Instant::now() + PAUSE_TIMEOUT;
+        let mut deadline = PauseDeadline::start();
         while !self.is_frozen()? {
-            if Instant::now() > deadline {
-                return Err(io::Error::new(io::ErrorKind::TimedOut, format!("not frozen within {PAUSE_TIMEOUT:?}")));
-            }
-            time::sleep(PAUSE_POLL_INTERVAL).await;
+            deadline.next_look("frozen").await?;
         }
         Ok(())
     }

@@ -32,8 +32,8 @@ use super::{
 };
 use crate::{
     sandbox::{
-        PAUSE_TIMEOUT,
         cgroup::{self, Freezer},
+        pause_deadline::PAUSE_TIMEOUT,
         process::proportional_set_size,
     },
     state::{self, ProcessId},

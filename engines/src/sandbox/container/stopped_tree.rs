@@ -4,13 +4,10 @@ use std::{io, path::Path, time::Duration};
 
 use procfs::process::Process;
 use rustix::process::{Pid, Signal, test_kill_process};
-use tokio::{
-    task,
-    time::{self, Instant},
-};
+use tokio::{task, time::Instant};
 
 use crate::{
-    sandbox::{PAUSE_POLL_INTERVAL, PAUSE_TIMEOUT},
+    sandbox::pause_deadline::PauseDeadline,
     state::{ProcessId, send_signal},
 };
 
@@ -28,7 +25,7 @@ impl StoppedTree {
     /// # Errors
     /// Returns why they run on.
     pub async fn stop(first: ProcessId) -> io::Result<Self> {
-        let deadline = Instant::now() + PAUSE_TIMEOUT;
+        let mut deadline = PauseDeadline::start();
         let (mut tree, mut resend_at) = (Self::default(), Instant::now() + RESEND_INTERVAL);
         loop {
             let now = Instant::now();
@@ -46,12 +43,9 @@ impl StoppedTree {
             if running.is_empty() {
                 return Ok(tree);
             }
-            if now > deadline {
-                let running = running.join(", ");
-                let why = format!("not stopped within {PAUSE_TIMEOUT:?}: {running}");
-                return Err(io::Error::new(io::ErrorKind::TimedOut, why));
+            if let Err(error) = deadline.next_look("stopped").await {
+                return Err(io::Error::new(error.kind(), format!("{error}: {}", running.join(", "))));
             }
-            time::sleep(PAUSE_POLL_INTERVAL).await;
         }
     }
 
@@ -139,6 +133,8 @@ mod tests {
         process::{Command, Stdio},
     };
 
+    use tokio::time;
+
     use super::*;
 
     fn state(pid: i32) -> char {
@@ -159,13 +155,13 @@ mod tests {
         let first = ProcessId::of(&Process::new(pid).unwrap()).unwrap();
         assert!(can_stop(first));
         while state(busy) != 'T' {
-            time::sleep(PAUSE_POLL_INTERVAL).await;
+            time::sleep(RESEND_INTERVAL).await;
         }
         let tree = StoppedTree::stop(first).await.unwrap();
         assert_eq!([pid, sleeps, busy].map(state), ['T'; 3]);
         drop(tree);
         while [pid, sleeps].map(state).contains(&'T') {
-            time::sleep(PAUSE_POLL_INTERVAL).await;
+            time::sleep(RESEND_INTERVAL).await;
         }
         assert_eq!(state(busy), 'T', "another program has stopped it");
 

@@ -7,12 +7,9 @@ use std::io;
 
 use nix::{sys::signal::Signal, unistd::Pid};
 use procfs::process::Process;
-use tokio::{
-    sync::mpsc::UnboundedSender,
-    time::{self, Instant},
-};
+use tokio::sync::mpsc::UnboundedSender;
 
-use crate::sandbox::{PAUSE_POLL_INTERVAL, PAUSE_TIMEOUT, cgroup::Freezer};
+use crate::sandbox::{cgroup::Freezer, pause_deadline::PauseDeadline};
 
 /// What pauses the processes of an instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,14 +52,11 @@ fn send(signals: &UnboundedSender<Signal>, signal: Signal) -> io::Result<()> {
 }
 
 async fn stopped(leader: Pid) -> io::Result<()> {
-    let deadline = Instant::now() + PAUSE_TIMEOUT;
+    let mut deadline = PauseDeadline::start();
     let state = || Process::new(leader.as_raw()).and_then(|process| process.stat()).map(|stat| stat.state);
     // `t`: a debugger has stopped it.
     while !matches!(state().map_err(io::Error::other)?, 'T' | 't') {
-        if Instant::now() > deadline {
-            return Err(io::Error::new(io::ErrorKind::TimedOut, format!("not stopped within {PAUSE_TIMEOUT:?}")));
-        }
-        time::sleep(PAUSE_POLL_INTERVAL).await;
+        deadline.next_look("stopped").await?;
     }
     Ok(())
 }

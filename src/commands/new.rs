@@ -151,10 +151,12 @@ fn write(directory: &Path, name: &str, template: Template) -> io::Result<Vec<&'s
     let files = template.files();
     // The daemon notices function.toml, the first one, when all others are there.
     for (path, text) in files.iter().rev() {
-        let file = directory.join(path);
+        let (file, unnamed) = (directory.join(path), directory.join(".new"));
         fs::create_dir_all(file.parent().unwrap_or(directory))?;
         let text = if *path == spec::SPEC_FILE { complete(text) } else { (*text).to_owned() };
-        fs::write(file, text.replace("{name}", name).replace("{image}", &image(name)))?;
+        // The daemon may look at any time, and must not find an empty file.
+        fs::write(&unnamed, text.replace("{name}", name).replace("{image}", &image(name)))?;
+        fs::rename(unnamed, file)?;
     }
     Ok(files.iter().map(|(path, _)| *path).collect())
 }

@@ -54,7 +54,7 @@ const EXPLAIN_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long the exit of a killed instance is awaited before its resources are reclaimed without it.
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a pause may take. The sandbox gives up earlier, and lets the instance run.
-const PAUSE_TIMEOUT: Duration = Duration::from_secs(5);
+const PAUSE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a resumption may take: callers wait for it.
 const RESUME_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a restored clone may take to accept a connection: callers wait for it.

@@ -2,7 +2,7 @@
 //!
 //! The spec chooses one engine per kind of sandbox: `process/` for child processes, `container/` for containers, `vm/` for
 //! virtual machines. The engines share `callback.rs` (the callback address), `readiness/` (probes), `output_throttle.rs` (the rate at which output is read),
-//! `ports.rs` (leases of local ports), `cgroup/` (limits, and the end of every process) and `reclaim.rs` (leftovers of an
+//! `pause_deadline.rs` (how long a pause may take), `ports.rs` (leases of local ports), `cgroup/` (limits, and the end of every process) and `reclaim.rs` (leftovers of an
 //! earlier daemon). `state/` journals what exists outside the daemon.
 //! The actors decide when to start and end instances.
 

@@ -221,7 +221,7 @@ fn check_ready(state: State, rows: Vec<(Event, State, Vec<Effect>)>) {
 #[test]
 fn serving_ends_by_exit_stop_or_pause() {
     let external = (Event::PausedExternally, State::Paused, vec![PausedExternally]);
-    check_ready(State::Serving, vec![(Event::Pause, PAUSING, vec![alarm_in(5), Pause]), external]);
+    check_ready(State::Serving, vec![(Event::Pause, PAUSING, vec![alarm_in(10), Pause]), external]);
 }
 
 fn resume_failed(why: &str) -> Vec<Effect> {
@@ -231,7 +231,7 @@ fn resume_failed(why: &str) -> Vec<Effect> {
 #[test]
 fn an_instance_that_is_being_paused_is_resumed_afterwards_if_it_is_needed_meanwhile() {
     let failed = || (Event::PauseEnded(Err(cannot())), State::Serving, vec![ClearAlarm, NotPaused(cannot())]);
-    let hangs = || (Event::Alarm(ALARM), KILLED, resume_failed("its pause took more than 5s"));
+    let hangs = || (Event::Alarm(ALARM), KILLED, resume_failed("its pause took more than 10s"));
     let paused = (Event::PauseEnded(Ok(())), State::Paused, vec![ClearAlarm, Paused]);
     check_ready(PAUSING, vec![(Event::Resume, PAUSING_TO_RESUME, vec![]), paused, failed(), hangs()]);
     let paused = (Event::PauseEnded(Ok(())), State::Resuming, vec![alarm_in(1), Resume]);

@@ -72,6 +72,7 @@ async fn every_template_passes_check_but_for_what_must_be_built() {
             files.iter().all(|file| home.registry().join(template).join(file.as_str().unwrap()).is_file()),
             "{json}"
         );
+        assert!(!home.registry().join(template).join(".new").exists(), "each has its name");
         assert_eq!(json["next"].as_array().unwrap().len(), 3, "{json}");
     }
     let check = run(bare(&["check", "-r", home.registry().to_str().unwrap()])).await;

@@ -9,7 +9,7 @@ use integration::{
 };
 use serde_json::Value;
 
-use super::{all_run, consumers, recorder, source, until};
+use super::{all_run, consumers, put_earlier, recorder, source, until};
 
 const CONSUMER: &str = "unifaas=hub-f-orders=2E=2A";
 /// The names of earlier versions: without a domain, and with that of the leaf.
@@ -44,18 +44,6 @@ impl Servers {
     /// Waits until the consumers of the stream have a state.
     async fn until(&self, what: &str, is_so: impl Fn(&[Value]) -> bool) -> Vec<Value> {
         eventually(SOON, what, async || consumers(&self.hub).await, |consumers| is_so(consumers)).await
-    }
-
-    /// Makes a consumer of an earlier version, which has ended before this message.
-    async fn put_earlier(&self, name: &str, next: u64) {
-        let config = format!(
-            "{{\"stream_name\":\"ORDERS\",\"config\":{{\"durable_name\":{name:?},\"filter_subject\":\"orders.*\",\
-             \"description\":\"function f of UniFaaS\",\
-             \"ack_policy\":\"explicit\",\"deliver_policy\":\"by_start_sequence\",\"opt_start_seq\":{next}}}}}"
-        );
-        let subject = format!("$JS.API.CONSUMER.DURABLE.CREATE.ORDERS.{name}");
-        let made = self.client().await.request(&subject, "", &config).await.unwrap();
-        assert!(!made.body.contains("\"error\""), "{made:?}");
     }
 }
 
@@ -107,7 +95,7 @@ async fn consumers_that_are_named_by_the_leaf_are_replaced_where_they_have_ended
         client.store(&format!("orders.{number}"), "").await.unwrap();
     }
     for (name, next) in EARLIER.into_iter().zip([2, 3]) {
-        servers.put_earlier(name, next).await;
+        put_earlier(&servers.hub, name, next).await;
     }
     // As a node of an earlier version does.
     let mut puller = servers.client().await;

@@ -73,6 +73,19 @@ pub async fn consumers(server: &Broker) -> Vec<Value> {
     known["consumers"].as_array().cloned().unwrap_or_default()
 }
 
+/// Makes a consumer of an earlier version for the stream `ORDERS` and the function `f`, which has ended before this message.
+pub async fn put_earlier(server: &Broker, name: &str, next: u64) {
+    let config = format!(
+        "{{\"stream_name\":\"ORDERS\",\"config\":{{\"durable_name\":{name:?},\"filter_subject\":\"orders.*\",\
+         \"description\":\"function f of UniFaaS\",\
+         \"ack_policy\":\"explicit\",\"deliver_policy\":\"by_start_sequence\",\"opt_start_seq\":{next}}}}}"
+    );
+    let mut client = NatsClient::connect(server.address).await.unwrap();
+    let subject = format!("$JS.API.CONSUMER.DURABLE.CREATE.ORDERS.{name}");
+    let made = client.request(&subject, "", &config).await.unwrap();
+    assert!(!made.body.contains("\"error\""), "{made:?}");
+}
+
 /// Returns how often something is repeated: the variable says it for the long form.
 fn repeats(variable: &str, default: u32) -> u32 {
     env::var(variable).ok().and_then(|count| count.parse().ok()).unwrap_or(default)

@@ -16,7 +16,7 @@ use integration::{
 use nix::sys::signal::Signal;
 use tokio::time::sleep;
 
-use super::{all_run, connected, recorder, repeats, runs, until};
+use super::{all_run, connected, put_earlier, recorder, repeats, runs, until};
 
 /// Kills without `UNIFAAS_KILLS`.
 const KILLS: u32 = 4;
@@ -201,13 +201,7 @@ async fn consumer_of_an_earlier_version_is_replaced_where_it_has_ended() {
     }
     // It has given away the first two messages.
     let earlier = "unifaas-f-orders=2E=2A";
-    let config = format!(
-        "{{\"stream_name\":\"ORDERS\",\"config\":{{\"durable_name\":{earlier:?},\"filter_subject\":\"orders.*\",\
-         \"description\":\"function f of UniFaaS\",\
-         \"ack_policy\":\"explicit\",\"deliver_policy\":\"by_start_sequence\",\"opt_start_seq\":3}}}}"
-    );
-    let made = client.request(&format!("$JS.API.CONSUMER.DURABLE.CREATE.ORDERS.{earlier}"), "", &config).await.unwrap();
-    assert!(!made.body.contains("\"error\""), "{made:?}");
+    put_earlier(&broker, earlier, 3).await;
     let file = public_file(home.path("runs"));
     home.put(&stream_subscriber(&file));
     let daemon = Setup::at(&home).option("--nats", broker.url("nats")).start().await;
